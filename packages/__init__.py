@@ -1,0 +1,1 @@
+"""Code shared with other programs: documents and the database client."""

@@ -1,0 +1,84 @@
+"""Who is calling. Pure: no I/O, no clock."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a user is. jarvis-api stores the same names in capitals."""
+
+    ADMIN = "admin"
+    USER = "user"
+
+    @classmethod
+    def parse(cls, stored: str | None) -> "Role":
+        """Read a stored role without regard to case; anything unknown is a plain user."""
+        return cls.ADMIN if stored is not None and stored.lower() == cls.ADMIN else cls.USER
+
+
+class Scope(StrEnum):
+    """What a token allows. Space-separated in the `scope` claim (RFC 6749, 3.3)."""
+
+    READ_SERVERS = "read:servers"
+    WRITE_SERVERS = "write:servers"
+    READ_TOOLS = "read:tools"
+    WRITE_TOOLS = "write:tools"
+    READ_TOKENS = "read:tokens"
+    WRITE_TOKENS = "write:tokens"
+    READ_CATALOG = "read:catalog"
+    WRITE_CATALOG = "write:catalog"
+    READ_AUDIT = "read:audit"
+    WRITE_ACCESS = "write:access"
+    INVOKE_TOOLS = "invoke:tools"
+    APPROVE_TOOLS = "approve:tools"
+
+
+ALL_SCOPES = frozenset(Scope)
+USER_SCOPES = frozenset(
+    {
+        Scope.READ_SERVERS,
+        Scope.WRITE_SERVERS,
+        Scope.READ_TOOLS,
+        Scope.READ_TOKENS,
+        Scope.WRITE_TOKENS,
+        Scope.READ_CATALOG,
+        Scope.INVOKE_TOOLS,
+    }
+)
+"""What a plain user may do when the token itself names no scopes (jarvis-api's tokens)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserContext:
+    """A verified caller.
+
+    Attributes:
+        user_id: ObjectId of the user as 24 hexadecimal characters.
+        scopes: What the token allows; an admin's role implies all of them.
+        groups: ObjectIds (24 hexadecimal characters) of the groups the user belongs to.
+        token_id: The token's `jti`, when it has one.
+        principal: Names the caller across requests; sealed ids are bound to it.
+    """
+
+    user_id: str
+    username: str
+    role: Role
+    scopes: frozenset[Scope]
+    groups: frozenset[str] = field(default_factory=frozenset)
+    token_id: str | None = None
+
+    @property
+    def principal(self) -> str:
+        """Return the caller's name for seals and records."""
+        return f"user:{self.user_id}"
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the caller administers the registry."""
+        return self.role is Role.ADMIN
+
+    def lacks(self, *needed: Scope) -> tuple[Scope, ...]:
+        """Return those of *needed* that the token does not allow."""
+        if self.is_admin:
+            return ()
+        return tuple(scope for scope in needed if scope not in self.scopes)

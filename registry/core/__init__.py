@@ -1,0 +1,1 @@
+"""Settings, errors, clock, logs, metrics and paging; knows no MCP, HTTP or Mongo."""

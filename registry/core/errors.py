@@ -1,0 +1,61 @@
+"""The error tree. Errors know neither HTTP nor MCP; each rim renders them once.
+
+RegistryError
+├── kind NOT_FOUND, CONFLICT, FORBIDDEN, UNAUTHORIZED, INVALID, UPSTREAM, UNAVAILABLE, RATE_LIMITED
+└── one subclass per expected failure, in the errors module of the domain that raises it
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import ClassVar
+
+
+class ErrorKind(StrEnum):
+    """What went wrong, as the `error` code of the API's envelope spells it."""
+
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    INVALID = "validation_error"
+    RATE_LIMITED = "rate_limited"
+    UPSTREAM = "upstream_error"
+    UNAVAILABLE = "service_unavailable"
+    INTERNAL = "internal_error"
+
+
+class RegistryError(Exception):
+    """An expected failure. The message is safe to show: it names things, never secrets.
+
+    Attributes:
+        kind: The class of failure.
+        facts: Further members of the error envelope, JSON-serialisable.
+    """
+
+    kind: ClassVar[ErrorKind] = ErrorKind.INTERNAL
+
+    def __init__(self, message: str, facts: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts: dict[str, object] = dict(facts or {})
+
+
+class ValidationFailedError(RegistryError):
+    """Input that parsed but breaks a rule. *field* is the name the caller used."""
+
+    kind = ErrorKind.INVALID
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(
+            f"{field}: {problem}", {"details": [{"field": field, "message": problem}]}
+        )
+
+
+class DatabaseUnavailableError(RegistryError):
+    """MongoDB cannot be reached, or did not answer in time."""
+
+    kind = ErrorKind.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("The database is not available; try again in a moment.")

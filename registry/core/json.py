@@ -1,0 +1,19 @@
+"""JSON as types, and its canonical text."""
+
+import json
+from typing import TypeAlias
+
+from pydantic import JsonValue
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+
+
+def canonical_json(value: JsonValue) -> str:
+    """Return the one text of *value*: sorted keys, no spaces, no escapes beyond JSON's own.
+
+    Raises:
+        ValueError: A number is NaN or infinite, which JSON cannot say.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )

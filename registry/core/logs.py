@@ -1,0 +1,84 @@
+"""Structured logs: JSON lines with the request's id, and secrets cut out."""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Literal
+
+import structlog
+
+MASK = "***"
+SECRET_KEYS = re.compile(
+    r"(?i)(authorization|cookie|password|secret|token$|api_?key|private_?key|creds|credential"
+    r"|^key$|mongo_uri)"
+)
+"""Keys whose values never reach a log, whatever they hold."""
+SECRET_TEXT = re.compile(
+    r"(?i)(bearer\s+)[^\s\"',]+"
+    r"|(eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
+    r"|((?:mongodb(?:\+srv)?|https?)://)[^/\s:@\"']*:[^@/\s\"']+@"
+)
+"""Bearer values, JWTs and passwords in URLs inside longer text."""
+
+
+def redact(
+    _logger: object, _name: str, event: MutableMapping[str, object]
+) -> Mapping[str, object]:
+    """Mask secrets in one log event (a structlog processor)."""
+    return {key: _redacted(key, value) for key, value in event.items()}
+
+
+def _redacted(key: str, value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if SECRET_KEYS.search(key):
+        return MASK
+    if isinstance(value, str):
+        return SECRET_TEXT.sub(_mask_match, value)
+    if isinstance(value, Mapping):
+        return {str(inner): _redacted(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(key, item) for item in value]
+    return SECRET_TEXT.sub(_mask_match, str(value))
+
+
+def _mask_match(match: re.Match[str]) -> str:
+    if match[1]:
+        return match[1] + MASK
+    if match[3]:
+        return f"{match[3]}{MASK}@"
+    return MASK
+
+
+def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
+    """Send structlog's events, and those of the standard library, to standard error."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    severity = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(severity),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared[:2], structlog.stdlib.ExtraAdder(), *shared[2:]],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(severity, logging.WARNING))

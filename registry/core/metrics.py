@@ -1,0 +1,89 @@
+"""Prometheus metrics, one registry per application so that tests do not share counts."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+GATEWAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Seconds. A pass-through call takes about a millisecond, a slow tool up to a minute."""
+
+
+class Metrics:
+    """Every metric of the application. docs/operations.md lists them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.http_requests = Histogram(
+            "http_request_duration_seconds",
+            "Time to answer a REST request.",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self.server_operations = Counter(
+            "mcp_server_operations",
+            "Operations on registered servers.",
+            ("operation", "status"),
+            registry=self.registry,
+        )
+        self.discovery_duration = Histogram(
+            "mcp_discovery_duration_seconds",
+            "Time to read an upstream's tools.",
+            ("outcome",),
+            registry=self.registry,
+            buckets=GATEWAY_BUCKETS,
+        )
+        self.gateway_requests = Histogram(
+            "mcp_gateway_request_duration_seconds",
+            "Time to the end of the answer of a gateway request.",
+            ("server", "method", "outcome"),
+            registry=self.registry,
+            buckets=GATEWAY_BUCKETS,
+        )
+        self.gateway_in_flight = Gauge(
+            "mcp_gateway_requests_in_flight",
+            "Gateway requests being answered now.",
+            registry=self.registry,
+        )
+        self.snapshot_age = Gauge(
+            "mcp_gateway_snapshot_age_seconds",
+            "Time since the gateway's view was last known to agree with the database.",
+            registry=self.registry,
+        )
+        self.snapshot_reloads = Counter(
+            "mcp_gateway_snapshot_reloads",
+            "Reloads of the gateway's view, in full or of one server.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.database_commands = Histogram(
+            "mongodb_command_duration_seconds",
+            "Time of commands sent to MongoDB.",
+            ("command", "outcome"),
+            registry=self.registry,
+            buckets=GATEWAY_BUCKETS,
+        )
+        self.database_connections = Gauge(
+            "mongodb_pool_connections",
+            "Connections to MongoDB by state.",
+            ("state",),
+            registry=self.registry,
+        )
+        self.database_connection_failures = Counter(
+            "mongodb_connection_failures",
+            "Connections to MongoDB that could not be made or were lost.",
+            registry=self.registry,
+        )
+        self.token_verifications = Counter(
+            "auth_token_verifications",
+            "Bearer tokens checked.",
+            ("outcome",),
+            registry=self.registry,
+        )
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,235 @@
+"""Every setting of the application, read once from the environment.
+
+docs/settings.md lists each of them; a test keeps that list complete.
+"""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+"""A tuple written as `a,b,c` in the environment."""
+
+CREDS_KEY_HEX_CHARACTERS = 64
+CREDS_IV_HEX_CHARACTERS = 32
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class SettingsError(Exception):
+    """The settings cannot be used.
+
+    Attributes:
+        problems: One sentence for each problem, safe to print.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseSettings):
+    """Settings of a running registry. Field names in capitals are the environment variables."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    mongo_uri: SecretStr = Field(
+        description="MongoDB connection string of a replica set; its path names the database."
+    )
+    mongo_timeout_ms: int = Field(
+        default=5000, ge=100, description="Longest wait for the database in milliseconds."
+    )
+    creds_key: SecretStr = Field(
+        description="Key for stored credentials: 64 hexadecimal characters (32 bytes)."
+    )
+    creds_iv: SecretStr = Field(
+        description="Fixed IV of the oldest stored form: 32 hexadecimal characters (16 bytes)."
+    )
+    jwt_private_key_file: Path = Field(
+        description="PEM file with the RSA private key that signs our own tokens."
+    )
+    jwt_public_key_file: Path = Field(
+        description="PEM file with the RSA public key published in the JWKS."
+    )
+    jwt_secret: SecretStr | None = Field(
+        default=None, description="jarvis-api's JWT_SECRET; without it its tokens are refused."
+    )
+    jwt_issuer: str = Field(
+        default="mcp-gateway-registry", description="`iss` of the tokens we issue and accept."
+    )
+    jwt_audience: str = Field(
+        default="mcp-gateway", description="`aud` of the tokens we issue and accept."
+    )
+    jwt_leeway_seconds: int = Field(
+        default=10, ge=0, le=300, description="Clock difference tolerated in token times."
+    )
+    user_cache_seconds: int = Field(
+        default=15, ge=0, le=300, description="How long a user's role and groups are remembered."
+    )
+
+    registry_host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    registry_port: int = Field(default=7860, ge=0, le=65535, description="Port to listen on.")
+    registry_home: Path = Field(
+        default=Path(".registry"), description="Folder of local mode: data, keys, admin token."
+    )
+    registry_local: bool = Field(
+        default=False, description="Set by `registry serve --local`; relaxes nothing by itself."
+    )
+    public_url: str | None = Field(
+        default=None, description="Address clients use; default `http://<host>:<port>`."
+    )
+    allowed_hosts: CommaSeparated = Field(
+        default=(), description="Further `Host` values answered besides PUBLIC_URL's and loopback."
+    )
+    allowed_origins: CommaSeparated = Field(
+        default=(), description="Browser origins that may call the gateway."
+    )
+
+    upstream_allowed_networks: CommaSeparated = Field(
+        default=(), description="Private networks (CIDR) that upstream addresses may lie in."
+    )
+    upstream_connect_timeout_seconds: float = Field(
+        default=5.0, gt=0, description="Longest wait for a connection to an upstream."
+    )
+    discovery_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Longest time for reading one upstream's tools."
+    )
+    discovery_max_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        gt=0,
+        description="Most bytes read from one upstream.",
+    )
+    discovery_max_tools: int = Field(
+        default=10_000, gt=0, description="Most tools taken from one upstream."
+    )
+
+    gateway_max_body_bytes: int = Field(
+        default=4 * 1024 * 1024, gt=0, description="Largest request body at the gateway and API."
+    )
+    gateway_idle_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="Longest silence of an upstream within one answer."
+    )
+    gateway_total_timeout_seconds: float = Field(
+        default=600.0, gt=0, description="Longest time for one answer that is not a GET stream."
+    )
+    gateway_connections_per_upstream: int = Field(
+        default=100, gt=0, description="Most connections open to one upstream at a time."
+    )
+    gateway_session_hours: float = Field(
+        default=24.0, gt=0, description="How long a sealed session id stays valid."
+    )
+    gateway_max_staleness_seconds: float = Field(
+        default=60.0, gt=0, description="How long the gateway serves on without the database."
+    )
+
+    admin_sees_private: bool = Field(
+        default=True, description="Whether admins see other users' private servers."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="One JSON object a line, or text for people."
+    )
+
+    @field_validator(
+        "allowed_hosts", "allowed_origins", "upstream_allowed_networks", mode="before"
+    )
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("upstream_allowed_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+    @field_validator("mongo_uri")
+    @classmethod
+    def _mongo_scheme(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"mongodb", "mongodb+srv"}:
+            msg = "must start with mongodb:// or mongodb+srv://"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("creds_key")
+    @classmethod
+    def _key_is_hex(cls, value: SecretStr) -> SecretStr:
+        return _require_hex(value, CREDS_KEY_HEX_CHARACTERS)
+
+    @field_validator("creds_iv")
+    @classmethod
+    def _iv_is_hex(cls, value: SecretStr) -> SecretStr:
+        return _require_hex(value, CREDS_IV_HEX_CHARACTERS)
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
+            msg = "must be an http or https address without a query"
+            raise ValueError(msg)
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _open_bind_needs_a_public_address(self) -> "Settings":
+        if self.registry_host in LOOPBACK_HOSTS:
+            return self
+        if self.registry_local:
+            msg = (
+                f"REGISTRY_HOST: local mode listens on loopback only, not {self.registry_host}; "
+                "use `registry serve` with real settings for that"
+            )
+            raise ValueError(msg)
+        if self.public_url is None:
+            msg = "PUBLIC_URL: is required when REGISTRY_HOST is not a loopback address"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def base_url(self) -> str:
+        """Return the address that clients use, without a trailing slash."""
+        if self.public_url is not None:
+            return self.public_url
+        host = f"[{self.registry_host}]" if ":" in self.registry_host else self.registry_host
+        return f"http://{host}:{self.registry_port}"
+
+
+def _require_hex(value: SecretStr, characters: int) -> SecretStr:
+    if not re.fullmatch(rf"[0-9a-fA-F]{{{characters}}}", value.get_secret_value()):
+        msg = f"must be {characters} hexadecimal characters ({characters // 2} bytes)"
+        raise ValueError(msg)
+    return value
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment; *overrides* win.
+
+    Raises:
+        SettingsError: Something is missing or malformed; all problems at once.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # values are validated by the model
+    except ValidationError as exc:
+        raise SettingsError([_problem(error) for error in exc.errors()]) from None
+
+
+def _problem(error: object) -> str:
+    assert isinstance(error, dict)  # noqa: S101 - pydantic's ErrorDetails is a TypedDict
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    name = str(error["loc"][0]).upper()
+    if error["type"] == "missing":
+        return f"{name}: is required ({Settings.model_fields[name.lower()].description})"
+    return f"{name}: {message}"

@@ -1,0 +1,1 @@
+"""The data plane: MCP traffic between clients and upstreams."""

@@ -1,0 +1,54 @@
+"""Failures of operations on servers."""
+
+from datetime import datetime
+
+from registry.core.errors import ErrorKind, RegistryError, ValidationFailedError
+
+
+class ServerNotFoundError(RegistryError):
+    """There is no such server, or the caller may not know of it."""
+
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self) -> None:
+        super().__init__("Server not found")
+
+
+class ServerExistsError(RegistryError):
+    """Another server has the same name or path."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self, field: str, value: str) -> None:
+        super().__init__(f"A server with {field} {value!r} already exists", {"field": field})
+
+
+class ServerModifiedError(RegistryError):
+    """The server changed since the caller read it."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self, current: datetime, provided: datetime | None) -> None:
+        facts: dict[str, object] = {"current_updated_at": current.isoformat()}
+        if provided is not None:
+            facts["provided_updated_at"] = provided.isoformat()
+        super().__init__("Server was modified by another process", facts)
+
+
+class ServerForbiddenError(RegistryError):
+    """The caller sees the server but may not do this to it."""
+
+    kind = ErrorKind.FORBIDDEN
+
+
+class UnsafeUrlError(ValidationFailedError):
+    """A URL that the registry must not contact. *reason* is safe to show."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("url", reason)
+
+
+class DiscoveryFailedError(RegistryError):
+    """An upstream could not be read. The message is safe to store and show."""
+
+    kind = ErrorKind.UPSTREAM

@@ -1,0 +1,1 @@
+"""Discovery of an upstream's tools and their reconciliation with stored rows."""

@@ -1,0 +1,1 @@
+"""OAuth tokens and API keys at rest."""

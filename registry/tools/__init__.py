@@ -1,0 +1,1 @@
+"""The canonical table of registered tools."""
