@@ -69,6 +69,15 @@ class Decision:
     rule: str
 
 
+ALLOWED_ADMINISTRATOR = Decision(allowed=True, rule="administrator")
+ALLOWED_AUTHOR = Decision(allowed=True, rule="author")
+ALLOWED_EVERYONE = Decision(allowed=True, rule="shared with everyone")
+ALLOWED_GRANT = Decision(allowed=True, rule="granted by an ACL entry")
+DENIED_PRIVATE = Decision(allowed=False, rule="another user's private server")
+DENIED_SHARED = Decision(allowed=False, rule="only administrators change shared servers")
+DENIED_NO_GRANT = Decision(allowed=False, rule="no ACL entry grants it")
+
+
 def decide(
     user: UserContext,
     needed: Permission,
@@ -78,25 +87,18 @@ def decide(
 ) -> Decision:
     """Decide whether *user* has *needed* on *server*. What no rule allows is denied."""
     is_author = server.author == user.user_id
-    if user.is_admin:
-        foreign_private = server.scope is ServerScope.PRIVATE_USER and not is_author
-        if foreign_private and not admin_sees_private:
-            return Decision(allowed=False, rule="another user's private server")
-        return Decision(allowed=True, rule="administrator")
-    if server.scope is ServerScope.PRIVATE_USER:
-        rule = "author of a private server" if is_author else "another user's private server"
-        return Decision(allowed=is_author, rule=rule)
+    is_private = server.scope is ServerScope.PRIVATE_USER
+    if user.is_admin and (admin_sees_private or is_author or not is_private):
+        return ALLOWED_ADMINISTRATOR
+    if is_private:
+        return ALLOWED_AUTHOR if is_author else DENIED_PRIVATE
     if needed is not Permission.VIEW:
-        if server.scope is None and is_author:
-            return Decision(allowed=True, rule="author")
-        return Decision(allowed=False, rule="only administrators change shared servers")
+        return ALLOWED_AUTHOR if is_author and server.scope is None else DENIED_SHARED
     if server.scope is ServerScope.SHARED_APP:
-        return Decision(allowed=True, rule="shared with everyone")
+        return ALLOWED_EVERYONE
     if is_author:
-        return Decision(allowed=True, rule="author")
-    if Permission.VIEW in granted(user, server.grants):
-        return Decision(allowed=True, rule="granted by an ACL entry")
-    return Decision(allowed=False, rule="no ACL entry grants it")
+        return ALLOWED_AUTHOR
+    return ALLOWED_GRANT if Permission.VIEW in granted(user, server.grants) else DENIED_NO_GRANT
 
 
 def granted(user: UserContext, grants: tuple[Grant, ...]) -> Permission:

@@ -3,7 +3,7 @@
 import json
 from typing import TypeAlias
 
-from pydantic import JsonValue
+from pydantic import JsonValue as JsonValue  # noqa: PLC0414 - re-exported
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 

@@ -52,3 +52,31 @@ class DiscoveryFailedError(RegistryError):
     """An upstream could not be read. The message is safe to store and show."""
 
     kind = ErrorKind.UPSTREAM
+
+
+class CredentialUnreadableError(RegistryError):
+    """A stored secret cannot be decrypted with the current keys. It is left as it is."""
+
+    kind = ErrorKind.UPSTREAM
+
+    def __init__(self, collection: str, document_id: str, field: str) -> None:
+        super().__init__(
+            f"The stored credential {collection}/{document_id}/{field} cannot be decrypted with "
+            "the current CREDS_KEY; enter it again."
+        )
+
+
+class UserKeyMissingError(RegistryError):
+    """The server wants each user's own key and this user has stored none."""
+
+    kind = ErrorKind.UPSTREAM
+
+    def __init__(self) -> None:
+        super().__init__("This server needs an API key of your own, and you have stored none.")
+
+
+class PathTakenError(ServerExistsError):
+    """Another server has the gateway path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("path", path)

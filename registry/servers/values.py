@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
+from registry.access.policy import ServerScope
 from registry.core.json import JsonObject
+from registry.servers.naming import default_path
 from registry.tools.values import ToolSnapshot
 
 
@@ -62,3 +65,69 @@ class Discovered:
     eras: frozenset[Era]
     instructions: str | None
     init_duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """A stored server.
+
+    Attributes:
+        author: ObjectId of the registering user, 24 hexadecimal characters.
+        scope: As stored; None when missing or unknown (written by the other application).
+        status: As stored; None when missing or unknown.
+        path: Gateway path as stored; None when missing.
+        config: The nested `config` as stored, ciphertexts included.
+        registry: Our own facts about the server.
+    """
+
+    id: str
+    server_name: str
+    author: str
+    scope: ServerScope | None
+    status: ServerStatus | None
+    path: str | None
+    tags: tuple[str, ...]
+    num_stars: int
+    last_connected: datetime | None
+    last_error: datetime | None
+    error_message: str | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    config: JsonObject = field(repr=False)
+    registry: Mapping[str, object]
+
+    @property
+    def effective_status(self) -> ServerStatus:
+        """Return the status, or the default of a document that has none."""
+        return self.status or ServerStatus.ACTIVE
+
+    @property
+    def effective_scope(self) -> ServerScope:
+        """Return the scope, or the most careful reading of a document that has none."""
+        return self.scope or ServerScope.PRIVATE_USER
+
+    @property
+    def effective_path(self) -> str:
+        """Return the gateway path, or the default of a document that has none."""
+        return self.path or default_path(self.server_name)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFilter:
+    """What a list of servers is narrowed to."""
+
+    query: str | None = None
+    scope: ServerScope | None = None
+    status: ServerStatus | None = None
+    author: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCounts:
+    """Numbers over all servers."""
+
+    total: int
+    by_scope: dict[ServerScope, int]
+    by_status: dict[ServerStatus, int]
+    by_transport: dict[str, int]
+    tools: int

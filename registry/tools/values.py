@@ -59,3 +59,39 @@ class ToolSnapshot:
 
     tools: tuple[ToolDefinition, ...]
     rejected: tuple[RejectedTool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTool:
+    """What reconciling needs to know of a stored tool.
+
+    Attributes:
+        discovery_hash: Of the definition that is served.
+        pending_hash: Of the definition that waits for review, when there is one.
+    """
+
+    name: str
+    registration_state: RegistrationState
+    exposure_state: ExposureState
+    discovery_hash: str
+    pending_hash: str | None = None
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether a newer definition waits for review."""
+        return self.pending_hash is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTool:
+    """A tool as clients get it.
+
+    Attributes:
+        definition: JSON text of the whole tool object.
+    """
+
+    name: str
+    title: str | None
+    description: str | None
+    definition: str
+    input_schema: str

@@ -1,0 +1,95 @@
+# Needs GNU make, a POSIX shell and Python 3.11 to 3.13. `make help` lists the targets.
+
+# Interpreter for the environment; empty picks one.
+PYTHON ?=
+# 1: uv; 0: venv and pip; empty: uv when it is installed.
+USE_UV ?=
+PYTEST_ARGS ?= -n 2 --dist loadscope
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+GENERATED := packages/models/_generated
+MODELS := $(GENERATED)/.schema-version
+SOURCES := registry packages scripts tests
+
+# Checks are told apart by their order in the output; two at a time would mix them.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+# Settings of the caller's shell that would lead Python out of our environment.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: run
+run: $(INSTALLED) $(MODELS) ## Start a complete local registry; Ctrl-C stops it
+	$(BIN)/registry serve --local
+
+.PHONY: test
+test: $(INSTALLED) $(MODELS) ## Run the tests (PYTEST_ARGS="..." replaces the options)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: check
+check: format-check lint types imports test ## Run everything that must pass before a commit lands
+
+.PHONY: bench
+bench: $(INSTALLED) $(MODELS) ## Measure the gateway and print ratios
+	$(BIN)/python scripts/bench.py
+
+.PHONY: schemas
+schemas: $(INSTALLED) ## Generate the models from the pinned JSON Schemas
+	$(BIN)/generate-schemas
+
+.PHONY: docs
+docs: $(INSTALLED) $(MODELS) ## Write the generated parts of docs/
+	$(BIN)/python scripts/generate_docs.py
+
+.PHONY: install
+install: $(INSTALLED) ## Install the pinned packages and this project into .venv
+
+.PHONY: format
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix-only --quiet
+
+.PHONY: format-check
+format-check: $(INSTALLED)
+	$(BIN)/ruff format --check
+
+.PHONY: lint
+lint: $(INSTALLED) ## Run ruff
+	$(BIN)/ruff check
+
+.PHONY: types
+types: $(INSTALLED) $(MODELS) ## Run mypy
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(INSTALLED) ## Check which package may import which
+	$(BIN)/lint-imports
+
+.PHONY: constraints
+constraints: ## Pin the packages anew after a change of pyproject.toml (needs uv)
+	sh scripts/constraints.sh $(CONSTRAINTS_ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built, installed and cached; .registry/ stays
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache .schemathesis .coverage .coverage.*
+	find $(GENERATED) -mindepth 1 ! -name README.md -delete
+	find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# A dead link where the interpreter was: it has been upgraded or removed.
+ifneq ($(shell test -x $(BIN)/python && echo yes),yes)
+.PHONY: $(INSTALLED)
+endif
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/install.sh
+	@PYTHON='$(PYTHON)' USE_UV='$(USE_UV)' VENV='$(VENV)' sh scripts/install.sh
+	@touch $@
+
+$(MODELS): $(INSTALLED) scripts/generate_schemas.py $(shell find packages/models/generator packages/models/schemas -name '*.py' -o -name '*.json' -o -name SHA256SUMS)
+	$(BIN)/generate-schemas
+	@touch $@

@@ -1,0 +1,1 @@
+"""The MongoDB client and the encryption of stored credentials; knows no settings."""

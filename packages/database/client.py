@@ -1,0 +1,164 @@
+"""The connection to MongoDB, its indexes and validators, and transactions.
+
+Knows the documents of `packages.models`; knows no settings, HTTP or MCP.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import pymongo
+from beanie import Document, init_beanie
+from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import CollectionInvalid, OperationFailure
+from pymongo.monitoring import CommandListener, ConnectionPoolListener
+from pymongo.read_concern import ReadConcern
+
+from packages.database.errors import translated
+
+Doc: TypeAlias = dict[str, Any]
+Transaction: TypeAlias = AsyncClientSession
+R = TypeVar("R")
+
+DEFAULT_DATABASE = "jarvis"
+"""Name of the shared database when the connection string has none."""
+
+INDEX_CONFLICT_CODES = frozenset({85, 86})
+"""IndexOptionsConflict and IndexKeySpecsConflict: the other application declared it otherwise."""
+
+
+NAMESPACE_EXISTS = 48
+
+TRANSACTION_SECONDS = 30
+"""Longest time for a transaction with all its retries; the driver's own limit is two minutes."""
+
+
+class TopologyError(Exception):
+    """The server is no replica set, so it has neither transactions nor change streams."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MongoDB runs as a standalone server. Transactions and change streams need a replica "
+            "set; one node is enough (start mongod with --replSet and run rs.initiate())."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexConflict:
+    """An index that exists with other options than we want; it is left as it is."""
+
+    collection: str
+    index: str
+    message: str
+
+
+class Database:
+    """One client and one database. Every write waits for the majority.
+
+    Args:
+        uri: Connection string; its path names the database.
+        timeout_ms: Longest wait for a server to be found, and for a connection.
+        listeners: PyMongo command and pool listeners.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        timeout_ms: int,
+        listeners: Sequence[CommandListener | ConnectionPoolListener] = (),
+    ) -> None:
+        self.client: AsyncMongoClient[Doc] = AsyncMongoClient(
+            uri,
+            tz_aware=True,
+            appname="mcp-gateway-registry",
+            serverSelectionTimeoutMS=timeout_ms,
+            connectTimeoutMS=timeout_ms,
+            socketTimeoutMS=max(timeout_ms, 30_000),
+            event_listeners=list(listeners),
+        )
+        self.db: AsyncDatabase[Doc] = self.client.get_default_database(
+            DEFAULT_DATABASE, write_concern=WriteConcern("majority")
+        )
+
+    def collection(self, name: str) -> AsyncCollection[Doc]:
+        """Return a collection of this database."""
+        return self.db[name]
+
+    async def ping(self) -> None:
+        """Ask the primary for a sign of life.
+
+        Raises:
+            DatabaseUnavailable: It gave none in time.
+        """
+        async with translated():
+            await self.db.command("ping")
+
+    async def require_replica_set(self) -> None:
+        """Check that transactions are possible.
+
+        Raises:
+            TopologyError: The server is a standalone one.
+            DatabaseUnavailable: It cannot be asked.
+        """
+        async with translated():
+            hello = await self.client.admin.command("hello")
+        if "setName" not in hello and hello.get("msg") != "isdbgrid":
+            raise TopologyError
+
+    async def bind(self, documents: Sequence[type[Document]]) -> None:
+        """Bind Beanie documents to this database. Creates no index: `ensure_indexes` does."""
+        async with translated():
+            await init_beanie(database=self.db, document_models=list(documents), skip_indexes=True)
+
+    async def ensure_collection(self, name: str, validator: Mapping[str, object]) -> None:
+        """Create a collection of ours with its validator, or bring the validator up to date."""
+        async with translated():
+            try:
+                await self.db.create_collection(name, validator=validator)
+            except (CollectionInvalid, OperationFailure) as exc:
+                if isinstance(exc, OperationFailure) and exc.code != NAMESPACE_EXISTS:
+                    raise
+                await self.db.command("collMod", name, validator=validator)
+
+    async def ensure_indexes(
+        self, name: str, indexes: Sequence[IndexModel]
+    ) -> list[IndexConflict]:
+        """Create what is missing. Existing indexes are never dropped or changed."""
+        conflicts: list[IndexConflict] = []
+        collection = self.db[name]
+        async with translated():
+            for index in indexes:
+                try:
+                    await collection.create_indexes([index])
+                except OperationFailure as exc:
+                    if exc.code not in INDEX_CONFLICT_CODES:
+                        raise
+                    label = str(index.document["name"])
+                    conflicts.append(IndexConflict(name, label, str(exc.details or exc)))
+        return conflicts
+
+    async def transaction(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
+        """Run *work* in one transaction: all of it or nothing. May run it again on a conflict.
+
+        *work* must do nothing but database operations, each with the session it is given.
+
+        Raises:
+            DatabaseUnavailable: The database is away; nothing was written, or, when the answer to
+                the commit was lost, everything was.
+        """
+        async with translated(), self.client.start_session() as session:
+            with pymongo.timeout(TRANSACTION_SECONDS):
+                return await session.with_transaction(
+                    work,
+                    read_concern=ReadConcern("snapshot"),
+                    write_concern=WriteConcern("majority"),
+                    read_preference=ReadPreference.PRIMARY,
+                )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.client.close()

@@ -1,0 +1,55 @@
+"""Collections, validators and indexes that the application needs, made idempotently at start.
+
+Nothing that exists is dropped, renamed or changed, but for validators of our own collections.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from pymongo import IndexModel
+
+from packages.database.client import Database, IndexConflict
+from packages.models import DOCUMENTS
+from packages.models.tools import MCP_TOOLS_VALIDATOR, RegisteredTool
+
+OWN_DOCUMENTS = (RegisteredTool,)
+OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
+    RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
+}
+
+WRITTEN_SHARED_COLLECTIONS = frozenset({"mcpservers", "tokens", "aclentries", "pluginauths"})
+"""Shared collections that we index. `users`, `groups` and `accessroles` are left to jarvis-api."""
+
+
+async def prepare(
+    database: Database, extra_indexes: Mapping[str, Sequence[IndexModel]]
+) -> list[IndexConflict]:
+    """Bind the documents and create what is missing.
+
+    Args:
+        database: Where to.
+        extra_indexes: Indexes of ours on shared collections, besides the published ones.
+
+    Returns:
+        Indexes that exist with other options, which were left as they are.
+    """
+    await database.bind([*DOCUMENTS, *OWN_DOCUMENTS])
+    for name, validator in OWN_VALIDATORS.items():
+        await database.ensure_collection(name, validator)
+    conflicts: list[IndexConflict] = []
+    for name, indexes in wanted_indexes(extra_indexes).items():
+        conflicts += await database.ensure_indexes(name, indexes)
+    return conflicts
+
+
+def wanted_indexes(
+    extra_indexes: Mapping[str, Sequence[IndexModel]],
+) -> dict[str, list[IndexModel]]:
+    """Return all indexes the application needs, by collection."""
+    wanted: dict[str, list[IndexModel]] = {}
+    for document in (*DOCUMENTS, *OWN_DOCUMENTS):
+        settings = vars(document)["Settings"]
+        if document in OWN_DOCUMENTS or settings.name in WRITTEN_SHARED_COLLECTIONS:
+            wanted[settings.name] = list(settings.indexes)
+    for name, indexes in extra_indexes.items():
+        wanted.setdefault(name, []).extend(indexes)
+    return wanted

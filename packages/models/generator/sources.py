@@ -1,0 +1,104 @@
+"""Where the files of a version come from: the pinned copies, a folder, or a release."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from packages.models.generator import pins
+from packages.models.generator.download import API_URL, RELEASES_URL, Limits, Release
+from packages.models.generator.errors import GenerationError
+from packages.models.generator.releases import ALL, Files, require_version
+
+Report: TypeAlias = Callable[[str], None]
+
+FILE_NAMES = frozenset(published.file for published in ALL)
+MANDATORY = frozenset(published.file for published in ALL if published.is_mandatory)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A choice made on the command line.
+
+    Attributes:
+        place: A folder or a URL; None means the pinned copies, or else the release on GitHub.
+        schemas: The folder of the pinned copies.
+        token: For private releases; sent to GitHub only.
+    """
+
+    version: str
+    place: str | None
+    schemas: Path
+    token: str | None = None
+    limits: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The files of a version, and whether they still have to be pinned."""
+
+    files: Files
+    is_new: bool
+
+
+def files_of(source: Source, report: Report) -> Found:
+    """Return the files of *source*. Writes nothing.
+
+    Raises:
+        GenerationError: They cannot be had, are not what was pinned, or are of another version.
+    """
+    if source.place is None and pins.is_pinned(source.schemas, source.version):
+        files = pins.read_pinned(source.schemas, source.version)
+        _require_all(files, source.version)
+        return Found(files, is_new=False)
+    files = _fetched(source)
+    for name in sorted(files):
+        require_version(name, files[name], source.version)
+    if missing := sorted(MANDATORY - files.keys()):
+        raise GenerationError(f"release {source.version} has no {', '.join(missing)}")
+    for name in sorted(FILE_NAMES - files.keys()):
+        version, content = _last_pinned(source.schemas, name)
+        report(f"{name} is not part of {source.version}; taken from {version}")
+        files[name] = content
+    return Found(files, is_new=True)
+
+
+def _fetched(source: Source) -> dict[str, bytes]:
+    if source.place is not None and "://" not in source.place:
+        return _from_folder(Path(source.place), source.version)
+    is_github = source.place is None or source.place.rstrip("/") == RELEASES_URL
+    release = Release(
+        source.version,
+        url=source.place or RELEASES_URL,
+        # A token for GitHub is no business of a mirror.
+        api_url=API_URL if is_github else None,
+        token=source.token if is_github else None,
+        limits=source.limits,
+    )
+    return release.files(FILE_NAMES)
+
+
+def _from_folder(folder: Path, version: str) -> dict[str, bytes]:
+    nested = folder / version
+    chosen = nested if nested.is_dir() else folder
+    if not chosen.is_dir():
+        raise GenerationError(f"{folder} is no folder")
+    if (chosen / pins.SUMS).is_file():
+        return pins.read_verified(chosen)
+    present = sorted(name for name in FILE_NAMES if (chosen / name).is_file())
+    return {name: (chosen / name).read_bytes() for name in present}
+
+
+def _last_pinned(schemas: Path, name: str) -> tuple[str, bytes]:
+    for version in pins.pinned_versions(schemas):
+        files = pins.read_pinned(schemas, version)
+        if name in files:
+            return version, files[name]
+    raise GenerationError(f"{name} is neither part of the release nor pinned from an earlier one")
+
+
+def _require_all(files: Files, version: str) -> None:
+    if missing := sorted(FILE_NAMES - files.keys()):
+        raise GenerationError(f"the pinned {version} has no {', '.join(missing)}")
+    for name in sorted(MANDATORY):
+        require_version(name, files[name], version)

@@ -1,0 +1,138 @@
+"""From an Authorization header to a UserContext, remembering what was verified.
+
+The memory is keyed by the SHA-256 of the whole token and never outlives its `exp`.
+"""
+
+import hashlib
+from typing import Protocol
+
+from cachetools import TLRUCache
+
+from registry.auth.errors import UnauthorizedError
+from registry.auth.identity import Role, UserContext
+from registry.auth.jwt import TokenVerifier, VerifiedToken, default_scopes
+from registry.auth.values import DirectoryEntry
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+
+CACHED_TOKENS = 10_000
+"""Most tokens remembered; about 1 kB each."""
+
+
+class Directory(Protocol):
+    """Knows the users."""
+
+    async def get(self, user_id: str) -> DirectoryEntry | None:
+        """Return what is known of a user, or None."""
+
+
+class BearerAuthenticator:
+    """Verifies bearer tokens and finds out who they stand for.
+
+    Args:
+        user_cache_seconds: How long a user's role and groups are believed.
+    """
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        directory: Directory,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        user_cache_seconds: float,
+        leeway_seconds: float,
+    ) -> None:
+        self._verifier = verifier
+        self._directory = directory
+        self._clock = clock
+        self._user_cache_seconds = user_cache_seconds
+        self._leeway_seconds = leeway_seconds
+        self._hits = metrics.token_verifications.labels("cached")
+        self._verified = metrics.token_verifications.labels("verified")
+        self._refused = metrics.token_verifications.labels("refused")
+        self._tokens: TLRUCache[bytes, VerifiedToken] = TLRUCache(
+            CACHED_TOKENS, ttu=self._token_dies_at, timer=clock.monotonic
+        )
+        self._contexts: TLRUCache[bytes, tuple[UserContext, float]] = TLRUCache(
+            CACHED_TOKENS, ttu=lambda _key, value, _now: value[1], timer=clock.monotonic
+        )
+
+    def cached(self, authorization: str) -> UserContext | None:
+        """Return who *authorization* stands for if that is remembered. Does no I/O."""
+        entry = self._contexts.get(_digest(authorization))
+        if entry is None:
+            return None
+        self._hits.inc()
+        return entry[0]
+
+    async def authenticate(self, authorization: str | None) -> UserContext:
+        """Return who the Authorization header stands for.
+
+        Raises:
+            UnauthorizedError: There is no bearer token, or it cannot be accepted.
+            DatabaseUnavailable: The user cannot be looked up.
+        """
+        if not authorization:
+            raise UnauthorizedError("A bearer token is required.", token_was_sent=False)
+        remembered = self.cached(authorization)
+        if remembered is not None:
+            return remembered
+        try:
+            context, expires_at = await self._verify(authorization)
+        except UnauthorizedError:
+            self._refused.inc()
+            raise
+        lifetime = min(self._user_cache_seconds, expires_at - self._clock.now().timestamp())
+        if lifetime > 0:
+            key = _digest(authorization)
+            self._contexts[key] = (context, self._clock.monotonic() + lifetime)
+        return context
+
+    def forget_users(self) -> None:
+        """Drop what is remembered of roles and groups; tokens stay verified."""
+        self._contexts.clear()
+
+    async def _verify(self, authorization: str) -> tuple[UserContext, float]:
+        scheme, _, token = authorization.partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise UnauthorizedError("The Authorization header must be `Bearer <token>`.")
+        key = _digest(token)
+        verified = self._tokens.get(key)
+        if verified is None:
+            verified = self._verifier.verify(token)
+            self._verified.inc()
+            self._tokens[key] = verified
+        return await self._context(verified), verified.expires_at + self._leeway_seconds
+
+    async def _context(self, token: VerifiedToken) -> UserContext:
+        if token.role is Role.ADMIN:
+            # An administrator's rights do not depend on groups, so nothing is looked up.
+            return UserContext(
+                user_id=token.user_id,
+                username=token.username,
+                role=token.role,
+                scopes=token.scopes or frozenset(),
+                token_id=token.token_id,
+            )
+        entry = await self._directory.get(token.user_id)
+        if entry is None and token.role is None:
+            raise UnauthorizedError("The bearer token's user does not exist.")
+        role = token.role or Role.parse(entry.role if entry else None)
+        return UserContext(
+            user_id=token.user_id,
+            username=token.username or (entry.username if entry else ""),
+            role=role,
+            scopes=token.scopes if token.scopes is not None else default_scopes(role),
+            groups=entry.groups if entry else frozenset(),
+            token_id=token.token_id,
+        )
+
+    def _token_dies_at(self, _key: bytes, token: VerifiedToken, now: float) -> float:
+        seconds_left = token.expires_at + self._leeway_seconds - self._clock.now().timestamp()
+        return now + seconds_left
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,201 @@
+"""Issue our own tokens and verify all that we accept.
+
+Two kinds of bearer are accepted, told apart by their algorithm, each with its own key and rules;
+a token that fails under its own kind is refused, never tried as the other:
+
+* RS256, ours: `iss`, `aud` and `kid` must be ours; role and scopes are in the token.
+* HS256, jarvis-api's: signed with its JWT_SECRET, names a user in `id`; no issuer, no role.
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+
+from jose import jwt
+from jose.exceptions import ExpiredSignatureError, JOSEError
+
+from registry.auth.errors import UnauthorizedError
+from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope
+from registry.auth.keys import SigningKeys
+from registry.core.clock import Clock
+
+USER_ID_LENGTH = 24
+"""Characters of an ObjectId in hexadecimal."""
+
+MAX_TOKEN_CHARACTERS = 8192
+"""Longer bearers are refused unread: ours are under 1,000 characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """The claims of a token that passed.
+
+    Attributes:
+        role: None when the token does not say (jarvis-api's), so that `users` must be asked.
+        scopes: None when the token does not say.
+        expires_at: `exp`, in seconds since the epoch.
+    """
+
+    user_id: str
+    username: str
+    role: Role | None
+    scopes: frozenset[Scope] | None
+    token_id: str | None
+    expires_at: float
+
+
+class TokenIssuer:
+    """Signs access tokens of our own."""
+
+    def __init__(self, keys: SigningKeys, *, issuer: str, audience: str, clock: Clock) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._clock = clock
+
+    def issue(
+        self,
+        *,
+        user_id: str,
+        username: str,
+        role: Role,
+        scopes: frozenset[Scope],
+        lifetime: timedelta,
+    ) -> str:
+        """Return a signed RS256 token (RFC 9068's claims, plus user_id, username and role)."""
+        now = self._clock.now()
+        claims = {
+            "iss": self._issuer,
+            "aud": self._audience,
+            "sub": user_id,
+            "user_id": user_id,
+            "username": username,
+            "role": role.value,
+            "scope": " ".join(sorted(scopes)),
+            "jti": uuid.uuid4().hex,
+            "iat": int(now.timestamp()),
+            "exp": int((now + lifetime).timestamp()),
+        }
+        token: str = jwt.encode(
+            claims, self._keys.private_pem, algorithm="RS256", headers={"kid": self._keys.kid}
+        )
+        return token
+
+
+class TokenVerifier:
+    """Checks signature, algorithm, issuer, audience and times of a bearer token."""
+
+    def __init__(
+        self,
+        keys: SigningKeys,
+        *,
+        issuer: str,
+        audience: str,
+        shared_secret: str | None,
+        leeway_seconds: int,
+    ) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._shared_secret = shared_secret
+        self._leeway_seconds = leeway_seconds
+
+    def verify(self, token: str) -> VerifiedToken:
+        """Return the claims of *token*.
+
+        Raises:
+            UnauthorizedError: For any reason it cannot be accepted.
+        """
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            raise UnauthorizedError("The bearer token is too long.")
+        try:
+            header = jwt.get_unverified_header(token)
+        except JOSEError:
+            raise UnauthorizedError("The bearer token is not a JWT.") from None
+        match header.get("alg"):
+            case "RS256":
+                return self._own(token, header.get("kid"))
+            case "HS256" if self._shared_secret is not None:
+                return self._shared(token, self._shared_secret)
+            case _:
+                raise UnauthorizedError("The bearer token's algorithm is not accepted.")
+
+    def _own(self, token: str, kid: object) -> VerifiedToken:
+        if kid != self._keys.kid:
+            raise UnauthorizedError("The bearer token was signed with an unknown key.")
+        claims = self._decode(token, self._keys.public_pem, "RS256", own=True)
+        role = claims.get("role")
+        scope = claims.get("scope")
+        if not isinstance(role, str) or not isinstance(scope, str):
+            raise UnauthorizedError("The bearer token lacks a role or a scope.")
+        known = {item.value for item in Scope}
+        return VerifiedToken(
+            user_id=_user_id(claims.get("user_id")),
+            username=str(claims.get("username") or ""),
+            role=Role.parse(role),
+            scopes=frozenset(Scope(name) for name in scope.split() if name in known),
+            token_id=str(claims["jti"]) if claims.get("jti") else None,
+            expires_at=_expiry(claims),
+        )
+
+    def _shared(self, token: str, secret: str) -> VerifiedToken:
+        claims = self._decode(token, secret, "HS256", own=False)
+        if "iss" in claims or "sessionId" in claims:
+            # jarvis-api's access tokens have neither; its refresh tokens carry a sessionId.
+            raise UnauthorizedError("The bearer token is not an access token.")
+        return VerifiedToken(
+            user_id=_user_id(claims.get("id")),
+            username=str(claims.get("username") or ""),
+            role=None,
+            scopes=None,
+            token_id=None,
+            expires_at=_expiry(claims),
+        )
+
+    def _decode(self, token: str, key: str, algorithm: str, *, own: bool) -> dict[str, object]:
+        options: dict[str, object] = {
+            "leeway": self._leeway_seconds,
+            "require_exp": True,
+            "require_iat": own,
+            "require_aud": own,
+            "require_iss": own,
+            "verify_aud": own,
+            "verify_iss": own,
+        }
+        try:
+            return jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                options=options,
+                audience=self._audience if own else None,
+                issuer=self._issuer if own else None,
+            )
+        except ExpiredSignatureError:
+            raise UnauthorizedError("The bearer token has expired.") from None
+        except JOSEError:
+            raise UnauthorizedError("The bearer token cannot be verified.") from None
+        except Exception:  # noqa: BLE001 - a library's slip on hostile input must not be a pass or a 500
+            raise UnauthorizedError("The bearer token cannot be verified.") from None
+
+
+def default_scopes(role: Role) -> frozenset[Scope]:
+    """Return what a user of *role* may do when the token names no scopes."""
+    return ALL_SCOPES if role is Role.ADMIN else USER_SCOPES
+
+
+def _user_id(claim: object) -> str:
+    if (
+        isinstance(claim, str)
+        and len(claim) == USER_ID_LENGTH
+        and all(character in "0123456789abcdefABCDEF" for character in claim)
+    ):
+        return claim.lower()
+    raise UnauthorizedError("The bearer token names no user.")
+
+
+def _expiry(claims: dict[str, object]) -> float:
+    expiry = claims.get("exp")
+    if not isinstance(expiry, int | float):
+        raise UnauthorizedError("The bearer token has no expiry.")
+    return float(expiry)

@@ -1,0 +1,47 @@
+"""What clients need in order to trust us: our keys, and how to be let in."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from registry.auth.identity import Scope
+from registry.auth.keys import SigningKeys
+from registry.web.errors import JsonAnswer
+
+KEYS_MAX_AGE_SECONDS = 300
+"""How long clients may keep the key set; a new key must be published that long before use."""
+
+
+def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
+    """Return the open, unversioned routes under `/.well-known`."""
+    router = APIRouter(tags=["auth"])
+    cacheable = {"Cache-Control": f"public, max-age={KEYS_MAX_AGE_SECONDS}"}
+
+    def metadata(resource: str) -> Response:
+        return JsonAnswer(
+            {
+                "resource": resource,
+                "bearer_methods_supported": ["header"],
+                "scopes_supported": [scope.value for scope in Scope],
+                "resource_name": "MCP gateway registry",
+            },
+            headers=cacheable,
+        )
+
+    @router.get("/.well-known/jwks.json", operation_id="jwks")
+    async def jwks() -> Response:
+        """Answer the public keys that verify our tokens (RFC 7517)."""
+        return JsonAnswer({"keys": [keys.jwk]}, headers=cacheable)
+
+    @router.get("/.well-known/oauth-protected-resource", operation_id="resource_metadata")
+    async def root_metadata() -> Response:
+        """Answer the API's protected resource metadata (RFC 9728)."""
+        return metadata(base_url)
+
+    @router.get(
+        "/.well-known/oauth-protected-resource/mcp/{slug}", operation_id="gateway_metadata"
+    )
+    async def gateway_metadata(slug: str) -> Response:
+        """Answer a gateway path's metadata. Every name has one, so that none is given away."""
+        return metadata(f"{base_url}/mcp/{slug}")
+
+    return router

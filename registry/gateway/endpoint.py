@@ -1,0 +1,336 @@
+"""The data plane's entry: every request to `/mcp/<server>`, step by step.
+
+Order: Host and Origin, body limit, envelope, caller, scope, server, era, session, tool,
+credentials, forwarding. Who is calling is settled before anything is looked up, so that nobody
+learns which servers exist; everything is decided on the body, never on headers.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+from aiohttp import ClientSession
+from multidict import CIMultiDict
+from starlette.types import Receive, Scope, Send
+
+from registry.access.policy import Permission, decide
+from registry.auth.errors import InsufficientScopeError, UnauthorizedError
+from registry.auth.identity import Scope as TokenScope
+from registry.auth.identity import UserContext
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.gateway.disconnect import DisconnectWatch
+from registry.gateway.envelope import Envelope, load_object, read_envelope, usable_id
+from registry.gateway.eras import (
+    check_era,
+    check_modern,
+    check_param_headers,
+    header_era,
+    message_era,
+    requested_version,
+    require_arguments,
+)
+from registry.gateway.errors import (
+    InternalFailure,
+    InvalidParams,
+    MethodNotAllowed,
+    NotServing,
+    Outcome,
+    Refusal,
+    ServerUnknown,
+    ToolUnknown,
+    UpstreamFailed,
+)
+from registry.gateway.forward import Forwarder
+from registry.gateway.headers import forwarded_headers, read_headers
+from registry.gateway.hosts import HostGuard
+from registry.gateway.listing import CursorError, list_result, page_members
+from registry.gateway.ports import Authenticate, RouteTable
+from registry.gateway.recorder import Recorder
+from registry.gateway.requests import ClientGone, Exchange, check_media
+from registry.gateway.sessions import SessionSeal
+from registry.gateway.streams import StandingStreams
+from registry.gateway.translate import challenged, error_body, refusal_for
+from registry.gateway.values import Route, upstream_headers
+from registry.servers.values import Era
+
+log = structlog.get_logger()
+
+SLOW_SECONDS = 10.0
+"""Calls that take longer are logged; standing streams are not."""
+
+STANDING_METHODS = frozenset({"GET", "subscriptions/listen"})
+"""What opens a stream that may be silent and stay open for as long as the client likes."""
+
+ALLOWED_LEGACY = "POST, GET, DELETE"
+ALLOWED_MODERN = "POST"
+
+
+class GatewayEndpoint:
+    """Serves `/mcp/<server>` as a raw ASGI application.
+
+    Args:
+        routes: The servers that can be called now.
+        authenticate: Finds out who calls.
+        session: Pool of upstream connections; keeps no cookies.
+        sealing_key: 32 bytes that seal session ids, used for nothing else.
+    """
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        authenticate: Authenticate,
+        session: ClientSession,
+        *,
+        sealing_key: bytes,
+        settings: Settings,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._routes = routes
+        self._authenticate = authenticate
+        self._clock = clock
+        self._base_url = settings.base_url
+        self._max_body_bytes = settings.gateway_max_body_bytes
+        self._admin_sees_private = settings.admin_sees_private
+        self._recorder = Recorder(metrics)
+        self._hosts = HostGuard(
+            base_url=settings.base_url,
+            bind_host=settings.registry_host,
+            allowed_hosts=settings.allowed_hosts,
+            allowed_origins=settings.allowed_origins,
+        )
+        self._seal = SessionSeal(
+            sealing_key, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
+        )
+        self._streams = StandingStreams(max(settings.gateway_connections_per_upstream // 2, 1))
+        self._forwarder = Forwarder(
+            session,
+            connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
+            total_timeout_seconds=settings.gateway_total_timeout_seconds,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one HTTP request. No exception gets out, and no answer is a bare 500."""
+        began_at = self._clock.monotonic()
+        exchange = Exchange(scope, receive, send)
+        self._recorder.started()
+        try:
+            await self._serve(exchange)
+        except Refusal as refusal:
+            await self._refuse(exchange, refusal)
+        except ClientGone:
+            exchange.outcome = Outcome.DISCONNECTED
+        except Exception as exc:
+            translated = refusal_for(exc)
+            if isinstance(translated, InternalFailure):
+                log.exception("gateway_request_failed", method=exchange.method, slug=exchange.slug)
+            await self._refuse(exchange, translated)
+        finally:
+            seconds = self._clock.monotonic() - began_at
+            self._recorder.ended(exchange.server, exchange.method, exchange.outcome, seconds)
+            if seconds > SLOW_SECONDS and exchange.method not in STANDING_METHODS:
+                log.info(
+                    "gateway_call_slow",
+                    server=exchange.server,
+                    method=exchange.method,
+                    seconds=round(seconds, 3),
+                )
+
+    async def _serve(self, exchange: Exchange) -> None:
+        scope = exchange.scope
+        headers = exchange.headers = read_headers(scope["headers"])
+        server = scope.get("server")
+        self._hosts.check(
+            headers.get("host"), headers.get("origin"), server[1] if server else None
+        )
+        match scope["method"]:
+            case "POST":
+                await self._post(exchange)
+            case "GET" | "DELETE":
+                await self._get_or_delete(exchange)
+            case _:
+                raise MethodNotAllowed(ALLOWED_LEGACY)
+
+    async def _post(self, exchange: Exchange) -> None:
+        headers = exchange.headers
+        check_media(headers)
+        raw = await exchange.read_body(self._max_body_bytes)
+        body = load_object(raw)
+        exchange.request_id = usable_id(body)
+        envelope = read_envelope(raw, body)
+        method = envelope.method
+        exchange.method = method or "response"
+        user = await self._caller(exchange)
+        needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
+        self._require_scope(exchange, user, needed)
+        route = self._route(exchange, user)
+        era = message_era(headers, envelope.params)
+        exchange.is_modern = era is Era.MODERN
+        check_era(era, requested_version(headers, envelope.params), route)
+        if exchange.is_modern:
+            check_modern(envelope, headers, route)
+        session_id = self._session_id(exchange, user, route)
+        if method == "tools/list":
+            await self._list_tools(exchange, envelope, route)
+            return
+        if method == "tools/call":
+            self._check_call(exchange, envelope, route)
+        await self._forward(exchange, route, user, session_id, raw)
+
+    async def _get_or_delete(self, exchange: Exchange) -> None:
+        user = await self._caller(exchange)
+        self._require_scope(exchange, user, TokenScope.READ_TOOLS)
+        route = self._route(exchange, user)
+        if header_era(exchange.headers) is Era.MODERN or Era.LEGACY not in route.eras:
+            raise MethodNotAllowed(ALLOWED_MODERN)
+        session_id = self._session_id(exchange, user, route)
+        await self._forward(exchange, route, user, session_id, None)
+
+    async def _caller(self, exchange: Exchange) -> UserContext:
+        authorization = exchange.headers.get("authorization")
+        if authorization:
+            user = self._authenticate.cached(authorization)
+            if user is not None:
+                return user
+        try:
+            return await self._authenticate.authenticate(authorization)
+        except UnauthorizedError as exc:
+            raise challenged(exc, self._metadata_url(exchange)) from None
+
+    def _require_scope(self, exchange: Exchange, user: UserContext, needed: TokenScope) -> None:
+        if user.lacks(needed):
+            error = InsufficientScopeError((needed,))
+            raise challenged(error, self._metadata_url(exchange))
+
+    def _metadata_url(self, exchange: Exchange) -> str:
+        # The path is the caller's own text and goes into a header.
+        slug = quote(exchange.slug, safe="")
+        return f"{self._base_url}/.well-known/oauth-protected-resource/mcp/{slug}"
+
+    def _route(self, exchange: Exchange, user: UserContext) -> Route:
+        if not self._routes.is_fresh():
+            raise NotServing("The gateway has lost touch with its database; try again soon.")
+        route = self._routes.route(exchange.slug)
+        if route is None:
+            raise ServerUnknown
+        decision = decide(
+            user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
+        )
+        if not decision.allowed:
+            raise ServerUnknown
+        exchange.server = route.slug
+        return route
+
+    def _session_id(self, exchange: Exchange, user: UserContext, route: Route) -> str | None:
+        """Return the upstream's session id; the stateless era has none."""
+        sealed = exchange.headers.get("mcp-session-id")
+        if sealed is None or exchange.is_modern:
+            return None
+        return self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
+
+    async def _list_tools(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
+        try:
+            members = page_members(route.pages, envelope.params.get("cursor"))
+        except CursorError:
+            raise _by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
+        await exchange.answer(
+            200, list_result(members, exchange.request_id, is_modern=exchange.is_modern)
+        )
+
+    def _check_call(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
+        name = envelope.params.get("name")
+        if type(name) is not str:
+            raise InvalidParams("tools/call needs the member params.name, a string.")
+        tool = route.tools.get(name)
+        if tool is None:
+            raise _by_era(exchange, ToolUnknown(name))
+        arguments: Mapping[str, Any] = require_arguments(envelope.params)
+        if exchange.is_modern and tool.param_header_schema is not None:
+            check_param_headers(tool.param_header_schema, arguments, exchange.headers)
+
+    async def _forward(
+        self,
+        exchange: Exchange,
+        route: Route,
+        user: UserContext,
+        session_id: str | None,
+        raw: bytes | bytearray | None,
+    ) -> None:
+        headers = await self._headers_for(exchange, route, user)
+        if session_id is not None:
+            headers["Mcp-Session-Id"] = session_id
+        sealed = exchange.headers.get("mcp-session-id")
+
+        def seal(upstream_id: str) -> str:
+            if upstream_id == session_id and sealed is not None:
+                return sealed
+            return self._seal.seal(
+                upstream_id, principal=user.principal, server_id=route.server_id
+            )
+
+        is_standing = exchange.method in STANDING_METHODS
+        watch = DisconnectWatch(exchange.receive)
+        try:
+            forwarding = self._forwarder.exchange(
+                exchange.scope["method"],
+                route,
+                headers,
+                raw,
+                exchange.send,
+                exchange.answering,
+                None if exchange.is_modern else seal,
+                is_standing=is_standing,
+            )
+            if is_standing:
+                with self._streams.hold(route.server_id):
+                    await forwarding
+            else:
+                await forwarding
+        except asyncio.CancelledError:
+            if not watch.disconnected:
+                raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            exchange.outcome = Outcome.DISCONNECTED
+        finally:
+            watch.close()
+
+    async def _headers_for(
+        self, exchange: Exchange, route: Route, user: UserContext
+    ) -> CIMultiDict[str]:
+        if route.credential_problem is not None:
+            raise UpstreamFailed(route.credential_problem)
+        stored = route.headers
+        if route.per_user:
+            stored = upstream_headers(await self._routes.user_headers(user, route))
+        return forwarded_headers(stored, exchange.headers, is_modern=exchange.is_modern)
+
+    async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        exchange.outcome = refusal.outcome
+        if refusal.outcome in {Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT}:
+            log.warning(
+                "gateway_upstream_failed",
+                server=exchange.server,
+                method=exchange.method,
+                reason=refusal.message,
+            )
+        if exchange.answering.has_started:
+            # Too late for an error. An event stream may end anywhere; any other body is left
+            # incomplete, which makes the server cut the connection: half must not look whole.
+            if exchange.answering.is_event_stream:
+                await exchange.send({"type": "http.response.body", "body": b""})
+            return
+        body = error_body(refusal, exchange.request_id)
+        await exchange.answer(refusal.http_status, body, refusal.headers)
+
+
+def _by_era(exchange: Exchange, refusal: Refusal) -> Refusal:
+    """Give an error about parameters the status it has in the client's era."""
+    refusal.http_status = 400 if exchange.is_modern else 200
+    return refusal

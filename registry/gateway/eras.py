@@ -1,0 +1,143 @@
+"""Protocol eras: which one a request speaks, and the checks that the stateless one demands."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.shared.inbound import (
+    ERROR_CODE_HTTP_STATUS,
+    InboundLadderRejection,
+    classify_inbound_request,
+    unsupported_protocol_version_rejection,
+    validate_mcp_param_headers,
+)
+from mcp_types import PROTOCOL_VERSION_META_KEY
+from mcp_types.version import (
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    MODERN_PROTOCOL_VERSIONS,
+)
+
+from registry.core.json import JsonObject
+from registry.gateway.envelope import Envelope
+from registry.gateway.errors import (
+    HeaderMismatch,
+    InvalidParams,
+    InvalidRequest,
+    LadderRefusal,
+    VersionMismatch,
+)
+from registry.gateway.headers import Headers
+from registry.gateway.values import Route
+from registry.servers.values import Era
+
+HANDSHAKE_VERSIONS = frozenset(HANDSHAKE_PROTOCOL_VERSIONS)
+VERSION_HEADER = "mcp-protocol-version"
+
+
+def header_era(headers: Headers) -> Era:
+    """Return the era that `MCP-Protocol-Version` names; without it, the handshake's."""
+    version = headers.get(VERSION_HEADER)
+    return Era.LEGACY if version is None or version in HANDSHAKE_VERSIONS else Era.MODERN
+
+
+def message_era(headers: Headers, params: Mapping[str, Any]) -> Era:
+    """Return the era of a POST: the stateless one if header or body claims it."""
+    if header_era(headers) is Era.MODERN:
+        return Era.MODERN
+    meta = params.get("_meta")
+    if type(meta) is dict and PROTOCOL_VERSION_META_KEY in meta:
+        return Era.MODERN
+    return Era.LEGACY
+
+
+def check_modern(envelope: Envelope, headers: Headers, route: Route) -> None:
+    """Check a message of the stateless era: its `_meta`, its version, headers that agree.
+
+    Raises:
+        LadderRefusal: The first check that failed.
+        InvalidRequest: It is a response; servers of this era ask nothing.
+        HeaderMismatch: A notification's `Mcp-Method` names another method.
+    """
+    supported = spoken_versions(route)
+    if envelope.is_request:
+        verdict = classify_inbound_request(
+            envelope.body, headers=headers, supported_modern_versions=supported
+        )
+        if isinstance(verdict, InboundLadderRejection):
+            raise _refused(verdict)
+        return
+    if not envelope.method:
+        raise InvalidRequest("Responses are not part of this protocol version.")
+    rejection = unsupported_protocol_version_rejection(headers.get(VERSION_HEADER, ""), supported)
+    if rejection is not None:
+        raise _refused(rejection)
+    if headers.get("mcp-method", envelope.method) != envelope.method:
+        raise HeaderMismatch("mcp-method header does not match the request body's method")
+
+
+def check_param_headers(
+    schema: JsonObject, arguments: Mapping[str, Any], headers: Headers
+) -> None:
+    """Check that `Mcp-Param-*` headers agree with the arguments they mirror.
+
+    Raises:
+        LadderRefusal: One does not.
+    """
+    rejection = validate_mcp_param_headers(schema, arguments, headers)
+    if rejection is not None:
+        raise _refused(rejection)
+
+
+def check_era(era: Era, requested: str | None, route: Route) -> None:
+    """Refuse a client whose era the server does not speak.
+
+    Raises:
+        VersionMismatch: Names both sides' versions.
+    """
+    if era in route.eras:
+        return
+    default = MODERN_PROTOCOL_VERSIONS[-1] if era is Era.MODERN else LATEST_HANDSHAKE_VERSION
+    raise VersionMismatch(requested or default, spoken_versions(route))
+
+
+def requested_version(headers: Headers, params: Mapping[str, Any]) -> str | None:
+    """Return the version that the client asks for, where it says one."""
+    version = headers.get(VERSION_HEADER) or params.get("protocolVersion")
+    if version is None and type(params.get("_meta")) is dict:
+        version = params["_meta"].get(PROTOCOL_VERSION_META_KEY)
+    return version[:32] if isinstance(version, str) else None
+
+
+def spoken_versions(route: Route) -> list[str]:
+    """Return the versions the server speaks, as far as discovery learnt them."""
+    versions: list[str] = []
+    if Era.LEGACY in route.eras:
+        first = route.protocol_version
+        versions.append(first if first in HANDSHAKE_VERSIONS else LATEST_HANDSHAKE_VERSION)
+    if Era.MODERN in route.eras:
+        versions.extend(MODERN_PROTOCOL_VERSIONS)
+    return versions
+
+
+def error_status(code: int) -> int:
+    """Return the HTTP status that the stateless era prescribes for an error code."""
+    return ERROR_CODE_HTTP_STATUS.get(code, 200)
+
+
+def require_arguments(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of a call.
+
+    Raises:
+        InvalidParams: They are no object.
+    """
+    arguments = params.get("arguments")
+    if arguments is None:
+        return {}
+    if type(arguments) is not dict:
+        raise InvalidParams("The member arguments must be an object.")
+    return arguments
+
+
+def _refused(rejection: InboundLadderRejection) -> LadderRefusal:
+    facts = rejection.data if isinstance(rejection.data, dict) else {}
+    return LadderRefusal(rejection.code, rejection.message, facts)

@@ -1,0 +1,307 @@
+"""Every way the gateway itself refuses a request.
+
+Refusal
+├── transport: HostNotAllowed, OriginNotAllowed, MethodNotAllowed, BodyTooLarge, NotJson, …
+├── protocol:  MalformedJson, InvalidRequest, InvalidParams, HeaderMismatch, VersionMismatch
+├── policy:    ServerUnknown, SessionUnknown, ToolUnknown
+└── upstream:  UpstreamUnreachable, UpstreamTimedOut, UpstreamMisbehaved, CredentialsRejected, …
+
+The data plane is itself the rim where HTTP and JSON-RPC meet, so a refusal knows its status and
+its code. Codes of our own equal the HTTP status: JSON-RPC and MCP reserve negative ones only.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import ClassVar
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+HEADER_MISMATCH = -32020
+UNSUPPORTED_PROTOCOL_VERSION = -32022
+
+RETRY_AFTER_SECONDS = 2
+"""Told to clients when the gateway cannot answer for the moment."""
+
+
+class Outcome(StrEnum):
+    """How a request ended, as metrics count it."""
+
+    OK = "ok"
+    INVALID = "invalid"
+    UNAUTHORIZED = "unauthorized"
+    REFUSED = "refused"
+    UPSTREAM_ERROR = "upstream_error"
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    DISCONNECTED = "disconnected"
+
+
+class Refusal(Exception):  # noqa: N818 - a decision that travels as an exception
+    """A request that gets a JSON-RPC error instead of an answer.
+
+    Attributes:
+        message: Safe to show: names things, never secrets, never an upstream's own words.
+        facts: Members of the error's `data`.
+        headers: Further response headers.
+    """
+
+    status: ClassVar[int] = 400
+    code: ClassVar[int] = INVALID_REQUEST
+    error: ClassVar[str] = "validation_error"
+    outcome: ClassVar[Outcome] = Outcome.INVALID
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        facts: Mapping[str, object] | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = dict(facts or {})
+        self.headers = tuple(headers)
+        self.http_status = self.status
+        self.rpc_code = self.code
+
+
+class HostNotAllowed(Refusal):
+    """The `Host` header names no address of ours (DNS rebinding)."""
+
+    status = 421
+    code = 421
+    error = "misdirected_request"
+    outcome = Outcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__("This Host is not served here; ALLOWED_HOSTS lists further ones.")
+
+
+class OriginNotAllowed(Refusal):
+    """A browser page of another origin called."""
+
+    status = 403
+    code = 403
+    error = "forbidden"
+    outcome = Outcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__("This Origin may not call the gateway; ALLOWED_ORIGINS lists those.")
+
+
+class MethodNotAllowed(Refusal):
+    """The path does not take this HTTP method."""
+
+    status = 405
+    code = 405
+    error = "method_not_allowed"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(
+            f"Only {allowed} may be used here.", headers=[(b"allow", allowed.encode())]
+        )
+
+
+class NotAcceptable(Refusal):
+    """The client takes neither of the forms that answers have."""
+
+    status = 406
+    code = 406
+
+    def __init__(self) -> None:
+        super().__init__("Accept must allow application/json and text/event-stream.")
+
+
+class BodyTooLarge(Refusal):
+    """The request body is over the limit."""
+
+    status = 413
+    code = 413
+    error = "payload_too_large"
+
+    def __init__(self, max_body_bytes: int) -> None:
+        super().__init__(f"The request body is larger than {max_body_bytes} bytes.")
+
+
+class NotJson(Refusal):
+    """The request body is declared to be something else than plain JSON."""
+
+    status = 415
+    code = 415
+
+    def __init__(self) -> None:
+        super().__init__("The body must be sent as application/json without Content-Encoding.")
+
+
+class MalformedJson(Refusal):
+    """The body is not JSON."""
+
+    code = PARSE_ERROR
+
+    def __init__(self) -> None:
+        super().__init__("The body is not valid JSON.")
+
+
+class InvalidRequest(Refusal):
+    """The body is JSON but no single, unambiguous JSON-RPC message."""
+
+
+class InvalidParams(Refusal):
+    """The message's `params` cannot be used."""
+
+    code = INVALID_PARAMS
+
+
+class HeaderMismatch(Refusal):
+    """Headers repeat, or disagree with the body."""
+
+    code = HEADER_MISMATCH
+
+
+class LadderRefusal(Refusal):
+    """What the protocol's own checks of a stateless request found (SDK `mcp.shared.inbound`)."""
+
+    def __init__(self, code: int, message: str, facts: Mapping[str, object]) -> None:
+        super().__init__(message, facts=facts)
+        self.rpc_code = code
+
+
+class VersionMismatch(Refusal):
+    """Client and server share no protocol era."""
+
+    code = UNSUPPORTED_PROTOCOL_VERSION
+
+    def __init__(self, requested: str, supported: Sequence[str]) -> None:
+        super().__init__(
+            f"Unsupported protocol version: the client asked for {requested}, "
+            f"this server speaks {', '.join(supported)}.",
+            facts={"supported": list(supported), "requested": requested},
+        )
+
+
+class Unauthorized(Refusal):
+    """No bearer token, or one that cannot be accepted."""
+
+    status = 401
+    code = 401
+    error = "unauthorized"
+    outcome = Outcome.UNAUTHORIZED
+
+
+class InsufficientScope(Refusal):
+    """The token is good but does not allow this."""
+
+    status = 403
+    code = 403
+    error = "insufficient_scope"
+    outcome = Outcome.UNAUTHORIZED
+
+
+class ServerUnknown(Refusal):
+    """There is no such server, it is not active, or the caller may not know of it."""
+
+    status = 404
+    code = 404
+    error = "not_found"
+    outcome = Outcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__("There is no such server.")
+
+
+class SessionUnknown(Refusal):
+    """The session id is not one of ours, has expired, or belongs to someone else."""
+
+    status = 404
+    code = 404
+    error = "not_found"
+    outcome = Outcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__("Session not found; initialize a new one.")
+
+
+class ToolUnknown(Refusal):
+    """There is no such tool, or the caller may not use it. The wording is the specification's."""
+
+    code = INVALID_PARAMS
+    error = "not_found"
+    outcome = Outcome.REFUSED
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Unknown tool: {name}")
+
+
+class MethodUnknown(Refusal):
+    """The server does not have this JSON-RPC method."""
+
+    code = -32601
+    error = "not_found"
+    outcome = Outcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__("Method not found")
+
+
+class NotServing(Refusal):
+    """The gateway cannot answer for the moment."""
+
+    status = 503
+    code = 503
+    error = "service_unavailable"
+    outcome = Outcome.UNAVAILABLE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=[(b"retry-after", str(RETRY_AFTER_SECONDS).encode())])
+
+
+class InternalFailure(Refusal):
+    """Something unforeseen; it was logged."""
+
+    status = 503
+    code = INTERNAL_ERROR
+    error = "internal_error"
+    outcome = Outcome.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("Something went wrong in the gateway; it was recorded.")
+
+
+class UpstreamFailed(Refusal):
+    """The server behind the gateway could not be asked, or answered what cannot be passed on."""
+
+    status = 502
+    code = 502
+    error = "upstream_error"
+    outcome = Outcome.UPSTREAM_ERROR
+
+
+class UpstreamAnswered(UpstreamFailed):
+    """The upstream's error status is passed on, its body (an HTML page, say) is not."""
+
+    def __init__(self, server_name: str, status: int, answered: int) -> None:
+        super().__init__(f"The server {server_name} answered HTTP {answered}.")
+        self.http_status = status
+        self.rpc_code = status
+
+
+class UpstreamTimedOut(UpstreamFailed):
+    """The upstream was silent, or the answer took, longer than allowed."""
+
+    status = 504
+    code = 504
+    outcome = Outcome.TIMEOUT
+
+    def __init__(self, server_name: str) -> None:
+        super().__init__(f"The server {server_name} did not answer in time.")
+
+
+class CredentialsRejected(UpstreamFailed):
+    """The upstream refused the credentials stored for it; the caller's own token is fine."""
+
+    def __init__(self, server_name: str, status: int) -> None:
+        super().__init__(
+            f"The server {server_name} rejected the credentials stored for it (HTTP {status})."
+        )

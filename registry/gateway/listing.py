@@ -1,0 +1,101 @@
+"""Pages of `tools/list`, built once when a server's tools change.
+
+A cursor names the last tool of the page before it, not a position: a tool that comes or goes
+between two requests makes no other tool be skipped or sent twice.
+"""
+
+import base64
+import binascii
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+PAGE_SIZE = 1000
+"""Tools on one page. Clients that ignore `nextCursor` still see all of an ordinary server."""
+
+MODERN_SUFFIX = b',"resultType":"complete","ttlMs":30000,"cacheScope":"private"'
+"""What results of lists carry from 2026-07-28 on. Private: the list depends on the caller."""
+
+
+class CursorError(Exception):
+    """A cursor that we did not hand out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPages:
+    """All tools of one server, cut into pages.
+
+    Attributes:
+        names: Tool names in order.
+        wires: JSON text of each tool, in the same order.
+        ready: Members of the result (`"tools":[…]`, `"nextCursor"`) by the cursor that asks
+            for them; None is the first page.
+    """
+
+    names: tuple[str, ...]
+    wires: tuple[bytes, ...] = field(repr=False)
+    ready: Mapping[str | None, bytes] = field(repr=False)
+
+
+def build_pages(tools: Sequence[tuple[str, bytes]], page_size: int = PAGE_SIZE) -> ToolPages:
+    """Cut *tools*, pairs of name and JSON text sorted by name, into pages."""
+    names = tuple(name for name, _ in tools)
+    wires = tuple(wire for _, wire in tools)
+    ready: dict[str | None, bytes] = {}
+    for start in range(0, max(len(names), 1), page_size):
+        cursor = _cursor_after(names[start - 1]) if start else None
+        ready[cursor] = _members(names, wires, start, page_size)
+    return ToolPages(names, wires, ready)
+
+
+def page_members(pages: ToolPages, cursor: object) -> bytes:
+    """Return the members of the result that *cursor*, as the client sent it, asks for.
+
+    Raises:
+        CursorError: It is not one of ours.
+    """
+    if cursor is None or isinstance(cursor, str):
+        ready = pages.ready.get(cursor)
+        if ready is not None:
+            return ready
+    return _members(pages.names, pages.wires, _start_after(pages.names, cursor), PAGE_SIZE)
+
+
+def list_result(members: bytes, request_id: str | int | None, *, is_modern: bool) -> bytes:
+    """Return the whole JSON-RPC answer to `tools/list`."""
+    return b"".join(
+        (
+            b'{"jsonrpc":"2.0","id":',
+            orjson.dumps(request_id),
+            b',"result":{',
+            members,
+            MODERN_SUFFIX if is_modern else b"",
+            b"}}",
+        )
+    )
+
+
+def _members(names: Sequence[str], wires: Sequence[bytes], start: int, page_size: int) -> bytes:
+    end = start + page_size
+    tools = b'"tools":[' + b",".join(wires[start:end]) + b"]"
+    if end >= len(names):
+        return tools
+    return tools + b',"nextCursor":' + orjson.dumps(_cursor_after(names[end - 1]))
+
+
+def _cursor_after(name: str) -> str:
+    return base64.urlsafe_b64encode(b"after:" + name.encode()).decode().rstrip("=")
+
+
+def _start_after(names: Sequence[str], cursor: object) -> int:
+    if not isinstance(cursor, str):
+        raise CursorError
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+    except (ValueError, binascii.Error):
+        raise CursorError from None
+    if not text.startswith("after:"):
+        raise CursorError
+    return bisect_right(names, text.removeprefix("after:"))

@@ -1,0 +1,114 @@
+"""One request in progress, and how its body is read."""
+
+from starlette.types import Message, Receive, Scope, Send
+
+from registry.gateway.envelope import RequestId
+from registry.gateway.errors import BodyTooLarge, NotAcceptable, NotJson, Outcome
+from registry.gateway.forward import Answering
+from registry.gateway.headers import Headers
+from registry.gateway.recorder import NO_SERVER
+
+JSON = "application/json"
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not an error
+    """The client went away before its request was complete."""
+
+
+class Exchange:
+    """What is known so far of one request; each step of the endpoint adds to it.
+
+    Attributes:
+        slug: The part of the path after `/mcp/`.
+        server: The route's slug once it is known to exist, for metrics.
+        method: JSON-RPC method, `response`, or the HTTP method, for metrics.
+        request_id: Goes into a refusal.
+        answering: How far the answer got.
+    """
+
+    __slots__ = (
+        "answering",
+        "headers",
+        "is_modern",
+        "method",
+        "outcome",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "server",
+        "slug",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.slug: str = scope["path"][5:].rstrip("/")
+        self.headers: Headers = {}
+        self.server = NO_SERVER
+        self.method: str = scope["method"]
+        self.request_id: RequestId | None = None
+        self.is_modern = False
+        self.answering = Answering()
+        self.outcome = Outcome.OK
+
+    async def answer(
+        self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        """Send a whole JSON answer."""
+        self.answering.has_started = True
+        start: Message = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                *headers,
+            ],
+        }
+        await self.send(start)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def read_body(self, max_body_bytes: int) -> bytes | bytearray:
+        """Return the request's body.
+
+        Raises:
+            BodyTooLarge: It is, or is declared to be, over the limit.
+            ClientGone: The client broke off.
+        """
+        declared = self.headers.get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > max_body_bytes:
+            raise BodyTooLarge(max_body_bytes)
+        message = await self.receive()
+        body: bytes | bytearray = message.get("body", b"")
+        if message.get("more_body"):
+            body = bytearray(body)
+            while message.get("more_body"):
+                if len(body) > max_body_bytes:
+                    raise BodyTooLarge(max_body_bytes)
+                message = await self.receive()
+                body += message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        if len(body) > max_body_bytes:
+            raise BodyTooLarge(max_body_bytes)
+        return body
+
+
+def check_media(headers: Headers) -> None:
+    """Check that the client sends JSON and takes what servers answer.
+
+    Plain JSON only: browsers may send other types across origins without asking first.
+
+    Raises:
+        NotJson: It sends something else.
+        NotAcceptable: It takes something else.
+    """
+    content_type = headers.get("content-type", "")
+    is_json = content_type == JSON or content_type.partition(";")[0].strip().lower() == JSON
+    if not is_json or headers.get("content-encoding", "identity").lower() != "identity":
+        raise NotJson
+    accept = headers.get("accept")
+    if accept and JSON not in accept and "*/*" not in accept and "application/*" not in accept:
+        raise NotAcceptable

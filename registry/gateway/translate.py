@@ -1,0 +1,57 @@
+"""Render refusals and the application's own errors as JSON-RPC. Pure."""
+
+import orjson
+
+from packages.database.errors import DatabaseUnavailable
+from registry.auth.errors import InsufficientScopeError, UnauthorizedError
+from registry.core.errors import ErrorKind, RegistryError
+from registry.gateway.envelope import RequestId
+from registry.gateway.errors import (
+    InsufficientScope,
+    InternalFailure,
+    NotServing,
+    Refusal,
+    Unauthorized,
+    UpstreamFailed,
+)
+
+
+def challenged(error: UnauthorizedError | InsufficientScopeError, metadata_url: str) -> Refusal:
+    """Return the refusal with the `WWW-Authenticate` header (RFC 6750, 3; RFC 9728, 5.1)."""
+    parts = [f'resource_metadata="{metadata_url}"']
+    kind: type[Refusal] = Unauthorized
+    if isinstance(error, InsufficientScopeError):
+        kind = InsufficientScope
+        parts[:0] = ['error="insufficient_scope"', f'scope="{" ".join(error.needed)}"']
+    elif error.token_was_sent:
+        parts.insert(0, 'error="invalid_token"')
+    headers = [(b"www-authenticate", f"Bearer {', '.join(parts)}".encode())]
+    return kind(error.message, facts=error.facts, headers=headers)
+
+
+def refusal_for(error: Exception) -> Refusal:
+    """Return the refusal for a failure that another part of the application reported."""
+    match error:
+        case RegistryError(kind=ErrorKind.UNAVAILABLE):
+            return NotServing(error.message)
+        case RegistryError(kind=ErrorKind.UPSTREAM | ErrorKind.INVALID):
+            return UpstreamFailed(error.message)
+        case DatabaseUnavailable():
+            return NotServing("The database is not available; try again in a moment.")
+        case _:
+            return InternalFailure()
+
+
+def error_body(refusal: Refusal, request_id: RequestId | None) -> bytes:
+    """Return the JSON-RPC error object's text."""
+    return orjson.dumps(
+        {
+            "jsonrpc": "2.0",
+            "id": request_id,
+            "error": {
+                "code": refusal.rpc_code,
+                "message": refusal.message,
+                "data": {"error": refusal.error, **refusal.facts},
+            },
+        }
+    )

@@ -1,0 +1,148 @@
+"""Values of the data plane: what a route to one server holds, ready for use in a call."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import orjson
+from multidict import CIMultiDict
+from yarl import URL
+
+from registry.access.policy import ServerFacts
+from registry.core.json import JsonObject
+from registry.gateway.listing import ToolPages, build_pages
+from registry.servers.values import Era, Transport
+
+PARAM_HEADER_MARK = b'"x-mcp-header"'
+"""Present in a tool's text when some of its arguments are mirrored in `Mcp-Param-*` headers."""
+
+GATEWAY_OWNED_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "last-event-id",
+        "mcp-method",
+        "mcp-name",
+        "mcp-protocol-version",
+        "mcp-session-id",
+        "transfer-encoding",
+    }
+)
+"""Headers of the protocol itself; a stored header of that name is not sent."""
+
+USER_AGENT = "mcp-gateway-registry"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEntry:
+    """One exposed tool.
+
+    Attributes:
+        wire: JSON text of the whole tool object, as clients get it.
+        param_header_schema: The parsed input schema, when it asks for `Mcp-Param-*` headers.
+    """
+
+    name: str
+    wire: bytes
+    param_header_schema: JsonObject | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Everything a call to one active server needs. Build it with `build_route`.
+
+    Attributes:
+        slug: The server is served at `/mcp/<slug>`.
+        facts: What the access decision is made on.
+        protocol_version: The version discovery negotiated first; None when unknown.
+        headers: Sent upstream with every request, credentials included.
+        credential_problem: Why the stored credentials cannot be used; calls answer it.
+        per_user: Whether `RouteTable.user_headers` supplies the credentials of each caller.
+        idle_timeout_seconds: Longest silence of the upstream within one answer.
+        tools: The exposed tools by name, in the order they are listed.
+    """
+
+    server_id: str
+    server_name: str
+    slug: str
+    facts: ServerFacts
+    url: str
+    target: URL
+    transport: Transport
+    eras: frozenset[Era]
+    protocol_version: str | None
+    headers: CIMultiDict[str] = field(repr=False)
+    credential_problem: str | None
+    per_user: bool
+    idle_timeout_seconds: float
+    tools: Mapping[str, ToolEntry] = field(repr=False)
+    pages: ToolPages = field(repr=False)
+
+
+def tool_entry(name: str, definition: str) -> ToolEntry:
+    """Return the entry of one tool from the JSON text of its object."""
+    wire = definition.encode()
+    schema = None
+    if PARAM_HEADER_MARK in wire:
+        candidate = orjson.loads(wire).get("inputSchema")
+        schema = candidate if isinstance(candidate, dict) else None
+    return ToolEntry(name, wire, schema)
+
+
+def build_route(  # noqa: PLR0913 - one keyword for each stored fact
+    *,
+    server_id: str,
+    server_name: str,
+    slug: str,
+    facts: ServerFacts,
+    url: str,
+    transport: Transport,
+    eras: frozenset[Era],
+    protocol_version: str | None,
+    headers: Mapping[str, str],
+    credential_problem: str | None,
+    per_user: bool,
+    idle_timeout_seconds: float,
+    tools: Iterable[ToolEntry],
+) -> Route:
+    """Return a route with everything precomputed that calls would compute again and again.
+
+    Tools are listed in the order of their names.
+
+    Raises:
+        ValueError: *url* is no absolute HTTP URL.
+    """
+    target = URL(url)
+    if target.scheme not in {"http", "https"} or not target.host:
+        raise ValueError(url)
+    ordered = sorted(tools, key=lambda tool: tool.name)
+    return Route(
+        server_id=server_id,
+        server_name=server_name,
+        slug=slug,
+        facts=facts,
+        url=url,
+        target=target,
+        transport=transport,
+        eras=eras,
+        protocol_version=protocol_version,
+        headers=upstream_headers(headers),
+        credential_problem=credential_problem,
+        per_user=per_user,
+        idle_timeout_seconds=idle_timeout_seconds,
+        tools=MappingProxyType({tool.name: tool for tool in ordered}),
+        pages=build_pages([(tool.name, tool.wire) for tool in ordered]),
+    )
+
+
+def upstream_headers(stored: Mapping[str, str]) -> CIMultiDict[str]:
+    """Return the headers that go upstream with every request, without the protocol's own."""
+    headers = CIMultiDict({"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
+    for name, value in stored.items():
+        if name.lower() not in GATEWAY_OWNED_HEADERS:
+            headers[name] = value
+    return headers

@@ -1,0 +1,11 @@
+"""Our own indexes on shared collections, gathered from the repositories that need them."""
+
+from registry.servers.repository import INDEXES as SERVER_INDEXES
+from registry.tokens.repository import PLUGIN_AUTH_INDEXES, TOKEN_INDEXES
+
+EXTRA_INDEXES = {
+    "mcpservers": SERVER_INDEXES,
+    "tokens": TOKEN_INDEXES,
+    "pluginauths": PLUGIN_AUTH_INDEXES,
+}
+"""Besides the published ones, by collection."""

@@ -1,0 +1,73 @@
+"""What a local registry holds from the start: an administrator, a token, the demo server."""
+
+from datetime import timedelta
+
+import structlog
+
+from registry.auth.errors import UnauthorizedError
+from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.core.errors import RegistryError
+from registry.local.home import LocalHome
+from registry.local.repository import LocalUserRepository
+from registry.servers.errors import ServerExistsError
+from registry.servers.schemas import ServerCreate, ServerUpdate
+from registry.wiring import Components
+
+log = structlog.get_logger()
+
+DEMO_NAME = "demo"
+TOKEN_LIFETIME = timedelta(days=90)
+RENEW_BEFORE = timedelta(days=30)
+"""A token that is nearer to its end is replaced at start."""
+
+
+async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
+    """Make sure all of it is there and return the administrator's token."""
+    user_id = await LocalUserRepository(parts.database).ensure_admin(parts.clock.now())
+    admin = UserContext(user_id, "admin", Role.ADMIN, ALL_SCOPES)
+    token = home.read_admin_token()
+    if token is None or not await _is_good(parts, token, user_id):
+        token = parts.issuer.issue(
+            user_id=user_id,
+            username=admin.username,
+            role=admin.role,
+            scopes=admin.scopes,
+            lifetime=TOKEN_LIFETIME,
+        )
+        home.write_admin_token(token)
+    try:
+        await _ensure_demo(parts, admin, demo_url)
+    except RegistryError as exc:
+        # The demo is a courtesy: without it everything else still works.
+        log.warning("demo_server_not_registered", problem=exc.message)
+    return token
+
+
+async def _is_good(parts: Components, token: str, user_id: str) -> bool:
+    try:
+        verified = parts.verifier.verify(token)
+    except UnauthorizedError:
+        return False
+    renew_at = (parts.clock.now() + RENEW_BEFORE).timestamp()
+    return verified.user_id == user_id and verified.expires_at > renew_at
+
+
+async def _ensure_demo(parts: Components, admin: UserContext, url: str) -> None:
+    existing = await parts.servers.find_by_name(DEMO_NAME, admin)
+    if existing is None:
+        body = ServerCreate.model_validate(
+            {
+                "serverName": DEMO_NAME,
+                "title": "Demo",
+                "description": "Small tools to try the gateway with.",
+                "url": url,
+                "scope": "shared_app",
+                "tags": ["demo"],
+            }
+        )
+        try:
+            await parts.servers.register(body, admin, strict=False)
+        except ServerExistsError:
+            return
+    elif existing.config.get("url") != url:
+        await parts.servers.update(existing.id, ServerUpdate(url=url), admin)

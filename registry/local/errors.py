@@ -1,0 +1,54 @@
+"""Why local mode cannot start or go on. Each message is one line, fit to print without a trace.
+
+LocalError
+├── LocalHomeError       the home folder is damaged or not ours
+├── HomeInUseError       another registry works in it
+├── MissingExtraError    the embedded database is not installed
+└── ChildFailedError     a child process does not start, or keeps crashing
+"""
+
+from pathlib import Path
+
+
+class LocalError(Exception):
+    """Local mode cannot start or go on."""
+
+
+class LocalHomeError(LocalError):
+    """The home folder cannot be used."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+
+
+class HomeInUseError(LocalError):
+    """Another process holds the home folder.
+
+    Attributes:
+        pid: Its process id, or None when it has not written it yet.
+    """
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        holder = "" if pid is None else f" (pid {pid})"
+        super().__init__(f"{path}: another registry{holder} is running in this folder")
+        self.path = path
+        self.pid = pid
+
+
+class MissingExtraError(LocalError):
+    """The package of the embedded database is not installed."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__(
+            f"Local mode needs the package {package}: install the `embedded` extra "
+            "(pip install 'mcp-gateway-registry[embedded]')."
+        )
+
+
+class ChildFailedError(LocalError):
+    """A child process did not start in time, or crashed too often."""
+
+    def __init__(self, name: str, problem: str, log_file: Path) -> None:
+        super().__init__(f"The {name.replace('_', ' ')} {problem}; its log is {log_file}")
+        self.log_file = log_file

@@ -1,0 +1,238 @@
+"""The home folder of local mode: keys, connection string, admin token, data and logs.
+
+Whoever can read it can read every stored credential, so the folder has mode 0700 and each file
+in it 0600. Keys are created once and never replaced: with other keys nothing stored is readable.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from registry.local.errors import HomeInUseError, LocalHomeError
+
+RSA_BITS = 2048
+RSA_EXPONENT = 65537
+CREDS_KEY_BYTES = 32
+CREDS_IV_BYTES = 16
+JWT_SECRET_BYTES = 32
+
+LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
+"""Upstreams that local mode may reach besides public ones: the demo server and the user's own."""
+
+_LINE = re.compile(r"^([A-Z_]+)=(\S*)[ \t]*$", re.MULTILINE)
+_SHAPES = {
+    "CREDS_KEY": re.compile(rf"[0-9a-fA-F]{{{2 * CREDS_KEY_BYTES}}}"),
+    "CREDS_IV": re.compile(rf"[0-9a-fA-F]{{{2 * CREDS_IV_BYTES}}}"),
+    "JWT_SECRET": re.compile(r"\S{16,}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalKeys:
+    """What the file `env` holds."""
+
+    creds_key: str = field(repr=False)
+    creds_iv: str = field(repr=False)
+    jwt_secret: str = field(repr=False)
+
+
+class LocalHome:
+    """The files of one home folder. Building it touches nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.env_file = self.path / "env"
+        self.private_key_file = self.path / "jwt-private.pem"
+        self.public_key_file = self.path / "jwt-public.pem"
+        self.mongo_uri_file = self.path / "mongo.uri"
+        self.demo_url_file = self.path / "demo.url"
+        self.admin_token_file = self.path / "admin.token"
+        self.lock_file = self.path / "registry.lock"
+        self.data = self.path / "data"
+        self.logs = self.path / "logs"
+
+    def prepare(self) -> LocalKeys:
+        """Create what a first start needs, or read what is there. Call it under `locked`.
+
+        Raises:
+            LocalHomeError: A file is missing or malformed, or the keys of existing data are gone.
+        """
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+        if not self.env_file.exists():
+            self._create_keys()
+        return self.read_keys()
+
+    def read_keys(self) -> LocalKeys:
+        """Read `env` and check that the key pair is there.
+
+        Raises:
+            LocalHomeError: Something is missing or malformed.
+        """
+        for file in (self.private_key_file, self.public_key_file):
+            if not file.exists():
+                raise LocalHomeError(file, "is missing; restore it from a backup")
+        values = dict(_LINE.findall(_read(self.env_file) or ""))
+        for name, shape in _SHAPES.items():
+            if not shape.fullmatch(values.get(name, "")):
+                problem = f"{name} is missing or malformed; restore the file from a backup"
+                raise LocalHomeError(self.env_file, problem)
+        return LocalKeys(values["CREDS_KEY"], values["CREDS_IV"], values["JWT_SECRET"])
+
+    def read_mongo_uri(self) -> str | None:
+        """Return the database's connection string, or None before the first start."""
+        return _read(self.mongo_uri_file)
+
+    def write_mongo_uri(self, uri: str) -> None:
+        """Store the connection string."""
+        write_private(self.mongo_uri_file, uri + "\n")
+
+    def read_demo_url(self) -> str | None:
+        """Return the address of the demo server, or None before the first start."""
+        return _read(self.demo_url_file)
+
+    def write_demo_url(self, url: str) -> None:
+        """Store the address of the demo server."""
+        write_private(self.demo_url_file, url + "\n")
+
+    def read_admin_token(self) -> str | None:
+        """Return the admin's bearer token, or None when there is none yet."""
+        return _read(self.admin_token_file)
+
+    def write_admin_token(self, token: str) -> None:
+        """Store the admin's bearer token, alone and without a line end."""
+        write_private(self.admin_token_file, token)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the folder when needed and hold it, so that no second registry uses it.
+
+        The lock ends with this process, however that ends.
+
+        Raises:
+            HomeInUseError: Another process holds it.
+            LocalHomeError: The folder cannot be created or is not ours.
+        """
+        self._ensure_private_folder()
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 20, 0).strip()
+                pid = int(holder) if holder.isdigit() else None
+                raise HomeInUseError(self.path, pid) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _ensure_private_folder(self) -> None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.path.stat().st_mode & 0o077:
+                self.path.chmod(0o700)
+        except OSError as exc:
+            problem = f"cannot be used as the home folder ({exc.strerror})"
+            raise LocalHomeError(self.path, problem) from None
+
+    def _create_keys(self) -> None:
+        if self.mongo_uri_file.exists() or any(self.data.iterdir()):
+            problem = (
+                "is missing although the database has data, whose credentials only its keys can "
+                f"read; restore it from a backup, or remove {self.path} to start anew"
+            )
+            raise LocalHomeError(self.env_file, problem)
+        private = rsa.generate_private_key(RSA_EXPONENT, RSA_BITS)
+        write_private(
+            self.private_key_file,
+            private.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            ).decode(),
+        )
+        write_private(
+            self.public_key_file,
+            private.public_key()
+            .public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            .decode(),
+        )
+        # Last, because its presence says that the other files are complete.
+        write_private(
+            self.env_file,
+            f"CREDS_KEY={secrets.token_hex(CREDS_KEY_BYTES)}\n"
+            f"CREDS_IV={secrets.token_hex(CREDS_IV_BYTES)}\n"
+            f"JWT_SECRET={secrets.token_hex(JWT_SECRET_BYTES)}\n",
+        )
+
+
+def settings_overrides(home: Path) -> dict[str, object]:
+    """Return the settings that a registry or a command in *home* runs with.
+
+    The instance may be running or stopped; it must have been started once.
+
+    Raises:
+        LocalHomeError: It never was, or a file is missing or malformed.
+    """
+    local = LocalHome(home)
+    uri = local.read_mongo_uri()
+    if uri is None:
+        problem = "has no local registry; create one with `registry serve --local`"
+        raise LocalHomeError(local.path, problem)
+    keys = local.read_keys()
+    return {
+        "mongo_uri": uri,
+        "creds_key": keys.creds_key,
+        "creds_iv": keys.creds_iv,
+        "jwt_secret": keys.jwt_secret,
+        "jwt_private_key_file": local.private_key_file,
+        "jwt_public_key_file": local.public_key_file,
+        "registry_home": local.path,
+        "registry_local": True,
+        "upstream_allowed_networks": LOOPBACK_NETWORKS,
+    }
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace *path* in one step with a file that only its owner may read.
+
+    After a crash there is the old content or the new, never a part.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        raise LocalHomeError(path, "cannot be read") from None

@@ -1,0 +1,74 @@
+"""The ASGI application: the control plane, and the gateway beside it, not inside it.
+
+Gateway requests never enter FastAPI: its routing and middleware would cost more than the call.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import registry
+from registry.auth.dependencies import challenge
+from registry.auth.routes import auth_router
+from registry.core.errors import RegistryError
+from registry.core.settings import Settings
+from registry.servers.routes import router as servers_router
+from registry.web.errors import install_error_handlers
+from registry.web.health import health_router
+from registry.web.middleware import RequestRecorder
+from registry.wiring import Components, components
+
+GATEWAY_PREFIX = "/mcp/"
+
+
+class Application:
+    """Sends gateway paths to the data plane and everything else to the control plane."""
+
+    def __init__(self, control: ASGIApp, gateway: ASGIApp) -> None:
+        self._control = control
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "http" and scope["path"].startswith(GATEWAY_PREFIX):
+            await self._gateway(scope, receive, send)
+        else:
+            await self._control(scope, receive, send)
+
+
+@asynccontextmanager
+async def application(settings: Settings) -> AsyncIterator[tuple[Application, Components]]:
+    """Build a running application; leaving the context takes it down."""
+    async with components(settings) as parts:
+        yield Application(control_plane(parts), parts.gateway), parts
+
+
+def control_plane(parts: Components) -> ASGIApp:
+    """Return the REST application."""
+    base_url = parts.settings.base_url
+    app = FastAPI(
+        title="MCP gateway registry",
+        version=registry.__version__,
+        description="Register MCP servers once, with credentials, and serve their tools.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.authenticator = parts.authenticator
+    app.state.servers = parts.servers
+    metadata_url = f"{base_url}/.well-known/oauth-protected-resource"
+
+    def challenge_for(error: RegistryError, _request: Request) -> Mapping[str, str]:
+        return challenge(error, metadata_url)
+
+    install_error_handlers(app, challenge_for)
+    app.include_router(servers_router)
+    app.include_router(auth_router(parts.keys, base_url))
+    checks = {"mongodb": parts.database_is_up, "gateway": parts.snapshot_is_fresh}
+    app.include_router(health_router(checks, parts.metrics))
+    return RequestRecorder(
+        app, metrics=parts.metrics, max_body_bytes=parts.settings.gateway_max_body_bytes
+    )

@@ -1,0 +1,203 @@
+"""From what a caller typed to the stored fields that change. Pure but for encryption."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from pydantic import BaseModel, JsonValue
+
+from registry.core.errors import ValidationFailedError
+from registry.core.json import JsonObject
+from registry.servers.credentials import CredentialVault, user_key_template, user_variables
+from registry.servers.presenter import present_detail
+from registry.servers.schemas import (
+    ApiKeyInput,
+    ConnectionTest,
+    ServerCreate,
+    ServerUpdate,
+    read_only_fields,
+)
+from registry.servers.values import ServerRecord
+
+PLAIN_CONFIG = {
+    "title": "title",
+    "description": "description",
+    "url": "url",
+    "type": "type",
+    "requires_oauth": "requiresOAuth",
+    "timeout": "timeout",
+    "init_timeout": "initTimeout",
+    "server_instructions": "serverInstructions",
+    "icon_path": "iconPath",
+    "startup": "startup",
+}
+"""Attributes of the request to members of `config`, stored as they are."""
+
+REQUIRED = ("url", "type", "scope", "status", "tags", "path")
+"""What null cannot remove."""
+
+CONNECTION_FIELDS = frozenset({"url", "type", "headers", "api_key", "oauth", "requires_oauth"})
+"""What decides how the upstream is reached; a change of it means reading its tools anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChanges:
+    """Dotted stored names to set and to remove.
+
+    Attributes:
+        user_key: The caller's own key to store for the server, when one was typed.
+        reconnects: Whether the upstream must be read anew.
+    """
+
+    changes: dict[str, object] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+    user_key: str | None = field(default=None, repr=False)
+    reconnects: bool = False
+
+
+def config_of(
+    request: ServerCreate | ConnectionTest, vault: CredentialVault
+) -> tuple[JsonObject, str | None]:
+    """Return the `config` to store, and the caller's own key when the server wants one."""
+    given = _given(request)
+    config: JsonObject = {
+        stored: _plain(given[name])
+        for name, stored in PLAIN_CONFIG.items()
+        if given.get(name) is not None
+    }
+    config["type"] = request.type.value
+    config["requiresOAuth"] = request.requires_oauth is True
+    if request.headers:
+        config["headers"] = vault.stored_headers(request.headers, None)
+    if request.oauth is not None:
+        config["oauth"] = vault.stored_oauth(request.oauth, None)
+    if request.api_key is not None:
+        config.update(_api_key_fields(request.api_key, config, vault))
+    return config, _user_key(request.api_key)
+
+
+def update_of(
+    request: ServerUpdate, current: ServerRecord, vault: CredentialVault
+) -> FieldChanges:
+    """Return what an update changes of *current*.
+
+    Raises:
+        ValidationFailedError: A read-only member differs, or a required one is null.
+    """
+    _refuse_read_only(request, current)
+    given = _given(request)
+    for name in REQUIRED:
+        if name in given and given[name] is None:
+            raise ValidationFailedError(name, "cannot be removed")
+    changes: dict[str, object] = {}
+    removed: list[str] = []
+    for name in ("scope", "status", "tags", "path"):
+        if name in given:
+            changes[name] = _plain(given[name])
+    for name, stored in PLAIN_CONFIG.items():
+        if name in given:
+            _put(changes, removed, f"config.{stored}", _plain(given[name]))
+    config = current.config
+    if "headers" in given:
+        headers = vault.stored_headers(request.headers or {}, _object(config.get("headers")))
+        _put(changes, removed, "config.headers", headers or None)
+    if "oauth" in given:
+        stored_oauth = _object(config.get("oauth"))
+        oauth = None if request.oauth is None else vault.stored_oauth(request.oauth, stored_oauth)
+        _put(changes, removed, "config.oauth", oauth)
+    if "api_key" in given:
+        _put_api_key(request.api_key, config, vault, changes, removed)
+    return FieldChanges(
+        changes={
+            name: value for name, value in changes.items() if not _same(current, name, value)
+        },
+        removed=tuple(name for name in removed if not _same(current, name, None)),
+        user_key=_user_key(request.api_key),
+        reconnects=_reconnects(request, given, current),
+    )
+
+
+def _reconnects(request: ServerUpdate, given: dict[str, object], current: ServerRecord) -> bool:
+    touched = CONNECTION_FIELDS & given.keys()
+    if not touched:
+        return False
+    same_address = (
+        request.url in {None, current.config.get("url")}
+        and (request.type is None or request.type.value == current.config.get("type"))
+        and touched <= {"url", "type"}
+    )
+    return not same_address
+
+
+def _put_api_key(
+    given: ApiKeyInput | None,
+    config: JsonObject,
+    vault: CredentialVault,
+    changes: dict[str, object],
+    removed: list[str],
+) -> None:
+    if given is None:
+        removed.append("config.apiKey")
+        return
+    headers = changes.get("config.headers", config.get("headers"))
+    base = {**config, "headers": headers} if headers else config
+    for name, value in _api_key_fields(given, cast("JsonObject", base), vault).items():
+        changes[f"config.{name}"] = value
+
+
+def _api_key_fields(given: ApiKeyInput, config: JsonObject, vault: CredentialVault) -> JsonObject:
+    api_key = vault.stored_api_key(given, _object(config.get("apiKey")))
+    fields: JsonObject = {"apiKey": api_key}
+    if given.source == "user":
+        fields["headers"] = {
+            **(_object(config.get("headers")) or {}),
+            **user_key_template(api_key),
+        }
+        variables = _object(config.get("customUserVars")) or {}
+        fields["customUserVars"] = {**variables, **user_variables()}
+    return fields
+
+
+def _user_key(given: ApiKeyInput | None) -> str | None:
+    if given is None or given.source != "user" or given.key in {None, "***"}:
+        return None
+    return given.key
+
+
+def _refuse_read_only(request: ServerUpdate, current: ServerRecord) -> None:
+    shown = present_detail(current)
+    for name, wire_name in read_only_fields().items():
+        if name not in request.model_fields_set:
+            continue
+        if getattr(request, name) != shown.get(wire_name):
+            raise ValidationFailedError(wire_name, "cannot be changed")
+
+
+def _given(request: BaseModel) -> dict[str, object]:
+    return {name: getattr(request, name) for name in request.model_fields_set}
+
+
+def _put(changes: dict[str, object], removed: list[str], name: str, value: object | None) -> None:
+    if value is None:
+        removed.append(name)
+    else:
+        changes[name] = value
+
+
+def _same(current: ServerRecord, name: str, value: object) -> bool:
+    if name.startswith("config."):
+        return current.config.get(name.removeprefix("config.")) == value
+    stored: dict[str, object] = {
+        "scope": current.scope,
+        "status": current.status,
+        "tags": list(current.tags),
+        "path": current.path,
+    }
+    return stored.get(name) == value
+
+
+def _plain(value: object) -> JsonValue:
+    return cast("JsonValue", getattr(value, "value", value))
+
+
+def _object(value: object) -> JsonObject | None:
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,126 @@
+"""Stored servers as answers: config flattened to the root, secrets masked. Pure."""
+
+from datetime import datetime
+from typing import cast
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import JsonValue
+
+from registry.core.json import JsonObject
+from registry.core.logs import MASK
+from registry.servers.credentials import is_secret_header
+from registry.servers.values import ServerRecord
+
+PLAIN_CONFIG_FIELDS = (
+    "title",
+    "description",
+    "type",
+    "url",
+    "capabilities",
+    "initDuration",
+    "timeout",
+    "initTimeout",
+    "sseReadTimeout",
+    "serverInstructions",
+    "iconPath",
+    "startup",
+    "chatMenu",
+    "customUserVars",
+)
+"""Fields of `config` shown as they are. What is not listed is not shown: it may be a secret."""
+
+
+def present_summary(server: ServerRecord) -> JsonObject:
+    """Return a server as it stands in lists."""
+    config = server.config
+    tools = tool_names(config.get("tools"))
+    answer: JsonObject = {
+        "id": server.id,
+        "serverName": server.server_name,
+        **{name: config[name] for name in PLAIN_CONFIG_FIELDS if config.get(name) is not None},
+        "requiresOAuth": config.get("requiresOAuth") is True,
+        "tools": ", ".join(tools),
+        "author": server.author,
+        "scope": server.effective_scope.value,
+        "status": server.effective_status.value,
+        "path": server.effective_path,
+        "tags": list(server.tags),
+        "numTools": len(tools),
+        "numStars": server.num_stars,
+        "lastConnected": timestamp(server.last_connected),
+        "createdAt": timestamp(server.created_at),
+        "updatedAt": timestamp(server.updated_at),
+    }
+    url = config.get("url")
+    if isinstance(url, str):
+        answer["url"] = without_userinfo(url)
+    _add_masked(answer, config)
+    return answer
+
+
+def present_detail(server: ServerRecord) -> JsonObject:
+    """Return everything about a server but its secrets."""
+    functions = server.config.get("toolFunctions")
+    answer: JsonObject = {
+        **present_summary(server),
+        "toolFunctions": functions if isinstance(functions, dict) else {},
+        "lastError": timestamp(server.last_error),
+        "errorMessage": server.error_message,
+    }
+    metadata = server.config.get("oauthMetadata")
+    if isinstance(metadata, dict):
+        answer["oauthMetadata"] = metadata
+    problems = server.registry.get("tool_problems")
+    if problems:
+        answer["toolProblems"] = cast("JsonValue", problems)
+    return answer
+
+
+def tool_names(stored: JsonValue) -> list[str]:
+    """Return the names in a comma-joined list; spaces around commas do not count."""
+    if not isinstance(stored, str):
+        return []
+    return [name for part in stored.split(",") if (name := part.strip())]
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """Return a time in ISO 8601, UTC, with milliseconds and `Z`."""
+    if moment is None:
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def without_userinfo(url: str) -> str:
+    """Return *url* without user name and password, which foreign documents may hold."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _add_masked(answer: JsonObject, config: JsonObject) -> None:
+    api_key = config.get("apiKey")
+    if isinstance(api_key, dict):
+        shown: JsonObject = {
+            name: api_key[name]
+            for name in ("source", "authorization_type", "custom_header")
+            if api_key.get(name) is not None
+        }
+        if "key" in api_key or api_key.get("source") == "user":
+            shown = {"key": MASK, **shown}
+        answer["apiKey"] = shown
+    oauth = config.get("oauth")
+    if isinstance(oauth, dict):
+        masked: JsonObject = {name: value for name, value in oauth.items() if value is not None}
+        if "client_secret" in masked:
+            masked["client_secret"] = MASK
+        answer["oauth"] = masked
+    headers = config.get("headers")
+    if isinstance(headers, dict) and headers:
+        answer["headers"] = {
+            name: MASK if is_secret_header(name, value) else value
+            for name, value in headers.items()
+        }

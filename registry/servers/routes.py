@@ -1,0 +1,354 @@
+"""The servers API: `/api/v1/servers`."""
+
+import json
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Annotated, Any, cast
+
+import orjson
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from starlette.responses import Response
+
+from registry.access.policy import ServerScope
+from registry.auth.dependencies import caller
+from registry.auth.identity import Scope, UserContext
+from registry.core.errors import ValidationFailedError
+from registry.core.json import JsonObject
+from registry.core.paging import Page, PageRequest
+from registry.servers.presenter import (
+    present_detail,
+    present_summary,
+    timestamp,
+    tool_names,
+)
+from registry.servers.schemas import (
+    ConnectionAnswer,
+    ConnectionTest,
+    RefreshAnswer,
+    ServerCreate,
+    ServerDetail,
+    ServerList,
+    ServerStats,
+    ServerTools,
+    ServerUpdate,
+    Toggle,
+    ToggleAnswer,
+)
+from registry.servers.service import ServerService
+from registry.servers.values import Discovered, ServerFilter, ServerRecord, ServerStatus
+from registry.tools.values import ServedTool, ToolDefinition
+from registry.web.errors import ErrorEnvelope, JsonAnswer
+
+OBJECT_ID = r"^[0-9a-fA-F]{24}$"
+MAX_PAGE = 1_000_000
+"""Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
+
+Reader = Annotated[UserContext, Depends(caller(Scope.READ_SERVERS))]
+Writer = Annotated[UserContext, Depends(caller(Scope.WRITE_SERVERS))]
+ToolReader = Annotated[UserContext, Depends(caller(Scope.READ_SERVERS, Scope.READ_TOOLS))]
+ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
+
+ERRORS: dict[int, str] = {
+    400: "The request cannot be read.",
+    401: "No acceptable bearer token.",
+    403: "Not allowed, or the token lacks a scope.",
+    404: "There is no such server.",
+    409: "The name or path is taken, or the server was modified meanwhile.",
+    413: "The request body is too large.",
+    422: "A field or parameter cannot take that value.",
+    502: "The upstream cannot be read.",
+    503: "The database is not available.",
+}
+
+
+def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI entries of the error answers a route may give."""
+    return {
+        code: {"model": ErrorEnvelope, "description": ERRORS[code]}
+        for code in sorted({400, 401, 403, 413, 422, 503, *codes})
+    }
+
+
+def _service(request: Request) -> ServerService:
+    return cast("ServerService", request.app.state.servers)
+
+
+Service = Annotated[ServerService, Depends(_service)]
+
+router = APIRouter(prefix="/api/v1/servers", tags=["servers"])
+
+
+@router.get("", response_model=ServerList, operation_id="list_servers", responses=errors())
+async def list_servers(
+    service: Service,
+    user: Reader,
+    query: Annotated[str | None, Query(max_length=200, description="Text to look for.")] = None,
+    scope: ServerScope | None = None,
+    status: ServerStatus | None = None,
+    author: Annotated[
+        str | None, Query(pattern=OBJECT_ID, description="For administrators.")
+    ] = None,
+    page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
+    per_page: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Response:
+    """List the servers that the caller may see, last changed first."""
+    narrowed = ServerFilter(query, scope, status, author.lower() if author else None)
+    result = await service.list_page(user, narrowed, PageRequest(page, per_page))
+    return JsonAnswer(
+        {
+            "servers": [present_summary(server) for server in result.items],
+            "pagination": _pagination(result),
+        }
+    )
+
+
+@router.get("/stats", response_model=ServerStats, operation_id="server_stats", responses=errors())
+async def server_stats(service: Service, user: Reader) -> Response:
+    """Count all servers, tools and tokens. For administrators."""
+    servers, tokens = await service.stats(user)
+    return JsonAnswer(
+        {
+            "total_servers": servers.total,
+            "servers_by_scope": {key.value: value for key, value in servers.by_scope.items()},
+            "servers_by_status": {key.value: value for key, value in servers.by_status.items()},
+            "servers_by_transport": servers.by_transport,
+            "total_tokens": tokens.total,
+            "tokens_by_type": {key.value: value for key, value in tokens.by_type.items()},
+            "active_tokens": tokens.active,
+            "expired_tokens": tokens.expired,
+            "active_users": tokens.active_users,
+            "total_tools": servers.tools,
+        }
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=ServerDetail,
+    operation_id="register_server",
+    responses=errors(409, 502),
+)
+async def register_server(
+    service: Service,
+    user: Writer,
+    body: ServerCreate,
+    *,
+    strict: Annotated[
+        bool, Query(description="Refuse a server that cannot be read instead of storing it.")
+    ] = False,
+) -> Response:
+    """Register a server: connect, read its tools, store it."""
+    server = await service.register(body, user, strict=strict)
+    return _detail(server, 201)
+
+
+@router.post(
+    "/connection",
+    response_model=ConnectionAnswer,
+    operation_id="try_connection",
+    responses=errors(502),
+)
+async def try_connection(service: Service, _user: Writer, body: ConnectionTest) -> Response:
+    """Connect to a server and tell what it offers, without saving anything."""
+    found = await service.try_connection(body)
+    return JsonAnswer(_connection(found))
+
+
+@router.get(
+    "/{server_id}",
+    response_model=ServerDetail,
+    operation_id="get_server",
+    responses=errors(404),
+)
+async def get_server(service: Service, user: Reader, server_id: ServerId) -> Response:
+    """Tell everything about a server but its secrets."""
+    return _detail(await service.get(server_id, user))
+
+
+@router.patch(
+    "/{server_id}",
+    response_model=ServerDetail,
+    operation_id="update_server",
+    responses=errors(404, 409),
+)
+@router.put(
+    "/{server_id}",
+    response_model=ServerDetail,
+    operation_id="put_server",
+    responses=errors(404, 409),
+)
+async def update_server(
+    service: Service,
+    user: Writer,
+    server_id: ServerId,
+    body: ServerUpdate,
+    if_match: Annotated[str | None, Header(description="The ETag that was read.")] = None,
+) -> Response:
+    """Change the fields that are given, and no others. PUT does the same as PATCH."""
+    expected = None if if_match is None else _from_etag(if_match)
+    return _detail(await service.update(server_id, body, user, expected_updated_at=expected))
+
+
+@router.delete(
+    "/{server_id}", status_code=204, operation_id="delete_server", responses=errors(404)
+)
+async def delete_server(service: Service, user: Writer, server_id: ServerId) -> Response:
+    """Remove a server, its tools, its ACL entries and the credentials stored for it."""
+    await service.delete(server_id, user)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{server_id}/toggle",
+    response_model=ToggleAnswer,
+    operation_id="toggle_server",
+    responses=errors(404, 409),
+)
+async def toggle_server(
+    service: Service, user: Writer, server_id: ServerId, body: Toggle
+) -> Response:
+    """Turn a server on or off."""
+    server = await service.toggle(server_id, user, enabled=body.enabled)
+    return JsonAnswer(
+        {
+            "id": server.id,
+            "serverName": server.server_name,
+            "status": server.effective_status.value,
+            "enabled": body.enabled,
+            "message": f"Server {'enabled' if body.enabled else 'disabled'} successfully",
+            "updatedAt": timestamp(server.updated_at),
+        }
+    )
+
+
+@router.get(
+    "/{server_id}/tools",
+    response_model=ServerTools,
+    operation_id="list_server_tools",
+    responses=errors(404),
+)
+async def list_server_tools(service: Service, user: ToolReader, server_id: ServerId) -> Response:
+    """List a server's tools in MCP's form, from the database."""
+    server, tools = await service.tools(server_id, user)
+    synced_at = server.registry.get("last_synced_at")
+    retrieved = synced_at if isinstance(synced_at, datetime) else server.last_connected
+    return JsonAnswer(
+        {
+            "id": server.id,
+            "serverName": server.server_name,
+            "tools": [_native(tool) for tool in tools],
+            "numTools": len(tools),
+            "capabilities": _capabilities(server),
+            "cached": True,
+            "retrievedAt": timestamp(retrieved),
+        }
+    )
+
+
+@router.post(
+    "/{server_id}/refresh",
+    response_model=RefreshAnswer,
+    operation_id="refresh_server",
+    responses=errors(404, 409, 502),
+)
+async def refresh_server(
+    service: Service,
+    user: Writer,
+    server_id: ServerId,
+    *,
+    accept: Annotated[
+        bool, Query(description="Serve new and changed tools of a shared server at once.")
+    ] = False,
+) -> Response:
+    """Connect to the upstream again and take over what changed."""
+    server, failure = await service.refresh(server_id, user, accept=accept)
+    answer: dict[str, object] = {
+        "id": server.id,
+        "serverName": server.server_name,
+        "status": server.effective_status.value,
+        "lastConnected": timestamp(server.last_connected),
+        "lastError": timestamp(server.last_error),
+        "errorMessage": server.error_message,
+        "numTools": len(tool_names(server.config.get("tools"))),
+        "capabilities": server.config.get("capabilities"),
+        "tools": ", ".join(tool_names(server.config.get("tools"))),
+        "initDuration": server.config.get("initDuration"),
+        "message": (
+            "Server health check successful"
+            if failure is None
+            else f"Server health check failed: {failure}"
+        ),
+        "updatedAt": timestamp(server.updated_at),
+    }
+    problems = server.registry.get("tool_problems")
+    if problems:
+        answer["toolProblems"] = problems
+    return JsonAnswer(answer)
+
+
+def _detail(server: ServerRecord, status: int = 200) -> Response:
+    headers = {}
+    if server.updated_at is not None:
+        headers = {
+            "ETag": _etag(server.updated_at),
+            "Last-Modified": format_datetime(server.updated_at, usegmt=True),
+        }
+    return JsonAnswer(present_detail(server), status, headers)
+
+
+def _etag(updated_at: datetime) -> str:
+    return f'"{timestamp(updated_at)}"'
+
+
+def _from_etag(tag: str) -> datetime | None:
+    if tag.strip() == "*":
+        return None
+    try:
+        moment = datetime.fromisoformat(tag.strip().removeprefix("W/").strip('"'))
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValidationFailedError("If-Match", "is not an ETag of this API")
+    return moment
+
+
+def _pagination(page: Page[ServerRecord]) -> JsonObject:
+    return {
+        "total": page.total,
+        "page": page.request.page,
+        "per_page": page.request.per_page,
+        "total_pages": page.total_pages,
+    }
+
+
+def _native(tool: ServedTool | ToolDefinition) -> orjson.Fragment:
+    # Verbatim: a schema may hold numbers that do not survive a round trip through Python.
+    return orjson.Fragment(tool.definition)
+
+
+def _capabilities(server: ServerRecord) -> JsonObject:
+    stored = server.config.get("capabilities")
+    try:
+        parsed = json.loads(stored) if isinstance(stored, str) else {}
+    except ValueError:
+        parsed = {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _connection(found: Discovered) -> dict[str, object]:
+    count = len(found.snapshot.tools)
+    answer: dict[str, object] = {
+        "ok": True,
+        "message": f"Connected; the server offers {count} tools.",
+        "protocolVersion": found.protocol_version,
+        "capabilities": found.capabilities,
+        "tools": [_native(tool) for tool in found.snapshot.tools],
+        "numTools": count,
+        "initDuration": found.init_duration_ms,
+    }
+    if found.snapshot.rejected:
+        answer["toolProblems"] = [
+            {"name": item.name, "reason": item.reason} for item in found.snapshot.rejected
+        ]
+    return answer

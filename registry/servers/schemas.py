@@ -1,0 +1,353 @@
+"""Bodies of the servers API: camelCase on the wire, both spellings accepted on input."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from registry.access.policy import ServerScope
+from registry.core.json import JsonObject
+from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
+from registry.servers.values import ServerStatus, Transport
+from registry.tools.exposure import AutoExpose
+
+HEADER_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}$"
+FORBIDDEN_HEADERS = re.compile(
+    r"(?i)^(host|content-length|content-type|transfer-encoding|connection|upgrade|te|trailer"
+    r"|keep-alive|proxy-.*|accept|accept-encoding|expect|x-forwarded-.*|forwarded|mcp-.*"
+    r"|last-event-id)$"
+)
+"""Headers that the gateway itself decides; a stored value would break or spoof the exchange."""
+
+ServerName = Annotated[
+    str,
+    StringConstraints(pattern=SLUG_PATTERN, max_length=64),
+    Field(description="Unique name: letters, digits, `.`, `_`, `-`."),
+]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
+Description = Annotated[str, StringConstraints(max_length=8192)]
+Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2048)]
+Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+Tags = Annotated[list[Tag], Field(max_length=50)]
+Path = Annotated[
+    str,
+    StringConstraints(pattern=r"^/mcp/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"),
+    Field(description="Gateway path; `/mcp/<serverName>` when not given."),
+]
+Secret = Annotated[str, StringConstraints(min_length=1, max_length=16_384)]
+HeaderName = Annotated[str, StringConstraints(pattern=HEADER_NAME)]
+HeaderValue = Annotated[
+    str, StringConstraints(pattern=r"^[\x20-\x7e]*$", min_length=1, max_length=8192)
+]
+Milliseconds = Annotated[int, Field(ge=0, le=3_600_000)]
+
+
+ReadOnly = Annotated[Any, Field(json_schema_extra={"readOnly": True})]
+"""A member of an answer that may be sent back unchanged with an update."""
+
+
+class _Wire(BaseModel):
+    """camelCase names, snake_case accepted, anything unknown refused by name."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", hide_input_in_errors=True
+    )
+
+
+class ApiKeyInput(BaseModel):
+    """How to authenticate to the upstream. `***` for *key* leaves the stored one alone."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    key: Secret | None = None
+    source: Literal["admin", "user"] = "admin"
+    authorization_type: Literal["bearer", "basic", "custom"] = "bearer"
+    custom_header: HeaderName | None = None
+
+    @model_validator(mode="after")
+    def _custom_header_iff_custom(self) -> Self:
+        if (self.authorization_type == "custom") != (self.custom_header is not None):
+            msg = "custom_header is required when authorization_type is custom, and only then"
+            raise ValueError(msg)
+        if self.custom_header is not None and FORBIDDEN_HEADERS.match(self.custom_header):
+            msg = f"custom_header {self.custom_header} is set by the gateway itself"
+            raise ValueError(msg)
+        return self
+
+
+class OAuthInput(BaseModel):
+    """OAuth client of the upstream. `***` for *client_secret* leaves the stored one alone."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    authorization_url: Url | None = None
+    token_url: Url | None = None
+    client_id: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    client_secret: Secret | None = None
+    scope: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    redirect_uri: Url | None = None
+    token_exchange_method: Literal["default_post", "basic_auth_header"] | None = None
+
+
+class _ConfigInput(_Wire):
+    """Fields of the stored `config` that people may set, flat."""
+
+    title: Title | None = None
+    description: Description | None = None
+    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=50)] | None = None
+    api_key: ApiKeyInput | None = None
+    oauth: OAuthInput | None = None
+    requires_oauth: bool | None = Field(default=None, alias="requiresOAuth")
+    timeout: Milliseconds | None = Field(default=None, description="Milliseconds of silence.")
+    init_timeout: Milliseconds | None = Field(default=None, description="Milliseconds to connect.")
+    server_instructions: bool | Annotated[str, StringConstraints(max_length=65_536)] | None = None
+    icon_path: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    startup: bool | None = None
+
+    @model_validator(mode="after")
+    def _headers_are_ours_to_set(self) -> Self:
+        for name in self.headers or {}:
+            if FORBIDDEN_HEADERS.match(name):
+                msg = f"headers: {name} is set by the gateway itself"
+                raise ValueError(msg)
+        return self
+
+
+def read_only_fields() -> dict[str, str]:
+    """Return the read-only members of an update: attribute to name on the wire."""
+    return {
+        name: field.alias or name
+        for name, field in ServerUpdate.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("readOnly")
+    }
+
+
+class ServerCreate(_ConfigInput):
+    """A server to register."""
+
+    server_name: ServerName
+    url: Url
+    type: Transport = Transport.STREAMABLE_HTTP
+    scope: ServerScope = ServerScope.PRIVATE_USER
+    tags: Tags = Field(default_factory=list)
+    path: Path | None = None
+    auto_expose: AutoExpose = AutoExpose.ALL
+
+    @model_validator(mode="after")
+    def _path_is_free_to_take(self) -> Self:
+        slug = self.server_name if self.path is None else self.path.removeprefix("/mcp/")
+        if slug.lower() in RESERVED_SLUGS:
+            msg = f"the gateway path /mcp/{slug} is reserved"
+            raise ValueError(msg)
+        return self
+
+
+class ServerUpdate(_ConfigInput):
+    """What to change; only members that are present count, and null removes an optional one.
+
+    A whole answer may be sent back: read-only members are accepted if they are unchanged.
+    """
+
+    url: Url | None = None
+    type: Transport | None = None
+    scope: ServerScope | None = None
+    status: ServerStatus | None = None
+    tags: Tags | None = None
+    path: Path | None = None
+    updated_at: AwareDatetime | None = Field(
+        default=None, description="The `updatedAt` that was read; 409 when it moved on since."
+    )
+
+    id: ReadOnly = None
+    server_name: ReadOnly = None
+    author: ReadOnly = None
+    created_at: ReadOnly = None
+    num_tools: ReadOnly = None
+    num_stars: ReadOnly = None
+    last_connected: ReadOnly = None
+    last_error: ReadOnly = None
+    error_message: ReadOnly = None
+    capabilities: ReadOnly = None
+    tools: ReadOnly = None
+    tool_functions: ReadOnly = None
+    init_duration: ReadOnly = None
+    tool_problems: ReadOnly = None
+    custom_user_vars: ReadOnly = None
+    sse_read_timeout: ReadOnly = None
+    chat_menu: ReadOnly = None
+    auto_expose: ReadOnly = None
+    oauth_metadata: ReadOnly = Field(default=None, alias="oauthMetadata")
+
+
+class ConnectionTest(_ConfigInput):
+    """A server to try out without saving anything."""
+
+    url: Url
+    type: Transport = Transport.STREAMABLE_HTTP
+
+
+class Toggle(_Wire):
+    """Whether the server shall be served."""
+
+    enabled: bool = Field(strict=True)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
+
+
+class ApiKeyView(BaseModel):
+    """How the upstream is authenticated to; the key itself is always masked."""
+
+    key: Literal["***"] | None = None
+    source: str
+    authorization_type: str
+    custom_header: str | None = None
+
+
+class ServerSummary(_Answer):
+    """A server in a list."""
+
+    id: str
+    server_name: str
+    title: str | None = None
+    description: str | None = None
+    type: str | None = None
+    url: str | None = None
+    api_key: ApiKeyView | None = None
+    requires_oauth: bool = Field(alias="requiresOAuth")
+    oauth: dict[str, Any] | None = None
+    capabilities: str | None = Field(default=None, description="JSON text.")
+    tools: str = Field(description="Tool names, joined with `, `.")
+    author: str
+    scope: ServerScope
+    status: ServerStatus
+    path: str
+    tags: list[str]
+    num_tools: int
+    num_stars: int
+    init_duration: float | None = Field(default=None, description="Milliseconds.")
+    last_connected: datetime | None
+    created_at: datetime | None
+    updated_at: datetime | None
+
+
+class ToolProblem(BaseModel):
+    """A tool that the upstream offers but that could not be taken, and why."""
+
+    name: str
+    reason: str
+
+
+class ServerDetail(ServerSummary):
+    """Everything about a server but its secrets."""
+
+    tool_functions: dict[str, Any]
+    oauth_metadata: JsonObject | None = Field(default=None, alias="oauthMetadata")
+    last_error: datetime | None
+    error_message: str | None
+    tool_problems: list[ToolProblem] | None = None
+
+
+class Pagination(BaseModel):
+    """Where a page stands."""
+
+    total: int
+    page: int
+    per_page: int
+    total_pages: int
+
+
+class ServerList(BaseModel):
+    """One page of servers."""
+
+    servers: list[ServerSummary]
+    pagination: Pagination
+
+
+class ToggleAnswer(_Answer):
+    """The server's state after a toggle."""
+
+    id: str
+    server_name: str
+    status: ServerStatus
+    enabled: bool
+    message: str
+    updated_at: datetime
+
+
+class NativeTool(BaseModel):
+    """A tool as MCP describes it; members beyond these are passed on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    description: str | None = None
+    inputSchema: JsonObject  # noqa: N815 - MCP's own name
+
+
+class ServerTools(_Answer):
+    """The stored tools of a server in MCP's form."""
+
+    id: str
+    server_name: str
+    tools: list[NativeTool]
+    num_tools: int
+    capabilities: JsonObject
+    cached: Literal[True]
+    retrieved_at: datetime | None
+
+
+class RefreshAnswer(_Answer):
+    """The outcome of asking the upstream again."""
+
+    id: str
+    server_name: str
+    status: ServerStatus
+    last_connected: datetime | None
+    last_error: datetime | None
+    error_message: str | None
+    num_tools: int
+    capabilities: str | None
+    tools: str
+    init_duration: float | None
+    message: str
+    updated_at: datetime | None
+    tool_problems: list[ToolProblem] | None = None
+
+
+class ConnectionAnswer(_Answer):
+    """What a tried-out server said."""
+
+    ok: bool
+    message: str
+    protocol_version: str | None = None
+    capabilities: JsonObject | None = None
+    tools: list[NativeTool] | None = None
+    num_tools: int = 0
+    init_duration: int | None = None
+    tool_problems: list[ToolProblem] | None = None
+
+
+class ServerStats(BaseModel):
+    """Numbers over all servers and tokens."""
+
+    total_servers: int
+    servers_by_scope: dict[str, int]
+    servers_by_status: dict[str, int]
+    servers_by_transport: dict[str, int]
+    total_tokens: int
+    tokens_by_type: dict[str, int]
+    active_tokens: int
+    expired_tokens: int
+    active_users: int
+    total_tools: int

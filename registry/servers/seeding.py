@@ -1,0 +1,179 @@
+"""Import server files: once, idempotently, each file on its own.
+
+Two forms are read: the body of `POST /api/v1/servers`, and the older file store's form
+(`server_name`, `proxy_pass_url`, `supported_transports`, …).
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from bson import ObjectId
+from pydantic import ValidationError
+
+from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.core.errors import RegistryError
+from registry.servers.errors import ServerExistsError
+from registry.servers.schemas import ServerCreate
+from registry.servers.service import ServerService
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+IGNORED_FILES = frozenset({"server_state.json", "service_index_metadata.json"})
+"""The older file store's own bookkeeping, which lies beside its server files."""
+
+
+class Outcome(StrEnum):
+    """What became of one file."""
+
+    IMPORTED = "imported"
+    WOULD_IMPORT = "would"
+    EXISTS = "exists"
+    FAILED = "failed"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether somebody must look at the file."""
+        return self is Outcome.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of one file, and why."""
+
+    source: str
+    outcome: Outcome
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that holds no JSON object."""
+
+    problem: str
+
+
+def read_files(paths: Iterable[Path]) -> list[tuple[str, Any]]:
+    """Return the contents of the files, and of `*.json` in the folders, by name."""
+    items: list[tuple[str, Any]] = []
+    for path in paths:
+        files: Sequence[Path] = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        items += [(str(file), _read(file)) for file in files if file.name not in IGNORED_FILES]
+    return items
+
+
+def _read(file: Path) -> object:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            return Unreadable(f"is larger than {MAX_FILE_BYTES} bytes")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as exc:
+        return Unreadable(f"cannot be read ({exc.strerror})")
+    except (ValueError, RecursionError):
+        return Unreadable("is not JSON")
+
+
+async def import_servers(
+    service: ServerService,
+    items: Iterable[tuple[str, Any]],
+    author: str,
+    *,
+    dry_run: bool,
+    strict: bool = False,
+) -> AsyncIterator[Report]:
+    """Register each item; one that fails stops nothing, one that exists is left alone."""
+    user = UserContext(author.lower(), "import", Role.ADMIN, ALL_SCOPES)
+    if not ObjectId.is_valid(author):
+        yield Report("--author", Outcome.FAILED, "is not an ObjectId")
+        return
+    seen: set[str] = set()
+    for source, content in items:
+        try:
+            body = parse(content)
+            name = body.server_name
+            known = name in seen or await service.find_by_name(name, user) is not None
+            seen.add(name)
+            if known:
+                yield Report(source, Outcome.EXISTS, f"a server named {name} is there already")
+            elif dry_run:
+                yield Report(source, Outcome.WOULD_IMPORT, f"{name} from {body.url}")
+            else:
+                server = await service.register(body, user, strict=strict)
+                yield Report(source, Outcome.IMPORTED, f"{name} is {server.effective_status}")
+        except ServerExistsError as exc:
+            yield Report(source, Outcome.EXISTS, exc.message)
+        except RegistryError as exc:
+            yield Report(source, Outcome.FAILED, exc.message)
+        except ValidationError as exc:
+            yield Report(source, Outcome.FAILED, _problems(exc))
+        except UnreadableError as exc:
+            yield Report(source, Outcome.FAILED, str(exc))
+
+
+class UnreadableError(Exception):
+    """A file in neither of the two forms."""
+
+
+def parse(content: object) -> ServerCreate:
+    """Return the server that a file describes, in either form.
+
+    Raises:
+        UnreadableError: It is no JSON object.
+        ValidationError: A field cannot take its value.
+    """
+    if isinstance(content, Unreadable):
+        raise UnreadableError(content.problem)
+    if not isinstance(content, dict):
+        raise UnreadableError("holds no JSON object")
+    if "proxy_pass_url" in content:
+        return ServerCreate.model_validate(_from_file_store(content))
+    return ServerCreate.model_validate({"scope": "shared_app", **content})
+
+
+def _from_file_store(content: dict[str, Any]) -> dict[str, Any]:
+    title = str(content.get("server_name") or "")
+    transports = content.get("supported_transports")
+    only_sse = isinstance(transports, list) and transports == ["sse"]
+    slug = _slug(str(content.get("path") or "")) or _slug(title)
+    body: dict[str, Any] = {
+        "serverName": slug,
+        "title": title or None,
+        "description": content.get("description"),
+        "type": "sse" if only_sse else "streamable-http",
+        "url": _endpoint(content, "sse" if only_sse else "mcp"),
+        "tags": content.get("tags") or [],
+        "scope": "shared_app",
+    }
+    headers = content.get("headers")
+    if isinstance(headers, list):
+        body["headers"] = {
+            k: v for item in headers if isinstance(item, dict) for k, v in item.items()
+        }
+    elif isinstance(headers, dict):
+        body["headers"] = headers
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _endpoint(content: dict[str, Any], kind: str) -> object:
+    explicit = content.get(f"{kind}_endpoint")
+    if explicit:
+        return explicit
+    base = content["proxy_pass_url"]
+    if not isinstance(base, str) or "/mcp" in base or "/sse" in base:
+        return base
+    return f"{base.rstrip('/')}/{kind}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip("/ ")).strip("-._").lower()[:64]
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: "
+        f"{item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors(include_input=False)
+    )

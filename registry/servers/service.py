@@ -1,0 +1,702 @@
+"""Register, change, refresh and remove servers.
+
+Upstreams are read before a transaction begins, never inside one. What a transaction writes
+is complete: the server, its tools, their projection, and its ACL entries.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import cast
+
+import structlog
+
+from packages.database.client import Database, Transaction
+from registry.access.errors import AccessDeniedError
+from registry.access.policy import (
+    DENIED_PRIVATE,
+    Permission,
+    ServerFacts,
+    ServerScope,
+    decide,
+)
+from registry.access.rbac import validate_admin, validate_owner
+from registry.access.repository import AclRepository
+from registry.auth.identity import UserContext
+from registry.core.clock import Clock
+from registry.core.errors import RegistryError, ValidationFailedError
+from registry.core.json import JsonObject
+from registry.core.metrics import Metrics
+from registry.core.paging import Page, PageRequest
+from registry.servers.changes import FieldChanges, config_of, update_of
+from registry.servers.credentials import CredentialVault, needs_user_key
+from registry.servers.errors import (
+    DiscoveryFailedError,
+    PathTakenError,
+    ServerExistsError,
+    ServerForbiddenError,
+    ServerModifiedError,
+    ServerNotFoundError,
+    UserKeyMissingError,
+)
+from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
+from registry.servers.ports import Discovery, ServerChanges
+from registry.servers.repository import ServerRepository
+from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
+from registry.servers.values import (
+    ConnectionSpec,
+    Discovered,
+    ServerCounts,
+    ServerFilter,
+    ServerRecord,
+    ServerStatus,
+    Transport,
+)
+from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tokens.values import TokenCounts
+from registry.tools.exposure import AutoExpose, Origin
+from registry.tools.projection import project, restore
+from registry.tools.reconcile import Rules, reconcile
+from registry.tools.repository import ToolRepository
+from registry.tools.values import RejectedTool, ServedTool
+
+log = structlog.get_logger()
+
+FAILURES_UNTIL_ERROR = 3
+"""Failed refreshes in a row after which an active server is marked `error`."""
+
+LISTED_PROBLEMS = 100
+"""Most tool problems kept on a server; an upstream may offer thousands of broken tools."""
+
+UPDATE_ATTEMPTS = 5
+"""How often an update without `updatedAt` starts over when another write came between."""
+
+PATH_ATTEMPTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRepositories:
+    """The collections that an operation on a server touches."""
+
+    servers: ServerRepository
+    tools: ToolRepository
+    acl: AclRepository
+    tokens: TokenRepository
+    plugin_auths: PluginAuthRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of reading an upstream: either it answered, or it failed, or nobody asked."""
+
+    found: Discovered | None = None
+    failure: str | None = None
+    oauth_metadata: JsonObject | None = None
+
+
+class ServerService:
+    """Operations on servers, each on behalf of a caller.
+
+    Args:
+        changes: Hears of every committed change.
+        admin_sees_private: Whether administrators see other users' private servers.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        repositories: ServerRepositories,
+        vault: CredentialVault,
+        discovery: Discovery,
+        changes: ServerChanges,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        admin_sees_private: bool,
+    ) -> None:
+        self._database = database
+        self._servers = repositories.servers
+        self._tools = repositories.tools
+        self._acl = repositories.acl
+        self._tokens = repositories.tokens
+        self._plugin_auths = repositories.plugin_auths
+        self._vault = vault
+        self._discovery = discovery
+        self._changes = changes
+        self._clock = clock
+        self._operations = metrics.server_operations
+        self._admin_sees_private = admin_sees_private
+
+    async def list_page(
+        self, user: UserContext, narrowed: ServerFilter, page: PageRequest
+    ) -> Page[ServerRecord]:
+        """Return one page of the servers that *user* may see.
+
+        Raises:
+            AdminRequiredError: Somebody else's servers were asked for by a plain user.
+        """
+        if narrowed.author is not None and narrowed.author != user.user_id:
+            validate_admin(user)
+        return await self._servers.list_page(user, narrowed, page, self._clock.now())
+
+    async def get(self, server_id: str, user: UserContext) -> ServerRecord:
+        """Return one server.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+        """
+        server = await self._servers.get(server_id, user, self._clock.now())
+        if server is None:
+            raise ServerNotFoundError
+        return server
+
+    async def find_by_name(self, server_name: str, user: UserContext) -> ServerRecord | None:
+        """Return the server of that name if *user* may see it."""
+        server = await self._servers.by_name(server_name)
+        if server is None:
+            return None
+        return await self._servers.get(server.id, user, self._clock.now())
+
+    async def tools(
+        self, server_id: str, user: UserContext
+    ) -> tuple[ServerRecord, list[ServedTool]]:
+        """Return a server and its served tools, from the database.
+
+        A server that only the other application has read so far has no rows; its projection
+        stands in for them.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+        """
+        server = await self.get(server_id, user)
+        served = await self._tools.served(server_id)
+        if not served and "auto_expose" not in server.registry:
+            served = restore(await self._servers.tool_functions(server_id), server.server_name)
+        return server, served
+
+    async def register(
+        self, request: ServerCreate, user: UserContext, *, strict: bool
+    ) -> ServerRecord:
+        """Register a server: read it, then store it with its tools and its author's ACL entry.
+
+        An upstream that cannot be read is stored with status `error`, or, when *strict*, refused.
+
+        Raises:
+            AdminRequiredError: A plain user asked for a shared scope.
+            ServerExistsError: The name or the path is taken.
+            UnsafeUrlError: The URL may not be contacted; nothing is stored.
+            DiscoveryFailedError: *strict*, and the upstream cannot be read.
+        """
+        facts = {"server_name": request.server_name, "user_id": user.user_id}
+        log.info("server_registration_attempt", scope=request.scope.value, **facts)
+        try:
+            server = await self._register(request, user, strict=strict)
+        except RegistryError as exc:
+            self._operations.labels("register", "error").inc()
+            log.warning("server_registration_failed", error=exc.message, **facts)
+            raise
+        self._operations.labels("register", "success").inc()
+        log.info("server_registered", server_id=server.id, status=server.status, **facts)
+        await self._changes.server_changed(server.id)
+        return server
+
+    async def update(
+        self,
+        server_id: str,
+        request: ServerUpdate,
+        user: UserContext,
+        *,
+        expected_updated_at: datetime | None = None,
+    ) -> ServerRecord:
+        """Change the given fields and no others.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+            ServerForbiddenError: *user* sees it but may not change it.
+            ServerModifiedError: It changed since `updatedAt`.
+            ValidationFailedError: A field cannot take that value.
+            PathTakenError: The new path belongs to another server.
+            UnsafeUrlError: The new URL may not be contacted.
+        """
+        expected = request.updated_at or expected_updated_at
+        for _ in range(UPDATE_ATTEMPTS):
+            current = await self._require_editable(server_id, user)
+            if expected is not None and current.updated_at != expected:
+                raise ServerModifiedError(self._moment(current), expected)
+            if await self._try_update(current, request, user):
+                self._operations.labels("update", "success").inc()
+                await self._changes.server_changed(server_id)
+                return await self.get(server_id, user)
+            if expected is not None:
+                latest = await self.get(server_id, user)
+                raise ServerModifiedError(self._moment(latest), expected)
+        raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
+
+    async def toggle(self, server_id: str, user: UserContext, *, enabled: bool) -> ServerRecord:
+        """Turn a server on or off; doing so twice changes nothing.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+            ServerForbiddenError: *user* sees it but may not change it.
+        """
+        status = ServerStatus.ACTIVE if enabled else ServerStatus.INACTIVE
+        return await self.update(server_id, ServerUpdate(status=status), user)
+
+    async def delete(self, server_id: str, user: UserContext) -> None:
+        """Remove a server with its tools, ACL entries and the credentials stored for it.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may know of.
+            ServerForbiddenError: It is another user's, or only administrators may remove it.
+        """
+        server = await self._servers.get_unchecked(server_id)
+        if server is None:
+            raise ServerNotFoundError
+        self._require_deletable(
+            server, user, await self._servers.get(server_id, user, self._clock.now())
+        )
+
+        async def remove(tx: Transaction) -> bool:
+            if not await self._servers.delete(server_id, tx):
+                return False
+            await self._tools.delete_of(server_id, tx)
+            await self._acl.delete_of(server_id, tx)
+            await self._tokens.delete_of_server(server.server_name, tx)
+            await self._plugin_auths.delete_of_server(server.server_name, tx)
+            return True
+
+        if not await self._database.transaction(remove):
+            raise ServerNotFoundError
+        self._operations.labels("delete", "success").inc()
+        log.info("server_deleted", server_id=server_id, user_id=user.user_id)
+        await self._changes.server_changed(server_id)
+
+    async def refresh(
+        self, server_id: str, user: UserContext, *, accept: bool = False
+    ) -> tuple[ServerRecord, str | None]:
+        """Read the upstream again and store what changed; return the failure's text, if any.
+
+        Tools that are new on a shared server, or whose definition changed there, wait for review;
+        *accept* says that this review just happened. A failure leaves the tools as they are.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+            ServerForbiddenError: *user* sees it but may not change it.
+            UnsafeUrlError: The stored URL may not be contacted.
+        """
+        for _ in range(UPDATE_ATTEMPTS):
+            server = await self._require_editable(server_id, user)
+            reading = await self._read(server.server_name, server.id, server.config, user)
+            if await self._store_reading(server, reading, FieldChanges(), user, accept=accept):
+                outcome = "error" if reading.failure else "success"
+                self._operations.labels("refresh", outcome).inc()
+                await self._changes.server_changed(server_id)
+                return await self.get(server_id, user), reading.failure
+        raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
+
+    async def try_connection(self, request: ConnectionTest) -> Discovered:
+        """Read an upstream without storing anything.
+
+        Raises:
+            UnsafeUrlError: The URL may not be contacted.
+            DiscoveryFailedError: The upstream cannot be read.
+            UserKeyMissingError: Its users bring their own keys and none was given.
+        """
+        config, user_key = config_of(request, self._vault)
+        return await self._discovery.discover(self._connection("new", config, user_key))
+
+    async def stats(self, user: UserContext) -> tuple[ServerCounts, TokenCounts]:
+        """Count all servers and tokens.
+
+        Raises:
+            AdminRequiredError: The caller is a plain user.
+        """
+        validate_admin(user)
+        return await self._servers.counts(), await self._tokens.counts(self._clock.now())
+
+    async def _register(
+        self, request: ServerCreate, user: UserContext, *, strict: bool
+    ) -> ServerRecord:
+        if request.scope.is_shared:
+            validate_admin(user)
+        if await self._servers.by_name(request.server_name) is not None:
+            raise ServerExistsError("serverName", request.server_name)
+        if request.path is not None and await self._servers.path_is_taken(request.path):
+            raise PathTakenError(request.path)
+        config, user_key = config_of(request, self._vault)
+        reading = await self._read(request.server_name, "new", config, user, user_key)
+        if strict and reading.failure is not None:
+            raise DiscoveryFailedError(reading.failure)
+        for path in self._paths(request):
+            try:
+                server_id = await self._insert(request, user, path, config, reading, user_key)
+            except PathTakenError:
+                if request.path is not None:
+                    raise
+                continue
+            return await self.get(server_id, user)
+        raise PathTakenError(next(candidate_paths(request.server_name)))
+
+    def _paths(self, request: ServerCreate) -> list[str]:
+        if request.path is not None:
+            return [request.path]
+        candidates = candidate_paths(request.server_name)
+        return [next(candidates) for _ in range(PATH_ATTEMPTS)]
+
+    async def _insert(
+        self,
+        request: ServerCreate,
+        user: UserContext,
+        path: str,
+        config: JsonObject,
+        reading: Reading,
+        user_key: str | None,
+    ) -> str:
+        now = self._clock.now()
+        snapshot = reading.found.snapshot if reading.found else None
+        rules = Rules(request.auto_expose, Origin.AT_REGISTRATION)
+        fields: dict[str, object] = {
+            "serverName": request.server_name,
+            "config": dict(config),
+            "author": user.user_id,
+            "scope": request.scope.value,
+            "status": (ServerStatus.ERROR if reading.failure else ServerStatus.ACTIVE).value,
+            "path": path,
+            "tags": list(request.tags),
+            "numTools": 0,
+            "numStars": 0,
+            "registry": {"auto_expose": request.auto_expose.value},
+            "createdAt": now,
+            "updatedAt": now,
+        }
+        outcome = _outcome(reading, now, failures_before=0, status=None)
+        _apply(fields, outcome)
+
+        async def store(tx: Transaction) -> str:
+            server_id = await self._servers.insert(fields, tx)
+            await self._acl.grant_owner(server_id, user.user_id, now, tx)
+            if request.scope is ServerScope.SHARED_APP:
+                await self._acl.set_public(server_id, user.user_id, now, tx, public=True)
+            if user_key is not None:
+                await self._plugin_auths.store(
+                    user.user_id, request.server_name, user_key, now, tx
+                )
+            if snapshot is not None:
+                await self._tools.apply(server_id, reconcile(snapshot, {}, rules), now, tx)
+                served = await self._tools.served(server_id, tx)
+                projected = _projection(served, request.server_name)
+                await self._servers.update(server_id, now, projected, (), tx)
+            return server_id
+
+        return await self._database.transaction(store)
+
+    async def _try_update(
+        self, current: ServerRecord, request: ServerUpdate, user: UserContext
+    ) -> bool:
+        changes = update_of(request, current, self._vault)
+        self._check_update(request, current, user)
+        if not changes.changes and not changes.removed and changes.user_key is None:
+            return True
+        reading: Reading | None = None
+        if changes.reconnects:
+            config = _changed_config(current.config, changes)
+            reading = await self._read(
+                current.server_name, current.id, config, user, changes.user_key
+            )
+        return await self._store_reading(current, reading, changes, user, accept=False)
+
+    def _check_update(
+        self, request: ServerUpdate, current: ServerRecord, user: UserContext
+    ) -> None:
+        if request.status is ServerStatus.ERROR and current.status is not ServerStatus.ERROR:
+            raise ValidationFailedError("status", "is set to error by the registry alone")
+        if request.scope is not None and request.scope is not current.scope:
+            validate_admin(user)
+        if request.path is not None and request.path != current.effective_path:
+            slug = slug_of(request.path)
+            if slug is None or slug.lower() in RESERVED_SLUGS:
+                raise ValidationFailedError("path", "is reserved")
+
+    async def _store_reading(
+        self,
+        server: ServerRecord,
+        reading: Reading | None,
+        changes: FieldChanges,
+        user: UserContext,
+        *,
+        accept: bool,
+    ) -> bool:
+        """Write an update together with what came of reading the upstream; False if outrun."""
+        now = self._clock.now()
+        set_fields: dict[str, object] = dict(changes.changes)
+        removed = list(changes.removed)
+        if reading is not None:
+            failures = server.registry.get("consecutive_failures")
+            outcome = _outcome(
+                reading,
+                now,
+                failures_before=failures if isinstance(failures, int) else 0,
+                status=server.effective_status,
+            )
+            # A status that the caller asked for wins over what the reading suggests.
+            set_fields = {**outcome.set_fields, **set_fields}
+            removed += [name for name in outcome.removed if name not in set_fields]
+        found = reading.found if reading is not None else None
+
+        async def store(tx: Transaction) -> bool:
+            writes = dict(set_fields)
+            if found is not None:
+                writes.update(await self._reconciled(server, found, now, tx, accept=accept))
+            if changes.changes or changes.removed or _differs(server, writes):
+                writes["updatedAt"] = _after(server.updated_at, now)
+            if not await self._servers.update(
+                server.id, server.updated_at, writes, tuple(removed), tx
+            ):
+                return False
+            if "scope" in changes.changes:
+                public = changes.changes["scope"] == ServerScope.SHARED_APP.value
+                await self._acl.set_public(server.id, user.user_id, now, tx, public=public)
+            if changes.user_key is not None:
+                await self._plugin_auths.store(
+                    user.user_id, server.server_name, changes.user_key, now, tx
+                )
+            return True
+
+        return await self._database.transaction(store)
+
+    async def _reconciled(
+        self,
+        server: ServerRecord,
+        found: Discovered,
+        now: datetime,
+        tx: Transaction,
+        *,
+        accept: bool,
+    ) -> Mapping[str, object]:
+        stored = await self._tools.stored(server.id, tx)
+        rules = Rules(_auto_expose(server), _origin(server, stored), accept)
+        await self._tools.apply(server.id, reconcile(found.snapshot, stored, rules), now, tx)
+        served = await self._tools.served(server.id, tx)
+        writes = dict(_projection(served, server.server_name))
+        writes["registry.auto_expose"] = _auto_expose(server).value
+        return writes
+
+    async def _read(
+        self,
+        server_name: str,
+        server_id: str,
+        config: JsonObject,
+        user: UserContext,
+        user_key: str | None = None,
+    ) -> Reading:
+        if user_key is None and needs_user_key(config):
+            user_key = await self._plugin_auths.get(user.user_id, server_name)
+        bare = replace(self._address(config), headers={})
+        if config.get("requiresOAuth") is True:
+            # Tools of such a server can be read once somebody has authorised the registry.
+            return await self._read_oauth_metadata(bare)
+        try:
+            return Reading(
+                found=await self._discovery.discover(self._connection(server_id, config, user_key))
+            )
+        except UserKeyMissingError:
+            await self._discovery.check_url(bare.url)
+            return Reading()
+        except DiscoveryFailedError as exc:
+            return Reading(failure=exc.message)
+
+    async def _read_oauth_metadata(self, connection: ConnectionSpec) -> Reading:
+        try:
+            return Reading(oauth_metadata=await self._discovery.oauth_metadata(connection))
+        except DiscoveryFailedError as exc:
+            return Reading(failure=exc.message)
+
+    def _connection(
+        self, server_id: str, config: JsonObject, user_key: str | None
+    ) -> ConnectionSpec:
+        headers = self._vault.request_headers(server_id, config, user_key)
+        return replace(self._address(config), headers=headers)
+
+    def _address(self, config: JsonObject) -> ConnectionSpec:
+        transport = config.get("type")
+        url = config.get("url")
+        if transport == "http":
+            transport = Transport.STREAMABLE_HTTP.value
+        if transport is None and isinstance(url, str):
+            transport = Transport.SSE.value
+        if transport not in {item.value for item in Transport} or not isinstance(url, str):
+            raise ValidationFailedError("type", f"{transport} servers cannot be connected to")
+        init_timeout = config.get("initTimeout")
+        return ConnectionSpec(
+            url=url,
+            transport=Transport(transport),
+            init_timeout_seconds=(
+                init_timeout / 1000
+                if isinstance(init_timeout, int | float) and init_timeout > 0
+                else None
+            ),
+        )
+
+    async def _require_editable(self, server_id: str, user: UserContext) -> ServerRecord:
+        server = await self.get(server_id, user)
+        try:
+            validate_owner(user, _facts(server), admin_sees_private=self._admin_sees_private)
+        except AccessDeniedError as exc:
+            raise ServerForbiddenError(f"You may not change this server: {exc.rule}.") from exc
+        return server
+
+    def _require_deletable(
+        self, server: ServerRecord, user: UserContext, seen: ServerRecord | None
+    ) -> None:
+        decision = decide(
+            user,
+            Permission.DELETE,
+            _facts(server),
+            admin_sees_private=self._admin_sees_private,
+        )
+        if decision.allowed:
+            return
+        if decision == DENIED_PRIVATE:
+            raise ServerForbiddenError("Cannot delete another user's private server")
+        if seen is None:
+            raise ServerNotFoundError
+        raise ServerForbiddenError(f"You may not delete this server: {decision.rule}.")
+
+    def _moment(self, server: ServerRecord) -> datetime:
+        return server.updated_at or self._clock.now()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Stored fields that follow from reading an upstream."""
+
+    set_fields: dict[str, object]
+    removed: tuple[str, ...] = ()
+
+
+def _outcome(
+    reading: Reading, now: datetime, *, failures_before: int, status: ServerStatus | None
+) -> Outcome:
+    if reading.failure is not None:
+        failures = failures_before + 1
+        fields: dict[str, object] = {
+            "lastError": now,
+            "errorMessage": reading.failure,
+            "registry.consecutive_failures": failures,
+        }
+        if status is ServerStatus.ACTIVE and failures >= FAILURES_UNTIL_ERROR:
+            fields["status"] = ServerStatus.ERROR.value
+        return Outcome(fields)
+    fields = {}
+    if reading.oauth_metadata is not None:
+        fields["config.oauthMetadata"] = reading.oauth_metadata
+    found = reading.found
+    if found is None:
+        return Outcome(fields)
+    fields |= {
+        "lastConnected": now,
+        "config.capabilities": json.dumps(found.capabilities, separators=(",", ":")),
+        "config.initDuration": found.init_duration_ms,
+        "registry.protocol_version": found.protocol_version,
+        "registry.eras": sorted(era.value for era in found.eras),
+        "registry.last_synced_at": now,
+        "registry.tool_problems": _problems(found.snapshot.rejected),
+    }
+    if status is ServerStatus.ERROR:
+        fields["status"] = ServerStatus.ACTIVE.value
+    return Outcome(fields, ("lastError", "errorMessage", "registry.consecutive_failures"))
+
+
+def _apply(fields: dict[str, object], outcome: Outcome) -> None:
+    """Write dotted names into the nested fields of a document that is not stored yet."""
+    for name, value in outcome.set_fields.items():
+        parent, _, leaf = name.rpartition(".")
+        target = cast("dict[str, object]", fields[parent]) if parent else fields
+        target[leaf] = value
+
+
+def _projection(served: list[ServedTool], server_name: str) -> dict[str, object]:
+    projection = project(served, server_name)
+    return {
+        "config.tools": projection.tools,
+        "config.toolFunctions": projection.functions,
+        "numTools": projection.num_tools,
+        "registry.functions_omitted": projection.omitted,
+    }
+
+
+def _problems(rejected: tuple[RejectedTool, ...]) -> list[dict[str, str]]:
+    problems = [{"name": item.name, "reason": item.reason} for item in rejected[:LISTED_PROBLEMS]]
+    if len(rejected) > LISTED_PROBLEMS:
+        more = len(rejected) - LISTED_PROBLEMS
+        problems.append({"name": "", "reason": f"and {more} more tools that cannot be taken"})
+    return problems
+
+
+VOLATILE = frozenset(
+    {
+        "lastConnected",
+        "lastError",
+        "errorMessage",
+        "config.initDuration",
+        "config.toolFunctions",
+        "registry.last_synced_at",
+        "registry.consecutive_failures",
+        "registry.functions_omitted",
+        "registry.tool_problems",
+        "registry.auto_expose",
+    }
+)
+"""Fields that move at every reading; alone they are no modification of the server."""
+
+
+def _differs(server: ServerRecord, writes: Mapping[str, object]) -> bool:
+    current: dict[str, object] = {
+        "status": server.status,
+        **{f"config.{name}": value for name, value in server.config.items()},
+        **{f"registry.{name}": value for name, value in server.registry.items()},
+    }
+    if "config.toolFunctions" in writes and "toolFunctions" in server.config:
+        functions = writes["config.toolFunctions"]
+        if functions != server.config["toolFunctions"]:
+            return True
+    return any(
+        current.get(name) != value
+        for name, value in writes.items()
+        if name not in VOLATILE and name != "numTools"
+    )
+
+
+def _after(previous: datetime | None, now: datetime) -> datetime:
+    """Return a time after *previous* even when the clock did not move between two changes."""
+    if previous is None or now > previous:
+        return now
+    return previous + timedelta(milliseconds=1)
+
+
+def _auto_expose(server: ServerRecord) -> AutoExpose:
+    stored = server.registry.get("auto_expose")
+    known = {item.value for item in AutoExpose}
+    return AutoExpose(stored) if stored in known else AutoExpose.ALL
+
+
+def _origin(server: ServerRecord, stored: Mapping[str, object]) -> Origin:
+    # The first successful reading is the registration, even if earlier attempts failed.
+    if not stored and "last_synced_at" not in server.registry:
+        return Origin.AT_REGISTRATION
+    return Origin.LATER_ON_SHARED if server.effective_scope.is_shared else Origin.LATER_ON_PRIVATE
+
+
+def _changed_config(config: JsonObject, changes: FieldChanges) -> JsonObject:
+    changed = dict(config)
+    for name, value in changes.changes.items():
+        if name.startswith("config."):
+            changed[name.removeprefix("config.")] = cast("JsonObject", value)
+    for name in changes.removed:
+        changed.pop(name.removeprefix("config."), None)
+    return changed
+
+
+def _facts(server: ServerRecord) -> ServerFacts:
+    return ServerFacts(author=server.author, scope=server.scope)

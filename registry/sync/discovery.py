@@ -1,0 +1,115 @@
+"""DiscoveryService: reads one upstream and writes nothing."""
+
+import structlog
+
+from registry.core.clock import Clock
+from registry.core.json import JsonObject
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
+from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
+from registry.tools.intake import take
+from registry.upstream.errors import UnsafeAddressError, UpstreamError
+from registry.upstream.guard import UrlGuard
+from registry.upstream.values import Limits, Reading, Target
+
+log = structlog.get_logger()
+
+
+class DiscoveryService:
+    """Implements `servers.ports.Discovery`."""
+
+    def __init__(
+        self, guard: UrlGuard, *, settings: Settings, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._guard = guard
+        self._settings = settings
+        self._clock = clock
+        self._duration = metrics.discovery_duration
+
+    async def discover(self, connection: ConnectionSpec) -> Discovered:
+        """Connect, read capabilities and all tools, disconnect.
+
+        Raises:
+            UnsafeUrlError: The URL, or an address behind it, may not be contacted.
+            DiscoveryFailedError: The upstream cannot be reached or answered badly.
+        """
+        # The SDK takes a second and 30 MB to load, which only discovery should pay.
+        from registry.upstream.mcp_client import read_upstream  # noqa: PLC0415
+
+        began_at = self._clock.monotonic()
+        outcome = "error"
+        try:
+            reading = await read_upstream(
+                _target(connection), self._guard, self._limits(connection), self._clock
+            )
+            outcome = "success"
+        except UnsafeAddressError as exc:
+            raise UnsafeUrlError(exc.message) from exc
+        except UpstreamError as exc:
+            log.info("discovery_failed", problem=exc.message)
+            raise DiscoveryFailedError(exc.message) from exc
+        finally:
+            self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
+        return _discovered(reading)
+
+    async def oauth_metadata(self, connection: ConnectionSpec) -> JsonObject | None:
+        """Return the upstream's RFC 9728 document, or None when it publishes none.
+
+        Raises:
+            UnsafeUrlError: The URL, or an address behind it, may not be contacted.
+            DiscoveryFailedError: The upstream cannot be reached.
+        """
+        from registry.upstream.oauth import read_oauth_metadata  # noqa: PLC0415 - as above
+
+        try:
+            return await read_oauth_metadata(
+                _target(connection), self._guard, self._limits(connection)
+            )
+        except UnsafeAddressError as exc:
+            raise UnsafeUrlError(exc.message) from exc
+        except UpstreamError as exc:
+            raise DiscoveryFailedError(exc.message) from exc
+
+    async def check_url(self, url: str) -> None:
+        """Refuse a URL that may not be contacted, without contacting it.
+
+        Raises:
+            UnsafeUrlError: Scheme, userinfo or an address behind the name is not allowed.
+        """
+        try:
+            await self._guard.check(url)
+        except UnsafeAddressError as exc:
+            raise UnsafeUrlError(exc.message) from exc
+        except UpstreamError as exc:
+            raise DiscoveryFailedError(exc.message) from exc
+
+    def _limits(self, connection: ConnectionSpec) -> Limits:
+        total = self._settings.discovery_timeout_seconds
+        own = connection.init_timeout_seconds
+        return Limits(
+            connect_timeout_seconds=self._settings.upstream_connect_timeout_seconds,
+            total_timeout_seconds=total if own is None else min(own, total),
+            max_bytes=self._settings.discovery_max_bytes,
+            max_tools=self._settings.discovery_max_tools,
+        )
+
+
+def _target(connection: ConnectionSpec) -> Target:
+    return Target(
+        url=connection.url,
+        is_sse=connection.transport is Transport.SSE,
+        headers=connection.headers,
+    )
+
+
+def _discovered(reading: Reading) -> Discovered:
+    eras = {Era.LEGACY: reading.speaks_legacy, Era.MODERN: reading.speaks_modern}
+    return Discovered(
+        snapshot=take(reading.tools),
+        capabilities=reading.capabilities,
+        protocol_version=reading.protocol_version,
+        eras=frozenset(era for era, spoken in eras.items() if spoken),
+        instructions=reading.instructions,
+        init_duration_ms=reading.init_duration_ms,
+    )

@@ -1,0 +1,218 @@
+"""Reads and writes `tokens` and `pluginauths`, with encryption inside.
+
+Both collections are shared with jarvis-api. `tokens` holds other kinds of tokens too, so every
+query names the types it means.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+from pymongo import ASCENDING, IndexModel, ReturnDocument
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.encryption import Cipher, FieldRef
+from packages.database.errors import translates_driver_errors
+from registry.core.json import JsonObject
+from registry.tokens.values import STORED_TYPES, StoredToken, TokenCounts, TokenType
+
+TOKEN_INDEXES = [
+    IndexModel([("userId", ASCENDING), ("type", ASCENDING)]),
+    IndexModel([("userId", ASCENDING), ("identifier", ASCENDING)]),
+    IndexModel([("type", ASCENDING), ("identifier", ASCENDING)]),
+    IndexModel([("createdAt", ASCENDING)]),
+    IndexModel(
+        [("userId", ASCENDING), ("type", ASCENDING), ("identifier", ASCENDING)],
+        name="registry_user_type_identifier",
+        unique=True,
+        partialFilterExpression={"type": {"$in": list(STORED_TYPES)}},
+    ),
+]
+"""Besides the published TTL index. The unique one covers only the kinds that we write."""
+
+PLUGIN_AUTH_INDEXES = [
+    IndexModel([("userId", ASCENDING), ("pluginKey", ASCENDING), ("authField", ASCENDING)])
+]
+API_KEY_FIELD = "MCP_API_KEY"
+"""`authField` under which jarvis-api keeps a user's key for an MCP server."""
+
+
+def plugin_key(server_name: str) -> str:
+    """Return the `pluginKey` of a server, as jarvis-api builds it."""
+    return f"mcp_{server_name}"
+
+
+@translates_driver_errors
+class TokenRepository:
+    """Tokens of users. Expired ones do not exist here, swept or not."""
+
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._tokens = database.collection("tokens")
+        self._cipher = cipher
+
+    async def store(
+        self,
+        *,
+        user_id: str,
+        stored_type: str,
+        identifier: str,
+        value: str,
+        expires_at: datetime,
+        metadata: JsonObject,
+        now: datetime,
+    ) -> str:
+        """Store a token, replacing one of the same user, type and identifier; return its id."""
+        key = {"userId": ObjectId(user_id), "type": stored_type, "identifier": identifier}
+        values = {
+            "token": self._cipher.encrypt_shared(value),
+            "createdAt": now,
+            "expiresAt": expires_at,
+            "metadata": metadata,
+        }
+        document = await self._tokens.find_one_and_update(
+            key,
+            {"$set": values},
+            projection={"_id": 1},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        assert document is not None  # noqa: S101 - an upsert always returns one
+        return str(document["_id"])
+
+    async def get(self, token_id: str, user_id: str, now: datetime) -> StoredToken | None:
+        """Return a token of *user_id*, decrypted, or None when absent, expired or another's.
+
+        Raises:
+            DecryptionError: The stored value cannot be read with the current keys.
+        """
+        document = await self._tokens.find_one(
+            {**_owned(token_id, user_id), "expiresAt": {"$gt": now}}
+        )
+        return None if document is None else self._token(document)
+
+    async def update(
+        self, token_id: str, user_id: str, *, value: str, expires_at: datetime, now: datetime
+    ) -> bool:
+        """Replace a token's value and expiry; say whether there was one."""
+        result = await self._tokens.update_one(
+            _owned(token_id, user_id),
+            {
+                "$set": {
+                    "token": self._cipher.encrypt_shared(value),
+                    "createdAt": now,
+                    "expiresAt": expires_at,
+                }
+            },
+        )
+        return result.matched_count == 1
+
+    async def delete(self, token_id: str, user_id: str) -> bool:
+        """Remove a token; say whether there was one."""
+        result = await self._tokens.delete_one(_owned(token_id, user_id))
+        return result.deleted_count == 1
+
+    async def delete_of_server(self, server_name: str, tx: Transaction) -> None:
+        """Remove what all users stored for one server, and nothing else."""
+        prefix = f"mcp:{server_name}"
+        await self._tokens.delete_many(
+            {
+                "type": {"$in": [*STORED_TYPES, "mcp_oauth_client"]},
+                "identifier": {"$in": [prefix, f"{prefix}:refresh", f"{prefix}:client"]},
+            },
+            session=tx,
+        )
+
+    async def counts(self, now: datetime) -> TokenCounts:
+        """Count the tokens of the types we know, from one snapshot of the collection."""
+        pipeline: list[Doc] = [
+            {"$match": {"type": {"$in": list(STORED_TYPES)}}},
+            {
+                "$group": {
+                    "_id": {"type": "$type", "active": {"$gt": ["$expiresAt", now]}},
+                    "count": {"$sum": 1},
+                    "users": {"$addToSet": "$userId"},
+                }
+            },
+        ]
+        by_type = dict.fromkeys(TokenType, 0)
+        active = expired = 0
+        users: set[ObjectId] = set()
+        async for group in await self._tokens.aggregate(pipeline):
+            count = int(group["count"])
+            by_type[STORED_TYPES[group["_id"]["type"]]] += count
+            if group["_id"]["active"]:
+                active += count
+                users.update(group["users"])
+            else:
+                expired += count
+        return TokenCounts(active + expired, by_type, active, expired, len(users))
+
+    def _token(self, document: dict[str, Any]) -> StoredToken:
+        token_id = str(document["_id"])
+        return StoredToken(
+            token_id=token_id,
+            user_id=str(document["userId"]),
+            stored_type=document["type"],
+            identifier=str(document.get("identifier") or ""),
+            value=self._cipher.decrypt(document["token"], FieldRef("tokens", token_id, "token")),
+            created_at=document["createdAt"],
+            expires_at=document["expiresAt"],
+            metadata=document.get("metadata") or {},
+        )
+
+
+@translates_driver_errors
+class PluginAuthRepository:
+    """Keys that users typed in for servers whose `apiKey.source` is `user`."""
+
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._auths = database.collection("pluginauths")
+        self._cipher = cipher
+
+    async def store(
+        self, user_id: str, server_name: str, value: str, now: datetime, tx: Transaction
+    ) -> None:
+        """Store a user's key for a server in the form jarvis-api reads (v1)."""
+        await self._auths.update_one(
+            {
+                "userId": user_id,
+                "pluginKey": plugin_key(server_name),
+                "authField": API_KEY_FIELD,
+            },
+            {
+                "$set": {"value": self._cipher.encrypt_fixed_iv(value), "updatedAt": now},
+                "$setOnInsert": {"createdAt": now, "__v": 0},
+            },
+            upsert=True,
+            session=tx,
+        )
+
+    async def get(self, user_id: str, server_name: str) -> str | None:
+        """Return a user's key for a server, decrypted, or None.
+
+        Raises:
+            DecryptionError: The stored value cannot be read with the current keys.
+        """
+        document = await self._auths.find_one(
+            {
+                "userId": user_id,
+                "pluginKey": plugin_key(server_name),
+                "authField": API_KEY_FIELD,
+            }
+        )
+        if document is None:
+            return None
+        reference = FieldRef("pluginauths", str(document["_id"]), "value")
+        return self._cipher.decrypt(document["value"], reference)
+
+    async def delete_of_server(self, server_name: str, tx: Transaction) -> None:
+        """Remove all users' keys for one server."""
+        await self._auths.delete_many({"pluginKey": plugin_key(server_name)}, session=tx)
+
+
+def _owned(token_id: str, user_id: str) -> Doc:
+    return {
+        "_id": ObjectId(token_id),
+        "userId": ObjectId(user_id),
+        "type": {"$in": list(STORED_TYPES)},
+    }

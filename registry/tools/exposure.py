@@ -1,0 +1,60 @@
+"""What first becomes of a tool, and which tools are served. Pure."""
+
+from enum import StrEnum
+
+from registry.core.json import JsonObject
+from registry.tools.values import ExposureState, RegistrationState
+
+READ_ONLY_PREFIXES = ("get_", "list_")
+"""Names that are taken for reading when the upstream does not say."""
+
+
+class AutoExpose(StrEnum):
+    """What the person who registers a server vouches for."""
+
+    ALL = "all"
+    READ_ONLY = "read_only"
+    NONE = "none"
+
+
+class Origin(StrEnum):
+    """When a tool turned up."""
+
+    AT_REGISTRATION = "at_registration"
+    LATER_ON_PRIVATE = "later_on_private"
+    LATER_ON_SHARED = "later_on_shared"
+
+
+State = tuple[RegistrationState, ExposureState]
+
+SERVED: State = (RegistrationState.SELECTED, ExposureState.ACTIVE)
+WAITING: State = (RegistrationState.UNSELECTED, ExposureState.DRAFT)
+
+
+def first_state(policy: AutoExpose, origin: Origin, *, read_only: bool) -> State:
+    """Return the state in which a newly found tool is stored.
+
+    On shared servers nothing that turns up later is served before somebody reviewed it.
+    """
+    if origin is Origin.LATER_ON_SHARED:
+        return WAITING
+    match policy:
+        case AutoExpose.ALL:
+            return SERVED
+        case AutoExpose.READ_ONLY:
+            return SERVED if read_only else WAITING
+        case AutoExpose.NONE:
+            return WAITING
+
+
+def is_served(registration: RegistrationState, exposure: ExposureState) -> bool:
+    """Whether a tool in these states is served, its server being active."""
+    return (registration, exposure) == SERVED
+
+
+def reads_only(name: str, annotations: JsonObject | None) -> bool:
+    """Whether a tool only reads: as the upstream says, else as its name suggests."""
+    hint = (annotations or {}).get("readOnlyHint")
+    if isinstance(hint, bool):
+        return hint
+    return name.startswith(READ_ONLY_PREFIXES)

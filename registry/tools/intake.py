@@ -1,0 +1,161 @@
+"""Take an upstream's tools as they came, or say what is wrong with each. Pure."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+
+import jsonschema_rs
+from pydantic import JsonValue
+
+from registry.core.json import JsonObject, canonical_json
+from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
+
+NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
+"""The characters of MCP names, and `/`, which servers in use have."""
+
+MAX_DESCRIPTION_BYTES = 64 * 1024
+MAX_DEFINITION_BYTES = 1024 * 1024
+MAX_DEPTH = 64
+"""Nesting of a schema; real ones stay below 20, and validators recurse."""
+
+SHOWN_CHARACTERS = 128
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class RejectionError(Exception):
+    """Why a tool cannot be taken."""
+
+
+def take(raw_tools: Sequence[JsonValue]) -> ToolSnapshot:
+    """Return what can be stored and what cannot, in the upstream's order."""
+    taken: dict[str, ToolDefinition] = {}
+    rejected: list[RejectedTool] = []
+    for raw in raw_tools:
+        try:
+            tool = _definition(raw)
+        except RejectionError as exc:
+            rejected.append(RejectedTool(_shown_name(raw), str(exc)))
+            continue
+        if tool.name in taken:
+            rejected.append(RejectedTool(tool.name, "is listed twice; the first is taken"))
+        else:
+            taken[tool.name] = tool
+    return ToolSnapshot(tuple(taken.values()), tuple(rejected))
+
+
+def _definition(raw: JsonValue) -> ToolDefinition:
+    if not isinstance(raw, dict):
+        raise RejectionError("is no object")
+    name = _name(raw.get("name"))
+    description = _text(raw, "description")
+    title = _text(raw, "title")
+    if _depth(raw) > MAX_DEPTH:
+        raise RejectionError(f"is nested deeper than {MAX_DEPTH} levels")
+    definition = _json(raw)
+    schema = _schema(raw.get("inputSchema"), "inputSchema")
+    output = raw.get("outputSchema")
+    annotations = raw.get("annotations")
+    return ToolDefinition(
+        name=name,
+        title=title,
+        description=description,
+        definition=definition,
+        input_schema=schema,
+        output_schema=None if output is None else _schema(output, "outputSchema"),
+        annotations=annotations if isinstance(annotations, dict) else None,
+        discovery_hash=hashlib.sha256(canonical_json(raw).encode()).hexdigest(),
+    )
+
+
+def _name(value: JsonValue) -> str:
+    if not isinstance(value, str) or not value:
+        raise RejectionError("has no name")
+    if not NAME.fullmatch(value):
+        raise RejectionError(
+            "has a name that is longer than 128 characters or holds others than letters, digits, "
+            "`_`, `-`, `.` and `/`"
+        )
+    return value
+
+
+def _text(raw: JsonObject, member: str) -> str | None:
+    value = raw.get(member)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise RejectionError(f"has a {member} that is no text")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise RejectionError(f"has a {member} with broken characters") from None
+    if size > MAX_DESCRIPTION_BYTES:
+        raise RejectionError(f"has a {member} of more than {MAX_DESCRIPTION_BYTES} bytes")
+    return value
+
+
+def _json(raw: JsonObject) -> str:
+    try:
+        text = json.dumps(raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise RejectionError("holds broken characters") from None
+    except ValueError:
+        raise RejectionError("holds a number that JSON does not have") from None
+    if size > MAX_DEFINITION_BYTES:
+        raise RejectionError(f"is larger than {MAX_DEFINITION_BYTES} bytes")
+    return text
+
+
+def _schema(value: JsonValue, member: str) -> str:
+    if not isinstance(value, dict):
+        raise RejectionError(f"has no {member} object")
+    if member == "inputSchema" and value.get("type") != "object":
+        raise RejectionError('has an inputSchema whose type is not "object"')
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    try:
+        # Checked against the dialect's meta-schema alone, so nothing is ever fetched.
+        dialect = value.get("$schema")
+        known = {"$schema": dialect if dialect in KNOWN_DIALECTS else DIALECT}
+        jsonschema_rs.meta.validate({**value, **known})
+    except jsonschema_rs.ValidationError as exc:
+        reason = exc.message[:SHOWN_CHARACTERS]
+        raise RejectionError(f"has an invalid {member}: {reason}") from None
+    except (ValueError, RecursionError, OverflowError):
+        raise RejectionError(f"has an invalid {member}") from None
+    return text
+
+
+KNOWN_DIALECTS = frozenset(
+    {
+        DIALECT,
+        "https://json-schema.org/draft/2019-09/schema",
+        "http://json-schema.org/draft-07/schema#",
+        "http://json-schema.org/draft-07/schema",
+        "http://json-schema.org/draft-06/schema#",
+        "http://json-schema.org/draft-04/schema#",
+    }
+)
+
+
+def _depth(value: JsonValue) -> int:
+    """Return how deeply *value* is nested, without recursing."""
+    deepest = 0
+    stack: list[tuple[JsonValue, int]] = [(value, 1)]
+    while stack:
+        node, depth = stack.pop()
+        deepest = max(deepest, depth)
+        if deepest > MAX_DEPTH:
+            return deepest
+        if isinstance(node, dict):
+            stack += [(item, depth + 1) for item in node.values()]
+        elif isinstance(node, list):
+            stack += [(item, depth + 1) for item in node]
+    return deepest
+
+
+def _shown_name(raw: JsonValue) -> str:
+    name = raw.get("name") if isinstance(raw, dict) else None
+    text = name if isinstance(name, str) else ""
+    printable = "".join(item if item.isprintable() else "?" for item in text[:SHOWN_CHARACTERS])
+    return printable.encode(errors="replace").decode()

@@ -1,0 +1,176 @@
+"""The fields of `mcpservers.config` that mirror `mcp_tools` for the other application. Pure.
+
+MongoDB drivers read a sub-document with a `$ref` key as a database reference, so schemas are
+written here as jarvis-api writes them: local `$ref`s resolved, other `$` keywords dropped.
+The canonical rows keep the schema's text as it came.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from registry.core.json import JsonObject
+from registry.tools.naming import DELIMITER, function_name, normalized_server_name
+from registry.tools.values import ServedTool
+
+MAX_PROJECTION_BYTES = 8 * 1024 * 1024
+"""Half of what one document may hold. Tools beyond it are left out of `toolFunctions` only."""
+
+MAX_DEPTH = 32
+"""Deeper schemas, and recursive ones, end in an open object."""
+
+BSON_INT_LIMIT = 2**63
+"""Whole numbers beyond it do not fit a document; they become floating-point numbers."""
+
+_SCHEMA_MAPS = frozenset({"properties", "patternProperties", "dependentSchemas"})
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What the other application reads of a server's tools.
+
+    Attributes:
+        tools: Names joined with `, `.
+        functions: OpenAI function definitions by name.
+        omitted: How many tools did not fit into `functions`.
+    """
+
+    tools: str
+    functions: JsonObject
+    num_tools: int
+    omitted: int
+
+
+def project(tools: Iterable[ServedTool], server_name: str) -> Projection:
+    """Return the projection of the tools that are served."""
+    names: list[str] = []
+    functions: JsonObject = {}
+    size = 0
+    omitted = 0
+    for tool in tools:
+        names.append(tool.name)
+        size += len(tool.input_schema) + len(tool.description or "") + 2 * len(tool.name) + 200
+        if size > MAX_PROJECTION_BYTES:
+            omitted += 1
+            continue
+        key = function_name(tool.name, server_name)
+        functions[key] = {
+            "type": "function",
+            "function": {
+                "name": key,
+                "description": tool.description or "",
+                "parameters": openai_parameters(tool.input_schema),
+            },
+            "mcpToolName": tool.name,
+        }
+    return Projection(", ".join(names), functions, len(names), omitted)
+
+
+def openai_parameters(schema_text: str) -> JsonObject:
+    """Return a JSON Schema in a form that can be stored as a sub-document."""
+    schema = json.loads(schema_text)
+    resolved = _schema(schema, schema, 0, frozenset())
+    return resolved if isinstance(resolved, dict) else {"type": "object"}
+
+
+def _schema(node: JsonValue, root: JsonObject, depth: int, seen: frozenset[str]) -> JsonValue:
+    if isinstance(node, list):
+        return [_schema(item, root, depth + 1, seen) for item in node]
+    if not isinstance(node, dict):
+        return _number(node)
+    if depth > MAX_DEPTH:
+        return {"type": "object"}
+    reference = node.get("$ref")
+    if isinstance(reference, str):
+        if reference in seen:
+            return {"type": "object"}
+        target = _local(reference, root)
+        siblings = {key: value for key, value in node.items() if key != "$ref"}
+        return _schema({**target, **siblings}, root, depth + 1, seen | {reference})
+    members: JsonObject = {}
+    for key, value in node.items():
+        if key.startswith("$") or key == "definitions":
+            continue
+        if key in _SCHEMA_MAPS and isinstance(value, dict):
+            members[key] = {
+                name: _schema(item, root, depth + 1, seen)
+                for name, item in value.items()
+                if not name.startswith("$")
+            }
+        elif key in {"default", "const", "enum", "examples"}:
+            members[key] = _plain(value)
+        else:
+            members[key] = _schema(value, root, depth + 1, seen)
+    return members
+
+
+def _local(reference: str, root: JsonObject) -> JsonObject:
+    node: JsonValue = root
+    if not reference.startswith("#"):
+        return {"type": "object"}
+    for part in reference.removeprefix("#").split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(node, dict) or name not in node:
+            return {"type": "object"}
+        node = node[name]
+    return node if isinstance(node, dict) else {"type": "object"}
+
+
+def _plain(value: JsonValue) -> JsonValue:
+    """Return example data with keys that a document cannot hold left out."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if not key.startswith("$")}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return _number(value)
+
+
+def _number(value: JsonValue) -> JsonValue:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= BSON_INT_LIMIT:
+        return float(value)
+    return value
+
+
+def restore(functions: JsonObject, server_name: str) -> list[ServedTool]:
+    """Return the tools of a server that only the other application has described.
+
+    Reads today's key form (`<tool>_mcp_<server>`) and the older ones (`<tool>_<server>`,
+    `required` beside `parameters`).
+    """
+    return [
+        tool
+        for key, value in functions.items()
+        if isinstance(value, dict) and (tool := _restored(key, value, server_name)) is not None
+    ]
+
+
+def _restored(key: str, value: JsonObject, server_name: str) -> ServedTool | None:
+    function = value.get("function")
+    if not isinstance(function, dict):
+        return None
+    own_name = value.get("mcpToolName")
+    name = own_name if isinstance(own_name, str) and own_name else _tool_name(key, server_name)
+    parameters = function.get("parameters")
+    schema: JsonObject = {"type": "object", **(parameters if isinstance(parameters, dict) else {})}
+    if isinstance(function.get("required"), list) and "required" not in schema:
+        schema["required"] = function["required"]
+    description = function.get("description")
+    tool: JsonObject = {"name": name, "inputSchema": schema}
+    if isinstance(description, str):
+        tool["description"] = description
+    return ServedTool(
+        name=name,
+        title=None,
+        description=description if isinstance(description, str) else None,
+        definition=json.dumps(tool, separators=(",", ":"), ensure_ascii=False),
+        input_schema=json.dumps(schema, separators=(",", ":"), ensure_ascii=False),
+    )
+
+
+def _tool_name(key: str, server_name: str) -> str:
+    name, delimiter, _server = key.rpartition(DELIMITER)
+    if delimiter:
+        return name
+    return key.removesuffix(f"_{normalized_server_name(server_name)}")

@@ -1,0 +1,180 @@
+"""Which addresses upstream connections may go to (protection against SSRF).
+
+A name is judged by all addresses it resolves to, at the moment of connecting, and the
+connection goes to an address that was judged: a second look-up cannot change the target.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_URL_CHARACTERS = 2048
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+NEVER_ALLOWED: tuple[IPNetwork, ...] = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",
+        "169.254.0.0/16",
+        "100.100.100.200/32",
+        "168.63.129.16/32",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/128",
+        "fe80::/10",
+        "fd00:ec2::254/128",
+        "ff00::/8",
+    )
+)
+"""Metadata services of clouds, link-local, multicast and reserved: no setting allows them."""
+
+EMBEDDED_IPV4 = (
+    ipaddress.ip_network("64:ff9b::/96"),
+    ipaddress.ip_network("64:ff9b:1::/48"),
+    ipaddress.ip_network("2002::/16"),
+    ipaddress.ip_network("2001::/32"),
+    ipaddress.ip_network("::/96"),
+)
+"""Forms of IPv6 that lead to an IPv4 address (NAT64, 6to4, Teredo, IPv4-compatible)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAddress:
+    """An address that may be connected to.
+
+    Attributes:
+        family: `socket.AF_INET` or `socket.AF_INET6`.
+    """
+
+    host: str
+    port: int
+    family: socket.AddressFamily
+
+
+class UrlGuard:
+    """Judges URLs and addresses.
+
+    Args:
+        allowed_networks: Private networks (CIDR) that may be contacted all the same.
+    """
+
+    def __init__(self, allowed_networks: Sequence[str]) -> None:
+        self._allowed = tuple(ipaddress.ip_network(network) for network in allowed_networks)
+
+    def check_syntax(self, url: str) -> SplitResult:
+        """Return the parts of *url*.
+
+        Raises:
+            UnsafeAddressError: It is no http(s) URL, or one of a form that hides its target.
+        """
+        if len(url) > MAX_URL_CHARACTERS:
+            raise UnsafeAddressError("is longer than 2,048 characters")
+        if any(ord(character) <= 32 or ord(character) == 127 for character in url):  # noqa: PLR2004 - ASCII
+            raise UnsafeAddressError("holds spaces or control characters")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise UnsafeAddressError("is not a valid URL") from None
+        if parts.scheme not in DEFAULT_PORTS:
+            raise UnsafeAddressError("must start with http:// or https://")
+        if not parts.hostname or port == 0 or "\\" in url:
+            raise UnsafeAddressError("names no host")
+        if "@" in parts.netloc:
+            raise UnsafeAddressError(
+                "must not hold a user name or password; use apiKey or headers instead"
+            )
+        if "%" in parts.netloc:
+            raise UnsafeAddressError("must not hold an escaped host or a zone")
+        self._refuse_odd_number(parts.hostname)
+        return parts
+
+    async def check(self, url: str) -> None:
+        """Judge *url* and every address behind it, without connecting.
+
+        Raises:
+            UnsafeAddressError: It may not be contacted.
+            UpstreamConnectError: Its name cannot be resolved.
+        """
+        parts = self.check_syntax(url)
+        await self.resolve(parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+
+    async def resolve(self, host: str, port: int) -> list[CheckedAddress]:
+        """Return the addresses of *host*, all of which may be connected to.
+
+        Raises:
+            UnsafeAddressError: One of them may not.
+            UpstreamConnectError: There are none.
+        """
+        self._refuse_odd_number(host)
+        literal = _literal(host)
+        if literal is not None:
+            self._judge(literal, host)
+            family = socket.AF_INET if literal.version == 4 else socket.AF_INET6  # noqa: PLR2004 - IP version
+            return [CheckedAddress(str(literal), port, family)]
+        try:
+            infos = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM
+            )
+        except (OSError, UnicodeError):
+            raise UpstreamConnectError(f"The name {host} cannot be resolved.") from None
+        found: list[CheckedAddress] = []
+        for family, _kind, _protocol, _name, address in infos:
+            text = str(address[0])
+            self._judge(ipaddress.ip_address(text.partition("%")[0]), host)
+            found.append(CheckedAddress(text, port, family))
+        if not found:
+            raise UpstreamConnectError(f"The name {host} has no address.")
+        return found
+
+    def judge_literal(self, host: str) -> None:
+        """Judge *host* if it is an IP address; names are judged when they are resolved.
+
+        Raises:
+            UnsafeAddressError: It may not be contacted.
+        """
+        self._refuse_odd_number(host)
+        literal = _literal(host)
+        if literal is not None:
+            self._judge(literal, host)
+
+    def _judge(self, address: IPAddress, host: str) -> None:
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.ipv4_mapped is not None:
+                self._judge(address.ipv4_mapped, host)
+                return
+            hidden = any(address in network for network in EMBEDDED_IPV4)
+            if hidden and not address.is_loopback:
+                raise UnsafeAddressError(f"{host} leads to an address that may not be contacted")
+        if any(address in network for network in NEVER_ALLOWED):
+            raise UnsafeAddressError(f"{host} leads to an address that may not be contacted")
+        if any(address in network for network in self._allowed):
+            return
+        if not address.is_global:
+            raise UnsafeAddressError(
+                f"{host} leads to a private address; "
+                "UPSTREAM_ALLOWED_NETWORKS can allow its network"
+            )
+
+    @staticmethod
+    def _refuse_odd_number(host: str) -> None:
+        # 2130706433, 0x7f.1 and 127.1 are 127.0.0.1 to some resolvers and a name to others.
+        last = host.rstrip(".").rpartition(".")[2].lower()
+        looks_numeric = last.isdigit() or last.startswith("0x")
+        if looks_numeric and _literal(host) is None:
+            raise UnsafeAddressError("names its host by an unusual form of number")
+
+
+def _literal(host: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None

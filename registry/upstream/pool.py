@@ -1,0 +1,111 @@
+"""The gateway's one pool of connections to upstreams.
+
+Addresses are judged when a connection is made, not per request: a pooled connection goes where
+it was judged to go.
+"""
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from typing_extensions import override
+
+from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
+from registry.upstream.guard import UrlGuard
+
+KEEP_ALIVE_SECONDS = 30
+DNS_CACHE_SECONDS = 10
+"""Short: a moved upstream must be found again soon, and its addresses judged anew."""
+
+MAX_HEADER_BYTES = 64 * 1024
+
+
+class BlockedAddressError(OSError):
+    """The guard refused the target; aiohttp reports it as a failed connection."""
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves names to addresses that the guard allows."""
+
+    def __init__(self, guard: UrlGuard) -> None:
+        self._guard = guard
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the checked addresses of *host*.
+
+        Raises:
+            OSError: One may not be contacted, or there are none.
+        """
+        try:
+            checked = await self._guard.resolve(host, port)
+        except (UnsafeAddressError, UpstreamConnectError) as exc:
+            raise BlockedAddressError(exc.message) from exc
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address.host,
+                port=address.port,
+                family=address.family,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in checked
+            if family in {socket.AF_UNSPEC, address.family}
+        ]
+
+    @override
+    async def close(self) -> None:
+        """Hold nothing, so close nothing."""
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Judges literal addresses too, which never reach a resolver."""
+
+    def __init__(self, guard: UrlGuard, **options: Any) -> None:
+        super().__init__(resolver=GuardedResolver(guard), **options)
+        self._guard = guard
+
+    @override
+    async def _resolve_host(
+        self, host: str, port: int, traces: Sequence[aiohttp.tracing.Trace] | None = None
+    ) -> list[ResolveResult]:
+        try:
+            self._guard.judge_literal(host)
+        except UnsafeAddressError as exc:
+            raise BlockedAddressError(exc.message) from exc
+        return await super()._resolve_host(host, port, traces)
+
+
+def create_upstream_session(
+    guard: UrlGuard,
+    *,
+    connect_timeout_seconds: float,
+    idle_timeout_seconds: float,
+    connections_per_upstream: int,
+) -> aiohttp.ClientSession:
+    """Return the pool. Callers close it, never follow redirects, and set their own timeouts."""
+    connector = GuardedConnector(
+        guard,
+        limit=0,
+        limit_per_host=connections_per_upstream,
+        ttl_dns_cache=DNS_CACHE_SECONDS,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        raise_for_status=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout_seconds, sock_read=idle_timeout_seconds
+        ),
+    )

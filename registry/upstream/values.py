@@ -1,0 +1,54 @@
+"""Values of the upstream package."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from registry.core.json import JsonObject, JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One upstream.
+
+    Attributes:
+        is_sse: Whether it speaks the HTTP+SSE transport of 2024-11-05.
+        headers: Sent with every request, credentials included.
+    """
+
+    url: str
+    is_sse: bool
+    headers: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one reading.
+
+    Attributes:
+        max_bytes: Of all answers together.
+    """
+
+    connect_timeout_seconds: float
+    total_timeout_seconds: float
+    max_bytes: int
+    max_tools: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an upstream said.
+
+    Attributes:
+        tools: Tool objects as they came, in the upstream's order, unchecked.
+        speaks_legacy: Whether it takes `initialize` (up to 2025-11-25).
+        speaks_modern: Whether it takes requests of 2026-07-28.
+        init_duration_ms: From opening the connection to the end of the handshake.
+    """
+
+    protocol_version: str
+    speaks_legacy: bool
+    speaks_modern: bool
+    capabilities: JsonObject
+    instructions: str | None
+    init_duration_ms: int
+    tools: tuple[JsonValue, ...]

@@ -1,0 +1,149 @@
+"""Render every failure as the one envelope: `{"error": code, "message": text, ...facts}`."""
+
+import http
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from typing_extensions import override
+
+from packages.database.errors import DatabaseUnavailable
+from registry.core.errors import DatabaseUnavailableError, ErrorKind, RegistryError
+
+log = structlog.get_logger()
+
+STATUS = {
+    ErrorKind.UNAUTHORIZED: 401,
+    ErrorKind.FORBIDDEN: 403,
+    ErrorKind.INSUFFICIENT_SCOPE: 403,
+    ErrorKind.NOT_FOUND: 404,
+    ErrorKind.CONFLICT: 409,
+    ErrorKind.INVALID: 422,
+    ErrorKind.RATE_LIMITED: 429,
+    ErrorKind.UPSTREAM: 502,
+    ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.INTERNAL: 500,
+}
+
+RETRY_AFTER_SECONDS = 2
+"""Told to clients when the database is away: drivers find a new primary in about that time."""
+
+
+class ErrorDetail(BaseModel):
+    """One rule that the input breaks."""
+
+    field: str = Field(description="Name of the member, query parameter or header.")
+    message: str
+
+
+class ErrorEnvelope(BaseModel):
+    """The body of every answer of status 400 and above. Some errors carry further members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    error: str = Field(description="Code, for programs.", examples=["not_found"])
+    message: str = Field(description="Text, for people.", examples=["Server not found"])
+    details: list[ErrorDetail] | None = None
+
+
+class JsonAnswer(Response):
+    """A JSON body written by orjson, without a validation pass over what we just built."""
+
+    media_type = "application/json"
+
+    @override
+    def render(self, content: object) -> bytes:
+        """Return the body's bytes."""
+        return orjson.dumps(content, default=str)
+
+
+def envelope(error: RegistryError, headers: Mapping[str, str] | None = None) -> JsonAnswer:
+    """Return the answer for an expected failure."""
+    merged = dict(headers or {})
+    if error.kind is ErrorKind.UNAVAILABLE:
+        merged["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return JsonAnswer(
+        {"error": error.kind.value, "message": error.message, **error.facts},
+        STATUS[error.kind],
+        merged,
+    )
+
+
+ChallengeFor = Callable[[RegistryError, Request], Mapping[str, str]]
+
+
+def install_error_handlers(app: FastAPI, challenge: ChallengeFor) -> None:
+    """Give *app* one rendering of every failure.
+
+    Args:
+        app: The application.
+        challenge: Returns the `WWW-Authenticate` header for an error, or nothing.
+    """
+
+    async def expected(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RegistryError)  # noqa: S101 - registered for this type only
+        return envelope(error, challenge(error, request))
+
+    async def unavailable(_request: Request, error: Exception) -> Response:
+        log.warning("database_unavailable", error=type(error.__cause__ or error).__name__)
+        return envelope(DatabaseUnavailableError())
+
+    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+        RegistryError: expected,
+        DatabaseUnavailable: unavailable,
+        RequestValidationError: _invalid,
+        HTTPException: _http,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
+    details = [_detail(item) for item in error.errors()]
+    summary = "; ".join(f"{item['field']}: {item['message']}" for item in details[:3])
+    return JsonAnswer(
+        {"error": ErrorKind.INVALID.value, "message": summary, "details": details}, 422
+    )
+
+
+def _detail(item: Mapping[str, Any]) -> dict[str, str]:
+    # The first part of the location says body, query or path; the name alone is what callers sent.
+    location = [str(part) for part in item["loc"][1:]]
+    if item["type"] == "json_invalid":
+        return {"field": "body", "message": "is not valid JSON"}
+    if item["type"] == "extra_forbidden":
+        return {"field": ".".join(location), "message": "is not a known field"}
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return {"field": ".".join(location) or "body", "message": message}
+
+
+CODES = {
+    400: "validation_error",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "validation_error",
+}
+
+
+async def _http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    message = {
+        404: "There is nothing at this address.",
+        405: "This address does not take that method.",
+        400: "The request body cannot be read.",
+    }.get(error.status_code, http.HTTPStatus(error.status_code).phrase)
+    code = CODES.get(error.status_code, "validation_error")
+    return JsonAnswer(
+        {"error": code, "message": message}, error.status_code, dict(error.headers or {})
+    )

@@ -1,0 +1,122 @@
+"""What happens around every REST request: an id, a body limit, a record, a last resort."""
+
+import re
+import time
+import uuid
+
+import orjson
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from registry.core.errors import ErrorKind
+from registry.core.metrics import Metrics
+
+log = structlog.get_logger()
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+QUIET_PATHS = ("/health", "/metrics")
+"""Asked every few seconds by machines; logging them would drown the rest."""
+
+
+class BodyTooLargeError(Exception):
+    """The body went over the limit while it was read."""
+
+
+class RequestRecorder:
+    """Gives each request an id, records time and outcome, and never lets an exception out.
+
+    A client's own `X-Request-ID` is kept when it is harmless, and always answered.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        status = 0
+
+        async def tagged_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._limited(scope, receive, tagged_send)
+            except BodyTooLargeError:
+                if not status:
+                    await _answer(
+                        tagged_send, 413, "payload_too_large", "The request body is too large."
+                    )
+            except Exception:
+                log.exception("request_failed", method=scope["method"], path=scope["path"])
+                if not status:
+                    await _answer(
+                        tagged_send,
+                        500,
+                        ErrorKind.INTERNAL.value,
+                        f"Something went wrong here; it was recorded as {request_id}.",
+                    )
+            self._record(scope, status, time.perf_counter() - started)
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
+        if declared.isdigit() and int(declared) > self._max_body_bytes:
+            raise BodyTooLargeError
+        taken = 0
+
+        async def limited_receive() -> Message:
+            nonlocal taken
+            message = await receive()
+            if message["type"] == "http.request":
+                taken += len(message.get("body", b""))
+                if taken > self._max_body_bytes:
+                    raise BodyTooLargeError
+            return message
+
+        await self._app(scope, limited_receive, send)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = scope.get("route")
+        template = getattr(route, "path", None) or "unmatched"
+        self._metrics.http_requests.labels(scope["method"], template, str(status)).observe(seconds)
+        if not scope["path"].startswith(QUIET_PATHS):
+            log.info(
+                "request_served",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                duration_ms=round(seconds * 1000, 2),
+            )
+
+
+def _request_id(scope: Scope) -> str:
+    sent = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
+    if REQUEST_ID.fullmatch(sent):
+        return str(sent.decode())
+    return uuid.uuid4().hex
+
+
+async def _answer(send: Send, status: int, code: str, message: str) -> None:
+    body = orjson.dumps({"error": code, "message": message})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

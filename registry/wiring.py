@@ -1,0 +1,227 @@
+"""The composition root: the one place that builds services, pools and background work."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from packages.database.client import Database, IndexConflict
+from packages.database.encryption import Cipher
+from packages.database.errors import DatabaseUnavailable
+from packages.database.monitoring import CommandTimer, PoolWatcher
+from packages.database.schema import prepare
+from packages.models import check_schema_version
+from registry.access.repository import AclRepository
+from registry.auth.bearer import BearerAuthenticator
+from registry.auth.jwt import TokenIssuer, TokenVerifier
+from registry.auth.keys import SigningKeys, load_signing_keys
+from registry.auth.repository import DirectoryRepository
+from registry.core.clock import Clock, SystemClock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.gateway.endpoint import GatewayEndpoint
+from registry.gateway.snapshot import Snapshot, SnapshotSources
+from registry.indexes import EXTRA_INDEXES
+from registry.servers.credentials import CredentialVault
+from registry.servers.repository import ServerRepository
+from registry.servers.service import ServerRepositories, ServerService
+from registry.sync.discovery import DiscoveryService
+from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tools.repository import ToolRepository
+from registry.upstream.guard import UrlGuard
+from registry.upstream.pool import create_upstream_session
+
+log = structlog.get_logger()
+
+READY_CHECK_SECONDS = 2.0
+"""How long a readiness check may take; probes give up soon after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """What a running registry is made of."""
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    keys: SigningKeys
+    issuer: TokenIssuer
+    verifier: TokenVerifier
+    database: Database
+    authenticator: BearerAuthenticator
+    servers: ServerService
+    snapshot: Snapshot
+    gateway: GatewayEndpoint
+    index_conflicts: list[IndexConflict]
+
+    async def database_is_up(self) -> bool:
+        """Whether MongoDB answers now."""
+        try:
+            async with asyncio.timeout(READY_CHECK_SECONDS):
+                await self.database.ping()
+        except (TimeoutError, DatabaseUnavailable):
+            return False
+        return True
+
+    async def snapshot_is_fresh(self) -> bool:
+        """Whether the gateway's view follows the database."""
+        return self.snapshot.is_fresh()
+
+
+def build_cipher(settings: Settings) -> Cipher:
+    """Return the cipher for stored credentials."""
+    return Cipher(settings.creds_key.get_secret_value(), settings.creds_iv.get_secret_value())
+
+
+def build_keys(settings: Settings) -> SigningKeys:
+    """Return the checked key pair.
+
+    Raises:
+        KeyPairError: The files cannot be used.
+    """
+    return load_signing_keys(settings.jwt_private_key_file, settings.jwt_public_key_file)
+
+
+def build_issuer(settings: Settings, keys: SigningKeys, clock: Clock) -> TokenIssuer:
+    """Return the issuer of our own tokens."""
+    return TokenIssuer(
+        keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, clock=clock
+    )
+
+
+def build_database(settings: Settings, metrics: Metrics) -> Database:
+    """Return a client that reports its commands and connections. Connects on first use."""
+    connections = metrics.database_connections
+    timer = CommandTimer(
+        lambda name, outcome, seconds: metrics.database_commands.labels(name, outcome).observe(
+            seconds
+        )
+    )
+    watcher = PoolWatcher(
+        opened=connections.labels("open").inc,
+        in_use=connections.labels("in_use").inc,
+        failed=metrics.database_connection_failures.inc,
+    )
+    return Database(
+        settings.mongo_uri.get_secret_value(),
+        timeout_ms=settings.mongo_timeout_ms,
+        listeners=[timer, watcher],
+    )
+
+
+@asynccontextmanager
+async def components(settings: Settings) -> AsyncIterator[Components]:
+    """Build everything, start background work, and take it all down at the end.
+
+    Raises:
+        SchemaVersionError: The generated models are of another release.
+        SchemasNotGeneratedError: There are no generated models.
+        KeyPairError: The signing keys cannot be used.
+        TopologyError: MongoDB is no replica set.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    check_schema_version()
+    clock = SystemClock()
+    metrics = Metrics()
+    keys = build_keys(settings)
+    cipher = build_cipher(settings)
+    async with AsyncExitStack() as stack:
+        database = build_database(settings, metrics)
+        stack.push_async_callback(database.close)
+        await database.require_replica_set()
+        conflicts = await prepare(database, EXTRA_INDEXES)
+        for conflict in conflicts:
+            log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
+        verifier = TokenVerifier(
+            keys,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            shared_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+            leeway_seconds=settings.jwt_leeway_seconds,
+        )
+        authenticator = BearerAuthenticator(
+            verifier,
+            DirectoryRepository(database),
+            clock=clock,
+            metrics=metrics,
+            user_cache_seconds=settings.user_cache_seconds,
+            leeway_seconds=settings.jwt_leeway_seconds,
+        )
+        repositories = build_repositories(settings, database, cipher)
+        vault = CredentialVault(cipher)
+        guard = UrlGuard(settings.upstream_allowed_networks)
+        snapshot = Snapshot(
+            database,
+            SnapshotSources(
+                servers=repositories.servers,
+                tools=repositories.tools,
+                acl=repositories.acl,
+                plugin_auths=repositories.plugin_auths,
+            ),
+            vault,
+            clock=clock,
+            metrics=metrics,
+            settings=settings,
+            users_changed=authenticator.forget_users,
+        )
+        servers = ServerService(
+            database,
+            repositories,
+            vault,
+            DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics),
+            snapshot,
+            clock=clock,
+            metrics=metrics,
+            admin_sees_private=settings.admin_sees_private,
+        )
+        upstream = await stack.enter_async_context(
+            create_upstream_session(
+                guard,
+                connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
+                idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
+                connections_per_upstream=settings.gateway_connections_per_upstream,
+            )
+        )
+        gateway = GatewayEndpoint(
+            snapshot,
+            authenticator,
+            upstream,
+            sealing_key=cipher.derive_key("gateway-session"),
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+        )
+        await snapshot.load()
+        background = await stack.enter_async_context(asyncio.TaskGroup())
+        watching = background.create_task(snapshot.follow())
+        stack.callback(watching.cancel)
+        yield Components(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            keys=keys,
+            issuer=build_issuer(settings, keys, clock),
+            verifier=verifier,
+            database=database,
+            authenticator=authenticator,
+            servers=servers,
+            snapshot=snapshot,
+            gateway=gateway,
+            index_conflicts=conflicts,
+        )
+
+
+def build_repositories(
+    settings: Settings, database: Database, cipher: Cipher
+) -> ServerRepositories:
+    """Return the repositories of the servers domain."""
+    acl = AclRepository(database, admin_sees_private=settings.admin_sees_private)
+    return ServerRepositories(
+        servers=ServerRepository(database, acl),
+        tools=ToolRepository(database),
+        acl=acl,
+        tokens=TokenRepository(database, cipher),
+        plugin_auths=PluginAuthRepository(database, cipher),
+    )

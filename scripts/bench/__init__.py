@@ -1,0 +1,1 @@
+"""The benchmark: what the gateway adds to a call, as ratios within one run."""

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Write the parts of docs/ that follow from the code: settings.md.
+
+`make docs` runs it; a test fails while the committed file differs from what it would write.
+"""
+
+import sys
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    # Run as a file from a fresh clone, only this folder is on the path.
+    sys.path.insert(0, str(ROOT))
+
+from registry.core.settings import Settings  # noqa: E402 - needs the path above
+
+SETTINGS_PAGE = ROOT / "docs" / "settings.md"
+
+INTRODUCTION = """\
+# Settings
+
+<!-- Written by scripts/generate_docs.py from registry/core/settings.py; `make docs` renews it. -->
+
+Every setting is an environment variable.
+They are read once, at start.
+What is missing or malformed stops the start with one line for each problem.
+Local mode (`registry serve --local`) makes the required ones itself, in `REGISTRY_HOME`.
+Lists are separated by commas.
+Secrets never appear in logs, errors or metrics.
+
+| Variable | Value | Default | Meaning |
+| --- | --- | --- | --- |
+"""
+
+KINDS = {
+    SecretStr: "secret text",
+    bool: "`true` or `false`",
+    int: "whole number",
+    float: "number",
+    Path: "path",
+    str: "text",
+}
+BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "over"), Le: ("le", "at most"), Lt: ("lt", "under")}
+
+
+def main() -> int:
+    """Write the pages and return 0."""
+    SETTINGS_PAGE.write_text(settings_page(), encoding="utf-8")
+    print(f"wrote {SETTINGS_PAGE}")
+    return 0
+
+
+def settings_page() -> str:
+    """Return the text of docs/settings.md."""
+    rows = (
+        [f"`{name.upper()}`", _value(field), _default(field), field.description or ""]
+        for name, field in Settings.model_fields.items()
+    )
+    lines = ("| " + " | ".join(_cell(text) for text in row) + " |\n" for row in rows)
+    return INTRODUCTION + "".join(lines)
+
+
+def _value(field: FieldInfo) -> str:
+    return ", ".join([_kind(field.annotation), *_bounds(field)])
+
+
+def _kind(annotation: object) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(annotation))
+    if origin in {Union, UnionType}:
+        (inner,) = (part for part in get_args(annotation) if part is not NoneType)
+        return _kind(inner)
+    if origin is tuple:
+        return "list"
+    if isinstance(annotation, type) and annotation in KINDS:
+        return KINDS[annotation]
+    raise TypeError(f"no words for a setting of type {annotation!r}")
+
+
+def _bounds(field: FieldInfo) -> list[str]:
+    return [
+        f"{words} {getattr(bound, attribute)}"
+        for bound in field.metadata
+        for kind, (attribute, words) in BOUNDS.items()
+        if isinstance(bound, kind)
+    ]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.default
+    if value is None or value == ():
+        return "none"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Who may see and change what."""
+
+import pytest
+
+from registry.access.policy import (
+    NO_PERMISSION,
+    Grant,
+    Permission,
+    ServerFacts,
+    ServerScope,
+    decide,
+    granted,
+)
+from registry.auth.identity import ALL_SCOPES, Role, UserContext
+
+ALICE = UserContext("a" * 24, "alice", Role.USER, ALL_SCOPES, frozenset({"9" * 24}))
+BOB = UserContext("b" * 24, "bob", Role.USER, ALL_SCOPES)
+ROOT = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
+APP, SHARED, PRIVATE = ServerScope
+VIEW, EDIT = Permission.VIEW, Permission.EDIT
+
+
+def server(scope: ServerScope | None, *grants: Grant) -> ServerFacts:
+    return ServerFacts(ALICE.user_id, scope, grants)
+
+
+def to_bob(bits: Permission = VIEW) -> Grant:
+    return Grant("user", BOB.user_id, bits)
+
+
+@pytest.mark.requirement("R-242")
+@pytest.mark.parametrize(
+    ("user", "needed", "facts", "allowed"),
+    [
+        (ALICE, VIEW, server(PRIVATE), True),
+        (ALICE, EDIT, server(PRIVATE), True),
+        (BOB, VIEW, server(PRIVATE), False),
+        (BOB, VIEW, server(PRIVATE, to_bob()), False),
+        (ROOT, EDIT, server(PRIVATE), True),
+        (BOB, VIEW, server(APP), True),
+        (BOB, EDIT, server(APP), False),
+        (ALICE, EDIT, server(APP), False),
+        (BOB, VIEW, server(SHARED), False),
+        (BOB, VIEW, server(SHARED, to_bob()), True),
+        (BOB, VIEW, server(SHARED, to_bob(EDIT)), False),
+        (BOB, VIEW, server(SHARED, Grant("public", None, VIEW)), True),
+        (BOB, VIEW, server(SHARED, Grant("group", "9" * 24, VIEW)), False),
+        (BOB, VIEW, server(SHARED, Grant("role", "USER", VIEW)), True),
+        (BOB, VIEW, server(SHARED, Grant("unheard-of", BOB.user_id, VIEW)), False),
+        (BOB, VIEW, server(None), False),
+        (BOB, VIEW, server(None, to_bob()), True),
+        (ALICE, EDIT, server(None), True),
+        (BOB, EDIT, server(None, to_bob()), False),
+    ],
+)
+def test_the_decision_follows_scope_author_and_grants(
+    user: UserContext,
+    needed: Permission,
+    facts: ServerFacts,
+    allowed: bool,  # noqa: FBT001 - a column of the table above
+) -> None:
+    assert decide(user, needed, facts).allowed is allowed
+
+
+def test_administrators_can_be_kept_out_of_private_servers() -> None:
+    assert not decide(ROOT, VIEW, server(PRIVATE), admin_sees_private=False).allowed
+    assert decide(ROOT, VIEW, server(SHARED), admin_sees_private=False).allowed
+
+
+def test_the_bits_of_all_entries_about_a_caller_add_up() -> None:
+    grants = (to_bob(VIEW), Grant("public", None, EDIT), Grant("user", ALICE.user_id, VIEW))
+
+    assert granted(BOB, grants) == VIEW | EDIT
+    assert granted(BOB, ()) == NO_PERMISSION

@@ -1,0 +1,117 @@
+"""Fixtures for all tests: a MongoDB-compatible server on a socket, keys, people, a clock."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from packages.database.client import Database
+from packages.database.encryption import Cipher
+from packages.database.schema import prepare
+from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
+from registry.core.clock import SystemClock
+from registry.core.settings import Settings
+from registry.indexes import EXTRA_INDEXES
+from tests.fakes.keys import write_key_pair
+from tests.fakes.mongo_daemon import start_daemon
+
+CREDS_KEY = "0f" * 32
+CREDS_IV = "1e" * 16
+JWT_SECRET = "a secret that jarvis-api shares"
+
+ALICE = UserContext("a" * 24, "alice", Role.USER, USER_SCOPES)
+BOB = UserContext("b" * 24, "bob", Role.USER, USER_SCOPES)
+ROOT = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
+
+
+class TestTarget(BaseSettings):
+    """Where the tests' database is, if not started here."""
+
+    __test__ = False
+    test_mongo_uri: SecretStr | None = None
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return a connection string without a database name."""
+    external = TestTarget().test_mongo_uri
+    if external is not None:
+        yield external.get_secret_value()
+        return
+    with start_daemon(tmp_path_factory.mktemp("mongo")) as daemon:
+        yield daemon.uri
+
+
+@pytest.fixture
+def database_uri(mongo_uri: str) -> str:
+    """Return a connection string that names a database of this test's own."""
+    base, question, options = mongo_uri.partition("?")
+    return f"{base.rstrip('/')}/test_{uuid.uuid4().hex}{question}{options}"
+
+
+@pytest.fixture
+async def database(database_uri: str) -> AsyncIterator[Database]:
+    """Return an empty database with indexes and validators."""
+    database = Database(database_uri, timeout_ms=5000)
+    await prepare(database, EXTRA_INDEXES)
+    yield database
+    await database.client.drop_database(database.db.name)
+    await database.close()
+
+
+@pytest.fixture(scope="session")
+def key_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return the files of an RSA key pair: private, public."""
+    return write_key_pair(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def settings(database_uri: str, key_files: tuple[Path, Path], tmp_path: Path) -> Settings:
+    """Return settings for a registry that may reach upstreams on loopback."""
+    private, public = key_files
+    return Settings(
+        mongo_uri=SecretStr(database_uri),
+        creds_key=SecretStr(CREDS_KEY),
+        creds_iv=SecretStr(CREDS_IV),
+        jwt_private_key_file=private,
+        jwt_public_key_file=public,
+        jwt_secret=SecretStr(JWT_SECRET),
+        registry_home=tmp_path / "home",
+        upstream_allowed_networks=("127.0.0.0/8", "::1/128"),
+        public_url="http://127.0.0.1:7860",
+        upstream_connect_timeout_seconds=2,
+        discovery_timeout_seconds=5,
+    )
+
+
+@pytest.fixture
+def cipher() -> Cipher:
+    """Return a cipher with the tests' keys."""
+    return Cipher(CREDS_KEY, CREDS_IV)
+
+
+@pytest.fixture
+def clock() -> SystemClock:
+    """Return the real clock."""
+    return SystemClock()
+
+
+@pytest.fixture
+def alice() -> UserContext:
+    """Return a plain user."""
+    return ALICE
+
+
+@pytest.fixture
+def bob() -> UserContext:
+    """Return another plain user."""
+    return BOB
+
+
+@pytest.fixture
+def root() -> UserContext:
+    """Return an administrator."""
+    return ROOT

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from registry.core.clock import SystemClock
+from registry.local.home import LocalHome
+
+
+@pytest.fixture
+def clock() -> SystemClock:
+    return SystemClock()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> LocalHome:
+    return LocalHome(tmp_path / "home")

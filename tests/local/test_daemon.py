@@ -1,0 +1,205 @@
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import OperationFailure
+
+from registry.core.clock import SystemClock
+from registry.local import daemon
+from registry.local.children import accepts
+from registry.local.daemon import EmbeddedDatabase, embedded_database
+from registry.local.errors import LocalHomeError, MissingExtraError
+from registry.local.home import LocalHome
+from tests.local.waiting import until, until_async
+
+Rows = AsyncCollection[dict[str, Any]]
+
+
+# One daemon serves the module: a first start takes a second.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedDatabase]:
+    home = LocalHome(tmp_path_factory.mktemp("shared") / "home")
+    with home.locked():
+        home.prepare()
+        async with embedded_database(home, SystemClock()) as database:
+            await database.ready()
+            yield database
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def rows(database: EmbeddedDatabase) -> AsyncIterator[Rows]:
+    """Yield an empty collection."""
+    await database.ready()
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(database.uri)
+    async with client:
+        rows = client.get_default_database()["rows"]
+        await rows.drop()
+        yield rows
+
+
+@pytest.mark.wire
+async def test_what_was_acknowledged_survives_kill_9_of_the_daemon(
+    database: EmbeddedDatabase, rows: Rows
+) -> None:
+    first, acknowledged = database.pid, []
+    assert first is not None
+
+    async def write() -> None:
+        for number in range(10_000):
+            await rows.insert_one({"_id": number})
+            acknowledged.append(number)
+            if number == 100:
+                os.kill(first, signal.SIGKILL)
+            if number > 100 and database.pid not in {None, first}:
+                return
+
+    await asyncio.wait_for(write(), 30)
+
+    assert [row["_id"] async for row in rows.find().sort("_id", 1)] == acknowledged
+
+
+@pytest.mark.wire
+async def test_connected_drivers_find_the_restarted_daemon(
+    database: EmbeddedDatabase, rows: Rows
+) -> None:
+    first = database.pid
+    assert first is not None
+    await rows.insert_one({"_id": 1})
+
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: database.pid not in {None, first})
+
+    assert await rows.find_one({"_id": 1}) == {"_id": 1}
+
+
+@pytest.mark.wire
+async def test_a_later_start_keeps_the_data_and_the_connection_string(
+    home: LocalHome, clock: SystemClock
+) -> None:
+    uris, counts = [], []
+    for number in range(2):
+        with home.locked():
+            home.prepare()
+            async with embedded_database(home, clock) as database:
+                await database.ready()
+                uris.append(database.uri)
+                client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(database.uri)
+                async with client:
+                    rows = client.get_default_database()["rows"]
+                    await rows.insert_one({"_id": number})
+                    counts.append(await rows.count_documents({}))
+
+    assert counts == [1, 2]
+    assert uris == [home.read_mongo_uri()] * 2
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize("user", ["", "registry:wrong@"])
+async def test_the_port_alone_does_not_open_the_database(
+    database: EmbeddedDatabase, user: str
+) -> None:
+    address = database.uri.partition("@")[2]
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(f"mongodb://{user}{address}")
+    async with client:
+        with pytest.raises(OperationFailure):
+            await client.get_default_database()["rows"].find_one()
+
+
+@pytest.mark.wire
+async def test_a_lost_connection_string_is_replaced_and_a_taken_port_left(
+    home: LocalHome, clock: SystemClock
+) -> None:
+    with home.locked():
+        home.prepare()
+        async with embedded_database(home, clock) as database:
+            await database.ready()
+            first = database.uri
+        home.mongo_uri_file.unlink()
+        async with embedded_database(home, clock) as database:
+            await database.ready()
+            second = database.uri
+        port = int(second.partition("@")[2].partition("/")[0].partition(":")[2])
+        async with (
+            await asyncio.start_server(_hang_up, "127.0.0.1", port),
+            embedded_database(home, clock) as database,
+        ):
+            await database.ready()
+            third = database.uri
+
+    assert first.partition("@")[0] != second.partition("@")[0] == third.partition("@")[0]
+    assert f":{port}/" not in third
+    assert home.read_mongo_uri() == third
+
+
+@pytest.mark.wire
+async def test_a_daemon_left_behind_is_ended_and_its_port_kept(
+    home: LocalHome, clock: SystemClock
+) -> None:
+    with home.locked():
+        home.prepare()
+        async with embedded_database(home, clock) as database:
+            await database.ready()
+            first = database.uri
+        left_behind = daemon._spec(home, first, "--auth")
+        orphan = await asyncio.create_subprocess_exec(*left_behind.command)
+        left_behind.pid_file.write_text(str(orphan.pid))
+        await until_async(lambda: accepts(left_behind.port))
+        async with embedded_database(home, clock) as database:
+            await database.ready()
+
+            assert database.uri == first
+            assert database.pid != orphan.pid
+    assert await orphan.wait() in {0, -signal.SIGKILL}
+
+
+@pytest.mark.wire
+async def test_a_password_that_does_not_fit_the_data_is_reported(
+    home: LocalHome, clock: SystemClock
+) -> None:
+    with home.locked():
+        home.prepare()
+        async with embedded_database(home, clock) as database:
+            await database.ready()
+            home.write_mongo_uri(database.uri.replace("registry:", "registry:x", 1))
+        with pytest.raises(LocalHomeError, match=r"mongo\.uri: does not fit the data"):
+            async with embedded_database(home, clock) as database:
+                await database.ready()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["nonsense", "mongodb://db.example.com:27017/jarvis", "mongodb://a:b@127.0.0.1:99999999/x"],
+)
+async def test_a_foreign_connection_string_is_refused(
+    home: LocalHome, clock: SystemClock, uri: str
+) -> None:
+    with home.locked():
+        home.prepare()
+        home.write_mongo_uri(uri)
+
+        with pytest.raises(LocalHomeError, match=r"mongo\.uri: must be mongodb://<user>"):
+            async with embedded_database(home, clock):
+                pass
+
+
+async def test_a_missing_package_names_the_extra(
+    home: LocalHome, clock: SystemClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "PACKAGE", "no_such_package")
+
+    with pytest.raises(MissingExtraError, match="install the `embedded` extra"):
+        async with embedded_database(home, clock):
+            pass
+
+
+async def _hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()

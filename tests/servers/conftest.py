@@ -1,0 +1,62 @@
+"""A servers service on a real database, with upstreams that answer as told."""
+
+import pytest
+
+from packages.database.client import Database
+from packages.database.encryption import Cipher
+from registry.access.repository import AclRepository
+from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
+from registry.servers.credentials import CredentialVault
+from registry.servers.repository import ServerRepository
+from registry.servers.service import ServerRepositories, ServerService
+from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tools.repository import ToolRepository
+from tests.fakes.discovery import FakeDiscovery, RecordedChanges
+
+
+@pytest.fixture
+def discovery() -> FakeDiscovery:
+    """Return upstreams that offer one tool, `echo`."""
+    return FakeDiscovery()
+
+
+@pytest.fixture
+def changes() -> RecordedChanges:
+    """Return a record of what the gateway would have heard."""
+    return RecordedChanges()
+
+
+@pytest.fixture
+def repositories(database: Database, cipher: Cipher) -> ServerRepositories:
+    """Return the real repositories."""
+    acl = AclRepository(database, admin_sees_private=True)
+    return ServerRepositories(
+        servers=ServerRepository(database, acl),
+        tools=ToolRepository(database),
+        acl=acl,
+        tokens=TokenRepository(database, cipher),
+        plugin_auths=PluginAuthRepository(database, cipher),
+    )
+
+
+@pytest.fixture
+def servers(
+    database: Database,
+    repositories: ServerRepositories,
+    cipher: Cipher,
+    discovery: FakeDiscovery,
+    changes: RecordedChanges,
+    clock: SystemClock,
+) -> ServerService:
+    """Return the service under test."""
+    return ServerService(
+        database,
+        repositories,
+        CredentialVault(cipher),
+        discovery,
+        changes,
+        clock=clock,
+        metrics=Metrics(),
+        admin_sees_private=True,
+    )

@@ -1,0 +1,141 @@
+"""The tools of a server as jarvis-api reads them."""
+
+import json
+
+import bson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.core.json import JsonObject
+from registry.tools.projection import openai_parameters, project, restore
+from registry.tools.values import ServedTool
+
+
+def served(name: str, schema: JsonObject, description: str | None = "Does it.") -> ServedTool:
+    return ServedTool(name, None, description, "{}", json.dumps(schema))
+
+
+@pytest.mark.requirement("R-127")
+def test_the_key_is_the_function_name_and_the_native_name_is_kept() -> None:
+    projection = project([served("search", {"type": "object", "required": ["q"]})], "git hub")
+
+    assert projection.functions == {
+        "search_mcp_git_hub": {
+            "type": "function",
+            "function": {
+                "name": "search_mcp_git_hub",
+                "description": "Does it.",
+                "parameters": {"type": "object", "required": ["q"]},
+            },
+            "mcpToolName": "search",
+        }
+    }
+    assert (projection.tools, projection.num_tools) == ("search", 1)
+
+
+def test_local_references_are_resolved_and_other_dollar_keywords_dropped() -> None:
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"at": {"$ref": "#/$defs/point", "description": "where"}},
+        "$defs": {"point": {"type": "object", "properties": {"x": {"type": "number"}}}},
+    }
+
+    assert openai_parameters(json.dumps(schema)) == {
+        "type": "object",
+        "properties": {
+            "at": {
+                "type": "object",
+                "properties": {"x": {"type": "number"}},
+                "description": "where",
+            }
+        },
+    }
+
+
+def test_a_recursive_schema_ends_in_an_open_object() -> None:
+    schema: JsonObject = {
+        "type": "object",
+        "properties": {"child": {"$ref": "#"}},
+    }
+
+    parameters = openai_parameters(json.dumps(schema))
+
+    assert parameters["properties"] == {
+        "child": {"type": "object", "properties": {"child": {"type": "object"}}}
+    }
+
+
+def test_references_to_other_documents_are_never_followed() -> None:
+    schema = {"type": "object", "properties": {"x": {"$ref": "https://example.com/s.json"}}}
+
+    assert openai_parameters(json.dumps(schema))["properties"] == {"x": {"type": "object"}}
+
+
+def test_a_whole_number_beyond_64_bits_becomes_one_that_fits() -> None:
+    parameters = openai_parameters('{"type":"object","maxProperties":99999999999999999999}')
+
+    assert parameters == {"type": "object", "maxProperties": 1e20}
+
+
+def test_tools_beyond_the_size_of_a_document_keep_their_names_in_the_list() -> None:
+    big: JsonObject = {"type": "object", "description": "x" * 5_000_000}
+
+    projection = project([served("a", big), served("b", big)], "s")
+
+    assert (projection.tools, list(projection.functions)) == ("a, b", ["a_mcp_s"])
+    assert projection.omitted == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["$ref", "$defs", "properties", "a.b", "$x", "items", "default", "type"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON.map(lambda value: {"type": "object", "properties": {"p": value}}))
+def test_whatever_a_schema_holds_the_projection_can_be_stored_and_read_back(
+    schema: JsonObject,
+) -> None:
+    document = project([served("t", schema)], "s").functions
+
+    assert bson.decode(bson.encode(document)) == document
+
+
+def test_old_forms_of_the_other_application_are_read_back() -> None:
+    functions: JsonObject = {
+        "search_mcp_temp_server_name": {
+            "type": "function",
+            "function": {
+                "name": "search_mcp_temp_server_name",
+                "description": "Search",
+                "parameters": {"type": "object", "properties": {"q": {"type": "string"}}},
+                "required": ["q"],
+            },
+        },
+        "create_github": {"type": "function", "function": {"name": "create_github"}},
+    }
+
+    tools = restore(functions, "github")
+
+    assert [tool.name for tool in tools] == ["search", "create"]
+    assert json.loads(tools[0].definition) == {
+        "name": "search",
+        "inputSchema": {
+            "type": "object",
+            "properties": {"q": {"type": "string"}},
+            "required": ["q"],
+        },
+        "description": "Search",
+    }
