@@ -36,7 +36,7 @@ check: format-check lint types imports test ## Run everything that must pass bef
 
 .PHONY: bench
 bench: $(INSTALLED) $(MODELS) ## Measure the gateway and print ratios
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python -m scripts.bench
 
 .PHONY: schemas
 schemas: $(INSTALLED) ## Generate the models from the pinned JSON Schemas

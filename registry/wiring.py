@@ -21,6 +21,7 @@ from registry.auth.repository import DirectoryRepository
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.core.tasks import end
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.snapshot import Snapshot, SnapshotSources
 from registry.indexes import EXTRA_INDEXES
@@ -196,7 +197,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
         await snapshot.load()
         background = await stack.enter_async_context(asyncio.TaskGroup())
         watching = background.create_task(snapshot.follow())
-        stack.callback(watching.cancel)
+        stack.push_async_callback(end, watching)
         yield Components(
             settings=settings,
             clock=clock,

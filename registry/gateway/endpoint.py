@@ -5,7 +5,6 @@ credentials, forwarding. Who is calling is settled before anything is looked up,
 learns which servers exist; everything is decided on the body, never on headers.
 """
 
-import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -23,7 +22,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.disconnect import DisconnectWatch
+from registry.gateway.bridge import SseBridge, local_result
 from registry.gateway.envelope import Envelope, load_object, read_envelope, usable_id
 from registry.gateway.eras import (
     check_era,
@@ -38,6 +37,7 @@ from registry.gateway.errors import (
     InternalFailure,
     InvalidParams,
     MethodNotAllowed,
+    MethodUnknown,
     NotServing,
     Outcome,
     Refusal,
@@ -45,18 +45,20 @@ from registry.gateway.errors import (
     ToolUnknown,
     UpstreamFailed,
 )
-from registry.gateway.forward import Forwarder
+from registry.gateway.forward import Forwarder, SealSession
 from registry.gateway.headers import forwarded_headers, read_headers
 from registry.gateway.hosts import HostGuard
 from registry.gateway.listing import CursorError, list_result, page_members
 from registry.gateway.ports import Authenticate, RouteTable
 from registry.gateway.recorder import Recorder
-from registry.gateway.requests import ClientGone, Exchange, check_media
+from registry.gateway.requests import Exchange, check_media
 from registry.gateway.sessions import SessionSeal
 from registry.gateway.streams import StandingStreams
-from registry.gateway.translate import challenged, error_body, refusal_for
+from registry.gateway.translate import challenged, error_body, refusal_for, result_body
 from registry.gateway.values import Route, upstream_headers
-from registry.servers.values import Era
+from registry.gateway.watch import ClientGone
+from registry.gateway.wire import Wire
+from registry.servers.values import Era, Transport
 
 log = structlog.get_logger()
 
@@ -66,8 +68,8 @@ SLOW_SECONDS = 10.0
 STANDING_METHODS = frozenset({"GET", "subscriptions/listen"})
 """What opens a stream that may be silent and stay open for as long as the client likes."""
 
-ALLOWED_LEGACY = "POST, GET, DELETE"
-ALLOWED_MODERN = "POST"
+ALLOWED_ALL = "POST, GET, DELETE"
+ALLOWED_POST = "POST"
 
 
 class GatewayEndpoint:
@@ -108,10 +110,18 @@ class GatewayEndpoint:
             sealing_key, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
         )
         self._streams = StandingStreams(max(settings.gateway_connections_per_upstream // 2, 1))
+        wire = Wire(session)
+        connect_timeout_seconds = settings.upstream_connect_timeout_seconds
+        total_timeout_seconds = settings.gateway_total_timeout_seconds
         self._forwarder = Forwarder(
-            session,
-            connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
-            total_timeout_seconds=settings.gateway_total_timeout_seconds,
+            wire,
+            connect_timeout_seconds=connect_timeout_seconds,
+            total_timeout_seconds=total_timeout_seconds,
+        )
+        self._bridge = SseBridge(
+            wire,
+            connect_timeout_seconds=connect_timeout_seconds,
+            total_timeout_seconds=total_timeout_seconds,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,7 +164,7 @@ class GatewayEndpoint:
             case "GET" | "DELETE":
                 await self._get_or_delete(exchange)
             case _:
-                raise MethodNotAllowed(ALLOWED_LEGACY)
+                raise MethodNotAllowed(ALLOWED_ALL)
 
     async def _post(self, exchange: Exchange) -> None:
         headers = exchange.headers
@@ -180,16 +190,21 @@ class GatewayEndpoint:
             return
         if method == "tools/call":
             self._check_call(exchange, envelope, route)
-        await self._forward(exchange, route, user, session_id, raw)
+        if route.transport is Transport.SSE:
+            await self._bridged(exchange, envelope, route, user, raw)
+        else:
+            await self._forward(exchange, route, user, session_id, raw)
 
     async def _get_or_delete(self, exchange: Exchange) -> None:
         user = await self._caller(exchange)
         self._require_scope(exchange, user, TokenScope.READ_TOOLS)
         route = self._route(exchange, user)
         if header_era(exchange.headers) is Era.MODERN or Era.LEGACY not in route.eras:
-            raise MethodNotAllowed(ALLOWED_MODERN)
+            raise MethodNotAllowed(ALLOWED_POST)
+        if route.transport is Transport.SSE:
+            raise MethodNotAllowed(ALLOWED_POST)
         session_id = self._session_id(exchange, user, route)
-        await self._forward(exchange, route, user, session_id, None)
+        await self._forward(exchange, route, user, session_id, b"")
 
     async def _caller(self, exchange: Exchange) -> UserContext:
         authorization = exchange.headers.get("authorization")
@@ -259,47 +274,59 @@ class GatewayEndpoint:
         route: Route,
         user: UserContext,
         session_id: str | None,
-        raw: bytes | bytearray | None,
+        raw: bytes | bytearray,
     ) -> None:
         headers = await self._headers_for(exchange, route, user)
         if session_id is not None:
             headers["Mcp-Session-Id"] = session_id
+        if not exchange.is_modern:
+            exchange.client.seal = self._resealing(exchange, route, user, session_id)
+        http_method = exchange.scope["method"]
+        if exchange.method not in STANDING_METHODS:
+            await self._forwarder.exchange(http_method, route, headers, raw, exchange.client)
+            return
+        with self._streams.hold(route.server_id):
+            await self._forwarder.exchange(
+                http_method, route, headers, raw, exchange.client, is_standing=True
+            )
+
+    async def _bridged(
+        self,
+        exchange: Exchange,
+        envelope: Envelope,
+        route: Route,
+        user: UserContext,
+        raw: bytes | bytearray,
+    ) -> None:
+        request_id = exchange.request_id
+        if not envelope.is_request or request_id is None:
+            await exchange.client.start(202, [(b"content-length", b"0")])
+            await exchange.client.send({"type": "http.response.body", "body": b""})
+        elif envelope.method == "tools/call":
+            headers = await self._headers_for(exchange, route, user)
+            await self._bridge.call(route, headers, raw, request_id, exchange.client)
+        else:
+            try:
+                result = local_result(envelope, route)
+            except MethodUnknown as refusal:
+                raise _by_era(exchange, refusal) from None
+            await exchange.answer(200, result_body(result, request_id))
+
+    def _resealing(
+        self, exchange: Exchange, route: Route, user: UserContext, session_id: str | None
+    ) -> SealSession:
+        """Return what makes a session id for the client of one that the upstream answers."""
         sealed = exchange.headers.get("mcp-session-id")
 
         def seal(upstream_id: str) -> str:
-            if upstream_id == session_id and sealed is not None:
+            # The same session keeps the id that the client already knows it by.
+            if sealed is not None and upstream_id == session_id:
                 return sealed
             return self._seal.seal(
                 upstream_id, principal=user.principal, server_id=route.server_id
             )
 
-        is_standing = exchange.method in STANDING_METHODS
-        watch = DisconnectWatch(exchange.receive)
-        try:
-            forwarding = self._forwarder.exchange(
-                exchange.scope["method"],
-                route,
-                headers,
-                raw,
-                exchange.send,
-                exchange.answering,
-                None if exchange.is_modern else seal,
-                is_standing=is_standing,
-            )
-            if is_standing:
-                with self._streams.hold(route.server_id):
-                    await forwarding
-            else:
-                await forwarding
-        except asyncio.CancelledError:
-            if not watch.disconnected:
-                raise
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
-            exchange.outcome = Outcome.DISCONNECTED
-        finally:
-            watch.close()
+        return seal
 
     async def _headers_for(
         self, exchange: Exchange, route: Route, user: UserContext
@@ -320,11 +347,11 @@ class GatewayEndpoint:
                 method=exchange.method,
                 reason=refusal.message,
             )
-        if exchange.answering.has_started:
+        if exchange.client.has_started:
             # Too late for an error. An event stream may end anywhere; any other body is left
             # incomplete, which makes the server cut the connection: half must not look whole.
-            if exchange.answering.is_event_stream:
-                await exchange.send({"type": "http.response.body", "body": b""})
+            if exchange.client.is_event_stream:
+                await exchange.client.send({"type": "http.response.body", "body": b""})
             return
         body = error_body(refusal, exchange.request_id)
         await exchange.answer(refusal.http_status, body, refusal.headers)

@@ -3,16 +3,13 @@
 Nothing is ever sent twice: a tool may have effects.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import aiohttp
-from aiohttp import ClientResponse, ClientSession, ClientTimeout
+from aiohttp import ClientConnectorError, ClientError, ClientTimeout
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
-from starlette.types import Send
+from starlette.types import Receive, Send
 
-from registry.core.errors import RegistryError
 from registry.gateway.errors import (
     CredentialsRejected,
     NotServing,
@@ -28,8 +25,9 @@ from registry.gateway.headers import (
     SESSION_HEADER,
     returned_headers,
 )
-from registry.gateway.translate import refusal_for
 from registry.gateway.values import Route
+from registry.gateway.watch import CallWatch
+from registry.gateway.wire import UpstreamAnswer, Wire
 
 WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
@@ -43,103 +41,75 @@ NO_CONTENT = 204
 EMPTY = frozenset({ACCEPTED, NO_CONTENT})
 """Answers to notifications and responses; they have no body whose form could be wrong."""
 
-STATUS_ERROR = 400
-STATUS_REDIRECT = 300
-STATUS_SERVER_ERROR = 500
+OK = 200
+SUCCESS = range(200, 300)
+REDIRECTS = range(300, 400)
+SERVER_ERRORS = range(500, 600)
 CREDENTIAL_STATUSES = frozenset({401, 403, 407})
-
-
-@dataclass(slots=True)
-class Answering:
-    """How far the answer got.
-
-    Attributes:
-        has_started: Whether the status line was sent, so that no error can be sent any more.
-        is_event_stream: Whether the body may end after any event.
-    """
-
-    has_started: bool = False
-    is_event_stream: bool = False
 
 
 SealSession = Callable[[str], str]
 """From the upstream's session id to the client's."""
 
 
+class Client:
+    """The client's end of an exchange.
+
+    Attributes:
+        seal: Makes the client's session id of the upstream's; None drops it.
+        has_started: Whether the status line was sent, so that no error can be sent any more.
+        is_event_stream: Whether the body may end after any event.
+    """
+
+    __slots__ = ("has_started", "is_event_stream", "receive", "seal", "send")
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.receive = receive
+        self.send = send
+        self.seal: SealSession | None = None
+        self.has_started = False
+        self.is_event_stream = False
+
+    async def start(
+        self, status: int, headers: list[tuple[bytes, bytes]], *, is_event_stream: bool = False
+    ) -> None:
+        """Send the head of the answer."""
+        self.has_started = True
+        self.is_event_stream = is_event_stream
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+
 class Forwarder:
     """Exchanges single requests with upstreams over one pooled session.
 
     Args:
-        session: Must follow no environment proxies and keep no cookies: callers share it.
+        wire: How requests are sent.
         connect_timeout_seconds: Longest wait for a connection to be made.
         total_timeout_seconds: Longest time for an answer that is no standing stream.
     """
 
     def __init__(
         self,
-        session: ClientSession,
+        wire: Wire,
         *,
         connect_timeout_seconds: float,
         total_timeout_seconds: float,
     ) -> None:
-        self._session = session
+        self._wire = wire
         self._connect_timeout_seconds = connect_timeout_seconds
         self._total_timeout_seconds = total_timeout_seconds
         self._call_timeouts: dict[float, ClientTimeout] = {}
         self._stream_timeout = ClientTimeout(
-            total=None, connect=connect_timeout_seconds, sock_connect=connect_timeout_seconds
+            connect=connect_timeout_seconds, sock_connect=connect_timeout_seconds
         )
-
-    @asynccontextmanager
-    async def open(
-        self,
-        http_method: str,
-        route: Route,
-        headers: CIMultiDict[str],
-        body: bytes | bytearray | None,
-        *,
-        is_standing: bool,
-    ) -> AsyncIterator[ClientResponse]:
-        """Send a request; the response's body is unread, and the connection closed if left so.
-
-        Args:
-            http_method: As sent upstream.
-            route: Where to.
-            headers: All headers that go upstream.
-            body: Sent as it is.
-            is_standing: The answer is a stream that stays open, silent for as long as it likes.
-
-        Raises:
-            UpstreamTimedOut: No answer in time.
-            UpstreamFailed: No connection, or it broke.
-        """
-        timeout = self._stream_timeout if is_standing else self._call_timeout(route)
-        try:
-            response = await self._session.request(
-                http_method,
-                route.target,
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                timeout=timeout,
-            )
-            try:
-                yield response
-            finally:
-                # Cancels what the upstream still sends; does nothing once the body was read.
-                response.close()
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, RegistryError) as exc:
-            raise failure(route, exc) from exc
 
     async def exchange(
         self,
         http_method: str,
         route: Route,
         headers: CIMultiDict[str],
-        body: bytes | bytearray | None,
-        send: Send,
-        answering: Answering,
-        seal: SealSession | None,
+        body: bytes | bytearray,
+        client: Client,
         *,
         is_standing: bool = False,
     ) -> None:
@@ -150,65 +120,32 @@ class Forwarder:
             route: Where to.
             headers: All headers that go upstream.
             body: Sent as it is.
-            send: The client's ASGI channel.
-            answering: Is kept up to date with how far the answer got.
-            seal: Makes the client's session id of the upstream's; None drops it.
+            client: Gets the answer.
             is_standing: The answer is a stream that stays open, silent for as long as it likes.
 
         Raises:
             Refusal: Nothing was sent yet, and this should be; or the stream broke off.
+            ClientGone: There is nobody left to answer.
         """
-        async with self.open(
-            http_method, route, headers, body, is_standing=is_standing
-        ) as response:
-            await self._relay(response, route, send, answering, seal)
-
-    async def _relay(
-        self,
-        response: ClientResponse,
-        route: Route,
-        send: Send,
-        answering: Answering,
-        seal: SealSession | None,
-    ) -> None:
-        status = response.status
-        if status >= STATUS_REDIRECT:
-            _refuse_misleading(status, route)
-        answered = response.headers
-        content_type = answered.get(CONTENT_TYPE, "")
-        is_stream = content_type.startswith(EVENT_STREAM)
-        length = _length(response)
-        if not (is_stream or content_type.startswith(JSON) or length == 0 or status in EMPTY):
-            _refuse_foreign(status, content_type, route)
-        out = returned_headers(answered, is_stream=is_stream)
-        if seal is not None and (session_id := answered.get(SESSION_HEADER)):
-            out.append((b"mcp-session-id", seal(session_id).encode()))
-        start = {"type": "http.response.start", "status": status, "headers": out}
-        if not is_stream and length is not None and length <= WHOLE_BODY_BYTES:
-            whole = await response.read()
-            if status != NO_CONTENT:
-                out.append((b"content-length", str(len(whole)).encode()))
-            answering.has_started = True
-            await send(start)
-            await send({"type": "http.response.body", "body": whole})
-            return
-        answering.is_event_stream = is_stream
-        if length is not None and not is_stream:
-            out.append((b"content-length", str(length).encode()))
-        answering.has_started = True
-        await send(start)
-        # Without a body of its own this message makes the server send the headers at once.
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        async for chunk in response.content.iter_any():
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        timeout = self._stream_timeout if is_standing else self._call_timeout(route)
+        total_seconds = None if is_standing else self._total_timeout_seconds
+        try:
+            with CallWatch(client.receive, total_seconds):
+                answer = await self._wire.request(
+                    http_method, route.target, headers, body, timeout=timeout
+                )
+                try:
+                    await _relay(answer, route, client)
+                finally:
+                    answer.close()
+        except (TimeoutError, ClientError, HttpProcessingError, OSError, ValueError) as exc:
+            raise failure(route, exc) from exc
 
     def _call_timeout(self, route: Route) -> ClientTimeout:
         idle_seconds = route.idle_timeout_seconds
         timeout = self._call_timeouts.get(idle_seconds)
         if timeout is None:
             timeout = self._call_timeouts[idle_seconds] = ClientTimeout(
-                total=self._total_timeout_seconds,
                 # Also bounds the wait for a free connection when all of them are in use.
                 connect=max(self._connect_timeout_seconds, idle_seconds),
                 sock_connect=self._connect_timeout_seconds,
@@ -217,45 +154,83 @@ class Forwarder:
         return timeout
 
 
+async def _relay(answer: UpstreamAnswer, route: Route, client: Client) -> None:
+    status = answer.status
+    if status != OK:
+        check_status(status, route)
+    content_type = answer.headers.get(CONTENT_TYPE, "")
+    is_stream = content_type.startswith(EVENT_STREAM)
+    length = _length(answer)
+    if not (is_stream or content_type.startswith(JSON) or length == 0 or status in EMPTY):
+        _refuse_foreign(status, content_type, route)
+    headers = returned_headers(answer.headers, is_stream=is_stream)
+    session_id = answer.headers.get(SESSION_HEADER)
+    if session_id is not None and client.seal is not None:
+        headers.append((b"mcp-session-id", client.seal(session_id).encode()))
+    if not is_stream and length is not None and length <= WHOLE_BODY_BYTES:
+        whole = await answer.body.read()
+        if status != NO_CONTENT:
+            headers.append((b"content-length", str(len(whole)).encode()))
+        await client.start(status, headers)
+        await client.send({"type": "http.response.body", "body": whole})
+        return
+    if length is not None and not is_stream:
+        headers.append((b"content-length", str(length).encode()))
+    await client.start(status, headers, is_event_stream=is_stream)
+    # ASGI servers may keep the head back until there is some body.
+    await client.send({"type": "http.response.body", "body": b"", "more_body": True})
+    async for chunk in answer.body.iter_any():
+        await client.send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await client.send({"type": "http.response.body", "body": b""})
+
+
 def failure(route: Route, error: Exception) -> Refusal:
     """Return what the client is told of a failed exchange."""
     match error:
         case TimeoutError():
             return UpstreamTimedOut(route.server_name)
-        case aiohttp.ClientConnectorError() | aiohttp.ClientConnectorDNSError():
+        case ClientConnectorError():
             return UpstreamFailed(f"The server {route.server_name} cannot be reached.")
-        case RegistryError():
-            return refusal_for(error)
+        case HttpProcessingError():
+            return UpstreamFailed(f"The server {route.server_name} did not answer in HTTP.")
         case ValueError():
             return UpstreamFailed(f"The request to {route.server_name} cannot be sent.")
         case _:
             return UpstreamFailed(f"The server {route.server_name} broke the connection.")
 
 
-def _length(response: ClientResponse) -> int | None:
+def _length(answer: UpstreamAnswer) -> int | None:
     """Return how long the decoded body is, where that is known."""
-    if CONTENT_ENCODING in response.headers:
+    if CONTENT_ENCODING in answer.headers:
         return None
-    length = response.headers.get(CONTENT_LENGTH)
+    length = answer.headers.get(CONTENT_LENGTH)
     if length is not None:
         return int(length)
-    return 0 if response.content.at_eof() or response.status == NO_CONTENT else None
+    return 0 if answer.body.at_eof() or answer.status == NO_CONTENT else None
 
 
-def _refuse_misleading(status: int, route: Route) -> None:
+def check_status(status: int, route: Route) -> None:
+    """Refuse a status that would mislead the client if it were passed on.
+
+    Raises:
+        CredentialsRejected: The stored credentials were refused.
+        UpstreamFailed: It is a redirect, or no answer to an HTTP request at all.
+    """
     if status in CREDENTIAL_STATUSES:
         # Passed on, it would make the client throw its own, valid, token away.
         raise CredentialsRejected(route.server_name, status)
-    if status < STATUS_ERROR:
+    if status in REDIRECTS:
         raise UpstreamFailed(
             f"The server {route.server_name} answered with a redirect (HTTP {status}), which is "
-            "not followed; register the address it points to."
+            "not followed; register the address it leads to."
         )
+    if status < OK:
+        raise UpstreamFailed(f"The server {route.server_name} wants to leave HTTP.")
 
 
 def _refuse_foreign(status: int, content_type: str, route: Route) -> None:
-    if status < STATUS_REDIRECT:
+    if status in SUCCESS:
         shown = content_type.partition(";")[0].strip()[:64] or "no content type"
         raise UpstreamFailed(f"The server {route.server_name} answered {shown} instead of JSON.")
-    passed_on = 502 if status >= STATUS_SERVER_ERROR and status != NotServing.status else status
+    passed_on = 502 if status in SERVER_ERRORS and status != NotServing.status else status
     raise UpstreamAnswered(route.server_name, passed_on, status)

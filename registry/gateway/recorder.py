@@ -42,15 +42,16 @@ class Recorder:
     def __init__(self, metrics: Metrics) -> None:
         self._histogram = metrics.gateway_requests
         self._children: dict[tuple[str, str, Outcome], Histogram] = {}
-        self._in_flight = metrics.gateway_in_flight
+        self._in_flight = 0
+        metrics.gateway_in_flight.set_function(lambda: self._in_flight)
 
     def started(self) -> None:
         """Note that a request began."""
-        self._in_flight.inc()
+        self._in_flight += 1
 
     def ended(self, slug: str, method: str, outcome: Outcome, seconds: float) -> None:
         """Note that a request ended. *slug* is that of a route, or `NO_SERVER`."""
-        self._in_flight.dec()
+        self._in_flight -= 1
         key = (slug, method if method in METHODS else OTHER, outcome)
         child = self._children.get(key)
         if child is None:

@@ -1,18 +1,15 @@
 """One request in progress, and how its body is read."""
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import BodyTooLarge, NotAcceptable, NotJson, Outcome
-from registry.gateway.forward import Answering
+from registry.gateway.forward import Client
 from registry.gateway.headers import Headers
 from registry.gateway.recorder import NO_SERVER
+from registry.gateway.watch import ClientGone
 
 JSON = "application/json"
-
-
-class ClientGone(Exception):  # noqa: N818 - an event, not an error
-    """The client went away before its request was complete."""
 
 
 class Exchange:
@@ -23,52 +20,45 @@ class Exchange:
         server: The route's slug once it is known to exist, for metrics.
         method: JSON-RPC method, `response`, or the HTTP method, for metrics.
         request_id: Goes into a refusal.
-        answering: How far the answer got.
+        client: Where the answer goes.
     """
 
     __slots__ = (
-        "answering",
+        "client",
         "headers",
         "is_modern",
         "method",
         "outcome",
-        "receive",
         "request_id",
         "scope",
-        "send",
         "server",
         "slug",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
-        self.receive = receive
-        self.send = send
+        self.client = Client(receive, send)
         self.slug: str = scope["path"][5:].rstrip("/")
         self.headers: Headers = {}
         self.server = NO_SERVER
         self.method: str = scope["method"]
         self.request_id: RequestId | None = None
         self.is_modern = False
-        self.answering = Answering()
         self.outcome = Outcome.OK
 
     async def answer(
         self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
         """Send a whole JSON answer."""
-        self.answering.has_started = True
-        start: Message = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
+        await self.client.start(
+            status,
+            [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
                 *headers,
             ],
-        }
-        await self.send(start)
-        await self.send({"type": "http.response.body", "body": body})
+        )
+        await self.client.send({"type": "http.response.body", "body": body})
 
     async def read_body(self, max_body_bytes: int) -> bytes | bytearray:
         """Return the request's body.
@@ -80,14 +70,14 @@ class Exchange:
         declared = self.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > max_body_bytes:
             raise BodyTooLarge(max_body_bytes)
-        message = await self.receive()
+        message = await self.client.receive()
         body: bytes | bytearray = message.get("body", b"")
         if message.get("more_body"):
             body = bytearray(body)
             while message.get("more_body"):
                 if len(body) > max_body_bytes:
                     raise BodyTooLarge(max_body_bytes)
-                message = await self.receive()
+                message = await self.client.receive()
                 body += message.get("body", b"")
         if message["type"] == "http.disconnect":
             raise ClientGone

@@ -21,6 +21,9 @@ EXPIRY_BYTES = 4
 MAX_SEALED_CHARACTERS = 4096
 """Longer ones are refused unread: upstream ids are well under 1,000 characters."""
 
+REMEMBERED = 10_000
+"""Opened ids that are remembered, about 0.5 kB each: opening one costs more than finding it."""
+
 DOMAIN = b"mcp-session-id/1"
 
 
@@ -36,6 +39,7 @@ class SessionSeal:
         self._cipher = AESGCM(key)
         self._lifetime_seconds = int(lifetime.total_seconds())
         self._clock = clock
+        self._opened: dict[tuple[str, str, str], tuple[str, float]] = {}
 
     def seal(self, upstream_id: str, *, principal: str, server_id: str) -> str:
         """Return the id that *principal* may use at *server_id* for *upstream_id*."""
@@ -51,6 +55,20 @@ class SessionSeal:
         Raises:
             SessionUnknown: It is not ours, was changed, has expired, or is another's.
         """
+        key = (sealed_id, principal, server_id)
+        now = self._clock.monotonic()
+        remembered = self._opened.get(key)
+        if remembered is None:
+            upstream_id, seconds_left = self._decrypt(sealed_id, principal, server_id)
+            if len(self._opened) >= REMEMBERED:
+                self._opened.clear()
+            remembered = self._opened[key] = (upstream_id, now + seconds_left)
+        if remembered[1] <= now:
+            del self._opened[key]
+            raise SessionUnknown
+        return remembered[0]
+
+    def _decrypt(self, sealed_id: str, principal: str, server_id: str) -> tuple[str, float]:
         if len(sealed_id) > MAX_SEALED_CHARACTERS:
             raise SessionUnknown
         try:
@@ -60,9 +78,8 @@ class SessionSeal:
             )
         except (ValueError, binascii.Error, InvalidTag):
             raise SessionUnknown from None
-        if int.from_bytes(plain[:EXPIRY_BYTES], "big") <= self._clock.now().timestamp():
-            raise SessionUnknown
-        return plain[EXPIRY_BYTES:].decode()
+        expires_at = int.from_bytes(plain[:EXPIRY_BYTES], "big")
+        return plain[EXPIRY_BYTES:].decode(), expires_at - self._clock.now().timestamp()
 
 
 def _bound_to(principal: str, server_id: str) -> bytes:

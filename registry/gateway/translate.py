@@ -1,5 +1,7 @@
 """Render refusals and the application's own errors as JSON-RPC. Pure."""
 
+from collections.abc import Mapping
+
 import orjson
 
 from packages.database.errors import DatabaseUnavailable
@@ -55,3 +57,8 @@ def error_body(refusal: Refusal, request_id: RequestId | None) -> bytes:
             },
         }
     )
+
+
+def result_body(result: Mapping[str, object], request_id: RequestId) -> bytes:
+    """Return the JSON-RPC result object's text."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})

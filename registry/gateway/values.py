@@ -128,7 +128,8 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         url=url,
         target=target,
         transport=transport,
-        eras=eras,
+        # The old transport knows the handshake only.
+        eras=frozenset({Era.LEGACY}) if transport is Transport.SSE else eras,
         protocol_version=protocol_version,
         headers=upstream_headers(headers),
         credential_problem=credential_problem,

@@ -1,6 +1,6 @@
 """Failures of operations on servers."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from registry.core.errors import ErrorKind, RegistryError, ValidationFailedError
 
@@ -29,9 +29,9 @@ class ServerModifiedError(RegistryError):
     kind = ErrorKind.CONFLICT
 
     def __init__(self, current: datetime, provided: datetime | None) -> None:
-        facts: dict[str, object] = {"current_updated_at": current.isoformat()}
+        facts: dict[str, object] = {"current_updated_at": _timestamp(current)}
         if provided is not None:
-            facts["provided_updated_at"] = provided.isoformat()
+            facts["provided_updated_at"] = _timestamp(provided)
         super().__init__("Server was modified by another process", facts)
 
 
@@ -80,3 +80,12 @@ class PathTakenError(ServerExistsError):
 
     def __init__(self, path: str) -> None:
         super().__init__("path", path)
+
+
+def _timestamp(moment: datetime) -> str:
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        # A time within a day of the calendar's ends; it is shown as it was sent.
+        return moment.isoformat()
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

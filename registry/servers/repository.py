@@ -67,7 +67,8 @@ class ServerRepository:
             .sort(SORT)
             .hint(SORT)
             .skip(page.offset)
-            .limit(page.per_page)
+            # Negative: all in one answer, so that no cursor stays open to be asked or closed.
+            .limit(-page.per_page)
         )
         items = tuple([_record(document) async for document in cursor])
         return Page(items, total, page)

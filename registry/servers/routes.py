@@ -2,7 +2,6 @@
 
 import json
 from datetime import datetime
-from email.utils import format_datetime
 from typing import Annotated, Any, cast
 
 import orjson
@@ -290,10 +289,7 @@ async def refresh_server(
 def _detail(server: ServerRecord, status: int = 200) -> Response:
     headers = {}
     if server.updated_at is not None:
-        headers = {
-            "ETag": _etag(server.updated_at),
-            "Last-Modified": format_datetime(server.updated_at, usegmt=True),
-        }
+        headers = {"ETag": _etag(server.updated_at)}
     return JsonAnswer(present_detail(server), status, headers)
 
 

@@ -36,6 +36,13 @@ RETRY_AFTER_SECONDS = 2
 """Told to clients when the database is away: drivers find a new primary in about that time."""
 
 
+SHOWN_CHARACTERS = 200
+"""Most that is quoted of a field's name; unknown ones are as long as callers like."""
+
+SHOWN_DETAILS = 50
+"""Most problems told of one request; a body may hold thousands."""
+
+
 class ErrorDetail(BaseModel):
     """One rule that the input breaks."""
 
@@ -100,6 +107,7 @@ def install_error_handlers(app: FastAPI, challenge: ChallengeFor) -> None:
         DatabaseUnavailable: unavailable,
         RequestValidationError: _invalid,
         HTTPException: _http,
+        Exception: _unexpected,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
@@ -107,7 +115,7 @@ def install_error_handlers(app: FastAPI, challenge: ChallengeFor) -> None:
 
 async def _invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
-    details = [_detail(item) for item in error.errors()]
+    details = [_detail(item) for item in error.errors()[:SHOWN_DETAILS]]
     summary = "; ".join(f"{item['field']}: {item['message']}" for item in details[:3])
     return JsonAnswer(
         {"error": ErrorKind.INVALID.value, "message": summary, "details": details}, 422
@@ -118,11 +126,22 @@ def _detail(item: Mapping[str, Any]) -> dict[str, str]:
     # The first part of the location says body, query or path; the name alone is what callers sent.
     location = [str(part) for part in item["loc"][1:]]
     if item["type"] == "json_invalid":
-        return {"field": "body", "message": "is not valid JSON"}
+        return {"field": "body", "message": f"is not valid JSON: {item['ctx']['error']}"}
+    field = ".".join(location)[:SHOWN_CHARACTERS] or "body"
     if item["type"] == "extra_forbidden":
-        return {"field": ".".join(location), "message": "is not a known field"}
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return {"field": ".".join(location) or "body", "message": message}
+        return {"field": field, "message": "is not a known field"}
+    return {"field": field, "message": str(item["msg"]).removeprefix("Value error, ")}
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    # The exception goes on to the outermost middleware, which records it.
+    return JsonAnswer(
+        {
+            "error": ErrorKind.INTERNAL.value,
+            "message": "Something went wrong here; it was recorded under this X-Request-ID.",
+        },
+        500,
+    )
 
 
 CODES = {
@@ -141,6 +160,8 @@ async def _http(_request: Request, error: Exception) -> Response:
     message = {
         404: "There is nothing at this address.",
         405: "This address does not take that method.",
+        413: "The request body is too large.",
+        415: "The body must be JSON; send it with Content-Type: application/json.",
         400: "The request body cannot be read.",
     }.get(error.status_code, http.HTTPStatus(error.status_code).phrase)
     code = CODES.get(error.status_code, "validation_error")

@@ -6,6 +6,7 @@ import uuid
 
 import orjson
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.core.errors import ErrorKind
@@ -18,8 +19,14 @@ QUIET_PATHS = ("/health", "/metrics")
 """Asked every few seconds by machines; logging them would drown the rest."""
 
 
-class BodyTooLargeError(Exception):
-    """The body went over the limit while it was read."""
+class BodyTooLargeError(HTTPException):
+    """The body went over the limit while it was read.
+
+    An HTTPException, because FastAPI turns whatever else fails while it reads a body into a 400.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(413)
 
 
 class RequestRecorder:

@@ -3,9 +3,9 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import override
 
 import orjson
+from typing_extensions import override
 
 ANSWER_SECONDS = 30.0
 WARM_UP_CALLS = 20

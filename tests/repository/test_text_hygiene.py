@@ -1,4 +1,7 @@
-"""What no file of the repository may contain. Needles are built from pieces, or they'd be found."""
+"""What no file of the repository may contain.
+
+Needles are built from pieces, or they would be found here.
+"""
 
 import ast
 import re
@@ -39,8 +42,11 @@ def test_no_file_names_a_folder_of_one_machine(texts: dict[str, str]) -> None:
 
 
 def test_code_and_documents_have_no_emoji(texts: dict[str, str]) -> None:
+    # Tests need them as input.
     offenders = [
-        name for name, text in texts.items() if "/data/" not in name and EMOJI.search(text)
+        name
+        for name, text in texts.items()
+        if not name.startswith("tests/") and EMOJI.search(text)
     ]
 
     assert offenders == []
@@ -72,7 +78,7 @@ def test_every_file_ends_with_one_line_end(texts: dict[str, str]) -> None:
     offenders = [
         name
         for name, text in texts.items()
-        if text and (not text.endswith("\n") or text.endswith("\n\n"))
+        if "/data/" not in name and text and (not text.endswith("\n") or text.endswith("\n\n"))
     ]
 
     assert offenders == []

@@ -1,0 +1,68 @@
+"""Reading JSON bodies strictly: what two parsers could read differently is refused."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from typing_extensions import override
+
+
+class StrictJsonRequest(Request):
+    """A request whose JSON body must be plain RFC 8259 with unique names."""
+
+    @override
+    async def json(self) -> Any:
+        """Return the parsed body.
+
+        Raises:
+            json.JSONDecodeError: It is no JSON; holds NaN, an infinity or half a surrogate pair;
+                is nested too deeply; or says one member of an object twice.
+        """
+        body = await self.body()
+        # Refuses what the standard library lets pass: NaN, infinities, lone surrogates, UTF-16.
+        orjson.loads(body)
+        try:
+            return json.loads(body, object_pairs_hook=_unique)
+        except json.JSONDecodeError:
+            raise
+        except RecursionError:
+            raise json.JSONDecodeError("it is nested too deeply", "", 0) from None
+        except ValueError:
+            raise json.JSONDecodeError("a number is too long", "", 0) from None
+
+
+class StrictJsonRoute(APIRoute):
+    """A route that takes JSON bodies only, and reads them strictly."""
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+        """Return the handler that FastAPI calls for each request."""
+        handle = super().get_route_handler()
+        takes_body = self.body_field is not None
+
+        async def strict(request: Request) -> Response:
+            if takes_body and not _is_json(request.headers.get("content-type")):
+                raise HTTPException(415)
+            return await handle(StrictJsonRequest(request.scope, request.receive))
+
+        return strict
+
+
+def _is_json(content_type: str | None) -> bool:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    main, _, sub = kind.partition("/")
+    return main == "application" and (sub == "json" or sub.endswith("+json"))
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    parsed = dict(members)
+    if len(parsed) != len(members):
+        names = [name for name, _ in members]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise json.JSONDecodeError(f"it says {twice[:64]!r} twice", "", 0)
+    return parsed

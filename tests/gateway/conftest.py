@@ -1,0 +1,137 @@
+"""A gateway on a real socket, in front of upstreams on real sockets."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import orjson
+import pytest
+from pydantic import SecretStr
+
+from registry.auth.identity import Role, Scope as TokenScope, UserContext
+from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.gateway.endpoint import GatewayEndpoint
+from tests.conftest import ALICE, BOB, ROOT
+from tests.gateway.fakes import FakeAuthenticate, FakeRoutes, ScriptedUpstream, make_route
+from tests.gateway.serving import serve
+
+READER = UserContext("e" * 24, "reader", Role.USER, frozenset({TokenScope.READ_TOOLS}))
+NOBODY = UserContext("f" * 24, "nobody", Role.USER, frozenset())
+
+ACCEPT = "application/json, text/event-stream"
+
+
+def make_settings(**changes: Any) -> Settings:
+    """Return settings that need no database."""
+    return Settings(
+        **{
+            "mongo_uri": SecretStr("mongodb://127.0.0.1:9/none"),
+            "creds_key": SecretStr("0f" * 32),
+            "creds_iv": SecretStr("1e" * 16),
+            "jwt_private_key_file": Path("unused"),
+            "jwt_public_key_file": Path("unused"),
+            "public_url": "http://gateway.example",
+            "upstream_connect_timeout_seconds": 1.0,
+            **changes,
+        }
+    )
+
+
+@dataclass
+class Gateway:
+    """A running gateway and a way to talk to it as alice."""
+
+    url: str
+    routes: FakeRoutes
+    authenticate: FakeAuthenticate
+    metrics: Metrics
+    http: httpx.AsyncClient
+
+    async def post(
+        self, message: Any, *, slug: str = "demo", user: str | None = "alice", **headers: str
+    ) -> httpx.Response:
+        """Send one message: an object, or the text itself."""
+        body = message if isinstance(message, bytes) else orjson.dumps(message)
+        return await self.http.post(f"/mcp/{slug}", content=body, headers=head(user, **headers))
+
+    async def call(self, tool: str = "echo", **headers: str) -> httpx.Response:
+        """Call a tool in the era of the handshake."""
+        return await self.post(request("tools/call", {"name": tool, "arguments": {}}), **headers)
+
+    def count(self, method: str, outcome: str, server: str = "demo") -> float:
+        """Return how many requests the metrics know of."""
+        labels = {"server": server, "method": method, "outcome": outcome}
+        name = "mcp_gateway_request_duration_seconds_count"
+        return self.metrics.registry.get_sample_value(name, labels) or 0
+
+
+def head(user: str | None = "alice", **headers: str) -> dict[str, str]:
+    """Return request headers; keywords replace and add, with `_` for `-`."""
+    sent = {"content-type": "application/json", "accept": ACCEPT}
+    if user is not None:
+        sent["authorization"] = f"Bearer {user}"
+    return sent | {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def request(method: str, params: Any = None, request_id: Any = 1) -> dict[str, Any]:
+    """Return a JSON-RPC request."""
+    message = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    return message if params is None else message | {"params": params}
+
+
+StartGateway = Callable[..., Any]
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """Return what takes everything down at the end of the test."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def start_gateway(stack: AsyncExitStack) -> StartGateway:
+    """Return a function that starts a gateway with routes and settings."""
+
+    async def start(*routes: Any, **changes: Any) -> Gateway:
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        )
+        table, metrics = FakeRoutes(*routes), Metrics()
+        authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
+        endpoint = GatewayEndpoint(
+            table,
+            authenticate,
+            session,
+            sealing_key=b"k" * 32,
+            settings=make_settings(**changes),
+            clock=SystemClock(),
+            metrics=metrics,
+        )
+        url = await stack.enter_async_context(serve(endpoint))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))
+        return Gateway(url, table, authenticate, metrics, http)
+
+    return start
+
+
+@pytest.fixture
+def upstream() -> ScriptedUpstream:
+    """Return an upstream that echoes until a test says otherwise."""
+    return ScriptedUpstream()
+
+
+@pytest.fixture
+async def gateway(
+    stack: AsyncExitStack, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> Gateway:
+    """Return a gateway in front of *upstream*, at `/mcp/demo`."""
+    url = await stack.enter_async_context(serve(upstream))
+    started: Gateway = await start_gateway(make_route(f"{url}/mcp"))
+    return started

@@ -1,0 +1,180 @@
+"""Fakes of what the data plane asks of others, and an upstream that does as it is told."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from registry.access.policy import ServerFacts, ServerScope
+from registry.auth.errors import UnauthorizedError
+from registry.auth.identity import UserContext
+from registry.gateway.values import Route, build_route, tool_entry
+from registry.servers.values import Era, Transport
+
+AUTHOR = "d" * 24
+EVERYONE = ServerFacts(AUTHOR, ServerScope.SHARED_APP)
+PRIVATE = ServerFacts(AUTHOR, ServerScope.PRIVATE_USER)
+TOOLS = {
+    "echo": '{"name":"echo","description":"Say it back.","inputSchema":{"type":"object"}}',
+    "add": '{"name":"add","inputSchema":{"type":"object"}}',
+}
+
+
+def make_route(url: str = "http://127.0.0.1:9/mcp", **changes: Any) -> Route:
+    """Return a route to *url* that everyone may use."""
+    slug = changes.pop("slug", "demo")
+    facts: dict[str, Any] = {
+        "server_id": slug.ljust(24, "0"),
+        "server_name": slug,
+        "slug": slug,
+        "facts": EVERYONE,
+        "url": url,
+        "transport": Transport.STREAMABLE_HTTP,
+        "eras": frozenset(Era),
+        "protocol_version": "2025-11-25",
+        "headers": {"Authorization": "Bearer upstream-secret"},
+        "credential_problem": None,
+        "per_user": False,
+        "idle_timeout_seconds": 5.0,
+        "tools": [tool_entry(name, text) for name, text in TOOLS.items()],
+    }
+    return build_route(**{**facts, **changes})
+
+
+class FakeRoutes:
+    """A table of routes that tests fill."""
+
+    def __init__(self, *routes: Route) -> None:
+        self.routes = {route.slug: route for route in routes}
+        self.fresh = True
+        self.own_headers: dict[tuple[str, str], Mapping[str, str]] = {}
+        self.problem: Exception | None = None
+
+    def route(self, slug: str) -> Route | None:
+        """Return the route of `/mcp/<slug>`, or None."""
+        return self.routes.get(slug)
+
+    def is_fresh(self) -> bool:
+        """Whether the table can be used."""
+        return self.fresh
+
+    async def user_headers(self, user: UserContext, route: Route) -> Mapping[str, str]:
+        """Return what the test stored for the user, or raise what it wants raised."""
+        if self.problem is not None:
+            raise self.problem
+        return self.own_headers[user.user_id, route.slug]
+
+
+class FakeAuthenticate:
+    """Knows callers by their user names: `Bearer alice`."""
+
+    def __init__(self, *users: UserContext) -> None:
+        self._users = {f"Bearer {user.username}": user for user in users}
+        self.problem: Exception | None = None
+
+    def cached(self, authorization: str) -> UserContext | None:
+        """Return the caller."""
+        return None if self.problem else self._users.get(authorization)
+
+    async def authenticate(self, authorization: str | None) -> UserContext:
+        """Refuse everyone who is not remembered."""
+        if self.problem is not None:
+            raise self.problem
+        if authorization is None:
+            raise UnauthorizedError("A bearer token is required.", token_was_sent=False)
+        raise UnauthorizedError("The bearer token is not accepted.")
+
+
+@dataclass
+class Request:
+    """One request as an upstream saw it."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    receive: Receive = field(repr=False)
+    send: Send = field(repr=False)
+
+    @property
+    def message(self) -> Any:
+        """The JSON-RPC message."""
+        return orjson.loads(self.body)
+
+    async def start(self, status: int = 200, **headers: str) -> None:
+        """Send the head of an answer."""
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (name.replace("_", "-").encode(), value.encode())
+                    for name, value in headers.items()
+                ],
+            }
+        )
+
+    async def chunk(self, body: bytes, *, more: bool = True) -> None:
+        """Send a piece of the body."""
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def answer(self, status: int, body: bytes, **headers: str) -> None:
+        """Send a whole answer."""
+        await self.start(
+            status, **{"content_type": "application/json"} | headers, content_length=str(len(body))
+        )
+        await self.chunk(body, more=False)
+
+    async def result(self, result: Any, **headers: str) -> None:
+        """Answer the JSON-RPC request."""
+        body = orjson.dumps({"jsonrpc": "2.0", "id": self.message["id"], "result": result})
+        await self.answer(200, body, **headers)
+
+    async def wait_for_disconnect(self) -> None:
+        """Wait until the gateway hangs up."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+Behaviour = Callable[[Request], Awaitable[None]]
+
+
+async def echo(request: Request) -> None:
+    """Answer what was sent: headers and message."""
+    if request.body:
+        await request.result({"headers": request.headers, "message": request.message})
+    else:
+        await request.answer(200, orjson.dumps({"headers": request.headers}))
+
+
+class ScriptedUpstream:
+    """An ASGI application that behaves as the test says."""
+
+    def __init__(self, behaviour: Behaviour = echo) -> None:
+        self.behaviour = behaviour
+        self.requests: list[Request] = []
+        self.arrived = asyncio.Event()
+        self.gone = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        request = Request(scope["method"], scope["path"], headers, body, receive, send)
+        self.requests.append(request)
+        self.arrived.set()
+        await self.behaviour(request)
+
+    async def hang(self, request: Request) -> None:
+        """Never answer; note when the gateway hangs up."""
+        await request.wait_for_disconnect()
+        self.gone.set()
