@@ -99,12 +99,12 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="Longest time for reading one upstream's tools."
     )
     discovery_max_bytes: int = Field(
-        default=64 * 1024 * 1024,
+        default=16 * 1024 * 1024,
         gt=0,
         description="Most bytes read from one upstream.",
     )
     discovery_max_tools: int = Field(
-        default=10_000, gt=0, description="Most tools taken from one upstream."
+        default=4_000, gt=0, description="Most tools taken from one upstream."
     )
 
     gateway_max_body_bytes: int = Field(

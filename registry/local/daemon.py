@@ -32,7 +32,7 @@ from registry.local.orphans import end_orphan
 
 PACKAGE = "secantus"
 DISTRIBUTION = "SecantusDB"
-CACHE_SIZE = "256M"
+CACHE_SIZE = "512M"
 """Enough for a working set of tens of thousands of tools, small beside the rest of the process."""
 QUICK_CRASHES = 5
 ANSWER_MS = 2000

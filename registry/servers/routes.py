@@ -21,6 +21,7 @@ from registry.servers.presenter import (
     tool_names,
 )
 from registry.servers.schemas import (
+    ONE_LINE,
     ConnectionAnswer,
     ConnectionTest,
     RefreshAnswer,
@@ -36,6 +37,7 @@ from registry.servers.schemas import (
 from registry.servers.service import ServerService
 from registry.servers.values import Discovered, ServerFilter, ServerRecord, ServerStatus
 from registry.tools.values import ServedTool, ToolDefinition
+from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import ErrorEnvelope, JsonAnswer
 
 OBJECT_ID = r"^[0-9a-fA-F]{24}$"
@@ -54,6 +56,7 @@ ERRORS: dict[int, str] = {
     404: "There is no such server.",
     409: "The name or path is taken, or the server was modified meanwhile.",
     413: "The request body is too large.",
+    415: "The request body is not JSON.",
     422: "A field or parameter cannot take that value.",
     502: "The upstream cannot be read.",
     503: "The database is not available.",
@@ -74,14 +77,16 @@ def _service(request: Request) -> ServerService:
 
 Service = Annotated[ServerService, Depends(_service)]
 
-router = APIRouter(prefix="/api/v1/servers", tags=["servers"])
+router = APIRouter(prefix="/api/v1/servers", tags=["servers"], route_class=StrictJsonRoute)
 
 
 @router.get("", response_model=ServerList, operation_id="list_servers", responses=errors())
 async def list_servers(
     service: Service,
     user: Reader,
-    query: Annotated[str | None, Query(max_length=200, description="Text to look for.")] = None,
+    query: Annotated[
+        str | None, Query(max_length=200, pattern=ONE_LINE, description="Text to look for.")
+    ] = None,
     scope: ServerScope | None = None,
     status: ServerStatus | None = None,
     author: Annotated[

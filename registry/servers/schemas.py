@@ -28,22 +28,37 @@ FORBIDDEN_HEADERS = re.compile(
 )
 """Headers that the gateway itself decides; a stored value would break or spoof the exchange."""
 
+ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
+"""Text without control characters: they forge log lines and end strings of other programs."""
+
+TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
+"""The same over several lines."""
+
 ServerName = Annotated[
     str,
     StringConstraints(pattern=SLUG_PATTERN, max_length=64),
     Field(description="Unique name: letters, digits, `.`, `_`, `-`."),
 ]
-Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
-Description = Annotated[str, StringConstraints(max_length=8192)]
-Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2048)]
-Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+Title = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=256),
+]
+Description = Annotated[str, StringConstraints(pattern=TEXT, max_length=8192)]
+Url = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=2048),
+]
+Tag = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=64),
+]
 Tags = Annotated[list[Tag], Field(max_length=50)]
 Path = Annotated[
     str,
     StringConstraints(pattern=r"^/mcp/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"),
     Field(description="Gateway path; `/mcp/<serverName>` when not given."),
 ]
-Secret = Annotated[str, StringConstraints(min_length=1, max_length=16_384)]
+Secret = Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=16_384)]
 HeaderName = Annotated[str, StringConstraints(pattern=HEADER_NAME)]
 HeaderValue = Annotated[
     str, StringConstraints(pattern=r"^[\x20-\x7e]*$", min_length=1, max_length=8192)
@@ -91,9 +106,9 @@ class OAuthInput(BaseModel):
 
     authorization_url: Url | None = None
     token_url: Url | None = None
-    client_id: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    client_id: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=2048)] | None = None
     client_secret: Secret | None = None
-    scope: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    scope: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=4096)] | None = None
     redirect_uri: Url | None = None
     token_exchange_method: Literal["default_post", "basic_auth_header"] | None = None
 
@@ -109,8 +124,10 @@ class _ConfigInput(_Wire):
     requires_oauth: bool | None = Field(default=None, alias="requiresOAuth")
     timeout: Milliseconds | None = Field(default=None, description="Milliseconds of silence.")
     init_timeout: Milliseconds | None = Field(default=None, description="Milliseconds to connect.")
-    server_instructions: bool | Annotated[str, StringConstraints(max_length=65_536)] | None = None
-    icon_path: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    server_instructions: (
+        bool | Annotated[str, StringConstraints(pattern=TEXT, max_length=65_536)] | None
+    ) = None
+    icon_path: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=2048)] | None = None
     startup: bool | None = None
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """A servers service on a real database, with upstreams that answer as told."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from packages.database.client import Database
@@ -7,12 +9,15 @@ from packages.database.encryption import Cipher
 from registry.access.repository import AclRepository
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
+from registry.core.settings import Settings
 from registry.servers.credentials import CredentialVault
 from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerRepositories, ServerService
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tools.repository import ToolRepository
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
+from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
+from tests.fakes.rest import Rest, running
 
 
 @pytest.fixture
@@ -60,3 +65,17 @@ def servers(
         metrics=Metrics(),
         admin_sees_private=True,
     )
+
+
+@pytest.fixture
+async def rest(settings: Settings) -> AsyncIterator[Rest]:
+    """Return the real application, over HTTP in this process."""
+    async with running(settings) as rest:
+        yield rest
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[PlainUpstream]:
+    """Return an MCP server on loopback that offers one tool, `echo`."""
+    async with plain_upstream() as upstream:
+        yield upstream

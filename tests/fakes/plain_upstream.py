@@ -1,0 +1,78 @@
+"""An MCP server on loopback whose tools are JSON text, sent as it is."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+HOST = "127.0.0.1"
+PATH = "/mcp"
+ECHO = (
+    '{"name":"echo","description":"Says it again.","inputSchema":{"type":"object",'
+    '"properties":{"text":{"type":"string"}},"required":["text"]}}'
+)
+METHOD_NOT_FOUND = -32601
+
+
+@dataclass(slots=True)
+class PlainUpstream:
+    """Speaks the stateful era without sessions.
+
+    Attributes:
+        tools: JSON text of the list of tools.
+        redirects_to: Answer every request by sending it elsewhere.
+        seen: The headers of every request.
+    """
+
+    tools: str = f"[{ECHO}]"
+    redirects_to: str | None = None
+    seen: list[dict[str, str]] = field(default_factory=list)
+    url: str = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Answer one request."""
+        self.seen.append({name.lower(): value for name, value in request.headers.items()})
+        if self.redirects_to is not None:
+            return web.Response(status=307, headers={"Location": self.redirects_to})
+        if request.method != "POST":
+            return web.Response(status=405)
+        message = json.loads(await request.text())
+        if "id" not in message:
+            return web.Response(status=202)
+        body = '{"jsonrpc":"2.0","id":%s,%s}' % (  # noqa: UP031 - the parts are JSON text
+            json.dumps(message["id"]),
+            self._outcome(message),
+        )
+        return web.Response(text=body, content_type="application/json")
+
+    def _outcome(self, message: dict[str, object]) -> str:
+        match message["method"]:
+            case "initialize":
+                return (
+                    '"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":'
+                    '{"listChanged":true}},"serverInfo":{"name":"plain","version":"1"}}'
+                )
+            case "tools/list":
+                return f'"result":{{"tools":{self.tools}}}'
+            case _:
+                return f'"error":{{"code":{METHOD_NOT_FOUND},"message":"Method not found"}}'
+
+
+@asynccontextmanager
+async def plain_upstream() -> AsyncIterator[PlainUpstream]:
+    """Serve one on a free port."""
+    upstream = PlainUpstream()
+    app = web.Application()
+    app.router.add_route("*", PATH, upstream.answer)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, HOST, 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        upstream.url = f"http://{HOST}:{port}{PATH}"
+        yield upstream
+    finally:
+        await runner.cleanup()
