@@ -8,21 +8,20 @@ learns which servers exist; everything is decided on the body, never on headers.
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote
 
 import structlog
 from aiohttp import ClientSession
 from multidict import CIMultiDict
 from starlette.types import Receive, Scope, Send
 
-from registry.access.policy import Permission, decide
-from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.gateway.admission import Admission
 from registry.gateway.bridge import SseBridge, local_result
+from registry.gateway.cors import preflight, readable_by
 from registry.gateway.envelope import Envelope, load_object, read_envelope, usable_id
 from registry.gateway.eras import (
     check_era,
@@ -38,10 +37,8 @@ from registry.gateway.errors import (
     InvalidParams,
     MethodNotAllowed,
     MethodUnknown,
-    NotServing,
     Outcome,
     Refusal,
-    ServerUnknown,
     ToolUnknown,
     UpstreamFailed,
 )
@@ -54,7 +51,7 @@ from registry.gateway.recorder import Recorder
 from registry.gateway.requests import Exchange, check_media
 from registry.gateway.sessions import SessionSeal
 from registry.gateway.streams import StandingStreams
-from registry.gateway.translate import challenged, error_body, refusal_for, result_body
+from registry.gateway.translate import error_body, refusal_for, result_body
 from registry.gateway.values import Route, upstream_headers
 from registry.gateway.watch import ClientGone
 from registry.gateway.wire import Wire
@@ -94,11 +91,14 @@ class GatewayEndpoint:
         metrics: Metrics,
     ) -> None:
         self._routes = routes
-        self._authenticate = authenticate
+        self._admission = Admission(
+            routes,
+            authenticate,
+            base_url=settings.base_url,
+            admin_sees_private=settings.admin_sees_private,
+        )
         self._clock = clock
-        self._base_url = settings.base_url
         self._max_body_bytes = settings.gateway_max_body_bytes
-        self._admin_sees_private = settings.admin_sees_private
         self._recorder = Recorder(metrics)
         self._hosts = HostGuard(
             base_url=settings.base_url,
@@ -155,14 +155,17 @@ class GatewayEndpoint:
         scope = exchange.scope
         headers = exchange.headers = read_headers(scope["headers"])
         server = scope.get("server")
-        self._hosts.check(
-            headers.get("host"), headers.get("origin"), server[1] if server else None
-        )
+        origin = headers.get("origin")
+        self._hosts.check(headers.get("host"), origin, server[1] if server else None)
+        if origin is not None:
+            exchange.client.extra_headers = readable_by(origin)
         match scope["method"]:
             case "POST":
                 await self._post(exchange)
             case "GET" | "DELETE":
                 await self._get_or_delete(exchange)
+            case "OPTIONS" if origin and "access-control-request-method" in headers:
+                await exchange.answer_empty(204, preflight(headers, ALLOWED_ALL))
             case _:
                 raise MethodNotAllowed(ALLOWED_ALL)
 
@@ -175,10 +178,8 @@ class GatewayEndpoint:
         envelope = read_envelope(raw, body)
         method = envelope.method
         exchange.method = method or "response"
-        user = await self._caller(exchange)
         needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
-        self._require_scope(exchange, user, needed)
-        route = self._route(exchange, user)
+        user, route = await self._admission.admit(exchange, needed)
         era = message_era(headers, envelope.params)
         exchange.is_modern = era is Era.MODERN
         check_era(era, requested_version(headers, envelope.params), route)
@@ -196,50 +197,13 @@ class GatewayEndpoint:
             await self._forward(exchange, route, user, session_id, raw)
 
     async def _get_or_delete(self, exchange: Exchange) -> None:
-        user = await self._caller(exchange)
-        self._require_scope(exchange, user, TokenScope.READ_TOOLS)
-        route = self._route(exchange, user)
+        user, route = await self._admission.admit(exchange, TokenScope.READ_TOOLS)
         if header_era(exchange.headers) is Era.MODERN or Era.LEGACY not in route.eras:
             raise MethodNotAllowed(ALLOWED_POST)
         if route.transport is Transport.SSE:
             raise MethodNotAllowed(ALLOWED_POST)
         session_id = self._session_id(exchange, user, route)
         await self._forward(exchange, route, user, session_id, b"")
-
-    async def _caller(self, exchange: Exchange) -> UserContext:
-        authorization = exchange.headers.get("authorization")
-        if authorization:
-            user = self._authenticate.cached(authorization)
-            if user is not None:
-                return user
-        try:
-            return await self._authenticate.authenticate(authorization)
-        except UnauthorizedError as exc:
-            raise challenged(exc, self._metadata_url(exchange)) from None
-
-    def _require_scope(self, exchange: Exchange, user: UserContext, needed: TokenScope) -> None:
-        if user.lacks(needed):
-            error = InsufficientScopeError((needed,))
-            raise challenged(error, self._metadata_url(exchange))
-
-    def _metadata_url(self, exchange: Exchange) -> str:
-        # The path is the caller's own text and goes into a header.
-        slug = quote(exchange.slug, safe="")
-        return f"{self._base_url}/.well-known/oauth-protected-resource/mcp/{slug}"
-
-    def _route(self, exchange: Exchange, user: UserContext) -> Route:
-        if not self._routes.is_fresh():
-            raise NotServing("The gateway has lost touch with its database; try again soon.")
-        route = self._routes.route(exchange.slug)
-        if route is None:
-            raise ServerUnknown
-        decision = decide(
-            user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
-        )
-        if not decision.allowed:
-            raise ServerUnknown
-        exchange.server = route.slug
-        return route
 
     def _session_id(self, exchange: Exchange, user: UserContext, route: Route) -> str | None:
         """Return the upstream's session id; the stateless era has none."""
@@ -300,8 +264,7 @@ class GatewayEndpoint:
     ) -> None:
         request_id = exchange.request_id
         if not envelope.is_request or request_id is None:
-            await exchange.client.start(202, [(b"content-length", b"0")])
-            await exchange.client.send({"type": "http.response.body", "body": b""})
+            await exchange.answer_empty(202, [(b"content-length", b"0")])
         elif envelope.method == "tools/call":
             headers = await self._headers_for(exchange, route, user)
             await self._bridge.call(route, headers, raw, request_id, exchange.client)

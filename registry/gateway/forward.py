@@ -59,9 +59,10 @@ class Client:
         seal: Makes the client's session id of the upstream's; None drops it.
         has_started: Whether the status line was sent, so that no error can be sent any more.
         is_event_stream: Whether the body may end after any event.
+        extra_headers: Sent with every answer, whatever it is.
     """
 
-    __slots__ = ("has_started", "is_event_stream", "receive", "seal", "send")
+    __slots__ = ("extra_headers", "has_started", "is_event_stream", "receive", "seal", "send")
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.receive = receive
@@ -69,6 +70,7 @@ class Client:
         self.seal: SealSession | None = None
         self.has_started = False
         self.is_event_stream = False
+        self.extra_headers: tuple[tuple[bytes, bytes], ...] = ()
 
     async def start(
         self, status: int, headers: list[tuple[bytes, bytes]], *, is_event_stream: bool = False
@@ -76,6 +78,8 @@ class Client:
         """Send the head of the answer."""
         self.has_started = True
         self.is_event_stream = is_event_stream
+        if self.extra_headers:
+            headers = [*headers, *self.extra_headers]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
 

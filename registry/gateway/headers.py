@@ -22,6 +22,8 @@ COMMON_FORWARDED = tuple(
 )
 MODERN_FORWARDED = tuple(istr(name) for name in ("mcp-method", "mcp-name"))
 READ_HERE = (
+    "access-control-request-headers",
+    "access-control-request-method",
     "authorization",
     "content-encoding",
     "content-length",

@@ -60,6 +60,11 @@ class Exchange:
         )
         await self.client.send({"type": "http.response.body", "body": body})
 
+    async def answer_empty(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send an answer without a body."""
+        await self.client.start(status, headers)
+        await self.client.send({"type": "http.response.body", "body": b""})
+
     async def read_body(self, max_body_bytes: int) -> bytes | bytearray:
         """Return the request's body.
 

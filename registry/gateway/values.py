@@ -118,7 +118,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     """
     target = URL(url)
     if target.scheme not in {"http", "https"} or not target.host:
-        raise ValueError(url)
+        raise ValueError("The address is no absolute HTTP URL.")
     ordered = sorted(tools, key=lambda tool: tool.name)
     return Route(
         server_id=server_id,

@@ -1,21 +1,24 @@
 """The real application over HTTP in this process, and people with tokens for it."""
 
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 from registry.auth.identity import UserContext
 from registry.core.settings import Settings
 from registry.main import Application, application
 from registry.wiring import Components
 
+JWT_SECRET = "a secret that jarvis-api shares"
 BASE_URL = "http://127.0.0.1:7860"
 SERVERS = "/api/v1/servers"
-NO_CHANGES: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +32,19 @@ class Rest:
     app: Application
     parts: Components
     client: httpx.AsyncClient
+    _tokens: dict[UserContext, str] = field(default_factory=dict)
 
-    def token(self, user: UserContext, lifetime: timedelta = timedelta(minutes=5)) -> str:
-        """Return a token of our own for *user*."""
-        return self.parts.issuer.issue(
-            user_id=user.user_id,
-            username=user.username,
-            role=user.role,
-            scopes=user.scopes,
-            lifetime=lifetime,
-        )
+    def token(self, user: UserContext) -> str:
+        """Return a token of our own for *user*, always the same."""
+        if user not in self._tokens:
+            self._tokens[user] = self.parts.issuer.issue(
+                user_id=user.user_id,
+                username=user.username,
+                role=user.role,
+                scopes=user.scopes,
+                lifetime=timedelta(minutes=5),
+            )
+        return self._tokens[user]
 
     async def call(
         self,
@@ -62,6 +68,34 @@ class Rest:
         )
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
+
+    async def forget_everything(self) -> None:
+        """Empty the database, as if the application had just started on a new one."""
+        database = self.parts.database.db
+        for name in await database.list_collection_names():
+            await database[name].delete_many({})
+        self.parts.authenticator.forget_users()
+
+
+def rest_settings(
+    mongo_uri: str, key_files: tuple[Path, Path], home: Path, **changed: object
+) -> Settings:
+    """Return settings for a registry with a new database, which may reach loopback."""
+    base, question, options = mongo_uri.partition("?")
+    values: dict[str, Any] = {
+        "mongo_uri": SecretStr(f"{base.rstrip('/')}/test_{uuid.uuid4().hex}{question}{options}"),
+        "creds_key": SecretStr("0f" * 32),
+        "creds_iv": SecretStr("1e" * 16),
+        "jwt_private_key_file": key_files[0],
+        "jwt_public_key_file": key_files[1],
+        "jwt_secret": SecretStr(JWT_SECRET),
+        "registry_home": home,
+        "upstream_allowed_networks": ("127.0.0.0/8", "::1/128"),
+        "public_url": BASE_URL,
+        "upstream_connect_timeout_seconds": 2,
+        "discovery_timeout_seconds": 5,
+    }
+    return Settings(**{**values, **changed})
 
 
 @asynccontextmanager

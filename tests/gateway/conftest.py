@@ -12,7 +12,8 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from registry.auth.identity import Role, Scope as TokenScope, UserContext
+from registry.auth.identity import Role, UserContext
+from registry.auth.identity import Scope as TokenScope
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings

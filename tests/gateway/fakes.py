@@ -160,6 +160,7 @@ class ScriptedUpstream:
         self.gone = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
         body = b""
         more = True
         while more:

@@ -150,7 +150,7 @@ async def test_hidden_and_unknown_servers_are_answered_alike(start_gateway: Star
 
     assert hidden.status_code == unknown.status_code == 404
     assert hidden.content == unknown.content
-    assert [name for name in hidden.headers] == [name for name in unknown.headers]
+    assert list(hidden.headers) == list(unknown.headers)
 
 
 async def test_unknown_servers_are_not_told_apart_without_a_token(gateway: Gateway) -> None:
@@ -430,9 +430,7 @@ async def test_calls_without_readable_credentials_are_never_forwarded(
     assert listed.status_code == 200
 
 
-async def test_each_callers_own_key_is_sent(
-    gateway: Gateway, upstream: ScriptedUpstream
-) -> None:
+async def test_each_callers_own_key_is_sent(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     url = gateway.routes.routes["demo"].url
     gateway.routes.routes["own"] = make_route(url, slug="own", per_user=True, headers={})
     gateway.routes.own_headers = {
@@ -490,3 +488,35 @@ async def test_requests_in_flight_return_to_zero(gateway: Gateway) -> None:
 
     in_flight = gateway.metrics.registry.get_sample_value("mcp_gateway_requests_in_flight")
     assert in_flight == 0
+
+
+async def test_a_page_of_an_allowed_origin_may_ask_and_read(start_gateway: StartGateway) -> None:
+    origin = "https://console.example"
+    gateway = await start_gateway(make_route(), allowed_origins=(origin,))
+
+    asked = await gateway.http.options(
+        "/mcp/demo",
+        headers={
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "Authorization, mcp-param-x,x-other",
+        },
+    )
+    refused = await gateway.post(request("ping"), user=None, origin=origin)
+
+    assert asked.status_code == 204
+    assert asked.headers["access-control-allow-origin"] == origin
+    assert asked.headers["access-control-allow-headers"] == "authorization, mcp-param-x"
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == origin
+    assert "www-authenticate" in refused.headers["access-control-expose-headers"]
+
+
+async def test_other_origins_are_told_nothing(gateway: Gateway) -> None:
+    answer = await gateway.http.options(
+        "/mcp/demo",
+        headers={"origin": "https://evil.example", "access-control-request-method": "POST"},
+    )
+
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers

@@ -134,7 +134,8 @@ async def test_a_modern_notification_must_be_what_its_header_says(
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"), [({"mcp_param_region": "eu"}, 200), ({"mcp_param_region": "us"}, 400), ({}, 400)]
+    ("sent", "status"),
+    [({"mcp_param_region": "eu"}, 200), ({"mcp_param_region": "us"}, 400), ({}, 400)],
 )
 async def test_mirrored_arguments_must_agree_with_their_headers(
     gateway: Gateway, sent: dict[str, str], status: int
@@ -167,7 +168,11 @@ async def test_tools_are_listed_from_memory_in_the_era_of_the_handshake(
     answer = await gateway.post(request("tools/list", request_id="a"))
 
     assert answer.text == (
-        '{"jsonrpc":"2.0","id":"a","result":{"tools":[' + TOOLS["add"] + "," + TOOLS["echo"] + "]}}"
+        '{"jsonrpc":"2.0","id":"a","result":{"tools":['
+        + TOOLS["add"]
+        + ","
+        + TOOLS["echo"]
+        + "]}}"
     )
     assert upstream.requests == []
 

@@ -1,4 +1,4 @@
-"""What happens between the gateway and an upstream: sessions, streams, and upstreams gone wrong."""
+"""Between the gateway and an upstream: sessions, streams, and upstreams gone wrong."""
 
 import asyncio
 import gzip
@@ -78,7 +78,7 @@ async def test_a_session_of_another_server_is_not_found(
 async def test_an_id_that_is_not_sealed_is_not_found(
     gateway: Gateway, upstream: ScriptedUpstream, session_id: str
 ) -> None:
-    headers = [*head().items(), ("mcp-session-id", session_id.encode())]
+    headers = httpx.Headers({**head(), "mcp-session-id": session_id}, encoding="utf-8")
 
     answer = await gateway.http.post("/mcp/demo", json=request("ping"), headers=headers)
 
@@ -213,7 +213,7 @@ async def test_an_answer_compressed_against_our_wish_is_unpacked(
 
 @pytest.mark.parametrize("begins", [False, True], ids=["before the head", "within the stream"])
 async def test_a_client_that_disconnects_cancels_the_upstream_request(
-    gateway: Gateway, upstream: ScriptedUpstream, begins: bool
+    gateway: Gateway, upstream: ScriptedUpstream, *, begins: bool
 ) -> None:
     async def hang(received: Request) -> None:
         if begins:
@@ -497,9 +497,7 @@ async def test_an_early_answer_does_not_spoil_the_connection_for_the_next_call(
     assert (refused.status_code, answer.status_code) == (413, 200)
 
 
-async def test_calls_are_never_sent_twice(
-    gateway: Gateway, upstream: ScriptedUpstream
-) -> None:
+async def test_calls_are_never_sent_twice(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     calls = 0
 
     async def count_and_hang_up(

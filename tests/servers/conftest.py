@@ -1,15 +1,16 @@
 """A servers service on a real database, with upstreams that answer as told."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.access.repository import AclRepository
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
-from registry.core.settings import Settings
 from registry.servers.credentials import CredentialVault
 from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerRepositories, ServerService
@@ -17,7 +18,7 @@ from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tools.repository import ToolRepository
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
-from tests.fakes.rest import Rest, running
+from tests.fakes.rest import Rest, rest_settings, running
 
 
 @pytest.fixture
@@ -67,14 +68,28 @@ def servers(
     )
 
 
-@pytest.fixture
-async def rest(settings: Settings) -> AsyncIterator[Rest]:
-    """Return the real application, over HTTP in this process."""
-    async with running(settings) as rest:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_rest(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Rest]:
+    """Return one real application for all tests of a module."""
+    home = tmp_path_factory.mktemp("home")
+    async with running(rest_settings(mongo_uri, key_files, home)) as rest:
         yield rest
+        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
+async def rest(module_rest: Rest) -> AsyncIterator[Rest]:
+    """Return the real application over HTTP in this process, with an empty database.
+
+    Its tests run in their module's event loop: `pytest.mark.asyncio(loop_scope="module")`.
+    """
+    yield module_rest
+    await module_rest.forget_everything()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def upstream() -> AsyncIterator[PlainUpstream]:
     """Return an MCP server on loopback that offers one tool, `echo`."""
     async with plain_upstream() as upstream:

@@ -10,7 +10,7 @@ from registry.auth.identity import UserContext
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
 
-pytestmark = pytest.mark.wire
+pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 DEAD = "http://127.0.0.1:9/mcp"
 KEY = "sk-live-0123456789"

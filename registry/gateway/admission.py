@@ -1,0 +1,81 @@
+"""Who is calling, what their token allows, and whether the server exists for them."""
+
+from urllib.parse import quote
+
+from registry.access.policy import Permission, decide
+from registry.auth.errors import InsufficientScopeError, UnauthorizedError
+from registry.auth.identity import Scope, UserContext
+from registry.gateway.errors import NotServing, ServerUnknown
+from registry.gateway.ports import Authenticate, RouteTable
+from registry.gateway.requests import Exchange
+from registry.gateway.translate import challenged
+from registry.gateway.values import Route
+
+
+class Admission:
+    """Lets a request in, or says why not.
+
+    Args:
+        routes: The servers that can be called now.
+        authenticate: Finds out who calls.
+        base_url: The address clients use; refusals point below it.
+        admin_sees_private: Whether administrators may use others' private servers.
+    """
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        authenticate: Authenticate,
+        *,
+        base_url: str,
+        admin_sees_private: bool,
+    ) -> None:
+        self._routes = routes
+        self._authenticate = authenticate
+        self._base_url = base_url
+        self._admin_sees_private = admin_sees_private
+
+    async def admit(self, exchange: Exchange, needed: Scope) -> tuple[UserContext, Route]:
+        """Return the caller and the route they may use, and note the route in *exchange*.
+
+        The caller is settled before the route is looked up, so that nobody learns which servers
+        exist.
+
+        Raises:
+            Unauthorized: No acceptable token.
+            InsufficientScope: The token does not allow *needed*.
+            NotServing: It cannot be told now which servers exist.
+            ServerUnknown: There is no such server, or not for this caller.
+        """
+        user = await self._caller(exchange)
+        if user.lacks(needed):
+            error = InsufficientScopeError((needed,))
+            raise challenged(error, self._metadata_url(exchange))
+        if not self._routes.is_fresh():
+            raise NotServing("The gateway has lost touch with its database; try again soon.")
+        route = self._routes.route(exchange.slug)
+        if route is None:
+            raise ServerUnknown
+        decision = decide(
+            user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
+        )
+        if not decision.allowed:
+            raise ServerUnknown
+        exchange.server = route.slug
+        return user, route
+
+    async def _caller(self, exchange: Exchange) -> UserContext:
+        authorization = exchange.headers.get("authorization")
+        if authorization:
+            user = self._authenticate.cached(authorization)
+            if user is not None:
+                return user
+        try:
+            return await self._authenticate.authenticate(authorization)
+        except UnauthorizedError as exc:
+            raise challenged(exc, self._metadata_url(exchange)) from None
+
+    def _metadata_url(self, exchange: Exchange) -> str:
+        # The path is the caller's own text and goes into a header.
+        slug = quote(exchange.slug, safe="")
+        return f"{self._base_url}/.well-known/oauth-protected-resource/mcp/{slug}"

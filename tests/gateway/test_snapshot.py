@@ -1,0 +1,293 @@
+"""The gateway's view of the database: what it holds, and how it follows."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from bson import ObjectId
+
+from packages.database.client import Database
+from packages.database.encryption import Cipher
+from registry.access.policy import Grant, Permission, decide
+from registry.access.repository import AclRepository
+from registry.auth.identity import UserContext
+from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.core.tasks import end
+from registry.gateway.snapshot import Snapshot, SnapshotSources
+from registry.servers.credentials import CredentialVault
+from registry.servers.errors import UserKeyMissingError
+from registry.servers.repository import ServerRepository
+from registry.servers.schemas import ServerCreate, ServerUpdate
+from registry.servers.service import ServerRepositories, ServerService
+from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tools.repository import ToolRepository
+from tests.fakes.discovery import FakeDiscovery, RecordedChanges
+
+pytestmark = pytest.mark.wire
+
+URL = "http://127.0.0.1:9999/mcp"
+PATIENCE_SECONDS = 5.0
+
+
+@pytest.fixture
+def repositories(database: Database, cipher: Cipher) -> ServerRepositories:
+    acl = AclRepository(database, admin_sees_private=True)
+    return ServerRepositories(
+        servers=ServerRepository(database, acl),
+        tools=ToolRepository(database),
+        acl=acl,
+        tokens=TokenRepository(database, cipher),
+        plugin_auths=PluginAuthRepository(database, cipher),
+    )
+
+
+@pytest.fixture
+def other_replica(
+    database: Database, repositories: ServerRepositories, cipher: Cipher, clock: SystemClock
+) -> ServerService:
+    """Return a service whose changes reach the snapshot through the database alone."""
+    return ServerService(
+        database,
+        repositories,
+        CredentialVault(cipher),
+        FakeDiscovery(),
+        RecordedChanges(),
+        clock=clock,
+        metrics=Metrics(),
+        admin_sees_private=True,
+    )
+
+
+@pytest.fixture
+def forgotten() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def snapshot(
+    database: Database,
+    repositories: ServerRepositories,
+    cipher: Cipher,
+    settings: Settings,
+    clock: SystemClock,
+    forgotten: list[str],
+) -> Snapshot:
+    return Snapshot(
+        database,
+        SnapshotSources(
+            servers=repositories.servers,
+            tools=repositories.tools,
+            acl=repositories.acl,
+            plugin_auths=repositories.plugin_auths,
+        ),
+        CredentialVault(cipher),
+        clock=clock,
+        metrics=Metrics(),
+        settings=settings,
+        users_changed=lambda: forgotten.append("users"),
+    )
+
+
+@asynccontextmanager
+async def following(snapshot: Snapshot) -> AsyncIterator[None]:
+    """Let the snapshot follow the database, from a state that agrees with it."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(snapshot.follow())
+        await until(snapshot.is_fresh)
+        yield
+        await end(task)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():
+            await SystemClock().sleep(0.01)
+
+
+def create(name: str = "weather", **fields: object) -> ServerCreate:
+    return ServerCreate.model_validate({"serverName": name, "url": URL, **fields})
+
+
+async def test_a_server_registered_on_another_replica_gets_a_route(
+    snapshot: Snapshot, other_replica: ServerService, alice: UserContext
+) -> None:
+    async with following(snapshot):
+        api_key = {"key": "sk-1"}
+        server = await other_replica.register(create(apiKey=api_key), alice, strict=False)
+        await until(lambda: snapshot.route("weather"))
+
+    route = snapshot.route("weather")
+    assert route is not None
+    assert (route.server_id, route.url, list(route.tools)) == (server.id, URL, ["echo"])
+    assert route.headers["Authorization"] == "Bearer sk-1"
+    assert "sk-1" not in repr(route)
+
+
+@pytest.mark.requirement("R-134")
+async def test_a_server_that_is_turned_off_or_deleted_elsewhere_loses_its_route(
+    snapshot: Snapshot, other_replica: ServerService, alice: UserContext
+) -> None:
+    off = await other_replica.register(create("off"), alice, strict=False)
+    gone = await other_replica.register(create("gone"), alice, strict=False)
+
+    async with following(snapshot):
+        assert snapshot.route("off")
+        await other_replica.toggle(off.id, alice, enabled=False)
+        await other_replica.delete(gone.id, alice)
+        await until(lambda: not snapshot.route("off") and not snapshot.route("gone"))
+        await other_replica.toggle(off.id, alice, enabled=True)
+        await until(lambda: snapshot.route("off"))
+
+
+async def test_a_moved_server_is_found_under_its_new_path_alone(
+    snapshot: Snapshot, other_replica: ServerService, alice: UserContext
+) -> None:
+    server = await other_replica.register(create(), alice, strict=False)
+
+    async with following(snapshot):
+        await other_replica.update(server.id, ServerUpdate(path="/mcp/sun"), alice)
+        await until(lambda: snapshot.route("sun"))
+
+    assert snapshot.route("weather") is None
+
+
+async def test_an_acl_entry_of_the_other_application_counts_and_ends(
+    snapshot: Snapshot,
+    other_replica: ServerService,
+    database: Database,
+    bob: UserContext,
+    root: UserContext,
+) -> None:
+    server = await other_replica.register(create(scope="shared_user"), root, strict=False)
+    entry = {
+        "principalType": "user",
+        "principalId": ObjectId(bob.user_id),
+        "resourceType": "mcpServer",
+        "resourceId": ObjectId(server.id),
+        "permBits": 1,
+    }
+
+    def bob_is_let_in() -> bool:
+        route = snapshot.route("weather")
+        return route is not None and decide(bob, Permission.VIEW, route.facts).allowed
+
+    async with following(snapshot):
+        assert not bob_is_let_in()
+        await database.collection("aclentries").insert_one(entry)
+        await until(bob_is_let_in)
+        route = snapshot.route("weather")
+        assert route is not None
+        assert Grant("user", bob.user_id, Permission.VIEW) in route.facts.grants
+        await database.collection("aclentries").delete_one({"_id": entry["_id"]})
+        await until(lambda: not bob_is_let_in())
+
+
+async def test_a_changed_user_makes_what_is_known_of_users_be_dropped(
+    snapshot: Snapshot, database: Database, forgotten: list[str]
+) -> None:
+    async with following(snapshot):
+        await database.collection("users").insert_one({"email": "x@example.com"})
+        await until(lambda: forgotten)
+
+
+async def test_each_caller_gets_their_own_key_and_a_new_one_at_once(
+    snapshot: Snapshot,
+    other_replica: ServerService,
+    repositories: ServerRepositories,
+    database: Database,
+    clock: SystemClock,
+    alice: UserContext,
+    bob: UserContext,
+) -> None:
+    api_key = {"key": "of-alice", "source": "user"}
+    await other_replica.register(create(apiKey=api_key), alice, strict=False)
+
+    async with following(snapshot):
+        route = snapshot.route("weather")
+        assert route is not None
+        assert route.per_user
+        before = await snapshot.user_headers(alice, route)
+        with pytest.raises(UserKeyMissingError):
+            await snapshot.user_headers(bob, route)
+        await database.transaction(
+            lambda tx: repositories.plugin_auths.store(
+                alice.user_id, "weather", "newer", clock.now(), tx
+            )
+        )
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await snapshot.user_headers(alice, route)) == before:
+                await clock.sleep(0.01)
+
+        assert before == {"Authorization": "Bearer of-alice"}
+        assert await snapshot.user_headers(alice, route) == {"Authorization": "Bearer newer"}
+
+
+@pytest.mark.requirement("E-13")
+async def test_a_credential_of_another_key_is_a_problem_of_that_server_alone(
+    snapshot: Snapshot, other_replica: ServerService, database: Database, alice: UserContext
+) -> None:
+    server = await other_replica.register(create(apiKey={"key": "k"}), alice, strict=False)
+    await other_replica.register(create("good"), alice, strict=False)
+    strange = Cipher("ab" * 32, "cd" * 16).encrypt_shared("k")
+    await database.collection("mcpservers").update_one(
+        {"_id": ObjectId(server.id)}, {"$set": {"config.apiKey.key": strange}}
+    )
+
+    await snapshot.load()
+
+    bad, good = snapshot.route("weather"), snapshot.route("good")
+    assert bad is not None
+    assert good is not None
+    assert bad.credential_problem is not None
+    assert f"mcpservers/{server.id}/config.apiKey.key" in bad.credential_problem
+    assert "Authorization" not in bad.headers
+    assert good.credential_problem is None
+
+
+async def test_unusable_documents_of_other_programs_cost_no_other_server_its_route(
+    snapshot: Snapshot, other_replica: ServerService, database: Database, alice: UserContext
+) -> None:
+    await other_replica.register(create(), alice, strict=False)
+    await database.collection("mcpservers").insert_many(
+        [
+            {"serverName": "a", "config": {"type": "stdio", "command": "x", "args": []}},
+            {"serverName": "b", "config": {"type": "streamable-http", "url": 7}, "path": "/mcp/b"},
+            {"serverName": "c", "config": "nonsense", "path": "/elsewhere"},
+            {"serverName": "d", "config": {"type": "sse", "url": "http://[bad"}, "path": "/mcp/d"},
+        ]
+    )
+
+    await snapshot.load()
+
+    assert snapshot.route("weather")
+    assert [slug for slug in "abcd" if snapshot.route(slug)] == []
+
+
+async def test_tools_that_only_the_other_application_described_are_served(
+    snapshot: Snapshot, database: Database, alice: UserContext
+) -> None:
+    await database.collection("mcpservers").insert_one(
+        {
+            "serverName": "legacy",
+            "author": ObjectId(alice.user_id),
+            "config": {
+                "type": "streamable-http",
+                "url": URL,
+                "toolFunctions": {
+                    "find_mcp_legacy": {
+                        "type": "function",
+                        "function": {"name": "find_mcp_legacy", "parameters": {"type": "object"}},
+                    }
+                },
+            },
+        }
+    )
+
+    await snapshot.load()
+
+    route = snapshot.route("legacy")
+    assert route is not None
+    assert list(route.tools) == ["find"]

@@ -1,0 +1,144 @@
+"""What the README tells people to do, done as it is written, against a real local registry."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+README = Path(__file__).parents[1] / "README.md"
+REGISTRY = Path(sys.executable).with_name("registry")
+DOCUMENTED = "127.0.0.1:7860"
+READY_SECONDS = 40.0
+
+pytestmark = pytest.mark.wire
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A running local registry.
+
+    Attributes:
+        folder: Where commands run; `.registry` is in it, as in a checkout.
+    """
+
+    folder: Path
+    address: str
+    token: str
+
+    def run(self, command: list[str]) -> str:
+        """Run a command in the folder and return what it prints."""
+        return subprocess.run(
+            command, cwd=self.folder, check=True, capture_output=True, text=True, timeout=30
+        ).stdout
+
+
+def blocks(kind: str) -> list[str]:
+    found = re.findall(rf"^```{kind}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"the README has no block {kind!r}"
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    folder = tmp_path_factory.mktemp("checkout")
+    address = f"127.0.0.1:{free_port()}"
+    environment = {
+        "PATH": os.defpath,
+        "HOME": str(folder),
+        "REGISTRY_PORT": address.rpartition(":")[2],
+    }
+    process = subprocess.Popen(
+        [REGISTRY, "serve", "--local"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_ready(f"http://{address}/health/ready")
+        token = (folder / ".registry" / "admin.token").read_text().strip()
+        yield Local(folder, address, token)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(15)
+
+
+def _wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            assert time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.05)
+
+
+def test_the_curl_lines_list_servers_and_call_a_tool(local: Local) -> None:
+    (script,) = blocks("bash curl")
+
+    printed = local.run(["bash", "-ec", script.replace(DOCUMENTED, local.address)])
+
+    assert '"serverName":"demo"' in printed
+    assert '"text":"5' in printed.replace(" ", "")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_the_client_configurations_reach_the_demo_server(local: Local, number: int) -> None:
+    text = blocks("json client")[number].replace(DOCUMENTED, local.address)
+    configuration = json.loads(text.replace("TOKEN", local.token))
+    (servers,) = configuration.values()
+    demo = servers["demo"]
+
+    async with (
+        httpx2.AsyncClient(headers=demo["headers"]) as http,
+        Client(streamable_http_client(demo["url"], http_client=http)) as client,
+    ):
+        tools = await client.list_tools()
+
+    assert "echo" in {tool.name for tool in tools.tools}
+
+
+def test_the_python_snippet_prints_the_tools_and_a_result(local: Local) -> None:
+    (script,) = blocks("python sdk")
+
+    printed = local.run([sys.executable, "-c", script.replace(DOCUMENTED, local.address)])
+
+    names, result = printed.splitlines()
+    assert "'add'" in names
+    assert float(result) == 5
+
+
+async def test_a_server_registered_as_written_is_listed(local: Local) -> None:
+    (script,) = blocks("bash register")
+
+    printed = await asyncio.to_thread(
+        local.run, ["bash", "-ec", script.replace(DOCUMENTED, local.address)]
+    )
+
+    server = json.loads(printed)
+    assert (server["serverName"], server["path"]) == ("weather", "/mcp/weather")
+    assert server["apiKey"]["key"] == "***"
+    assert server["status"] == "error"
