@@ -29,7 +29,6 @@ from registry.gateway.eras import (
     check_param_headers,
     header_era,
     message_era,
-    requested_version,
     require_arguments,
 )
 from registry.gateway.errors import (
@@ -182,7 +181,7 @@ class GatewayEndpoint:
         user, route = await self._admission.admit(exchange, needed)
         era = message_era(headers, envelope.params)
         exchange.is_modern = era is Era.MODERN
-        check_era(era, requested_version(headers, envelope.params), route)
+        check_era(era, headers, envelope.params, route)
         if exchange.is_modern:
             check_modern(envelope, headers, route)
         session_id = self._session_id(exchange, user, route)

@@ -110,14 +110,22 @@ def read_envelope(raw: bytes | bytearray, body: dict[str, Any]) -> Envelope:
 def _refuse_ambiguity(
     raw: bytes | bytearray, body: dict[str, Any], params: dict[str, Any]
 ) -> None:
-    # Text that comes out again as it went in has lost no repeated key. Clients write compact
-    # JSON, so this is the usual case, and far cheaper than looking at every key.
-    if orjson.dumps(body) != raw:
+    if not _is_canonical(raw, body):
         _refuse_repeated_keys(raw)
     if not body.keys() <= TOP_MEMBERS:
         _refuse_lookalikes(body, TOP_MEMBERS)
     if not params.keys() <= USUAL_PARAMS:
         _refuse_lookalikes(params, PARAMS_MEMBERS)
+
+
+def _is_canonical(raw: bytes | bytearray, body: dict[str, Any]) -> bool:
+    # Text that comes out again as it went in has lost no repeated key. Clients write compact
+    # JSON, so this is the usual case, and far cheaper than looking at every key.
+    try:
+        return orjson.dumps(body) == raw
+    except orjson.JSONEncodeError:
+        # orjson reads deeper nesting than it writes.
+        return False
 
 
 def _refuse_repeated_keys(raw: bytes | bytearray) -> None:

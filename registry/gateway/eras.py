@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcp.shared.inbound import (
-    ERROR_CODE_HTTP_STATUS,
     InboundLadderRejection,
     classify_inbound_request,
     unsupported_protocol_version_rejection,
@@ -88,7 +87,7 @@ def check_param_headers(
         raise _refused(rejection)
 
 
-def check_era(era: Era, requested: str | None, route: Route) -> None:
+def check_era(era: Era, headers: Headers, params: Mapping[str, Any], route: Route) -> None:
     """Refuse a client whose era the server does not speak.
 
     Raises:
@@ -97,15 +96,7 @@ def check_era(era: Era, requested: str | None, route: Route) -> None:
     if era in route.eras:
         return
     default = MODERN_PROTOCOL_VERSIONS[-1] if era is Era.MODERN else LATEST_HANDSHAKE_VERSION
-    raise VersionMismatch(requested or default, spoken_versions(route))
-
-
-def requested_version(headers: Headers, params: Mapping[str, Any]) -> str | None:
-    """Return the version that the client asks for, where it says one."""
-    version = headers.get(VERSION_HEADER) or params.get("protocolVersion")
-    if version is None and type(params.get("_meta")) is dict:
-        version = params["_meta"].get(PROTOCOL_VERSION_META_KEY)
-    return version[:32] if isinstance(version, str) else None
+    raise VersionMismatch(_requested_version(headers, params) or default, spoken_versions(route))
 
 
 def spoken_versions(route: Route) -> list[str]:
@@ -117,11 +108,6 @@ def spoken_versions(route: Route) -> list[str]:
     if Era.MODERN in route.eras:
         versions.extend(MODERN_PROTOCOL_VERSIONS)
     return versions
-
-
-def error_status(code: int) -> int:
-    """Return the HTTP status that the stateless era prescribes for an error code."""
-    return ERROR_CODE_HTTP_STATUS.get(code, 200)
 
 
 def require_arguments(params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -136,6 +122,14 @@ def require_arguments(params: Mapping[str, Any]) -> Mapping[str, Any]:
     if type(arguments) is not dict:
         raise InvalidParams("The member arguments must be an object.")
     return arguments
+
+
+def _requested_version(headers: Headers, params: Mapping[str, Any]) -> str | None:
+    """Return the version that the client asks for, where it says one."""
+    version = headers.get(VERSION_HEADER) or params.get("protocolVersion")
+    if version is None and type(params.get("_meta")) is dict:
+        version = params["_meta"].get(PROTOCOL_VERSION_META_KEY)
+    return version[:32] if isinstance(version, str) else None
 
 
 def _refused(rejection: InboundLadderRejection) -> LadderRefusal:

@@ -162,7 +162,7 @@ async def _relay(answer: UpstreamAnswer, route: Route, client: Client) -> None:
     status = answer.status
     if status != OK:
         check_status(status, route)
-    content_type = answer.headers.get(CONTENT_TYPE, "")
+    content_type = answer.headers.get(CONTENT_TYPE, "").lower()
     is_stream = content_type.startswith(EVENT_STREAM)
     length = _length(answer)
     if not (is_stream or content_type.startswith(JSON) or length == 0 or status in EMPTY):

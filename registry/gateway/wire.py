@@ -93,7 +93,8 @@ class Wire:
             ValueError: A header holds a line break.
         """
         template, target = self._target(url)
-        head = request_head(method, target, headers, len(body))
+        length = len(body) if body or method == "POST" else None
+        head = request_head(method, target, headers, length)
         connection = await self._connector().connect(template, [], timeout)
         try:
             return await _exchange(connection, head, body, timeout)
@@ -118,21 +119,25 @@ class Wire:
         return found
 
 
-def request_head(method: str, target: str, headers: Mapping[str, str], length: int) -> bytes:
+def request_head(
+    method: str, target: str, headers: Mapping[str, str], length: int | None
+) -> bytes:
     """Return the head of a request.
 
     Args:
         method: An HTTP method.
         target: Request target, version and `Host`, ending in a line break.
         headers: The other headers.
-        length: Of the body, in bytes.
+        length: Of the body, in bytes; None when there is none.
 
     Raises:
         ValueError: A header holds a line break or NUL, which would make it several.
     """
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    head = f"{method} {target}{''.join(lines)}Content-Length: {length}\r\n\r\n"
-    breaks = len(lines) + 4
+    if length is not None:
+        lines.append(f"Content-Length: {length}\r\n")
+    head = f"{method} {target}{''.join(lines)}\r\n"
+    breaks = len(lines) + 3
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise ValueError("A header holds a control character.")
     return head.encode()

@@ -248,6 +248,21 @@ async def test_repeated_keys_inside_arguments_are_the_tools_own_business(
     assert upstream.requests[0].body == body
 
 
+@pytest.mark.parametrize(("depth", "status"), [(250, 200), (600, 200), (1000, 400)])
+async def test_deeply_nested_arguments_are_served_or_refused(
+    gateway: Gateway, depth: int, status: int
+) -> None:
+    nested = b"[" * depth + b"]" * depth
+    body = (
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo",'
+        b'"arguments":{"x":' + nested + b"}}}"
+    )
+
+    answer = await gateway.post(body)
+
+    assert answer.status_code == status
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

@@ -1,0 +1,226 @@
+"""From a client through the whole application to a real upstream, on a real database."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.server.mcpserver import MCPServer
+from pydantic import SecretStr
+
+from registry.auth.identity import UserContext
+from registry.core.clock import SystemClock
+from registry.core.settings import Settings
+from registry.main import application
+from registry.wiring import Components
+from tests.fakes.mongo_daemon import start_daemon
+from tests.gateway.serving import serve
+
+pytestmark = pytest.mark.wire
+
+OWN_TRAFFIC = frozenset({"getMore"})
+"""The change stream's heartbeat, which no call causes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A running application in front of a running upstream."""
+
+    url: str
+    upstream: str
+    parts: Components
+    http: httpx.AsyncClient
+
+    def token(self, user: UserContext) -> str:
+        """Return a bearer token of *user*."""
+        return self.parts.issuer.issue(
+            user_id=user.user_id,
+            username=user.username,
+            role=user.role,
+            scopes=user.scopes,
+            lifetime=timedelta(hours=1),
+        )
+
+    def authorization(self, user: UserContext) -> dict[str, str]:
+        """Return the Authorization header of *user*."""
+        return {"Authorization": f"Bearer {self.token(user)}"}
+
+    async def register(self, user: UserContext, name: str, **fields: object) -> dict[str, str]:
+        """Register the upstream over the API."""
+        answer = await self.http.post(
+            "/api/v1/servers",
+            json={"serverName": name, "url": self.upstream, **fields},
+            headers=self.authorization(user),
+        )
+        assert answer.status_code == 201, answer.text
+        server: dict[str, str] = answer.json()
+        return server
+
+    @asynccontextmanager
+    async def client(self, user: UserContext, name: str, mode: str) -> AsyncIterator[Client]:
+        """Connect the SDK's client to a gateway path."""
+        async with (
+            httpx2.AsyncClient(headers=self.authorization(user)) as http,
+            Client(
+                streamable_http_client(f"{self.url}/mcp/{name}", http_client=http), mode=mode
+            ) as client,
+        ):
+            yield client
+
+    def commands(self) -> dict[str, float]:
+        """Return how many commands of each kind were sent to the database so far."""
+        samples = [
+            sample
+            for metric in self.parts.metrics.database_commands.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_count")
+        ]
+        counts: dict[str, float] = {}
+        for sample in samples:
+            name = sample.labels["command"]
+            if name not in OWN_TRAFFIC:
+                counts[name] = counts.get(name, 0) + sample.value
+        return counts
+
+    async def settled(self) -> dict[str, float]:
+        """Return the counts once the snapshot has followed all that happened before."""
+        async with asyncio.timeout(10):
+            counts = self.commands()
+            while True:
+                await SystemClock().sleep(0.7)
+                if self.commands() == counts:
+                    return counts
+                counts = self.commands()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Whole]:
+    upstream = MCPServer("upstream")
+
+    @upstream.tool()
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    async with (
+        application(settings) as (app, parts),
+        serve(upstream.streamable_http_app(), lifespan=True) as upstream_url,
+        serve(app) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        yield Whole(url, f"{upstream_url}/mcp", parts, http)
+
+
+@pytest.fixture
+async def whole(settings: Settings) -> AsyncIterator[Whole]:
+    async with running(settings) as whole:
+        yield whole
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto", "2026-07-28"])
+async def test_a_registered_server_is_listed_and_called_in_each_era(
+    whole: Whole, alice: UserContext, mode: str
+) -> None:
+    await whole.register(alice, "sums")
+
+    async with whole.client(alice, "sums", mode) as client:
+        tools = await client.list_tools()
+        result = await client.call_tool("add", {"a": 2, "b": 3})
+
+    assert [tool.name for tool in tools.tools] == ["add"]
+    assert result.structured_content == {"result": 5}
+
+
+@pytest.mark.parametrize("user", ["alice", "root"])
+async def test_a_warm_call_sends_no_command_to_the_database(
+    whole: Whole, request: pytest.FixtureRequest, user: str
+) -> None:
+    caller: UserContext = request.getfixturevalue(user)
+    await whole.register(caller, "sums")
+
+    async with whole.client(caller, "sums", "legacy") as client:
+        await client.call_tool("add", {"a": 1, "b": 1})
+        before = await whole.settled()
+        for number in range(20):
+            await client.call_tool("add", {"a": number, "b": 1})
+            await client.list_tools()
+
+    assert whole.commands() == before
+
+
+async def test_what_a_caller_may_not_see_is_answered_like_what_is_not_there(
+    whole: Whole, alice: UserContext, bob: UserContext
+) -> None:
+    off = await whole.register(alice, "off")
+    await whole.register(alice, "hidden")
+    toggled = await whole.http.post(
+        f"/api/v1/servers/{off['id']}/toggle",
+        json={"enabled": False},
+        headers=whole.authorization(alice),
+    )
+    assert toggled.status_code == 200
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    headers = {
+        **whole.authorization(bob),
+        "Accept": "application/json, text/event-stream",
+    }
+
+    answers = [
+        await whole.http.post(f"/mcp/{name}", json=message, headers=headers)
+        for name in ("off", "hidden", "never-was")
+    ]
+
+    assert [answer.status_code for answer in answers] == [404, 404, 404]
+    assert len({answer.text for answer in answers}) == 1
+
+
+async def test_the_gateway_outlives_the_database_for_a_while_and_recovers(
+    settings: Settings, tmp_path: Path, alice: UserContext
+) -> None:
+    with start_daemon(tmp_path / "mongo") as daemon:
+        changed = settings.model_copy(
+            update={
+                "mongo_uri": SecretStr(f"{daemon.uri}test"),
+                "mongo_timeout_ms": 300,
+                "gateway_max_staleness_seconds": 2.0,
+                "user_cache_seconds": 60,
+            }
+        )
+        async with running(changed) as whole, asyncio.timeout(40):
+            await whole.register(alice, "sums")
+            async with whole.client(alice, "sums", "legacy") as client:
+                daemon.stop()
+                served = await client.call_tool("add", {"a": 1, "b": 1})
+                await until_ready(whole, ready=False)
+                await SystemClock().sleep(2.5)
+                refused = await whole.http.post(
+                    "/mcp/sums",
+                    json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
+                    headers=whole.authorization(alice)
+                    | {"Accept": "application/json, text/event-stream"},
+                )
+                listed = await whole.http.get(
+                    "/api/v1/servers", headers=whole.authorization(alice)
+                )
+                daemon.restart()
+                await until_ready(whole, ready=True)
+                again = await client.call_tool("add", {"a": 2, "b": 2})
+
+    assert (served.structured_content, again.structured_content) == ({"result": 2}, {"result": 4})
+    assert (refused.status_code, listed.status_code) == (503, 503)
+    assert listed.json()["error"] == "service_unavailable"
+    assert "retry-after" in refused.headers
+    assert "retry-after" in listed.headers
+
+
+async def until_ready(whole: Whole, *, ready: bool) -> None:
+    wanted = 200 if ready else 503
+    while (await whole.http.get("/health/ready")).status_code != wanted:
+        await SystemClock().sleep(0.05)
