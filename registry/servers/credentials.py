@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import cast
 
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, stored_form
-
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.servers.errors import CredentialUnreadableError, UserKeyMissingError

@@ -4,10 +4,9 @@ Upstreams are read before a transaction begins, never inside one. What a transac
 is complete: the server, its tools, their projection, and its ACL entries.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from typing import cast
 
 import structlog
@@ -30,7 +29,7 @@ from registry.core.json import JsonObject
 from registry.core.metrics import Metrics
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
-from registry.servers.credentials import CredentialVault, needs_user_key
+from registry.servers.credentials import CredentialVault
 from registry.servers.errors import (
     DiscoveryFailedError,
     PathTakenError,
@@ -38,36 +37,36 @@ from registry.servers.errors import (
     ServerForbiddenError,
     ServerModifiedError,
     ServerNotFoundError,
-    UserKeyMissingError,
 )
 from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
+from registry.servers.outcome import (
+    Reading,
+    apply_to_new,
+    is_modification,
+    outcome_of,
+    projection_fields,
+    time_after,
+)
 from registry.servers.ports import Discovery, ServerChanges
+from registry.servers.reader import ServerReader
 from registry.servers.repository import ServerRepository
 from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
 from registry.servers.values import (
-    ConnectionSpec,
     Discovered,
     ServerCounts,
     ServerFilter,
     ServerRecord,
     ServerStatus,
-    Transport,
 )
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tokens.values import TokenCounts
 from registry.tools.exposure import AutoExpose, Origin
-from registry.tools.projection import project, restore
+from registry.tools.projection import restore
 from registry.tools.reconcile import Rules, reconcile
 from registry.tools.repository import ToolRepository
-from registry.tools.values import RejectedTool, ServedTool
+from registry.tools.values import ServedTool
 
 log = structlog.get_logger()
-
-FAILURES_UNTIL_ERROR = 3
-"""Failed refreshes in a row after which an active server is marked `error`."""
-
-LISTED_PROBLEMS = 100
-"""Most tool problems kept on a server; an upstream may offer thousands of broken tools."""
 
 UPDATE_ATTEMPTS = 5
 """How often an update without `updatedAt` starts over when another write came between."""
@@ -84,15 +83,6 @@ class ServerRepositories:
     acl: AclRepository
     tokens: TokenRepository
     plugin_auths: PluginAuthRepository
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What came of reading an upstream: either it answered, or it failed, or nobody asked."""
-
-    found: Discovered | None = None
-    failure: str | None = None
-    oauth_metadata: JsonObject | None = None
 
 
 class ServerService:
@@ -122,7 +112,7 @@ class ServerService:
         self._tokens = repositories.tokens
         self._plugin_auths = repositories.plugin_auths
         self._vault = vault
-        self._discovery = discovery
+        self._reader = ServerReader(vault, discovery, repositories.plugin_auths)
         self._changes = changes
         self._clock = clock
         self._operations = metrics.server_operations
@@ -287,7 +277,7 @@ class ServerService:
         """
         for _ in range(UPDATE_ATTEMPTS):
             server = await self._require_editable(server_id, user)
-            reading = await self._read(server.server_name, server.id, server.config, user)
+            reading = await self._reader.read(server.server_name, server.id, server.config, user)
             if await self._store_reading(server, reading, FieldChanges(), user, accept=accept):
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
@@ -304,7 +294,7 @@ class ServerService:
             UserKeyMissingError: Its users bring their own keys and none was given.
         """
         config, user_key = config_of(request, self._vault)
-        return await self._discovery.discover(self._connection("new", config, user_key))
+        return await self._reader.discover("new", config, user_key)
 
     async def stats(self, user: UserContext) -> tuple[ServerCounts, TokenCounts]:
         """Count all servers and tokens.
@@ -325,7 +315,7 @@ class ServerService:
         if request.path is not None and await self._servers.path_is_taken(request.path):
             raise PathTakenError(request.path)
         config, user_key = config_of(request, self._vault)
-        reading = await self._read(request.server_name, "new", config, user, user_key)
+        reading = await self._reader.read(request.server_name, "new", config, user, user_key)
         if strict and reading.failure is not None:
             raise DiscoveryFailedError(reading.failure)
         for path in self._paths(request):
@@ -370,8 +360,8 @@ class ServerService:
             "createdAt": now,
             "updatedAt": now,
         }
-        outcome = _outcome(reading, now, failures_before=0, status=None)
-        _apply(fields, outcome)
+        outcome = outcome_of(reading, now, failures_before=0, status=None)
+        apply_to_new(fields, outcome)
 
         async def store(tx: Transaction) -> str:
             server_id = await self._servers.insert(fields, tx)
@@ -385,7 +375,7 @@ class ServerService:
             if snapshot is not None:
                 await self._tools.apply(server_id, reconcile(snapshot, {}, rules), now, tx)
                 served = await self._tools.served(server_id, tx)
-                projected = _projection(served, request.server_name)
+                projected = projection_fields(served, request.server_name)
                 await self._servers.update(server_id, now, projected, (), tx)
             return server_id
 
@@ -401,7 +391,7 @@ class ServerService:
         reading: Reading | None = None
         if changes.reconnects:
             config = _changed_config(current.config, changes)
-            reading = await self._read(
+            reading = await self._reader.read(
                 current.server_name, current.id, config, user, changes.user_key
             )
         return await self._store_reading(current, reading, changes, user, accept=False)
@@ -433,7 +423,7 @@ class ServerService:
         removed = list(changes.removed)
         if reading is not None:
             failures = server.registry.get("consecutive_failures")
-            outcome = _outcome(
+            outcome = outcome_of(
                 reading,
                 now,
                 failures_before=failures if isinstance(failures, int) else 0,
@@ -448,8 +438,8 @@ class ServerService:
             writes = dict(set_fields)
             if found is not None:
                 writes.update(await self._reconciled(server, found, now, tx, accept=accept))
-            if changes.changes or changes.removed or _differs(server, writes):
-                writes["updatedAt"] = _after(server.updated_at, now)
+            if changes.changes or changes.removed or is_modification(server, writes):
+                writes["updatedAt"] = time_after(server.updated_at, now)
             if not await self._servers.update(
                 server.id, server.updated_at, writes, tuple(removed), tx
             ):
@@ -478,65 +468,9 @@ class ServerService:
         rules = Rules(_auto_expose(server), _origin(server, stored), accept)
         await self._tools.apply(server.id, reconcile(found.snapshot, stored, rules), now, tx)
         served = await self._tools.served(server.id, tx)
-        writes = dict(_projection(served, server.server_name))
+        writes = dict(projection_fields(served, server.server_name))
         writes["registry.auto_expose"] = _auto_expose(server).value
         return writes
-
-    async def _read(
-        self,
-        server_name: str,
-        server_id: str,
-        config: JsonObject,
-        user: UserContext,
-        user_key: str | None = None,
-    ) -> Reading:
-        if user_key is None and needs_user_key(config):
-            user_key = await self._plugin_auths.get(user.user_id, server_name)
-        bare = replace(self._address(config), headers={})
-        if config.get("requiresOAuth") is True:
-            # Tools of such a server can be read once somebody has authorised the registry.
-            return await self._read_oauth_metadata(bare)
-        try:
-            return Reading(
-                found=await self._discovery.discover(self._connection(server_id, config, user_key))
-            )
-        except UserKeyMissingError:
-            await self._discovery.check_url(bare.url)
-            return Reading()
-        except DiscoveryFailedError as exc:
-            return Reading(failure=exc.message)
-
-    async def _read_oauth_metadata(self, connection: ConnectionSpec) -> Reading:
-        try:
-            return Reading(oauth_metadata=await self._discovery.oauth_metadata(connection))
-        except DiscoveryFailedError as exc:
-            return Reading(failure=exc.message)
-
-    def _connection(
-        self, server_id: str, config: JsonObject, user_key: str | None
-    ) -> ConnectionSpec:
-        headers = self._vault.request_headers(server_id, config, user_key)
-        return replace(self._address(config), headers=headers)
-
-    def _address(self, config: JsonObject) -> ConnectionSpec:
-        transport = config.get("type")
-        url = config.get("url")
-        if transport == "http":
-            transport = Transport.STREAMABLE_HTTP.value
-        if transport is None and isinstance(url, str):
-            transport = Transport.SSE.value
-        if transport not in {item.value for item in Transport} or not isinstance(url, str):
-            raise ValidationFailedError("type", f"{transport} servers cannot be connected to")
-        init_timeout = config.get("initTimeout")
-        return ConnectionSpec(
-            url=url,
-            transport=Transport(transport),
-            init_timeout_seconds=(
-                init_timeout / 1000
-                if isinstance(init_timeout, int | float) and init_timeout > 0
-                else None
-            ),
-        )
 
     async def _require_editable(self, server_id: str, user: UserContext) -> ServerRecord:
         server = await self.get(server_id, user)
@@ -565,114 +499,6 @@ class ServerService:
 
     def _moment(self, server: ServerRecord) -> datetime:
         return server.updated_at or self._clock.now()
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Stored fields that follow from reading an upstream."""
-
-    set_fields: dict[str, object]
-    removed: tuple[str, ...] = ()
-
-
-def _outcome(
-    reading: Reading, now: datetime, *, failures_before: int, status: ServerStatus | None
-) -> Outcome:
-    if reading.failure is not None:
-        failures = failures_before + 1
-        fields: dict[str, object] = {
-            "lastError": now,
-            "errorMessage": reading.failure,
-            "registry.consecutive_failures": failures,
-        }
-        if status is ServerStatus.ACTIVE and failures >= FAILURES_UNTIL_ERROR:
-            fields["status"] = ServerStatus.ERROR.value
-        return Outcome(fields)
-    fields = {}
-    if reading.oauth_metadata is not None:
-        fields["config.oauthMetadata"] = reading.oauth_metadata
-    found = reading.found
-    if found is None:
-        return Outcome(fields)
-    fields |= {
-        "lastConnected": now,
-        "config.capabilities": json.dumps(found.capabilities, separators=(",", ":")),
-        "config.initDuration": found.init_duration_ms,
-        "registry.protocol_version": found.protocol_version,
-        "registry.eras": sorted(era.value for era in found.eras),
-        "registry.last_synced_at": now,
-        "registry.tool_problems": _problems(found.snapshot.rejected),
-    }
-    if status is ServerStatus.ERROR:
-        fields["status"] = ServerStatus.ACTIVE.value
-    return Outcome(fields, ("lastError", "errorMessage", "registry.consecutive_failures"))
-
-
-def _apply(fields: dict[str, object], outcome: Outcome) -> None:
-    """Write dotted names into the nested fields of a document that is not stored yet."""
-    for name, value in outcome.set_fields.items():
-        parent, _, leaf = name.rpartition(".")
-        target = cast("dict[str, object]", fields[parent]) if parent else fields
-        target[leaf] = value
-
-
-def _projection(served: list[ServedTool], server_name: str) -> dict[str, object]:
-    projection = project(served, server_name)
-    return {
-        "config.tools": projection.tools,
-        "config.toolFunctions": projection.functions,
-        "numTools": projection.num_tools,
-        "registry.functions_omitted": projection.omitted,
-    }
-
-
-def _problems(rejected: tuple[RejectedTool, ...]) -> list[dict[str, str]]:
-    problems = [{"name": item.name, "reason": item.reason} for item in rejected[:LISTED_PROBLEMS]]
-    if len(rejected) > LISTED_PROBLEMS:
-        more = len(rejected) - LISTED_PROBLEMS
-        problems.append({"name": "", "reason": f"and {more} more tools that cannot be taken"})
-    return problems
-
-
-VOLATILE = frozenset(
-    {
-        "lastConnected",
-        "lastError",
-        "errorMessage",
-        "config.initDuration",
-        "config.toolFunctions",
-        "registry.last_synced_at",
-        "registry.consecutive_failures",
-        "registry.functions_omitted",
-        "registry.tool_problems",
-        "registry.auto_expose",
-    }
-)
-"""Fields that move at every reading; alone they are no modification of the server."""
-
-
-def _differs(server: ServerRecord, writes: Mapping[str, object]) -> bool:
-    current: dict[str, object] = {
-        "status": server.status,
-        **{f"config.{name}": value for name, value in server.config.items()},
-        **{f"registry.{name}": value for name, value in server.registry.items()},
-    }
-    if "config.toolFunctions" in writes and "toolFunctions" in server.config:
-        functions = writes["config.toolFunctions"]
-        if functions != server.config["toolFunctions"]:
-            return True
-    return any(
-        current.get(name) != value
-        for name, value in writes.items()
-        if name not in VOLATILE and name != "numTools"
-    )
-
-
-def _after(previous: datetime | None, now: datetime) -> datetime:
-    """Return a time after *previous* even when the clock did not move between two changes."""
-    if previous is None or now > previous:
-        return now
-    return previous + timedelta(milliseconds=1)
 
 
 def _auto_expose(server: ServerRecord) -> AutoExpose:

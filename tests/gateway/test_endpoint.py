@@ -250,8 +250,12 @@ async def test_repeated_keys_inside_arguments_are_the_tools_own_business(
 
 @pytest.mark.parametrize(("depth", "status"), [(250, 200), (600, 200), (1000, 400)])
 async def test_deeply_nested_arguments_are_served_or_refused(
-    gateway: Gateway, depth: int, status: int
+    gateway: Gateway, upstream: ScriptedUpstream, depth: int, status: int
 ) -> None:
+    async def accept(received: Any) -> None:
+        await received.answer(200, b"{}")
+
+    upstream.behaviour = accept
     nested = b"[" * depth + b"]" * depth
     body = (
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo",'

@@ -22,8 +22,9 @@ from registry.servers.errors import (
     ServerNotFoundError,
     UnsafeUrlError,
 )
+from registry.servers.outcome import FAILURES_UNTIL_ERROR
 from registry.servers.schemas import ServerCreate, ServerUpdate
-from registry.servers.service import FAILURES_UNTIL_ERROR, ServerRepositories, ServerService
+from registry.servers.service import ServerRepositories, ServerService
 from registry.servers.values import (
     ConnectionSpec,
     Discovered,
@@ -477,8 +478,9 @@ async def test_failures_in_a_row_set_the_error_status_and_a_success_clears_it(
 ) -> None:
     server = await registered(servers, alice)
     working, discovery.answer = discovery.answer, unreachable
-    for _ in range(FAILURES_UNTIL_ERROR):
-        failed, _ = await servers.refresh(server.id, alice)
+    for _ in range(FAILURES_UNTIL_ERROR - 1):
+        await servers.refresh(server.id, alice)
+    failed, _ = await servers.refresh(server.id, alice)
     discovery.answer = working
 
     recovered, _ = await servers.refresh(server.id, alice)

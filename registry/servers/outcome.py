@@ -1,0 +1,145 @@
+"""What follows from reading an upstream, in terms of stored fields. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import cast
+
+from registry.core.json import JsonObject
+from registry.servers.values import Discovered, ServerRecord, ServerStatus
+from registry.tools.projection import project
+from registry.tools.values import RejectedTool, ServedTool
+
+FAILURES_UNTIL_ERROR = 3
+"""Failed refreshes in a row after which an active server is marked `error`."""
+
+LISTED_PROBLEMS = 100
+"""Most tool problems kept on a server; an upstream may offer thousands of broken tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of reading an upstream: either it answered, or it failed, or nobody asked."""
+
+    found: Discovered | None = None
+    failure: str | None = None
+    oauth_metadata: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Stored fields that follow from reading an upstream."""
+
+    set_fields: dict[str, object]
+    removed: tuple[str, ...] = ()
+
+
+def outcome_of(
+    reading: Reading, now: datetime, *, failures_before: int, status: ServerStatus | None
+) -> Outcome:
+    """Return the fields that a reading changes.
+
+    Args:
+        reading: What came of it.
+        now: When.
+        failures_before: Failed readings in a row until now.
+        status: The server's status; None while it is being registered.
+    """
+    if reading.failure is not None:
+        failures = failures_before + 1
+        fields: dict[str, object] = {
+            "lastError": now,
+            "errorMessage": reading.failure,
+            "registry.consecutive_failures": failures,
+        }
+        if status is ServerStatus.ACTIVE and failures >= FAILURES_UNTIL_ERROR:
+            fields["status"] = ServerStatus.ERROR.value
+        return Outcome(fields)
+    fields = {}
+    if reading.oauth_metadata is not None:
+        fields["config.oauthMetadata"] = reading.oauth_metadata
+    found = reading.found
+    if found is None:
+        return Outcome(fields)
+    fields |= {
+        "lastConnected": now,
+        "config.capabilities": json.dumps(found.capabilities, separators=(",", ":")),
+        "config.initDuration": found.init_duration_ms,
+        "registry.protocol_version": found.protocol_version,
+        "registry.eras": sorted(era.value for era in found.eras),
+        "registry.last_synced_at": now,
+        "registry.tool_problems": _problems(found.snapshot.rejected),
+    }
+    if status is ServerStatus.ERROR:
+        fields["status"] = ServerStatus.ACTIVE.value
+    return Outcome(fields, ("lastError", "errorMessage", "registry.consecutive_failures"))
+
+
+def apply_to_new(fields: dict[str, object], outcome: Outcome) -> None:
+    """Write dotted names into the nested fields of a document that is not stored yet."""
+    for name, value in outcome.set_fields.items():
+        parent, _, leaf = name.rpartition(".")
+        target = cast("dict[str, object]", fields[parent]) if parent else fields
+        target[leaf] = value
+
+
+def projection_fields(served: list[ServedTool], server_name: str) -> dict[str, object]:
+    """Return the fields of `mcpservers` that mirror the tools that are served."""
+    projection = project(served, server_name)
+    return {
+        "config.tools": projection.tools,
+        "config.toolFunctions": projection.functions,
+        "numTools": projection.num_tools,
+        "registry.functions_omitted": projection.omitted,
+    }
+
+
+def _problems(rejected: tuple[RejectedTool, ...]) -> list[dict[str, str]]:
+    problems = [{"name": item.name, "reason": item.reason} for item in rejected[:LISTED_PROBLEMS]]
+    if len(rejected) > LISTED_PROBLEMS:
+        more = len(rejected) - LISTED_PROBLEMS
+        problems.append({"name": "", "reason": f"and {more} more tools that cannot be taken"})
+    return problems
+
+
+VOLATILE = frozenset(
+    {
+        "lastConnected",
+        "lastError",
+        "errorMessage",
+        "config.initDuration",
+        "config.toolFunctions",
+        "registry.last_synced_at",
+        "registry.consecutive_failures",
+        "registry.functions_omitted",
+        "registry.tool_problems",
+        "registry.auto_expose",
+    }
+)
+"""Fields that move at every reading; alone they are no modification of the server."""
+
+
+def is_modification(server: ServerRecord, writes: Mapping[str, object]) -> bool:
+    """Whether *writes* change more of *server* than what moves at every reading."""
+    current: dict[str, object] = {
+        "status": server.status,
+        **{f"config.{name}": value for name, value in server.config.items()},
+        **{f"registry.{name}": value for name, value in server.registry.items()},
+    }
+    if "config.toolFunctions" in writes and "toolFunctions" in server.config:
+        functions = writes["config.toolFunctions"]
+        if functions != server.config["toolFunctions"]:
+            return True
+    return any(
+        current.get(name) != value
+        for name, value in writes.items()
+        if name not in VOLATILE and name != "numTools"
+    )
+
+
+def time_after(previous: datetime | None, now: datetime) -> datetime:
+    """Return a time after *previous* even when the clock did not move between two changes."""
+    if previous is None or now > previous:
+        return now
+    return previous + timedelta(milliseconds=1)

@@ -1,0 +1,106 @@
+"""Read upstreams of servers: with which address and credentials, and what came of it."""
+
+from dataclasses import replace
+
+from registry.auth.identity import UserContext
+from registry.core.errors import ValidationFailedError
+from registry.core.json import JsonObject
+from registry.servers.credentials import CredentialVault, needs_user_key
+from registry.servers.errors import DiscoveryFailedError, UserKeyMissingError
+from registry.servers.outcome import Reading
+from registry.servers.ports import Discovery
+from registry.servers.values import ConnectionSpec, Discovered, Transport
+from registry.tokens.repository import PluginAuthRepository
+
+
+class ServerReader:
+    """Reads the upstream behind a stored or a new configuration. Writes nothing."""
+
+    def __init__(
+        self, vault: CredentialVault, discovery: Discovery, plugin_auths: PluginAuthRepository
+    ) -> None:
+        self._vault = vault
+        self._discovery = discovery
+        self._plugin_auths = plugin_auths
+
+    async def discover(
+        self, server_id: str, config: JsonObject, user_key: str | None
+    ) -> Discovered:
+        """Read an upstream.
+
+        Raises:
+            UnsafeUrlError: The URL may not be contacted.
+            DiscoveryFailedError: The upstream cannot be read.
+            UserKeyMissingError: Its users bring their own keys and none was given.
+        """
+        return await self._discovery.discover(self.connection(server_id, config, user_key))
+
+    async def read(
+        self,
+        server_name: str,
+        server_id: str,
+        config: JsonObject,
+        user: UserContext,
+        user_key: str | None = None,
+    ) -> Reading:
+        """Read the upstream of a server on behalf of *user*; a failure is part of the answer.
+
+        Raises:
+            UnsafeUrlError: The URL may not be contacted.
+            CredentialUnreadableError: A stored secret cannot be decrypted.
+        """
+        if user_key is None and needs_user_key(config):
+            user_key = await self._plugin_auths.get(user.user_id, server_name)
+        bare = replace(_address(config), headers={})
+        if config.get("requiresOAuth") is True:
+            # Tools of such a server can be read once somebody has authorised the registry.
+            return await self._oauth_metadata(bare)
+        try:
+            return Reading(
+                found=await self._discovery.discover(self.connection(server_id, config, user_key))
+            )
+        except UserKeyMissingError:
+            await self._discovery.check_url(bare.url)
+            return Reading()
+        except DiscoveryFailedError as exc:
+            return Reading(failure=exc.message)
+
+    async def _oauth_metadata(self, connection: ConnectionSpec) -> Reading:
+        try:
+            return Reading(oauth_metadata=await self._discovery.oauth_metadata(connection))
+        except DiscoveryFailedError as exc:
+            return Reading(failure=exc.message)
+
+    def connection(
+        self, server_id: str, config: JsonObject, user_key: str | None
+    ) -> ConnectionSpec:
+        """Return address and headers of an upstream.
+
+        Raises:
+            UserKeyMissingError: Its users bring their own keys and none was given.
+            CredentialUnreadableError: A stored secret cannot be decrypted.
+            ValidationFailedError: It is of a kind that cannot be connected to.
+        """
+        headers = self._vault.request_headers(server_id, config, user_key)
+        return replace(_address(config), headers=headers)
+
+
+def _address(config: JsonObject) -> ConnectionSpec:
+    transport = config.get("type")
+    url = config.get("url")
+    if transport == "http":
+        transport = Transport.STREAMABLE_HTTP.value
+    if transport is None and isinstance(url, str):
+        transport = Transport.SSE.value
+    if transport not in {item.value for item in Transport} or not isinstance(url, str):
+        raise ValidationFailedError("type", f"{transport} servers cannot be connected to")
+    init_timeout = config.get("initTimeout")
+    return ConnectionSpec(
+        url=url,
+        transport=Transport(transport),
+        init_timeout_seconds=(
+            init_timeout / 1000
+            if isinstance(init_timeout, int | float) and init_timeout > 0
+            else None
+        ),
+    )

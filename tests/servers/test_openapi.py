@@ -1,0 +1,143 @@
+"""The published OpenAPI document is true: whatever is sent, answers are as it says."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+import pytest_asyncio
+import schemathesis
+from bson import ObjectId
+from hypothesis import HealthCheck, Phase, given, settings, strategies
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from registry.auth.identity import UserContext
+from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
+
+pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
+
+OPENAPI = "/api/v1/openapi.json"
+KNOWN = "e" * 24
+EXAMPLES = 12
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+OPERATIONS = (
+    "list_servers",
+    "server_stats",
+    "register_server",
+    "try_connection",
+    "get_server",
+    "update_server",
+    "put_server",
+    "delete_server",
+    "toggle_server",
+    "list_server_tools",
+    "refresh_server",
+    "jwks",
+    "resource_metadata",
+    "gateway_metadata",
+    "live",
+    "ready",
+    "metrics",
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def offline(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Rest]:
+    """Return an application that may not even reach loopback, so that every URL is refused."""
+    home = tmp_path_factory.mktemp("home")
+    configured = rest_settings(mongo_uri, key_files, home, upstream_allowed_networks=())
+    async with running(configured) as rest:
+        yield rest
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def document(offline: Rest) -> dict[str, Any]:
+    """Return the OpenAPI document as it is published."""
+    return dict((await offline.client.get(OPENAPI)).json())
+
+
+def operation_ids(document: dict[str, Any]) -> set[str]:
+    return {
+        operation["operationId"]
+        for operations in document["paths"].values()
+        for operation in operations.values()
+    }
+
+
+async def test_every_operation_is_tried(document: dict[str, Any]) -> None:
+    assert operation_ids(document) == set(OPERATIONS)
+
+
+@pytest.mark.requirement("R-140")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+async def test_answers_are_as_the_document_says(
+    offline: Rest,
+    document: dict[str, Any],
+    root: UserContext,
+    operation_id: str,
+    mode: GenerationMode,
+) -> None:
+    loop = asyncio.get_running_loop()
+    schema = schemathesis.openapi.from_dict(document)
+    operation = schema.find_operation_by_id(operation_id)
+
+    @given(case=operation.as_strategy(generation_mode=mode), is_known=strategies.booleans())
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
+    def holds(case: Case, is_known: bool) -> None:  # noqa: FBT001 - filled by name
+        sending = asyncio.run_coroutine_threadsafe(_send(offline, root, case, is_known), loop)
+        case.validate_response(sending.result(timeout=30), checks=CHECKS)
+
+    await asyncio.to_thread(holds)
+
+
+async def _send(rest: Rest, user: UserContext, case: Case, is_known: bool) -> httpx.Response:  # noqa: FBT001 - as above
+    if is_known and "server_id" in (case.path_parameters or {}):
+        await _store_known(rest, user)
+        cast("dict[str, Any]", case.path_parameters)["server_id"] = KNOWN
+    request = case.as_transport_kwargs(base_url=BASE_URL)
+    headers = {**request.pop("headers"), "Authorization": f"Bearer {rest.token(user)}"}
+    sent = rest.client.build_request(
+        request.pop("method"),
+        request.pop("url"),
+        headers=headers,
+        **{name: request[name] for name in ("params", "json", "content", "data") if name in request},
+    )
+    return await rest.client.send(sent)
+
+
+async def _store_known(rest: Rest, user: UserContext) -> None:
+    now = rest.parts.clock.now()
+    await rest.parts.database.collection("mcpservers").replace_one(
+        {"_id": ObjectId(KNOWN)},
+        {
+            "serverName": "known",
+            "author": ObjectId(user.user_id),
+            "config": {"url": "http://127.0.0.1:9/mcp", "type": "streamable-http"},
+            "createdAt": now,
+            "updatedAt": now,
+        },
+        upsert=True,
+    )
