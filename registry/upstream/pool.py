@@ -15,7 +15,8 @@ from typing_extensions import override
 from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
 from registry.upstream.guard import UrlGuard
 
-KEEP_ALIVE_SECONDS = 30
+KEEP_ALIVE_SECONDS = 4
+"""Less than the 5 s after which common servers close idle connections: a call must not meet that."""
 DNS_CACHE_SECONDS = 10
 """Short: a moved upstream must be found again soon, and its addresses judged anew."""
 

@@ -258,10 +258,10 @@ def _nginx(folder: Path, upstream_port: int) -> Iterator[int | None]:
     (root / "nginx.conf").write_text(
         f"daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;\n"
         "events { worker_connections 256; }\n"
-        "http { access_log off; "
+        "http { access_log off; keepalive_requests 100000000; "
         f"client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; "
         f"fastcgi_temp_path {root}/f; uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;\n"
-        f"upstream mcp {{ server {HOST}:{upstream_port}; keepalive 64; }}\n"
+        f"upstream mcp {{ server {HOST}:{upstream_port}; keepalive 64; keepalive_requests 100000000; }}\n"
         f"server {{ listen {HOST}:{port}; location / {{ proxy_pass http://mcp; "
         'proxy_http_version 1.1; proxy_set_header Connection ""; } } }\n'
     )
