@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import structlog
 
@@ -95,11 +96,8 @@ def build_issuer(settings: Settings, keys: SigningKeys, clock: Clock) -> TokenIs
 def build_database(settings: Settings, metrics: Metrics) -> Database:
     """Return a client that reports its commands and connections. Connects on first use."""
     connections = metrics.database_connections
-    timer = CommandTimer(
-        lambda name, outcome, seconds: metrics.database_commands.labels(name, outcome).observe(
-            seconds
-        )
-    )
+    series = cache(metrics.database_commands.labels)
+    timer = CommandTimer(lambda name, outcome, seconds: series(name, outcome).observe(seconds))
     watcher = PoolWatcher(
         opened=connections.labels("open").inc,
         in_use=connections.labels("in_use").inc,

@@ -1,6 +1,7 @@
 """What clients need in order to trust us: our keys, and how to be let in."""
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from registry.auth.identity import Scope
@@ -9,6 +10,21 @@ from registry.web.errors import JsonAnswer
 
 KEYS_MAX_AGE_SECONDS = 300
 """How long clients may keep the key set; a new key must be published that long before use."""
+
+
+class KeySet(BaseModel):
+    """A JSON Web Key Set."""
+
+    keys: list[dict[str, str]]
+
+
+class ResourceMetadata(BaseModel):
+    """Protected resource metadata."""
+
+    resource: str
+    bearer_methods_supported: list[str]
+    scopes_supported: list[str]
+    resource_name: str
 
 
 def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
@@ -27,18 +43,24 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
             headers=cacheable,
         )
 
-    @router.get("/.well-known/jwks.json", operation_id="jwks")
+    @router.get("/.well-known/jwks.json", operation_id="jwks", response_model=KeySet)
     async def jwks() -> Response:
         """Answer the public keys that verify our tokens (RFC 7517)."""
         return JsonAnswer({"keys": [keys.jwk]}, headers=cacheable)
 
-    @router.get("/.well-known/oauth-protected-resource", operation_id="resource_metadata")
+    @router.get(
+        "/.well-known/oauth-protected-resource",
+        operation_id="resource_metadata",
+        response_model=ResourceMetadata,
+    )
     async def root_metadata() -> Response:
         """Answer the API's protected resource metadata (RFC 9728)."""
         return metadata(base_url)
 
     @router.get(
-        "/.well-known/oauth-protected-resource/mcp/{slug}", operation_id="gateway_metadata"
+        "/.well-known/oauth-protected-resource/mcp/{slug}",
+        operation_id="gateway_metadata",
+        response_model=ResourceMetadata,
     )
     async def gateway_metadata(slug: str) -> Response:
         """Answer a gateway path's metadata. Every name has one, so that none is given away."""

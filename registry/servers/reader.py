@@ -60,10 +60,16 @@ class ServerReader:
                 found=await self._discovery.discover(self.connection(server_id, config, user_key))
             )
         except UserKeyMissingError:
-            await self._discovery.check_url(bare.url)
-            return Reading()
+            return await self._nothing(bare)
         except DiscoveryFailedError as exc:
             return Reading(failure=exc.message)
+
+    async def _nothing(self, connection: ConnectionSpec) -> Reading:
+        try:
+            await self._discovery.check_url(connection.url)
+        except DiscoveryFailedError as exc:
+            return Reading(failure=exc.message)
+        return Reading()
 
     async def _oauth_metadata(self, connection: ConnectionSpec) -> Reading:
         try:

@@ -70,7 +70,7 @@ class ServerRepository:
             # Negative: all in one answer, so that no cursor stays open to be asked or closed.
             .limit(-page.per_page)
         )
-        items = tuple([_record(document) async for document in cursor])
+        items = tuple(_record(document) for document in await cursor.to_list())
         return Page(items, total, page)
 
     @staticmethod

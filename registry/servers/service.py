@@ -29,7 +29,7 @@ from registry.core.json import JsonObject
 from registry.core.metrics import Metrics
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
-from registry.servers.credentials import CredentialVault
+from registry.servers.credentials import CredentialVault, needs_user_key
 from registry.servers.errors import (
     DiscoveryFailedError,
     PathTakenError,
@@ -291,9 +291,11 @@ class ServerService:
         Raises:
             UnsafeUrlError: The URL may not be contacted.
             DiscoveryFailedError: The upstream cannot be read.
-            UserKeyMissingError: Its users bring their own keys and none was given.
+            ValidationFailedError: Its users bring their own keys and none was given.
         """
         config, user_key = config_of(request, self._vault)
+        if user_key is None and needs_user_key(config):
+            raise ValidationFailedError("apiKey.key", "is needed to try this server")
         return await self._reader.discover("new", config, user_key)
 
     async def stats(self, user: UserContext) -> tuple[ServerCounts, TokenCounts]:

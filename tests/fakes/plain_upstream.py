@@ -1,5 +1,6 @@
 """An MCP server on loopback whose tools are JSON text, sent as it is."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,16 +25,26 @@ class PlainUpstream:
         tools: JSON text of the list of tools.
         redirects_to: Answer every request by sending it elsewhere.
         seen: The headers of every request.
+        reached: Set by the first request.
+        released: While this is not set, no request is answered.
     """
 
     tools: str = f"[{ECHO}]"
     redirects_to: str | None = None
     seen: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        """Let it answer at once unless told otherwise."""
+        self.released.set()
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer one request."""
         self.seen.append({name.lower(): value for name, value in request.headers.items()})
+        self.reached.set()
+        await self.released.wait()
         if self.redirects_to is not None:
             return web.Response(status=307, headers={"Location": self.redirects_to})
         if request.method != "POST":

@@ -644,3 +644,29 @@ async def test_a_bare_document_of_the_other_application_is_shown_with_defaults(
     ]
     assert detail == {**listed[0], "toolFunctions": {}, "lastError": None, "errorMessage": None}
     assert await servers.find_one({}) == {**document, "_id": inserted.inserted_id}
+
+
+async def test_trying_a_server_whose_users_bring_keys_needs_one(
+    rest: Rest, upstream: PlainUpstream, alice: UserContext
+) -> None:
+    body = {"url": upstream.url, "apiKey": {"source": "user"}}
+
+    without = await rest.call(alice, "POST", "/connection", json=body)
+    body = {"url": upstream.url, "apiKey": {"source": "user", "key": KEY}}
+    with_key = await rest.call(alice, "POST", "/connection", json=body)
+
+    assert without.json()["details"] == [
+        {"field": "apiKey.key", "message": "is needed to try this server"}
+    ]
+    assert (with_key.status_code, upstream.seen[-1]["authorization"]) == (200, f"Bearer {KEY}")
+
+
+async def test_a_server_whose_name_does_not_resolve_is_stored_with_its_error(
+    rest: Rest, alice: UserContext
+) -> None:
+    created = await rest.register(
+        alice, "lost", "http://nowhere.invalid/mcp", apiKey={"source": "user"}
+    )
+
+    assert created["status"] == "error"
+    assert created["errorMessage"] == "The name nowhere.invalid cannot be resolved."
