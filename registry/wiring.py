@@ -37,6 +37,9 @@ from registry.upstream.pool import create_upstream_session
 
 log = structlog.get_logger()
 
+SLOW_COMMAND_SECONDS = 0.5
+"""From here on a database command is logged. A change stream's getMore waits that long idly."""
+
 READY_CHECK_SECONDS = 2.0
 """How long a readiness check may take; probes give up soon after."""
 
@@ -97,7 +100,13 @@ def build_database(settings: Settings, metrics: Metrics) -> Database:
     """Return a client that reports its commands and connections. Connects on first use."""
     connections = metrics.database_connections
     series = cache(metrics.database_commands.labels)
-    timer = CommandTimer(lambda name, outcome, seconds: series(name, outcome).observe(seconds))
+
+    def observe(name: str, outcome: str, seconds: float) -> None:
+        series(name, outcome).observe(seconds)
+        if seconds > SLOW_COMMAND_SECONDS and name != "getMore":
+            log.warning("database_command_slow", command=name, duration_ms=round(seconds * 1000))
+
+    timer = CommandTimer(observe)
     watcher = PoolWatcher(
         opened=connections.labels("open").inc,
         in_use=connections.labels("in_use").inc,

@@ -5,6 +5,7 @@ a test holds the two together.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Flag, StrEnum
 
 from registry.auth.identity import UserContext
@@ -38,11 +39,17 @@ class ServerScope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One entry of `aclentries` about a server. *principal_id* is None for the public."""
+    """One entry of `aclentries` about a server.
+
+    Attributes:
+        principal_id: None for the public.
+        expires_at: When the entry ends; whoever holds entries for long must drop it then.
+    """
 
     principal_type: str
     principal_id: str | None
     permissions: Permission
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,4 +152,5 @@ def _grant(entry: dict[str, Any]) -> Grant:
         principal_type=str(entry.get("principalType")),
         principal_id=None if principal is None else str(principal),
         permissions=Permission(int(entry.get("permBits") or 0) & OWNER.value),
+        expires_at=entry.get("expiredAt"),
     )

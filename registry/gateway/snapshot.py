@@ -7,6 +7,7 @@ unknown ones cannot be told apart by looking here.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 from cachetools import TTLCache
@@ -192,6 +193,7 @@ class Snapshot:
             if change is None:
                 await self._apply(gathered)
                 gathered = []
+                await self._drop_expired_grants()
                 self._agreed_at = now
                 continue
             if not gathered:
@@ -200,6 +202,13 @@ class Snapshot:
             if now >= gather_until:
                 await self._apply(gathered)
                 gathered = []
+
+    async def _drop_expired_grants(self) -> None:
+        # An entry that runs out is no change of its document, so no stream tells of it.
+        now = self._clock.now()
+        for server_id, route in list(self._by_server.items()):
+            if any(_has_expired(grant, now) for grant in route.facts.grants):
+                await self._reload(server_id)
 
     async def _apply(self, changes: Iterable[Change]) -> None:
         servers: set[str] = set()
@@ -294,6 +303,10 @@ class Snapshot:
         if isinstance(own, int | float) and own > 0:
             return own / 1000
         return self._idle_timeout_seconds
+
+
+def _has_expired(grant: Grant, now: datetime) -> bool:
+    return grant.expires_at is not None and grant.expires_at <= now
 
 
 def _served(server: ServerRecord) -> bool:

@@ -16,7 +16,7 @@ from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
 from registry.upstream.guard import UrlGuard
 
 KEEP_ALIVE_SECONDS = 4
-"""Less than the 5 s after which common servers close idle connections: a call must not meet that."""
+"""Below the 5 s after which common servers close idle connections, which no call must meet."""
 DNS_CACHE_SECONDS = 10
 """Short: a moved upstream must be found again soon, and its addresses judged anew."""
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import pytest
 from bson import ObjectId
@@ -182,6 +183,35 @@ async def test_an_acl_entry_of_the_other_application_counts_and_ends(
         assert route is not None
         assert Grant("user", bob.user_id, Permission.VIEW) in route.facts.grants
         await database.collection("aclentries").delete_one({"_id": entry["_id"]})
+        await until(lambda: not bob_is_let_in())
+
+
+async def test_an_acl_entry_that_runs_out_counts_no_longer(
+    snapshot: Snapshot,
+    other_replica: ServerService,
+    database: Database,
+    clock: SystemClock,
+    bob: UserContext,
+    root: UserContext,
+) -> None:
+    server = await other_replica.register(create(scope="shared_user"), root, strict=False)
+    await database.collection("aclentries").insert_one(
+        {
+            "principalType": "user",
+            "principalId": ObjectId(bob.user_id),
+            "resourceType": "mcpServer",
+            "resourceId": ObjectId(server.id),
+            "permBits": 1,
+            "expiredAt": clock.now() + timedelta(seconds=1.5),
+        }
+    )
+
+    def bob_is_let_in() -> bool:
+        route = snapshot.route("weather")
+        return route is not None and decide(bob, Permission.VIEW, route.facts).allowed
+
+    async with following(snapshot):
+        assert bob_is_let_in()
         await until(lambda: not bob_is_let_in())
 
 
