@@ -12,7 +12,7 @@ from typing import Any
 from beanie import PydanticObjectId
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
@@ -47,6 +47,9 @@ INDEXES = [
 SEARCHED_FIELDS = ("serverName", "config.title", "config.description", "tags")
 WITHOUT_FUNCTIONS = {"config.toolFunctions": 0}
 
+BAD_HINT = 2
+"""BadValue: what MongoDB answers when the index of a hint does not exist."""
+
 
 @translates_driver_errors
 class ServerRepository:
@@ -61,14 +64,33 @@ class ServerRepository:
     ) -> Page[ServerRecord]:
         """Return one page of what *user* may see, newest change first, without tool functions."""
         query = self.list_query(await self._acl.visible_filter(user, now), narrowed)
-        total = await self._servers.count_documents(query, **_count_hint(query))
-        cursor = (
-            self._servers.find(query, WITHOUT_FUNCTIONS)
-            .sort(SORT)
-            .hint(SORT)
-            .skip(page.offset)
+        try:
+            return await self._page(query, page, hint=SORT, counted_by=count_index(query))
+        except OperationFailure as exc:
+            if exc.code != BAD_HINT:
+                raise
+        # Somebody dropped the index: a slow answer is better than none.
+        return await self._page(query, page)
+
+    async def _page(
+        self,
+        query: Doc,
+        page: PageRequest,
+        *,
+        hint: list[tuple[str, int]] | None = None,
+        counted_by: list[tuple[str, int]] | None = None,
+    ) -> Page[ServerRecord]:
+        total = await self._servers.count_documents(
+            query, **({} if counted_by is None else {"hint": counted_by})
+        )
+        cursor = self._servers.find(
+            query,
+            WITHOUT_FUNCTIONS,
+            sort=SORT,
+            hint=hint,
+            skip=page.offset,
             # Negative: all in one answer, so that no cursor stays open to be asked or closed.
-            .limit(-page.per_page)
+            limit=-page.per_page,
         )
         items = tuple(_record(document) for document in await cursor.to_list())
         return Page(items, total, page)
@@ -230,18 +252,19 @@ class ServerRepository:
         return ServerCounts(total, by_scope, by_status, by_transport, tools)
 
 
-def _count_hint(query: Doc) -> dict[str, Any]:
-    """Return a hint for queries whose every condition is a text search, or none at all.
+def count_index(query: Doc) -> list[tuple[str, int]] | None:
+    """Return the index to name for counting when no condition leads to one by itself.
 
-    Without it they scan the collection; with it they walk an index and read what it names.
+    Without it such a count scans the collection; with it, it reads what an index names.
     """
     conditions = query.get("$and", [query])
-    indexed = ("scope", "status", "author", "_id")
+    # `status` alone leads nowhere: it comes second in its index.
+    indexed = ("scope", "author", "_id")
     for condition in conditions:
         branches = condition.get("$or", [condition])
         if all(any(name in branch for name in indexed) for branch in branches):
-            return {}
-    return {"hint": SORT}
+            return None
+    return SORT
 
 
 def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:

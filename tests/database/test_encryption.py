@@ -134,6 +134,7 @@ def test_the_same_text_is_stored_differently_each_time() -> None:
         CIPHER.encrypt_shared("twice"),
         CIPHER.seal("twice", HERE),
     ],
+    ids=["userpass", "like-v2", "like-v3", "like-v1", "published", "stored", "sealed"],
 )
 def test_a_plaintext_that_looks_stored_is_still_encrypted(text: str) -> None:
     shared, fixed, sealed = (

@@ -63,9 +63,7 @@ class Rest:
         self, user: UserContext, name: str, url: str, **fields: object
     ) -> dict[str, Any]:
         """Register a server and return the answer's body."""
-        answer = await self.call(
-            user, "POST", json={"serverName": name, "url": url, **fields}
-        )
+        answer = await self.call(user, "POST", json={"serverName": name, "url": url, **fields})
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 

@@ -52,7 +52,11 @@ async def test_a_stranger_with_the_recorded_pid_is_left_alone(
     assert process.poll() is None
 
 
-@pytest.mark.parametrize("content", ["", "x", "-1", "0", "999999999", str(os.getpid())])
+@pytest.mark.parametrize(
+    "content",
+    ["", "x", "-1", "0", "999999999", str(os.getpid())],
+    ids=["empty", "text", "negative", "zero", "nobody", "ourselves"],
+)
 async def test_a_pid_file_that_names_no_orphan_ends_nothing(
     tmp_path: Path, clock: SystemClock, content: str
 ) -> None:

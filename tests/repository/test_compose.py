@@ -176,9 +176,7 @@ def health_port() -> Iterator[int]:
 
 def probe(script: str) -> int:
     """Run a health check's script with our interpreter and return its exit code."""
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     return run.returncode
 
 

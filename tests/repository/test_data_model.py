@@ -9,7 +9,9 @@ from packages.models import DOCUMENTS
 
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(
-    r"^\| `(\w+)` \| .+? \| (.+?) \| (.+?) \|$", (ROOT / "docs/data-model.md").read_text(), re.MULTILINE
+    r"^\| `(\w+)` \| .+? \| (.+?) \| (.+?) \|$",
+    (ROOT / "docs/data-model.md").read_text(),
+    re.MULTILINE,
 )
 TABLE = {name: (writers, readers) for name, writers, readers in ROWS if "registry." in readers}
 

@@ -400,9 +400,7 @@ async def test_a_demoted_user_loses_the_rights_with_what_is_remembered(rest: Res
 async def test_the_published_keys_verify_our_tokens(rest: Rest) -> None:
     published = (await rest.client.get("/.well-known/jwks.json")).json()["keys"]
 
-    verified = jwt.decode(
-        signed(rest), published[0], algorithms=["RS256"], audience="mcp-gateway"
-    )
+    verified = jwt.decode(signed(rest), published[0], algorithms=["RS256"], audience="mcp-gateway")
 
     assert verified["user_id"] == USER_ID
     assert {"d", "p", "q"}.isdisjoint(published[0])

@@ -285,7 +285,9 @@ async def test_the_last_page_that_can_be_asked_for_is_answered(
 
 
 @pytest.mark.requirement("E-15")
-@pytest.mark.parametrize("text", ['{"$gt": ""}', "$where", "(a+)+$", "[", "\\", "%", "\ufffd", "💥"])
+@pytest.mark.parametrize(
+    "text", ['{"$gt": ""}', "$where", "(a+)+$", "[", "\\", "%", "\ufffd", "💥"]
+)
 async def test_a_search_for_operators_and_patterns_is_a_search_for_text(
     rest: Rest, alice: UserContext, text: str
 ) -> None:
@@ -304,7 +306,9 @@ async def test_header_names_with_operators_are_stored_as_names(
     headers = {"$where": "1", "a.b": "2", "$set.x": "3"}
 
     created = await rest.register(alice, "s", URL, headers=headers)
-    answer = await rest.call(alice, "PATCH", f"/{created['id']}", json={"headers": headers | {"n": "4"}})
+    answer = await rest.call(
+        alice, "PATCH", f"/{created['id']}", json={"headers": headers | {"n": "4"}}
+    )
 
     assert created["headers"] == headers
     assert answer.json()["headers"] == headers | {"n": "4"}

@@ -36,9 +36,7 @@ async def fragile(
     daemon: RunningDaemon, key_files: tuple[Path, Path], tmp_path: Path
 ) -> AsyncIterator[Rest]:
     """Return an application on that database, which is up again afterwards."""
-    settings = rest_settings(
-        daemon.uri, key_files, tmp_path, mongo_timeout_ms=MONGO_TIMEOUT_MS
-    )
+    settings = rest_settings(daemon.uri, key_files, tmp_path, mongo_timeout_ms=MONGO_TIMEOUT_MS)
     async with running(settings) as rest:
         yield rest
     if daemon.process.poll() is not None:

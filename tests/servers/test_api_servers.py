@@ -426,7 +426,12 @@ async def test_deleting_anothers_private_server_is_forbidden_in_these_words(
     ],
 )
 async def test_a_toggle_answers_the_new_state_however_often(
-    rest: Rest, upstream: PlainUpstream, alice: UserContext, enabled: bool, status: str, message: str
+    rest: Rest,
+    upstream: PlainUpstream,
+    alice: UserContext,
+    enabled: bool,
+    status: str,
+    message: str,
 ) -> None:
     created = await rest.register(alice, "plain", upstream.url)
     path = f"/{created['id']}/toggle"

@@ -1,15 +1,18 @@
 """What lists cost the database: an index for every query, and a bounded number of commands."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from bson import ObjectId
 
 from registry.access.policy import ServerScope
-from registry.auth.identity import UserContext
-from registry.servers.repository import SORT, ServerRepository
+from registry.access.repository import AclRepository
+from registry.auth.identity import USER_SCOPES, Role, UserContext
+from registry.servers.repository import SORT, ServerRepository, count_index
 from registry.servers.values import ServerFilter, ServerStatus
-from tests.fakes.rest import Rest
+from tests.fakes.rest import Rest, rest_settings, running
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
@@ -44,15 +47,11 @@ async def explained(rest: Rest, command: dict[str, Any]) -> set[str]:
     answer = await rest.parts.database.db.command(
         {"explain": command, "verbosity": "queryPlanner"}
     )
-    return stages(answer["queryPlanner"]["winningPlan"])
+    return stages(answer)
 
 
-async def granted_filter(rest: Rest, user: UserContext) -> dict[str, Any]:
-    """Return the access rules of a user to whom one server was shared."""
-    from registry.access.repository import AclRepository
-
-    now = rest.parts.clock.now()
-    acl = AclRepository(rest.parts.database, admin_sees_private=True)
+async def visible_to(rest: Rest, user: UserContext, *, admin_sees_private: bool) -> dict[str, Any]:
+    """Return the access rules of a user, to whom one server is shared if they are no admin."""
     await rest.parts.database.collection("aclentries").insert_one(
         {
             "principalType": "user",
@@ -62,4 +61,88 @@ async def granted_filter(rest: Rest, user: UserContext) -> dict[str, Any]:
             "permBits": 1,
         }
     )
-    return await acl.visible_filter(user, now)
+    acl = AclRepository(rest.parts.database, admin_sees_private=admin_sees_private)
+    return await acl.visible_filter(user, rest.parts.clock.now())
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=["administrator", "bounded administrator", "user"])
+async def visible(request: pytest.FixtureRequest, rest: Rest) -> dict[str, Any]:
+    """Return the access rules of each kind of caller."""
+    role = Role.USER if request.param == "user" else Role.ADMIN
+    caller = UserContext("a" * 24, "anna", role, USER_SCOPES)
+    return await visible_to(rest, caller, admin_sees_private=request.param == "administrator")
+
+
+@pytest.mark.parametrize("narrowed", FILTERS)
+async def test_a_page_is_read_by_an_index(
+    rest: Rest, visible: dict[str, Any], narrowed: ServerFilter
+) -> None:
+    query = ServerRepository.list_query(visible, narrowed)
+
+    plan = await explained(
+        rest, {"find": "mcpservers", "filter": query, "sort": dict(SORT), "hint": dict(SORT)}
+    )
+
+    assert "IXSCAN" in plan
+    assert "COLLSCAN" not in plan
+
+
+@pytest.mark.parametrize("narrowed", FILTERS)
+async def test_a_total_is_counted_by_an_index(
+    rest: Rest, visible: dict[str, Any], narrowed: ServerFilter
+) -> None:
+    query = ServerRepository.list_query(visible, narrowed)
+    index = count_index(query)
+    hint = {} if index is None else {"hint": dict(index)}
+    group = {"$group": {"_id": 1, "n": {"$sum": 1}}}
+
+    plan = await explained(
+        rest,
+        {"aggregate": "mcpservers", "pipeline": [{"$match": query}, group], "cursor": {}, **hint},
+    )
+
+    assert "COLLSCAN" not in plan
+
+
+async def test_the_grants_of_a_user_are_found_by_an_index(rest: Rest, alice: UserContext) -> None:
+    query = {
+        "resourceType": "mcpServer",
+        "permBits": {"$bitsAllSet": 1},
+        "$or": [
+            {"principalType": "public"},
+            {"principalType": "user", "principalId": ObjectId(alice.user_id)},
+        ],
+    }
+
+    assert "COLLSCAN" not in await explained(rest, {"find": "aclentries", "filter": query})
+
+
+async def test_a_list_is_answered_even_without_its_index(rest: Rest, root: UserContext) -> None:
+    await rest.register(root, "s", URL)
+    servers = rest.parts.database.collection("mcpservers")
+    await servers.drop_index("updatedAt_-1__id_1")
+
+    answer = await rest.call(root, "GET")
+
+    await servers.create_index(SORT)
+    assert (answer.status_code, answer.json()["pagination"]["total"]) == (200, 1)
+
+
+@pytest.mark.parametrize("servers", [1, 12])
+async def test_a_list_takes_the_same_few_commands_however_long_it_is(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path, root: UserContext, servers: int
+) -> None:
+    settings = rest_settings(mongo_uri, key_files, tmp_path)
+    async with running(settings) as filling:
+        for number in range(servers):
+            await filling.register(root, f"s{number}", URL)
+    # A process that starts on a filled database has no changes to follow in the background.
+    async with running(settings) as rest:
+        before = {name: commands(rest, name) for name in ("find", "aggregate")}
+        answer = await rest.call(root, "GET", "?per_page=100")
+        after = {name: commands(rest, name) for name in ("find", "aggregate")}
+        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
+
+    assert answer.json()["pagination"]["total"] == servers
+    assert after["aggregate"] - before["aggregate"] == 1
+    assert after["find"] - before["find"] == 1
