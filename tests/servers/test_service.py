@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import BulkWriteError
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher, FieldRef
@@ -130,6 +131,20 @@ async def test_an_unsafe_url_stores_nothing(
         await registered(servers, alice)
 
     assert await database.collection("mcpservers").count_documents({}) == 0
+
+
+@pytest.mark.requirement("E-02")
+async def test_a_registration_that_fails_half_way_leaves_nothing(
+    servers: ServerService, discovery: FakeDiscovery, database: Database, alice: UserContext
+) -> None:
+    # The database's own validator refuses the second write of the transaction.
+    discovery.answer = lambda _: found(tool(""))
+
+    with pytest.raises(BulkWriteError):
+        await registered(servers, alice)
+
+    names = ("mcpservers", "mcp_tools", "aclentries")
+    assert [await database.collection(name).count_documents({}) for name in names] == [0, 0, 0]
 
 
 @pytest.mark.requirement("R-045")
