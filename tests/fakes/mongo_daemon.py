@@ -39,11 +39,13 @@ class RunningDaemon:
         storage: Folder of the data; `restart` finds it again.
         port: Port on loopback, kept over restarts.
         process: The child process, which is new after every restart.
+        options: Further arguments of its command line.
     """
 
     storage: Path
     port: int
     process: subprocess.Popen[bytes]
+    options: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
@@ -84,7 +86,7 @@ class RunningDaemon:
     def restart(self) -> None:
         """Start it again on the same port and data, after `stop`, `kill` or while it runs."""
         self.stop()
-        self.process = _spawn(self.storage, self.port)
+        self.process = _spawn(self.storage, self.port, self.options)
         _wait_until_ready(self)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -103,7 +105,7 @@ class RunningDaemon:
         self.kill()
 
 
-def start_daemon(storage: Path) -> RunningDaemon:
+def start_daemon(storage: Path, *options: str) -> RunningDaemon:
     """Start a daemon with its data in *storage* on a free port, and wait until it answers.
 
     Raises:
@@ -111,12 +113,12 @@ def start_daemon(storage: Path) -> RunningDaemon:
     """
     storage.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    daemon = RunningDaemon(storage, port, _spawn(storage, port))
+    daemon = RunningDaemon(storage, port, _spawn(storage, port, options), options)
     _wait_until_ready(daemon)
     return daemon
 
 
-def _spawn(storage: Path, port: int) -> subprocess.Popen[bytes]:
+def _spawn(storage: Path, port: int, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
     # Without a file of its own it would read one of the user's.
     configuration = storage / "daemon.toml"
     configuration.touch()
@@ -126,6 +128,7 @@ def _spawn(storage: Path, port: int) -> subprocess.Popen[bytes]:
         *("--config", str(configuration), "--host", HOST, "--port", str(port)),
         *("--storage-path", str(storage / "data"), "--cache-size", "512M"),
         *("--log-level", "WARNING"),
+        *options,
     ]
     with _log(storage).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - a fixed command

@@ -1,0 +1,266 @@
+"""Reading upstreams that behave, and upstreams that do not."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from mcp.server.mcpserver import MCPServer
+
+from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
+from registry.servers.values import ConnectionSpec, Era, Transport
+from registry.sync.discovery import DiscoveryService
+from registry.upstream.guard import UrlGuard
+from tests.fakes import upstreams
+from tests.fakes.upstreams import TOOL, Handler, mcp, pages, serve, tools
+from tests.gateway.serving import serve as serve_asgi
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+def service(
+    settings: Settings, networks: Iterable[str] = LOOPBACK, **changes: object
+) -> DiscoveryService:
+    return DiscoveryService(
+        UrlGuard(tuple(networks)),
+        settings=settings.model_copy(update={"discovery_timeout_seconds": 3.0, **changes}),
+        clock=SystemClock(),
+        metrics=Metrics(),
+    )
+
+
+def spec(
+    url: str, transport: Transport = Transport.STREAMABLE_HTTP, **headers: str
+) -> ConnectionSpec:
+    return ConnectionSpec(url, transport, headers)
+
+
+@asynccontextmanager
+async def sdk_server(*, sse: bool = False) -> AsyncIterator[str]:
+    server = MCPServer("sdk", instructions="Add things.")
+
+    @server.tool()
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    app = server.sse_app() if sse else server.streamable_http_app()
+    async with serve_asgi(app, lifespan=not sse) as url:
+        yield f"{url}/{'sse' if sse else 'mcp'}"
+
+
+async def failure(settings: Settings, handler: Handler, **changes: object) -> str:
+    """Return why an upstream of this behaviour cannot be read."""
+    async with serve(handler) as url, asyncio.timeout(8):
+        with pytest.raises(DiscoveryFailedError) as caught:
+            await service(settings, **changes).discover(spec(f"{url}/mcp?key=sentinel"))
+    assert "sentinel" not in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.requirement("R-123")
+async def test_the_sdks_server_is_read_in_both_eras(settings: Settings) -> None:
+    async with sdk_server() as url:
+        found = await service(settings).discover(spec(url))
+
+    assert found.eras == {Era.LEGACY, Era.MODERN}
+    assert [tool.name for tool in found.snapshot.tools] == ["add"]
+    assert found.instructions == "Add things."
+    assert "tools" in found.capabilities
+    assert found.init_duration_ms >= 0
+
+
+async def test_the_sdks_sse_server_is_read(settings: Settings) -> None:
+    async with sdk_server(sse=True) as url:
+        found = await service(settings).discover(spec(url, Transport.SSE))
+
+    assert found.eras == {Era.LEGACY}
+    assert [tool.name for tool in found.snapshot.tools] == ["add"]
+
+
+@pytest.mark.parametrize(("modern", "era"), [(False, Era.LEGACY), (True, Era.MODERN)])
+async def test_a_server_of_one_era_is_known_as_such(
+    settings: Settings,
+    modern: bool,  # noqa: FBT001 - a column of the table above
+    era: Era,
+) -> None:
+    async with serve(mcp(tools(TOOL), modern=modern)) as url:
+        found = await service(settings).discover(spec(url))
+
+    assert found.eras == {era}
+    assert [tool.name for tool in found.snapshot.tools] == ["echo"]
+
+
+@pytest.mark.requirement("R-164")
+async def test_tools_are_taken_as_they_came(settings: Settings) -> None:
+    odd = {
+        "name": "odd",
+        "inputSchema": {
+            "type": "object",
+            "properties": {"a.b": {"$ref": "#/$defs/n"}, "$filter": {"type": "string"}},
+            "$defs": {"n": {"type": "integer", "maximum": 99999999999999999999}},
+        },
+        "x-unknown": [1, {"deep": None}],
+    }
+    async with serve(mcp(tools(odd))) as url:
+        found = await service(settings).discover(spec(url))
+
+    assert json.loads(found.snapshot.tools[0].definition) == odd
+
+
+@pytest.mark.requirement("R-169")
+async def test_all_pages_are_read(settings: Settings) -> None:
+    content = [[{**TOOL, "name": f"t{page}{item}"} for item in range(3)] for page in range(4)]
+    async with serve(mcp(pages(*content))) as url:
+        found = await service(settings).discover(spec(url))
+
+    assert len(found.snapshot.tools) == 12
+
+
+async def test_a_broken_tool_costs_only_itself(settings: Settings) -> None:
+    items = [TOOL, {"name": "bad name"}, 7, {"name": "x", "inputSchema": []}, {**TOOL}]
+    async with serve(mcp(tools(*items))) as url:
+        found = await service(settings).discover(spec(url))
+
+    assert [tool.name for tool in found.snapshot.tools] == ["echo"]
+    assert len(found.snapshot.rejected) == 4
+
+
+async def test_credentials_are_sent(settings: Settings) -> None:
+    handler = upstreams.wants("X-Key", "sentinel", mcp(tools(TOOL)))
+    async with serve(handler) as url:
+        found = await service(settings).discover(spec(url, **{"X-Key": "sentinel"}))
+        with pytest.raises(DiscoveryFailedError, match="401: credentials are missing or wrong"):
+            await service(settings).discover(spec(url))
+
+    assert len(found.snapshot.tools) == 1
+
+
+@pytest.mark.requirement("E-04")
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (upstreams.hangs, "did not finish answering within 3 s"),
+        (upstreams.html, "with HTML, not MCP"),
+        (upstreams.redirects("http://127.0.0.2:9/mcp"), "redirects elsewhere"),
+        (upstreams.redirects("http://169.254.169.254/latest"), "redirects elsewhere"),
+        (upstreams.unpacks_to_much, "compressed answer unasked"),
+        (mcp(tools("x", tools={"not": "a list"})), "no list"),
+        (mcp(tools(TOOL, nextCursor="again")), "goes in circles"),
+    ],
+    ids=["hang", "html", "redirect", "metadata", "gzip", "no-list", "circle"],
+)
+async def test_a_misbehaving_upstream_has_a_clear_and_bounded_end(
+    settings: Settings, handler: Handler, reason: str
+) -> None:
+    assert reason in await failure(settings, handler)
+
+
+async def test_an_endless_answer_is_cut_by_size(settings: Settings) -> None:
+    text = await failure(settings, upstreams.streams_for_ever, discovery_max_bytes=1_000_000)
+
+    assert "more than 1000000 bytes" in text
+
+
+async def test_an_answer_that_breaks_off_is_a_failure(settings: Settings) -> None:
+    assert await failure(settings, upstreams.closes_in_the_middle)
+
+
+@pytest.mark.requirement("E-03")
+async def test_too_many_tools_are_refused_as_a_whole(settings: Settings) -> None:
+    many = [{**TOOL, "name": f"t{number}"} for number in range(10_000)]
+
+    text = await failure(settings, mcp(tools(*many)))
+
+    assert "more than 4000 tools" in text
+
+
+async def test_a_server_that_is_not_there_is_named_without_its_query(settings: Settings) -> None:
+    with pytest.raises(DiscoveryFailedError) as caught:
+        await service(settings).discover(spec("http://127.0.0.1:9/mcp?key=sentinel"))
+
+    assert caught.value.message == "Could not connect to http://127.0.0.1:9."
+
+
+@pytest.mark.parametrize("transport", list(Transport))
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:9/", "http://localhost:9/", "http://10.0.0.1/", "http://169.254.169.254/"],
+)
+async def test_addresses_that_are_not_allowed_are_refused_before_any_contact(
+    settings: Settings, url: str, transport: Transport
+) -> None:
+    guarded = service(settings, networks=())
+
+    with pytest.raises(UnsafeUrlError):
+        await guarded.discover(spec(url, transport))
+    with pytest.raises(UnsafeUrlError):
+        await guarded.oauth_metadata(spec(url, transport))
+    with pytest.raises(UnsafeUrlError):
+        await guarded.check_url(url)
+
+
+async def test_an_event_stream_that_names_another_origin_is_refused(settings: Settings) -> None:
+    reached: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        reached.append(request.path)
+        return web.Response(status=202)
+
+    async with serve(elsewhere) as other:
+
+        async def stream(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            await response.write(f"event: endpoint\ndata: {other}/steal\n\n".encode())
+            await asyncio.Event().wait()
+            return response
+
+        async with serve(stream) as url:
+            with pytest.raises(DiscoveryFailedError):
+                await service(settings).discover(spec(f"{url}/sse", Transport.SSE))
+
+    assert reached == []
+
+
+async def test_oauth_metadata_is_found_and_cut_to_what_is_known(settings: Settings) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.path == "/meta":
+            document = {
+                "resource": "https://mcp.example.com",
+                "authorization_servers": ["https://as.example.com", 7],
+                "scopes_supported": "repo",
+                "evil": {"$where": "1"},
+            }
+            return web.json_response(document)
+        origin = f"http://{request.host}"
+        challenge = f'Bearer resource_metadata="{origin}/meta"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    async with serve(handler) as url:
+        metadata = await service(settings).oauth_metadata(spec(f"{url}/mcp"))
+
+    assert metadata == {
+        "resource": "https://mcp.example.com",
+        "authorization_servers": ["https://as.example.com"],
+    }
+
+
+async def test_an_upstream_without_oauth_metadata_has_none(settings: Settings) -> None:
+    async with serve(mcp(tools(TOOL))) as url:
+        assert await service(settings).oauth_metadata(spec(f"{url}/mcp")) is None
+
+
+async def test_metadata_that_points_to_a_forbidden_address_is_refused(settings: Settings) -> None:
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        challenge = 'Bearer resource_metadata="http://169.254.169.254/latest"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    async with serve(handler) as url:
+        with pytest.raises(UnsafeUrlError):
+            await service(settings).oauth_metadata(spec(f"{url}/mcp"))
