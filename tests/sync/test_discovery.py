@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -24,7 +25,7 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 def service(
-    settings: Settings, networks: Iterable[str] = LOOPBACK, **changes: object
+    settings: Settings, networks: Iterable[str] = LOOPBACK, **changes: Any
 ) -> DiscoveryService:
     return DiscoveryService(
         UrlGuard(tuple(networks)),
@@ -34,10 +35,8 @@ def service(
     )
 
 
-def spec(
-    url: str, transport: Transport = Transport.STREAMABLE_HTTP, **headers: str
-) -> ConnectionSpec:
-    return ConnectionSpec(url, transport, headers)
+def spec(url: str, transport: Transport = Transport.STREAMABLE_HTTP) -> ConnectionSpec:
+    return ConnectionSpec(url, transport)
 
 
 @asynccontextmanager
@@ -54,7 +53,7 @@ async def sdk_server(*, sse: bool = False) -> AsyncIterator[str]:
         yield f"{url}/{'sse' if sse else 'mcp'}"
 
 
-async def failure(settings: Settings, handler: Handler, **changes: object) -> str:
+async def failure(settings: Settings, handler: Handler, **changes: Any) -> str:
     """Return why an upstream of this behaviour cannot be read."""
     async with serve(handler) as url, asyncio.timeout(8):
         with pytest.raises(DiscoveryFailedError) as caught:
@@ -115,7 +114,9 @@ async def test_tools_are_taken_as_they_came(settings: Settings) -> None:
 
 @pytest.mark.requirement("R-169")
 async def test_all_pages_are_read(settings: Settings) -> None:
-    content = [[{**TOOL, "name": f"t{page}{item}"} for item in range(3)] for page in range(4)]
+    content: list[list[object]] = [
+        [{**TOOL, "name": f"t{page}{item}"} for item in range(3)] for page in range(4)
+    ]
     async with serve(mcp(pages(*content))) as url:
         found = await service(settings).discover(spec(url))
 
@@ -134,7 +135,9 @@ async def test_a_broken_tool_costs_only_itself(settings: Settings) -> None:
 async def test_credentials_are_sent(settings: Settings) -> None:
     handler = upstreams.wants("X-Key", "sentinel", mcp(tools(TOOL)))
     async with serve(handler) as url:
-        found = await service(settings).discover(spec(url, **{"X-Key": "sentinel"}))
+        found = await service(settings).discover(
+            ConnectionSpec(url, Transport.STREAMABLE_HTTP, {"X-Key": "sentinel"})
+        )
         with pytest.raises(DiscoveryFailedError, match="401: credentials are missing or wrong"):
             await service(settings).discover(spec(url))
 

@@ -32,9 +32,12 @@ async def test_an_address_that_is_not_allowed_gets_no_connection(
 
 
 async def test_an_allowed_address_is_reached_without_headers_of_our_own() -> None:
-    async with plain_upstream() as upstream, pool("127.0.0.0/8") as session:
-        async with session.post(upstream.url, json=CALL) as answer:
-            status = answer.status
+    async with (
+        plain_upstream() as upstream,
+        pool("127.0.0.0/8") as session,
+        session.post(upstream.url, json=CALL) as answer,
+    ):
+        status = answer.status
 
     assert status == 200
     assert "user-agent" not in upstream.seen[0]
