@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from packages.database.client import Database
-from packages.database.errors import translated
+from packages.database.errors import DatabaseUnavailable, translated
 
 HEARTBEAT_MS = 500
 """How long the server waits for a change before it answers that there was none."""
@@ -59,9 +59,11 @@ async def watch(
         ) as stream,
     ):
         yield None
-        while True:
+        # A stream that the server ended (its database was dropped) answers None at once for ever.
+        while stream.alive:
             event = await stream.try_next()
             yield None if event is None else _change(event, links)
+        raise DatabaseUnavailable
 
 
 def _change(event: Mapping[str, Any], links: Collection[str]) -> Change:

@@ -13,11 +13,11 @@ from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import CollectionInvalid, OperationFailure
+from pymongo.errors import CollectionInvalid, ConfigurationError, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandListener, ConnectionPoolListener
 from pymongo.read_concern import ReadConcern
 
-from packages.database.errors import translated
+from packages.database.errors import DatabaseUnavailable, translated
 
 Doc: TypeAlias = dict[str, Any]
 Transaction: TypeAlias = AsyncClientSession
@@ -29,6 +29,8 @@ DEFAULT_DATABASE = "jarvis"
 INDEX_CONFLICT_CODES = frozenset({85, 86})
 """IndexOptionsConflict and IndexKeySpecsConflict: the other application declared it otherwise."""
 
+LOGIN_CODES = frozenset({13, 18})
+"""Unauthorized and AuthenticationFailed."""
 
 NAMESPACE_EXISTS = 48
 
@@ -44,6 +46,23 @@ class TopologyError(Exception):
             "MongoDB runs as a standalone server. Transactions and change streams need a replica "
             "set; one node is enough (start mongod with --replSet and run rs.initiate())."
         )
+
+
+class MongoAddressError(Exception):
+    """The connection string cannot be used. Never quoted: it may hold a password."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MONGO_URI: is no usable MongoDB connection string "
+            "(mongodb://user:password@host:port/database, with special characters %-encoded)"
+        )
+
+
+class MongoLoginError(Exception):
+    """MongoDB refuses the user, the password or what the user may do."""
+
+    def __init__(self) -> None:
+        super().__init__("MONGO_URI: MongoDB refuses its user name and password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +81,9 @@ class Database:
         uri: Connection string; its path names the database.
         timeout_ms: Longest wait for a server to be found, and for a connection.
         listeners: PyMongo command and pool listeners.
+
+    Raises:
+        MongoAddressError: The connection string cannot be used.
     """
 
     def __init__(
@@ -71,18 +93,23 @@ class Database:
         timeout_ms: int,
         listeners: Sequence[CommandListener | ConnectionPoolListener] = (),
     ) -> None:
-        self.client: AsyncMongoClient[Doc] = AsyncMongoClient(
-            uri,
-            tz_aware=True,
-            appname="mcp-gateway-registry",
-            serverSelectionTimeoutMS=timeout_ms,
-            connectTimeoutMS=timeout_ms,
-            socketTimeoutMS=max(timeout_ms, 30_000),
-            event_listeners=list(listeners),
-        )
-        self.db: AsyncDatabase[Doc] = self.client.get_default_database(
-            DEFAULT_DATABASE, write_concern=WriteConcern("majority")
-        )
+        try:
+            client: AsyncMongoClient[Doc] = AsyncMongoClient(
+                uri,
+                tz_aware=True,
+                appname="mcp-gateway-registry",
+                serverSelectionTimeoutMS=timeout_ms,
+                connectTimeoutMS=timeout_ms,
+                socketTimeoutMS=max(timeout_ms, 30_000),
+                event_listeners=list(listeners),
+            )
+            database = client.get_default_database(
+                DEFAULT_DATABASE, write_concern=WriteConcern("majority")
+            )
+        except (PyMongoError, ValueError):
+            raise MongoAddressError from None
+        self.client = client
+        self.db: AsyncDatabase[Doc] = database
 
     def collection(self, name: str) -> AsyncCollection[Doc]:
         """Return a collection of this database."""
@@ -102,10 +129,19 @@ class Database:
 
         Raises:
             TopologyError: The server is a standalone one.
+            MongoLoginError: It refuses our user.
+            MongoAddressError: The name in the connection string leads nowhere.
             DatabaseUnavailable: It cannot be asked.
         """
         async with translated():
-            hello = await self.client.admin.command("hello")
+            try:
+                hello = await self.client.admin.command("hello")
+            except ConfigurationError:
+                raise MongoAddressError from None
+            except OperationFailure as exc:
+                if exc.code in LOGIN_CODES:
+                    raise MongoLoginError from None
+                raise
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise TopologyError
 
@@ -150,6 +186,13 @@ class Database:
             DatabaseUnavailable: The database is away; nothing was written, or, when the answer to
                 the commit was lost, everything was.
         """
+        # Within its own limit a transaction looks for a server until TRANSACTION_SECONDS are up,
+        # which is too long for callers to learn that there is none.
+        try:
+            await self.ping()
+        except DatabaseUnavailable:
+            # Perhaps only a pooled connection died; the second look is through a new one.
+            await self.ping()
         async with translated(), self.client.start_session() as session:
             with pymongo.timeout(TRANSACTION_SECONDS):
                 return await session.with_transaction(

@@ -25,6 +25,9 @@ USER_ID_LENGTH = 24
 MAX_TOKEN_CHARACTERS = 8192
 """Longer bearers are refused unread: ours are under 1,000 characters."""
 
+LATEST_EXPIRY = 253_402_300_800
+"""The year 10,000, in seconds since the epoch; later times are no times to Python."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
@@ -112,10 +115,13 @@ class TokenVerifier:
             header = jwt.get_unverified_header(token)
         except JOSEError:
             raise UnauthorizedError("The bearer token is not a JWT.") from None
+        if "crit" in header:
+            # We understand no extensions, and these must be understood (RFC 7515, 4.1.11).
+            raise UnauthorizedError("The bearer token needs an extension that is not supported.")
         match header.get("alg"):
             case "RS256":
                 return self._own(token, header.get("kid"))
-            case "HS256" if self._shared_secret is not None:
+            case "HS256" if self._shared_secret:
                 return self._shared(token, self._shared_secret)
             case _:
                 raise UnauthorizedError("The bearer token's algorithm is not accepted.")
@@ -196,6 +202,6 @@ def _user_id(claim: object) -> str:
 
 def _expiry(claims: dict[str, object]) -> float:
     expiry = claims.get("exp")
-    if not isinstance(expiry, int | float):
-        raise UnauthorizedError("The bearer token has no expiry.")
+    if not isinstance(expiry, int | float) or not 0 < expiry < LATEST_EXPIRY:
+        raise UnauthorizedError("The bearer token has no usable expiry.")
     return float(expiry)

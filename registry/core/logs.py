@@ -10,16 +10,17 @@ import structlog
 
 MASK = "***"
 SECRET_KEYS = re.compile(
-    r"(?i)(authorization|cookie|password|secret|token$|api_?key|private_?key|creds|credential"
+    r"(?i)(authorization|cookie|password|secret|token$|api[_-]?key|private[_-]?key|creds|credential"
     r"|^key$|mongo_uri)"
 )
 """Keys whose values never reach a log, whatever they hold."""
 SECRET_TEXT = re.compile(
     r"(?i)(bearer\s+)[^\s\"',]+"
     r"|(eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
-    r"|((?:mongodb(?:\+srv)?|https?)://)[^/\s:@\"']*:[^@/\s\"']+@"
+    r"|((?:mongodb(?:\+srv)?|https?)://)[^@/\s\"']+@"
+    r"|([?&](?:[\w-]*(?:key|token|secret|password|signature)|sig|code)=)[^&#\s\"']+"
 )
-"""Bearer values, JWTs and passwords in URLs inside longer text."""
+"""Bearer values, JWTs, and credentials in URLs inside longer text."""
 
 
 def redact(
@@ -48,6 +49,8 @@ def _mask_match(match: re.Match[str]) -> str:
         return match[1] + MASK
     if match[3]:
         return f"{match[3]}{MASK}@"
+    if match[4]:
+        return match[4] + MASK
     return MASK
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
@@ -80,7 +87,9 @@ class Settings(BaseSettings):
         default=False, description="Set by `registry serve --local`; relaxes nothing by itself."
     )
     public_url: str | None = Field(
-        default=None, description="Address clients use; default `http://<host>:<port>`."
+        default=None,
+        validate_default=True,
+        description="Address clients use; default `http://<host>:<port>`.",
     )
     allowed_hosts: CommaSeparated = Field(
         default=(), description="Further `Host` values answered besides PUBLIC_URL's and loopback."
@@ -155,7 +164,8 @@ class Settings(BaseSettings):
     @field_validator("mongo_uri")
     @classmethod
     def _mongo_scheme(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"mongodb", "mongodb+srv"}:
+        # Not by urlsplit, whose complaints quote the address with its password.
+        if not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
             msg = "must start with mongodb:// or mongodb+srv://"
             raise ValueError(msg)
         return value
@@ -172,9 +182,15 @@ class Settings(BaseSettings):
 
     @field_validator("public_url")
     @classmethod
-    def _public_url(cls, value: str | None) -> str | None:
+    def _public_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
-            return None
+            # Hosts and tokens are bound to one address, which cannot be guessed from `0.0.0.0`.
+            if info.data.get("registry_host", "localhost") in LOOPBACK_HOSTS:
+                return None
+            if info.data.get("registry_local"):
+                return None  # refused below, for a reason of its own
+            msg = "is required when REGISTRY_HOST is not a loopback address"
+            raise ValueError(msg)
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
             msg = "must be an http or https address without a query"
@@ -182,17 +198,12 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     @model_validator(mode="after")
-    def _open_bind_needs_a_public_address(self) -> "Settings":
-        if self.registry_host in LOOPBACK_HOSTS:
-            return self
-        if self.registry_local:
+    def _local_mode_stays_on_loopback(self) -> "Settings":
+        if self.registry_local and self.registry_host not in LOOPBACK_HOSTS:
             msg = (
                 f"REGISTRY_HOST: local mode listens on loopback only, not {self.registry_host}; "
                 "use `registry serve` with real settings for that"
             )
-            raise ValueError(msg)
-        if self.public_url is None:
-            msg = "PUBLIC_URL: is required when REGISTRY_HOST is not a loopback address"
             raise ValueError(msg)
         return self
 

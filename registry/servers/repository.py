@@ -7,7 +7,6 @@ Updates set single fields, so that what the other application wrote beside them 
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from beanie import PydanticObjectId
 from bson import ObjectId
@@ -80,9 +79,8 @@ class ServerRepository:
         hint: list[tuple[str, int]] | None = None,
         counted_by: list[tuple[str, int]] | None = None,
     ) -> Page[ServerRecord]:
-        total = await self._servers.count_documents(
-            query, **({} if counted_by is None else {"hint": counted_by})
-        )
+        by: Doc = {} if counted_by is None else {"hint": counted_by}
+        total = await self._servers.count_documents(query, **by)
         cursor = self._servers.find(
             query,
             WITHOUT_FUNCTIONS,
@@ -253,17 +251,13 @@ class ServerRepository:
 
 
 def count_index(query: Doc) -> list[tuple[str, int]] | None:
-    """Return the index to name for counting when no condition leads to one by itself.
+    """Return the index to name for counting, or None when the one condition has its own.
 
-    Without it such a count scans the collection; with it, it reads what an index names.
+    Without it other counts scan the collection; with it, they read what an index names.
     """
-    conditions = query.get("$and", [query])
     # `status` alone leads nowhere: it comes second in its index.
-    indexed = ("scope", "author", "_id")
-    for condition in conditions:
-        branches = condition.get("$or", [condition])
-        if all(any(name in branch for name in indexed) for branch in branches):
-            return None
+    if any(isinstance(query.get(name), str | ObjectId) for name in ("scope", "author")):
+        return None
     return SORT
 
 

@@ -1,7 +1,7 @@
 """Reading JSON bodies strictly: what two parsers could read differently is refused."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -40,7 +40,7 @@ class StrictJsonRoute(APIRoute):
     """A route that takes JSON bodies only, and reads them strictly."""
 
     @override
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI calls for each request."""
         handle = super().get_route_handler()
         takes_body = self.body_field is not None

@@ -207,11 +207,10 @@ async def test_a_token_that_names_no_key_or_another_is_refused(rest: Rest) -> No
 
 async def test_the_public_key_is_no_shared_secret(rest: Rest) -> None:
     public = rest.parts.keys.public_pem
-    text = public if isinstance(public, str) else public.decode()
     header: dict[str, object] = {"alg": "HS256", "typ": "JWT", "kid": rest.parts.keys.kid}
     # The library refuses to sign with a PEM key, so the forger signs by hand.
     unsigned_token = unsigned(header, claims(rest) | {"id": USER_ID})
-    forged = unsigned_token + _hmac(text.encode(), unsigned_token.rstrip("."))
+    forged = unsigned_token + _hmac(public.encode(), unsigned_token.rstrip("."))
 
     assert_refused(await get(rest, forged))
 
@@ -291,9 +290,9 @@ async def test_unknown_scopes_of_a_token_grant_nothing(rest: Rest) -> None:
     assert (answer.status_code, answer.json()["scope"]) == (403, "read:servers")
 
 
-async def store_user(rest: Rest, user_id: str = USER_ID, **fields: object) -> None:
+async def store_user(rest: Rest, fields: dict[str, object]) -> None:
     users = rest.parts.database.collection("users")
-    await users.insert_one({"_id": ObjectId(user_id), "username": "dora", **fields})
+    await users.insert_one({"_id": ObjectId(USER_ID), "username": "dora", **fields})
 
 
 @pytest.mark.requirement("R-241")
@@ -303,7 +302,7 @@ async def store_user(rest: Rest, user_id: str = USER_ID, **fields: object) -> No
 async def test_a_jarvis_user_has_the_role_that_users_says(
     rest: Rest, role: str | None, status: int
 ) -> None:
-    await store_user(rest, role=role)
+    await store_user(rest, {"role": role})
 
     answer = await get(rest, jarvis(rest), "/stats")
 
@@ -311,7 +310,7 @@ async def test_a_jarvis_user_has_the_role_that_users_says(
 
 
 async def test_a_jarvis_token_cannot_give_itself_a_role(rest: Rest) -> None:
-    await store_user(rest, role="USER")
+    await store_user(rest, {"role": "USER"})
 
     answer = await get(rest, jarvis(rest, role="ADMIN", scope="write:access"), "/stats")
 
@@ -336,7 +335,7 @@ async def test_a_jarvis_token_of_nobody_is_refused(rest: Rest) -> None:
 async def test_a_jarvis_token_that_is_no_access_token_is_refused(
     rest: Rest, changed: dict[str, Any]
 ) -> None:
-    await store_user(rest, role="USER")
+    await store_user(rest, {"role": "USER"})
 
     assert_refused(await get(rest, jarvis(rest, **changed)))
 
@@ -351,10 +350,10 @@ async def test_a_jarvis_token_that_is_no_access_token_is_refused(
     ],
 )
 async def test_a_jarvis_user_sees_what_is_shared_with_their_groups(
-    rest: Rest, root: UserContext, user: dict[str, object], members: list[str]
+    rest: Rest, root: UserContext, user: dict[str, str], members: list[str]
 ) -> None:
     created = await rest.register(root, "team", URL, scope="shared_user")
-    await store_user(rest, role="USER", **user)
+    await store_user(rest, {"role": "USER", **user})
     group = await rest.parts.database.collection("groups").insert_one({"memberIds": members})
     await rest.parts.database.collection("aclentries").insert_one(
         {
@@ -375,7 +374,7 @@ async def test_a_shared_server_is_hidden_from_users_without_a_grant(
     rest: Rest, root: UserContext
 ) -> None:
     created = await rest.register(root, "team", URL, scope="shared_user")
-    await store_user(rest, role="USER")
+    await store_user(rest, {"role": "USER"})
 
     listed = await get(rest, jarvis(rest))
     detail = await get(rest, jarvis(rest), f"/{created['id']}")
@@ -385,7 +384,7 @@ async def test_a_shared_server_is_hidden_from_users_without_a_grant(
 
 @pytest.mark.requirement("R-249")
 async def test_a_demoted_user_loses_the_rights_with_what_is_remembered(rest: Rest) -> None:
-    await store_user(rest, role="ADMIN")
+    await store_user(rest, {"role": "ADMIN"})
     token = jarvis(rest)
     first = await get(rest, token, "/stats")
 

@@ -429,6 +429,7 @@ async def test_a_toggle_answers_the_new_state_however_often(
     rest: Rest,
     upstream: PlainUpstream,
     alice: UserContext,
+    *,
     enabled: bool,
     status: str,
     message: str,

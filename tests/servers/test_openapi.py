@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -113,17 +113,17 @@ async def test_answers_are_as_the_document_says(
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate],
     )
-    def holds(case: Case, is_known: bool) -> None:  # noqa: FBT001 - filled by name
+    def holds(case: Case[Any], is_known: bool) -> None:  # noqa: FBT001 - filled by name
         sending = asyncio.run_coroutine_threadsafe(_send(offline, root, case, is_known), loop)
         case.validate_response(sending.result(timeout=30), checks=CHECKS)
 
     await asyncio.to_thread(holds)
 
 
-async def _send(rest: Rest, user: UserContext, case: Case, is_known: bool) -> httpx.Response:  # noqa: FBT001 - as above
+async def _send(rest: Rest, user: UserContext, case: Case[Any], is_known: bool) -> httpx.Response:  # noqa: FBT001 - as above
     if is_known and "server_id" in (case.path_parameters or {}):
         await _store_known(rest, user)
-        cast("dict[str, Any]", case.path_parameters)["server_id"] = KNOWN
+        case.path_parameters["server_id"] = KNOWN
     request = case.as_transport_kwargs(base_url=BASE_URL)
     headers = {**request.pop("headers"), "Authorization": f"Bearer {rest.token(user)}"}
     sent = rest.client.build_request(

@@ -1,0 +1,346 @@
+"""From an Authorization header to a caller, and what is remembered of it."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from jose import jwt
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
+from typing_extensions import override
+
+from packages.database.client import Database
+from registry.auth.bearer import BearerAuthenticator
+from registry.auth.errors import UnauthorizedError
+from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserContext
+from registry.auth.jwt import TokenIssuer, TokenVerifier
+from registry.auth.repository import DirectoryRepository
+from registry.auth.values import DirectoryEntry
+from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
+from tests.fakes.clock import FakeClock
+
+ALICE = "a" * 24
+SHARED_SECRET = "a secret that jarvis-api shares"
+CACHE_SECONDS = 15.0
+LEEWAY_SECONDS = 10.0
+HOUR = timedelta(hours=1)
+
+
+@dataclass(slots=True)
+class FakeDirectory:
+    """Implements registry.auth.bearer.Directory."""
+
+    entries: dict[str, DirectoryEntry] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    async def get(self, user_id: str) -> DirectoryEntry | None:
+        """Answer from the entries."""
+        self.asked.append(user_id)
+        return self.entries.get(user_id)
+
+
+class FindCounter(CommandListener):
+    """Counts the commands that are sent."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    @override
+    def started(self, event: CommandStartedEvent) -> None:
+        self.commands.append(event.command_name)
+
+    @override
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    @override
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    # The JWT library tells the time by the machine's clock, so both start together.
+    return FakeClock(SystemClock().now())
+
+
+@pytest.fixture
+def directory() -> FakeDirectory:
+    return FakeDirectory({ALICE: DirectoryEntry("USER", "alice", frozenset({"9" * 24}))})
+
+
+@pytest.fixture
+def authenticator(
+    verifier: TokenVerifier, directory: FakeDirectory, clock: FakeClock
+) -> BearerAuthenticator:
+    return authenticator_with(verifier, directory, clock)
+
+
+def authenticator_with(
+    verifier: TokenVerifier, directory: Any, clock: FakeClock
+) -> BearerAuthenticator:
+    return BearerAuthenticator(
+        verifier,
+        directory,
+        clock=clock,
+        metrics=Metrics(),
+        user_cache_seconds=CACHE_SECONDS,
+        leeway_seconds=LEEWAY_SECONDS,
+    )
+
+
+def own(
+    issuer: TokenIssuer, role: Role = Role.USER, lifetime: timedelta = HOUR, user_id: str = ALICE
+) -> str:
+    token = issuer.issue(
+        user_id=user_id,
+        username="alice",
+        role=role,
+        scopes=frozenset({Scope.READ_SERVERS}),
+        lifetime=lifetime,
+    )
+    return f"Bearer {token}"
+
+
+def shared(clock: FakeClock, user_id: str = ALICE) -> str:
+    claims = {"id": user_id, "exp": int(clock.now().timestamp()) + 3600}
+    return f"Bearer {jwt.encode(claims, SHARED_SECRET, algorithm='HS256')}"
+
+
+@pytest.mark.requirement("R-240")
+async def test_a_token_of_ours_says_who_calls_and_what_they_may(
+    authenticator: BearerAuthenticator, issuer: TokenIssuer
+) -> None:
+    caller = await authenticator.authenticate(own(issuer))
+
+    assert caller.token_id is not None
+    assert caller == UserContext(
+        user_id=ALICE,
+        username="alice",
+        role=Role.USER,
+        scopes=frozenset({Scope.READ_SERVERS}),
+        groups=frozenset({"9" * 24}),
+        token_id=caller.token_id,
+    )
+
+
+@pytest.mark.requirement("R-240")
+@pytest.mark.parametrize(
+    ("stored", "role", "scopes"),
+    [
+        ("ADMIN", Role.ADMIN, ALL_SCOPES),
+        ("admin", Role.ADMIN, ALL_SCOPES),
+        ("USER", Role.USER, USER_SCOPES),
+        ("CUSTOM", Role.USER, USER_SCOPES),
+        (None, Role.USER, USER_SCOPES),
+    ],
+)
+async def test_a_jarvis_token_gets_the_stored_role(
+    authenticator: BearerAuthenticator,
+    directory: FakeDirectory,
+    clock: FakeClock,
+    stored: str | None,
+    role: Role,
+    scopes: frozenset[Scope],
+) -> None:
+    directory.entries[ALICE] = DirectoryEntry(stored, "alice", frozenset())
+
+    caller = await authenticator.authenticate(shared(clock))
+
+    assert (caller.username, caller.role, caller.scopes) == ("alice", role, scopes)
+
+
+async def test_a_jarvis_token_of_an_unknown_user_is_refused(
+    authenticator: BearerAuthenticator, clock: FakeClock
+) -> None:
+    with pytest.raises(UnauthorizedError, match="user does not exist"):
+        await authenticator.authenticate(shared(clock, "b" * 24))
+
+
+async def test_our_own_token_of_an_unknown_user_has_no_groups(
+    authenticator: BearerAuthenticator, issuer: TokenIssuer
+) -> None:
+    caller = await authenticator.authenticate(own(issuer, user_id="b" * 24))
+
+    assert caller.groups == frozenset()
+
+
+@pytest.mark.parametrize("header", [None, ""])
+async def test_no_token_is_told_from_a_bad_one(
+    authenticator: BearerAuthenticator, header: str | None
+) -> None:
+    with pytest.raises(UnauthorizedError) as caught:
+        await authenticator.authenticate(header)
+
+    assert not caught.value.token_was_sent
+
+
+@pytest.mark.requirement("R-110")
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Bearer ", "Basic YTpi", "token", "Bearer a b", "Bearer x.y.z", "\udcff"]
+)
+async def test_a_bad_header_is_refused(authenticator: BearerAuthenticator, header: str) -> None:
+    with pytest.raises(UnauthorizedError) as caught:
+        await authenticator.authenticate(header)
+
+    assert caught.value.token_was_sent
+
+
+async def test_the_schemes_case_does_not_matter(
+    authenticator: BearerAuthenticator, issuer: TokenIssuer
+) -> None:
+    header = own(issuer).replace("Bearer ", "bEARER   ")
+
+    assert (await authenticator.authenticate(header)).user_id == ALICE
+
+
+async def test_a_caller_is_remembered(
+    authenticator: BearerAuthenticator, directory: FakeDirectory, issuer: TokenIssuer
+) -> None:
+    header = own(issuer)
+
+    first = await authenticator.authenticate(header)
+    second = await authenticator.authenticate(header)
+
+    assert first is second is authenticator.cached(header)
+    assert directory.asked == [ALICE]
+
+
+@pytest.mark.requirement("R-240")
+async def test_a_token_that_differs_in_its_last_character_is_not_remembered(
+    authenticator: BearerAuthenticator, issuer: TokenIssuer
+) -> None:
+    header = own(issuer)
+    await authenticator.authenticate(header)
+    middle = len(header) - 20
+    changed = header[:middle] + ("A" if header[middle] != "A" else "B") + header[middle + 1 :]
+
+    assert authenticator.cached(changed) is None
+    assert authenticator.cached(header + "x") is None
+    with pytest.raises(UnauthorizedError):
+        await authenticator.authenticate(changed)
+
+
+@pytest.mark.requirement("R-249")
+async def test_a_changed_role_counts_after_the_cache_time(
+    authenticator: BearerAuthenticator, directory: FakeDirectory, clock: FakeClock
+) -> None:
+    directory.entries[ALICE] = DirectoryEntry("ADMIN", "alice", frozenset())
+    header = shared(clock)
+    before = await authenticator.authenticate(header)
+    directory.entries[ALICE] = DirectoryEntry("USER", "alice", frozenset())
+
+    clock.move(CACHE_SECONDS - 1)
+    meanwhile = await authenticator.authenticate(header)
+    clock.move(1)
+    after = await authenticator.authenticate(header)
+
+    assert [before.role, meanwhile.role, after.role] == [Role.ADMIN, Role.ADMIN, Role.USER]
+
+
+@pytest.mark.requirement("R-249")
+async def test_a_deleted_user_is_out_after_the_cache_time(
+    authenticator: BearerAuthenticator, directory: FakeDirectory, clock: FakeClock
+) -> None:
+    header = shared(clock)
+    await authenticator.authenticate(header)
+    directory.entries.clear()
+
+    clock.move(CACHE_SECONDS)
+
+    with pytest.raises(UnauthorizedError):
+        await authenticator.authenticate(header)
+
+
+async def test_forgetting_users_asks_for_them_again(
+    authenticator: BearerAuthenticator, directory: FakeDirectory, issuer: TokenIssuer
+) -> None:
+    header = own(issuer)
+    await authenticator.authenticate(header)
+
+    authenticator.forget_users()
+
+    assert authenticator.cached(header) is None
+    await authenticator.authenticate(header)
+    assert directory.asked == [ALICE, ALICE]
+
+
+@pytest.mark.requirement("R-240")
+async def test_nothing_is_remembered_beyond_a_tokens_end(
+    authenticator: BearerAuthenticator, issuer: TokenIssuer, clock: FakeClock
+) -> None:
+    header = own(issuer, lifetime=timedelta(seconds=2))
+    await authenticator.authenticate(header)
+
+    clock.move(2 + LEEWAY_SECONDS - 2)
+    still = authenticator.cached(header)
+    clock.move(3)
+
+    assert still is not None
+    assert authenticator.cached(header) is None
+
+
+async def test_an_administrators_own_token_asks_nobody(
+    authenticator: BearerAuthenticator, directory: FakeDirectory, issuer: TokenIssuer
+) -> None:
+    caller = await authenticator.authenticate(own(issuer, Role.ADMIN))
+
+    assert caller.is_admin
+    assert directory.asked == []
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize(
+    ("user", "members"),
+    [
+        ({"idOnTheSource": "entra-1"}, ["someone", "entra-1"]),
+        ({}, [ALICE]),
+        ({"idOnTheSource": "entra-1"}, [ALICE]),
+        ({"idOnTheSource": None}, [ALICE]),
+    ],
+)
+async def test_groups_list_their_members_by_either_id(
+    database: Database, user: dict[str, Any], members: list[str]
+) -> None:
+    await database.collection("users").insert_one(
+        {"_id": ObjectId(ALICE), "role": "USER", "username": "alice", **user}
+    )
+    group = await database.collection("groups").insert_one({"name": "a", "memberIds": members})
+    await database.collection("groups").insert_one({"name": "b", "memberIds": ["x"]})
+
+    entry = await DirectoryRepository(database).get(ALICE)
+
+    assert entry == DirectoryEntry("USER", "alice", frozenset({str(group.inserted_id)}))
+
+
+@pytest.mark.wire
+async def test_a_user_who_is_not_there_is_none(database: Database) -> None:
+    assert await DirectoryRepository(database).get(ALICE) is None
+
+
+@pytest.mark.wire
+async def test_the_database_is_read_once_for_a_user_and_never_for_an_administrator(
+    database: Database,
+    database_uri: str,
+    verifier: TokenVerifier,
+    issuer: TokenIssuer,
+    clock: FakeClock,
+) -> None:
+    await database.collection("users").insert_one({"_id": ObjectId(ALICE), "role": "USER"})
+    counter = FindCounter()
+    watched = Database(database_uri, timeout_ms=5000, listeners=[counter])
+    authenticator = authenticator_with(verifier, DirectoryRepository(watched), clock)
+    user, admin = shared(clock), own(issuer, Role.ADMIN)
+
+    for header in (admin, user, user, admin, user):
+        await authenticator.authenticate(header)
+
+    assert counter.commands == ["find", "find"]
+    await watched.close()

@@ -1,0 +1,144 @@
+"""Collections, validators and indexes as they are made at start."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.errors import DuplicateKeyError, WriteError
+
+from packages.database.client import Database
+from packages.database.schema import prepare, wanted_indexes
+from registry.indexes import EXTRA_INDEXES
+
+pytestmark = pytest.mark.wire
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def tool(**changed: Any) -> dict[str, Any]:
+    whole = {
+        "source_type": "mcp",
+        "owner_id": ObjectId("a" * 24),
+        "name": "echo",
+        "definition": "{}",
+        "input_schema": "{}",
+        "registration_state": "selected",
+        "exposure_state": "active",
+        "discovery_hash": "0",
+        "created_at": NOW,
+        **changed,
+    }
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+@pytest.mark.requirement("R-063")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"source_type": "ftp"},
+        {"source_type": None},
+        {"registration_state": "chosen"},
+        {"registration_state": None},
+        {"exposure_state": "on"},
+        {"exposure_state": 1},
+        {"owner_id": "a" * 24},
+        {"owner_id": None},
+        {"name": ""},
+        {"name": None},
+        {"definition": {}},
+        {"input_schema": {}},
+        {"discovery_hash": None},
+    ],
+    ids=repr,
+)
+async def test_the_database_itself_refuses_a_tool_in_a_bad_state(
+    database: Database, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(WriteError) as caught:
+        await database.collection("mcp_tools").insert_one(tool(**changed))
+
+    assert caught.value.code == 121
+
+
+@pytest.mark.requirement("R-063")
+async def test_the_database_itself_refuses_a_change_to_a_bad_state(database: Database) -> None:
+    tools = database.collection("mcp_tools")
+    await tools.insert_one(tool())
+
+    with pytest.raises(WriteError):
+        await tools.update_one({}, {"$set": {"exposure_state": "on"}})
+
+    assert await tools.count_documents({"exposure_state": "active"}) == 1
+
+
+@pytest.mark.requirement("R-002")
+@pytest.mark.parametrize("source_type", ["mcp", "openapi"])
+async def test_one_collection_takes_tools_of_both_kinds(
+    database: Database, source_type: str
+) -> None:
+    await database.collection("mcp_tools").insert_one(tool(source_type=source_type))
+
+    assert await database.collection("mcp_tools").count_documents({}) == 1
+
+
+@pytest.mark.requirement("R-061")
+async def test_an_owners_tool_names_are_unique(database: Database) -> None:
+    tools = database.collection("mcp_tools")
+    await tools.insert_one(tool())
+    await tools.insert_one(tool(source_type="openapi"))
+    await tools.insert_one(tool(owner_id=ObjectId("b" * 24)))
+
+    with pytest.raises(DuplicateKeyError):
+        await tools.insert_one(tool())
+
+
+async def test_preparing_again_changes_nothing(database: Database) -> None:
+    before = {name: await indexes(database, name) for name in wanted_indexes(EXTRA_INDEXES)}
+
+    conflicts = await prepare(database, EXTRA_INDEXES)
+
+    after = {name: await indexes(database, name) for name in wanted_indexes(EXTRA_INDEXES)}
+    assert conflicts == []
+    assert after == before
+
+
+@pytest.mark.requirement("R-063")
+async def test_an_older_validator_is_brought_up_to_date(database: Database) -> None:
+    await database.db.command("collMod", "mcp_tools", validator={})
+
+    await prepare(database, EXTRA_INDEXES)
+
+    with pytest.raises(WriteError):
+        await database.collection("mcp_tools").insert_one(tool(exposure_state="on"))
+
+
+@pytest.mark.requirement("R-316")
+async def test_collections_that_others_own_get_no_index_and_no_validator(
+    database: Database,
+) -> None:
+    wanted = wanted_indexes(EXTRA_INDEXES)
+
+    assert {"users", "groups", "accessroles"}.isdisjoint(wanted)
+    await database.collection("mcpservers").insert_one({"anything": True})
+    await database.collection("users").insert_one({"anything": True})
+
+
+@pytest.mark.requirement("R-092")
+async def test_tokens_have_their_indexes(database: Database) -> None:
+    found = await database.collection("tokens").index_information()
+
+    keys = {tuple(index["key"]) for index in found.values()}
+    assert {
+        (("userId", 1), ("type", 1)),
+        (("userId", 1), ("identifier", 1)),
+        (("type", 1), ("identifier", 1)),
+        (("createdAt", 1),),
+        (("expiresAt", 1),),
+    } <= keys
+    ttl = [index for index in found.values() if tuple(index["key"]) == (("expiresAt", 1),)]
+    assert [index["expireAfterSeconds"] for index in ttl] == [0]
+
+
+async def indexes(database: Database, name: str) -> dict[str, Any]:
+    return dict(await database.collection(name).index_information())
