@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
-from jose import jwt
+from jose import jwk, jwt
 from jose.exceptions import ExpiredSignatureError, JOSEError
 
 from registry.auth.errors import UnauthorizedError
@@ -51,7 +51,9 @@ class TokenIssuer:
     """Signs access tokens of our own."""
 
     def __init__(self, keys: SigningKeys, *, issuer: str, audience: str, clock: Clock) -> None:
-        self._keys = keys
+        self._kid = keys.kid
+        # Reading the PEM checks the primes, which takes longer than signing.
+        self._key = jwk.construct(keys.private_pem, "RS256")
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
@@ -79,9 +81,7 @@ class TokenIssuer:
             "iat": int(now.timestamp()),
             "exp": int((now + lifetime).timestamp()),
         }
-        token: str = jwt.encode(
-            claims, self._keys.private_pem, algorithm="RS256", headers={"kid": self._keys.kid}
-        )
+        token: str = jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self._kid})
         return token
 
 

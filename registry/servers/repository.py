@@ -170,11 +170,14 @@ class ServerRepository:
                 "author": PydanticObjectId(fields["author"]),
             }
         )
+        document = server.model_dump(by_alias=True, exclude_none=True)
+        document["_id"] = ObjectId()
         try:
-            await server.insert(session=tx)
+            # Not by Beanie's own insert: its binding is global, and ours is to this database.
+            await self._servers.insert_one(document, session=tx)
         except DuplicateKeyError as exc:
             raise _taken(exc, fields["serverName"], fields["path"]) from exc
-        return str(server.id)
+        return str(document["_id"])
 
     async def update(
         self,
