@@ -1,6 +1,6 @@
 """Changes of documents as they are committed, from MongoDB's change streams."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class Change:
 
 async def watch(
     database: Database, collections: Collection[str], links: Collection[str]
-) -> AsyncIterator[Change | None]:
+) -> AsyncGenerator[Change | None, None]:
     """Yield every change of *collections* from now on, and None as a sign of life.
 
     The first item is None: the stream is open, and what is read from then on is not missed.

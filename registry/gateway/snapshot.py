@@ -5,7 +5,8 @@ unknown ones cannot be told apart by looking here.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -179,7 +180,11 @@ class Snapshot:
 
     async def _follow_stream(self) -> None:
         links = sorted(set(SERVER_LINKS.values()))
-        stream = watch(self._database, WATCHED, links)
+        # Left without being closed, the stream would stay open on the server until collected.
+        async with aclosing(watch(self._database, WATCHED, links)) as stream:
+            await self._follow_changes(stream)
+
+    async def _follow_changes(self, stream: AsyncIterator[Change | None]) -> None:
         gathered: list[Change] = []
         gather_until = 0.0
         loaded = False

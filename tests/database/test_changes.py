@@ -58,6 +58,8 @@ async def test_silence_is_told_too(database: Database) -> None:
     assert items == [None, None]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.usefixtures("collected")
 async def test_a_stream_of_a_killed_server_is_over(daemon: RunningDaemon) -> None:
     database = Database(f"{daemon.uri}test", timeout_ms=500)
     async with aclosing(watch(database, ["watched"], [])) as stream:
@@ -70,6 +72,8 @@ async def test_a_stream_of_a_killed_server_is_over(daemon: RunningDaemon) -> Non
     await database.close()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.usefixtures("collected")
 async def test_an_absent_server_has_no_stream() -> None:
     database = Database("mongodb://127.0.0.1:1/test", timeout_ms=100)
 

@@ -131,7 +131,7 @@ def _spawn(storage: Path, port: int, options: tuple[str, ...]) -> subprocess.Pop
         *options,
     ]
     with _log(storage).open("ab") as log:
-        return subprocess.Popen(  # noqa: S603 - a fixed command
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
