@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvloop
 
-from packages.database.client import TopologyError
+from packages.database.client import MongoAddressError, MongoLoginError, TopologyError
 from packages.database.errors import DatabaseUnavailable
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.identity import ALL_SCOPES, Role, Scope, UserContext
@@ -45,6 +45,8 @@ EXPECTED = (
     SettingsError,
     KeyPairError,
     LocalError,
+    MongoAddressError,
+    MongoLoginError,
     TopologyError,
     DatabaseUnavailable,
     SchemasNotGeneratedError,

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from packages.database.client import Database, TopologyError
+from packages.database.client import (
+    Database,
+    MongoAddressError,
+    MongoLoginError,
+    TopologyError,
+)
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, stored_form
 from packages.database.errors import DatabaseUnavailable, translated
 from packages.database.schema import wanted_indexes
@@ -33,7 +38,10 @@ class Finding:
 async def examine(settings: Settings) -> list[Finding]:
     """Return the findings. A check that needs the database is left out when it is away."""
     findings = [_schema_version(), _keys(settings)]
-    database = build_database(settings, Metrics())
+    try:
+        database = build_database(settings, Metrics())
+    except MongoAddressError as exc:
+        return [*findings, Finding("database", good=False, message=str(exc))]
     try:
         reachable = await _database(database)
         findings += reachable
@@ -62,13 +70,13 @@ def _keys(settings: Settings) -> Finding:
 
 
 async def _database(database: Database) -> list[Finding]:
-    try:
-        await database.ping()
-    except DatabaseUnavailable:
-        return [Finding("database", good=False, message="cannot be reached at MONGO_URI")]
     reached = Finding("database", good=True, message=f"reached, named {database.db.name}")
     try:
         await database.require_replica_set()
+    except DatabaseUnavailable:
+        return [Finding("database", good=False, message="cannot be reached at MONGO_URI")]
+    except (MongoLoginError, MongoAddressError) as exc:
+        return [Finding("database", good=False, message=str(exc))]
     except TopologyError as exc:
         return [reached, Finding("replica set", good=False, message=str(exc))]
     return [reached, Finding("replica set", good=True, message="transactions are possible")]
@@ -98,7 +106,8 @@ def _shape(index: Any) -> tuple[Any, ...]:
     keys = index["key"]
     pairs = keys.items() if hasattr(keys, "items") else keys
     return (
-        tuple((name, int(direction)) for name, direction in pairs),
+        # A direction is a number, which some servers store as a float, or a kind such as "text".
+        tuple((name, str(d) if isinstance(d, str) else int(d)) for name, d in pairs),
         bool(index.get("unique")),
         bool(index.get("sparse")),
         index.get("expireAfterSeconds"),
@@ -126,13 +135,13 @@ async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:
 async def _stored_secrets(database: Database) -> Any:
     fields = {"config.apiKey.key": 1, "config.oauth.client_secret": 1, "config.headers": 1}
     async for document in database.collection("mcpservers").find({}, fields):
-        config = document.get("config") or {}
+        config = _members(document.get("config"))
         key = str(document["_id"])
         for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
-            value = (config.get(parent) or {}).get(name)
+            value = _members(config.get(parent)).get(name)
             if isinstance(value, str):
                 yield FieldRef("mcpservers", key, f"config.{parent}.{name}"), value
-        for name, value in (config.get("headers") or {}).items():
+        for name, value in _members(config.get("headers")).items():
             if is_secret_header(name, value) and stored_form(str(value)) is not None:
                 yield FieldRef("mcpservers", key, f"config.headers.{name}"), value
     known = [*STORED_TYPES, "mcp_oauth_client"]
@@ -142,3 +151,8 @@ async def _stored_secrets(database: Database) -> Any:
     auths = database.collection("pluginauths")
     async for document in auths.find({"pluginKey": {"$regex": "^mcp_"}}, {"value": 1}):
         yield FieldRef("pluginauths", str(document["_id"]), "value"), str(document.get("value"))
+
+
+def _members(value: object) -> dict[str, Any]:
+    # Other applications write these documents too, so any of it can be missing or odd.
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,130 @@
+"""The `registry` command as a process of its own."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+START = "from registry.cli import main; main()"
+READY_SECONDS = 25.0
+END_SECONDS = 10.0
+POLL_SECONDS = 0.05
+HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def run_registry(
+    folder: Path, environment: Mapping[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one command in *folder* to its end, with nothing but *environment*."""
+    return subprocess.run(
+        [sys.executable, "-c", START, *arguments],
+        cwd=folder,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=READY_SECONDS,
+    )
+
+
+class RunningRegistry:
+    """A registry that serves. Leaving it as a context manager kills what still runs.
+
+    Attributes:
+        url: Its address.
+        log_file: What it wrote to standard output and error.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], *arguments: str) -> None:
+        port = free_port()
+        self.url = f"http://{HOST}:{port}"
+        self.log_file = folder / f"registry-{port}.log"
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", START, "serve", *arguments],
+                cwd=folder,
+                env={**environment, "REGISTRY_PORT": str(port)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def output(self) -> str:
+        """Return what it wrote so far."""
+        return self.log_file.read_text()
+
+    def wait_until_ready(self) -> float:
+        """Return how many seconds it took until it was ready.
+
+        Raises:
+            AssertionError: It ended, or was not ready in time.
+        """
+        began = time.monotonic()
+        while time.monotonic() - began < READY_SECONDS:
+            assert self._process.poll() is None, self.output
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health/ready").is_success:
+                    return time.monotonic() - began
+            time.sleep(POLL_SECONDS)
+        raise AssertionError(self.output)
+
+    def descendants(self) -> set[int]:
+        """Return the process ids of its children and their children (Linux)."""
+        return _descendants(self._process.pid)
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal and return the exit code, which must come in time."""
+        self._process.send_signal(number)
+        return self._process.wait(END_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait(END_SECONDS)
+
+
+def wait_until_gone(pids: set[int]) -> set[int]:
+    """Wait until none of *pids* runs and return those that still do after a while."""
+    deadline = time.monotonic() + END_SECONDS
+    while (left := {pid for pid in pids if _runs(pid)}) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return left
+
+
+def _descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found |= {child} | _descendants(child)
+    return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

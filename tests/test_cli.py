@@ -1,0 +1,270 @@
+"""The `registry` command, one command at a time."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from pymongo import MongoClient
+from typer.testing import CliRunner, Result
+
+from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope
+from registry.auth.jwt import TokenVerifier
+from registry.auth.keys import load_signing_keys
+from registry.cli import app
+from registry.core.settings import Settings
+from scripts.seed_database import main as seed_main
+from tests.fakes.command import free_port, run_registry
+
+pytestmark = pytest.mark.wire
+
+ALICE = "a" * 24
+COMMANDS = [
+    ["serve"],
+    ["doctor"],
+    ["token", "create"],
+    ["schemas", "check"],
+    ["servers", "list"],
+    ["servers", "add"],
+    ["servers", "import"],
+]
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def environment(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    database_uri: str,
+    key_files: tuple[Path, Path],
+) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MONGO_URI", database_uri)
+    monkeypatch.setenv("CREDS_KEY", "0f" * 32)
+    monkeypatch.setenv("CREDS_IV", "1e" * 16)
+    monkeypatch.setenv("JWT_PRIVATE_KEY_FILE", str(key_files[0]))
+    monkeypatch.setenv("JWT_PUBLIC_KEY_FILE", str(key_files[1]))
+    monkeypatch.setenv("UPSTREAM_ALLOWED_NETWORKS", "127.0.0.0/8")
+
+
+@pytest.fixture
+def dead_url() -> str:
+    """Return an address at which nobody listens."""
+    return f"http://127.0.0.1:{free_port()}/mcp"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def verifier(key_files: tuple[Path, Path]) -> TokenVerifier:
+    return TokenVerifier(
+        load_signing_keys(*key_files),
+        issuer="mcp-gateway-registry",
+        audience="mcp-gateway",
+        shared_secret=None,
+        leeway_seconds=0,
+    )
+
+
+def stored_servers(uri: str) -> list[dict[str, Any]]:
+    client: MongoClient[dict[str, Any]] = MongoClient(uri)
+    with client:
+        return list(client.get_default_database()["mcpservers"].find({}))
+
+
+@pytest.mark.parametrize("command", [[], ["token"], ["schemas"], ["servers"], *COMMANDS], ids=str)
+def test_every_command_and_group_has_help(command: list[str]) -> None:
+    result = run(*command, "--help")
+
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_the_command_is_a_program(tmp_path: Path) -> None:
+    ended = run_registry(tmp_path, {}, "--help")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "A registry and gateway for MCP servers." in ended.stdout
+
+
+@pytest.mark.requirement("R-240")
+@pytest.mark.parametrize(
+    ("arguments", "role", "scopes"),
+    [
+        ([], Role.USER, USER_SCOPES),
+        (["--role", "admin"], Role.ADMIN, ALL_SCOPES),
+        (
+            ["--scope", "read:servers", "--scope", "invoke:tools"],
+            Role.USER,
+            {Scope.READ_SERVERS, Scope.INVOKE_TOOLS},
+        ),
+    ],
+)
+def test_a_created_token_verifies(
+    key_files: tuple[Path, Path], arguments: list[str], role: Role, scopes: frozenset[Scope]
+) -> None:
+    result = run("token", "create", "--user-id", ALICE.upper(), "--username", "al", *arguments)
+
+    verified = verifier(key_files).verify(result.stdout.removesuffix("\n"))
+    assert (verified.user_id, verified.username) == (ALICE, "al")
+    assert (verified.role, verified.scopes) == (role, scopes)
+
+
+@pytest.mark.parametrize("user_id", ["", "alice", "g" * 24, "a" * 25])
+def test_a_token_is_made_only_for_a_user_id(user_id: str) -> None:
+    result = run("token", "create", "--user-id", user_id)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "registry: --user-id must be 24 hexadecimal characters\n"
+
+
+def test_a_command_without_settings_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CREDS_KEY")
+    monkeypatch.delenv("CREDS_IV")
+
+    result = run("servers", "list")
+
+    assert result.exit_code == 1
+    assert [line.partition(" is")[0] for line in result.stderr.splitlines()] == [
+        "registry: CREDS_KEY:",
+        "registry: CREDS_IV:",
+    ]
+
+
+@pytest.mark.requirement("R-313")
+def test_the_schemas_are_checked() -> None:
+    result = run("schemas", "check")
+
+    assert result.exit_code == 0
+    assert "The models are generated from" in result.stdout
+
+
+def test_the_doctor_is_content_with_a_registry_that_ran(database_uri: str) -> None:
+    run("servers", "list")
+
+    result = run("doctor")
+
+    assert result.exit_code == 0, result.output
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
+        "ok    schemas",
+        "ok    keys",
+        "ok    database",
+        "ok    replica set",
+        "ok    indexes",
+        "ok    credentials",
+    ]
+
+
+def test_the_doctor_fails_when_something_is_wrong() -> None:
+    result = run("doctor")
+
+    assert result.exit_code == 1
+    assert "FAIL  indexes: missing or with other options: " in result.stdout
+
+
+def test_an_added_server_is_listed(dead_url: str) -> None:
+    added = run("servers", "add", "weather", dead_url, "--author", ALICE)
+    listed = run("servers", "list")
+    as_json = run("servers", "list", "--json")
+
+    assert added.exit_code == 0, added.output
+    assert added.stdout == "imported  the command line: weather is error\n"
+    assert listed.stderr.endswith("1 servers\n")
+    assert dead_url in listed.stdout
+    (server,) = json.loads(as_json.stdout)
+    assert (server["serverName"], server["scope"]) == ("weather", "shared_app")
+    assert server["author"] == ALICE
+
+
+def test_a_server_that_cannot_be_read_is_refused_when_asked_to(
+    dead_url: str, database_uri: str
+) -> None:
+    result = run("servers", "add", "weather", dead_url, "--strict")
+
+    assert result.exit_code == 1
+    assert result.stdout.startswith("failed    the command line: ")
+    assert stored_servers(database_uri) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--type", "stdio"], ["--scope", "everyone"], ["--author", "me"]]
+)
+def test_a_malformed_server_is_one_line(dead_url: str, arguments: list[str]) -> None:
+    result = run("servers", "add", "weather", dead_url, *arguments)
+
+    assert result.exit_code == 1
+    assert result.stdout.startswith("failed    ")
+    assert result.stdout.count("\n") == 1
+
+
+@pytest.mark.requirement("R-320")
+def test_files_are_imported_once(tmp_path: Path, dead_url: str, database_uri: str) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "a.json").write_text(json.dumps({"serverName": "weather", "url": dead_url}))
+    (folder / "b.json").write_text("{")
+
+    dry = run("servers", "import", "--dry-run", str(folder))
+    nothing = stored_servers(database_uri)
+    first = run("servers", "import", str(folder))
+    second = run("servers", "import", str(folder))
+
+    assert nothing == []
+    assert [result.exit_code for result in (dry, first, second)] == [1, 1, 1]
+    assert [line.split()[0] for line in dry.stdout.splitlines()] == ["would", "failed"]
+    assert [line.split()[0] for line in first.stdout.splitlines()] == ["imported", "failed"]
+    assert [line.split()[0] for line in second.stdout.splitlines()] == ["exists", "failed"]
+    assert len(stored_servers(database_uri)) == 1
+
+
+@pytest.mark.requirement("R-320")
+def test_the_seeding_script_is_the_same_command(
+    tmp_path: Path,
+    dead_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    database_uri: str,
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"serverName": "weather", "url": dead_url}))
+    monkeypatch.setattr("sys.argv", ["seed-database", str(file)])
+
+    with pytest.raises(SystemExit) as ended:
+        seed_main()
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"imported  {file}: weather is error\n"
+    assert [server["serverName"] for server in stored_servers(database_uri)] == ["weather"]
+
+
+def test_a_database_that_is_away_is_one_line(tmp_path: Path, key_files: tuple[Path, Path]) -> None:
+    # A process of its own, since the driver leaves sockets of failed attempts behind.
+    environment = {
+        "MONGO_URI": "mongodb://127.0.0.1:1/",
+        "MONGO_TIMEOUT_MS": "100",
+        "CREDS_KEY": "0f" * 32,
+        "CREDS_IV": "1e" * 16,
+        "JWT_PRIVATE_KEY_FILE": str(key_files[0]),
+        "JWT_PUBLIC_KEY_FILE": str(key_files[1]),
+    }
+
+    ended = run_registry(tmp_path, environment, "servers", "list")
+
+    assert ended.returncode == 1
+    assert ended.stderr == "registry: MONGO_URI: the database cannot be reached\n"
