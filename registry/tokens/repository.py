@@ -4,15 +4,17 @@ Both collections are shared with jarvis-api. `tokens` holds other kinds of token
 query names the types it means.
 """
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
 from pymongo import ASCENDING, IndexModel, ReturnDocument
+from pymongo.errors import DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.encryption import Cipher, FieldRef
-from packages.database.errors import translates_driver_errors
+from packages.database.errors import DatabaseUnavailable, translates_driver_errors
 from registry.core.json import JsonObject
 from registry.tokens.values import STORED_TYPES, StoredToken, TokenCounts, TokenType
 
@@ -33,6 +35,9 @@ TOKEN_INDEXES = [
 PLUGIN_AUTH_INDEXES = [
     IndexModel([("userId", ASCENDING), ("pluginKey", ASCENDING), ("authField", ASCENDING)])
 ]
+STORE_ATTEMPTS = 5
+"""After the first lost race there is a document to replace, so the second try should succeed."""
+
 API_KEY_FIELD = "MCP_API_KEY"
 """`authField` under which jarvis-api keeps a user's key for an MCP server."""
 
@@ -61,7 +66,11 @@ class TokenRepository:
         metadata: JsonObject,
         now: datetime,
     ) -> str:
-        """Store a token, replacing one of the same user, type and identifier; return its id."""
+        """Store a token, replacing one of the same user, type and identifier; return its id.
+
+        Raises:
+            DatabaseUnavailable: Others stored and deleted the same one all the time.
+        """
         key = {"userId": ObjectId(user_id), "type": stored_type, "identifier": identifier}
         values = {
             "token": self._cipher.encrypt_shared(value),
@@ -69,15 +78,19 @@ class TokenRepository:
             "expiresAt": expires_at,
             "metadata": metadata,
         }
-        document = await self._tokens.find_one_and_update(
-            key,
-            {"$set": values},
-            projection={"_id": 1},
-            upsert=True,
-            return_document=ReturnDocument.AFTER,
-        )
-        assert document is not None  # noqa: S101 - an upsert always returns one
-        return str(document["_id"])
+        for _ in range(STORE_ATTEMPTS):
+            # Of several that insert at once one wins; the others must come again to replace.
+            with suppress(DuplicateKeyError):
+                document = await self._tokens.find_one_and_update(
+                    key,
+                    {"$set": values},
+                    projection={"_id": 1},
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+                if document is not None:
+                    return str(document["_id"])
+        raise DatabaseUnavailable
 
     async def get(self, token_id: str, user_id: str, now: datetime) -> StoredToken | None:
         """Return a token of *user_id*, decrypted, or None when absent, expired or another's.

@@ -1,0 +1,285 @@
+"""Tokens and users' keys at rest, against a real server."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId, json_util
+
+from packages.database.client import Database
+from packages.database.encryption import Cipher, DecryptionError, StoredForm, stored_form
+from registry.core.json import JsonObject
+from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tokens.values import StoredToken, TokenCounts, TokenType
+
+pytestmark = pytest.mark.wire
+
+ALICE, BOB = "a" * 24, "b" * 24
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+SENTINEL = "s3ntinel-s3ntinel"
+METADATA: JsonObject = {
+    "server_id": "c" * 24,
+    "server_name": "weather",
+    "scope": "a b",
+    "token_type": "Bearer",
+    "refresh_token_id": "d" * 24,
+    "access_token_id": "e" * 24,
+    "own": {"deep": [1, None, {"x": True}]},
+}
+
+
+@pytest.fixture
+def tokens(database: Database, cipher: Cipher) -> TokenRepository:
+    return TokenRepository(database, cipher)
+
+
+@pytest.fixture
+def auths(database: Database, cipher: Cipher) -> PluginAuthRepository:
+    return PluginAuthRepository(database, cipher)
+
+
+async def stored(tokens: TokenRepository, value: str = SENTINEL, **changed: Any) -> str:
+    whole: dict[str, Any] = {
+        "user_id": ALICE,
+        "stored_type": "mcp_oauth",
+        "identifier": "mcp:weather",
+        "value": value,
+        "expires_at": LATER,
+        "metadata": {},
+        "now": NOW,
+        **changed,
+    }
+    return await tokens.store(**whole)
+
+
+async def dump(database: Database, collection: str) -> str:
+    return json_util.dumps([row async for row in database.collection(collection).find({})])
+
+
+@pytest.mark.requirement("R-090")
+@pytest.mark.requirement("R-319")
+async def test_a_token_comes_back_as_it_was_stored(tokens: TokenRepository) -> None:
+    token_id = await stored(tokens, metadata=METADATA)
+
+    assert await tokens.get(token_id, ALICE, NOW) == StoredToken(
+        token_id=token_id,
+        user_id=ALICE,
+        stored_type="mcp_oauth",
+        identifier="mcp:weather",
+        value=SENTINEL,
+        created_at=NOW,
+        expires_at=LATER,
+        metadata=METADATA,
+    )
+
+
+@pytest.mark.requirement("R-094")
+async def test_a_dump_of_the_collection_holds_no_token(
+    tokens: TokenRepository, database: Database
+) -> None:
+    await stored(tokens)
+
+    text = await dump(database, "tokens")
+
+    assert SENTINEL not in text
+    row = await database.collection("tokens").find_one({})
+    assert row is not None
+    assert stored_form(row["token"]) is StoredForm.V2
+
+
+@pytest.mark.requirement("R-306")
+async def test_a_token_does_not_show_in_its_value(tokens: TokenRepository) -> None:
+    token = await tokens.get(await stored(tokens), ALICE, NOW)
+
+    assert SENTINEL not in repr(token)
+
+
+@pytest.mark.requirement("R-096")
+async def test_an_expired_token_does_not_exist(
+    tokens: TokenRepository, database: Database
+) -> None:
+    token_id = await stored(tokens)
+
+    assert await tokens.get(token_id, ALICE, LATER) is None
+    assert await tokens.get(token_id, ALICE, LATER - timedelta(milliseconds=1)) is not None
+    assert await database.collection("tokens").count_documents({}) == 1
+
+
+@pytest.mark.requirement("R-093")
+async def test_storing_again_replaces(tokens: TokenRepository, database: Database) -> None:
+    first = await stored(tokens, "one")
+    second = await stored(tokens, "two")
+
+    token = await tokens.get(second, ALICE, NOW)
+    assert first == second
+    assert token is not None
+    assert token.value == "two"
+    assert await database.collection("tokens").count_documents({}) == 1
+
+
+@pytest.mark.requirement("R-093")
+async def test_storing_at_the_same_time_leaves_one(
+    tokens: TokenRepository, database: Database
+) -> None:
+    ids = await asyncio.gather(*(stored(tokens, str(number)) for number in range(10)))
+
+    assert len(set(ids)) == 1
+    assert await database.collection("tokens").count_documents({}) == 1
+
+
+@pytest.mark.requirement("R-093")
+async def test_users_types_and_identifiers_are_kept_apart(
+    tokens: TokenRepository, database: Database
+) -> None:
+    await stored(tokens)
+    await stored(tokens, user_id=BOB)
+    await stored(tokens, stored_type="mcp_oauth_refresh")
+    await stored(tokens, identifier="mcp:other")
+
+    assert await database.collection("tokens").count_documents({}) == 4
+
+
+async def test_nobody_reads_or_changes_anothers_token(tokens: TokenRepository) -> None:
+    token_id = await stored(tokens)
+
+    assert await tokens.get(token_id, BOB, NOW) is None
+    assert not await tokens.update(token_id, BOB, value="x", expires_at=LATER, now=NOW)
+    assert not await tokens.delete(token_id, BOB)
+    token = await tokens.get(token_id, ALICE, NOW)
+    assert token is not None
+    assert token.value == SENTINEL
+
+
+async def test_a_token_is_renewed_in_place(tokens: TokenRepository) -> None:
+    token_id = await stored(tokens, metadata=METADATA)
+    later = LATER + timedelta(hours=1)
+
+    assert await tokens.update(token_id, ALICE, value="new", expires_at=later, now=LATER)
+
+    token = await tokens.get(token_id, ALICE, LATER)
+    assert token is not None
+    assert (token.value, token.created_at, token.expires_at) == ("new", LATER, later)
+    assert token.metadata == METADATA
+
+
+async def test_a_token_is_deleted_once(tokens: TokenRepository) -> None:
+    token_id = await stored(tokens)
+
+    assert [await tokens.delete(token_id, ALICE) for _ in range(2)] == [True, False]
+
+
+@pytest.mark.requirement("R-091")
+@pytest.mark.requirement("R-316")
+async def test_tokens_of_other_kinds_are_never_touched(
+    tokens: TokenRepository, database: Database
+) -> None:
+    other = {"userId": ObjectId(ALICE), "token": "plain", "createdAt": NOW, "expiresAt": LATER}
+    rows = database.collection("tokens")
+    await rows.insert_many([{**other, "email": "a@b.c"}, {**other, "type": "email_verification"}])
+    before = await dump(database, "tokens")
+
+    for row in await rows.find({}).to_list():
+        token_id = str(row["_id"])
+        assert await tokens.get(token_id, ALICE, NOW) is None
+        assert not await tokens.update(token_id, ALICE, value="x", expires_at=LATER, now=NOW)
+        assert not await tokens.delete(token_id, ALICE)
+    counts = await tokens.counts(NOW)
+
+    assert await dump(database, "tokens") == before
+    assert counts.total == 0
+
+
+@pytest.mark.requirement("R-133")
+async def test_a_servers_tokens_go_with_it_and_no_others(
+    tokens: TokenRepository, database: Database
+) -> None:
+    await stored(tokens)
+    await stored(tokens, stored_type="mcp_oauth_refresh", identifier="mcp:weather:refresh")
+    await stored(tokens, stored_type="mcp_oauth_client", identifier="mcp:weather:client")
+    await stored(tokens, user_id=BOB)
+    kept = await stored(tokens, identifier="mcp:weather2")
+    await database.collection("tokens").insert_one(
+        {"_id": "theirs", "type": "other", "identifier": "mcp:weather"}
+    )
+
+    await database.transaction(lambda tx: tokens.delete_of_server("weather", tx))
+
+    rows = await database.collection("tokens").find({}).to_list()
+    assert {str(row["_id"]) for row in rows} == {kept, "theirs"}
+
+
+@pytest.mark.requirement("R-137")
+async def test_tokens_are_counted_by_kind_and_state(tokens: TokenRepository) -> None:
+    await stored(tokens)
+    await stored(tokens, stored_type="oauth_access", identifier="x")
+    await stored(tokens, stored_type="mcp_oauth_refresh", user_id=BOB)
+    await stored(tokens, stored_type="api_key", user_id=BOB, expires_at=NOW)
+
+    assert await tokens.counts(NOW) == TokenCounts(
+        total=4,
+        by_type={TokenType.OAUTH_ACCESS: 2, TokenType.OAUTH_REFRESH: 1, TokenType.API_KEY: 1},
+        active=3,
+        expired=1,
+        active_users=2,
+    )
+
+
+async def test_no_tokens_are_counted_as_none(tokens: TokenRepository) -> None:
+    assert await tokens.counts(NOW) == TokenCounts(0, dict.fromkeys(TokenType, 0), 0, 0, 0)
+
+
+@pytest.mark.requirement("E-13")
+async def test_a_token_of_another_key_is_named_and_kept(
+    tokens: TokenRepository, database: Database
+) -> None:
+    token_id = await stored(tokens)
+    before = await dump(database, "tokens")
+    other = TokenRepository(database, Cipher("ab" * 32, "1e" * 16))
+
+    with pytest.raises(DecryptionError, match=f"token of document {token_id} in tokens"):
+        await other.get(token_id, ALICE, NOW)
+
+    assert await dump(database, "tokens") == before
+
+
+@pytest.mark.requirement("R-304")
+async def test_a_users_key_is_kept_in_the_form_jarvis_reads(
+    auths: PluginAuthRepository, database: Database
+) -> None:
+    await database.transaction(lambda tx: auths.store(ALICE, "weather", SENTINEL, NOW, tx))
+    await database.transaction(lambda tx: auths.store(ALICE, "weather", "newer", NOW, tx))
+
+    (row,) = await database.collection("pluginauths").find({}).to_list()
+    assert await auths.get(ALICE, "weather") == "newer"
+    assert stored_form(row.pop("value")) is StoredForm.V1
+    del row["_id"]
+    assert row == {
+        "userId": ALICE,
+        "pluginKey": "mcp_weather",
+        "authField": "MCP_API_KEY",
+        "createdAt": NOW,
+        "updatedAt": NOW,
+        "__v": 0,
+    }
+
+
+async def test_a_users_key_is_nobody_elses(
+    auths: PluginAuthRepository, database: Database
+) -> None:
+    await database.transaction(lambda tx: auths.store(ALICE, "weather", SENTINEL, NOW, tx))
+
+    assert await auths.get(BOB, "weather") is None
+    assert await auths.get(ALICE, "other") is None
+
+
+@pytest.mark.requirement("R-133")
+async def test_a_servers_keys_go_with_it(auths: PluginAuthRepository, database: Database) -> None:
+    await database.transaction(lambda tx: auths.store(ALICE, "weather", SENTINEL, NOW, tx))
+    await database.transaction(lambda tx: auths.store(BOB, "other", SENTINEL, NOW, tx))
+
+    await database.transaction(lambda tx: auths.delete_of_server("weather", tx))
+
+    assert await auths.get(ALICE, "weather") is None
+    assert await auths.get(BOB, "other") == SENTINEL
