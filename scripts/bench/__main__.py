@@ -261,7 +261,8 @@ def _nginx(folder: Path, upstream_port: int) -> Iterator[int | None]:
         "http { access_log off; keepalive_requests 100000000; "
         f"client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; "
         f"fastcgi_temp_path {root}/f; uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;\n"
-        f"upstream mcp {{ server {HOST}:{upstream_port}; keepalive 64; keepalive_requests 100000000; }}\n"
+        f"upstream mcp {{ server {HOST}:{upstream_port}; "
+        "keepalive 64; keepalive_requests 100000000; }\n"
         f"server {{ listen {HOST}:{port}; location / {{ proxy_pass http://mcp; "
         'proxy_http_version 1.1; proxy_set_header Connection ""; } } }\n'
     )

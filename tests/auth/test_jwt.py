@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -124,7 +123,7 @@ def test_a_token_without_scopes_allows_nothing(verifier: TokenVerifier, keys: Si
 def test_scopes_unknown_here_are_passed_over(verifier: TokenVerifier, keys: SigningKeys) -> None:
     verified = verifier.verify(own(keys, scope="read:servers read:minds"))
 
-    assert verified.scopes == {Scope.READ_SERVERS}
+    assert verified.scopes == frozenset({Scope.READ_SERVERS})
 
 
 @pytest.mark.requirement("R-241")

@@ -56,7 +56,7 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
         ("CREDS_KEY", "0g" * 32, "must be 64 hexadecimal characters (32 bytes)"),
         ("CREDS_KEY", "0f" * 32 + "\n", "must be 64 hexadecimal characters (32 bytes)"),
         ("CREDS_IV", "1e" * 15, "must be 32 hexadecimal characters (16 bytes)"),
-        ("CREDS_IV", "１e" * 16, "must be 32 hexadecimal characters (16 bytes)"),
+        ("CREDS_IV", "\uff11e" * 16, "must be 32 hexadecimal characters (16 bytes)"),
         ("MONGO_URI", "localhost:27017", "must start with mongodb:// or mongodb+srv://"),
         ("MONGO_URI", "http://127.0.0.1/", "must start with mongodb:// or mongodb+srv://"),
         ("PUBLIC_URL", "ftp://example.com", "must be an http or https address without a query"),
@@ -120,8 +120,10 @@ def test_local_mode_never_serves_other_machines(monkeypatch: pytest.MonkeyPatch)
     )
 
     assert found == [
-        "REGISTRY_HOST: local mode listens on loopback only, not 0.0.0.0; "
-        "use `registry serve` with real settings for that"
+        (
+            "REGISTRY_HOST: local mode listens on loopback only, not 0.0.0.0; "
+            "use `registry serve` with real settings for that"
+        )
     ]
 
 

@@ -12,7 +12,6 @@ from pymongo.errors import OperationFailure
 
 from registry.core.clock import SystemClock
 from registry.local import daemon
-from registry.local.children import accepts
 from registry.local.daemon import EmbeddedDatabase, embedded_database
 from registry.local.errors import LocalHomeError, MissingExtraError
 from registry.local.home import LocalHome
@@ -152,7 +151,7 @@ async def test_a_daemon_left_behind_is_ended_and_its_port_kept(
         left_behind = daemon._spec(home, first, "--auth")
         orphan = await asyncio.create_subprocess_exec(*left_behind.command)
         left_behind.pid_file.write_text(str(orphan.pid))
-        await until_async(lambda: accepts(left_behind.port))
+        await until_async(left_behind.answers)
         async with embedded_database(home, clock) as database:
             await database.ready()
 

@@ -19,7 +19,7 @@ ERAS = pytest.mark.parametrize("era", ["legacy", "auto", "2026-07-28"])
 def port() -> Iterator[int]:
     port = available_port(None)
     command = [sys.executable, "-m", "registry.local.demo_server", "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT) as process:  # noqa: S603 - our own program
+    with subprocess.Popen(command, cwd=ROOT) as process:
         yield port
         process.terminate()
 
@@ -87,7 +87,7 @@ def test_the_server_loads_nothing_of_the_registry() -> None:
         "print([name for name in sys.modules if name.partition('.')[0] == 'registry'])"
     )
 
-    loaded = subprocess.run(  # noqa: S603 - our own script
+    loaded = subprocess.run(
         [sys.executable, "-P", "-c", script], capture_output=True, check=True, text=True
     )
 

@@ -176,7 +176,7 @@ def test_a_lock_ends_with_its_process(home: LocalHome) -> None:
         "import os, sys; from pathlib import Path; from registry.local.home import LocalHome\n"
         "with LocalHome(Path(sys.argv[1])).locked(): os.kill(os.getpid(), 9)"
     )
-    subprocess.run(  # noqa: S603 - our own script
+    subprocess.run(
         [sys.executable, "-c", script, home.path],
         cwd=Path(__file__).parents[2],
         timeout=CHILD_SECONDS,

@@ -156,7 +156,7 @@ async def test_a_database_that_fails_for_good_cancels_the_body(
 async def test_kill_9_of_the_registry_takes_the_children_along_and_loses_nothing(
     home: LocalHome, clock: SystemClock
 ) -> None:
-    with subprocess.Popen(  # noqa: S603, ASYNC220 - our own script, and nothing else runs meanwhile
+    with subprocess.Popen(  # noqa: ASYNC220 - our own script, and nothing else runs meanwhile
         [sys.executable, "-c", INSTANCE, home.path], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None

@@ -22,9 +22,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         "import sys; print(flush=True); sys.stdin.read()",
         MARKER,
     ]
-    with subprocess.Popen(  # noqa: S603 - our own script
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield process

@@ -26,7 +26,7 @@ def copy(tmp_path: Path) -> Path:
 
 def last_line(folder: Path, code: str) -> str:
     command = [sys.executable, "-c", code]
-    done = subprocess.run(  # noqa: S603 - our own interpreter
+    done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=30
     )
     return (done.stdout + done.stderr).strip().splitlines()[-1]

@@ -113,7 +113,7 @@ def test_processes_with_other_hashes_and_folders_write_the_same(tmp_path: Path) 
     runs = [("1", tmp_path), ("4242", Path.cwd())]
 
     for seed, folder in runs:
-        subprocess.run(  # noqa: S603 - our own interpreter and script
+        subprocess.run(
             [sys.executable, "-W", "error", str(SCRIPT), "--output", str(tmp_path / seed)],
             cwd=folder,
             env={**os.environ, "PYTHONHASHSEED": seed},  # noqa: TID251 - for a child process
@@ -580,7 +580,7 @@ def test_raw_variants_are_told_apart_by_their_type(
 
 @pytest.mark.requirement("R-318")
 def test_raw_files_give_the_same_classes_as_annotated_ones(raw_models: ModuleType) -> None:
-    from packages.models import _generated as annotated  # noqa: PLC0415 - beside its counterpart
+    from packages.models import _generated as annotated
 
     def facts(module: ModuleType) -> dict[str, set[str]]:
         names = [name for name in module.__all__ if hasattr(getattr(module, name), "model_fields")]
@@ -614,7 +614,7 @@ def test_raw_documents_keep_none_of_the_driver_and_gain_their_annotations(
 async def test_a_stored_server_loads_into_raw_models(
     raw_models: ModuleType, database_uri: str
 ) -> None:
-    from packages.database.client import Database  # noqa: PLC0415 - only this test needs it
+    from packages.database.client import Database
 
     database = Database(database_uri, timeout_ms=5000)
     await database.bind([raw_models.MCPServer])

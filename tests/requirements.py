@@ -1,0 +1,557 @@
+"""Which tests prove which requirement, and which requirements are not met yet.
+
+The ids are those of the product's requirements. `tests/test_requirements.py` keeps this true.
+"""
+
+SHARE = (
+    *(f"R-{number:03}" for number in range(1, 6)),
+    *(f"R-{number:03}" for number in range(17, 24)),
+    *(f"R-{number:03}" for number in range(30, 50)),
+    *(f"R-{number:03}" for number in range(90, 97)),
+    *(f"R-{number:03}" for number in range(110, 141)),
+    *(f"R-{number:03}" for number in range(240, 251)),
+    *(f"R-{number:03}" for number in range(300, 307)),
+    *(f"R-{number:03}" for number in range(310, 323)),
+    *(f"R-{number:03}" for number in range(330, 335)),
+    *(f"E-{number:02}" for number in (1, 2, 3, 4, 13, 14, 15, 16, 21, 22)),
+)
+"""What the first slice of the product promises."""
+
+PROVEN: dict[str, tuple[str, ...]] = {
+    "R-001": (
+        "tests/gateway/test_snapshot.py::test_a_server_registered_on_another_replica_gets_a_route",
+        "tests/local/test_instance.py::test_kill_9_of_the_registry_takes_the_children_along_and_loses_nothing",
+        "tests/test_serving.py::test_local_mode_serves_and_keeps_everything_over_a_kill",
+    ),
+    "R-002": ("tests/database/test_schema.py::test_one_collection_takes_tools_of_both_kinds",),
+    "R-003": (
+        "tests/gateway/test_eras.py::test_a_dead_upstream_does_not_empty_the_list",
+        "tests/servers/test_api_servers.py::test_a_bare_document_of_the_other_application_is_shown_with_defaults",
+        "tests/servers/test_api_servers.py::test_tools_are_answered_in_their_own_form_from_the_database",
+    ),
+    "R-004": (
+        "tests/repository/test_makefile.py::test_check_runs_format_lint_types_imports_and_tests_in_this_order",
+    ),
+    "R-005": (
+        "tests/gateway/test_eras.py::test_tools_are_listed_from_memory_in_the_era_of_the_handshake",
+        "tests/repository/test_makefile.py::test_check_runs_format_lint_types_imports_and_tests_in_this_order",
+    ),
+    "R-017": (
+        "tests/gateway/test_endpoint.py::test_a_tool_that_is_not_registered_is_refused_without_asking_the_upstream",
+        "tests/servers/test_service.py::test_registering_stores_the_server_its_tools_and_the_authors_acl_entry",
+    ),
+    "R-018": (
+        "tests/gateway/test_forward.py::test_calls_one_after_another_share_a_connection",
+        "tests/gateway/test_sdk_clients.py::test_many_calls_at_once_get_their_own_answers",
+    ),
+    "R-019": (
+        "tests/gateway/test_sdk_clients.py::test_tools_are_listed_and_called",
+        "tests/gateway/test_whole_way.py::test_a_registered_server_is_listed_and_called_in_each_era",
+    ),
+    "R-020": (
+        "tests/repository/test_data_model.py::test_the_table_names_exactly_the_modules_that_touch_a_collection",
+        "tests/servers/test_seeding.py::test_a_second_run_imports_nothing_and_overwrites_nothing",
+    ),
+    "R-021": (
+        "tests/models/test_generated.py::test_a_missing_author_is_refused_and_not_made_up",
+        "tests/servers/test_service.py::test_registering_stores_the_server_its_tools_and_the_authors_acl_entry",
+    ),
+    "R-022": (
+        "tests/database/test_client.py::test_a_cancelled_transaction_writes_nothing",
+        "tests/database/test_client.py::test_a_transaction_that_fails_writes_nothing",
+        "tests/database/test_client.py::test_a_transaction_writes_everything_and_returns_the_result",
+        "tests/servers/test_api_outage.py::test_a_database_killed_while_a_server_is_read_leaves_nothing_half_stored",
+        "tests/servers/test_service.py::test_a_registration_that_fails_half_way_leaves_nothing",
+    ),
+    "R-023": (
+        "tests/database/test_client.py::test_a_conflict_inside_a_repository_is_run_again_too",
+        "tests/database/test_client.py::test_a_transaction_in_conflict_is_run_again",
+        "tests/servers/test_service.py::test_of_many_updates_from_one_reading_exactly_one_wins",
+    ),
+    "R-033": (
+        "tests/database/test_client.py::test_the_database_is_named_by_the_address",
+        "tests/models/test_generated.py::test_the_documents_live_in_the_collections_of_the_other_application",
+    ),
+    "R-034": (
+        "tests/models/test_documents.py::test_a_stored_server_is_the_same_after_load_and_save",
+        "tests/servers/test_service.py::test_an_update_changes_the_given_fields_and_no_others",
+        "tests/servers/test_service.py::test_registering_stores_the_server_its_tools_and_the_authors_acl_entry",
+    ),
+    "R-035": (
+        "tests/servers/test_api_servers.py::test_answers_are_flat",
+        "tests/servers/test_service.py::test_registering_stores_the_server_its_tools_and_the_authors_acl_entry",
+    ),
+    "R-036": (
+        "tests/servers/test_api_servers.py::test_a_registration_answers_the_whole_server_with_its_tools",
+        "tests/servers/test_service.py::test_registering_stores_the_server_its_tools_and_the_authors_acl_entry",
+    ),
+    "R-037": (
+        "tests/servers/test_api_input.py::test_a_field_that_cannot_be_taken_is_named",
+        "tests/servers/test_service.py::test_a_key_that_users_bring_is_kept_where_the_other_application_looks_for_it",
+        "tests/servers/test_service.py::test_credentials_are_stored_encrypted_and_used_for_the_connection",
+    ),
+    "R-038": (
+        "tests/servers/test_service.py::test_an_oauth_server_is_stored_without_being_called",
+        "tests/servers/test_service.py::test_credentials_are_stored_encrypted_and_used_for_the_connection",
+    ),
+    "R-039": (
+        "tests/servers/test_service.py::test_an_oauth_server_is_stored_without_being_called",
+        "tests/sync/test_discovery.py::test_oauth_metadata_is_found_and_cut_to_what_is_known",
+    ),
+    "R-040": (
+        "tests/models/test_generated.py::test_unknown_values_of_closed_fields_are_kept",
+        "tests/servers/test_api_input.py::test_a_field_that_cannot_be_taken_is_named",
+        "tests/servers/test_api_servers.py::test_lists_are_narrowed_by_scope_and_status",
+    ),
+    "R-041": (
+        "tests/servers/test_api_input.py::test_a_field_that_cannot_be_taken_is_named",
+        "tests/test_cli.py::test_a_malformed_server_is_one_line",
+    ),
+    "R-042": (
+        "tests/servers/test_api_input.py::test_a_missing_field_is_named",
+        "tests/servers/test_api_input.py::test_an_unsafe_url_is_refused_and_not_stored",
+    ),
+    "R-043": (
+        "tests/models/test_generated.py::test_references_are_object_ids",
+        "tests/servers/test_api_servers.py::test_a_registration_answers_the_whole_server_with_its_tools",
+        "tests/servers/test_service.py::test_registering_stores_the_server_its_tools_and_the_authors_acl_entry",
+    ),
+    "R-044": (
+        "tests/database/test_schema.py::test_preparing_again_changes_nothing",
+        "tests/models/test_generated.py::test_the_indexes_of_servers_are_the_published_ones",
+        "tests/servers/test_queries.py::test_a_page_is_read_by_an_index",
+        "tests/servers/test_queries.py::test_a_total_is_counted_by_an_index",
+    ),
+    "R-045": (
+        "tests/servers/test_service.py::test_of_fifty_registrations_of_one_name_exactly_one_wins",
+    ),
+    "R-046": (
+        "tests/servers/test_service.py::test_a_taken_path_is_refused_when_asked_for_and_avoided_when_not",
+    ),
+    "R-047": (
+        "tests/gateway/test_snapshot.py::test_tools_that_only_the_other_application_described_are_served",
+        "tests/servers/test_service.py::test_registering_stores_the_server_its_tools_and_the_authors_acl_entry",
+    ),
+    "R-048": (
+        "tests/servers/test_api_servers.py::test_a_registration_answers_the_whole_server_with_its_tools",
+        "tests/servers/test_api_servers.py::test_an_outdated_update_tells_both_times",
+        "tests/servers/test_service.py::test_a_refresh_of_an_unchanged_server_is_no_modification",
+    ),
+    "R-049": (
+        "tests/servers/test_api_servers.py::test_a_bare_document_of_the_other_application_is_shown_with_defaults",
+        "tests/servers/test_api_servers.py::test_a_registration_answers_the_whole_server_with_its_tools",
+    ),
+    "R-090": ("tests/tokens/test_repository.py::test_a_token_comes_back_as_it_was_stored",),
+    "R-091": ("tests/tokens/test_repository.py::test_tokens_of_other_kinds_are_never_touched",),
+    "R-092": ("tests/database/test_schema.py::test_tokens_have_their_indexes",),
+    "R-093": (
+        "tests/tokens/test_repository.py::test_storing_again_replaces",
+        "tests/tokens/test_repository.py::test_storing_at_the_same_time_leaves_one",
+        "tests/tokens/test_repository.py::test_users_types_and_identifiers_are_kept_apart",
+    ),
+    "R-094": ("tests/tokens/test_repository.py::test_a_dump_of_the_collection_holds_no_token",),
+    "R-096": (
+        "tests/models/test_generated.py::test_tokens_expire_by_an_index",
+        "tests/tokens/test_repository.py::test_an_expired_token_does_not_exist",
+    ),
+    "R-110": (
+        "tests/auth/test_bearer.py::test_a_bad_header_is_refused",
+        "tests/servers/test_api_identity.py::test_every_route_needs_a_token",
+    ),
+    "R-111": (
+        "tests/servers/test_api_input.py::test_a_malformed_id_is_refused_by_name",
+        "tests/servers/test_api_servers.py::test_answers_are_flat",
+    ),
+    "R-112": ("tests/servers/test_api_servers.py::test_answers_are_flat",),
+    "R-113": (
+        "tests/servers/test_api_secrets.py::test_a_servers_secrets_show_nowhere",
+        "tests/servers/test_api_servers.py::test_secrets_are_masked_in_every_answer",
+    ),
+    "R-114": (
+        "tests/servers/test_api_servers.py::test_a_search_looks_at_names_titles_descriptions_and_tags",
+        "tests/servers/test_service.py::test_a_search_is_literal_and_ignores_case",
+    ),
+    "R-115": (
+        "tests/servers/test_api_servers.py::test_lists_are_narrowed_by_scope_and_status",
+        "tests/servers/test_service.py::test_only_administrators_list_by_another_author",
+    ),
+    "R-116": ("tests/servers/test_api_input.py::test_a_query_parameter_out_of_range_is_named",),
+    "R-117": (
+        "tests/core/test_values.py::test_pages_are_counted_up",
+        "tests/servers/test_api_servers.py::test_a_list_says_where_its_page_stands",
+        "tests/servers/test_service.py::test_lists_and_totals_hold_only_what_the_caller_may_see",
+    ),
+    "R-118": (
+        "tests/servers/test_api_servers.py::test_lists_leave_tool_functions_out_and_details_hold_them",
+    ),
+    "R-119": (
+        "tests/servers/test_api_servers.py::test_pages_follow_the_last_change_and_neither_repeat_nor_skip",
+    ),
+    "R-120": (
+        "tests/servers/test_api_servers.py::test_a_detail_of_a_server_that_never_answered_says_so",
+    ),
+    "R-121": ("tests/servers/test_api_servers.py::test_anothers_private_server_looks_like_none",),
+    "R-122": (
+        "tests/servers/test_api_servers.py::test_a_registration_answers_the_whole_server_with_its_tools",
+    ),
+    "R-123": (
+        "tests/servers/test_service.py::test_registering_stores_the_server_its_tools_and_the_authors_acl_entry",
+        "tests/sync/test_discovery.py::test_the_sdks_server_is_read_in_both_eras",
+    ),
+    "R-124": (
+        "tests/servers/test_api_servers.py::test_a_strict_registration_of_a_dead_server_is_refused",
+        "tests/servers/test_seeding.py::test_a_server_that_cannot_be_reached_is_imported_with_its_error",
+        "tests/servers/test_service.py::test_a_server_that_cannot_be_reached_is_stored_with_its_error",
+    ),
+    "R-125": (
+        "tests/servers/test_service.py::test_an_oauth_server_is_stored_without_being_called",
+    ),
+    "R-126": (
+        "tests/servers/test_api_input.py::test_a_field_that_cannot_be_taken_is_named",
+        "tests/servers/test_api_servers.py::test_a_registration_answers_the_whole_server_with_its_tools",
+    ),
+    "R-127": (
+        "tests/tools/test_projection.py::test_the_key_is_the_function_name_and_the_native_name_is_kept",
+    ),
+    "R-128": (
+        "tests/servers/test_api_servers.py::test_put_changes_given_fields_alone_just_as_patch_does",
+        "tests/servers/test_service.py::test_an_update_changes_the_given_fields_and_no_others",
+    ),
+    "R-129": (
+        "tests/servers/test_api_servers.py::test_a_whole_answer_may_be_sent_back",
+        "tests/servers/test_service.py::test_a_mask_sent_back_leaves_the_stored_secret_alone",
+    ),
+    "R-130": (
+        "tests/servers/test_api_servers.py::test_an_etag_guards_an_update",
+        "tests/servers/test_api_servers.py::test_an_outdated_update_tells_both_times",
+        "tests/servers/test_service.py::test_an_update_from_an_old_reading_is_refused_with_both_times",
+    ),
+    "R-131": (
+        "tests/servers/test_service.py::test_a_new_address_is_read_at_once_and_a_new_title_is_not",
+    ),
+    "R-132": (
+        "tests/servers/test_api_servers.py::test_a_second_delete_finds_nothing",
+        "tests/servers/test_api_servers.py::test_deleting_anothers_private_server_is_forbidden_in_these_words",
+        "tests/servers/test_service.py::test_deleting_removes_everything_that_belongs_to_the_server_alone",
+    ),
+    "R-133": (
+        "tests/tokens/test_repository.py::test_a_servers_keys_go_with_it",
+        "tests/tokens/test_repository.py::test_a_servers_tokens_go_with_it_and_no_others",
+    ),
+    "R-134": (
+        "tests/gateway/test_snapshot.py::test_a_server_that_is_turned_off_or_deleted_elsewhere_loses_its_route",
+        "tests/servers/test_api_servers.py::test_a_toggle_answers_the_new_state_however_often",
+    ),
+    "R-135": (
+        "tests/servers/test_api_servers.py::test_tools_are_answered_in_their_own_form_from_the_database",
+    ),
+    "R-136": (
+        "tests/servers/test_api_servers.py::test_a_failed_refresh_says_why_and_keeps_the_tools",
+        "tests/servers/test_api_servers.py::test_a_refresh_answers_what_it_found",
+        "tests/servers/test_service.py::test_a_failed_refresh_keeps_the_tools_and_says_what_went_wrong",
+    ),
+    "R-137": (
+        "tests/servers/test_api_servers.py::test_statistics_are_for_administrators",
+        "tests/servers/test_api_servers.py::test_statistics_are_no_server_and_name_every_kind",
+        "tests/servers/test_service.py::test_statistics_add_up_and_name_every_kind",
+        "tests/tokens/test_repository.py::test_tokens_are_counted_by_kind_and_state",
+    ),
+    "R-138": (
+        "tests/core/test_values.py::test_a_validation_error_names_the_field",
+        "tests/servers/test_api_identity.py::test_a_request_without_a_token_is_told_where_to_get_one",
+        "tests/servers/test_api_input.py::test_a_field_that_cannot_be_taken_is_named",
+        "tests/web/test_requests.py::test_what_nobody_expected_is_a_short_answer_and_a_logged_error",
+    ),
+    "R-139": (
+        "tests/servers/test_api_servers.py::test_a_list_says_where_its_page_stands",
+        "tests/servers/test_api_servers.py::test_both_spellings_of_a_field_are_understood",
+        "tests/servers/test_api_servers.py::test_statistics_are_no_server_and_name_every_kind",
+    ),
+    "R-140": (
+        "tests/servers/test_openapi.py::test_answers_are_as_the_document_says",
+        "tests/servers/test_openapi.py::test_every_operation_is_tried",
+    ),
+    "R-240": (
+        "tests/auth/test_bearer.py::test_a_jarvis_token_gets_the_stored_role",
+        "tests/auth/test_bearer.py::test_a_token_of_ours_says_who_calls_and_what_they_may",
+        "tests/auth/test_bearer.py::test_a_token_that_differs_in_its_last_character_is_not_remembered",
+        "tests/auth/test_bearer.py::test_nothing_is_remembered_beyond_a_tokens_end",
+        "tests/auth/test_jwt.py::test_a_well_signed_token_with_wrong_claims_is_refused",
+        "tests/auth/test_jwt.py::test_an_issued_token_is_verified",
+        "tests/auth/test_jwt.py::test_jarvis_tokens_name_a_user_and_no_rights",
+        "tests/auth/test_jwt.py::test_no_text_is_a_token",
+        "tests/auth/test_jwt.py::test_no_unsigned_structure_is_a_token",
+        "tests/auth/test_jwt.py::test_other_algorithms_are_refused",
+        "tests/auth/test_jwt.py::test_the_public_key_is_no_shared_secret",
+        "tests/servers/test_api_identity.py::test_a_token_of_ours_with_wrong_claims_is_refused",
+        "tests/test_cli.py::test_a_created_token_verifies",
+    ),
+    "R-241": (
+        "tests/auth/test_jwt.py::test_a_role_is_read_without_regard_to_case",
+        "tests/servers/test_api_identity.py::test_a_jarvis_user_has_the_role_that_users_says",
+    ),
+    "R-242": (
+        "tests/access/test_policy.py::test_the_decision_follows_scope_author_and_grants",
+        "tests/gateway/test_endpoint.py::test_authors_reach_their_private_servers_and_admins_as_configured",
+        "tests/gateway/test_whole_way.py::test_what_a_caller_may_not_see_is_answered_like_what_is_not_there",
+        "tests/servers/test_api_identity.py::test_a_jarvis_user_sees_what_is_shared_with_their_groups",
+    ),
+    "R-243": (
+        "tests/servers/test_api_servers.py::test_users_may_not_register_shared_servers",
+        "tests/servers/test_service.py::test_only_administrators_register_shared_servers",
+    ),
+    "R-244": (
+        "tests/servers/test_api_servers.py::test_users_see_shared_servers_and_may_not_change_them",
+    ),
+    "R-246": ("tests/test_routes.py::test_every_route_demands_a_scope_or_is_known_to_be_open",),
+    "R-247": (
+        "tests/servers/test_api_servers.py::test_administrators_narrow_a_list_to_one_author",
+    ),
+    "R-248": (
+        "tests/servers/test_queries.py::test_a_total_is_counted_by_an_index",
+        "tests/servers/test_service.py::test_lists_and_totals_hold_only_what_the_caller_may_see",
+    ),
+    "R-249": (
+        "tests/auth/test_bearer.py::test_a_changed_role_counts_after_the_cache_time",
+        "tests/auth/test_bearer.py::test_a_deleted_user_is_out_after_the_cache_time",
+        "tests/servers/test_api_identity.py::test_a_demoted_user_loses_the_rights_with_what_is_remembered",
+    ),
+    "R-250": (
+        "tests/servers/test_api_servers.py::test_anothers_private_server_looks_like_none",
+        "tests/servers/test_service.py::test_lists_and_totals_hold_only_what_the_caller_may_see",
+        "tests/servers/test_service.py::test_only_administrators_list_by_another_author",
+        "tests/tokens/test_repository.py::test_nobody_reads_or_changes_anothers_token",
+    ),
+    "R-300": (
+        "tests/core/test_settings.py::test_a_malformed_setting_is_one_line",
+        "tests/core/test_settings.py::test_everything_that_is_missing_is_named_at_once",
+        "tests/database/test_encryption.py::test_a_key_of_another_shape_is_refused_without_being_shown",
+        "tests/database/test_encryption.py::test_an_iv_or_earlier_key_of_another_shape_is_refused",
+        "tests/local/test_home.py::test_a_damaged_env_is_refused_and_left_alone",
+        "tests/test_serving.py::test_every_problem_is_a_line_of_its_own",
+        "tests/test_serving.py::test_without_settings_each_missing_one_is_a_line",
+    ),
+    "R-301": (
+        "tests/database/test_encryption.py::test_any_text_survives_the_fixed_iv_form",
+        "tests/database/test_encryption.py::test_empty_emoji_and_a_megabyte_survive_every_written_form",
+        "tests/database/test_encryption.py::test_what_openssl_encrypted_is_read",
+    ),
+    "R-302": (
+        "tests/database/test_encryption.py::test_any_text_survives_the_shared_form",
+        "tests/database/test_encryption.py::test_the_same_text_is_stored_differently_each_time",
+    ),
+    "R-303": (
+        "tests/database/test_encryption.py::test_a_cut_or_lengthened_sealed_value_is_detected",
+        "tests/database/test_encryption.py::test_a_sealed_value_moved_elsewhere_is_refused",
+        "tests/database/test_encryption.py::test_any_change_to_a_sealed_value_is_detected",
+        "tests/database/test_encryption.py::test_damage_that_shows_is_refused",
+    ),
+    "R-304": (
+        "tests/servers/test_service.py::test_credentials_are_stored_encrypted_and_used_for_the_connection",
+        "tests/tokens/test_repository.py::test_a_dump_of_the_collection_holds_no_token",
+        "tests/tokens/test_repository.py::test_a_users_key_is_kept_in_the_form_jarvis_reads",
+    ),
+    "R-306": (
+        "tests/auth/test_jwt.py::test_a_refusal_does_not_quote_the_token",
+        "tests/auth/test_keys.py::test_the_private_key_does_not_show",
+        "tests/core/test_logs.py::test_a_logged_traceback_holds_no_secret",
+        "tests/core/test_logs.py::test_a_secret_within_a_text_is_masked",
+        "tests/core/test_logs.py::test_a_value_under_a_secrets_name_is_masked_at_any_depth",
+        "tests/core/test_logs.py::test_no_shape_of_an_event_lets_a_secret_through",
+        "tests/core/test_logs.py::test_no_text_around_a_url_lets_its_password_through",
+        "tests/core/test_settings.py::test_no_problem_quotes_a_secret",
+        "tests/database/test_encryption.py::test_errors_name_the_place_and_neither_value_nor_key",
+        "tests/servers/test_api_secrets.py::test_a_servers_secrets_show_nowhere",
+        "tests/servers/test_api_secrets.py::test_tokens_are_not_logged",
+        "tests/servers/test_seeding.py::test_a_report_does_not_quote_secrets",
+        "tests/tokens/test_repository.py::test_a_token_does_not_show_in_its_value",
+    ),
+    "R-310": (
+        "tests/scripts/test_generate_schemas.py::test_a_release_is_downloaded_pinned_and_generated",
+        "tests/scripts/test_generate_schemas.py::test_an_altered_pin_is_refused_and_nothing_is_written",
+        "tests/scripts/test_generate_schemas.py::test_another_release_is_pinned_completed_and_generated",
+        "tests/scripts/test_generate_schemas.py::test_processes_with_other_hashes_and_folders_write_the_same",
+        "tests/scripts/test_generate_schemas.py::test_the_pinned_release_is_generated",
+    ),
+    "R-311": (
+        "tests/scripts/test_generate_schemas.py::test_without_a_version_the_one_of_the_folder_is_generated_from_its_pins",
+    ),
+    "R-312": ("tests/models/test_generated.py::test_a_model_says_where_it_comes_from",),
+    "R-313": (
+        "tests/models/test_package.py::test_models_of_another_release_are_refused_with_the_command",
+        "tests/models/test_package.py::test_models_of_the_expected_release_are_accepted",
+        "tests/test_cli.py::test_the_schemas_are_checked",
+    ),
+    "R-314": (
+        "tests/models/test_package.py::test_without_generated_models_the_error_names_the_command",
+        "tests/models/test_package.py::test_without_the_folder_the_error_is_the_same",
+        "tests/scripts/test_generate_schemas.py::test_check_accepts_what_was_just_generated",
+        "tests/scripts/test_generate_schemas.py::test_check_refuses_a_folder_without_models",
+        "tests/scripts/test_generate_schemas.py::test_check_refuses_an_edited_file",
+        "tests/scripts/test_generate_schemas.py::test_the_readme_that_is_kept_in_git_is_left_as_it_is",
+    ),
+    "R-315": (
+        "tests/models/test_documents.py::test_a_dump_by_alias_keeps_every_field",
+        "tests/models/test_documents.py::test_a_server_is_inserted_as_the_other_application_stores_it",
+        "tests/models/test_documents.py::test_a_stored_server_is_the_same_after_load_and_replace",
+        "tests/models/test_documents.py::test_a_stored_server_is_the_same_after_load_and_save",
+        "tests/models/test_documents.py::test_nulls_of_the_other_application_are_read_and_not_written_again",
+        "tests/models/test_transport.py::test_the_first_transport_that_accepts_a_configuration_is_meant",
+    ),
+    "R-316": (
+        "tests/database/test_client.py::test_an_index_with_other_options_is_reported_and_left_alone",
+        "tests/database/test_schema.py::test_collections_that_others_own_get_no_index_and_no_validator",
+        "tests/models/test_generated.py::test_no_index_is_declared_that_was_not_published",
+        "tests/servers/test_service.py::test_a_document_of_the_other_application_is_listed_with_defaults_and_not_rewritten",
+        "tests/tokens/test_repository.py::test_tokens_of_other_kinds_are_never_touched",
+    ),
+    "R-317": (
+        "tests/models/test_documents.py::test_servers_are_found_by_author_and_by_a_field_of_the_config",
+        "tests/test_fast_tier.py::test_documents_are_found_by_their_author",
+    ),
+    "R-318": (
+        "tests/scripts/test_generate_schemas.py::test_a_file_of_another_version_is_refused_and_nothing_is_written",
+        "tests/scripts/test_generate_schemas.py::test_a_stored_server_loads_into_raw_models",
+        "tests/scripts/test_generate_schemas.py::test_raw_documents_keep_none_of_the_driver_and_gain_their_annotations",
+        "tests/scripts/test_generate_schemas.py::test_raw_files_give_a_configuration_that_takes_headers_and_unknown_fields",
+        "tests/scripts/test_generate_schemas.py::test_raw_files_give_the_same_classes_as_annotated_ones",
+        "tests/scripts/test_generate_schemas.py::test_raw_variants_are_told_apart_by_their_type",
+    ),
+    "R-319": ("tests/tokens/test_repository.py::test_a_token_comes_back_as_it_was_stored",),
+    "R-320": (
+        "tests/servers/test_seeding.py::test_a_bad_file_is_reported_and_stops_nothing",
+        "tests/servers/test_seeding.py::test_a_second_run_imports_nothing_and_overwrites_nothing",
+        "tests/servers/test_seeding.py::test_files_of_both_forms_are_imported",
+        "tests/test_cli.py::test_files_are_imported_once",
+        "tests/test_cli.py::test_the_seeding_script_is_the_same_command",
+    ),
+    "R-321": ("tests/servers/test_seeding.py::test_files_of_both_forms_are_imported",),
+    "R-322": (
+        "tests/models/test_documents.py::test_a_server_of_an_earlier_release_is_read_and_gains_nothing_by_saving",
+    ),
+    "R-330": (
+        "tests/database/test_client.py::test_commands_and_connections_are_reported",
+        "tests/database/test_client.py::test_lost_connections_are_reported",
+        "tests/repository/test_docs.py::test_every_metric_is_listed",
+        "tests/servers/test_registration_records.py::test_registrations_are_counted_by_outcome",
+    ),
+    "R-331": (
+        "tests/core/test_logs.py::test_events_are_lines_of_json",
+        "tests/repository/test_docs.py::test_every_log_event_is_listed",
+        "tests/servers/test_registration_records.py::test_a_failed_registration_is_logged_with_its_error",
+        "tests/servers/test_registration_records.py::test_a_registration_is_logged_from_its_attempt",
+    ),
+    "R-332": (
+        "tests/database/test_client.py::test_a_server_that_comes_back_is_used_again",
+        "tests/servers/test_api_outage.py::test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_back",
+        "tests/web/test_requests.py::test_one_red_check_makes_the_process_unready_and_leaves_it_alive",
+    ),
+    "R-334": (
+        "tests/access/test_policy.py::test_the_decision_follows_scope_author_and_grants",
+        "tests/test_routes.py::test_every_route_demands_a_scope_or_is_known_to_be_open",
+    ),
+    "E-01": (
+        "tests/servers/test_service.py::test_of_fifty_registrations_of_one_name_exactly_one_wins",
+    ),
+    "E-02": (
+        "tests/database/test_client.py::test_a_standalone_server_is_refused",
+        "tests/servers/test_service.py::test_a_registration_that_fails_half_way_leaves_nothing",
+        "tests/test_serving.py::test_a_standalone_database_is_one_line",
+    ),
+    "E-03": (
+        "tests/servers/test_service.py::test_thousands_of_tools_are_stored_in_one_registration",
+        "tests/sync/test_discovery.py::test_too_many_tools_are_refused_as_a_whole",
+        "tests/tools/test_intake.py::test_what_cannot_be_taken_is_rejected_with_a_reason",
+        "tests/tools/test_projection.py::test_a_recursive_schema_ends_in_an_open_object",
+    ),
+    "E-04": (
+        "tests/gateway/test_forward.py::test_a_redirect_is_not_followed",
+        "tests/gateway/test_forward.py::test_an_upstream_that_streams_for_ever_is_cut_off",
+        "tests/gateway/test_forward.py::test_half_a_streamed_answer_does_not_look_whole",
+        "tests/servers/test_api_input.py::test_a_redirect_to_a_forbidden_address_is_not_followed",
+        "tests/sync/test_discovery.py::test_a_misbehaving_upstream_has_a_clear_and_bounded_end",
+        "tests/upstream/test_guard.py::test_a_name_is_judged_by_what_it_resolves_to",
+        "tests/upstream/test_pool.py::test_an_address_that_is_not_allowed_gets_no_connection",
+    ),
+    "E-13": (
+        "tests/database/test_encryption.py::test_values_of_another_key_are_refused",
+        "tests/gateway/test_snapshot.py::test_a_credential_of_another_key_is_a_problem_of_that_server_alone",
+        "tests/local/test_home.py::test_keys_are_not_made_anew_when_data_exist",
+        "tests/test_doctor.py::test_of_many_unreadable_values_some_are_named_and_all_counted",
+        "tests/test_doctor.py::test_with_another_key_every_unreadable_value_is_named",
+        "tests/tokens/test_repository.py::test_a_token_of_another_key_is_named_and_kept",
+    ),
+    "E-14": (
+        "tests/servers/test_api_input.py::test_a_field_that_cannot_be_taken_is_named",
+        "tests/servers/test_api_servers.py::test_lists_leave_tool_functions_out_and_details_hold_them",
+        "tests/servers/test_queries.py::test_a_list_takes_the_same_few_commands_however_long_it_is",
+    ),
+    "E-15": (
+        "tests/servers/test_api_input.py::test_a_search_for_operators_and_patterns_is_a_search_for_text",
+        "tests/servers/test_api_input.py::test_header_names_with_operators_are_stored_as_names",
+        "tests/servers/test_api_servers.py::test_schemas_come_back_as_they_were_sent",
+    ),
+    "E-16": (
+        "tests/core/test_values.py::test_canonical_json_refuses_what_json_cannot_say",
+        "tests/servers/test_api_input.py::test_a_body_that_is_no_plain_json_object_is_refused",
+        "tests/servers/test_api_servers.py::test_schemas_come_back_as_they_were_sent",
+        "tests/tools/test_projection.py::test_a_whole_number_beyond_64_bits_becomes_one_that_fits",
+        "tests/tools/test_projection.py::test_tools_beyond_the_size_of_a_document_keep_their_names_in_the_list",
+    ),
+    "E-21": (
+        "tests/servers/test_seeding.py::test_a_private_server_of_somebody_else_is_not_overwritten",
+        "tests/servers/test_seeding.py::test_a_second_run_imports_nothing_and_overwrites_nothing",
+        "tests/servers/test_seeding.py::test_the_same_server_in_two_files_is_imported_once",
+    ),
+    "E-22": (
+        "tests/models/test_documents.py::test_a_server_of_an_earlier_release_is_read_and_gains_nothing_by_saving",
+        "tests/servers/test_api_servers.py::test_a_bare_document_of_the_other_application_is_shown_with_defaults",
+        "tests/servers/test_service.py::test_a_document_of_the_other_application_is_listed_with_defaults_and_not_rewritten",
+    ),
+    "E-08": (
+        "tests/servers/test_api_outage.py::test_without_a_database_requests_are_told_to_come_back",
+    ),
+    "R-010": (
+        "tests/gateway/test_endpoint.py::test_a_tool_that_is_not_registered_is_refused_without_asking_the_upstream",
+    ),
+    "R-061": ("tests/database/test_schema.py::test_an_owners_tool_names_are_unique",),
+    "R-063": (
+        "tests/database/test_schema.py::test_an_older_validator_is_brought_up_to_date",
+        "tests/database/test_schema.py::test_the_database_itself_refuses_a_change_to_a_bad_state",
+        "tests/database/test_schema.py::test_the_database_itself_refuses_a_tool_in_a_bad_state",
+    ),
+    "R-164": ("tests/sync/test_discovery.py::test_tools_are_taken_as_they_came",),
+    "R-169": ("tests/sync/test_discovery.py::test_all_pages_are_read",),
+    "R-221": (
+        "tests/gateway/test_endpoint.py::test_a_tool_that_is_not_registered_is_refused_without_asking_the_upstream",
+    ),
+    "R-231": ("tests/gateway/test_forward.py::test_calls_one_after_another_share_a_connection",),
+    "R-235": (
+        "tests/gateway/test_bridge.py::test_credentials_go_to_the_stream_and_to_the_endpoint",
+        "tests/gateway/test_endpoint.py::test_only_listed_headers_go_upstream_and_credentials_are_swapped",
+    ),
+}
+"""Tests by the requirement they prove."""
+
+LATER: dict[str, str] = {
+    "R-030": (
+        "Servers are kept so; raw_apis and the state of syncs come with REST APIs and the "
+        "sync worker."
+    ),
+    "R-031": "Modes of synchronisation come with the sync worker.",
+    "R-032": "Times and outcome of synchronisation come with the sync worker.",
+    "R-095": (
+        "The links are stored and returned unchanged; they are kept up with OAuth flows, "
+        "which come later."
+    ),
+    "R-245": (
+        "Grants to groups made by the other application count; making them here comes "
+        "with the permissions API."
+    ),
+    "R-305": "Earlier keys are read; the command that encrypts everything anew comes later.",
+    "R-333": (
+        "The driver is asynchronous throughout; a monitor of the event loop comes with "
+        "the load tests."
+    ),
+}
+"""What is there, and what is missing, by requirement."""
