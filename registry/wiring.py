@@ -28,7 +28,8 @@ from registry.gateway.snapshot import Snapshot, SnapshotSources
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
 from registry.servers.repository import ServerRepository
-from registry.servers.service import ServerRepositories, ServerService
+from registry.servers.service import ServerService
+from registry.servers.store import ServerRepositories
 from registry.sync.discovery import DiscoveryService
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tools.repository import ToolRepository

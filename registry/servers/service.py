@@ -1,27 +1,17 @@
-"""Register, change, refresh and remove servers.
+"""Register, change, refresh and remove servers: who may, in which order, and what is told.
 
-Upstreams are read before a transaction begins, never inside one. What a transaction writes
-is complete: the server, its tools, their projection, and its ACL entries.
+Upstreams are read before a transaction begins, never inside one.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
 import structlog
 
-from packages.database.client import Database, Transaction
+from packages.database.client import Database
 from registry.access.errors import AccessDeniedError
-from registry.access.policy import (
-    DENIED_PRIVATE,
-    Permission,
-    ServerFacts,
-    ServerScope,
-    decide,
-)
+from registry.access.policy import DENIED_PRIVATE, Permission, ServerFacts, decide
 from registry.access.rbac import validate_admin, validate_owner
-from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError, ValidationFailedError
@@ -39,18 +29,11 @@ from registry.servers.errors import (
     ServerNotFoundError,
 )
 from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
-from registry.servers.outcome import (
-    Reading,
-    apply_to_new,
-    is_modification,
-    outcome_of,
-    projection_fields,
-    time_after,
-)
+from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reader import ServerReader
-from registry.servers.repository import ServerRepository
 from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
+from registry.servers.store import ServerRepositories, ServerStore
 from registry.servers.values import (
     Discovered,
     ServerCounts,
@@ -58,12 +41,8 @@ from registry.servers.values import (
     ServerRecord,
     ServerStatus,
 )
-from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tokens.values import TokenCounts
-from registry.tools.exposure import AutoExpose, Origin
 from registry.tools.projection import restore
-from registry.tools.reconcile import Rules, reconcile
-from registry.tools.repository import ToolRepository
 from registry.tools.values import ServedTool
 
 log = structlog.get_logger()
@@ -72,17 +51,6 @@ UPDATE_ATTEMPTS = 5
 """How often an update without `updatedAt` starts over when another write came between."""
 
 PATH_ATTEMPTS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class ServerRepositories:
-    """The collections that an operation on a server touches."""
-
-    servers: ServerRepository
-    tools: ToolRepository
-    acl: AclRepository
-    tokens: TokenRepository
-    plugin_auths: PluginAuthRepository
 
 
 class ServerService:
@@ -105,12 +73,10 @@ class ServerService:
         metrics: Metrics,
         admin_sees_private: bool,
     ) -> None:
-        self._database = database
         self._servers = repositories.servers
         self._tools = repositories.tools
-        self._acl = repositories.acl
         self._tokens = repositories.tokens
-        self._plugin_auths = repositories.plugin_auths
+        self._store = ServerStore(database, repositories, clock)
         self._vault = vault
         self._reader = ServerReader(vault, discovery, repositories.plugin_auths)
         self._changes = changes
@@ -246,17 +212,7 @@ class ServerService:
         self._require_deletable(
             server, user, await self._servers.get(server_id, user, self._clock.now())
         )
-
-        async def remove(tx: Transaction) -> bool:
-            if not await self._servers.delete(server_id, tx):
-                return False
-            await self._tools.delete_of(server_id, tx)
-            await self._acl.delete_of(server_id, tx)
-            await self._tokens.delete_of_server(server.server_name, tx)
-            await self._plugin_auths.delete_of_server(server.server_name, tx)
-            return True
-
-        if not await self._database.transaction(remove):
+        if not await self._store.remove(server):
             raise ServerNotFoundError
         self._operations.labels("delete", "success").inc()
         log.info("server_deleted", server_id=server_id, user_id=user.user_id)
@@ -278,7 +234,7 @@ class ServerService:
         for _ in range(UPDATE_ATTEMPTS):
             server = await self._require_editable(server_id, user)
             reading = await self._reader.read(server.server_name, server.id, server.config, user)
-            if await self._store_reading(server, reading, FieldChanges(), user, accept=accept):
+            if await self._store.write(server, reading, FieldChanges(), user, accept=accept):
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
                 await self._changes.server_changed(server_id)
@@ -322,7 +278,9 @@ class ServerService:
             raise DiscoveryFailedError(reading.failure)
         for path in self._paths(request):
             try:
-                server_id = await self._insert(request, user, path, config, reading, user_key)
+                server_id = await self._store.insert(
+                    request, user, path, config, reading, user_key
+                )
             except PathTakenError:
                 if request.path is not None:
                     raise
@@ -335,53 +293,6 @@ class ServerService:
             return [request.path]
         candidates = candidate_paths(request.server_name)
         return [next(candidates) for _ in range(PATH_ATTEMPTS)]
-
-    async def _insert(
-        self,
-        request: ServerCreate,
-        user: UserContext,
-        path: str,
-        config: JsonObject,
-        reading: Reading,
-        user_key: str | None,
-    ) -> str:
-        now = self._clock.now()
-        snapshot = reading.found.snapshot if reading.found else None
-        rules = Rules(request.auto_expose, Origin.AT_REGISTRATION)
-        fields: dict[str, object] = {
-            "serverName": request.server_name,
-            "config": dict(config),
-            "author": user.user_id,
-            "scope": request.scope.value,
-            "status": (ServerStatus.ERROR if reading.failure else ServerStatus.ACTIVE).value,
-            "path": path,
-            "tags": list(request.tags),
-            "numTools": 0,
-            "numStars": 0,
-            "registry": {"auto_expose": request.auto_expose.value},
-            "createdAt": now,
-            "updatedAt": now,
-        }
-        outcome = outcome_of(reading, now, failures_before=0, status=None)
-        apply_to_new(fields, outcome)
-
-        async def store(tx: Transaction) -> str:
-            server_id = await self._servers.insert(fields, tx)
-            await self._acl.grant_owner(server_id, user.user_id, now, tx)
-            if request.scope is ServerScope.SHARED_APP:
-                await self._acl.set_public(server_id, user.user_id, now, tx, public=True)
-            if user_key is not None:
-                await self._plugin_auths.store(
-                    user.user_id, request.server_name, user_key, now, tx
-                )
-            if snapshot is not None:
-                await self._tools.apply(server_id, reconcile(snapshot, {}, rules), now, tx)
-                served = await self._tools.served(server_id, tx)
-                projected = projection_fields(served, request.server_name)
-                await self._servers.update(server_id, now, projected, (), tx)
-            return server_id
-
-        return await self._database.transaction(store)
 
     async def _try_update(
         self, current: ServerRecord, request: ServerUpdate, user: UserContext
@@ -396,7 +307,7 @@ class ServerService:
             reading = await self._reader.read(
                 current.server_name, current.id, config, user, changes.user_key
             )
-        return await self._store_reading(current, reading, changes, user, accept=False)
+        return await self._store.write(current, reading, changes, user, accept=False)
 
     def _check_update(
         self, request: ServerUpdate, current: ServerRecord, user: UserContext
@@ -409,70 +320,6 @@ class ServerService:
             slug = slug_of(request.path)
             if slug is None or slug.lower() in RESERVED_SLUGS:
                 raise ValidationFailedError("path", "is reserved")
-
-    async def _store_reading(
-        self,
-        server: ServerRecord,
-        reading: Reading | None,
-        changes: FieldChanges,
-        user: UserContext,
-        *,
-        accept: bool,
-    ) -> bool:
-        """Write an update together with what came of reading the upstream; False if outrun."""
-        now = self._clock.now()
-        set_fields: dict[str, object] = dict(changes.changes)
-        removed = list(changes.removed)
-        if reading is not None:
-            failures = server.registry.get("consecutive_failures")
-            outcome = outcome_of(
-                reading,
-                now,
-                failures_before=failures if isinstance(failures, int) else 0,
-                status=server.effective_status,
-            )
-            # A status that the caller asked for wins over what the reading suggests.
-            set_fields = {**outcome.set_fields, **set_fields}
-            removed += [name for name in outcome.removed if name not in set_fields]
-        found = reading.found if reading is not None else None
-
-        async def store(tx: Transaction) -> bool:
-            writes = dict(set_fields)
-            if found is not None:
-                writes.update(await self._reconciled(server, found, now, tx, accept=accept))
-            if changes.changes or changes.removed or is_modification(server, writes):
-                writes["updatedAt"] = time_after(server.updated_at, now)
-            if not await self._servers.update(
-                server.id, server.updated_at, writes, tuple(removed), tx
-            ):
-                return False
-            if "scope" in changes.changes:
-                public = changes.changes["scope"] == ServerScope.SHARED_APP.value
-                await self._acl.set_public(server.id, user.user_id, now, tx, public=public)
-            if changes.user_key is not None:
-                await self._plugin_auths.store(
-                    user.user_id, server.server_name, changes.user_key, now, tx
-                )
-            return True
-
-        return await self._database.transaction(store)
-
-    async def _reconciled(
-        self,
-        server: ServerRecord,
-        found: Discovered,
-        now: datetime,
-        tx: Transaction,
-        *,
-        accept: bool,
-    ) -> Mapping[str, object]:
-        stored = await self._tools.stored(server.id, tx)
-        rules = Rules(_auto_expose(server), _origin(server, stored), accept)
-        await self._tools.apply(server.id, reconcile(found.snapshot, stored, rules), now, tx)
-        served = await self._tools.served(server.id, tx)
-        writes = dict(projection_fields(served, server.server_name))
-        writes["registry.auto_expose"] = _auto_expose(server).value
-        return writes
 
     async def _require_editable(self, server_id: str, user: UserContext) -> ServerRecord:
         server = await self.get(server_id, user)
@@ -501,19 +348,6 @@ class ServerService:
 
     def _moment(self, server: ServerRecord) -> datetime:
         return server.updated_at or self._clock.now()
-
-
-def _auto_expose(server: ServerRecord) -> AutoExpose:
-    stored = server.registry.get("auto_expose")
-    known = {item.value for item in AutoExpose}
-    return AutoExpose(stored) if stored in known else AutoExpose.ALL
-
-
-def _origin(server: ServerRecord, stored: Mapping[str, object]) -> Origin:
-    # The first successful reading is the registration, even if earlier attempts failed.
-    if not stored and "last_synced_at" not in server.registry:
-        return Origin.AT_REGISTRATION
-    return Origin.LATER_ON_SHARED if server.effective_scope.is_shared else Origin.LATER_ON_PRIVATE
 
 
 def _changed_config(config: JsonObject, changes: FieldChanges) -> JsonObject:

@@ -22,7 +22,8 @@ from registry.servers.credentials import CredentialVault
 from registry.servers.errors import UserKeyMissingError
 from registry.servers.repository import ServerRepository
 from registry.servers.schemas import ServerCreate, ServerUpdate
-from registry.servers.service import ServerRepositories, ServerService
+from registry.servers.service import ServerService
+from registry.servers.store import ServerRepositories
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tools.repository import ToolRepository
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges

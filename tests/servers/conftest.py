@@ -13,7 +13,8 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.servers.credentials import CredentialVault
 from registry.servers.repository import ServerRepository
-from registry.servers.service import ServerRepositories, ServerService
+from registry.servers.service import ServerService
+from registry.servers.store import ServerRepositories
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tools.repository import ToolRepository
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges

@@ -25,7 +25,8 @@ from registry.servers.errors import (
 )
 from registry.servers.outcome import FAILURES_UNTIL_ERROR
 from registry.servers.schemas import ServerCreate, ServerUpdate
-from registry.servers.service import ServerRepositories, ServerService
+from registry.servers.service import ServerService
+from registry.servers.store import ServerRepositories
 from registry.servers.values import (
     ConnectionSpec,
     Discovered,
