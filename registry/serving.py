@@ -29,6 +29,9 @@ GRACEFUL_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
 """Longer than the usual 60 s of load balancers, which must be the ones to close."""
 
+BACKLOG = 2048
+"""Connections that may wait to be accepted; those made before we serve are answered then."""
+
 PLACEHOLDERS: dict[str, object] = {
     "mongo_uri": "mongodb://127.0.0.1/",
     "creds_key": "0" * 64,
@@ -179,6 +182,8 @@ def _bound(settings: Settings) -> Iterator[socket.socket]:
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        # Binding alone leaves the port to whoever listens first.
+        listener.listen(BACKLOG)
     except OSError as exc:
         problem = f"REGISTRY_HOST, REGISTRY_PORT: cannot listen on {host}:{port} ({exc.strerror})"
         raise SettingsError([problem]) from None

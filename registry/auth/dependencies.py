@@ -26,7 +26,7 @@ def caller(*scopes: Scope) -> Callable[[Request], Awaitable[UserContext]]:
     """
 
     async def dependency(
-        request: Request, _scheme: Annotated[object, Depends(bearer_scheme)]
+        request: Request, _scheme: Annotated[object, Depends(bearer_scheme)] = None
     ) -> UserContext:
         authenticator = cast("BearerAuthenticator", request.app.state.authenticator)
         header = request.headers.getlist("authorization")
@@ -38,7 +38,7 @@ def caller(*scopes: Scope) -> Callable[[Request], Awaitable[UserContext]]:
         return user
 
     dependency.__dict__["needed_scopes"] = scopes
-    return dependency  # type: ignore[return-value]  # FastAPI fills the second parameter
+    return dependency
 
 
 def challenge(error: RegistryError, metadata_url: str) -> Mapping[str, str]:

@@ -1,10 +1,11 @@
 """Reading JSON bodies strictly: what two parsers could read differently is refused."""
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import orjson
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -37,20 +38,33 @@ class StrictJsonRequest(Request):
 
 
 class StrictJsonRoute(APIRoute):
-    """A route that takes JSON bodies only, and reads them strictly."""
+    """A route that takes JSON bodies only, and reads them strictly once the caller is known."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI calls for each request."""
         handle = super().get_route_handler()
         takes_body = self.body_field is not None
+        guards = list(_guards(self.dependant))
 
         async def strict(request: Request) -> Response:
-            if takes_body and not _is_json(request.headers.get("content-type")):
-                raise HTTPException(415)
+            if takes_body:
+                # FastAPI would read the body first and tell strangers what is wrong with it.
+                for guard in guards:
+                    await guard(request)
+                if not _is_json(request.headers.get("content-type")):
+                    raise HTTPException(415)
             return await handle(StrictJsonRequest(request.scope, request.receive))
 
         return strict
+
+
+def _guards(dependant: Dependant) -> Iterator[Callable[[Request], Awaitable[object]]]:
+    """Yield the dependencies of a route that check its caller."""
+    if dependant.call is not None and hasattr(dependant.call, "needed_scopes"):
+        yield dependant.call
+    for dependency in dependant.dependencies:
+        yield from _guards(dependency)
 
 
 def _is_json(content_type: str | None) -> bool:

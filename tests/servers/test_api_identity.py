@@ -422,3 +422,28 @@ async def test_the_metadata_names_the_resource_it_was_asked_about(
 def _hmac(key: bytes, message: str) -> str:
     digest = hmac.new(key, message.encode(), hashlib.sha256).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"), [("{", "application/json"), ("{}", "text/plain"), ("[]", "application/json")]
+)
+async def test_a_stranger_is_not_told_what_is_wrong_with_a_body(
+    rest: Rest, body: str, kind: str
+) -> None:
+    answer = await rest.client.post(SERVERS, content=body, headers={"Content-Type": kind})
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == f'Bearer resource_metadata="{METADATA}"'
+
+
+async def test_a_body_is_not_looked_at_when_the_token_does_not_allow_writing(rest: Rest) -> None:
+    answer = await rest.client.post(
+        SERVERS,
+        content="{",
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {signed(rest)}",
+        },
+    )
+
+    assert (answer.status_code, answer.json()["error"]) == (403, "insufficient_scope")
