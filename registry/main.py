@@ -56,6 +56,8 @@ def control_plane(parts: Components) -> ASGIApp:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        # The redirect would repeat whatever Host header it was sent.
+        redirect_slashes=False,
     )
     app.state.authenticator = parts.authenticator
     app.state.servers = parts.servers
@@ -70,5 +72,8 @@ def control_plane(parts: Components) -> ASGIApp:
     checks = {"mongodb": parts.database_is_up, "gateway": parts.snapshot_is_fresh}
     app.include_router(health_router(checks, parts.metrics))
     return RequestRecorder(
-        app, metrics=parts.metrics, max_body_bytes=parts.settings.gateway_max_body_bytes
+        app,
+        metrics=parts.metrics,
+        max_body_bytes=parts.settings.gateway_max_body_bytes,
+        body_seconds=parts.settings.request_body_timeout_seconds,
     )

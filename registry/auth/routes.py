@@ -1,15 +1,20 @@
 """What clients need in order to trust us: our keys, and how to be let in."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from registry.auth.identity import Scope
 from registry.auth.keys import SigningKeys
-from registry.web.errors import JsonAnswer
+from registry.web.errors import ErrorEnvelope, JsonAnswer
 
 KEYS_MAX_AGE_SECONDS = 300
 """How long clients may keep the key set; a new key must be published that long before use."""
+
+MAX_SLUG_CHARACTERS = 200
+"""More than any server's path has; what is longer is not echoed."""
 
 
 class KeySet(BaseModel):
@@ -61,8 +66,11 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
         "/.well-known/oauth-protected-resource/mcp/{slug}",
         operation_id="gateway_metadata",
         response_model=ResourceMetadata,
+        responses={422: {"model": ErrorEnvelope, "description": "The path is too long."}},
     )
-    async def gateway_metadata(slug: str) -> Response:
+    async def gateway_metadata(
+        slug: Annotated[str, Path(max_length=MAX_SLUG_CHARACTERS)],
+    ) -> Response:
         """Answer a gateway path's metadata. Every name has one, so that none is given away."""
         return metadata(f"{base_url}/mcp/{slug}")
 

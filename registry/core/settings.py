@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     gateway_max_body_bytes: int = Field(
         default=4 * 1024 * 1024, gt=0, description="Largest request body at the gateway and API."
     )
+    request_body_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Longest time in which a request's body must arrive."
+    )
     gateway_idle_timeout_seconds: float = Field(
         default=60.0, gt=0, description="Longest silence of an upstream within one answer."
     )

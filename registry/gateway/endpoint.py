@@ -98,6 +98,7 @@ class GatewayEndpoint:
         )
         self._clock = clock
         self._max_body_bytes = settings.gateway_max_body_bytes
+        self._body_seconds = settings.request_body_timeout_seconds
         self._recorder = Recorder(metrics)
         self._hosts = HostGuard(
             base_url=settings.base_url,
@@ -171,7 +172,7 @@ class GatewayEndpoint:
     async def _post(self, exchange: Exchange) -> None:
         headers = exchange.headers
         check_media(headers)
-        raw = await exchange.read_body(self._max_body_bytes)
+        raw = await exchange.read_body(self._max_body_bytes, self._body_seconds)
         body = load_object(raw)
         exchange.request_id = usable_id(body)
         envelope = read_envelope(raw, body)

@@ -1,7 +1,7 @@
 """Every way the gateway itself refuses a request.
 
 Refusal
-├── transport: HostNotAllowed, OriginNotAllowed, MethodNotAllowed, BodyTooLarge, NotJson, …
+├── transport: HostNotAllowed, OriginNotAllowed, MethodNotAllowed, BodyTooLarge, BodyTooSlow, …
 ├── protocol:  MalformedJson, InvalidRequest, InvalidParams, HeaderMismatch, VersionMismatch
 ├── policy:    ServerUnknown, SessionUnknown, ToolUnknown
 └── upstream:  UpstreamUnreachable, UpstreamTimedOut, UpstreamMisbehaved, CredentialsRejected, …
@@ -101,6 +101,19 @@ class MethodNotAllowed(Refusal):
     def __init__(self, allowed: str) -> None:
         super().__init__(
             f"Only {allowed} may be used here.", headers=[(b"allow", allowed.encode())]
+        )
+
+
+class BodyTooSlow(Refusal):
+    """The request's body did not arrive in time; what is left of it is not waited for."""
+
+    status = 408
+    code = 408
+    error = "request_timeout"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request body did not arrive in time.", headers=[(b"connection", b"close")]
         )
 
 

@@ -1,9 +1,11 @@
 """One request in progress, and how its body is read."""
 
+import asyncio
+
 from starlette.types import Receive, Scope, Send
 
 from registry.gateway.envelope import RequestId
-from registry.gateway.errors import BodyTooLarge, NotAcceptable, NotJson, Outcome
+from registry.gateway.errors import BodyTooLarge, BodyTooSlow, NotAcceptable, NotJson, Outcome
 from registry.gateway.forward import Client
 from registry.gateway.headers import Headers
 from registry.gateway.recorder import NO_SERVER
@@ -65,16 +67,24 @@ class Exchange:
         await self.client.start(status, headers)
         await self.client.send({"type": "http.response.body", "body": b""})
 
-    async def read_body(self, max_body_bytes: int) -> bytes | bytearray:
+    async def read_body(self, max_body_bytes: int, max_seconds: float) -> bytes | bytearray:
         """Return the request's body.
 
         Raises:
             BodyTooLarge: It is, or is declared to be, over the limit.
+            BodyTooSlow: It takes longer than *max_seconds*.
             ClientGone: The client broke off.
         """
         declared = self.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > max_body_bytes:
             raise BodyTooLarge(max_body_bytes)
+        try:
+            async with asyncio.timeout(max_seconds):
+                return await self._read(max_body_bytes)
+        except TimeoutError:
+            raise BodyTooSlow from None
+
+    async def _read(self, max_body_bytes: int) -> bytes | bytearray:
         message = await self.client.receive()
         body: bytes | bytearray = message.get("body", b"")
         if message.get("more_body"):

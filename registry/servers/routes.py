@@ -55,6 +55,7 @@ ERRORS: dict[int, str] = {
     403: "Not allowed, or the token lacks a scope.",
     404: "There is no such server.",
     409: "The name or path is taken, or the server was modified meanwhile.",
+    408: "The request body did not arrive in time.",
     413: "The request body is too large.",
     415: "The request body is not JSON.",
     422: "A field or parameter cannot take that value.",
@@ -131,7 +132,7 @@ async def server_stats(service: Service, user: Reader) -> Response:
     status_code=201,
     response_model=ServerDetail,
     operation_id="register_server",
-    responses=errors(409, 415, 502),
+    responses=errors(408, 409, 415, 502),
 )
 async def register_server(
     service: Service,
@@ -151,7 +152,7 @@ async def register_server(
     "/connection",
     response_model=ConnectionAnswer,
     operation_id="try_connection",
-    responses=errors(415, 502),
+    responses=errors(408, 415, 502),
 )
 async def try_connection(service: Service, _user: Writer, body: ConnectionTest) -> Response:
     """Connect to a server and tell what it offers, without saving anything."""
@@ -174,13 +175,13 @@ async def get_server(service: Service, user: Reader, server_id: ServerId) -> Res
     "/{server_id}",
     response_model=ServerDetail,
     operation_id="update_server",
-    responses=errors(404, 409, 415, 502),
+    responses=errors(404, 408, 409, 415, 502),
 )
 @router.put(
     "/{server_id}",
     response_model=ServerDetail,
     operation_id="put_server",
-    responses=errors(404, 409, 415, 502),
+    responses=errors(404, 408, 409, 415, 502),
 )
 async def update_server(
     service: Service,
@@ -207,7 +208,7 @@ async def delete_server(service: Service, user: Writer, server_id: ServerId) -> 
     "/{server_id}/toggle",
     response_model=ToggleAnswer,
     operation_id="toggle_server",
-    responses=errors(404, 409, 415),
+    responses=errors(404, 408, 409, 415),
 )
 async def toggle_server(
     service: Service, user: Writer, server_id: ServerId, body: Toggle

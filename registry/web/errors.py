@@ -150,6 +150,7 @@ CODES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "payload_too_large",
     415: "validation_error",
 }
@@ -160,6 +161,7 @@ async def _http(_request: Request, error: Exception) -> Response:
     message = {
         404: "There is nothing at this address.",
         405: "This address does not take that method.",
+        408: "The request body did not arrive in time.",
         413: "The request body is too large.",
         415: "The body must be JSON; send it with Content-Type: application/json.",
         400: "The request body cannot be read.",

@@ -1,5 +1,6 @@
 """What happens around every REST request: an id, a body limit, a record, a last resort."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -29,16 +30,26 @@ class BodyTooLargeError(HTTPException):
         super().__init__(413)
 
 
+class BodyTooSlowError(HTTPException):
+    """The body did not arrive in time; see `BodyTooLargeError` for its base."""
+
+    def __init__(self) -> None:
+        super().__init__(408, headers={"Connection": "close"})
+
+
 class RequestRecorder:
     """Gives each request an id, records time and outcome, and never lets an exception out.
 
     A client's own `X-Request-ID` is kept when it is harmless, and always answered.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int, body_seconds: float
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -80,10 +91,18 @@ class RequestRecorder:
         if declared.isdigit() and int(declared) > self._max_body_bytes:
             raise BodyTooLargeError
         taken = 0
+        until: float | None = asyncio.get_running_loop().time() + self._body_seconds
 
         async def limited_receive() -> Message:
-            nonlocal taken
-            message = await receive()
+            nonlocal taken, until
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTooSlowError from None
+            if not message.get("more_body"):
+                # From here on `receive` waits for the client to leave, however long that takes.
+                until = None
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
                 if taken > self._max_body_bytes:

@@ -323,6 +323,30 @@ async def test_a_body_over_the_limit_is_refused_while_it_is_read(
     assert answer.status_code == 413
 
 
+@pytest.mark.parametrize("begun", [b"", b"{"])
+async def test_a_body_that_does_not_arrive_is_not_waited_for(
+    start_gateway: StartGateway, begun: bytes
+) -> None:
+    gateway = await start_gateway(make_route(), request_body_timeout_seconds=0.05)
+    port = gateway.http.base_url.port
+    assert port is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [
+        "POST /mcp/demo HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        *(f"{name}: {value}" for name, value in head().items()),
+        "Content-Length: 10",
+    ]
+
+    writer.write("\r\n".join([*lines, "", ""]).encode() + begun)
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"error":"request_timeout"' in answer
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -676,3 +676,11 @@ async def test_a_server_whose_name_does_not_resolve_is_stored_with_its_error(
 
     assert created["status"] == "error"
     assert created["errorMessage"] == "The name nowhere.invalid cannot be resolved."
+
+
+async def test_a_path_with_a_slash_too_many_is_not_redirected(
+    rest: Rest, root: UserContext
+) -> None:
+    answer = await rest.call(root, "GET", "/")
+
+    assert (answer.status_code, answer.json()["error"]) == (404, "not_found")

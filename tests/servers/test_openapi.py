@@ -44,17 +44,16 @@ WITH_INPUT = (
     "toggle_server",
     "list_server_tools",
     "refresh_server",
+    "gateway_metadata",
 )
 WITHOUT_INPUT = (
     "server_stats",
     "jwks",
     "resource_metadata",
-    "gateway_metadata",
     "live",
     "ready",
     "metrics",
 )
-"""A slug is any text, so `gateway_metadata` takes no input that is wrong."""
 
 GOOD = [(operation, GenerationMode.POSITIVE) for operation in (*WITH_INPUT, *WITHOUT_INPUT)]
 BAD = [(operation, GenerationMode.NEGATIVE) for operation in WITH_INPUT]

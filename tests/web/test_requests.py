@@ -15,6 +15,7 @@ from registry.web.health import health_router
 from registry.web.middleware import RequestRecorder
 
 LIMIT = 1000
+BODY_SECONDS = 0.05
 
 
 async def yes() -> bool:
@@ -49,6 +50,10 @@ async def client(metrics: Metrics, logs: LogCapture) -> AsyncIterator[httpx.Asyn
     async def get_thing(thing_id: str) -> str:
         return thing_id
 
+    @router.put("/{thing_id}")
+    async def put_thing(thing_id: str, body: dict[str, str]) -> str:
+        return thing_id + body["name"]
+
     @router.post("/{thing_id}")
     async def fail(thing_id: str) -> str:
         raise KeyError(thing_id)
@@ -57,7 +62,9 @@ async def client(metrics: Metrics, logs: LogCapture) -> AsyncIterator[httpx.Asyn
     install_error_handlers(app, lambda _error, _request: {})
     app.include_router(router)
     app.include_router(health_router({"good": yes, "bad": no}, metrics))
-    recorder = RequestRecorder(app, metrics=metrics, max_body_bytes=LIMIT)
+    recorder = RequestRecorder(
+        app, metrics=metrics, max_body_bytes=LIMIT, body_seconds=BODY_SECONDS
+    )
     transport = httpx.ASGITransport(app=recorder)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
@@ -123,6 +130,24 @@ async def test_questions_of_machines_are_not_logged(
     await client.get("/metrics")
 
     assert logs.entries == []
+
+
+async def test_a_body_that_does_not_arrive_is_not_waited_for(client: httpx.AsyncClient) -> None:
+    never = asyncio.Event()
+
+    async def begun() -> AsyncIterator[bytes]:
+        yield b'{"name": '
+        await never.wait()
+
+    answer = await client.put(
+        "/things/1", content=begun(), headers={"Content-Type": "application/json"}
+    )
+
+    assert (answer.status_code, answer.headers["connection"]) == (408, "close")
+    assert answer.json() == {
+        "error": "request_timeout",
+        "message": "The request body did not arrive in time.",
+    }
 
 
 async def test_what_nobody_expected_is_a_short_answer_and_a_logged_error(
