@@ -21,6 +21,7 @@ from registry.local.bootstrap import bootstrap
 from registry.local.home import LocalHome, settings_overrides
 from registry.local.instance import LocalInstance
 from registry.main import application
+from registry.web.connection import JoiningProtocol
 from registry.wiring import Components
 
 GRACEFUL_SECONDS = 10
@@ -146,7 +147,7 @@ class _Server(uvicorn.Server):
 async def _serve(app: ASGIApp, listener: socket.socket, announce: Callable[[], None]) -> None:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=JoiningProtocol,
         lifespan="off",
         access_log=False,
         log_config=None,

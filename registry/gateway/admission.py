@@ -62,6 +62,7 @@ class Admission:
         if not decision.allowed:
             raise ServerUnknown
         exchange.server = route.slug
+        exchange.label = route.label
         return user, route
 
     async def _caller(self, exchange: Exchange) -> UserContext:

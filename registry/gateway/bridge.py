@@ -21,6 +21,7 @@ from registry.gateway.errors import MethodUnknown, UpstreamFailed
 from registry.gateway.events import Event, EventTooLargeError, read_events
 from registry.gateway.forward import SUCCESS, Client, check_status, failure
 from registry.gateway.headers import CONTENT_TYPE
+from registry.gateway.patience import Patience
 from registry.gateway.values import Route
 from registry.gateway.watch import CallWatch
 from registry.gateway.wire import UpstreamAnswer, Wire
@@ -41,6 +42,8 @@ HELLO = orjson.dumps(
 )
 INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 EVENT_STREAM = "text/event-stream"
+MAX_ANSWER_BYTES = 16 * 1024
+"""Longest answer to a message that is read; nothing in it is of interest."""
 
 
 def local_result(envelope: Envelope, route: Route) -> Mapping[str, Any]:
@@ -69,14 +72,21 @@ class SseBridge:
 
     Args:
         wire: How requests are sent.
+        patience: Says which calls are worth watching.
         connect_timeout_seconds: Longest wait for a connection to be made.
         total_timeout_seconds: Longest time for a call.
     """
 
     def __init__(
-        self, wire: Wire, *, connect_timeout_seconds: float, total_timeout_seconds: float
+        self,
+        wire: Wire,
+        patience: Patience,
+        *,
+        connect_timeout_seconds: float,
+        total_timeout_seconds: float,
     ) -> None:
         self._wire = wire
+        self._patience = patience
         self._connect_timeout_seconds = connect_timeout_seconds
         self._total_timeout_seconds = total_timeout_seconds
 
@@ -107,7 +117,7 @@ class SseBridge:
             sock_read=route.idle_timeout_seconds,
         )
         try:
-            with CallWatch(client.receive, self._total_timeout_seconds):
+            with CallWatch(self._patience, client.receive, self._total_timeout_seconds):
                 await self._converse(
                     _Call(self._wire, route, headers, timeout), raw, request_id, client
                 )
@@ -181,7 +191,9 @@ class _Call:
             check_status(answer.status, self._route)
             if answer.status not in SUCCESS:
                 raise self._broken(f"answered HTTP {answer.status}")
-            if answer.headers.get("Content-Length", "").isdecimal():
+            # Read to its end, a short answer leaves the connection fit for the next call.
+            length = answer.headers.get("Content-Length", "")
+            if length.isdecimal() and int(length) <= MAX_ANSWER_BYTES:
                 await answer.body.read()
         finally:
             answer.close()

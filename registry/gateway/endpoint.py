@@ -14,6 +14,7 @@ from aiohttp import ClientSession
 from multidict import CIMultiDict
 from starlette.types import Receive, Scope, Send
 
+from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
@@ -38,6 +39,7 @@ from registry.gateway.errors import (
     MethodUnknown,
     Outcome,
     Refusal,
+    ServerUnknown,
     ToolUnknown,
     UpstreamFailed,
 )
@@ -45,6 +47,7 @@ from registry.gateway.forward import Forwarder, SealSession
 from registry.gateway.headers import forwarded_headers, read_headers
 from registry.gateway.hosts import HostGuard
 from registry.gateway.listing import CursorError, list_result, page_members
+from registry.gateway.patience import Patience
 from registry.gateway.ports import Authenticate, RouteTable
 from registry.gateway.recorder import Recorder
 from registry.gateway.requests import Exchange, check_media
@@ -60,6 +63,9 @@ log = structlog.get_logger()
 
 SLOW_SECONDS = 10.0
 """Calls that take longer are logged; standing streams are not."""
+
+RECHECK_SECONDS = 5.0
+"""How long a standing stream may outlive the right to it."""
 
 STANDING_METHODS = frozenset({"GET", "subscriptions/listen"})
 """What opens a stream that may be silent and stay open for as long as the client likes."""
@@ -110,16 +116,19 @@ class GatewayEndpoint:
             sealing_key, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
         )
         self._streams = StandingStreams(max(settings.gateway_connections_per_upstream // 2, 1))
-        wire = Wire(session)
+        self._patience = Patience()
+        wire = Wire(session, self._patience)
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
         self._forwarder = Forwarder(
             wire,
+            self._patience,
             connect_timeout_seconds=connect_timeout_seconds,
             total_timeout_seconds=total_timeout_seconds,
         )
         self._bridge = SseBridge(
             wire,
+            self._patience,
             connect_timeout_seconds=connect_timeout_seconds,
             total_timeout_seconds=total_timeout_seconds,
         )
@@ -142,7 +151,7 @@ class GatewayEndpoint:
             await self._refuse(exchange, translated)
         finally:
             seconds = self._clock.monotonic() - began_at
-            self._recorder.ended(exchange.server, exchange.method, exchange.outcome, seconds)
+            self._recorder.ended(exchange.label, exchange.method, exchange.outcome, seconds)
             if seconds > SLOW_SECONDS and exchange.method not in STANDING_METHODS:
                 log.info(
                     "gateway_call_slow",
@@ -172,7 +181,7 @@ class GatewayEndpoint:
     async def _post(self, exchange: Exchange) -> None:
         headers = exchange.headers
         check_media(headers)
-        raw = await exchange.read_body(self._max_body_bytes, self._body_seconds)
+        raw = await exchange.read_body(self._patience, self._max_body_bytes, self._body_seconds)
         body = load_object(raw)
         exchange.request_id = usable_id(body)
         envelope = read_envelope(raw, body)
@@ -249,10 +258,32 @@ class GatewayEndpoint:
         if exchange.method not in STANDING_METHODS:
             await self._forwarder.exchange(http_method, route, headers, raw, exchange.client)
             return
+
+        async def until() -> Exception:
+            return await self._refused_later(exchange, route)
+
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(
-                http_method, route, headers, raw, exchange.client, is_standing=True
+                http_method, route, headers, raw, exchange.client, standing_until=until
             )
+
+    async def _refused_later(self, exchange: Exchange, route: Route) -> Refusal:
+        """Return the refusal as soon as the request would be refused if it were sent now.
+
+        A stream may stay open for days, in which its token expires, its user loses the right, and
+        its server is turned off or removed.
+        """
+        while True:
+            await self._clock.sleep(RECHECK_SECONDS)
+            try:
+                _, current = await self._admission.admit(exchange, TokenScope.READ_TOOLS)
+            except Refusal as refusal:
+                return refusal
+            except DatabaseUnavailable:
+                # The next check tells; without the database for long, there is a refusal.
+                continue
+            if (current.server_id, current.url) != (route.server_id, route.url):
+                return ServerUnknown()
 
     async def _bridged(
         self,

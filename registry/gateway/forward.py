@@ -3,7 +3,7 @@
 Nothing is ever sent twice: a tool may have effects.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import ClientConnectorError, ClientError, ClientTimeout
 from aiohttp.http_exceptions import HttpProcessingError
@@ -25,6 +25,7 @@ from registry.gateway.headers import (
     SESSION_HEADER,
     returned_headers,
 )
+from registry.gateway.patience import Patience
 from registry.gateway.values import Route
 from registry.gateway.watch import CallWatch
 from registry.gateway.wire import UpstreamAnswer, Wire
@@ -88,6 +89,7 @@ class Forwarder:
 
     Args:
         wire: How requests are sent.
+        patience: Says which calls are worth watching.
         connect_timeout_seconds: Longest wait for a connection to be made.
         total_timeout_seconds: Longest time for an answer that is no standing stream.
     """
@@ -95,11 +97,13 @@ class Forwarder:
     def __init__(
         self,
         wire: Wire,
+        patience: Patience,
         *,
         connect_timeout_seconds: float,
         total_timeout_seconds: float,
     ) -> None:
         self._wire = wire
+        self._patience = patience
         self._connect_timeout_seconds = connect_timeout_seconds
         self._total_timeout_seconds = total_timeout_seconds
         self._call_timeouts: dict[float, ClientTimeout] = {}
@@ -115,7 +119,7 @@ class Forwarder:
         body: bytes | bytearray,
         client: Client,
         *,
-        is_standing: bool = False,
+        standing_until: Callable[[], Awaitable[Exception]] | None = None,
     ) -> None:
         """Send a request and relay its answer to the client.
 
@@ -125,16 +129,18 @@ class Forwarder:
             headers: All headers that go upstream.
             body: Sent as it is.
             client: Gets the answer.
-            is_standing: The answer is a stream that stays open, silent for as long as it likes.
+            standing_until: Given when the answer is a stream that stays open, silent for as long
+                as it likes; waits for a reason to end it, and returns that.
 
         Raises:
             Refusal: Nothing was sent yet, and this should be; or the stream broke off.
             ClientGone: There is nobody left to answer.
         """
-        timeout = self._stream_timeout if is_standing else self._call_timeout(route)
-        total_seconds = None if is_standing else self._total_timeout_seconds
+        timeout, total_seconds = self._stream_timeout, None
+        if standing_until is None:
+            timeout, total_seconds = self._call_timeout(route), self._total_timeout_seconds
         try:
-            with CallWatch(client.receive, total_seconds):
+            with CallWatch(self._patience, client.receive, total_seconds, standing_until):
                 answer = await self._wire.request(
                     http_method, route.target, headers, body, timeout=timeout
                 )

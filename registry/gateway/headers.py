@@ -12,7 +12,6 @@ COMMON_FORWARDED = tuple(
     istr(name)
     for name in (
         "accept",
-        "content-type",
         "mcp-protocol-version",
         "last-event-id",
         "traceparent",
@@ -27,6 +26,7 @@ READ_HERE = (
     "authorization",
     "content-encoding",
     "content-length",
+    "content-type",
     "host",
     "mcp-session-id",
     "origin",
@@ -88,6 +88,9 @@ def forwarded_headers(
     checked against the body.
     """
     headers = stored.copy()
+    if "content-type" in sent:
+        # Not the client's own words: a charset would make the upstream read another text.
+        headers[CONTENT_TYPE] = "application/json"
     for name in COMMON_FORWARDED:
         value = sent.get(name)
         if value is not None and name not in headers:

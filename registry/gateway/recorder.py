@@ -49,10 +49,10 @@ class Recorder:
         """Note that a request began."""
         self._in_flight += 1
 
-    def ended(self, slug: str, method: str, outcome: Outcome, seconds: float) -> None:
-        """Note that a request ended. *slug* is that of a route, or `NO_SERVER`."""
+    def ended(self, label: str, method: str, outcome: Outcome, seconds: float) -> None:
+        """Note that a request ended. *label* is that of a route, or `NO_SERVER`."""
         self._in_flight -= 1
-        key = (slug, method if method in METHODS else OTHER, outcome)
+        key = (label, method if method in METHODS else OTHER, outcome)
         child = self._children.get(key)
         if child is None:
             child = self._children[key] = self._histogram.labels(*key)

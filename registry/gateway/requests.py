@@ -1,15 +1,14 @@
 """One request in progress, and how its body is read."""
 
-import asyncio
-
 from starlette.types import Receive, Scope, Send
 
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import BodyTooLarge, BodyTooSlow, NotAcceptable, NotJson, Outcome
 from registry.gateway.forward import Client
 from registry.gateway.headers import Headers
+from registry.gateway.patience import Patience
 from registry.gateway.recorder import NO_SERVER
-from registry.gateway.watch import ClientGone
+from registry.gateway.watch import CallWatch, ClientGone
 
 JSON = "application/json"
 
@@ -19,7 +18,8 @@ class Exchange:
 
     Attributes:
         slug: The part of the path after `/mcp/`.
-        server: The route's slug once it is known to exist, for metrics.
+        server: The route's slug once it is known to exist, for logs.
+        label: Stands for that server in metrics.
         method: JSON-RPC method, `response`, or the HTTP method, for metrics.
         request_id: Goes into a refusal.
         client: Where the answer goes.
@@ -29,6 +29,7 @@ class Exchange:
         "client",
         "headers",
         "is_modern",
+        "label",
         "method",
         "outcome",
         "request_id",
@@ -43,6 +44,7 @@ class Exchange:
         self.slug: str = scope["path"][5:].rstrip("/")
         self.headers: Headers = {}
         self.server = NO_SERVER
+        self.label = NO_SERVER
         self.method: str = scope["method"]
         self.request_id: RequestId | None = None
         self.is_modern = False
@@ -67,7 +69,9 @@ class Exchange:
         await self.client.start(status, headers)
         await self.client.send({"type": "http.response.body", "body": b""})
 
-    async def read_body(self, max_body_bytes: int, max_seconds: float) -> bytes | bytearray:
+    async def read_body(
+        self, patience: Patience, max_body_bytes: int, max_seconds: float
+    ) -> bytes | bytearray:
         """Return the request's body.
 
         Raises:
@@ -79,7 +83,7 @@ class Exchange:
         if not declared.isdecimal() or int(declared) > max_body_bytes:
             raise BodyTooLarge(max_body_bytes)
         try:
-            async with asyncio.timeout(max_seconds):
+            with CallWatch(patience, None, max_seconds):
                 return await self._read(max_body_bytes)
         except TimeoutError:
             raise BodyTooSlow from None
@@ -101,6 +105,15 @@ class Exchange:
         return body
 
 
+def _is_utf8_json(content_type: str) -> bool:
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    # JSON is UTF-8 (RFC 8259); what says otherwise would be read in two ways.
+    return kind == JSON and all(
+        not parameter.startswith("charset") or parameter.replace('"', "") == "charset=utf-8"
+        for parameter in parameters
+    )
+
+
 def check_media(headers: Headers) -> None:
     """Check that the client sends JSON and takes what servers answer.
 
@@ -111,8 +124,10 @@ def check_media(headers: Headers) -> None:
         NotAcceptable: It takes something else.
     """
     content_type = headers.get("content-type", "")
-    is_json = content_type == JSON or content_type.partition(";")[0].strip().lower() == JSON
-    if not is_json or headers.get("content-encoding", "identity").lower() != "identity":
+    if (
+        not (content_type == JSON or _is_utf8_json(content_type))
+        or headers.get("content-encoding", "identity").lower() != "identity"
+    ):
         raise NotJson
     accept = headers.get("accept")
     if accept and JSON not in accept and "*/*" not in accept and "application/*" not in accept:

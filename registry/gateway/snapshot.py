@@ -195,18 +195,17 @@ class Snapshot:
                 loaded = True
                 continue
             now = self._clock.monotonic()
-            if change is None:
-                await self._apply(gathered)
-                gathered = []
-                await self._drop_expired_grants()
-                self._agreed_at = now
-                continue
-            if not gathered:
-                gather_until = now + GATHER_SECONDS
-            gathered.append(change)
-            if now >= gather_until:
-                await self._apply(gathered)
-                gathered = []
+            if change is not None:
+                if not gathered:
+                    gather_until = now + GATHER_SECONDS
+                gathered.append(change)
+                if now < gather_until:
+                    continue
+            # There may never be a pause in which all has been heard: what changed keeps coming.
+            await self._apply(gathered)
+            gathered = []
+            await self._drop_expired_grants()
+            self._agreed_at = now
 
     async def _drop_expired_grants(self) -> None:
         # An entry that runs out is no change of its document, so no stream tells of it.

@@ -8,7 +8,7 @@ import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
-from registry.access.policy import ServerFacts
+from registry.access.policy import ServerFacts, ServerScope
 from registry.core.json import JsonObject
 from registry.gateway.listing import ToolPages, build_pages
 from registry.servers.values import Era, Transport
@@ -34,6 +34,9 @@ GATEWAY_OWNED_HEADERS = frozenset(
 )
 """Headers of the protocol itself; a stored header of that name is not sent."""
 
+NOT_PUBLIC = "(not public)"
+"""In metrics, all servers whose names not everybody may know."""
+
 USER_AGENT = "mcp-gateway-registry"
 
 
@@ -57,6 +60,7 @@ class Route:
 
     Attributes:
         slug: The server is served at `/mcp/<slug>`.
+        label: Stands for the server in metrics, which whoever may read them may read all of.
         facts: What the access decision is made on.
         protocol_version: The version discovery negotiated first; None when unknown.
         headers: Sent upstream with every request, credentials included.
@@ -69,6 +73,7 @@ class Route:
     server_id: str
     server_name: str
     slug: str
+    label: str
     facts: ServerFacts
     url: str
     target: URL
@@ -124,6 +129,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         server_id=server_id,
         server_name=server_name,
         slug=slug,
+        label=slug if facts.scope is ServerScope.SHARED_APP else NOT_PUBLIC,
         facts=facts,
         url=url,
         target=target,

@@ -1,17 +1,17 @@
-"""End a call whose client has gone, or that takes too long.
+"""End a call whose client has gone, that takes too long, or that is not allowed any more.
 
-ASGI tells of a disconnect through `receive()` only, which takes a task to wait on. Most calls end
-within milliseconds, so the task, and the timer for the total, are started for those that do not.
+ASGI tells of a disconnect through `receive()` only, which takes a task to wait on; see
+`registry.gateway.patience` for when that task, and the timer for the total, are started.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
 from starlette.types import Receive
 
-PATIENCE_SECONDS = 0.02
-"""How long a call runs before it is watched: watching every call would cost a tenth of its CPU."""
+from registry.gateway.patience import Patience
 
 
 class ClientGone(Exception):  # noqa: N818 - an event, not an error
@@ -22,26 +22,46 @@ class CallWatch:
     """Cancels the body of its `with` block, and leaves it with the reason as an exception.
 
     Args:
-        receive: The client's ASGI channel; its request has been read.
+        patience: Says when a call is worth watching.
+        receive: The client's ASGI channel; None while its request is still being read from it.
         total_seconds: Longest time for the block; None for no limit.
+        until: Waits for what else may end the block, and returns it.
 
     Raises (on leaving):
         ClientGone: The client disconnected.
         TimeoutError: The block took too long.
+        Exception: What *until* returned.
     """
 
-    __slots__ = ("_reason", "_receive", "_task", "_timer", "_total_seconds", "_watcher")
+    __slots__ = (
+        "_patience",
+        "_reason",
+        "_receive",
+        "_task",
+        "_timer",
+        "_total_seconds",
+        "_until",
+        "_watchers",
+    )
 
-    def __init__(self, receive: Receive, total_seconds: float | None) -> None:
+    def __init__(
+        self,
+        patience: Patience,
+        receive: Receive | None,
+        total_seconds: float | None,
+        until: Callable[[], Awaitable[Exception]] | None = None,
+    ) -> None:
+        self._patience = patience
         self._receive = receive
         self._total_seconds = total_seconds
-        self._reason: type[Exception] | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._until = until
+        self._reason: Exception | None = None
+        self._watchers: tuple[asyncio.Task[None], ...] = ()
+        self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._timer: asyncio.TimerHandle = loop.call_later(PATIENCE_SECONDS, self._begin, loop)
+        self._patience.begin(self)
         return self
 
     def __exit__(
@@ -50,26 +70,35 @@ class CallWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self._patience.end(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        for watcher in self._watchers:
+            watcher.cancel()
         if self._reason is not None and kind is asyncio.CancelledError and self._task is not None:
             self._task.uncancel()
             raise self._reason from None
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Not in a TaskGroup: entering one for each call is what this class exists to save.
-        self._watcher = loop.create_task(self._watch())
+    def late(self) -> None:
+        """Start to watch; see `Patience`."""
+        loop = asyncio.get_running_loop()
+        if self._receive is not None:
+            # Not in a TaskGroup: entering one for each call is what this class exists to save.
+            self._watchers = (loop.create_task(self._watch(self._receive)),)
+        if self._until is not None:
+            self._watchers += (loop.create_task(self._wait(self._until)),)
         if self._total_seconds is not None:
-            left = max(self._total_seconds - PATIENCE_SECONDS, 0)
-            self._timer = loop.call_later(left, self._end, TimeoutError)
+            self._timer = loop.call_later(self._total_seconds, self._end, TimeoutError())
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
             pass
-        self._end(ClientGone)
+        self._end(ClientGone())
 
-    def _end(self, reason: type[Exception]) -> None:
+    async def _wait(self, until: Callable[[], Awaitable[Exception]]) -> None:
+        self._end(await until())
+
+    def _end(self, reason: Exception) -> None:
         if self._reason is None and self._task is not None:
             self._reason = reason
             self._task.cancel()

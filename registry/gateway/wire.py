@@ -11,10 +11,13 @@ import asyncio
 from collections.abc import Mapping
 
 from aiohttp import ClientRequest, ClientSession, ClientTimeout, ServerDisconnectedError
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import BaseConnector, Connection
 from aiohttp.streams import StreamReader
 from cachetools import LRUCache
 from yarl import URL
+
+from registry.gateway.patience import Patience
 
 MAX_HEADER_BYTES = 64 * 1024
 """Longest header line taken from an upstream."""
@@ -25,6 +28,34 @@ TARGETS = 4096
 NOT_FINAL = frozenset(range(100, 200)) - {101}
 
 
+class Silence:
+    """Bounds how long an upstream may send nothing, from when a call is late until it ends."""
+
+    __slots__ = ("_is_measured", "_patience", "_protocol", "_seconds")
+
+    def __init__(
+        self, patience: Patience, protocol: ResponseHandler, seconds: float | None
+    ) -> None:
+        self._protocol = protocol
+        self._seconds = seconds
+        self._is_measured = False
+        self._patience = patience
+        patience.begin(self)
+
+    def late(self) -> None:
+        """Start to measure; see `Patience`."""
+        self._is_measured = True
+        self._protocol.read_timeout = self._seconds
+        self._protocol.start_timeout()
+
+    def end(self) -> None:
+        """Measure no longer: the next call over this connection has a measure of its own."""
+        self._patience.end(self)
+        if self._is_measured:
+            self._protocol.read_timeout = None
+            self._protocol.start_timeout()
+
+
 class UpstreamAnswer:
     """The head of an upstream's answer, and its body as a stream.
 
@@ -33,7 +64,7 @@ class UpstreamAnswer:
         body: Back-pressure reaches the upstream when it is not read.
     """
 
-    __slots__ = ("_connection", "body", "headers", "status")
+    __slots__ = ("_connection", "_silence", "body", "headers", "status")
 
     def __init__(
         self,
@@ -41,14 +72,17 @@ class UpstreamAnswer:
         headers: Mapping[str, str],
         body: StreamReader,
         connection: Connection,
+        silence: Silence,
     ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
         self._connection = connection
+        self._silence = silence
 
     def close(self) -> None:
         """Give the connection back, or cut it when the answer was not read to its end."""
+        self._silence.end()
         transport = self._connection.transport
         # An answer may come before the request was taken in full; the rest must not reach others.
         is_sent = transport is not None and transport.get_write_buffer_size() == 0
@@ -62,10 +96,15 @@ class Wire:
     """Sends requests over the connections of *session*, and nothing else of it.
 
     No cookies, no redirects, no proxies, no retries: callers of different people share it.
+
+    Args:
+        session: Whose connections.
+        patience: Says when the time that an upstream is silent is worth measuring.
     """
 
-    def __init__(self, session: ClientSession) -> None:
+    def __init__(self, session: ClientSession, patience: Patience) -> None:
         self._session = session
+        self._patience = patience
         self._targets: LRUCache[URL, tuple[ClientRequest, str]] = LRUCache(TARGETS)
 
     async def request(
@@ -95,11 +134,53 @@ class Wire:
         template, target = self._target(url)
         length = len(body) if body or method == "POST" else None
         head = request_head(method, target, headers, length)
-        connection = await self._connector().connect(template, [], timeout)
+        connection = await self._connection(template, timeout)
         try:
-            return await _exchange(connection, head, body, timeout)
+            return await self._exchange(connection, head, body, timeout)
         except BaseException:
             connection.close()
+            raise
+
+    async def _connection(
+        self,
+        template: ClientRequest,
+        timeout: ClientTimeout,  # noqa: ASYNC109 - see request
+    ) -> Connection:
+        connector = self._connector()
+        while True:
+            connection = await connector.connect(template, [], timeout)
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
+                return connection
+            # It sent something while nothing was asked of it, which would be taken for the answer
+            # to the next request, and that request's answer for the one after it.
+            connection.close()
+
+    async def _exchange(
+        self,
+        connection: Connection,
+        head: bytes,
+        body: bytes | bytearray,
+        timeout: ClientTimeout,  # noqa: ASYNC109 - see request
+    ) -> UpstreamAnswer:
+        protocol = connection.protocol
+        transport = connection.transport
+        if protocol is None or transport is None:
+            raise ServerDisconnectedError
+        protocol.set_response_params(
+            read_until_eof=True, max_line_size=MAX_HEADER_BYTES, max_field_size=MAX_HEADER_BYTES
+        )
+        silence = Silence(self._patience, protocol, timeout.sock_read)
+        try:
+            transport.write(head + body if body else head)
+            while True:
+                message, payload = await protocol.read()
+                if message.code not in NOT_FINAL:
+                    return UpstreamAnswer(
+                        message.code, message.headers, payload, connection, silence
+                    )
+        except BaseException:
+            silence.end()
             raise
 
     def _connector(self) -> BaseConnector:
@@ -141,30 +222,6 @@ def request_head(
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise ValueError("A header holds a control character.")
     return head.encode()
-
-
-async def _exchange(
-    connection: Connection,
-    head: bytes,
-    body: bytes | bytearray,
-    timeout: ClientTimeout,  # noqa: ASYNC109 - see Wire.request
-) -> UpstreamAnswer:
-    protocol = connection.protocol
-    transport = connection.transport
-    if protocol is None or transport is None:
-        raise ServerDisconnectedError
-    protocol.set_response_params(
-        read_until_eof=True,
-        read_timeout=timeout.sock_read,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-    )
-    transport.write(head + body if body else head)
-    protocol.start_timeout()
-    while True:
-        message, payload = await protocol.read()
-        if message.code not in NOT_FINAL:
-            return UpstreamAnswer(message.code, message.headers, payload, connection)
 
 
 def _host(url: URL) -> str:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, JsonValue
 
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
+from registry.servers.binding import leaves_origin, require_secrets_again
 from registry.servers.credentials import CredentialVault, user_key_template, user_variables
 from registry.servers.presenter import present_detail
 from registry.servers.schemas import (
@@ -46,12 +47,14 @@ class FieldChanges:
     Attributes:
         user_key: The caller's own key to store for the server, when one was typed.
         reconnects: Whether the upstream must be read anew.
+        leaves_origin: Whether what users stored for the server must not go where it is now.
     """
 
     changes: dict[str, object] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
     user_key: str | None = field(default=None, repr=False)
     reconnects: bool = False
+    leaves_origin: bool = False
 
 
 def config_of(
@@ -81,9 +84,11 @@ def update_of(
     """Return what an update changes of *current*.
 
     Raises:
-        ValidationFailedError: A read-only member differs, or a required one is null.
+        ValidationFailedError: A read-only member differs, a required one is null, or a stored
+            secret would be taken to another origin.
     """
     _refuse_read_only(request, current)
+    require_secrets_again(request, current.config)
     given = _given(request)
     for name in REQUIRED:
         if name in given and given[name] is None:
@@ -113,6 +118,7 @@ def update_of(
         removed=tuple(name for name in removed if not _same(current, name, None)),
         user_key=_user_key(request.api_key),
         reconnects=_reconnects(request, given, current),
+        leaves_origin=leaves_origin(request, current.config),
     )
 
 

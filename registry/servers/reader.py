@@ -42,14 +42,19 @@ class ServerReader:
         config: JsonObject,
         user: UserContext,
         user_key: str | None = None,
+        *,
+        use_stored_key: bool = True,
     ) -> Reading:
         """Read the upstream of a server on behalf of *user*; a failure is part of the answer.
+
+        Without *user_key* the one that *user* stored for the server is used, unless
+        *use_stored_key* is false because it was stored for another address.
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
             CredentialUnreadableError: A stored secret cannot be decrypted.
         """
-        if user_key is None and needs_user_key(config):
+        if user_key is None and use_stored_key and needs_user_key(config):
             user_key = await self._plugin_auths.get(user.user_id, server_name)
         bare = replace(_address(config), headers={})
         if config.get("requiresOAuth") is True:

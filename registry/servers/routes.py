@@ -72,7 +72,7 @@ def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _service(request: Request) -> ServerService:
+async def _service(request: Request) -> ServerService:
     return cast("ServerService", request.app.state.servers)
 
 

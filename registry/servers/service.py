@@ -305,7 +305,12 @@ class ServerService:
         if changes.reconnects:
             config = _changed_config(current.config, changes)
             reading = await self._reader.read(
-                current.server_name, current.id, config, user, changes.user_key
+                current.server_name,
+                current.id,
+                config,
+                user,
+                changes.user_key,
+                use_stored_key=not changes.leaves_origin,
             )
         return await self._store.write(current, reading, changes, user, accept=False)
 

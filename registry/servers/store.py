@@ -3,9 +3,11 @@
 Nothing here decides whether it may be written, and nothing here reads an upstream.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from packages.database.client import Database, Transaction
 from registry.access.policy import ServerScope
@@ -42,6 +44,17 @@ class ServerRepositories:
     plugin_auths: PluginAuthRepository
 
 
+T = TypeVar("T")
+
+LARGE_CHARACTERS = 64 * 1024
+"""Tool definitions of which only one such set is written at a time: what is not committed yet is
+held in the database's memory, and several of the largest sets would fill it."""
+
+
+class _OutdatedError(Exception):
+    """Another write to the server came first."""
+
+
 class ServerStore:
     """Writes servers together with their tools, ACL entries and keys."""
 
@@ -53,6 +66,7 @@ class ServerStore:
         self._tokens = repositories.tokens
         self._plugin_auths = repositories.plugin_auths
         self._clock = clock
+        self._large_writes = asyncio.Lock()
 
     async def insert(
         self,
@@ -105,7 +119,7 @@ class ServerStore:
                 await self._servers.update(server_id, now, projected, (), tx)
             return server_id
 
-        return await self._database.transaction(store)
+        return await self._transaction(store, reading)
 
     async def write(
         self,
@@ -137,7 +151,7 @@ class ServerStore:
             removed += [name for name in outcome.removed if name not in set_fields]
         found = reading.found if reading is not None else None
 
-        async def store(tx: Transaction) -> bool:
+        async def store(tx: Transaction) -> None:
             writes = dict(set_fields)
             if found is not None:
                 writes.update(await self._reconciled(server, found, now, tx, accept=accept))
@@ -146,17 +160,24 @@ class ServerStore:
             if not await self._servers.update(
                 server.id, server.updated_at, writes, tuple(removed), tx
             ):
-                return False
+                # Raised, because what was written to its tools so far must not be committed.
+                raise _OutdatedError
             if "scope" in changes.changes:
                 public = changes.changes["scope"] == ServerScope.SHARED_APP.value
                 await self._acl.set_public(server.id, user.user_id, now, tx, public=public)
+            if changes.leaves_origin:
+                # Given for another origin; users are asked again.
+                await self._drop_credentials(server.server_name, tx)
             if changes.user_key is not None:
                 await self._plugin_auths.store(
                     user.user_id, server.server_name, changes.user_key, now, tx
                 )
-            return True
 
-        return await self._database.transaction(store)
+        try:
+            await self._transaction(store, reading)
+        except _OutdatedError:
+            return False
+        return True
 
     async def remove(self, server: ServerRecord) -> bool:
         """Remove a server with everything that belongs to it; False if it was gone already."""
@@ -166,11 +187,25 @@ class ServerStore:
                 return False
             await self._tools.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)
-            await self._tokens.delete_of_server(server.server_name, tx)
-            await self._plugin_auths.delete_of_server(server.server_name, tx)
+            await self._drop_credentials(server.server_name, tx)
             return True
 
-        return await self._database.transaction(remove)
+        async with self._large_writes:
+            return await self._database.transaction(remove)
+
+    async def _transaction(
+        self, write: Callable[[Transaction], Awaitable[T]], reading: Reading | None
+    ) -> T:
+        found = reading.found if reading is not None else None
+        tools = found.snapshot.tools if found is not None else ()
+        if sum(len(tool.definition) for tool in tools) <= LARGE_CHARACTERS:
+            return await self._database.transaction(write)
+        async with self._large_writes:
+            return await self._database.transaction(write)
+
+    async def _drop_credentials(self, server_name: str, tx: Transaction) -> None:
+        await self._tokens.delete_of_server(server_name, tx)
+        await self._plugin_auths.delete_of_server(server_name, tx)
 
     async def _reconciled(
         self,

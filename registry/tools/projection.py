@@ -21,6 +21,12 @@ MAX_PROJECTION_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 32
 """Deeper schemas, and recursive ones, end in an open object."""
 
+MAX_RESOLVED_BYTES = 256 * 1024
+"""Text that resolved references may add to one schema; those beyond it end likewise."""
+
+REFERENCE_BYTES = 64
+"""Counted for each reference besides its text: small ones cost time too."""
+
 BSON_INT_LIMIT = 2**63
 """Whole numbers beyond it do not fit a document; they become floating-point numbers."""
 
@@ -49,9 +55,13 @@ def project(tools: Iterable[ServedTool], server_name: str) -> Projection:
     functions: JsonObject = {}
     size = 0
     omitted = 0
+    allowance = Allowance()
     for tool in tools:
         names.append(tool.name)
-        size += len(tool.input_schema) + len(tool.description or "") + 2 * len(tool.name) + 200
+        parameters = openai_parameters(tool.input_schema, allowance)
+        size += (
+            len(json.dumps(parameters)) + len(tool.description or "") + 2 * len(tool.name) + 200
+        )
         if size > MAX_PROJECTION_BYTES:
             omitted += 1
             continue
@@ -61,49 +71,89 @@ def project(tools: Iterable[ServedTool], server_name: str) -> Projection:
             "function": {
                 "name": key,
                 "description": tool.description or "",
-                "parameters": openai_parameters(tool.input_schema),
+                "parameters": parameters,
             },
             "mcpToolName": tool.name,
         }
     return Projection(", ".join(names), functions, len(names), omitted)
 
 
-def openai_parameters(schema_text: str) -> JsonObject:
-    """Return a JSON Schema in a form that can be stored as a sub-document."""
+def openai_parameters(schema_text: str, allowance: "Allowance | None" = None) -> JsonObject:
+    """Return a JSON Schema in a form that can be stored as a sub-document.
+
+    Args:
+        schema_text: The schema as the upstream gave it.
+        allowance: What is left for resolved references of all tools together.
+    """
     schema = json.loads(schema_text)
-    resolved = _schema(schema, schema, 0, frozenset())
+    resolved = _Resolver(schema, allowance or Allowance()).schema(schema, 0, frozenset())
     return resolved if isinstance(resolved, dict) else {"type": "object"}
 
 
-def _schema(node: JsonValue, root: JsonObject, depth: int, seen: frozenset[str]) -> JsonValue:
-    if isinstance(node, list):
-        return [_schema(item, root, depth + 1, seen) for item in node]
-    if not isinstance(node, dict):
-        return _number(node)
-    if depth > MAX_DEPTH:
-        return {"type": "object"}
-    reference = node.get("$ref")
-    if isinstance(reference, str):
-        if reference in seen:
+class Allowance:
+    """How much text resolved references may still add.
+
+    References to references grow by powers: two kilobytes can stand for gigabytes.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_PROJECTION_BYTES
+
+    def take(self, size: int) -> bool:
+        """Spend *size*; False when there is not enough left, and nothing is spent."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
+class _Resolver:
+    """Writes one schema without references."""
+
+    def __init__(self, root: JsonObject, allowance: Allowance) -> None:
+        self._root = root
+        self._allowance = allowance
+        self._left = MAX_RESOLVED_BYTES
+        self._sizes: dict[str, int] = {}
+
+    def schema(self, node: JsonValue, depth: int, seen: frozenset[str]) -> JsonValue:
+        if isinstance(node, list):
+            return [self.schema(item, depth + 1, seen) for item in node]
+        if not isinstance(node, dict):
+            return _number(node)
+        if depth > MAX_DEPTH:
             return {"type": "object"}
-        target = _local(reference, root)
-        siblings = {key: value for key, value in node.items() if key != "$ref"}
-        return _schema({**target, **siblings}, root, depth + 1, seen | {reference})
-    members: JsonObject = {}
-    for key, value in node.items():
-        if key.startswith("$") or key == "definitions":
-            continue
-        if key in _SCHEMA_MAPS and isinstance(value, dict):
-            members[key] = {
-                name: _schema(item, root, depth + 1, seen)
-                for name, item in value.items()
-                if not name.startswith("$")
-            }
-        elif key in {"default", "const", "enum", "examples"}:
-            members[key] = _plain(value)
-        else:
-            members[key] = _schema(value, root, depth + 1, seen)
-    return members
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            target = _local(reference, self._root)
+            if reference in seen or not self._affords(reference, target):
+                return {"type": "object"}
+            siblings = {key: value for key, value in node.items() if key != "$ref"}
+            return self.schema({**target, **siblings}, depth + 1, seen | {reference})
+        members: JsonObject = {}
+        for key, value in node.items():
+            if key.startswith("$") or key == "definitions":
+                continue
+            if key in _SCHEMA_MAPS and isinstance(value, dict):
+                members[key] = {
+                    name: self.schema(item, depth + 1, seen)
+                    for name, item in value.items()
+                    if not name.startswith("$")
+                }
+            elif key in {"default", "const", "enum", "examples"}:
+                members[key] = _plain(value)
+            else:
+                members[key] = self.schema(value, depth + 1, seen)
+        return members
+
+    def _affords(self, reference: str, target: JsonObject) -> bool:
+        size = self._sizes.get(reference)
+        if size is None:
+            size = self._sizes[reference] = len(json.dumps(target)) + REFERENCE_BYTES
+        if size > self._left or not self._allowance.take(size):
+            return False
+        self._left -= size
+        return True
 
 
 def _local(reference: str, root: JsonObject) -> JsonObject:

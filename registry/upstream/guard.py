@@ -30,6 +30,7 @@ NEVER_ALLOWED: tuple[IPNetwork, ...] = tuple(
         "240.0.0.0/4",
         "::/128",
         "fe80::/10",
+        "fec0::/10",
         "fd00:ec2::254/128",
         "ff00::/8",
     )
@@ -42,8 +43,10 @@ EMBEDDED_IPV4 = (
     ipaddress.ip_network("2002::/16"),
     ipaddress.ip_network("2001::/32"),
     ipaddress.ip_network("::/96"),
+    ipaddress.ip_network("::ffff:0:0:0/96"),
 )
-"""Forms of IPv6 that lead to an IPv4 address (NAT64, 6to4, Teredo, IPv4-compatible)."""
+"""Forms of IPv6 that lead to an IPv4 address: NAT64, 6to4, Teredo, IPv4-compatible and
+IPv4-translated."""
 
 
 @dataclass(frozen=True, slots=True)

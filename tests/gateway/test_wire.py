@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from yarl import URL
 
+from registry.gateway.patience import Patience
 from registry.gateway.wire import Wire
 
 TIMEOUT = ClientTimeout(connect=5, sock_connect=5, sock_read=5)
@@ -72,7 +73,9 @@ async def secure_url(certificate: Path) -> AsyncIterator[URL]:
 async def test_a_trusted_server_is_reached_over_tls(certificate: Path, secure_url: URL) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
-        answer = await Wire(session).request("GET", secure_url, {}, b"", timeout=TIMEOUT)
+        answer = await Wire(session, Patience()).request(
+            "GET", secure_url, {}, b"", timeout=TIMEOUT
+        )
         body = await answer.body.read()
         answer.close()
 
@@ -82,4 +85,4 @@ async def test_a_trusted_server_is_reached_over_tls(certificate: Path, secure_ur
 async def test_a_server_that_nobody_vouches_for_is_not_talked_to(secure_url: URL) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
-            await Wire(session).request("GET", secure_url, {}, b"", timeout=TIMEOUT)
+            await Wire(session, Patience()).request("GET", secure_url, {}, b"", timeout=TIMEOUT)
