@@ -115,7 +115,12 @@ def update_of(
         changes={
             name: value for name, value in changes.items() if not _same(current, name, value)
         },
-        removed=tuple(name for name in removed if not _same(current, name, None)),
+        removed=tuple(
+            name
+            for name in removed
+            # A key that users bring puts its header back.
+            if name not in changes and not _same(current, name, None)
+        ),
         user_key=_user_key(request.api_key),
         reconnects=_reconnects(request, given, current),
         leaves_origin=leaves_origin(request, current.config),
@@ -144,8 +149,8 @@ def _put_api_key(
     if given is None:
         removed.append("config.apiKey")
         return
-    headers = changes.get("config.headers", config.get("headers"))
-    base = {**config, "headers": headers} if headers else config
+    stored = None if "config.headers" in removed else config.get("headers")
+    base = {**config, "headers": changes.get("config.headers", stored)}
     for name, value in _api_key_fields(given, cast("JsonObject", base), vault).items():
         changes[f"config.{name}"] = value
 

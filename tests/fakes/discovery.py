@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from registry.core.json import JsonObject
@@ -46,17 +46,21 @@ class FakeDiscovery:
 
     Attributes:
         answer: Called for every discovery; may raise.
+        meanwhile: Awaited while the upstream is being read.
         metadata: What `oauth_metadata` answers.
         asked: Every connection that was asked for, in order.
     """
 
     answer: Callable[[ConnectionSpec], Discovered] = lambda _: found(tool("echo"))
+    meanwhile: Callable[[], Awaitable[object]] | None = None
     metadata: JsonObject | None = None
     asked: list[ConnectionSpec] = field(default_factory=list)
 
     async def discover(self, connection: ConnectionSpec) -> Discovered:
         """Answer as told."""
         self.asked.append(connection)
+        if self.meanwhile is not None:
+            await self.meanwhile()
         return self.answer(connection)
 
     async def oauth_metadata(self, connection: ConnectionSpec) -> JsonObject | None:

@@ -233,3 +233,24 @@ async def test_there_is_no_stream_to_open(bridge: Gateway) -> None:
     answer = await bridge.http.get("/mcp/demo", headers=head())
 
     assert answer.status_code == 405
+
+
+async def test_an_endless_answer_to_a_message_is_not_read(
+    bridge: Gateway, upstream: ScriptedUpstream
+) -> None:
+    server = OldServer("/messages?id=1", RESULT)
+
+    async def flood(received: Request) -> None:
+        if received.method == "GET":
+            await server(received)
+            return
+        server._take(received.message)
+        await received.start(200, content_length="4000000000", content_type="text/plain")
+        await received.chunk(b"x" * 1000)
+        await received.wait_for_disconnect()
+
+    upstream.behaviour = flood
+
+    answer = await bridge.call()
+
+    assert answer.json() == RESULT

@@ -57,6 +57,30 @@ async def test_only_listed_headers_go_upstream_and_credentials_are_swapped(
     }
 
 
+async def test_the_upstream_is_told_of_plain_json_however_the_client_put_it(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    answer = await gateway.call(content_type='Application/JSON; charset="UTF-8"; x=y')
+
+    assert answer.status_code == 200
+    assert upstream.requests[0].headers["content-type"] == "application/json"
+
+
+async def test_metrics_name_the_servers_that_everybody_may_know(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(
+        make_route(slug="open"), make_route(slug="hidden", facts=PRIVATE)
+    )
+
+    await gateway.post(request("tools/list"), slug="open", user="root")
+    await gateway.post(request("tools/list"), slug="hidden", user="root")
+
+    assert gateway.count("tools/list", "ok", "open") == 1
+    assert gateway.count("tools/list", "ok", "(not public)") == 1
+    assert b"hidden" not in gateway.metrics.render()
+
+
 async def test_the_bytes_of_the_body_are_forwarded_unchanged(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
@@ -351,6 +375,8 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(
     ("headers", "status"),
     [
         ({"content_type": "text/plain"}, 415),
+        ({"content_type": "application/json; charset=utf-7"}, 415),
+        ({"content_type": 'application/json; charset="utf-16"'}, 415),
         ({"content_encoding": "gzip"}, 415),
         ({"accept": "text/html"}, 406),
         ({"host": "evil.example"}, 421),

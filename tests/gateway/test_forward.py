@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import socket
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,8 +12,11 @@ import httpx
 import orjson
 import pytest
 
+from registry.auth.errors import UnauthorizedError
+from registry.core.clock import SystemClock
+from registry.gateway import endpoint
 from tests.gateway.conftest import Gateway, StartGateway, head, request
-from tests.gateway.fakes import Request, ScriptedUpstream, make_route
+from tests.gateway.fakes import PRIVATE, Request, ScriptedUpstream, make_route
 from tests.gateway.serving import serve
 
 WAIT_SECONDS = 5
@@ -539,3 +543,77 @@ async def test_calls_one_after_another_share_a_connection(start_gateway: StartGa
 
     assert [answer.content for answer in answers] == [b"{}"] * 3
     assert connections == 1
+
+
+async def test_an_answer_that_nobody_asked_for_reaches_nobody(
+    start_gateway: StartGateway,
+) -> None:
+    stray = asyncio.Event()
+
+    async def answer_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while sent := await reader.readuntil(b"\r\n\r\n"):
+            length = int(sent.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+            asked = orjson.loads(await reader.readexactly(length))
+            body = orjson.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": {}})
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
+            answer = head + str(len(body)).encode() + b"\r\n\r\n" + body
+            writer.write(answer)
+            await stray.wait()
+            writer.write(answer)
+
+    async with await asyncio.start_server(answer_twice, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        gateway = await start_gateway(make_route(f"http://127.0.0.1:{port}/"))
+        call = {"name": "echo", "arguments": {}}
+        await gateway.post(request("tools/call", call, "of alice"))
+        stray.set()
+        await SystemClock().sleep(0.05)
+
+        answer = await gateway.post(request("tools/call", call, "of bob"), user="bob")
+
+    assert answer.json()["id"] == "of bob"
+
+
+@pytest.mark.parametrize("how", ["removed", "forbidden", "expired"])
+async def test_a_standing_stream_ends_with_the_right_to_it(
+    gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async def never_end(received: Request) -> None:
+        await received.start(content_type="text/event-stream")
+        await received.chunk(b": hello\n\n")
+        await received.wait_for_disconnect()
+
+    monkeypatch.setattr(endpoint, "RECHECK_SECONDS", 0.05)
+    upstream.behaviour = never_end
+    route = gateway.routes.routes["demo"]
+
+    async with asyncio.timeout(5), gateway.http.stream("GET", "/mcp/demo", headers=head()) as got:
+        chunks = got.aiter_raw()
+        first = await anext(chunks)
+        if how == "removed":
+            del gateway.routes.routes["demo"]
+        elif how == "forbidden":
+            gateway.routes.routes["demo"] = replace(route, facts=PRIVATE)
+        else:
+            gateway.authenticate.problem = UnauthorizedError("The bearer token has expired.")
+        rest = [chunk async for chunk in chunks]
+
+    assert (got.status_code, first, rest) == (200, b": hello\n\n", [])
+
+
+async def test_a_standing_stream_goes_on_as_long_as_it_is_allowed(
+    gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tick(received: Request) -> None:
+        await received.start(content_type="text/event-stream")
+        for _ in range(5):
+            await received.chunk(b": tick\n\n")
+            await SystemClock().sleep(0.03)
+        await received.chunk(b"", more=False)
+
+    monkeypatch.setattr(endpoint, "RECHECK_SECONDS", 0.01)
+    upstream.behaviour = tick
+
+    answer = await gateway.http.get("/mcp/demo", headers=head())
+
+    assert answer.content == b": tick\n\n" * 5

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from bson import ObjectId
 
+from packages.database.changes import Change
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.access.policy import Grant, Permission, decide
@@ -17,7 +18,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
-from registry.gateway.snapshot import Snapshot, SnapshotSources
+from registry.gateway.snapshot import GATHER_SECONDS, Snapshot, SnapshotSources
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import UserKeyMissingError
 from registry.servers.repository import ServerRepository
@@ -322,3 +323,19 @@ async def test_tools_that_only_the_other_application_described_are_served(
     route = snapshot.route("legacy")
     assert route is not None
     assert list(route.tools) == ["find"]
+
+
+async def test_changes_without_a_pause_keep_the_view_fresh(
+    snapshot: Snapshot, forgotten: list[str]
+) -> None:
+    async def busy() -> AsyncIterator[Change | None]:
+        yield None
+        for _ in range(20):
+            await SystemClock().sleep(GATHER_SECONDS / 2)
+            yield Change("users", "0" * 24, {})
+
+    before = SystemClock().monotonic()
+    await snapshot._follow_changes(busy())
+
+    assert len(forgotten) > 10
+    assert snapshot._agreed_at > before + 5 * GATHER_SECONDS

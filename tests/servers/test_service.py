@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from bson import ObjectId
@@ -26,7 +27,7 @@ from registry.servers.errors import (
 from registry.servers.outcome import FAILURES_UNTIL_ERROR
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.values import (
     ConnectionSpec,
     Discovered,
@@ -672,3 +673,59 @@ async def test_statistics_add_up_and_name_every_kind(
     assert (tokens.total, sorted(tokens.by_type.values())) == (0, [0, 0, 0])
     with pytest.raises(AdminRequiredError):
         await servers.stats(alice)
+
+
+async def test_a_refresh_that_a_deletion_outran_leaves_no_tools(
+    servers: ServerService, discovery: FakeDiscovery, database: Database, alice: UserContext
+) -> None:
+    server = await registered(servers, alice)
+    discovery.meanwhile = lambda: servers.delete(server.id, alice)
+
+    with pytest.raises(ServerNotFoundError):
+        await servers.refresh(server.id, alice)
+
+    assert await database.collection("mcp_tools").count_documents({}) == 0
+
+
+async def test_a_refresh_that_was_outrun_reads_again_and_stores_what_it_read_last(
+    servers: ServerService, discovery: FakeDiscovery, alice: UserContext
+) -> None:
+    server = await registered(servers, alice)
+    discovery.answer = lambda _: found(tool(f"reading_{len(discovery.asked)}"))
+
+    async def outrun_once() -> None:
+        discovery.meanwhile = None
+        await servers.update(server.id, change(title="changed meanwhile"), alice)
+
+    discovery.meanwhile = outrun_once
+    await servers.refresh(server.id, alice)
+
+    _, served = await servers.tools(server.id, alice)
+    assert [item.name for item in served] == ["reading_3"]
+
+
+async def test_large_sets_of_tools_are_written_one_after_another(
+    servers: ServerService,
+    database: Database,
+    discovery: FakeDiscovery,
+    alice: UserContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running, most = 0, 0
+    transaction = database.transaction
+
+    async def counted(write: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            return await transaction(write)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(database, "transaction", counted)
+    discovery.answer = lambda _: found(tool("large", "x" * LARGE_CHARACTERS))
+
+    await asyncio.gather(*(registered(servers, alice, f"s{n}") for n in range(5)))
+
+    assert most == 1

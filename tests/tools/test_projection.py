@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.core.json import JsonObject
-from registry.tools.projection import openai_parameters, project, restore
+from registry.tools.projection import (
+    MAX_PROJECTION_BYTES,
+    MAX_RESOLVED_BYTES,
+    openai_parameters,
+    project,
+    restore,
+)
 from registry.tools.values import ServedTool
 
 
@@ -139,3 +145,38 @@ def test_old_forms_of_the_other_application_are_read_back() -> None:
         },
         "description": "Search",
     }
+
+
+def bomb(levels: int) -> JsonObject:
+    """Return a small schema that stands for 4 ** *levels* parts."""
+    definitions: JsonObject = {
+        f"d{level}": {"properties": {f"p{n}": {"$ref": f"#/$defs/d{level + 1}"} for n in range(4)}}
+        for level in range(levels)
+    }
+    definitions[f"d{levels}"] = {"type": "string"}
+    return {"type": "object", "$defs": definitions, "properties": {"a": {"$ref": "#/$defs/d0"}}}
+
+
+def test_references_to_references_do_not_grow_by_powers() -> None:
+    parameters = openai_parameters(json.dumps(bomb(20)))
+
+    assert len(json.dumps(parameters)) < 2 * MAX_RESOLVED_BYTES
+
+
+def test_all_tools_together_do_not_outgrow_a_document() -> None:
+    projection = project([served(f"t{n}", bomb(20)) for n in range(100)], "s")
+
+    assert len(bson.encode({"functions": projection.functions})) < 2 * MAX_PROJECTION_BYTES
+    assert projection.num_tools == 100
+
+
+def test_an_ordinary_number_of_references_is_resolved() -> None:
+    schema: JsonObject = {
+        "type": "object",
+        "$defs": {"point": {"type": "number"}},
+        "properties": {f"p{n}": {"$ref": "#/$defs/point"} for n in range(500)},
+    }
+
+    parameters = openai_parameters(json.dumps(schema))
+
+    assert parameters["properties"] == {f"p{n}": {"type": "number"} for n in range(500)}
