@@ -51,6 +51,7 @@ def _run(arguments: argparse.Namespace) -> None:
         version=version,
         place=arguments.source,
         schemas=arguments.schemas,
+        is_said=arguments.version is not None,
         token=os.environ.get("GITHUB_TOKEN"),  # noqa: TID251 - settings need a configured system
         limits=Limits(total_seconds=arguments.timeout_seconds),
     )

@@ -248,7 +248,7 @@ def test_a_file_of_another_version_is_refused_and_nothing_is_written(
         ("{", "Token.json is not valid JSON"),
         ("[]", "Token.json is no JSON object"),
         ("[" * 100_000, "Token.json is not valid JSON"),
-        ('{"properties": {}}', "Token.json has no x-generated block, so its version is unknown"),
+        ('{"properties": {}}', "Token.json does not describe expiresAt, token, userId"),
         ('{"x-generated": {"version": 32}}', "the x-generated block of Token.json is malformed"),
         ('{"x-generated": {"version": "0.0.32"}}', "Token.json describes no object"),
         (
@@ -274,6 +274,26 @@ def test_a_broken_file_is_refused_and_nothing_is_written(
     assert capsys.readouterr().err == f"generate-schemas: {message}\n"
     assert everything(schemas) == before
     assert not output.exists()
+
+
+def test_a_file_that_does_not_say_its_version_is_refused_until_somebody_does(
+    schemas: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    shutil.copy(RAW_OPTIONS, folder / "MCPOptions.json")
+
+    refused = run(schemas, output, "--source", str(folder))
+    told = capsys.readouterr().err
+    code = run(schemas, output, "--source", str(folder), "--version", "v0.0.31")
+
+    assert (refused, code) == (1, 0)
+    assert told == (
+        "generate-schemas: MCPOptions.json has no x-generated block, so its version is unknown; "
+        "say it with --version\n"
+    )
+    assert "Token.json is not given; taken from the pinned v0.0.31" in capsys.readouterr().out
+    assert imported(output).MCPConfig.model_config["json_schema_extra"]["version"] == "0.0.31"
 
 
 @pytest.mark.parametrize("name", MANDATORY)

@@ -56,14 +56,14 @@ def document_module(published: Published, schema: Schema, baseline: Schema | Non
     completing = baseline if baseline is not None and is_raw(schema) else None
     shapes = Shapes(schema, keep_bounds=True)
     properties, clocked = _fields(shapes, schema, published)
+    if (missing := published.essential - properties.keys()) != frozenset():
+        raise GenerationError(f"{published.file} does not describe {', '.join(sorted(missing))}")
     if completing is not None:
         more, clocks = _fields(shapes, completing, published)
         # Whole numbers are written as `number` by the tool; the annotated file knows better.
         properties = completed(properties, more)
         clocked |= clocks
     annotated = completing if completing is not None else schema
-    if (missing := published.essential - properties.keys()) != frozenset():
-        raise GenerationError(f"{published.file} does not describe {', '.join(sorted(missing))}")
     given = annotated.get("required", [])
     defaulted = {name for name in given if "default" in properties.get(name, {})}
     # A document without the essential fields would be useless to both applications. A field that

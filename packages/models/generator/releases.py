@@ -131,12 +131,31 @@ def origin(name: str, schema: Schema) -> Origin:
     """
     block = schema.get("x-generated")
     if not isinstance(block, dict):
-        raise GenerationError(f"{name} has no x-generated block, so its version is unknown")
+        raise GenerationError(
+            f"{name} has no x-generated block, so its version is unknown; say it with --version"
+        )
     version, timestamp = block.get("version"), block.get("timestamp", "")
     package = block.get("package", DEFAULT_PACKAGE)
     if not (isinstance(version, str) and isinstance(timestamp, str) and isinstance(package, str)):
         raise GenerationError(f"the x-generated block of {name} is malformed")
     return Origin(package, version.removeprefix("v"), timestamp)
+
+
+def labelled(name: str, content: bytes, version: str) -> bytes:
+    """Return a file with an `x-generated` block, which the schema tool itself does not write.
+
+    Raises:
+        GenerationError: It is no JSON object.
+    """
+    schema = parsed(name, content)
+    if "x-generated" in schema:
+        return content
+    schema["x-generated"] = {
+        "package": DEFAULT_PACKAGE,
+        "version": version.removeprefix("v"),
+        "timestamp": "",
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def require_version(name: str, content: bytes, version: str) -> None:

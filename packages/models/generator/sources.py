@@ -8,7 +8,7 @@ from typing import TypeAlias
 from packages.models.generator import pins
 from packages.models.generator.download import API_URL, RELEASES_URL, Limits, Release
 from packages.models.generator.errors import GenerationError
-from packages.models.generator.releases import ALL, Files, require_version
+from packages.models.generator.releases import ALL, Files, labelled, require_version
 
 Report: TypeAlias = Callable[[str], None]
 
@@ -23,12 +23,15 @@ class Source:
     Attributes:
         place: A folder or a URL; None means the pinned copies, or else the release on GitHub.
         schemas: The folder of the pinned copies.
+        is_said: Whether the version was asked for in so many words, which is what files of one's
+            own without an `x-generated` block take it from.
         token: For private releases; sent to GitHub only.
     """
 
     version: str
     place: str | None
     schemas: Path
+    is_said: bool = False
     token: str | None = None
     limits: Limits | None = None
 
@@ -54,9 +57,16 @@ def files_of(source: Source, report: Report) -> Found:
     files = _fetched(source)
     for name in sorted(files):
         require_version(name, files[name], source.version)
-    if missing := sorted(MANDATORY - files.keys()):
+    pinned: Files = {}
+    if pins.is_pinned(source.schemas, source.version):
+        pinned = pins.read_pinned(source.schemas, source.version)
+    if missing := sorted(MANDATORY - files.keys() - pinned.keys()):
         raise GenerationError(f"release {source.version} has no {', '.join(missing)}")
     for name in sorted(FILE_NAMES - files.keys()):
+        if name in pinned:
+            report(f"{name} is not given; taken from the pinned {source.version}")
+            files[name] = pinned[name]
+            continue
         version, content = _last_pinned(source.schemas, name)
         report(f"{name} is not part of {source.version}; taken from {version}")
         files[name] = content
@@ -65,7 +75,12 @@ def files_of(source: Source, report: Report) -> Found:
 
 def _fetched(source: Source) -> dict[str, bytes]:
     if source.place is not None and "://" not in source.place:
-        return _from_folder(Path(source.place), source.version)
+        files = _from_folder(Path(source.place), source.version)
+        if source.is_said:
+            return {
+                name: labelled(name, content, source.version) for name, content in files.items()
+            }
+        return files
     is_github = source.place is None or source.place.rstrip("/") == RELEASES_URL
     release = Release(
         source.version,
