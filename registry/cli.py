@@ -12,8 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvloop
 
-from packages.database.client import MongoAddressError, MongoLoginError, TopologyError
-from packages.database.errors import DatabaseUnavailable
+from packages.database.client import MongoAddressError, TopologyError
+from packages.database.errors import DatabaseUnavailable, MongoLoginError
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.identity import ALL_SCOPES, Role, Scope, UserContext
 from registry.auth.jwt import default_scopes
@@ -46,7 +46,6 @@ EXPECTED = (
     KeyPairError,
     LocalError,
     MongoAddressError,
-    MongoLoginError,
     TopologyError,
     DatabaseUnavailable,
     SchemasNotGeneratedError,
@@ -69,9 +68,13 @@ def serve(
     With --local everything that is needed is started and kept in REGISTRY_HOME; without it
     MONGO_URI, CREDS_KEY, CREDS_IV and a JWT key pair must be set.
     """
-    from registry.serving import serve_local, serve_settings  # noqa: PLC0415 - heavy imports
 
-    _run(serve_local if local else serve_settings)
+    async def work() -> None:
+        from registry.serving import serve_local, serve_settings  # noqa: PLC0415 - heavy imports
+
+        await (serve_local() if local else serve_settings())
+
+    _run(work)
 
 
 @token.command("create")
@@ -85,9 +88,10 @@ def token_create(
     hours: Annotated[float, typer.Option(min=0.01, max=24 * 365, help="Lifetime.")] = 8,
 ) -> None:
     """Print a bearer token signed with our key."""
-    from registry.wiring import build_issuer, build_keys  # noqa: PLC0415 - heavy imports
 
     async def work() -> None:
+        from registry.wiring import build_issuer, build_keys  # noqa: PLC0415 - heavy imports
+
         if len(user_id) != len(OPERATOR.user_id) or not _is_hex(user_id):
             _fail("--user-id must be 24 hexadecimal characters")
         settings = _settings()
@@ -108,9 +112,10 @@ def token_create(
 @schemas.command("check")
 def schemas_check() -> None:
     """Check that the generated models are of the release this program expects."""
-    from packages.models import SCHEMA_VERSION, check_schema_version  # noqa: PLC0415
 
     async def work() -> None:
+        from packages.models import SCHEMA_VERSION, check_schema_version  # noqa: PLC0415
+
         check_schema_version()
         typer.echo(f"The models are generated from {SCHEMA_VERSION}.")
 
@@ -122,11 +127,12 @@ def servers_list(
     *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """List all registered servers."""
-    from registry.core.paging import PageRequest  # noqa: PLC0415 - heavy imports
-    from registry.servers.presenter import present_summary  # noqa: PLC0415
-    from registry.servers.values import ServerFilter  # noqa: PLC0415
 
     async def work() -> None:
+        from registry.core.paging import PageRequest  # noqa: PLC0415 - heavy imports
+        from registry.servers.presenter import present_summary  # noqa: PLC0415
+        from registry.servers.values import ServerFilter  # noqa: PLC0415
+
         async with _components() as parts:
             rows: list[dict[str, Any]] = []
             number = 1
@@ -166,30 +172,47 @@ def servers_add(
 ) -> None:
     """Register a server."""
     body = {"serverName": name, "url": url, "type": kind, "scope": scope}
-    _import([("the command line", body)], author, dry_run=False, strict=strict)
+    _import(
+        lambda: [("the command line", body)],
+        author,
+        dry_run=False,
+        strict=strict,
+        must_be_new=True,
+    )
 
 
 @servers.command("import")
 def servers_import(
-    files: Annotated[list[Path], typer.Argument(help="JSON files, or folders of them.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="JSON files, or folders of them without their subfolders.")
+    ],
     *,
-    author: Annotated[
-        str, typer.Option(help="ObjectId of the owner of servers that name none.")
-    ] = OPERATOR.user_id,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing.")] = False,
+    author: Annotated[str, typer.Option(help="ObjectId of the owner.")] = OPERATOR.user_id,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the files; contact and store nothing.")
+    ] = False,
 ) -> None:
-    """Import server files: the API's create body, or the older file store's form."""
-    from registry.servers.seeding import read_files  # noqa: PLC0415 - heavy imports
+    """Import server files: the API's create body, or the older file store's form.
 
-    _import(read_files(files), author, dry_run=dry_run, strict=False)
+    A server that exists is left alone. One whose file names no scope is for everybody, that is
+    shared_app.
+    """
+
+    def read() -> "list[tuple[str, Any]]":
+        from registry.servers.seeding import read_files  # noqa: PLC0415 - heavy imports
+
+        return read_files(files)
+
+    _import(read, author, dry_run=dry_run, strict=False)
 
 
 @app.command()
 def doctor() -> None:
     """Check the database, indexes, schema version, keys and stored credentials."""
-    from registry.doctor import examine  # noqa: PLC0415 - heavy imports
 
     async def work() -> None:
+        from registry.doctor import examine  # noqa: PLC0415 - heavy imports
+
         findings = await examine(_settings())
         for finding in findings:
             typer.echo(f"{'ok  ' if finding.good else 'FAIL'}  {finding.check}: {finding.message}")
@@ -199,16 +222,27 @@ def doctor() -> None:
     _run(work)
 
 
-def _import(items: "list[tuple[str, Any]]", author: str, *, dry_run: bool, strict: bool) -> None:
-    from registry.servers.seeding import import_servers  # noqa: PLC0415 - heavy imports
-
+def _import(
+    read: "Callable[[], list[tuple[str, Any]]]",
+    author: str,
+    *,
+    dry_run: bool,
+    strict: bool,
+    must_be_new: bool = False,
+) -> None:
     async def work() -> None:
+        from registry.servers.seeding import Outcome, import_servers  # noqa: PLC0415 - heavy
+
+        items = read()
+        if not items:
+            typer.echo("There is nothing to import.", err=True)
         failed = 0
         async with _components() as parts:
             async for report in import_servers(
                 parts.servers, items, author, dry_run=dry_run, strict=strict
             ):
-                failed += report.outcome.is_failure
+                exists = report.outcome is Outcome.EXISTS
+                failed += report.outcome.is_failure or (exists and must_be_new)
                 typer.echo(f"{report.outcome.value:<9} {report.source}: {report.message}")
         if failed:
             raise typer.Exit(1)
@@ -255,7 +289,7 @@ def _leaves(group: BaseException) -> list[BaseException]:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, DatabaseUnavailable):
+    if isinstance(error, DatabaseUnavailable) and not isinstance(error, MongoLoginError):
         return "MONGO_URI: the database cannot be reached"
     return str(error)
 

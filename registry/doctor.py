@@ -6,20 +6,18 @@ from typing import Any
 from packages.database.client import (
     Database,
     MongoAddressError,
-    MongoLoginError,
     TopologyError,
 )
-from packages.database.encryption import Cipher, DecryptionError, FieldRef, stored_form
-from packages.database.errors import DatabaseUnavailable, translated
+from packages.database.encryption import Cipher, DecryptionError
+from packages.database.errors import DatabaseUnavailable, MongoLoginError, translated
 from packages.database.schema import wanted_indexes
 from packages.models import SCHEMA_VERSION, check_schema_version
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
+from registry.ciphertexts import stored_secrets
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
-from registry.servers.credentials import is_secret_header
-from registry.tokens.values import STORED_TYPES
 from registry.wiring import build_cipher, build_database, build_keys
 
 LISTED = 20
@@ -48,6 +46,8 @@ async def examine(settings: Settings) -> list[Finding]:
         if reachable[0].good:
             findings.append(await _indexes(database))
             findings.append(await _ciphertexts(database, build_cipher(settings)))
+    except MongoLoginError as exc:
+        findings.append(Finding("database", good=False, message=str(exc)))
     finally:
         await database.close()
     return findings
@@ -73,10 +73,10 @@ async def _database(database: Database) -> list[Finding]:
     reached = Finding("database", good=True, message=f"reached, named {database.db.name}")
     try:
         await database.require_replica_set()
-    except DatabaseUnavailable:
-        return [Finding("database", good=False, message="cannot be reached at MONGO_URI")]
     except (MongoLoginError, MongoAddressError) as exc:
         return [Finding("database", good=False, message=str(exc))]
+    except DatabaseUnavailable:
+        return [Finding("database", good=False, message="cannot be reached at MONGO_URI")]
     except TopologyError as exc:
         return [reached, Finding("replica set", good=False, message=str(exc))]
     return [reached, Finding("replica set", good=True, message="transactions are possible")]
@@ -118,7 +118,7 @@ async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:
     unreadable: list[str] = []
     total = 0
     async with translated():
-        async for reference, stored in _stored_secrets(database):
+        async for reference, stored in stored_secrets(database):
             total += 1
             try:
                 cipher.decrypt(stored, reference)
@@ -130,29 +130,3 @@ async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:
         text = f"{len(unreadable)} of {total} cannot be decrypted with CREDS_KEY: {listed}{more}"
         return Finding("credentials", good=False, message=text)
     return Finding("credentials", good=True, message=f"{total} stored, all readable")
-
-
-async def _stored_secrets(database: Database) -> Any:
-    fields = {"config.apiKey.key": 1, "config.oauth.client_secret": 1, "config.headers": 1}
-    async for document in database.collection("mcpservers").find({}, fields):
-        config = _members(document.get("config"))
-        key = str(document["_id"])
-        for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
-            value = _members(config.get(parent)).get(name)
-            if isinstance(value, str):
-                yield FieldRef("mcpservers", key, f"config.{parent}.{name}"), value
-        for name, value in _members(config.get("headers")).items():
-            if is_secret_header(name, value) and stored_form(str(value)) is not None:
-                yield FieldRef("mcpservers", key, f"config.headers.{name}"), value
-    known = [*STORED_TYPES, "mcp_oauth_client"]
-    tokens = database.collection("tokens")
-    async for document in tokens.find({"type": {"$in": known}}, {"token": 1}):
-        yield FieldRef("tokens", str(document["_id"]), "token"), str(document.get("token"))
-    auths = database.collection("pluginauths")
-    async for document in auths.find({"pluginKey": {"$regex": "^mcp_"}}, {"value": 1}):
-        yield FieldRef("pluginauths", str(document["_id"]), "value"), str(document.get("value"))
-
-
-def _members(value: object) -> dict[str, Any]:
-    # Other applications write these documents too, so any of it can be missing or odd.
-    return value if isinstance(value, dict) else {}

@@ -2,18 +2,21 @@
 
 import asyncio
 import json
+import shlex
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import structlog
 import uvicorn
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp
 from typing_extensions import override
 
+import registry
 from registry.core.clock import Clock, SystemClock
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError, load_settings
@@ -23,6 +26,8 @@ from registry.local.instance import LocalInstance
 from registry.main import application
 from registry.web.connection import JoiningProtocol
 from registry.wiring import Components
+
+log = structlog.get_logger()
 
 GRACEFUL_SECONDS = 10
 """How long requests in flight may take to end after SIGTERM."""
@@ -70,8 +75,10 @@ async def serve_settings() -> None:
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     with _bound(settings) as listener:
+        # Port 0 asks for a free one, which clients must be told.
+        settings = load_settings(registry_port=listener.getsockname()[1])
         async with application(settings) as (app, _parts):
-            await _serve(app, listener, _ignore)
+            await _serve(app, listener, lambda: _log_ready(settings))
 
 
 async def serve_local() -> None:
@@ -80,16 +87,17 @@ async def serve_local() -> None:
     configure_logging(checked.log_level, checked.log_format)
     clock = SystemClock()
     with _bound(checked) as listener:
-        async with _local_application(checked, clock) as (app, announce):
+        port = listener.getsockname()[1]
+        async with _local_application(checked, port, clock) as (app, announce):
             await _serve(app, listener, announce)
 
 
 @asynccontextmanager
 async def _local_application(
-    checked: Settings, clock: Clock
+    checked: Settings, port: int, clock: Clock
 ) -> AsyncIterator[tuple[ASGIApp, Callable[[], None]]]:
     async with LocalInstance(checked.registry_home, clock) as instance:
-        settings = load_settings(**instance.settings_overrides())
+        settings = load_settings(**instance.settings_overrides(), registry_port=port)
         async with application(settings) as (app, parts):
             token = await bootstrap(parts, instance.home, instance.demo_url)
             yield app, lambda: print(announcement(parts, instance.home, token), flush=True)  # noqa: T201 - for people
@@ -115,11 +123,11 @@ def announcement(parts: Components, home: LocalHome, token: str) -> str:
             f"  Admin token      {home.admin_token_file}",
             f"  Demo server      {base}/mcp/demo",
             "",
-            "Client configuration (Claude, Cursor, VS Code and others):",
+            "Client configuration (Claude, Cursor; VS Code wants servers for mcpServers):",
             json.dumps(configuration, indent=2),
             "",
             "Try it:",
-            f"  TOKEN=$(cat {home.admin_token_file})",
+            f"  TOKEN=$(cat {shlex.quote(str(home.admin_token_file))})",
             f'  curl -s -H "Authorization: Bearer $TOKEN" {base}/api/v1/servers',
             "",
         ]
@@ -192,5 +200,5 @@ def _bound(settings: Settings) -> Iterator[socket.socket]:
         yield listener
 
 
-def _ignore() -> None:
-    """Announce nothing."""
+def _log_ready(settings: Settings) -> None:
+    log.info("registry_ready", address=settings.base_url, version=registry.__version__)

@@ -19,6 +19,7 @@ from registry.auth.bearer import BearerAuthenticator
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys, load_signing_keys
 from registry.auth.repository import DirectoryRepository
+from registry.ciphertexts import require_matching_keys
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
@@ -143,6 +144,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
         conflicts = await prepare(database, EXTRA_INDEXES)
         for conflict in conflicts:
             log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
+        await require_matching_keys(database, cipher)
         verifier = TokenVerifier(
             keys,
             issuer=settings.jwt_issuer,

@@ -3,14 +3,17 @@
 The same as `registry servers import`, for deployments that call scripts.
 """
 
-import sys
+import typer
 
-from registry.cli import app
+from registry.cli import servers_import
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+app.command()(servers_import)
 
 
 def main() -> None:
     """Run the import."""
-    app(["servers", "import", *sys.argv[1:]])
+    app(prog_name="seed-database")
 
 
 if __name__ == "__main__":

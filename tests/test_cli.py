@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.fakes.command import free_port, run_registry
 pytestmark = pytest.mark.wire
 
 ALICE = "a" * 24
+ROOT = Path(__file__).parents[1]
 COMMANDS = [
     ["serve"],
     ["doctor"],
@@ -184,7 +186,8 @@ def test_an_added_server_is_listed(dead_url: str) -> None:
     as_json = run("servers", "list", "--json")
 
     assert added.exit_code == 0, added.output
-    assert added.stdout == "imported  the command line: weather is error\n"
+    told = "imported  the command line: weather is error (Could not connect to"
+    assert added.stdout.startswith(told)
     assert listed.stderr.endswith("1 servers\n")
     assert dead_url in listed.stdout
     (server,) = json.loads(as_json.stdout)
@@ -243,13 +246,13 @@ def test_the_seeding_script_is_the_same_command(
 ) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps({"serverName": "weather", "url": dead_url}))
-    monkeypatch.setattr("sys.argv", ["seed-database", str(file)])
+    monkeypatch.setattr("sys.argv", ["seed_database.py", str(file)])
 
     with pytest.raises(SystemExit) as ended:
         seed_main()
 
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"imported  {file}: weather is error\n"
+    assert capsys.readouterr().out.startswith(f"imported  {file}: weather is error (Could not")
     assert [server["serverName"] for server in stored_servers(database_uri)] == ["weather"]
 
 
@@ -268,3 +271,38 @@ def test_a_database_that_is_away_is_one_line(tmp_path: Path, key_files: tuple[Pa
 
     assert ended.returncode == 1
     assert ended.stderr == "registry: MONGO_URI: the database cannot be reached\n"
+
+
+def test_adding_a_name_that_is_taken_fails(dead_url: str) -> None:
+    run("servers", "add", "weather", dead_url)
+
+    again = run("servers", "add", "weather", f"{dead_url}/other")
+
+    assert again.exit_code == 1
+    assert again.stdout == (
+        "exists    the command line: a server named weather is there already\n"
+    )
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    folder.mkdir()
+
+    imported = run("servers", "import", str(folder))
+
+    assert (imported.exit_code, imported.stderr) == (0, "There is nothing to import.\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["doctor"], ["token", "create", "--user-id", ALICE]]
+)
+def test_models_that_are_not_generated_are_one_line(tmp_path: Path, command: list[str]) -> None:
+    for package in ("packages", "registry"):
+        generated = shutil.ignore_patterns("_generated", "__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=generated)
+
+    ended = run_registry(tmp_path, {}, *command)
+
+    assert ended.returncode == 1
+    assert "make schemas" in ended.stderr
+    assert ended.stderr.count("\n") == 1

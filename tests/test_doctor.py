@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher
+from packages.database.errors import MongoLoginError
 from registry.core.settings import Settings
 from registry.doctor import LISTED, Finding, examine
 from tests.fakes.keys import write_key_pair
@@ -207,7 +208,7 @@ async def test_a_refused_login_is_a_finding(settings: Settings, tmp_path: Path) 
         uri = daemon.uri.replace("://", "://nobody:s3ntinel@")
         findings = await examine(changed(settings, mongo_uri=SecretStr(uri)))
 
-    assert bad(findings) == {"database": "MONGO_URI: MongoDB refuses its user name and password"}
+    assert bad(findings) == {"database": str(MongoLoginError())}
 
 
 async def test_keys_that_are_no_pair_are_a_finding(

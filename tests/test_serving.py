@@ -9,9 +9,13 @@ from pathlib import Path
 import httpx
 import httpx2
 import pytest
+from bson import ObjectId
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from pymongo import MongoClient
 
+from packages.database.encryption import Cipher
+from packages.database.errors import MongoLoginError
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
@@ -156,7 +160,7 @@ def test_a_wrong_password_is_one_line(tmp_path: Path, environment: dict[str, str
         uri = daemon.uri.replace("://", "://nobody:s3ntinel@")
         (line,) = refusal(tmp_path, {**environment, "MONGO_URI": uri})
 
-    assert line == "MONGO_URI: MongoDB refuses its user name and password"
+    assert line == str(MongoLoginError())
 
 
 @pytest.mark.parametrize("arguments", [(), ("--local",)])
@@ -180,3 +184,28 @@ def test_local_mode_refuses_to_serve_other_machines(tmp_path: Path) -> None:
 
     assert line.startswith("REGISTRY_HOST: local mode listens on loopback only")
     assert not home.exists()
+
+
+@pytest.mark.parametrize(("stored", "starts"), [(2, "yes"), (3, "")])
+def test_keys_that_decrypt_none_of_several_credentials_stop_the_start(
+    tmp_path: Path, environment: dict[str, str], database_uri: str, stored: int, starts: str
+) -> None:
+    other = Cipher("ab" * 32, "cd" * 16)
+    with MongoClient[dict[str, object]](database_uri) as client:
+        client.get_default_database()["mcpservers"].insert_many(
+            {
+                "serverName": f"s{number}",
+                "author": ObjectId(),
+                "config": {"apiKey": {"source": "admin", "key": other.encrypt_shared("k")}},
+            }
+            for number in range(stored)
+        )
+
+    if starts:
+        with RunningRegistry(tmp_path, environment) as registry:
+            registry.wait_until_ready()
+    else:
+        (line,) = refusal(tmp_path, environment)
+        assert line == (
+            "CREDS_KEY, CREDS_IV: none of 3 stored credentials can be decrypted with these"
+        )

@@ -29,9 +29,6 @@ DEFAULT_DATABASE = "jarvis"
 INDEX_CONFLICT_CODES = frozenset({85, 86})
 """IndexOptionsConflict and IndexKeySpecsConflict: the other application declared it otherwise."""
 
-LOGIN_CODES = frozenset({13, 18})
-"""Unauthorized and AuthenticationFailed."""
-
 NAMESPACE_EXISTS = 48
 
 TRANSACTION_SECONDS = 30
@@ -56,13 +53,6 @@ class MongoAddressError(Exception):
             "MONGO_URI: is no usable MongoDB connection string "
             "(mongodb://user:password@host:port/database, with special characters %-encoded)"
         )
-
-
-class MongoLoginError(Exception):
-    """MongoDB refuses the user, the password or what the user may do."""
-
-    def __init__(self) -> None:
-        super().__init__("MONGO_URI: MongoDB refuses its user name and password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +128,6 @@ class Database:
                 hello = await self.client.admin.command("hello")
             except ConfigurationError:
                 raise MongoAddressError from None
-            except OperationFailure as exc:
-                if exc.code in LOGIN_CODES:
-                    raise MongoLoginError from None
-                raise
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise TopologyError
 

@@ -35,8 +35,21 @@ SHUTTING_DOWN_CODES = frozenset({91, 11600, 11602})
 """ShutdownInProgress, InterruptedAtShutdown, InterruptedDueToReplStateChange."""
 
 
+LOGIN_CODES = frozenset({13, 18})
+"""Unauthorized and AuthenticationFailed."""
+
+
 class DatabaseUnavailable(Exception):  # noqa: N818 - names the state, like the driver's own
     """MongoDB cannot be reached, or did not answer in time. Nothing half done remains."""
+
+
+class MongoLoginError(DatabaseUnavailable):
+    """MongoDB refuses the user, the password or what the user wants to do."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MONGO_URI: MongoDB refuses its user name and password, or what they would do"
+        )
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -58,6 +71,8 @@ async def translated() -> AsyncIterator[None]:
     except Exception as exc:
         if is_unreachable(exc):
             raise DatabaseUnavailable from exc
+        if isinstance(exc, OperationFailure) and exc.code in LOGIN_CODES:
+            raise MongoLoginError from exc
         raise
 
 

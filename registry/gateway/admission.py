@@ -11,6 +11,8 @@ from registry.gateway.requests import Exchange
 from registry.gateway.translate import challenged
 from registry.gateway.values import Route
 
+GATEWAY_SCOPES = (Scope.READ_TOOLS, Scope.INVOKE_TOOLS)
+
 
 class Admission:
     """Lets a request in, or says why not.
@@ -49,7 +51,8 @@ class Admission:
         """
         user = await self._caller(exchange)
         if user.lacks(needed):
-            error = InsufficientScopeError((needed,))
+            # All that the gateway ever asks for, or clients would have to come back for the rest.
+            error = InsufficientScopeError(GATEWAY_SCOPES)
             raise challenged(error, self._metadata_url(exchange))
         if not self._routes.is_fresh():
             raise NotServing("The gateway has lost touch with its database; try again soon.")

@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 from aiohttp import ClientError, ClientTimeout
 from aiohttp.http_exceptions import HttpProcessingError
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -22,6 +21,7 @@ from registry.gateway.events import Event, EventTooLargeError, read_events
 from registry.gateway.forward import SUCCESS, Client, check_status, failure
 from registry.gateway.headers import CONTENT_TYPE
 from registry.gateway.patience import Patience
+from registry.gateway.standin import handshake_result
 from registry.gateway.values import Route
 from registry.gateway.watch import CallWatch
 from registry.gateway.wire import UpstreamAnswer, Wire
@@ -54,13 +54,7 @@ def local_result(envelope: Envelope, route: Route) -> Mapping[str, Any]:
     """
     match envelope.method:
         case "initialize":
-            wanted = envelope.params.get("protocolVersion")
-            known = wanted in HANDSHAKE_PROTOCOL_VERSIONS
-            return {
-                "protocolVersion": wanted if known else LATEST_HANDSHAKE_VERSION,
-                "capabilities": {"tools": {}},
-                "serverInfo": {"name": route.server_name, "version": registry.__version__},
-            }
+            return handshake_result(envelope, route)
         case "ping":
             return {}
         case _:

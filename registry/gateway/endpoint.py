@@ -5,6 +5,7 @@ credentials, forwarding. Who is calling is settled before anything is looked up,
 learns which servers exist; everything is decided on the body, never on headers.
 """
 
+import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,6 @@ from aiohttp import ClientSession
 from multidict import CIMultiDict
 from starlette.types import Receive, Scope, Send
 
-from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
@@ -37,9 +37,9 @@ from registry.gateway.errors import (
     InvalidParams,
     MethodNotAllowed,
     MethodUnknown,
+    NotServing,
     Outcome,
     Refusal,
-    ServerUnknown,
     ToolUnknown,
     UpstreamFailed,
 )
@@ -52,7 +52,8 @@ from registry.gateway.ports import Authenticate, RouteTable
 from registry.gateway.recorder import Recorder
 from registry.gateway.requests import Exchange, check_media
 from registry.gateway.sessions import SessionSeal
-from registry.gateway.streams import StandingStreams
+from registry.gateway.standin import is_away, may_go_unheard, stand_in_result
+from registry.gateway.streams import StandingStreams, until_refused
 from registry.gateway.translate import error_body, refusal_for, result_body
 from registry.gateway.values import Route, upstream_headers
 from registry.gateway.watch import ClientGone
@@ -63,9 +64,6 @@ log = structlog.get_logger()
 
 SLOW_SECONDS = 10.0
 """Calls that take longer are logged; standing streams are not."""
-
-RECHECK_SECONDS = 5.0
-"""How long a standing stream may outlive the right to it."""
 
 STANDING_METHODS = frozenset({"GET", "subscriptions/listen"})
 """What opens a stream that may be silent and stay open for as long as the client likes."""
@@ -144,6 +142,10 @@ class GatewayEndpoint:
             await self._refuse(exchange, refusal)
         except ClientGone:
             exchange.outcome = Outcome.DISCONNECTED
+        except asyncio.CancelledError:
+            # Nobody else cancels a request than the server that ends. Its client is told so.
+            log.warning("gateway_call_cut_off", server=exchange.server, method=exchange.method)
+            await self._refuse(exchange, NotServing("The gateway is being shut down."))
         except Exception as exc:
             translated = refusal_for(exc)
             if isinstance(translated, InternalFailure):
@@ -202,8 +204,26 @@ class GatewayEndpoint:
             self._check_call(exchange, envelope, route)
         if route.transport is Transport.SSE:
             await self._bridged(exchange, envelope, route, user, raw)
-        else:
+            return
+        try:
             await self._forward(exchange, route, user, session_id, raw)
+        except UpstreamFailed as failure:
+            if exchange.client.has_started or not is_away(failure):
+                raise
+            await self._stand_in(exchange, envelope, route, failure)
+
+    async def _stand_in(
+        self, exchange: Exchange, envelope: Envelope, route: Route, failure: UpstreamFailed
+    ) -> None:
+        if may_go_unheard(envelope):
+            await exchange.answer_empty(202, [(b"content-length", b"0")])
+            return
+        result = stand_in_result(envelope, route)
+        request_id = exchange.request_id
+        if result is None or request_id is None:
+            raise failure
+        log.warning("gateway_stood_in", server=exchange.server, reason=failure.message)
+        await exchange.answer(200, result_body(result, request_id))
 
     async def _get_or_delete(self, exchange: Exchange) -> None:
         user, route = await self._admission.admit(exchange, TokenScope.READ_TOOLS)
@@ -260,30 +280,12 @@ class GatewayEndpoint:
             return
 
         async def until() -> Exception:
-            return await self._refused_later(exchange, route)
+            return await until_refused(self._admission, exchange, route, self._clock)
 
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(
                 http_method, route, headers, raw, exchange.client, standing_until=until
             )
-
-    async def _refused_later(self, exchange: Exchange, route: Route) -> Refusal:
-        """Return the refusal as soon as the request would be refused if it were sent now.
-
-        A stream may stay open for days, in which its token expires, its user loses the right, and
-        its server is turned off or removed.
-        """
-        while True:
-            await self._clock.sleep(RECHECK_SECONDS)
-            try:
-                _, current = await self._admission.admit(exchange, TokenScope.READ_TOOLS)
-            except Refusal as refusal:
-                return refusal
-            except DatabaseUnavailable:
-                # The next check tells; without the database for long, there is a refusal.
-                continue
-            if (current.server_id, current.url) != (route.server_id, route.url):
-                return ServerUnknown()
 
     async def _bridged(
         self,

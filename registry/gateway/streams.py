@@ -1,10 +1,19 @@
-"""Keep standing streams from using up the connections that calls need."""
+"""Keep standing streams from using up connections, and from outliving the right to them."""
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from registry.gateway.errors import NotServing
+from packages.database.errors import DatabaseUnavailable
+from registry.auth.identity import Scope
+from registry.core.clock import Clock
+from registry.gateway.admission import Admission
+from registry.gateway.errors import NotServing, Refusal, ServerUnknown
+from registry.gateway.requests import Exchange
+from registry.gateway.values import Route
+
+RECHECK_SECONDS = 5.0
+"""How long a standing stream may outlive the right to it."""
 
 
 class StandingStreams:
@@ -34,3 +43,24 @@ class StandingStreams:
             self._open[server_id] -= 1
             if not self._open[server_id]:
                 del self._open[server_id]
+
+
+async def until_refused(
+    admission: Admission, exchange: Exchange, route: Route, clock: Clock
+) -> Refusal:
+    """Return the refusal as soon as the request would be refused if it were sent now.
+
+    A stream may stay open for days, in which its token expires, its user loses the right, and
+    its server is turned off, removed or led elsewhere.
+    """
+    while True:
+        await clock.sleep(RECHECK_SECONDS)
+        try:
+            _, current = await admission.admit(exchange, Scope.READ_TOOLS)
+        except Refusal as refusal:
+            return refusal
+        except DatabaseUnavailable:
+            # The next check tells; without the database for long, there is a refusal.
+            continue
+        if (current.server_id, current.url) != (route.server_id, route.url):
+            return ServerUnknown()

@@ -146,17 +146,30 @@ def _put_api_key(
     changes: dict[str, object],
     removed: list[str],
 ) -> None:
+    stored = None if "config.headers" in removed else config.get("headers")
+    headers = dict(_object(changes.pop("config.headers", stored)) or {})
+    variables = dict(_object(config.get("customUserVars")) or {})
+    before = _object(config.get("apiKey")) or {}
+    if before.get("source") == "user":
+        # What asked users for their keys goes with the key, or they would be asked, and send it.
+        for name, template in user_key_template(before).items():
+            if headers.get(name) == template:
+                del headers[name]
+        for name in user_variables():
+            variables.pop(name, None)
+    fields: JsonObject = {"headers": headers, "customUserVars": variables}
     if given is None:
         removed.append("config.apiKey")
-        return
-    stored = None if "config.headers" in removed else config.get("headers")
-    base = {**config, "headers": changes.get("config.headers", stored)}
-    for name, value in _api_key_fields(given, cast("JsonObject", base), vault).items():
-        changes[f"config.{name}"] = value
+    else:
+        fields.update(_api_key_fields(given, {**config, **fields}, vault))
+    for name, value in fields.items():
+        _put(changes, removed, f"config.{name}", value or None)
 
 
 def _api_key_fields(given: ApiKeyInput, config: JsonObject, vault: CredentialVault) -> JsonObject:
     api_key = vault.stored_api_key(given, _object(config.get("apiKey")))
+    if given.source == "admin" and "key" not in api_key:
+        raise ValidationFailedError("apiKey.key", "is required, and none is stored")
     fields: JsonObject = {"apiKey": api_key}
     if given.source == "user":
         fields["headers"] = {

@@ -20,10 +20,15 @@ LISTED_PROBLEMS = 100
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What came of reading an upstream: either it answered, or it failed, or nobody asked."""
+    """What came of reading an upstream: either it answered, or it failed, or nobody asked.
+
+    Attributes:
+        unread: Why nobody asked.
+    """
 
     found: Discovered | None = None
     failure: str | None = None
+    unread: str | None = None
     oauth_metadata: JsonObject | None = None
 
 

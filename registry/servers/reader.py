@@ -74,13 +74,16 @@ class ServerReader:
             await self._discovery.check_url(connection.url)
         except DiscoveryFailedError as exc:
             return Reading(failure=exc.message)
-        return Reading()
+        return Reading(unread="it needs an API key of your own, and you have stored none")
 
     async def _oauth_metadata(self, connection: ConnectionSpec) -> Reading:
         try:
-            return Reading(oauth_metadata=await self._discovery.oauth_metadata(connection))
+            metadata = await self._discovery.oauth_metadata(connection)
         except DiscoveryFailedError as exc:
             return Reading(failure=exc.message)
+        return Reading(
+            oauth_metadata=metadata, unread="its tools can be read once it is authorised by OAuth"
+        )
 
     def connection(
         self, server_id: str, config: JsonObject, user_key: str | None

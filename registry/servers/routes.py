@@ -34,7 +34,7 @@ from registry.servers.schemas import (
     Toggle,
     ToggleAnswer,
 )
-from registry.servers.service import ServerService
+from registry.servers.service import Refreshed, ServerService
 from registry.servers.values import Discovered, ServerFilter, ServerRecord, ServerStatus
 from registry.tools.values import ServedTool, ToolDefinition
 from registry.web.bodies import StrictJsonRoute
@@ -267,7 +267,8 @@ async def refresh_server(
     ] = False,
 ) -> Response:
     """Connect to the upstream again and take over what changed."""
-    server, failure = await service.refresh(server_id, user, accept=accept)
+    refreshed = await service.refresh(server_id, user, accept=accept)
+    server = refreshed.server
     answer: dict[str, object] = {
         "id": server.id,
         "serverName": server.server_name,
@@ -279,17 +280,23 @@ async def refresh_server(
         "capabilities": server.config.get("capabilities"),
         "tools": ", ".join(tool_names(server.config.get("tools"))),
         "initDuration": server.config.get("initDuration"),
-        "message": (
-            "Server health check successful"
-            if failure is None
-            else f"Server health check failed: {failure}"
-        ),
+        "message": _told(refreshed),
         "updatedAt": timestamp(server.updated_at),
     }
     problems = server.registry.get("tool_problems")
     if problems:
         answer["toolProblems"] = problems
+    if refreshed.held:
+        answer["heldTools"] = list(refreshed.held)
     return JsonAnswer(answer)
+
+
+def _told(refreshed: Refreshed) -> str:
+    if refreshed.failure is not None:
+        return f"Server health check failed: {refreshed.failure}"
+    if refreshed.unread is not None:
+        return f"The server was not asked: {refreshed.unread}"
+    return "Server health check successful"
 
 
 def _detail(server: ServerRecord, status: int = 200) -> Response:

@@ -340,6 +340,9 @@ class RefreshAnswer(_Answer):
     message: str
     updated_at: datetime | None
     tool_problems: list[ToolProblem] | None = None
+    held_tools: list[str] | None = Field(
+        default=None, description="Tools that are new or changed and wait for `accept=true`."
+    )
 
 
 class ConnectionAnswer(_Answer):

@@ -69,7 +69,7 @@ def _read(file: Path) -> object:
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             return Unreadable(f"is larger than {MAX_FILE_BYTES} bytes")
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         return Unreadable(f"cannot be read ({exc.strerror})")
     except (ValueError, RecursionError):
@@ -102,7 +102,9 @@ async def import_servers(
                 yield Report(source, Outcome.WOULD_IMPORT, f"{name} from {body.url}")
             else:
                 server = await service.register(body, user, strict=strict)
-                yield Report(source, Outcome.IMPORTED, f"{name} is {server.effective_status}")
+                why = f" ({server.error_message})" if server.error_message else ""
+                told = f"{name} is {server.effective_status}{why}"
+                yield Report(source, Outcome.IMPORTED, told)
         except ServerExistsError as exc:
             yield Report(source, Outcome.EXISTS, exc.message)
         except RegistryError as exc:

@@ -3,6 +3,7 @@
 Upstreams are read before a transaction begins, never inside one.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
@@ -51,6 +52,22 @@ UPDATE_ATTEMPTS = 5
 """How often an update without `updatedAt` starts over when another write came between."""
 
 PATH_ATTEMPTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What came of a refresh.
+
+    Attributes:
+        failure: Why the upstream could not be read.
+        unread: Why it was not asked at all.
+        held: Names of tools that wait for review.
+    """
+
+    server: ServerRecord
+    failure: str | None
+    unread: str | None
+    held: tuple[str, ...]
 
 
 class ServerService:
@@ -220,8 +237,8 @@ class ServerService:
 
     async def refresh(
         self, server_id: str, user: UserContext, *, accept: bool = False
-    ) -> tuple[ServerRecord, str | None]:
-        """Read the upstream again and store what changed; return the failure's text, if any.
+    ) -> Refreshed:
+        """Read the upstream again and store what changed.
 
         Tools that are new on a shared server, or whose definition changed there, wait for review;
         *accept* says that this review just happened. A failure leaves the tools as they are.
@@ -238,7 +255,13 @@ class ServerService:
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
                 await self._changes.server_changed(server_id)
-                return await self.get(server_id, user), reading.failure
+                stored = await self._tools.stored(server_id)
+                return Refreshed(
+                    await self.get(server_id, user),
+                    reading.failure,
+                    reading.unread,
+                    tuple(sorted(name for name, row in stored.items() if row.waits)),
+                )
         raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
 
     async def try_connection(self, request: ConnectionTest) -> Discovered:

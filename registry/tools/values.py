@@ -81,6 +81,14 @@ class StoredTool:
         """Whether a newer definition waits for review."""
         return self.pending_hash is not None
 
+    @property
+    def waits(self) -> bool:
+        """Whether the tool, or a newer definition of it, waits for review."""
+        return self.has_pending or (self.registration_state, self.exposure_state) == (
+            RegistrationState.UNSELECTED,
+            ExposureState.DRAFT,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ServedTool:

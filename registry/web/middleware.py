@@ -75,6 +75,16 @@ class RequestRecorder:
                     await _answer(
                         tagged_send, 413, "payload_too_large", "The request body is too large."
                     )
+            except asyncio.CancelledError:
+                # Nobody else cancels a request than the server that ends.
+                log.warning("request_cut_off", method=scope["method"], path=scope["path"])
+                if not status:
+                    await _answer(
+                        tagged_send,
+                        503,
+                        ErrorKind.UNAVAILABLE.value,
+                        "The registry is being shut down.",
+                    )
             except Exception:
                 log.exception("request_failed", method=scope["method"], path=scope["path"])
                 if not status:

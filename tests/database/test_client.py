@@ -12,12 +12,12 @@ from packages.database.client import (
     Database,
     IndexConflict,
     MongoAddressError,
-    MongoLoginError,
     TopologyError,
     Transaction,
 )
 from packages.database.errors import (
     DatabaseUnavailable,
+    MongoLoginError,
     is_unreachable,
     translated,
     translates_driver_errors,

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Gateway:
     authenticate: FakeAuthenticate
     metrics: Metrics
     http: httpx.AsyncClient
+    endpoint: GatewayEndpoint = field(repr=False)
 
     async def post(
         self, message: Any, *, slug: str = "demo", user: str | None = "alice", **headers: str
@@ -117,7 +118,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         )
         url = await stack.enter_async_context(serve(endpoint))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))
-        return Gateway(url, table, authenticate, metrics, http)
+        return Gateway(url, table, authenticate, metrics, http, endpoint)
 
     return start
 

@@ -150,7 +150,7 @@ async def test_calling_needs_the_scope_to_invoke_tools(
 
     assert answer.status_code == 403
     assert answer.headers["www-authenticate"] == (
-        'Bearer error="insufficient_scope", scope="invoke:tools", '
+        'Bearer error="insufficient_scope", scope="read:tools invoke:tools", '
         f'resource_metadata="{METADATA}/demo"'
     )
     assert upstream.requests == []
@@ -163,7 +163,7 @@ async def test_everything_else_needs_the_scope_to_read_tools(
     answer = await gateway.post(request(method), user="nobody")
 
     assert answer.status_code == 403
-    assert 'scope="read:tools"' in answer.headers["www-authenticate"]
+    assert 'scope="read:tools invoke:tools"' in answer.headers["www-authenticate"]
 
 
 async def test_hidden_and_unknown_servers_are_answered_alike(start_gateway: StartGateway) -> None:

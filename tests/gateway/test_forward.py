@@ -14,7 +14,7 @@ import pytest
 
 from registry.auth.errors import UnauthorizedError
 from registry.core.clock import SystemClock
-from registry.gateway import endpoint
+from registry.gateway import streams
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.fakes import PRIVATE, Request, ScriptedUpstream, make_route
 from tests.gateway.serving import serve
@@ -583,7 +583,7 @@ async def test_a_standing_stream_ends_with_the_right_to_it(
         await received.chunk(b": hello\n\n")
         await received.wait_for_disconnect()
 
-    monkeypatch.setattr(endpoint, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "RECHECK_SECONDS", 0.05)
     upstream.behaviour = never_end
     route = gateway.routes.routes["demo"]
 
@@ -611,9 +611,48 @@ async def test_a_standing_stream_goes_on_as_long_as_it_is_allowed(
             await SystemClock().sleep(0.03)
         await received.chunk(b"", more=False)
 
-    monkeypatch.setattr(endpoint, "RECHECK_SECONDS", 0.01)
+    monkeypatch.setattr(streams, "RECHECK_SECONDS", 0.01)
     upstream.behaviour = tick
 
     answer = await gateway.http.get("/mcp/demo", headers=head())
 
     assert answer.content == b": tick\n\n" * 5
+
+
+async def test_a_call_that_the_end_of_the_server_cuts_off_is_told_so(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    reached = asyncio.Event()
+
+    async def hang(received: Request) -> None:
+        reached.set()
+        await received.wait_for_disconnect()
+
+    upstream.behaviour = hang
+    sent: list[Any] = []
+    body = orjson.dumps(request("tools/call", {"name": "echo", "arguments": {}}))
+    messages: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = head(host=urlsplit(gateway.url).netloc)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/mcp/demo",
+        "server": ("127.0.0.1", urlsplit(gateway.url).port),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        call = group.create_task(gateway.endpoint(scope, receive, send))
+        await reached.wait()
+        call.cancel()
+
+    assert sent[0]["status"] == 503
+    assert orjson.loads(sent[1]["body"])["error"]["message"] == "The gateway is being shut down."

@@ -209,3 +209,18 @@ async def test_a_client_of_streamable_http_calls_a_server_of_the_old_transport(
     assert text(plain) == "hello"
     assert text(reporting) == "2"
     assert seen == [1, 2]
+
+
+@pytest.mark.requirement("R-003")
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_server_that_is_away_keeps_its_tools_and_only_calls_fail(
+    start_gateway: StartGateway, mode: Mode
+) -> None:
+    away = await start_gateway(make_route("http://127.0.0.1:9/mcp"))
+
+    async with connect(away, mode) as client:
+        listed = await client.list_tools()
+        with pytest.raises(MCPError, match="cannot be reached"):
+            await client.call_tool("echo", {})
+
+    assert [tool.name for tool in listed.tools] == ["add", "echo"]

@@ -684,3 +684,16 @@ async def test_a_path_with_a_slash_too_many_is_not_redirected(
     answer = await rest.call(root, "GET", "/")
 
     assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
+
+
+async def test_a_refresh_without_the_callers_own_key_does_not_claim_success(
+    rest: Rest, upstream: PlainUpstream, alice: UserContext
+) -> None:
+    created = await rest.register(alice, "plain", upstream.url, apiKey={"source": "user"})
+
+    answer = (await rest.call(alice, "POST", f"/{created['id']}/refresh")).json()
+
+    assert answer["lastConnected"] is None
+    assert answer["message"] == (
+        "The server was not asked: it needs an API key of your own, and you have stored none"
+    )

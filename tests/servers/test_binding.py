@@ -120,3 +120,40 @@ async def test_keys_of_users_are_dropped_and_not_used_when_the_url_leads_elsewhe
 
     assert len(discovery.asked) == asked
     assert await repositories.plugin_auths.get(alice.user_id, "weather") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "headers"),
+    [
+        ({"key": "shared"}, {"X-Team": "blue"}),
+        (None, {"X-Team": "blue"}),
+        (
+            {"source": "user", "authorization_type": "custom", "custom_header": "X-Own"},
+            {"X-Team": "blue", "X-Own": "{{MCP_API_KEY}}"},
+        ),
+    ],
+)
+async def test_what_asks_users_for_their_key_goes_with_it(
+    servers: ServerService,
+    alice: UserContext,
+    given: dict[str, Any] | None,
+    headers: dict[str, str],
+) -> None:
+    own = {"key": "of-alice", "source": "user"}
+    server = await registered(servers, alice, apiKey=own, headers={"X-Team": "blue"})
+
+    changed = await servers.update(server.id, update(apiKey=given), alice)
+
+    assert changed.config["headers"] == headers
+    assert ("MCP_API_KEY" in str(changed.config.get("customUserVars"))) == ("X-Own" in headers)
+
+
+@pytest.mark.parametrize("api_key", [{}, {"key": "***"}, {"authorization_type": "basic"}])
+async def test_a_key_of_the_administrator_must_be_given_or_stored(
+    servers: ServerService, alice: UserContext, api_key: dict[str, str]
+) -> None:
+    with pytest.raises(ValidationFailedError, match=r"apiKey\.key"):
+        await registered(servers, alice, apiKey=api_key)
+    server = await registered(servers, alice)
+    with pytest.raises(ValidationFailedError, match=r"apiKey\.key"):
+        await servers.update(server.id, update(apiKey=api_key), alice)

@@ -213,7 +213,8 @@ async def test_a_server_that_cannot_be_reached_is_imported_with_its_error(
 
     (report,) = await run(servers, write(tmp_path, "a.json", CREATE))
 
-    assert (report.outcome, report.message) == (Outcome.IMPORTED, "weather is error")
+    assert report.outcome is Outcome.IMPORTED
+    assert report.message == "weather is error (Could not connect: connection refused.)"
 
 
 @pytest.mark.parametrize(

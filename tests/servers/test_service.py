@@ -482,7 +482,8 @@ async def test_a_failed_refresh_keeps_the_tools_and_says_what_went_wrong(
     server = await registered(servers, alice)
     discovery.answer = unreachable
 
-    refreshed, failure = await servers.refresh(server.id, alice)
+    outcome = await servers.refresh(server.id, alice)
+    refreshed, failure = outcome.server, outcome.failure
 
     assert failure == "Could not connect: connection refused."
     assert refreshed.config["tools"] == "echo"
@@ -497,10 +498,10 @@ async def test_failures_in_a_row_set_the_error_status_and_a_success_clears_it(
     working, discovery.answer = discovery.answer, unreachable
     for _ in range(FAILURES_UNTIL_ERROR - 1):
         await servers.refresh(server.id, alice)
-    failed, _ = await servers.refresh(server.id, alice)
+    failed = (await servers.refresh(server.id, alice)).server
     discovery.answer = working
 
-    recovered, _ = await servers.refresh(server.id, alice)
+    recovered = (await servers.refresh(server.id, alice)).server
 
     assert failed.status is ServerStatus.ERROR
     assert recovered.status is ServerStatus.ACTIVE
@@ -514,7 +515,7 @@ async def test_a_refresh_never_turns_an_inactive_server_on(
     server = await registered(servers, alice)
     await servers.toggle(server.id, alice, enabled=False)
 
-    refreshed, _ = await servers.refresh(server.id, alice)
+    refreshed = (await servers.refresh(server.id, alice)).server
 
     assert refreshed.status is ServerStatus.INACTIVE
 
@@ -524,7 +525,7 @@ async def test_a_refresh_of_an_unchanged_server_is_no_modification(
 ) -> None:
     server = await registered(servers, alice)
 
-    refreshed, _ = await servers.refresh(server.id, alice)
+    refreshed = (await servers.refresh(server.id, alice)).server
 
     assert refreshed.updated_at == server.updated_at
     assert refreshed.last_connected is not None
@@ -539,11 +540,14 @@ async def test_new_tools_of_a_shared_server_wait_until_a_refresh_accepts_them(
     server = await registered(servers, root, scope="shared_app")
     discovery.answer = lambda _: found(tool("echo", "Changed."), tool("new"))
 
-    held, _ = await servers.refresh(server.id, root)
+    first = await servers.refresh(server.id, root)
+    held = first.server
     _, held_tools = await servers.tools(server.id, root)
-    accepted, _ = await servers.refresh(server.id, root, accept=True)
+    second = await servers.refresh(server.id, root, accept=True)
+    accepted = second.server
     _, accepted_tools = await servers.tools(server.id, root)
 
+    assert (first.held, second.held) == (("echo", "new"), ())
     assert held.config["tools"] == "echo"
     assert [item.description for item in held_tools] == ["Does it."]
     assert accepted.config["tools"] == "echo, new"

@@ -48,6 +48,8 @@ async def client(metrics: Metrics, logs: LogCapture) -> AsyncIterator[httpx.Asyn
 
     @router.get("/{thing_id}")
     async def get_thing(thing_id: str) -> str:
+        if thing_id == "cancelled":
+            raise asyncio.CancelledError
         return thing_id
 
     @router.put("/{thing_id}")
@@ -148,6 +150,17 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(client: httpx.Async
         "error": "request_timeout",
         "message": "The request body did not arrive in time.",
     }
+
+
+async def test_a_request_that_the_end_of_the_server_cuts_off_is_told_so(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.get("/things/cancelled")
+
+    assert (answer.status_code, answer.json()) == (
+        503,
+        {"error": "service_unavailable", "message": "The registry is being shut down."},
+    )
 
 
 async def test_what_nobody_expected_is_a_short_answer_and_a_logged_error(
