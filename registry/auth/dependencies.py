@@ -1,44 +1,47 @@
 """The caller's authority as it stands in an endpoint's signature."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, cast
+from collections.abc import Mapping
+from typing import cast
 
-from fastapi import Depends, Request
+from fastapi import Request
 from fastapi.security import HTTPBearer
+from typing_extensions import override
 
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
 from registry.core.errors import RegistryError
 
-bearer_scheme = HTTPBearer(
-    auto_error=False, bearerFormat="JWT", description="Our own RS256 or jarvis-api's HS256 JWT."
-)
-"""Declares the scheme in the OpenAPI document; the check itself is ours."""
 
+class Caller(HTTPBearer):
+    """A dependency: the verified caller, whose token must allow *scopes*.
 
-def caller(*scopes: Scope) -> Callable[[Request], Awaitable[UserContext]]:
-    """Return a dependency: the verified caller, whose token must allow *scopes*.
+    FastAPI's class declares the scheme in the OpenAPI document; the check itself is ours.
 
-    Raises (the dependency):
+    Raises (when called):
         UnauthorizedError: No acceptable bearer token.
         InsufficientScopeError: The token does not allow this; names all missing scopes.
     """
 
-    async def dependency(
-        request: Request, _scheme: Annotated[object, Depends(bearer_scheme)] = None
-    ) -> UserContext:
+    def __init__(self, *scopes: Scope) -> None:
+        super().__init__(
+            bearerFormat="JWT",
+            scheme_name="HTTPBearer",
+            description="Our own RS256 or jarvis-api's HS256 JWT.",
+            auto_error=False,
+        )
+        self.needed_scopes = scopes
+
+    @override
+    async def __call__(self, request: Request) -> UserContext:  # type: ignore[override]  # knows more
         authenticator = cast("BearerAuthenticator", request.app.state.authenticator)
         header = request.headers.getlist("authorization")
         if len(header) > 1:
             raise UnauthorizedError("Only one Authorization header may be sent.")
         user = await authenticator.authenticate(header[0] if header else None)
-        if user.lacks(*scopes):
-            raise InsufficientScopeError(scopes)
+        if user.lacks(*self.needed_scopes):
+            raise InsufficientScopeError(self.needed_scopes)
         return user
-
-    dependency.__dict__["needed_scopes"] = scopes
-    return dependency
 
 
 def challenge(error: RegistryError, metadata_url: str) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from registry.access.policy import ServerScope
-from registry.auth.dependencies import caller
+from registry.auth.dependencies import Caller
 from registry.auth.identity import Scope, UserContext
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
@@ -44,9 +44,9 @@ OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 MAX_PAGE = 1_000_000
 """Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
 
-Reader = Annotated[UserContext, Depends(caller(Scope.READ_SERVERS))]
-Writer = Annotated[UserContext, Depends(caller(Scope.WRITE_SERVERS))]
-ToolReader = Annotated[UserContext, Depends(caller(Scope.READ_SERVERS, Scope.READ_TOOLS))]
+Reader = Annotated[UserContext, Depends(Caller(Scope.READ_SERVERS))]
+Writer = Annotated[UserContext, Depends(Caller(Scope.WRITE_SERVERS))]
+ToolReader = Annotated[UserContext, Depends(Caller(Scope.READ_SERVERS, Scope.READ_TOOLS))]
 ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 
 ERRORS: dict[int, str] = {
@@ -72,18 +72,17 @@ def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-async def _service(request: Request) -> ServerService:
+def _service(request: Request) -> ServerService:
+    # Not a dependency: FastAPI would take longer to resolve it than the caller's token.
     return cast("ServerService", request.app.state.servers)
 
-
-Service = Annotated[ServerService, Depends(_service)]
 
 router = APIRouter(prefix="/api/v1/servers", tags=["servers"], route_class=StrictJsonRoute)
 
 
 @router.get("", response_model=ServerList, operation_id="list_servers", responses=errors())
 async def list_servers(
-    service: Service,
+    request: Request,
     user: Reader,
     query: Annotated[
         str | None, Query(max_length=200, pattern=ONE_LINE, description="Text to look for.")
@@ -97,6 +96,7 @@ async def list_servers(
     per_page: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """List the servers that the caller may see, last changed first."""
+    service = _service(request)
     narrowed = ServerFilter(query, scope, status, author.lower() if author else None)
     result = await service.list_page(user, narrowed, PageRequest(page, per_page))
     return JsonAnswer(
@@ -108,8 +108,9 @@ async def list_servers(
 
 
 @router.get("/stats", response_model=ServerStats, operation_id="server_stats", responses=errors())
-async def server_stats(service: Service, user: Reader) -> Response:
+async def server_stats(request: Request, user: Reader) -> Response:
     """Count all servers, tools and tokens. For administrators."""
+    service = _service(request)
     servers, tokens = await service.stats(user)
     return JsonAnswer(
         {
@@ -135,7 +136,7 @@ async def server_stats(service: Service, user: Reader) -> Response:
     responses=errors(408, 409, 415, 502),
 )
 async def register_server(
-    service: Service,
+    request: Request,
     user: Writer,
     body: ServerCreate,
     *,
@@ -144,6 +145,7 @@ async def register_server(
     ] = False,
 ) -> Response:
     """Register a server: connect, read its tools, store it."""
+    service = _service(request)
     server = await service.register(body, user, strict=strict)
     return _detail(server, 201)
 
@@ -154,8 +156,9 @@ async def register_server(
     operation_id="try_connection",
     responses=errors(408, 415, 502),
 )
-async def try_connection(service: Service, _user: Writer, body: ConnectionTest) -> Response:
+async def try_connection(request: Request, _user: Writer, body: ConnectionTest) -> Response:
     """Connect to a server and tell what it offers, without saving anything."""
+    service = _service(request)
     found = await service.try_connection(body)
     return JsonAnswer(_connection(found))
 
@@ -166,8 +169,9 @@ async def try_connection(service: Service, _user: Writer, body: ConnectionTest) 
     operation_id="get_server",
     responses=errors(404),
 )
-async def get_server(service: Service, user: Reader, server_id: ServerId) -> Response:
+async def get_server(request: Request, user: Reader, server_id: ServerId) -> Response:
     """Tell everything about a server but its secrets."""
+    service = _service(request)
     return _detail(await service.get(server_id, user))
 
 
@@ -184,13 +188,14 @@ async def get_server(service: Service, user: Reader, server_id: ServerId) -> Res
     responses=errors(404, 408, 409, 415, 502),
 )
 async def update_server(
-    service: Service,
+    request: Request,
     user: Writer,
     server_id: ServerId,
     body: ServerUpdate,
     if_match: Annotated[str | None, Header(description="The ETag that was read.")] = None,
 ) -> Response:
     """Change the fields that are given, and no others. PUT does the same as PATCH."""
+    service = _service(request)
     expected = None if if_match is None else _from_etag(if_match)
     return _detail(await service.update(server_id, body, user, expected_updated_at=expected))
 
@@ -198,8 +203,9 @@ async def update_server(
 @router.delete(
     "/{server_id}", status_code=204, operation_id="delete_server", responses=errors(404)
 )
-async def delete_server(service: Service, user: Writer, server_id: ServerId) -> Response:
+async def delete_server(request: Request, user: Writer, server_id: ServerId) -> Response:
     """Remove a server, its tools, its ACL entries and the credentials stored for it."""
+    service = _service(request)
     await service.delete(server_id, user)
     return Response(status_code=204)
 
@@ -211,9 +217,10 @@ async def delete_server(service: Service, user: Writer, server_id: ServerId) -> 
     responses=errors(404, 408, 409, 415),
 )
 async def toggle_server(
-    service: Service, user: Writer, server_id: ServerId, body: Toggle
+    request: Request, user: Writer, server_id: ServerId, body: Toggle
 ) -> Response:
     """Turn a server on or off."""
+    service = _service(request)
     server = await service.toggle(server_id, user, enabled=body.enabled)
     return JsonAnswer(
         {
@@ -233,8 +240,9 @@ async def toggle_server(
     operation_id="list_server_tools",
     responses=errors(404),
 )
-async def list_server_tools(service: Service, user: ToolReader, server_id: ServerId) -> Response:
+async def list_server_tools(request: Request, user: ToolReader, server_id: ServerId) -> Response:
     """List a server's tools in MCP's form, from the database."""
+    service = _service(request)
     server, tools = await service.tools(server_id, user)
     synced_at = server.registry.get("last_synced_at")
     retrieved = synced_at if isinstance(synced_at, datetime) else server.last_connected
@@ -258,7 +266,7 @@ async def list_server_tools(service: Service, user: ToolReader, server_id: Serve
     responses=errors(404, 409, 502),
 )
 async def refresh_server(
-    service: Service,
+    request: Request,
     user: Writer,
     server_id: ServerId,
     *,
@@ -267,6 +275,7 @@ async def refresh_server(
     ] = False,
 ) -> Response:
     """Connect to the upstream again and take over what changed."""
+    service = _service(request)
     refreshed = await service.refresh(server_id, user, accept=accept)
     server = refreshed.server
     answer: dict[str, object] = {
