@@ -290,8 +290,16 @@ def _leaves(group: BaseException) -> list[BaseException]:
 
 def _sentence(error: BaseException) -> str:
     if isinstance(error, DatabaseUnavailable) and not isinstance(error, MongoLoginError):
-        return "MONGO_URI: the database cannot be reached"
+        return f"{_database_named_by()}: the database cannot be reached"
     return str(error)
+
+
+def _database_named_by() -> str:
+    from registry.serving import Location  # noqa: PLC0415 - heavy imports
+
+    if Location().mongo_uri is None:
+        return "REGISTRY_HOME (is `registry serve --local` running?)"
+    return "MONGO_URI"
 
 
 def _fail(*problems: str) -> NoReturn:

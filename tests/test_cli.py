@@ -1,5 +1,6 @@
 """The `registry` command, one command at a time."""
 
+import gc
 import json
 import logging
 import shutil
@@ -17,10 +18,16 @@ from registry.auth.jwt import TokenVerifier
 from registry.auth.keys import load_signing_keys
 from registry.cli import app
 from registry.core.settings import Settings
+from registry.local.home import LocalHome
 from scripts.seed_database import main as seed_main
 from tests.fakes.command import free_port, run_registry
 
-pytestmark = pytest.mark.wire
+# A command ends while the driver may still be connecting; the driver leaves such sockets to the
+# garbage collector.
+pytestmark = [
+    pytest.mark.wire,
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 ALICE = "a" * 24
 ROOT = Path(__file__).parents[1]
@@ -33,6 +40,13 @@ COMMANDS = [
     ["servers", "add"],
     ["servers", "import"],
 ]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Collect those sockets before a test that minds them."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -306,3 +320,19 @@ def test_models_that_are_not_generated_are_one_line(tmp_path: Path, command: lis
     assert ended.returncode == 1
     assert "make schemas" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_local_registry_that_is_stopped_is_one_line(tmp_path: Path) -> None:
+    home = LocalHome(tmp_path / "home")
+    with home.locked():
+        home.prepare()
+        home.write_mongo_uri("mongodb://registry:x@127.0.0.1:1/jarvis?authSource=admin")
+    environment = {"REGISTRY_HOME": str(home.path), "MONGO_TIMEOUT_MS": "100"}
+
+    ended = run_registry(tmp_path, environment, "servers", "list")
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "registry: REGISTRY_HOME (is `registry serve --local` running?): "
+        "the database cannot be reached\n"
+    )
