@@ -31,6 +31,9 @@ INDEX_CONFLICT_CODES = frozenset({85, 86})
 
 NAMESPACE_EXISTS = 48
 
+HEARTBEAT_MS = 2_000
+"""How often a server must show that it lives; the driver's own ten seconds are long to wait."""
+
 TRANSACTION_SECONDS = 30
 """Longest time for a transaction with all its retries; the driver's own limit is two minutes."""
 
@@ -90,6 +93,8 @@ class Database:
                 appname="mcp-gateway-registry",
                 serverSelectionTimeoutMS=timeout_ms,
                 connectTimeoutMS=timeout_ms,
+                # A primary that is silent is given up after this and the connect timeout together.
+                heartbeatFrequencyMS=HEARTBEAT_MS,
                 socketTimeoutMS=max(timeout_ms, 30_000),
                 event_listeners=list(listeners),
             )
