@@ -21,6 +21,7 @@ from registry.auth.keys import SigningKeys, load_signing_keys
 from registry.auth.repository import DirectoryRepository
 from registry.ciphertexts import require_matching_keys
 from registry.core.clock import Clock, SystemClock
+from registry.core.loop_lag import watch_loop
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
@@ -208,6 +209,8 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
         background = await stack.enter_async_context(asyncio.TaskGroup())
         watching = background.create_task(snapshot.follow())
         stack.push_async_callback(end, watching)
+        lagging = background.create_task(watch_loop(clock, metrics.loop_lag))
+        stack.push_async_callback(end, lagging)
         yield Components(
             settings=settings,
             clock=clock,

@@ -446,6 +446,10 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_api_outage.py::test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_back",
         "tests/web/test_requests.py::test_one_red_check_makes_the_process_unready_and_leaves_it_alive",
     ),
+    "R-333": (
+        "tests/core/test_loop_lag.py::test_a_loop_that_is_held_up_shows_in_the_metrics",
+        "tests/gateway/test_whole_way.py::test_nothing_on_the_way_makes_the_event_loop_wait",
+    ),
     "R-334": (
         "tests/access/test_policy.py::test_the_decision_follows_scope_author_and_grants",
         "tests/test_routes.py::test_every_route_demands_a_scope_or_is_known_to_be_open",
@@ -549,9 +553,5 @@ LATER: dict[str, str] = {
         "with the permissions API."
     ),
     "R-305": "Earlier keys are read; the command that encrypts everything anew comes later.",
-    "R-333": (
-        "The driver is asynchronous throughout; a monitor of the event loop comes with "
-        "the load tests."
-    ),
 }
 """What is there, and what is missing, by requirement."""

@@ -43,6 +43,12 @@ class Metrics:
             registry=self.registry,
             buckets=GATEWAY_BUCKETS,
         )
+        self.loop_lag = Histogram(
+            "event_loop_lag_seconds",
+            "How late the event loop was, sampled twice a second.",
+            registry=self.registry,
+            buckets=GATEWAY_BUCKETS,
+        )
         self.gateway_in_flight = Gauge(
             "mcp_gateway_requests_in_flight",
             "Gateway requests being answered now.",

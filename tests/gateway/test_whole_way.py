@@ -20,6 +20,7 @@ from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.main import application
 from registry.wiring import Components
+from tests.fakes.blocking import BlockingCalls
 from tests.fakes.mongo_daemon import start_daemon
 from tests.gateway.serving import serve
 
@@ -224,3 +225,20 @@ async def until_ready(whole: Whole, *, ready: bool) -> None:
     wanted = 200 if ready else 503
     while (await whole.http.get("/health/ready")).status_code != wanted:
         await SystemClock().sleep(0.05)
+
+
+@pytest.mark.requirement("R-333")
+async def test_nothing_on_the_way_makes_the_event_loop_wait(
+    settings: Settings, alice: UserContext
+) -> None:
+    with BlockingCalls() as seen:
+        async with running(settings) as whole:
+            server = await whole.register(alice, "sums")
+            async with whole.client(alice, "sums", "auto") as client:
+                await client.list_tools()
+                await client.call_tool("add", {"a": 2, "b": 3})
+            headers = whole.authorization(alice)
+            await whole.http.post(f"/api/v1/servers/{server['id']}/refresh", headers=headers)
+            await whole.http.delete(f"/api/v1/servers/{server['id']}", headers=headers)
+
+    assert seen == []
