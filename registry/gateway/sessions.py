@@ -47,7 +47,7 @@ class SessionSeal:
         expires_at = int(self._clock.now().timestamp()) + self._lifetime_seconds
         plain = expires_at.to_bytes(EXPIRY_BYTES, "big") + upstream_id.encode()
         sealed = self._cipher.encrypt(nonce, plain, _bound_to(principal, server_id))
-        return base64.urlsafe_b64encode(nonce + sealed).rstrip(b"=").decode()
+        return _text(nonce + sealed)
 
     def open(self, sealed_id: str, *, principal: str, server_id: str) -> str:
         """Return the upstream's id inside *sealed_id*.
@@ -78,8 +78,15 @@ class SessionSeal:
             )
         except (ValueError, binascii.Error, InvalidTag):
             raise SessionUnknown from None
+        if _text(raw) != sealed_id:
+            # Base64 has several spellings of the same bytes; one id is to have one.
+            raise SessionUnknown
         expires_at = int.from_bytes(plain[:EXPIRY_BYTES], "big")
         return plain[EXPIRY_BYTES:].decode(), expires_at - self._clock.now().timestamp()
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def _bound_to(principal: str, server_id: str) -> bytes:
