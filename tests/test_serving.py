@@ -155,9 +155,12 @@ def test_a_database_that_cannot_be_used_is_one_line(
     assert "s3ntinel" not in line
 
 
-def test_a_wrong_password_is_one_line(tmp_path: Path, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("login", ["", "nobody:s3ntinel@"])
+def test_a_login_that_is_missing_or_wrong_is_one_line(
+    tmp_path: Path, environment: dict[str, str], login: str
+) -> None:
     with start_daemon(tmp_path / "mongo", "--auth") as daemon:
-        uri = daemon.uri.replace("://", "://nobody:s3ntinel@")
+        uri = daemon.uri.replace("://", f"://{login}")
         (line,) = refusal(tmp_path, {**environment, "MONGO_URI": uri})
 
     assert line == str(MongoLoginError())

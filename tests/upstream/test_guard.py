@@ -57,6 +57,7 @@ def test_urls_of_a_form_that_hides_its_target_are_refused(url: str, reason: str)
         "::ffff:127.0.0.1",
         "::ffff:10.0.0.1",
         "64:ff9b::7f00:1",
+        "::ffff:0:7f00:1",
         "2002:7f00:1::",
         "::127.0.0.1",
         "2001:0:7f00:1::",
@@ -77,12 +78,14 @@ async def test_private_addresses_are_refused_in_every_spelling(host: str) -> Non
         "168.63.129.16",
         "fd00:ec2::254",
         "fe80::1",
+        "fec0::1",
         "0.0.0.0",  # noqa: S104 - an address to refuse
         "::",
         "224.0.0.1",
         "ff02::1",
         "255.255.255.255",
         "64:ff9b::a9fe:a9fe",
+        "::ffff:0:a9fe:a9fe",
     ],
 )
 async def test_no_setting_allows_metadata_link_local_and_multicast(host: str) -> None:
