@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 
 import registry
+from registry.auth.keys import KeyPairError, load_signing_keys
 from registry.core.clock import Clock, SystemClock
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError, load_settings
@@ -56,6 +57,13 @@ class Location(BaseSettings):
     registry_home: Path = Path(".registry")
 
 
+class KeyFiles(BaseSettings):
+    """The key files, read whatever else is wrong with the settings."""
+
+    jwt_private_key_file: Path | None = None
+    jwt_public_key_file: Path | None = None
+
+
 def found_settings() -> Settings:
     """Return the environment's settings, or those of the local instance in REGISTRY_HOME.
 
@@ -70,9 +78,33 @@ def found_settings() -> Settings:
     return load_settings()
 
 
+def checked_settings() -> Settings:
+    """Return the environment's settings, whose key files can be used.
+
+    Raises:
+        SettingsError: Something is missing, malformed or does not belong together; all problems at
+            once.
+    """
+    problems: list[str] = []
+    settings = None
+    try:
+        settings = load_settings()
+    except SettingsError as exc:
+        problems += exc.problems
+    keys = KeyFiles()
+    if keys.jwt_private_key_file is not None and keys.jwt_public_key_file is not None:
+        try:
+            load_signing_keys(keys.jwt_private_key_file, keys.jwt_public_key_file)
+        except KeyPairError as exc:
+            problems += exc.problems
+    if settings is None or problems:
+        raise SettingsError(problems)
+    return settings
+
+
 async def serve_settings() -> None:
     """Serve with the environment's settings until a signal ends it."""
-    settings = load_settings()
+    settings = checked_settings()
     configure_logging(settings.log_level, settings.log_format)
     with _bound(settings) as listener:
         # Port 0 asks for a free one, which clients must be told.

@@ -116,11 +116,17 @@ def test_without_settings_each_missing_one_is_a_line(tmp_path: Path) -> None:
 @pytest.mark.requirement("R-300")
 def test_every_problem_is_a_line_of_its_own(tmp_path: Path, environment: dict[str, str]) -> None:
     bad = {"CREDS_KEY": "short", "REGISTRY_HOST": "0.0.0.0", "REGISTRY_PORT": "many"}  # noqa: S104 - refused
+    bad |= {"JWT_PRIVATE_KEY_FILE": "/nowhere", "JWT_PUBLIC_KEY_FILE": __file__}
 
     lines = refusal(tmp_path, {**environment, **bad})
 
-    names = sorted(line.partition(":")[0] for line in lines)
-    assert names == ["CREDS_KEY", "PUBLIC_URL", "REGISTRY_PORT"]
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "CREDS_KEY",
+        "JWT_PRIVATE_KEY_FILE",
+        "JWT_PUBLIC_KEY_FILE",
+        "PUBLIC_URL",
+        "REGISTRY_PORT",
+    ]
 
 
 def test_keys_that_are_no_pair_are_one_line(tmp_path: Path, environment: dict[str, str]) -> None:

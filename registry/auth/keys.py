@@ -14,7 +14,15 @@ MINIMUM_KEY_BITS = 2048
 
 
 class KeyPairError(Exception):
-    """The key files cannot be used. The message says which and why."""
+    """The key files cannot be used.
+
+    Attributes:
+        problems: One sentence for each problem, safe to print.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,18 @@ def load_signing_keys(private_file: Path, public_file: Path) -> SigningKeys:
         KeyPairError: A file is unreadable or holds no RSA key, the key is too short, or the two
             do not belong together.
     """
-    private = _private_key(private_file)
-    public = _public_key(public_file)
+    problems: list[str] = []
+    private = public = None
+    try:
+        private = _private_key(private_file)
+    except KeyPairError as exc:
+        problems += exc.problems
+    try:
+        public = _public_key(public_file)
+    except KeyPairError as exc:
+        problems += exc.problems
+    if private is None or public is None:
+        raise KeyPairError(*problems)
     if private.public_key().public_numbers() != public.public_numbers():
         message = (
             f"JWT_PRIVATE_KEY_FILE and JWT_PUBLIC_KEY_FILE: {private_file} and {public_file} "
