@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, stored_form
 from packages.database.errors import translated
+from registry.core.json import members
 from registry.core.settings import SettingsError
 from registry.servers.credentials import is_secret_header
 from registry.tokens.values import STORED_TYPES
@@ -46,15 +46,15 @@ async def stored_secrets(database: Database) -> AsyncGenerator[tuple[FieldRef, s
     """Yield every encrypted value with its place."""
     fields = {"config.apiKey.key": 1, "config.oauth.client_secret": 1, "config.headers": 1}
     async for document in database.collection("mcpservers").find({}, fields):
-        config = _members(document.get("config"))
+        config = members(document.get("config"))
         key = str(document["_id"])
         for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
-            value = _members(config.get(parent)).get(name)
+            value = members(config.get(parent)).get(name)
             if isinstance(value, str):
                 yield FieldRef("mcpservers", key, f"config.{parent}.{name}"), value
-        for name, value in _members(config.get("headers")).items():
+        for name, value in members(config.get("headers")).items():
             if is_secret_header(name, value) and stored_form(str(value)) is not None:
-                yield FieldRef("mcpservers", key, f"config.headers.{name}"), value
+                yield FieldRef("mcpservers", key, f"config.headers.{name}"), str(value)
     known = [*STORED_TYPES, "mcp_oauth_client"]
     tokens = database.collection("tokens")
     async for document in tokens.find({"type": {"$in": known}}, {"token": 1}):
@@ -62,8 +62,3 @@ async def stored_secrets(database: Database) -> AsyncGenerator[tuple[FieldRef, s
     auths = database.collection("pluginauths")
     async for document in auths.find({"pluginKey": {"$regex": "^mcp_"}}, {"value": 1}):
         yield FieldRef("pluginauths", str(document["_id"]), "value"), str(document.get("value"))
-
-
-def _members(value: object) -> dict[str, Any]:
-    # Other applications write these documents too, so any of it can be missing or odd.
-    return value if isinstance(value, dict) else {}

@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from packages.database.client import (
-    Database,
-    MongoAddressError,
-    TopologyError,
-)
+from packages.database.client import Database, MongoAddressError, TopologyError
 from packages.database.encryption import Cipher, DecryptionError
 from packages.database.errors import DatabaseUnavailable, MongoLoginError, translated
 from packages.database.schema import wanted_indexes

@@ -15,6 +15,8 @@ from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
+from registry.servers.store import ServerRepositories
+from registry.wiring import build_repositories
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
 
@@ -91,6 +93,12 @@ def settings(database_uri: str, key_files: tuple[Path, Path], tmp_path: Path) ->
 def cipher() -> Cipher:
     """Return a cipher with the tests' keys."""
     return Cipher(CREDS_KEY, CREDS_IV)
+
+
+@pytest.fixture
+def repositories(settings: Settings, database: Database, cipher: Cipher) -> ServerRepositories:
+    """Return the real repositories of the servers domain."""
+    return build_repositories(settings, database, cipher)
 
 
 @pytest.fixture

@@ -34,7 +34,6 @@ UNREACHABLE = (
 SHUTTING_DOWN_CODES = frozenset({91, 11600, 11602})
 """ShutdownInProgress, InterruptedAtShutdown, InterruptedDueToReplStateChange."""
 
-
 LOGIN_CODES = frozenset({13, 18})
 """Unauthorized and AuthenticationFailed."""
 

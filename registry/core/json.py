@@ -17,3 +17,8 @@ def canonical_json(value: JsonValue) -> str:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
+
+
+def members(value: object) -> JsonObject:
+    """Return *value* if it is an object, else an empty one: foreign documents hold anything."""
+    return value if isinstance(value, dict) else {}

@@ -15,13 +15,12 @@ from multidict import CIMultiDict
 from yarl import URL
 
 import registry
-from registry.gateway.envelope import Envelope, RequestId
+from registry.gateway.envelope import RequestId
 from registry.gateway.errors import MethodUnknown, UpstreamFailed
 from registry.gateway.events import Event, EventTooLargeError, read_events
 from registry.gateway.forward import SUCCESS, Client, check_status, failure
 from registry.gateway.headers import CONTENT_TYPE
 from registry.gateway.patience import Patience
-from registry.gateway.standin import handshake_result
 from registry.gateway.values import Route
 from registry.gateway.watch import CallWatch
 from registry.gateway.wire import UpstreamAnswer, Wire
@@ -44,21 +43,6 @@ INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 EVENT_STREAM = "text/event-stream"
 MAX_ANSWER_BYTES = 16 * 1024
 """Longest answer to a message that is read; nothing in it is of interest."""
-
-
-def local_result(envelope: Envelope, route: Route) -> Mapping[str, Any]:
-    """Answer a request that needs no server.
-
-    Raises:
-        MethodUnknown: These servers offer tools only here.
-    """
-    match envelope.method:
-        case "initialize":
-            return handshake_result(envelope, route)
-        case "ping":
-            return {}
-        case _:
-            raise MethodUnknown
 
 
 class SseBridge:

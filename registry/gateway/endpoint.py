@@ -21,7 +21,7 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.admission import Admission
-from registry.gateway.bridge import SseBridge, local_result
+from registry.gateway.bridge import SseBridge
 from registry.gateway.cors import preflight, readable_by
 from registry.gateway.envelope import Envelope, load_object, read_envelope, usable_id
 from registry.gateway.eras import (
@@ -302,10 +302,9 @@ class GatewayEndpoint:
             headers = await self._headers_for(exchange, route, user)
             await self._bridge.call(route, headers, raw, request_id, exchange.client)
         else:
-            try:
-                result = local_result(envelope, route)
-            except MethodUnknown as refusal:
-                raise _by_era(exchange, refusal) from None
+            result = stand_in_result(envelope, route)
+            if result is None:
+                raise _by_era(exchange, MethodUnknown())
             await exchange.answer(200, result_body(result, request_id))
 
     def _resealing(

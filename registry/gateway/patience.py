@@ -50,8 +50,9 @@ class Patience:
         overdue = [awaited for awaited, due in self._awaited.items() if due <= now]
         for awaited in overdue:
             self.end(awaited)
-            awaited.late()
         # An idle gateway has no timer.
         self._is_ticking = bool(self._awaited)
         if self._is_ticking:
             loop.call_later(self._seconds, self._tick, loop)
+        for awaited in overdue:
+            awaited.late()

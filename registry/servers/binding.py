@@ -7,7 +7,7 @@ change that leads elsewhere does not take them along: they are typed again, or r
 from urllib.parse import urlsplit
 
 from registry.core.errors import ValidationFailedError
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
 from registry.servers.credentials import is_secret_header
 from registry.servers.schemas import ServerUpdate
@@ -44,25 +44,25 @@ def _kept(request: ServerUpdate, config: JsonObject) -> list[str]:
     """Return the members whose stored secrets the update leaves in place."""
     kept: list[str] = []
     given = request.model_fields_set
-    if "key" in _members(config.get("apiKey")):
+    if "key" in members(config.get("apiKey")):
         api_key = request.api_key
         is_same = api_key is not None and api_key.source == "admin" and _masked(api_key.key)
         if is_same or "api_key" not in given:
             kept.append("apiKey.key")
-    if "client_secret" in _members(config.get("oauth")):
+    if "client_secret" in members(config.get("oauth")):
         oauth = request.oauth
         if "oauth" not in given or (oauth is not None and _masked(oauth.client_secret)):
             kept.append("oauth.client_secret")
     typed = request.headers or {}
     again = {name.lower() for name, value in typed.items() if value == MASK}
-    for name, value in _members(config.get("headers")).items():
+    for name, value in members(config.get("headers")).items():
         if is_secret_header(name, value) and ("headers" not in given or name.lower() in again):
             kept.append(f"headers.{name}")
     return kept
 
 
 def _oauth_moves(request: ServerUpdate, config: JsonObject) -> bool:
-    stored = _members(config.get("oauth"))
+    stored = members(config.get("oauth"))
     return request.oauth is not None and any(
         _differs(address, stored.get(name))
         for name in OAUTH_ADDRESSES
@@ -86,7 +86,3 @@ def _origin(address: str) -> Origin | None:
 
 def _masked(secret: str | None) -> bool:
     return secret is None or secret == MASK
-
-
-def _members(value: object) -> JsonObject:
-    return value if isinstance(value, dict) else {}

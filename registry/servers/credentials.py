@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, stored_form
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
 from registry.servers.errors import CredentialUnreadableError, UserKeyMissingError
 from registry.servers.schemas import ApiKeyInput, OAuthInput
@@ -92,7 +92,7 @@ class CredentialVault:
             UserKeyMissingError: The server needs the caller's own key and there is none.
         """
         headers: dict[str, str] = {}
-        for name, value in _members(config.get("headers")).items():
+        for name, value in members(config.get("headers")).items():
             text = str(value)
             if is_secret_header(name, value) and stored_form(text) is not None:
                 text = self._decrypt(text, server_id, f"config.headers.{name}")
@@ -102,7 +102,7 @@ class CredentialVault:
                 text = text.replace(PLACEHOLDER, user_key)
             if "{{" not in text:
                 headers[name] = text
-        api_key = _members(config.get("apiKey"))
+        api_key = members(config.get("apiKey"))
         if api_key:
             headers.update(self._api_key_header(api_key, server_id, user_key))
         return headers
@@ -152,15 +152,11 @@ def user_variables() -> JsonObject:
 
 def needs_user_key(config: JsonObject) -> bool:
     """Whether each caller brings a key of their own."""
-    if _members(config.get("apiKey")).get("source") == "user":
+    if members(config.get("apiKey")).get("source") == "user":
         return True
-    return any(PLACEHOLDER in str(value) for value in _members(config.get("headers")).values())
+    return any(PLACEHOLDER in str(value) for value in members(config.get("headers")).values())
 
 
 def _basic(key: str) -> str:
     # `user:password` is encoded here; a value without a colon is taken as encoded already.
     return base64.b64encode(key.encode()).decode() if ":" in key else key
-
-
-def _members(value: object) -> JsonObject:
-    return value if isinstance(value, dict) else {}

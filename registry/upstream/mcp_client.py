@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from registry.core.clock import Clock
-from registry.core.json import JsonObject, JsonValue
+from registry.core.json import JsonValue, members
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
@@ -94,7 +94,7 @@ async def _read(
             await session.initialize()
         init_duration_ms = round((clock.monotonic() - began_at) * 1000)
         handshake = dispatcher.raw["server/discover" if modern else "initialize"]
-        capabilities = _object(handshake.get("capabilities"))
+        capabilities = members(handshake.get("capabilities"))
         tools: tuple[JsonValue, ...] = ()
         if "tools" in capabilities:
             tools = await _all_tools(session, dispatcher, limits)
@@ -271,10 +271,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
 def _origin(target: Target) -> str:
     parts = urlsplit(target.url)
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def _object(value: object) -> JsonObject:
-    return cast("JsonObject", value) if isinstance(value, dict) else {}
 
 
 def _text(value: object) -> str | None:

@@ -254,3 +254,11 @@ async def test_an_endless_answer_to_a_message_is_not_read(
     answer = await bridge.call()
 
     assert answer.json() == RESULT
+
+
+async def test_a_server_of_the_old_transport_is_not_said_to_speak_the_new_protocol(
+    bridge: Gateway,
+) -> None:
+    answer = await bridge.post(request("server/discover"))
+
+    assert answer.json()["error"]["code"] == -32601

@@ -12,7 +12,6 @@ from packages.database.changes import Change
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.access.policy import Grant, Permission, decide
-from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
@@ -21,30 +20,15 @@ from registry.core.tasks import end
 from registry.gateway.snapshot import GATHER_SECONDS, Snapshot, SnapshotSources
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import UserKeyMissingError
-from registry.servers.repository import ServerRepository
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
-from registry.tokens.repository import PluginAuthRepository, TokenRepository
-from registry.tools.repository import ToolRepository
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
 
 pytestmark = pytest.mark.wire
 
 URL = "http://127.0.0.1:9999/mcp"
 PATIENCE_SECONDS = 5.0
-
-
-@pytest.fixture
-def repositories(database: Database, cipher: Cipher) -> ServerRepositories:
-    acl = AclRepository(database, admin_sees_private=True)
-    return ServerRepositories(
-        servers=ServerRepository(database, acl),
-        tools=ToolRepository(database),
-        acl=acl,
-        tokens=TokenRepository(database, cipher),
-        plugin_auths=PluginAuthRepository(database, cipher),
-    )
 
 
 @pytest.fixture

@@ -8,15 +8,11 @@ import pytest_asyncio
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher
-from registry.access.repository import AclRepository
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.servers.credentials import CredentialVault
-from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
-from registry.tokens.repository import PluginAuthRepository, TokenRepository
-from registry.tools.repository import ToolRepository
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
@@ -32,19 +28,6 @@ def discovery() -> FakeDiscovery:
 def changes() -> RecordedChanges:
     """Return a record of what the gateway would have heard."""
     return RecordedChanges()
-
-
-@pytest.fixture
-def repositories(database: Database, cipher: Cipher) -> ServerRepositories:
-    """Return the real repositories."""
-    acl = AclRepository(database, admin_sees_private=True)
-    return ServerRepositories(
-        servers=ServerRepository(database, acl),
-        tools=ToolRepository(database),
-        acl=acl,
-        tokens=TokenRepository(database, cipher),
-        plugin_auths=PluginAuthRepository(database, cipher),
-    )
 
 
 @pytest.fixture
