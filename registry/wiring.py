@@ -15,6 +15,10 @@ from packages.database.monitoring import CommandTimer, PoolWatcher
 from packages.database.schema import prepare
 from packages.models import check_schema_version
 from registry.access.repository import AclRepository
+from registry.audit.chain import PURPOSE, AuditKeys
+from registry.audit.repository import AuditRepository
+from registry.audit.sealing import Sealer
+from registry.audit.trail import AuditTrail
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys, load_signing_keys
@@ -62,6 +66,7 @@ class Components:
     servers: ServerService
     snapshot: Snapshot
     gateway: GatewayEndpoint
+    audit: AuditTrail
     index_conflicts: list[IndexConflict]
 
     async def database_is_up(self) -> bool:
@@ -161,6 +166,9 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             user_cache_seconds=settings.user_cache_seconds,
             leeway_seconds=settings.jwt_leeway_seconds,
         )
+        audit_keys = AuditKeys(cipher.derive_keys(PURPOSE))
+        audit_repository = AuditRepository(database, audit_keys)
+        audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
         repositories = build_repositories(settings, database, cipher)
         vault = CredentialVault(cipher)
         guard = UrlGuard(settings.upstream_allowed_networks)
@@ -209,6 +217,10 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
         background = await stack.enter_async_context(asyncio.TaskGroup())
         watching = background.create_task(snapshot.follow())
         stack.push_async_callback(end, watching)
+        sealer = Sealer(audit_repository, audit_keys, clock=clock)
+        sealing = background.create_task(sealer.follow(audit))
+        stack.push_async_callback(audit.flush)
+        stack.push_async_callback(end, sealing)
         lagging = background.create_task(watch_loop(clock, metrics.loop_lag))
         stack.push_async_callback(end, lagging)
         yield Components(
@@ -223,6 +235,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             servers=servers,
             snapshot=snapshot,
             gateway=gateway,
+            audit=audit,
             index_conflicts=conflicts,
         )
 

@@ -240,6 +240,10 @@ class Cipher:
         """
         return _derived(self._keys[0], purpose)
 
+    def derive_keys(self, purpose: str) -> dict[str, bytes]:
+        """Return what `derive_key` gives for each readable key, by key id, the current first."""
+        return {_key_id(key): _derived(key, purpose) for key in self._keys}
+
     def _encrypted_cbc(self, text: str, iv: bytes) -> bytes:
         padder = PKCS7(BLOCK_BITS).padder()
         padded = padder.update(_encoded(text)) + padder.finalize()

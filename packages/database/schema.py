@@ -9,11 +9,19 @@ from pymongo import IndexModel
 
 from packages.database.client import Database, IndexConflict
 from packages.models import DOCUMENTS
+from packages.models.audit import (
+    AUDIT_LOGS_VALIDATOR,
+    AUDIT_SEALS_VALIDATOR,
+    AuditLog,
+    AuditSeal,
+)
 from packages.models.tools import MCP_TOOLS_VALIDATOR, RegisteredTool
 
-OWN_DOCUMENTS = (RegisteredTool,)
+OWN_DOCUMENTS = (RegisteredTool, AuditLog, AuditSeal)
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
+    AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
+    AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
 }
 
 WRITTEN_SHARED_COLLECTIONS = frozenset({"mcpservers", "tokens", "aclentries", "pluginauths"})

@@ -83,6 +83,11 @@ class Metrics:
             "Connections to MongoDB that could not be made or were lost.",
             registry=self.registry,
         )
+        self.audit_records_lost = Counter(
+            "audit_records_lost",
+            "Records of refusals that could not be written.",
+            registry=self.registry,
+        )
         self.token_verifications = Counter(
             "auth_token_verifications",
             "Bearer tokens checked.",

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.core.errors import ErrorKind
 from registry.core.metrics import Metrics
+from registry.core.origin import Origin, current_origin
 
 log = structlog.get_logger()
 
@@ -68,6 +69,7 @@ class RequestRecorder:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
+            current_origin.set(Origin(request_id, _address(scope)))
             try:
                 await self._limited(scope, receive, tagged_send)
             except BodyTooLargeError:
@@ -133,6 +135,11 @@ class RequestRecorder:
                 status=status,
                 duration_ms=round(seconds * 1000, 2),
             )
+
+
+def _address(scope: Scope) -> str | None:
+    client = scope.get("client")
+    return str(client[0]) if client else None
 
 
 def _request_id(scope: Scope) -> str:

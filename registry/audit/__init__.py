@@ -1,0 +1,1 @@
+"""The record of every change and every refusal, and the proof that it is complete."""

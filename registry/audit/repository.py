@@ -1,0 +1,179 @@
+"""Writes and reads `audit_logs` and `audit_seals`. The only module that writes them; it inserts.
+
+Nothing here updates or deletes.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+from bson.errors import InvalidId
+from pymongo import DESCENDING
+from pymongo.errors import DuplicateKeyError
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translates_driver_errors
+from packages.models.audit import AuditLog, AuditSeal
+from registry.audit.chain import AuditKeys, sign_record
+from registry.audit.values import (
+    AuditAction,
+    AuditEvent,
+    AuditFilter,
+    AuditOutcome,
+    AuditRecord,
+    EntityType,
+)
+from registry.auth.identity import UserContext
+from registry.core.origin import Origin
+
+NEWEST_FIRST = [("timestamp", DESCENDING), ("_id", DESCENDING)]
+
+
+@translates_driver_errors
+class AuditRepository:
+    """Records and the seals over them."""
+
+    def __init__(self, database: Database, keys: AuditKeys) -> None:
+        self._logs = database.collection(AuditLog.Settings.name)
+        self._seals = database.collection(AuditSeal.Settings.name)
+        self._keys = keys
+
+    def document(
+        self, event: AuditEvent, actor: UserContext, origin: Origin, now: datetime
+    ) -> Doc:
+        """Return the signed document of a record."""
+        fields: Doc = {
+            "_id": ObjectId(),
+            "timestamp": now,
+            "action": event.action.value,
+            "entity_type": event.entity_type.value,
+            "entity_id": _id(event.entity_id),
+            "user_id": ObjectId(actor.user_id),
+            "username": actor.username,
+            "role": actor.role.value,
+            "token_id": actor.token_id,
+            "request_id": origin.request_id,
+            "source_address": origin.source_address,
+            "outcome": event.outcome.value,
+            "reason": event.reason,
+            "changes": event.changes or None,
+        }
+        present = {name: value for name, value in fields.items() if value is not None}
+        return sign_record(present, self._keys)
+
+    async def insert(self, document: Doc, tx: Transaction) -> None:
+        """Write a record together with the change it is about."""
+        await self._logs.insert_one(document, session=tx)
+
+    async def insert_alone(self, documents: Sequence[Doc]) -> None:
+        """Write records of what changed nothing."""
+        await self._logs.insert_many(documents)
+
+    async def page(
+        self, narrowed: AuditFilter, before: tuple[datetime, str] | None, limit: int
+    ) -> list[AuditRecord]:
+        """Return up to *limit* records, newest first, older than the place *before*."""
+        rows = self._logs.find(_query(narrowed, before), sort=NEWEST_FIRST, limit=limit)
+        return [_record(row) async for row in rows]
+
+    async def all_records(self) -> AsyncGenerator[Doc, None]:
+        """Yield every stored record, as it is."""
+        async for row in self._logs.find({}, sort=[("_id", 1)]):
+            yield row
+
+    async def records(self, ids: Sequence[ObjectId]) -> dict[ObjectId, Doc]:
+        """Return the stored records of *ids* that exist."""
+        rows = self._logs.find({"_id": {"$in": list(ids)}})
+        return {row["_id"]: row async for row in rows}
+
+    async def ids_since(self, moment: datetime | None) -> list[ObjectId]:
+        """Return the ids of the records from *moment* on, oldest first; None for all."""
+        query: Doc = {} if moment is None else {"timestamp": {"$gte": moment}}
+        rows = self._logs.find(query, {"_id": 1}, sort=[("timestamp", 1), ("_id", 1)])
+        return [row["_id"] async for row in rows]
+
+    async def last_seal(self) -> Doc | None:
+        """Return the newest seal."""
+        return await self._seals.find_one({}, sort=[("_id", DESCENDING)])
+
+    async def all_seals(self) -> AsyncGenerator[Doc, None]:
+        """Yield every seal in order."""
+        async for seal in self._seals.find({}, sort=[("_id", 1)]):
+            yield seal
+
+    async def sealed_since(self, moment: datetime | None, after: int) -> list[Doc]:
+        """Return the seals after number *after* that were made from *moment* on."""
+        query: Doc = {"_id": {"$gt": after}}
+        if moment is not None:
+            query["sealed_at"] = {"$gte": moment}
+        return [seal async for seal in self._seals.find(query, sort=[("_id", 1)])]
+
+    async def insert_seal(self, seal: Doc) -> bool:
+        """Write the next seal; False when somebody else wrote one of that number."""
+        try:
+            await self._seals.insert_one(seal)
+        except DuplicateKeyError:
+            return False
+        return True
+
+
+def _id(text: str | None) -> ObjectId | str | None:
+    if text is None:
+        return None
+    try:
+        return ObjectId(text)
+    except InvalidId:
+        return text
+
+
+def _query(narrowed: AuditFilter, before: tuple[datetime, str] | None) -> Doc:
+    query: Doc = {}
+    for name in ("action", "entity_type", "outcome"):
+        value = getattr(narrowed, name)
+        if value is not None:
+            query[name] = value.value
+    if narrowed.entity_id is not None:
+        query["entity_id"] = _id(narrowed.entity_id)
+    if narrowed.user_id is not None:
+        query["user_id"] = ObjectId(narrowed.user_id)
+    times: Doc = {}
+    if narrowed.since is not None:
+        times["$gte"] = narrowed.since
+    if narrowed.until is not None:
+        times["$lt"] = narrowed.until
+    if times:
+        query["timestamp"] = times
+    if before is None:
+        return query
+    moment, record_id = before
+    older: Doc = {
+        "$or": [
+            {"timestamp": {"$lt": moment}},
+            {"timestamp": moment, "_id": {"$lt": ObjectId(record_id)}},
+        ]
+    }
+    # Said twice, because an index is entered by the plain condition only.
+    return {"$and": [{"timestamp": {"$lte": moment}}, older, query]}
+
+
+def _record(row: dict[str, Any]) -> AuditRecord:
+    entity_id = row.get("entity_id")
+    return AuditRecord(
+        id=str(row["_id"]),
+        timestamp=row["timestamp"],
+        event=AuditEvent(
+            action=AuditAction(row["action"]),
+            entity_type=EntityType(row["entity_type"]),
+            entity_id=None if entity_id is None else str(entity_id),
+            changes=row.get("changes") or {},
+            outcome=AuditOutcome(row["outcome"]),
+            reason=row.get("reason"),
+        ),
+        user_id=str(row["user_id"]),
+        username=str(row.get("username") or ""),
+        role=str(row.get("role") or ""),
+        token_id=row.get("token_id"),
+        request_id=row.get("request_id"),
+        source_address=row.get("source_address"),
+    )

@@ -1,0 +1,123 @@
+"""Seal new records soon after they were written.
+
+Any number of processes may do so at once: the number of a seal is its `_id`, so of two that would
+write the same one the database lets one through, and the other looks again.
+"""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+from bson import ObjectId
+
+from packages.database.client import Doc
+from packages.database.errors import DatabaseUnavailable
+from registry.audit.chain import FIRST, AuditKeys, digest, is_genuine_record, seal_of
+from registry.audit.repository import AuditRepository
+from registry.audit.trail import AuditTrail
+from registry.core.clock import Clock
+
+log = structlog.get_logger()
+
+LATE = timedelta(minutes=5)
+"""How long after its timestamp a record may still turn up: the longest transaction, and clocks
+that differ between replicas."""
+
+RECORDS_PER_SEAL = 500
+SEALED_KEPT = 20_000
+"""Sealed records remembered before those too old to matter are forgotten."""
+
+GATHER_SECONDS = 1.0
+"""Pause before sealing, so that a burst of records makes one seal."""
+
+LOOK_SECONDS = 30.0
+"""How often to look without being told: another process may have died before it sealed."""
+
+
+class Sealer:
+    """Makes the chain of seals follow the records."""
+
+    def __init__(self, repository: AuditRepository, keys: AuditKeys, *, clock: Clock) -> None:
+        self._repository = repository
+        self._keys = keys
+        self._clock = clock
+        self._last_seq = 0
+        self._sealed: dict[ObjectId, int] = {}
+        self._refused: set[ObjectId] = set()
+
+    async def follow(self, trail: AuditTrail) -> None:
+        """Write what waits and seal what was written, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await trail.written.wait()
+            except TimeoutError:
+                pass
+            await self._clock.sleep(GATHER_SECONDS)
+            trail.written.clear()
+            await trail.flush()
+            try:
+                await self.seal_new()
+            except DatabaseUnavailable:
+                log.warning("audit_sealing_postponed")
+            except Exception:
+                # Records go on being written and can be sealed later.
+                log.exception("audit_sealing_failed")
+
+    async def seal_new(self, *, even_if_none: bool = False) -> int:
+        """Seal all records that are not sealed yet and return how many there were.
+
+        Args:
+            even_if_none: Write a seal over nothing, which vouches for the chain with the
+                current key.
+
+        Raises:
+            DatabaseUnavailable: What was not sealed will be found again.
+        """
+        sealed = 0
+        while True:
+            last = await self._repository.last_seal()
+            since = None if last is None else last["sealed_at"] - LATE
+            await self._learn(last)
+            found = await self._repository.ids_since(since)
+            fresh = [key for key in found if key not in self._sealed and key not in self._refused]
+            batch = await self._genuine(fresh[:RECORDS_PER_SEAL])
+            if not batch and not even_if_none:
+                return sealed
+            seal = seal_of(
+                1 if last is None else int(last["_id"]) + 1,
+                FIRST if last is None else last["hash"],
+                batch,
+                self._clock.now(),
+                self._keys,
+            )
+            if await self._repository.insert_seal(seal):
+                even_if_none = False
+                sealed += len(batch)
+                log.info("audit_sealed", seq=seal["_id"], hash=seal["hash"], records=len(batch))
+
+    async def _learn(self, last: Doc | None) -> None:
+        """Take note of the seals that were added, by whomever."""
+        if last is None or int(last["_id"]) == self._last_seq:
+            return
+        since = last["sealed_at"] - 2 * LATE
+        for seal in await self._repository.sealed_since(since, self._last_seq):
+            self._last_seq = int(seal["_id"])
+            self._sealed.update({entry["id"]: self._last_seq for entry in seal["records"]})
+        if len(self._sealed) > SEALED_KEPT:
+            recent = await self._repository.ids_since(last["sealed_at"] - LATE)
+            self._sealed = {key: self._sealed[key] for key in recent if key in self._sealed}
+
+    async def _genuine(self, ids: list[ObjectId]) -> dict[ObjectId, str]:
+        documents = await self._repository.records(ids)
+        batch: dict[ObjectId, str] = {}
+        for key in ids:
+            document = documents.get(key)
+            if document is None:
+                continue
+            if is_genuine_record(document, self._keys):
+                batch[key] = digest(document)
+            else:
+                self._refused.add(key)
+                log.error("audit_record_not_genuine", record_id=str(key))
+        return batch

@@ -1,0 +1,86 @@
+"""Write down who did what.
+
+Changes are recorded inside their own transaction: without the record there is no change. What
+changed nothing is recorded on its own; there a full disk or a dead database may lose a record,
+which is logged and counted, because a refusal must not depend on being written down.
+"""
+
+import asyncio
+from collections import deque
+
+import structlog
+
+from packages.database.client import Doc, Transaction
+from packages.database.errors import DatabaseUnavailable
+from registry.audit.repository import AuditRepository
+from registry.audit.values import AuditEvent
+from registry.auth.identity import UserContext
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.origin import current_origin
+
+log = structlog.get_logger()
+
+WAITING = 1_000
+"""Most refusals of the gateway that wait to be written; more are dropped and counted."""
+
+
+class AuditTrail:
+    """Records events on behalf of callers."""
+
+    def __init__(self, repository: AuditRepository, *, clock: Clock, metrics: Metrics) -> None:
+        self._repository = repository
+        self._clock = clock
+        self._lost = metrics.audit_records_lost
+        self._waiting: deque[Doc] = deque()
+        self.written = asyncio.Event()
+        """Set when there may be something to seal."""
+
+    async def record(self, actor: UserContext, event: AuditEvent, tx: Transaction) -> None:
+        """Record a change in its transaction. One round trip.
+
+        Raises:
+            PyMongoError: It cannot be written, so the change must not be either.
+        """
+        await self._repository.insert(self._document(actor, event), tx)
+        self.written.set()
+
+    async def require(self, actor: UserContext, event: AuditEvent) -> None:
+        """Record what may only happen if it is recorded, such as reading a secret.
+
+        Raises:
+            DatabaseUnavailable: It cannot be written.
+        """
+        await self._repository.insert_alone([self._document(actor, event)])
+        self.written.set()
+
+    async def note(self, actor: UserContext, event: AuditEvent) -> None:
+        """Record what happens anyway, such as a refusal."""
+        await self._write([self._document(actor, event)])
+
+    def note_later(self, actor: UserContext, event: AuditEvent) -> None:
+        """Record a refusal without waiting; `flush` writes it."""
+        if len(self._waiting) >= WAITING:
+            self._lost.inc()
+            return
+        self._waiting.append(self._document(actor, event))
+        self.written.set()
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        if waiting:
+            await self._write(waiting)
+
+    async def _write(self, documents: list[Doc]) -> None:
+        try:
+            await self._repository.insert_alone(documents)
+        except DatabaseUnavailable:
+            self._lost.inc(len(documents))
+            log.warning("audit_records_lost", count=len(documents))
+            return
+        self.written.set()
+
+    def _document(self, actor: UserContext, event: AuditEvent) -> Doc:
+        return self._repository.document(event, actor, current_origin.get(), self._clock.now())

@@ -1,0 +1,114 @@
+"""What a record says. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from registry.core.json import JsonObject
+
+
+class AuditAction(StrEnum):
+    """What was done, or tried."""
+
+    CREATE = "create"
+    READ = "read"
+    UPDATE = "update"
+    DELETE = "delete"
+    REFRESH = "refresh"
+    SHARE = "share"
+    ISSUE = "issue"
+    REVOKE = "revoke"
+    ROTATE = "rotate"
+    CALL = "call"
+
+
+class EntityType(StrEnum):
+    """Kinds of things that records are about."""
+
+    SERVER = "server"
+    TOKEN = "token"  # noqa: S105 - the name of a kind
+    SESSION = "session"
+    USER_KEY = "user_key"
+    PERMISSION = "permission"
+    CREDENTIALS = "credentials"
+    AUDIT = "audit"
+    GATEWAY = "gateway"
+
+
+class AuditOutcome(StrEnum):
+    """How it ended."""
+
+    SUCCESS = "success"
+    DENIED = "denied"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """What happened; who and from where is added when it is recorded.
+
+    Attributes:
+        entity_id: 24 hexadecimal characters, or another text id; None for many or none.
+        changes: `before`, `after` and `secrets`, without any secret's value; see `changes_of`.
+        reason: Why it was refused.
+    """
+
+    action: AuditAction
+    entity_type: EntityType
+    entity_id: str | None = None
+    changes: JsonObject = field(default_factory=dict)
+    outcome: AuditOutcome = AuditOutcome.SUCCESS
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """What a list of records is narrowed to. Times: *since* is included, *until* is not."""
+
+    action: AuditAction | None = None
+    entity_type: EntityType | None = None
+    entity_id: str | None = None
+    user_id: str | None = None
+    outcome: AuditOutcome | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """A stored record."""
+
+    id: str
+    timestamp: datetime
+    event: AuditEvent
+    user_id: str
+    username: str
+    role: str
+    token_id: str | None
+    request_id: str | None
+    source_address: str | None
+
+
+def changes_of(
+    before: Mapping[str, object] | None,
+    after: Mapping[str, object] | None,
+    secrets: tuple[str, ...] = (),
+) -> JsonObject:
+    """Return what differs between two presentations of a thing, in which secrets are masked.
+
+    Args:
+        before: None for a thing that is new.
+        after: None for a thing that is gone.
+        secrets: Names of the secrets that were replaced, which the masks do not show.
+    """
+    earlier, later = before or {}, after or {}
+    names = [name for name in {**earlier, **later} if earlier.get(name) != later.get(name)]
+    changes: JsonObject = {}
+    if before is not None:
+        changes["before"] = {name: earlier[name] for name in names if name in earlier}  # type: ignore[misc]  # presentations are JSON
+    if after is not None:
+        changes["after"] = {name: later[name] for name in names if name in later}  # type: ignore[misc]  # presentations are JSON
+    if secrets:
+        changes["secrets"] = [*sorted(secrets)]
+    return changes
