@@ -34,12 +34,16 @@ app = typer.Typer(
 token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
 schemas = typer.Typer(help="The generated models.", no_args_is_help=True)
 servers = typer.Typer(help="Registered servers.", no_args_is_help=True)
+audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
 app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
+app.add_typer(audit, name="audit")
 
 OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES)
 """Whoever may run commands on this machine with the settings at hand acts as an administrator."""
+
+HASH_CHARACTERS = 64
 
 EXPECTED = (
     SettingsError,
@@ -220,6 +224,53 @@ def doctor() -> None:
             raise typer.Exit(1)
 
     _run(work)
+
+
+@audit.callback()
+def audit_group() -> None:
+    """Read the audit trail."""
+
+
+@audit.command("verify")
+def audit_verify(
+    expect: Annotated[
+        str | None,
+        typer.Option(help="SEQ:HASH of a seal noted earlier, which must still be there."),
+    ] = None,
+) -> None:
+    """Look for records that were removed, altered or slipped in; exit code 1 when there are any.
+
+    Each seal's number and hash are logged as `audit_sealed`. Without one of them, noted outside of
+    the database, nothing shows that the newest records and their seals were not cut off together.
+    """
+
+    async def work() -> None:
+        from registry.wiring import audit_verifier  # noqa: PLC0415 - heavy imports
+
+        expected = None if expect is None else _anchor(expect)
+        async with audit_verifier(_settings()) as verifier:
+            report = await verifier.verify(expected)
+        for problem in report.problems:
+            typer.echo(f"{problem.finding.value}: {problem.subject}")
+        more = report.problem_count - len(report.problems)
+        if more:
+            typer.echo(f"and {more} more")
+        head = "none" if report.head is None else f"{report.head[0]}:{report.head[1]}"
+        typer.echo(
+            f"{report.records} records, {report.seals} seals, {report.waiting} not sealed yet, "
+            f"{report.problem_count} problems, head {head}"
+        )
+        if not report.is_good:
+            raise typer.Exit(1)
+
+    _run(work)
+
+
+def _anchor(text: str) -> tuple[int, str]:
+    number, _, hashed = text.partition(":")
+    if not number.isdigit() or len(hashed) != HASH_CHARACTERS or not _is_hex(hashed):
+        _fail("--expect must be SEQ:HASH, as `registry audit verify` prints it")
+    return int(number), hashed.lower()
 
 
 def _import(

@@ -11,6 +11,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import registry
+from registry.access.routes import router as permissions_router
+from registry.audit.refusals import RefusalRecorder
+from registry.audit.routes import router as audit_router
 from registry.auth.dependencies import challenge
 from registry.auth.routes import auth_router
 from registry.core.errors import RegistryError
@@ -61,13 +64,18 @@ def control_plane(parts: Components) -> ASGIApp:
     )
     app.state.authenticator = parts.authenticator
     app.state.servers = parts.servers
+    app.state.permissions = parts.permissions
+    app.state.user_keys = parts.user_keys
+    app.state.audit = parts.audit_service
     metadata_url = f"{base_url}/.well-known/oauth-protected-resource"
 
     def challenge_for(error: RegistryError, _request: Request) -> Mapping[str, str]:
         return challenge(error, metadata_url)
 
-    install_error_handlers(app, challenge_for)
+    install_error_handlers(app, challenge_for, RefusalRecorder(parts.audit).note)
     app.include_router(servers_router)
+    app.include_router(permissions_router)
+    app.include_router(audit_router)
     app.include_router(auth_router(parts.keys, base_url))
     checks = {"mongodb": parts.database_is_up, "gateway": parts.snapshot_is_fresh}
     app.include_router(health_router(checks, parts.metrics))

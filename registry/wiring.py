@@ -15,10 +15,13 @@ from packages.database.monitoring import CommandTimer, PoolWatcher
 from packages.database.schema import prepare
 from packages.models import check_schema_version
 from registry.access.repository import AclRepository
+from registry.access.service import PermissionService
 from registry.audit.chain import PURPOSE, AuditKeys
 from registry.audit.repository import AuditRepository
 from registry.audit.sealing import Sealer
+from registry.audit.service import AuditService
 from registry.audit.trail import AuditTrail
+from registry.audit.verification import AuditVerifier
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys, load_signing_keys
@@ -36,6 +39,7 @@ from registry.servers.credentials import CredentialVault
 from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
+from registry.servers.user_keys import UserKeyService
 from registry.sync.discovery import DiscoveryService
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tools.repository import ToolRepository
@@ -64,9 +68,12 @@ class Components:
     database: Database
     authenticator: BearerAuthenticator
     servers: ServerService
+    permissions: PermissionService
+    user_keys: UserKeyService
     snapshot: Snapshot
     gateway: GatewayEndpoint
     audit: AuditTrail
+    audit_service: AuditService
     index_conflicts: list[IndexConflict]
 
     async def database_is_up(self) -> bool:
@@ -158,9 +165,10 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             shared_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
             leeway_seconds=settings.jwt_leeway_seconds,
         )
+        directory = DirectoryRepository(database)
         authenticator = BearerAuthenticator(
             verifier,
-            DirectoryRepository(database),
+            directory,
             clock=clock,
             metrics=metrics,
             user_cache_seconds=settings.user_cache_seconds,
@@ -169,7 +177,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
         audit_keys = AuditKeys(cipher.derive_keys(PURPOSE))
         audit_repository = AuditRepository(database, audit_keys)
         audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
-        repositories = build_repositories(settings, database, cipher)
+        repositories = build_repositories(settings, database, cipher, audit)
         vault = CredentialVault(cipher)
         guard = UrlGuard(settings.upstream_allowed_networks)
         snapshot = Snapshot(
@@ -196,6 +204,16 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             metrics=metrics,
             admin_sees_private=settings.admin_sees_private,
         )
+        permissions = PermissionService(
+            database,
+            repositories.acl,
+            repositories.servers,
+            directory,
+            audit,
+            snapshot,
+            clock=clock,
+            admin_sees_private=settings.admin_sees_private,
+        )
         upstream = await stack.enter_async_context(
             create_upstream_session(
                 guard,
@@ -208,6 +226,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             snapshot,
             authenticator,
             upstream,
+            audit,
             sealing_key=cipher.derive_key("gateway-session"),
             settings=settings,
             clock=clock,
@@ -233,22 +252,42 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             database=database,
             authenticator=authenticator,
             servers=servers,
+            permissions=permissions,
+            user_keys=UserKeyService(database, repositories, snapshot, clock=clock),
             snapshot=snapshot,
             gateway=gateway,
             audit=audit,
+            audit_service=AuditService(audit_repository),
             index_conflicts=conflicts,
         )
 
 
+@asynccontextmanager
+async def audit_verifier(settings: Settings) -> AsyncIterator[AuditVerifier]:
+    """Return what verifies the audit trail, connected to the database.
+
+    Raises:
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    database = build_database(settings, Metrics())
+    try:
+        await database.ping()
+        keys = AuditKeys(build_cipher(settings).derive_keys(PURPOSE))
+        yield AuditVerifier(AuditRepository(database, keys), keys)
+    finally:
+        await database.close()
+
+
 def build_repositories(
-    settings: Settings, database: Database, cipher: Cipher
+    settings: Settings, database: Database, cipher: Cipher, audit: AuditTrail
 ) -> ServerRepositories:
     """Return the repositories of the servers domain."""
-    acl = AclRepository(database, admin_sees_private=settings.admin_sees_private)
+    acl = AclRepository(database)
     return ServerRepositories(
-        servers=ServerRepository(database, acl),
+        servers=ServerRepository(database, acl, admin_sees_private=settings.admin_sees_private),
         tools=ToolRepository(database),
         acl=acl,
         tokens=TokenRepository(database, cipher),
         plugin_auths=PluginAuthRepository(database, cipher),
+        audit=audit,
     )

@@ -11,8 +11,12 @@ from pydantic_settings import BaseSettings
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.schema import prepare
+from registry.audit.chain import PURPOSE, AuditKeys
+from registry.audit.repository import AuditRepository
+from registry.audit.trail import AuditTrail
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.store import ServerRepositories
@@ -96,9 +100,29 @@ def cipher() -> Cipher:
 
 
 @pytest.fixture
-def repositories(settings: Settings, database: Database, cipher: Cipher) -> ServerRepositories:
+def audit_keys(cipher: Cipher) -> AuditKeys:
+    """Return the keys of the audit trail."""
+    return AuditKeys(cipher.derive_keys(PURPOSE))
+
+
+@pytest.fixture
+def audit_repository(database: Database, audit_keys: AuditKeys) -> AuditRepository:
+    """Return the real repository of the audit trail."""
+    return AuditRepository(database, audit_keys)
+
+
+@pytest.fixture
+def audit(audit_repository: AuditRepository, clock: SystemClock) -> AuditTrail:
+    """Return the real audit trail."""
+    return AuditTrail(audit_repository, clock=clock, metrics=Metrics())
+
+
+@pytest.fixture
+def repositories(
+    settings: Settings, database: Database, cipher: Cipher, audit: AuditTrail
+) -> ServerRepositories:
     """Return the real repositories of the servers domain."""
-    return build_repositories(settings, database, cipher)
+    return build_repositories(settings, database, cipher, audit)
 
 
 @pytest.fixture

@@ -1,17 +1,22 @@
-"""The one decision function: may this caller see, change or call this server?
+"""The one decision function: what may this caller do with this server?
 
-Pure: facts in, decision out. Lists use the same rules as a query (`repository.visible_filter`);
-a test holds the two together.
+Pure: facts in, decision out, with the rules that gave it. Lists ask `visibility`, which says the
+same for many servers at once; a test with random data holds the two together.
+
+Scope and ACL entries say one thing: `private_user` is for the author alone, `shared_app` lets
+everybody see, `shared_user` is for whom the entries name. A server that the other application
+wrote has no scope, and its entries alone decide.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Flag, StrEnum
+from enum import IntFlag, StrEnum
 
 from registry.auth.identity import UserContext
 
 
-class Permission(Flag):
+class Permission(IntFlag):
     """Permission bits of `aclentries.permBits`, shared with jarvis-api."""
 
     VIEW = 1
@@ -23,6 +28,11 @@ class Permission(Flag):
 NO_PERMISSION = Permission(0)
 OWNER = Permission.VIEW | Permission.EDIT | Permission.DELETE | Permission.SHARE
 
+NO_BITS = 0
+VIEW_BIT = int(Permission.VIEW)
+ALL_BITS = int(OWNER)
+"""Plain numbers, because arithmetic with flags takes ten times as long."""
+
 
 class ServerScope(StrEnum):
     """Who a server is for."""
@@ -33,8 +43,17 @@ class ServerScope(StrEnum):
 
     @property
     def is_shared(self) -> bool:
-        """Whether only administrators may create or change servers of this scope."""
+        """Whether only administrators may create servers of this scope or change to it."""
         return self is not ServerScope.PRIVATE_USER
+
+
+class PrincipalType(StrEnum):
+    """Kinds of principals that an ACL entry may name."""
+
+    USER = "user"
+    GROUP = "group"
+    ROLE = "role"
+    PUBLIC = "public"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +72,100 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Grants:
+    """Unexpired entries about one server, by principal, with their bits added up.
+
+    Attributes:
+        next_expiry: When the first of them ends.
+    """
+
+    users: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+    roles: Mapping[str, int] = field(default_factory=dict)
+    public: int = NO_BITS
+    next_expiry: datetime | None = None
+
+    @classmethod
+    def of(cls, entries: Iterable[Grant]) -> "Grants":
+        """Add up *entries*; those about unknown kinds of principals count for nobody."""
+        users: dict[str, int] = {}
+        groups: dict[str, int] = {}
+        roles: dict[str, int] = {}
+        public = NO_BITS
+        expiries: list[datetime] = []
+        for entry in entries:
+            name = entry.principal_id or ""
+            match entry.principal_type:
+                case PrincipalType.USER:
+                    users[name] = users.get(name, NO_BITS) | int(entry.permissions)
+                case PrincipalType.GROUP:
+                    groups[name] = groups.get(name, NO_BITS) | int(entry.permissions)
+                case PrincipalType.ROLE:
+                    roles[name] = roles.get(name, NO_BITS) | int(entry.permissions)
+                case PrincipalType.PUBLIC:
+                    public |= int(entry.permissions)
+                case _:
+                    continue
+            if entry.expires_at is not None:
+                expiries.append(entry.expires_at)
+        return cls(users, groups, roles, public & VIEW_BIT, min(expiries, default=None))
+
+
+NO_GRANTS = Grants()
+
+
+@dataclass(frozen=True, slots=True)
 class ServerFacts:
     """What a decision about a server needs to know.
 
     Attributes:
         author: ObjectId of the user who registered it, 24 hexadecimal characters.
-        scope: None when the stored document has none (written by the other application), which
-            leaves the author and the ACL entries to decide.
-        grants: Unexpired ACL entries.
+        scope: None when the stored document has none (written by the other application).
     """
 
     author: str
     scope: ServerScope | None
-    grants: tuple[Grant, ...] = field(default=())
+    grants: Grants = NO_GRANTS
+
+
+class Rule(StrEnum):
+    """The rules, in the words of refusals and traces."""
+
+    ADMINISTRATOR = "administrator"
+    AUTHOR = "author"
+    EVERYONE = "shared with everyone"
+    USER = "an ACL entry names the user"
+    GROUP = "an ACL entry names a group of the user"
+    ROLE = "an ACL entry names the role of the user"
+    PUBLIC = "an ACL entry names the public"
+    PRIVATE = "another user's private server"
+    NO_GRANT = "no ACL entry grants it"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rule that applied, and the bits it gave. Rules that refuse give none."""
+
+    rule: Rule
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All that a caller may do with a server, and why.
+
+    Attributes:
+        bits: See `Permission`.
+        trace: The rules that applied, in order.
+    """
+
+    bits: int
+    trace: tuple[Step, ...]
+
+    @property
+    def permissions(self) -> Permission:
+        """Return the bits by name."""
+        return Permission(self.bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +173,16 @@ class Decision:
     """The answer, and the rule that gave it."""
 
     allowed: bool
-    rule: str
+    rule: Rule
+    verdict: Verdict
 
 
-ALLOWED_ADMINISTRATOR = Decision(allowed=True, rule="administrator")
-ALLOWED_AUTHOR = Decision(allowed=True, rule="author")
-ALLOWED_EVERYONE = Decision(allowed=True, rule="shared with everyone")
-ALLOWED_GRANT = Decision(allowed=True, rule="granted by an ACL entry")
-DENIED_PRIVATE = Decision(allowed=False, rule="another user's private server")
-DENIED_SHARED = Decision(allowed=False, rule="only administrators change shared servers")
-DENIED_NO_GRANT = Decision(allowed=False, rule="no ACL entry grants it")
+ADMINISTRATOR = Verdict(ALL_BITS, (Step(Rule.ADMINISTRATOR, ALL_BITS),))
+AUTHOR = Verdict(ALL_BITS, (Step(Rule.AUTHOR, ALL_BITS),))
+STRANGER = Verdict(NO_BITS, (Step(Rule.PRIVATE, NO_BITS),))
+NOBODY = Verdict(NO_BITS, (Step(Rule.NO_GRANT, NO_BITS),))
+SEEN_BY_AUTHOR = Step(Rule.AUTHOR, VIEW_BIT)
+SEEN_BY_ALL = Step(Rule.EVERYONE, VIEW_BIT)
 
 
 def decide(
@@ -93,39 +193,87 @@ def decide(
     admin_sees_private: bool = True,
 ) -> Decision:
     """Decide whether *user* has *needed* on *server*. What no rule allows is denied."""
+    verdict = evaluate(user, server, admin_sees_private=admin_sees_private)
+    wanted = int(needed)
+    if verdict.bits & wanted == wanted:
+        given = next((step.rule for step in verdict.trace if step.bits & wanted), Rule.NO_GRANT)
+        return Decision(True, given, verdict)
+    refused = Rule.PRIVATE if verdict is STRANGER else Rule.NO_GRANT
+    return Decision(False, refused, verdict)
+
+
+def evaluate(
+    user: UserContext, server: ServerFacts, *, admin_sees_private: bool = True
+) -> Verdict:
+    """Return all that *user* may do with *server*: what any rule gives, added up."""
     is_author = server.author == user.user_id
-    is_private = server.scope is ServerScope.PRIVATE_USER
-    if user.is_admin and (admin_sees_private or is_author or not is_private):
-        return ALLOWED_ADMINISTRATOR
-    if is_private:
-        return ALLOWED_AUTHOR if is_author else DENIED_PRIVATE
-    if needed is not Permission.VIEW:
-        return ALLOWED_AUTHOR if is_author and server.scope is None else DENIED_SHARED
-    if server.scope is ServerScope.SHARED_APP:
-        return ALLOWED_EVERYONE
+    scope = server.scope
+    if user.is_admin and (
+        admin_sees_private or is_author or scope is not ServerScope.PRIVATE_USER
+    ):
+        return ADMINISTRATOR
+    if scope is ServerScope.PRIVATE_USER:
+        return AUTHOR if is_author else STRANGER
+    if is_author and scope is None:
+        return AUTHOR
+    steps = _granted(user, server.grants, with_public=scope is not ServerScope.SHARED_USER)
     if is_author:
-        return ALLOWED_AUTHOR
-    return ALLOWED_GRANT if Permission.VIEW in granted(user, server.grants) else DENIED_NO_GRANT
+        steps.insert(0, SEEN_BY_AUTHOR)
+    if scope is ServerScope.SHARED_APP:
+        steps.insert(0, SEEN_BY_ALL)
+    if not steps:
+        return NOBODY
+    bits = NO_BITS
+    for step in steps:
+        bits |= step.bits
+    return Verdict(bits, tuple(steps))
 
 
-def granted(user: UserContext, grants: tuple[Grant, ...]) -> Permission:
-    """Return the bits of all entries that name *user*, their groups, role or the public."""
-    bits = NO_PERMISSION
-    for grant in grants:
-        if _names(grant, user):
-            bits |= grant.permissions
-    return bits
+def _granted(user: UserContext, grants: Grants, *, with_public: bool) -> list[Step]:
+    steps: list[Step] = []
+    bits = grants.users.get(user.user_id)
+    if bits:
+        steps.append(Step(Rule.USER, bits))
+    if grants.groups and user.groups:
+        bits = NO_BITS
+        for group in grants.groups.keys() & user.groups:
+            bits |= grants.groups[group]
+        if bits:
+            steps.append(Step(Rule.GROUP, bits))
+    if grants.roles:
+        bits = grants.roles.get(user.role_principal)
+        if bits:
+            steps.append(Step(Rule.ROLE, bits))
+    if with_public and grants.public:
+        steps.append(Step(Rule.PUBLIC, grants.public))
+    return steps
 
 
-def _names(grant: Grant, user: UserContext) -> bool:
-    match grant.principal_type:
-        case "public":
-            return True
-        case "user":
-            return grant.principal_id == user.user_id
-        case "group":
-            return grant.principal_id in user.groups
-        case "role":
-            return (grant.principal_id or "").lower() == user.role
-        case _:
-            return False
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """What a list may show a caller: the rules of `evaluate` for VIEW, as sets.
+
+    Attributes:
+        everything: No other member matters then.
+        author: Servers of this user are shown.
+        scopes: Servers of these scopes are shown; None stands for a missing one.
+        granted_scopes: Of these scopes, the servers in whose entries the caller is named.
+    """
+
+    everything: bool
+    author: str
+    scopes: tuple[ServerScope | None, ...] = ()
+    granted_scopes: tuple[ServerScope | None, ...] = ()
+
+
+def visibility(user: UserContext, *, admin_sees_private: bool = True) -> Visibility:
+    """Return what lists show *user*."""
+    if not user.is_admin:
+        return Visibility(
+            everything=False,
+            author=user.user_id,
+            scopes=(ServerScope.SHARED_APP,),
+            granted_scopes=(ServerScope.SHARED_USER, None),
+        )
+    shared = (ServerScope.SHARED_APP, ServerScope.SHARED_USER, None)
+    return Visibility(everything=admin_sees_private, author=user.user_id, scopes=shared)

@@ -1,4 +1,4 @@
-"""Reads and writes `aclentries`, which jarvis-api shares with us, and derives list filters.
+"""Reads and writes `aclentries`, which jarvis-api shares with us.
 
 Writers: this module and jarvis-api.
 """
@@ -10,22 +10,28 @@ from bson import ObjectId
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
-from registry.access.policy import OWNER, Grant, Permission, ServerScope
+from registry.access.policy import (
+    ALL_BITS,
+    NO_BITS,
+    OWNER,
+    VIEW_BIT,
+    Grant,
+    Permission,
+    PrincipalType,
+    ServerScope,
+)
+from registry.access.ports import RESOURCE_TYPE
+from registry.access.sharing import PUBLIC, AccessRole, Entry, Principal
 from registry.auth.identity import UserContext
-
-RESOURCE_TYPE = "mcpServer"
-OWNER_ROLE = "mcpServer_owner"
-VIEWER_ROLE = "mcpServer_viewer"
 
 
 @translates_driver_errors
 class AclRepository:
     """Grants on servers."""
 
-    def __init__(self, database: Database, *, admin_sees_private: bool) -> None:
+    def __init__(self, database: Database) -> None:
         self._entries = database.collection("aclentries")
         self._roles = database.collection("accessroles")
-        self._admin_sees_private = admin_sees_private
 
     async def grants_of(
         self, server_ids: list[str] | None, now: datetime
@@ -39,56 +45,125 @@ class AclRepository:
             grants.setdefault(str(entry["resourceId"]), []).append(_grant(entry))
         return grants
 
-    async def visible_filter(self, user: UserContext, now: datetime) -> Doc:
-        """Return the query over `mcpservers` that matches what *user* may see.
+    async def granted(self, user: UserContext, now: datetime) -> dict[str, int]:
+        """Return the bits that entries about *user*, their groups and role give, by server id.
 
-        The same rules as `policy.decide(user, VIEW, ...)`, so that totals and pages are right.
+        Entries about the public are left out: most are about servers that everybody sees anyway.
         """
-        me = ObjectId(user.user_id)
-        private = ServerScope.PRIVATE_USER.value
-        if user.is_admin:
-            if self._admin_sees_private:
-                return {}
-            return {"$or": [{"scope": {"$ne": private}}, {"author": me}]}
-        shared_app = ServerScope.SHARED_APP.value
-        rules: list[Doc] = [{"author": me}, {"scope": shared_app}]
-        granted = await self._granted_ids(user, now)
-        if granted:
-            rules.append({"_id": {"$in": granted}, "scope": {"$nin": [private, shared_app]}})
-        return {"$or": rules}
-
-    async def grant_owner(
-        self, server_id: str, author: str, now: datetime, tx: Transaction
-    ) -> None:
-        """Give *author* all rights, so that jarvis-api shows them the server at all."""
-        await self._grant(
+        groups = [ObjectId(group) for group in user.groups]
+        entries = self._entries.find(
             {
-                "principalType": "user",
-                "principalId": ObjectId(author),
-                "principalModel": "User",
+                # One list, which one index answers; what kind each names is looked at below.
+                "principalId": {"$in": [ObjectId(user.user_id), *groups, user.role_principal]},
                 "resourceType": RESOURCE_TYPE,
-                "resourceId": ObjectId(server_id),
             },
-            OWNER,
-            OWNER_ROLE,
-            granted_by=author,
-            now=now,
-            tx=tx,
+            {
+                "_id": 0,
+                "principalType": 1,
+                "principalId": 1,
+                "resourceId": 1,
+                "permBits": 1,
+                "expiredAt": 1,
+            },
+        )
+        bits: dict[str, int] = {}
+        for entry in await entries.to_list():
+            grant = _grant(entry)
+            if _names(grant, user) and not _has_expired(grant, now):
+                key = str(entry["resourceId"])
+                bits[key] = bits.get(key, NO_BITS) | int(grant.permissions)
+        return bits
+
+    async def public_ids(self, now: datetime) -> set[str]:
+        """Return the ids of the servers whose entries let everybody see them."""
+        entries = self._entries.find(
+            {
+                "principalId": None,
+                "principalType": PrincipalType.PUBLIC.value,
+                "resourceType": RESOURCE_TYPE,
+                **_unexpired(now),
+            },
+            {"_id": 0, "resourceId": 1, "permBits": 1},
+        )
+        return {
+            str(entry["resourceId"])
+            for entry in await entries.to_list()
+            if int(entry.get("permBits") or 0) & VIEW_BIT
+        }
+
+    async def entries_of(self, server_id: str, tx: Transaction | None = None) -> list[Entry]:
+        """Return all entries about a server, those that ended included."""
+        rows = self._entries.find(_about(server_id), session=tx)
+        return [_entry(row) async for row in rows]
+
+    async def follow_scope(
+        self,
+        server_id: str,
+        author: str,
+        scope: ServerScope,
+        *,
+        granted_by: str,
+        now: datetime,
+        tx: Transaction,
+        is_new: bool = False,
+    ) -> None:
+        """Make the entries say what *scope* says.
+
+        The author of a new or private server gets all rights: without an entry jarvis-api would
+        not show them the server at all.
+        """
+        owner = Principal(PrincipalType.USER, author)
+        if scope is ServerScope.PRIVATE_USER and not is_new:
+            others: Doc = {
+                "$or": [
+                    {"principalType": {"$ne": PrincipalType.USER.value}},
+                    {"principalId": {"$ne": ObjectId(author)}},
+                ]
+            }
+            await self._entries.delete_many({**_about(server_id), **others}, session=tx)
+        if is_new or scope is ServerScope.PRIVATE_USER:
+            await self.put(server_id, Entry(owner, ALL_BITS), granted_by, now, tx)
+        if scope is ServerScope.SHARED_APP:
+            seen = Entry(PUBLIC, AccessRole.VIEWER.bits)
+            await self.put(server_id, seen, granted_by, now, tx)
+        elif scope is ServerScope.SHARED_USER and not is_new:
+            await self.remove(server_id, PUBLIC, tx)
+
+    async def put(
+        self, server_id: str, entry: Entry, granted_by: str, now: datetime, tx: Transaction
+    ) -> None:
+        """Write an entry in place of what is stored about its principal."""
+        values: Doc = {
+            "permBits": entry.bits,
+            "grantedBy": ObjectId(granted_by),
+            "grantedAt": now,
+            "updatedAt": now,
+        }
+        unset: Doc = {}
+        if entry.principal.id is not None:
+            values["principalModel"] = entry.principal.type.value.capitalize()
+        if entry.role is not None:
+            name = f"{RESOURCE_TYPE}_{entry.role.value}"
+            stored = await self._roles.find_one({"accessRoleId": name}, {"_id": 1}, session=tx)
+            if stored is not None:
+                values["roleId"] = stored["_id"]
+        if "roleId" not in values:
+            unset["roleId"] = ""
+        if entry.expires_at is None:
+            unset["expiredAt"] = ""
+        else:
+            values["expiredAt"] = entry.expires_at
+        changes: Doc = {"$set": values, "$setOnInsert": {"createdAt": now, "__v": 0}}
+        if unset:
+            changes["$unset"] = unset
+        # Nothing keeps the other application from writing two entries about one principal.
+        await self._entries.update_many(
+            _key(server_id, entry.principal), changes, upsert=True, session=tx
         )
 
-    async def set_public(
-        self, server_id: str, granted_by: str, now: datetime, tx: Transaction, *, public: bool
-    ) -> None:
-        """Let everyone see the server in the other application too, or end that."""
-        key = {
-            "principalType": "public",
-            "resourceType": RESOURCE_TYPE,
-            "resourceId": ObjectId(server_id),
-        }
-        if not public:
-            await self._entries.delete_many(key, session=tx)
-            return
-        await self._grant(key, Permission.VIEW, VIEWER_ROLE, granted_by=granted_by, now=now, tx=tx)
+    async def remove(self, server_id: str, principal: Principal, tx: Transaction) -> None:
+        """Remove what is stored about a principal."""
+        await self._entries.delete_many(_key(server_id, principal), session=tx)
 
     async def delete_of(self, server_id: str, tx: Transaction) -> None:
         """Remove all entries about a server."""
@@ -96,50 +171,49 @@ class AclRepository:
             {"resourceType": RESOURCE_TYPE, "resourceId": ObjectId(server_id)}, session=tx
         )
 
-    async def _grant(
-        self,
-        key: Doc,
-        permissions: Permission,
-        role: str,
-        *,
-        granted_by: str,
-        now: datetime,
-        tx: Transaction,
-    ) -> None:
-        stored_role = await self._roles.find_one({"accessRoleId": role}, {"_id": 1}, session=tx)
-        values: Doc = {
-            "permBits": permissions.value,
-            "grantedBy": ObjectId(granted_by),
-            "grantedAt": now,
-            "updatedAt": now,
-        }
-        if stored_role is not None:
-            values["roleId"] = stored_role["_id"]
-        await self._entries.update_one(
-            key,
-            {"$set": values, "$setOnInsert": {"createdAt": now, "__v": 0}},
-            upsert=True,
-            session=tx,
-        )
 
-    async def _granted_ids(self, user: UserContext, now: datetime) -> list[ObjectId]:
-        principals: list[Doc] = [
-            {"principalType": "public"},
-            {"principalType": "user", "principalId": ObjectId(user.user_id)},
-            {"principalType": "role", "principalId": {"$in": [user.role, user.role.upper()]}},
-        ]
-        if user.groups:
-            members = [ObjectId(group) for group in user.groups]
-            principals.append({"principalType": "group", "principalId": {"$in": members}})
-        entries = self._entries.find(
-            {
-                "resourceType": RESOURCE_TYPE,
-                "permBits": {"$bitsAllSet": Permission.VIEW.value},
-                "$and": [{"$or": principals}, _unexpired(now)],
-            },
-            {"resourceId": 1, "_id": 0},
-        )
-        return [entry["resourceId"] async for entry in entries]
+def _about(server_id: str) -> Doc:
+    return {"resourceType": RESOURCE_TYPE, "resourceId": ObjectId(server_id)}
+
+
+def _key(server_id: str, principal: Principal) -> Doc:
+    key: Doc = {**_about(server_id), "principalType": principal.type.value}
+    if principal.id is not None:
+        is_role = principal.type is PrincipalType.ROLE
+        key["principalId"] = principal.id if is_role else ObjectId(principal.id)
+    return key
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    principal, by = row.get("principalId"), row.get("grantedBy")
+    kinds = {kind.value: kind for kind in PrincipalType}
+    return Entry(
+        principal=Principal(
+            kinds.get(str(row.get("principalType")), PrincipalType.ROLE),
+            None if principal is None else str(principal),
+        ),
+        bits=int(row.get("permBits") or 0) & ALL_BITS,
+        expires_at=row.get("expiredAt"),
+        granted_by=None if by is None else str(by),
+        granted_at=row.get("grantedAt"),
+    )
+
+
+def _names(grant: Grant, user: UserContext) -> bool:
+    """Whether the entry that was found by its id is about that kind of principal."""
+    match grant.principal_type:
+        case PrincipalType.USER:
+            return grant.principal_id == user.user_id
+        case PrincipalType.GROUP:
+            return grant.principal_id in user.groups
+        case PrincipalType.ROLE:
+            return grant.principal_id == user.role_principal
+        case _:
+            return False
+
+
+def _has_expired(grant: Grant, now: datetime) -> bool:
+    return grant.expires_at is not None and grant.expires_at <= now
 
 
 def _unexpired(now: datetime) -> Doc:

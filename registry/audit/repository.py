@@ -10,19 +10,17 @@ from typing import Any
 from bson import ObjectId
 from bson.errors import InvalidId
 from pymongo import DESCENDING
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.models.audit import AuditLog, AuditSeal
 from registry.audit.chain import AuditKeys, sign_record
+from registry.audit.errors import AuditUnwritableError
 from registry.audit.values import (
-    AuditAction,
     AuditEvent,
     AuditFilter,
-    AuditOutcome,
     AuditRecord,
-    EntityType,
 )
 from registry.auth.identity import UserContext
 from registry.core.origin import Origin
@@ -63,12 +61,26 @@ class AuditRepository:
         return sign_record(present, self._keys)
 
     async def insert(self, document: Doc, tx: Transaction) -> None:
-        """Write a record together with the change it is about."""
-        await self._logs.insert_one(document, session=tx)
+        """Write a record together with the change it is about.
+
+        Raises:
+            AuditUnwritableError: The database refuses it, so the change must not be written.
+        """
+        try:
+            await self._logs.insert_one(document, session=tx)
+        except WriteError as exc:
+            raise AuditUnwritableError from exc
 
     async def insert_alone(self, documents: Sequence[Doc]) -> None:
-        """Write records of what changed nothing."""
-        await self._logs.insert_many(documents)
+        """Write records of what changed nothing.
+
+        Raises:
+            AuditUnwritableError: The database refuses them.
+        """
+        try:
+            await self._logs.insert_many(documents)
+        except BulkWriteError as exc:
+            raise AuditUnwritableError from exc
 
     async def page(
         self, narrowed: AuditFilter, before: tuple[datetime, str] | None, limit: int
@@ -162,14 +174,12 @@ def _record(row: dict[str, Any]) -> AuditRecord:
     return AuditRecord(
         id=str(row["_id"]),
         timestamp=row["timestamp"],
-        event=AuditEvent(
-            action=AuditAction(row["action"]),
-            entity_type=EntityType(row["entity_type"]),
-            entity_id=None if entity_id is None else str(entity_id),
-            changes=row.get("changes") or {},
-            outcome=AuditOutcome(row["outcome"]),
-            reason=row.get("reason"),
-        ),
+        action=str(row["action"]),
+        entity_type=str(row["entity_type"]),
+        entity_id=None if entity_id is None else str(entity_id),
+        outcome=str(row["outcome"]),
+        reason=row.get("reason"),
+        changes=row.get("changes") or {},
         user_id=str(row["user_id"]),
         username=str(row.get("username") or ""),
         role=str(row.get("role") or ""),

@@ -94,11 +94,19 @@ class Sealer:
             if await self._repository.insert_seal(seal):
                 even_if_none = False
                 sealed += len(batch)
+                self._last_seq = int(seal["_id"])
+                self._sealed.update(dict.fromkeys(batch, self._last_seq))
                 log.info("audit_sealed", seq=seal["_id"], hash=seal["hash"], records=len(batch))
 
     async def _learn(self, last: Doc | None) -> None:
         """Take note of the seals that were added, by whomever."""
-        if last is None or int(last["_id"]) == self._last_seq:
+        seq = 0 if last is None else int(last["_id"])
+        if seq < self._last_seq:
+            # The collections were emptied or restored; what is remembered is of another chain.
+            self._last_seq = 0
+            self._sealed.clear()
+            self._refused.clear()
+        if last is None or seq == self._last_seq:
             return
         since = last["sealed_at"] - 2 * LATE
         for seal in await self._repository.sealed_since(since, self._last_seq):

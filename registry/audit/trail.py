@@ -12,12 +12,13 @@ import structlog
 
 from packages.database.client import Doc, Transaction
 from packages.database.errors import DatabaseUnavailable
+from registry.audit.errors import AuditUnwritableError
 from registry.audit.repository import AuditRepository
 from registry.audit.values import AuditEvent
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
-from registry.core.origin import current_origin
+from registry.core.origin import Origin, current_origin
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ class AuditTrail:
         """Record a change in its transaction. One round trip.
 
         Raises:
-            PyMongoError: It cannot be written, so the change must not be either.
+            AuditUnwritableError: It cannot be written, so the change must not be either.
         """
         await self._repository.insert(self._document(actor, event), tx)
         self.written.set()
@@ -50,6 +51,7 @@ class AuditTrail:
 
         Raises:
             DatabaseUnavailable: It cannot be written.
+            AuditUnwritableError: Likewise.
         """
         await self._repository.insert_alone([self._document(actor, event)])
         self.written.set()
@@ -58,12 +60,13 @@ class AuditTrail:
         """Record what happens anyway, such as a refusal."""
         await self._write([self._document(actor, event)])
 
-    def note_later(self, actor: UserContext, event: AuditEvent) -> None:
+    def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
         """Record a refusal without waiting; `flush` writes it."""
         if len(self._waiting) >= WAITING:
             self._lost.inc()
             return
-        self._waiting.append(self._document(actor, event))
+        document = self._repository.document(event, actor, origin, self._clock.now())
+        self._waiting.append(document)
         self.written.set()
 
     async def flush(self) -> None:
@@ -76,7 +79,7 @@ class AuditTrail:
     async def _write(self, documents: list[Doc]) -> None:
         try:
             await self._repository.insert_alone(documents)
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, AuditUnwritableError):
             self._lost.inc(len(documents))
             log.warning("audit_records_lost", count=len(documents))
             return

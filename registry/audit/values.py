@@ -33,7 +33,6 @@ class EntityType(StrEnum):
     PERMISSION = "permission"
     CREDENTIALS = "credentials"
     AUDIT = "audit"
-    GATEWAY = "gateway"
 
 
 class AuditOutcome(StrEnum):
@@ -77,11 +76,20 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """A stored record."""
+    """A stored record.
+
+    Attributes:
+        action: As stored, like *entity_type* and *outcome*: other releases may know others.
+    """
 
     id: str
     timestamp: datetime
-    event: AuditEvent
+    action: str
+    entity_type: str
+    entity_id: str | None
+    outcome: str
+    reason: str | None
+    changes: JsonObject
     user_id: str
     username: str
     role: str

@@ -127,6 +127,7 @@ class BearerAuthenticator:
             scopes=token.scopes if token.scopes is not None else default_scopes(role),
             groups=entry.groups if entry else frozenset(),
             token_id=token.token_id,
+            role_name=entry.role if entry else None,
         )
 
     def _token_dies_at(self, _key: bytes, token: VerifiedToken, now: float) -> float:

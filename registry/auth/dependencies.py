@@ -1,9 +1,9 @@
 """The caller's authority as it stands in an endpoint's signature."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
-from fastapi import Request
+from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 from typing_extensions import override
 
@@ -39,9 +39,15 @@ class Caller(HTTPBearer):
         if len(header) > 1:
             raise UnauthorizedError("Only one Authorization header may be sent.")
         user = await authenticator.authenticate(header[0] if header else None)
+        request.state.caller = user
         if user.lacks(*self.needed_scopes):
             raise InsufficientScopeError(self.needed_scopes)
         return user
+
+
+def needs(*scopes: Scope) -> Any:
+    """Return the dependency that lets in whoever holds all of *scopes*, and documents them."""
+    return Security(Caller(*scopes), scopes=[scope.value for scope in scopes])
 
 
 def challenge(error: RegistryError, metadata_url: str) -> Mapping[str, str]:

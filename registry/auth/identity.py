@@ -43,6 +43,7 @@ USER_SCOPES = frozenset(
         Scope.WRITE_TOKENS,
         Scope.READ_CATALOG,
         Scope.INVOKE_TOOLS,
+        Scope.WRITE_ACCESS,
     }
 )
 """What a plain user may do when the token itself names no scopes (jarvis-api's tokens)."""
@@ -57,6 +58,7 @@ class UserContext:
         scopes: What the token allows; an admin's role implies all of them.
         groups: ObjectIds (24 hexadecimal characters) of the groups the user belongs to.
         token_id: The token's `jti`, when it has one.
+        role_name: The role as stored in `users`, where it was looked up; ACL entries may name it.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
 
@@ -66,6 +68,12 @@ class UserContext:
     scopes: frozenset[Scope]
     groups: frozenset[str] = field(default_factory=frozenset)
     token_id: str | None = None
+    role_name: str | None = None
+
+    @property
+    def role_principal(self) -> str:
+        """Return the name by which ACL entries name the caller's role."""
+        return self.role_name or self.role.value.upper()
 
     @property
     def principal(self) -> str:

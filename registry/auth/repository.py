@@ -1,10 +1,19 @@
-"""Reads users and groups, which jarvis-api manages. Writes nothing."""
+"""Reads users, groups and roles, which jarvis-api manages. Writes nothing."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
 
 from bson import ObjectId
 
-from packages.database.client import Database
+from packages.database.client import Database, Doc
 from packages.database.errors import translates_driver_errors
-from registry.auth.values import DirectoryEntry
+from registry.auth.values import DirectoryEntry, Person
+
+USER, GROUP, ROLE = "user", "group", "role"
+BUILT_IN_ROLES = ("ADMIN", "USER")
+USER_FIELDS = {"name": 1, "username": 1, "email": 1}
+GROUP_FIELDS = {"name": 1, "email": 1}
 
 
 @translates_driver_errors
@@ -14,6 +23,7 @@ class DirectoryRepository:
     def __init__(self, database: Database) -> None:
         self._users = database.collection("users")
         self._groups = database.collection("groups")
+        self._roles = database.collection("roles")
 
     async def get(self, user_id: str) -> DirectoryEntry | None:
         """Return a user's role, name and groups, or None when there is no such user.
@@ -34,3 +44,55 @@ class DirectoryRepository:
             username=str(user.get("username") or ""),
             groups=frozenset([str(group["_id"]) async for group in groups]),
         )
+
+    async def known(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Person]:
+        """Return those of *wanted*, kinds and ids, that exist."""
+        asked = list(wanted)
+        found: list[Person] = []
+        for kind, rows, fields in (
+            (USER, self._users, USER_FIELDS),
+            (GROUP, self._groups, GROUP_FIELDS),
+        ):
+            ids = [ObjectId(key) for asked_kind, key in asked if asked_kind == kind]
+            if ids:
+                cursor = rows.find({"_id": {"$in": ids}}, fields)
+                found += [_person(kind, row) for row in await cursor.to_list()]
+        names = [key for kind, key in asked if kind == ROLE]
+        if names:
+            found += [role for role in await self._all_roles() if role.id in names]
+        return {(person.kind, person.id): person for person in found}
+
+    async def search(self, text: str, kinds: Iterable[str], limit: int) -> list[Person]:
+        """Return up to *limit* people whose names hold *text*, those that begin with it first."""
+        wanted = set(kinds)
+        pattern = {"$regex": re.escape(text), "$options": "i"}
+        found: list[Person] = []
+        if USER in wanted:
+            query: Doc = {"$or": [{name: pattern} for name in ("name", "username", "email")]}
+            rows = self._users.find(query, USER_FIELDS, limit=limit)
+            found += [_person(USER, row) for row in await rows.to_list()]
+        if GROUP in wanted:
+            query = {"$or": [{name: pattern} for name in ("name", "email")]}
+            rows = self._groups.find(query, GROUP_FIELDS, limit=limit)
+            found += [_person(GROUP, row) for row in await rows.to_list()]
+        folded = text.lower()
+        if ROLE in wanted:
+            found += [role for role in await self._all_roles() if folded in role.id.lower()]
+        found.sort(key=lambda person: (not _begins_with(person, folded), person.name.lower()))
+        return found[:limit]
+
+    async def _all_roles(self) -> list[Person]:
+        rows = await self._roles.find({}, {"name": 1}).to_list()
+        stored = [str(row["name"]) for row in rows if row.get("name")]
+        return [Person(ROLE, name, name) for name in dict.fromkeys((*BUILT_IN_ROLES, *stored))]
+
+
+def _person(kind: str, row: dict[str, Any]) -> Person:
+    username, email = row.get("username") or None, row.get("email") or None
+    name = row.get("name") or username or email or str(row["_id"])
+    return Person(kind, str(row["_id"]), str(name), username, email)
+
+
+def _begins_with(person: Person, text: str) -> bool:
+    names = (person.name, person.username or "", person.email or "")
+    return any(name.lower().startswith(text) for name in names)

@@ -15,3 +15,22 @@ class DirectoryEntry:
     role: str | None
     username: str
     groups: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody, or several, whom access can be given to.
+
+    Attributes:
+        kind: `user`, `group` or `role`.
+        id: ObjectId as 24 hexadecimal characters, or a role's name.
+        name: For people to read.
+        username: Of a user.
+        email: Of a user or a group.
+    """
+
+    kind: str
+    id: str
+    name: str
+    username: str | None = None
+    email: str | None = None

@@ -3,10 +3,12 @@
 from urllib.parse import quote
 
 from registry.access.policy import Permission, decide
+from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
+from registry.core.origin import Origin
 from registry.gateway.errors import NotServing, ServerUnknown
-from registry.gateway.ports import Authenticate, RouteTable
+from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.requests import Exchange
 from registry.gateway.translate import challenged
 from registry.gateway.values import Route
@@ -20,6 +22,7 @@ class Admission:
     Args:
         routes: The servers that can be called now.
         authenticate: Finds out who calls.
+        refusals: Takes note of what known callers were refused.
         base_url: The address clients use; refusals point below it.
         admin_sees_private: Whether administrators may use others' private servers.
     """
@@ -29,11 +32,13 @@ class Admission:
         routes: RouteTable,
         authenticate: Authenticate,
         *,
+        refusals: Refusals,
         base_url: str,
         admin_sees_private: bool,
     ) -> None:
         self._routes = routes
         self._authenticate = authenticate
+        self._refusals = refusals
         self._base_url = base_url
         self._admin_sees_private = admin_sees_private
 
@@ -53,6 +58,7 @@ class Admission:
         if user.lacks(needed):
             # All that the gateway ever asks for, or clients would have to come back for the rest.
             error = InsufficientScopeError(GATEWAY_SCOPES)
+            self._note(exchange, user, None, error.message)
             raise challenged(error, self._metadata_url(exchange))
         if not self._routes.is_fresh():
             raise NotServing("The gateway has lost touch with its database; try again soon.")
@@ -63,10 +69,25 @@ class Admission:
             user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
         )
         if not decision.allowed:
+            self._note(exchange, user, route.server_id, decision.rule)
             raise ServerUnknown
         exchange.server = route.slug
         exchange.label = route.label
         return user, route
+
+    def _note(
+        self, exchange: Exchange, user: UserContext, server_id: str | None, reason: str
+    ) -> None:
+        client = exchange.scope.get("client")
+        event = AuditEvent(
+            AuditAction.CALL,
+            EntityType.SERVER,
+            server_id,
+            outcome=AuditOutcome.DENIED,
+            reason=reason,
+        )
+        origin = Origin(None, str(client[0]) if client else None)
+        self._refusals.note_later(user, event, origin)
 
     async def _caller(self, exchange: Exchange) -> UserContext:
         authorization = exchange.headers.get("authorization")

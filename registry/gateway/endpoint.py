@@ -48,7 +48,7 @@ from registry.gateway.headers import forwarded_headers, read_headers
 from registry.gateway.hosts import HostGuard
 from registry.gateway.listing import CursorError, list_result, page_members
 from registry.gateway.patience import Patience
-from registry.gateway.ports import Authenticate, RouteTable
+from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.recorder import Recorder
 from registry.gateway.requests import Exchange, check_media
 from registry.gateway.sessions import SessionSeal
@@ -87,6 +87,7 @@ class GatewayEndpoint:
         routes: RouteTable,
         authenticate: Authenticate,
         session: ClientSession,
+        refusals: Refusals,
         *,
         sealing_key: bytes,
         settings: Settings,
@@ -97,6 +98,7 @@ class GatewayEndpoint:
         self._admission = Admission(
             routes,
             authenticate,
+            refusals=refusals,
             base_url=settings.base_url,
             admin_sees_private=settings.admin_sees_private,
         )

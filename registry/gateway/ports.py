@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from registry.audit.values import AuditEvent
 from registry.auth.identity import UserContext
+from registry.core.origin import Origin
 from registry.gateway.values import Route
 
 
@@ -22,6 +24,13 @@ class RouteTable(Protocol):
         Raises:
             RegistryError: The caller has stored no key for this server, or it is unreadable.
         """
+
+
+class Refusals(Protocol):
+    """Takes note of what was refused."""
+
+    def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
+        """Record it soon, without making the caller wait."""
 
 
 class Authenticate(Protocol):

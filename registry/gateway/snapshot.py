@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
 from cachetools import TTLCache
@@ -16,7 +15,7 @@ from cachetools import TTLCache
 from packages.database.changes import Change, watch
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
-from registry.access.policy import Grant, ServerFacts
+from registry.access.policy import Grant, Grants, ServerFacts
 from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
@@ -125,8 +124,8 @@ class Snapshot:
         server = self._configs.get(route.server_id)
         if server is None:
             raise UserKeyMissingError
-        own_key = await self._sources.plugin_auths.get(user.user_id, server.server_name)
-        headers = self._vault.request_headers(server.id, server.config, own_key)
+        own = await self._sources.plugin_auths.values(user.user_id, server.server_name)
+        headers = self._vault.request_headers(server.id, server.config, own)
         self._user_headers[key] = headers
         return headers
 
@@ -211,7 +210,8 @@ class Snapshot:
         # An entry that runs out is no change of its document, so no stream tells of it.
         now = self._clock.now()
         for server_id, route in list(self._by_server.items()):
-            if any(_has_expired(grant, now) for grant in route.facts.grants):
+            ends_at = route.facts.grants.next_expiry
+            if ends_at is not None and ends_at <= now:
                 await self._reload(server_id)
 
     async def _apply(self, changes: Iterable[Change]) -> None:
@@ -286,7 +286,7 @@ class Snapshot:
                 server_id=server.id,
                 server_name=server.server_name,
                 slug=slug,
-                facts=ServerFacts(server.author, server.scope, tuple(grants or ())),
+                facts=ServerFacts(server.author, server.scope, Grants.of(grants or ())),
                 url=url,
                 transport=transport,
                 eras=_eras(server),
@@ -307,10 +307,6 @@ class Snapshot:
         if isinstance(own, int | float) and own > 0:
             return own / 1000
         return self._idle_timeout_seconds
-
-
-def _has_expired(grant: Grant, now: datetime) -> bool:
-    return grant.expires_at is not None and grant.expires_at <= now
 
 
 def _served(server: ServerRecord) -> bool:

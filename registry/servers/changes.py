@@ -1,12 +1,13 @@
 """From what a caller typed to the stored fields that change. Pure but for encryption."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
 from pydantic import BaseModel, JsonValue
 
 from registry.core.errors import ValidationFailedError
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.servers.binding import leaves_origin, require_secrets_again
 from registry.servers.credentials import CredentialVault, user_key_template, user_variables
 from registry.servers.presenter import present_detail
@@ -15,6 +16,7 @@ from registry.servers.schemas import (
     ConnectionTest,
     ServerCreate,
     ServerUpdate,
+    UserVariable,
     read_only_fields,
 )
 from registry.servers.values import ServerRecord
@@ -69,6 +71,8 @@ def config_of(
     }
     config["type"] = request.type.value
     config["requiresOAuth"] = request.requires_oauth is True
+    if request.custom_user_vars:
+        config["customUserVars"] = _variables(request.custom_user_vars)
     if request.headers:
         config["headers"] = vault.stored_headers(request.headers, None)
     if request.oauth is not None:
@@ -102,15 +106,7 @@ def update_of(
         if name in given:
             _put(changes, removed, f"config.{stored}", _plain(given[name]))
     config = current.config
-    if "headers" in given:
-        headers = vault.stored_headers(request.headers or {}, _object(config.get("headers")))
-        _put(changes, removed, "config.headers", headers or None)
-    if "oauth" in given:
-        stored_oauth = _object(config.get("oauth"))
-        oauth = None if request.oauth is None else vault.stored_oauth(request.oauth, stored_oauth)
-        _put(changes, removed, "config.oauth", oauth)
-    if "api_key" in given:
-        _put_api_key(request.api_key, config, vault, changes, removed)
+    _put_connection(request, given, config, vault, changes, removed)
     return FieldChanges(
         changes={
             name: value for name, value in changes.items() if not _same(current, name, value)
@@ -125,6 +121,30 @@ def update_of(
         reconnects=_reconnects(request, given, current),
         leaves_origin=leaves_origin(request, current.config),
     )
+
+
+def _put_connection(
+    request: ServerUpdate,
+    given: Collection[str],
+    config: JsonObject,
+    vault: CredentialVault,
+    changes: dict[str, object],
+    removed: list[str],
+) -> None:
+    if "headers" in given:
+        headers = vault.stored_headers(request.headers or {}, _object(config.get("headers")))
+        _put(changes, removed, "config.headers", headers or None)
+    if "oauth" in given:
+        stored_oauth = _object(config.get("oauth"))
+        oauth = None if request.oauth is None else vault.stored_oauth(request.oauth, stored_oauth)
+        _put(changes, removed, "config.oauth", oauth)
+    if "custom_user_vars" in given:
+        variables = _variables(request.custom_user_vars or {})
+        if members(config.get("apiKey")).get("source") == "user":
+            variables = {**user_variables(), **variables}
+        _put(changes, removed, "config.customUserVars", variables or None)
+    if "api_key" in given:
+        _put_api_key(request.api_key, config, vault, changes, removed)
 
 
 def _reconnects(request: ServerUpdate, given: dict[str, object], current: ServerRecord) -> bool:
@@ -148,7 +168,8 @@ def _put_api_key(
 ) -> None:
     stored = None if "config.headers" in removed else config.get("headers")
     headers = dict(_object(changes.pop("config.headers", stored)) or {})
-    variables = dict(_object(config.get("customUserVars")) or {})
+    stored = None if "config.customUserVars" in removed else config.get("customUserVars")
+    variables = dict(_object(changes.pop("config.customUserVars", stored)) or {})
     before = _object(config.get("apiKey")) or {}
     if before.get("source") == "user":
         # What asked users for their keys goes with the key, or they would be asked, and send it.
@@ -179,6 +200,13 @@ def _api_key_fields(given: ApiKeyInput, config: JsonObject, vault: CredentialVau
         variables = _object(config.get("customUserVars")) or {}
         fields["customUserVars"] = {**variables, **user_variables()}
     return fields
+
+
+def _variables(given: Mapping[str, UserVariable]) -> JsonObject:
+    return {
+        name: cast("JsonObject", told.model_dump(mode="json", exclude_none=True))
+        for name, told in given.items()
+    }
 
 
 def _user_key(given: ApiKeyInput | None) -> str | None:

@@ -8,17 +8,24 @@ and the variable that fills it.
 import base64
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import cast
 
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, stored_form
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
-from registry.servers.errors import CredentialUnreadableError, UserKeyMissingError
+from registry.servers.errors import (
+    USER_VARIABLE,
+    CredentialUnreadableError,
+    UserKeyMissingError,
+)
 from registry.servers.schemas import ApiKeyInput, OAuthInput
 
 COLLECTION = "mcpservers"
 PLACEHOLDER = "{{MCP_API_KEY}}"
-USER_VARIABLE = "MCP_API_KEY"
+VARIABLE = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
+"""Where a header holds a value of the user's own."""
+
 DEFAULT_CUSTOM_HEADER = "X-Api-Key"
 SECRET_HEADER = re.compile(r"(?i)(authorization|cookie|token|secret|key|password|credential|auth)")
 """Names of headers whose values are encrypted and masked."""
@@ -78,33 +85,42 @@ class CredentialVault:
         return headers
 
     def request_headers(
-        self, server_id: str, config: JsonObject, user_key: str | None = None
+        self,
+        server_id: str,
+        config: JsonObject,
+        user_values: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, str]:
         """Return the headers that authenticate to the upstream.
 
         Args:
             server_id: Named in errors.
             config: The stored config.
-            user_key: The caller's own key, for servers whose users bring one.
+            user_values: The caller's own values by variable, for servers that ask for them.
 
         Raises:
             CredentialUnreadableError: A stored secret cannot be decrypted.
-            UserKeyMissingError: The server needs the caller's own key and there is none.
+            UserKeyMissingError: The server needs values of the caller's own that are not there.
         """
+        missing = [name for name in needed_variables(config) if name not in user_values]
+        if missing:
+            raise UserKeyMissingError(missing)
         headers: dict[str, str] = {}
         for name, value in members(config.get("headers")).items():
             text = str(value)
             if is_secret_header(name, value) and stored_form(text) is not None:
                 text = self._decrypt(text, server_id, f"config.headers.{name}")
-            if PLACEHOLDER in text:
-                if user_key is None:
-                    raise UserKeyMissingError
-                text = text.replace(PLACEHOLDER, user_key)
-            if "{{" not in text:
-                headers[name] = text
+            else:
+                filled = filled_in(text, user_values, config)
+                if filled is None:
+                    # jarvis-api fills in more than we know; half a header is worse than none.
+                    continue
+                text = filled
+            headers[name] = text
         api_key = members(config.get("apiKey"))
         if api_key:
-            headers.update(self._api_key_header(api_key, server_id, user_key))
+            headers.update(
+                self._api_key_header(api_key, server_id, user_values.get(USER_VARIABLE))
+            )
         return headers
 
     def _api_key_header(
@@ -112,7 +128,7 @@ class CredentialVault:
     ) -> dict[str, str]:
         if api_key.get("source") == "user":
             if user_key is None:
-                raise UserKeyMissingError
+                return {}
             key = user_key
         else:
             stored = api_key.get("key")
@@ -134,6 +150,23 @@ class CredentialVault:
             raise CredentialUnreadableError(COLLECTION, server_id, field) from exc
 
 
+def replaced_secrets(before: JsonObject, after: JsonObject) -> tuple[str, ...]:
+    """Return the names of the secrets that differ between two stored configs."""
+    earlier, later = _secrets(before), _secrets(after)
+    return tuple(name for name in {**earlier, **later} if earlier.get(name) != later.get(name))
+
+
+def _secrets(config: JsonObject) -> dict[str, object]:
+    places = (("apiKey", "key"), ("oauth", "client_secret"))
+    found: dict[str, object] = {
+        f"{parent}.{name}": members(config.get(parent)).get(name) for parent, name in places
+    }
+    for name, value in members(config.get("headers")).items():
+        if is_secret_header(name, value):
+            found[f"headers.{name}"] = value
+    return found
+
+
 def user_key_template(api_key: JsonObject) -> JsonObject:
     """Return the header with a placeholder that jarvis-api fills with each user's key."""
     match api_key.get("authorization_type"):
@@ -150,11 +183,42 @@ def user_variables() -> JsonObject:
     return {USER_VARIABLE: {"title": "API Key", "description": "Your API key for this MCP server"}}
 
 
-def needs_user_key(config: JsonObject) -> bool:
-    """Whether each caller brings a key of their own."""
+def user_variables_of(config: JsonObject) -> dict[str, JsonObject]:
+    """Return what a server asks each of its users for, by name."""
+    asked = {name: members(told) for name, told in members(config.get("customUserVars")).items()}
     if members(config.get("apiKey")).get("source") == "user":
-        return True
-    return any(PLACEHOLDER in str(value) for value in members(config.get("headers")).values())
+        asked = {**cast("dict[str, JsonObject]", user_variables()), **asked}
+    return asked
+
+
+def needed_variables(config: JsonObject) -> list[str]:
+    """Return the names of the values of a caller's own that requests need."""
+    needed = dict.fromkeys(
+        name
+        for value in members(config.get("headers")).values()
+        for name in VARIABLE.findall(str(value))
+        if name == USER_VARIABLE or name in members(config.get("customUserVars"))
+    )
+    if members(config.get("apiKey")).get("source") == "user":
+        needed[USER_VARIABLE] = None
+    return list(needed)
+
+
+def needs_user_key(config: JsonObject) -> bool:
+    """Whether each caller brings values of their own."""
+    return bool(needed_variables(config))
+
+
+def filled_in(text: str, values: Mapping[str, str], config: JsonObject) -> str | None:
+    """Return *text* with the caller's values in place; None when it wants others too."""
+    asked = {USER_VARIABLE, *members(config.get("customUserVars"))}
+    names = VARIABLE.findall(text)
+    if any(name not in asked or name not in values for name in names):
+        return None
+    if "{{" in VARIABLE.sub("", text):
+        return None
+    # In one pass: a value may itself look like a placeholder.
+    return VARIABLE.sub(lambda match: values[match[1]], text)
 
 
 def _basic(key: str) -> str:

@@ -1,8 +1,12 @@
 """Failures of operations on servers."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from registry.core.errors import ErrorKind, RegistryError, ValidationFailedError
+
+USER_VARIABLE = "MCP_API_KEY"
+"""The value that stands for a user's API key, here and in jarvis-api."""
 
 
 class ServerNotFoundError(RegistryError):
@@ -67,12 +71,42 @@ class CredentialUnreadableError(RegistryError):
 
 
 class UserKeyMissingError(RegistryError):
-    """The server wants each user's own key and this user has stored none."""
+    """The server wants values of each user's own, and this user has not stored them all."""
 
     kind = ErrorKind.UPSTREAM
 
+    def __init__(self, names: Sequence[str] = (USER_VARIABLE,)) -> None:
+        wanted = (
+            "an API key of your own"
+            if list(names) == [USER_VARIABLE]
+            else ", ".join(sorted(names))
+        )
+        self.reason = f"it needs {wanted}, and you have stored none"
+        super().__init__(
+            f"This server needs {wanted}, and you have stored none; "
+            "PUT /api/v1/servers/{id}/user-keys stores it."
+        )
+
+
+class UnknownVariableError(RegistryError):
+    """The server asks its users for no such value."""
+
+    kind = ErrorKind.INVALID
+
+    def __init__(self, names: Sequence[str], known: Sequence[str]) -> None:
+        super().__init__(
+            f"This server asks its users for no {', '.join(names)}"
+            + (f"; it asks for {', '.join(known)}." if known else "; it asks for nothing.")
+        )
+
+
+class UserKeyNotFoundError(RegistryError):
+    """The caller has stored no such value."""
+
+    kind = ErrorKind.NOT_FOUND
+
     def __init__(self) -> None:
-        super().__init__("This server needs an API key of your own, and you have stored none.")
+        super().__init__("You have stored no such value for this server")
 
 
 class PathTakenError(ServerExistsError):

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
+from registry.access.policy import ServerScope
 from registry.core.json import JsonObject
 from registry.servers.values import Discovered, ServerRecord, ServerStatus
 from registry.tools.projection import project
@@ -141,6 +142,47 @@ def is_modification(server: ServerRecord, writes: Mapping[str, object]) -> bool:
         for name, value in writes.items()
         if name not in VOLATILE and name != "numTools"
     )
+
+
+ROOT_FIELDS = {
+    "scope": "scope",
+    "status": "status",
+    "path": "path",
+    "tags": "tags",
+    "lastConnected": "last_connected",
+    "lastError": "last_error",
+    "errorMessage": "error_message",
+    "updatedAt": "updated_at",
+}
+"""Stored root fields that change, and the attributes of `ServerRecord` that hold them."""
+
+
+def changed_record(
+    server: ServerRecord, writes: Mapping[str, object], removed: tuple[str, ...]
+) -> ServerRecord:
+    """Return *server* as it is once *writes* are written and *removed* is gone."""
+    config = dict(server.config)
+    ours = dict(server.registry)
+    attributes: dict[str, object] = {}
+    for name, value in {**dict.fromkeys(removed), **writes}.items():
+        parent, _, leaf = name.partition(".")
+        if parent in {"config", "registry"}:
+            target = cast("dict[str, object]", config if parent == "config" else ours)
+            if value is None:
+                target.pop(leaf, None)
+            else:
+                target[leaf] = value
+        elif name in ROOT_FIELDS:
+            attributes[ROOT_FIELDS[name]] = _read(name, value)
+    return replace(server, config=config, registry=ours, **attributes)  # type: ignore[arg-type]  # names and types as listed
+
+
+def _read(name: str, value: object) -> object:
+    if name == "scope":
+        return None if value is None else ServerScope(str(value))
+    if name == "status":
+        return None if value is None else ServerStatus(str(value))
+    return tuple(cast("list[str]", value)) if name == "tags" else value
 
 
 def time_after(previous: datetime | None, now: datetime) -> datetime:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import JsonValue
 
+from registry.access.presenter import present_flags
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.servers.credentials import is_secret_header
@@ -50,6 +51,7 @@ def present_summary(server: ServerRecord) -> JsonObject:
         "lastConnected": timestamp(server.last_connected),
         "createdAt": timestamp(server.created_at),
         "updatedAt": timestamp(server.updated_at),
+        "permissions": cast("JsonValue", present_flags(server.bits)),
     }
     url = config.get("url")
     if isinstance(url, str):

@@ -1,12 +1,13 @@
 """Read upstreams of servers: with which address and credentials, and what came of it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from registry.auth.identity import UserContext
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.servers.credentials import CredentialVault, needs_user_key
-from registry.servers.errors import DiscoveryFailedError, UserKeyMissingError
+from registry.servers.errors import USER_VARIABLE, DiscoveryFailedError, UserKeyMissingError
 from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery
 from registry.servers.values import ConnectionSpec, Discovered, Transport
@@ -24,16 +25,16 @@ class ServerReader:
         self._plugin_auths = plugin_auths
 
     async def discover(
-        self, server_id: str, config: JsonObject, user_key: str | None
+        self, server_id: str, config: JsonObject, user_values: Mapping[str, str]
     ) -> Discovered:
         """Read an upstream.
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
             DiscoveryFailedError: The upstream cannot be read.
-            UserKeyMissingError: Its users bring their own keys and none was given.
+            UserKeyMissingError: Its users bring values of their own and not all are given.
         """
-        return await self._discovery.discover(self.connection(server_id, config, user_key))
+        return await self._discovery.discover(self.connection(server_id, config, user_values))
 
     async def read(
         self,
@@ -47,34 +48,37 @@ class ServerReader:
     ) -> Reading:
         """Read the upstream of a server on behalf of *user*; a failure is part of the answer.
 
-        Without *user_key* the one that *user* stored for the server is used, unless
-        *use_stored_key* is false because it was stored for another address.
+        Besides *user_key* the values that *user* stored for the server are used, unless
+        *use_stored_key* is false because they were stored for another address.
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
             CredentialUnreadableError: A stored secret cannot be decrypted.
         """
-        if user_key is None and use_stored_key and needs_user_key(config):
-            user_key = await self._plugin_auths.get(user.user_id, server_name)
+        values: dict[str, str] = {}
+        if use_stored_key and needs_user_key(config):
+            values = await self._plugin_auths.values(user.user_id, server_name)
+        if user_key is not None:
+            values[USER_VARIABLE] = user_key
         bare = replace(_address(config), headers={})
         if config.get("requiresOAuth") is True:
             # Tools of such a server can be read once somebody has authorised the registry.
             return await self._oauth_metadata(bare)
         try:
             return Reading(
-                found=await self._discovery.discover(self.connection(server_id, config, user_key))
+                found=await self._discovery.discover(self.connection(server_id, config, values))
             )
-        except UserKeyMissingError:
-            return await self._nothing(bare)
+        except UserKeyMissingError as exc:
+            return await self._nothing(bare, exc)
         except DiscoveryFailedError as exc:
             return Reading(failure=exc.message)
 
-    async def _nothing(self, connection: ConnectionSpec) -> Reading:
+    async def _nothing(self, connection: ConnectionSpec, why: UserKeyMissingError) -> Reading:
         try:
             await self._discovery.check_url(connection.url)
         except DiscoveryFailedError as exc:
             return Reading(failure=exc.message)
-        return Reading(unread="it needs an API key of your own, and you have stored none")
+        return Reading(unread=why.reason)
 
     async def _oauth_metadata(self, connection: ConnectionSpec) -> Reading:
         try:
@@ -86,16 +90,16 @@ class ServerReader:
         )
 
     def connection(
-        self, server_id: str, config: JsonObject, user_key: str | None
+        self, server_id: str, config: JsonObject, user_values: Mapping[str, str]
     ) -> ConnectionSpec:
         """Return address and headers of an upstream.
 
         Raises:
-            UserKeyMissingError: Its users bring their own keys and none was given.
+            UserKeyMissingError: Its users bring values of their own and not all are given.
             CredentialUnreadableError: A stored secret cannot be decrypted.
             ValidationFailedError: It is of a kind that cannot be connected to.
         """
-        headers = self._vault.request_headers(server_id, config, user_key)
+        headers = self._vault.request_headers(server_id, config, user_values)
         return replace(_address(config), headers=headers)
 
 

@@ -5,8 +5,10 @@ Updates set single fields, so that what the other application wrote beside them 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from beanie import PydanticObjectId
 from bson import ObjectId
@@ -16,7 +18,18 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.models import MCPConfig, MCPServer
-from registry.access.policy import ServerScope
+from registry.access.policy import (
+    ALL_BITS,
+    NO_BITS,
+    VIEW_BIT,
+    Grants,
+    ServerFacts,
+    ServerScope,
+    Visibility,
+    evaluate,
+    visibility,
+)
+from registry.access.ports import Resource
 from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
@@ -46,6 +59,18 @@ INDEXES = [
 SEARCHED_FIELDS = ("serverName", "config.title", "config.description", "tags")
 WITHOUT_FUNCTIONS = {"config.toolFunctions": 0}
 
+PUBLIC_SHIFT = 4
+PUBLIC_BIT = VIEW_BIT << PUBLIC_SHIFT
+"""Beside the four bits that entries give a user: that an entry lets everybody see."""
+
+ENTRIES_LOOKED_UP = 200
+"""Up to so many granted servers are looked up one by one; for more, the shared ones are read."""
+
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+Key: TypeAlias = tuple[ObjectId, datetime, str | None]
+"""A server's id, `updatedAt` and scope."""
+
 BAD_HINT = 2
 """BadValue: what MongoDB answers when the index of a hint does not exist."""
 
@@ -54,15 +79,81 @@ BAD_HINT = 2
 class ServerRepository:
     """Registered servers."""
 
-    def __init__(self, database: Database, acl: AclRepository) -> None:
+    def __init__(
+        self, database: Database, acl: AclRepository, *, admin_sees_private: bool
+    ) -> None:
         self._servers = database.collection(MCPServer.Settings.name)
         self._acl = acl
+        self._admin_sees_private = admin_sees_private
 
     async def list_page(
         self, user: UserContext, narrowed: ServerFilter, page: PageRequest, now: datetime
     ) -> Page[ServerRecord]:
         """Return one page of what *user* may see, newest change first, without tool functions."""
-        query = self.list_query(await self._acl.visible_filter(user, now), narrowed)
+        visible = visibility(user, admin_sees_private=self._admin_sees_private)
+        if visible.everything:
+            return await self._page_of_all(narrowed, page)
+        granted: dict[str, int] = {}
+        if visible.granted_scopes:
+            granted = await self._acl.granted(user, now)
+        keys = await self._visible_keys(visible, narrowed, granted, now)
+        chosen = keys[page.offset : page.offset + page.per_page]
+        cursor = self._servers.find({"_id": {"$in": chosen}}, WITHOUT_FUNCTIONS)
+        found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
+        # Looked at again: it may have changed since its id was read.
+        records = (self._seen(found[key], user, granted) for key in chosen if key in found)
+        items = tuple(record for record in records if record.bits & VIEW_BIT)
+        return Page(items, len(keys), page)
+
+    def _seen(
+        self, record: ServerRecord, user: UserContext, granted: Mapping[str, int]
+    ) -> ServerRecord:
+        bits = granted.get(record.id, NO_BITS)
+        grants = Grants(users={user.user_id: bits & ALL_BITS}, public=bits >> PUBLIC_SHIFT)
+        return self._judged(record, user, grants)
+
+    def _judged(self, record: ServerRecord, user: UserContext, grants: Grants) -> ServerRecord:
+        facts = ServerFacts(record.author, record.scope, grants)
+        verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
+        return replace(record, bits=verdict.bits)
+
+    async def _visible_keys(
+        self,
+        visible: Visibility,
+        narrowed: ServerFilter,
+        granted: dict[str, int],
+        now: datetime,
+    ) -> list[ObjectId]:
+        """Return the ids of all that is visible, in the order of lists.
+
+        One query for each rule, each answered by an index of its own: one query with all rules
+        in an `$or` is answered by reading everything, and slowly.
+        """
+        open_rules, granted_rules = key_rules(visible, granted)
+        keys: dict[ObjectId, datetime] = {}
+        for rule in open_rules:
+            keys.update({key: moment for key, moment, _ in await self._keys(rule, narrowed)})
+        shared = [key for rule in granted_rules for key in await self._keys(rule, narrowed)]
+        if any(scope is None for _, _, scope in shared):
+            for server_id in await self._acl.public_ids(now):
+                granted[server_id] = granted.get(server_id, NO_BITS) | PUBLIC_BIT
+        for key, moment, scope in shared:
+            bits = granted.get(str(key), NO_BITS)
+            if bits & VIEW_BIT or (scope is None and bits & PUBLIC_BIT):
+                keys[key] = moment
+        # Twice, because the order is descending by time and ascending by id.
+        by_id = sorted(keys)
+        return sorted(by_id, key=keys.__getitem__, reverse=True)
+
+    async def _keys(self, rule: Doc, narrowed: ServerFilter) -> list[Key]:
+        cursor = self._servers.find(self.list_query(rule, narrowed), {"updatedAt": 1, "scope": 1})
+        return [
+            (document["_id"], _moment(document.get("updatedAt")) or NEVER, document.get("scope"))
+            for document in await cursor.to_list()
+        ]
+
+    async def _page_of_all(self, narrowed: ServerFilter, page: PageRequest) -> Page[ServerRecord]:
+        query = self.list_query({}, narrowed)
         try:
             return await self._page(query, page, hint=SORT, counted_by=count_index(query))
         except OperationFailure as exc:
@@ -90,8 +181,8 @@ class ServerRepository:
             # Negative: all in one answer, so that no cursor stays open to be asked or closed.
             limit=-page.per_page,
         )
-        items = tuple(_record(document) for document in await cursor.to_list())
-        return Page(items, total, page)
+        documents = await cursor.to_list()
+        return Page(tuple(record_of(document, ALL_BITS) for document in documents), total, page)
 
     @staticmethod
     def list_query(visible: Doc, narrowed: ServerFilter) -> Doc:
@@ -114,26 +205,25 @@ class ServerRepository:
 
     async def get(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
         """Return a server that *user* may see, or None."""
-        visible = await self._acl.visible_filter(user, now)
-        query = (
-            {"$and": [{"_id": ObjectId(server_id)}, visible]}
-            if visible
-            else {"_id": ObjectId(server_id)}
-        )
-        document = await self._servers.find_one(query)
-        return None if document is None else _record(document)
+        document = await self._servers.find_one({"_id": ObjectId(server_id)})
+        if document is None:
+            return None
+        record = record_of(document)
+        grants = (await self._acl.grants_of([server_id], now)).get(server_id, [])
+        judged = self._judged(record, user, Grants.of(grants))
+        return judged if judged.bits & VIEW_BIT else None
 
     async def get_unchecked(
         self, server_id: str, tx: Transaction | None = None
     ) -> ServerRecord | None:
         """Return a server whoever asks; for the gateway's snapshot and for refusals."""
         document = await self._servers.find_one({"_id": ObjectId(server_id)}, session=tx)
-        return None if document is None else _record(document)
+        return None if document is None else record_of(document)
 
     async def all_unchecked(self) -> list[ServerRecord]:
         """Return all servers without their tool functions; for the gateway's snapshot."""
         cursor = self._servers.find({}, WITHOUT_FUNCTIONS).sort("_id", ASCENDING)
-        return [_record(document) async for document in cursor]
+        return [record_of(document) async for document in cursor]
 
     async def tool_functions(self, server_id: str) -> JsonObject:
         """Return the projection of a server's tools, as the other application reads it."""
@@ -146,7 +236,7 @@ class ServerRepository:
     async def by_name(self, server_name: str) -> ServerRecord | None:
         """Return the server of that name, whoever asks."""
         document = await self._servers.find_one({"serverName": server_name}, WITHOUT_FUNCTIONS)
-        return None if document is None else _record(document)
+        return None if document is None else record_of(document)
 
     async def path_is_taken(self, path: str) -> bool:
         """Whether a stored server has that gateway path."""
@@ -212,10 +302,35 @@ class ServerRepository:
             raise _taken(exc, "", str(changes.get("path"))) from exc
         return result.matched_count == 1
 
-    async def delete(self, server_id: str, tx: Transaction) -> bool:
-        """Remove a server; say whether it was there."""
-        result = await self._servers.delete_one({"_id": ObjectId(server_id)}, session=tx)
+    async def delete(
+        self, server_id: str, expected_updated_at: datetime | None, tx: Transaction
+    ) -> bool:
+        """Remove a server if nobody changed it since; say whether that was so."""
+        result = await self._servers.delete_one(
+            {"_id": ObjectId(server_id), "updatedAt": expected_updated_at}, session=tx
+        )
         return result.deleted_count == 1
+
+    async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:
+        """Return what sharing needs to know of a server, whoever asks."""
+        document = await self._servers.find_one(
+            {"_id": ObjectId(resource_id)}, {"serverName": 1, "author": 1, "scope": 1}, session=tx
+        )
+        if document is None:
+            return None
+        record = record_of(document)
+        return Resource(record.id, record.server_name, record.author, record.scope)
+
+    async def follow_sharing(
+        self, resource: Resource, scope: ServerScope | None, now: datetime, tx: Transaction
+    ) -> None:
+        """Write the scope that follows from a server's entries, and touch it in any case."""
+        operations: Doc = {"$inc": {"registry.access_version": 1}}
+        if scope is not None and scope is not resource.scope:
+            # Not before the time that is stored, which may be ahead of our clock.
+            operations["$set"] = {"scope": scope.value}
+            operations["$max"] = {"updatedAt": now}
+        await self._servers.update_one({"_id": ObjectId(resource.id)}, operations, session=tx)
 
     async def counts(self) -> ServerCounts:
         """Count all servers by one aggregation, so that the numbers agree with each other."""
@@ -264,6 +379,30 @@ def count_index(query: Doc) -> list[tuple[str, int]] | None:
     return SORT
 
 
+def key_rules(visible: Visibility, granted: Collection[str]) -> tuple[list[Doc], list[Doc]]:
+    """Return the queries that together find what a list shows.
+
+    The first ones show all they match; the others only what is in *granted*, ids of servers.
+    """
+    shown: list[Doc] = [
+        {"author": ObjectId(visible.author)},
+        {"scope": _one_of(visible.scopes)},
+    ]
+    if not visible.granted_scopes:
+        return shown, []
+    scope = _one_of(visible.granted_scopes)
+    if len(granted) > ENTRIES_LOOKED_UP:
+        return shown, [{"scope": scope}]
+    ids = [ObjectId(server_id) for server_id in granted]
+    named: list[Doc] = [{"_id": {"$in": ids}, "scope": scope}] if ids else []
+    # What the other application wrote may be open to the public by its entries alone.
+    return shown, [*named, {"scope": None}]
+
+
+def _one_of(scopes: Sequence[ServerScope | None]) -> Doc:
+    return {"$in": [None if scope is None else scope.value for scope in scopes]}
+
+
 def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
     details = error.details or {}
     pattern = details.get("keyPattern") or {}
@@ -272,7 +411,8 @@ def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
     return ServerExistsError("serverName", server_name)
 
 
-def _record(document: Doc) -> ServerRecord:
+def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
+    """Return a stored document as a value, whatever it lacks."""
     config = document.get("config")
     ours = document.get("registry")
     tags = document.get("tags")
@@ -293,11 +433,15 @@ def _record(document: Doc) -> ServerRecord:
         updated_at=_moment(document.get("updatedAt")),
         config=config if isinstance(config, dict) else {},
         registry=ours if isinstance(ours, dict) else {},
+        bits=bits,
     )
 
 
 def _scope(stored: object) -> ServerScope | None:
-    return ServerScope(stored) if stored in SCOPES else None
+    """Read a stored scope. One that we do not know is for nobody but the author."""
+    if stored is None:
+        return None
+    return ServerScope(stored) if stored in SCOPES else ServerScope.PRIVATE_USER
 
 
 def _status(stored: object) -> ServerStatus | None:

@@ -5,11 +5,12 @@ from datetime import datetime
 from typing import Annotated, Any, cast
 
 import orjson
-from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from registry.access.policy import ServerScope
-from registry.auth.dependencies import Caller
+from registry.access.presenter import present_flags
+from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
@@ -33,8 +34,11 @@ from registry.servers.schemas import (
     ServerUpdate,
     Toggle,
     ToggleAnswer,
+    UserKeys,
+    UserKeysInput,
 )
 from registry.servers.service import Refreshed, ServerService
+from registry.servers.user_keys import UserKeyService
 from registry.servers.values import Discovered, ServerFilter, ServerRecord, ServerStatus
 from registry.tools.values import ServedTool, ToolDefinition
 from registry.web.bodies import StrictJsonRoute
@@ -44,9 +48,12 @@ OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 MAX_PAGE = 1_000_000
 """Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
 
-Reader = Annotated[UserContext, Depends(Caller(Scope.READ_SERVERS))]
-Writer = Annotated[UserContext, Depends(Caller(Scope.WRITE_SERVERS))]
-ToolReader = Annotated[UserContext, Depends(Caller(Scope.READ_SERVERS, Scope.READ_TOOLS))]
+Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
+Writer = Annotated[UserContext, needs(Scope.WRITE_SERVERS)]
+ToolReader = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.READ_TOOLS)]
+IfMatch = Annotated[
+    str | None, Header(description="The ETag that was read; 409 when the server moved on since.")
+]
 ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 
 ERRORS: dict[int, str] = {
@@ -172,7 +179,7 @@ async def try_connection(request: Request, _user: Writer, body: ConnectionTest) 
 async def get_server(request: Request, user: Reader, server_id: ServerId) -> Response:
     """Tell everything about a server but its secrets."""
     service = _service(request)
-    return _detail(await service.get(server_id, user))
+    return _detail(await service.read(server_id, user))
 
 
 @router.patch(
@@ -192,21 +199,23 @@ async def update_server(
     user: Writer,
     server_id: ServerId,
     body: ServerUpdate,
-    if_match: Annotated[str | None, Header(description="The ETag that was read.")] = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """Change the fields that are given, and no others. PUT does the same as PATCH."""
     service = _service(request)
-    expected = None if if_match is None else _from_etag(if_match)
+    expected = _from_etag(if_match)
     return _detail(await service.update(server_id, body, user, expected_updated_at=expected))
 
 
 @router.delete(
-    "/{server_id}", status_code=204, operation_id="delete_server", responses=errors(404)
+    "/{server_id}", status_code=204, operation_id="delete_server", responses=errors(404, 409)
 )
-async def delete_server(request: Request, user: Writer, server_id: ServerId) -> Response:
+async def delete_server(
+    request: Request, user: Writer, server_id: ServerId, if_match: IfMatch = None
+) -> Response:
     """Remove a server, its tools, its ACL entries and the credentials stored for it."""
     service = _service(request)
-    await service.delete(server_id, user)
+    await service.delete(server_id, user, expected_updated_at=_from_etag(if_match))
     return Response(status_code=204)
 
 
@@ -217,11 +226,17 @@ async def delete_server(request: Request, user: Writer, server_id: ServerId) -> 
     responses=errors(404, 408, 409, 415),
 )
 async def toggle_server(
-    request: Request, user: Writer, server_id: ServerId, body: Toggle
+    request: Request,
+    user: Writer,
+    server_id: ServerId,
+    body: Toggle,
+    if_match: IfMatch = None,
 ) -> Response:
     """Turn a server on or off."""
     service = _service(request)
-    server = await service.toggle(server_id, user, enabled=body.enabled)
+    server = await service.toggle(
+        server_id, user, enabled=body.enabled, expected_updated_at=_from_etag(if_match)
+    )
     return JsonAnswer(
         {
             "id": server.id,
@@ -230,6 +245,7 @@ async def toggle_server(
             "enabled": body.enabled,
             "message": f"Server {'enabled' if body.enabled else 'disabled'} successfully",
             "updatedAt": timestamp(server.updated_at),
+            "permissions": present_flags(server.bits),
         }
     )
 
@@ -291,6 +307,7 @@ async def refresh_server(
         "initDuration": server.config.get("initDuration"),
         "message": _told(refreshed),
         "updatedAt": timestamp(server.updated_at),
+        "permissions": present_flags(server.bits),
     }
     problems = server.registry.get("tool_problems")
     if problems:
@@ -298,6 +315,86 @@ async def refresh_server(
     if refreshed.held:
         answer["heldTools"] = list(refreshed.held)
     return JsonAnswer(answer)
+
+
+KeyReader = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.READ_TOKENS)]
+KeyWriter = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.WRITE_TOKENS)]
+Variable = Annotated[str, Path(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+def _user_keys(request: Request) -> UserKeyService:
+    return cast("UserKeyService", request.app.state.user_keys)
+
+
+@router.get(
+    "/{server_id}/user-keys",
+    response_model=UserKeys,
+    operation_id="list_user_keys",
+    responses=errors(404),
+)
+async def list_user_keys(request: Request, user: KeyReader, server_id: ServerId) -> Response:
+    """Tell what the server asks its users for, and which of it the caller has stored."""
+    return await _keys_answer(request, user, server_id)
+
+
+@router.put(
+    "/{server_id}/user-keys",
+    response_model=UserKeys,
+    operation_id="put_user_keys",
+    responses=errors(404, 408, 415),
+)
+async def put_user_keys(
+    request: Request, user: KeyWriter, server_id: ServerId, body: UserKeysInput
+) -> Response:
+    """Store values of the caller's own for a server. The gateway uses them for the caller only."""
+    await _user_keys(request).store(server_id, body.values, user)
+    return await _keys_answer(request, user, server_id)
+
+
+@router.delete(
+    "/{server_id}/user-keys",
+    status_code=204,
+    operation_id="delete_user_keys",
+    responses=errors(404),
+)
+async def delete_user_keys(request: Request, user: KeyWriter, server_id: ServerId) -> Response:
+    """Remove all that the caller has stored for a server."""
+    await _user_keys(request).remove(server_id, None, user)
+    return Response(status_code=204)
+
+
+@router.delete(
+    "/{server_id}/user-keys/{name}",
+    status_code=204,
+    operation_id="delete_user_key",
+    responses=errors(404),
+)
+async def delete_user_key(
+    request: Request, user: KeyWriter, server_id: ServerId, name: Variable
+) -> Response:
+    """Remove one value of the caller's own."""
+    await _user_keys(request).remove(server_id, name, user)
+    return Response(status_code=204)
+
+
+async def _keys_answer(request: Request, user: UserContext, server_id: str) -> Response:
+    server, states = await _user_keys(request).states(server_id, user)
+    return JsonAnswer(
+        {
+            "id": server.id,
+            "serverName": server.server_name,
+            "variables": [
+                {
+                    "name": state.name,
+                    "title": str(state.told.get("title") or state.name),
+                    "description": str(state.told.get("description") or ""),
+                    "isSet": state.is_set,
+                    "updatedAt": timestamp(state.updated_at),
+                }
+                for state in states
+            ],
+        }
+    )
 
 
 def _told(refreshed: Refreshed) -> str:
@@ -319,8 +416,8 @@ def _etag(updated_at: datetime) -> str:
     return f'"{timestamp(updated_at)}"'
 
 
-def _from_etag(tag: str) -> datetime | None:
-    if tag.strip() == "*":
+def _from_etag(tag: str | None) -> datetime | None:
+    if tag is None or tag.strip() == "*":
         return None
     try:
         moment = datetime.fromisoformat(tag.strip().removeprefix("W/").strip('"'))

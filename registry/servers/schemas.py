@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from registry.access.policy import ServerScope
+from registry.access.schemas import PermissionFlags
 from registry.core.json import JsonObject
 from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
 from registry.servers.values import ServerStatus, Transport
@@ -63,6 +64,7 @@ HeaderName = Annotated[str, StringConstraints(pattern=HEADER_NAME)]
 HeaderValue = Annotated[
     str, StringConstraints(pattern=r"^[\x20-\x7e]*$", min_length=1, max_length=8192)
 ]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 Milliseconds = Annotated[int, Field(ge=0, le=3_600_000)]
 
 
@@ -113,6 +115,16 @@ class OAuthInput(BaseModel):
     token_exchange_method: Literal["default_post", "basic_auth_header"] | None = None
 
 
+class UserVariable(BaseModel):
+    """What users are told about a value that they are asked for."""
+
+    model_config = ConfigDict(extra="allow")
+
+    title: Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=200)]
+    description: Annotated[str, StringConstraints(pattern=TEXT, max_length=2000)] = ""
+    sensitive: bool | None = None
+
+
 class _ConfigInput(_Wire):
     """Fields of the stored `config` that people may set, flat."""
 
@@ -129,6 +141,9 @@ class _ConfigInput(_Wire):
     ) = None
     icon_path: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=2048)] | None = None
     startup: bool | None = None
+    custom_user_vars: Annotated[dict[VariableName, UserVariable], Field(max_length=20)] | None = (
+        Field(default=None, description="Values that each user gives; headers hold {{NAME}}.")
+    )
 
     @model_validator(mode="after")
     def _headers_are_ours_to_set(self) -> Self:
@@ -198,7 +213,7 @@ class ServerUpdate(_ConfigInput):
     tool_functions: ReadOnly = None
     init_duration: ReadOnly = None
     tool_problems: ReadOnly = None
-    custom_user_vars: ReadOnly = None
+    permissions: ReadOnly = None
     sse_read_timeout: ReadOnly = None
     chat_menu: ReadOnly = None
     auto_expose: ReadOnly = None
@@ -256,6 +271,7 @@ class ServerSummary(_Answer):
     last_connected: datetime | None
     created_at: datetime | None
     updated_at: datetime | None
+    permissions: PermissionFlags
 
 
 class ToolProblem(BaseModel):
@@ -284,6 +300,30 @@ class Pagination(BaseModel):
     total_pages: int
 
 
+class UserKey(_Answer):
+    """A value that each user gives, and whether the caller has."""
+
+    name: str
+    title: str
+    description: str
+    is_set: bool
+    updated_at: datetime | None
+
+
+class UserKeys(_Answer):
+    """What a server asks its users for."""
+
+    id: str
+    server_name: str
+    variables: list[UserKey]
+
+
+class UserKeysInput(_Wire):
+    """The caller's own values by name; null removes one, `***` leaves it."""
+
+    values: Annotated[dict[VariableName, HeaderValue | None], Field(min_length=1, max_length=20)]
+
+
 class ServerList(BaseModel):
     """One page of servers."""
 
@@ -300,6 +340,7 @@ class ToggleAnswer(_Answer):
     enabled: bool
     message: str
     updated_at: datetime
+    permissions: PermissionFlags
 
 
 class NativeTool(BaseModel):
@@ -340,6 +381,7 @@ class RefreshAnswer(_Answer):
     message: str
     updated_at: datetime | None
     tool_problems: list[ToolProblem] | None = None
+    permissions: PermissionFlags
     held_tools: list[str] | None = Field(
         default=None, description="Tools that are new or changed and wait for `accept=true`."
     )

@@ -11,8 +11,9 @@ import structlog
 
 from packages.database.client import Database
 from registry.access.errors import AccessDeniedError
-from registry.access.policy import DENIED_PRIVATE, Permission, ServerFacts, decide
+from registry.access.policy import NO_BITS, Permission, ServerScope
 from registry.access.rbac import validate_admin, validate_owner
+from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError, ValidationFailedError
@@ -22,6 +23,7 @@ from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
 from registry.servers.credentials import CredentialVault, needs_user_key
 from registry.servers.errors import (
+    USER_VARIABLE,
     DiscoveryFailedError,
     PathTakenError,
     ServerExistsError,
@@ -91,6 +93,7 @@ class ServerService:
         admin_sees_private: bool,
     ) -> None:
         self._servers = repositories.servers
+        self._audit = repositories.audit
         self._tools = repositories.tools
         self._tokens = repositories.tokens
         self._store = ServerStore(database, repositories, clock)
@@ -124,6 +127,21 @@ class ServerService:
             raise ServerNotFoundError
         return server
 
+    async def read(self, server_id: str, user: UserContext) -> ServerRecord:
+        """Return one server to somebody who asked for it.
+
+        An administrator's look at another user's private server is recorded first.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+            DatabaseUnavailable: It cannot be read, or the look cannot be recorded.
+        """
+        server = await self.get(server_id, user)
+        if server.scope is ServerScope.PRIVATE_USER and server.author != user.user_id:
+            event = AuditEvent(AuditAction.READ, EntityType.SERVER, server_id)
+            await self._audit.require(user, event)
+        return server
+
     async def find_by_name(self, server_name: str, user: UserContext) -> ServerRecord | None:
         """Return the server of that name if *user* may see it."""
         server = await self._servers.by_name(server_name)
@@ -142,7 +160,7 @@ class ServerService:
         Raises:
             ServerNotFoundError: There is none that *user* may see.
         """
-        server = await self.get(server_id, user)
+        server = await self.read(server_id, user)
         served = await self._tools.served(server_id)
         if not served and "auto_expose" not in server.registry:
             served = restore(await self._servers.tool_functions(server_id), server.server_name)
@@ -206,31 +224,47 @@ class ServerService:
                 raise ServerModifiedError(self._moment(latest), expected)
         raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
 
-    async def toggle(self, server_id: str, user: UserContext, *, enabled: bool) -> ServerRecord:
+    async def toggle(
+        self,
+        server_id: str,
+        user: UserContext,
+        *,
+        enabled: bool,
+        expected_updated_at: datetime | None = None,
+    ) -> ServerRecord:
         """Turn a server on or off; doing so twice changes nothing.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
             ServerForbiddenError: *user* sees it but may not change it.
+            ServerModifiedError: It changed since *expected_updated_at*.
         """
         status = ServerStatus.ACTIVE if enabled else ServerStatus.INACTIVE
-        return await self.update(server_id, ServerUpdate(status=status), user)
+        return await self.update(
+            server_id,
+            ServerUpdate(status=status),
+            user,
+            expected_updated_at=expected_updated_at,
+        )
 
-    async def delete(self, server_id: str, user: UserContext) -> None:
+    async def delete(
+        self, server_id: str, user: UserContext, *, expected_updated_at: datetime | None = None
+    ) -> None:
         """Remove a server with its tools, ACL entries and the credentials stored for it.
 
         Raises:
             ServerNotFoundError: There is none that *user* may know of.
-            ServerForbiddenError: It is another user's, or only administrators may remove it.
+            ServerForbiddenError: It is another user's, or *user* may not remove it.
+            ServerModifiedError: It changed since *expected_updated_at*.
         """
-        server = await self._servers.get_unchecked(server_id)
-        if server is None:
-            raise ServerNotFoundError
-        self._require_deletable(
-            server, user, await self._servers.get(server_id, user, self._clock.now())
-        )
-        if not await self._store.remove(server):
-            raise ServerNotFoundError
+        for _ in range(UPDATE_ATTEMPTS):
+            server = await self._require_deletable(server_id, user)
+            if expected_updated_at is not None and server.updated_at != expected_updated_at:
+                raise ServerModifiedError(self._moment(server), expected_updated_at)
+            if await self._store.remove(server, user):
+                break
+        else:
+            raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
         self._operations.labels("delete", "success").inc()
         log.info("server_deleted", server_id=server_id, user_id=user.user_id)
         await self._changes.server_changed(server_id)
@@ -251,7 +285,9 @@ class ServerService:
         for _ in range(UPDATE_ATTEMPTS):
             server = await self._require_editable(server_id, user)
             reading = await self._reader.read(server.server_name, server.id, server.config, user)
-            if await self._store.write(server, reading, FieldChanges(), user, accept=accept):
+            if await self._store.write(
+                server, reading, FieldChanges(), user, accept=accept, action=AuditAction.REFRESH
+            ):
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
                 await self._changes.server_changed(server_id)
@@ -275,7 +311,8 @@ class ServerService:
         config, user_key = config_of(request, self._vault)
         if user_key is None and needs_user_key(config):
             raise ValidationFailedError("apiKey.key", "is needed to try this server")
-        return await self._reader.discover("new", config, user_key)
+        values = {} if user_key is None else {USER_VARIABLE: user_key}
+        return await self._reader.discover("new", config, values)
 
     async def stats(self, user: UserContext) -> tuple[ServerCounts, TokenCounts]:
         """Count all servers and tokens.
@@ -352,27 +389,26 @@ class ServerService:
     async def _require_editable(self, server_id: str, user: UserContext) -> ServerRecord:
         server = await self.get(server_id, user)
         try:
-            validate_owner(user, _facts(server), admin_sees_private=self._admin_sees_private)
+            validate_owner(server.bits)
         except AccessDeniedError as exc:
             raise ServerForbiddenError(f"You may not change this server: {exc.rule}.") from exc
         return server
 
-    def _require_deletable(
-        self, server: ServerRecord, user: UserContext, seen: ServerRecord | None
-    ) -> None:
-        decision = decide(
-            user,
-            Permission.DELETE,
-            _facts(server),
-            admin_sees_private=self._admin_sees_private,
-        )
-        if decision.allowed:
-            return
-        if decision == DENIED_PRIVATE:
-            raise ServerForbiddenError("Cannot delete another user's private server")
-        if seen is None:
+    async def _require_deletable(self, server_id: str, user: UserContext) -> ServerRecord:
+        server = await self._servers.get_unchecked(server_id)
+        if server is None:
             raise ServerNotFoundError
-        raise ServerForbiddenError(f"You may not delete this server: {decision.rule}.")
+        seen = await self._servers.get(server_id, user, self._clock.now())
+        try:
+            validate_owner(seen.bits if seen is not None else NO_BITS, Permission.DELETE)
+        except AccessDeniedError as exc:
+            if server.scope is ServerScope.PRIVATE_USER:
+                message = "Cannot delete another user's private server"
+                raise ServerForbiddenError(message) from exc
+            if seen is None:
+                raise ServerNotFoundError from None
+            raise ServerForbiddenError(f"You may not delete this server: {exc.rule}.") from exc
+        return server
 
     def _moment(self, server: ServerRecord) -> datetime:
         return server.updated_at or self._clock.now()
@@ -386,7 +422,3 @@ def _changed_config(config: JsonObject, changes: FieldChanges) -> JsonObject:
     for name in changes.removed:
         changed.pop(name.removeprefix("config."), None)
     return changed
-
-
-def _facts(server: ServerRecord) -> ServerFacts:
-    return ServerFacts(author=server.author, scope=server.scope)

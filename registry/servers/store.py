@@ -12,6 +12,8 @@ from typing import TypeVar
 from packages.database.client import Database, Transaction
 from registry.access.policy import ServerScope
 from registry.access.repository import AclRepository
+from registry.audit.trail import AuditTrail
+from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
@@ -19,17 +21,19 @@ from registry.servers.changes import FieldChanges
 from registry.servers.outcome import (
     Reading,
     apply_to_new,
+    changed_record,
     is_modification,
     outcome_of,
     projection_fields,
     time_after,
 )
-from registry.servers.repository import ServerRepository
+from registry.servers.records import server_changes
+from registry.servers.repository import ServerRepository, record_of
 from registry.servers.schemas import ServerCreate
 from registry.servers.values import Discovered, ServerRecord, ServerStatus
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tools.exposure import AutoExpose, Origin
-from registry.tools.reconcile import Rules, reconcile
+from registry.tools.reconcile import Changes, Rules, reconcile
 from registry.tools.repository import ToolRepository
 
 
@@ -42,6 +46,7 @@ class ServerRepositories:
     acl: AclRepository
     tokens: TokenRepository
     plugin_auths: PluginAuthRepository
+    audit: AuditTrail
 
 
 T = TypeVar("T")
@@ -65,6 +70,7 @@ class ServerStore:
         self._acl = repositories.acl
         self._tokens = repositories.tokens
         self._plugin_auths = repositories.plugin_auths
+        self._audit = repositories.audit
         self._clock = clock
         self._large_writes = asyncio.Lock()
 
@@ -105,18 +111,31 @@ class ServerStore:
 
         async def store(tx: Transaction) -> str:
             server_id = await self._servers.insert(fields, tx)
-            await self._acl.grant_owner(server_id, user.user_id, now, tx)
-            if request.scope is ServerScope.SHARED_APP:
-                await self._acl.set_public(server_id, user.user_id, now, tx, public=True)
+            await self._acl.follow_scope(
+                server_id,
+                user.user_id,
+                request.scope,
+                granted_by=user.user_id,
+                now=now,
+                tx=tx,
+                is_new=True,
+            )
             if user_key is not None:
                 await self._plugin_auths.store(
                     user.user_id, request.server_name, user_key, now, tx
                 )
+            stored = record_of({**fields, "_id": server_id})
+            found = None
             if snapshot is not None:
-                await self._tools.apply(server_id, reconcile(snapshot, {}, rules), now, tx)
+                found = reconcile(snapshot, {}, rules)
+                await self._tools.apply(server_id, found, now, tx)
                 served = await self._tools.served(server_id, tx)
                 projected = projection_fields(served, request.server_name)
                 await self._servers.update(server_id, now, projected, (), tx)
+                stored = changed_record(stored, projected, ())
+            changes = server_changes(None, stored, found, with_user_key=user_key is not None)
+            event = AuditEvent(AuditAction.CREATE, EntityType.SERVER, server_id, changes)
+            await self._audit.record(user, event, tx)
             return server_id
 
         return await self._transaction(store, reading)
@@ -129,6 +148,7 @@ class ServerStore:
         user: UserContext,
         *,
         accept: bool,
+        action: AuditAction = AuditAction.UPDATE,
     ) -> bool:
         """Write an update together with what came of reading the upstream.
 
@@ -153,8 +173,10 @@ class ServerStore:
 
         async def store(tx: Transaction) -> None:
             writes = dict(set_fields)
+            tools: Changes | None = None
             if found is not None:
-                writes.update(await self._reconciled(server, found, now, tx, accept=accept))
+                tools, projected = await self._reconciled(server, found, now, tx, accept=accept)
+                writes.update(projected)
             if changes.changes or changes.removed or is_modification(server, writes):
                 writes["updatedAt"] = time_after(server.updated_at, now)
             if not await self._servers.update(
@@ -162,16 +184,16 @@ class ServerStore:
             ):
                 # Raised, because what was written to its tools so far must not be committed.
                 raise _OutdatedError
-            if "scope" in changes.changes:
-                public = changes.changes["scope"] == ServerScope.SHARED_APP.value
-                await self._acl.set_public(server.id, user.user_id, now, tx, public=public)
-            if changes.leaves_origin:
-                # Given for another origin; users are asked again.
-                await self._drop_credentials(server.server_name, tx)
-            if changes.user_key is not None:
-                await self._plugin_auths.store(
-                    user.user_id, server.server_name, changes.user_key, now, tx
-                )
+            await self._follow(server, changes, user, now, tx)
+            recorded = server_changes(
+                server,
+                changed_record(server, writes, tuple(removed)),
+                tools,
+                with_user_key=changes.user_key is not None,
+            )
+            if recorded:
+                event = AuditEvent(action, EntityType.SERVER, server.id, recorded)
+                await self._audit.record(user, event, tx)
 
         try:
             await self._transaction(store, reading)
@@ -179,15 +201,41 @@ class ServerStore:
             return False
         return True
 
-    async def remove(self, server: ServerRecord) -> bool:
-        """Remove a server with everything that belongs to it; False if it was gone already."""
+    async def _follow(
+        self,
+        server: ServerRecord,
+        changes: FieldChanges,
+        user: UserContext,
+        now: datetime,
+        tx: Transaction,
+    ) -> None:
+        """Write what an update changes beside the server's own document."""
+        scope = changes.changes.get("scope")
+        if scope is not None:
+            scope = ServerScope(str(scope))
+            await self._acl.follow_scope(
+                server.id, server.author, scope, granted_by=user.user_id, now=now, tx=tx
+            )
+        if changes.leaves_origin:
+            # Given for another origin; users are asked again.
+            await self._drop_credentials(server.server_name, tx)
+        if changes.user_key is not None:
+            await self._plugin_auths.store(
+                user.user_id, server.server_name, changes.user_key, now, tx
+            )
+
+    async def remove(self, server: ServerRecord, user: UserContext) -> bool:
+        """Remove a server with everything that belongs to it; False if *server* is outdated."""
+        gone = server_changes(server, None)
+        event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, gone)
 
         async def remove(tx: Transaction) -> bool:
-            if not await self._servers.delete(server.id, tx):
+            if not await self._servers.delete(server.id, server.updated_at, tx):
                 return False
             await self._tools.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)
             await self._drop_credentials(server.server_name, tx)
+            await self._audit.record(user, event, tx)
             return True
 
         async with self._large_writes:
@@ -215,14 +263,15 @@ class ServerStore:
         tx: Transaction,
         *,
         accept: bool,
-    ) -> Mapping[str, object]:
+    ) -> tuple[Changes, Mapping[str, object]]:
         stored = await self._tools.stored(server.id, tx)
         rules = Rules(_auto_expose(server), _origin(server, stored), accept)
-        await self._tools.apply(server.id, reconcile(found.snapshot, stored, rules), now, tx)
+        changes = reconcile(found.snapshot, stored, rules)
+        await self._tools.apply(server.id, changes, now, tx)
         served = await self._tools.served(server.id, tx)
         writes = dict(projection_fields(served, server.server_name))
         writes["registry.auto_expose"] = _auto_expose(server).value
-        return writes
+        return changes, writes
 
 
 def _auto_expose(server: ServerRecord) -> AutoExpose:

@@ -78,6 +78,8 @@ class ServerRecord:
         path: Gateway path as stored; None when missing.
         config: The nested `config` as stored, ciphertexts included.
         registry: Our own facts about the server.
+        bits: What the caller may do with it (`access.policy.Permission`), where it was read on
+            behalf of one.
     """
 
     id: str
@@ -95,6 +97,7 @@ class ServerRecord:
     updated_at: datetime | None
     config: JsonObject = field(repr=False)
     registry: Mapping[str, object]
+    bits: int = 0
 
     @property
     def effective_status(self) -> ServerStatus:

@@ -4,6 +4,7 @@ Both collections are shared with jarvis-api. `tokens` holds other kinds of token
 query names the types it means.
 """
 
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -183,14 +184,21 @@ class PluginAuthRepository:
         self._cipher = cipher
 
     async def store(
-        self, user_id: str, server_name: str, value: str, now: datetime, tx: Transaction
+        self,
+        user_id: str,
+        server_name: str,
+        value: str,
+        now: datetime,
+        tx: Transaction,
+        *,
+        name: str = API_KEY_FIELD,
     ) -> None:
-        """Store a user's key for a server in the form jarvis-api reads (v1)."""
+        """Store a value of a user for a server in the form jarvis-api reads (v1)."""
         await self._auths.update_one(
             {
                 "userId": user_id,
                 "pluginKey": plugin_key(server_name),
-                "authField": API_KEY_FIELD,
+                "authField": name,
             },
             {
                 "$set": {"value": self._cipher.encrypt_fixed_iv(value), "updatedAt": now},
@@ -200,27 +208,42 @@ class PluginAuthRepository:
             session=tx,
         )
 
-    async def get(self, user_id: str, server_name: str) -> str | None:
-        """Return a user's key for a server, decrypted, or None.
+    async def values(self, user_id: str, server_name: str) -> dict[str, str]:
+        """Return a user's values for a server, decrypted, by name.
 
         Raises:
-            DecryptionError: The stored value cannot be read with the current keys.
+            DecryptionError: A stored value cannot be read with the current keys.
         """
-        document = await self._auths.find_one(
-            {
-                "userId": user_id,
-                "pluginKey": plugin_key(server_name),
-                "authField": API_KEY_FIELD,
-            }
+        return {
+            document["authField"]: self._cipher.decrypt(
+                document["value"], FieldRef("pluginauths", str(document["_id"]), "value")
+            )
+            async for document in self._auths.find(_auth_key(user_id, server_name))
+        }
+
+    async def stored(
+        self, user_id: str, server_name: str, tx: Transaction | None = None
+    ) -> dict[str, datetime | None]:
+        """Return when a user stored which values for a server, without the values."""
+        rows = self._auths.find(
+            _auth_key(user_id, server_name), {"authField": 1, "updatedAt": 1}, session=tx
         )
-        if document is None:
-            return None
-        reference = FieldRef("pluginauths", str(document["_id"]), "value")
-        return self._cipher.decrypt(document["value"], reference)
+        return {row["authField"]: row.get("updatedAt") async for row in rows}
+
+    async def remove(
+        self, user_id: str, server_name: str, names: Collection[str], tx: Transaction
+    ) -> int:
+        """Remove values of a user for a server; say how many there were."""
+        key = {**_auth_key(user_id, server_name), "authField": {"$in": list(names)}}
+        return (await self._auths.delete_many(key, session=tx)).deleted_count
 
     async def delete_of_server(self, server_name: str, tx: Transaction) -> None:
         """Remove all users' keys for one server."""
         await self._auths.delete_many({"pluginKey": plugin_key(server_name)}, session=tx)
+
+
+def _auth_key(user_id: str, server_name: str) -> Doc:
+    return {"userId": user_id, "pluginKey": plugin_key(server_name)}
 
 
 def _owned(token_id: str, user_id: str) -> Doc:

@@ -84,19 +84,31 @@ def envelope(error: RegistryError, headers: Mapping[str, str] | None = None) -> 
 
 
 ChallengeFor = Callable[[RegistryError, Request], Mapping[str, str]]
+NoteRefusal = Callable[[Request, ErrorKind, str], Awaitable[None]]
 
 
-def install_error_handlers(app: FastAPI, challenge: ChallengeFor) -> None:
+def install_error_handlers(app: FastAPI, challenge: ChallengeFor, refused: NoteRefusal) -> None:
     """Give *app* one rendering of every failure.
 
     Args:
         app: The application.
         challenge: Returns the `WWW-Authenticate` header for an error, or nothing.
+        refused: Takes note of what callers were refused, with kind and message of the error.
     """
 
     async def expected(request: Request, error: Exception) -> Response:
         assert isinstance(error, RegistryError)  # noqa: S101 - registered for this type only
+        await refused(request, error.kind, error.message)
         return envelope(error, challenge(error, request))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type
+        details = [_detail(item) for item in error.errors()[:SHOWN_DETAILS]]
+        summary = "; ".join(f"{item['field']}: {item['message']}" for item in details[:3])
+        await refused(request, ErrorKind.INVALID, summary)
+        return JsonAnswer(
+            {"error": ErrorKind.INVALID.value, "message": summary, "details": details}, 422
+        )
 
     async def unavailable(_request: Request, error: Exception) -> Response:
         log.warning("database_unavailable", error=type(error.__cause__ or error).__name__)
@@ -105,21 +117,12 @@ def install_error_handlers(app: FastAPI, challenge: ChallengeFor) -> None:
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         RegistryError: expected,
         DatabaseUnavailable: unavailable,
-        RequestValidationError: _invalid,
+        RequestValidationError: invalid,
         HTTPException: _http,
         Exception: _unexpected,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
-
-
-async def _invalid(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
-    details = [_detail(item) for item in error.errors()[:SHOWN_DETAILS]]
-    summary = "; ".join(f"{item['field']}: {item['message']}" for item in details[:3])
-    return JsonAnswer(
-        {"error": ErrorKind.INVALID.value, "message": summary, "details": details}, 422
-    )
 
 
 def _detail(item: Mapping[str, Any]) -> dict[str, str]:

@@ -1,15 +1,19 @@
 """Who may see and change what."""
 
+from dataclasses import replace
+
 import pytest
 
 from registry.access.policy import (
-    NO_PERMISSION,
     Grant,
+    Grants,
     Permission,
+    Rule,
     ServerFacts,
     ServerScope,
+    Step,
     decide,
-    granted,
+    evaluate,
 )
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
 
@@ -21,7 +25,11 @@ VIEW, EDIT = Permission.VIEW, Permission.EDIT
 
 
 def server(scope: ServerScope | None, *grants: Grant) -> ServerFacts:
-    return ServerFacts(ALICE.user_id, scope, grants)
+    return ServerFacts(ALICE.user_id, scope, Grants.of(grants))
+
+
+def to_alice(bits: Permission = VIEW) -> Grant:
+    return Grant("user", ALICE.user_id, bits)
 
 
 def to_bob(bits: Permission = VIEW) -> Grant:
@@ -43,7 +51,11 @@ def to_bob(bits: Permission = VIEW) -> Grant:
         (BOB, VIEW, server(SHARED), False),
         (BOB, VIEW, server(SHARED, to_bob()), True),
         (BOB, VIEW, server(SHARED, to_bob(EDIT)), False),
-        (BOB, VIEW, server(SHARED, Grant("public", None, VIEW)), True),
+        (BOB, VIEW, server(SHARED, Grant("public", None, VIEW)), False),
+        (BOB, VIEW, server(None, Grant("public", None, VIEW)), True),
+        (BOB, EDIT, server(None, Grant("public", None, EDIT)), False),
+        (BOB, EDIT, server(SHARED, to_bob(EDIT)), True),
+        (BOB, EDIT, server(APP, to_bob(EDIT)), True),
         (BOB, VIEW, server(SHARED, Grant("group", "9" * 24, VIEW)), False),
         (BOB, VIEW, server(SHARED, Grant("role", "USER", VIEW)), True),
         (BOB, VIEW, server(SHARED, Grant("unheard-of", BOB.user_id, VIEW)), False),
@@ -67,8 +79,26 @@ def test_administrators_can_be_kept_out_of_private_servers() -> None:
     assert decide(ROOT, VIEW, server(SHARED), admin_sees_private=False).allowed
 
 
-def test_the_bits_of_all_entries_about_a_caller_add_up() -> None:
-    grants = (to_bob(VIEW), Grant("public", None, EDIT), Grant("user", ALICE.user_id, VIEW))
+def test_the_bits_of_all_entries_about_a_caller_add_up_and_the_trace_tells_which() -> None:
+    facts = server(
+        SHARED, to_bob(VIEW), to_bob(EDIT), Grant("role", "USER", Permission.SHARE), to_alice(VIEW)
+    )
 
-    assert granted(BOB, grants) == VIEW | EDIT
-    assert granted(BOB, ()) == NO_PERMISSION
+    verdict = evaluate(BOB, facts)
+
+    assert verdict.permissions == VIEW | EDIT | Permission.SHARE
+    assert verdict.trace == (Step(Rule.USER, VIEW | EDIT), Step(Rule.ROLE, Permission.SHARE))
+
+
+def test_a_refusal_names_its_rule() -> None:
+    assert decide(BOB, VIEW, server(PRIVATE)).rule is Rule.PRIVATE
+    assert decide(BOB, EDIT, server(APP)).rule is Rule.NO_GRANT
+    assert decide(BOB, VIEW, server(APP)).rule is Rule.EVERYONE
+
+
+def test_entries_of_groups_count_for_their_members() -> None:
+    facts = server(SHARED, Grant("group", "9" * 24, VIEW), Grant("group", "8" * 24, EDIT))
+    anna = replace(BOB, groups=frozenset({"9" * 24, "8" * 24, "7" * 24}))
+
+    assert evaluate(anna, facts).permissions == VIEW | EDIT
+    assert not evaluate(BOB, facts).bits

@@ -19,7 +19,13 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.endpoint import GatewayEndpoint
 from tests.conftest import ALICE, BOB, ROOT
-from tests.gateway.fakes import FakeAuthenticate, FakeRoutes, ScriptedUpstream, make_route
+from tests.gateway.fakes import (
+    FakeAuthenticate,
+    FakeRoutes,
+    RecordedRefusals,
+    ScriptedUpstream,
+    make_route,
+)
 from tests.gateway.serving import serve
 
 READER = UserContext("e" * 24, "reader", Role.USER, frozenset({TokenScope.READ_TOOLS}))
@@ -54,6 +60,7 @@ class Gateway:
     metrics: Metrics
     http: httpx.AsyncClient
     endpoint: GatewayEndpoint = field(repr=False)
+    refusals: RecordedRefusals
 
     async def post(
         self, message: Any, *, slug: str = "demo", user: str | None = "alice", **headers: str
@@ -105,12 +112,13 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         )
-        table, metrics = FakeRoutes(*routes), Metrics()
+        table, metrics, refusals = FakeRoutes(*routes), Metrics(), RecordedRefusals()
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
         endpoint = GatewayEndpoint(
             table,
             authenticate,
             session,
+            refusals,
             sealing_key=b"k" * 32,
             settings=make_settings(**changes),
             clock=SystemClock(),
@@ -118,7 +126,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         )
         url = await stack.enter_async_context(serve(endpoint))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))
-        return Gateway(url, table, authenticate, metrics, http, endpoint)
+        return Gateway(url, table, authenticate, metrics, http, endpoint, refusals)
 
     return start
 

@@ -9,8 +9,10 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from registry.access.policy import ServerFacts, ServerScope
+from registry.audit.values import AuditEvent
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import UserContext
+from registry.core.origin import Origin
 from registry.gateway.values import Route, build_route, tool_entry
 from registry.servers.values import Era, Transport
 
@@ -42,6 +44,18 @@ def make_route(url: str = "http://127.0.0.1:9/mcp", **changes: Any) -> Route:
         "tools": [tool_entry(name, text) for name, text in TOOLS.items()],
     }
     return build_route(**{**facts, **changes})
+
+
+class RecordedRefusals:
+    """Remembers what was refused, to whom."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, AuditEvent]] = []
+
+    def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
+        """Remember one refusal."""
+        assert origin.source_address is not None
+        self.events.append((actor.username, event))
 
 
 class FakeRoutes:

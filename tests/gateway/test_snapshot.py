@@ -11,7 +11,7 @@ from bson import ObjectId
 from packages.database.changes import Change
 from packages.database.client import Database
 from packages.database.encryption import Cipher
-from registry.access.policy import Grant, Permission, decide
+from registry.access.policy import Permission, decide
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
@@ -167,7 +167,7 @@ async def test_an_acl_entry_of_the_other_application_counts_and_ends(
         await until(bob_is_let_in)
         route = snapshot.route("weather")
         assert route is not None
-        assert Grant("user", bob.user_id, Permission.VIEW) in route.facts.grants
+        assert route.facts.grants.users[bob.user_id] == Permission.VIEW
         await database.collection("aclentries").delete_one({"_id": entry["_id"]})
         await until(lambda: not bob_is_let_in())
 

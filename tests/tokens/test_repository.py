@@ -252,7 +252,7 @@ async def test_a_users_key_is_kept_in_the_form_jarvis_reads(
     await database.transaction(lambda tx: auths.store(ALICE, "weather", "newer", NOW, tx))
 
     (row,) = await database.collection("pluginauths").find({}).to_list()
-    assert await auths.get(ALICE, "weather") == "newer"
+    assert await auths.values(ALICE, "weather") == {"MCP_API_KEY": "newer"}
     assert stored_form(row.pop("value")) is StoredForm.V1
     del row["_id"]
     assert row == {
@@ -270,8 +270,8 @@ async def test_a_users_key_is_nobody_elses(
 ) -> None:
     await database.transaction(lambda tx: auths.store(ALICE, "weather", SENTINEL, NOW, tx))
 
-    assert await auths.get(BOB, "weather") is None
-    assert await auths.get(ALICE, "other") is None
+    assert await auths.values(BOB, "weather") == {}
+    assert await auths.values(ALICE, "other") == {}
 
 
 @pytest.mark.requirement("R-133")
@@ -281,5 +281,5 @@ async def test_a_servers_keys_go_with_it(auths: PluginAuthRepository, database: 
 
     await database.transaction(lambda tx: auths.delete_of_server("weather", tx))
 
-    assert await auths.get(ALICE, "weather") is None
-    assert await auths.get(BOB, "other") == SENTINEL
+    assert await auths.values(ALICE, "weather") == {}
+    assert await auths.values(BOB, "other") == {"MCP_API_KEY": SENTINEL}

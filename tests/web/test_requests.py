@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 import structlog
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from structlog.testing import LogCapture
 
+from registry.core.errors import ErrorKind
 from registry.core.metrics import Metrics
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
@@ -61,7 +62,11 @@ async def client(metrics: Metrics, logs: LogCapture) -> AsyncIterator[httpx.Asyn
         raise KeyError(thing_id)
 
     app = FastAPI()
-    install_error_handlers(app, lambda _error, _request: {})
+
+    async def refused(_request: Request, _kind: ErrorKind, _message: str) -> None:
+        pass
+
+    install_error_handlers(app, lambda _error, _request: {}, refused)
     app.include_router(router)
     app.include_router(health_router({"good": yes, "bad": no}, metrics))
     recorder = RequestRecorder(

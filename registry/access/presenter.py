@@ -1,0 +1,55 @@
+"""Permissions as answers. Pure."""
+
+from datetime import datetime
+
+from registry.access.policy import Permission
+from registry.access.sharing import AccessRole, Entry
+from registry.auth.values import Person
+from registry.core.json import JsonObject
+
+FLAGS = [(str(flag.name), int(flag)) for flag in Permission]
+
+
+def present_flags(bits: int) -> dict[str, bool]:
+    """Return permission bits by name."""
+    return {name: bits & bit == bit for name, bit in FLAGS}
+
+
+def present_entry(entry: Entry, person: Person | None, *, with_email: bool) -> JsonObject:
+    """Return an entry with the name of whom it is about."""
+    role = entry.role
+    answer: JsonObject = {
+        "type": entry.principal.type.value,
+        "id": entry.principal.id,
+        "name": None if person is None else person.name,
+        "role": None if role is None else role.value,
+        "accessRoleId": None if role is None else f"mcpServer_{role.value}",
+        "permBits": entry.bits,
+        "expiresAt": _timestamp(entry.expires_at),
+        "grantedBy": entry.granted_by,
+        "grantedAt": _timestamp(entry.granted_at),
+    }
+    if with_email and person is not None and person.email:
+        answer["email"] = person.email
+    return answer
+
+
+def public_role(*, is_public: bool) -> str | None:
+    """Return what everybody may do, in jarvis-api's words."""
+    return f"mcpServer_{AccessRole.VIEWER.value}" if is_public else None
+
+
+def present_person(person: Person, *, with_email: bool) -> JsonObject:
+    """Return somebody as found by a search."""
+    answer: JsonObject = {"type": person.kind, "id": person.id, "name": person.name}
+    if person.username:
+        answer["username"] = person.username
+    if with_email and person.email:
+        answer["email"] = person.email
+    return answer
+
+
+def _timestamp(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,158 @@
+"""The permissions API: `/api/v1/permissions`."""
+
+from typing import Annotated, Any, Literal, cast
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.responses import Response
+
+from registry.access.policy import PrincipalType
+from registry.access.ports import RESOURCE_TYPE
+from registry.access.presenter import (
+    present_entry,
+    present_flags,
+    present_person,
+    public_role,
+)
+from registry.access.schemas import (
+    OBJECT_ID,
+    PermissionsAnswer,
+    PermissionsUpdate,
+    PrincipalsAnswer,
+)
+from registry.access.service import PermissionService, Sharing
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.web.bodies import StrictJsonRoute
+from registry.web.errors import ErrorEnvelope, JsonAnswer
+
+Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
+Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
+ResourceType = Literal["mcpServer"]
+ResourceId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
+Kind = Literal["user", "group", "role"]
+
+ERRORS: dict[int, str] = {
+    400: "The request cannot be read.",
+    401: "No acceptable bearer token.",
+    403: "Not allowed, or the token lacks a scope.",
+    404: "There is no such server.",
+    408: "The request body did not arrive in time.",
+    409: "No owner would be left, or the entries were modified meanwhile.",
+    413: "The request body is too large.",
+    415: "The request body is not JSON.",
+    422: "A field or parameter cannot take that value, or a principal does not exist.",
+    503: "The database is not available.",
+}
+
+
+def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        code: {"model": ErrorEnvelope, "description": ERRORS[code]}
+        for code in sorted({400, 401, 403, 413, 422, 503, *codes})
+    }
+
+
+def _service(request: Request) -> PermissionService:
+    return cast("PermissionService", request.app.state.permissions)
+
+
+router = APIRouter(prefix="/api/v1/permissions", tags=["permissions"], route_class=StrictJsonRoute)
+
+
+@router.get(
+    "/search-principals",
+    response_model=PrincipalsAnswer,
+    operation_id="search_principals",
+    responses=_errors(),
+)
+async def search_principals(
+    request: Request,
+    user: Sharer,
+    q: Annotated[
+        str,
+        Query(min_length=2, max_length=100, pattern=r"^[^\x00]*$", description="Part of a name."),
+    ],
+    types: Annotated[
+        list[Kind] | None, Query(description="Repeat for several; all kinds when absent.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=50)] = 10,
+) -> Response:
+    """Find users, groups and roles to share with."""
+    kinds = types or ["user", "group", "role"]
+    people = await _service(request).search(q, kinds, limit)
+    return JsonAnswer(
+        {
+            "query": q,
+            "limit": limit,
+            "count": len(people),
+            "results": [present_person(person, with_email=user.is_admin) for person in people],
+        }
+    )
+
+
+@router.get(
+    "/{resource_type}/{resource_id}",
+    response_model=PermissionsAnswer,
+    operation_id="get_permissions",
+    responses=_errors(404),
+)
+async def get_permissions(
+    request: Request,
+    user: Reader,
+    resource_type: ResourceType,  # noqa: ARG001 - there is one type so far
+    resource_id: ResourceId,
+) -> Response:
+    """Tell who has access to a server. For those who may share it."""
+    return _answer(await _service(request).get(resource_id.lower(), user), user)
+
+
+@router.put(
+    "/{resource_type}/{resource_id}",
+    response_model=PermissionsAnswer,
+    operation_id="put_permissions",
+    responses=_errors(404, 408, 409, 415),
+)
+async def put_permissions(
+    request: Request,
+    user: Sharer,
+    resource_type: ResourceType,  # noqa: ARG001 - there is one type so far
+    resource_id: ResourceId,
+    body: PermissionsUpdate,
+    if_match: Annotated[str | None, Header(description="The ETag that was read.")] = None,
+) -> Response:
+    """Share a server, or end that. Its `scope` follows: nobody else, some, or everybody."""
+    sharing = await _service(request).change(
+        resource_id.lower(), body.request(), user, expected_etag=_tag(if_match)
+    )
+    return _answer(sharing, user)
+
+
+def _tag(header: str | None) -> str | None:
+    if header is None or header.strip() == "*":
+        return None
+    return header.strip().removeprefix("W/").strip('"')
+
+
+def _answer(sharing: Sharing, user: UserContext) -> Response:
+    resource = sharing.resource
+    return JsonAnswer(
+        {
+            "resourceType": RESOURCE_TYPE,
+            "resourceId": resource.id,
+            "serverName": resource.name,
+            "scope": None if resource.scope is None else resource.scope.value,
+            "principals": [
+                present_entry(
+                    entry,
+                    sharing.people.get((entry.principal.type.value, entry.principal.id or "")),
+                    with_email=user.is_admin,
+                )
+                for entry in sharing.entries
+                if entry.principal.type is not PrincipalType.PUBLIC
+            ],
+            "public": sharing.is_public,
+            "publicAccessRoleId": public_role(is_public=sharing.is_public),
+            "permissions": present_flags(sharing.verdict.bits),
+        },
+        headers={"ETag": f'"{sharing.etag}"'},
+    )

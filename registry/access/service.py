@@ -1,0 +1,240 @@
+"""Who shares what with whom: entries and scope of a resource, changed together."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from packages.database.client import Database, Transaction
+from registry.access.errors import (
+    AccessDeniedError,
+    EntryExpiredError,
+    ResourceNotFoundError,
+    SharingForbiddenError,
+    SharingModifiedError,
+    UnknownPrincipalError,
+)
+from registry.access.policy import (
+    Grant,
+    Grants,
+    Permission,
+    PrincipalType,
+    ServerFacts,
+    ServerScope,
+    Verdict,
+    evaluate,
+)
+from registry.access.ports import Resource, ResourceChanges, Resources
+from registry.access.rbac import validate_owner
+from registry.access.repository import AclRepository
+from registry.access.sharing import (
+    PUBLIC,
+    Entry,
+    SharePlan,
+    ShareRequest,
+    fingerprint,
+    merged,
+    plan,
+)
+from registry.audit.trail import AuditTrail
+from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
+from registry.auth.identity import UserContext
+from registry.auth.repository import DirectoryRepository
+from registry.auth.values import Person
+from registry.core.clock import Clock
+from registry.core.json import JsonObject
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who has access to a resource.
+
+    Attributes:
+        entries: Living entries, the public's included.
+        people: Names of the principals that still exist.
+        verdict: What the caller may do with the resource.
+    """
+
+    resource: Resource
+    entries: tuple[Entry, ...]
+    people: dict[tuple[str, str], Person]
+    verdict: Verdict
+
+    @property
+    def etag(self) -> str:
+        """Return a text that differs when the entries do."""
+        return fingerprint(self.entries)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether everybody may see the resource."""
+        return any(entry.principal == PUBLIC for entry in self.entries)
+
+
+class PermissionService:
+    """Reads and changes the entries of servers, each on behalf of a caller."""
+
+    def __init__(
+        self,
+        database: Database,
+        acl: AclRepository,
+        resources: Resources,
+        directory: DirectoryRepository,
+        audit: AuditTrail,
+        changes: ResourceChanges,
+        *,
+        clock: Clock,
+        admin_sees_private: bool,
+    ) -> None:
+        self._database = database
+        self._acl = acl
+        self._resources = resources
+        self._directory = directory
+        self._audit = audit
+        self._changes = changes
+        self._clock = clock
+        self._admin_sees_private = admin_sees_private
+
+    async def get(self, resource_id: str, user: UserContext) -> Sharing:
+        """Return who has access.
+
+        Raises:
+            ResourceNotFoundError: There is none that *user* may see.
+            SharingForbiddenError: *user* sees it but may not share it.
+        """
+        resource, entries, verdict = await self._require_shareable(resource_id, user)
+        return await self._sharing(resource, entries, verdict)
+
+    async def change(
+        self,
+        resource_id: str,
+        request: ShareRequest,
+        user: UserContext,
+        *,
+        expected_etag: str | None = None,
+    ) -> Sharing:
+        """Change who has access, and the scope with it, in one transaction.
+
+        Raises:
+            ResourceNotFoundError: There is none that *user* may see.
+            SharingForbiddenError: *user* may not share it, or not this widely.
+            UnknownPrincipalError: An entry names nobody that exists.
+            EntryExpiredError: An entry would end in the past.
+            LastOwnerError: No owner would be left.
+            SharingModifiedError: The entries are not those of *expected_etag* any more.
+        """
+        await self._require_shareable(resource_id, user)
+        await self._require_known((*(request.principals or ()), *request.updated))
+
+        async def write(tx: Transaction) -> None:
+            # Read and judged again: within the transaction nobody else can change it.
+            resource, entries, _ = await self._require_shareable(resource_id, user, tx)
+            current = fingerprint(entries)
+            if expected_etag is not None and expected_etag != current:
+                raise SharingModifiedError(current, expected_etag)
+            now = self._clock.now()
+            planned = plan(entries, request, author=resource.author, scope=resource.scope, now=now)
+            _require_may_widen(user, resource, planned)
+            if not planned.put and not planned.removed and planned.scope is resource.scope:
+                return
+            for principal in planned.removed:
+                await self._acl.remove(resource_id, principal, tx)
+            for entry in planned.put:
+                await self._acl.put(resource_id, entry, user.user_id, now, tx)
+            await self._resources.follow_sharing(resource, planned.scope, now, tx)
+            changes = changes_of(
+                _told(entries, resource.scope), _told(planned.after, planned.scope)
+            )
+            event = AuditEvent(AuditAction.SHARE, EntityType.PERMISSION, resource_id, changes)
+            await self._audit.record(user, event, tx)
+
+        await self._database.transaction(write)
+        log.info("server_shared", server_id=resource_id, user_id=user.user_id)
+        await self._changes.server_changed(resource_id)
+        # Whoever gave up their own rights may not read this any more, but asked for it.
+        resource, entries, verdict = await self._read(resource_id, user)
+        return await self._sharing(resource, entries, verdict)
+
+    async def search(self, text: str, kinds: Iterable[str], limit: int) -> list[Person]:
+        """Return users, groups and roles whose names hold *text*."""
+        return await self._directory.search(text, kinds, limit)
+
+    async def _require_shareable(
+        self, resource_id: str, user: UserContext, tx: Transaction | None = None
+    ) -> tuple[Resource, list[Entry], Verdict]:
+        resource, entries, verdict = await self._read(resource_id, user, tx)
+        if Permission.VIEW not in verdict.permissions:
+            raise ResourceNotFoundError
+        try:
+            validate_owner(verdict.bits, Permission.SHARE)
+        except AccessDeniedError as exc:
+            raise SharingForbiddenError(f"You may not share this server: {exc.rule}.") from None
+        return resource, entries, verdict
+
+    async def _read(
+        self, resource_id: str, user: UserContext, tx: Transaction | None = None
+    ) -> tuple[Resource, list[Entry], Verdict]:
+        resource = await self._resources.shared(resource_id, tx)
+        if resource is None:
+            raise ResourceNotFoundError
+        now = self._clock.now()
+        stored = await self._acl.entries_of(resource_id, tx)
+        entries = list(merged(entry for entry in stored if entry.is_alive(now)).values())
+        facts = ServerFacts(resource.author, resource.scope, Grants.of(map(_grant, entries)))
+        verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
+        return resource, entries, verdict
+
+    async def _sharing(
+        self, resource: Resource, entries: list[Entry], verdict: Verdict
+    ) -> Sharing:
+        people = await self._directory.known(_named(entries))
+        return Sharing(resource, tuple(entries), people, verdict)
+
+    async def _require_known(self, entries: tuple[Entry, ...]) -> None:
+        now = self._clock.now()
+        for entry in entries:
+            if entry.expires_at is not None and entry.expires_at <= now:
+                raise EntryExpiredError(str(entry.principal), entry.expires_at)
+        known = await self._directory.known(_named(entries))
+        unknown = [
+            str(entry.principal)
+            for entry in entries
+            if (entry.principal.type.value, entry.principal.id) not in known
+        ]
+        if unknown:
+            raise UnknownPrincipalError(unknown)
+
+
+def _require_may_widen(user: UserContext, resource: Resource, planned: SharePlan) -> None:
+    scope = planned.scope
+    if scope is not None and scope is not resource.scope and scope.is_shared and not user.is_admin:
+        audience = "everybody" if scope is ServerScope.SHARED_APP else "others"
+        raise SharingForbiddenError(
+            f"Only an administrator may share this server with {audience}: "
+            f"it would become {scope.value}."
+        )
+
+
+def _named(entries: Iterable[Entry]) -> list[tuple[str, str]]:
+    return [
+        (entry.principal.type.value, entry.principal.id)
+        for entry in entries
+        if entry.principal.id is not None and entry.principal.type is not PrincipalType.PUBLIC
+    ]
+
+
+def _grant(entry: Entry) -> Grant:
+    return Grant(
+        entry.principal.type, entry.principal.id, Permission(entry.bits), entry.expires_at
+    )
+
+
+def _told(entries: Iterable[Entry], scope: ServerScope | None) -> JsonObject:
+    told: JsonObject = {
+        str(entry.principal): entry.role.value if entry.role else entry.bits for entry in entries
+    }
+    if scope is not None:
+        told["scope"] = scope.value
+    return told

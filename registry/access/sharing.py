@@ -1,0 +1,183 @@
+"""Who shall have access to a resource, as entries, and what scope that makes. Pure."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from typing_extensions import override
+
+from registry.access.errors import LastOwnerError
+from registry.access.policy import ALL_BITS, Permission, PrincipalType, ServerScope
+
+
+class AccessRole(StrEnum):
+    """Named sets of permission bits; jarvis-api stores them with the resource's type in front."""
+
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    OWNER = "owner"
+
+    @property
+    def bits(self) -> int:
+        """Return the permission bits of the role."""
+        return ROLE_BITS[self]
+
+
+ROLE_BITS = {
+    AccessRole.VIEWER: int(Permission.VIEW),
+    AccessRole.EDITOR: int(Permission.VIEW | Permission.EDIT),
+    AccessRole.OWNER: ALL_BITS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whom an entry is about.
+
+    Attributes:
+        id: ObjectId as 24 hexadecimal characters, a role's name, or None for the public.
+    """
+
+    type: PrincipalType
+    id: str | None = None
+
+    @override
+    def __str__(self) -> str:
+        return self.type.value if self.id is None else f"{self.type.value}:{self.id}"
+
+
+PUBLIC = Principal(PrincipalType.PUBLIC)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry about a resource.
+
+    Attributes:
+        expires_at: When it ends; None for never.
+        granted_by: ObjectId of a user, where it is known.
+    """
+
+    principal: Principal
+    bits: int
+    expires_at: datetime | None = None
+    granted_by: str | None = None
+    granted_at: datetime | None = None
+
+    @property
+    def role(self) -> AccessRole | None:
+        """Return the role with just these bits; the other application may store others."""
+        return next((role for role in AccessRole if role.bits == self.bits), None)
+
+    def is_alive(self, now: datetime) -> bool:
+        """Whether it still counts."""
+        return self.expires_at is None or self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRequest:
+    """What shall change.
+
+    Attributes:
+        principals: All entries there shall be, but for the public's; None to leave the others.
+        updated: Entries to add or to replace.
+        removed: Principals whose entries shall go.
+        public: Whether everybody may see it; None to leave that.
+    """
+
+    principals: tuple[Entry, ...] | None = None
+    updated: tuple[Entry, ...] = ()
+    removed: tuple[Principal, ...] = ()
+    public: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SharePlan:
+    """What to write.
+
+    Attributes:
+        put: Entries to write.
+        removed: Principals whose entries go.
+        after: All living entries as they will be.
+        scope: The scope that follows; None for a resource that has none.
+    """
+
+    put: tuple[Entry, ...]
+    removed: tuple[Principal, ...]
+    after: tuple[Entry, ...]
+    scope: ServerScope | None
+
+
+def plan(
+    entries: Iterable[Entry],
+    request: ShareRequest,
+    *,
+    author: str,
+    scope: ServerScope | None,
+    now: datetime,
+) -> SharePlan:
+    """Return what *request* changes.
+
+    Raises:
+        LastOwnerError: Nobody would be left who owns the resource for good.
+    """
+    before = merged(entry for entry in entries if entry.is_alive(now))
+    after = dict(before)
+    if request.principals is not None:
+        after = {key: entry for key, entry in after.items() if key == PUBLIC}
+        after.update({entry.principal: entry for entry in request.principals})
+    after.update({entry.principal: entry for entry in request.updated})
+    for principal in request.removed:
+        after.pop(principal, None)
+    if request.public is False:
+        after.pop(PUBLIC, None)
+    elif request.public:
+        after[PUBLIC] = Entry(PUBLIC, AccessRole.VIEWER.bits)
+    if not any(_owns_for_good(entry) for entry in after.values()):
+        raise LastOwnerError
+    return SharePlan(
+        put=tuple(entry for key, entry in after.items() if _differs(before.get(key), entry)),
+        removed=tuple(key for key in before if key not in after),
+        after=tuple(after.values()),
+        scope=None if scope is None else scope_of(after, author),
+    )
+
+
+def merged(entries: Iterable[Entry]) -> dict[Principal, Entry]:
+    """Return one entry for each principal: the other application may have written several."""
+    found: dict[Principal, Entry] = {}
+    for entry in entries:
+        other = found.get(entry.principal)
+        found[entry.principal] = (
+            entry if other is None else replace(entry, bits=entry.bits | other.bits)
+        )
+    return found
+
+
+def scope_of(entries: Mapping[Principal, Entry], author: str) -> ServerScope:
+    """Return the scope that says the same as *entries*."""
+    if PUBLIC in entries:
+        return ServerScope.SHARED_APP
+    if entries.keys() == {Principal(PrincipalType.USER, author)}:
+        return ServerScope.PRIVATE_USER
+    return ServerScope.SHARED_USER
+
+
+def fingerprint(entries: Iterable[Entry]) -> str:
+    """Return a text that differs when the entries do."""
+    lines = sorted(
+        f"{entry.principal} {entry.bits} {entry.expires_at and entry.expires_at.isoformat()}"
+        for entry in entries
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def _owns_for_good(entry: Entry) -> bool:
+    named = entry.principal.type in {PrincipalType.USER, PrincipalType.GROUP}
+    return named and entry.bits == ALL_BITS and entry.expires_at is None
+
+
+def _differs(before: Entry | None, after: Entry) -> bool:
+    return before is None or (before.bits, before.expires_at) != (after.bits, after.expires_at)

@@ -1,0 +1,64 @@
+"""The audit API: `/api/v1/audit`."""
+
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from registry.audit.schemas import AuditAnswer, AuditQuery
+from registry.audit.service import AuditService
+from registry.audit.values import AuditRecord
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.core.json import JsonObject
+from registry.web.bodies import StrictJsonRoute
+from registry.web.errors import ErrorEnvelope, JsonAnswer
+
+Auditor = Annotated[UserContext, needs(Scope.READ_AUDIT)]
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorEnvelope, "description": "The request cannot be read."},
+    401: {"model": ErrorEnvelope, "description": "No acceptable bearer token."},
+    403: {"model": ErrorEnvelope, "description": "The token lacks the scope read:audit."},
+    413: {"model": ErrorEnvelope, "description": "The request body is too large."},
+    422: {"model": ErrorEnvelope, "description": "A parameter cannot take that value."},
+    503: {"model": ErrorEnvelope, "description": "The database is not available."},
+}
+
+router = APIRouter(prefix="/api/v1/audit", tags=["audit"], route_class=StrictJsonRoute)
+
+
+@router.get("", response_model=AuditAnswer, operation_id="list_audit", responses=ERRORS)
+async def list_audit(
+    request: Request,
+    _user: Auditor,
+    asked: Annotated[AuditQuery, Query()],
+) -> Response:
+    """List changes, secret reads and refused attempts, newest first."""
+    service = cast("AuditService", request.app.state.audit)
+    page = await service.page(asked.narrowed(), asked.cursor, asked.limit)
+    return JsonAnswer(
+        {
+            "records": [_presented(record) for record in page.records],
+            "next_cursor": page.next_cursor,
+        }
+    )
+
+
+def _presented(record: AuditRecord) -> JsonObject:
+    return {
+        "id": record.id,
+        "timestamp": record.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "action": record.action,
+        "entity_type": record.entity_type,
+        "entity_id": record.entity_id,
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "user_id": record.user_id,
+        "username": record.username,
+        "role": record.role,
+        "token_id": record.token_id,
+        "request_id": record.request_id,
+        "source_address": record.source_address,
+        "changes": record.changes,
+    }

@@ -1,0 +1,119 @@
+"""The decision function and the lists say the same, whatever is stored."""
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from packages.database.client import Database
+from registry.access.policy import Grants, Permission, ServerFacts, decide
+from registry.access.repository import AclRepository
+from registry.auth.identity import USER_SCOPES, Role, UserContext
+from registry.core.clock import SystemClock
+from registry.core.paging import PageRequest
+from registry.servers.repository import ServerRepository, record_of
+from registry.servers.values import ServerFilter
+
+pytestmark = pytest.mark.wire
+
+SERVERS = 150
+SCOPES = ["private_user", "shared_user", "shared_app", None, "unheard_of"]
+USERS = [str(ObjectId()) for _ in range(5)]
+GROUPS = [str(ObjectId()) for _ in range(4)]
+ROLES = ["USER", "ADMIN", "EDITORS"]
+
+
+def entry(chance: random.Random, server_id: ObjectId, clock: SystemClock) -> dict[str, Any]:
+    kind = chance.choice(["user", "group", "role", "public", "unheard_of"])
+    stored: dict[str, Any] = {
+        "principalType": kind,
+        "resourceType": chance.choice(["mcpServer"] * 9 + ["agent"]),
+        "resourceId": server_id,
+        "permBits": chance.choice([0, 1, 1, 1, 2, 3, 7, 15, 16, 17]),
+    }
+    if kind == "role":
+        stored["principalId"] = chance.choice(ROLES)
+    elif kind != "public":
+        # Now and then the id of the wrong kind of principal.
+        stored["principalId"] = ObjectId(chance.choice(USERS + GROUPS))
+    if chance.random() < 0.3:
+        stored["expiredAt"] = clock.now() + timedelta(hours=chance.choice([-1, 1]))
+    return stored
+
+
+def people() -> list[UserContext]:
+    plain = [
+        UserContext(
+            user_id,
+            "somebody",
+            Role.USER,
+            USER_SCOPES,
+            frozenset(GROUPS[:number]),
+            role_name=ROLES[number % 3] if number else None,
+        )
+        for number, user_id in enumerate(USERS)
+    ]
+    return [*plain, UserContext(USERS[0], "root", Role.ADMIN, USER_SCOPES)]
+
+
+async def filled(database: Database, chance: random.Random, clock: SystemClock) -> list[Any]:
+    servers = []
+    for number in range(SERVERS):
+        server: dict[str, Any] = {
+            "_id": ObjectId(),
+            "serverName": f"s{number}",
+            "config": {},
+            "author": ObjectId(chance.choice(USERS)),
+            "updatedAt": clock.now() - timedelta(seconds=chance.randrange(20)),
+        }
+        scope = chance.choice(SCOPES)
+        servers.append(server if scope is None else {**server, "scope": scope})
+    await database.collection("mcpservers").insert_many(servers)
+    named = [server for server in servers for _ in range(chance.choice([0, 0, 1, 2, 4]))]
+    await database.collection("aclentries").insert_many(
+        [entry(chance, server["_id"], clock) for server in named]
+    )
+    return servers
+
+
+@pytest.mark.requirement("R-242", "R-248")
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("admin_sees_private", [True, False])
+async def test_a_list_shows_what_the_decision_allows(
+    database: Database,
+    clock: SystemClock,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    admin_sees_private: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    chance = random.Random(seed)
+    # Both ways of looking granted servers up are tried.
+    limit = chance.choice([0, 1_000])
+    monkeypatch.setattr("registry.servers.repository.ENTRIES_LOOKED_UP", limit)
+    servers = await filled(database, chance, clock)
+    acl = AclRepository(database)
+    repository = ServerRepository(database, acl, admin_sees_private=admin_sees_private)
+    grants = await acl.grants_of(None, clock.now())
+
+    for user in people():
+        expected = {}
+        for server in servers:
+            record = record_of(server)
+            facts = ServerFacts(record.author, record.scope, Grants.of(grants.get(record.id, [])))
+            decision = decide(user, Permission.VIEW, facts, admin_sees_private=admin_sees_private)
+            if decision.allowed:
+                expected[record.id] = decision.verdict.bits
+        shown = []
+        for number in (1, 2):
+            page = await repository.list_page(
+                user, ServerFilter(), PageRequest(number, 100), clock.now()
+            )
+            shown += page.items
+            assert page.total == len(expected)
+        assert {record.id: record.bits for record in shown} == expected
+        for server_id in (str(server["_id"]) for server in servers[:20]):
+            one = await repository.get(server_id, user, clock.now())
+            assert (one is not None) == (server_id in expected)
+            assert one is None or one.bits == expected[server_id]
