@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, cast
 
 import orjson
@@ -39,7 +40,13 @@ from registry.servers.schemas import (
 )
 from registry.servers.service import Refreshed, ServerService
 from registry.servers.user_keys import UserKeyService
-from registry.servers.values import Discovered, ServerFilter, ServerRecord, ServerStatus
+from registry.servers.values import (
+    Discovered,
+    Precondition,
+    ServerFilter,
+    ServerRecord,
+    ServerStatus,
+)
 from registry.tools.values import ServedTool, ToolDefinition
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import ErrorEnvelope, JsonAnswer
@@ -53,6 +60,9 @@ Writer = Annotated[UserContext, needs(Scope.WRITE_SERVERS)]
 ToolReader = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.READ_TOOLS)]
 IfMatch = Annotated[
     str | None, Header(description="The ETag that was read; 409 when the server moved on since.")
+]
+IfUnmodifiedSince = Annotated[
+    str | None, Header(description="An HTTP date; 409 when the server was modified after it.")
 ]
 ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 
@@ -200,22 +210,28 @@ async def update_server(
     server_id: ServerId,
     body: ServerUpdate,
     if_match: IfMatch = None,
+    if_unmodified_since: IfUnmodifiedSince = None,
 ) -> Response:
     """Change the fields that are given, and no others. PUT does the same as PATCH."""
     service = _service(request)
-    expected = _from_etag(if_match)
-    return _detail(await service.update(server_id, body, user, expected_updated_at=expected))
+    precondition = _precondition(if_match, if_unmodified_since)
+    return _detail(await service.update(server_id, body, user, precondition=precondition))
 
 
 @router.delete(
     "/{server_id}", status_code=204, operation_id="delete_server", responses=errors(404, 409)
 )
 async def delete_server(
-    request: Request, user: Writer, server_id: ServerId, if_match: IfMatch = None
+    request: Request,
+    user: Writer,
+    server_id: ServerId,
+    if_match: IfMatch = None,
+    if_unmodified_since: IfUnmodifiedSince = None,
 ) -> Response:
     """Remove a server, its tools, its ACL entries and the credentials stored for it."""
     service = _service(request)
-    await service.delete(server_id, user, expected_updated_at=_from_etag(if_match))
+    precondition = _precondition(if_match, if_unmodified_since)
+    await service.delete(server_id, user, precondition=precondition)
     return Response(status_code=204)
 
 
@@ -231,12 +247,12 @@ async def toggle_server(
     server_id: ServerId,
     body: Toggle,
     if_match: IfMatch = None,
+    if_unmodified_since: IfUnmodifiedSince = None,
 ) -> Response:
     """Turn a server on or off."""
     service = _service(request)
-    server = await service.toggle(
-        server_id, user, enabled=body.enabled, expected_updated_at=_from_etag(if_match)
-    )
+    precondition = _precondition(if_match, if_unmodified_since)
+    server = await service.toggle(server_id, user, enabled=body.enabled, precondition=precondition)
     return JsonAnswer(
         {
             "id": server.id,
@@ -414,6 +430,18 @@ def _detail(server: ServerRecord, status: int = 200) -> Response:
 
 def _etag(updated_at: datetime) -> str:
     return f'"{timestamp(updated_at)}"'
+
+
+def _precondition(if_match: str | None, if_unmodified_since: str | None) -> Precondition:
+    since = None
+    if if_unmodified_since is not None:
+        try:
+            since = parsedate_to_datetime(if_unmodified_since)
+        except ValueError:
+            since = None
+        if since is None or since.tzinfo is None:
+            raise ValidationFailedError("If-Unmodified-Since", "is not an HTTP date in GMT")
+    return Precondition(_from_etag(if_match), since)
 
 
 def _from_etag(tag: str | None) -> datetime | None:

@@ -3,7 +3,7 @@
 Upstreams are read before a transaction begins, never inside one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
 
@@ -38,7 +38,9 @@ from registry.servers.reader import ServerReader
 from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
 from registry.servers.store import ServerRepositories, ServerStore
 from registry.servers.values import (
+    NO_PRECONDITION,
     Discovered,
+    Precondition,
     ServerCounts,
     ServerFilter,
     ServerRecord,
@@ -198,22 +200,24 @@ class ServerService:
         request: ServerUpdate,
         user: UserContext,
         *,
-        expected_updated_at: datetime | None = None,
+        precondition: Precondition = NO_PRECONDITION,
     ) -> ServerRecord:
         """Change the given fields and no others.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
             ServerForbiddenError: *user* sees it but may not change it.
-            ServerModifiedError: It changed since `updatedAt`.
+            ServerModifiedError: It changed since the caller read it.
             ValidationFailedError: A field cannot take that value.
             PathTakenError: The new path belongs to another server.
             UnsafeUrlError: The new URL may not be contacted.
         """
-        expected = request.updated_at or expected_updated_at
+        if request.updated_at is not None:
+            precondition = replace(precondition, updated_at=request.updated_at)
+        expected = precondition.provided
         for _ in range(UPDATE_ATTEMPTS):
             current = await self._require_editable(server_id, user)
-            if expected is not None and current.updated_at != expected:
+            if not precondition.holds(current.updated_at):
                 raise ServerModifiedError(self._moment(current), expected)
             if await self._try_update(current, request, user):
                 self._operations.labels("update", "success").inc()
@@ -230,37 +234,41 @@ class ServerService:
         user: UserContext,
         *,
         enabled: bool,
-        expected_updated_at: datetime | None = None,
+        precondition: Precondition = NO_PRECONDITION,
     ) -> ServerRecord:
         """Turn a server on or off; doing so twice changes nothing.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
             ServerForbiddenError: *user* sees it but may not change it.
-            ServerModifiedError: It changed since *expected_updated_at*.
+            ServerModifiedError: It changed since the caller read it.
         """
         status = ServerStatus.ACTIVE if enabled else ServerStatus.INACTIVE
         return await self.update(
             server_id,
             ServerUpdate(status=status),
             user,
-            expected_updated_at=expected_updated_at,
+            precondition=precondition,
         )
 
     async def delete(
-        self, server_id: str, user: UserContext, *, expected_updated_at: datetime | None = None
+        self,
+        server_id: str,
+        user: UserContext,
+        *,
+        precondition: Precondition = NO_PRECONDITION,
     ) -> None:
         """Remove a server with its tools, ACL entries and the credentials stored for it.
 
         Raises:
             ServerNotFoundError: There is none that *user* may know of.
             ServerForbiddenError: It is another user's, or *user* may not remove it.
-            ServerModifiedError: It changed since *expected_updated_at*.
+            ServerModifiedError: It changed since the caller read it.
         """
         for _ in range(UPDATE_ATTEMPTS):
             server = await self._require_deletable(server_id, user)
-            if expected_updated_at is not None and server.updated_at != expected_updated_at:
-                raise ServerModifiedError(self._moment(server), expected_updated_at)
+            if not precondition.holds(server.updated_at):
+                raise ServerModifiedError(self._moment(server), precondition.provided)
             if await self._store.remove(server, user):
                 break
         else:

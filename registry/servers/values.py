@@ -116,6 +116,35 @@ class ServerRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Precondition:
+    """What a caller knows of a server that it changes.
+
+    Attributes:
+        updated_at: The `updatedAt` that was read, from the body or from an ETag.
+        unmodified_since: Not changed after this second (RFC 9110, 13.1.4).
+    """
+
+    updated_at: datetime | None = None
+    unmodified_since: datetime | None = None
+
+    @property
+    def provided(self) -> datetime | None:
+        """Return the time that was given, if any was."""
+        return self.updated_at or self.unmodified_since
+
+    def holds(self, current: datetime | None) -> bool:
+        """Whether a server with this `updatedAt` may be changed."""
+        if self.updated_at is not None and current != self.updated_at:
+            return False
+        if self.unmodified_since is None or current is None:
+            return True
+        return current.replace(microsecond=0) <= self.unmodified_since
+
+
+NO_PRECONDITION = Precondition()
+
+
+@dataclass(frozen=True, slots=True)
 class ServerFilter:
     """What a list of servers is narrowed to."""
 

@@ -14,7 +14,7 @@ from registry.auth.identity import USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
 from registry.servers.repository import ServerRepository, record_of
-from registry.servers.values import ServerFilter
+from registry.servers.values import ServerFilter, ServerRecord
 
 pytestmark = pytest.mark.wire
 
@@ -88,7 +88,7 @@ async def test_a_list_shows_what_the_decision_allows(
     seed: int,
     admin_sees_private: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
     # Both ways of looking granted servers up are tried.
     limit = chance.choice([0, 1_000])
     monkeypatch.setattr("registry.servers.repository.ENTRIES_LOOKED_UP", limit)
@@ -105,7 +105,7 @@ async def test_a_list_shows_what_the_decision_allows(
             decision = decide(user, Permission.VIEW, facts, admin_sees_private=admin_sees_private)
             if decision.allowed:
                 expected[record.id] = decision.verdict.bits
-        shown = []
+        shown: list[ServerRecord] = []
         for number in (1, 2):
             page = await repository.list_page(
                 user, ServerFilter(), PageRequest(number, 100), clock.now()

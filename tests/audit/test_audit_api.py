@@ -120,7 +120,7 @@ async def test_refused_attempts_are_recorded(
 
     await rest.call(bob, "DELETE", path)
     await rest.call(narrow, "DELETE", path)
-    await rest.call(alice, "PATCH", path, json={"status": "error"})
+    await rest.call(alice, "PATCH", path, json={"author": "0" * 24})
     await rest.call(alice, "PATCH", path, json={"url": 5})
     await rest.call(alice, "GET", "/stats")
 

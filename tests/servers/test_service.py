@@ -379,7 +379,9 @@ async def test_of_many_updates_from_one_reading_exactly_one_wins(
 
     outcomes = await asyncio.gather(
         *(
-            servers.update(server.id, change(title=f"T{n}"), alice, expected_updated_at=read_at)
+            servers.update(
+                server.id, change(title=f"T{n}"), alice, precondition=Precondition(read_at)
+            )
             for n in range(20)
         ),
         return_exceptions=True,
