@@ -92,7 +92,11 @@ class Components:
 
 def build_cipher(settings: Settings) -> Cipher:
     """Return the cipher for stored credentials."""
-    return Cipher(settings.creds_key.get_secret_value(), settings.creds_iv.get_secret_value())
+    return Cipher(
+        settings.creds_key.get_secret_value(),
+        settings.creds_iv.get_secret_value(),
+        previous_keys=[key.get_secret_value() for key in settings.creds_keys_readable],
+    )
 
 
 def build_keys(settings: Settings) -> SigningKeys:
@@ -227,7 +231,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             authenticator,
             upstream,
             audit,
-            sealing_key=cipher.derive_key("gateway-session"),
+            sealing_keys=list(cipher.derive_keys("gateway-session").values()),
             settings=settings,
             clock=clock,
             metrics=metrics,

@@ -141,14 +141,15 @@ def stored_form(value: str) -> StoredForm | None:
 
 
 class Cipher:
-    """Encrypts and decrypts credentials with one key, and reads those of earlier keys.
+    """Encrypts and decrypts credentials with one key, and reads those of further keys.
 
     The fixed IV belongs to the form v1, is no secret and does not change in a rotation.
 
     Args:
         creds_key: 64 hexadecimal characters.
         creds_iv: 32 hexadecimal characters.
-        previous_keys: Earlier values of *creds_key*, newest first: read, never written with.
+        previous_keys: Earlier values of *creds_key*, newest first, and the next one while it is
+            being brought to all replicas: read, never written with.
 
     Raises:
         KeyFormatError: A key or the IV has another shape.
@@ -159,10 +160,11 @@ class Cipher:
     def __init__(
         self, creds_key: str, creds_iv: str, *, previous_keys: Sequence[str] = ()
     ) -> None:
-        self._keys = [
+        keys = [
             _from_hex("CREDS_KEY", creds_key, KEY_BYTES),
             *(_from_hex("previous CREDS_KEY", key, KEY_BYTES) for key in previous_keys),
         ]
+        self._keys = list(dict.fromkeys(keys))
         self._iv = _from_hex("CREDS_IV", creds_iv, BLOCK_BYTES)
         self._sealers = {_key_id(key): AESGCM(_derived(key, "gcm")) for key in self._keys}
 
@@ -170,6 +172,11 @@ class Cipher:
     def key_id(self) -> str:
         """Return the fingerprint of the key that new values are sealed with."""
         return _key_id(self._keys[0])
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Return the fingerprints of all keys, that of the key for new values first."""
+        return tuple(map(_key_id, self._keys))
 
     def encrypt_fixed_iv(self, text: str) -> str:
         """Return *text* in form v1. For `pluginauths`, whose reader knows no other form.
@@ -232,6 +239,29 @@ class Cipher:
             return self.unseal(stored, ref)
         candidates = (_decrypted(form, stored, key, self._iv) for key in self._keys)
         return _require_text(next((text for text in candidates if text is not None), None), ref)
+
+    def readings(self, stored: str, ref: FieldRef) -> dict[str, str]:
+        """Return what each key makes of a value in any form, by the key's fingerprint.
+
+        Nearly always there is one. CBC and CTR have no integrity, so a second key may by a small
+        chance make another text of the same value: `decrypt` returns that of the first key.
+
+        Raises:
+            DecryptionError: No key opens it, as in `decrypt`.
+        """
+        form = stored_form(stored)
+        if form is None:
+            raise DecryptionError(ref, UnreadableReason.UNKNOWN_FORM)
+        if form is StoredForm.GCM:
+            return {stored.split(":")[1]: self.unseal(stored, ref)}
+        found = {
+            _key_id(key): text
+            for key in self._keys
+            if (text := _decrypted(form, stored, key, self._iv)) is not None
+        }
+        if not found:
+            raise DecryptionError(ref, UnreadableReason.UNREADABLE)
+        return found
 
     def derive_key(self, purpose: str) -> bytes:
         """Return 32 bytes for *purpose* alone, always the same for the same key.

@@ -53,6 +53,11 @@ class Settings(BaseSettings):
     creds_key: SecretStr = Field(
         description="Key for stored credentials: 64 hexadecimal characters (32 bytes)."
     )
+    creds_keys_readable: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="Further keys of stored credentials, read and never written with: the former "
+        "one, or the next one, while the key is changed.",
+    )
     creds_iv: SecretStr = Field(
         description="Fixed IV of the oldest stored form: 32 hexadecimal characters (16 bytes)."
     )
@@ -149,7 +154,11 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "allowed_hosts", "allowed_origins", "upstream_allowed_networks", mode="before"
+        "allowed_hosts",
+        "allowed_origins",
+        "creds_keys_readable",
+        "upstream_allowed_networks",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
@@ -177,6 +186,11 @@ class Settings(BaseSettings):
     @classmethod
     def _key_is_hex(cls, value: SecretStr) -> SecretStr:
         return _require_hex(value, CREDS_KEY_HEX_CHARACTERS)
+
+    @field_validator("creds_keys_readable")
+    @classmethod
+    def _keys_are_hex(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        return tuple(_require_hex(key, CREDS_KEY_HEX_CHARACTERS) for key in value)
 
     @field_validator("creds_iv")
     @classmethod

@@ -6,7 +6,7 @@ learns which servers exist; everything is decided on the body, never on headers.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -79,7 +79,8 @@ class GatewayEndpoint:
         routes: The servers that can be called now.
         authenticate: Finds out who calls.
         session: Pool of upstream connections; keeps no cookies.
-        sealing_key: 32 bytes that seal session ids, used for nothing else.
+        sealing_keys: 32 bytes each, used for nothing else. The first seals session ids, all
+            open them.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class GatewayEndpoint:
         session: ClientSession,
         refusals: Refusals,
         *,
-        sealing_key: bytes,
+        sealing_keys: Sequence[bytes],
         settings: Settings,
         clock: Clock,
         metrics: Metrics,
@@ -113,7 +114,7 @@ class GatewayEndpoint:
             allowed_origins=settings.allowed_origins,
         )
         self._seal = SessionSeal(
-            sealing_key, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
+            sealing_keys, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
         )
         self._streams = StandingStreams(max(settings.gateway_connections_per_upstream // 2, 1))
         self._patience = Patience()

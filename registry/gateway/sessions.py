@@ -8,6 +8,8 @@ another server, a sealed id simply does not open.
 import base64
 import binascii
 import secrets
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from cryptography.exceptions import InvalidTag
@@ -31,12 +33,13 @@ class SessionSeal:
     """Seals and opens session ids.
 
     Args:
-        key: 32 bytes used for nothing else.
+        keys: 32 bytes each, used for nothing else. The first seals, all open: while the key is
+            changed, replicas seal with different ones.
         lifetime: How long a sealed id stays valid.
     """
 
-    def __init__(self, key: bytes, *, lifetime: timedelta, clock: Clock) -> None:
-        self._cipher = AESGCM(key)
+    def __init__(self, keys: Sequence[bytes], *, lifetime: timedelta, clock: Clock) -> None:
+        self._sealers = [AESGCM(key) for key in keys]
         self._lifetime_seconds = int(lifetime.total_seconds())
         self._clock = clock
         self._opened: dict[tuple[str, str, str], tuple[str, float]] = {}
@@ -46,7 +49,7 @@ class SessionSeal:
         nonce = secrets.token_bytes(NONCE_BYTES)
         expires_at = int(self._clock.now().timestamp()) + self._lifetime_seconds
         plain = expires_at.to_bytes(EXPIRY_BYTES, "big") + upstream_id.encode()
-        sealed = self._cipher.encrypt(nonce, plain, _bound_to(principal, server_id))
+        sealed = self._sealers[0].encrypt(nonce, plain, _bound_to(principal, server_id))
         return _text(nonce + sealed)
 
     def open(self, sealed_id: str, *, principal: str, server_id: str) -> str:
@@ -73,16 +76,20 @@ class SessionSeal:
             raise SessionUnknown
         try:
             raw = base64.urlsafe_b64decode(sealed_id + "=" * (-len(sealed_id) % 4))
-            plain = self._cipher.decrypt(
-                raw[:NONCE_BYTES], raw[NONCE_BYTES:], _bound_to(principal, server_id)
-            )
-        except (ValueError, binascii.Error, InvalidTag):
+        except (ValueError, binascii.Error):
             raise SessionUnknown from None
-        if _text(raw) != sealed_id:
+        plain = self._opened_by_any(raw, _bound_to(principal, server_id))
+        if plain is None or _text(raw) != sealed_id:
             # Base64 has several spellings of the same bytes; one id is to have one.
             raise SessionUnknown
         expires_at = int.from_bytes(plain[:EXPIRY_BYTES], "big")
         return plain[EXPIRY_BYTES:].decode(), expires_at - self._clock.now().timestamp()
+
+    def _opened_by_any(self, raw: bytes, bound_to: bytes) -> bytes | None:
+        for sealer in self._sealers:
+            with suppress(ValueError, InvalidTag):
+                return sealer.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], bound_to)
+        return None
 
 
 def _text(raw: bytes) -> str:

@@ -55,6 +55,11 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
         ("CREDS_KEY", "0f" * 33, "must be 64 hexadecimal characters (32 bytes)"),
         ("CREDS_KEY", "0g" * 32, "must be 64 hexadecimal characters (32 bytes)"),
         ("CREDS_KEY", "0f" * 32 + "\n", "must be 64 hexadecimal characters (32 bytes)"),
+        (
+            "CREDS_KEYS_READABLE",
+            "0f" * 32 + "," + "0f" * 31,
+            "must be 64 hexadecimal characters (32 bytes)",
+        ),
         ("CREDS_IV", "1e" * 15, "must be 32 hexadecimal characters (16 bytes)"),
         ("CREDS_IV", "\uff11e" * 16, "must be 32 hexadecimal characters (16 bytes)"),
         ("MONGO_URI", "localhost:27017", "must start with mongodb:// or mongodb+srv://"),
@@ -81,6 +86,7 @@ def test_a_malformed_setting_is_one_line(
     ("name", "value"),
     [
         ("CREDS_KEY", SENTINEL),
+        ("CREDS_KEYS_READABLE", "0f" * 32 + "," + SENTINEL),
         ("CREDS_IV", SENTINEL),
         ("MONGO_URI", f"postgres://user:{SENTINEL}@127.0.0.1/"),
         ("MONGO_URI", f"mysql://user:{SENTINEL}\u2100@127.0.0.1/"),
@@ -175,3 +181,16 @@ def test_given_values_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, value)
 
     assert load_settings(registry_home=Path("/elsewhere")).registry_home == Path("/elsewhere")
+
+
+@pytest.mark.requirement("R-305")
+def test_further_keys_are_separated_by_commas_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = ["ab" * 32, "cd" * 32]
+
+    settings = loaded(monkeypatch, CREDS_KEYS_READABLE=f"{keys[0]}, {keys[1]},")
+
+    assert [key.get_secret_value() for key in settings.creds_keys_readable] == keys
+    assert "abab" not in repr(settings)
+    assert loaded(monkeypatch, CREDS_KEYS_READABLE="").creds_keys_readable == ()

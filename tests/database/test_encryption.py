@@ -323,6 +323,57 @@ def test_earlier_keys_are_read_and_never_written_with(text: str) -> None:
     assert new.key_id == CIPHER.key_id != old.key_id
 
 
+@pytest.mark.requirement("R-305")
+def test_a_reading_says_which_key_opened_the_value() -> None:
+    old, both = Cipher(OTHER_KEY, IV), Cipher(KEY, IV, previous_keys=[OTHER_KEY, KEY])
+    written = {
+        cipher.key_id: [
+            cipher.encrypt_shared("text"),
+            cipher.encrypt_fixed_iv("text"),
+            cipher.seal("text", HERE),
+        ]
+        for cipher in (CIPHER, old)
+    }
+
+    readings = {key: [both.readings(value, HERE) for value in of] for key, of in written.items()}
+
+    assert both.key_ids == (CIPHER.key_id, old.key_id)
+    assert readings == {key: [{key: "text"}] * 3 for key in both.key_ids}
+
+
+@pytest.mark.requirement("R-305")
+@pytest.mark.parametrize(
+    ("stored", "reason"),
+    [
+        ("clear text", UnreadableReason.UNKNOWN_FORM),
+        (PUBLISHED_SAMPLE, UnreadableReason.UNREADABLE),
+        ("gcm:00000000:" + "0" * 24 + ":" + "0" * 32, UnreadableReason.UNKNOWN_KEY),
+        (SEALED_AT_INTRODUCTION[:-1] + "3", UnreadableReason.UNREADABLE),
+    ],
+)
+def test_a_value_that_no_key_opens_has_no_reading(stored: str, reason: UnreadableReason) -> None:
+    with pytest.raises(DecryptionError) as caught:
+        Cipher(KEY, IV, previous_keys=[OTHER_KEY]).readings(stored, HERE)
+
+    assert caught.value.reason is reason
+
+
+def test_a_value_may_have_a_reading_under_each_key() -> None:
+    both = Cipher(KEY, IV, previous_keys=[OTHER_KEY])
+    stored = (f"v3:{number:032x}:61" for number in range(1000))
+
+    two = next(found for value in stored if len(found := _readings(both, value)) == len("ab"))
+
+    assert two.keys() == set(both.key_ids)
+
+
+def _readings(cipher: Cipher, stored: str) -> dict[str, str]:
+    try:
+        return cipher.readings(stored, HERE)
+    except DecryptionError:
+        return {}
+
+
 @pytest.mark.requirement("R-306")
 def test_errors_name_the_place_and_neither_value_nor_key() -> None:
     stored = CIPHER.encrypt_shared("correct horse battery staple")
@@ -369,6 +420,17 @@ def test_derived_keys_are_those_of_openssl() -> None:
     derived = CIPHER.derive_key("gateway-sessions")
 
     assert derived.hex() == "eed3b22c288594f91f0fa0ef6c5da98b53fc60a5d355d0c55caeb81ec60cc5fb"
+
+
+def test_each_key_derives_its_own() -> None:
+    both = Cipher(KEY, IV, previous_keys=[OTHER_KEY])
+
+    derived = both.derive_keys("sessions")
+
+    assert derived == tuple(
+        cipher.derive_key("sessions") for cipher in (CIPHER, Cipher(OTHER_KEY, IV))
+    )
+    assert both.derive_key("sessions") == derived[0]
 
 
 @given(any_text, any_text)

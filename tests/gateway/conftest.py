@@ -119,7 +119,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             authenticate,
             session,
             refusals,
-            sealing_key=b"k" * 32,
+            sealing_keys=[b"k" * 32],
             settings=make_settings(**changes),
             clock=SystemClock(),
             metrics=metrics,

@@ -37,7 +37,7 @@ def clock() -> SetClock:
 
 
 def make_seal(clock: SetClock, key: bytes = b"k" * 32) -> SessionSeal:
-    return SessionSeal(key, lifetime=timedelta(hours=1), clock=clock)
+    return SessionSeal([key], lifetime=timedelta(hours=1), clock=clock)
 
 
 @pytest.mark.parametrize("upstream_id", ["1", "a" * 500, "~!@#$%^&*()"])
@@ -122,6 +122,22 @@ def test_another_key_does_not_open_it(clock: SetClock) -> None:
 
     with pytest.raises(SessionUnknown):
         make_seal(clock, b"z" * 32).open(sealed, principal=ALICE, server_id=SERVER)
+
+
+@pytest.mark.requirement("R-305")
+@pytest.mark.parametrize(("sealing", "opening"), [("on", "no"), ("no", "on")])
+def test_replicas_that_read_each_others_key_open_each_others_seals(
+    clock: SetClock, sealing: str, opening: str
+) -> None:
+    one, other = ([letter.encode() * 32 for letter in keys] for keys in (sealing, opening))
+    first = SessionSeal(one, lifetime=timedelta(hours=1), clock=clock)
+    second = SessionSeal(other, lifetime=timedelta(hours=1), clock=clock)
+
+    sealed = first.seal("id", principal=ALICE, server_id=SERVER)
+
+    assert opens(second, sealed)
+    assert opens(make_seal(clock, one[0]), sealed)
+    assert not opens(make_seal(clock, other[0]), sealed)
 
 
 def test_what_is_remembered_is_bounded(clock: SetClock) -> None:

@@ -29,6 +29,7 @@ from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
 from registry.servers.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.values import (
+    Precondition,
     ConnectionSpec,
     Discovered,
     ServerFilter,
