@@ -1,11 +1,20 @@
-"""The encrypted values in the database, wherever they lie."""
+"""The encrypted values in the database, wherever they lie: find them, and replace one by another.
 
-from collections.abc import AsyncGenerator
+Replacing is for the change of a key: the same text, encrypted anew, in the same place. Whoever
+stores another text does so in the repository of its domain.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
 
-from packages.database.client import Database
-from packages.database.encryption import Cipher, DecryptionError, FieldRef, stored_form
-from packages.database.errors import translated
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError
+
+from packages.database.client import Database, Doc
+from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
+from packages.database.errors import DatabaseUnavailable, translated
 from registry.core.json import members
 from registry.core.settings import SettingsError
 from registry.servers.credentials import is_secret_header
@@ -14,6 +23,46 @@ from registry.tokens.values import STORED_TYPES
 LOOKED_AT = 20
 TELLING = 3
 """Unreadable values that are no accident when there is no readable one among them."""
+
+HEADERS = "config.headers"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSecret:
+    """An encrypted value and where it lies.
+
+    Attributes:
+        ref: Its place, as errors name it and sealed values are bound to it.
+        value: As it is stored.
+        form: The form that is written in this place.
+        key: `_id` of the document.
+    """
+
+    ref: FieldRef
+    value: str = field(repr=False)
+    form: StoredForm
+    key: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A stored value and the one to store instead."""
+
+    secret: StoredSecret
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What became of some replacements.
+
+    Attributes:
+        count: How many were made.
+        refused: Those that the database refused. The rest found another value, or none.
+    """
+
+    count: int
+    refused: tuple[FieldRef, ...]
 
 
 async def require_matching_keys(database: Database, cipher: Cipher) -> None:
@@ -28,9 +77,9 @@ async def require_matching_keys(database: Database, cipher: Cipher) -> None:
     """
     unreadable = 0
     async with translated(), aclosing(stored_secrets(database)) as found:
-        async for reference, stored in found:
+        async for secret in found:
             try:
-                cipher.decrypt(stored, reference)
+                cipher.decrypt(secret.value, secret.ref)
             except DecryptionError:
                 unreadable += 1
             else:
@@ -42,23 +91,77 @@ async def require_matching_keys(database: Database, cipher: Cipher) -> None:
         raise SettingsError([f"CREDS_KEY, CREDS_IV: {problem}"])
 
 
-async def stored_secrets(database: Database) -> AsyncGenerator[tuple[FieldRef, str], None]:
-    """Yield every encrypted value with its place."""
-    fields = {"config.apiKey.key": 1, "config.oauth.client_secret": 1, "config.headers": 1}
+async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, None]:
+    """Yield every encrypted value, one collection after another."""
+    fields = {"config.apiKey.key": 1, "config.oauth.client_secret": 1, HEADERS: 1}
     async for document in database.collection("mcpservers").find({}, fields):
         config = members(document.get("config"))
-        key = str(document["_id"])
         for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
             value = members(config.get(parent)).get(name)
             if isinstance(value, str):
-                yield FieldRef("mcpservers", key, f"config.{parent}.{name}"), value
+                path = f"config.{parent}.{name}"
+                yield _secret("mcpservers", document, path, value, StoredForm.V2)
         for name, value in members(config.get("headers")).items():
             if is_secret_header(name, value) and stored_form(str(value)) is not None:
-                yield FieldRef("mcpservers", key, f"config.headers.{name}"), str(value)
+                path = f"{HEADERS}.{name}"
+                yield _secret("mcpservers", document, path, value, StoredForm.V2)
     known = [*STORED_TYPES, "mcp_oauth_client"]
     tokens = database.collection("tokens")
     async for document in tokens.find({"type": {"$in": known}}, {"token": 1}):
-        yield FieldRef("tokens", str(document["_id"]), "token"), str(document.get("token"))
+        yield _secret("tokens", document, "token", document.get("token"), StoredForm.V2)
     auths = database.collection("pluginauths")
     async for document in auths.find({"pluginKey": {"$regex": "^mcp_"}}, {"value": 1}):
-        yield FieldRef("pluginauths", str(document["_id"]), "value"), str(document.get("value"))
+        yield _secret("pluginauths", document, "value", document.get("value"), StoredForm.V1)
+
+
+async def replace_secrets(database: Database, replacements: Sequence[Replacement]) -> Replaced:
+    """Put new values in place of old ones, each on its own and only where the old one still is.
+
+    Nothing else in the documents changes, `updatedAt` neither.
+
+    Args:
+        database: Where.
+        replacements: Some of one collection.
+
+    Raises:
+        DatabaseUnavailable: The database is away; some may have been made.
+    """
+    if not replacements:
+        return Replaced(0, ())
+    collection = database.collection(replacements[0].secret.ref.collection)
+    async with translated():
+        try:
+            result = await collection.bulk_write(
+                [_update(replacement) for replacement in replacements], ordered=False
+            )
+        except BulkWriteError as exc:
+            errors = exc.details.get("writeErrors") or []
+            if not errors:
+                # Not refused, but not confirmed by the majority either.
+                raise DatabaseUnavailable from exc
+            refused = tuple(replacements[error["index"]].secret.ref for error in errors)
+            return Replaced(int(exc.details.get("nModified", 0)), refused)
+    return Replaced(result.modified_count, ())
+
+
+def _secret(
+    collection: str, document: Doc, path: str, value: object, form: StoredForm
+) -> StoredSecret:
+    key = document["_id"]
+    # An id of another program may be any text; a place must have no slash in its id.
+    ref = FieldRef(collection, str(key).replace("/", "%2F"), path)
+    return StoredSecret(ref, str(value), form, key)
+
+
+def _update(replacement: Replacement) -> UpdateOne:
+    secret, path = replacement.secret, replacement.secret.ref.field
+    name = path.removeprefix(f"{HEADERS}.")
+    if name == path or not ("." in name or name.startswith("$")):
+        return UpdateOne(
+            {"_id": secret.key, path: secret.value}, {"$set": {path: replacement.value}}
+        )
+    # A dot or a dollar in the name would be taken for a path or an operator.
+    member = {"field": {"$literal": name}, "input": f"${HEADERS}"}
+    is_old = {"$eq": [{"$getField": member}, {"$literal": secret.value}]}
+    with_new = {"$setField": {**member, "value": {"$literal": replacement.value}}}
+    return UpdateOne({"_id": secret.key, "$expr": is_old}, [{"$set": {HEADERS: with_new}}])

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from packages.database.client import Database, MongoAddressError, TopologyError
-from packages.database.encryption import Cipher, DecryptionError
+from packages.database.encryption import Cipher
 from packages.database.errors import DatabaseUnavailable, MongoLoginError, translated
 from packages.database.schema import wanted_indexes
 from packages.models import SCHEMA_VERSION, check_schema_version
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
-from registry.ciphertexts import stored_secrets
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
+from registry.rotation import survey
 from registry.wiring import build_cipher, build_database, build_keys
 
 LISTED = 20
@@ -111,18 +111,16 @@ def _shape(index: Any) -> tuple[Any, ...]:
 
 
 async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:
-    unreadable: list[str] = []
-    total = 0
-    async with translated():
-        async for reference, stored in stored_secrets(database):
-            total += 1
-            try:
-                cipher.decrypt(stored, reference)
-            except DecryptionError:
-                unreadable.append(str(reference))
+    found = await survey(database, cipher)
+    unreadable = [str(value.ref) for value in found.unreadable]
     if unreadable:
         listed = ", ".join(unreadable[:LISTED])
         more = f" and {len(unreadable) - LISTED} more" if len(unreadable) > LISTED else ""
-        text = f"{len(unreadable)} of {total} cannot be decrypted with CREDS_KEY: {listed}{more}"
-        return Finding("credentials", good=False, message=text)
-    return Finding("credentials", good=True, message=f"{total} stored, all readable")
+        text = f"{len(unreadable)} of {found.total} cannot be decrypted with CREDS_KEY"
+        if len(cipher.key_ids) > 1:
+            text += " or CREDS_KEYS_READABLE"
+        return Finding("credentials", good=False, message=f"{text}: {listed}{more}")
+    text = f"{found.total} stored, all readable"
+    if older := found.older.total() + len(found.ambiguous):
+        text += f"; {older} not under CREDS_KEY alone, see `registry creds check`"
+    return Finding("credentials", good=True, message=text)

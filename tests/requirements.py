@@ -351,6 +351,17 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/tokens/test_repository.py::test_a_dump_of_the_collection_holds_no_token",
         "tests/tokens/test_repository.py::test_a_users_key_is_kept_in_the_form_jarvis_reads",
     ),
+    "R-305": (
+        "tests/database/test_encryption.py::test_earlier_keys_are_read_and_never_written_with",
+        "tests/gateway/test_key_change.py::test_no_call_fails_while_the_key_is_changed",
+        "tests/gateway/test_sessions.py::test_replicas_that_read_each_others_key_open_each_others_seals",
+        "tests/test_cli_creds.py::test_a_rotation_that_was_killed_is_finished_by_the_next_one",
+        "tests/test_cli_creds.py::test_the_key_of_a_local_registry_is_changed_over_a_restart",
+        "tests/test_rotation.py::test_a_value_stored_meanwhile_is_kept_and_looked_at_again",
+        "tests/test_rotation.py::test_after_a_kill_between_any_two_writes_it_is_run_again",
+        "tests/test_rotation.py::test_every_value_of_each_form_is_under_the_new_key_and_nothing_else_changed",
+        "tests/test_rotation.py::test_shared_values_keep_the_forms_that_the_other_application_reads",
+    ),
     "R-306": (
         "tests/auth/test_jwt.py::test_a_refusal_does_not_quote_the_token",
         "tests/auth/test_keys.py::test_the_private_key_does_not_show",
@@ -484,6 +495,9 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/test_doctor.py::test_of_many_unreadable_values_some_are_named_and_all_counted",
         "tests/test_doctor.py::test_with_another_key_every_unreadable_value_is_named",
         "tests/tokens/test_repository.py::test_a_token_of_another_key_is_named_and_kept",
+        "tests/test_cli_creds.py::test_without_the_old_key_each_value_is_named_and_none_is_changed",
+        "tests/test_rotation.py::test_what_no_key_opens_stays_byte_for_byte_and_the_rest_is_rewritten",
+        "tests/test_rotation.py::test_with_the_old_key_missing_everything_is_named_and_left",
     ),
     "E-14": (
         "tests/servers/test_api_input.py::test_a_field_that_cannot_be_taken_is_named",
@@ -552,6 +566,5 @@ LATER: dict[str, str] = {
         "Grants to groups made by the other application count; making them here comes "
         "with the permissions API."
     ),
-    "R-305": "Earlier keys are read; the command that encrypts everything anew comes later.",
 }
 """What is there, and what is missing, by requirement."""

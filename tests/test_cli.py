@@ -39,6 +39,10 @@ COMMANDS = [
     ["servers", "list"],
     ["servers", "add"],
     ["servers", "import"],
+    ["creds", "check"],
+    ["creds", "rotate"],
+    ["creds", "new-key"],
+    ["creds", "forget-old"],
 ]
 
 
@@ -102,7 +106,9 @@ def stored_servers(uri: str) -> list[dict[str, Any]]:
         return list(client.get_default_database()["mcpservers"].find({}))
 
 
-@pytest.mark.parametrize("command", [[], ["token"], ["schemas"], ["servers"], *COMMANDS], ids=str)
+@pytest.mark.parametrize(
+    "command", [[], ["token"], ["schemas"], ["servers"], ["creds"], *COMMANDS], ids=str
+)
 def test_every_command_and_group_has_help(command: list[str]) -> None:
     result = run(*command, "--help")
 

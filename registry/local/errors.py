@@ -2,6 +2,7 @@
 
 LocalError
 ├── LocalHomeError       the home folder is damaged or not ours
+├── KeyWaitsError        a new key waits for the next start already
 ├── HomeInUseError       another registry works in it
 ├── MissingExtraError    the embedded database is not installed
 └── ChildFailedError     a child process does not start, or keeps crashing
@@ -19,6 +20,14 @@ class LocalHomeError(LocalError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
+        self.path = path
+
+
+class KeyWaitsError(LocalError):
+    """A new CREDS_KEY was made and no registry was started since."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: a new key waits already; the next start takes it up")
         self.path = path
 
 

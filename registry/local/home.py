@@ -1,14 +1,18 @@
 """The home folder of local mode: keys, connection string, admin token, data and logs.
 
 Whoever can read it can read every stored credential, so the folder has mode 0700 and each file
-in it 0600. Keys are created once and never replaced: with other keys nothing stored is readable.
+in it 0600. Keys are created once, for with other keys nothing stored is readable; CREDS_KEY alone
+is ever replaced, on demand and keeping the former one.
+
+A new CREDS_KEY waits as CREDS_KEY_NEXT until a registry starts: commands read the same file, and
+what they encrypted with a key that the running registry does not know, it could not use.
 """
 
 import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +20,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from registry.local.errors import HomeInUseError, LocalHomeError
+from registry.local.errors import HomeInUseError, KeyWaitsError, LocalHomeError
 
 RSA_BITS = 2048
 RSA_EXPONENT = 65537
@@ -33,6 +37,12 @@ _SHAPES = {
     "CREDS_IV": re.compile(rf"[0-9a-fA-F]{{{2 * CREDS_IV_BYTES}}}"),
     "JWT_SECRET": re.compile(r"\S{16,}"),
 }
+READABLE = "CREDS_KEYS_READABLE"
+NEXT = "CREDS_KEY_NEXT"
+_OPTIONAL_SHAPES = {
+    READABLE: re.compile(rf"(?:{_SHAPES['CREDS_KEY'].pattern}(?:,|$))*"),
+    NEXT: _SHAPES["CREDS_KEY"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,7 @@ class LocalKeys:
     creds_key: str = field(repr=False)
     creds_iv: str = field(repr=False)
     jwt_secret: str = field(repr=False)
+    creds_keys_readable: tuple[str, ...] = field(default=(), repr=False)
 
 
 class LocalHome:
@@ -69,6 +80,7 @@ class LocalHome:
         self.logs.mkdir(mode=0o700, exist_ok=True)
         if not self.env_file.exists():
             self._create_keys()
+        self._take_up_next_key()
         return self.read_keys()
 
     def read_keys(self) -> LocalKeys:
@@ -80,12 +92,80 @@ class LocalHome:
         for file in (self.private_key_file, self.public_key_file):
             if not file.exists():
                 raise LocalHomeError(file, "is missing; restore it from a backup")
+        values = self._read_env()
+        return LocalKeys(
+            values["CREDS_KEY"],
+            values["CREDS_IV"],
+            values["JWT_SECRET"],
+            tuple(filter(None, values.get(READABLE, "").split(","))),
+        )
+
+    def add_next_key(self) -> None:
+        """Make the CREDS_KEY that the next start takes up.
+
+        Raises:
+            KeyWaitsError: There is one already.
+            LocalHomeError: The folder is damaged, or there was never a start.
+        """
+        with self._changing_env():
+            if NEXT in self._read_env():
+                raise KeyWaitsError(self.path)
+            self._write_env({NEXT: secrets.token_hex(CREDS_KEY_BYTES)})
+
+    def has_next_key(self) -> bool:
+        """Whether a new key waits for the next start."""
+        return NEXT in self._read_env()
+
+    def forget_readable_keys(self, keys: Sequence[str]) -> None:
+        """Drop *keys* from those that are only read. Others that were added since stay.
+
+        Raises:
+            LocalHomeError: The folder is damaged.
+        """
+        with self._changing_env():
+            left = [key for key in self.read_keys().creds_keys_readable if key not in keys]
+            self._write_env({READABLE: ",".join(left) or None})
+
+    def _take_up_next_key(self) -> None:
+        with self._changing_env():
+            values = self._read_env()
+            if NEXT in values:
+                former = filter(None, [values["CREDS_KEY"], *values.get(READABLE, "").split(",")])
+                self._write_env(
+                    {"CREDS_KEY": values[NEXT], READABLE: ",".join(former), NEXT: None}
+                )
+
+    def _read_env(self) -> dict[str, str]:
         values = dict(_LINE.findall(_read(self.env_file) or ""))
         for name, shape in _SHAPES.items():
             if not shape.fullmatch(values.get(name, "")):
                 problem = f"{name} is missing or malformed; restore the file from a backup"
                 raise LocalHomeError(self.env_file, problem)
-        return LocalKeys(values["CREDS_KEY"], values["CREDS_IV"], values["JWT_SECRET"])
+        for name, shape in _OPTIONAL_SHAPES.items():
+            if name in values and not shape.fullmatch(values[name]):
+                problem = f"{name} is malformed; restore the file from a backup"
+                raise LocalHomeError(self.env_file, problem)
+        return values
+
+    def _write_env(self, changes: Mapping[str, str | None]) -> None:
+        """Set lines, or remove them where the value is None; others, comments too, stay."""
+        lines = (_read(self.env_file) or "").splitlines()
+        kept = [line for line in lines if line.partition("=")[0] not in changes]
+        # CREDS_KEY stays on top, where people look for it.
+        new = [f"{name}={value}" for name, value in changes.items() if value is not None]
+        write_private(self.env_file, "\n".join([*new, *kept]) + "\n")
+
+    @contextmanager
+    def _changing_env(self) -> Iterator[None]:
+        """Keep others from changing `env` between reading and writing it."""
+        if not self.env_file.exists():
+            raise LocalHomeError(self.env_file, "is missing; `registry serve --local` makes it")
+        folder = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def read_mongo_uri(self) -> str | None:
         """Return the database's connection string, or None before the first start."""
@@ -195,6 +275,7 @@ def settings_overrides(home: Path) -> dict[str, object]:
     return {
         "mongo_uri": uri,
         "creds_key": keys.creds_key,
+        "creds_keys_readable": keys.creds_keys_readable,
         "creds_iv": keys.creds_iv,
         "jwt_secret": keys.jwt_secret,
         "jwt_private_key_file": local.private_key_file,

@@ -9,7 +9,7 @@ import pytest
 
 from registry.auth.keys import load_signing_keys
 from registry.core.settings import load_settings
-from registry.local.errors import HomeInUseError, LocalHomeError
+from registry.local.errors import HomeInUseError, KeyWaitsError, LocalHomeError
 from registry.local.home import LocalHome, settings_overrides, write_private
 
 CHILD_SECONDS = 10
@@ -205,3 +205,97 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
 
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.requirement("R-305")
+def test_a_new_key_is_taken_up_by_the_next_start_and_the_former_one_stays_readable(
+    prepared: LocalHome,
+) -> None:
+    first = prepared.read_keys()
+
+    prepared.add_next_key()
+    waiting = prepared.read_keys()
+    with prepared.locked():
+        second = prepared.prepare()
+    prepared.add_next_key()
+    with prepared.locked():
+        third = prepared.prepare()
+
+    assert waiting == first
+    assert (second.creds_iv, second.jwt_secret) == (first.creds_iv, first.jwt_secret)
+    assert second.creds_keys_readable == (first.creds_key,)
+    assert third.creds_keys_readable == (second.creds_key, first.creds_key)
+    assert len({first.creds_key, second.creds_key, third.creds_key}) == 3
+    assert not prepared.has_next_key()
+
+
+@pytest.mark.requirement("R-305")
+def test_the_settings_of_a_home_have_its_readable_keys(prepared: LocalHome) -> None:
+    former = prepared.read_keys().creds_key
+    prepared.write_mongo_uri(URI)
+    prepared.add_next_key()
+    with prepared.locked():
+        prepared.prepare()
+
+    settings = load_settings(**settings_overrides(prepared.path))
+
+    assert [key.get_secret_value() for key in settings.creds_keys_readable] == [former]
+
+
+def test_a_key_that_waits_is_not_replaced(prepared: LocalHome) -> None:
+    prepared.add_next_key()
+    before = prepared.env_file.read_text()
+
+    with pytest.raises(KeyWaitsError, match="a new key waits already"):
+        prepared.add_next_key()
+
+    assert prepared.env_file.read_text() == before
+
+
+@pytest.mark.requirement("R-305")
+def test_only_the_named_keys_are_forgotten(prepared: LocalHome) -> None:
+    first = prepared.read_keys().creds_key
+    for _ in range(2):
+        prepared.add_next_key()
+        with prepared.locked():
+            prepared.prepare()
+    keys = prepared.read_keys()
+
+    prepared.forget_readable_keys([first])
+    one_left = prepared.read_keys()
+    prepared.forget_readable_keys(one_left.creds_keys_readable)
+
+    assert one_left.creds_keys_readable == keys.creds_keys_readable[:1]
+    assert prepared.read_keys().creds_keys_readable == ()
+    assert prepared.read_keys().creds_key == keys.creds_key
+
+
+def test_changing_keys_keeps_lines_of_others_and_closes_the_file(prepared: LocalHome) -> None:
+    prepared.env_file.write_text(prepared.env_file.read_text() + "# theirs\nPORT=3080\n")
+    prepared.env_file.chmod(0o644)
+    names = [line.partition("=")[0] for line in prepared.env_file.read_text().splitlines()]
+
+    prepared.add_next_key()
+    with prepared.locked():
+        prepared.prepare()
+    prepared.forget_readable_keys(prepared.read_keys().creds_keys_readable)
+
+    lines = prepared.env_file.read_text().splitlines()
+    assert sorted(line.partition("=")[0] for line in lines) == sorted(names)
+    assert stat.S_IMODE(prepared.env_file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["CREDS_KEYS_READABLE", "CREDS_KEY_NEXT"])
+def test_a_malformed_further_key_is_refused_and_left_alone(prepared: LocalHome, name: str) -> None:
+    content = prepared.env_file.read_text() + f"{name}={'0' * 63}\n"
+    prepared.env_file.write_text(content)
+
+    with prepared.locked(), pytest.raises(LocalHomeError, match=f"{name} is malformed"):
+        prepared.prepare()
+
+    assert prepared.env_file.read_text() == content
+
+
+def test_a_home_that_was_never_started_gets_no_new_key(home: LocalHome) -> None:
+    with pytest.raises(LocalHomeError, match="registry serve --local"):
+        home.add_next_key()

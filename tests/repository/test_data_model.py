@@ -49,7 +49,10 @@ def test_the_table_names_exactly_the_modules_that_touch_a_collection() -> None:
     assert named == modules_by_collection()
 
 
-def test_each_collection_has_one_writing_module() -> None:
-    writers = {name: re.findall(r"registry\.[a-z_.]+", cells[0]) for name, cells in TABLE.items()}
+def test_each_collection_has_one_writing_module_besides_the_change_of_keys() -> None:
+    writers = {
+        name: set(re.findall(r"registry\.[a-z_.]+", cells[0])) - {"registry.ciphertexts"}
+        for name, cells in TABLE.items()
+    }
 
     assert {name: found for name, found in writers.items() if len(found) > 1} == {}

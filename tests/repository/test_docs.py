@@ -50,7 +50,15 @@ def test_every_log_event_is_listed(texts: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["token create", "servers import", "doctor", "serve", "serve --local"]
+    "command",
+    [
+        "token create",
+        "servers import",
+        "doctor",
+        "serve",
+        "serve --local",
+        *(f"creds {name}" for name in ("check", "rotate", "new-key", "forget-old")),
+    ],
 )
 def test_the_commands_for_operators_are_explained(command: str) -> None:
     assert f"registry {command}" in OPERATIONS
