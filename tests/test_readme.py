@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ def _wait_until_ready(url: str) -> None:
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # refused, closed, or taken but not answered in time
             assert time.monotonic() < deadline, f"{url} does not answer"
             time.sleep(0.05)
 
