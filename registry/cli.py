@@ -329,7 +329,7 @@ def creds_forget_old() -> None:
             _tell_survey(found)
             _fail("the former keys are still needed; run `registry creds rotate` first")
         home.forget_readable_keys(former)
-        typer.echo(f"{len(former)} former keys dropped.")
+        typer.echo(f"Former keys dropped: {len(former)}.")
 
     _run(work)
 

@@ -1,6 +1,7 @@
 """`registry creds` as a process, on a real database and on a local registry."""
 
 import asyncio
+import os
 import secrets
 import signal
 import subprocess
@@ -99,6 +100,31 @@ def test_a_dry_run_changes_nothing(
     run_registry(tmp_path, environment, "creds", "rotate", "--dry-run")
 
     assert stored(tokens) == before
+
+
+def test_on_a_terminal_the_progress_is_shown(
+    tmp_path: Path, environment: dict[str, str], tokens: Collection[dict[str, Any]]
+) -> None:
+    add(tokens, OLD, 2)
+    ours, theirs = os.openpty()
+
+    ended = subprocess.run(
+        [sys.executable, "-c", START, "creds", "rotate"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    shown = os.read(ours, 65_536).decode()
+    os.close(ours)
+    os.close(theirs)
+
+    assert "Looking at" in shown
+    assert "100%" in shown
+    assert "Looking at" not in ended.stdout
 
 
 @pytest.mark.requirement("E-13")
