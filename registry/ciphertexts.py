@@ -13,11 +13,11 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from packages.database.client import Database, Doc
-from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
+from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm
 from packages.database.errors import DatabaseUnavailable, translated
 from registry.core.json import members
 from registry.core.settings import SettingsError
-from registry.servers.credentials import is_secret_header
+from registry.servers.credentials import is_secret_header, is_stored_header
 from registry.tokens.values import STORED_TYPES
 
 LOOKED_AT = 20
@@ -102,7 +102,7 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
                 path = f"config.{parent}.{name}"
                 yield _secret("mcpservers", document, path, value, StoredForm.V2)
         for name, value in members(config.get("headers")).items():
-            if is_secret_header(name, value) and stored_form(str(value)) is not None:
+            if is_secret_header(name, value) and is_stored_header(str(value)):
                 path = f"{HEADERS}.{name}"
                 yield _secret("mcpservers", document, path, value, StoredForm.V2)
     known = [*STORED_TYPES, "mcp_oauth_client"]

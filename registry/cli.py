@@ -268,6 +268,7 @@ def creds_rotate(
 
     async def work() -> None:
         from registry.rotation import rotate, survey  # noqa: PLC0415 - heavy imports
+        from registry.wiring import recorded_rotation  # noqa: PLC0415 - heavy imports
 
         async with _stored() as (database, cipher):
             found = await survey(database, cipher)
@@ -278,9 +279,9 @@ def creds_rotate(
                 if found.unreadable or found.ambiguous:
                     raise typer.Exit(1)
                 return
-            with _progress(found.total) as seen:
-                # The one place where a rotation ends: whoever keeps records of it starts here.
-                done = await rotate(database, cipher, seen=seen)
+            async with recorded_rotation(database, cipher, OPERATOR, found.key_id, found.older):
+                with _progress(found.total) as seen:
+                    done = await rotate(database, cipher, seen=seen)
         for collection, count in done.rewritten.items():
             typer.echo(f"{collection}: {count} rewritten")
         for refused in done.refused:

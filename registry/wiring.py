@@ -1,7 +1,7 @@
 """The composition root: the one place that builds services, pools and background work."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,13 +21,16 @@ from registry.audit.repository import AuditRepository
 from registry.audit.sealing import Sealer
 from registry.audit.service import AuditService
 from registry.audit.trail import AuditTrail
+from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.audit.verification import AuditVerifier
 from registry.auth.bearer import BearerAuthenticator
+from registry.auth.identity import UserContext
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys, load_signing_keys
 from registry.auth.repository import DirectoryRepository
 from registry.ciphertexts import require_matching_keys
 from registry.core.clock import Clock, SystemClock
+from registry.core.json import JsonObject
 from registry.core.loop_lag import watch_loop
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
@@ -280,6 +283,41 @@ async def audit_verifier(settings: Settings) -> AsyncIterator[AuditVerifier]:
         yield AuditVerifier(AuditRepository(database, keys), keys)
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def recorded_rotation(
+    database: Database,
+    cipher: Cipher,
+    operator: UserContext,
+    key_id: str,
+    outstanding: Mapping[str, int],
+) -> AsyncIterator[None]:
+    """Record that credentials are about to be encrypted anew, and vouch for the trail afterwards.
+
+    The last seal must be under a key that is at hand, or nobody could tell that it is genuine
+    once the former keys are gone.
+
+    Args:
+        database: Where the credentials are.
+        cipher: Its current key is the one they will be under.
+        operator: Who has it done.
+        key_id: Fingerprint of that key.
+        outstanding: How many values are under former keys, by collection.
+
+    Raises:
+        DatabaseUnavailable: It cannot be recorded, so it must not be done.
+    """
+    clock = SystemClock()
+    keys = AuditKeys(cipher.derive_keys(PURPOSE))
+    repository = AuditRepository(database, keys)
+    if outstanding:
+        trail = AuditTrail(repository, clock=clock, metrics=Metrics())
+        told: JsonObject = {"key_id": key_id, **outstanding}
+        event = AuditEvent(AuditAction.ROTATE, EntityType.CREDENTIALS, changes={"after": told})
+        await trail.require(operator, event)
+    yield
+    await Sealer(repository, keys, clock=clock).seal_new(vouch=True)
 
 
 def build_repositories(

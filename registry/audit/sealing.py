@@ -64,12 +64,12 @@ class Sealer:
                 # Records go on being written and can be sealed later.
                 log.exception("audit_sealing_failed")
 
-    async def seal_new(self, *, even_if_none: bool = False) -> int:
+    async def seal_new(self, *, vouch: bool = False) -> int:
         """Seal all records that are not sealed yet and return how many there were.
 
         Args:
-            even_if_none: Write a seal over nothing, which vouches for the chain with the
-                current key.
+            vouch: If the last seal is under a former key, write one over nothing, which vouches
+                for the whole chain with the current key.
 
         Raises:
             DatabaseUnavailable: What was not sealed will be found again.
@@ -82,7 +82,8 @@ class Sealer:
             found = await self._repository.ids_since(since)
             fresh = [key for key in found if key not in self._sealed and key not in self._refused]
             batch = await self._genuine(fresh[:RECORDS_PER_SEAL])
-            if not batch and not even_if_none:
+            is_foreign = last is not None and last.get("kid") != self._keys.current
+            if not batch and not (vouch and is_foreign):
                 return sealed
             seal = seal_of(
                 1 if last is None else int(last["_id"]) + 1,
@@ -92,7 +93,6 @@ class Sealer:
                 self._keys,
             )
             if await self._repository.insert_seal(seal):
-                even_if_none = False
                 sealed += len(batch)
                 self._last_seq = int(seal["_id"])
                 self._sealed.update(dict.fromkeys(batch, self._last_seq))

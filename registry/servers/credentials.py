@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from packages.database.encryption import Cipher, DecryptionError, FieldRef, stored_form
+from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
 from registry.servers.errors import (
@@ -34,6 +34,15 @@ SECRET_HEADER = re.compile(r"(?i)(authorization|cookie|token|secret|key|password
 def is_secret_header(name: str, value: object) -> bool:
     """Whether a header's value is a secret. One with a placeholder is a template, no secret."""
     return bool(SECRET_HEADER.search(name)) and "{{" not in str(value)
+
+
+def is_stored_header(value: str) -> bool:
+    """Whether a header's value is a ciphertext of ours.
+
+    The other application stores headers as they are sent, and a key of 32 hexadecimal digits
+    looks like the oldest form, which we never write here.
+    """
+    return stored_form(value) not in {None, StoredForm.V1}
 
 
 class CredentialVault:
@@ -107,7 +116,7 @@ class CredentialVault:
         headers: dict[str, str] = {}
         for name, value in members(config.get("headers")).items():
             text = str(value)
-            if is_secret_header(name, value) and stored_form(text) is not None:
+            if is_secret_header(name, value) and is_stored_header(text):
                 text = self._decrypt(text, server_id, f"config.headers.{name}")
             else:
                 filled = filled_in(text, user_values, config)

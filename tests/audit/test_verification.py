@@ -191,7 +191,7 @@ async def test_the_chain_goes_on_under_a_changed_key(
 ) -> None:
     both = Cipher(OTHER_KEY, IV, previous_keys=["0f" * 32]).derive_keys(PURPOSE)
     repository = AuditRepository(database, AuditKeys(both))
-    await Sealer(repository, AuditKeys(both), clock=clock).seal_new(even_if_none=True)
+    await Sealer(repository, AuditKeys(both), clock=clock).seal_new(vouch=True)
     new_alone = AuditKeys(Cipher(OTHER_KEY, IV).derive_keys(PURPOSE))
 
     report = await AuditVerifier(AuditRepository(database, new_alone), new_alone).verify()

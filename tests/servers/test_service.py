@@ -29,9 +29,9 @@ from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
 from registry.servers.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.values import (
-    Precondition,
     ConnectionSpec,
     Discovered,
+    Precondition,
     ServerFilter,
     ServerRecord,
     ServerStatus,
