@@ -8,6 +8,7 @@ SHARE = (
     *(f"R-{number:03}" for number in range(17, 24)),
     *(f"R-{number:03}" for number in range(30, 50)),
     *(f"R-{number:03}" for number in range(90, 97)),
+    *(f"R-{number:03}" for number in range(100, 104)),
     *(f"R-{number:03}" for number in range(110, 141)),
     *(f"R-{number:03}" for number in range(240, 251)),
     *(f"R-{number:03}" for number in range(300, 307)),
@@ -119,7 +120,8 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-044": (
         "tests/database/test_schema.py::test_preparing_again_changes_nothing",
         "tests/models/test_generated.py::test_the_indexes_of_servers_are_the_published_ones",
-        "tests/servers/test_queries.py::test_a_page_is_read_by_an_index",
+        "tests/servers/test_queries.py::test_a_page_of_all_is_read_by_an_index",
+        "tests/access/test_agreement.py::test_a_list_shows_what_the_decision_allows",
         "tests/servers/test_queries.py::test_a_total_is_counted_by_an_index",
     ),
     "R-045": (
@@ -304,6 +306,19 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_api_servers.py::test_users_see_shared_servers_and_may_not_change_them",
     ),
     "R-246": ("tests/test_routes.py::test_every_route_demands_a_scope_or_is_known_to_be_open",),
+    "R-100": ("tests/audit/test_audit_api.py::test_a_record_says_who_did_what_from_where",),
+    "R-101": (
+        "tests/audit/test_audit_api.py::test_a_record_says_who_did_what_from_where",
+        "tests/audit/test_audit_api.py::test_every_mutation_has_exactly_one_record",
+        "tests/audit/test_audit_api.py::test_without_the_record_there_is_no_change",
+    ),
+    "R-102": (
+        "tests/audit/test_audit_api.py::test_records_hold_neither_secrets_nor_their_ciphertexts",
+    ),
+    "R-103": ("tests/audit/test_audit_api.py::test_refused_attempts_are_recorded",),
+    "R-245": (
+        "tests/access/test_permissions_api.py::test_a_server_shared_with_a_group_appears_for_its_members_and_goes_again",
+    ),
     "R-247": (
         "tests/servers/test_api_servers.py::test_administrators_narrow_a_list_to_one_author",
     ),
@@ -561,10 +576,6 @@ LATER: dict[str, str] = {
     "R-095": (
         "The links are stored and returned unchanged; they are kept up with OAuth flows, "
         "which come later."
-    ),
-    "R-245": (
-        "Grants to groups made by the other application count; making them here comes "
-        "with the permissions API."
     ),
 }
 """What is there, and what is missing, by requirement."""

@@ -128,6 +128,7 @@ async def test_a_token_of_ours_says_who_calls_and_what_they_may(
         scopes=frozenset({Scope.READ_SERVERS}),
         groups=frozenset({"9" * 24}),
         token_id=caller.token_id,
+        role_name="USER",
     )
 
 

@@ -16,10 +16,19 @@ ROWS = re.findall(
 TABLE = {name: (writers, readers) for name, writers, readers in ROWS if "registry." in readers}
 
 
+WITHOUT_MODEL = {"roles"}
+"""Of the other application, with no published schema; only names are read from it."""
+
+
 def modules_by_collection() -> dict[str, set[str]]:
     """Return the modules that name each collection in `….collection("name")`."""
     found: dict[str, set[str]] = {}
-    names = {"MCPServer": "mcpservers", "RegisteredTool": "mcp_tools"}
+    names = {
+        "MCPServer": "mcpservers",
+        "RegisteredTool": "mcp_tools",
+        "AuditLog": "audit_logs",
+        "AuditSeal": "audit_seals",
+    }
     for path in (ROOT / "registry").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text())):
@@ -37,7 +46,7 @@ def modules_by_collection() -> dict[str, set[str]]:
 def test_every_collection_is_in_the_table() -> None:
     known = {vars(document)["Settings"].name for document in (*DOCUMENTS, *OWN_DOCUMENTS)}
 
-    assert known == TABLE.keys()
+    assert known | WITHOUT_MODEL == TABLE.keys()
 
 
 def test_the_table_names_exactly_the_modules_that_touch_a_collection() -> None:

@@ -12,6 +12,8 @@ from tests.fakes.rest import Rest
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
+ALL_RIGHTS = {"VIEW": True, "EDIT": True, "DELETE": True, "SHARE": True}
+
 DEAD = "http://127.0.0.1:9/mcp"
 KEY = "sk-live-0123456789"
 SECRET = "oauth-secret-0123456789"
@@ -448,6 +450,7 @@ async def test_a_toggle_answers_the_new_state_however_often(
         "enabled": enabled,
         "message": message,
         "updatedAt": first["updatedAt"],
+        "permissions": ALL_RIGHTS,
     }
 
 
@@ -646,6 +649,7 @@ async def test_a_bare_document_of_the_other_application_is_shown_with_defaults(
             "lastConnected": None,
             "createdAt": None,
             "updatedAt": None,
+            "permissions": ALL_RIGHTS,
         }
     ]
     assert detail == {**listed[0], "toolFunctions": {}, "lastError": None, "errorMessage": None}

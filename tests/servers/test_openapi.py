@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from registry.auth.identity import UserContext
+from registry.auth.identity import Scope, UserContext
 from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
@@ -44,6 +44,14 @@ WITH_INPUT = (
     "toggle_server",
     "list_server_tools",
     "refresh_server",
+    "list_user_keys",
+    "put_user_keys",
+    "delete_user_keys",
+    "delete_user_key",
+    "search_principals",
+    "get_permissions",
+    "put_permissions",
+    "list_audit",
     "gateway_metadata",
 )
 WITHOUT_INPUT = (
@@ -88,6 +96,19 @@ async def test_every_operation_is_tried(document: dict[str, Any]) -> None:
     assert operation_ids(document) == {*WITH_INPUT, *WITHOUT_INPUT}
 
 
+async def test_every_operation_lists_the_scopes_it_takes(document: dict[str, Any]) -> None:
+    scopes = {scope.value for scope in Scope}
+    listed = {
+        operation["operationId"]: operation["security"][0]["HTTPBearer"]
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if path.startswith("/api/v1") and operation.get("security")
+    }
+
+    assert listed["list_user_keys"] == ["read:servers", "read:tokens"]
+    assert all(needed and scopes.issuperset(needed) for needed in listed.values())
+
+
 # The driver asks `random` for a server in the loop's thread, which looks as if a strategy did.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module:FutureWarning")
 @pytest.mark.requirement("R-140")
@@ -120,9 +141,10 @@ async def test_answers_are_as_the_document_says(
 
 
 async def _send(rest: Rest, user: UserContext, case: Case[Any], is_known: bool) -> httpx.Response:  # noqa: FBT001 - as above
-    if is_known and "server_id" in (case.path_parameters or {}):
-        await _store_known(rest, user)
-        case.path_parameters["server_id"] = KNOWN
+    for name in ("server_id", "resource_id"):
+        if is_known and name in (case.path_parameters or {}):
+            await _store_known(rest, user)
+            case.path_parameters[name] = KNOWN
     request = case.as_transport_kwargs(base_url=BASE_URL)
     headers = {**request.pop("headers"), "Authorization": f"Bearer {rest.token(user)}"}
     sent = rest.client.build_request(
