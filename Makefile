@@ -77,7 +77,8 @@ constraints: ## Pin the packages anew after a change of pyproject.toml (needs uv
 .PHONY: clean
 clean: ## Remove what was built, installed and cached; .registry/ stays
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
-		.import_linter_cache .schemathesis .coverage .coverage.*
+		.import_linter_cache .schemathesis .coverage .coverage.* \
+		tests/crossapp/releases/*/node_modules
 	find $(GENERATED) -mindepth 1 ! -name README.md -delete
 	find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +
 

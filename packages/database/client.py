@@ -29,6 +29,11 @@ DEFAULT_DATABASE = "jarvis"
 INDEX_CONFLICT_CODES = frozenset({85, 86})
 """IndexOptionsConflict and IndexKeySpecsConflict: the other application declared it otherwise."""
 
+INDEX_IDENTITY = frozenset(
+    {"key", "unique", "sparse", "expireAfterSeconds", "partialFilterExpression", "collation"}
+)
+"""What makes two indexes differ. A name, a version or `background` does not."""
+
 NAMESPACE_EXISTS = 48
 
 HEARTBEAT_MS = 2_000
@@ -154,7 +159,11 @@ class Database:
     async def ensure_indexes(
         self, name: str, indexes: Sequence[IndexModel]
     ) -> list[IndexConflict]:
-        """Create what is missing. Existing indexes are never dropped or changed."""
+        """Create what is missing. Existing indexes are never dropped or changed.
+
+        Returns:
+            Those that cannot be made because one with other options stands in their place.
+        """
         conflicts: list[IndexConflict] = []
         collection = self.db[name]
         async with translated():
@@ -164,6 +173,9 @@ class Database:
                 except OperationFailure as exc:
                     if exc.code not in INDEX_CONFLICT_CODES:
                         raise
+                    existing = [_identity(item) async for item in await collection.list_indexes()]
+                    if _identity(index.document) in existing:
+                        continue
                     label = str(index.document["name"])
                     conflicts.append(IndexConflict(name, label, str(exc.details or exc)))
         return conflicts
@@ -196,3 +208,13 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self.client.close()
+
+
+def _identity(index: Mapping[str, Any]) -> list[tuple[str, object]]:
+    # The order of the key's fields counts, and a plain dictionary would not compare it.
+    values = {
+        name: list(value.items()) if name == "key" else value
+        for name, value in index.items()
+        if name in INDEX_IDENTITY and value is not False
+    }
+    return sorted(values.items())

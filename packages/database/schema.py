@@ -24,6 +24,11 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
 }
 
+DECLARED_OTHERWISE = frozenset({("mcpservers", "serverName_1")})
+"""Published indexes that later releases of jarvis-api declare with other options under the same
+name: unique once, plain since they have a unique one over name and tenant. Whoever made it first
+would stand in the other's way, so it is left to jarvis-api."""
+
 WRITTEN_SHARED_COLLECTIONS = frozenset({"mcpservers", "tokens", "aclentries", "pluginauths"})
 """Shared collections that we index. `users`, `groups` and `accessroles` are left to jarvis-api."""
 
@@ -57,7 +62,18 @@ def wanted_indexes(
     for document in (*DOCUMENTS, *OWN_DOCUMENTS):
         settings = vars(document)["Settings"]
         if document in OWN_DOCUMENTS or settings.name in WRITTEN_SHARED_COLLECTIONS:
-            wanted[settings.name] = list(settings.indexes)
+            wanted[settings.name] = [
+                index if document in OWN_DOCUMENTS else _as_published(index)
+                for index in settings.indexes
+                if (settings.name, index.document["name"]) not in DECLARED_OTHERWISE
+            ]
     for name, indexes in extra_indexes.items():
         wanted.setdefault(name, []).extend(indexes)
     return wanted
+
+
+def _as_published(index: IndexModel) -> IndexModel:
+    # mongoose says `background` of every index. MongoDB does not care; a compatible server that
+    # keeps the option would refuse the second program an index that differs in it alone.
+    options = {key: value for key, value in index.document.items() if key != "key"}
+    return IndexModel(list(index.document["key"].items()), **options, background=True)

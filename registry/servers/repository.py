@@ -46,6 +46,7 @@ from registry.servers.values import (
 SORT = [("updatedAt", DESCENDING), ("_id", ASCENDING)]
 PATH_INDEX = "registry_path"
 INDEXES = [
+    IndexModel([("serverName", ASCENDING), ("tenantId", ASCENDING)], unique=True, background=True),
     IndexModel([("scope", ASCENDING), ("status", ASCENDING)], name="registry_scope_status"),
     IndexModel(
         [("path", ASCENDING)],
@@ -54,7 +55,8 @@ INDEXES = [
         partialFilterExpression={"path": {"$exists": True}},
     ),
 ]
-"""Ours, besides the published ones. Documents without a path are not in the unique one."""
+"""Besides the published ones. The first is jarvis-api's since 0.0.51, word for word; as we write
+no tenant, it makes names unique. Documents without a path are not in the unique one over paths."""
 
 SEARCHED_FIELDS = ("serverName", "config.title", "config.description", "tags")
 WITHOUT_FUNCTIONS = {"config.toolFunctions": 0}

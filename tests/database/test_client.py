@@ -275,6 +275,28 @@ async def test_an_index_with_other_options_is_reported_and_left_alone(database: 
     assert "b_1" in information
 
 
+async def test_an_index_that_differs_in_nothing_that_matters_is_no_conflict(
+    database: Database,
+) -> None:
+    rows = database.collection("rows")
+    await rows.create_index([("a", ASCENDING), ("b", ASCENDING)], unique=True, background=True)
+    wanted = IndexModel([("a", ASCENDING), ("b", ASCENDING)], name="ours", unique=True)
+
+    assert await database.ensure_indexes("rows", [wanted]) == []
+
+
+async def test_an_index_over_the_same_fields_in_another_order_is_another_one(
+    database: Database,
+) -> None:
+    rows = database.collection("rows")
+    await rows.create_index([("a", ASCENDING), ("b", ASCENDING)], name="both")
+    wanted = IndexModel([("b", ASCENDING), ("a", ASCENDING)], name="both")
+
+    conflicts = await database.ensure_indexes("rows", [wanted])
+
+    assert [item.index for item in conflicts] == ["both"]
+
+
 async def test_indexes_are_made_once(database: Database) -> None:
     index = IndexModel([("a", ASCENDING)], unique=True)
 

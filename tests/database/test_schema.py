@@ -124,6 +124,19 @@ async def test_collections_that_others_own_get_no_index_and_no_validator(
     await database.collection("users").insert_one({"anything": True})
 
 
+@pytest.mark.parametrize("unique", [True, False])
+async def test_the_index_on_names_is_left_to_the_release_of_jarvis_that_made_it(
+    database: Database, *, unique: bool
+) -> None:
+    servers = database.collection("mcpservers")
+    await servers.create_index([("serverName", 1)], unique=unique, background=True)
+
+    conflicts = await prepare(database, EXTRA_INDEXES)
+
+    assert conflicts == []
+    assert "serverName_1_tenantId_1" in await indexes(database, "mcpservers")
+
+
 @pytest.mark.requirement("R-092")
 async def test_tokens_have_their_indexes(database: Database) -> None:
     found = await database.collection("tokens").index_information()
