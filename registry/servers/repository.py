@@ -42,6 +42,7 @@ from registry.servers.values import (
     ServerStatus,
     Transport,
 )
+from registry.tools.naming import normalized_server_name
 
 SORT = [("updatedAt", DESCENDING), ("_id", ASCENDING)]
 PATH_INDEX = "registry_path"
@@ -264,6 +265,8 @@ class ServerRepository:
         )
         document = server.model_dump(by_alias=True, exclude_none=True)
         document["_id"] = ObjectId()
+        # jarvis-api 0.0.71 finds servers by it and refuses those that lack it.
+        document["normalizedServerName"] = normalized_server_name(server.server_name)
         try:
             # Not by Beanie's own insert: its binding is global, and ours is to this database.
             await self._servers.insert_one(document, session=tx)

@@ -97,6 +97,17 @@ async def test_the_gateway_hears_of_a_registration(
     assert changes.changed == [server.id]
 
 
+async def test_a_server_is_stored_with_the_name_that_the_other_application_looks_for(
+    servers: ServerService, database: Database, alice: UserContext
+) -> None:
+    server = await registered(servers, alice)
+
+    document = await database.collection("mcpservers").find_one({})
+
+    assert document is not None
+    assert document["normalizedServerName"] == server.server_name
+
+
 @pytest.mark.requirement("R-124")
 async def test_a_server_that_cannot_be_reached_is_stored_with_its_error(
     servers: ServerService, discovery: FakeDiscovery, alice: UserContext
