@@ -37,7 +37,9 @@ from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
 from registry.sync.discovery import DiscoveryService
+from registry.tokens.gauges import TokenGauges
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tokens.service import TokenService
 from registry.tools.repository import ToolRepository
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
@@ -64,6 +66,8 @@ class Components:
     database: Database
     authenticator: BearerAuthenticator
     servers: ServerService
+    tokens: TokenService
+    token_gauges: TokenGauges
     snapshot: Snapshot
     gateway: GatewayEndpoint
     audit: AuditTrail
@@ -196,6 +200,14 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             metrics=metrics,
             admin_sees_private=settings.admin_sees_private,
         )
+        tokens = TokenService(
+            database,
+            repositories.tokens,
+            audit,
+            clock=clock,
+            metrics=metrics,
+            reads_enabled=settings.token_reads_enabled,
+        )
         upstream = await stack.enter_async_context(
             create_upstream_session(
                 guard,
@@ -233,6 +245,8 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             database=database,
             authenticator=authenticator,
             servers=servers,
+            tokens=tokens,
+            token_gauges=TokenGauges(repositories.tokens, clock=clock, metrics=metrics),
             snapshot=snapshot,
             gateway=gateway,
             audit=audit,

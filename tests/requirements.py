@@ -10,6 +10,7 @@ SHARE = (
     *(f"R-{number:03}" for number in range(90, 97)),
     *(f"R-{number:03}" for number in range(110, 141)),
     *(f"R-{number:03}" for number in range(240, 251)),
+    *(f"R-{number:03}" for number in range(260, 271)),
     *(f"R-{number:03}" for number in range(300, 307)),
     *(f"R-{number:03}" for number in range(310, 323)),
     *(f"R-{number:03}" for number in range(330, 335)),
@@ -150,7 +151,15 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/tokens/test_repository.py::test_users_types_and_identifiers_are_kept_apart",
     ),
     "R-094": ("tests/tokens/test_repository.py::test_a_dump_of_the_collection_holds_no_token",),
+    "R-095": (
+        "tests/tokens/test_api_stored.py::test_a_link_has_two_ends_and_goes_with_either",
+        "tests/tokens/test_api_stored.py::test_a_refresh_token_that_names_its_access_token_is_linked_as_well",
+        "tests/tokens/test_api_stored.py::test_a_token_has_one_partner_at_a_time",
+        "tests/tokens/test_api_stored.py::test_links_lead_to_tokens_of_the_right_kind_that_live",
+        "tests/tokens/test_api_stored.py::test_refreshing_replaces_both_tokens_in_one_step",
+    ),
     "R-096": (
+        "tests/tokens/test_api_stored.py::test_an_expired_token_is_gone_before_it_is_swept",
         "tests/models/test_generated.py::test_tokens_expire_by_an_index",
         "tests/tokens/test_repository.py::test_an_expired_token_does_not_exist",
     ),
@@ -322,6 +331,41 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_only_administrators_list_by_another_author",
         "tests/tokens/test_repository.py::test_nobody_reads_or_changes_anothers_token",
     ),
+    "R-260": (
+        "tests/tokens/test_api_stored.py::test_a_token_is_stored_and_read",
+        "tests/tokens/test_api_stored.py::test_a_token_that_jarvis_wrote_is_read_and_stored_back_in_place",
+        "tests/tokens/test_api_stored.py::test_everything_is_recorded_once_and_no_value_anywhere",
+        "tests/tokens/test_api_stored.py::test_nothing_is_read_or_written_without_its_scope",
+        "tests/tokens/test_api_stored.py::test_tokens_of_a_server_are_stored_where_jarvis_looks_for_them",
+    ),
+    "R-261": (
+        "tests/tokens/test_api_stored.py::test_a_token_is_stored_and_read",
+        "tests/tokens/test_api_stored.py::test_an_expired_token_is_gone_before_it_is_swept",
+        "tests/tokens/test_api_stored.py::test_reading_can_be_turned_off",
+        "tests/tokens/test_api_stored.py::test_what_cannot_be_recorded_is_not_done",
+    ),
+    "R-262": (
+        "tests/tokens/test_api_stored.py::test_a_list_has_pages_and_no_values",
+        "tests/tokens/test_api_stored.py::test_a_list_is_empty_or_fifty_long_by_itself",
+        "tests/tokens/test_api_stored.py::test_a_list_is_not_asked_for_anyhow",
+        "tests/tokens/test_api_stored.py::test_lists_are_narrowed_by_type_and_identifier_in_either_form",
+    ),
+    "R-263": (
+        "tests/tokens/test_api_stored.py::test_a_first_refresh_token_is_stored_and_linked",
+        "tests/tokens/test_api_stored.py::test_a_pair_of_jarvis_is_linked_by_its_identifiers",
+        "tests/tokens/test_api_stored.py::test_an_access_token_comes_back_under_its_id_while_its_refresh_token_lives",
+        "tests/tokens/test_api_stored.py::test_refreshing_replaces_both_tokens_in_one_step",
+        "tests/tokens/test_api_stored.py::test_with_both_tokens_gone_there_is_nothing_to_refresh",
+    ),
+    "R-264": ("tests/tokens/test_api_stored.py::test_a_token_is_deleted_once",),
+    "R-268": (
+        "tests/tokens/test_api_stored.py::test_nobody_reaches_anothers_token_not_even_an_administrator",
+    ),
+    "R-269": (
+        "tests/tokens/test_api_stored.py::test_times_are_normalised_to_utc",
+        "tests/tokens/test_api_stored.py::test_what_cannot_be_stored_is_refused",
+    ),
+    "R-270": ("tests/tokens/test_api_stored.py::test_stored_tokens_and_operations_are_measured",),
     "R-300": (
         "tests/core/test_settings.py::test_a_malformed_setting_is_one_line",
         "tests/core/test_settings.py::test_everything_that_is_missing_is_named_at_once",
@@ -538,16 +582,15 @@ PROVEN: dict[str, tuple[str, ...]] = {
 """Tests by the requirement they prove."""
 
 LATER: dict[str, str] = {
+    "R-265": "Coming next.",
+    "R-266": "Coming next.",
+    "R-267": "Coming next.",
     "R-030": (
         "Servers are kept so; raw_apis and the state of syncs come with REST APIs and the "
         "sync worker."
     ),
     "R-031": "Modes of synchronisation come with the sync worker.",
     "R-032": "Times and outcome of synchronisation come with the sync worker.",
-    "R-095": (
-        "The links are stored and returned unchanged; they are kept up with OAuth flows, "
-        "which come later."
-    ),
     "R-245": (
         "Grants to groups made by the other application count; making them here comes "
         "with the permissions API."

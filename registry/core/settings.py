@@ -78,6 +78,10 @@ class Settings(BaseSettings):
         default=15, ge=0, le=300, description="How long a user's role and groups are remembered."
     )
 
+    token_reads_enabled: bool = Field(
+        default=True, description="Whether users can read the values of their stored tokens."
+    )
+
     registry_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     registry_port: int = Field(default=7860, ge=0, le=65535, description="Port to listen on.")
     registry_home: Path = Field(

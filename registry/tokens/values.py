@@ -24,23 +24,69 @@ STORED_TYPES: dict[str, TokenType] = {
 }
 """Stored spelling to ours: jarvis-api writes and reads `mcp_oauth` and `mcp_oauth_refresh`."""
 
+LINKS: dict[TokenType, str] = {
+    TokenType.OAUTH_ACCESS: "refresh_token_id",
+    TokenType.OAUTH_REFRESH: "access_token_id",
+}
+"""Member of the metadata in which a token of a kind names the other one of its pair."""
+
 
 @dataclass(frozen=True, slots=True)
-class StoredToken:
-    """One token of a user, decrypted.
+class StoredKey:
+    """Where a token of a user lies.
 
     Attributes:
         stored_type: As it stands in the database, for example `mcp_oauth`.
+        identifier: As it stands there, for example `mcp:weather`.
+        given_identifier: The caller's own, where the stored one is made from a server's name.
+    """
+
+    stored_type: str
+    identifier: str
+    given_identifier: str | None = None
+
+    @property
+    def kind(self) -> TokenType:
+        """Return the kind in our spelling."""
+        return STORED_TYPES[self.stored_type]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """One token of a user, without its value.
+
+    Attributes:
+        access_token: Of a refresh token: where its access token lies, and that one's metadata;
+            from this it is made again after it was swept.
     """
 
     token_id: str
     user_id: str
-    stored_type: str
-    identifier: str
-    value: str = field(repr=False)
+    key: StoredKey
     created_at: datetime
     expires_at: datetime
     metadata: JsonObject
+    access_token: tuple[StoredKey, JsonObject] | None = None
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether the token has not expired."""
+        return self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """One token of a user, decrypted."""
+
+    record: TokenRecord
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFilter:
+    """What a list of tokens is narrowed to."""
+
+    kind: TokenType | None = None
+    identifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +98,6 @@ class TokenCounts:
     active: int
     expired: int
     active_users: int
+    active_by_type: dict[TokenType, int] = field(
+        default_factory=lambda: dict.fromkeys(TokenType, 0)
+    )
