@@ -16,6 +16,7 @@ from registry.auth.routes import auth_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.servers.routes import router as servers_router
+from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
@@ -63,6 +64,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.authenticator = parts.authenticator
     app.state.servers = parts.servers
     app.state.tokens = parts.tokens
+    app.state.sessions = parts.sessions
     metadata_url = f"{base_url}/.well-known/oauth-protected-resource"
 
     def challenge_for(error: RegistryError, _request: Request) -> Mapping[str, str]:
@@ -71,6 +73,7 @@ def control_plane(parts: Components) -> ASGIApp:
     install_error_handlers(app, challenge_for)
     app.include_router(servers_router)
     app.include_router(tokens_router)
+    app.include_router(exchanges_router)
     app.include_router(auth_router(parts.keys, base_url))
     checks = {"mongodb": parts.database_is_up, "gateway": parts.snapshot_is_fresh}
     app.include_router(health_router(checks, parts.metrics, parts.token_gauges.refresh))

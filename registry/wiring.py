@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 
 import structlog
@@ -22,7 +23,8 @@ from registry.audit.trail import AuditTrail
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys, load_signing_keys
-from registry.auth.repository import DirectoryRepository
+from registry.auth.repository import DirectoryRepository, RevocationRepository
+from registry.auth.revocation import RevocationList
 from registry.ciphertexts import require_matching_keys
 from registry.core.clock import Clock, SystemClock
 from registry.core.loop_lag import watch_loop
@@ -37,9 +39,11 @@ from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
 from registry.sync.discovery import DiscoveryService
+from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.gauges import TokenGauges
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from registry.tokens.service import TokenService
+from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
 from registry.tools.repository import ToolRepository
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
@@ -67,6 +71,7 @@ class Components:
     authenticator: BearerAuthenticator
     servers: ServerService
     tokens: TokenService
+    sessions: SessionService
     token_gauges: TokenGauges
     snapshot: Snapshot
     gateway: GatewayEndpoint
@@ -162,9 +167,13 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             shared_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
             leeway_seconds=settings.jwt_leeway_seconds,
         )
+        directory = DirectoryRepository(database)
+        revocations = RevocationList(RevocationRepository(database), clock)
+        await revocations.load()
         authenticator = BearerAuthenticator(
             verifier,
-            DirectoryRepository(database),
+            directory,
+            revocations,
             clock=clock,
             metrics=metrics,
             user_cache_seconds=settings.user_cache_seconds,
@@ -189,6 +198,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             metrics=metrics,
             settings=settings,
             users_changed=authenticator.forget_users,
+            revocations_changed=revocations.load,
         )
         servers = ServerService(
             database,
@@ -207,6 +217,20 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             clock=clock,
             metrics=metrics,
             reads_enabled=settings.token_reads_enabled,
+        )
+        issuer = build_issuer(settings, keys, clock)
+        sessions = SessionService(
+            database,
+            SessionStore(FamilyRepository(database), RevocationWriter(database), directory),
+            audit,
+            issuer,
+            verifier,
+            revocations,
+            clock=clock,
+            metrics=metrics,
+            lifetimes=Lifetimes(
+                settings.token_max_hours, timedelta(days=settings.token_family_days)
+            ),
         )
         upstream = await stack.enter_async_context(
             create_upstream_session(
@@ -240,12 +264,13 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             clock=clock,
             metrics=metrics,
             keys=keys,
-            issuer=build_issuer(settings, keys, clock),
+            issuer=issuer,
             verifier=verifier,
             database=database,
             authenticator=authenticator,
             servers=servers,
             tokens=tokens,
+            sessions=sessions,
             token_gauges=TokenGauges(repositories.tokens, clock=clock, metrics=metrics),
             snapshot=snapshot,
             gateway=gateway,

@@ -14,7 +14,7 @@ SHARE = (
     *(f"R-{number:03}" for number in range(300, 307)),
     *(f"R-{number:03}" for number in range(310, 323)),
     *(f"R-{number:03}" for number in range(330, 335)),
-    *(f"E-{number:02}" for number in (1, 2, 3, 4, 13, 14, 15, 16, 21, 22)),
+    *(f"E-{number:02}" for number in (1, 2, 3, 4, 5, 13, 14, 15, 16, 21, 22)),
 )
 """What the first slice of the product promises."""
 
@@ -321,6 +321,10 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_lists_and_totals_hold_only_what_the_caller_may_see",
     ),
     "R-249": (
+        "tests/tokens/test_api_sessions.py::test_a_demoted_user_gets_no_more_than_users_get",
+        "tests/tokens/test_api_sessions.py::test_a_user_who_is_gone_gets_nothing_any_more",
+        "tests/tokens/test_api_sessions.py::test_all_tokens_of_a_user_are_revoked_of_whatever_kind",
+        "tests/tokens/test_revocation.py::test_a_revocation_is_in_force_everywhere_within_a_second",
         "tests/auth/test_bearer.py::test_a_changed_role_counts_after_the_cache_time",
         "tests/auth/test_bearer.py::test_a_deleted_user_is_out_after_the_cache_time",
         "tests/servers/test_api_identity.py::test_a_demoted_user_loses_the_rights_with_what_is_remembered",
@@ -358,6 +362,33 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/tokens/test_api_stored.py::test_with_both_tokens_gone_there_is_nothing_to_refresh",
     ),
     "R-264": ("tests/tokens/test_api_stored.py::test_a_token_is_deleted_once",),
+    "R-265": (
+        "tests/auth/test_jwt.py::test_a_refresh_token_is_no_access_token_and_the_other_way_round",
+        "tests/tokens/test_api_sessions.py::test_a_long_access_token_has_a_refresh_token_that_is_as_long",
+        "tests/tokens/test_api_sessions.py::test_a_pair_is_generated",
+        "tests/tokens/test_api_sessions.py::test_a_refresh_token_is_exchanged_once",
+        "tests/tokens/test_api_sessions.py::test_a_refresh_token_that_comes_back_ends_the_whole_family",
+        "tests/tokens/test_api_sessions.py::test_neither_token_stands_in_for_the_other",
+        "tests/tokens/test_api_sessions.py::test_no_token_is_kept_recorded_or_logged",
+        "tests/tokens/test_api_sessions.py::test_of_twenty_exchanges_at_once_one_wins_and_the_family_ends",
+        "tests/tokens/test_api_sessions.py::test_what_is_no_good_refresh_token_is_refused_in_one_way",
+    ),
+    "R-266": (
+        "tests/tokens/test_api_sessions.py::test_a_generated_token_hands_on_no_more_than_it_has",
+        "tests/tokens/test_api_sessions.py::test_a_pair_that_makes_no_sense_is_refused",
+        "tests/tokens/test_api_sessions.py::test_nothing_outlives_the_family_nor_what_it_was_generated_with",
+        "tests/tokens/test_api_sessions.py::test_scopes_that_the_caller_lacks_are_named_all",
+    ),
+    "R-267": (
+        "tests/test_cli.py::test_tokens_are_revoked",
+        "tests/tokens/test_api_sessions.py::test_a_generated_token_may_do_what_it_says_and_nothing_else",
+        "tests/tokens/test_api_sessions.py::test_administrators_revoke_tokens_that_are_not_on_record",
+        "tests/tokens/test_api_sessions.py::test_revoking_a_token_ends_its_family_and_all_that_came_of_it",
+        "tests/tokens/test_api_sessions.py::test_the_presented_token_is_revoked_with_what_was_generated_with_it",
+        "tests/tokens/test_api_sessions.py::test_what_is_anothers_or_nobodys_looks_the_same",
+        "tests/tokens/test_revocation.py::test_a_replica_that_starts_later_knows_what_was_revoked",
+        "tests/tokens/test_revocation.py::test_a_revocation_is_in_force_everywhere_within_a_second",
+    ),
     "R-268": (
         "tests/tokens/test_api_stored.py::test_nobody_reaches_anothers_token_not_even_an_administrator",
     ),
@@ -461,7 +492,10 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/scripts/test_generate_schemas.py::test_raw_files_give_the_same_classes_as_annotated_ones",
         "tests/scripts/test_generate_schemas.py::test_raw_variants_are_told_apart_by_their_type",
     ),
-    "R-319": ("tests/tokens/test_repository.py::test_a_token_comes_back_as_it_was_stored",),
+    "R-319": (
+        "tests/tokens/test_api_stored.py::test_a_token_is_stored_and_read",
+        "tests/tokens/test_repository.py::test_a_token_comes_back_as_it_was_stored",
+    ),
     "R-320": (
         "tests/servers/test_seeding.py::test_a_bad_file_is_reported_and_stops_nothing",
         "tests/servers/test_seeding.py::test_a_second_run_imports_nothing_and_overwrites_nothing",
@@ -520,6 +554,9 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/sync/test_discovery.py::test_a_misbehaving_upstream_has_a_clear_and_bounded_end",
         "tests/upstream/test_guard.py::test_a_name_is_judged_by_what_it_resolves_to",
         "tests/upstream/test_pool.py::test_an_address_that_is_not_allowed_gets_no_connection",
+    ),
+    "E-05": (
+        "tests/tokens/test_revocation.py::test_a_call_in_flight_ends_and_the_next_one_is_refused",
     ),
     "E-13": (
         "tests/database/test_encryption.py::test_values_of_another_key_are_refused",
@@ -582,9 +619,6 @@ PROVEN: dict[str, tuple[str, ...]] = {
 """Tests by the requirement they prove."""
 
 LATER: dict[str, str] = {
-    "R-265": "Coming next.",
-    "R-266": "Coming next.",
-    "R-267": "Coming next.",
     "R-030": (
         "Servers are kept so; raw_apis and the state of syncs come with REST APIs and the "
         "sync worker."

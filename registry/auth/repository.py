@@ -1,9 +1,13 @@
-"""Reads users and groups, which jarvis-api manages. Writes nothing."""
+"""Reads users and groups, which jarvis-api manages, and what is revoked. Writes nothing."""
+
+from datetime import datetime
 
 from bson import ObjectId
 
 from packages.database.client import Database
 from packages.database.errors import translates_driver_errors
+from packages.models.sessions import RevokedToken
+from registry.auth.revocation import Revocation, RevocationKind
 from registry.auth.values import DirectoryEntry
 
 
@@ -34,3 +38,21 @@ class DirectoryRepository:
             username=str(user.get("username") or ""),
             groups=frozenset([str(group["_id"]) async for group in groups]),
         )
+
+
+@translates_driver_errors
+class RevocationRepository:
+    """Reads `revoked_tokens`, which `registry.tokens.families` writes."""
+
+    def __init__(self, database: Database) -> None:
+        self._revoked = database.collection(RevokedToken.Settings.name)
+
+    async def unexpired(self, now: datetime) -> list[Revocation]:
+        """Return everything that still refuses something."""
+        rows = self._revoked.find({"expires_at": {"$gt": now}})
+        return [
+            Revocation(
+                RevocationKind(row["kind"]), row["subject"], row["revoked_at"], row["expires_at"]
+            )
+            async for row in rows
+        ]

@@ -39,3 +39,12 @@ class TokenUnreadableError(RegistryError):
         super().__init__(
             "The stored token cannot be decrypted with the current CREDS_KEY; store it again."
         )
+
+
+class TooManyGenerationsError(RegistryError):
+    """A token was generated with one that was generated with one, and so on, too often."""
+
+    kind = ErrorKind.FORBIDDEN
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"Tokens can be generated with generated ones {most} times, not more.")

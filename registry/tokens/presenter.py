@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.tokens.naming import server_of, shown_identifier
-from registry.tokens.values import StoredToken, TokenRecord
+from registry.tokens.values import IssuedPair, StoredToken, TokenRecord
 
 RECORDED_METADATA = (
     "server_id",
@@ -52,6 +52,21 @@ def present_refreshed(token: StoredToken) -> JsonObject:
         "token": token.value,
         "expires_at": timestamp(record.expires_at),
         "updated_at": timestamp(record.created_at),
+    }
+
+
+def present_issued(pair: IssuedPair) -> JsonObject:
+    """Return a pair of tokens as it is handed out."""
+    return {
+        "success": True,
+        "tokens": {
+            "access_token": pair.access_token,
+            "refresh_token": pair.refresh_token,
+            "expires_in": pair.expires_in_seconds,
+            "refresh_expires_in": pair.refresh_expires_in_seconds,
+            "token_type": "Bearer",
+            "scope": " ".join(pair.scopes),
+        },
     }
 
 

@@ -11,22 +11,29 @@ from registry.core.paging import PageRequest
 from registry.tokens.presenter import (
     present_created,
     present_detail,
+    present_issued,
     present_refreshed,
     present_summary,
 )
 from registry.tokens.schemas import (
     MAX_IDENTIFIER_CHARACTERS,
     ONE_LINE,
+    Issued,
+    RevokedAnswer,
+    SessionRefresh,
     TokenCreate,
     TokenCreated,
     TokenDetail,
+    TokenGenerate,
     TokenList,
     TokenRefresh,
     TokenRefreshed,
+    TokenRevoke,
 )
 from registry.tokens.service import TokenService
+from registry.tokens.sessions import SessionService
 from registry.tokens.values import TokenFilter, TokenType
-from registry.web.bodies import StrictJsonRoute
+from registry.web.bodies import SmallJsonRoute, StrictJsonRoute
 from registry.web.errors import ErrorEnvelope, JsonAnswer
 
 MAX_PAGE = 1_000_000
@@ -61,11 +68,62 @@ def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def _sessions(request: Request) -> SessionService:
+    return cast("SessionService", request.app.state.sessions)
+
+
 def _tokens(request: Request) -> TokenService:
     return cast("TokenService", request.app.state.tokens)
 
 
 router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], route_class=StrictJsonRoute)
+
+
+exchanges = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], route_class=SmallJsonRoute)
+
+
+@router.post(
+    "/generate",
+    response_model=Issued,
+    operation_id="generate_token",
+    responses=errors(408, 415),
+)
+async def generate_token(request: Request, user: Writer, body: TokenGenerate) -> Response:
+    """Issue an access and a refresh token with some of the caller's scopes, or all."""
+    return JsonAnswer(
+        present_issued(await _sessions(request).generate(body, user)), headers=NO_STORE
+    )
+
+
+@exchanges.post(
+    "/refresh-session",
+    response_model=Issued,
+    operation_id="refresh_session",
+    responses=errors(408, 415),
+    openapi_extra={"security": []},
+)
+async def refresh_session(request: Request, body: SessionRefresh) -> Response:
+    """Exchange a refresh token, which is the only credential here and good for one exchange."""
+    return JsonAnswer(
+        present_issued(await _sessions(request).exchange(body.refresh_token)), headers=NO_STORE
+    )
+
+
+@router.post(
+    "/revoke",
+    response_model=RevokedAnswer,
+    response_model_exclude_none=True,
+    operation_id="revoke_token",
+    responses=errors(404, 408, 415),
+)
+async def revoke_token(request: Request, user: Writer, body: TokenRevoke) -> Response:
+    """Refuse a token from now on, with all that came of it, or all tokens of a user.
+
+    Users revoke their own, administrators anybody's.
+    """
+    revoked = await _sessions(request).revoke(body, user)
+    given = body.model_dump(exclude_none=True)
+    return JsonAnswer({"revoked": True, "already_revoked": revoked.already, **given})
 
 
 @router.post(

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from registry.auth.identity import Scope
 from registry.core.json import JsonObject, JsonValue, canonical_json
 from registry.tokens.values import LINKS, TokenType
 
@@ -26,6 +27,12 @@ MAX_IDENTIFIER_CHARACTERS = 256
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 16
+MAX_HOURS = 24 * 365
+"""Beyond what any setting allows."""
+
+MAX_REFRESH_TOKEN_CHARACTERS = 6_000
+"""Ours are under 1,000."""
+
 INT64 = range(-(2**63), 2**63)
 """Whole numbers that BSON can say."""
 
@@ -168,6 +175,38 @@ class TokenRefresh(_Body):
         return self
 
 
+class TokenGenerate(_Body):
+    """A pair of tokens to issue. Scopes not named: all that the caller has."""
+
+    requested_scopes: Annotated[list[Scope], Field(min_length=1, max_length=64)] | None = None
+    expires_in_hours: Annotated[int, Field(strict=True, ge=1, le=MAX_HOURS)]
+    description: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)] | None = None
+
+
+class SessionRefresh(_Body):
+    """A refresh token to exchange."""
+
+    refresh_token: Annotated[
+        str, StringConstraints(min_length=1, max_length=MAX_REFRESH_TOKEN_CHARACTERS)
+    ]
+
+
+class TokenRevoke(_Body):
+    """What to revoke: a token with its family, or all tokens of a user."""
+
+    jti: (
+        Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=256)] | None
+    ) = None
+    user_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{24}$")] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.jti is None) == (self.user_id is None):
+            msg = "give either jti or user_id"
+            raise ValueError(msg)
+        return self
+
+
 class TokenCreated(BaseModel):
     """A token that was stored. Its value is not repeated."""
 
@@ -216,3 +255,30 @@ class TokenList(BaseModel):
 
     tokens: list[TokenSummary]
     pagination: Pagination
+
+
+class IssuedTokens(BaseModel):
+    """A pair of tokens. Lifetimes are in seconds."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    refresh_expires_in: int
+    token_type: Literal["Bearer"]
+    scope: str
+
+
+class Issued(BaseModel):
+    """The answer that holds a pair of tokens."""
+
+    success: Literal[True]
+    tokens: IssuedTokens
+
+
+class RevokedAnswer(BaseModel):
+    """What was revoked."""
+
+    revoked: Literal[True]
+    already_revoked: bool = Field(description="Whether it had been revoked before.")
+    jti: str | None = None
+    user_id: str | None = None

@@ -19,7 +19,12 @@ TABLE = {name: (writers, readers) for name, writers, readers in ROWS if "registr
 def modules_by_collection() -> dict[str, set[str]]:
     """Return the modules that name each collection in `….collection("name")`."""
     found: dict[str, set[str]] = {}
-    names = {"MCPServer": "mcpservers", "RegisteredTool": "mcp_tools"}
+    names = {
+        "MCPServer": "mcpservers",
+        "RegisteredTool": "mcp_tools",
+        "TokenFamily": "token_families",
+        "RevokedToken": "revoked_tokens",
+    }
     for path in (ROOT / "registry").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text())):

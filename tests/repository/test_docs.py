@@ -50,7 +50,8 @@ def test_every_log_event_is_listed(texts: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["token create", "servers import", "doctor", "serve", "serve --local"]
+    "command",
+    ["token create", "token revoke", "servers import", "doctor", "serve", "serve --local"],
 )
 def test_the_commands_for_operators_are_explained(command: str) -> None:
     assert f"registry {command}" in OPERATIONS

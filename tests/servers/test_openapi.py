@@ -52,6 +52,9 @@ WITH_INPUT = (
     "get_token",
     "refresh_token",
     "delete_token",
+    "generate_token",
+    "refresh_session",
+    "revoke_token",
 )
 WITHOUT_INPUT = (
     "server_stats",
