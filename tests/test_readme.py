@@ -91,7 +91,7 @@ def _wait_until_ready(url: str) -> None:
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
             assert time.monotonic() < deadline, f"{url} does not answer"
             time.sleep(0.05)
 

@@ -327,3 +327,15 @@ async def test_changes_without_a_pause_keep_the_view_fresh(
 
     assert len(forgotten) > 3
     assert snapshot._agreed_at > before + 5 * GATHER_SECONDS
+
+
+async def test_changed_users_are_dropped_together_with_what_makes_everything_be_read(
+    snapshot: Snapshot, forgotten: list[str]
+) -> None:
+    deleted = Change("aclentries", "0" * 24, {})
+
+    await snapshot._apply(
+        [deleted, Change("users", "1" * 24, {}), Change("revoked_tokens", "", {})]
+    )
+
+    assert forgotten == ["revocations", "users"]
