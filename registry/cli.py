@@ -121,6 +121,33 @@ def token_create(
     _run(work)
 
 
+@token.command("revoke")
+def token_revoke(
+    jti: Annotated[
+        str | None, typer.Option("--jti", help="Id of a token: its `jti` claim.")
+    ] = None,
+    user_id: Annotated[
+        str | None, typer.Option("--user-id", help="ObjectId of a user, for all their tokens.")
+    ] = None,
+) -> None:
+    """Refuse a token from now on, with all that was issued with it, or all tokens of a user."""
+
+    async def work() -> None:
+        from pydantic import ValidationError  # noqa: PLC0415 - heavy imports
+
+        from registry.tokens.schemas import TokenRevoke  # noqa: PLC0415
+
+        try:
+            what = TokenRevoke(jti=jti, user_id=user_id)
+        except ValidationError:
+            _fail("give either --jti or --user-id, the latter as 24 hexadecimal characters")
+        async with _components() as parts:
+            revoked = await parts.sessions.revoke(what, OPERATOR)
+        typer.echo("It was revoked before." if revoked.already else "Revoked.")
+
+    _run(work)
+
+
 @schemas.command("check")
 def schemas_check() -> None:
     """Check that the generated models are of the release this program expects."""

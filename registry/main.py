@@ -19,6 +19,8 @@ from registry.auth.routes import auth_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.servers.routes import router as servers_router
+from registry.tokens.routes import exchanges as exchanges_router
+from registry.tokens.routes import router as tokens_router
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
 from registry.web.middleware import RequestRecorder
@@ -67,6 +69,8 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.permissions = parts.permissions
     app.state.user_keys = parts.user_keys
     app.state.audit = parts.audit_service
+    app.state.tokens = parts.tokens
+    app.state.sessions = parts.sessions
     metadata_url = f"{base_url}/.well-known/oauth-protected-resource"
 
     def challenge_for(error: RegistryError, _request: Request) -> Mapping[str, str]:
@@ -76,9 +80,11 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(servers_router)
     app.include_router(permissions_router)
     app.include_router(audit_router)
+    app.include_router(tokens_router)
+    app.include_router(exchanges_router)
     app.include_router(auth_router(parts.keys, base_url))
     checks = {"mongodb": parts.database_is_up, "gateway": parts.snapshot_is_fresh}
-    app.include_router(health_router(checks, parts.metrics))
+    app.include_router(health_router(checks, parts.metrics, parts.token_gauges.refresh))
     return RequestRecorder(
         app,
         metrics=parts.metrics,

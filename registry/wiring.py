@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 
 import structlog
@@ -27,7 +28,8 @@ from registry.auth.bearer import BearerAuthenticator
 from registry.auth.identity import UserContext
 from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.keys import SigningKeys, load_signing_keys
-from registry.auth.repository import DirectoryRepository
+from registry.auth.repository import DirectoryRepository, RevocationRepository
+from registry.auth.revocation import RevocationList
 from registry.ciphertexts import require_matching_keys
 from registry.core.clock import Clock, SystemClock
 from registry.core.json import JsonObject
@@ -44,7 +46,11 @@ from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
 from registry.servers.user_keys import UserKeyService
 from registry.sync.discovery import DiscoveryService
+from registry.tokens.families import FamilyRepository, RevocationWriter
+from registry.tokens.gauges import TokenGauges
 from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tokens.service import TokenService
+from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
 from registry.tools.repository import ToolRepository
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
@@ -73,6 +79,9 @@ class Components:
     servers: ServerService
     permissions: PermissionService
     user_keys: UserKeyService
+    tokens: TokenService
+    sessions: SessionService
+    token_gauges: TokenGauges
     snapshot: Snapshot
     gateway: GatewayEndpoint
     audit: AuditTrail
@@ -173,9 +182,12 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             leeway_seconds=settings.jwt_leeway_seconds,
         )
         directory = DirectoryRepository(database)
+        revocations = RevocationList(RevocationRepository(database), clock)
+        await revocations.load()
         authenticator = BearerAuthenticator(
             verifier,
             directory,
+            revocations,
             clock=clock,
             metrics=metrics,
             user_cache_seconds=settings.user_cache_seconds,
@@ -200,6 +212,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             metrics=metrics,
             settings=settings,
             users_changed=authenticator.forget_users,
+            revocations_changed=revocations.load,
         )
         servers = ServerService(
             database,
@@ -220,6 +233,28 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             snapshot,
             clock=clock,
             admin_sees_private=settings.admin_sees_private,
+        )
+        tokens = TokenService(
+            database,
+            repositories.tokens,
+            audit,
+            clock=clock,
+            metrics=metrics,
+            reads_enabled=settings.token_reads_enabled,
+        )
+        issuer = build_issuer(settings, keys, clock)
+        sessions = SessionService(
+            database,
+            SessionStore(FamilyRepository(database), RevocationWriter(database), directory),
+            audit,
+            issuer,
+            verifier,
+            revocations,
+            clock=clock,
+            metrics=metrics,
+            lifetimes=Lifetimes(
+                settings.token_max_hours, timedelta(days=settings.token_family_days)
+            ),
         )
         upstream = await stack.enter_async_context(
             create_upstream_session(
@@ -254,13 +289,16 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             clock=clock,
             metrics=metrics,
             keys=keys,
-            issuer=build_issuer(settings, keys, clock),
+            issuer=issuer,
             verifier=verifier,
             database=database,
             authenticator=authenticator,
             servers=servers,
             permissions=permissions,
             user_keys=UserKeyService(database, repositories, snapshot, clock=clock),
+            tokens=tokens,
+            sessions=sessions,
+            token_gauges=TokenGauges(repositories.tokens, clock=clock, metrics=metrics),
             snapshot=snapshot,
             gateway=gateway,
             audit=audit,

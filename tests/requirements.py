@@ -11,10 +11,11 @@ SHARE = (
     *(f"R-{number:03}" for number in range(100, 104)),
     *(f"R-{number:03}" for number in range(110, 141)),
     *(f"R-{number:03}" for number in range(240, 251)),
+    *(f"R-{number:03}" for number in range(260, 271)),
     *(f"R-{number:03}" for number in range(300, 307)),
     *(f"R-{number:03}" for number in range(310, 323)),
     *(f"R-{number:03}" for number in range(330, 335)),
-    *(f"E-{number:02}" for number in (1, 2, 3, 4, 13, 14, 15, 16, 21, 22)),
+    *(f"E-{number:02}" for number in (1, 2, 3, 4, 5, 13, 14, 15, 16, 21, 22)),
 )
 """What the first slice of the product promises."""
 
@@ -152,7 +153,15 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/tokens/test_repository.py::test_users_types_and_identifiers_are_kept_apart",
     ),
     "R-094": ("tests/tokens/test_repository.py::test_a_dump_of_the_collection_holds_no_token",),
+    "R-095": (
+        "tests/tokens/test_api_stored.py::test_a_link_has_two_ends_and_goes_with_either",
+        "tests/tokens/test_api_stored.py::test_a_refresh_token_that_names_its_access_token_is_linked_as_well",
+        "tests/tokens/test_api_stored.py::test_a_token_has_one_partner_at_a_time",
+        "tests/tokens/test_api_stored.py::test_links_lead_to_tokens_of_the_right_kind_that_live",
+        "tests/tokens/test_api_stored.py::test_refreshing_replaces_both_tokens_in_one_step",
+    ),
     "R-096": (
+        "tests/tokens/test_api_stored.py::test_an_expired_token_is_gone_before_it_is_swept",
         "tests/models/test_generated.py::test_tokens_expire_by_an_index",
         "tests/tokens/test_repository.py::test_an_expired_token_does_not_exist",
     ),
@@ -327,6 +336,10 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_lists_and_totals_hold_only_what_the_caller_may_see",
     ),
     "R-249": (
+        "tests/tokens/test_api_sessions.py::test_a_demoted_user_gets_no_more_than_users_get",
+        "tests/tokens/test_api_sessions.py::test_a_user_who_is_gone_gets_nothing_any_more",
+        "tests/tokens/test_api_sessions.py::test_all_tokens_of_a_user_are_revoked_of_whatever_kind",
+        "tests/tokens/test_revocation.py::test_a_revocation_is_in_force_everywhere_within_a_second",
         "tests/auth/test_bearer.py::test_a_changed_role_counts_after_the_cache_time",
         "tests/auth/test_bearer.py::test_a_deleted_user_is_out_after_the_cache_time",
         "tests/servers/test_api_identity.py::test_a_demoted_user_loses_the_rights_with_what_is_remembered",
@@ -337,6 +350,68 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_only_administrators_list_by_another_author",
         "tests/tokens/test_repository.py::test_nobody_reads_or_changes_anothers_token",
     ),
+    "R-260": (
+        "tests/tokens/test_api_stored.py::test_a_token_is_stored_and_read",
+        "tests/tokens/test_api_stored.py::test_a_token_that_jarvis_wrote_is_read_and_stored_back_in_place",
+        "tests/tokens/test_api_stored.py::test_everything_is_recorded_once_and_no_value_anywhere",
+        "tests/tokens/test_api_stored.py::test_nothing_is_read_or_written_without_its_scope",
+        "tests/tokens/test_api_stored.py::test_tokens_of_a_server_are_stored_where_jarvis_looks_for_them",
+    ),
+    "R-261": (
+        "tests/tokens/test_api_stored.py::test_a_token_is_stored_and_read",
+        "tests/tokens/test_api_stored.py::test_an_expired_token_is_gone_before_it_is_swept",
+        "tests/tokens/test_api_stored.py::test_reading_can_be_turned_off",
+        "tests/tokens/test_api_stored.py::test_what_cannot_be_recorded_is_not_done",
+    ),
+    "R-262": (
+        "tests/tokens/test_api_stored.py::test_a_list_has_pages_and_no_values",
+        "tests/tokens/test_api_stored.py::test_a_list_is_empty_or_fifty_long_by_itself",
+        "tests/tokens/test_api_stored.py::test_a_list_is_not_asked_for_anyhow",
+        "tests/tokens/test_api_stored.py::test_lists_are_narrowed_by_type_and_identifier_in_either_form",
+    ),
+    "R-263": (
+        "tests/tokens/test_api_stored.py::test_a_first_refresh_token_is_stored_and_linked",
+        "tests/tokens/test_api_stored.py::test_a_pair_of_jarvis_is_linked_by_its_identifiers",
+        "tests/tokens/test_api_stored.py::test_an_access_token_comes_back_under_its_id_while_its_refresh_token_lives",
+        "tests/tokens/test_api_stored.py::test_refreshing_replaces_both_tokens_in_one_step",
+        "tests/tokens/test_api_stored.py::test_with_both_tokens_gone_there_is_nothing_to_refresh",
+    ),
+    "R-264": ("tests/tokens/test_api_stored.py::test_a_token_is_deleted_once",),
+    "R-265": (
+        "tests/auth/test_jwt.py::test_a_refresh_token_is_no_access_token_and_the_other_way_round",
+        "tests/tokens/test_api_sessions.py::test_a_long_access_token_has_a_refresh_token_that_is_as_long",
+        "tests/tokens/test_api_sessions.py::test_a_pair_is_generated",
+        "tests/tokens/test_api_sessions.py::test_a_refresh_token_is_exchanged_once",
+        "tests/tokens/test_api_sessions.py::test_a_refresh_token_that_comes_back_ends_the_whole_family",
+        "tests/tokens/test_api_sessions.py::test_neither_token_stands_in_for_the_other",
+        "tests/tokens/test_api_sessions.py::test_no_token_is_kept_recorded_or_logged",
+        "tests/tokens/test_api_sessions.py::test_of_twenty_exchanges_at_once_one_wins_and_the_family_ends",
+        "tests/tokens/test_api_sessions.py::test_what_is_no_good_refresh_token_is_refused_in_one_way",
+    ),
+    "R-266": (
+        "tests/tokens/test_api_sessions.py::test_a_generated_token_hands_on_no_more_than_it_has",
+        "tests/tokens/test_api_sessions.py::test_a_pair_that_makes_no_sense_is_refused",
+        "tests/tokens/test_api_sessions.py::test_nothing_outlives_the_family_nor_what_it_was_generated_with",
+        "tests/tokens/test_api_sessions.py::test_scopes_that_the_caller_lacks_are_named_all",
+    ),
+    "R-267": (
+        "tests/test_cli.py::test_tokens_are_revoked",
+        "tests/tokens/test_api_sessions.py::test_a_generated_token_may_do_what_it_says_and_nothing_else",
+        "tests/tokens/test_api_sessions.py::test_administrators_revoke_tokens_that_are_not_on_record",
+        "tests/tokens/test_api_sessions.py::test_revoking_a_token_ends_its_family_and_all_that_came_of_it",
+        "tests/tokens/test_api_sessions.py::test_the_presented_token_is_revoked_with_what_was_generated_with_it",
+        "tests/tokens/test_api_sessions.py::test_what_is_anothers_or_nobodys_looks_the_same",
+        "tests/tokens/test_revocation.py::test_a_replica_that_starts_later_knows_what_was_revoked",
+        "tests/tokens/test_revocation.py::test_a_revocation_is_in_force_everywhere_within_a_second",
+    ),
+    "R-268": (
+        "tests/tokens/test_api_stored.py::test_nobody_reaches_anothers_token_not_even_an_administrator",
+    ),
+    "R-269": (
+        "tests/tokens/test_api_stored.py::test_times_are_normalised_to_utc",
+        "tests/tokens/test_api_stored.py::test_what_cannot_be_stored_is_refused",
+    ),
+    "R-270": ("tests/tokens/test_api_stored.py::test_stored_tokens_and_operations_are_measured",),
     "R-300": (
         "tests/core/test_settings.py::test_a_malformed_setting_is_one_line",
         "tests/core/test_settings.py::test_everything_that_is_missing_is_named_at_once",
@@ -443,7 +518,10 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/scripts/test_generate_schemas.py::test_raw_files_give_the_same_classes_as_annotated_ones",
         "tests/scripts/test_generate_schemas.py::test_raw_variants_are_told_apart_by_their_type",
     ),
-    "R-319": ("tests/tokens/test_repository.py::test_a_token_comes_back_as_it_was_stored",),
+    "R-319": (
+        "tests/tokens/test_api_stored.py::test_a_token_is_stored_and_read",
+        "tests/tokens/test_repository.py::test_a_token_comes_back_as_it_was_stored",
+    ),
     "R-320": (
         "tests/servers/test_seeding.py::test_a_bad_file_is_reported_and_stops_nothing",
         "tests/servers/test_seeding.py::test_a_second_run_imports_nothing_and_overwrites_nothing",
@@ -502,6 +580,9 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/sync/test_discovery.py::test_a_misbehaving_upstream_has_a_clear_and_bounded_end",
         "tests/upstream/test_guard.py::test_a_name_is_judged_by_what_it_resolves_to",
         "tests/upstream/test_pool.py::test_an_address_that_is_not_allowed_gets_no_connection",
+    ),
+    "E-05": (
+        "tests/tokens/test_revocation.py::test_a_call_in_flight_ends_and_the_next_one_is_refused",
     ),
     "E-13": (
         "tests/database/test_encryption.py::test_values_of_another_key_are_refused",
@@ -573,9 +654,5 @@ LATER: dict[str, str] = {
     ),
     "R-031": "Modes of synchronisation come with the sync worker.",
     "R-032": "Times and outcome of synchronisation come with the sync worker.",
-    "R-095": (
-        "The links are stored and returned unchanged; they are kept up with OAuth flows, "
-        "which come later."
-    ),
 }
 """What is there, and what is missing, by requirement."""

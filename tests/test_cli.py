@@ -35,6 +35,7 @@ COMMANDS = [
     ["serve"],
     ["doctor"],
     ["token", "create"],
+    ["token", "revoke"],
     ["schemas", "check"],
     ["servers", "list"],
     ["servers", "add"],
@@ -342,3 +343,37 @@ def test_a_local_registry_that_is_stopped_is_one_line(tmp_path: Path) -> None:
         "registry: REGISTRY_HOME (is `registry serve --local` running?): "
         "the database cannot be reached\n"
     )
+
+
+def revoked(uri: str) -> list[str]:
+    client: MongoClient[dict[str, Any]] = MongoClient(uri)
+    with client:
+        rows = client.get_default_database()["revoked_tokens"].find({}).sort("_id")
+        return [row["_id"] for row in rows]
+
+
+@pytest.mark.requirement("R-267")
+def test_tokens_are_revoked(database_uri: str) -> None:
+    results = [
+        run("token", "revoke", "--jti", "abc"),
+        run("token", "revoke", "--jti", "abc"),
+        run("token", "revoke", "--user-id", ALICE),
+    ]
+
+    assert [result.exit_code for result in results] == [0, 0, 0]
+    assert [result.stdout for result in results] == [
+        "Revoked.\n",
+        "It was revoked before.\n",
+        "Revoked.\n",
+    ]
+    assert revoked(database_uri) == ["token:abc", f"user:{ALICE}"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--jti", "a", "--user-id", ALICE], ["--user-id", "alice"], ["--jti", ""]]
+)
+def test_a_revocation_names_one_thing(arguments: list[str]) -> None:
+    result = run("token", "revoke", *arguments)
+
+    assert result.exit_code == 1
+    assert "either --jti or --user-id" in result.stderr

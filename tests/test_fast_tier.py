@@ -1,19 +1,24 @@
 """Documents and repositories in memory: no server, no socket, a few milliseconds."""
 
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 from beanie import PydanticObjectId
 
+from packages.database.client import Transaction
 from packages.database.encryption import Cipher
 from packages.models import DOCUMENTS, MCPServer
 from registry.auth.repository import DirectoryRepository
 from registry.auth.values import DirectoryEntry
-from registry.tokens.repository import TokenRepository
+from registry.tokens.repository import NewToken, TokenRepository
+from registry.tokens.values import StoredKey
 from tests.fakes.memory_database import MemoryDatabase, memory_database
 
 ALICE = "a" * 24
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NO_TX = cast("Transaction", None)
+"""The memory knows no transactions."""
 
 
 @pytest.fixture
@@ -79,20 +84,14 @@ async def test_documents_are_grouped(memory: MemoryDatabase) -> None:
 async def test_a_token_is_stored_and_read(memory: MemoryDatabase, cipher: Cipher) -> None:
     tokens = TokenRepository(memory, cipher)
 
-    token_id = await tokens.store(
-        user_id=ALICE,
-        stored_type="mcp_oauth",
-        identifier="mcp:weather",
-        value="secret",
-        expires_at=NOW + timedelta(hours=1),
-        metadata={},
-        now=NOW,
-    )
+    written = NewToken("secret", NOW, NOW + timedelta(hours=1), {})
+    token_id = await tokens.store(ALICE, StoredKey("mcp_oauth", "mcp:weather"), written, NO_TX)
 
     token = await tokens.get(token_id, ALICE, NOW)
     assert token is not None
     assert token.value == "secret"
-    assert await tokens.delete(token_id, ALICE)
+    await tokens.delete(token_id, ALICE, NO_TX)
+    assert await tokens.get(token_id, ALICE, NOW) is None
 
 
 async def test_a_user_is_looked_up_with_groups(memory: MemoryDatabase) -> None:

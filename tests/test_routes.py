@@ -19,9 +19,10 @@ OPEN = {
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/.well-known/oauth-protected-resource"),
     ("GET", "/.well-known/oauth-protected-resource/mcp/{slug}"),
+    # Takes the refresh token in its body for a credential.
+    ("POST", "/api/v1/tokens/refresh-session"),
 }
 """Tell nothing of what is stored. A route is added here by a decision, not by forgetting."""
-
 
 WRITING = {Scope.WRITE_SERVERS, Scope.WRITE_ACCESS, Scope.WRITE_TOKENS}
 
@@ -68,7 +69,9 @@ async def test_every_route_demands_a_scope_or_is_known_to_be_open(
 async def test_routes_that_change_something_demand_a_scope_for_writing(
     routes: dict[tuple[str, str], tuple[Scope, ...]],
 ) -> None:
-    changing = {key: scopes for key, scopes in routes.items() if key[0] != "GET"}
+    changing = {
+        key: scopes for key, scopes in routes.items() if key[0] != "GET" and key not in OPEN
+    }
 
-    assert len(changing) == 11
-    assert {key for key, scopes in changing.items() if not WRITING.intersection(scopes)} == set()
+    assert len(changing) == 16
+    assert {key for key, scopes in changing.items() if WRITING.isdisjoint(scopes)} == set()

@@ -15,13 +15,21 @@ from packages.models.audit import (
     AuditLog,
     AuditSeal,
 )
+from packages.models.sessions import (
+    REVOKED_TOKENS_VALIDATOR,
+    TOKEN_FAMILIES_VALIDATOR,
+    RevokedToken,
+    TokenFamily,
+)
 from packages.models.tools import MCP_TOOLS_VALIDATOR, RegisteredTool
 
-OWN_DOCUMENTS = (RegisteredTool, AuditLog, AuditSeal)
+OWN_DOCUMENTS = (RegisteredTool, AuditLog, AuditSeal, TokenFamily, RevokedToken)
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
+    TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,
+    RevokedToken.Settings.name: REVOKED_TOKENS_VALIDATOR,
 }
 
 DECLARED_OTHERWISE = frozenset({("mcpservers", "serverName_1")})

@@ -11,6 +11,7 @@ from cachetools import TLRUCache
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import Role, UserContext
 from registry.auth.jwt import TokenVerifier, VerifiedToken, default_scopes
+from registry.auth.revocation import RevocationList
 from registry.auth.values import DirectoryEntry
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
@@ -37,6 +38,7 @@ class BearerAuthenticator:
         self,
         verifier: TokenVerifier,
         directory: Directory,
+        revocations: RevocationList,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -45,12 +47,15 @@ class BearerAuthenticator:
     ) -> None:
         self._verifier = verifier
         self._directory = directory
+        self._revocations = revocations
+        revocations.tell(self.forget)
         self._clock = clock
         self._user_cache_seconds = user_cache_seconds
         self._leeway_seconds = leeway_seconds
         self._hits = metrics.token_verifications.labels("cached")
         self._verified = metrics.token_verifications.labels("verified")
         self._refused = metrics.token_verifications.labels("refused")
+        self._forgotten = 0
         self._tokens: TLRUCache[bytes, VerifiedToken] = TLRUCache(
             CACHED_TOKENS, ttu=self._token_dies_at, timer=clock.monotonic
         )
@@ -78,20 +83,28 @@ class BearerAuthenticator:
         remembered = self.cached(authorization)
         if remembered is not None:
             return remembered
+        forgotten = self._forgotten
         try:
             context, expires_at = await self._verify(authorization)
         except UnauthorizedError:
             self._refused.inc()
             raise
         lifetime = min(self._user_cache_seconds, expires_at - self._clock.now().timestamp())
-        if lifetime > 0:
+        # What was to be forgotten while this was looked up is not remembered after all.
+        if lifetime > 0 and forgotten == self._forgotten:
             key = _digest(authorization)
             self._contexts[key] = (context, self._clock.monotonic() + lifetime)
         return context
 
     def forget_users(self) -> None:
         """Drop what is remembered of roles and groups; tokens stay verified."""
+        self._forgotten += 1
         self._contexts.clear()
+
+    def forget(self) -> None:
+        """Drop all that is remembered."""
+        self.forget_users()
+        self._tokens.clear()
 
     async def _verify(self, authorization: str) -> tuple[UserContext, float]:
         scheme, _, token = authorization.partition(" ")
@@ -104,7 +117,11 @@ class BearerAuthenticator:
             verified = self._verifier.verify(token)
             self._verified.inc()
             self._tokens[key] = verified
-        return await self._context(verified), verified.expires_at + self._leeway_seconds
+        context = await self._context(verified)
+        # Looked at last: it may have been revoked while the user was looked up.
+        if self._revocations.refuses(verified):
+            raise UnauthorizedError("The bearer token was revoked.")
+        return context, verified.expires_at + self._leeway_seconds
 
     async def _context(self, token: VerifiedToken) -> UserContext:
         if token.role is Role.ADMIN:
@@ -115,6 +132,8 @@ class BearerAuthenticator:
                 role=token.role,
                 scopes=token.scopes or frozenset(),
                 token_id=token.token_id,
+                session_id=token.session_id,
+                ancestors=token.ancestors,
             )
         entry = await self._directory.get(token.user_id)
         if entry is None and token.role is None:
@@ -128,6 +147,8 @@ class BearerAuthenticator:
             groups=entry.groups if entry else frozenset(),
             token_id=token.token_id,
             role_name=entry.role if entry else None,
+            session_id=token.session_id,
+            ancestors=token.ancestors,
         )
 
     def _token_dies_at(self, _key: bytes, token: VerifiedToken, now: float) -> float:

@@ -55,10 +55,12 @@ class UserContext:
 
     Attributes:
         user_id: ObjectId of the user as 24 hexadecimal characters.
-        scopes: What the token allows; an admin's role implies all of them.
+        scopes: What the token allows, of administrators too.
         groups: ObjectIds (24 hexadecimal characters) of the groups the user belongs to.
         token_id: The token's `jti`, when it has one.
         role_name: The role as stored in `users`, where it was looked up; ACL entries may name it.
+        session_id: The family of tokens that it belongs to, when it does.
+        ancestors: The tokens and families that it was generated with, the oldest first.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
 
@@ -69,6 +71,8 @@ class UserContext:
     groups: frozenset[str] = field(default_factory=frozenset)
     token_id: str | None = None
     role_name: str | None = None
+    session_id: str | None = None
+    ancestors: tuple[str, ...] = ()
 
     @property
     def role_principal(self) -> str:
@@ -87,6 +91,4 @@ class UserContext:
 
     def lacks(self, *needed: Scope) -> tuple[Scope, ...]:
         """Return those of *needed* that the token does not allow."""
-        if self.is_admin:
-            return ()
         return tuple(scope for scope in needed if scope not in self.scopes)

@@ -22,6 +22,9 @@ from registry.core.clock import Clock
 USER_ID_LENGTH = 24
 """Characters of an ObjectId in hexadecimal."""
 
+REFRESH_USE = "refresh"
+"""`token_use` of refresh tokens; access tokens have none."""
+
 MAX_TOKEN_CHARACTERS = 8192
 """Longer bearers are refused unread: ours are under 1,000 characters."""
 
@@ -37,6 +40,9 @@ class VerifiedToken:
         role: None when the token does not say (jarvis-api's), so that `users` must be asked.
         scopes: None when the token does not say.
         expires_at: `exp`, in seconds since the epoch.
+        issued_at: `iat` likewise; None when the token does not say.
+        session_id: Family of tokens that it belongs to, if any.
+        ancestors: Tokens and families that it was generated with, the oldest first.
     """
 
     user_id: str
@@ -45,10 +51,22 @@ class VerifiedToken:
     scopes: frozenset[Scope] | None
     token_id: str | None
     expires_at: float
+    issued_at: float | None = None
+    session_id: str | None = None
+    ancestors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshClaims:
+    """What a refresh token of ours says that passed."""
+
+    user_id: str
+    session_id: str
+    token_id: str
 
 
 class TokenIssuer:
-    """Signs access tokens of our own."""
+    """Signs tokens of our own."""
 
     def __init__(self, keys: SigningKeys, *, issuer: str, audience: str, clock: Clock) -> None:
         self._kid = keys.kid
@@ -66,18 +84,46 @@ class TokenIssuer:
         role: Role,
         scopes: frozenset[Scope],
         lifetime: timedelta,
+        token_id: str | None = None,
+        session_id: str | None = None,
+        ancestors: tuple[str, ...] = (),
     ) -> str:
-        """Return a signed RS256 token (RFC 9068's claims, plus user_id, username and role)."""
-        now = self._clock.now()
-        claims = {
-            "iss": self._issuer,
+        """Return a signed RS256 access token (RFC 9068's claims, plus user_id, username, role).
+
+        `sid` and `anc`, if any, say which family it belongs to and what that came from.
+        """
+        claims: dict[str, object] = {
             "aud": self._audience,
-            "sub": user_id,
             "user_id": user_id,
             "username": username,
             "role": role.value,
             "scope": " ".join(sorted(scopes)),
-            "jti": uuid.uuid4().hex,
+            "jti": token_id or uuid.uuid4().hex,
+        }
+        if session_id is not None:
+            claims["sid"] = session_id
+        if ancestors:
+            claims["anc"] = list(ancestors)
+        return self._signed(user_id, claims, lifetime)
+
+    def issue_refresh(
+        self, *, user_id: str, session_id: str, token_id: str, lifetime: timedelta
+    ) -> str:
+        """Return a signed RS256 refresh token, which is no access token to anybody."""
+        claims: dict[str, object] = {
+            "aud": refresh_audience(self._audience),
+            "token_use": REFRESH_USE,
+            "sid": session_id,
+            "jti": token_id,
+        }
+        return self._signed(user_id, claims, lifetime)
+
+    def _signed(self, user_id: str, own: dict[str, object], lifetime: timedelta) -> str:
+        now = self._clock.now()
+        claims = {
+            "iss": self._issuer,
+            "sub": user_id,
+            **own,
             "iat": int(now.timestamp()),
             "exp": int((now + lifetime).timestamp()),
         }
@@ -109,15 +155,7 @@ class TokenVerifier:
         Raises:
             UnauthorizedError: For any reason it cannot be accepted.
         """
-        if len(token) > MAX_TOKEN_CHARACTERS:
-            raise UnauthorizedError("The bearer token is too long.")
-        try:
-            header = jwt.get_unverified_header(token)
-        except JOSEError:
-            raise UnauthorizedError("The bearer token is not a JWT.") from None
-        if "crit" in header:
-            # We understand no extensions, and these must be understood (RFC 7515, 4.1.11).
-            raise UnauthorizedError("The bearer token needs an extension that is not supported.")
+        header = _header(token)
         match header.get("alg"):
             case "RS256":
                 return self._own(token, header.get("kid"))
@@ -126,10 +164,34 @@ class TokenVerifier:
             case _:
                 raise UnauthorizedError("The bearer token's algorithm is not accepted.")
 
-    def _own(self, token: str, kid: object) -> VerifiedToken:
+    def verify_refresh(self, token: str) -> RefreshClaims:
+        """Return the claims of a refresh token of ours.
+
+        Raises:
+            UnauthorizedError: For any reason it cannot be accepted.
+        """
+        header = _header(token)
+        if header.get("alg") != "RS256":
+            raise UnauthorizedError("The refresh token's algorithm is not accepted.")
+        claims = self._signed_by_us(token, header.get("kid"), refresh_audience(self._audience))
+        session_id, token_id = claims.get("sid"), claims.get("jti")
+        if (
+            claims.get("token_use") != REFRESH_USE
+            or not isinstance(session_id, str)
+            or not isinstance(token_id, str)
+        ):
+            raise UnauthorizedError("The token is no refresh token.")
+        return RefreshClaims(_user_id(claims.get("sub")), session_id, token_id)
+
+    def _signed_by_us(self, token: str, kid: object, audience: str) -> dict[str, object]:
         if kid != self._keys.kid:
             raise UnauthorizedError("The bearer token was signed with an unknown key.")
-        claims = self._decode(token, self._keys.public_pem, "RS256", own=True)
+        return self._decode(token, self._keys.public_pem, "RS256", audience)
+
+    def _own(self, token: str, kid: object) -> VerifiedToken:
+        claims = self._signed_by_us(token, kid, self._audience)
+        if "token_use" in claims:
+            raise UnauthorizedError("The bearer token is not an access token.")
         role = claims.get("role")
         scope = claims.get("scope")
         if not isinstance(role, str) or not isinstance(scope, str):
@@ -142,10 +204,13 @@ class TokenVerifier:
             scopes=frozenset(Scope(name) for name in scope.split() if name in known),
             token_id=str(claims["jti"]) if claims.get("jti") else None,
             expires_at=_expiry(claims),
+            issued_at=_issued_at(claims),
+            session_id=str(claims["sid"]) if claims.get("sid") else None,
+            ancestors=_ancestors(claims.get("anc")),
         )
 
     def _shared(self, token: str, secret: str) -> VerifiedToken:
-        claims = self._decode(token, secret, "HS256", own=False)
+        claims = self._decode(token, secret, "HS256", None)
         if "iss" in claims or "sessionId" in claims:
             # jarvis-api's access tokens have neither; its refresh tokens carry a sessionId.
             raise UnauthorizedError("The bearer token is not an access token.")
@@ -156,9 +221,13 @@ class TokenVerifier:
             scopes=None,
             token_id=None,
             expires_at=_expiry(claims),
+            issued_at=_issued_at(claims),
         )
 
-    def _decode(self, token: str, key: str, algorithm: str, *, own: bool) -> dict[str, object]:
+    def _decode(
+        self, token: str, key: str, algorithm: str, audience: str | None
+    ) -> dict[str, object]:
+        own = audience is not None
         options: dict[str, object] = {
             "leeway": self._leeway_seconds,
             "require_exp": True,
@@ -174,7 +243,7 @@ class TokenVerifier:
                 key,
                 algorithms=[algorithm],
                 options=options,
-                audience=self._audience if own else None,
+                audience=audience,
                 issuer=self._issuer if own else None,
             )
         except ExpiredSignatureError:
@@ -183,6 +252,11 @@ class TokenVerifier:
             raise UnauthorizedError("The bearer token cannot be verified.") from None
         except Exception:  # noqa: BLE001 - a library's slip on hostile input must not be a pass or a 500
             raise UnauthorizedError("The bearer token cannot be verified.") from None
+
+
+def refresh_audience(audience: str) -> str:
+    """Return the `aud` of refresh tokens, which no access token has."""
+    return f"{audience}:refresh"
 
 
 def default_scopes(role: Role) -> frozenset[Scope]:
@@ -205,3 +279,28 @@ def _expiry(claims: dict[str, object]) -> float:
     if not isinstance(expiry, int | float) or not 0 < expiry < LATEST_EXPIRY:
         raise UnauthorizedError("The bearer token has no usable expiry.")
     return float(expiry)
+
+
+def _issued_at(claims: dict[str, object]) -> float | None:
+    issued = claims.get("iat")
+    # What cannot be compared counts as issued before anything was revoked.
+    return (
+        float(issued) if isinstance(issued, int | float) and abs(issued) < LATEST_EXPIRY else None
+    )
+
+
+def _ancestors(claim: object) -> tuple[str, ...]:
+    return tuple(str(item) for item in claim) if isinstance(claim, list) else ()
+
+
+def _header(token: str) -> dict[str, object]:
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise UnauthorizedError("The bearer token is too long.")
+    try:
+        header: dict[str, object] = jwt.get_unverified_header(token)
+    except JOSEError:
+        raise UnauthorizedError("The bearer token is not a JWT.") from None
+    if "crit" in header:
+        # We understand no extensions, and these must be understood (RFC 7515, 4.1.11).
+        raise UnauthorizedError("The bearer token needs an extension that is not supported.")
+    return header

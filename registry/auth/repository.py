@@ -1,13 +1,16 @@
-"""Reads users, groups and roles, which jarvis-api manages. Writes nothing."""
+"""Reads users, groups, roles and what is revoked. Writes nothing."""
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
 
 from packages.database.client import Database, Doc
 from packages.database.errors import translates_driver_errors
+from packages.models.sessions import RevokedToken
+from registry.auth.revocation import Revocation, RevocationKind
 from registry.auth.values import DirectoryEntry, Person
 
 USER, GROUP, ROLE = "user", "group", "role"
@@ -85,6 +88,24 @@ class DirectoryRepository:
         rows = await self._roles.find({}, {"name": 1}).to_list()
         stored = [str(row["name"]) for row in rows if row.get("name")]
         return [Person(ROLE, name, name) for name in dict.fromkeys((*BUILT_IN_ROLES, *stored))]
+
+
+@translates_driver_errors
+class RevocationRepository:
+    """Reads `revoked_tokens`, which `registry.tokens.families` writes."""
+
+    def __init__(self, database: Database) -> None:
+        self._revoked = database.collection(RevokedToken.Settings.name)
+
+    async def unexpired(self, now: datetime) -> list[Revocation]:
+        """Return everything that still refuses something."""
+        rows = self._revoked.find({"expires_at": {"$gt": now}})
+        return [
+            Revocation(
+                RevocationKind(row["kind"]), row["subject"], row["revoked_at"], row["expires_at"]
+            )
+            async for row in rows
+        ]
 
 
 def _person(kind: str, row: dict[str, Any]) -> Person:

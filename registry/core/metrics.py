@@ -88,6 +88,28 @@ class Metrics:
             "Records of refusals that could not be written.",
             registry=self.registry,
         )
+        self.token_operations = Counter(
+            "token_operations",
+            "Operations on stored and issued tokens.",
+            ("operation", "outcome"),
+            registry=self.registry,
+        )
+        self.tokens_active = Gauge(
+            "tokens_active",
+            "Stored tokens that have not expired.",
+            ("type",),
+            registry=self.registry,
+        )
+        self.tokens_active_users = Gauge(
+            "tokens_active_users",
+            "Users with a stored token that has not expired.",
+            registry=self.registry,
+        )
+        self.tokens_expired = Gauge(
+            "tokens_expired",
+            "Stored tokens past their expiry that the database has not removed yet.",
+            registry=self.registry,
+        )
         self.token_verifications = Counter(
             "auth_token_verifications",
             "Bearer tokens checked.",

@@ -83,6 +83,16 @@ class Settings(BaseSettings):
         default=15, ge=0, le=300, description="How long a user's role and groups are remembered."
     )
 
+    token_reads_enabled: bool = Field(
+        default=True, description="Whether users can read the values of their stored tokens."
+    )
+    token_max_hours: int = Field(
+        default=720, ge=1, le=8760, description="Longest lifetime of an access token we issue."
+    )
+    token_family_days: int = Field(
+        default=30, ge=1, le=365, description="How long issued tokens can be renewed, in days."
+    )
+
     registry_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     registry_port: int = Field(default=7860, ge=0, le=65535, description="Port to listen on.")
     registry_home: Path = Field(

@@ -5,7 +5,7 @@ unknown ones cannot be told apart by looking here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -39,7 +39,8 @@ SERVER_LINKS = {"mcp_tools": "owner_id", "aclentries": "resourceId"}
 """Collections whose documents concern a server, and the field that names it."""
 
 USER_COLLECTIONS = frozenset({"users", "groups"})
-WATCHED = ("mcpservers", "pluginauths", *SERVER_LINKS, *USER_COLLECTIONS)
+REVOKED = "revoked_tokens"
+WATCHED = ("mcpservers", "pluginauths", REVOKED, *SERVER_LINKS, *USER_COLLECTIONS)
 
 USER_KEYS = 10_000
 USER_KEY_SECONDS = 300
@@ -69,6 +70,7 @@ class Snapshot:
 
     Args:
         users_changed: Called when a user or a group changed.
+        revocations_changed: Called when a token was revoked, or may have been.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Snapshot:
         metrics: Metrics,
         settings: Settings,
         users_changed: Callable[[], None],
+        revocations_changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._database = database
         self._sources = sources
@@ -89,6 +92,7 @@ class Snapshot:
         self._idle_timeout_seconds = settings.gateway_idle_timeout_seconds
         self._max_staleness_seconds = settings.gateway_max_staleness_seconds
         self._users_changed = users_changed
+        self._revocations_changed = revocations_changed
         self._routes: dict[str, Route] = {}
         self._by_server: dict[str, Route] = {}
         self._configs: dict[str, ServerRecord] = {}
@@ -190,6 +194,7 @@ class Snapshot:
         async for change in stream:
             if not loaded:
                 # The stream is open, so whatever this read misses will come through it.
+                await self._revocations_changed()
                 await self.load()
                 loaded = True
                 continue
@@ -216,6 +221,13 @@ class Snapshot:
 
     async def _apply(self, changes: Iterable[Change]) -> None:
         servers: set[str] = set()
+        changes = list(changes)
+        collections = {change.collection for change in changes}
+        # Who may call comes first, and is not left out when everything else is read again below.
+        if REVOKED in collections:
+            await self._revocations_changed()
+        if collections & USER_COLLECTIONS:
+            self._users_changed()
         for change in changes:
             if change.collection == "mcpservers":
                 servers.add(change.document_id)
@@ -226,9 +238,7 @@ class Snapshot:
                     await self.load()
                     return
                 servers.add(link)
-            elif change.collection in USER_COLLECTIONS:
-                self._users_changed()
-            else:
+            elif change.collection == "pluginauths":
                 self._user_headers.clear()
         for server_id in servers:
             await self._reload(server_id)

@@ -5,19 +5,35 @@ query names the types it means.
 """
 
 from collections.abc import Collection
-from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
-from pymongo import ASCENDING, IndexModel, ReturnDocument
-from pymongo.errors import DuplicateKeyError
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.encryption import Cipher, FieldRef
-from packages.database.errors import DatabaseUnavailable, translates_driver_errors
-from registry.core.json import JsonObject
-from registry.tokens.values import STORED_TYPES, StoredToken, TokenCounts, TokenType
+from packages.database.errors import translates_driver_errors
+from registry.core.json import JsonObject, members
+from registry.core.paging import Page, PageRequest
+from registry.tokens.naming import (
+    MCP_ACCESS,
+    MCP_REFRESH,
+    SHOWN_REFRESH_SUFFIX,
+    access_identifier,
+    refresh_identifier,
+    stored_types,
+)
+from registry.tokens.values import (
+    STORED_TYPES,
+    StoredKey,
+    StoredToken,
+    TokenCounts,
+    TokenFilter,
+    TokenRecord,
+    TokenType,
+)
 
 TOKEN_INDEXES = [
     IndexModel([("userId", ASCENDING), ("type", ASCENDING)]),
@@ -36,8 +52,7 @@ TOKEN_INDEXES = [
 PLUGIN_AUTH_INDEXES = [
     IndexModel([("userId", ASCENDING), ("pluginKey", ASCENDING), ("authField", ASCENDING)])
 ]
-STORE_ATTEMPTS = 5
-"""After the first lost race there is a document to replace, so the second try should succeed."""
+NEWEST_FIRST = [("createdAt", DESCENDING), ("_id", DESCENDING)]
 
 API_KEY_FIELD = "MCP_API_KEY"
 """`authField` under which jarvis-api keeps a user's key for an MCP server."""
@@ -48,53 +63,26 @@ def plugin_key(server_name: str) -> str:
     return f"mcp_{server_name}"
 
 
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """What is written of a token."""
+
+    value: str = field(repr=False)
+    created_at: datetime
+    expires_at: datetime
+    metadata: JsonObject
+
+
 @translates_driver_errors
 class TokenRepository:
-    """Tokens of users. Expired ones do not exist here, swept or not."""
+    """Tokens of users. Every method but `delete_of_server` and `counts` is about one user's."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._tokens = database.collection("tokens")
         self._cipher = cipher
 
-    async def store(
-        self,
-        *,
-        user_id: str,
-        stored_type: str,
-        identifier: str,
-        value: str,
-        expires_at: datetime,
-        metadata: JsonObject,
-        now: datetime,
-    ) -> str:
-        """Store a token, replacing one of the same user, type and identifier; return its id.
-
-        Raises:
-            DatabaseUnavailable: Others stored and deleted the same one all the time.
-        """
-        key = {"userId": ObjectId(user_id), "type": stored_type, "identifier": identifier}
-        values = {
-            "token": self._cipher.encrypt_shared(value),
-            "createdAt": now,
-            "expiresAt": expires_at,
-            "metadata": metadata,
-        }
-        for _ in range(STORE_ATTEMPTS):
-            # Of several that insert at once one wins; the others must come again to replace.
-            with suppress(DuplicateKeyError):
-                document = await self._tokens.find_one_and_update(
-                    key,
-                    {"$set": values},
-                    projection={"_id": 1},
-                    upsert=True,
-                    return_document=ReturnDocument.AFTER,
-                )
-                if document is not None:
-                    return str(document["_id"])
-        raise DatabaseUnavailable
-
     async def get(self, token_id: str, user_id: str, now: datetime) -> StoredToken | None:
-        """Return a token of *user_id*, decrypted, or None when absent, expired or another's.
+        """Return a token, decrypted, or None when absent, expired or another's.
 
         Raises:
             DecryptionError: The stored value cannot be read with the current keys.
@@ -102,36 +90,180 @@ class TokenRepository:
         document = await self._tokens.find_one(
             {**_owned(token_id, user_id), "expiresAt": {"$gt": now}}
         )
-        return None if document is None else self._token(document)
+        if document is None:
+            return None
+        reference = FieldRef("tokens", token_id, "token")
+        # Foreign programs write here too; what is no text is no ciphertext either.
+        value = self._cipher.decrypt(str(document.get("token")), reference)
+        return StoredToken(_record(document), value)
 
-    async def update(
-        self, token_id: str, user_id: str, *, value: str, expires_at: datetime, now: datetime
-    ) -> bool:
-        """Replace a token's value and expiry; say whether there was one."""
-        result = await self._tokens.update_one(
+    async def list_page(
+        self, user_id: str, narrowed: TokenFilter, now: datetime, page: PageRequest
+    ) -> Page[TokenRecord]:
+        """Return one page of the tokens that have not expired, newest first."""
+        query: Doc = {
+            "userId": ObjectId(user_id),
+            "type": {"$in": stored_types(narrowed.kind)},
+            "expiresAt": {"$gt": now},
+        }
+        if narrowed.identifier is not None:
+            query["$or"] = _called(narrowed.identifier)
+        total = await self._tokens.count_documents(query)
+        rows = self._tokens.find(
+            query, {"token": 0}, sort=NEWEST_FIRST, skip=page.offset, limit=page.per_page
+        )
+        return Page(tuple([_record(row) async for row in rows]), total, page)
+
+    async def find(self, token_id: str, user_id: str, tx: Transaction) -> TokenRecord | None:
+        """Return a token, expired or not."""
+        document = await self._tokens.find_one(_owned(token_id, user_id), session=tx)
+        return None if document is None else _record(document)
+
+    async def find_key(self, user_id: str, key: StoredKey, tx: Transaction) -> TokenRecord | None:
+        """Return the token that lies at *key*, expired or not."""
+        document = await self._tokens.find_one(_at(user_id, key), session=tx)
+        return None if document is None else _record(document)
+
+    async def find_refresh_of(
+        self, access_id: str, user_id: str, now: datetime, tx: Transaction
+    ) -> TokenRecord | None:
+        """Return the refresh token that names an access token and has not expired."""
+        document = await self._tokens.find_one(
+            {
+                "userId": ObjectId(user_id),
+                "type": {"$in": stored_types(TokenType.OAUTH_REFRESH)},
+                "metadata.access_token_id": access_id,
+                "expiresAt": {"$gt": now},
+            },
+            session=tx,
+        )
+        return None if document is None else _record(document)
+
+    async def store(self, user_id: str, key: StoredKey, written: NewToken, tx: Transaction) -> str:
+        """Store a token, replacing the one at *key*; return its id.
+
+        Raises:
+            DuplicateKeyError: Somebody else stored it meanwhile; the transaction is over.
+        """
+        values = self._values(written)
+        if key.given_identifier is not None:
+            values["registry.identifier"] = key.given_identifier
+        document = await self._tokens.find_one_and_update(
+            _at(user_id, key),
+            {"$set": {**values, "metadata": written.metadata}},
+            projection={"_id": 1},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+            session=tx,
+        )
+        assert document is not None  # noqa: S101 - an upsert leaves one
+        return str(document["_id"])
+
+    async def restore(
+        self, token_id: str, user_id: str, key: StoredKey, written: NewToken, tx: Transaction
+    ) -> None:
+        """Insert a token that was swept under the id that it had."""
+        document: Doc = {
+            "_id": ObjectId(token_id),
+            **_at(user_id, key),
+            **self._values(written),
+            "metadata": written.metadata,
+        }
+        if key.given_identifier is not None:
+            document["registry"] = {"identifier": key.given_identifier}
+        await self._tokens.insert_one(document, session=tx)
+
+    async def renew(self, token_id: str, user_id: str, written: NewToken, tx: Transaction) -> None:
+        """Replace a token's value, times and metadata."""
+        await self._tokens.update_one(
             _owned(token_id, user_id),
+            {"$set": {**self._values(written), "metadata": written.metadata}},
+            session=tx,
+        )
+
+    async def link(
+        self, access: TokenRecord, refresh: TokenRecord, tx: Transaction
+    ) -> TokenRecord:
+        """Let an access and a refresh token name each other, and no other token either of them.
+
+        Returns:
+            *access* with its new metadata.
+        """
+        user = ObjectId(access.user_id)
+        await self._tokens.update_many(
+            {
+                "userId": user,
+                "_id": {"$ne": ObjectId(access.token_id)},
+                "type": {"$in": stored_types(TokenType.OAUTH_ACCESS)},
+                "metadata.refresh_token_id": refresh.token_id,
+            },
+            {"$unset": {"metadata.refresh_token_id": ""}},
+            session=tx,
+        )
+        await self._tokens.update_many(
+            {
+                "userId": user,
+                "_id": {"$ne": ObjectId(refresh.token_id)},
+                "type": {"$in": stored_types(TokenType.OAUTH_REFRESH)},
+                "metadata.access_token_id": access.token_id,
+            },
+            {"$unset": {"metadata.access_token_id": "", "registry.access_token": ""}},
+            session=tx,
+        )
+        linked = replace(
+            access, metadata={**access.metadata, "refresh_token_id": refresh.token_id}
+        )
+        # Metadata as a whole: a foreign document may hold null there, which has no members.
+        await self._tokens.update_one(
+            {"_id": ObjectId(access.token_id)}, {"$set": {"metadata": linked.metadata}}, session=tx
+        )
+        await self._tokens.update_one(
+            {"_id": ObjectId(refresh.token_id)},
             {
                 "$set": {
-                    "token": self._cipher.encrypt_shared(value),
-                    "createdAt": now,
-                    "expiresAt": expires_at,
+                    "metadata": {**refresh.metadata, "access_token_id": access.token_id},
+                    "registry.access_token": _remembered(linked),
                 }
             },
+            session=tx,
         )
-        return result.matched_count == 1
+        return linked
 
-    async def delete(self, token_id: str, user_id: str) -> bool:
-        """Remove a token; say whether there was one."""
-        result = await self._tokens.delete_one(_owned(token_id, user_id))
-        return result.deleted_count == 1
+    async def unlink(self, token_id: str, user_id: str, tx: Transaction) -> None:
+        """Remove the links that other tokens have to this one."""
+        user = ObjectId(user_id)
+        await self._tokens.update_many(
+            {
+                "userId": user,
+                "type": {"$in": stored_types(TokenType.OAUTH_ACCESS)},
+                "metadata.refresh_token_id": token_id,
+            },
+            {"$unset": {"metadata.refresh_token_id": ""}},
+            session=tx,
+        )
+        await self._tokens.update_many(
+            {
+                "userId": user,
+                "type": {"$in": stored_types(TokenType.OAUTH_REFRESH)},
+                "metadata.access_token_id": token_id,
+            },
+            {"$unset": {"metadata.access_token_id": "", "registry.access_token": ""}},
+            session=tx,
+        )
+
+    async def delete(self, token_id: str, user_id: str, tx: Transaction) -> None:
+        """Remove a token."""
+        await self._tokens.delete_one(_owned(token_id, user_id), session=tx)
 
     async def delete_of_server(self, server_name: str, tx: Transaction) -> None:
         """Remove what all users stored for one server, and nothing else."""
-        prefix = f"mcp:{server_name}"
+        prefix = access_identifier(server_name)
         await self._tokens.delete_many(
             {
                 "type": {"$in": [*STORED_TYPES, "mcp_oauth_client"]},
-                "identifier": {"$in": [prefix, f"{prefix}:refresh", f"{prefix}:client"]},
+                "identifier": {
+                    "$in": [prefix, refresh_identifier(server_name), f"{prefix}:client"]
+                },
             },
             session=tx,
         )
@@ -139,7 +271,7 @@ class TokenRepository:
     async def counts(self, now: datetime) -> TokenCounts:
         """Count the tokens of the types we know, from one snapshot of the collection."""
         pipeline: list[Doc] = [
-            {"$match": {"type": {"$in": list(STORED_TYPES)}}},
+            {"$match": {"type": {"$in": stored_types()}}},
             {
                 "$group": {
                     "_id": {"type": "$type", "active": {"$gt": ["$expiresAt", now]}},
@@ -149,30 +281,27 @@ class TokenRepository:
             },
         ]
         by_type = dict.fromkeys(TokenType, 0)
-        active = expired = 0
+        active_by_type = dict.fromkeys(TokenType, 0)
+        expired = 0
         users: set[ObjectId] = set()
         async for group in await self._tokens.aggregate(pipeline):
             count = int(group["count"])
-            by_type[STORED_TYPES[group["_id"]["type"]]] += count
+            kind = STORED_TYPES[group["_id"]["type"]]
+            by_type[kind] += count
             if group["_id"]["active"]:
-                active += count
+                active_by_type[kind] += count
                 users.update(group["users"])
             else:
                 expired += count
-        return TokenCounts(active + expired, by_type, active, expired, len(users))
+        active = sum(active_by_type.values())
+        return TokenCounts(active + expired, by_type, active, expired, len(users), active_by_type)
 
-    def _token(self, document: dict[str, Any]) -> StoredToken:
-        token_id = str(document["_id"])
-        return StoredToken(
-            token_id=token_id,
-            user_id=str(document["userId"]),
-            stored_type=document["type"],
-            identifier=str(document.get("identifier") or ""),
-            value=self._cipher.decrypt(document["token"], FieldRef("tokens", token_id, "token")),
-            created_at=document["createdAt"],
-            expires_at=document["expiresAt"],
-            metadata=document.get("metadata") or {},
-        )
+    def _values(self, written: NewToken) -> Doc:
+        return {
+            "token": self._cipher.encrypt_shared(written.value),
+            "createdAt": written.created_at,
+            "expiresAt": written.expires_at,
+        }
 
 
 @translates_driver_errors
@@ -250,5 +379,69 @@ def _owned(token_id: str, user_id: str) -> Doc:
     return {
         "_id": ObjectId(token_id),
         "userId": ObjectId(user_id),
-        "type": {"$in": list(STORED_TYPES)},
+        "type": {"$in": stored_types()},
     }
+
+
+def _at(user_id: str, key: StoredKey) -> Doc:
+    return {
+        "userId": ObjectId(user_id),
+        "type": key.stored_type,
+        "identifier": key.identifier,
+    }
+
+
+def _called(identifier: str) -> list[Doc]:
+    """Return the conditions under which callers know a token as *identifier*."""
+    unnamed: Doc = {"registry.identifier": {"$exists": False}}
+    conditions: list[Doc] = [
+        {"identifier": identifier},
+        {"registry.identifier": identifier},
+        {**unnamed, "type": MCP_ACCESS, "identifier": access_identifier(identifier)},
+    ]
+    server = identifier.removesuffix(SHOWN_REFRESH_SUFFIX)
+    if server != identifier:
+        stored = refresh_identifier(server)
+        conditions.append({**unnamed, "type": MCP_REFRESH, "identifier": stored})
+    return conditions
+
+
+def _record(document: dict[str, Any]) -> TokenRecord:
+    facts = members(document.get("registry"))
+    created_at = document.get("createdAt")
+    return TokenRecord(
+        token_id=str(document["_id"]),
+        user_id=str(document["userId"]),
+        key=_key(document["type"], document.get("identifier"), facts.get("identifier")),
+        created_at=(
+            created_at if isinstance(created_at, datetime) else document["_id"].generation_time
+        ),
+        expires_at=document["expiresAt"],
+        metadata=members(document.get("metadata")),
+        access_token=_recalled(members(facts.get("access_token"))),
+    )
+
+
+def _key(stored_type: object, identifier: object, given: object) -> StoredKey:
+    return StoredKey(
+        str(stored_type), str(identifier or ""), given if isinstance(given, str) else None
+    )
+
+
+def _remembered(access: TokenRecord) -> Doc:
+    facts: Doc = {
+        "type": access.key.stored_type,
+        "identifier": access.key.identifier,
+        "metadata": access.metadata,
+    }
+    if access.key.given_identifier is not None:
+        facts["given_identifier"] = access.key.given_identifier
+    return facts
+
+
+def _recalled(facts: JsonObject) -> tuple[StoredKey, JsonObject] | None:
+    stored_type = facts.get("type")
+    if not isinstance(stored_type, str) or stored_type not in stored_types(TokenType.OAUTH_ACCESS):
+        return None
+    key = _key(stored_type, facts.get("identifier"), facts.get("given_identifier"))
+    return key, members(facts.get("metadata"))

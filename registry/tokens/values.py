@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from registry.auth.identity import Role, Scope
 from registry.core.json import JsonObject
 
 
@@ -24,23 +25,69 @@ STORED_TYPES: dict[str, TokenType] = {
 }
 """Stored spelling to ours: jarvis-api writes and reads `mcp_oauth` and `mcp_oauth_refresh`."""
 
+LINKS: dict[TokenType, str] = {
+    TokenType.OAUTH_ACCESS: "refresh_token_id",
+    TokenType.OAUTH_REFRESH: "access_token_id",
+}
+"""Member of the metadata in which a token of a kind names the other one of its pair."""
+
 
 @dataclass(frozen=True, slots=True)
-class StoredToken:
-    """One token of a user, decrypted.
+class StoredKey:
+    """Where a token of a user lies.
 
     Attributes:
         stored_type: As it stands in the database, for example `mcp_oauth`.
+        identifier: As it stands there, for example `mcp:weather`.
+        given_identifier: The caller's own, where the stored one is made from a server's name.
+    """
+
+    stored_type: str
+    identifier: str
+    given_identifier: str | None = None
+
+    @property
+    def kind(self) -> TokenType:
+        """Return the kind in our spelling."""
+        return STORED_TYPES[self.stored_type]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """One token of a user, without its value.
+
+    Attributes:
+        access_token: Of a refresh token: where its access token lies, and that one's metadata;
+            from this it is made again after it was swept.
     """
 
     token_id: str
     user_id: str
-    stored_type: str
-    identifier: str
-    value: str = field(repr=False)
+    key: StoredKey
     created_at: datetime
     expires_at: datetime
     metadata: JsonObject
+    access_token: tuple[StoredKey, JsonObject] | None = None
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether the token has not expired."""
+        return self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """One token of a user, decrypted."""
+
+    record: TokenRecord
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFilter:
+    """What a list of tokens is narrowed to."""
+
+    kind: TokenType | None = None
+    identifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +99,68 @@ class TokenCounts:
     active: int
     expired: int
     active_users: int
+    active_by_type: dict[TokenType, int] = field(
+        default_factory=lambda: dict.fromkeys(TokenType, 0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Tokens that were issued together, and those they were exchanged for.
+
+    Attributes:
+        family_id: The `sid` claim of all its tokens.
+        is_known_user: Whether the user was in `users` when it began.
+        scopes: In the order in which they were asked for.
+        hours: Lifetime of its access tokens.
+        ancestors: `sid` or `jti` of the tokens it was generated with, the oldest first.
+        expires_at: When nothing of it is valid any more.
+        refresh_token_id: `jti` of the one refresh token that can be exchanged.
+        access_tokens: `jti` and expiry of the latest access tokens.
+    """
+
+    family_id: str
+    user_id: str
+    username: str
+    role: Role
+    is_known_user: bool
+    scopes: tuple[Scope, ...]
+    hours: int
+    description: str | None
+    ancestors: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime
+    refresh_token_id: str = ""
+    access_tokens: tuple[tuple[str, datetime], ...] = ()
+    revoked_at: datetime | None = None
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether its tokens are accepted, as far as the family itself knows."""
+        return self.revoked_at is None and self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedIds:
+    """What is stored of a pair of tokens that was issued."""
+
+    access_id: str
+    access_expires_at: datetime
+    refresh_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedPair:
+    """An access and a refresh token as they are handed out, this once."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_in_seconds: int
+    refresh_expires_in_seconds: int
+    scopes: tuple[Scope, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What came of a revocation. *already* when it had been revoked before."""
+
+    already: bool

@@ -10,7 +10,10 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message
 from typing_extensions import override
+
+SMALL_BODY_BYTES = 8 * 1024
 
 
 class StrictJsonRequest(Request):
@@ -57,6 +60,30 @@ class StrictJsonRoute(APIRoute):
             return await handle(StrictJsonRequest(request.scope, request.receive))
 
         return strict
+
+
+class SmallJsonRoute(StrictJsonRoute):
+    """The same for strangers, from whom no more than a few kilobytes are taken in."""
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler that FastAPI calls for each request."""
+        handle = super().get_route_handler()
+
+        async def small(request: Request) -> Response:
+            taken = 0
+
+            async def receive() -> Message:
+                nonlocal taken
+                message = await request.receive()
+                taken += len(message.get("body", b""))
+                if taken > SMALL_BODY_BYTES:
+                    raise HTTPException(413)
+                return message
+
+            return await handle(Request(request.scope, receive))
+
+        return small
 
 
 def _guards(dependant: Dependant) -> Iterator[Callable[[Request], Awaitable[object]]]:

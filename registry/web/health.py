@@ -19,8 +19,16 @@ class Health(BaseModel):
     checks: dict[str, bool]
 
 
-def health_router(checks: Mapping[str, Check], metrics: Metrics) -> APIRouter:
-    """Return the routes. *checks* must each answer within seconds and never raise."""
+def health_router(
+    checks: Mapping[str, Check],
+    metrics: Metrics,
+    before_metrics: Callable[[], Awaitable[None]] | None = None,
+) -> APIRouter:
+    """Return the routes.
+
+    *checks* must each answer within seconds and never raise; so must *before_metrics*, which
+    brings up to date what is not counted as it happens.
+    """
     router = APIRouter(tags=["health"])
 
     @router.get("/health/live", response_model=Health, operation_id="live")
@@ -47,6 +55,8 @@ def health_router(checks: Mapping[str, Check], metrics: Metrics) -> APIRouter:
     @router.get("/metrics", operation_id="metrics", response_class=Response)
     async def prometheus() -> Response:
         """Answer all metrics in Prometheus' text format."""
+        if before_metrics is not None:
+            await before_metrics()
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

@@ -1,7 +1,7 @@
 """From an Authorization header to a caller, and what is remembered of it."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,8 +19,9 @@ from packages.database.client import Database
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserContext
-from registry.auth.jwt import TokenIssuer, TokenVerifier
+from registry.auth.jwt import TokenIssuer, TokenVerifier, VerifiedToken
 from registry.auth.repository import DirectoryRepository
+from registry.auth.revocation import Revocation, RevocationKind, RevocationList
 from registry.auth.values import DirectoryEntry
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
@@ -44,6 +45,17 @@ class FakeDirectory:
         """Answer from the entries."""
         self.asked.append(user_id)
         return self.entries.get(user_id)
+
+
+@dataclass(slots=True)
+class FakeRevocations:
+    """Implements registry.auth.revocation.RevocationSource."""
+
+    stored: list[Revocation] = field(default_factory=list)
+
+    async def unexpired(self, now: datetime) -> list[Revocation]:
+        """Return what is stored."""
+        return [item for item in self.stored if item.expires_at > now]
 
 
 class FindCounter(CommandListener):
@@ -84,11 +96,15 @@ def authenticator(
 
 
 def authenticator_with(
-    verifier: TokenVerifier, directory: Any, clock: FakeClock
+    verifier: TokenVerifier,
+    directory: Any,
+    clock: FakeClock,
+    revocations: RevocationList | None = None,
 ) -> BearerAuthenticator:
     return BearerAuthenticator(
         verifier,
         directory,
+        revocations or RevocationList(FakeRevocations(), clock),
         clock=clock,
         metrics=Metrics(),
         user_cache_seconds=CACHE_SECONDS,
@@ -345,3 +361,138 @@ async def test_the_database_is_read_once_for_a_user_and_never_for_an_administrat
 
     assert counter.commands == ["find", "find"]
     await watched.close()
+
+
+def revocation(
+    kind: RevocationKind, subject: str, clock: FakeClock, lifetime: timedelta = HOUR
+) -> Revocation:
+    return Revocation(kind, subject, clock.now(), clock.now() + lifetime)
+
+
+def vended(issuer: TokenIssuer) -> str:
+    token = issuer.issue(
+        user_id=ALICE,
+        username="alice",
+        role=Role.USER,
+        scopes=USER_SCOPES,
+        lifetime=HOUR,
+        token_id="t1",
+        session_id="s2",
+        ancestors=("s1", "t0"),
+    )
+    return f"Bearer {token}"
+
+
+@pytest.mark.requirement("R-267")
+@pytest.mark.parametrize(
+    ("kind", "subject"),
+    [
+        (RevocationKind.TOKEN, "t1"),
+        (RevocationKind.SESSION, "s2"),
+        (RevocationKind.SESSION, "s1"),
+        (RevocationKind.TOKEN, "t0"),
+        (RevocationKind.USER, ALICE),
+    ],
+    ids=str,
+)
+async def test_a_remembered_token_is_refused_once_it_or_what_it_came_from_is_revoked(
+    verifier: TokenVerifier,
+    directory: FakeDirectory,
+    clock: FakeClock,
+    issuer: TokenIssuer,
+    kind: RevocationKind,
+    subject: str,
+) -> None:
+    revocations = RevocationList(FakeRevocations(), clock)
+    authenticator = authenticator_with(verifier, directory, clock, revocations)
+    header = vended(issuer)
+    await authenticator.authenticate(header)
+
+    revocations.add(revocation(kind, subject, clock))
+
+    assert authenticator.cached(header) is None
+    with pytest.raises(UnauthorizedError, match="was revoked"):
+        await authenticator.authenticate(header)
+
+
+@pytest.mark.requirement("R-267")
+async def test_other_tokens_are_not_concerned(
+    verifier: TokenVerifier, directory: FakeDirectory, clock: FakeClock, issuer: TokenIssuer
+) -> None:
+    source = FakeRevocations(
+        [
+            revocation(RevocationKind.SESSION, "s3", clock),
+            revocation(RevocationKind.USER, "b" * 24, clock),
+            revocation(RevocationKind.SESSION, "s2", clock, timedelta(0)),
+        ]
+    )
+    revocations = RevocationList(source, clock)
+    await revocations.load()
+    authenticator = authenticator_with(verifier, directory, clock, revocations)
+
+    assert (await authenticator.authenticate(vended(issuer))).session_id == "s2"
+
+
+@pytest.mark.requirement("R-249")
+async def test_all_tokens_of_a_user_up_to_a_moment_are_refused_and_later_ones_are_not(
+    verifier: TokenVerifier, directory: FakeDirectory, clock: FakeClock, issuer: TokenIssuer
+) -> None:
+    revocations = RevocationList(FakeRevocations(), clock)
+    authenticator = authenticator_with(verifier, directory, clock, revocations)
+    now = int(clock.now().timestamp())
+    undated = {"id": ALICE, "exp": now + 60}
+    dated = {**undated, "iat": now - 5}
+    revocations.add(revocation(RevocationKind.USER, ALICE, clock))
+
+    refused = [own(issuer)] + [
+        f"Bearer {jwt.encode(claims, SHARED_SECRET, algorithm='HS256')}"
+        for claims in (undated, dated)
+    ]
+    for header in refused:
+        with pytest.raises(UnauthorizedError, match="was revoked"):
+            await authenticator.authenticate(header)
+
+    clock.move(1)
+    assert (await authenticator.authenticate(own(issuer))).user_id == ALICE
+
+
+async def test_what_was_revoked_here_is_not_forgotten_by_reading_too_early(
+    clock: FakeClock,
+) -> None:
+    revocations = RevocationList(FakeRevocations(), clock)
+    revocations.add(revocation(RevocationKind.TOKEN, "t1", clock))
+    token = VerifiedToken(ALICE, "alice", Role.USER, USER_SCOPES, "t1", 0)
+
+    await revocations.load()
+    before = revocations.refuses(token)
+    clock.move(3601)
+    await revocations.load()
+
+    assert (before, revocations.refuses(token)) == (True, False)
+
+
+async def test_a_token_that_is_revoked_while_its_user_is_looked_up_is_refused(
+    verifier: TokenVerifier, clock: FakeClock, issuer: TokenIssuer
+) -> None:
+    revocations = RevocationList(FakeRevocations(), clock)
+
+    class Revoking(FakeDirectory):
+        @override
+        async def get(self, user_id: str) -> DirectoryEntry | None:
+            self.asked.append(user_id)
+            revocations.add(revocation(RevocationKind.SESSION, "s2", clock))
+            return None
+
+    authenticator = authenticator_with(verifier, Revoking(), clock, revocations)
+
+    with pytest.raises(UnauthorizedError, match="was revoked"):
+        await authenticator.authenticate(vended(issuer))
+
+
+async def test_an_administrators_narrow_token_is_narrow(
+    authenticator: BearerAuthenticator, issuer: TokenIssuer
+) -> None:
+    caller = await authenticator.authenticate(own(issuer, Role.ADMIN))
+
+    assert caller.is_admin
+    assert caller.lacks(Scope.READ_SERVERS, Scope.WRITE_SERVERS) == (Scope.WRITE_SERVERS,)

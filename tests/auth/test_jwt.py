@@ -18,7 +18,14 @@ from jose import jwt
 
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope
-from registry.auth.jwt import TokenIssuer, TokenVerifier, VerifiedToken, default_scopes
+from registry.auth.jwt import (
+    RefreshClaims,
+    TokenIssuer,
+    TokenVerifier,
+    VerifiedToken,
+    default_scopes,
+    refresh_audience,
+)
 from registry.auth.keys import SigningKeys
 from registry.core.clock import SystemClock
 
@@ -102,6 +109,7 @@ def test_an_issued_token_is_verified(
         scopes=scopes,
         token_id=verified.token_id,
         expires_at=verified.expires_at,
+        issued_at=verified.issued_at,
     )
 
 
@@ -319,7 +327,9 @@ def test_a_refusal_does_not_quote_the_token(verifier: TokenVerifier, keys: Signi
 def test_jarvis_tokens_name_a_user_and_no_rights(verifier: TokenVerifier) -> None:
     verified = verifier.verify(shared())
 
-    assert verified == VerifiedToken(ALICE, "alice", None, None, None, verified.expires_at)
+    assert verified == VerifiedToken(
+        ALICE, "alice", None, None, None, verified.expires_at, verified.issued_at
+    )
 
 
 @pytest.mark.parametrize(
@@ -417,3 +427,64 @@ def test_wrong_claims_of_any_type_never_break_the_verifier(
     except UnauthorizedError:
         return
     assert verified.user_id == ALICE
+
+
+@pytest.mark.requirement("R-265")
+def test_a_refresh_token_is_no_access_token_and_the_other_way_round(
+    issuer: TokenIssuer, verifier: TokenVerifier
+) -> None:
+    access = issuer.issue(
+        user_id=ALICE, username="", role=Role.ADMIN, scopes=ALL_SCOPES, lifetime=HOUR
+    )
+    refresh = issuer.issue_refresh(user_id=ALICE, session_id="s", token_id="t", lifetime=HOUR)
+
+    assert verifier.verify_refresh(refresh) == RefreshClaims(ALICE, "s", "t")
+    assert "cannot be verified" in refusal(verifier, refresh)
+    with pytest.raises(UnauthorizedError):
+        verifier.verify_refresh(access)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"token_use": None},
+        {"token_use": "access"},
+        {"sid": None},
+        {"sid": 1},
+        {"jti": None},
+        {"sub": "nobody"},
+        {"aud": AUDIENCE},
+        {"iss": "other"},
+        {"exp": 1},
+    ],
+    ids=str,
+)
+def test_a_refresh_token_says_all_that_it_must(
+    keys: SigningKeys, verifier: TokenVerifier, changed: dict[str, Any]
+) -> None:
+    good = {"aud": refresh_audience(AUDIENCE), "token_use": "refresh", "sid": "s"}
+
+    verifier.verify_refresh(own(keys, None, **good))
+    with pytest.raises(UnauthorizedError):
+        verifier.verify_refresh(own(keys, None, **{**good, **changed}))
+
+
+def test_a_token_for_another_use_is_refused_whatever_its_audience(
+    keys: SigningKeys, verifier: TokenVerifier
+) -> None:
+    both = [AUDIENCE, refresh_audience(AUDIENCE)]
+
+    assert "not an access token" in refusal(verifier, own(keys, aud=both, token_use="refresh"))
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "a" * 9000])
+def test_what_is_no_token_is_no_refresh_token(verifier: TokenVerifier, token: str) -> None:
+    with pytest.raises(UnauthorizedError):
+        verifier.verify_refresh(token)
+
+
+def test_a_refresh_token_under_the_shared_secret_is_refused(verifier: TokenVerifier) -> None:
+    claims = {"aud": refresh_audience(AUDIENCE), "token_use": "refresh", "sid": "s", "sub": ALICE}
+
+    with pytest.raises(UnauthorizedError):
+        verifier.verify_refresh(shared(**claims))

@@ -59,6 +59,13 @@ class Rest:
         sent = {"Authorization": f"Bearer {self.token(user)}", **(headers or {})}
         return await self.client.request(method, SERVERS + path, headers=sent, **request)
 
+    async def ask(
+        self, user: UserContext, method: str, path: str, **request: Any
+    ) -> httpx.Response:
+        """Send a request on behalf of *user*; *path* follows `/api/v1`."""
+        sent = {"Authorization": f"Bearer {self.token(user)}", **request.pop("headers", {})}
+        return await self.client.request(method, f"/api/v1{path}", headers=sent, **request)
+
     async def register(
         self, user: UserContext, name: str, url: str, **fields: object
     ) -> dict[str, Any]:

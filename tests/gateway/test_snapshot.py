@@ -62,6 +62,9 @@ def snapshot(
     clock: SystemClock,
     forgotten: list[str],
 ) -> Snapshot:
+    async def revocations_changed() -> None:
+        forgotten.append("revocations")
+
     return Snapshot(
         database,
         SnapshotSources(
@@ -75,6 +78,7 @@ def snapshot(
         metrics=Metrics(),
         settings=settings,
         users_changed=lambda: forgotten.append("users"),
+        revocations_changed=revocations_changed,
     )
 
 
@@ -321,5 +325,17 @@ async def test_changes_without_a_pause_keep_the_view_fresh(
     before = SystemClock().monotonic()
     await snapshot._follow_changes(busy())
 
-    assert len(forgotten) > 10
+    assert len(forgotten) > 3
     assert snapshot._agreed_at > before + 5 * GATHER_SECONDS
+
+
+async def test_changed_users_are_dropped_together_with_what_makes_everything_be_read(
+    snapshot: Snapshot, forgotten: list[str]
+) -> None:
+    deleted = Change("aclentries", "0" * 24, {})
+
+    await snapshot._apply(
+        [deleted, Change("users", "1" * 24, {}), Change("revoked_tokens", "", {})]
+    )
+
+    assert forgotten == ["revocations", "users"]

@@ -28,6 +28,8 @@ def modules_by_collection() -> dict[str, set[str]]:
         "RegisteredTool": "mcp_tools",
         "AuditLog": "audit_logs",
         "AuditSeal": "audit_seals",
+        "TokenFamily": "token_families",
+        "RevokedToken": "revoked_tokens",
     }
     for path in (ROOT / "registry").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)

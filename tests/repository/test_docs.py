@@ -53,6 +53,8 @@ def test_every_log_event_is_listed(texts: dict[str, str]) -> None:
     "command",
     [
         "token create",
+        "token revoke",
+        "audit verify",
         "servers import",
         "doctor",
         "serve",

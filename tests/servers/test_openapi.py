@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from registry.auth.identity import Scope, UserContext
+from registry.wiring import build_cipher
 from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
@@ -53,6 +55,14 @@ WITH_INPUT = (
     "put_permissions",
     "list_audit",
     "gateway_metadata",
+    "store_token",
+    "list_tokens",
+    "get_token",
+    "refresh_token",
+    "delete_token",
+    "generate_token",
+    "refresh_session",
+    "revoke_token",
 )
 WITHOUT_INPUT = (
     "server_stats",
@@ -145,6 +155,9 @@ async def _send(rest: Rest, user: UserContext, case: Case[Any], is_known: bool) 
         if is_known and name in (case.path_parameters or {}):
             await _store_known(rest, user)
             case.path_parameters[name] = KNOWN
+    if is_known and "token_id" in (case.path_parameters or {}):
+        await _store_known_token(rest, user)
+        case.path_parameters["token_id"] = KNOWN
     request = case.as_transport_kwargs(base_url=BASE_URL)
     headers = {**request.pop("headers"), "Authorization": f"Bearer {rest.token(user)}"}
     sent = rest.client.build_request(
@@ -167,6 +180,22 @@ async def _store_known(rest: Rest, user: UserContext) -> None:
             "config": {"url": "http://127.0.0.1:9/mcp", "type": "streamable-http"},
             "createdAt": now,
             "updatedAt": now,
+        },
+        upsert=True,
+    )
+
+
+async def _store_known_token(rest: Rest, user: UserContext) -> None:
+    now = rest.parts.clock.now()
+    await rest.parts.database.collection("tokens").replace_one(
+        {"_id": ObjectId(KNOWN)},
+        {
+            "userId": ObjectId(user.user_id),
+            "type": "oauth_access",
+            "identifier": "known",
+            "token": build_cipher(rest.parts.settings).encrypt_shared("t"),
+            "createdAt": now,
+            "expiresAt": now + timedelta(hours=1),
         },
         upsert=True,
     )

@@ -432,7 +432,6 @@ async def test_a_user_cannot_change_scope_and_nobody_sets_the_error_status(
 @pytest.mark.requirement("R-132")
 async def test_deleting_removes_everything_that_belongs_to_the_server_alone(
     servers: ServerService,
-    repositories: ServerRepositories,
     database: Database,
     clock: object,
     alice: UserContext,
@@ -443,14 +442,15 @@ async def test_deleting_removes_everything_that_belongs_to_the_server_alone(
     now = server.created_at
     assert now is not None
     for identifier in ("mcp:weather", "mcp:other"):
-        await repositories.tokens.store(
-            user_id=alice.user_id,
-            stored_type="mcp_oauth",
-            identifier=identifier,
-            value="t",
-            expires_at=now + timedelta(hours=1),
-            metadata={},
-            now=now,
+        await database.collection("tokens").insert_one(
+            {
+                "userId": ObjectId(alice.user_id),
+                "type": "mcp_oauth",
+                "identifier": identifier,
+                "token": "t",
+                "createdAt": now,
+                "expiresAt": now + timedelta(hours=1),
+            }
         )
 
     await servers.delete(server.id, alice)

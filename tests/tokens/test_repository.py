@@ -1,8 +1,8 @@
 """Tokens and users' keys at rest, against a real server."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from bson import ObjectId, json_util
@@ -10,8 +10,15 @@ from bson import ObjectId, json_util
 from packages.database.client import Database
 from packages.database.encryption import Cipher, DecryptionError, StoredForm, stored_form
 from registry.core.json import JsonObject
-from registry.tokens.repository import PluginAuthRepository, TokenRepository
-from registry.tokens.values import StoredToken, TokenCounts, TokenType
+from registry.tokens.repository import NewToken, PluginAuthRepository, TokenRepository
+from registry.tokens.transactions import in_transaction
+from registry.tokens.values import (
+    StoredKey,
+    StoredToken,
+    TokenCounts,
+    TokenRecord,
+    TokenType,
+)
 
 pytestmark = pytest.mark.wire
 
@@ -29,6 +36,8 @@ METADATA: JsonObject = {
     "own": {"deep": [1, None, {"x": True}]},
 }
 
+OTHER = NewToken("x", NOW, LATER, {})
+
 
 @pytest.fixture
 def tokens(database: Database, cipher: Cipher) -> TokenRepository:
@@ -40,18 +49,44 @@ def auths(database: Database, cipher: Cipher) -> PluginAuthRepository:
     return PluginAuthRepository(database, cipher)
 
 
-async def stored(tokens: TokenRepository, value: str = SENTINEL, **changed: Any) -> str:
-    whole: dict[str, Any] = {
-        "user_id": ALICE,
-        "stored_type": "mcp_oauth",
-        "identifier": "mcp:weather",
-        "value": value,
-        "expires_at": LATER,
-        "metadata": {},
-        "now": NOW,
-        **changed,
-    }
-    return await tokens.store(**whole)
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The repository, with a transaction around each write."""
+
+    database: Database
+    tokens: TokenRepository
+
+    async def store(
+        self,
+        value: str = SENTINEL,
+        *,
+        user_id: str = ALICE,
+        stored_type: str = "mcp_oauth",
+        identifier: str = "mcp:weather",
+        expires_at: datetime = LATER,
+        metadata: JsonObject | None = None,
+    ) -> str:
+        """Store a token and return its id."""
+        key = StoredKey(stored_type, identifier)
+        written = NewToken(value, NOW, expires_at, metadata or {})
+        return await in_transaction(
+            self.database, lambda tx: self.tokens.store(user_id, key, written, tx)
+        )
+
+    async def renew(self, token_id: str, user_id: str, written: NewToken) -> None:
+        """Give a token new values."""
+        await self.database.transaction(
+            lambda tx: self.tokens.renew(token_id, user_id, written, tx)
+        )
+
+    async def delete(self, token_id: str, user_id: str) -> None:
+        """Remove a token."""
+        await self.database.transaction(lambda tx: self.tokens.delete(token_id, user_id, tx))
+
+
+@pytest.fixture
+def shelf(database: Database, tokens: TokenRepository) -> Shelf:
+    return Shelf(database, tokens)
 
 
 async def dump(database: Database, collection: str) -> str:
@@ -60,26 +95,25 @@ async def dump(database: Database, collection: str) -> str:
 
 @pytest.mark.requirement("R-090")
 @pytest.mark.requirement("R-319")
-async def test_a_token_comes_back_as_it_was_stored(tokens: TokenRepository) -> None:
-    token_id = await stored(tokens, metadata=METADATA)
+async def test_a_token_comes_back_as_it_was_stored(tokens: TokenRepository, shelf: Shelf) -> None:
+    token_id = await shelf.store(metadata=METADATA)
 
     assert await tokens.get(token_id, ALICE, NOW) == StoredToken(
-        token_id=token_id,
-        user_id=ALICE,
-        stored_type="mcp_oauth",
-        identifier="mcp:weather",
-        value=SENTINEL,
-        created_at=NOW,
-        expires_at=LATER,
-        metadata=METADATA,
+        TokenRecord(
+            token_id=token_id,
+            user_id=ALICE,
+            key=StoredKey("mcp_oauth", "mcp:weather"),
+            created_at=NOW,
+            expires_at=LATER,
+            metadata=METADATA,
+        ),
+        SENTINEL,
     )
 
 
 @pytest.mark.requirement("R-094")
-async def test_a_dump_of_the_collection_holds_no_token(
-    tokens: TokenRepository, database: Database
-) -> None:
-    await stored(tokens)
+async def test_a_dump_of_the_collection_holds_no_token(database: Database, shelf: Shelf) -> None:
+    await shelf.store()
 
     text = await dump(database, "tokens")
 
@@ -90,17 +124,17 @@ async def test_a_dump_of_the_collection_holds_no_token(
 
 
 @pytest.mark.requirement("R-306")
-async def test_a_token_does_not_show_in_its_value(tokens: TokenRepository) -> None:
-    token = await tokens.get(await stored(tokens), ALICE, NOW)
+async def test_a_token_does_not_show_in_its_value(tokens: TokenRepository, shelf: Shelf) -> None:
+    token = await tokens.get(await shelf.store(), ALICE, NOW)
 
     assert SENTINEL not in repr(token)
 
 
 @pytest.mark.requirement("R-096")
 async def test_an_expired_token_does_not_exist(
-    tokens: TokenRepository, database: Database
+    tokens: TokenRepository, database: Database, shelf: Shelf
 ) -> None:
-    token_id = await stored(tokens)
+    token_id = await shelf.store()
 
     assert await tokens.get(token_id, ALICE, LATER) is None
     assert await tokens.get(token_id, ALICE, LATER - timedelta(milliseconds=1)) is not None
@@ -108,9 +142,11 @@ async def test_an_expired_token_does_not_exist(
 
 
 @pytest.mark.requirement("R-093")
-async def test_storing_again_replaces(tokens: TokenRepository, database: Database) -> None:
-    first = await stored(tokens, "one")
-    second = await stored(tokens, "two")
+async def test_storing_again_replaces(
+    tokens: TokenRepository, database: Database, shelf: Shelf
+) -> None:
+    first = await shelf.store("one")
+    second = await shelf.store("two")
 
     token = await tokens.get(second, ALICE, NOW)
     assert first == second
@@ -120,10 +156,8 @@ async def test_storing_again_replaces(tokens: TokenRepository, database: Databas
 
 
 @pytest.mark.requirement("R-093")
-async def test_storing_at_the_same_time_leaves_one(
-    tokens: TokenRepository, database: Database
-) -> None:
-    ids = await asyncio.gather(*(stored(tokens, str(number)) for number in range(10)))
+async def test_storing_at_the_same_time_leaves_one(database: Database, shelf: Shelf) -> None:
+    ids = await asyncio.gather(*(shelf.store(str(number)) for number in range(10)))
 
     assert len(set(ids)) == 1
     assert await database.collection("tokens").count_documents({}) == 1
@@ -131,49 +165,46 @@ async def test_storing_at_the_same_time_leaves_one(
 
 @pytest.mark.requirement("R-093")
 async def test_users_types_and_identifiers_are_kept_apart(
-    tokens: TokenRepository, database: Database
+    database: Database, shelf: Shelf
 ) -> None:
-    await stored(tokens)
-    await stored(tokens, user_id=BOB)
-    await stored(tokens, stored_type="mcp_oauth_refresh")
-    await stored(tokens, identifier="mcp:other")
+    await shelf.store()
+    await shelf.store(user_id=BOB)
+    await shelf.store(stored_type="mcp_oauth_refresh")
+    await shelf.store(identifier="mcp:other")
 
     assert await database.collection("tokens").count_documents({}) == 4
 
 
-async def test_nobody_reads_or_changes_anothers_token(tokens: TokenRepository) -> None:
-    token_id = await stored(tokens)
+async def test_nobody_reads_or_changes_anothers_token(
+    tokens: TokenRepository, shelf: Shelf
+) -> None:
+    token_id = await shelf.store()
 
     assert await tokens.get(token_id, BOB, NOW) is None
-    assert not await tokens.update(token_id, BOB, value="x", expires_at=LATER, now=NOW)
-    assert not await tokens.delete(token_id, BOB)
+    await shelf.renew(token_id, BOB, OTHER)
+    await shelf.delete(token_id, BOB)
     token = await tokens.get(token_id, ALICE, NOW)
     assert token is not None
     assert token.value == SENTINEL
 
 
-async def test_a_token_is_renewed_in_place(tokens: TokenRepository) -> None:
-    token_id = await stored(tokens, metadata=METADATA)
+async def test_a_token_is_renewed_in_place(tokens: TokenRepository, shelf: Shelf) -> None:
+    token_id = await shelf.store(metadata=METADATA)
     later = LATER + timedelta(hours=1)
 
-    assert await tokens.update(token_id, ALICE, value="new", expires_at=later, now=LATER)
+    await shelf.renew(token_id, ALICE, NewToken("new", LATER, later, METADATA))
 
     token = await tokens.get(token_id, ALICE, LATER)
     assert token is not None
-    assert (token.value, token.created_at, token.expires_at) == ("new", LATER, later)
-    assert token.metadata == METADATA
-
-
-async def test_a_token_is_deleted_once(tokens: TokenRepository) -> None:
-    token_id = await stored(tokens)
-
-    assert [await tokens.delete(token_id, ALICE) for _ in range(2)] == [True, False]
+    assert (token.value, token.record.expires_at) == ("new", later)
+    assert token.record.created_at == LATER
+    assert token.record.metadata == METADATA
 
 
 @pytest.mark.requirement("R-091")
 @pytest.mark.requirement("R-316")
 async def test_tokens_of_other_kinds_are_never_touched(
-    tokens: TokenRepository, database: Database
+    tokens: TokenRepository, database: Database, shelf: Shelf
 ) -> None:
     other = {"userId": ObjectId(ALICE), "token": "plain", "createdAt": NOW, "expiresAt": LATER}
     rows = database.collection("tokens")
@@ -183,8 +214,8 @@ async def test_tokens_of_other_kinds_are_never_touched(
     for row in await rows.find({}).to_list():
         token_id = str(row["_id"])
         assert await tokens.get(token_id, ALICE, NOW) is None
-        assert not await tokens.update(token_id, ALICE, value="x", expires_at=LATER, now=NOW)
-        assert not await tokens.delete(token_id, ALICE)
+        await shelf.renew(token_id, ALICE, OTHER)
+        await shelf.delete(token_id, ALICE)
     counts = await tokens.counts(NOW)
 
     assert await dump(database, "tokens") == before
@@ -193,13 +224,13 @@ async def test_tokens_of_other_kinds_are_never_touched(
 
 @pytest.mark.requirement("R-133")
 async def test_a_servers_tokens_go_with_it_and_no_others(
-    tokens: TokenRepository, database: Database
+    tokens: TokenRepository, database: Database, shelf: Shelf
 ) -> None:
-    await stored(tokens)
-    await stored(tokens, stored_type="mcp_oauth_refresh", identifier="mcp:weather:refresh")
-    await stored(tokens, stored_type="mcp_oauth_client", identifier="mcp:weather:client")
-    await stored(tokens, user_id=BOB)
-    kept = await stored(tokens, identifier="mcp:weather2")
+    await shelf.store()
+    await shelf.store(stored_type="mcp_oauth_refresh", identifier="mcp:weather:refresh")
+    await shelf.store(stored_type="mcp_oauth_client", identifier="mcp:weather:client")
+    await shelf.store(user_id=BOB)
+    kept = await shelf.store(identifier="mcp:weather2")
     await database.collection("tokens").insert_one(
         {"_id": "theirs", "type": "other", "identifier": "mcp:weather"}
     )
@@ -211,11 +242,11 @@ async def test_a_servers_tokens_go_with_it_and_no_others(
 
 
 @pytest.mark.requirement("R-137")
-async def test_tokens_are_counted_by_kind_and_state(tokens: TokenRepository) -> None:
-    await stored(tokens)
-    await stored(tokens, stored_type="oauth_access", identifier="x")
-    await stored(tokens, stored_type="mcp_oauth_refresh", user_id=BOB)
-    await stored(tokens, stored_type="api_key", user_id=BOB, expires_at=NOW)
+async def test_tokens_are_counted_by_kind_and_state(tokens: TokenRepository, shelf: Shelf) -> None:
+    await shelf.store()
+    await shelf.store(stored_type="oauth_access", identifier="x")
+    await shelf.store(stored_type="mcp_oauth_refresh", user_id=BOB)
+    await shelf.store(stored_type="api_key", user_id=BOB, expires_at=NOW)
 
     assert await tokens.counts(NOW) == TokenCounts(
         total=4,
@@ -223,6 +254,11 @@ async def test_tokens_are_counted_by_kind_and_state(tokens: TokenRepository) -> 
         active=3,
         expired=1,
         active_users=2,
+        active_by_type={
+            TokenType.OAUTH_ACCESS: 2,
+            TokenType.OAUTH_REFRESH: 1,
+            TokenType.API_KEY: 0,
+        },
     )
 
 
@@ -231,10 +267,8 @@ async def test_no_tokens_are_counted_as_none(tokens: TokenRepository) -> None:
 
 
 @pytest.mark.requirement("E-13")
-async def test_a_token_of_another_key_is_named_and_kept(
-    tokens: TokenRepository, database: Database
-) -> None:
-    token_id = await stored(tokens)
+async def test_a_token_of_another_key_is_named_and_kept(database: Database, shelf: Shelf) -> None:
+    token_id = await shelf.store()
     before = await dump(database, "tokens")
     other = TokenRepository(database, Cipher("ab" * 32, "1e" * 16))
 

@@ -1,0 +1,176 @@
+"""Reads and writes `token_families` and `revoked_tokens`. The only module that writes them."""
+
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translates_driver_errors
+from packages.models.sessions import RevokedToken, TokenFamily
+from registry.auth.identity import Role, Scope
+from registry.auth.revocation import Revocation, RevocationKind
+from registry.tokens.values import Family, IssuedIds
+
+REMEMBERED_ACCESS_TOKENS = 50
+"""Access tokens of a family by whose id it is found; of more, the oldest are forgotten."""
+
+LIVE: Doc = {"revoked_at": {"$exists": False}}
+
+
+@translates_driver_errors
+class FamilyRepository:
+    """Families of issued tokens."""
+
+    def __init__(self, database: Database) -> None:
+        self._families = database.collection(TokenFamily.Settings.name)
+
+    async def get(self, family_id: str) -> Family | None:
+        """Return a family, revoked or not."""
+        document = await self._families.find_one({"_id": family_id})
+        return None if document is None else _family(document)
+
+    async def find_by_token(self, token_id: str) -> Family | None:
+        """Return the family of a refresh token that counts, or of a recent access token."""
+        document = await self._families.find_one(
+            {"$or": [{"refresh_token_id": token_id}, {"access_tokens.id": token_id}]}
+        )
+        return None if document is None else _family(document)
+
+    async def insert(self, family: Family, ids: IssuedIds, tx: Transaction) -> None:
+        """Write a new family."""
+        document: Doc = {
+            "_id": family.family_id,
+            "user_id": ObjectId(family.user_id),
+            "username": family.username,
+            "role": family.role.value,
+            "is_known_user": family.is_known_user,
+            "scopes": [scope.value for scope in family.scopes],
+            "hours": family.hours,
+            "refresh_token_id": ids.refresh_id,
+            "access_tokens": [{"id": ids.access_id, "expires_at": ids.access_expires_at}],
+            "ancestors": list(family.ancestors),
+            "created_at": family.created_at,
+            "expires_at": family.expires_at,
+        }
+        if family.description is not None:
+            document["description"] = family.description
+        await self._families.insert_one(document, session=tx)
+
+    async def exchange(
+        self, family: Family, ids: IssuedIds, now: datetime, tx: Transaction
+    ) -> bool:
+        """Let the next refresh token count instead of the one that *family* was read with.
+
+        Returns:
+            False when that one does not count any more, or the family does not.
+        """
+        alive = [entry for entry in family.access_tokens if entry[1] > now]
+        kept = [*alive, (ids.access_id, ids.access_expires_at)][-REMEMBERED_ACCESS_TOKENS:]
+        result = await self._families.update_one(
+            {
+                **LIVE,
+                "_id": family.family_id,
+                "refresh_token_id": family.refresh_token_id,
+                "expires_at": {"$gt": now},
+            },
+            {
+                "$set": {
+                    "role": family.role.value,
+                    "scopes": [scope.value for scope in family.scopes],
+                    "refresh_token_id": ids.refresh_id,
+                    "access_tokens": [
+                        {"id": token_id, "expires_at": until} for token_id, until in kept
+                    ],
+                    "exchanged_at": now,
+                }
+            },
+            session=tx,
+        )
+        return result.matched_count == 1
+
+    async def revoke(self, family_id: str, now: datetime, tx: Transaction) -> bool:
+        """Mark a family as revoked; False when it was before."""
+        result = await self._families.update_one(
+            {**LIVE, "_id": family_id}, {"$set": {"revoked_at": now}}, session=tx
+        )
+        return result.matched_count == 1
+
+    async def revoke_of_user(self, user_id: str, now: datetime, tx: Transaction) -> None:
+        """Mark all families of a user as revoked."""
+        await self._families.update_many(
+            {**LIVE, "user_id": ObjectId(user_id)}, {"$set": {"revoked_at": now}}, session=tx
+        )
+
+
+@translates_driver_errors
+class RevocationWriter:
+    """What is refused. `registry.auth.repository` reads it as a whole."""
+
+    def __init__(self, database: Database) -> None:
+        self._revoked = database.collection(RevokedToken.Settings.name)
+
+    async def write(self, revocation: Revocation, by: str, tx: Transaction) -> bool:
+        """Write a revocation; return whether there was one of the same subject before.
+
+        That of a user then reaches up to the later of the two times.
+
+        Raises:
+            DuplicateKeyError: Somebody else wrote it meanwhile; the transaction is over.
+        """
+        result = await self._revoked.update_one(
+            {"_id": _key(revocation.kind, revocation.subject)},
+            {
+                "$max": {
+                    "revoked_at": revocation.revoked_at,
+                    "expires_at": revocation.expires_at,
+                },
+                "$setOnInsert": {
+                    "kind": revocation.kind.value,
+                    "subject": revocation.subject,
+                    "revoked_by": ObjectId(by),
+                },
+            },
+            upsert=True,
+            session=tx,
+        )
+        return result.upserted_id is None
+
+    async def concerns(self, family: Family, tx: Transaction) -> bool:
+        """Whether a family, what it was generated with, or its user is revoked."""
+        user = {
+            "_id": _key(RevocationKind.USER, family.user_id),
+            "revoked_at": {"$gte": family.created_at},
+        }
+        keys = [_key(RevocationKind.SESSION, family.family_id)]
+        for ancestor in family.ancestors:
+            keys += [
+                _key(kind, ancestor) for kind in (RevocationKind.TOKEN, RevocationKind.SESSION)
+            ]
+        query: Doc = {"$or": [{"_id": {"$in": keys}}, user]}
+        return await self._revoked.find_one(query, session=tx) is not None
+
+
+def _key(kind: RevocationKind, subject: str) -> str:
+    return f"{kind.value}:{subject}"
+
+
+def _family(document: dict[str, Any]) -> Family:
+    return Family(
+        family_id=document["_id"],
+        user_id=str(document["user_id"]),
+        username=str(document.get("username") or ""),
+        role=Role.parse(document["role"]),
+        is_known_user=bool(document.get("is_known_user")),
+        scopes=tuple(Scope(name) for name in document["scopes"] if name in set(Scope)),
+        hours=int(document["hours"]),
+        description=document.get("description"),
+        ancestors=tuple(document["ancestors"]),
+        created_at=document["created_at"],
+        expires_at=document["expires_at"],
+        refresh_token_id=document["refresh_token_id"],
+        access_tokens=tuple(
+            (item["id"], item["expires_at"]) for item in document["access_tokens"]
+        ),
+        revoked_at=document.get("revoked_at"),
+    )

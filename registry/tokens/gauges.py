@@ -1,0 +1,46 @@
+"""How many tokens are stored, as metrics. Counted when they are asked for, and not too often."""
+
+import asyncio
+
+import structlog
+
+from packages.database.errors import DatabaseUnavailable
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.tokens.repository import TokenRepository
+
+log = structlog.get_logger()
+
+COUNTED_EVERY_SECONDS = 15.0
+COUNT_SECONDS = 2.0
+"""Longest wait for the database; the other metrics are wanted most when it is slow."""
+
+
+class TokenGauges:
+    """Keeps the gauges of stored tokens."""
+
+    def __init__(self, repository: TokenRepository, *, clock: Clock, metrics: Metrics) -> None:
+        self._repository = repository
+        self._clock = clock
+        self._active = metrics.tokens_active
+        self._users = metrics.tokens_active_users
+        self._expired = metrics.tokens_expired
+        self._counted_at = float("-inf")
+
+    async def refresh(self) -> None:
+        """Count again unless that was done just now. Without the database the gauges stay."""
+        now = self._clock.monotonic()
+        if now - self._counted_at < COUNTED_EVERY_SECONDS:
+            return
+        # Before the wait, so that those who ask meanwhile do not count as well.
+        self._counted_at = now
+        try:
+            async with asyncio.timeout(COUNT_SECONDS):
+                counts = await self._repository.counts(self._clock.now())
+        except (TimeoutError, DatabaseUnavailable):
+            log.warning("tokens_not_counted")
+            return
+        for kind, count in counts.active_by_type.items():
+            self._active.labels(kind.value).set(count)
+        self._users.set(counts.active_users)
+        self._expired.set(counts.expired)

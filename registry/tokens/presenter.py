@@ -1,0 +1,99 @@
+"""Stored tokens as answers, and as the audit records them. Pure."""
+
+from datetime import UTC, datetime
+
+from registry.core.json import JsonObject
+from registry.core.logs import MASK
+from registry.tokens.naming import server_of, shown_identifier
+from registry.tokens.values import IssuedPair, StoredToken, TokenRecord
+
+RECORDED_METADATA = (
+    "server_id",
+    "server_name",
+    "scope",
+    "token_type",
+    "refresh_token_id",
+    "access_token_id",
+)
+"""What the audit takes over from the metadata; elsewhere in them callers may hide anything."""
+
+RECORDED_CHARACTERS = 256
+
+
+def present_created(token: TokenRecord) -> JsonObject:
+    """Return the answer to a token that was stored."""
+    return {
+        "id": token.token_id,
+        "type": token.key.kind.value,
+        "identifier": shown_identifier(token.key),
+        "created_at": timestamp(token.created_at),
+        "expires_at": timestamp(token.expires_at),
+    }
+
+
+def present_summary(token: TokenRecord) -> JsonObject:
+    """Return a token as it stands in lists."""
+    return {**present_created(token), "metadata": shown_metadata(token)}
+
+
+def present_detail(token: StoredToken) -> JsonObject:
+    """Return a token with its value."""
+    record = token.record
+    return {**present_summary(record), "user_id": record.user_id, "token": token.value}
+
+
+def present_refreshed(token: StoredToken) -> JsonObject:
+    """Return a token that was refreshed, with its value."""
+    record = token.record
+    return {
+        "id": record.token_id,
+        "type": record.key.kind.value,
+        "identifier": shown_identifier(record.key),
+        "token": token.value,
+        "expires_at": timestamp(record.expires_at),
+        "updated_at": timestamp(record.created_at),
+    }
+
+
+def present_issued(pair: IssuedPair) -> JsonObject:
+    """Return a pair of tokens as it is handed out."""
+    return {
+        "success": True,
+        "tokens": {
+            "access_token": pair.access_token,
+            "refresh_token": pair.refresh_token,
+            "expires_in": pair.expires_in_seconds,
+            "refresh_expires_in": pair.refresh_expires_in_seconds,
+            "token_type": "Bearer",
+            "scope": " ".join(pair.scopes),
+        },
+    }
+
+
+def recorded(token: TokenRecord) -> JsonObject:
+    """Return what the audit says of a token."""
+    shown: JsonObject = {
+        "type": token.key.kind.value,
+        "identifier": shown_identifier(token.key),
+        "token": MASK,
+        "expires_at": timestamp(token.expires_at),
+    }
+    for name in RECORDED_METADATA:
+        value = token.metadata.get(name)
+        if isinstance(value, str):
+            shown[name] = value[:RECORDED_CHARACTERS]
+    return shown
+
+
+def shown_metadata(token: TokenRecord) -> JsonObject:
+    """Return the metadata, with the server's name where only the identifier tells it."""
+    server = server_of(token.key)
+    if server is None or token.metadata.get("server_name"):
+        return token.metadata
+    return {**token.metadata, "server_name": server}
+
+
+def timestamp(moment: datetime) -> str:
+    """Return *moment* in UTC to the second, or to the millisecond where it has any."""
+    precision = "milliseconds" if moment.microsecond else "seconds"
+    return moment.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")

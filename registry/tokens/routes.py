@@ -1,0 +1,199 @@
+"""The tokens API: `/api/v1/tokens`."""
+
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.core.paging import PageRequest
+from registry.tokens.presenter import (
+    present_created,
+    present_detail,
+    present_issued,
+    present_refreshed,
+    present_summary,
+)
+from registry.tokens.schemas import (
+    MAX_IDENTIFIER_CHARACTERS,
+    ONE_LINE,
+    Issued,
+    RevokedAnswer,
+    SessionRefresh,
+    TokenCreate,
+    TokenCreated,
+    TokenDetail,
+    TokenGenerate,
+    TokenList,
+    TokenRefresh,
+    TokenRefreshed,
+    TokenRevoke,
+)
+from registry.tokens.service import TokenService
+from registry.tokens.sessions import SessionService
+from registry.tokens.values import TokenFilter, TokenType
+from registry.web.bodies import SmallJsonRoute, StrictJsonRoute
+from registry.web.errors import ErrorEnvelope, JsonAnswer
+
+MAX_PAGE = 1_000_000
+"""Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
+
+NO_STORE = {"Cache-Control": "no-store"}
+"""On every answer that holds a secret."""
+
+Reader = Annotated[UserContext, needs(Scope.READ_TOKENS)]
+Writer = Annotated[UserContext, needs(Scope.WRITE_TOKENS)]
+TokenId = Annotated[str, Path(pattern=r"^[0-9a-fA-F]{24}$", description="ObjectId of the token.")]
+
+ERRORS: dict[int, str] = {
+    400: "The request cannot be read.",
+    401: "No acceptable token.",
+    403: "Not allowed, or the token lacks a scope.",
+    404: "There is no such token of the caller.",
+    408: "The request body did not arrive in time.",
+    409: "The stored token cannot be decrypted with the current keys.",
+    413: "The request body is too large.",
+    415: "The request body is not JSON.",
+    422: "A field or parameter cannot take that value.",
+    503: "The database is not available.",
+}
+
+
+def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI entries of the error answers a route may give."""
+    return {
+        code: {"model": ErrorEnvelope, "description": ERRORS[code]}
+        for code in sorted({400, 401, 403, 413, 422, 503, *codes})
+    }
+
+
+def _sessions(request: Request) -> SessionService:
+    return cast("SessionService", request.app.state.sessions)
+
+
+def _tokens(request: Request) -> TokenService:
+    return cast("TokenService", request.app.state.tokens)
+
+
+router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], route_class=StrictJsonRoute)
+
+
+exchanges = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], route_class=SmallJsonRoute)
+
+
+@router.post(
+    "/generate",
+    response_model=Issued,
+    operation_id="generate_token",
+    responses=errors(408, 415),
+)
+async def generate_token(request: Request, user: Writer, body: TokenGenerate) -> Response:
+    """Issue an access and a refresh token with some of the caller's scopes, or all."""
+    return JsonAnswer(
+        present_issued(await _sessions(request).generate(body, user)), headers=NO_STORE
+    )
+
+
+@exchanges.post(
+    "/refresh-session",
+    response_model=Issued,
+    operation_id="refresh_session",
+    responses=errors(408, 415),
+    openapi_extra={"security": []},
+)
+async def refresh_session(request: Request, body: SessionRefresh) -> Response:
+    """Exchange a refresh token, which is the only credential here and good for one exchange."""
+    return JsonAnswer(
+        present_issued(await _sessions(request).exchange(body.refresh_token)), headers=NO_STORE
+    )
+
+
+@router.post(
+    "/revoke",
+    response_model=RevokedAnswer,
+    response_model_exclude_none=True,
+    operation_id="revoke_token",
+    responses=errors(404, 408, 415),
+)
+async def revoke_token(request: Request, user: Writer, body: TokenRevoke) -> Response:
+    """Refuse a token from now on, with all that came of it, or all tokens of a user.
+
+    Users revoke their own, administrators anybody's.
+    """
+    revoked = await _sessions(request).revoke(body, user)
+    given = body.model_dump(exclude_none=True)
+    return JsonAnswer({"revoked": True, "already_revoked": revoked.already, **given})
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=TokenCreated,
+    operation_id="store_token",
+    responses=errors(408, 415),
+)
+async def store_token(request: Request, user: Writer, body: TokenCreate) -> Response:
+    """Store a token of the caller; one of the same type and identifier is replaced."""
+    return JsonAnswer(present_created(await _tokens(request).store(body, user)), 201)
+
+
+@router.get("", response_model=TokenList, operation_id="list_tokens", responses=errors())
+async def list_tokens(
+    request: Request,
+    user: Reader,
+    kind: Annotated[TokenType | None, Query(alias="type")] = None,
+    identifier: Annotated[
+        str | None, Query(max_length=MAX_IDENTIFIER_CHARACTERS + 8, pattern=ONE_LINE)
+    ] = None,
+    page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
+    per_page: Annotated[int, Query(ge=1, le=100)] = 50,
+) -> Response:
+    """List the caller's tokens that have not expired, newest first, without their values."""
+    found = await _tokens(request).list_page(
+        user, TokenFilter(kind, identifier), PageRequest(page, per_page)
+    )
+    return JsonAnswer(
+        {
+            "tokens": [present_summary(token) for token in found.items],
+            "pagination": {
+                "total": found.total,
+                "page": found.request.page,
+                "per_page": found.request.per_page,
+                "total_pages": found.total_pages,
+            },
+        }
+    )
+
+
+@router.get(
+    "/{token_id}",
+    response_model=TokenDetail,
+    operation_id="get_token",
+    responses=errors(404, 409),
+)
+async def get_token(request: Request, user: Reader, token_id: TokenId) -> Response:
+    """Answer a token of the caller with its value. The reading is recorded."""
+    token = await _tokens(request).read(token_id.lower(), user)
+    return JsonAnswer(present_detail(token), headers=NO_STORE)
+
+
+@router.put(
+    "/{token_id}/refresh",
+    response_model=TokenRefreshed,
+    operation_id="refresh_token",
+    responses=errors(404, 408, 415),
+)
+async def refresh_token(
+    request: Request, user: Writer, token_id: TokenId, body: TokenRefresh
+) -> Response:
+    """Replace an access token, and the refresh token linked to it, in one step."""
+    token = await _tokens(request).refresh(token_id.lower(), body, user)
+    return JsonAnswer(present_refreshed(token), headers=NO_STORE)
+
+
+@router.delete("/{token_id}", status_code=204, operation_id="delete_token", responses=errors(404))
+async def delete_token(request: Request, user: Writer, token_id: TokenId) -> Response:
+    """Remove a token of the caller."""
+    await _tokens(request).delete(token_id.lower(), user)
+    return Response(status_code=204)

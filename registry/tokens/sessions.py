@@ -1,0 +1,390 @@
+"""Issue tokens of our own that can be renewed, renew them, and revoke them.
+
+What is issued together and exchanged later is a family. A refresh token is good for one exchange;
+when an older one turns up, somebody has copied it, and the whole family ends. Tokens say what they
+were generated with, so that revoking that revokes them too.
+"""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from packages.database.client import Database, Transaction
+from registry.audit.trail import AuditTrail
+from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
+from registry.auth.bearer import Directory
+from registry.auth.errors import InsufficientScopeError, UnauthorizedError
+from registry.auth.identity import Role, Scope, UserContext
+from registry.auth.jwt import RefreshClaims, TokenIssuer, TokenVerifier, default_scopes
+from registry.auth.revocation import Revocation, RevocationKind, RevocationList
+from registry.core.clock import Clock
+from registry.core.errors import ValidationFailedError
+from registry.core.json import JsonObject
+from registry.core.metrics import Metrics
+from registry.tokens.errors import TokenNotFoundError, TooManyGenerationsError
+from registry.tokens.families import FamilyRepository, RevocationWriter
+from registry.tokens.presenter import timestamp
+from registry.tokens.schemas import TokenGenerate, TokenRevoke
+from registry.tokens.transactions import in_transaction
+from registry.tokens.values import Family, IssuedIds, IssuedPair, Revoked
+
+MINIMUM_REFRESH_LIFETIME = timedelta(days=1)
+"""A refresh token lives this long, or as long as its access token."""
+
+MAX_GENERATIONS = 16
+"""How many times a generated token may generate the next one; each carries all before it."""
+
+LONGEST_LIFETIME = timedelta(days=366)
+"""More than any token of ours or of jarvis-api lives; until then a revocation is kept."""
+
+MARGIN = timedelta(hours=1)
+"""For clocks that differ: how much longer a revocation is kept than what it revokes lives."""
+
+REUSED = "refresh token reused"
+USER_GONE = "user is gone"
+
+
+class _ReusedError(Exception):
+    """A refresh token does not count any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStore:
+    """Where families and revocations are kept."""
+
+    families: FamilyRepository
+    revocations: RevocationWriter
+    directory: Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long issued tokens are good for.
+
+    Attributes:
+        max_hours: Longest lifetime of an access token.
+        family: How long a family can be renewed.
+    """
+
+    max_hours: int
+    family: timedelta
+
+
+class SessionService:
+    """Families of tokens."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: SessionStore,
+        audit: AuditTrail,
+        issuer: TokenIssuer,
+        verifier: TokenVerifier,
+        revoked: RevocationList,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        lifetimes: Lifetimes,
+    ) -> None:
+        self._database = database
+        self._families = store.families
+        self._revocations = store.revocations
+        self._directory = store.directory
+        self._audit = audit
+        self._issuer = issuer
+        self._verifier = verifier
+        self._revoked = revoked
+        self._clock = clock
+        self._operations = metrics.token_operations
+        self._lifetimes = lifetimes
+
+    async def generate(self, request: TokenGenerate, user: UserContext) -> IssuedPair:
+        """Issue a pair with some of the caller's scopes, or all.
+
+        Raises:
+            InsufficientScopeError: The caller lacks some; names them.
+            ValidationFailedError: The lifetime is too long.
+            TooManyGenerationsError: The caller's token has too many ancestors.
+            UnauthorizedError: The family of the caller's token has ended.
+            DatabaseUnavailable: Nothing was issued.
+        """
+        async with self._counted("generate"):
+            longest = self._lifetimes.max_hours
+            if request.expires_in_hours > longest:
+                raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
+            scopes = tuple(dict.fromkeys(request.requested_scopes or sorted(user.scopes)))
+            missing = user.lacks(*scopes)
+            if missing:
+                raise InsufficientScopeError(missing)
+            now = self._clock.now()
+            parent = user.session_id or user.token_id
+            ancestors = (*user.ancestors, parent) if parent else user.ancestors
+            if len(ancestors) > MAX_GENERATIONS:
+                raise TooManyGenerationsError(MAX_GENERATIONS)
+            family = Family(
+                family_id=uuid.uuid4().hex,
+                user_id=user.user_id,
+                username=user.username,
+                role=user.role,
+                is_known_user=await self._directory.get(user.user_id) is not None,
+                scopes=scopes,
+                hours=request.expires_in_hours,
+                description=request.description,
+                ancestors=ancestors,
+                created_at=now,
+                expires_at=await self._end_of(user, now),
+            )
+            pair, ids = self._issue(family, now)
+
+            async def work(tx: Transaction) -> None:
+                await self._families.insert(family, ids, tx)
+                event = AuditEvent(
+                    AuditAction.ISSUE,
+                    EntityType.SESSION,
+                    family.family_id,
+                    changes_of(None, _recorded(family, ids)),
+                )
+                await self._audit.record(user, event, tx)
+
+            await self._database.transaction(work)
+            return pair
+
+    async def exchange(self, refresh_token: str) -> IssuedPair:
+        """Take a refresh token in payment for a new pair.
+
+        Raises:
+            UnauthorizedError: It cannot be accepted, for whatever reason. When it was exchanged
+                before, or its user is gone, its family is revoked besides.
+            DatabaseUnavailable: It may be tried again.
+        """
+        async with self._counted("exchange"):
+            try:
+                claims = self._verifier.verify_refresh(refresh_token)
+            except UnauthorizedError:
+                raise _refused() from None
+            now = self._clock.now()
+            family = await self._families.get(claims.session_id)
+            if family is None or family.user_id != claims.user_id or not family.is_live(now):
+                raise _refused()
+            if family.refresh_token_id != claims.token_id:
+                await self._end(family, claims, REUSED)
+                raise _refused()
+            family = await self._as_the_user_is_now(family, claims)
+            pair, ids = self._issue(family, now)
+
+            async def work(tx: Transaction) -> None:
+                if await self._revocations.concerns(family, tx):
+                    raise _refused()
+                if not await self._families.exchange(family, ids, now, tx):
+                    raise _ReusedError
+                event = AuditEvent(
+                    AuditAction.REFRESH,
+                    EntityType.SESSION,
+                    family.family_id,
+                    changes_of(None, _recorded(family, ids)),
+                )
+                await self._audit.record(_holder(family, claims), event, tx)
+
+            try:
+                await self._database.transaction(work)
+            except _ReusedError:
+                await self._end(family, claims, REUSED)
+                raise _refused() from None
+            return pair
+
+    async def revoke(self, request: TokenRevoke, user: UserContext) -> Revoked:
+        """Refuse a token with its family and all that was generated with it, or all of a user.
+
+        Raises:
+            TokenNotFoundError: It is none of the caller's, who is no administrator.
+            DatabaseUnavailable: Nothing was revoked.
+        """
+        async with self._counted("revoke"):
+            if request.user_id is not None:
+                return await self._revoke_user(request.user_id.lower(), user)
+            jti = str(request.jti)
+            family_id = user.session_id if jti == user.token_id else None
+            family = (
+                await self._families.get(family_id)
+                if family_id is not None
+                else await self._families.find_by_token(jti)
+            )
+            if family is not None and (user.is_admin or family.user_id == user.user_id):
+                return Revoked(already=not await self._revoke_family(family, user))
+            if jti != user.token_id and not user.is_admin:
+                raise TokenNotFoundError
+            return await self._revoke_token(jti, user)
+
+    async def _revoke_family(
+        self, family: Family, actor: UserContext, reason: str | None = None
+    ) -> bool:
+        """Revoke a family and return whether that was news."""
+        now = self._clock.now()
+        revocation = Revocation(
+            RevocationKind.SESSION, family.family_id, now, family.expires_at + MARGIN
+        )
+
+        async def work(tx: Transaction) -> bool:
+            if not await self._families.revoke(family.family_id, now, tx):
+                return False
+            await self._revocations.write(revocation, actor.user_id, tx)
+            await self._record(actor, family.family_id, {"user_id": family.user_id}, reason, tx)
+            return True
+
+        is_news = await in_transaction(self._database, work)
+        self._revoked.add(revocation)
+        return is_news
+
+    async def _revoke_token(self, jti: str, actor: UserContext) -> Revoked:
+        now = self._clock.now()
+        revocation = Revocation(RevocationKind.TOKEN, jti, now, now + LONGEST_LIFETIME)
+
+        async def work(tx: Transaction) -> bool:
+            was_before = await self._revocations.write(revocation, actor.user_id, tx)
+            if not was_before:
+                await self._record(actor, jti, {}, None, tx)
+            return was_before
+
+        already = await in_transaction(self._database, work)
+        self._revoked.add(revocation)
+        return Revoked(already)
+
+    async def _revoke_user(self, user_id: str, actor: UserContext) -> Revoked:
+        if user_id != actor.user_id and not actor.is_admin:
+            raise TokenNotFoundError
+        now = self._clock.now()
+        revocation = Revocation(RevocationKind.USER, user_id, now, now + LONGEST_LIFETIME)
+
+        async def work(tx: Transaction) -> bool:
+            was_before = await self._revocations.write(revocation, actor.user_id, tx)
+            await self._families.revoke_of_user(user_id, now, tx)
+            facts: JsonObject = {"user_id": user_id, "issued_until": timestamp(now)}
+            await self._record(actor, user_id, facts, None, tx)
+            return was_before
+
+        already = await in_transaction(self._database, work)
+        self._revoked.add(revocation)
+        return Revoked(already)
+
+    async def _end(self, family: Family, claims: RefreshClaims, reason: str) -> None:
+        await self._revoke_family(family, _holder(family, claims), reason)
+
+    async def _as_the_user_is_now(self, family: Family, claims: RefreshClaims) -> Family:
+        """Return *family* with no more rights than its user has by now.
+
+        Raises:
+            UnauthorizedError: The user is gone; the family is revoked.
+        """
+        entry = await self._directory.get(family.user_id)
+        if entry is None:
+            if family.is_known_user:
+                await self._end(family, claims, USER_GONE)
+                raise _refused()
+            # Never was in `users`: the operator vouched for the claims.
+            return family
+        role = Role.parse(entry.role)
+        if family.role is role or role is Role.ADMIN:
+            return family
+        allowed = default_scopes(role)
+        scopes = tuple(scope for scope in family.scopes if scope in allowed)
+        return replace(family, role=role, scopes=scopes)
+
+    async def _end_of(self, user: UserContext, now: datetime) -> datetime:
+        """Return when a family ends that begins now: not after the one it was generated with."""
+        end = now + self._lifetimes.family
+        if user.session_id is None:
+            return end
+        parent = await self._families.get(user.session_id)
+        if parent is None or not parent.is_live(now):
+            raise UnauthorizedError("The session of the bearer token has ended.")
+        return min(end, parent.expires_at)
+
+    def _issue(self, family: Family, now: datetime) -> tuple[IssuedPair, IssuedIds]:
+        left = family.expires_at - now
+        access_lifetime = min(timedelta(hours=family.hours), left)
+        refresh_lifetime = min(max(access_lifetime, MINIMUM_REFRESH_LIFETIME), left)
+        ids = IssuedIds(uuid.uuid4().hex, now + access_lifetime, uuid.uuid4().hex)
+        access_token = self._issuer.issue(
+            user_id=family.user_id,
+            username=family.username,
+            role=family.role,
+            scopes=frozenset(family.scopes),
+            lifetime=access_lifetime,
+            token_id=ids.access_id,
+            session_id=family.family_id,
+            ancestors=family.ancestors,
+        )
+        refresh_token = self._issuer.issue_refresh(
+            user_id=family.user_id,
+            session_id=family.family_id,
+            token_id=ids.refresh_id,
+            lifetime=refresh_lifetime,
+        )
+        pair = IssuedPair(
+            access_token,
+            refresh_token,
+            int(access_lifetime.total_seconds()),
+            int(refresh_lifetime.total_seconds()),
+            family.scopes,
+        )
+        return pair, ids
+
+    async def _record(
+        self,
+        actor: UserContext,
+        subject: str,
+        facts: JsonObject,
+        reason: str | None,
+        tx: Transaction,
+    ) -> None:
+        event = AuditEvent(
+            AuditAction.REVOKE,
+            EntityType.SESSION,
+            subject,
+            changes_of(None, facts) if facts else {},
+            reason=reason,
+        )
+        await self._audit.record(actor, event, tx)
+
+    @asynccontextmanager
+    async def _counted(self, operation: str) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._operations.labels(operation, "failure").inc()
+            raise
+        self._operations.labels(operation, "success").inc()
+
+
+def _refused() -> UnauthorizedError:
+    # One for all reasons: whoever has a stolen token need not learn what became of it.
+    return UnauthorizedError("The refresh token cannot be accepted.")
+
+
+def _holder(family: Family, claims: RefreshClaims) -> UserContext:
+    return UserContext(
+        user_id=family.user_id,
+        username=family.username,
+        role=family.role,
+        scopes=frozenset[Scope](),
+        token_id=claims.token_id,
+        session_id=family.family_id,
+    )
+
+
+def _recorded(family: Family, ids: IssuedIds) -> JsonObject:
+    recorded: JsonObject = {
+        "user_id": family.user_id,
+        "role": family.role.value,
+        "scope": " ".join(family.scopes),
+        "token_id": ids.access_id,
+        "token_expires_at": timestamp(ids.access_expires_at),
+        "expires_at": timestamp(family.expires_at),
+    }
+    if family.description is not None:
+        recorded["description"] = family.description
+    if family.ancestors:
+        recorded["generated_with"] = family.ancestors[-1]
+    return recorded
