@@ -492,6 +492,8 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/scripts/test_generate_schemas.py::test_the_readme_that_is_kept_in_git_is_left_as_it_is",
     ),
     "R-315": (
+        "tests/crossapp/test_updates.py::test_a_patch_keeps_every_field_that_it_does_not_name",
+        "tests/crossapp/test_writes.py::test_a_registered_server_passes_the_other_applications_validator",
         "tests/models/test_documents.py::test_a_dump_by_alias_keeps_every_field",
         "tests/models/test_documents.py::test_a_server_is_inserted_as_the_other_application_stores_it",
         "tests/models/test_documents.py::test_a_stored_server_is_the_same_after_load_and_replace",
@@ -500,6 +502,8 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/models/test_transport.py::test_the_first_transport_that_accepts_a_configuration_is_meant",
     ),
     "R-316": (
+        "tests/crossapp/test_indexes.py::test_our_indexes_are_made_after_those_of_the_other_application",
+        "tests/crossapp/test_indexes.py::test_the_other_applications_indexes_are_made_after_ours",
         "tests/database/test_client.py::test_an_index_with_other_options_is_reported_and_left_alone",
         "tests/database/test_schema.py::test_collections_that_others_own_get_no_index_and_no_validator",
         "tests/models/test_generated.py::test_no_index_is_declared_that_was_not_published",
@@ -618,6 +622,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_seeding.py::test_the_same_server_in_two_files_is_imported_once",
     ),
     "E-22": (
+        "tests/crossapp/test_reads.py::test_a_server_with_secrets_is_listed_and_shown_with_masks",
         "tests/models/test_documents.py::test_a_server_of_an_earlier_release_is_read_and_gains_nothing_by_saving",
         "tests/servers/test_api_servers.py::test_a_bare_document_of_the_other_application_is_shown_with_defaults",
         "tests/servers/test_service.py::test_a_document_of_the_other_application_is_listed_with_defaults_and_not_rewritten",

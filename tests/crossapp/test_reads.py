@@ -263,7 +263,7 @@ async def test_an_entry_that_expires_ends_by_itself(
         "resourceType": "mcpServer",
         "resourceId": server["_id"],
         "permBits": 1,
-        "expiredAt": SystemClock().now() + timedelta(seconds=1.5),
+        "expiredAt": SystemClock().now() + timedelta(seconds=2.5),
     }
     await rest.parts.database.collection("aclentries").insert_one(entry)
     await ben.until_served("my-weather")
