@@ -12,6 +12,8 @@ from registry.core.clock import SystemClock
 from tests.crossapp.other_application import Doc, OtherApplication
 from tests.fakes.rest import SERVERS, Rest
 
+TOKENS = "/api/v1/tokens"
+PERMISSIONS = "/api/v1/permissions/mcpServer"
 FOLLOW_SECONDS = 5
 POLL_SECONDS = 0.02
 LIFETIME_MS = 300_000
@@ -34,8 +36,14 @@ class Person:
         self, method: str, path: str = "", *, status: int = 200, **request: Any
     ) -> dict[str, Any]:
         """Send a request about servers, expect *status*, and return the body."""
+        return await self.send(method, SERVERS + path, status=status, **request)
+
+    async def send(
+        self, method: str, path: str, *, status: int = 200, **request: Any
+    ) -> dict[str, Any]:
+        """Send a request, expect *status*, and return the body."""
         answer = await self.rest.client.request(
-            method, SERVERS + path, headers=self.authorization, **request
+            method, path, headers=self.authorization, **request
         )
         assert answer.status_code == status, answer.text
         return dict(answer.json())

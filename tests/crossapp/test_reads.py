@@ -5,11 +5,9 @@ from datetime import timedelta
 import pytest
 from bson import ObjectId
 
-from packages.database.encryption import Cipher
 from registry.core.clock import SystemClock
-from registry.tokens.repository import PluginAuthRepository, TokenRepository
 from tests.crossapp.other_application import OtherApplication
-from tests.crossapp.people import create_server, person, share, until
+from tests.crossapp.people import TOKENS, create_server, person, share, until
 from tests.crossapp.upstream import RecordingUpstream
 from tests.fakes.rest import Rest
 
@@ -118,10 +116,10 @@ async def test_a_users_key_that_the_other_application_stored_is_sent_for_that_us
 
 
 async def test_oauth_tokens_of_the_other_application_are_read(
-    rest: Rest, other: OtherApplication, cipher: Cipher
+    rest: Rest, other: OtherApplication
 ) -> None:
-    tokens = TokenRepository(rest.parts.database, cipher)
     ada = await person(rest, other, "ada")
+    ben = await person(rest, other, "ben")
     kinds = {"mcp_oauth": "mcp:weather", "mcp_oauth_refresh": "mcp:weather:refresh"}
     created = {
         kind: await other.call(
@@ -137,33 +135,36 @@ async def test_oauth_tokens_of_the_other_application_are_read(
         for kind, identifier in kinds.items()
     }
 
-    now = SystemClock().now()
-    read = [
-        await tokens.get(str(document["_id"]), str(ada.user_id), now)
-        for document in created.values()
+    read = [await ada.send("GET", f"{TOKENS}/{row['_id']}") for row in created.values()]
+
+    assert [
+        (item["type"], item["identifier"], item["token"], item["metadata"]) for item in read
+    ] == [
+        ("oauth_access", "weather", "value of mcp_oauth", {"server_name": "weather"}),
+        (
+            "oauth_refresh",
+            "weather_refresh",
+            "value of mcp_oauth_refresh",
+            {"server_name": "weather"},
+        ),
     ]
-
-    found = [(item.stored_type, item.identifier, item.value) for item in read if item is not None]
-    assert found == [(kind, kinds[kind], f"value of {kind}") for kind in kinds]
-    assert await tokens.get(str(created["mcp_oauth"]["_id"]), "b" * 24, now) is None
+    await ben.send("GET", f"{TOKENS}/{created['mcp_oauth']['_id']}", status=404)
 
 
-async def test_a_users_key_of_the_other_application_is_read(
-    rest: Rest, other: OtherApplication, cipher: Cipher
+async def test_a_users_key_of_the_other_application_is_told_of(
+    rest: Rest, other: OtherApplication, upstream: RecordingUpstream
 ) -> None:
-    await other.call(
-        "methods.updatePluginAuth",
-        {
-            "userId": "a" * 24,
-            "pluginKey": "mcp_weather",
-            "authField": "MCP_API_KEY",
-            "value": await other.call("data.encrypt", KEY),
-        },
-    )
+    ada = await person(rest, other, "ada")
+    own_key = {"source": "user", "authorization_type": "bearer"}
+    body = {"serverName": "weather", "url": upstream.url, "apiKey": own_key}
+    server = await ada.ask("POST", status=201, json=body)
+    key = {"userId": str(ada.user_id), "pluginKey": "mcp_weather", "authField": "MCP_API_KEY"}
+    stored = {**key, "value": await other.call("data.encrypt", KEY)}
+    await other.call("methods.updatePluginAuth", stored)
 
-    value = await PluginAuthRepository(rest.parts.database, cipher).get("a" * 24, "weather")
+    told = await ada.ask("GET", f"/{server['id']}/user-keys")
 
-    assert value == KEY
+    assert [(item["name"], item["isSet"]) for item in told["variables"]] == [("MCP_API_KEY", True)]
 
 
 async def test_a_token_that_the_other_application_signed_logs_in_with_the_stored_role(

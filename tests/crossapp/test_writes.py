@@ -1,16 +1,16 @@
 """What our API writes, the other application's models, validators and decryption accept."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from packages.database.encryption import Cipher
 from registry.core.clock import SystemClock
-from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tokens.repository import PluginAuthRepository
 from tests.crossapp.other_application import Doc, OtherApplication
-from tests.crossapp.people import Person, person
+from tests.crossapp.people import PERMISSIONS, TOKENS, Person, person
 from tests.crossapp.upstream import RecordingUpstream
 from tests.fakes.rest import Rest
 
@@ -247,30 +247,26 @@ async def test_a_users_key_that_was_replaced_is_still_one_document(
 
 
 @pytest.mark.parametrize(
-    ("stored_type", "identifier"),
-    [("mcp_oauth", "mcp:weather"), ("mcp_oauth_refresh", "mcp:weather:refresh")],
+    ("kind", "stored_type", "identifier"),
+    [
+        ("oauth_access", "mcp_oauth", "mcp:weather"),
+        ("oauth_refresh", "mcp_oauth_refresh", "mcp:weather:refresh"),
+    ],
 )
 async def test_a_token_is_found_and_opens(
-    rest: Rest, other: OtherApplication, cipher: Cipher, stored_type: str, identifier: str
+    rest: Rest, other: OtherApplication, kind: str, stored_type: str, identifier: str
 ) -> None:
     ada = await person(rest, other, "ada")
-    now = SystemClock().now()
-    token_id = await TokenRepository(rest.parts.database, cipher).store(
-        user_id=str(ada.user_id),
-        stored_type=stored_type,
-        identifier=identifier,
-        value="the token",
-        expires_at=now + timedelta(hours=1),
-        metadata={"server_name": "weather", "scope": "read"},
-        now=now,
-    )
+    metadata = {"server_name": "weather", "scope": "read"}
+    body = {"type": kind, "identifier": "mine", "token": "the token", "metadata": metadata}
+    stored = await ada.send("POST", TOKENS, status=201, json=body)
 
     token = await other.call(
         "methods.findToken",
         {"userId": str(ada.user_id), "type": stored_type, "identifier": identifier},
     )
 
-    assert str(token["_id"]) == token_id
+    assert str(token["_id"]) == stored["id"]
     assert await other.call("data.decryptV2", token["token"]) == "the token"
     assert isinstance(token["createdAt"], datetime)
     assert isinstance(token["expiresAt"], datetime)
@@ -278,23 +274,80 @@ async def test_a_token_is_found_and_opens(
 
 
 async def test_a_token_that_we_replaced_is_still_one_document(
-    rest: Rest, other: OtherApplication, cipher: Cipher
+    rest: Rest, other: OtherApplication
 ) -> None:
     ada = await person(rest, other, "ada")
     key = {"userId": ada.user_id, "type": "mcp_oauth", "identifier": "mcp:weather"}
     encrypted = await other.call("data.encryptV2", "the first")
     await other.call("methods.createToken", {**key, "token": encrypted, "expiresIn": 60})
-    now = SystemClock().now()
 
-    await TokenRepository(rest.parts.database, cipher).store(
-        user_id=str(ada.user_id),
-        stored_type="mcp_oauth",
-        identifier="mcp:weather",
-        value="the second",
-        expires_at=now + timedelta(hours=1),
-        metadata={},
-        now=now,
-    )
+    body = {"type": "oauth_access", "identifier": "weather", "token": "the second"}
+    metadata = {"server_name": "weather"}
+    await ada.send("POST", TOKENS, status=201, json={**body, "metadata": metadata})
 
     tokens = await other.call("models.Token.find", key)
     assert [await other.call("data.decryptV2", item["token"]) for item in tokens] == ["the second"]
+
+
+async def test_what_we_share_is_what_the_other_application_finds(
+    rest: Rest, other: OtherApplication, upstream: RecordingUpstream
+) -> None:
+    boss = await person(rest, other, "boss", role="ADMIN")
+    ben = await person(rest, other, "ben")
+    await other.call("methods.seedDefaultRoles")
+    body = {"serverName": "weather", "url": upstream.url}
+    server = await boss.ask("POST", status=201, json=body)
+
+    async def bits() -> dict[str, bool]:
+        held = {}
+        for name, bit in (("view", 1), ("edit", 2), ("share", 8)):
+            found = await other.call(
+                "methods.findAccessibleResources",
+                [
+                    {"principalType": "user", "principalId": ben.user_id},
+                    {"principalType": "role", "principalId": "USER"},
+                    {"principalType": "public"},
+                ],
+                "mcpServer",
+                bit,
+            )
+            held[name] = server["id"] in [str(key) for key in found]
+        return held
+
+    seen = []
+    for change in (
+        {"updated": [{"type": "user", "id": str(ben.user_id), "role": "editor"}]},
+        {"updated": [{"type": "user", "id": str(ben.user_id), "role": "viewer"}]},
+        {"removed": [{"type": "user", "id": str(ben.user_id)}]},
+        {"updated": [{"type": "role", "id": "USER", "role": "viewer"}]},
+        {"removed": [{"type": "role", "id": "USER"}], "public": True},
+        {"public": False},
+    ):
+        await boss.send("PUT", f"{PERMISSIONS}/{server['id']}", json=change)
+        seen.append(await bits())
+        assert (await ben.sees() == ["weather"]) is seen[-1]["view"]
+
+    nothing = {"view": False, "edit": False, "share": False}
+    view = {**nothing, "view": True}
+    assert seen == [{**view, "edit": True}, view, nothing, view, view, nothing]
+    stored = await other.call("models.AclEntry.find", {})
+    for entry in stored:
+        await other.call("models.AclEntry.validate", entry)
+
+
+async def test_a_users_key_that_we_store_opens(
+    rest: Rest, other: OtherApplication, upstream: RecordingUpstream
+) -> None:
+    ada = await person(rest, other, "ada")
+    own_key = {"source": "user", "authorization_type": "bearer"}
+    body = {"serverName": "weather", "url": upstream.url, "apiKey": own_key}
+    server = await ada.ask("POST", status=201, json=body)
+
+    values = {"MCP_API_KEY": KEY}
+    await ada.ask("PUT", f"/{server['id']}/user-keys", json={"values": values})
+
+    found = await other.call(
+        "methods.findPluginAuthsByKeys",
+        {"userId": str(ada.user_id), "pluginKeys": ["mcp_weather"]},
+    )
+    assert [await other.call("data.decrypt", item["value"]) for item in found] == [KEY]
