@@ -82,6 +82,7 @@ async def test_a_registration_answers_the_whole_server_with_its_tools(
             }
         },
         "author": alice.user_id,
+        "permissions": ALL_RIGHTS,
         "scope": "private_user",
         "status": "active",
         "path": "/mcp/plain",
@@ -546,6 +547,7 @@ async def test_a_refresh_answers_what_it_found(
         "capabilities": '{"tools":{"listChanged":true}}',
         "tools": "one",
         "message": "Server health check successful",
+        "permissions": ALL_RIGHTS,
     }
 
 

@@ -56,6 +56,15 @@ def claims_of(token: str) -> dict[str, Any]:
     return dict(jwt.get_unverified_claims(token))
 
 
+PARAMETERS = {
+    "server_id": "f" * 24,
+    "token_id": "f" * 24,
+    "resource_id": "f" * 24,
+    "resource_type": "mcpServer",
+    "name": "MCP_API_KEY",
+}
+
+
 async def records(rest: Rest) -> list[Doc]:
     found = rest.parts.database.collection("audit_logs").find({"entity_type": "session"})
     return await found.sort([("timestamp", 1), ("_id", 1)]).to_list()
@@ -120,13 +129,13 @@ async def test_a_long_access_token_has_a_refresh_token_that_is_as_long(
 
 @pytest.mark.requirement("R-266")
 async def test_scopes_that_the_caller_lacks_are_named_all(rest: Rest, user: UserContext) -> None:
-    scopes = ["read:servers", "read:audit", "write:access"]
+    scopes = ["read:servers", "read:audit", "write:tools"]
     sent = {"requested_scopes": scopes, "expires_in_hours": 1}
 
     answer = await rest.ask(user, "POST", "/tokens/generate", json=sent)
 
     assert (answer.status_code, answer.json()["error"]) == (403, "insufficient_scope")
-    assert answer.json()["scope"] == "read:audit write:access"
+    assert answer.json()["scope"] == "read:audit write:tools"
     assert await families(rest) == []
 
 
@@ -179,9 +188,7 @@ async def test_a_generated_token_may_do_what_it_says_and_nothing_else(
     refused = {
         (method, path)
         for method, path in closed
-        if (await using(rest, token, path.format(server_id="f" * 24, token_id="f" * 24), method))
-        .json()
-        .get("error")
+        if (await using(rest, token, path.format(**PARAMETERS), method)).json().get("error")
         == "insufficient_scope"
     }
 

@@ -213,7 +213,9 @@ async def test_what_cannot_be_stored_is_refused(
     assert (answer.status_code, answer.json()["error"]) == (422, "validation_error")
     assert SENTINEL not in answer.text
     assert await rows(rest) == []
-    assert await records(rest) == []
+    refused = await records(rest)
+    assert [record["outcome"] for record in refused] == ["failed"]
+    assert SENTINEL not in str(refused)
 
 
 async def test_a_number_beyond_all_bounds_is_refused(rest: Rest, alice: UserContext) -> None:
