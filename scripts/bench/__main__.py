@@ -22,6 +22,7 @@ from pathlib import Path
 from bson import ObjectId
 from pymongo import MongoClient
 
+from scripts.bench import access
 from scripts.bench.load import Result, Target, run
 from scripts.bench.process import (
     cpu_seconds,
@@ -34,6 +35,7 @@ HOST = "127.0.0.1"
 SERVERS = 1000
 PAGE_QUERIES = 150
 IDLE_SECONDS = 5.0
+SETTLE_SECONDS = 20.0
 MEMORY_CALLS = (10_000, 50_000)
 
 
@@ -68,6 +70,7 @@ def main() -> None:
         if not options.skip_memory:
             _memory(targets["gateway"], registry)
         _pages(registry, options.rounds)
+        _access(registry, options.rounds)
     with tempfile.TemporaryDirectory() as again:
         _readiness(Path(again), options.rounds)
 
@@ -156,6 +159,32 @@ def _pages(registry: Registry, rounds: int) -> None:
     _row("CPU per request", ours, "ms")
     _row("CPU of the same query through the bare driver", bare, "ms")
     _row("ratio (at most 2)", [a / b for a, b in zip(ours, bare, strict=True)], "")
+
+
+def _access(registry: Registry, rounds: int) -> None:
+    uri = (registry.home / "mongo.uri").read_text()
+    user_id = access.fill(uri)
+    token = access.user_token(access.signing_keys(registry.home), user_id)
+    # The registry follows what was written meanwhile.
+    time.sleep(SETTLE_SECONDS)
+    decisions: list[float] = []
+    verifications: list[float] = []
+    ours: list[float] = []
+    bare: list[float] = []
+    total = 0
+    for _ in range(rounds):
+        decisions.append(access.decision_microseconds())
+        verifications.append(access.verification_microseconds(registry.home))
+        spent, total = access.list_milliseconds(HOST, registry.port, token)
+        ours.append(spent)
+        bare.append(access.bare_milliseconds(uri))
+    print("access")
+    _row(f"decision with {access.GRANTS} grants (at most 20)", decisions, "us")
+    _row("remembered token (at most 15)", verifications, "us")
+    print(f"GET /servers, 20 of {total} out of {access.SERVERS}, a user in {access.GROUPS} groups")
+    _row("time", ours, "ms")
+    _row("time of an administrator's query through the bare driver", bare, "ms")
+    _row("ratio (at most 3)", [a / b for a, b in zip(ours, bare, strict=True)], "")
 
 
 def _idle_cpu(pid: int) -> float:

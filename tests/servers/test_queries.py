@@ -152,6 +152,21 @@ async def test_a_list_takes_the_same_few_commands_however_long_it_is(
     assert round((after[1] - before[1]) / LISTS) == 1
 
 
+async def test_a_change_is_recorded_by_one_command(rest: Rest, alice: UserContext) -> None:
+    server = await rest.register(alice, "s", URL)
+    before = {name: commands(rest, name) for name in ("insert", "find", "update")}
+
+    for number in range(LISTS):
+        body = {"title": f"title {number}"}
+        answer = await rest.call(alice, "PATCH", f"/{server['id']}", json=body)
+        assert answer.status_code == 200
+
+    spent = {name: commands(rest, name) - count for name, count in before.items()}
+    # Seals are inserted too, one for all that was written within a second.
+    assert round(spent["insert"] / LISTS) == 1
+    assert round(spent["update"] / LISTS) == 1
+
+
 async def test_a_dropped_database_does_not_stop_the_process(
     mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path, root: UserContext
 ) -> None:
