@@ -141,3 +141,20 @@ async def test_a_server_registered_as_written_is_listed(local: Local) -> None:
     assert (server["serverName"], server["path"]) == ("weather", "/mcp/weather")
     assert server["apiKey"]["key"] == "***"
     assert server["status"] == "error"
+
+
+async def test_sharing_and_the_trail_work_as_written(local: Local) -> None:
+    (script,) = blocks("bash share")
+
+    printed = await asyncio.to_thread(
+        local.run, ["bash", "-ec", script.replace(DOCUMENTED, local.address)]
+    )
+
+    shared, generated, trail = (json.loads(line) for line in printed.splitlines())
+    assert (shared["serverName"], shared["scope"], shared["public"]) == (
+        "demo",
+        "shared_user",
+        False,
+    )
+    assert generated["tokens"]["scope"] == "read:servers"
+    assert {"share", "issue"} <= {record["action"] for record in trail["records"]}

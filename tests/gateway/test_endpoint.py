@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from packages.database.errors import DatabaseUnavailable
-from registry.access.policy import ServerFacts, ServerScope
+from registry.access.policy import Rule, ServerFacts, ServerScope
+from registry.audit.values import AuditAction, AuditOutcome
 from registry.servers.errors import UserKeyMissingError
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.fakes import PRIVATE, ScriptedUpstream, make_route
@@ -195,6 +196,13 @@ async def test_authors_reach_their_private_servers_and_admins_as_configured(
     ]
 
     assert [answer.status_code for answer in answers] == [200, 404, 404]
+    assert [
+        (user, event.action, event.outcome, event.entity_id, event.reason)
+        for user, event in gateway.refusals.events
+    ] == [
+        (user, AuditAction.CALL, AuditOutcome.DENIED, "demo".ljust(24, "0"), Rule.PRIVATE)
+        for user in ("bob", "root")
+    ]
 
 
 @pytest.mark.requirement("R-010")
