@@ -63,12 +63,14 @@ class Grant:
     Attributes:
         principal_id: None for the public.
         expires_at: When the entry ends; whoever holds entries for long must drop it then.
+        entry_id: Id of its document.
     """
 
     principal_type: str
     principal_id: str | None
     permissions: Permission
     expires_at: datetime | None = None
+    entry_id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Writers: this module and jarvis-api.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
@@ -13,7 +13,6 @@ from packages.database.errors import translates_driver_errors
 from registry.access.policy import (
     ALL_BITS,
     NO_BITS,
-    OWNER,
     VIEW_BIT,
     Grant,
     Permission,
@@ -88,13 +87,13 @@ class AclRepository:
         return {
             str(entry["resourceId"])
             for entry in await entries.to_list()
-            if int(entry.get("permBits") or 0) & VIEW_BIT
+            if _bits(entry.get("permBits")) & VIEW_BIT
         }
 
     async def entries_of(self, server_id: str, tx: Transaction | None = None) -> list[Entry]:
         """Return all entries about a server, those that ended included."""
         rows = self._entries.find(_about(server_id), session=tx)
-        return [_entry(row) async for row in rows]
+        return [entry async for row in rows if (entry := _entry(row)) is not None]
 
     async def follow_scope(
         self,
@@ -172,6 +171,11 @@ class AclRepository:
         )
 
 
+KINDS = {kind.value: kind for kind in PrincipalType}
+ENDED = datetime(1970, 1, 1, tzinfo=UTC)
+"""When an entry ended whose end is no time."""
+
+
 def _about(server_id: str) -> Doc:
     return {"resourceType": RESOURCE_TYPE, "resourceId": ObjectId(server_id)}
 
@@ -184,19 +188,33 @@ def _key(server_id: str, principal: Principal) -> Doc:
     return key
 
 
-def _entry(row: dict[str, Any]) -> Entry:
+def _entry(row: dict[str, Any]) -> Entry | None:
+    """Read a stored entry; None for one about nobody that can be named."""
     principal, by = row.get("principalId"), row.get("grantedBy")
-    kinds = {kind.value: kind for kind in PrincipalType}
+    kind = KINDS.get(str(row.get("principalType")))
+    if kind is None or (principal is None and kind is not PrincipalType.PUBLIC):
+        return None
     return Entry(
-        principal=Principal(
-            kinds.get(str(row.get("principalType")), PrincipalType.ROLE),
-            None if principal is None else str(principal),
-        ),
-        bits=int(row.get("permBits") or 0) & ALL_BITS,
-        expires_at=row.get("expiredAt"),
+        principal=PUBLIC if kind is PrincipalType.PUBLIC else Principal(kind, str(principal)),
+        bits=_bits(row.get("permBits")),
+        expires_at=_end(row.get("expiredAt")),
         granted_by=None if by is None else str(by),
-        granted_at=row.get("grantedAt"),
+        granted_at=at if isinstance(at := row.get("grantedAt"), datetime) else None,
     )
+
+
+def _bits(stored: object) -> int:
+    # Other programs write here too, some of them all numbers as floats. What is no whole number
+    # from nought on gives nothing.
+    if isinstance(stored, float) and stored.is_integer():
+        stored = int(stored)
+    return stored & ALL_BITS if isinstance(stored, int) and stored > 0 else NO_BITS
+
+
+def _end(stored: object) -> datetime | None:
+    if stored is None or isinstance(stored, datetime):
+        return stored
+    return ENDED
 
 
 def _names(grant: Grant, user: UserContext) -> bool:
@@ -217,7 +235,7 @@ def _has_expired(grant: Grant, now: datetime) -> bool:
 
 
 def _unexpired(now: datetime) -> Doc:
-    return {"$or": [{"expiredAt": {"$exists": False}}, {"expiredAt": {"$gt": now}}]}
+    return {"$or": [{"expiredAt": None}, {"expiredAt": {"$gt": now}}]}
 
 
 def _grant(entry: dict[str, Any]) -> Grant:
@@ -225,6 +243,7 @@ def _grant(entry: dict[str, Any]) -> Grant:
     return Grant(
         principal_type=str(entry.get("principalType")),
         principal_id=None if principal is None else str(principal),
-        permissions=Permission(int(entry.get("permBits") or 0) & OWNER.value),
-        expires_at=entry.get("expiredAt"),
+        permissions=Permission(_bits(entry.get("permBits"))),
+        expires_at=_end(entry.get("expiredAt")),
+        entry_id=str(entry["_id"]) if "_id" in entry else None,
     )

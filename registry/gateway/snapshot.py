@@ -96,6 +96,7 @@ class Snapshot:
         self._routes: dict[str, Route] = {}
         self._by_server: dict[str, Route] = {}
         self._configs: dict[str, ServerRecord] = {}
+        self._entries: dict[str, str] = {}
         self._user_headers: TTLCache[tuple[str, str], Mapping[str, str]] = TTLCache(
             USER_KEYS, USER_KEY_SECONDS, timer=clock.monotonic
         )
@@ -147,6 +148,9 @@ class Snapshot:
             ids = [server.id for server in servers]
             tools = await self._sources.tools.served_by_owner(ids)
             grants = await self._sources.acl.grants_of(None, self._clock.now())
+            self._entries = {}
+            for server_id, entries in grants.items():
+                self._note_entries(server_id, entries)
             foreign = [server for server in servers if _is_foreign(server, tools.get(server.id))]
             for server in foreign:
                 functions = await self._sources.servers.tool_functions(server.id)
@@ -234,6 +238,8 @@ class Snapshot:
             elif change.collection in SERVER_LINKS:
                 link = change.links.get(SERVER_LINKS[change.collection])
                 if link is None:
+                    link = self._entries.pop(change.document_id, None)
+                if link is None:
                     # A deleted document does not tell which server it was about.
                     await self.load()
                     return
@@ -255,6 +261,7 @@ class Snapshot:
                         functions if isinstance(functions, dict) else {}, server.server_name
                     )
                 grants = await self._sources.acl.grants_of([server_id], self._clock.now())
+                self._note_entries(server_id, grants.get(server_id, []))
                 route = self._build(server, tools, grants.get(server_id))
             if route is None or server is None:
                 self._by_server.pop(server_id, None)
@@ -265,6 +272,12 @@ class Snapshot:
             self._publish()
             self._user_headers.clear()
             self._server_reloads.inc()
+
+    def _note_entries(self, server_id: str, entries: Iterable[Grant]) -> None:
+        """Remember which server each entry is about, for when it is deleted."""
+        for entry in entries:
+            if entry.entry_id is not None:
+                self._entries[entry.entry_id] = server_id
 
     def _publish(self) -> None:
         """Replace the table in one step; of two servers on one slug the older one keeps it."""

@@ -31,7 +31,7 @@ def entry(chance: random.Random, server_id: ObjectId, clock: SystemClock) -> dic
         "principalType": kind,
         "resourceType": chance.choice(["mcpServer"] * 9 + ["agent"]),
         "resourceId": server_id,
-        "permBits": chance.choice([0, 1, 1, 1, 2, 3, 7, 15, 16, 17]),
+        "permBits": chance.choice([0, 1, 1, 1, 2, 3, 7, 15, 16, 17, "1", None, 1.0, 1.5, -1]),
     }
     if kind == "role":
         stored["principalId"] = chance.choice(ROLES)
@@ -39,7 +39,8 @@ def entry(chance: random.Random, server_id: ObjectId, clock: SystemClock) -> dic
         # Now and then the id of the wrong kind of principal.
         stored["principalId"] = ObjectId(chance.choice(USERS + GROUPS))
     if chance.random() < 0.3:
-        stored["expiredAt"] = clock.now() + timedelta(hours=chance.choice([-1, 1]))
+        ends = clock.now() + timedelta(hours=chance.choice([-1, 1]))
+        stored["expiredAt"] = chance.choice([ends, ends, ends, None, "soon"])
     return stored
 
 

@@ -54,6 +54,12 @@ def forgotten() -> list[str]:
 
 
 @pytest.fixture
+def metrics() -> Metrics:
+    """Return the metrics of the snapshot."""
+    return Metrics()
+
+
+@pytest.fixture
 def snapshot(
     database: Database,
     repositories: ServerRepositories,
@@ -61,6 +67,7 @@ def snapshot(
     settings: Settings,
     clock: SystemClock,
     forgotten: list[str],
+    metrics: Metrics,
 ) -> Snapshot:
     async def revocations_changed() -> None:
         forgotten.append("revocations")
@@ -75,11 +82,16 @@ def snapshot(
         ),
         CredentialVault(cipher),
         clock=clock,
-        metrics=Metrics(),
+        metrics=metrics,
         settings=settings,
         users_changed=lambda: forgotten.append("users"),
         revocations_changed=revocations_changed,
     )
+
+
+def full_loads(metrics: Metrics) -> float | None:
+    name = "mcp_gateway_snapshot_reloads_total"
+    return metrics.registry.get_sample_value(name, {"kind": "full"})
 
 
 @asynccontextmanager
@@ -151,6 +163,7 @@ async def test_an_acl_entry_of_the_other_application_counts_and_ends(
     database: Database,
     bob: UserContext,
     root: UserContext,
+    metrics: Metrics,
 ) -> None:
     server = await other_replica.register(create(scope="shared_user"), root, strict=False)
     entry = {
@@ -172,8 +185,11 @@ async def test_an_acl_entry_of_the_other_application_counts_and_ends(
         route = snapshot.route("weather")
         assert route is not None
         assert route.facts.grants.users[bob.user_id] == Permission.VIEW
+        loads = full_loads(metrics)
         await database.collection("aclentries").delete_one({"_id": entry["_id"]})
         await until(lambda: not bob_is_let_in())
+        # Only the one server was read again.
+        assert full_loads(metrics) == loads
 
 
 async def test_an_acl_entry_that_runs_out_counts_no_longer(
