@@ -455,7 +455,7 @@ def audit_verify(
         head = "none" if report.head is None else f"{report.head[0]}:{report.head[1]}"
         typer.echo(
             f"{report.records} records, {report.seals} seals, {report.waiting} not sealed yet, "
-            f"{report.problem_count} problems, head {head}"
+            f"problems: {report.problem_count}, head: {head}"
         )
         if not report.is_good:
             raise typer.Exit(1)

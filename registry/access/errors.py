@@ -36,9 +36,7 @@ class LastOwnerError(RegistryError):
     kind = ErrorKind.CONFLICT
 
     def __init__(self) -> None:
-        super().__init__(
-            "A user or a group must remain as owner, without an end: name another one first."
-        )
+        super().__init__("A user must remain as owner, without an end: name another one first.")
 
 
 class SharingModifiedError(RegistryError):

@@ -87,6 +87,11 @@ class Grants:
     public: int = NO_BITS
     next_expiry: datetime | None = None
 
+    @property
+    def are_none(self) -> bool:
+        """Whether no entry names anybody: a document that was written without any."""
+        return not (self.users or self.groups or self.roles or self.public)
+
     @classmethod
     def of(cls, entries: Iterable[Grant]) -> "Grants":
         """Add up *entries*; those about unknown kinds of principals count for nobody."""
@@ -216,6 +221,8 @@ def evaluate(
         return ADMINISTRATOR
     if scope is ServerScope.PRIVATE_USER:
         return AUTHOR if is_author else STRANGER
+    # Entries say who has access; a document without any is its author's all the same.
+    is_author = is_author and server.grants.are_none
     if is_author and scope is None:
         return AUTHOR
     steps = _granted(user, server.grants, with_public=scope is not ServerScope.SHARED_USER)
@@ -257,7 +264,7 @@ class Visibility:
 
     Attributes:
         everything: No other member matters then.
-        author: Servers of this user are shown.
+        author: Private servers of this user are shown, and those that no entries are about.
         scopes: Servers of these scopes are shown; None stands for a missing one.
         granted_scopes: Of these scopes, the servers in whose entries the caller is named.
     """

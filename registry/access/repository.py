@@ -33,15 +33,16 @@ class AclRepository:
         self._roles = database.collection("accessroles")
 
     async def grants_of(
-        self, server_ids: list[str] | None, now: datetime
+        self, server_ids: list[str] | None, now: datetime, tx: Transaction | None = None
     ) -> dict[str, list[Grant]]:
         """Return the unexpired grants of the servers named, or of all, by server id."""
         query: Doc = {"resourceType": RESOURCE_TYPE, **_unexpired(now)}
         if server_ids is not None:
             query["resourceId"] = {"$in": [ObjectId(item) for item in server_ids]}
         grants: dict[str, list[Grant]] = {}
-        async for entry in self._entries.find(query):
-            grants.setdefault(str(entry["resourceId"]), []).append(_grant(entry))
+        async for entry in self._entries.find(query, session=tx):
+            if isinstance(entry.get("resourceId"), ObjectId):
+                grants.setdefault(str(entry["resourceId"]), []).append(_grant(entry))
         return grants
 
     async def granted(self, user: UserContext, now: datetime) -> dict[str, int]:
@@ -68,6 +69,8 @@ class AclRepository:
         bits: dict[str, int] = {}
         for entry in await entries.to_list():
             grant = _grant(entry)
+            if not isinstance(entry.get("resourceId"), ObjectId):
+                continue
             if _names(grant, user) and not _has_expired(grant, now):
                 key = str(entry["resourceId"])
                 bits[key] = bits.get(key, NO_BITS) | int(grant.permissions)
@@ -88,6 +91,7 @@ class AclRepository:
             str(entry["resourceId"])
             for entry in await entries.to_list()
             if _bits(entry.get("permBits")) & VIEW_BIT
+            and isinstance(entry.get("resourceId"), ObjectId)
         }
 
     async def entries_of(self, server_id: str, tx: Transaction | None = None) -> list[Entry]:
@@ -172,6 +176,9 @@ class AclRepository:
 
 
 KINDS = {kind.value: kind for kind in PrincipalType}
+NOBODY = "nobody"
+"""Stands for the kind of principals that entries name in ways we do not know."""
+
 ENDED = datetime(1970, 1, 1, tzinfo=UTC)
 """When an entry ended whose end is no time."""
 
@@ -191,8 +198,8 @@ def _key(server_id: str, principal: Principal) -> Doc:
 def _entry(row: dict[str, Any]) -> Entry | None:
     """Read a stored entry; None for one about nobody that can be named."""
     principal, by = row.get("principalId"), row.get("grantedBy")
-    kind = KINDS.get(str(row.get("principalType")))
-    if kind is None or (principal is None and kind is not PrincipalType.PUBLIC):
+    kind = _kind(row)
+    if kind is None:
         return None
     return Entry(
         principal=PUBLIC if kind is PrincipalType.PUBLIC else Principal(kind, str(principal)),
@@ -201,6 +208,19 @@ def _entry(row: dict[str, Any]) -> Entry | None:
         granted_by=None if by is None else str(by),
         granted_at=at if isinstance(at := row.get("grantedAt"), datetime) else None,
     )
+
+
+def _kind(row: dict[str, Any]) -> PrincipalType | None:
+    """Return what kind of principal an entry names in the way that kind is named, or None."""
+    kind = KINDS.get(str(row.get("principalType")))
+    match kind:
+        case PrincipalType.PUBLIC | None:
+            return kind
+        case PrincipalType.ROLE:
+            return kind if isinstance(row.get("principalId"), str) else None
+        case _:
+            # By an id of another type lists would not find it.
+            return kind if isinstance(row.get("principalId"), ObjectId) else None
 
 
 def _bits(stored: object) -> int:
@@ -241,7 +261,7 @@ def _unexpired(now: datetime) -> Doc:
 def _grant(entry: dict[str, Any]) -> Grant:
     principal = entry.get("principalId")
     return Grant(
-        principal_type=str(entry.get("principalType")),
+        principal_type=_kind(entry) or NOBODY,
         principal_id=None if principal is None else str(principal),
         permissions=Permission(_bits(entry.get("permBits"))),
         expires_at=_end(entry.get("expiredAt")),

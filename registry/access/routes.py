@@ -79,7 +79,7 @@ async def search_principals(
 ) -> Response:
     """Find users, groups and roles to share with."""
     kinds = types or ["user", "group", "role"]
-    people = await _service(request).search(q, kinds, limit)
+    people = await _service(request).search(q, kinds, limit, user)
     return JsonAnswer(
         {
             "query": q,

@@ -103,8 +103,12 @@ class PermissionService:
         Raises:
             ResourceNotFoundError: There is none that *user* may see.
             SharingForbiddenError: *user* sees it but may not share it.
+            DatabaseUnavailable: An administrator's look at a private server cannot be recorded.
         """
         resource, entries, verdict = await self._require_shareable(resource_id, user)
+        if resource.scope is ServerScope.PRIVATE_USER and resource.author != user.user_id:
+            event = AuditEvent(AuditAction.READ, EntityType.PERMISSION, resource_id)
+            await self._audit.require(user, event)
         return await self._sharing(resource, entries, verdict)
 
     async def change(
@@ -125,8 +129,8 @@ class PermissionService:
             LastOwnerError: No owner would be left.
             SharingModifiedError: The entries are not those of *expected_etag* any more.
         """
-        await self._require_shareable(resource_id, user)
-        await self._require_known((*(request.principals or ()), *request.updated))
+        _, present, _ = await self._require_shareable(resource_id, user)
+        await self._require_known((*(request.principals or ()), *request.updated), present)
 
         async def write(tx: Transaction) -> None:
             # Read and judged again: within the transaction nobody else can change it.
@@ -157,9 +161,11 @@ class PermissionService:
         resource, entries, verdict = await self._read(resource_id, user)
         return await self._sharing(resource, entries, verdict)
 
-    async def search(self, text: str, kinds: Iterable[str], limit: int) -> list[Person]:
-        """Return users, groups and roles whose names hold *text*."""
-        return await self._directory.search(text, kinds, limit)
+    async def search(
+        self, text: str, kinds: Iterable[str], limit: int, user: UserContext
+    ) -> list[Person]:
+        """Return users, groups and roles whose names hold *text*, or emails for administrators."""
+        return await self._directory.search(text, kinds, limit, by_email=user.is_admin)
 
     async def _require_shareable(
         self, resource_id: str, user: UserContext, tx: Transaction | None = None
@@ -192,8 +198,15 @@ class PermissionService:
         people = await self._directory.known(_named(entries))
         return Sharing(resource, tuple(entries), people, verdict)
 
-    async def _require_known(self, entries: tuple[Entry, ...]) -> None:
+    async def _require_known(self, wanted: tuple[Entry, ...], present: list[Entry]) -> None:
+        """Check what is new; an entry may stay although its principal is gone by now."""
         now = self._clock.now()
+        stays = {(entry.principal, entry.bits, entry.expires_at) for entry in present}
+        entries = [
+            entry
+            for entry in wanted
+            if (entry.principal, entry.bits, entry.expires_at) not in stays
+        ]
         for entry in entries:
             if entry.expires_at is not None and entry.expires_at <= now:
                 raise EntryExpiredError(str(entry.principal), entry.expires_at)

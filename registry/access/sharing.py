@@ -150,10 +150,14 @@ def merged(entries: Iterable[Entry]) -> dict[Principal, Entry]:
     found: dict[Principal, Entry] = {}
     for entry in entries:
         other = found.get(entry.principal)
-        found[entry.principal] = (
-            entry if other is None else replace(entry, bits=entry.bits | other.bits)
-        )
+        found[entry.principal] = entry if other is None else _both(other, entry)
     return found
+
+
+def _both(one: Entry, other: Entry) -> Entry:
+    # What one of them says for a time only, is not said for good.
+    ends = [entry.expires_at for entry in (one, other) if entry.expires_at is not None]
+    return replace(other, bits=one.bits | other.bits, expires_at=min(ends, default=None))
 
 
 def scope_of(entries: Mapping[Principal, Entry], author: str) -> ServerScope:
@@ -175,8 +179,9 @@ def fingerprint(entries: Iterable[Entry]) -> str:
 
 
 def _owns_for_good(entry: Entry) -> bool:
-    named = entry.principal.type in {PrincipalType.USER, PrincipalType.GROUP}
-    return named and entry.bits == ALL_BITS and entry.expires_at is None
+    # A group may be empty, or become so elsewhere.
+    is_user = entry.principal.type is PrincipalType.USER
+    return is_user and entry.bits == ALL_BITS and entry.expires_at is None
 
 
 def _differs(before: Entry | None, after: Entry) -> bool:

@@ -29,6 +29,8 @@ ENTITY_TYPES = {
 
 ID_PARAMETERS = ("server_id", "resource_id", "token_id")
 DENIALS = frozenset({ErrorKind.FORBIDDEN, ErrorKind.INSUFFICIENT_SCOPE})
+FAILURES = frozenset({ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.CONFLICT})
+SECRET_READS = frozenset({EntityType.TOKEN, EntityType.PERMISSION})
 REASON_CHARACTERS = 500
 
 
@@ -39,16 +41,21 @@ class RefusalRecorder:
         self._trail = trail
 
     async def note(self, request: Request, kind: ErrorKind, message: str) -> None:
-        """Record every denial, and refused input where it would have changed something."""
+        """Record every denial, and what failed where it would have changed or shown a secret.
+
+        What a caller may not know of is answered like what does not exist, so both are recorded.
+        """
         caller = getattr(request.state, "caller", None)
         if not isinstance(caller, UserContext):
             return
         denied = kind in DENIALS
-        if not denied and (kind is not ErrorKind.INVALID or request.method == "GET"):
+        entity_type = _entity_type(request)
+        harmless = request.method == "GET" and entity_type not in SECRET_READS
+        if not denied and (kind not in FAILURES or harmless):
             return
         event = AuditEvent(
             ACTIONS.get(request.method, AuditAction.READ),
-            _entity_type(request),
+            entity_type,
             _entity_id(request.path_params),
             outcome=AuditOutcome.DENIED if denied else AuditOutcome.FAILED,
             reason=message[:REASON_CHARACTERS],

@@ -9,12 +9,13 @@ import asyncio
 from collections import deque
 
 import structlog
+from cachetools import TTLCache
 
 from packages.database.client import Doc, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.audit.errors import AuditUnwritableError
 from registry.audit.repository import AuditRepository
-from registry.audit.values import AuditEvent
+from registry.audit.values import AuditEvent, AuditOutcome
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
@@ -22,6 +23,14 @@ from registry.core.origin import Origin, current_origin
 
 log = structlog.get_logger()
 
+FAILURES_A_MINUTE = 60
+"""Failed attempts of one user that are recorded; more are counted only, or a program that goes
+wrong would fill the trail. Denials and changes are always recorded."""
+
+REPEATED_SECONDS = 60.0
+"""How long the same refusal of the gateway is not recorded again: clients ask on and on."""
+
+CALLERS = 10_000
 WAITING = 1_000
 """Most refusals of the gateway that wait to be written; more are dropped and counted."""
 
@@ -34,6 +43,10 @@ class AuditTrail:
         self._clock = clock
         self._lost = metrics.audit_records_lost
         self._waiting: deque[Doc] = deque()
+        self._failures: TTLCache[str, int] = TTLCache(CALLERS, 60.0, timer=clock.monotonic)
+        self._repeated: TTLCache[tuple[str, str, str | None, str | None], None] = TTLCache(
+            CALLERS, REPEATED_SECONDS, timer=clock.monotonic
+        )
         self.written = asyncio.Event()
         """Set when there may be something to seal."""
 
@@ -58,10 +71,23 @@ class AuditTrail:
 
     async def note(self, actor: UserContext, event: AuditEvent) -> None:
         """Record what happens anyway, such as a refusal."""
+        if event.outcome is AuditOutcome.FAILED:
+            failures = self._failures.get(actor.user_id, 0) + 1
+            self._failures[actor.user_id] = failures
+            if failures > FAILURES_A_MINUTE:
+                self._lost.inc()
+                return
         await self._write([self._document(actor, event)])
 
     def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
-        """Record a refusal without waiting; `flush` writes it."""
+        """Record what the gateway saw without waiting; `flush` writes it.
+
+        The same again is left out for `REPEATED_SECONDS`.
+        """
+        key = (actor.user_id, event.action.value, event.entity_id, event.reason)
+        if key in self._repeated:
+            return
+        self._repeated[key] = None
         if len(self._waiting) >= WAITING:
             self._lost.inc()
             return

@@ -20,6 +20,7 @@ class Finding(StrEnum):
     REMOVED = "removed"
     ALTERED = "altered"
     INSERTED = "inserted"
+    UNSEALED = "not sealed"
     SEAL_MISSING = "seal missing"
     SEAL_ALTERED = "seal altered"
     SEAL_UNPROVEN = "seal unproven"
@@ -137,8 +138,8 @@ class AuditVerifier:
             elif not is_genuine_record(record, self._keys):
                 report.add(Finding.INSERTED, record["_id"])
             elif sealed_at is not None and record["timestamp"] < sealed_at - LATE:
-                # Genuine, but it should have been sealed by now.
-                report.add(Finding.INSERTED, record["_id"])
+                # Genuine, but its seal is gone, or it was put back after it was taken out.
+                report.add(Finding.UNSEALED, record["_id"])
             else:
                 report.waiting += 1
         for record_id in missing:

@@ -65,23 +65,35 @@ class DirectoryRepository:
             found += [role for role in await self._all_roles() if role.id in names]
         return {(person.kind, person.id): person for person in found}
 
-    async def search(self, text: str, kinds: Iterable[str], limit: int) -> list[Person]:
-        """Return up to *limit* people whose names hold *text*, those that begin with it first."""
+    async def search(
+        self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool
+    ) -> list[Person]:
+        """Return up to *limit* people whose names hold *text*, those that begin with it first.
+
+        Without *by_email* nothing that is found, or not, tells of anybody's address.
+        """
         wanted = set(kinds)
         pattern = {"$regex": re.escape(text), "$options": "i"}
         found: list[Person] = []
         if USER in wanted:
-            query: Doc = {"$or": [{name: pattern} for name in ("name", "username", "email")]}
+            names = ("name", "username", *(("email",) if by_email else ()))
+            query: Doc = {"$or": [{name: pattern} for name in names]}
             rows = self._users.find(query, USER_FIELDS, limit=limit)
             found += [_person(USER, row) for row in await rows.to_list()]
+        names = ("name", *(("email",) if by_email else ()))
         if GROUP in wanted:
-            query = {"$or": [{name: pattern} for name in ("name", "email")]}
+            query = {"$or": [{name: pattern} for name in names]}
             rows = self._groups.find(query, GROUP_FIELDS, limit=limit)
             found += [_person(GROUP, row) for row in await rows.to_list()]
         folded = text.lower()
         if ROLE in wanted:
             found += [role for role in await self._all_roles() if folded in role.id.lower()]
-        found.sort(key=lambda person: (not _begins_with(person, folded), person.name.lower()))
+        found.sort(
+            key=lambda person: (
+                not _begins_with(person, folded, by_email=by_email),
+                person.name.lower(),
+            )
+        )
         return found[:limit]
 
     async def _all_roles(self) -> list[Person]:
@@ -110,10 +122,11 @@ class RevocationRepository:
 
 def _person(kind: str, row: dict[str, Any]) -> Person:
     username, email = row.get("username") or None, row.get("email") or None
-    name = row.get("name") or username or email or str(row["_id"])
+    # Never the address: names are for everybody.
+    name = row.get("name") or username or str(row["_id"])
     return Person(kind, str(row["_id"]), str(name), username, email)
 
 
-def _begins_with(person: Person, text: str) -> bool:
-    names = (person.name, person.username or "", person.email or "")
+def _begins_with(person: Person, text: str, *, by_email: bool) -> bool:
+    names = (person.name, person.username or "", (person.email or "") if by_email else "")
     return any(name.lower().startswith(text) for name in names)

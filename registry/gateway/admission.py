@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from registry.access.policy import Permission, decide
+from registry.access.policy import Decision, Permission, Rule, ServerScope, decide
 from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
@@ -71,19 +71,26 @@ class Admission:
         if not decision.allowed:
             self._note(exchange, user, route.server_id, decision.rule)
             raise ServerUnknown
+        if _looks_into_private(user, route, decision):
+            self._note(exchange, user, route.server_id, decision.rule, AuditOutcome.SUCCESS)
         exchange.server = route.slug
         exchange.label = route.label
         return user, route
 
     def _note(
-        self, exchange: Exchange, user: UserContext, server_id: str | None, reason: str
+        self,
+        exchange: Exchange,
+        user: UserContext,
+        server_id: str | None,
+        reason: str,
+        outcome: AuditOutcome = AuditOutcome.DENIED,
     ) -> None:
         client = exchange.scope.get("client")
         event = AuditEvent(
             AuditAction.CALL,
             EntityType.SERVER,
             server_id,
-            outcome=AuditOutcome.DENIED,
+            outcome=outcome,
             reason=reason,
         )
         origin = Origin(None, str(client[0]) if client else None)
@@ -104,3 +111,12 @@ class Admission:
         # The path is the caller's own text and goes into a header.
         slug = quote(exchange.slug, safe="")
         return f"{self._base_url}/.well-known/oauth-protected-resource/mcp/{slug}"
+
+
+def _looks_into_private(user: UserContext, route: Route, decision: Decision) -> bool:
+    """Whether an administrator uses another user's private server."""
+    return (
+        decision.rule is Rule.ADMINISTRATOR
+        and route.facts.scope is ServerScope.PRIVATE_USER
+        and route.facts.author != user.user_id
+    )

@@ -291,6 +291,12 @@ class UpstreamFailed(Refusal):
     outcome = Outcome.UPSTREAM_ERROR
 
 
+class UserKeyNeeded(UpstreamFailed):
+    """The caller has stored no key of their own. The upstream was not asked."""
+
+    outcome = Outcome.REFUSED
+
+
 class UpstreamAnswered(UpstreamFailed):
     """The upstream's error status is passed on, its body (an HTML page, say) is not."""
 

@@ -15,7 +15,9 @@ from registry.gateway.errors import (
     Refusal,
     Unauthorized,
     UpstreamFailed,
+    UserKeyNeeded,
 )
+from registry.servers.errors import UserKeyMissingError
 
 
 def challenged(error: UnauthorizedError | InsufficientScopeError, metadata_url: str) -> Refusal:
@@ -34,6 +36,8 @@ def challenged(error: UnauthorizedError | InsufficientScopeError, metadata_url: 
 def refusal_for(error: Exception) -> Refusal:
     """Return the refusal for a failure that another part of the application reported."""
     match error:
+        case UserKeyMissingError():
+            return UserKeyNeeded(error.message)
         case RegistryError(kind=ErrorKind.UNAVAILABLE):
             return NotServing(error.message)
         case RegistryError(kind=ErrorKind.UPSTREAM | ErrorKind.INVALID):

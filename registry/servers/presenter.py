@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from registry.access.presenter import present_flags
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
-from registry.servers.credentials import is_secret_header
+from registry.servers.credentials import is_secret_header, needs_user_key
 from registry.servers.values import ServerRecord
 
 PLAIN_CONFIG_FIELDS = (
@@ -69,6 +69,9 @@ def present_detail(server: ServerRecord) -> JsonObject:
         "lastError": timestamp(server.last_error),
         "errorMessage": server.error_message,
     }
+    notice = _notice(server)
+    if notice is not None:
+        answer["notice"] = notice
     metadata = server.config.get("oauthMetadata")
     if isinstance(metadata, dict):
         answer["oauthMetadata"] = metadata
@@ -76,6 +79,21 @@ def present_detail(server: ServerRecord) -> JsonObject:
     if problems:
         answer["toolProblems"] = cast("JsonValue", problems)
     return answer
+
+
+def _notice(server: ServerRecord) -> str | None:
+    """Say why a server has no tools that was never read, where that is no failure."""
+    if "last_synced_at" in server.registry or server.config.get("tools"):
+        return None
+    if server.config.get("requiresOAuth") is True:
+        return "Its tools can be read once it is authorised by OAuth."
+    if needs_user_key(server.config):
+        return (
+            "Its tools were not read yet, because it wants values of its users' own: store yours "
+            "with PUT /api/v1/servers/{id}/user-keys. When an editor of the server does, "
+            "its tools are read."
+        )
+    return None
 
 
 def tool_names(stored: JsonValue) -> list[str]:

@@ -22,6 +22,7 @@ NOT_RECORDED = frozenset(
         "initDuration",
         "toolFunctions",
         "permissions",
+        "notice",
     }
 )
 """Members that move at every reading of the upstream, or repeat what the tools say."""

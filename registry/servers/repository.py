@@ -69,6 +69,9 @@ PUBLIC_BIT = VIEW_BIT << PUBLIC_SHIFT
 ENTRIES_LOOKED_UP = 200
 """Up to so many granted servers are looked up one by one; for more, the shared ones are read."""
 
+ENTRIES_DECIDE = (ServerScope.SHARED_USER.value, None)
+"""Scopes as stored of servers that their authors see by entries, where there are any."""
+
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 Key: TypeAlias = tuple[ObjectId, datetime, str | None]
@@ -112,7 +115,8 @@ class ServerRepository:
         self, record: ServerRecord, user: UserContext, granted: Mapping[str, int]
     ) -> ServerRecord:
         bits = granted.get(record.id, NO_BITS)
-        grants = Grants(users={user.user_id: bits & ALL_BITS}, public=bits >> PUBLIC_SHIFT)
+        users = {user.user_id: bits & ALL_BITS} if bits & ALL_BITS else {}
+        grants = Grants(users=users, public=bits >> PUBLIC_SHIFT)
         return self._judged(record, user, grants)
 
     def _judged(self, record: ServerRecord, user: UserContext, grants: Grants) -> ServerRecord:
@@ -132,10 +136,8 @@ class ServerRepository:
         One query for each rule, each answered by an index of its own: one query with all rules
         in an `$or` is answered by reading everything, and slowly.
         """
-        open_rules, granted_rules = key_rules(visible, granted)
-        keys: dict[ObjectId, datetime] = {}
-        for rule in open_rules:
-            keys.update({key: moment for key, moment, _ in await self._keys(rule, narrowed)})
+        own_rule, open_rule, *granted_rules = key_rules(visible, granted)
+        keys = {key: moment for key, moment, _ in await self._keys(open_rule, narrowed)}
         shared = [key for rule in granted_rules for key in await self._keys(rule, narrowed)]
         if any(scope is None for _, _, scope in shared):
             for server_id in await self._acl.public_ids(now):
@@ -144,6 +146,12 @@ class ServerRepository:
             bits = granted.get(str(key), NO_BITS)
             if bits & VIEW_BIT or (scope is None and bits & PUBLIC_BIT):
                 keys[key] = moment
+        own = [key for key in await self._keys(own_rule, narrowed) if key[0] not in keys]
+        doubtful = [str(key) for key, _, scope in own if scope in ENTRIES_DECIDE]
+        named = await self._acl.grants_of(doubtful, now) if doubtful else {}
+        keys |= {
+            key: moment for key, moment, _ in own if Grants.of(named.get(str(key), [])).are_none
+        }
         # Twice, because the order is descending by time and ascending by id.
         by_id = sorted(keys)
         return sorted(by_id, key=keys.__getitem__, reverse=True)
@@ -215,6 +223,13 @@ class ServerRepository:
         grants = (await self._acl.grants_of([server_id], now)).get(server_id, [])
         judged = self._judged(record, user, Grants.of(grants))
         return judged if judged.bits & VIEW_BIT else None
+
+    async def bits(
+        self, server: ServerRecord, user: UserContext, now: datetime, tx: Transaction
+    ) -> int:
+        """Return what *user* may do with a server by its entries as they are in a transaction."""
+        grants = (await self._acl.grants_of([server.id], now, tx)).get(server.id, [])
+        return self._judged(server, user, Grants.of(grants)).bits
 
     async def get_unchecked(
         self, server_id: str, tx: Transaction | None = None
@@ -316,6 +331,16 @@ class ServerRepository:
         )
         return result.deleted_count == 1
 
+    async def touch(self, server_id: str, tx: Transaction) -> ServerRecord | None:
+        """Return a server as it is in a transaction that no other change of it may overlap."""
+        document = await self._servers.find_one_and_update(
+            {"_id": ObjectId(server_id)},
+            {"$inc": {"registry.access_version": 1}},
+            projection=WITHOUT_FUNCTIONS,
+            session=tx,
+        )
+        return None if document is None else record_of(document)
+
     async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:
         """Return what sharing needs to know of a server, whoever asks."""
         document = await self._servers.find_one(
@@ -384,24 +409,26 @@ def count_index(query: Doc) -> list[tuple[str, int]] | None:
     return SORT
 
 
-def key_rules(visible: Visibility, granted: Collection[str]) -> tuple[list[Doc], list[Doc]]:
+def key_rules(visible: Visibility, granted: Collection[str]) -> list[Doc]:
     """Return the queries that together find what a list shows.
 
-    The first ones show all they match; the others only what is in *granted*, ids of servers.
+    The first one finds the caller's own servers, the second those that it shows whoever the
+    caller is; the others find what is shown if it is in *granted*, ids of servers.
     """
-    shown: list[Doc] = [
+    rules: list[Doc] = [
         {"author": ObjectId(visible.author)},
         {"scope": _one_of(visible.scopes)},
     ]
     if not visible.granted_scopes:
-        return shown, []
+        return rules
     scope = _one_of(visible.granted_scopes)
     if len(granted) > ENTRIES_LOOKED_UP:
-        return shown, [{"scope": scope}]
+        return [*rules, {"scope": scope}]
     ids = [ObjectId(server_id) for server_id in granted]
-    named: list[Doc] = [{"_id": {"$in": ids}, "scope": scope}] if ids else []
+    if ids:
+        rules.append({"_id": {"$in": ids}, "scope": scope})
     # What the other application wrote may be open to the public by its entries alone.
-    return shown, [*named, {"scope": None}]
+    return [*rules, {"scope": None}]
 
 
 def _one_of(scopes: Sequence[ServerScope | None]) -> Doc:

@@ -305,10 +305,17 @@ async def refresh_server(
     accept: Annotated[
         bool, Query(description="Serve new and changed tools of a shared server at once.")
     ] = False,
+    if_match: IfMatch = None,
+    if_unmodified_since: IfUnmodifiedSince = None,
 ) -> Response:
     """Connect to the upstream again and take over what changed."""
     service = _service(request)
-    refreshed = await service.refresh(server_id, user, accept=accept)
+    refreshed = await service.refresh(
+        server_id,
+        user,
+        accept=accept,
+        precondition=_precondition(if_match, if_unmodified_since),
+    )
     server = refreshed.server
     answer: dict[str, object] = {
         "id": server.id,
@@ -357,13 +364,17 @@ async def list_user_keys(request: Request, user: KeyReader, server_id: ServerId)
     "/{server_id}/user-keys",
     response_model=UserKeys,
     operation_id="put_user_keys",
-    responses=errors(404, 408, 415),
+    responses=errors(404, 408, 409, 415),
 )
 async def put_user_keys(
     request: Request, user: KeyWriter, server_id: ServerId, body: UserKeysInput
 ) -> Response:
-    """Store values of the caller's own for a server. The gateway uses them for the caller only."""
+    """Store values of the caller's own for a server. The gateway uses them for the caller only.
+
+    The first one that an editor of the server stores makes its tools known.
+    """
     await _user_keys(request).store(server_id, body.values, user)
+    await _service(request).read_first(server_id, user)
     return await _keys_answer(request, user, server_id)
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -63,6 +64,18 @@ Secret = Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_le
 HeaderName = Annotated[str, StringConstraints(pattern=HEADER_NAME)]
 HeaderValue = Annotated[
     str, StringConstraints(pattern=r"^[\x20-\x7e]*$", min_length=1, max_length=8192)
+]
+
+
+def _fits_a_header(value: str) -> str:
+    if not re.fullmatch(r"[\x20-\x7e]*", value):
+        msg = "must be printable ASCII on one line, or no header can carry it"
+        raise ValueError(msg)
+    return value
+
+
+UserValue = Annotated[
+    str, StringConstraints(min_length=1, max_length=8192), AfterValidator(_fits_a_header)
 ]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 Milliseconds = Annotated[int, Field(ge=0, le=3_600_000)]
@@ -214,6 +227,7 @@ class ServerUpdate(_ConfigInput):
     init_duration: ReadOnly = None
     tool_problems: ReadOnly = None
     permissions: ReadOnly = None
+    notice: ReadOnly = None
     sse_read_timeout: ReadOnly = None
     chat_menu: ReadOnly = None
     auto_expose: ReadOnly = None
@@ -289,6 +303,9 @@ class ServerDetail(ServerSummary):
     last_error: datetime | None
     error_message: str | None
     tool_problems: list[ToolProblem] | None = None
+    notice: str | None = Field(
+        default=None, description="Why there are no tools, where that is no failure."
+    )
 
 
 class Pagination(BaseModel):
@@ -321,7 +338,7 @@ class UserKeys(_Answer):
 class UserKeysInput(_Wire):
     """The caller's own values by name; null removes one, `***` leaves it."""
 
-    values: Annotated[dict[VariableName, HeaderValue | None], Field(min_length=1, max_length=20)]
+    values: Annotated[dict[VariableName, UserValue | None], Field(min_length=1, max_length=20)]
 
 
 class ServerList(BaseModel):

@@ -9,7 +9,7 @@ from typing import cast
 
 import structlog
 
-from packages.database.client import Database
+from packages.database.client import Database, Transaction
 from registry.access.errors import AccessDeniedError
 from registry.access.policy import NO_BITS, Permission, ServerScope
 from registry.access.rbac import validate_admin, validate_owner
@@ -36,7 +36,7 @@ from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reader import ServerReader
 from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
-from registry.servers.store import ServerRepositories, ServerStore
+from registry.servers.store import Confirm, ServerRepositories, ServerStore
 from registry.servers.values import (
     NO_PRECONDITION,
     Discovered,
@@ -269,7 +269,9 @@ class ServerService:
             server = await self._require_deletable(server_id, user)
             if not precondition.holds(server.updated_at):
                 raise ServerModifiedError(self._moment(server), precondition.provided)
-            if await self._store.remove(server, user):
+            if await self._store.remove(
+                server, user, self._still(server, user, Permission.DELETE)
+            ):
                 break
         else:
             raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
@@ -278,7 +280,12 @@ class ServerService:
         await self._changes.server_changed(server_id)
 
     async def refresh(
-        self, server_id: str, user: UserContext, *, accept: bool = False
+        self,
+        server_id: str,
+        user: UserContext,
+        *,
+        accept: bool = False,
+        precondition: Precondition = NO_PRECONDITION,
     ) -> Refreshed:
         """Read the upstream again and store what changed.
 
@@ -292,9 +299,17 @@ class ServerService:
         """
         for _ in range(UPDATE_ATTEMPTS):
             server = await self._require_editable(server_id, user)
+            if not precondition.holds(server.updated_at):
+                raise ServerModifiedError(self._moment(server), precondition.provided)
             reading = await self._reader.read(server.server_name, server.id, server.config, user)
             if await self._store.write(
-                server, reading, FieldChanges(), user, accept=accept, action=AuditAction.REFRESH
+                server,
+                reading,
+                FieldChanges(),
+                user,
+                accept=accept,
+                confirm=self._still(server, user, Permission.EDIT),
+                action=AuditAction.REFRESH,
             ):
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
@@ -307,6 +322,22 @@ class ServerService:
                     tuple(sorted(name for name, row in stored.items() if row.waits)),
                 )
         raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
+
+    async def read_first(self, server_id: str, user: UserContext) -> None:
+        """Read a server that was never read, if *user* may change it and it can be read now.
+
+        A failure is told by the server's own `status` and `errorMessage`, like that of a refresh.
+
+        Raises:
+            DatabaseUnavailable: What was read is not stored.
+        """
+        server = await self.get(server_id, user)
+        if "last_synced_at" in server.registry or not server.bits & Permission.EDIT:
+            return
+        try:
+            await self.refresh(server_id, user)
+        except RegistryError as exc:
+            log.info("server_not_read", server_id=server_id, problem=exc.message)
 
     async def try_connection(self, request: ConnectionTest) -> Discovered:
         """Read an upstream without storing anything.
@@ -380,7 +411,14 @@ class ServerService:
                 changes.user_key,
                 use_stored_key=not changes.leaves_origin,
             )
-        return await self._store.write(current, reading, changes, user, accept=False)
+        return await self._store.write(
+            current,
+            reading,
+            changes,
+            user,
+            accept=False,
+            confirm=self._still(current, user, Permission.EDIT),
+        )
 
     def _check_update(
         self, request: ServerUpdate, current: ServerRecord, user: UserContext
@@ -401,6 +439,26 @@ class ServerService:
         except AccessDeniedError as exc:
             raise ServerForbiddenError(f"You may not change this server: {exc.rule}.") from exc
         return server
+
+    def _still(self, server: ServerRecord, user: UserContext, needed: Permission) -> Confirm:
+        """Return what checks in the transaction that *user* still has *needed*.
+
+        Reading an upstream takes seconds in which somebody may have taken the right away. Author
+        and scope are the server's own and cannot have changed unnoticed; its entries can.
+        """
+
+        async def confirm(tx: Transaction) -> None:
+            if user.is_admin or server.scope is ServerScope.PRIVATE_USER:
+                return
+            bits = await self._servers.bits(server, user, self._clock.now(), tx)
+            try:
+                validate_owner(bits, needed)
+            except AccessDeniedError as exc:
+                raise ServerForbiddenError(
+                    f"You may not change this server any more: {exc.rule}."
+                ) from exc
+
+        return confirm
 
     async def _require_deletable(self, server_id: str, user: UserContext) -> ServerRecord:
         server = await self._servers.get_unchecked(server_id)

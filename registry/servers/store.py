@@ -50,6 +50,9 @@ class ServerRepositories:
 
 
 T = TypeVar("T")
+Confirm = Callable[[Transaction], Awaitable[None]]
+"""Raises in the transaction when what it is for is not allowed any more."""
+
 
 LARGE_CHARACTERS = 64 * 1024
 """Tool definitions of which only one such set is written at a time: what is not committed yet is
@@ -148,9 +151,12 @@ class ServerStore:
         user: UserContext,
         *,
         accept: bool,
+        confirm: Confirm,
         action: AuditAction = AuditAction.UPDATE,
     ) -> bool:
         """Write an update together with what came of reading the upstream.
+
+        *confirm* is asked in the transaction whether the caller may still do so.
 
         Returns:
             False when *server* is outdated by now; nothing is written then.
@@ -172,6 +178,7 @@ class ServerStore:
         found = reading.found if reading is not None else None
 
         async def store(tx: Transaction) -> None:
+            await confirm(tx)
             writes = dict(set_fields)
             tools: Changes | None = None
             if found is not None:
@@ -224,12 +231,13 @@ class ServerStore:
                 user.user_id, server.server_name, changes.user_key, now, tx
             )
 
-    async def remove(self, server: ServerRecord, user: UserContext) -> bool:
+    async def remove(self, server: ServerRecord, user: UserContext, confirm: Confirm) -> bool:
         """Remove a server with everything that belongs to it; False if *server* is outdated."""
         gone = server_changes(server, None)
         event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, gone)
 
         async def remove(tx: Transaction) -> bool:
+            await confirm(tx)
             if not await self._servers.delete(server.id, server.updated_at, tx):
                 return False
             await self._tools.delete_of(server.id, tx)

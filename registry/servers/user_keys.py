@@ -14,6 +14,7 @@ from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.servers.credentials import user_variables_of
 from registry.servers.errors import (
+    ServerModifiedError,
     ServerNotFoundError,
     UnknownVariableError,
     UserKeyNotFoundError,
@@ -82,6 +83,7 @@ class UserKeyService:
         Raises:
             ServerNotFoundError: There is none that *user* may see.
             UnknownVariableError: The server does not ask for one of them.
+            ServerModifiedError: It was led elsewhere meanwhile.
         """
         server = await self._require_visible(server_id, user)
         asked = user_variables_of(server.config)
@@ -96,6 +98,7 @@ class UserKeyService:
             return
 
         async def write(tx: Transaction) -> None:
+            await self._require_unmoved(server, tx)
             now = self._clock.now()
             name = server.server_name
             for variable, value in given.items():
@@ -121,6 +124,7 @@ class UserKeyService:
         server = await self._require_visible(server_id, user)
 
         async def write(tx: Transaction) -> None:
+            await self._require_unmoved(server, tx)
             stored = await self._plugin_auths.stored(user.user_id, server.server_name, tx)
             gone = [item for item in stored if name in {None, item}]
             if not gone:
@@ -136,6 +140,22 @@ class UserKeyService:
         if server is None:
             raise ServerNotFoundError
         return server
+
+    async def _require_unmoved(self, server: ServerRecord, tx: Transaction) -> None:
+        """Check that the values are for the server that the caller looked at.
+
+        Touching it besides lets the database settle who comes first: this, another value of the
+        same user, or the server's removal or change of address, with which all values go.
+
+        Raises:
+            ServerNotFoundError: It is gone.
+            ServerModifiedError: It leads elsewhere by now.
+        """
+        current = await self._servers.touch(server.id, tx)
+        if current is None:
+            raise ServerNotFoundError
+        if current.config.get("url") != server.config.get("url"):
+            raise ServerModifiedError(current.updated_at or self._clock.now(), server.updated_at)
 
     async def _record(
         self,

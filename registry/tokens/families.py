@@ -110,15 +110,15 @@ class RevocationWriter:
     def __init__(self, database: Database) -> None:
         self._revoked = database.collection(RevokedToken.Settings.name)
 
-    async def write(self, revocation: Revocation, by: str, tx: Transaction) -> bool:
-        """Write a revocation; return whether there was one of the same subject before.
+    async def write(self, revocation: Revocation, by: str, tx: Transaction) -> datetime | None:
+        """Write a revocation; return when the same subject was revoked before, if it was.
 
         That of a user then reaches up to the later of the two times.
 
         Raises:
             DuplicateKeyError: Somebody else wrote it meanwhile; the transaction is over.
         """
-        result = await self._revoked.update_one(
+        before = await self._revoked.find_one_and_update(
             {"_id": _key(revocation.kind, revocation.subject)},
             {
                 "$max": {
@@ -134,7 +134,7 @@ class RevocationWriter:
             upsert=True,
             session=tx,
         )
-        return result.upserted_id is None
+        return None if before is None else before["revoked_at"]
 
     async def concerns(self, family: Family, tx: Transaction) -> bool:
         """Whether a family, what it was generated with, or its user is revoked."""

@@ -150,7 +150,10 @@ class TokenRepository:
             values["registry.identifier"] = key.given_identifier
         document = await self._tokens.find_one_and_update(
             _at(user_id, key),
-            {"$set": {**values, "metadata": written.metadata}},
+            {
+                "$set": {**values, "metadata": written.metadata},
+                "$unset": {"registry.access_token": ""},
+            },
             projection={"_id": 1},
             upsert=True,
             return_document=ReturnDocument.AFTER,
@@ -273,27 +276,28 @@ class TokenRepository:
         pipeline: list[Doc] = [
             {"$match": {"type": {"$in": stored_types()}}},
             {
+                # By user, rather than gathering users in a set: sets grow with the collection.
                 "$group": {
-                    "_id": {"type": "$type", "active": {"$gt": ["$expiresAt", now]}},
+                    "_id": {
+                        "type": "$type",
+                        "active": {"$gt": ["$expiresAt", now]},
+                        "user": "$userId",
+                    },
                     "count": {"$sum": 1},
-                    "users": {"$addToSet": "$userId"},
                 }
             },
         ]
         by_type = dict.fromkeys(TokenType, 0)
-        active_by_type = dict.fromkeys(TokenType, 0)
-        expired = 0
+        active = expired = 0
         users: set[ObjectId] = set()
         async for group in await self._tokens.aggregate(pipeline):
-            count = int(group["count"])
-            kind = STORED_TYPES[group["_id"]["type"]]
-            by_type[kind] += count
-            if group["_id"]["active"]:
-                active_by_type[kind] += count
-                users.update(group["users"])
+            count, key = int(group["count"]), group["_id"]
+            by_type[STORED_TYPES[key["type"]]] += count
+            if key["active"]:
+                active += count
+                users.add(key["user"])
             else:
                 expired += count
-        active = sum(active_by_type.values())
         return TokenCounts(active + expired, by_type, active, expired, len(users), active_by_type)
 
     def _values(self, written: NewToken) -> Doc:
@@ -323,7 +327,8 @@ class PluginAuthRepository:
         name: str = API_KEY_FIELD,
     ) -> None:
         """Store a value of a user for a server in the form jarvis-api reads (v1)."""
-        await self._auths.update_one(
+        # Two that stored the first one at once may have left two.
+        await self._auths.update_many(
             {
                 "userId": user_id,
                 "pluginKey": plugin_key(server_name),

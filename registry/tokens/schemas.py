@@ -18,6 +18,7 @@ from pydantic import (
 
 from registry.auth.identity import Scope
 from registry.core.json import JsonObject, JsonValue, canonical_json
+from registry.core.logs import MASK
 from registry.tokens.values import LINKS, TokenType
 
 ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
@@ -52,6 +53,9 @@ def _is_text(value: object) -> object:
 
 
 def _fits(value: str) -> str:
+    if value == MASK:
+        msg = "is the mask of a token, not its value"
+        raise ValueError(msg)
     if len(value.encode()) > MAX_TOKEN_BYTES:
         msg = f"must not be longer than {MAX_TOKEN_BYTES} bytes"
         raise ValueError(msg)
@@ -146,15 +150,6 @@ class TokenCreate(_Body):
     token: TokenValue
     expires_at: Moment | None = Field(default=None, description="365 days from now if not given.")
     metadata: Metadata | None = None
-
-    @model_validator(mode="after")
-    def _links_name_tokens(self) -> Self:
-        name = LINKS.get(self.type)
-        linked = (self.metadata or {}).get(name) if name else None
-        if linked is not None and not TOKEN_ID.fullmatch(str(linked)):
-            msg = f"metadata.{name} must be the id of a token"
-            raise ValueError(msg)
-        return self
 
 
 class TokenRefresh(_Body):

@@ -83,7 +83,7 @@ class TokenService:
         """Store a token, replacing the caller's own of the same type and identifier.
 
         Raises:
-            ValidationFailedError: The expiry has passed, or a linked token is not there.
+            ValidationFailedError: The expiry has passed.
             DatabaseUnavailable: Nothing was stored.
         """
         async with self._counted("store"):
@@ -199,7 +199,10 @@ class TokenService:
             await self._database.transaction(work)
 
     async def _relink(self, token: TokenRecord, now: datetime, tx: Transaction) -> None:
-        """Let the token that *token* names name it in turn, and no other one."""
+        """Let the token that *token* names name it in turn, and no other one.
+
+        Only the caller's own live tokens of the right type are linked.
+        """
         name = LINKS.get(token.key.kind)
         if name is None:
             return
@@ -207,16 +210,19 @@ class TokenService:
         if other_id is None:
             await self._repository.unlink(token.token_id, token.user_id, tx)
             return
-        other = await self._repository.find(str(other_id), token.user_id, tx)
+        other = None
+        if TOKEN_ID.fullmatch(str(other_id)):
+            other = await self._repository.find(str(other_id), token.user_id, tx)
         wanted = (
             TokenType.OAUTH_REFRESH
             if token.key.kind is TokenType.OAUTH_ACCESS
             else TokenType.OAUTH_ACCESS
         )
         if other is None or not other.is_live(now) or other.key.kind is not wanted:
-            raise ValidationFailedError(
-                f"metadata.{name}", f"names no {wanted.value} token of yours that is alive"
-            )
+            # Kept as it was given, like all metadata: it may be an id of the caller's own making.
+            # Whether somebody else has such a token is not told.
+            await self._repository.unlink(token.token_id, token.user_id, tx)
+            return
         if wanted is TokenType.OAUTH_REFRESH:
             await self._repository.link(token, other, tx)
         else:
@@ -238,7 +244,8 @@ class TokenService:
         """
         if access is None:
             refresh = await self._repository.find_refresh_of(token_id, user.user_id, now, tx)
-            if refresh is None:
+            if refresh is None or refresh.access_token is None:
+                # Metadata alone may name anything; the link was made when both were there.
                 raise TokenGoneError
             return refresh
         is_access = access.key.kind is TokenType.OAUTH_ACCESS

@@ -242,7 +242,7 @@ class SessionService:
         revocation = Revocation(RevocationKind.TOKEN, jti, now, now + LONGEST_LIFETIME)
 
         async def work(tx: Transaction) -> bool:
-            was_before = await self._revocations.write(revocation, actor.user_id, tx)
+            was_before = await self._revocations.write(revocation, actor.user_id, tx) is not None
             if not was_before:
                 await self._record(actor, jti, {}, None, tx)
             return was_before
@@ -258,11 +258,12 @@ class SessionService:
         revocation = Revocation(RevocationKind.USER, user_id, now, now + LONGEST_LIFETIME)
 
         async def work(tx: Transaction) -> bool:
-            was_before = await self._revocations.write(revocation, actor.user_id, tx)
+            before = await self._revocations.write(revocation, actor.user_id, tx)
             await self._families.revoke_of_user(user_id, now, tx)
             facts: JsonObject = {"user_id": user_id, "issued_until": timestamp(now)}
             await self._record(actor, user_id, facts, None, tx)
-            return was_before
+            # What was issued since the time before is news.
+            return before is not None and int(before.timestamp()) >= int(now.timestamp())
 
         already = await in_transaction(self._database, work)
         self._revoked.add(revocation)

@@ -30,17 +30,20 @@ def entry(chance: random.Random, server_id: ObjectId, clock: SystemClock) -> dic
     stored: dict[str, Any] = {
         "principalType": kind,
         "resourceType": chance.choice(["mcpServer"] * 9 + ["agent"]),
-        "resourceId": server_id,
+        "resourceId": chance.choice([server_id] * 9 + [str(server_id)]),
         "permBits": chance.choice([0, 1, 1, 1, 2, 3, 7, 15, 16, 17, "1", None, 1.0, 1.5, -1]),
     }
     if kind == "role":
         stored["principalId"] = chance.choice(ROLES)
     elif kind != "public":
         # Now and then the id of the wrong kind of principal.
-        stored["principalId"] = ObjectId(chance.choice(USERS + GROUPS))
+        principal = chance.choice(USERS + GROUPS)
+        stored["principalId"] = chance.choice([ObjectId(principal)] * 9 + [principal])
     if chance.random() < 0.3:
         ends = clock.now() + timedelta(hours=chance.choice([-1, 1]))
         stored["expiredAt"] = chance.choice([ends, ends, ends, None, "soon"])
+    if chance.random() < 0.02:
+        del stored["resourceId"]
     return stored
 
 

@@ -373,6 +373,8 @@ async def test_people_are_found_by_part_of_a_name(
     assert await found(alice, q=".*") == []
     assert await found(alice, q="bob", types="group") == []
     assert (await found(root, q="bob"))[0]["email"] == "bob@example.com"
+    assert [item["id"] for item in await found(root, q="b@exam")] == [bob.user_id]
+    assert await found(alice, q="@exam") == []
 
 
 async def test_searching_and_sharing_take_their_scope(rest: Rest, alice: UserContext) -> None:

@@ -132,6 +132,7 @@ async def test_a_genuine_record_that_comes_far_too_late_is_found(
     assert first is not None
     await logs.update_many({}, {"$set": {"timestamp": first["sealed_at"] - 2 * LATE}})
 
+    # Their times were changed for this test, which shows too.
     assert set(await findings(verifier)) == {Finding.ALTERED, Finding.INSERTED}
 
 

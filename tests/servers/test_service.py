@@ -1,6 +1,7 @@
 """Operations on servers, against a real database."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -705,6 +706,45 @@ async def test_a_refresh_that_a_deletion_outran_leaves_no_tools(
         await servers.refresh(server.id, alice)
 
     assert await database.collection("mcp_tools").count_documents({}) == 0
+
+
+@pytest.mark.parametrize("operation", ["update", "refresh"])
+async def test_a_right_that_ends_while_the_upstream_is_read_changes_nothing(
+    servers: ServerService,
+    discovery: FakeDiscovery,
+    database: Database,
+    bob: UserContext,
+    root: UserContext,
+    operation: str,
+) -> None:
+    server = await servers.register(create(scope="shared_user"), root, strict=False)
+    entries = database.collection("aclentries")
+    await entries.insert_one(
+        {
+            "principalType": "user",
+            "principalId": ObjectId(bob.user_id),
+            "resourceType": "mcpServer",
+            "resourceId": ObjectId(server.id),
+            "permBits": 3,
+        }
+    )
+
+    async def take_the_right_away() -> None:
+        await entries.delete_one({"principalId": ObjectId(bob.user_id)})
+
+    discovery.meanwhile = take_the_right_away
+    discovery.answer = lambda _: found(tool("other"))
+    elsewhere = change(url="http://127.0.0.1:9/elsewhere")
+    tries: dict[str, Callable[[], Awaitable[object]]] = {
+        "update": lambda: servers.update(server.id, elsewhere, bob),
+        "refresh": lambda: servers.refresh(server.id, bob, accept=True),
+    }
+    with pytest.raises(ServerForbiddenError):
+        await tries[operation]()
+
+    after, served = await servers.tools(server.id, root)
+    assert after.config["url"] == server.config["url"]
+    assert [item.name for item in served] == ["echo"]
 
 
 async def test_a_refresh_that_was_outrun_reads_again_and_stores_what_it_read_last(

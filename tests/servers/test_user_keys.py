@@ -104,6 +104,22 @@ async def test_the_gateway_uses_the_callers_values_and_nobody_elses(
     ]
 
 
+async def test_the_first_values_of_an_editor_make_the_tools_known(
+    rest: Rest, root: UserContext, alice: UserContext, upstream: PlainUpstream
+) -> None:
+    server_id = await shared(rest, root, upstream.url, apiKey=OWN_KEY)
+    before = (await rest.call(alice, "GET", f"/{server_id}")).json()
+
+    await put(rest, alice, server_id, MCP_API_KEY="alices")
+    unread = (await rest.call(alice, "GET", f"/{server_id}")).json()
+    await put(rest, root, server_id, MCP_API_KEY="roots")
+    after = (await rest.call(alice, "GET", f"/{server_id}")).json()
+
+    assert "user-keys" in before["notice"]
+    assert (unread["tools"], after["tools"]) == ("", "echo")
+    assert "notice" not in after
+
+
 async def test_a_call_without_the_callers_values_says_which_are_missing(
     rest: Rest, root: UserContext, alice: UserContext, upstream: PlainUpstream
 ) -> None:
