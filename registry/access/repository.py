@@ -3,10 +3,12 @@
 Writers: this module and jarvis-api.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
+from pymongo import UpdateMany
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
@@ -125,44 +127,37 @@ class AclRepository:
             }
             await self._entries.delete_many({**_about(server_id), **others}, session=tx)
         if is_new or scope is ServerScope.PRIVATE_USER:
-            await self.put(server_id, Entry(owner, ALL_BITS), granted_by, now, tx)
+            await self.put(server_id, [Entry(owner, ALL_BITS)], granted_by, now, tx)
         if scope is ServerScope.SHARED_APP:
             seen = Entry(PUBLIC, AccessRole.VIEWER.bits)
-            await self.put(server_id, seen, granted_by, now, tx)
+            await self.put(server_id, [seen], granted_by, now, tx)
         elif scope is ServerScope.SHARED_USER and not is_new:
             await self.remove(server_id, PUBLIC, tx)
 
     async def put(
-        self, server_id: str, entry: Entry, granted_by: str, now: datetime, tx: Transaction
+        self,
+        server_id: str,
+        entries: Sequence[Entry],
+        granted_by: str,
+        now: datetime,
+        tx: Transaction,
     ) -> None:
-        """Write an entry in place of what is stored about its principal."""
-        values: Doc = {
-            "permBits": entry.bits,
-            "grantedBy": ObjectId(granted_by),
-            "grantedAt": now,
-            "updatedAt": now,
-        }
-        unset: Doc = {}
-        if entry.principal.id is not None:
-            values["principalModel"] = entry.principal.type.value.capitalize()
-        if entry.role is not None:
-            name = f"{RESOURCE_TYPE}_{entry.role.value}"
-            stored = await self._roles.find_one({"accessRoleId": name}, {"_id": 1}, session=tx)
-            if stored is not None:
-                values["roleId"] = stored["_id"]
-        if "roleId" not in values:
-            unset["roleId"] = ""
-        if entry.expires_at is None:
-            unset["expiredAt"] = ""
-        else:
-            values["expiredAt"] = entry.expires_at
-        changes: Doc = {"$set": values, "$setOnInsert": {"createdAt": now, "__v": 0}}
-        if unset:
-            changes["$unset"] = unset
+        """Write entries in place of what is stored about their principals."""
+        if not entries:
+            return
+        names = [f"{RESOURCE_TYPE}_{role.value}" for role in AccessRole]
+        query: Doc = {"accessRoleId": {"$in": names}}
+        roles = self._roles.find(query, {"accessRoleId": 1}, session=tx)
+        role_ids = {role["accessRoleId"]: role["_id"] async for role in roles}
+        by: Doc = {"grantedBy": ObjectId(granted_by), "grantedAt": now, "updatedAt": now}
         # Nothing keeps the other application from writing two entries about one principal.
-        await self._entries.update_many(
-            _key(server_id, entry.principal), changes, upsert=True, session=tx
-        )
+        writes = [
+            UpdateMany(
+                _key(server_id, entry.principal), _written(entry, by, role_ids), upsert=True
+            )
+            for entry in entries
+        ]
+        await self._entries.bulk_write(writes, session=tx)
 
     async def remove(self, server_id: str, principal: Principal, tx: Transaction) -> None:
         """Remove what is stored about a principal."""
@@ -193,6 +188,25 @@ def _key(server_id: str, principal: Principal) -> Doc:
         is_role = principal.type is PrincipalType.ROLE
         key["principalId"] = principal.id if is_role else ObjectId(principal.id)
     return key
+
+
+def _written(entry: Entry, by: Doc, role_ids: Mapping[str, ObjectId]) -> Doc:
+    """Return the update that makes a stored entry say what *entry* says."""
+    values: Doc = {**by, "permBits": entry.bits}
+    unset: Doc = {}
+    if entry.principal.id is not None:
+        values["principalModel"] = entry.principal.type.value.capitalize()
+    role = "" if entry.role is None else f"{RESOURCE_TYPE}_{entry.role.value}"
+    if role in role_ids:
+        values["roleId"] = role_ids[role]
+    else:
+        unset["roleId"] = ""
+    if entry.expires_at is None:
+        unset["expiredAt"] = ""
+    else:
+        values["expiredAt"] = entry.expires_at
+    changes: Doc = {"$set": values, "$setOnInsert": {"createdAt": by["updatedAt"], "__v": 0}}
+    return {**changes, "$unset": unset} if unset else changes
 
 
 def _entry(row: dict[str, Any]) -> Entry | None:

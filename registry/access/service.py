@@ -15,6 +15,7 @@ from registry.access.errors import (
     UnknownPrincipalError,
 )
 from registry.access.policy import (
+    VIEW_BIT,
     Grant,
     Grants,
     Permission,
@@ -70,7 +71,7 @@ class Sharing:
     @property
     def is_public(self) -> bool:
         """Whether everybody may see the resource."""
-        return any(entry.principal == PUBLIC for entry in self.entries)
+        return any(entry.principal == PUBLIC and entry.bits & VIEW_BIT for entry in self.entries)
 
 
 class PermissionService:
@@ -145,8 +146,7 @@ class PermissionService:
                 return
             for principal in planned.removed:
                 await self._acl.remove(resource_id, principal, tx)
-            for entry in planned.put:
-                await self._acl.put(resource_id, entry, user.user_id, now, tx)
+            await self._acl.put(resource_id, planned.put, user.user_id, now, tx)
             await self._resources.follow_sharing(resource, planned.scope, now, tx)
             changes = changes_of(
                 _told(entries, resource.scope), _told(planned.after, planned.scope)

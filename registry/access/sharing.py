@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing_extensions import override
 
 from registry.access.errors import LastOwnerError
-from registry.access.policy import ALL_BITS, Permission, PrincipalType, ServerScope
+from registry.access.policy import ALL_BITS, VIEW_BIT, Permission, PrincipalType, ServerScope
 
 
 class AccessRole(StrEnum):
@@ -125,6 +125,9 @@ def plan(
     """
     before = merged(entry for entry in entries if entry.is_alive(now))
     after = dict(before)
+    if not _shows_everybody(before.get(PUBLIC)):
+        # Of no use, or for a time only, which no scope can say: it goes with the next change.
+        after.pop(PUBLIC, None)
     if request.principals is not None:
         after = {key: entry for key, entry in after.items() if key == PUBLIC}
         after.update({entry.principal: entry for entry in request.principals})
@@ -176,6 +179,10 @@ def fingerprint(entries: Iterable[Entry]) -> str:
         for entry in entries
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def _shows_everybody(entry: Entry | None) -> bool:
+    return entry is not None and bool(entry.bits & VIEW_BIT) and entry.expires_at is None
 
 
 def _owns_for_good(entry: Entry) -> bool:

@@ -45,7 +45,9 @@ class DirectoryRepository:
         return DirectoryEntry(
             role=stored_role if isinstance(stored_role, str) else None,
             username=str(user.get("username") or ""),
-            groups=frozenset([str(group["_id"]) async for group in groups]),
+            groups=frozenset(
+                [str(group["_id"]) async for group in groups if isinstance(group["_id"], ObjectId)]
+            ),
         )
 
     async def known(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Person]:

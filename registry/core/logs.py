@@ -30,6 +30,11 @@ def redact(
     return {key: _redacted(key, value) for key, value in event.items()}
 
 
+def without_secrets(text: str) -> str:
+    """Return *text* with tokens, and credentials in URLs, masked."""
+    return SECRET_TEXT.sub(_mask_match, text)
+
+
 def _redacted(key: str, value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value

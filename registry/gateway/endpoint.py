@@ -283,7 +283,7 @@ class GatewayEndpoint:
             return
 
         async def until() -> Exception:
-            return await until_refused(self._admission, exchange, route, self._clock)
+            return await until_refused(self._admission, exchange, route, self._routes.changed)
 
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(

@@ -18,6 +18,12 @@ class RouteTable(Protocol):
     def is_fresh(self) -> bool:
         """Whether the table agrees with the database, or did so a moment ago."""
 
+    async def changed(self, seen: int) -> int:
+        """Wait until there is another version of the view than *seen*, and return it.
+
+        A version ends with each change that may decide otherwise about a caller or a server.
+        """
+
     async def user_headers(self, user: UserContext, route: Route) -> Mapping[str, str]:
         """Return the headers with the caller's own credentials; no I/O once remembered.
 

@@ -40,6 +40,7 @@ SERVER_LINKS = {"mcp_tools": "owner_id", "aclentries": "resourceId"}
 
 USER_COLLECTIONS = frozenset({"users", "groups"})
 REVOKED = "revoked_tokens"
+CALLER_COLLECTIONS = USER_COLLECTIONS | {REVOKED}
 WATCHED = ("mcpservers", "pluginauths", REVOKED, *SERVER_LINKS, *USER_COLLECTIONS)
 
 USER_KEYS = 10_000
@@ -101,6 +102,8 @@ class Snapshot:
             USER_KEYS, USER_KEY_SECONDS, timer=clock.monotonic
         )
         self._agreed_at = float("-inf")
+        self._change = asyncio.Event()
+        self._version = 0
         self._lock = asyncio.Lock()
         self._full_reloads = metrics.snapshot_reloads.labels("full")
         self._server_reloads = metrics.snapshot_reloads.labels("server")
@@ -113,6 +116,20 @@ class Snapshot:
     def is_fresh(self) -> bool:
         """Whether the view agreed with the database recently enough to be served."""
         return self._clock.monotonic() - self._agreed_at <= self._max_staleness_seconds
+
+    async def changed(self, seen: int) -> int:
+        """Wait until there is another version of the view than *seen*, and return it.
+
+        A version ends with each change that may decide otherwise about a caller or a server.
+        """
+        while self._version == seen:
+            await self._change.wait()
+        return self._version
+
+    def _notify(self) -> None:
+        self._version += 1
+        self._change.set()
+        self._change = asyncio.Event()
 
     async def user_headers(self, user: UserContext, route: Route) -> Mapping[str, str]:
         """Return the upstream headers with the caller's own key.
@@ -129,10 +146,16 @@ class Snapshot:
         server = self._configs.get(route.server_id)
         if server is None:
             raise UserKeyMissingError
-        own = await self._sources.plugin_auths.values(user.user_id, server.server_name)
+        own = await self._sources.plugin_auths.values(
+            user.user_id, server.server_name, server.created_at
+        )
         headers = self._vault.request_headers(server.id, server.config, own)
         self._user_headers[key] = headers
         return headers
+
+    def forget_user_headers(self) -> None:
+        """Drop what is remembered of users' own values."""
+        self._user_headers.clear()
 
     async def load(self) -> None:
         """Read everything.
@@ -226,12 +249,7 @@ class Snapshot:
     async def _apply(self, changes: Iterable[Change]) -> None:
         servers: set[str] = set()
         changes = list(changes)
-        collections = {change.collection for change in changes}
-        # Who may call comes first, and is not left out when everything else is read again below.
-        if REVOKED in collections:
-            await self._revocations_changed()
-        if collections & USER_COLLECTIONS:
-            self._users_changed()
+        await self._apply_callers({change.collection for change in changes})
         for change in changes:
             if change.collection == "mcpservers":
                 servers.add(change.document_id)
@@ -248,6 +266,15 @@ class Snapshot:
                 self._user_headers.clear()
         for server_id in servers:
             await self._reload(server_id)
+
+    async def _apply_callers(self, collections: set[str]) -> None:
+        """Follow changes of who may call, before anything that may take longer."""
+        if REVOKED in collections:
+            await self._revocations_changed()
+        if collections & USER_COLLECTIONS:
+            self._users_changed()
+        if collections & CALLER_COLLECTIONS:
+            self._notify()
 
     async def _reload(self, server_id: str) -> None:
         async with self._lock:
@@ -286,6 +313,7 @@ class Snapshot:
             route = self._by_server[server_id]
             routes.setdefault(route.slug, route)
         self._routes = routes
+        self._notify()
 
     def _build(
         self, server: ServerRecord, tools: list[ServedTool], grants: list[Grant] | None
@@ -320,9 +348,9 @@ class Snapshot:
                 idle_timeout_seconds=self._idle_timeout(server),
                 tools=[tool_entry(tool.name, tool.definition) for tool in tools],
             )
-        except ValueError:
+        except (ValueError, TypeError, OverflowError) as exc:
             # Written by another program: one unusable document must not cost the others.
-            log.warning("server_unusable", server_id=server.id, reason="url")
+            log.warning("server_unusable", server_id=server.id, reason=type(exc).__name__)
             return None
 
     def _idle_timeout(self, server: ServerRecord) -> float:

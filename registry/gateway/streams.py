@@ -1,19 +1,24 @@
 """Keep standing streams from using up connections, and from outliving the right to them."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import Scope
-from registry.core.clock import Clock
 from registry.gateway.admission import Admission
 from registry.gateway.errors import NotServing, Refusal, ServerUnknown
 from registry.gateway.requests import Exchange
 from registry.gateway.values import Route
 
 RECHECK_SECONDS = 5.0
-"""How long a standing stream may outlive the right to it."""
+"""How long a standing stream may outlive its token's expiry; other ends are told at once."""
+
+
+Changed: TypeAlias = Callable[[int], Awaitable[int]]
+"""Waits for another version of what decisions are made on; see `gateway.ports.RouteTable`."""
 
 
 class StandingStreams:
@@ -46,15 +51,18 @@ class StandingStreams:
 
 
 async def until_refused(
-    admission: Admission, exchange: Exchange, route: Route, clock: Clock
+    admission: Admission, exchange: Exchange, route: Route, changed: Changed
 ) -> Refusal:
     """Return the refusal as soon as the request would be refused if it were sent now.
 
     A stream may stay open for days, in which its token expires, its user loses the right, and
     its server is turned off, removed or led elsewhere.
     """
+    seen = -1
     while True:
-        await clock.sleep(RECHECK_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RECHECK_SECONDS):
+                seen = await changed(seen)
         try:
             _, current = await admission.admit(exchange, Scope.READ_TOOLS)
         except Refusal as refusal:

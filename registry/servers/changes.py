@@ -9,7 +9,12 @@ from pydantic import BaseModel, JsonValue
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.servers.binding import leaves_origin, require_secrets_again
-from registry.servers.credentials import CredentialVault, user_key_template, user_variables
+from registry.servers.credentials import (
+    VARIABLE,
+    CredentialVault,
+    user_key_template,
+    user_variables,
+)
 from registry.servers.presenter import present_detail
 from registry.servers.schemas import (
     ApiKeyInput,
@@ -34,6 +39,9 @@ PLAIN_CONFIG = {
     "startup": "startup",
 }
 """Attributes of the request to members of `config`, stored as they are."""
+
+FILLED_BY_THE_OTHER_APPLICATION = "LIBRECHAT_"
+"""So begin names of values that jarvis-api knows by itself; such headers are not sent here."""
 
 REQUIRED = ("url", "type", "scope", "status", "tags", "path")
 """What null cannot remove."""
@@ -79,6 +87,7 @@ def config_of(
         config["oauth"] = vault.stored_oauth(request.oauth, None)
     if request.api_key is not None:
         config.update(_api_key_fields(request.api_key, config, vault))
+    _require_asked_for(config)
     return config, _user_key(request.api_key)
 
 
@@ -145,6 +154,13 @@ def _put_connection(
         _put(changes, removed, "config.customUserVars", variables or None)
     if "api_key" in given:
         _put_api_key(request.api_key, config, vault, changes, removed)
+    if {"headers", "custom_user_vars", "api_key"}.intersection(given):
+        _require_asked_for(
+            {
+                name: cast("JsonValue", _after(name, config, changes, removed))
+                for name in ("headers", "customUserVars")
+            }
+        )
 
 
 def _reconnects(request: ServerUpdate, given: dict[str, object], current: ServerRecord) -> bool:
@@ -200,6 +216,27 @@ def _api_key_fields(given: ApiKeyInput, config: JsonObject, vault: CredentialVau
         variables = _object(config.get("customUserVars")) or {}
         fields["customUserVars"] = {**variables, **user_variables()}
     return fields
+
+
+def _after(
+    name: str, config: JsonObject, changes: dict[str, object], removed: list[str]
+) -> object:
+    stored = None if f"config.{name}" in removed else config.get(name)
+    return changes.get(f"config.{name}", stored)
+
+
+def _require_asked_for(config: JsonObject) -> None:
+    """Check that headers hold no value that users are not asked for.
+
+    Raises:
+        ValidationFailedError: One does; the header would never be sent.
+    """
+    asked = {*members(config.get("customUserVars")), *user_variables()}
+    for header, value in members(config.get("headers")).items():
+        for name in VARIABLE.findall(str(value)):
+            if name not in asked and not name.startswith(FILLED_BY_THE_OTHER_APPLICATION):
+                told = f"holds {{{{{name}}}}}, which customUserVars does not name"
+                raise ValidationFailedError(f"headers.{header}", told)
 
 
 def _variables(given: Mapping[str, UserVariable]) -> JsonObject:

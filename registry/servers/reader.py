@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from registry.auth.identity import UserContext
 from registry.core.errors import ValidationFailedError
@@ -44,6 +45,7 @@ class ServerReader:
         user: UserContext,
         user_key: str | None = None,
         *,
+        created_at: datetime | None = None,
         use_stored_key: bool = True,
     ) -> Reading:
         """Read the upstream of a server on behalf of *user*; a failure is part of the answer.
@@ -57,7 +59,7 @@ class ServerReader:
         """
         values: dict[str, str] = {}
         if use_stored_key and needs_user_key(config):
-            values = await self._plugin_auths.values(user.user_id, server_name)
+            values = await self._plugin_auths.values(user.user_id, server_name, created_at)
         if user_key is not None:
             values[USER_VARIABLE] = user_key
         bare = replace(_address(config), headers={})

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from registry.audit.values import changes_of
 from registry.core.json import JsonObject
+from registry.core.logs import without_secrets
 from registry.servers.credentials import replaced_secrets
 from registry.servers.presenter import present_detail
 from registry.servers.values import ServerRecord
@@ -60,7 +61,10 @@ def _shown(server: ServerRecord | None) -> JsonObject | None:
     if server is None:
         return None
     return {
-        name: value for name, value in present_detail(server).items() if name not in NOT_RECORDED
+        # An address may hold a key, which those who may see the server see, but no others.
+        name: without_secrets(value) if name == "url" and isinstance(value, str) else value
+        for name, value in present_detail(server).items()
+        if name not in NOT_RECORDED
     }
 
 

@@ -4,6 +4,7 @@ Every read on behalf of a caller takes the caller and applies the access rules i
 Updates set single fields, so that what the other application wrote beside them stays.
 """
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -473,11 +474,13 @@ def _scope(stored: object) -> ServerScope | None:
     """Read a stored scope. One that we do not know is for nobody but the author."""
     if stored is None:
         return None
-    return ServerScope(stored) if stored in SCOPES else ServerScope.PRIVATE_USER
+    if isinstance(stored, str) and stored in SCOPES:
+        return ServerScope(stored)
+    return ServerScope.PRIVATE_USER
 
 
 def _status(stored: object) -> ServerStatus | None:
-    return ServerStatus(stored) if stored in STATUSES else None
+    return ServerStatus(stored) if isinstance(stored, str) and stored in STATUSES else None
 
 
 SCOPES = frozenset(scope.value for scope in ServerScope)
@@ -485,7 +488,7 @@ STATUSES = frozenset(status.value for status in ServerStatus)
 
 
 def _whole(stored: object) -> int:
-    return int(stored) if isinstance(stored, int | float) else 0
+    return int(stored) if isinstance(stored, int | float) and math.isfinite(stored) else 0
 
 
 def _moment(stored: object) -> datetime | None:

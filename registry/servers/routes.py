@@ -287,6 +287,7 @@ async def list_server_tools(request: Request, user: ToolReader, server_id: Serve
             "capabilities": _capabilities(server),
             "cached": True,
             "retrievedAt": timestamp(retrieved),
+            "permissions": present_flags(server.bits),
         }
     )
 
@@ -420,6 +421,7 @@ async def _keys_answer(request: Request, user: UserContext, server_id: str) -> R
                 }
                 for state in states
             ],
+            "permissions": present_flags(server.bits),
         }
     )
 

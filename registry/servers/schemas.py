@@ -333,6 +333,7 @@ class UserKeys(_Answer):
     id: str
     server_name: str
     variables: list[UserKey]
+    permissions: PermissionFlags
 
 
 class UserKeysInput(_Wire):
@@ -380,6 +381,7 @@ class ServerTools(_Answer):
     capabilities: JsonObject
     cached: Literal[True]
     retrieved_at: datetime | None
+    permissions: PermissionFlags
 
 
 class RefreshAnswer(_Answer):

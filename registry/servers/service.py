@@ -301,7 +301,13 @@ class ServerService:
             server = await self._require_editable(server_id, user)
             if not precondition.holds(server.updated_at):
                 raise ServerModifiedError(self._moment(server), precondition.provided)
-            reading = await self._reader.read(server.server_name, server.id, server.config, user)
+            reading = await self._reader.read(
+                server.server_name,
+                server.id,
+                server.config,
+                user,
+                created_at=server.created_at,
+            )
             if await self._store.write(
                 server,
                 reading,
@@ -372,7 +378,10 @@ class ServerService:
         if request.path is not None and await self._servers.path_is_taken(request.path):
             raise PathTakenError(request.path)
         config, user_key = config_of(request, self._vault)
-        reading = await self._reader.read(request.server_name, "new", config, user, user_key)
+        # What the name's former bearers were given is not for this one.
+        reading = await self._reader.read(
+            request.server_name, "new", config, user, user_key, use_stored_key=False
+        )
         if strict and reading.failure is not None:
             raise DiscoveryFailedError(reading.failure)
         for path in self._paths(request):
@@ -409,6 +418,7 @@ class ServerService:
                 config,
                 user,
                 changes.user_key,
+                created_at=current.created_at,
                 use_stored_key=not changes.leaves_origin,
             )
         return await self._store.write(

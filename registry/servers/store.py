@@ -225,7 +225,7 @@ class ServerStore:
             )
         if changes.leaves_origin:
             # Given for another origin; users are asked again.
-            await self._drop_credentials(server.server_name, tx)
+            await self._drop_credentials(server, tx)
         if changes.user_key is not None:
             await self._plugin_auths.store(
                 user.user_id, server.server_name, changes.user_key, now, tx
@@ -234,7 +234,6 @@ class ServerStore:
     async def remove(self, server: ServerRecord, user: UserContext, confirm: Confirm) -> bool:
         """Remove a server with everything that belongs to it; False if *server* is outdated."""
         gone = server_changes(server, None)
-        event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, gone)
 
         async def remove(tx: Transaction) -> bool:
             await confirm(tx)
@@ -242,7 +241,9 @@ class ServerStore:
                 return False
             await self._tools.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)
-            await self._drop_credentials(server.server_name, tx)
+            tokens, user_keys = await self._drop_credentials(server, tx)
+            told: JsonObject = {**gone, "removed": {"tokens": tokens, "user_keys": user_keys}}
+            event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, told)
             await self._audit.record(user, event, tx)
             return True
 
@@ -259,9 +260,11 @@ class ServerStore:
         async with self._large_writes:
             return await self._database.transaction(write)
 
-    async def _drop_credentials(self, server_name: str, tx: Transaction) -> None:
-        await self._tokens.delete_of_server(server_name, tx)
-        await self._plugin_auths.delete_of_server(server_name, tx)
+    async def _drop_credentials(self, server: ServerRecord, tx: Transaction) -> tuple[int, int]:
+        """Remove what users stored for a server; return how many tokens and keys there were."""
+        name, since = server.server_name, server.created_at
+        tokens = await self._tokens.delete_of_server(name, since, tx)
+        return tokens, await self._plugin_auths.delete_of_server(name, since, tx)
 
     async def _reconciled(
         self,

@@ -68,7 +68,9 @@ class UserKeyService:
             ServerNotFoundError: There is none that *user* may see.
         """
         server = await self._require_visible(server_id, user)
-        stored = await self._plugin_auths.stored(user.user_id, server.server_name)
+        stored = await self._plugin_auths.stored(
+            user.user_id, server.server_name, server.created_at
+        )
         states = [
             UserKeyState(name, told, name in stored, stored.get(name))
             for name, told in user_variables_of(server.config).items()
@@ -105,7 +107,7 @@ class UserKeyService:
                 await self._plugin_auths.store(user.user_id, name, value, now, tx, name=variable)
             gone = removed
             if removed:
-                stored = await self._plugin_auths.stored(user.user_id, name, tx)
+                stored = await self._plugin_auths.stored(user.user_id, name, server.created_at, tx)
                 gone = [variable for variable in removed if variable in stored]
                 await self._plugin_auths.remove(user.user_id, name, gone, tx)
             if given or gone:
@@ -125,7 +127,7 @@ class UserKeyService:
 
         async def write(tx: Transaction) -> None:
             await self._require_unmoved(server, tx)
-            stored = await self._plugin_auths.stored(user.user_id, server.server_name, tx)
+            stored = await self._plugin_auths.stored(user.user_id, server.server_name, None, tx)
             gone = [item for item in stored if name in {None, item}]
             if not gone:
                 raise UserKeyNotFoundError

@@ -48,3 +48,15 @@ class TooManyGenerationsError(RegistryError):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"Tokens can be generated with generated ones {most} times, not more.")
+
+
+class UserKeyUnreadableError(RegistryError):
+    """A value that a user stored for a server was encrypted with another key, or is damaged."""
+
+    kind = ErrorKind.UPSTREAM
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Your stored {name} cannot be decrypted; store it again, "
+            "or tell whoever runs the registry."
+        )

@@ -13,10 +13,11 @@ from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from packages.database.client import Database, Doc, Transaction
-from packages.database.encryption import Cipher, FieldRef
+from packages.database.encryption import Cipher, DecryptionError, FieldRef
 from packages.database.errors import translates_driver_errors
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
+from registry.tokens.errors import UserKeyUnreadableError
 from registry.tokens.naming import (
     MCP_ACCESS,
     MCP_REFRESH,
@@ -258,11 +259,20 @@ class TokenRepository:
         """Remove a token."""
         await self._tokens.delete_one(_owned(token_id, user_id), session=tx)
 
-    async def delete_of_server(self, server_name: str, tx: Transaction) -> None:
-        """Remove what all users stored for one server, and nothing else."""
+    async def delete_of_server(
+        self, server_name: str, since: datetime | None, tx: Transaction
+    ) -> int:
+        """Remove what all users stored for one server, and nothing else; say how much.
+
+        Args:
+            server_name: Others may have had the name, here or in the other application alone.
+            since: When this server came to be; what is older is not about it. None for all.
+            tx: The transaction to do it in.
+        """
         prefix = access_identifier(server_name)
-        await self._tokens.delete_many(
+        result = await self._tokens.delete_many(
             {
+                **_since("createdAt", since),
                 "type": {"$in": [*STORED_TYPES, "mcp_oauth_client"]},
                 "identifier": {
                     "$in": [prefix, refresh_identifier(server_name), f"{prefix}:client"]
@@ -270,6 +280,7 @@ class TokenRepository:
             },
             session=tx,
         )
+        return result.deleted_count
 
     async def counts(self, now: datetime) -> TokenCounts:
         """Count the tokens of the types we know, from one snapshot of the collection."""
@@ -288,16 +299,19 @@ class TokenRepository:
             },
         ]
         by_type = dict.fromkeys(TokenType, 0)
-        active = expired = 0
+        active_by_type = dict.fromkeys(TokenType, 0)
+        expired = 0
         users: set[ObjectId] = set()
         async for group in await self._tokens.aggregate(pipeline):
             count, key = int(group["count"]), group["_id"]
-            by_type[STORED_TYPES[key["type"]]] += count
+            kind = STORED_TYPES[key["type"]]
+            by_type[kind] += count
             if key["active"]:
-                active += count
+                active_by_type[kind] += count
                 users.add(key["user"])
             else:
                 expired += count
+        active = sum(active_by_type.values())
         return TokenCounts(active + expired, by_type, active, expired, len(users), active_by_type)
 
     def _values(self, written: NewToken) -> Doc:
@@ -342,25 +356,40 @@ class PluginAuthRepository:
             session=tx,
         )
 
-    async def values(self, user_id: str, server_name: str) -> dict[str, str]:
+    async def values(
+        self, user_id: str, server_name: str, since: datetime | None
+    ) -> dict[str, str]:
         """Return a user's values for a server, decrypted, by name.
 
+        What was stored before *since*, when the server came to be, was given for another one that
+        had the name.
+
         Raises:
-            DecryptionError: A stored value cannot be read with the current keys.
+            UserKeyUnreadableError: A stored value cannot be read with the current keys.
         """
-        return {
-            document["authField"]: self._cipher.decrypt(
-                document["value"], FieldRef("pluginauths", str(document["_id"]), "value")
-            )
-            async for document in self._auths.find(_auth_key(user_id, server_name))
-        }
+        found: dict[str, str] = {}
+        query = {**_auth_key(user_id, server_name), **_since("updatedAt", since)}
+        async for document in self._auths.find(query):
+            reference = FieldRef("pluginauths", str(document["_id"]), "value")
+            try:
+                value = self._cipher.decrypt(str(document["value"]), reference)
+            except DecryptionError as exc:
+                raise UserKeyUnreadableError(str(document["authField"])) from exc
+            found[str(document["authField"])] = value
+        return found
 
     async def stored(
-        self, user_id: str, server_name: str, tx: Transaction | None = None
+        self,
+        user_id: str,
+        server_name: str,
+        since: datetime | None,
+        tx: Transaction | None = None,
     ) -> dict[str, datetime | None]:
         """Return when a user stored which values for a server, without the values."""
         rows = self._auths.find(
-            _auth_key(user_id, server_name), {"authField": 1, "updatedAt": 1}, session=tx
+            {**_auth_key(user_id, server_name), **_since("updatedAt", since)},
+            {"authField": 1, "updatedAt": 1},
+            session=tx,
         )
         return {row["authField"]: row.get("updatedAt") async for row in rows}
 
@@ -371,9 +400,17 @@ class PluginAuthRepository:
         key = {**_auth_key(user_id, server_name), "authField": {"$in": list(names)}}
         return (await self._auths.delete_many(key, session=tx)).deleted_count
 
-    async def delete_of_server(self, server_name: str, tx: Transaction) -> None:
-        """Remove all users' keys for one server."""
-        await self._auths.delete_many({"pluginKey": plugin_key(server_name)}, session=tx)
+    async def delete_of_server(
+        self, server_name: str, since: datetime | None, tx: Transaction
+    ) -> int:
+        """Remove all users' values for one server; say how many. See `TokenRepository`'s."""
+        query = {"pluginKey": plugin_key(server_name), **_since("updatedAt", since)}
+        return (await self._auths.delete_many(query, session=tx)).deleted_count
+
+
+def _since(name: str, moment: datetime | None) -> Doc:
+    # Documents without the time are of no time that could be too early.
+    return {} if moment is None else {"$or": [{name: {"$gte": moment}}, {name: None}]}
 
 
 def _auth_key(user_id: str, server_name: str) -> Doc:

@@ -123,18 +123,23 @@ class SessionService:
             ancestors = (*user.ancestors, parent) if parent else user.ancestors
             if len(ancestors) > MAX_GENERATIONS:
                 raise TooManyGenerationsError(MAX_GENERATIONS)
+            entry = await self._directory.get(user.user_id)
+            role = user.role if entry is None else Role.parse(entry.role)
+            if role is not user.role and role is not Role.ADMIN:
+                # Demoted since the caller's token was issued.
+                scopes = tuple(scope for scope in scopes if scope in default_scopes(role))
             family = Family(
                 family_id=uuid.uuid4().hex,
                 user_id=user.user_id,
                 username=user.username,
-                role=user.role,
-                is_known_user=await self._directory.get(user.user_id) is not None,
+                role=min(role, user.role, key=_power),
+                is_known_user=entry is not None,
                 scopes=scopes,
                 hours=request.expires_in_hours,
                 description=request.description,
                 ancestors=ancestors,
                 created_at=now,
-                expires_at=await self._end_of(user, now),
+                expires_at=await self._end_of(user, now, is_known=entry is not None),
             )
             pair, ids = self._issue(family, now)
 
@@ -292,13 +297,14 @@ class SessionService:
         scopes = tuple(scope for scope in family.scopes if scope in allowed)
         return replace(family, role=role, scopes=scopes)
 
-    async def _end_of(self, user: UserContext, now: datetime) -> datetime:
+    async def _end_of(self, user: UserContext, now: datetime, *, is_known: bool) -> datetime:
         """Return when a family ends that begins now: not after the one it was generated with."""
         end = now + self._lifetimes.family
         if user.session_id is None:
             return end
         parent = await self._families.get(user.session_id)
-        if parent is None or not parent.is_live(now):
+        is_gone = parent is not None and parent.is_known_user and not is_known
+        if parent is None or not parent.is_live(now) or is_gone:
             raise UnauthorizedError("The session of the bearer token has ended.")
         return min(end, parent.expires_at)
 
@@ -357,6 +363,10 @@ class SessionService:
             self._operations.labels(operation, "failure").inc()
             raise
         self._operations.labels(operation, "success").inc()
+
+
+def _power(role: Role) -> int:
+    return 1 if role is Role.ADMIN else 0
 
 
 def _refused() -> UnauthorizedError:

@@ -386,3 +386,95 @@ async def test_searching_and_sharing_take_their_scope(rest: Rest, alice: UserCon
     ]
 
     assert [(a.status_code, a.json().get("scope")) for a in answers] == [(403, "write:access")] * 2
+
+
+@pytest.mark.parametrize("dead", [{"permBits": 0}, {"permBits": 1, "expires": True}])
+async def test_a_public_entry_of_no_lasting_use_makes_no_server_public(
+    rest: Rest, root: UserContext, alice: UserContext, bob: UserContext, dead: dict[str, Any]
+) -> None:
+    await people(rest, root, bob)
+    server = await rest.register(root, "weather", URL)
+    entry: dict[str, Any] = {
+        "principalType": "public",
+        "resourceType": "mcpServer",
+        "resourceId": ObjectId(server["id"]),
+        "permBits": dead["permBits"],
+    }
+    if dead.get("expires"):
+        entry["expiredAt"] = rest.parts.clock.now() + timedelta(hours=1)
+    await rest.parts.database.collection("aclentries").insert_one(entry)
+
+    answer = await share(rest, root, server["id"], updated=[viewer("user", bob.user_id)])
+
+    assert (answer.json()["scope"], answer.json()["public"]) == ("shared_user", False)
+    assert await visible(rest, alice) == []
+    assert await entries(rest) == {("user", root.user_id, 15), ("user", bob.user_id, 1)}
+
+
+@pytest.mark.parametrize("principal", [{"principalType": "robot"}, {"principalType": "user"}])
+async def test_an_entry_that_names_nobody_gives_nobody_anything(
+    rest: Rest, root: UserContext, alice: UserContext, principal: dict[str, Any]
+) -> None:
+    await people(rest, root, alice)
+    server = await rest.register(root, "weather", URL, scope="shared_user")
+    await rest.parts.database.collection("aclentries").insert_one(
+        {
+            **principal,
+            "principalId": "USER",
+            "resourceType": "mcpServer",
+            "resourceId": ObjectId(server["id"]),
+            "permBits": 15,
+        }
+    )
+
+    answers = [
+        await call(rest, alice, "GET", f"/mcpServer/{server['id']}"),
+        await share(rest, alice, server["id"], updated=[viewer("user", alice.user_id, "owner")]),
+        await rest.call(alice, "GET", f"/{server['id']}"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [404, 404, 404]
+    assert await visible(rest, alice) == []
+
+
+async def test_what_was_answered_may_be_sent_back_though_somebody_is_gone_by_now(
+    rest: Rest, root: UserContext, bob: UserContext, carol: UserContext
+) -> None:
+    await people(rest, root, bob, carol)
+    server = await rest.register(root, "weather", URL)
+    both = [viewer("user", bob.user_id), viewer("user", carol.user_id)]
+    answer = (await share(rest, root, server["id"], updated=both)).json()
+    await rest.parts.database.collection("users").delete_one({"_id": ObjectId(bob.user_id)})
+
+    again = await share(rest, root, server["id"], principals=answer["principals"])
+
+    assert again.status_code == 200
+    assert len(await entries(rest)) == 3
+
+
+async def test_a_thousand_entries_are_written_at_once(rest: Rest, root: UserContext) -> None:
+    await people(rest, root)
+    keys = [ObjectId() for _ in range(1000)]
+    users = rest.parts.database.collection("users")
+    await users.insert_many([{"_id": key, "username": str(key), "role": "USER"} for key in keys])
+    server = await rest.register(root, "weather", URL)
+
+    answer = await share(
+        rest, root, server["id"], updated=[viewer("user", str(key)) for key in keys]
+    )
+
+    assert (answer.status_code, len(answer.json()["principals"])) == (200, 1001)
+
+
+async def test_an_author_whose_entry_is_removed_is_out(
+    rest: Rest, root: UserContext, alice: UserContext, bob: UserContext
+) -> None:
+    await people(rest, root, alice, bob)
+    server = await rest.register(alice, "weather", URL)
+    await share(rest, root, server["id"], updated=[viewer("user", bob.user_id, "owner")])
+    assert await visible(rest, alice) == ["weather"]
+
+    await share(rest, root, server["id"], removed=[{"type": "user", "id": alice.user_id}])
+
+    assert await visible(rest, alice) == []
+    assert (await rest.call(alice, "GET", f"/{server['id']}")).status_code == 404

@@ -64,12 +64,20 @@ class FakeRoutes:
     def __init__(self, *routes: Route) -> None:
         self.routes = {route.slug: route for route in routes}
         self.fresh = True
+        self.change = asyncio.Event()
         self.own_headers: dict[tuple[str, str], Mapping[str, str]] = {}
         self.problem: Exception | None = None
 
     def route(self, slug: str) -> Route | None:
         """Return the route of `/mcp/<slug>`, or None."""
         return self.routes.get(slug)
+
+    async def changed(self, seen: int) -> int:
+        """Wait for a change that a test announces."""
+        if seen < 0:
+            return 0
+        await self.change.wait()
+        return seen + 1
 
     def is_fresh(self) -> bool:
         """Whether the table can be used."""

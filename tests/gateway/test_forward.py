@@ -601,6 +601,24 @@ async def test_a_standing_stream_ends_with_the_right_to_it(
     assert (got.status_code, first, rest) == (200, b": hello\n\n", [])
 
 
+async def test_a_standing_stream_ends_as_soon_as_a_change_is_known(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async def never_end(received: Request) -> None:
+        await received.start(content_type="text/event-stream")
+        await received.chunk(b": hello\n\n")
+        await received.wait_for_disconnect()
+
+    upstream.behaviour = never_end
+    # Well below the time after which it is looked at anyway.
+    async with asyncio.timeout(2), gateway.http.stream("GET", "/mcp/demo", headers=head()) as got:
+        chunks = got.aiter_raw()
+        await anext(chunks)
+        gateway.authenticate.problem = UnauthorizedError("The bearer token was revoked.")
+        gateway.routes.change.set()
+        assert [chunk async for chunk in chunks] == []
+
+
 async def test_a_standing_stream_goes_on_as_long_as_it_is_allowed(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -504,6 +504,7 @@ async def test_tools_are_answered_in_their_own_form_from_the_database(
         ],
         "numTools": 1,
         "capabilities": {"tools": {"listChanged": True}},
+        "permissions": ALL_RIGHTS,
         "cached": True,
         "retrievedAt": created["lastConnected"],
     }

@@ -119,7 +119,7 @@ async def test_keys_of_users_are_dropped_and_not_used_when_the_url_leads_elsewhe
     await servers.update(server.id, update(url=ELSEWHERE), alice)
 
     assert len(discovery.asked) == asked
-    assert await repositories.plugin_auths.values(alice.user_id, "weather") == {}
+    assert await repositories.plugin_auths.values(alice.user_id, "weather", None) == {}
 
 
 @pytest.mark.parametrize(

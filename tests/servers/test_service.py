@@ -252,7 +252,7 @@ async def test_a_key_that_users_bring_is_kept_where_the_other_application_looks_
 
     assert "key" not in (server.config["apiKey"] or {})  # type: ignore[operator]  # an object
     assert server.config["headers"] == {"Authorization": "Bearer {{MCP_API_KEY}}"}
-    assert await repositories.plugin_auths.values(alice.user_id, "weather") == {
+    assert await repositories.plugin_auths.values(alice.user_id, "weather", None) == {
         "MCP_API_KEY": "sk-123456"
     }
     stored = await database.collection("pluginauths").find_one({})

@@ -1,6 +1,8 @@
 """Values of users' own for servers that ask for them: stored, told of, used and removed."""
 
+import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +23,11 @@ VARIABLES = {
     "REGION": {"title": "Region", "description": "Where you are"},
     "ACCOUNT": {"title": "Account", "description": ""},
 }
-TEMPLATES = {"X-Region": "{{REGION}}", "X-Account": "id-{{ACCOUNT}}", "X-Other": "{{UNKNOWN}}"}
+TEMPLATES = {
+    "X-Region": "{{REGION}}",
+    "X-Account": "id-{{ACCOUNT}}",
+    "X-Other": "{{LIBRECHAT_USER_ID}}",
+}
 
 
 async def shared(rest: Rest, root: UserContext, url: str = URL, **fields: Any) -> str:
@@ -133,6 +139,39 @@ async def test_a_call_without_the_callers_values_says_which_are_missing(
     assert headers == {}
     assert "ACCOUNT" in answer.text
     assert "REGION" not in answer.text
+
+
+async def test_a_value_that_cannot_be_decrypted_is_told_of(
+    rest: Rest, root: UserContext, alice: UserContext, upstream: PlainUpstream
+) -> None:
+    server_id = await shared(rest, root, upstream.url, apiKey=OWN_KEY)
+    await put(rest, root, server_id, MCP_API_KEY="roots")
+    await put(rest, alice, server_id, MCP_API_KEY="alices")
+    auths = rest.parts.database.collection("pluginauths")
+    await auths.update_many({}, {"$set": {"value": "00" * 16}})
+    rest.parts.snapshot.forget_user_headers()
+
+    headers, answer = await called_with(rest, alice, upstream)
+    refreshed = await rest.call(root, "POST", f"/{server_id}/refresh")
+
+    assert headers == {}
+    assert "MCP_API_KEY cannot be decrypted" in answer.text
+    assert (refreshed.status_code, refreshed.json()["error"]) == (502, "upstream_error")
+
+
+async def test_a_header_with_a_value_that_nobody_is_asked_for_is_refused(
+    rest: Rest, root: UserContext
+) -> None:
+    headers = {"X-Region": "{{REGOIN}}"}
+    body = {"serverName": "weather", "url": URL, "customUserVars": VARIABLES, "headers": headers}
+
+    refused = await rest.call(root, "POST", json=body)
+    server_id = await shared(rest, root, customUserVars=VARIABLES, headers=TEMPLATES)
+    changed = await rest.call(root, "PATCH", f"/{server_id}", json={"customUserVars": None})
+
+    assert refused.status_code == 422
+    assert "{{REGOIN}}" in refused.json()["message"]
+    assert changed.status_code == 422
 
 
 async def test_a_removed_value_is_used_no_more(
@@ -277,3 +316,58 @@ async def test_variables_are_changed_and_kept_like_any_other_member(
     assert changed.json()["customUserVars"] == more
     assert set(with_key.json()["customUserVars"]) == {"REGION", "MCP_API_KEY"}
     assert set(without.json()["customUserVars"]) == {"MCP_API_KEY"}
+
+
+async def test_a_key_for_a_former_bearer_of_the_name_is_not_sent_to_the_next(
+    rest: Rest, root: UserContext, alice: UserContext, upstream: PlainUpstream
+) -> None:
+    await rest.parts.database.collection("pluginauths").insert_one(
+        {
+            "userId": alice.user_id,
+            "pluginKey": "mcp_weather",
+            "authField": "MCP_API_KEY",
+            "value": build_cipher(rest.parts.settings).encrypt_fixed_iv("for another"),
+            "updatedAt": rest.parts.clock.now() - timedelta(days=1),
+        }
+    )
+    server_id = await shared(rest, root, upstream.url, apiKey=OWN_KEY)
+    await put(rest, root, server_id, MCP_API_KEY="roots")
+
+    headers, _ = await called_with(rest, alice, upstream)
+    assert headers == {}
+    assert await is_set(rest, alice, server_id) == {"MCP_API_KEY": False}
+    await rest.call(root, "DELETE", f"/{server_id}")
+    left = await rest.parts.database.collection("pluginauths").find({}).to_list()
+    assert [row["userId"] for row in left] == [alice.user_id]
+
+
+async def test_a_key_that_is_stored_while_its_server_is_removed_does_not_stay(
+    rest: Rest, root: UserContext, alice: UserContext
+) -> None:
+    server_id = await shared(rest, root, apiKey=OWN_KEY)
+
+    answers = await asyncio.gather(
+        *(put(rest, alice, server_id, MCP_API_KEY=f"key {number}") for number in range(5)),
+        rest.call(root, "DELETE", f"/{server_id}"),
+    )
+
+    assert {answer.status_code for answer in answers} <= {200, 204, 404, 409}
+    if answers[-1].status_code == 409:
+        assert (await rest.call(root, "DELETE", f"/{server_id}")).status_code == 204
+    assert await rest.parts.database.collection("pluginauths").count_documents({}) == 0
+
+
+async def test_of_many_that_store_one_value_at_once_one_row_is_left_and_can_be_replaced(
+    rest: Rest, root: UserContext, alice: UserContext
+) -> None:
+    server_id = await shared(rest, root, apiKey=OWN_KEY)
+    await asyncio.gather(
+        *(put(rest, alice, server_id, MCP_API_KEY=f"key {number}") for number in range(8))
+    )
+
+    await put(rest, alice, server_id, MCP_API_KEY="the last")
+
+    rows = await rest.parts.database.collection("pluginauths").find({}).to_list()
+    reference = FieldRef("pluginauths", str(rows[0]["_id"]), "value")
+    cipher = build_cipher(rest.parts.settings)
+    assert [cipher.decrypt(row["value"], reference) for row in rows] == ["the last"]

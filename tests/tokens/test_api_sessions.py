@@ -351,6 +351,32 @@ async def test_a_demoted_user_gets_no_more_than_users_get(rest: Rest, user: User
         assert claims_of(tokens["access_token"])["role"] == "user"
 
 
+async def test_a_demoted_users_old_token_generates_none_of_an_administrator(
+    rest: Rest, user: UserContext
+) -> None:
+    owner = UserContext(user.user_id, "vera", Role.ADMIN, ALL_SCOPES)
+    await known(rest, user, "USER")
+
+    tokens = await generate(rest, owner, "read:servers", "read:audit")
+
+    assert tokens["scope"] == "read:servers"
+    assert claims_of(tokens["access_token"])["role"] == "user"
+
+
+async def test_a_generated_token_of_a_user_who_is_gone_generates_no_other(
+    rest: Rest, user: UserContext
+) -> None:
+    await known(rest, user)
+    token = (await generate(rest, user))["access_token"]
+    await rest.parts.database.collection("users").delete_one({"_id": ObjectId(user.user_id)})
+    rest.parts.authenticator.forget_users()
+
+    body = {"expires_in_hours": 1}
+    answer = await using(rest, token, "/tokens/generate", "POST", json=body)
+
+    assert answer.status_code == 401
+
+
 @pytest.mark.requirement("R-249")
 async def test_a_user_who_is_gone_gets_nothing_any_more(rest: Rest, user: UserContext) -> None:
     await known(rest, user)

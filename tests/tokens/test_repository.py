@@ -235,7 +235,7 @@ async def test_a_servers_tokens_go_with_it_and_no_others(
         {"_id": "theirs", "type": "other", "identifier": "mcp:weather"}
     )
 
-    await database.transaction(lambda tx: tokens.delete_of_server("weather", tx))
+    await database.transaction(lambda tx: tokens.delete_of_server("weather", None, tx))
 
     rows = await database.collection("tokens").find({}).to_list()
     assert {str(row["_id"]) for row in rows} == {kept, "theirs"}
@@ -286,7 +286,7 @@ async def test_a_users_key_is_kept_in_the_form_jarvis_reads(
     await database.transaction(lambda tx: auths.store(ALICE, "weather", "newer", NOW, tx))
 
     (row,) = await database.collection("pluginauths").find({}).to_list()
-    assert await auths.values(ALICE, "weather") == {"MCP_API_KEY": "newer"}
+    assert await auths.values(ALICE, "weather", None) == {"MCP_API_KEY": "newer"}
     assert stored_form(row.pop("value")) is StoredForm.V1
     del row["_id"]
     assert row == {
@@ -304,8 +304,8 @@ async def test_a_users_key_is_nobody_elses(
 ) -> None:
     await database.transaction(lambda tx: auths.store(ALICE, "weather", SENTINEL, NOW, tx))
 
-    assert await auths.values(BOB, "weather") == {}
-    assert await auths.values(ALICE, "other") == {}
+    assert await auths.values(BOB, "weather", None) == {}
+    assert await auths.values(ALICE, "other", None) == {}
 
 
 @pytest.mark.requirement("R-133")
@@ -313,7 +313,7 @@ async def test_a_servers_keys_go_with_it(auths: PluginAuthRepository, database: 
     await database.transaction(lambda tx: auths.store(ALICE, "weather", SENTINEL, NOW, tx))
     await database.transaction(lambda tx: auths.store(BOB, "other", SENTINEL, NOW, tx))
 
-    await database.transaction(lambda tx: auths.delete_of_server("weather", tx))
+    await database.transaction(lambda tx: auths.delete_of_server("weather", None, tx))
 
-    assert await auths.values(ALICE, "weather") == {}
-    assert await auths.values(BOB, "other") == {"MCP_API_KEY": SENTINEL}
+    assert await auths.values(ALICE, "weather", None) == {}
+    assert await auths.values(BOB, "other", None) == {"MCP_API_KEY": SENTINEL}
