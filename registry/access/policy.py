@@ -188,6 +188,8 @@ ADMINISTRATOR = Verdict(ALL_BITS, (Step(Rule.ADMINISTRATOR, ALL_BITS),))
 AUTHOR = Verdict(ALL_BITS, (Step(Rule.AUTHOR, ALL_BITS),))
 STRANGER = Verdict(NO_BITS, (Step(Rule.PRIVATE, NO_BITS),))
 NOBODY = Verdict(NO_BITS, (Step(Rule.NO_GRANT, NO_BITS),))
+ALL_TO_ADMINISTRATOR = Decision(True, Rule.ADMINISTRATOR, ADMINISTRATOR)
+ALL_TO_AUTHOR = Decision(True, Rule.AUTHOR, AUTHOR)
 SEEN_BY_AUTHOR = Step(Rule.AUTHOR, VIEW_BIT)
 SEEN_BY_ALL = Step(Rule.EVERYONE, VIEW_BIT)
 
@@ -201,6 +203,10 @@ def decide(
 ) -> Decision:
     """Decide whether *user* has *needed* on *server*. What no rule allows is denied."""
     verdict = evaluate(user, server, admin_sees_private=admin_sees_private)
+    if verdict is ADMINISTRATOR:
+        return ALL_TO_ADMINISTRATOR
+    if verdict is AUTHOR:
+        return ALL_TO_AUTHOR
     wanted = int(needed)
     if verdict.bits & wanted == wanted:
         given = next((step.rule for step in verdict.trace if step.bits & wanted), Rule.NO_GRANT)
