@@ -1,6 +1,6 @@
 """The permissions API: `/api/v1/permissions`."""
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
@@ -23,7 +23,7 @@ from registry.access.service import PermissionService, Sharing
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.web.bodies import StrictJsonRoute
-from registry.web.errors import ErrorEnvelope, JsonAnswer
+from registry.web.errors import JsonAnswer, error_answers
 
 Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
 Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
@@ -31,25 +31,13 @@ ResourceType = Literal["mcpServer"]
 ResourceId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 Kind = Literal["user", "group", "role"]
 
-ERRORS: dict[int, str] = {
-    400: "The request cannot be read.",
-    401: "No acceptable bearer token.",
-    403: "Not allowed, or the token lacks a scope.",
-    404: "There is no such server.",
-    408: "The request body did not arrive in time.",
-    409: "No owner would be left, or the entries were modified meanwhile.",
-    413: "The request body is too large.",
-    415: "The request body is not JSON.",
-    422: "A field or parameter cannot take that value, or a principal does not exist.",
-    503: "The database is not available.",
-}
-
-
-def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        code: {"model": ErrorEnvelope, "description": ERRORS[code]}
-        for code in sorted({400, 401, 403, 413, 422, 503, *codes})
+_errors = error_answers(
+    {
+        404: "There is no such server.",
+        409: "No owner would be left, or the entries were modified meanwhile.",
+        422: "A field or parameter cannot take that value, or a principal does not exist.",
     }
+)
 
 
 def _service(request: Request) -> PermissionService:

@@ -1,6 +1,6 @@
 """The audit API: `/api/v1/audit`."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -12,23 +12,21 @@ from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.json import JsonObject
 from registry.web.bodies import StrictJsonRoute
-from registry.web.errors import ErrorEnvelope, JsonAnswer
+from registry.web.errors import JsonAnswer, error_answers
 
 Auditor = Annotated[UserContext, needs(Scope.READ_AUDIT)]
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorEnvelope, "description": "The request cannot be read."},
-    401: {"model": ErrorEnvelope, "description": "No acceptable bearer token."},
-    403: {"model": ErrorEnvelope, "description": "The token lacks the scope read:audit."},
-    413: {"model": ErrorEnvelope, "description": "The request body is too large."},
-    422: {"model": ErrorEnvelope, "description": "A parameter cannot take that value."},
-    503: {"model": ErrorEnvelope, "description": "The database is not available."},
-}
+errors = error_answers(
+    {
+        403: "The token lacks the scope read:audit.",
+        422: "A parameter cannot take that value.",
+    }
+)
 
 router = APIRouter(prefix="/api/v1/audit", tags=["audit"], route_class=StrictJsonRoute)
 
 
-@router.get("", response_model=AuditAnswer, operation_id="list_audit", responses=ERRORS)
+@router.get("", response_model=AuditAnswer, operation_id="list_audit", responses=errors())
 async def list_audit(
     request: Request,
     _user: Auditor,

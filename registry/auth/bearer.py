@@ -16,6 +16,9 @@ from registry.auth.values import DirectoryEntry
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 
+ISSUED_AHEAD_SECONDS = 300
+"""How far the clock of whoever issues tokens may be ahead of ours."""
+
 CACHED_TOKENS = 10_000
 """Most tokens remembered; about 1 kB each."""
 
@@ -117,6 +120,10 @@ class BearerAuthenticator:
             verified = self._verifier.verify(token)
             self._verified.inc()
             self._tokens[key] = verified
+        ahead = (verified.issued_at or 0) - self._clock.now().timestamp()
+        if ahead > ISSUED_AHEAD_SECONDS:
+            # It would outlive a revocation of all that its user was issued until now.
+            raise UnauthorizedError("The bearer token was issued in the future.")
         context = await self._context(verified)
         # Looked at last: it may have been revoked while the user was looked up.
         if self._revocations.refuses(verified):

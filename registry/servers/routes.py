@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -49,7 +49,7 @@ from registry.servers.values import (
 )
 from registry.tools.values import ServedTool, ToolDefinition
 from registry.web.bodies import StrictJsonRoute
-from registry.web.errors import ErrorEnvelope, JsonAnswer
+from registry.web.errors import JsonAnswer, error_answers
 
 OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 MAX_PAGE = 1_000_000
@@ -66,27 +66,13 @@ IfUnmodifiedSince = Annotated[
 ]
 ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 
-ERRORS: dict[int, str] = {
-    400: "The request cannot be read.",
-    401: "No acceptable bearer token.",
-    403: "Not allowed, or the token lacks a scope.",
-    404: "There is no such server.",
-    409: "The name or path is taken, or the server was modified meanwhile.",
-    408: "The request body did not arrive in time.",
-    413: "The request body is too large.",
-    415: "The request body is not JSON.",
-    422: "A field or parameter cannot take that value.",
-    502: "The upstream cannot be read.",
-    503: "The database is not available.",
-}
-
-
-def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI entries of the error answers a route may give."""
-    return {
-        code: {"model": ErrorEnvelope, "description": ERRORS[code]}
-        for code in sorted({400, 401, 403, 413, 422, 503, *codes})
+errors = error_answers(
+    {
+        404: "There is no such server.",
+        409: "The name or path is taken, or the server was modified meanwhile.",
+        502: "The upstream cannot be read.",
     }
+)
 
 
 def _service(request: Request) -> ServerService:

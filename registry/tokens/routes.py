@@ -1,6 +1,6 @@
 """The tokens API: `/api/v1/tokens`."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
@@ -34,7 +34,7 @@ from registry.tokens.service import TokenService
 from registry.tokens.sessions import SessionService
 from registry.tokens.values import TokenFilter, TokenType
 from registry.web.bodies import SmallJsonRoute, StrictJsonRoute
-from registry.web.errors import ErrorEnvelope, JsonAnswer
+from registry.web.errors import JsonAnswer, error_answers
 
 MAX_PAGE = 1_000_000
 """Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
@@ -46,26 +46,13 @@ Reader = Annotated[UserContext, needs(Scope.READ_TOKENS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_TOKENS)]
 TokenId = Annotated[str, Path(pattern=r"^[0-9a-fA-F]{24}$", description="ObjectId of the token.")]
 
-ERRORS: dict[int, str] = {
-    400: "The request cannot be read.",
-    401: "No acceptable token.",
-    403: "Not allowed, or the token lacks a scope.",
-    404: "There is no such token of the caller.",
-    408: "The request body did not arrive in time.",
-    409: "The stored token cannot be decrypted with the current keys.",
-    413: "The request body is too large.",
-    415: "The request body is not JSON.",
-    422: "A field or parameter cannot take that value.",
-    503: "The database is not available.",
-}
-
-
-def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI entries of the error answers a route may give."""
-    return {
-        code: {"model": ErrorEnvelope, "description": ERRORS[code]}
-        for code in sorted({400, 401, 403, 413, 422, 503, *codes})
+errors = error_answers(
+    {
+        401: "No acceptable token.",
+        404: "There is no such token of the caller.",
+        409: "The stored token cannot be decrypted with the current keys.",
     }
+)
 
 
 def _sessions(request: Request) -> SessionService:

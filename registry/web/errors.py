@@ -60,6 +60,38 @@ class ErrorEnvelope(BaseModel):
     details: list[ErrorDetail] | None = None
 
 
+USUAL_ERRORS = {
+    400: "The request cannot be read.",
+    401: "No acceptable bearer token.",
+    403: "Not allowed, or the token lacks a scope.",
+    408: "The request body did not arrive in time.",
+    413: "The request body is too large.",
+    415: "The request body is not JSON.",
+    422: "A field or parameter cannot take that value.",
+    503: "The database is not available.",
+}
+EVERY_ROUTE = (400, 401, 403, 413, 422, 503)
+
+ErrorAnswers = Callable[..., dict[int | str, dict[str, Any]]]
+
+
+def error_answers(meanings: Mapping[int, str]) -> ErrorAnswers:
+    """Return what makes the OpenAPI entries of the error answers of an API's routes.
+
+    Args:
+        meanings: By status, where they differ from the usual ones or are no usual ones.
+    """
+    told = {**USUAL_ERRORS, **meanings}
+
+    def entries(*codes: int) -> dict[int | str, dict[str, Any]]:
+        return {
+            code: {"model": ErrorEnvelope, "description": told[code]}
+            for code in sorted({*EVERY_ROUTE, *codes})
+        }
+
+    return entries
+
+
 class JsonAnswer(Response):
     """A JSON body written by orjson, without a validation pass over what we just built."""
 

@@ -447,3 +447,20 @@ async def test_a_body_is_not_looked_at_when_the_token_does_not_allow_writing(res
     )
 
     assert (answer.status_code, answer.json()["error"]) == (403, "insufficient_scope")
+
+
+async def test_a_token_from_the_future_is_refused(rest: Rest) -> None:
+    await rest.parts.database.collection("users").insert_one(
+        {"_id": ObjectId(USER_ID), "username": "dora", "role": "USER"}
+    )
+    later, end = epoch(rest, hours=1), epoch(rest, hours=2)
+    tokens = [signed(rest, iat=later, exp=end), jarvis(rest, iat=later, exp=end)]
+
+    answers = [
+        await rest.client.get(SERVERS, headers={"Authorization": f"Bearer {token}"})
+        for token in tokens
+    ]
+
+    assert [(answer.status_code, "future" in answer.text) for answer in answers] == [
+        (401, True)
+    ] * 2
