@@ -1,7 +1,8 @@
 """Our own indexes on shared collections, gathered from the repositories that need them."""
 
 from registry.servers.repository import INDEXES as SERVER_INDEXES
-from registry.tokens.repository import PLUGIN_AUTH_INDEXES, TOKEN_INDEXES
+from registry.tokens.plugin_auths import PLUGIN_AUTH_INDEXES
+from registry.tokens.repository import TOKEN_INDEXES
 
 EXTRA_INDEXES = {
     "mcpservers": SERVER_INDEXES,

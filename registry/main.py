@@ -19,6 +19,7 @@ from registry.auth.routes import auth_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.servers.routes import router as servers_router
+from registry.servers.user_key_routes import router as user_keys_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.web.errors import install_error_handlers
@@ -78,6 +79,7 @@ def control_plane(parts: Components) -> ASGIApp:
 
     install_error_handlers(app, challenge_for, RefusalRecorder(parts.audit).note)
     app.include_router(servers_router)
+    app.include_router(user_keys_router)
     app.include_router(permissions_router)
     app.include_router(audit_router)
     app.include_router(tokens_router)

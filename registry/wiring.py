@@ -48,7 +48,8 @@ from registry.servers.user_keys import UserKeyService
 from registry.sync.discovery import DiscoveryService
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.gauges import TokenGauges
-from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tokens.repository import TokenRepository
 from registry.tokens.service import TokenService
 from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
 from registry.tools.repository import ToolRepository

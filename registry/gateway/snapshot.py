@@ -28,7 +28,7 @@ from registry.servers.errors import UserKeyMissingError
 from registry.servers.naming import slug_of
 from registry.servers.repository import ServerRepository
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
-from registry.tokens.repository import PluginAuthRepository
+from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
 from registry.tools.values import ServedTool

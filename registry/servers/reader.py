@@ -12,7 +12,7 @@ from registry.servers.errors import USER_VARIABLE, DiscoveryFailedError, UserKey
 from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery
 from registry.servers.values import ConnectionSpec, Discovered, Transport
-from registry.tokens.repository import PluginAuthRepository
+from registry.tokens.plugin_auths import PluginAuthRepository
 
 
 class ServerReader:

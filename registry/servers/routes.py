@@ -35,11 +35,8 @@ from registry.servers.schemas import (
     ServerUpdate,
     Toggle,
     ToggleAnswer,
-    UserKeys,
-    UserKeysInput,
 )
 from registry.servers.service import Refreshed, ServerService
-from registry.servers.user_keys import UserKeyService
 from registry.servers.values import (
     Discovered,
     Precondition,
@@ -66,7 +63,7 @@ IfUnmodifiedSince = Annotated[
 ]
 ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 
-errors = error_answers(
+server_errors = error_answers(
     {
         404: "There is no such server.",
         409: "The name or path is taken, or the server was modified meanwhile.",
@@ -83,7 +80,7 @@ def _service(request: Request) -> ServerService:
 router = APIRouter(prefix="/api/v1/servers", tags=["servers"], route_class=StrictJsonRoute)
 
 
-@router.get("", response_model=ServerList, operation_id="list_servers", responses=errors())
+@router.get("", response_model=ServerList, operation_id="list_servers", responses=server_errors())
 async def list_servers(
     request: Request,
     user: Reader,
@@ -110,7 +107,9 @@ async def list_servers(
     )
 
 
-@router.get("/stats", response_model=ServerStats, operation_id="server_stats", responses=errors())
+@router.get(
+    "/stats", response_model=ServerStats, operation_id="server_stats", responses=server_errors()
+)
 async def server_stats(request: Request, user: Reader) -> Response:
     """Count all servers, tools and tokens. For administrators."""
     service = _service(request)
@@ -136,7 +135,7 @@ async def server_stats(request: Request, user: Reader) -> Response:
     status_code=201,
     response_model=ServerDetail,
     operation_id="register_server",
-    responses=errors(408, 409, 415, 502),
+    responses=server_errors(408, 409, 415, 502),
 )
 async def register_server(
     request: Request,
@@ -157,7 +156,7 @@ async def register_server(
     "/connection",
     response_model=ConnectionAnswer,
     operation_id="try_connection",
-    responses=errors(408, 415, 502),
+    responses=server_errors(408, 415, 502),
 )
 async def try_connection(request: Request, _user: Writer, body: ConnectionTest) -> Response:
     """Connect to a server and tell what it offers, without saving anything."""
@@ -170,7 +169,7 @@ async def try_connection(request: Request, _user: Writer, body: ConnectionTest) 
     "/{server_id}",
     response_model=ServerDetail,
     operation_id="get_server",
-    responses=errors(404),
+    responses=server_errors(404),
 )
 async def get_server(request: Request, user: Reader, server_id: ServerId) -> Response:
     """Tell everything about a server but its secrets."""
@@ -182,13 +181,13 @@ async def get_server(request: Request, user: Reader, server_id: ServerId) -> Res
     "/{server_id}",
     response_model=ServerDetail,
     operation_id="update_server",
-    responses=errors(404, 408, 409, 415, 502),
+    responses=server_errors(404, 408, 409, 415, 502),
 )
 @router.put(
     "/{server_id}",
     response_model=ServerDetail,
     operation_id="put_server",
-    responses=errors(404, 408, 409, 415, 502),
+    responses=server_errors(404, 408, 409, 415, 502),
 )
 async def update_server(
     request: Request,
@@ -205,7 +204,10 @@ async def update_server(
 
 
 @router.delete(
-    "/{server_id}", status_code=204, operation_id="delete_server", responses=errors(404, 409)
+    "/{server_id}",
+    status_code=204,
+    operation_id="delete_server",
+    responses=server_errors(404, 409),
 )
 async def delete_server(
     request: Request,
@@ -225,7 +227,7 @@ async def delete_server(
     "/{server_id}/toggle",
     response_model=ToggleAnswer,
     operation_id="toggle_server",
-    responses=errors(404, 408, 409, 415),
+    responses=server_errors(404, 408, 409, 415),
 )
 async def toggle_server(
     request: Request,
@@ -256,7 +258,7 @@ async def toggle_server(
     "/{server_id}/tools",
     response_model=ServerTools,
     operation_id="list_server_tools",
-    responses=errors(404),
+    responses=server_errors(404),
 )
 async def list_server_tools(request: Request, user: ToolReader, server_id: ServerId) -> Response:
     """List a server's tools in MCP's form, from the database."""
@@ -282,7 +284,7 @@ async def list_server_tools(request: Request, user: ToolReader, server_id: Serve
     "/{server_id}/refresh",
     response_model=RefreshAnswer,
     operation_id="refresh_server",
-    responses=errors(404, 409, 502),
+    responses=server_errors(404, 409, 502),
 )
 async def refresh_server(
     request: Request,
@@ -325,91 +327,6 @@ async def refresh_server(
     if refreshed.held:
         answer["heldTools"] = list(refreshed.held)
     return JsonAnswer(answer)
-
-
-KeyReader = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.READ_TOKENS)]
-KeyWriter = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.WRITE_TOKENS)]
-Variable = Annotated[str, Path(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-
-
-def _user_keys(request: Request) -> UserKeyService:
-    return cast("UserKeyService", request.app.state.user_keys)
-
-
-@router.get(
-    "/{server_id}/user-keys",
-    response_model=UserKeys,
-    operation_id="list_user_keys",
-    responses=errors(404),
-)
-async def list_user_keys(request: Request, user: KeyReader, server_id: ServerId) -> Response:
-    """Tell what the server asks its users for, and which of it the caller has stored."""
-    return await _keys_answer(request, user, server_id)
-
-
-@router.put(
-    "/{server_id}/user-keys",
-    response_model=UserKeys,
-    operation_id="put_user_keys",
-    responses=errors(404, 408, 409, 415),
-)
-async def put_user_keys(
-    request: Request, user: KeyWriter, server_id: ServerId, body: UserKeysInput
-) -> Response:
-    """Store values of the caller's own for a server. The gateway uses them for the caller only.
-
-    The first one that an editor of the server stores makes its tools known.
-    """
-    await _user_keys(request).store(server_id, body.values, user)
-    await _service(request).read_first(server_id, user)
-    return await _keys_answer(request, user, server_id)
-
-
-@router.delete(
-    "/{server_id}/user-keys",
-    status_code=204,
-    operation_id="delete_user_keys",
-    responses=errors(404),
-)
-async def delete_user_keys(request: Request, user: KeyWriter, server_id: ServerId) -> Response:
-    """Remove all that the caller has stored for a server."""
-    await _user_keys(request).remove(server_id, None, user)
-    return Response(status_code=204)
-
-
-@router.delete(
-    "/{server_id}/user-keys/{name}",
-    status_code=204,
-    operation_id="delete_user_key",
-    responses=errors(404),
-)
-async def delete_user_key(
-    request: Request, user: KeyWriter, server_id: ServerId, name: Variable
-) -> Response:
-    """Remove one value of the caller's own."""
-    await _user_keys(request).remove(server_id, name, user)
-    return Response(status_code=204)
-
-
-async def _keys_answer(request: Request, user: UserContext, server_id: str) -> Response:
-    server, states = await _user_keys(request).states(server_id, user)
-    return JsonAnswer(
-        {
-            "id": server.id,
-            "serverName": server.server_name,
-            "variables": [
-                {
-                    "name": state.name,
-                    "title": str(state.told.get("title") or state.name),
-                    "description": str(state.told.get("description") or ""),
-                    "isSet": state.is_set,
-                    "updatedAt": timestamp(state.updated_at),
-                }
-                for state in states
-            ],
-            "permissions": present_flags(server.bits),
-        }
-    )
 
 
 def _told(refreshed: Refreshed) -> str:

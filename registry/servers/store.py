@@ -31,7 +31,8 @@ from registry.servers.records import server_changes
 from registry.servers.repository import ServerRepository, record_of
 from registry.servers.schemas import ServerCreate
 from registry.servers.values import Discovered, ServerRecord, ServerStatus
-from registry.tokens.repository import PluginAuthRepository, TokenRepository
+from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tokens.repository import TokenRepository
 from registry.tools.exposure import AutoExpose, Origin
 from registry.tools.reconcile import Changes, Rules, reconcile
 from registry.tools.repository import ToolRepository

@@ -8,7 +8,7 @@ import pytest
 
 from packages.database.encryption import Cipher
 from registry.core.clock import SystemClock
-from registry.tokens.repository import PluginAuthRepository
+from registry.tokens.plugin_auths import PluginAuthRepository
 from tests.crossapp.other_application import Doc, OtherApplication
 from tests.crossapp.people import PERMISSIONS, TOKENS, Person, person
 from tests.crossapp.upstream import RecordingUpstream

@@ -10,7 +10,8 @@ from bson import ObjectId, json_util
 from packages.database.client import Database
 from packages.database.encryption import Cipher, DecryptionError, StoredForm, stored_form
 from registry.core.json import JsonObject
-from registry.tokens.repository import NewToken, PluginAuthRepository, TokenRepository
+from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tokens.repository import NewToken, TokenRepository
 from registry.tokens.transactions import in_transaction
 from registry.tokens.values import (
     StoredKey,
