@@ -45,6 +45,18 @@ class ServerForbiddenError(RegistryError):
     kind = ErrorKind.FORBIDDEN
 
 
+class ServerUnusableError(RegistryError):
+    """Another program stored the server in a form that cannot be changed here."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server is stored in a form that cannot be changed here; "
+            "remove it and register it again."
+        )
+
+
 class UnsafeUrlError(ValidationFailedError):
     """A URL that the registry must not contact. *reason* is safe to show."""
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from beanie import PydanticObjectId
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
@@ -35,7 +35,7 @@ from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
 from registry.core.paging import Page, PageRequest
-from registry.servers.errors import PathTakenError, ServerExistsError
+from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
 from registry.servers.values import (
     ServerCounts,
     ServerFilter,
@@ -77,6 +77,9 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 Key: TypeAlias = tuple[ObjectId, datetime, str | None]
 """A server's id, `updatedAt` and scope."""
+
+NO_PLACE = frozenset({2, 28})
+"""BadValue and PathNotViable: a member was to be set in what is no object."""
 
 BAD_HINT = 2
 """BadValue: what MongoDB answers when the index of a hint does not exist."""
@@ -309,6 +312,7 @@ class ServerRepository:
 
         Raises:
             PathTakenError: The new path is taken.
+            ServerUnusableError: The stored document has no place for them.
         """
         operations: Doc = {"$set": dict(changes)}
         if removed:
@@ -321,6 +325,10 @@ class ServerRepository:
             )
         except DuplicateKeyError as exc:
             raise _taken(exc, "", str(changes.get("path"))) from exc
+        except WriteError as exc:
+            if exc.code not in NO_PLACE:
+                raise
+            raise ServerUnusableError from exc
         return result.matched_count == 1
 
     async def delete(
@@ -365,10 +373,11 @@ class ServerRepository:
 
     async def counts(self) -> ServerCounts:
         """Count all servers by one aggregation, so that the numbers agree with each other."""
+        is_text = {"$eq": [{"$type": "$config.tools"}, "string"]}
         names = {
             "$size": {
                 "$filter": {
-                    "input": {"$split": [{"$ifNull": ["$config.tools", ""]}, ","]},
+                    "input": {"$split": [{"$cond": [is_text, "$config.tools", ""]}, ","]},
                     "cond": {"$ne": [{"$trim": {"input": "$$this"}}, ""]},
                 }
             }

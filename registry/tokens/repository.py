@@ -5,7 +5,7 @@ the types it means.
 """
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
@@ -47,6 +47,9 @@ TOKEN_INDEXES = [
     ),
 ]
 """Besides the published TTL index. The unique one covers only the kinds that we write."""
+
+ENDED = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a token ended whose end is no time."""
 
 NEWEST_FIRST = [("createdAt", DESCENDING), ("_id", DESCENDING)]
 
@@ -348,7 +351,7 @@ def _called(identifier: str) -> list[Doc]:
 
 def _record(document: dict[str, Any]) -> TokenRecord:
     facts = members(document.get("registry"))
-    created_at = document.get("createdAt")
+    created_at, ends_at = document.get("createdAt"), document.get("expiresAt")
     return TokenRecord(
         token_id=str(document["_id"]),
         user_id=str(document["userId"]),
@@ -356,7 +359,7 @@ def _record(document: dict[str, Any]) -> TokenRecord:
         created_at=(
             created_at if isinstance(created_at, datetime) else document["_id"].generation_time
         ),
-        expires_at=document["expiresAt"],
+        expires_at=ends_at if isinstance(ends_at, datetime) else ENDED,
         metadata=members(document.get("metadata")),
         access_token=_recalled(members(facts.get("access_token"))),
     )
