@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import orjson
 from multidict import CIMultiDict
@@ -54,6 +55,23 @@ class ToolEntry:
     param_header_schema: JsonObject | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureEntry:
+    """One prompt, resource or resource template.
+
+    Attributes:
+        key: Its name, uri or uriTemplate.
+        wire: JSON text of the whole object, as clients get it.
+    """
+
+    key: str
+    wire: bytes
+
+
+NO_FEATURES: Mapping[str, FeatureEntry] = MappingProxyType({})
+NO_CAPABILITIES: Mapping[str, Any] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """Everything a call to one active server needs. Build it with `build_route`.
@@ -68,6 +86,12 @@ class Route:
         per_user: Whether `RouteTable.user_headers` supplies the credentials of each caller.
         idle_timeout_seconds: Longest silence of the upstream within one answer.
         tools: The exposed tools by name, in the order they are listed.
+        capabilities: What the server said it can do when it was last read; not to be changed.
+        instructions: What it tells models about its use.
+        title: What people call it.
+        prompts: Its prompts by name, in its own order.
+        resources: Its resources by URI, in its own order.
+        templates: Its resource templates by URI template, in its own order.
     """
 
     server_id: str
@@ -86,6 +110,12 @@ class Route:
     idle_timeout_seconds: float
     tools: Mapping[str, ToolEntry] = field(repr=False)
     pages: ToolPages = field(repr=False)
+    capabilities: Mapping[str, Any] = field(default=NO_CAPABILITIES, repr=False)
+    instructions: str | None = field(default=None, repr=False)
+    title: str | None = None
+    prompts: Mapping[str, FeatureEntry] = field(default=NO_FEATURES, repr=False)
+    resources: Mapping[str, FeatureEntry] = field(default=NO_FEATURES, repr=False)
+    templates: Mapping[str, FeatureEntry] = field(default=NO_FEATURES, repr=False)
 
 
 def tool_entry(name: str, definition: str) -> ToolEntry:
@@ -113,10 +143,16 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     per_user: bool,
     idle_timeout_seconds: float,
     tools: Iterable[ToolEntry],
+    capabilities: Mapping[str, Any] = NO_CAPABILITIES,
+    instructions: str | None = None,
+    title: str | None = None,
+    prompts: Iterable[FeatureEntry] = (),
+    resources: Iterable[FeatureEntry] = (),
+    templates: Iterable[FeatureEntry] = (),
 ) -> Route:
     """Return a route with everything precomputed that calls would compute again and again.
 
-    Tools are listed in the order of their names.
+    Tools are listed in the order of their names, all else in the order given.
 
     Raises:
         ValueError: *url* is no absolute HTTP URL.
@@ -143,7 +179,19 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         idle_timeout_seconds=idle_timeout_seconds,
         tools=MappingProxyType({tool.name: tool for tool in ordered}),
         pages=build_pages([(tool.name, tool.wire) for tool in ordered]),
+        capabilities=capabilities,
+        instructions=instructions,
+        title=title,
+        prompts=_by_key(prompts),
+        resources=_by_key(resources),
+        templates=_by_key(templates),
     )
+
+
+def _by_key(entries: Iterable[FeatureEntry]) -> Mapping[str, FeatureEntry]:
+    found = {entry.key: entry for entry in entries}
+    # Most servers have none: they share one empty table.
+    return MappingProxyType(found) if found else NO_FEATURES
 
 
 def upstream_headers(stored: Mapping[str, str]) -> CIMultiDict[str]:
