@@ -32,12 +32,14 @@ from registry.auth.repository import DirectoryRepository, RevocationRepository
 from registry.auth.revocation import RevocationList
 from registry.ciphertexts import require_matching_keys
 from registry.core.clock import Clock, SystemClock
+from registry.core.drain import Drain
 from registry.core.json import JsonObject
 from registry.core.loop_lag import watch_loop
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
 from registry.gateway.endpoint import GatewayEndpoint
+from registry.gateway.ports import Peers
 from registry.gateway.snapshot import Snapshot, SnapshotSources
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
@@ -55,6 +57,8 @@ from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
 from registry.tools.repository import ToolRepository
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
+from registry.workers.ids import new_worker_id
+from registry.workers.peers import Alone
 
 log = structlog.get_logger()
 
@@ -85,6 +89,8 @@ class Components:
     token_gauges: TokenGauges
     snapshot: Snapshot
     gateway: GatewayEndpoint
+    peers: Peers
+    drain: Drain
     audit: AuditTrail
     audit_service: AuditService
     index_conflicts: list[IndexConflict]
@@ -152,8 +158,12 @@ def build_database(settings: Settings, metrics: Metrics) -> Database:
 
 
 @asynccontextmanager
-async def components(settings: Settings) -> AsyncIterator[Components]:
+async def components(settings: Settings, peers: Peers | None = None) -> AsyncIterator[Components]:
     """Build everything, start background work, and take it all down at the end.
+
+    Args:
+        settings: Of this process.
+        peers: The other workers; None when there are none.
 
     Raises:
         SchemaVersionError: The generated models are of another release.
@@ -163,6 +173,8 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
         DatabaseUnavailable: MongoDB is not there.
     """
     check_schema_version()
+    peers = peers or Alone(new_worker_id())
+    drain = Drain()
     clock = SystemClock()
     metrics = Metrics()
     keys = build_keys(settings)
@@ -302,6 +314,8 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
             token_gauges=TokenGauges(repositories.tokens, clock=clock, metrics=metrics),
             snapshot=snapshot,
             gateway=gateway,
+            peers=peers,
+            drain=drain,
             audit=audit,
             audit_service=AuditService(audit_repository),
             index_conflicts=conflicts,

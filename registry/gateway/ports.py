@@ -1,7 +1,9 @@
 """What the data plane asks of others. Everything synchronous here answers from memory."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
 
 from registry.audit.values import AuditEvent
 from registry.auth.identity import UserContext
@@ -51,3 +53,40 @@ class Authenticate(Protocol):
         Raises:
             UnauthorizedError: There is no bearer token, or it cannot be accepted.
         """
+
+
+class PeerGone(Exception):  # noqa: N818 - an event, not an error
+    """There is no such worker, or no longer. Nothing was sent to the client yet."""
+
+
+class Peers(Protocol):
+    """The other processes that serve the same port, for what only one of them can answer.
+
+    Attributes:
+        own: This worker's id: 8 characters of `[a-z0-9]`, new at every start.
+    """
+
+    own: str
+
+    async def forward(
+        self, worker: str, scope: Scope, body: bytes | bytearray, receive: Receive, send: Send
+    ) -> None:
+        """Have *worker* answer this request, and relay its answer as it comes.
+
+        Method, path, query, headers and body are the same there, and the caller is authenticated
+        again from them. An answer that breaks off is left incomplete, so that the server cuts the
+        connection. A request that another worker forwarded is never forwarded again.
+
+        Raises:
+            PeerGone: Nobody answers under that id.
+            ClientGone: There is nobody left to answer.
+        """
+
+    async def tell(self, worker: str, message: bytes) -> bytes | None:
+        """Send a message to one worker and return its reply; None when it is gone."""
+
+    async def tell_all(self, message: bytes) -> list[bytes]:
+        """Send a message to all others; return the replies that came within two seconds."""
+
+    def listen(self, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Have *handler* reply to the messages of other workers."""
