@@ -110,12 +110,12 @@ class Route:
     idle_timeout_seconds: float
     tools: Mapping[str, ToolEntry] = field(repr=False)
     pages: ToolPages = field(repr=False)
-    capabilities: Mapping[str, Any] = field(default=NO_CAPABILITIES, repr=False)
+    capabilities: Mapping[str, Any] = field(default_factory=lambda: NO_CAPABILITIES, repr=False)
     instructions: str | None = field(default=None, repr=False)
     title: str | None = None
-    prompts: Mapping[str, FeatureEntry] = field(default=NO_FEATURES, repr=False)
-    resources: Mapping[str, FeatureEntry] = field(default=NO_FEATURES, repr=False)
-    templates: Mapping[str, FeatureEntry] = field(default=NO_FEATURES, repr=False)
+    prompts: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
+    resources: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
+    templates: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
 
 
 def tool_entry(name: str, definition: str) -> ToolEntry:
