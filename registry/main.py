@@ -27,7 +27,8 @@ from registry.web.health import health_router
 from registry.web.middleware import RequestRecorder
 from registry.wiring import Components, components
 
-GATEWAY_PREFIX = "/mcp/"
+GATEWAY_PATH = "/mcp"
+GATEWAY_PREFIX = f"{GATEWAY_PATH}/"
 
 
 class Application:
@@ -39,7 +40,8 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] == "http" and scope["path"].startswith(GATEWAY_PREFIX):
+        path = scope.get("path", "")
+        if scope["type"] == "http" and (path.startswith(GATEWAY_PREFIX) or path == GATEWAY_PATH):
             await self._gateway(scope, receive, send)
         else:
             await self._control(scope, receive, send)

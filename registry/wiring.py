@@ -282,6 +282,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             authenticator,
             upstream,
             audit,
+            peers=peers,
             sealing_keys=list(cipher.derive_keys("gateway-session").values()),
             settings=settings,
             clock=clock,

@@ -19,6 +19,24 @@ def canonical_json(value: JsonValue) -> str:
     )
 
 
+def load_text(text: str | bytes | bytearray) -> JsonObject:
+    """Parse JSON so that `dump_text` gives the same values again, whole numbers of any size too.
+
+    Raises:
+        ValueError: It is no JSON object.
+        RecursionError: It is nested too deeply.
+    """
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("The text is no JSON object.")
+    return value
+
+
+def dump_text(value: JsonObject) -> bytes:
+    """Return compact JSON text."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 def members(value: object) -> JsonObject:
     """Return *value* if it is an object, else an empty one: foreign documents hold anything."""
     return value if isinstance(value, dict) else {}

@@ -7,6 +7,7 @@ from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityT
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
 from registry.core.origin import Origin
+from registry.gateway.catalogue import View
 from registry.gateway.errors import NotServing, ServerUnknown
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.requests import Exchange
@@ -54,6 +55,19 @@ class Admission:
             NotServing: It cannot be told now which servers exist.
             ServerUnknown: There is no such server, or not for this caller.
         """
+        user = await self.admit_caller(exchange, needed)
+        route = self._admit_to(exchange, user, self._routes.route(exchange.slug))
+        exchange.served_by(route)
+        return user, route
+
+    async def admit_caller(self, exchange: Exchange, needed: Scope) -> UserContext:
+        """Return the caller, who may do *needed* to whatever they may see.
+
+        Raises:
+            Unauthorized: No acceptable token.
+            InsufficientScope: The token does not allow *needed*.
+            NotServing: It cannot be told now which servers exist.
+        """
         user = await self._caller(exchange)
         if user.lacks(needed):
             # All that the gateway ever asks for, or clients would have to come back for the rest.
@@ -62,7 +76,29 @@ class Admission:
             raise challenged(error, self._metadata_url(exchange))
         if not self._routes.is_fresh():
             raise NotServing("The gateway has lost touch with its database; try again soon.")
-        route = self._routes.route(exchange.slug)
+        return user
+
+    def route_of(self, user: UserContext, slug: str, server_id: str) -> Route:
+        """Return a route that *user* was led to before, if they may still use it.
+
+        Raises:
+            ServerUnknown: They may not, or it is another server now.
+        """
+        route = self._routes.route(slug)
+        if route is None or route.server_id != server_id:
+            raise ServerUnknown
+        decision = decide(
+            user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
+        )
+        if not decision.allowed:
+            raise ServerUnknown
+        return route
+
+    def view(self, user: UserContext) -> View:
+        """Return what of the combined server *user* may see."""
+        return self._routes.catalogue.view(user, admin_sees_private=self._admin_sees_private)
+
+    def _admit_to(self, exchange: Exchange, user: UserContext, route: Route | None) -> Route:
         if route is None:
             raise ServerUnknown
         decision = decide(
@@ -73,9 +109,7 @@ class Admission:
             raise ServerUnknown
         if _looks_into_private(user, route, decision):
             self._note(exchange, user, route.server_id, decision.rule, AuditOutcome.SUCCESS)
-        exchange.server = route.slug
-        exchange.label = route.label
-        return user, route
+        return route
 
     def _note(
         self,
@@ -110,7 +144,8 @@ class Admission:
     def _metadata_url(self, exchange: Exchange) -> str:
         # The path is the caller's own text and goes into a header.
         slug = quote(exchange.slug, safe="")
-        return f"{self._base_url}/.well-known/oauth-protected-resource/mcp/{slug}"
+        path = f"/mcp/{slug}" if slug else "/mcp"
+        return f"{self._base_url}/.well-known/oauth-protected-resource{path}"
 
 
 def _looks_into_private(user: UserContext, route: Route, decision: Decision) -> bool:

@@ -12,31 +12,35 @@ from typing import Any
 
 import structlog
 from aiohttp import ClientSession
+from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
 from multidict import CIMultiDict
 from starlette.types import Receive, Scope, Send
 
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
+from registry.core.errands import Errands
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.admission import Admission
-from registry.gateway.bridge import SseBridge
+from registry.gateway.broker import Broker
+from registry.gateway.catalogue import Owned
+from registry.gateway.client_sessions import ClientSessions
+from registry.gateway.connector import Connector
 from registry.gateway.cors import preflight, readable_by
 from registry.gateway.envelope import Envelope, load_object, read_envelope, usable_id
 from registry.gateway.eras import (
-    check_era,
     check_modern,
     check_param_headers,
     header_era,
     message_era,
     require_arguments,
+    spoken_versions,
 )
 from registry.gateway.errors import (
     InternalFailure,
     InvalidParams,
     MethodNotAllowed,
-    MethodUnknown,
     NotServing,
     Outcome,
     Refusal,
@@ -44,17 +48,22 @@ from registry.gateway.errors import (
     UpstreamFailed,
 )
 from registry.gateway.forward import Forwarder, SealSession
-from registry.gateway.headers import forwarded_headers, read_headers
+from registry.gateway.headers import MCP_NAME, forwarded_headers, read_headers
+from registry.gateway.hosted import HostedServer
 from registry.gateway.hosts import HostGuard
 from registry.gateway.listing import CursorError, list_result, page_members
+from registry.gateway.messages import renamed
+from registry.gateway.offering import CombinedOffering, SingleOffering
 from registry.gateway.patience import Patience
-from registry.gateway.ports import Authenticate, Refusals, RouteTable
+from registry.gateway.ports import Authenticate, Peers, Refusals, RouteTable
 from registry.gateway.recorder import Recorder
 from registry.gateway.requests import Exchange, check_media
+from registry.gateway.session_states import SessionStates
 from registry.gateway.sessions import SessionSeal
 from registry.gateway.standin import is_away, may_go_unheard, stand_in_result
+from registry.gateway.standing import Standing
 from registry.gateway.streams import StandingStreams, until_refused
-from registry.gateway.translate import error_body, refusal_for, result_body
+from registry.gateway.translate import by_era, error_body, refusal_for, result_body
 from registry.gateway.values import Route, upstream_headers
 from registry.gateway.watch import ClientGone
 from registry.gateway.wire import Wire
@@ -90,6 +99,7 @@ class GatewayEndpoint:
         session: ClientSession,
         refusals: Refusals,
         *,
+        peers: Peers,
         sealing_keys: Sequence[bytes],
         settings: Settings,
         clock: Clock,
@@ -127,11 +137,30 @@ class GatewayEndpoint:
             connect_timeout_seconds=connect_timeout_seconds,
             total_timeout_seconds=total_timeout_seconds,
         )
-        self._bridge = SseBridge(
-            wire,
+        self._errands = Errands()
+        connector = Connector(
+            wire, self._errands, clock, connect_timeout_seconds=connect_timeout_seconds
+        )
+        self._connector = connector
+        self._broker = Broker(
+            connector,
             self._patience,
-            connect_timeout_seconds=connect_timeout_seconds,
+            self._seal,
+            peers,
+            self._errands,
+            clock,
             total_timeout_seconds=total_timeout_seconds,
+        )
+        self._hosted = HostedServer(
+            self._broker,
+            connector,
+            ClientSessions(self._seal),
+            SessionStates(),
+            Standing(),
+            peers,
+            credentials_of=self._credentials_of,
+            route_of=self._admission.route_of,
+            fast_call=self._fast_call,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -193,21 +222,26 @@ class GatewayEndpoint:
         method = envelope.method
         exchange.method = method or "response"
         needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
-        user, route = await self._admission.admit(exchange, needed)
+        exchange.params = envelope.params
         era = message_era(headers, envelope.params)
         exchange.is_modern = era is Era.MODERN
-        check_era(era, headers, envelope.params, route)
+        if not exchange.slug:
+            user = await self._admission.admit_caller(exchange, needed)
+            offering = CombinedOffering(self._admission.view(user))
+            await self._hosted.post(exchange, envelope, user, offering, raw)
+            return
+        user, route = await self._admission.admit(exchange, needed)
+        if era not in route.eras or route.transport is Transport.SSE:
+            await self._hosted.post(exchange, envelope, user, SingleOffering(route), raw)
+            return
         if exchange.is_modern:
-            check_modern(envelope, headers, route)
+            check_modern(envelope, headers, spoken_versions(route))
         session_id = self._session_id(exchange, user, route)
         if method == "tools/list":
             await self._list_tools(exchange, envelope, route)
             return
         if method == "tools/call":
             self._check_call(exchange, envelope, route)
-        if route.transport is Transport.SSE:
-            await self._bridged(exchange, envelope, route, user, raw)
-            return
         try:
             await self._forward(exchange, route, user, session_id, raw)
         except UpstreamFailed as failure:
@@ -229,11 +263,20 @@ class GatewayEndpoint:
         await exchange.answer(200, result_body(result, request_id))
 
     async def _get_or_delete(self, exchange: Exchange) -> None:
+        is_modern = header_era(exchange.headers) is Era.MODERN
+        serve = self._hosted.get if exchange.method == "GET" else self._hosted.delete
+        if not exchange.slug:
+            user = await self._admission.admit_caller(exchange, TokenScope.READ_TOOLS)
+            if is_modern:
+                raise MethodNotAllowed(ALLOWED_POST)
+            await serve(exchange, user, CombinedOffering(self._admission.view(user)))
+            return
         user, route = await self._admission.admit(exchange, TokenScope.READ_TOOLS)
-        if header_era(exchange.headers) is Era.MODERN or Era.LEGACY not in route.eras:
+        if is_modern:
             raise MethodNotAllowed(ALLOWED_POST)
-        if route.transport is Transport.SSE:
-            raise MethodNotAllowed(ALLOWED_POST)
+        if Era.LEGACY not in route.eras or route.transport is Transport.SSE:
+            await serve(exchange, user, SingleOffering(route))
+            return
         session_id = self._session_id(exchange, user, route)
         await self._forward(exchange, route, user, session_id, b"")
 
@@ -248,7 +291,7 @@ class GatewayEndpoint:
         try:
             members = page_members(route.pages, envelope.params.get("cursor"))
         except CursorError:
-            raise _by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
+            raise by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
         await exchange.answer(
             200, list_result(members, exchange.request_id, is_modern=exchange.is_modern)
         )
@@ -259,7 +302,7 @@ class GatewayEndpoint:
             raise InvalidParams("tools/call needs the member params.name, a string.")
         tool = route.tools.get(name)
         if tool is None:
-            raise _by_era(exchange, ToolUnknown(name))
+            raise by_era(exchange, ToolUnknown(name))
         arguments: Mapping[str, Any] = require_arguments(envelope.params)
         if exchange.is_modern and tool.param_header_schema is not None:
             check_param_headers(tool.param_header_schema, arguments, exchange.headers)
@@ -290,25 +333,20 @@ class GatewayEndpoint:
                 http_method, route, headers, raw, exchange.client, standing_until=until
             )
 
-    async def _bridged(
-        self,
-        exchange: Exchange,
-        envelope: Envelope,
-        route: Route,
-        user: UserContext,
-        raw: bytes | bytearray,
+    async def _fast_call(
+        self, exchange: Exchange, user: UserContext, owned: Owned, envelope: Envelope
     ) -> None:
-        request_id = exchange.request_id
-        if not envelope.is_request or request_id is None:
-            await exchange.answer_empty(202, [(b"content-length", b"0")])
-        elif envelope.method == "tools/call":
-            headers = await self._headers_for(exchange, route, user)
-            await self._bridge.call(route, headers, raw, request_id, exchange.client)
-        else:
-            result = stand_in_result(envelope, route)
-            if result is None:
-                raise _by_era(exchange, MethodUnknown())
-            await exchange.answer(200, result_body(result, request_id))
+        """Forward a request of the stateless era under the server's own name for what is called.
+
+        Nothing has to be known of the answer, so it passes as it is.
+        """
+        headers = await self._headers_for(exchange, owned.route, user)
+        body: bytes | bytearray = envelope.raw
+        member = NAME_BEARING_METHODS.get(envelope.method)
+        if member is not None and envelope.params[member] != owned.key:
+            body = renamed(envelope, member, owned.key)
+            headers[MCP_NAME] = encode_header_value(owned.key)
+        await self._forwarder.exchange("POST", owned.route, headers, body, exchange.client)
 
     def _resealing(
         self, exchange: Exchange, route: Route, user: UserContext, session_id: str | None
@@ -326,14 +364,18 @@ class GatewayEndpoint:
 
         return seal
 
+    async def _credentials_of(self, route: Route, user: UserContext) -> CIMultiDict[str]:
+        """Return the stored headers for *user*; not to be changed."""
+        if route.credential_problem is not None:
+            raise UpstreamFailed(route.credential_problem)
+        if route.per_user:
+            return upstream_headers(await self._routes.user_headers(user, route))
+        return route.headers
+
     async def _headers_for(
         self, exchange: Exchange, route: Route, user: UserContext
     ) -> CIMultiDict[str]:
-        if route.credential_problem is not None:
-            raise UpstreamFailed(route.credential_problem)
-        stored = route.headers
-        if route.per_user:
-            stored = upstream_headers(await self._routes.user_headers(user, route))
+        stored = await self._credentials_of(route, user)
         return forwarded_headers(stored, exchange.headers, is_modern=exchange.is_modern)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
@@ -353,9 +395,3 @@ class GatewayEndpoint:
             return
         body = error_body(refusal, exchange.request_id)
         await exchange.answer(refusal.http_status, body, refusal.headers)
-
-
-def _by_era(exchange: Exchange, refusal: Refusal) -> Refusal:
-    """Give an error about parameters the status it has in the client's era."""
-    refusal.http_status = 400 if exchange.is_modern else 200
-    return refusal

@@ -15,7 +15,9 @@ from registry.gateway.errors import InvalidParams, InvalidRequest, MalformedJson
 RequestId = str | int
 
 TOP_MEMBERS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
-PARAMS_MEMBERS = frozenset({"name", "uri", "arguments", "cursor", "protocolVersion", "_meta"})
+PARAMS_MEMBERS = frozenset(
+    {"name", "uri", "arguments", "cursor", "protocolVersion", "_meta", "ref", "requestState"}
+)
 META_MEMBERS = frozenset(
     {
         "io.modelcontextprotocol/protocolVersion",
@@ -42,12 +44,16 @@ class Envelope(NamedTuple):
         method: Empty for a client's answer to a server's request.
         params: Empty when the message has none.
         body: The whole message.
+        raw: Its text.
+        is_canonical: Whether orjson writes *body* as *raw* again, so that nothing of it was lost.
     """
 
     method: str
     params: Mapping[str, Any]
     is_request: bool
     body: Mapping[str, Any]
+    raw: bytes | bytearray
+    is_canonical: bool
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -92,25 +98,26 @@ def read_envelope(raw: bytes | bytearray, body: dict[str, Any]) -> Envelope:
         params = {}
     elif type(params) is not dict:
         raise InvalidParams("The member params must be an object.")
-    _refuse_ambiguity(raw, body, params)
+    is_canonical = _is_canonical(raw, body)
+    _refuse_ambiguity(raw, body, params, is_canonical=is_canonical)
     has_id = "id" in body
     if has_id and usable_id(body) is None:
         raise InvalidRequest("The member id must be a string or an integer.")
     is_answer = "result" in body or "error" in body
     if is_answer and has_id and "method" not in body:
-        return Envelope("", params, is_request=False, body=body)
+        return Envelope("", params, False, body, raw, is_canonical)
     method = body.get("method")
     if type(method) is not str or not method or is_answer:
         raise InvalidRequest("The body must be a request, a notification or a response.")
     if not has_id and not method.startswith(NOTIFICATION_PREFIX):
         raise InvalidRequest(f"{method[:64]} needs an id: it is no notification.")
-    return Envelope(method, params, is_request=has_id, body=body)
+    return Envelope(method, params, has_id, body, raw, is_canonical)
 
 
 def _refuse_ambiguity(
-    raw: bytes | bytearray, body: dict[str, Any], params: dict[str, Any]
+    raw: bytes | bytearray, body: dict[str, Any], params: dict[str, Any], *, is_canonical: bool
 ) -> None:
-    if not _is_canonical(raw, body):
+    if not is_canonical:
         _refuse_repeated_keys(raw)
     if not body.keys() <= TOP_MEMBERS:
         _refuse_lookalikes(body, TOP_MEMBERS)

@@ -49,15 +49,19 @@ def message_era(headers: Headers, params: Mapping[str, Any]) -> Era:
     return Era.LEGACY
 
 
-def check_modern(envelope: Envelope, headers: Headers, route: Route) -> None:
+def check_modern(envelope: Envelope, headers: Headers, supported: list[str]) -> None:
     """Check a message of the stateless era: its `_meta`, its version, headers that agree.
+
+    Args:
+        envelope: The message.
+        headers: Of the request.
+        supported: The versions that can be used here.
 
     Raises:
         LadderRefusal: The first check that failed.
         InvalidRequest: It is a response; servers of this era ask nothing.
         HeaderMismatch: A notification's `Mcp-Method` names another method.
     """
-    supported = spoken_versions(route)
     if envelope.is_request:
         verdict = classify_inbound_request(
             envelope.body, headers=headers, supported_modern_versions=supported

@@ -236,6 +236,56 @@ class SessionUnknown(Refusal):
         super().__init__("Session not found; initialize a new one.")
 
 
+class StateUnknown(Refusal):
+    """The requestState is not one of ours any more, or belongs to another call."""
+
+    code = INVALID_PARAMS
+    error = "not_found"
+    outcome = Outcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__("The requestState is unknown or has expired; send the request anew.")
+
+
+class RequestCancelled(Refusal):
+    """The client said that it does not want the answer any more."""
+
+    status = 200
+    code = 499
+    error = "cancelled"
+    outcome = Outcome.DISCONNECTED
+
+    def __init__(self) -> None:
+        super().__init__("Request cancelled")
+
+
+class PromptUnknown(Refusal):
+    """There is no such prompt, or the caller may not use it."""
+
+    code = INVALID_PARAMS
+    error = "not_found"
+    outcome = Outcome.REFUSED
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Unknown prompt: {name}")
+
+
+class ResourceUnknown(Refusal):
+    """There is no such resource, or the caller may not read it.
+
+    Args:
+        uri: As it was asked for.
+        code: The one that the client's era has for it.
+    """
+
+    error = "not_found"
+    outcome = Outcome.REFUSED
+
+    def __init__(self, uri: str, code: int) -> None:
+        super().__init__("Resource not found", facts={"uri": uri})
+        self.rpc_code = code
+
+
 class ToolUnknown(Refusal):
     """There is no such tool, or the caller may not use it. The wording is the specification's."""
 
@@ -289,6 +339,17 @@ class UpstreamFailed(Refusal):
     code = 502
     error = "upstream_error"
     outcome = Outcome.UPSTREAM_ERROR
+
+
+class InputRefused(UpstreamFailed):
+    """The client answered what the server asked of it with an error."""
+
+    status = 200
+    code = 400
+    outcome = Outcome.REFUSED
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The client did not give what the server asked for: {reason[:200]}")
 
 
 class UserKeyNeeded(UpstreamFailed):

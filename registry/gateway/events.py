@@ -10,10 +10,17 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 
 class Event(NamedTuple):
-    """One event."""
+    """One event.
+
+    Attributes:
+        id: The id that it sets, by which its successors can be fetched; None when it sets none.
+        retry_ms: How long to wait before that, when it says.
+    """
 
     name: str
     data: bytes
+    id: str | None = None
+    retry_ms: int | None = None
 
 
 class EventTooLargeError(Exception):
@@ -28,6 +35,8 @@ async def read_events(body: StreamReader) -> AsyncIterator[Event]:
     """
     name, size = "message", 0
     data: list[bytes] = []
+    event_id: str | None = None
+    retry_ms: int | None = None
     async for line in _lines(body):
         size += len(line)
         if size > MAX_EVENT_BYTES:
@@ -35,13 +44,18 @@ async def read_events(body: StreamReader) -> AsyncIterator[Event]:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if not line:
-            if data:
-                yield Event(name, b"\n".join(data))
+            if data or event_id is not None or retry_ms is not None:
+                yield Event(name, b"\n".join(data), event_id, retry_ms)
             name, data, size = "message", [], 0
+            event_id = retry_ms = None
         elif field == b"event":
             name = value.decode("utf-8", "replace")
         elif field == b"data":
             data.append(value)
+        elif field == b"id" and b"\0" not in value:
+            event_id = value.decode("utf-8", "replace")
+        elif field == b"retry" and value.isdigit():
+            retry_ms = int(value)
 
 
 async def _lines(body: StreamReader) -> AsyncIterator[bytes]:

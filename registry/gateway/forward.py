@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import ClientConnectorError, ClientError, ClientTimeout
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from registry.gateway.errors import (
     CredentialsRejected,
@@ -82,6 +82,14 @@ class Client:
         if self.extra_headers:
             headers = [*headers, *self.extra_headers]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def pass_on(self, message: Message) -> None:
+        """Send what another worker answers in our place."""
+        if message["type"] == "http.response.start":
+            self.has_started = True
+            if self.extra_headers:
+                message = {**message, "headers": [*message["headers"], *self.extra_headers]}
+        await self.send(message)
 
 
 class Forwarder:

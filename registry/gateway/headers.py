@@ -8,16 +8,9 @@ from registry.gateway.errors import HeaderMismatch
 
 PARAM_PREFIX = b"mcp-param-"
 
+TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 COMMON_FORWARDED = tuple(
-    istr(name)
-    for name in (
-        "accept",
-        "mcp-protocol-version",
-        "last-event-id",
-        "traceparent",
-        "tracestate",
-        "baggage",
-    )
+    istr(name) for name in ("accept", "mcp-protocol-version", "last-event-id", *TRACE_HEADERS)
 )
 MODERN_FORWARDED = tuple(istr(name) for name in ("mcp-method", "mcp-name"))
 READ_HERE = (
@@ -42,6 +35,7 @@ RETURNED = tuple(
     (istr(name), name.encode())
     for name in ("content-type", "cache-control", "retry-after", "allow")
 )
+MCP_NAME = istr("mcp-name")
 SESSION_HEADER = istr("mcp-session-id")
 CONTENT_LENGTH = istr("content-length")
 CONTENT_ENCODING = istr("content-encoding")

@@ -45,7 +45,7 @@ def build_pages(tools: Sequence[tuple[str, bytes]], page_size: int = PAGE_SIZE) 
     wires = tuple(wire for _, wire in tools)
     ready: dict[str | None, bytes] = {}
     for start in range(0, max(len(names), 1), page_size):
-        cursor = _cursor_after(names[start - 1]) if start else None
+        cursor = cursor_after(names[start - 1]) if start else None
         ready[cursor] = _members(names, wires, start, page_size)
     return ToolPages(names, wires, ready)
 
@@ -82,20 +82,30 @@ def _members(names: Sequence[str], wires: Sequence[bytes], start: int, page_size
     tools = b'"tools":[' + b",".join(wires[start:end]) + b"]"
     if end >= len(names):
         return tools
-    return tools + b',"nextCursor":' + orjson.dumps(_cursor_after(names[end - 1]))
+    return tools + b',"nextCursor":' + orjson.dumps(cursor_after(names[end - 1]))
 
 
-def _cursor_after(name: str) -> str:
+def cursor_after(name: str) -> str:
+    """Return the cursor that goes on after *name*."""
     return base64.urlsafe_b64encode(b"after:" + name.encode()).decode().rstrip("=")
 
 
 def _start_after(names: Sequence[str], cursor: object) -> int:
     if not isinstance(cursor, str):
         raise CursorError
+    return bisect_right(names, cursor_position(cursor))
+
+
+def cursor_position(cursor: str) -> str:
+    """Return the name after which *cursor* goes on.
+
+    Raises:
+        CursorError: It is not one of ours.
+    """
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
     except (ValueError, binascii.Error):
         raise CursorError from None
     if not text.startswith("after:"):
         raise CursorError
-    return bisect_right(names, text.removeprefix("after:"))
+    return text.removeprefix("after:")

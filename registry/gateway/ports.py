@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 from registry.audit.values import AuditEvent
 from registry.auth.identity import UserContext
 from registry.core.origin import Origin
+from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import Route
 
 
@@ -16,6 +17,10 @@ class RouteTable(Protocol):
 
     def route(self, slug: str) -> Route | None:
         """Return the route of `/mcp/<slug>`, or None."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the combined server is made of."""
 
     def is_fresh(self) -> bool:
         """Whether the table agrees with the database, or did so a moment ago."""

@@ -1,5 +1,8 @@
 """One request in progress, and how its body is read."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.types import Receive, Scope, Send
 
 from registry.gateway.envelope import RequestId
@@ -8,6 +11,7 @@ from registry.gateway.forward import Client
 from registry.gateway.headers import Headers
 from registry.gateway.patience import Patience
 from registry.gateway.recorder import NO_SERVER
+from registry.gateway.values import Route
 from registry.gateway.watch import CallWatch, ClientGone
 
 JSON = "application/json"
@@ -22,6 +26,7 @@ class Exchange:
         label: Stands for that server in metrics.
         method: JSON-RPC method, `response`, or the HTTP method, for metrics.
         request_id: Goes into a refusal.
+        params: Of the JSON-RPC message, as the client sent them.
         client: Where the answer goes.
     """
 
@@ -32,6 +37,7 @@ class Exchange:
         "label",
         "method",
         "outcome",
+        "params",
         "request_id",
         "scope",
         "server",
@@ -49,6 +55,12 @@ class Exchange:
         self.request_id: RequestId | None = None
         self.is_modern = False
         self.outcome = Outcome.OK
+        self.params: Mapping[str, Any] = {}
+
+    def served_by(self, route: Route) -> None:
+        """Note which server answers, for logs and metrics."""
+        self.server = route.slug
+        self.label = route.label
 
     async def answer(
         self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()

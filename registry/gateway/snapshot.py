@@ -22,6 +22,7 @@ from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import Route, build_route, tool_entry
 from registry.servers.credentials import CredentialVault, needs_user_key
 from registry.servers.errors import UserKeyMissingError
@@ -95,6 +96,7 @@ class Snapshot:
         self._users_changed = users_changed
         self._revocations_changed = revocations_changed
         self._routes: dict[str, Route] = {}
+        self._catalogue = Catalogue({})
         self._by_server: dict[str, Route] = {}
         self._configs: dict[str, ServerRecord] = {}
         self._entries: dict[str, str] = {}
@@ -112,6 +114,11 @@ class Snapshot:
     def route(self, slug: str) -> Route | None:
         """Return the route of `/mcp/<slug>`, or None."""
         return self._routes.get(slug)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the combined server is made of."""
+        return self._catalogue
 
     def is_fresh(self) -> bool:
         """Whether the view agreed with the database recently enough to be served."""
@@ -313,6 +320,7 @@ class Snapshot:
             route = self._by_server[server_id]
             routes.setdefault(route.slug, route)
         self._routes = routes
+        self._catalogue = Catalogue(routes)
         self._notify()
 
     def _build(

@@ -17,6 +17,7 @@ from registry.gateway.errors import (
     UpstreamFailed,
     UserKeyNeeded,
 )
+from registry.gateway.requests import Exchange
 from registry.servers.errors import UserKeyMissingError
 
 
@@ -46,6 +47,12 @@ def refusal_for(error: Exception) -> Refusal:
             return NotServing("The database is not available; try again in a moment.")
         case _:
             return InternalFailure()
+
+
+def by_era(exchange: Exchange, refusal: Refusal) -> Refusal:
+    """Give an error about parameters the status it has in the client's era."""
+    refusal.http_status = 400 if exchange.is_modern else 200
+    return refusal
 
 
 def error_body(refusal: Refusal, request_id: RequestId | None) -> bytes:

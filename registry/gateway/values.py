@@ -92,6 +92,7 @@ class Route:
         prompts: Its prompts by name, in its own order.
         resources: Its resources by URI, in its own order.
         templates: Its resource templates by URI template, in its own order.
+        features_known: Whether prompts, resources and templates were ever read.
     """
 
     server_id: str
@@ -116,6 +117,7 @@ class Route:
     prompts: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     resources: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     templates: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
+    features_known: bool = False
 
 
 def tool_entry(name: str, definition: str) -> ToolEntry:
@@ -149,6 +151,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     prompts: Iterable[FeatureEntry] = (),
     resources: Iterable[FeatureEntry] = (),
     templates: Iterable[FeatureEntry] = (),
+    features_known: bool = False,
 ) -> Route:
     """Return a route with everything precomputed that calls would compute again and again.
 
@@ -185,6 +188,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         prompts=_by_key(prompts),
         resources=_by_key(resources),
         templates=_by_key(templates),
+        features_known=features_known,
     )
 
 

@@ -88,17 +88,18 @@ class CallWatch:
         if self._until is not None:
             self._watchers += (loop.create_task(self._wait(self._until)),)
         if self._total_seconds is not None:
-            self._timer = loop.call_later(self._total_seconds, self._end, TimeoutError())
+            self._timer = loop.call_later(self._total_seconds, self.end, TimeoutError())
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._end(ClientGone())
+        self.end(ClientGone())
 
     async def _wait(self, until: Callable[[], Awaitable[Exception]]) -> None:
-        self._end(await until())
+        self.end(await until())
 
-    def _end(self, reason: Exception) -> None:
+    def end(self, reason: Exception) -> None:
+        """Leave the block with *reason*."""
         if self._reason is None and self._task is not None:
             self._reason = reason
             self._task.cancel()

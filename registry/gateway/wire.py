@@ -80,6 +80,10 @@ class UpstreamAnswer:
         self._connection = connection
         self._silence = silence
 
+    def rest(self) -> None:
+        """Let the upstream be silent for as long as it likes from now on."""
+        self._silence.end()
+
     def close(self) -> None:
         """Give the connection back, or cut it when the answer was not read to its end."""
         self._silence.end()

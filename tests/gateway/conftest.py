@@ -18,6 +18,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.endpoint import GatewayEndpoint
+from registry.workers.peers import Alone
 from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.fakes import (
     FakeAuthenticate,
@@ -119,6 +120,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             authenticate,
             session,
             refusals,
+            peers=Alone("worker00"),
             sealing_keys=[b"k" * 32],
             settings=make_settings(**changes),
             clock=SystemClock(),

@@ -13,6 +13,7 @@ from registry.audit.values import AuditEvent
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import UserContext
 from registry.core.origin import Origin
+from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import Route, build_route, tool_entry
 from registry.servers.values import Era, Transport
 
@@ -63,6 +64,7 @@ class FakeRoutes:
 
     def __init__(self, *routes: Route) -> None:
         self.routes = {route.slug: route for route in routes}
+        self.catalogue = Catalogue(self.routes)
         self.fresh = True
         self.change = asyncio.Event()
         self.own_headers: dict[tuple[str, str], Mapping[str, str]] = {}

@@ -224,35 +224,6 @@ async def test_a_cursor_of_someone_elses_making_is_refused(
     assert answer.json()["error"]["code"] == -32602
 
 
-async def test_a_modern_client_of_a_legacy_server_is_told_both_versions(
-    start_gateway: StartGateway,
-) -> None:
-    gateway = await start_gateway(make_route(eras=LEGACY_ONLY, protocol_version="2025-06-18"))
-
-    answer = await post_modern(gateway, "server/discover")
-
-    assert answer.status_code == 400
-    error = answer.json()["error"]
-    assert error["code"] == -32022
-    assert error["data"]["supported"] == ["2025-06-18"]
-    assert error["data"]["requested"] == MODERN
-    assert "2025-06-18" in error["message"]
-    assert MODERN in error["message"]
-
-
-async def test_a_legacy_client_of_a_modern_server_is_told_both_versions(
-    start_gateway: StartGateway,
-) -> None:
-    gateway = await start_gateway(make_route(eras=MODERN_ONLY, protocol_version=MODERN))
-
-    answer = await gateway.post(request("initialize", {"protocolVersion": "2025-06-18"}))
-
-    assert answer.status_code == 400
-    error = answer.json()["error"]
-    assert error["data"]["supported"] == [MODERN]
-    assert error["data"]["requested"] == "2025-06-18"
-
-
 async def test_a_version_that_nobody_knows_is_refused_with_those_that_are(
     gateway: Gateway,
 ) -> None:

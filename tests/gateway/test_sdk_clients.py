@@ -176,17 +176,6 @@ async def test_an_auto_client_falls_back_to_the_handshake_on_a_legacy_server(
     assert text(result) == "hello"
 
 
-async def test_a_legacy_client_learns_that_a_server_is_of_the_stateless_era(
-    gateway: Gateway,
-) -> None:
-    gateway.routes.routes["demo"] = make_route(eras=frozenset({Era.MODERN}))
-
-    refused = pytest.RaisesExc(MCPError, match="this server speaks 2026-07-28")
-    with pytest.RaisesGroup(refused, flatten_subgroups=True):
-        async with connect(gateway, "legacy"):
-            pass
-
-
 async def test_a_client_of_streamable_http_calls_a_server_of_the_old_transport(
     stack: AsyncExitStack, gateway: Gateway
 ) -> None:

@@ -1,0 +1,51 @@
+"""Small things done in the background, whose failure must cost nobody anything."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from registry.core.errors import RegistryError
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+class Errands:
+    """Keeps hold of tasks until they end, and takes note of what went wrong in them."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, errand: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin *errand*; whoever wants its result awaits the task."""
+        # Not a TaskGroup: one errand's failure must not end the others.
+        task = asyncio.get_running_loop().create_task(errand)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def soon(self, errand: Coroutine[Any, Any, object]) -> None:
+        """Begin *errand*, in whose result nobody is interested."""
+        task = self.start(errand)
+        del task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, RegistryError):
+            log.debug("errand_failed", error=type(error).__name__)
+
+    async def close(self) -> None:
+        """Cancel what is under way, and wait until it has ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

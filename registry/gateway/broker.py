@@ -1,0 +1,564 @@
+"""Carry one request of a client to a server, and what either asks of the other meanwhile.
+
+Used where the gateway stands between: on the combined server, and where client and server are of
+different eras or transports. What must be found again later is sealed into the ids that the
+client gets, so that any worker can go on with it; only a conversation that waits for its client
+stays in the worker that has it, which the sealed id names.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import orjson
+import structlog
+from aiohttp import ClientError
+
+from registry.auth.identity import UserContext
+from registry.core.clock import Clock
+from registry.core.errands import Errands
+from registry.core.json import JsonObject, dump_text, members
+from registry.gateway import crossing
+from registry.gateway.callers import Caller
+from registry.gateway.client_sessions import ClientSession
+from registry.gateway.connector import Ask, Connector, Conversation
+from registry.gateway.envelope import RequestId
+from registry.gateway.errors import (
+    InputRefused,
+    InvalidParams,
+    MethodUnknown,
+    NotServing,
+    RequestCancelled,
+    SessionUnknown,
+    StateUnknown,
+    UpstreamFailed,
+)
+from registry.gateway.forward import failure
+from registry.gateway.messages import (
+    INPUT_REQUIRED,
+    Kind,
+    Message,
+    request_text,
+    with_id,
+)
+from registry.gateway.offering import Offering
+from registry.gateway.patience import Patience
+from registry.gateway.ports import Peers
+from registry.gateway.reply import Reply
+from registry.gateway.requests import Exchange
+from registry.gateway.sessions import SessionSeal
+from registry.gateway.watch import CallWatch
+from registry.servers.values import Era
+
+log = structlog.get_logger()
+
+MAX_ROUNDS = 10
+"""How often in one call a server may ask for more (the SDKs' own bound)."""
+
+STATE_ONLY_SECONDS = 0.1
+"""Pause before a request is repeated for a server that asked for nothing but that."""
+
+PARKED_SECONDS = 300.0
+MOST_PARKED = 1_000
+SWEEP_SECONDS = 10.0
+"""How long a conversation waits for its client, how many may, and how often that is looked at."""
+
+REPLIES = "replies"
+STATES = "states"
+"""What the seals are bound to besides the principal; no server has such an id."""
+
+ANSWER_HOURS = 24
+PARKED_KEY = "input"
+RESOURCE_LINK = b'"resource_link"'
+LIST_CHANGES = frozenset(
+    {
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+        "notifications/tools/list_changed",
+        "notifications/subscriptions/acknowledged",
+    }
+)
+"""What a server says outside of calls; clients hear of it on their standing streams."""
+
+CallKey: TypeAlias = tuple[str, RequestId]
+
+
+class Elsewhere(Exception):  # noqa: N818 - an event, not an error
+    """Another worker has what the request goes on with."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(worker)
+        self.worker = worker
+
+
+@dataclass(slots=True)
+class Parked:
+    """A conversation that waits for its client."""
+
+    ask: Ask
+    conversation: Conversation
+    question: JsonObject
+    digest: str
+    ends_at: float
+
+
+@dataclass(slots=True)
+class _Call:
+    """What is under way for one request of a client."""
+
+    exchange: Exchange
+    caller: Caller
+    offering: Offering
+    ask: Ask
+    reply: Reply
+    conversation: Conversation | None = None
+    rounds: int = 0
+
+
+@dataclass(slots=True)
+class _Questions:
+    """What one call asked its client, and has no answer to yet."""
+
+    answers: dict[str, asyncio.Future[JsonObject]] = field(default_factory=dict)
+
+
+class Broker:
+    """Conducts the conversations of this worker.
+
+    Args:
+        connector: Opens conversations with servers.
+        seal: Seals what clients bring back.
+        total_timeout_seconds: Longest time for one request of a client.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        patience: Patience,
+        seal: SessionSeal,
+        peers: Peers,
+        errands: Errands,
+        clock: Clock,
+        *,
+        total_timeout_seconds: float,
+    ) -> None:
+        self._connector = connector
+        self._patience = patience
+        self._seal = seal
+        self._peers = peers
+        self._errands = errands
+        self._clock = clock
+        self._total_timeout_seconds = total_timeout_seconds
+        self._under_way: dict[CallKey, CallWatch] = {}
+        self._questions: dict[str, _Questions] = {}
+        self._parked: dict[str, Parked] = {}
+        self._is_sweeping = False
+
+    async def ask(self, exchange: Exchange, caller: Caller, offering: Offering, ask: Ask) -> None:
+        """Send a request of a client to a server, and answer the client.
+
+        Raises:
+            Refusal: Nothing was sent yet, and this should be; or the stream broke off.
+            ClientGone: There is nobody left to answer.
+            Elsewhere: Another worker must do it.
+        """
+        call = _Call(exchange, caller, offering, ask, Reply(exchange))
+        parked = self._resumed(call)
+        watch = CallWatch(self._patience, exchange.client.receive, self._total_timeout_seconds)
+        key = _call_key(caller.session, exchange.request_id)
+        if key is not None:
+            self._under_way[key] = watch
+        try:
+            with watch:
+                if parked is None:
+                    call.conversation = await self._connector.open(ask)
+                else:
+                    await self._go_on(call, parked)
+                await self._conduct(call)
+        except (TimeoutError, ClientError, OSError) as exc:
+            raise failure(ask.route, exc) from exc
+        finally:
+            if key is not None:
+                self._under_way.pop(key, None)
+            if call.conversation is not None:
+                await self._leave(call.conversation)
+
+    def cancel(self, session: ClientSession, request_id: RequestId) -> bool:
+        """End a request of *session*, if it is under way here."""
+        return self.cancel_named(session.nonce, request_id)
+
+    def cancel_named(self, nonce: str, request_id: RequestId) -> bool:
+        """End a request of the session with *nonce*, if it is under way here."""
+        watch = self._under_way.get((nonce, request_id))
+        if watch is None:
+            return False
+        watch.end(RequestCancelled())
+        return True
+
+    def answer_address(self, user: UserContext, request_id: object) -> list[Any]:
+        """Return what is sealed into the id of something that a client was asked.
+
+        Raises:
+            SessionUnknown: It is no id of ours, or was another's to answer.
+        """
+        return list(
+            orjson.loads(
+                self._seal.open(str(request_id), principal=user.principal, server_id=REPLIES)
+            )
+        )
+
+    async def deliver(self, worker: str, token: str, key: str, body: Mapping[str, Any]) -> None:
+        """Bring a client's answer to the call that waits for it, in whichever worker."""
+        if worker == self._peers.own:
+            self.receive(token, key, body)
+            return
+        told = {"kind": "answer", "token": token, "key": key, "body": dict(body)}
+        await self._peers.tell(worker, orjson.dumps(told))
+
+    def receive(self, token: str, key: str, body: Mapping[str, Any]) -> None:
+        """Hand a client's answer to the call in this worker that waits for it."""
+        questions = self._questions.get(token)
+        future = questions.answers.get(key) if questions is not None else None
+        if future is not None and not future.done():
+            future.set_result(dict(body))
+
+    async def close(self) -> None:
+        """Drop everything that waits for a client."""
+        for parked in self._parked.values():
+            await self._leave(parked.conversation)
+        self._parked.clear()
+
+    async def _conduct(self, call: _Call) -> None:
+        """Pass on what comes until the client has its answer, or is asked for more."""
+        while call.conversation is not None:
+            message = await call.conversation.next()
+            match message.kind:
+                case Kind.NOTICE:
+                    await _notice(call, message)
+                case Kind.REQUEST:
+                    await self._asked(call, message)
+                case Kind.ANSWER:
+                    if await self._answered(call, message):
+                        return
+
+    async def _asked(self, call: _Call, message: Message) -> None:
+        """Deal with what the server asks the client during the call."""
+        body, conversation = message.body, call.conversation
+        assert conversation is not None  # noqa: S101 - it just said this
+        method, params = str(body.get("method")), members(body.get("params"))
+        if method == "ping":
+            await conversation.reply(_reply_text(body["id"], {"result": {}}))
+        elif not crossing.is_within(method, params, call.caller.capabilities):
+            error = {"code": MethodUnknown.code, "message": "The client cannot be asked this."}
+            await conversation.reply(_reply_text(body["id"], {"error": error}))
+        elif call.caller.era is Era.LEGACY:
+            address = ["up", call.ask.route.slug, call.ask.route.server_id, body["id"]]
+            address += conversation.reply_address()
+            await call.reply.notice(self._sealed_question(call, message, address))
+        else:
+            await self._park(call, message)
+
+    def _sealed_question(self, call: _Call, message: Message, address: list[Any]) -> bytes:
+        """Return the server's request under an id that leads its answer back."""
+        body = message.editable()
+        body["id"] = self._seal.seal(
+            orjson.dumps(address).decode(),
+            principal=call.caller.user.principal,
+            server_id=REPLIES,
+        )
+        return dump_text(body)
+
+    async def _answered(self, call: _Call, message: Message) -> bool:
+        """Answer the client. Return False when the server is asked once more instead."""
+        conversation = call.conversation
+        assert conversation is not None  # noqa: S101 - it just said this
+        caller, ask = call.caller, call.ask
+        if conversation.era is caller.era:
+            raw = self._public(call, message)
+            body = message.body if caller.era is Era.MODERN else {}
+            status = crossing.status_of(members(body.get("error"))) if "error" in body else 200
+            await call.reply.finish(raw, status)
+            return True
+        body = message.editable()
+        if caller.era is Era.LEGACY:
+            if crossing.wants_input(body):
+                await self._ask_on(call, members(body["result"]))
+                return False
+            answer = _legacy_answer(ask.method, body)
+            await call.reply.finish(self._text(call, answer))
+            return True
+        elicitations = crossing.url_elicitations(body.get("error"))
+        if elicitations and "url" in members(caller.capabilities.get("elicitation")):
+            answer = {"result": self._visit_first(call, elicitations)}
+        else:
+            answer = _modern_answer(ask.method, body)
+        status = crossing.status_of(members(answer["error"])) if "error" in answer else 200
+        await call.reply.finish(self._text(call, answer), status)
+        return True
+
+    def _public(self, call: _Call, message: Message) -> bytes:
+        """Return the answer in the client's words: its id, and URIs that it can use here."""
+        conversation = call.conversation
+        assert conversation is not None  # noqa: S101 - it has answered
+        requested = call.exchange.request_id
+        if call.offering.only is None and _names_resources(call.ask.method, message.raw):
+            body = message.editable()
+            body["id"] = requested
+            _publish_uris(call, body)
+            return dump_text(body)
+        return with_id(message, conversation.request_id, requested)
+
+    def _text(self, call: _Call, answer: JsonObject) -> bytes:
+        body: JsonObject = {"jsonrpc": "2.0", "id": call.exchange.request_id, **answer}
+        if call.offering.only is None:
+            _publish_uris(call, body)
+        return dump_text(body)
+
+    async def _ask_on(self, call: _Call, result: JsonObject) -> None:
+        """Ask a client of the handshake's era what the server wants to know, and ask again."""
+        call.rounds += 1
+        if call.rounds > MAX_ROUNDS:
+            raise UpstreamFailed(
+                f"The server {call.ask.route.server_name} asked for more than {MAX_ROUNDS} times."
+            )
+        wanted = {key: members(one) for key, one in members(result.get("inputRequests")).items()}
+        params = {
+            name: value
+            for name, value in call.ask.params.items()
+            if name not in {"inputResponses", "requestState"}
+        }
+        if wanted:
+            params["inputResponses"] = await self._inputs(call, wanted)
+        else:
+            await self._clock.sleep(STATE_ONLY_SECONDS)
+        if "requestState" in result:
+            params["requestState"] = result["requestState"]
+        call.ask.params, call.ask.is_exact = params, False
+        former, call.conversation = call.conversation, None
+        if former is not None:
+            await former.close()
+        call.conversation = await self._connector.open(call.ask)
+
+    async def _inputs(self, call: _Call, wanted: Mapping[str, JsonObject]) -> JsonObject:
+        for one in wanted.values():
+            method, params = str(one.get("method")), members(one.get("params"))
+            if not crossing.is_within(method, params, call.caller.capabilities):
+                raise UpstreamFailed(
+                    f"The server {call.ask.route.server_name} asks what the client cannot give."
+                )
+        token = secrets.token_urlsafe(12)
+        questions = self._questions[token] = _Questions()
+        loop = asyncio.get_running_loop()
+        try:
+            for key, one in wanted.items():
+                questions.answers[key] = loop.create_future()
+                address = ["worker", self._peers.own, token, key]
+                text = request_text(
+                    str(one["method"]), members(one.get("params")) or None, "", is_exact=False
+                )
+                message = Message(Kind.REQUEST, text)
+                await call.reply.notice(self._sealed_question(call, message, address))
+            answers = {key: await future for key, future in questions.answers.items()}
+        finally:
+            del self._questions[token]
+        refused = next((body["error"] for body in answers.values() if "error" in body), None)
+        if refused is not None:
+            raise InputRefused(str(members(refused).get("message", "")))
+        return {key: body.get("result") for key, body in answers.items()}
+
+    async def _park(self, call: _Call, message: Message) -> None:
+        """Answer a client of the stateless era that more is needed; keep the conversation."""
+        conversation = call.conversation
+        assert conversation is not None  # noqa: S101 - it just asked
+        if len(self._parked) >= MOST_PARKED:
+            raise NotServing("Too many calls wait for their clients; try again later.")
+        question = message.editable()
+        token = secrets.token_urlsafe(12)
+        digest = _digest(call.ask)
+        state = self._seal.seal(
+            orjson.dumps(["parked", self._peers.own, token, digest]).decode(),
+            principal=call.caller.user.principal,
+            server_id=STATES,
+        )
+        conversation.rest()
+        self._parked[token] = Parked(
+            call.ask, conversation, question, digest, self._clock.monotonic() + PARKED_SECONDS
+        )
+        # From here on it is the client's next request that owns it.
+        call.conversation = None
+        self._sweep_later()
+        asked = {name: value for name, value in question.items() if name in {"method", "params"}}
+        result: JsonObject = {
+            "resultType": INPUT_REQUIRED,
+            "inputRequests": {PARKED_KEY: asked},
+            "requestState": state,
+        }
+        await call.reply.finish(self._text(call, {"result": result}))
+
+    def _resumed(self, call: _Call) -> Parked | None:
+        """Return the conversation that the request goes on with, if it names one.
+
+        Raises:
+            StateUnknown: It was one of ours, and is no more.
+            Elsewhere: Another worker has it.
+        """
+        if call.caller.era is not Era.MODERN or "requestState" not in call.ask.params:
+            return None
+        opened = self._opened_state(call)
+        if opened is None:
+            if Era.MODERN in call.ask.route.eras:
+                return None
+            raise StateUnknown
+        if opened[-1] != _digest(call.ask):
+            raise StateUnknown
+        call.ask.params = crossing.legacy_params(call.ask.params)
+        if opened[0] == "again":
+            return None
+        _, worker, token, _ = opened
+        if worker != self._peers.own:
+            raise Elsewhere(worker)
+        parked = self._parked.pop(token, None)
+        if parked is None:
+            raise StateUnknown
+        return parked
+
+    def _opened_state(self, call: _Call) -> list[Any] | None:
+        state = call.ask.params.get("requestState")
+        if not isinstance(state, str):
+            raise InvalidParams("The member requestState must be a string.")
+        with suppress(SessionUnknown):
+            text = self._seal.open(state, principal=call.caller.user.principal, server_id=STATES)
+            return list(orjson.loads(text))
+        return None
+
+    async def _go_on(self, call: _Call, parked: Parked) -> None:
+        call.conversation = parked.conversation
+        responses = call.exchange.params.get("inputResponses")
+        response = members(responses).get(PARKED_KEY)
+        if not isinstance(response, dict):
+            # Asked again, so that a client that lost it can still answer.
+            await self._park(call, Message(Kind.REQUEST, dump_text(parked.question)))
+            return
+        await parked.conversation.reply(_reply_text(parked.question["id"], {"result": response}))
+
+    def _visit_first(self, call: _Call, elicitations: list[JsonObject]) -> JsonObject:
+        """Return the result that sends the user to pages first and has the request repeated."""
+        wanted: JsonObject = {
+            f"{PARKED_KEY}-{number}": {
+                "method": "elicitation/create",
+                "params": {**one, "mode": "url"},
+            }
+            for number, one in enumerate(elicitations, 1)
+        }
+        state = self._seal.seal(
+            orjson.dumps(["again", _digest(call.ask)]).decode(),
+            principal=call.caller.user.principal,
+            server_id=STATES,
+        )
+        return {"resultType": INPUT_REQUIRED, "inputRequests": wanted, "requestState": state}
+
+    async def _leave(self, conversation: Conversation) -> None:
+        """Give a conversation up; the server is told if it has not answered."""
+        if conversation.is_answered:
+            await conversation.close()
+        else:
+            self._errands.soon(_abandoned(conversation))
+
+    def _sweep_later(self) -> None:
+        if not self._is_sweeping and self._parked:
+            self._is_sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._is_sweeping = False
+        now = self._clock.monotonic()
+        for token, parked in list(self._parked.items()):
+            if parked.ends_at <= now:
+                del self._parked[token]
+                self._errands.soon(_abandoned(parked.conversation))
+        self._sweep_later()
+
+
+async def _abandoned(conversation: Conversation) -> None:
+    try:
+        await conversation.cancel("The client does not want the answer any more.")
+    finally:
+        await conversation.close()
+
+
+async def _notice(call: _Call, message: Message) -> None:
+    """Pass on what the server reports during the call, if it is for this client."""
+    method = message.body.get("method")
+    if method in LIST_CHANGES:
+        return
+    if (
+        method == "notifications/message"
+        and call.caller.era is Era.MODERN
+        and not crossing.passes_level(message.body, call.caller.level)
+    ):
+        return
+    await call.reply.notice(message.raw)
+
+
+def _legacy_answer(method: str, body: JsonObject) -> JsonObject:
+    if "error" in body:
+        return {"error": crossing.to_legacy_error(method, body["error"])}
+    return {"result": crossing.to_legacy_result(body.get("result"))}
+
+
+def _modern_answer(method: str, body: JsonObject) -> JsonObject:
+    if "error" in body:
+        return {"error": crossing.to_modern_error(body["error"])}
+    return {"result": crossing.to_modern_result(method, body.get("result"))}
+
+
+def _reply_text(request_id: object, answer: Mapping[str, Any]) -> bytes:
+    body: JsonObject = {"jsonrpc": "2.0", "id": request_id, **answer}  # type: ignore[dict-item]  # as the server sent it
+    return dump_text(body)
+
+
+def _call_key(session: ClientSession | None, request_id: RequestId | None) -> CallKey | None:
+    return None if session is None or request_id is None else (session.nonce, request_id)
+
+
+def _digest(ask: Ask) -> str:
+    """Return what the repeated request must have in common with the first."""
+    params = {
+        name: value
+        for name, value in ask.params.items()
+        if name not in {"inputResponses", "requestState", "_meta"}
+    }
+    text = orjson.dumps([ask.route.server_id, ask.method, params], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()[:32]
+
+
+def _names_resources(method: str, raw: bytes) -> bool:
+    return method == "resources/read" or RESOURCE_LINK in raw
+
+
+def _publish_uris(call: _Call, body: JsonObject) -> None:
+    """Let the client find the resources that an answer names, on the server where it asked."""
+    result, route = members(body.get("result")), call.ask.route
+    if call.ask.method == "resources/read":
+        requested = call.exchange.params.get("uri")
+        for content in _objects(result.get("contents")):
+            if content.get("uri") == call.ask.params.get("uri"):
+                content["uri"] = requested
+        return
+    blocks = [
+        *_objects(result.get("content")),
+        *(members(one.get("content")) for one in _objects(result.get("messages"))),
+    ]
+    for block in blocks:
+        uri = block.get("uri")
+        if block.get("type") == "resource_link" and isinstance(uri, str):
+            block["uri"] = call.offering.public_uri(route, uri)
+
+
+def _objects(value: object) -> list[JsonObject]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -1,0 +1,330 @@
+"""What the combined server offers to each caller: everything of all servers they may use.
+
+Built from routes alone, and thrown away with them: nothing here is more than a derived read.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from typing import Any, TypeAlias, TypeVar
+
+import orjson
+from cachetools import LRUCache
+from mcp.shared.uri_template import UriTemplate
+
+from registry.access.policy import Permission, decide
+from registry.auth.identity import UserContext
+from registry.core.json import dump_text, load_text
+from registry.gateway.listing import PAGE_SIZE, CursorError, cursor_after, cursor_position
+from registry.gateway.naming import (
+    SEPARATOR,
+    public_prefix,
+    public_suffix,
+    qualified_uri,
+    split_uri,
+)
+from registry.gateway.values import FeatureEntry, Route, ToolEntry
+
+REMEMBERED_VIEWS = 2_000
+"""Callers whose view is remembered."""
+
+REMEMBERED_PAGE_BYTES = 32 * 1024 * 1024
+
+ViewKey: TypeAlias = tuple[str, str, str, frozenset[str]]
+PageKey: TypeAlias = tuple[int, str, str | None]
+T = TypeVar("T", ToolEntry, FeatureEntry)
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Something that one server offers, as the combined server knows it.
+
+    Attributes:
+        key: What that server calls it.
+        tool: The entry, if it is a tool.
+    """
+
+    route: Route
+    key: str
+    tool: ToolEntry | None = None
+
+
+class Member:
+    """One server's part of the combined server."""
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.prefix = public_prefix(route.slug)
+
+    @cached_property
+    def tools(self) -> Mapping[str, ToolEntry]:
+        """Return the tools by the second half of their names, in that order."""
+        return self._by_suffix(self.route.tools)
+
+    @cached_property
+    def prompts(self) -> Mapping[str, FeatureEntry]:
+        """Return the prompts by the second half of their names, in that order."""
+        return self._by_suffix(self.route.prompts)
+
+    def _by_suffix(self, entries: Mapping[str, T]) -> Mapping[str, T]:
+        named = {public_suffix(self.prefix, name): entry for name, entry in entries.items()}
+        if named.keys() == entries.keys():
+            # Nearly all servers: their names serve as they are, and need no second table.
+            return entries if _is_sorted(entries) else dict(sorted(entries.items()))
+        return dict(sorted(named.items()))
+
+
+class Catalogue:
+    """All routes of one version of the gateway's view.
+
+    Args:
+        routes: By slug.
+    """
+
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        members = [Member(route) for route in routes.values()]
+        self._members: dict[str, Member] = {}
+        # Should hashes ever collide, the older server keeps its names.
+        for member in sorted(members, key=lambda member: member.route.server_id):
+            self._members.setdefault(member.prefix, member)
+        self._ordered = sorted(
+            self._members.values(), key=lambda member: member.prefix + SEPARATOR
+        )
+        self._views: dict[ViewKey, View] = {}
+        self._serials = count()
+        self._by_members: dict[tuple[str, ...], View] = {}
+        self._pages: LRUCache[PageKey, bytes] = LRUCache(REMEMBERED_PAGE_BYTES, getsizeof=len)
+
+    def member(self, prefix: str) -> "Member | None":
+        """Return the server whose names begin with *prefix*."""
+        return self._members.get(prefix)
+
+    def view(self, user: UserContext, *, admin_sees_private: bool) -> "View":
+        """Return what *user* may see."""
+        key = (user.user_id, user.role.value, user.role_principal, user.groups)
+        view = self._views.get(key)
+        if view is not None:
+            return view
+        allowed = [
+            member
+            for member in self._ordered
+            if decide(
+                user,
+                Permission.VIEW,
+                member.route.facts,
+                admin_sees_private=admin_sees_private,
+            ).allowed
+        ]
+        # People who see the same share the pages too.
+        shared = tuple(member.route.server_id for member in allowed)
+        view = self._by_members.get(shared)
+        if len(self._views) >= REMEMBERED_VIEWS:
+            self._views.clear()
+            self._by_members.clear()
+        if view is None:
+            view = self._by_members[shared] = View(next(self._serials), allowed, self._pages)
+        self._views[key] = view
+        return view
+
+
+class View:
+    """What some callers may see of the combined server.
+
+    Args:
+        serial: Tells views apart in *pages*.
+        members: In the order of their names.
+        pages: Where built pages are kept.
+    """
+
+    def __init__(
+        self, serial: int, members: Sequence[Member], pages: LRUCache[PageKey, bytes]
+    ) -> None:
+        self.members = members
+        self._serial = serial
+        self._pages = pages
+
+    @cached_property
+    def by_prefix(self) -> Mapping[str, Member]:
+        """Return the servers by what their names begin with."""
+        return {member.prefix: member for member in self.members}
+
+    @cached_property
+    def by_slug(self) -> Mapping[str, Member]:
+        """Return the servers by slug."""
+        return {member.route.slug: member for member in self.members}
+
+    @cached_property
+    def capabilities(self) -> Mapping[str, Any]:
+        """Return what the servers can do, together, as the handshake's era names it."""
+        offered = [member.route.capabilities for member in self.members]
+        merged: dict[str, Any] = {"tools": {"listChanged": True}}
+        if any("prompts" in one for one in offered):
+            merged["prompts"] = {"listChanged": True}
+        if any("resources" in one for one in offered):
+            merged["resources"] = {"subscribe": True, "listChanged": True}
+        for simple in ("completions", "logging"):
+            if any(simple in one for one in offered):
+                merged[simple] = {}
+        return merged
+
+    @cached_property
+    def instructions(self) -> str:
+        """Return what the servers tell models about their use, each under its prefix."""
+        parts = [
+            f"## {member.prefix}\n{member.route.instructions}"
+            for member in self.members
+            if member.route.instructions
+        ]
+        hint = (
+            "This server combines several. The names of tools and prompts begin with the server "
+            f"they belong to, and `{SEPARATOR}`."
+        )
+        return "\n\n".join([hint, *parts])
+
+    @cached_property
+    def _owners(self) -> Mapping[str, Owned]:
+        """Resources by the URI that this view lists them under; the oldest server is first."""
+        return self._owned_uris("resources")
+
+    @cached_property
+    def _template_owners(self) -> Mapping[str, Owned]:
+        return self._owned_uris("templates")
+
+    def _owned_uris(self, kind: str) -> Mapping[str, Owned]:
+        owners: dict[str, Owned] = {}
+        for member in sorted(self.members, key=lambda member: member.route.server_id):
+            route = member.route
+            for uri in getattr(route, kind):
+                public = uri if uri not in owners else qualified_uri(route.slug, uri)
+                owners.setdefault(public, Owned(route, uri))
+        return owners
+
+    @cached_property
+    def _patterns(self) -> Sequence[tuple[UriTemplate, Route]]:
+        found: list[tuple[UriTemplate, Route]] = []
+        for owned in self._template_owners.values():
+            try:
+                found.append((UriTemplate.parse(owned.key), owned.route))
+            except ValueError:
+                # It is listed all the same; its server is found when the URI says which.
+                continue
+        return found
+
+    def resource(self, uri: str) -> Owned | None:
+        """Return whose resource *uri* is, and what that server calls it."""
+        owned = self._owners.get(uri)
+        if owned is not None:
+            return owned
+        qualified = split_uri(uri)
+        if qualified is not None:
+            member = self.by_slug.get(qualified[0])
+            return None if member is None else Owned(member.route, qualified[1])
+        for pattern, route in self._patterns:
+            if pattern.match(uri) is not None:
+                return Owned(route, uri)
+        return None
+
+    def template(self, uri: str) -> Owned | None:
+        """Return whose resource template *uri* is, and what that server calls it."""
+        qualified = split_uri(uri)
+        owned = self._template_owners.get(uri)
+        if owned is None and qualified is not None:
+            member = self.by_slug.get(qualified[0])
+            return None if member is None else Owned(member.route, qualified[1])
+        return owned
+
+    def public_uri(self, route: Route, uri: str) -> str:
+        """Return the URI under which a reader finds what *route* calls *uri*."""
+        owned = self.resource(uri)
+        return (
+            uri if owned is not None and owned.route is route else qualified_uri(route.slug, uri)
+        )
+
+    def page(self, kind: str, cursor: object) -> bytes:
+        """Return the members of a list result: `"tools":[…]` and perhaps `nextCursor`.
+
+        Args:
+            kind: `tools`, `prompts`, `resources` or `resourceTemplates`.
+            cursor: As the client sent it; None for the first page.
+
+        Raises:
+            CursorError: It is not one of ours.
+        """
+        if cursor is not None and not isinstance(cursor, str):
+            raise CursorError
+        key = (self._serial, kind, cursor)
+        page = self._pages.get(key)
+        if page is None:
+            page = self._built(kind, cursor)
+            if len(page) <= self._pages.maxsize:
+                self._pages[key] = page
+        return page
+
+    def _built(self, kind: str, cursor: str | None) -> bytes:
+        after = "" if cursor is None else cursor_position(cursor)
+        wires: list[bytes] = []
+        last = ""
+        for name, wire in self._listed(kind, after):
+            if len(wires) == PAGE_SIZE:
+                following = b',"nextCursor":' + orjson.dumps(cursor_after(last))
+                break
+            wires.append(wire)
+            last = name
+        else:
+            following = b""
+        return b"".join((b'"', kind.encode(), b'":[', b",".join(wires), b"]", following))
+
+    def _listed(self, kind: str, after: str) -> Iterator[tuple[str, bytes]]:
+        match kind:
+            case "tools" | "prompts":
+                for member in self.members:
+                    yield from _named(member, kind, after)
+            case "resources":
+                yield from _located(self._owners, "resources", after)
+            case _:
+                yield from _located(self._template_owners, "templates", after)
+
+
+def _named(member: Member, kind: str, after: str) -> Iterator[tuple[str, bytes]]:
+    beginning = member.prefix + SEPARATOR
+    if after > beginning and not after.startswith(beginning):
+        # All names of this server come before it.
+        return
+    entries: Mapping[str, ToolEntry | FeatureEntry]
+    entries = member.tools if kind == "tools" else member.prompts
+    for suffix, entry in entries.items():
+        name = beginning + suffix
+        if name > after:
+            own = entry.name if isinstance(entry, ToolEntry) else entry.key
+            yield name, replaced(entry.wire, "name", own, name)
+
+
+def _located(owners: Mapping[str, Owned], kind: str, after: str) -> Iterator[tuple[str, bytes]]:
+    member = "uri" if kind == "resources" else "uriTemplate"
+    for public in sorted(owners):
+        if public > after:
+            owned = owners[public]
+            entry: FeatureEntry = getattr(owned.route, kind)[owned.key]
+            yield public, replaced(entry.wire, member, owned.key, public)
+
+
+def replaced(wire: bytes, member: str, old: str, new: str) -> bytes:
+    """Return the JSON text of an object with another value of one string member."""
+    if old == new:
+        return wire
+    known = b'"%s":%s' % (member.encode(), orjson.dumps(old))
+    if wire.count(known) == 1 and wire.count(b'"%s"' % member.encode()) == 1:
+        return wire.replace(known, b'"%s":%s' % (member.encode(), orjson.dumps(new)))
+    document = load_text(wire)
+    document[member] = new
+    return dump_text(document)
+
+
+def _is_sorted(names: Iterable[str]) -> bool:
+    before = ""
+    for name in names:
+        if name < before:
+            return False
+        before = name
+    return True

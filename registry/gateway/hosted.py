@@ -1,0 +1,500 @@
+"""Serve clients as the server itself: on the combined path, and for servers of another era.
+
+Lists, handshakes and discovery are answered from memory; calls go to the server that owns what is
+called.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+import structlog
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    SERVER_INFO_META_KEY,
+)
+from mcp_types.version import (
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    MODERN_PROTOCOL_VERSIONS,
+)
+from multidict import CIMultiDict
+
+import registry
+from registry.auth.identity import UserContext
+from registry.core.json import JsonObject, dump_text, load_text, members
+from registry.gateway import crossing
+from registry.gateway.broker import Broker, Elsewhere
+from registry.gateway.callers import Caller
+from registry.gateway.catalogue import Owned
+from registry.gateway.client_sessions import ClientSession, ClientSessions, usable_capabilities
+from registry.gateway.connector import Ask, Connector
+from registry.gateway.envelope import NOTIFICATION_PREFIX, Envelope
+from registry.gateway.eras import check_modern, check_param_headers, require_arguments
+from registry.gateway.errors import (
+    INVALID_PARAMS,
+    InvalidParams,
+    InvalidRequest,
+    MethodUnknown,
+    PromptUnknown,
+    ResourceUnknown,
+    StateUnknown,
+    ToolUnknown,
+)
+from registry.gateway.headers import TRACE_HEADERS
+from registry.gateway.listing import CursorError, list_result
+from registry.gateway.offering import PAGE_KINDS, Offering
+from registry.gateway.ports import PeerGone, Peers
+from registry.gateway.requests import Exchange
+from registry.gateway.session_states import SessionStates
+from registry.gateway.standing import Standing
+from registry.gateway.translate import by_era, result_body
+from registry.gateway.values import Route
+from registry.servers.values import Era
+
+log = structlog.get_logger()
+
+CACHED_MS = 30_000
+MODERN_VERSIONS = list(MODERN_PROTOCOL_VERSIONS)
+EMPTY: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
+
+CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
+"""Returns the stored headers for a caller; raises a Refusal when they cannot be used."""
+
+RouteOf = Callable[[UserContext, str, str], Route]
+"""Returns the route of a slug and server id for a caller; raises a Refusal when there is none."""
+
+FastCall = Callable[[Exchange, UserContext, Owned, Envelope], Awaitable[None]]
+"""Forwards a request under the server's own name for what is called, bytes back unchanged."""
+
+
+class HostedServer:
+    """The server that clients find at a path which no one server stands behind as it is.
+
+    Args:
+        broker: Conducts conversations with servers.
+        sessions: Makes and reads the ids of our own sessions.
+        states: What clients said in a session besides its beginning.
+        standing: Serves the streams that stay open.
+        peers: The other workers.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        connector: Connector,
+        sessions: ClientSessions,
+        states: SessionStates,
+        standing: Standing,
+        peers: Peers,
+        *,
+        credentials_of: CredentialsOf,
+        route_of: RouteOf,
+        fast_call: FastCall,
+    ) -> None:
+        self._broker = broker
+        self._connector = connector
+        self._sessions = sessions
+        self._states = states
+        self._standing = standing
+        self._peers = peers
+        self._credentials_of = credentials_of
+        self._route_of = route_of
+        self._fast_call = fast_call
+        peers.listen(self.told)
+
+    async def post(
+        self,
+        exchange: Exchange,
+        envelope: Envelope,
+        user: UserContext,
+        offering: Offering,
+        raw: bytes | bytearray,
+    ) -> None:
+        """Answer one message.
+
+        Raises:
+            Refusal: It cannot be answered otherwise.
+            ClientGone: There is nobody left to answer.
+        """
+        if exchange.is_modern:
+            check_modern(envelope, exchange.headers, MODERN_VERSIONS)
+            caller = _modern_caller(user, envelope.params)
+        else:
+            caller = self._legacy_caller(exchange, envelope, user, offering)
+        if not envelope.is_request:
+            await self._hear(exchange, envelope, caller, raw)
+            return
+        try:
+            await self._request(exchange, envelope, caller, offering, raw)
+        except Elsewhere as elsewhere:
+            scope, client = exchange.scope, exchange.client
+            try:
+                await self._peers.forward(
+                    elsewhere.worker, scope, raw, client.receive, client.pass_on
+                )
+            except PeerGone:
+                raise by_era(exchange, StateUnknown()) from None
+
+    async def get(self, exchange: Exchange, user: UserContext, offering: Offering) -> None:
+        """Open the standing stream of a session."""
+        session = self._session(exchange, user, offering)
+        caller = Caller(
+            user=user,
+            era=Era.LEGACY,
+            capabilities=session.capabilities if session else {},
+            info=session.info if session else {},
+            session=session,
+        )
+        await self._standing.stream(exchange, caller, offering)
+
+    async def delete(self, exchange: Exchange, user: UserContext, offering: Offering) -> None:
+        """End a session: what belongs to it is dropped, in all workers."""
+        session = self._session(exchange, user, offering)
+        if session is not None:
+            self._states.forget(session.nonce)
+            await self._peers.tell_all(orjson.dumps({"kind": "ended", "session": session.nonce}))
+        await exchange.answer_empty(200, list(EMPTY))
+
+    async def told(self, message: bytes) -> bytes:
+        """Act on what another worker tells, and reply."""
+        told: dict[str, Any] = orjson.loads(message)
+        match told["kind"]:
+            case "answer":
+                self._broker.receive(told["token"], told["key"], told["body"])
+            case "cancel":
+                self._broker.cancel_named(told["session"], told["id"])
+            case "ended":
+                self._states.forget(told["session"])
+            case "state":
+                self._states.apply(told["session"], told["change"])
+            case "states":
+                return orjson.dumps(self._states.known(told["session"]))
+            case _:
+                log.warning("peer_message_unknown")
+        return b""
+
+    async def _request(
+        self,
+        exchange: Exchange,
+        envelope: Envelope,
+        caller: Caller,
+        offering: Offering,
+        raw: bytes | bytearray,
+    ) -> None:
+        method = envelope.method
+        match method:
+            case "tools/call":
+                owned = self._tool(exchange, envelope, offering)
+                await self._call(exchange, envelope, caller, offering, owned, "name")
+            case "prompts/get":
+                name = _named(envelope, "name")
+                owned_prompt = offering.prompt(name)
+                if owned_prompt is None:
+                    raise by_era(exchange, PromptUnknown(name))
+                await self._call(exchange, envelope, caller, offering, owned_prompt, "name")
+            case "resources/read":
+                owned = self._resource(exchange, envelope, offering)
+                await self._call(exchange, envelope, caller, offering, owned, "uri")
+            case "completion/complete":
+                await self._complete(exchange, envelope, caller, offering)
+            case _ if method in PAGE_KINDS:
+                await self._list(exchange, envelope, caller, offering)
+            case _ if exchange.is_modern:
+                await self._modern_only(exchange, envelope, caller, offering)
+            case _:
+                await self._legacy_only(exchange, envelope, caller, offering)
+        del raw
+
+    async def _legacy_only(
+        self, exchange: Exchange, envelope: Envelope, caller: Caller, offering: Offering
+    ) -> None:
+        match envelope.method:
+            case "initialize":
+                await self._initialize(exchange, envelope, caller, offering)
+            case "ping":
+                await self._result(exchange, {})
+            case "logging/setLevel":
+                level = envelope.params.get("level")
+                if level not in crossing.LOG_LEVELS:
+                    raise by_era(exchange, InvalidParams("There is no such log level."))
+                await self._change(caller, {"level": level})
+                await self._result(exchange, {})
+            case "resources/subscribe" | "resources/unsubscribe":
+                self._resource(exchange, envelope, offering)
+                begins = envelope.method == "resources/subscribe"
+                kind = "subscribed" if begins else "unsubscribed"
+                await self._change(caller, {kind: envelope.params["uri"]})
+                await self._result(exchange, {})
+            case _:
+                await self._unknown(exchange, envelope, caller, offering)
+
+    async def _modern_only(
+        self, exchange: Exchange, envelope: Envelope, caller: Caller, offering: Offering
+    ) -> None:
+        match envelope.method:
+            case "server/discover":
+                await self._result(exchange, _discovery(offering))
+            case "subscriptions/listen":
+                await self._standing.listen(exchange, caller, offering, envelope)
+            case "ping" | "initialize" | "logging/setLevel":
+                raise _unknown_method(exchange)
+            case _:
+                await self._unknown(exchange, envelope, caller, offering)
+
+    async def _unknown(
+        self, exchange: Exchange, envelope: Envelope, caller: Caller, offering: Offering
+    ) -> None:
+        """Let the one server behind the path say whether it knows the method."""
+        if offering.only is None:
+            raise _unknown_method(exchange)
+        owned = Owned(offering.only, "")
+        await self._call(exchange, envelope, caller, offering, owned, None)
+
+    async def _initialize(
+        self, exchange: Exchange, envelope: Envelope, caller: Caller, offering: Offering
+    ) -> None:
+        wanted = envelope.params.get("protocolVersion")
+        if not isinstance(wanted, str):
+            raise InvalidParams("initialize needs the member params.protocolVersion, a string.")
+        version = wanted if wanted in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
+        session = self._sessions.begin(caller.user, offering.scope_id, version, envelope.params)
+        result: dict[str, Any] = {
+            "protocolVersion": version,
+            "capabilities": dict(offering.capabilities),
+            "serverInfo": _server_info(offering),
+        }
+        if offering.instructions:
+            result["instructions"] = offering.instructions
+        await self._result(exchange, result, ((b"mcp-session-id", session.id.encode()),))
+
+    async def _list(
+        self, exchange: Exchange, envelope: Envelope, caller: Caller, offering: Offering
+    ) -> None:
+        try:
+            page = offering.page(PAGE_KINDS[envelope.method], envelope.params.get("cursor"))
+        except CursorError:
+            raise by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
+        if page is None:
+            await self._unknown(exchange, envelope, caller, offering)
+            return
+        await exchange.answer(
+            200, list_result(page, exchange.request_id, is_modern=exchange.is_modern)
+        )
+
+    def _tool(self, exchange: Exchange, envelope: Envelope, offering: Offering) -> Owned:
+        name = _named(envelope, "name")
+        owned = offering.tool(name)
+        if owned is None or owned.tool is None:
+            raise by_era(exchange, ToolUnknown(name))
+        arguments = require_arguments(envelope.params)
+        if exchange.is_modern and owned.tool.param_header_schema is not None:
+            check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
+        return owned
+
+    def _resource(self, exchange: Exchange, envelope: Envelope, offering: Offering) -> Owned:
+        uri = _named(envelope, "uri")
+        owned = offering.resource(uri)
+        if owned is None:
+            code = INVALID_PARAMS if exchange.is_modern else crossing.RESOURCE_NOT_FOUND
+            raise by_era(exchange, ResourceUnknown(uri, code))
+        return owned
+
+    async def _complete(
+        self, exchange: Exchange, envelope: Envelope, caller: Caller, offering: Offering
+    ) -> None:
+        ref = members(envelope.params.get("ref"))
+        owned, key = None, "name"
+        match ref.get("type"), ref.get("name"), ref.get("uri"):
+            case "ref/prompt", str(name), _:
+                owned = offering.prompt(name)
+            case "ref/resource", _, str(uri):
+                owned, key = offering.template(uri) or offering.resource(uri), "uri"
+            case _:
+                pass
+        if owned is None:
+            raise by_era(exchange, InvalidParams("There is nothing of that reference."))
+        params = {**envelope.params, "ref": {**ref, key: owned.key}}
+        await self._dispatch(exchange, envelope, caller, offering, owned, params)
+
+    async def _call(
+        self,
+        exchange: Exchange,
+        envelope: Envelope,
+        caller: Caller,
+        offering: Offering,
+        owned: Owned,
+        named_by: str | None,
+    ) -> None:
+        if caller.era is Era.MODERN and Era.MODERN in owned.route.eras:
+            exchange.served_by(owned.route)
+            await self._fast_call(exchange, caller.user, owned, envelope)
+            return
+        params = dict(envelope.params)
+        if named_by is not None:
+            params[named_by] = owned.key
+        await self._dispatch(exchange, envelope, caller, offering, owned, params)
+
+    async def _dispatch(
+        self,
+        exchange: Exchange,
+        envelope: Envelope,
+        caller: Caller,
+        offering: Offering,
+        owned: Owned,
+        params: JsonObject,
+    ) -> None:
+        route = owned.route
+        exchange.served_by(route)
+        is_stateless = Era.MODERN in route.eras
+        if caller.era is Era.MODERN and not is_stateless and "requestState" not in params:
+            params = crossing.legacy_params(params)
+        level = caller.level
+        if level is None and caller.session is not None:
+            level = self._states.level(caller.session.nonce)
+        if level is None and caller.era is Era.LEGACY and is_stateless:
+            # Servers of the handshake's era log without being asked; this one would not.
+            level = "info"
+        ask = Ask(
+            route=route,
+            method=envelope.method,
+            params=params if envelope.is_canonical else _exactly(envelope, params),
+            is_exact=envelope.is_canonical,
+            credentials=await self._credentials_of(route, caller.user),
+            passed_on=_traced(exchange),
+            capabilities=caller.capabilities,
+            info=caller.info,
+            level=level if is_stateless or "logging" in route.capabilities else None,
+            tool=owned.tool,
+        )
+        await self._broker.ask(exchange, caller, offering, ask)
+
+    async def _hear(
+        self, exchange: Exchange, envelope: Envelope, caller: Caller, raw: bytes | bytearray
+    ) -> None:
+        """Take a message that gets no answer: a notification, or an answer to a question."""
+        if not envelope.method:
+            await self._replied(envelope, caller, raw)
+        elif envelope.method == "notifications/cancelled" and caller.session is not None:
+            request_id = envelope.params.get("requestId")
+            if isinstance(request_id, str | int) and not self._broker.cancel(
+                caller.session, request_id
+            ):
+                told = {"kind": "cancel", "session": caller.session.nonce, "id": request_id}
+                await self._peers.tell_all(orjson.dumps(told))
+        elif not envelope.method.startswith(NOTIFICATION_PREFIX):
+            raise InvalidRequest("The message is neither request nor notification.")
+        await exchange.answer_empty(202, list(EMPTY))
+
+    async def _replied(self, envelope: Envelope, caller: Caller, raw: bytes | bytearray) -> None:
+        address = self._broker.answer_address(caller.user, envelope.body.get("id"))
+        if address[0] == "worker":
+            _, worker, token, key = address
+            await self._broker.deliver(worker, token, key, envelope.body)
+            return
+        _, slug, server_id, request_id, *reply_address = address
+        route = self._route_of(caller.user, slug, server_id)
+        body = load_text(raw)
+        body["id"] = request_id
+        credentials = await self._credentials_of(route, caller.user)
+        await self._connector.reply(route, credentials, reply_address, dump_text(body))
+
+    async def _change(self, caller: Caller, change: JsonObject) -> None:
+        """Note something about a session, in all workers: any of them may serve it next."""
+        if caller.session is None:
+            raise InvalidRequest("This needs a session; send initialize first.")
+        nonce = caller.session.nonce
+        self._states.apply(nonce, change)
+        told = {"kind": "state", "session": nonce, "change": change}
+        await self._peers.tell_all(orjson.dumps(told))
+
+    async def _result(
+        self,
+        exchange: Exchange,
+        result: Mapping[str, Any],
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        assert exchange.request_id is not None  # noqa: S101 - only requests are answered
+        await exchange.answer(200, result_body(result, exchange.request_id), headers)
+
+    def _legacy_caller(
+        self, exchange: Exchange, envelope: Envelope, user: UserContext, offering: Offering
+    ) -> Caller:
+        session = None
+        if envelope.method != "initialize":
+            session = self._session(exchange, user, offering)
+        return Caller(
+            user=user,
+            era=Era.LEGACY,
+            capabilities=session.capabilities if session else {},
+            info=session.info if session and session.info else {"name": "unknown", "version": "0"},
+            session=session,
+        )
+
+    def _session(
+        self, exchange: Exchange, user: UserContext, offering: Offering
+    ) -> ClientSession | None:
+        sealed = exchange.headers.get("mcp-session-id")
+        if sealed is None:
+            return None
+        return self._sessions.resume(user, offering.scope_id, sealed)
+
+
+def _modern_caller(user: UserContext, params: Mapping[str, Any]) -> Caller:
+    meta = members(params.get("_meta"))
+    return Caller(
+        user=user,
+        era=Era.MODERN,
+        capabilities=usable_capabilities(meta.get(CLIENT_CAPABILITIES_META_KEY)),
+        info=members(meta.get(CLIENT_INFO_META_KEY)) or {"name": "unknown", "version": "0"},
+        level=crossing.asked_level(meta),
+    )
+
+
+def _discovery(offering: Offering) -> dict[str, Any]:
+    capabilities = {
+        name: value for name, value in offering.capabilities.items() if name != "logging"
+    }
+    result: dict[str, Any] = {
+        "resultType": "complete",
+        "supportedVersions": MODERN_VERSIONS,
+        "capabilities": capabilities,
+        "ttlMs": CACHED_MS,
+        "cacheScope": "private",
+        "_meta": {SERVER_INFO_META_KEY: _server_info(offering)},
+    }
+    if offering.instructions:
+        result["instructions"] = offering.instructions
+    return result
+
+
+def _server_info(offering: Offering) -> dict[str, str]:
+    name = "mcp-gateway-registry" if offering.only is None else offering.only.server_name
+    return {"name": name, "title": offering.title, "version": registry.__version__}
+
+
+def _named(envelope: Envelope, member: str) -> str:
+    value = envelope.params.get(member)
+    if type(value) is not str:
+        raise InvalidParams(f"{envelope.method} needs the member params.{member}, a string.")
+    return value
+
+
+def _unknown_method(exchange: Exchange) -> MethodUnknown:
+    refusal = MethodUnknown()
+    refusal.http_status = 404 if exchange.is_modern else 200
+    return refusal
+
+
+def _exactly(envelope: Envelope, params: JsonObject) -> JsonObject:
+    """Return *params* with all that was not changed as the other parser reads it."""
+    original = members(load_text(envelope.raw).get("params"))
+    return {
+        name: original[name] if value is envelope.params.get(name) else value
+        for name, value in params.items()
+    }
+
+
+def _traced(exchange: Exchange) -> dict[str, str]:
+    return {name: value for name in TRACE_HEADERS if (value := exchange.headers.get(name))}

@@ -1,0 +1,52 @@
+"""Answer one POST: as JSON, or as an event stream if something comes before the answer."""
+
+from registry.gateway.requests import Exchange
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def event_text(raw: bytes) -> bytes:
+    """Return a message as one server-sent event."""
+    if b"\n" in raw or b"\r" in raw:
+        lines = b"".join(b"data: %s\n" % line for line in raw.splitlines())
+        return b"event: message\n%s\n" % lines
+    return b"event: message\ndata: %s\n\n" % raw
+
+
+class Reply:
+    """The answer to one request.
+
+    Args:
+        exchange: The request.
+    """
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def notice(self, raw: bytes) -> None:
+        """Send a message that comes before the answer."""
+        await self._open()
+        await self._send(event_text(raw), is_last=False)
+
+    async def finish(self, raw: bytes, status: int = 200) -> None:
+        """Send the answer. *status* counts if nothing was sent before."""
+        if self._exchange.client.has_started:
+            await self._send(event_text(raw), is_last=True)
+        else:
+            await self._exchange.answer(status, raw)
+
+    async def _open(self) -> None:
+        client = self._exchange.client
+        if not client.has_started:
+            await client.start(200, list(STREAM_HEADERS), is_event_stream=True)
+
+    async def _send(self, body: bytes, *, is_last: bool) -> None:
+        await self._exchange.client.send(
+            {"type": "http.response.body", "body": body, "more_body": not is_last}
+        )
