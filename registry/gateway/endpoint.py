@@ -235,7 +235,7 @@ class GatewayEndpoint:
             await self._hosted.post(exchange, envelope, user, SingleOffering(route), raw)
             return
         if exchange.is_modern:
-            check_modern(envelope, headers, spoken_versions(route))
+            check_modern(envelope, headers)
         session_id = self._session_id(exchange, user, route)
         if method == "tools/list":
             await self._list_tools(exchange, envelope, route)

@@ -49,13 +49,11 @@ def message_era(headers: Headers, params: Mapping[str, Any]) -> Era:
     return Era.LEGACY
 
 
-def check_modern(envelope: Envelope, headers: Headers, supported: list[str]) -> None:
+def check_modern(envelope: Envelope, headers: Headers) -> None:
     """Check a message of the stateless era: its `_meta`, its version, headers that agree.
 
-    Args:
-        envelope: The message.
-        headers: Of the request.
-        supported: The versions that can be used here.
+    A refused version names those of this era alone, as `server/discover` does; for the other
+    one there is the handshake.
 
     Raises:
         LadderRefusal: The first check that failed.
@@ -64,14 +62,16 @@ def check_modern(envelope: Envelope, headers: Headers, supported: list[str]) -> 
     """
     if envelope.is_request:
         verdict = classify_inbound_request(
-            envelope.body, headers=headers, supported_modern_versions=supported
+            envelope.body, headers=headers, supported_modern_versions=MODERN_PROTOCOL_VERSIONS
         )
         if isinstance(verdict, InboundLadderRejection):
             raise _refused(verdict)
         return
     if not envelope.method:
         raise InvalidRequest("Responses are not part of this protocol version.")
-    rejection = unsupported_protocol_version_rejection(headers.get(VERSION_HEADER, ""), supported)
+    rejection = unsupported_protocol_version_rejection(
+        headers.get(VERSION_HEADER, ""), MODERN_PROTOCOL_VERSIONS
+    )
     if rejection is not None:
         raise _refused(rejection)
     if headers.get("mcp-method", envelope.method) != envelope.method:

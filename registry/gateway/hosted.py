@@ -119,7 +119,7 @@ class HostedServer:
             ClientGone: There is nobody left to answer.
         """
         if exchange.is_modern:
-            check_modern(envelope, exchange.headers, MODERN_VERSIONS)
+            check_modern(envelope, exchange.headers)
             caller = _modern_caller(user, envelope.params)
         else:
             caller = self._legacy_caller(exchange, envelope, user, offering)
