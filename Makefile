@@ -21,7 +21,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: run
 run: $(INSTALLED) $(MODELS) ## Start a complete local registry; Ctrl-C stops it
@@ -30,6 +30,10 @@ run: $(INSTALLED) $(MODELS) ## Start a complete local registry; Ctrl-C stops it
 .PHONY: test
 test: $(INSTALLED) $(MODELS) ## Run the tests (PYTEST_ARGS="..." replaces the options)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: test-conformance
+test-conformance: $(INSTALLED) $(MODELS) ## Run the official conformance suite and write its page
+	CONFORMANCE_PAGE=write $(BIN)/pytest tests/conformance
 
 .PHONY: check
 check: format-check lint types imports test ## Run everything that must pass before a commit lands
@@ -78,7 +82,7 @@ constraints: ## Pin the packages anew after a change of pyproject.toml (needs uv
 clean: ## Remove what was built, installed and cached; .registry/ stays
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache .schemathesis .coverage .coverage.* \
-		tests/crossapp/releases/*/node_modules
+		tests/crossapp/releases/*/node_modules tests/npm/node_modules
 	find $(GENERATED) -mindepth 1 ! -name README.md -delete
 	find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +
 

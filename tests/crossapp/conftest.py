@@ -11,8 +11,9 @@ from tests.crossapp import packages
 from tests.crossapp.other_application import OtherApplication, start_other_application
 from tests.crossapp.upstream import RecordingUpstream, recording_upstream
 from tests.fakes.rest import Rest, rest_settings, running
+from tests.npm.programs import INSTALL_SECONDS, install, require_program
 
-FIRST_TEST_SECONDS = packages.INSTALL_SECONDS + 60
+FIRST_TEST_SECONDS = INSTALL_SECONDS + 60
 HERE = Path(__file__).parent
 
 
@@ -29,10 +30,10 @@ def started(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OtherApplication]:
     """Return the other application in one of its releases, connected to nothing yet."""
-    node, npm = packages.require_program("node"), packages.require_program("npm")
+    node, npm = require_program("node"), require_program("npm")
     other = start_other_application(
         node,
-        packages.installed(request.param, npm),
+        install(packages.RELEASES / request.param, npm),
         tmp_path_factory.mktemp("other"),
         {"CREDS_KEY": CREDS_KEY, "CREDS_IV": CREDS_IV, "JWT_SECRET": JWT_SECRET},
     )

@@ -50,7 +50,10 @@ def program(path: Path, script: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("target", ["run", "test", "check", "bench", "schemas", "clean", "docs"])
+@pytest.mark.parametrize(
+    "target",
+    ["run", "test", "test-conformance", "check", "bench", "schemas", "clean", "docs"],
+)
 def test_help_lists_the_target(target: str) -> None:
     lines = make("help").splitlines()
 

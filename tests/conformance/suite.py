@@ -1,0 +1,108 @@
+"""Run the official conformance suite against one URL and read what it found."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.npm.programs import MODULES
+
+PACKAGE = MODULES / "@modelcontextprotocol" / "conformance"
+REVISIONS = ("2025-11-25", "2026-07-28")
+RUN_SECONDS = 120
+
+EXTENSION = "extension"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a revision asks of servers.
+
+    Attributes:
+        scored: Names of the scenarios that count.
+        unscored: The others, with the reason why they do not count.
+    """
+
+    scored: tuple[str, ...]
+    unscored: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one scenario found.
+
+    Attributes:
+        passed: How many checks passed.
+        failures: The checks that failed, and why.
+        warnings: Those that the suite only warns of.
+    """
+
+    passed: int
+    failures: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing failed, nothing was warned of, and something was checked."""
+        return self.passed > 0 and not self.failures and not self.warnings
+
+
+def requirements(revision: str) -> Requirements:
+    """Return what the suite itself says it asks of servers."""
+    told = yaml.safe_load((PACKAGE / "requirements" / f"{revision}.yaml").read_text())
+    unscored = {
+        entry["scenario"]: entry["reason"]
+        for entry in told["not_scored"]
+        if entry["leg"] == "server"
+    }
+    return Requirements(tuple(told["server"]), unscored)
+
+
+async def run(node: str, url: str, revision: str, folder: Path) -> dict[str, Outcome]:
+    """Run all scenarios for servers of a revision and return what each found.
+
+    Args:
+        node: The Node to run it with.
+        url: The server.
+        revision: One of `REVISIONS`.
+        folder: Where the suite writes its results; empty.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(node, str(PACKAGE / "dist" / "index.js"), "server", "--url", url),
+        *("--requirements", revision, "--output-dir", str(folder)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(RUN_SECONDS):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return _read(revision, folder, output.decode())
+
+
+def _read(revision: str, folder: Path, output: str) -> dict[str, Outcome]:
+    found = {}
+    wanted = requirements(revision)
+    for name in (*wanted.scored, *wanted.unscored):
+        # The suite adds the time to the name; scenarios' names may begin alike.
+        files = list(folder.glob(f"server-{name}-20[0-9][0-9]-*/checks.json"))
+        assert files, f"{name} was not run: {output[-2000:]}"
+        found[name] = _outcome(json.loads(files[0].read_text()))
+    return found
+
+
+def _outcome(checks: list[dict[str, str]]) -> Outcome:
+    def told(status: str) -> tuple[str, ...]:
+        return tuple(
+            f"{check['id']}: {check.get('errorMessage', '')}"
+            for check in checks
+            if check["status"] == status
+        )
+
+    return Outcome(len(told("SUCCESS")), told("FAILURE"), told("WARNING"))

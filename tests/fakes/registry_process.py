@@ -1,0 +1,55 @@
+"""A registry as a process of its own, behind a proxy that adds a user's token."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.fakes.bearer_proxy import bearer_proxy
+from tests.fakes.command import RunningRegistry, run_registry
+from tests.fakes.renaming import Renaming
+
+USER_ID = "a" * 24
+REGISTER_SECONDS = 30
+
+
+def registry_environment(
+    database_uri: str, key_files: tuple[Path, Path], public_url: str
+) -> dict[str, str]:
+    """Return the settings of a registry that may reach upstreams on loopback."""
+    private, public = key_files
+    return {
+        "MONGO_URI": database_uri,
+        "CREDS_KEY": "0f" * 32,
+        "CREDS_IV": "1e" * 16,
+        "JWT_PRIVATE_KEY_FILE": str(private),
+        "JWT_PUBLIC_KEY_FILE": str(public),
+        "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "PUBLIC_URL": public_url,
+    }
+
+
+@asynccontextmanager
+async def registry_in_front_of(
+    slug: str, upstream: str, database_uri: str, key_files: tuple[Path, Path], folder: Path
+) -> AsyncIterator[str]:
+    """Start a registry, register *upstream* over REST, and yield the base URL of its gateway.
+
+    The URL is a proxy's: what comes that way is a user's. On `/mcp` it gives the tools and
+    prompts of this server their own names back.
+    """
+    async with bearer_proxy(Renaming(slug)) as (proxy, url):
+        environment = registry_environment(database_uri, key_files, url)
+        arguments = ("token", "create", "--user-id", USER_ID, "--username", "alice")
+        made = await asyncio.to_thread(run_registry, folder, environment, *arguments)
+        assert made.returncode == 0, made.stderr
+        with RunningRegistry(folder, environment) as registry:
+            await asyncio.to_thread(registry.wait_until_ready)
+            proxy.upstream, proxy.token = registry.url, made.stdout.strip()
+            async with httpx.AsyncClient(base_url=url, timeout=REGISTER_SECONDS) as client:
+                body = {"serverName": slug, "url": upstream}
+                answer = await client.post("/api/v1/servers", json=body)
+                assert answer.status_code == 201, answer.text
+            yield url
