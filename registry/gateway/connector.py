@@ -89,6 +89,7 @@ class Ask:
     """One request to be sent to a server.
 
     Attributes:
+        era: Of the client; a server that speaks it is spoken to in it.
         params: As that server knows things; copied before anything is added.
         is_exact: Whether orjson writes *params* without loss.
         credentials: The stored headers for this caller, credentials included.
@@ -100,6 +101,7 @@ class Ask:
     """
 
     route: Route
+    era: Era
     method: str
     params: JsonObject
     is_exact: bool
@@ -193,6 +195,8 @@ class Connector:
         conversation: StatelessConversation | SessionConversation | SseConversation
         if ask.route.transport is Transport.SSE:
             conversation = SseConversation(self, ask)
+        elif ask.era in ask.route.eras and ask.era is Era.LEGACY:
+            conversation = SessionConversation(self, ask)
         elif Era.MODERN in ask.route.eras:
             conversation = StatelessConversation(self, ask)
         else:

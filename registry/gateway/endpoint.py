@@ -35,7 +35,6 @@ from registry.gateway.eras import (
     header_era,
     message_era,
     require_arguments,
-    spoken_versions,
 )
 from registry.gateway.errors import (
     InternalFailure,

@@ -327,7 +327,8 @@ class HostedServer:
         owned: Owned,
         named_by: str | None,
     ) -> None:
-        if caller.era is Era.MODERN and Era.MODERN in owned.route.eras:
+        is_read_here = named_by == "uri" and envelope.params["uri"] != owned.key
+        if caller.era is Era.MODERN and Era.MODERN in owned.route.eras and not is_read_here:
             exchange.served_by(owned.route)
             await self._fast_call(exchange, caller.user, owned, envelope)
             return
@@ -347,7 +348,9 @@ class HostedServer:
     ) -> None:
         route = owned.route
         exchange.served_by(route)
-        is_stateless = Era.MODERN in route.eras
+        is_stateless = caller.era in route.eras and caller.era is Era.MODERN
+        if Era.LEGACY not in route.eras:
+            is_stateless = True
         if caller.era is Era.MODERN and not is_stateless and "requestState" not in params:
             params = crossing.legacy_params(params)
         level = caller.level
@@ -358,6 +361,7 @@ class HostedServer:
             level = "info"
         ask = Ask(
             route=route,
+            era=caller.era,
             method=envelope.method,
             params=params if envelope.is_canonical else _exactly(envelope, params),
             is_exact=envelope.is_canonical,

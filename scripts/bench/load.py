@@ -9,6 +9,12 @@ from typing_extensions import override
 
 ANSWER_SECONDS = 30.0
 WARM_UP_CALLS = 20
+MODERN = "2026-07-28"
+MODERN_META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,8 @@ class Target:
 
     Attributes:
         method: `POST` for MCP calls, `GET` for pages.
+        tool: What to call.
+        is_modern: Whether calls are of the stateless era.
     """
 
     host: str
@@ -24,6 +32,8 @@ class Target:
     path: str
     token: str | None = None
     method: str = "POST"
+    tool: str = "echo"
+    is_modern: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +141,7 @@ async def run(target: Target, connections: int, seconds: float) -> Result:
 
 
 async def _handshake(connection: Connection, target: Target) -> str | None:
-    if target.method == "GET":
+    if target.method == "GET" or target.is_modern:
         return None
     params = {
         "protocolVersion": "2025-06-18",
@@ -156,7 +166,9 @@ async def _call(connection: Connection, target: Target, session: str | None, tex
     if target.method == "GET":
         status, _, _ = await connection.request(_raw(target, None, None))
         return status == 200  # noqa: PLR2004 - HTTP OK
-    params = {"name": "echo", "arguments": {"text": text}}
+    params: dict[str, object] = {"name": target.tool, "arguments": {"text": text}}
+    if target.is_modern:
+        params["_meta"] = MODERN_META
     message = {"jsonrpc": "2.0", "id": text, "method": "tools/call", "params": params}
     status, _, body = await connection.request(_raw(target, session, message))
     if status != 200:  # noqa: PLR2004 - HTTP OK
@@ -176,7 +188,13 @@ def _raw(target: Target, session: str | None, message: object) -> bytes:
     ]
     if target.token is not None:
         lines.append(f"Authorization: Bearer {target.token}")
-    if message is not None:
+    if target.is_modern:
+        lines += [
+            f"MCP-Protocol-Version: {MODERN}",
+            "Mcp-Method: tools/call",
+            f"Mcp-Name: {target.tool}",
+        ]
+    elif message is not None:
         lines.append("MCP-Protocol-Version: 2025-06-18")
     if session is not None:
         lines.append(f"Mcp-Session-Id: {session}")
