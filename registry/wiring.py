@@ -38,6 +38,7 @@ from registry.core.loop_lag import watch_loop
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
+from registry.features.repository import FeatureRepository
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.snapshot import Snapshot, SnapshotSources
@@ -382,6 +383,7 @@ def build_repositories(
     return ServerRepositories(
         servers=ServerRepository(database, acl, admin_sees_private=settings.admin_sees_private),
         tools=ToolRepository(database),
+        features=FeatureRepository(database),
         acl=acl,
         tokens=TokenRepository(database, cipher),
         plugin_auths=PluginAuthRepository(database, cipher),

@@ -15,6 +15,7 @@ from packages.models.audit import (
     AuditLog,
     AuditSeal,
 )
+from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
 from packages.models.sessions import (
     REVOKED_TOKENS_VALIDATOR,
     TOKEN_FAMILIES_VALIDATOR,
@@ -23,9 +24,10 @@ from packages.models.sessions import (
 )
 from packages.models.tools import MCP_TOOLS_VALIDATOR, RegisteredTool
 
-OWN_DOCUMENTS = (RegisteredTool, AuditLog, AuditSeal, TokenFamily, RevokedToken)
+OWN_DOCUMENTS = (RegisteredTool, ServerFeature, AuditLog, AuditSeal, TokenFamily, RevokedToken)
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
+    ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,

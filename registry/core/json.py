@@ -40,3 +40,19 @@ def dump_text(value: JsonObject) -> bytes:
 def members(value: object) -> JsonObject:
     """Return *value* if it is an object, else an empty one: foreign documents hold anything."""
     return value if isinstance(value, dict) else {}
+
+
+def nesting(value: JsonValue, limit: int) -> int:
+    """Return how deeply *value* is nested, without recursing; beyond *limit* nobody counts."""
+    deepest = 0
+    stack: list[tuple[JsonValue, int]] = [(value, 1)]
+    while stack:
+        node, depth = stack.pop()
+        deepest = max(deepest, depth)
+        if deepest > limit:
+            return deepest
+        if isinstance(node, dict):
+            stack += [(item, depth + 1) for item in node.values()]
+        elif isinstance(node, list):
+            stack += [(item, depth + 1) for item in node]
+    return deepest

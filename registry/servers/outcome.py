@@ -8,6 +8,7 @@ from typing import cast
 
 from registry.access.policy import ServerScope
 from registry.core.json import JsonObject
+from registry.features.values import FeatureProblem
 from registry.servers.values import Discovered, ServerRecord, ServerStatus
 from registry.tools.projection import project
 from registry.tools.values import RejectedTool, ServedTool
@@ -77,9 +78,20 @@ def outcome_of(
         "registry.last_synced_at": now,
         "registry.tool_problems": _problems(found.snapshot.rejected),
     }
+    removed = ["lastError", "errorMessage", "registry.consecutive_failures"]
+    told: dict[str, object] = {
+        "registry.instructions": found.instructions,
+        "registry.title": found.title,
+        "registry.feature_problems": _problems(found.features.problems),
+    }
+    for name, value in told.items():
+        if value:
+            fields[name] = value
+        else:
+            removed.append(name)
     if status is ServerStatus.ERROR:
         fields["status"] = ServerStatus.ACTIVE.value
-    return Outcome(fields, ("lastError", "errorMessage", "registry.consecutive_failures"))
+    return Outcome(fields, tuple(removed))
 
 
 def apply_to_new(fields: dict[str, object], outcome: Outcome) -> None:
@@ -101,11 +113,13 @@ def projection_fields(served: list[ServedTool], server_name: str) -> dict[str, o
     }
 
 
-def _problems(rejected: tuple[RejectedTool, ...]) -> list[dict[str, str]]:
+def _problems(
+    rejected: tuple[RejectedTool, ...] | tuple[FeatureProblem, ...],
+) -> list[dict[str, str]]:
     problems = [{"name": item.name, "reason": item.reason} for item in rejected[:LISTED_PROBLEMS]]
     if len(rejected) > LISTED_PROBLEMS:
         more = len(rejected) - LISTED_PROBLEMS
-        problems.append({"name": "", "reason": f"and {more} more tools that cannot be taken"})
+        problems.append({"name": "", "reason": f"and {more} more that cannot be taken"})
     return problems
 
 
@@ -120,6 +134,7 @@ VOLATILE = frozenset(
         "registry.consecutive_failures",
         "registry.functions_omitted",
         "registry.tool_problems",
+        "registry.feature_problems",
         "registry.auto_expose",
     }
 )

@@ -78,6 +78,9 @@ def present_detail(server: ServerRecord) -> JsonObject:
     problems = server.registry.get("tool_problems")
     if problems:
         answer["toolProblems"] = cast("JsonValue", problems)
+    unlisted = server.registry.get("feature_problems")
+    if unlisted:
+        answer["featureProblems"] = cast("JsonValue", unlisted)
     return answer
 
 

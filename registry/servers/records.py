@@ -8,6 +8,8 @@ from pydantic import JsonValue
 from registry.audit.values import changes_of
 from registry.core.json import JsonObject
 from registry.core.logs import without_secrets
+from registry.features.reconcile import NO_CHANGES, FeatureChanges
+from registry.features.values import FeatureKind
 from registry.servers.credentials import replaced_secrets
 from registry.servers.presenter import present_detail
 from registry.servers.values import ServerRecord
@@ -31,6 +33,12 @@ NOT_RECORDED = frozenset(
 NAMES_TOLD = 100
 """Most names of tools in one record; an upstream may change thousands at once."""
 
+FEATURE_LISTS = {
+    "prompts": FeatureKind.PROMPT,
+    "resources": FeatureKind.RESOURCE,
+    "resource_templates": FeatureKind.TEMPLATE,
+}
+
 USER_KEY = "userKey"
 """Stands for the caller's own key among the secrets."""
 
@@ -39,6 +47,7 @@ def server_changes(
     before: ServerRecord | None,
     after: ServerRecord | None,
     tools: Changes | None = None,
+    features: FeatureChanges | None = None,
     *,
     with_user_key: bool = False,
 ) -> JsonObject:
@@ -52,7 +61,9 @@ def server_changes(
     told = _tool_changes(tools) if tools is not None else {}
     if told:
         changes["tools"] = cast("JsonValue", told)
-    if before is not None and after is not None and not told and not secrets:
+    listed = _feature_changes(features or NO_CHANGES)
+    changes.update(listed)
+    if before is not None and after is not None and not told and not listed and not secrets:
         return changes if changes.get("before") or changes.get("after") else {}
     return changes
 
@@ -75,6 +86,19 @@ def _tool_changes(changes: Changes) -> JsonObject:
         if names:
             told[name] = _bounded(names)
             told[f"{name}_count"] = len(names)
+    return told
+
+
+def _feature_changes(changes: FeatureChanges) -> JsonObject:
+    """Return what changed by kind, under the names of MCP's lists."""
+    told: JsonObject = {}
+    for name, kind in FEATURE_LISTS.items():
+        of_kind: JsonObject = {}
+        for what, keys in changes.names(kind).items():
+            of_kind[what] = _bounded(keys)
+            of_kind[f"{what}_count"] = len(keys)
+        if of_kind:
+            told[name] = of_kind
     return told
 
 

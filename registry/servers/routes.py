@@ -324,6 +324,9 @@ async def refresh_server(
     problems = server.registry.get("tool_problems")
     if problems:
         answer["toolProblems"] = problems
+    unlisted = server.registry.get("feature_problems")
+    if unlisted:
+        answer["featureProblems"] = unlisted
     if refreshed.held:
         answer["heldTools"] = list(refreshed.held)
     return JsonAnswer(answer)
@@ -409,5 +412,9 @@ def _connection(found: Discovered) -> dict[str, object]:
     if found.snapshot.rejected:
         answer["toolProblems"] = [
             {"name": item.name, "reason": item.reason} for item in found.snapshot.rejected
+        ]
+    if found.features.problems:
+        answer["featureProblems"] = [
+            {"name": item.name, "reason": item.reason} for item in found.features.problems
         ]
     return answer

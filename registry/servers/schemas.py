@@ -226,6 +226,7 @@ class ServerUpdate(_ConfigInput):
     tool_functions: ReadOnly = None
     init_duration: ReadOnly = None
     tool_problems: ReadOnly = None
+    feature_problems: ReadOnly = None
     permissions: ReadOnly = None
     notice: ReadOnly = None
     sse_read_timeout: ReadOnly = None
@@ -295,6 +296,13 @@ class ToolProblem(BaseModel):
     reason: str
 
 
+class FeatureProblem(BaseModel):
+    """A prompt, resource or resource template that could not be taken, or a whole list of them."""
+
+    name: str
+    reason: str
+
+
 class ServerDetail(ServerSummary):
     """Everything about a server but its secrets."""
 
@@ -303,6 +311,7 @@ class ServerDetail(ServerSummary):
     last_error: datetime | None
     error_message: str | None
     tool_problems: list[ToolProblem] | None = None
+    feature_problems: list[FeatureProblem] | None = None
     notice: str | None = Field(
         default=None, description="Why there are no tools, where that is no failure."
     )
@@ -400,6 +409,7 @@ class RefreshAnswer(_Answer):
     message: str
     updated_at: datetime | None
     tool_problems: list[ToolProblem] | None = None
+    feature_problems: list[FeatureProblem] | None = None
     permissions: PermissionFlags
     held_tools: list[str] | None = Field(
         default=None, description="Tools that are new or changed and wait for `accept=true`."
@@ -417,6 +427,7 @@ class ConnectionAnswer(_Answer):
     num_tools: int = 0
     init_duration: int | None = None
     tool_problems: list[ToolProblem] | None = None
+    feature_problems: list[FeatureProblem] | None = None
 
 
 class ServerStats(BaseModel):

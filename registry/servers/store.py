@@ -17,6 +17,9 @@ from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
+from registry.features.reconcile import FeatureChanges
+from registry.features.reconcile import reconcile as reconcile_features
+from registry.features.repository import FeatureRepository
 from registry.servers.changes import FieldChanges
 from registry.servers.outcome import (
     Reading,
@@ -44,6 +47,7 @@ class ServerRepositories:
 
     servers: ServerRepository
     tools: ToolRepository
+    features: FeatureRepository
     acl: AclRepository
     tokens: TokenRepository
     plugin_auths: PluginAuthRepository
@@ -56,7 +60,7 @@ Confirm = Callable[[Transaction], Awaitable[None]]
 
 
 LARGE_CHARACTERS = 64 * 1024
-"""Tool definitions of which only one such set is written at a time: what is not committed yet is
+"""Definitions of which only one such set is written at a time: what is not committed yet is
 held in the database's memory, and several of the largest sets would fill it."""
 
 
@@ -71,6 +75,7 @@ class ServerStore:
         self._database = database
         self._servers = repositories.servers
         self._tools = repositories.tools
+        self._features = repositories.features
         self._acl = repositories.acl
         self._tokens = repositories.tokens
         self._plugin_auths = repositories.plugin_auths
@@ -94,7 +99,6 @@ class ServerStore:
             PathTakenError: *path* is.
         """
         now = self._clock.now()
-        snapshot = reading.found.snapshot if reading.found else None
         rules = Rules(request.auto_expose, Origin.AT_REGISTRATION)
         fields: dict[str, object] = {
             "serverName": request.server_name,
@@ -129,15 +133,19 @@ class ServerStore:
                     user.user_id, request.server_name, user_key, now, tx
                 )
             stored = record_of({**fields, "_id": server_id})
-            found = None
-            if snapshot is not None:
-                found = reconcile(snapshot, {}, rules)
+            found = listed = None
+            if reading.found is not None:
+                found = reconcile(reading.found.snapshot, {}, rules)
                 await self._tools.apply(server_id, found, now, tx)
+                listed = reconcile_features(reading.found.features, {})
+                await self._features.apply(server_id, listed, now, tx)
                 served = await self._tools.served(server_id, tx)
                 projected = projection_fields(served, request.server_name)
                 await self._servers.update(server_id, now, projected, (), tx)
                 stored = changed_record(stored, projected, ())
-            changes = server_changes(None, stored, found, with_user_key=user_key is not None)
+            changes = server_changes(
+                None, stored, found, listed, with_user_key=user_key is not None
+            )
             event = AuditEvent(AuditAction.CREATE, EntityType.SERVER, server_id, changes)
             await self._audit.record(user, event, tx)
             return server_id
@@ -182,7 +190,11 @@ class ServerStore:
             await confirm(tx)
             writes = dict(set_fields)
             tools: Changes | None = None
+            listed: FeatureChanges | None = None
             if found is not None:
+                stored = await self._features.stored(server.id, tx)
+                listed = reconcile_features(found.features, stored)
+                await self._features.apply(server.id, listed, now, tx)
                 tools, projected = await self._reconciled(server, found, now, tx, accept=accept)
                 writes.update(projected)
             if changes.changes or changes.removed or is_modification(server, writes):
@@ -197,6 +209,7 @@ class ServerStore:
                 server,
                 changed_record(server, writes, tuple(removed)),
                 tools,
+                listed,
                 with_user_key=changes.user_key is not None,
             )
             if recorded:
@@ -241,6 +254,7 @@ class ServerStore:
             if not await self._servers.delete(server.id, server.updated_at, tx):
                 return False
             await self._tools.delete_of(server.id, tx)
+            await self._features.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)
             tokens, user_keys = await self._drop_credentials(server, tx)
             told: JsonObject = {**gone, "removed": {"tokens": tokens, "user_keys": user_keys}}
@@ -255,8 +269,7 @@ class ServerStore:
         self, write: Callable[[Transaction], Awaitable[T]], reading: Reading | None
     ) -> T:
         found = reading.found if reading is not None else None
-        tools = found.snapshot.tools if found is not None else ()
-        if sum(len(tool.definition) for tool in tools) <= LARGE_CHARACTERS:
+        if found is None or _characters(found) <= LARGE_CHARACTERS:
             return await self._database.transaction(write)
         async with self._large_writes:
             return await self._database.transaction(write)
@@ -284,6 +297,12 @@ class ServerStore:
         writes = dict(projection_fields(served, server.server_name))
         writes["registry.auto_expose"] = _auto_expose(server).value
         return changes, writes
+
+
+def _characters(found: Discovered) -> int:
+    tools = sum(len(tool.definition) for tool in found.snapshot.tools)
+    lists = found.features.lists.values()
+    return tools + sum(len(feature.definition) for listed in lists for feature in listed)
 
 
 def _auto_expose(server: ServerRecord) -> AutoExpose:

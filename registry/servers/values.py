@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from registry.access.policy import ServerScope
 from registry.core.json import JsonObject
+from registry.features.values import NOTHING_READ, FeatureSnapshot
 from registry.servers.naming import default_path
 from registry.tools.values import ToolSnapshot
 
@@ -57,6 +58,8 @@ class Discovered:
         protocol_version: The version negotiated first.
         eras: Which protocol eras the upstream speaks.
         init_duration_ms: Whole milliseconds from opening the connection to the handshake's end.
+        title: What it calls itself, for people.
+        features: Its prompts, resources and resource templates, as far as they could be read.
     """
 
     snapshot: ToolSnapshot
@@ -65,6 +68,8 @@ class Discovered:
     eras: frozenset[Era]
     instructions: str | None
     init_duration_ms: int
+    title: str | None = None
+    features: FeatureSnapshot = NOTHING_READ
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from registry.core.clock import Clock
 from registry.core.json import JsonObject
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.features.intake import take as take_features
 from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tools.intake import take
@@ -112,4 +113,6 @@ def _discovered(reading: Reading) -> Discovered:
         eras=frozenset(era for era, spoken in eras.items() if spoken),
         instructions=reading.instructions,
         init_duration_ms=reading.init_duration_ms,
+        title=reading.title,
+        features=take_features(reading.lists, reading.unread),
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jsonschema_rs
 from pydantic import JsonValue
 
-from registry.core.json import JsonObject, canonical_json
+from registry.core.json import JsonObject, canonical_json, nesting
 from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
 
 NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
@@ -50,7 +50,7 @@ def _definition(raw: JsonValue) -> ToolDefinition:
     name = _name(raw.get("name"))
     description = _text(raw, "description")
     title = _text(raw, "title")
-    if _depth(raw) > MAX_DEPTH:
+    if nesting(raw, MAX_DEPTH) > MAX_DEPTH:
         raise RejectionError(f"is nested deeper than {MAX_DEPTH} levels")
     definition = _json(raw)
     schema = _schema(raw.get("inputSchema"), "inputSchema")
@@ -136,22 +136,6 @@ KNOWN_DIALECTS = frozenset(
         "http://json-schema.org/draft-04/schema#",
     }
 )
-
-
-def _depth(value: JsonValue) -> int:
-    """Return how deeply *value* is nested, without recursing."""
-    deepest = 0
-    stack: list[tuple[JsonValue, int]] = [(value, 1)]
-    while stack:
-        node, depth = stack.pop()
-        deepest = max(deepest, depth)
-        if deepest > MAX_DEPTH:
-            return deepest
-        if isinstance(node, dict):
-            stack += [(item, depth + 1) for item in node.values()]
-        elif isinstance(node, list):
-            stack += [(item, depth + 1) for item in node]
-    return deepest
 
 
 def _shown_name(raw: JsonValue) -> str:

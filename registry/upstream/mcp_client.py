@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from registry.core.clock import Clock
-from registry.core.json import JsonValue, members
+from registry.core.json import JsonObject, JsonValue, members
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
@@ -35,13 +36,82 @@ from registry.upstream.errors import (
 )
 from registry.upstream.guard import UrlGuard
 from registry.upstream.http import Exchange, guarded_client
-from registry.upstream.values import Limits, Reading, Target
+from registry.upstream.values import Limits, Reading, SpokenEras, Target
 
 MAX_PAGES = 1000
 SHOWN_CHARACTERS = 200
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 CLIENT = types.Implementation(name="mcp-gateway-registry", version="1")
 HTML = frozenset({"text/html", "application/xhtml+xml"})
+SERVER_INFO_META_KEY = "io.modelcontextprotocol/serverInfo"
+MAX_INSTRUCTIONS_CHARACTERS = 32_768
+"""Of what a server tells models; the rest is cut off."""
+
+MAX_TITLE_CHARACTERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One kind of list.
+
+    Attributes:
+        member: Of its result, which lists the objects.
+        capability: An upstream that does not name it is not asked.
+    """
+
+    method: str
+    member: str
+    capability: str
+    request: type[Any]
+    result: type[Any]
+
+
+TOOLS = Listing("tools/list", "tools", "tools", types.ListToolsRequest, types.ListToolsResult)
+FEATURES = (
+    Listing(
+        "prompts/list", "prompts", "prompts", types.ListPromptsRequest, types.ListPromptsResult
+    ),
+    Listing(
+        "resources/list",
+        "resources",
+        "resources",
+        types.ListResourcesRequest,
+        types.ListResourcesResult,
+    ),
+    Listing(
+        "resources/templates/list",
+        "resourceTemplates",
+        "resources",
+        types.ListResourceTemplatesRequest,
+        types.ListResourceTemplatesResult,
+    ),
+)
+LISTED = {listing.method: listing.member for listing in (TOOLS, *FEATURES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What an upstream said first."""
+
+    is_modern: bool
+    version: str
+    capabilities: JsonObject
+    instructions: str | None
+    title: str | None
+
+
+@dataclass(slots=True)
+class FeatureLists:
+    """What could be read besides tools so far, and what could not."""
+
+    lists: dict[str, tuple[JsonValue, ...]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+    def give_up(self, reason: str) -> None:
+        """Say of everything that was not read yet why it was not."""
+        for listing in FEATURES:
+            if listing.member not in self.lists:
+                self.unread.setdefault(listing.member, reason)
 
 
 class RecordingDispatcher(JSONRPCDispatcher[Any]):
@@ -62,9 +132,8 @@ class RecordingDispatcher(JSONRPCDispatcher[Any]):
         """Send a request, keep its result, and pass on one that always fits the types."""
         result = await super().send_raw_request(method, params, opts, **kw)
         self.raw[method] = dict(result)
-        if method == "tools/list":
-            return {**result, "tools": []}
-        return result
+        member = LISTED.get(method)
+        return result if member is None else {**result, member: []}
 
 
 async def read_upstream(target: Target, guard: UrlGuard, limits: Limits, clock: Clock) -> Reading:
@@ -88,26 +157,108 @@ async def _read(
     target: Target, guard: UrlGuard, limits: Limits, clock: Clock, exchange: Exchange
 ) -> Reading:
     began_at = clock.monotonic()
-    async with _session(target, guard, limits, exchange) as (session, dispatcher):
-        modern = not target.is_sse and await _adopts_modern(session)
-        if not modern:
-            await session.initialize()
-        init_duration_ms = round((clock.monotonic() - began_at) * 1000)
-        handshake = dispatcher.raw["server/discover" if modern else "initialize"]
-        capabilities = members(handshake.get("capabilities"))
-        tools: tuple[JsonValue, ...] = ()
-        if "tools" in capabilities:
-            tools = await _all_tools(session, dispatcher, limits)
-        version = LATEST_MODERN_VERSION if modern else str(handshake.get("protocolVersion"))
-    return Reading(
-        protocol_version=version,
-        speaks_legacy=not modern or await _speaks_legacy(target, guard, limits),
-        speaks_modern=modern,
-        capabilities=capabilities,
-        instructions=_text(handshake.get("instructions")),
-        init_duration_ms=init_duration_ms,
-        tools=tools,
+    read: Reading | None = None
+    features = FeatureLists()
+    try:
+        async with _session(target, guard, limits, exchange) as (session, dispatcher):
+            handshake = await _shake_hands(session, dispatcher, target)
+            init_duration_ms = round((clock.monotonic() - began_at) * 1000)
+            tools: tuple[JsonValue, ...] = ()
+            if TOOLS.capability in handshake.capabilities:
+                tools = await _all_of(TOOLS, session, dispatcher, limits)
+            read = Reading(
+                protocol_version=handshake.version,
+                speaks_legacy=not handshake.is_modern,
+                speaks_modern=handshake.is_modern,
+                capabilities=handshake.capabilities,
+                instructions=handshake.instructions,
+                init_duration_ms=init_duration_ms,
+                tools=tools,
+                title=handshake.title,
+            )
+            left = limits.total_timeout_seconds - (clock.monotonic() - began_at)
+            # Half of what is left: whatever happens here, the tools have been read.
+            async with asyncio.timeout(left / 2):
+                await _read_features(features, handshake, session, dispatcher, limits)
+    except Exception as exc:
+        # Within the SDK a broken connection ends the session from outside of what was asked.
+        if read is None:
+            raise
+        is_late = any(isinstance(leaf, TimeoutError) for leaf in _leaves(exc))
+        told = _translated(exc, exchange, target, limits).message
+        features.give_up("It did not finish answering in time." if is_late else told)
+    return replace(
+        read,
+        speaks_legacy=read.speaks_legacy or await _speaks_legacy(target, guard, limits),
+        lists=features.lists,
+        unread=features.unread,
     )
+
+
+async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEras:
+    """Shake hands with *target* in both eras and ask for nothing else.
+
+    Raises:
+        UpstreamError: It may not be contacted, cannot be reached, or speaks neither.
+    """
+    guard.check_syntax(target.url)
+    exchange = Exchange(limits.max_bytes)
+    try:
+        async with asyncio.timeout(limits.total_timeout_seconds):
+            async with _session(target, guard, limits, exchange) as (session, dispatcher):
+                handshake = await _shake_hands(session, dispatcher, target)
+            modern = handshake.is_modern
+            legacy = not modern or await _speaks_legacy(target, guard, limits)
+            return SpokenEras(legacy, modern, handshake.version)
+    except TimeoutError:
+        raise _timed_out(target, limits) from None
+    except Exception as exc:  # noqa: BLE001 - as in read_upstream
+        raise _translated(exc, exchange, target, limits) from None
+
+
+async def _shake_hands(
+    session: ClientSession, dispatcher: RecordingDispatcher, target: Target
+) -> Handshake:
+    """Open the conversation in the newest era that the upstream speaks."""
+    modern = not target.is_sse and await _adopts_modern(session)
+    if not modern:
+        await session.initialize()
+    result = dispatcher.raw["server/discover" if modern else "initialize"]
+    info = members(result.get("serverInfo")) or members(
+        members(result.get("_meta")).get(SERVER_INFO_META_KEY)
+    )
+    return Handshake(
+        is_modern=modern,
+        version=LATEST_MODERN_VERSION if modern else str(result.get("protocolVersion")),
+        capabilities=members(result.get("capabilities")),
+        instructions=_text(result.get("instructions"), MAX_INSTRUCTIONS_CHARACTERS),
+        title=_text(info.get("title"), MAX_TITLE_CHARACTERS),
+    )
+
+
+async def _read_features(
+    features: FeatureLists,
+    handshake: Handshake,
+    session: ClientSession,
+    dispatcher: RecordingDispatcher,
+    limits: Limits,
+) -> None:
+    for listing in FEATURES:
+        if listing.capability not in handshake.capabilities:
+            features.lists[listing.member] = ()
+            continue
+        try:
+            features.lists[listing.member] = await _all_of(listing, session, dispatcher, limits)
+        except UpstreamError as exc:
+            features.unread[listing.member] = exc.message
+        except ValidationError:
+            features.unread[listing.member] = "It answered something that is not MCP."
+        except MCPError as exc:
+            if exc.error.code == types.METHOD_NOT_FOUND:
+                # Many servers with resources know no templates, or the reverse.
+                features.lists[listing.member] = ()
+            else:
+                features.unread[listing.member] = f"It answered: {_shown(exc)}"
 
 
 @asynccontextmanager
@@ -175,30 +326,34 @@ async def _speaks_legacy(target: Target, guard: UrlGuard, limits: Limits) -> boo
     return True
 
 
-async def _all_tools(
-    session: ClientSession, dispatcher: RecordingDispatcher, limits: Limits
+async def _all_of(
+    listing: Listing, session: ClientSession, dispatcher: RecordingDispatcher, limits: Limits
 ) -> tuple[JsonValue, ...]:
-    tools: list[JsonValue] = []
+    """Return all objects of one kind, page by page."""
+    told = f"list of {listing.member}"
+    items: list[JsonValue] = []
     seen: set[str] = set()
     cursor: str | None = None
     for _ in range(MAX_PAGES):
         params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
-        await session.send_request(types.ListToolsRequest(params=params), types.ListToolsResult)
-        page = dispatcher.raw["tools/list"]
-        listed = page.get("tools")
+        await session.send_request(listing.request(params=params), listing.result)
+        page = dispatcher.raw[listing.method]
+        listed = page.get(listing.member)
         if not isinstance(listed, list):
-            raise UpstreamProtocolError("Its list of tools is no list.")
-        tools += listed
-        if len(tools) > limits.max_tools:
-            raise UpstreamTooLargeError(f"It offers more than {limits.max_tools} tools.")
+            raise UpstreamProtocolError(f"Its {told} is no list.")
+        items += listed
+        if len(items) > limits.max_tools:
+            raise UpstreamTooLargeError(
+                f"It offers more than {limits.max_tools} {listing.member}."
+            )
         following = page.get("nextCursor")
         if not following:
-            return tuple(tools)
+            return tuple(items)
         cursor = str(following)
         if cursor in seen:
-            raise UpstreamProtocolError("Its list of tools goes in circles.")
+            raise UpstreamProtocolError(f"Its {told} goes in circles.")
         seen.add(cursor)
-    raise UpstreamTooLargeError(f"Its list of tools has more than {MAX_PAGES} pages.")
+    raise UpstreamTooLargeError(f"Its {told} has more than {MAX_PAGES} pages.")
 
 
 def _translated(
@@ -248,8 +403,7 @@ def _of_leaf(leaf: BaseException, target: Target, limits: Limits) -> UpstreamErr
         case httpx2.TransportError():
             return UpstreamConnectError(f"The connection to {_origin(target)} broke.")
         case MCPError():
-            text = CONTROL_CHARACTERS.sub(" ", str(leaf))[:SHOWN_CHARACTERS]
-            return UpstreamProtocolError(f"{_origin(target)} answered: {text}")
+            return UpstreamProtocolError(f"{_origin(target)} answered: {_shown(leaf)}")
         case ValidationError():
             return UpstreamProtocolError(f"{_origin(target)} answered something that is not MCP.")
         case _:
@@ -273,5 +427,12 @@ def _origin(target: Target) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _shown(error: MCPError) -> str:
+    return CONTROL_CHARACTERS.sub(" ", str(error))[:SHOWN_CHARACTERS]
+
+
+def _text(value: object, most: int) -> str | None:
+    if not isinstance(value, str):
+        return None
+    # Half a character of a pair cannot be stored.
+    return value[:most].encode(errors="replace").decode()

@@ -43,6 +43,10 @@ class Reading:
         speaks_legacy: Whether it takes `initialize` (up to 2025-11-25).
         speaks_modern: Whether it takes requests of 2026-07-28.
         init_duration_ms: From opening the connection to the end of the handshake.
+        title: What it calls itself, for people.
+        lists: Likewise its prompts, resources and resource templates, by the member of the result
+            that lists them.
+        unread: Why others of these lists could not be read.
     """
 
     protocol_version: str
@@ -52,3 +56,19 @@ class Reading:
     instructions: str | None
     init_duration_ms: int
     tools: tuple[JsonValue, ...]
+    title: str | None = None
+    lists: Mapping[str, tuple[JsonValue, ...]] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenEras:
+    """Which eras an upstream speaks.
+
+    Attributes:
+        protocol_version: The version negotiated first.
+    """
+
+    speaks_legacy: bool
+    speaks_modern: bool
+    protocol_version: str

@@ -13,6 +13,7 @@ from mcp.server.mcpserver import MCPServer
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.features.values import FeatureKind
 from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ConnectionSpec, Era, Transport
 from registry.sync.discovery import DiscoveryService
@@ -267,3 +268,149 @@ async def test_metadata_that_points_to_a_forbidden_address_is_refused(settings: 
     async with serve(handler) as url:
         with pytest.raises(UnsafeUrlError):
             await service(settings).oauth_metadata(spec(f"{url}/mcp"))
+
+
+def offering(**lists: Any) -> Handler:
+    """Return an upstream with all capabilities; the lists are results or errors by member."""
+    capabilities: dict[str, Any] = {"tools": {}, "prompts": {}, "resources": {}}
+    methods = {
+        "tools/list": "tools",
+        "prompts/list": "prompts",
+        "resources/list": "resources",
+        "resources/templates/list": "resourceTemplates",
+    }
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method != "POST":
+            return web.Response(status=405)
+        message = await request.json()
+        if "id" not in message:
+            return web.Response(status=202)
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
+        member = methods.get(message["method"])
+        if message["method"] == "initialize":
+            answer["result"] = {
+                "protocolVersion": "2025-11-25",
+                "capabilities": capabilities,
+                "serverInfo": {"name": "x", "version": "1", "title": "All of it"},
+            }
+        elif member is None or member not in lists:
+            answer["error"] = {"code": -32601, "message": "Method not found"}
+        elif isinstance(lists[member], list):
+            answer["result"] = {member: lists[member]}
+        elif isinstance(lists[member], asyncio.Event):
+            await lists[member].wait()
+        elif lists[member] is None:
+            assert request.transport is not None
+            request.transport.abort()
+        else:
+            answer["error"] = {"code": -32000, "message": lists[member]}
+        return web.json_response(answer)
+
+    return handler
+
+
+PROMPT = {"name": "hello", "x-own": 1}
+RESOURCE = {"uri": "x:a", "name": "a"}
+TEMPLATE = {"uriTemplate": "x:{a}", "name": "t"}
+
+
+async def test_prompts_resources_and_templates_are_read_as_they_came(settings: Settings) -> None:
+    whole = offering(
+        tools=[TOOL], prompts=[PROMPT], resources=[RESOURCE], resourceTemplates=[TEMPLATE]
+    )
+    async with serve(whole) as url:
+        discovered = await service(settings).discover(spec(f"{url}/mcp"))
+
+    listed = {
+        kind: [(item.key, json.loads(item.definition)) for item in items]
+        for kind, items in discovered.features.lists.items()
+    }
+    assert listed == {
+        FeatureKind.PROMPT: [("hello", PROMPT)],
+        FeatureKind.RESOURCE: [("x:a", RESOURCE)],
+        FeatureKind.TEMPLATE: [("x:{a}", TEMPLATE)],
+    }
+    assert discovered.features.problems == ()
+    assert discovered.title == "All of it"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "reason"),
+    [
+        ("no prompts today", "It answered: no prompts today"),
+        ([PROMPT] * 5, "It offers more than 4 prompts."),
+        (None, "broke"),
+        (asyncio.Event(), "It did not finish answering in time."),
+    ],
+)
+async def test_a_list_that_fails_costs_neither_the_tools_nor_the_registration(
+    settings: Settings, prompts: Any, reason: str
+) -> None:
+    whole = offering(tools=[TOOL], prompts=prompts)
+    reader = service(settings, discovery_max_tools=4, discovery_timeout_seconds=2.0)
+    async with serve(whole) as url:
+        discovered = await reader.discover(spec(f"{url}/mcp"))
+
+    assert [item.name for item in discovered.snapshot.tools] == ["echo"]
+    assert FeatureKind.PROMPT not in discovered.features.lists
+    problem = discovered.features.problems[0]
+    assert problem.name == "prompts"
+    assert reason in problem.reason
+
+
+async def test_a_server_without_a_list_that_its_capability_suggests_has_none(
+    settings: Settings,
+) -> None:
+    async with serve(offering(tools=[TOOL], prompts=[], resources=[RESOURCE])) as url:
+        discovered = await service(settings).discover(spec(f"{url}/mcp"))
+
+    assert discovered.features.lists[FeatureKind.TEMPLATE] == ()
+    assert discovered.features.problems == ()
+
+
+async def test_an_upstream_without_the_capability_is_not_asked(settings: Settings) -> None:
+    asked: list[str] = []
+
+    def results(method: str, params: dict[str, Any]) -> object:
+        asked.append(method)
+        return tools(TOOL)(method, params)
+
+    async with serve(mcp(results)) as url:
+        discovered = await service(settings).discover(spec(f"{url}/mcp"))
+
+    assert set(asked) <= {"server/discover", "tools/list"}
+    assert discovered.features.lists == dict.fromkeys(FeatureKind, ())
+
+
+async def test_the_official_servers_lists_are_read_in_the_newest_era(settings: Settings) -> None:
+    server = MCPServer("everything", title="Everything")
+
+    @server.prompt()
+    def greet(name: str) -> str:
+        """Greet somebody."""
+        return f"Say hello to {name}."
+
+    @server.resource("notes://today")
+    def today() -> str:
+        """Today's note."""
+        return "rain"
+
+    @server.resource("notes://{day}")
+    def of_day(day: str) -> str:
+        """A day's note."""
+        return day
+
+    async with serve_asgi(server.streamable_http_app(), lifespan=True) as url:
+        discovered = await service(settings).discover(spec(f"{url}/mcp"))
+
+    keys = {
+        kind: [item.key for item in items] for kind, items in discovered.features.lists.items()
+    }
+    assert Era.MODERN in discovered.eras
+    assert keys == {
+        FeatureKind.PROMPT: ["greet"],
+        FeatureKind.RESOURCE: ["notes://today"],
+        FeatureKind.TEMPLATE: ["notes://{day}"],
+    }
+    assert discovered.title == "Everything"

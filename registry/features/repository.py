@@ -1,0 +1,104 @@
+"""Reads and writes `mcp_features`. The only module that writes it."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+from bson import ObjectId
+from pymongo import UpdateOne
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translated, translates_driver_errors
+from packages.models.features import ServerFeature
+from registry.features.reconcile import FeatureChanges, PlacedFeature
+from registry.features.values import (
+    Feature,
+    FeatureKey,
+    FeatureKind,
+    FeatureRow,
+    StoredFeature,
+)
+
+
+@translates_driver_errors
+class FeatureRepository:
+    """Prompts, resources and resource templates of MCP servers."""
+
+    def __init__(self, database: Database) -> None:
+        self._features = database.collection(ServerFeature.Settings.name)
+
+    async def stored(
+        self, owner_id: str, tx: Transaction | None = None
+    ) -> dict[FeatureKey, StoredFeature]:
+        """Return what reconciling needs of everything stored of one server."""
+        rows = self._features.find(
+            {"owner_id": ObjectId(owner_id)},
+            {"_id": 0, "kind": 1, "key": 1, "definition": 1, "position": 1},
+            session=tx,
+        )
+        return {
+            (FeatureKind(row["kind"]), row["key"]): StoredFeature(
+                row["definition"], row["position"]
+            )
+            async for row in rows
+        }
+
+    async def rows(self, owner_ids: Sequence[str]) -> AsyncIterator[FeatureRow]:
+        """Yield everything stored of several servers, in each one's order.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        query = {"owner_id": {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}}
+        fields = {"owner_id": 1, "kind": 1, "key": 1, "definition": 1}
+        async with translated():
+            rows = self._features.find(query, fields, sort=[("position", 1), ("_id", 1)])
+            async for row in rows:
+                feature = Feature(FeatureKind(row["kind"]), row["key"], row["definition"])
+                yield FeatureRow(row["_id"].binary, str(row["owner_id"]), feature)
+
+    async def apply(
+        self, owner_id: str, changes: FeatureChanges, now: datetime, tx: Transaction
+    ) -> None:
+        """Write *changes*; no changes, no write."""
+        owner = ObjectId(owner_id)
+        if changes.added:
+            rows = [_row(owner, placed, now) for placed in changes.added]
+            await self._features.insert_many(rows, session=tx)
+        updates = [_update(owner, placed, now) for placed in (*changes.changed, *changes.moved)]
+        if updates:
+            await self._features.bulk_write(updates, session=tx)
+        for kind in FeatureKind:
+            gone = [key for its_kind, key in changes.removed if its_kind is kind]
+            if gone:
+                query: Doc = {"owner_id": owner, "kind": kind.value, "key": {"$in": gone}}
+                await self._features.delete_many(query, session=tx)
+
+    async def delete_of(self, owner_id: str, tx: Transaction) -> None:
+        """Remove everything of one server."""
+        await self._features.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
+
+
+def _row(owner: ObjectId, placed: PlacedFeature, now: datetime) -> Doc:
+    feature = placed.feature
+    return {
+        "owner_id": owner,
+        "kind": feature.kind.value,
+        "key": feature.key,
+        "definition": feature.definition,
+        "position": placed.position,
+        "last_synced_at": now,
+    }
+
+
+def _update(owner: ObjectId, placed: PlacedFeature, now: datetime) -> UpdateOne:
+    feature = placed.feature
+    return UpdateOne(
+        {"owner_id": owner, "kind": feature.kind.value, "key": feature.key},
+        {
+            "$set": {
+                "definition": feature.definition,
+                "position": placed.position,
+                "last_synced_at": now,
+            }
+        },
+    )

@@ -1,0 +1,79 @@
+"""Values about prompts, resources and resource templates that travel between modules."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeAlias
+
+
+class FeatureKind(StrEnum):
+    """What a server offers besides tools."""
+
+    PROMPT = "prompt"
+    RESOURCE = "resource"
+    TEMPLATE = "resource_template"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One prompt, resource or resource template as an upstream describes it.
+
+    Attributes:
+        key: Its name, uri or uriTemplate: unique among those of its kind of one server.
+        definition: JSON text of the whole object, unknown members included.
+    """
+
+    kind: FeatureKind
+    key: str
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureProblem:
+    """What could not be taken, and why.
+
+    Attributes:
+        name: `prompts`, or `prompts/<name>` when it is about a single one.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSnapshot:
+    """What one upstream listed at one moment, in its order.
+
+    Attributes:
+        lists: By kind. One that is missing could not be read: what is stored of it stays.
+    """
+
+    lists: Mapping[FeatureKind, tuple[Feature, ...]] = field(default_factory=dict)
+    problems: tuple[FeatureProblem, ...] = ()
+
+
+NOTHING_READ = FeatureSnapshot(MappingProxyType({}))
+
+FeatureKey: TypeAlias = tuple[FeatureKind, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFeature:
+    """What reconciling needs to know of a stored one."""
+
+    definition: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """A stored one as the gateway reads it.
+
+    Attributes:
+        row_id: ObjectId of its document, 12 bytes.
+    """
+
+    row_id: bytes
+    owner_id: str
+    feature: Feature
