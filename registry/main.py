@@ -18,10 +18,12 @@ from registry.auth.dependencies import challenge
 from registry.auth.routes import auth_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
+from registry.gateway.ports import Peers
 from registry.servers.routes import router as servers_router
 from registry.servers.user_key_routes import router as user_keys_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
+from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
 from registry.web.middleware import RequestRecorder
@@ -48,9 +50,16 @@ class Application:
 
 
 @asynccontextmanager
-async def application(settings: Settings) -> AsyncIterator[tuple[Application, Components]]:
-    """Build a running application; leaving the context takes it down."""
-    async with components(settings) as parts:
+async def application(
+    settings: Settings, peers: Peers | None = None
+) -> AsyncIterator[tuple[Application, Components]]:
+    """Build a running application; leaving the context takes it down.
+
+    Args:
+        settings: Of this process.
+        peers: The other workers; None when there are none.
+    """
+    async with components(settings, peers) as parts:
         yield Application(control_plane(parts), parts.gateway), parts
 
 
@@ -87,10 +96,14 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(tokens_router)
     app.include_router(exchanges_router)
     app.include_router(auth_router(parts.keys, base_url))
-    checks = {"mongodb": parts.database_is_up, "gateway": parts.snapshot_is_fresh}
-    app.include_router(health_router(checks, parts.metrics, parts.token_gauges.refresh))
+    checks = {
+        "mongodb": parts.database_is_up,
+        "gateway": parts.snapshot_is_fresh,
+        "staying": parts.is_staying,
+    }
+    app.include_router(health_router(checks, parts.metrics_page))
     return RequestRecorder(
-        app,
+        RefuseWhileDraining(app, parts.drain),
         metrics=parts.metrics,
         max_body_bytes=parts.settings.gateway_max_body_bytes,
         body_seconds=parts.settings.request_body_timeout_seconds,

@@ -1,43 +1,40 @@
-"""Run the application under uvicorn, on its own or with everything that local mode brings."""
+"""Run the application: in one process or several, with or without what local mode brings."""
 
 import asyncio
 import json
 import shlex
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
-import uvicorn
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp
-from typing_extensions import override
 
 import registry
 from registry.auth.keys import KeyPairError, load_signing_keys
-from registry.core.clock import Clock, SystemClock
+from registry.core.clock import SystemClock
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError, load_settings
 from registry.local.bootstrap import bootstrap
 from registry.local.home import LocalHome, settings_overrides
 from registry.local.instance import LocalInstance
 from registry.main import application
-from registry.web.connection import JoiningProtocol
-from registry.wiring import Components
+from registry.web.server import Server
+from registry.wiring import Components, components
+from registry.workers.listeners import listening
+from registry.workers.orders import Orders
+from registry.workers.peers import Siblings
+from registry.workers.place import meeting_place
+from registry.workers.supervisor import Supervisor
+from registry.workers.tie import DRAINING, READY, WorkerEnd
 
 log = structlog.get_logger()
 
-GRACEFUL_SECONDS = 10
-"""How long requests in flight may take to end after SIGTERM."""
-
-KEEP_ALIVE_SECONDS = 75
-"""Longer than the usual 60 s of load balancers, which must be the ones to close."""
-
-BACKLOG = 2048
-"""Connections that may wait to be accepted; those made before we serve are answered then."""
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 PLACEHOLDERS: dict[str, object] = {
     "mongo_uri": "mongodb://127.0.0.1/",
@@ -102,42 +99,171 @@ def checked_settings() -> Settings:
     return settings
 
 
-async def serve_settings() -> None:
-    """Serve with the environment's settings until a signal ends it."""
+async def serve_settings(workers: int | None = None) -> None:
+    """Serve with the environment's settings until a signal ends it.
+
+    Args:
+        workers: How many processes; None for what the settings say.
+
+    Raises:
+        StartFailedError: Of several processes the first did not start; it has said why.
+    """
     settings = checked_settings()
+    count = workers or settings.registry_workers
     configure_logging(settings.log_level, settings.log_format)
-    with _bound(settings) as listener:
+    with _bound(settings, count) as listeners:
         # Port 0 asks for a free one, which clients must be told.
-        settings = load_settings(registry_port=listener.getsockname()[1])
-        async with application(settings) as (app, _parts):
-            await _serve(app, listener, lambda: _log_ready(settings))
+        port = listeners[0].getsockname()[1]
+        settings = load_settings(registry_port=port, registry_workers=count)
+
+        def announce() -> None:
+            log.info(
+                "registry_ready",
+                address=settings.base_url,
+                version=registry.__version__,
+                workers=count,
+            )
+
+        if count == 1:
+            await _serve_alone(settings, listeners[0], announce)
+        else:
+            await _supervise(settings, listeners, announce)
 
 
-async def serve_local() -> None:
-    """Serve with a database, keys and a demo server of the home folder's own."""
+async def serve_local(workers: int | None = None) -> None:
+    """Serve with a database, keys and a demo server of the home folder's own.
+
+    Args:
+        workers: As for `serve_settings`.
+
+    Raises:
+        StartFailedError: Likewise.
+    """
     checked = load_settings(**PLACEHOLDERS)
+    count = workers or checked.registry_workers
     configure_logging(checked.log_level, checked.log_format)
-    clock = SystemClock()
-    with _bound(checked) as listener:
-        port = listener.getsockname()[1]
-        async with _local_application(checked, port, clock) as (app, announce):
-            await _serve(app, listener, announce)
+    with _bound(checked, count) as listeners:
+        port = listeners[0].getsockname()[1]
+        async with LocalInstance(checked.registry_home, SystemClock()) as instance:
+            settings = load_settings(
+                **instance.settings_overrides(), registry_port=port, registry_workers=count
+            )
+
+            def announce(token: str) -> None:
+                print(announcement(settings, instance.home, token), flush=True)  # noqa: T201 - for people
+
+            if count == 1:
+                async with application(settings) as (app, parts):
+                    token = await bootstrap(parts, instance.home, instance.demo_url)
+                    await _serve(app, parts, listeners[0], lambda: announce(token))
+                return
+            async with components(settings) as parts:
+                token = await bootstrap(parts, instance.home, instance.demo_url)
+            await _supervise(settings, listeners, lambda: announce(token))
 
 
-@asynccontextmanager
-async def _local_application(
-    checked: Settings, port: int, clock: Clock
-) -> AsyncIterator[tuple[ASGIApp, Callable[[], None]]]:
-    async with LocalInstance(checked.registry_home, clock) as instance:
-        settings = load_settings(**instance.settings_overrides(), registry_port=port)
-        async with application(settings) as (app, parts):
-            token = await bootstrap(parts, instance.home, instance.demo_url)
-            yield app, lambda: print(announcement(parts, instance.home, token), flush=True)  # noqa: T201 - for people
+async def serve_worker(told: str) -> None:
+    """Serve as one of several processes, until a signal or the parent's death ends it.
+
+    Args:
+        told: Its orders, as the parent wrote them.
+    """
+    orders = Orders.read(told)
+    overrides: dict[str, object] = {}
+    if orders.local_home is not None:
+        overrides = settings_overrides(Path(orders.local_home))
+    settings = load_settings(
+        **overrides, registry_port=orders.port, registry_workers=orders.workers
+    )
+    configure_logging(settings.log_level, settings.log_format)
+    structlog.contextvars.bind_contextvars(worker=orders.worker)
+    siblings = Siblings(orders.place)
+    listener = socket.socket(fileno=orders.listener)
+    async with application(settings, siblings) as (app, parts):
+        totals = parts.totals
+        if totals is None:
+            raise RuntimeError("a worker among others counts with them")
+        server = _server(app, parts)
+        tie = WorkerEnd(socket.socket(fileno=orders.tie), server.take_over, server.orphaned)
+        server.on_listening = lambda: tie.say(READY)
+        server.on_draining = lambda: tie.say(DRAINING)
+        await server.listen_privately(
+            orders.place.socket_of(orders.worker), siblings.entrance(app, totals.told)
+        )
+        await _until_signalled(server, listener)
+        # What was counted outlives us.
+        await totals.told()
+        if server.is_orphaned:
+            orders.place.give_up()
 
 
-def announcement(parts: Components, home: LocalHome, token: str) -> str:
+async def _serve_alone(
+    settings: Settings, listener: socket.socket, announce: Callable[[], None]
+) -> None:
+    async with application(settings) as (app, parts):
+        await _serve(app, parts, listener, announce)
+
+
+async def _serve(
+    app: ASGIApp, parts: Components, listener: socket.socket, announce: Callable[[], None]
+) -> None:
+    server = _server(app, parts)
+    server.on_listening = announce
+    await _until_signalled(server, listener)
+
+
+async def _supervise(
+    settings: Settings, listeners: list[socket.socket], announce: Callable[[], None]
+) -> None:
+    with meeting_place() as folder:
+
+        def orders(worker: str, slot: int, listener: int, tie: int) -> Orders:
+            return Orders(
+                worker=worker,
+                slot=slot,
+                folder=str(folder),
+                listener=listener,
+                tie=tie,
+                port=settings.registry_port,
+                workers=settings.registry_workers,
+                local_home=str(settings.registry_home) if settings.registry_local else None,
+            )
+
+        await Supervisor(
+            listeners,
+            folder,
+            orders,
+            SystemClock(),
+            drain_seconds=settings.drain_delay_seconds + settings.drain_timeout_seconds,
+            ready=announce,
+        ).run()
+
+
+def _server(app: ASGIApp, parts: Components) -> Server:
+    return Server(
+        app,
+        parts.drain,
+        parts.clock,
+        delay_seconds=parts.settings.drain_delay_seconds,
+        drain_seconds=parts.settings.drain_timeout_seconds,
+    )
+
+
+async def _until_signalled(server: Server, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    for number in ENDING_SIGNALS:
+        loop.add_signal_handler(number, server.stop)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        # From here on a signal ends the process as it stands.
+        for number in ENDING_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def announcement(settings: Settings, home: LocalHome, token: str) -> str:
     """Return what local mode prints when it is ready."""
-    base = parts.settings.base_url
+    base = settings.base_url
     configuration = {
         "mcpServers": {
             "demo": {
@@ -166,71 +292,16 @@ def announcement(parts: Components, home: LocalHome, token: str) -> str:
     )
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, leaving signals to us: it would end the process before our contexts close."""
-
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._announce = announce
-
-    @contextmanager
-    @override
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    @override
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._announce()
-
-
-async def _serve(app: ASGIApp, listener: socket.socket, announce: Callable[[], None]) -> None:
-    config = uvicorn.Config(
-        app,
-        http=JoiningProtocol,
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACEFUL_SECONDS,
-    )
-    server = _Server(config, announce)
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
 @contextmanager
-def _bound(settings: Settings) -> Iterator[socket.socket]:
+def _bound(settings: Settings, count: int) -> Iterator[list[socket.socket]]:
     """Bind the port before anything is started, so that a taken one is a clear error."""
     host, port = settings.registry_host, settings.registry_port
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # Binding alone leaves the port to whoever listens first.
-        listener.listen(BACKLOG)
-    except OSError as exc:
-        problem = f"REGISTRY_HOST, REGISTRY_PORT: cannot listen on {host}:{port} ({exc.strerror})"
-        raise SettingsError([problem]) from None
-    with listener:
-        yield listener
-
-
-def _log_ready(settings: Settings) -> None:
-    log.info("registry_ready", address=settings.base_url, version=registry.__version__)
+    with ExitStack() as stack:
+        try:
+            listeners = stack.enter_context(listening(host, port, count))
+        except OSError as exc:
+            problem = (
+                f"REGISTRY_HOST, REGISTRY_PORT: cannot listen on {host}:{port} ({exc.strerror})"
+            )
+            raise SettingsError([problem]) from None
+        yield listeners

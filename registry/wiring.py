@@ -59,7 +59,8 @@ from registry.tools.repository import ToolRepository
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
 from registry.workers.ids import new_worker_id
-from registry.workers.peers import Alone
+from registry.workers.peers import Alone, Siblings
+from registry.workers.totals import Totals
 
 log = structlog.get_logger()
 
@@ -92,6 +93,7 @@ class Components:
     gateway: GatewayEndpoint
     peers: Peers
     drain: Drain
+    totals: Totals | None
     audit: AuditTrail
     audit_service: AuditService
     index_conflicts: list[IndexConflict]
@@ -104,6 +106,17 @@ class Components:
         except (TimeoutError, DatabaseUnavailable):
             return False
         return True
+
+    async def is_staying(self) -> bool:
+        """Whether this process is not on its way out."""
+        return not self.drain.is_leaving
+
+    async def metrics_page(self) -> bytes:
+        """Return the metrics of all workers in Prometheus' text format."""
+        if self.totals is not None:
+            return await self.totals.page()
+        await self.token_gauges.refresh()
+        return self.metrics.render()
 
     async def snapshot_is_fresh(self) -> bool:
         """Whether the gateway's view follows the database."""
@@ -288,7 +301,12 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             settings=settings,
             clock=clock,
             metrics=metrics,
+            drain=drain,
         )
+        token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
+        totals = None
+        if isinstance(peers, Siblings):
+            totals = Totals(metrics.registry, peers, token_gauges.refresh)
         await snapshot.load()
         background = await stack.enter_async_context(asyncio.TaskGroup())
         watching = background.create_task(snapshot.follow())
@@ -313,11 +331,12 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             user_keys=UserKeyService(database, repositories, snapshot, clock=clock),
             tokens=tokens,
             sessions=sessions,
-            token_gauges=TokenGauges(repositories.tokens, clock=clock, metrics=metrics),
+            token_gauges=token_gauges,
             snapshot=snapshot,
             gateway=gateway,
             peers=peers,
             drain=drain,
+            totals=totals,
             audit=audit,
             audit_service=AuditService(audit_repository),
             index_conflicts=conflicts,

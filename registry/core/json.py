@@ -28,7 +28,7 @@ def load_text(text: str | bytes | bytearray) -> JsonObject:
     """
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError("The text is no JSON object.")
+        raise ValueError("The text is no JSON object.")  # noqa: TRY004 - its text is at fault
     return value
 
 

@@ -95,6 +95,17 @@ class Settings(BaseSettings):
 
     registry_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     registry_port: int = Field(default=7860, ge=0, le=65535, description="Port to listen on.")
+    registry_workers: int = Field(
+        default=1, ge=1, le=256, description="Processes that serve; about one for each processor."
+    )
+    drain_delay_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long to serve on after SIGTERM, saying not ready, before it drains.",
+    )
+    drain_timeout_seconds: float = Field(
+        default=10.0, ge=0, description="Longest time for requests in flight to end after that."
+    )
     registry_home: Path = Field(
         default=Path(".registry"), description="Folder of local mode: data, keys, admin token."
     )

@@ -6,7 +6,7 @@ learns which servers exist; everything is decided on the body, never on headers.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
+from registry.core.drain import Drain
 from registry.core.errands import Errands
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
@@ -40,12 +41,13 @@ from registry.gateway.errors import (
     InternalFailure,
     InvalidParams,
     MethodNotAllowed,
-    NotServing,
     Outcome,
     Refusal,
+    ShuttingDown,
     ToolUnknown,
     UpstreamFailed,
 )
+from registry.gateway.farewell import Farewell, farewell
 from registry.gateway.forward import Forwarder, SealSession
 from registry.gateway.headers import MCP_NAME, forwarded_headers, read_headers
 from registry.gateway.hosted import HostedServer
@@ -89,6 +91,7 @@ class GatewayEndpoint:
         session: Pool of upstream connections; keeps no cookies.
         sealing_keys: 32 bytes each, used for nothing else. The first seals session ids, all
             open them.
+        drain: Says when nothing new may begin.
     """
 
     def __init__(
@@ -103,8 +106,10 @@ class GatewayEndpoint:
         settings: Settings,
         clock: Clock,
         metrics: Metrics,
+        drain: Drain | None = None,
     ) -> None:
         self._routes = routes
+        self._drain = drain or Drain()
         self._admission = Admission(
             routes,
             authenticate,
@@ -176,7 +181,7 @@ class GatewayEndpoint:
         except asyncio.CancelledError:
             # Nobody else cancels a request than the server that ends. Its client is told so.
             log.warning("gateway_call_cut_off", server=exchange.server, method=exchange.method)
-            await self._refuse(exchange, NotServing("The gateway is being shut down."))
+            await self._refuse(exchange, ShuttingDown())
         except Exception as exc:
             translated = refusal_for(exc)
             if isinstance(translated, InternalFailure):
@@ -220,6 +225,9 @@ class GatewayEndpoint:
         envelope = read_envelope(raw, body)
         method = envelope.method
         exchange.method = method or "response"
+        # Answers and notifications are for calls that are still in flight.
+        if self._drain.has_begun and envelope.is_request:
+            raise ShuttingDown
         needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
         exchange.params = envelope.params
         era = message_era(headers, envelope.params)
@@ -262,6 +270,8 @@ class GatewayEndpoint:
         await exchange.answer(200, result_body(result, request_id))
 
     async def _get_or_delete(self, exchange: Exchange) -> None:
+        if self._drain.has_begun:
+            raise ShuttingDown
         is_modern = header_era(exchange.headers) is Era.MODERN
         serve = self._hosted.get if exchange.method == "GET" else self._hosted.delete
         if not exchange.slug:
@@ -324,9 +334,14 @@ class GatewayEndpoint:
             await self._forwarder.exchange(http_method, route, headers, raw, exchange.client)
             return
 
-        async def until() -> Exception:
-            return await until_refused(self._admission, exchange, route, self._routes.changed)
+        def refused() -> Awaitable[Exception]:
+            return until_refused(self._admission, exchange, route, self._routes.changed)
 
+        async def until() -> Exception:
+            return await self._drain.interrupt(refused, ShuttingDown())
+
+        if exchange.method == "subscriptions/listen":
+            exchange.client.send = exchange.farewell = Farewell(exchange.client.send)
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(
                 http_method, route, headers, raw, exchange.client, standing_until=until
@@ -390,7 +405,8 @@ class GatewayEndpoint:
             # Too late for an error. An event stream may end anywhere; any other body is left
             # incomplete, which makes the server cut the connection: half must not look whole.
             if exchange.client.is_event_stream:
-                await exchange.client.send({"type": "http.response.body", "body": b""})
+                last = farewell(exchange.farewell, refusal, exchange.request_id)
+                await exchange.client.send({"type": "http.response.body", "body": last})
             return
         body = error_body(refusal, exchange.request_id)
         await exchange.answer(refusal.http_status, body, refusal.headers)

@@ -320,6 +320,14 @@ class NotServing(Refusal):
         super().__init__(message, headers=[(b"retry-after", str(RETRY_AFTER_SECONDS).encode())])
 
 
+class ShuttingDown(NotServing):
+    """This process is on its way out; another answers, or this one's successor."""
+
+    def __init__(self) -> None:
+        super().__init__("The gateway is being shut down; try again.")
+        self.headers = (*self.headers, (b"connection", b"close"))
+
+
 class InternalFailure(Refusal):
     """Something unforeseen; it was logged."""
 

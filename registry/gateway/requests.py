@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import BodyTooLarge, BodyTooSlow, NotAcceptable, NotJson, Outcome
+from registry.gateway.farewell import Farewell
 from registry.gateway.forward import Client
 from registry.gateway.headers import Headers
 from registry.gateway.patience import Patience
@@ -28,10 +29,12 @@ class Exchange:
         request_id: Goes into a refusal.
         params: Of the JSON-RPC message, as the client sent them.
         client: Where the answer goes.
+        farewell: Watches a stream that ends with a message of its own.
     """
 
     __slots__ = (
         "client",
+        "farewell",
         "headers",
         "is_modern",
         "label",
@@ -55,6 +58,7 @@ class Exchange:
         self.request_id: RequestId | None = None
         self.is_modern = False
         self.outcome = Outcome.OK
+        self.farewell: Farewell | None = None
         self.params: Mapping[str, Any] = {}
 
     def served_by(self, route: Route) -> None:

@@ -77,3 +77,8 @@ class JoiningProtocol(HttpToolsProtocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(JoiningTransport(transport))
+
+    def close_after_answer(self) -> None:
+        """Close the connection once what was asked over it is answered; not while it is idle."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False

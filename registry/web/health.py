@@ -6,7 +6,6 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from registry.core.metrics import Metrics
 from registry.web.errors import RETRY_AFTER_SECONDS, JsonAnswer
 
 Check = Callable[[], Awaitable[bool]]
@@ -21,13 +20,12 @@ class Health(BaseModel):
 
 def health_router(
     checks: Mapping[str, Check],
-    metrics: Metrics,
-    before_metrics: Callable[[], Awaitable[None]] | None = None,
+    metrics_page: Callable[[], Awaitable[bytes]],
 ) -> APIRouter:
     """Return the routes.
 
-    *checks* must each answer within seconds and never raise; so must *before_metrics*, which
-    brings up to date what is not counted as it happens.
+    *checks* and *metrics_page*, which returns the metrics in Prometheus' text format, must each
+    answer within seconds and never raise.
     """
     router = APIRouter(tags=["health"])
 
@@ -54,9 +52,8 @@ def health_router(
 
     @router.get("/metrics", operation_id="metrics", response_class=Response)
     async def prometheus() -> Response:
-        """Answer all metrics in Prometheus' text format."""
-        if before_metrics is not None:
-            await before_metrics()
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Answer the metrics of all workers in Prometheus' text format."""
+        page = await metrics_page()
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

@@ -1,11 +1,36 @@
-"""How one worker reaches the others."""
+"""How one worker reaches the others: requests to be answered there, and messages."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
-from starlette.types import Receive, Scope, Send
+import structlog
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
+from aiohttp.connector import UnixConnector
+from multidict import CIMultiDict
+from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
+from yarl import URL
 
+from registry.gateway.patience import Patience
 from registry.gateway.ports import PeerGone, Peers
+from registry.gateway.watch import CallWatch
+from registry.workers.entrance import COUNTS, MESSAGES, Entrance, Reply
+from registry.workers.ids import is_worker_id
+from registry.workers.place import Place
+from registry.workers.relay import is_from_peer, relayed_headers, returned_headers, target
+
+log = structlog.get_logger()
+
+CONNECT_SECONDS = 2.0
+REPLY_SECONDS = 2.0
+"""How long a worker may take to reply to a message; one that hangs must not hang the others."""
+
+MAX_HEADER_BYTES = 64 * 1024
+BASE = "http://worker"
+"""Any address will do: the connection leads to one socket only."""
+
+GONE = (ClientError, OSError, TimeoutError)
 
 
 class Alone(Peers):
@@ -42,3 +67,139 @@ class Alone(Peers):
     @override
     def listen(self, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Do nothing: nobody tells anything."""
+
+
+class Siblings(Peers):
+    """The other workers of the same registry, each on a unix socket in one private folder.
+
+    Connections are made anew for each request: that costs a fraction of a millisecond, and none
+    can be stale.
+
+    Args:
+        place: Where they meet.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.own = place.own
+        self.place = place
+        self._patience = Patience()
+        self._handler: Reply | None = None
+
+    def entrance(self, app: ASGIApp, counts: Reply) -> Entrance:
+        """Return what this worker serves to the others.
+
+        Args:
+            app: Answers what they forward.
+            counts: Returns what this worker has counted.
+        """
+        return Entrance(app, {MESSAGES: self._reply, COUNTS: counts})
+
+    @override
+    async def forward(
+        self, worker: str, scope: Scope, body: bytes | bytearray, receive: Receive, send: Send
+    ) -> None:
+        """Have *worker* answer this request, and relay its answer as it comes.
+
+        Raises:
+            PeerGone: Nobody answers under that id, or the request was forwarded to us.
+            ClientGone: There is nobody left to answer.
+        """
+        if is_from_peer(scope):
+            raise PeerGone
+        # A disconnect cancels, by closing the connection, what the other worker does for it.
+        with CallWatch(self._patience, receive, None):
+            headers = relayed_headers(scope)
+            async with self._asked(
+                worker, scope["method"], target(scope), headers, body
+            ) as answer:
+                await _relay(answer, worker, send)
+
+    @override
+    async def tell(self, worker: str, message: bytes) -> bytes | None:
+        """Send a message to one worker and return its reply; None when it is gone."""
+        return await self._told(worker, MESSAGES, message)
+
+    @override
+    async def tell_all(self, message: bytes) -> list[bytes]:
+        """Send a message to all others; return the replies that came within two seconds."""
+        replies = await self._told_all(MESSAGES, message)
+        return [reply for reply in replies.values() if reply is not None]
+
+    @override
+    def listen(self, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Have *handler* reply to the messages of other workers."""
+        self._handler = handler
+
+    async def counts(self) -> dict[str, bytes | None]:
+        """Return what each of the others has counted; None for those that did not tell."""
+        return await self._told_all(COUNTS, b"")
+
+    async def _reply(self, message: bytes) -> bytes:
+        return b"" if self._handler is None else await self._handler(message)
+
+    async def _told_all(self, path: str, message: bytes) -> dict[str, bytes | None]:
+        others = self.place.others()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._told(other, path, message)) for other in others]
+        return {other: task.result() for other, task in zip(others, tasks, strict=True)}
+
+    async def _told(self, worker: str, path: str, message: bytes) -> bytes | None:
+        try:
+            async with (
+                asyncio.timeout(REPLY_SECONDS),
+                self._asked(worker, "POST", path, CIMultiDict(), message) as answer,
+            ):
+                return await answer.read() if answer.ok else None
+        except (PeerGone, *GONE):
+            return None
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        worker: str,
+        method: str,
+        path: str,
+        headers: CIMultiDict[str],
+        body: bytes | bytearray,
+    ) -> AsyncIterator[ClientResponse]:
+        """Yield the head of a worker's answer.
+
+        Raises:
+            PeerGone: There was none.
+        """
+        # The id may be a client's invention, and becomes part of a path.
+        if worker == self.own or not is_worker_id(worker):
+            raise PeerGone
+        async with ClientSession(
+            connector=UnixConnector(str(self.place.socket_of(worker))),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            skip_auto_headers=("user-agent", "accept", "accept-encoding", "content-type"),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        ) as session:
+            url = URL(BASE + path, encoded=True)
+            try:
+                answer = await session.request(
+                    method, url, headers=headers, data=body or None, allow_redirects=False
+                )
+            except GONE as exc:
+                raise PeerGone from exc
+            async with answer:
+                yield answer
+
+
+async def _relay(answer: ClientResponse, worker: str, send: Send) -> None:
+    headers = returned_headers(answer.raw_headers)
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": True})
+    try:
+        async for chunk in answer.content.iter_any():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except GONE:
+        # Left incomplete, the answer makes the server cut the connection: half must not look
+        # whole.
+        log.warning("worker_relay_cut", peer=worker)
+        return
+    await send({"type": "http.response.body", "body": b""})

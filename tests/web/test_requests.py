@@ -68,7 +68,11 @@ async def client(metrics: Metrics, logs: LogCapture) -> AsyncIterator[httpx.Asyn
 
     install_error_handlers(app, lambda _error, _request: {}, refused)
     app.include_router(router)
-    app.include_router(health_router({"good": yes, "bad": no}, metrics))
+
+    async def page() -> bytes:
+        return metrics.render()
+
+    app.include_router(health_router({"good": yes, "bad": no}, page))
     recorder = RequestRecorder(
         app, metrics=metrics, max_body_bytes=LIMIT, body_seconds=BODY_SECONDS
     )

@@ -1,0 +1,186 @@
+"""uvicorn's server with an end of our own: no call is lost, and no client is left hanging."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+from typing_extensions import override
+
+from registry.core.clock import Clock
+from registry.core.drain import Drain
+from registry.web.connection import JoiningProtocol
+
+log = structlog.get_logger()
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the usual 60 s of load balancers, which must be the ones to close."""
+
+LINGER_SECONDS = 0.5
+"""How long idle connections stay open at the end: a request that is on its way then is told to go
+elsewhere, and not cut off."""
+
+LOOK_SECONDS = 0.05
+CANCEL_SECONDS = 2.0
+"""How long what is cut off may take to tell its clients so."""
+
+
+def configuration(app: ASGIApp) -> uvicorn.Config:
+    """Return how *app* is served."""
+    return uvicorn.Config(
+        app,
+        http=JoiningProtocol,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+
+
+class Server(uvicorn.Server):
+    """Serves until it is told to stop, then drains.
+
+    Signals are left to the caller: uvicorn would end the process before its contexts close.
+
+    Args:
+        app: What is served.
+        drain: Told of each step.
+        clock: Waits.
+        delay_seconds: How long it serves on, saying that it is not ready, before it drains.
+        drain_seconds: Longest time for requests in flight to end; they are cancelled then.
+
+    Attributes:
+        on_listening: Called when it listens.
+        on_draining: Called when it does not listen any more.
+        is_orphaned: Whether the process that started this one is gone.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        drain: Drain,
+        clock: Clock,
+        *,
+        delay_seconds: float,
+        drain_seconds: float,
+    ) -> None:
+        super().__init__(configuration(app))
+        self._drain = drain
+        self._clock = clock
+        self._delay_seconds = delay_seconds
+        self._drain_seconds = drain_seconds
+        self.on_listening: Callable[[], None] = _nothing
+        self.on_draining: Callable[[], None] = _nothing
+        self.is_orphaned = False
+        self._stopped = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._private: asyncio.Server | None = None
+        self._taken_over: set[asyncio.Task[object]] = set()
+
+    def stop(self) -> None:
+        """Begin to end; called again, end at once, whatever is in flight."""
+        if self._stopped.is_set():
+            self._hurried.set()
+        self._stopped.set()
+
+    def orphaned(self) -> None:
+        """End because the process that started this one is gone."""
+        log.warning("worker_orphaned")
+        self.is_orphaned = True
+        if not self._stopped.is_set():
+            self.stop()
+
+    async def listen_privately(self, path: Path, app: ASGIApp) -> None:
+        """Serve *app* on a unix socket until the drain is over."""
+        config = configuration(app)
+        config.load()
+        self._private = await asyncio.get_running_loop().create_unix_server(
+            lambda: JoiningProtocol(config, self.server_state, {}), str(path)
+        )
+
+    def take_over(self, connection: socket.socket) -> None:
+        """Serve a connection that another process accepted."""
+        loop = asyncio.get_running_loop()
+        connection.setblocking(False)
+        task = loop.create_task(
+            loop.connect_accepted_socket(
+                lambda: JoiningProtocol(self.config, self.server_state, {}), connection
+            )
+        )
+        self._taken_over.add(task)
+        task.add_done_callback(self._taken_over.discard)
+
+    @contextmanager
+    @override
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_listening()
+
+    @override
+    async def main_loop(self) -> None:
+        await self._stopped.wait()
+        self._drain.leave()
+        if self._delay_seconds:
+            log.info("registry_leaving", seconds=self._delay_seconds)
+            await self._unless_hurried(self._delay_seconds)
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        self.on_draining()
+        self._drain.begin()
+        state = self.server_state
+        log.info("drain_began", in_flight=len(state.tasks), connections=len(state.connections))
+        began_at = self._clock.monotonic()
+        for connection in list(state.connections):
+            if isinstance(connection, JoiningProtocol):
+                connection.close_after_answer()
+        await self._answered(began_at)
+        cut_off = await self._cut_off()
+        if self._private is not None:
+            self._private.close()
+        seconds = self._clock.monotonic() - began_at
+        log.info("drain_ended", cut_off=cut_off, seconds=round(seconds, 3))
+
+    async def _answered(self, began_at: float) -> None:
+        """Wait until nothing is in flight, or for as long as is allowed."""
+        state = self.server_state
+        while state.connections and not self._hurried.is_set():
+            passed = self._clock.monotonic() - began_at
+            if passed >= self._drain_seconds or (not state.tasks and passed >= LINGER_SECONDS):
+                return
+            await self._unless_hurried(LOOK_SECONDS)
+
+    async def _cut_off(self) -> int:
+        """Cancel what is still in flight, close all connections; return how many calls it were."""
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.close()
+        return len(tasks)
+
+    async def _unless_hurried(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+
+
+def _nothing() -> None:
+    pass
