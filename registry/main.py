@@ -23,6 +23,7 @@ from registry.servers.routes import router as servers_router
 from registry.servers.user_key_routes import router as user_keys_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
+from registry.usage.routes import router as usage_router
 from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
@@ -81,6 +82,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.permissions = parts.permissions
     app.state.user_keys = parts.user_keys
     app.state.audit = parts.audit_service
+    app.state.usage = parts.usage
     app.state.tokens = parts.tokens
     app.state.sessions = parts.sessions
     metadata_url = f"{base_url}/.well-known/oauth-protected-resource"
@@ -93,6 +95,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(user_keys_router)
     app.include_router(permissions_router)
     app.include_router(audit_router)
+    app.include_router(usage_router)
     app.include_router(tokens_router)
     app.include_router(exchanges_router)
     app.include_router(auth_router(parts.keys, base_url))

@@ -1,6 +1,8 @@
 """The composition root: the one place that builds services, pools and background work."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -39,8 +41,10 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
 from registry.features.repository import FeatureRepository
+from registry.gateway.calllog import CallLog
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.ports import Peers
+from registry.gateway.recorder import Recorder
 from registry.gateway.snapshot import Snapshot, SnapshotSources
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
@@ -49,6 +53,7 @@ from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
 from registry.servers.user_keys import UserKeyService
 from registry.sync.discovery import DiscoveryService
+from registry.telemetry import tracing
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.gauges import TokenGauges
 from registry.tokens.plugin_auths import PluginAuthRepository
@@ -58,6 +63,10 @@ from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
 from registry.tools.repository import ToolRepository
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
+from registry.usage.documents import DocumentMaker
+from registry.usage.repository import UsageRepository
+from registry.usage.service import UsageService
+from registry.usage.writer import UsageWriter
 from registry.workers.ids import new_worker_id
 from registry.workers.peers import Alone, Siblings
 from registry.workers.totals import Totals
@@ -96,6 +105,7 @@ class Components:
     totals: Totals | None
     audit: AuditTrail
     audit_service: AuditService
+    usage: UsageService
     index_conflicts: list[IndexConflict]
 
     async def database_is_up(self) -> bool:
@@ -291,6 +301,10 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 connections_per_upstream=settings.gateway_connections_per_upstream,
             )
         )
+        usage_repository = UsageRepository(database)
+        recorder, usage = await build_recorder(
+            stack, settings, usage_repository, clock=clock, metrics=metrics
+        )
         gateway = GatewayEndpoint(
             snapshot,
             authenticator,
@@ -300,8 +314,8 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             sealing_keys=list(cipher.derive_keys("gateway-session").values()),
             settings=settings,
             clock=clock,
-            metrics=metrics,
             drain=drain,
+            recorder=recorder,
         )
         token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
         totals = None
@@ -315,6 +329,10 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         sealing = background.create_task(sealer.follow(audit))
         stack.push_async_callback(audit.flush)
         stack.push_async_callback(end, sealing)
+        if usage is not None:
+            recording = background.create_task(usage.follow())
+            stack.push_async_callback(usage.close)
+            stack.push_async_callback(end, recording)
         lagging = background.create_task(watch_loop(clock, metrics.loop_lag))
         stack.push_async_callback(end, lagging)
         yield Components(
@@ -339,8 +357,38 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             totals=totals,
             audit=audit,
             audit_service=AuditService(audit_repository),
+            usage=UsageService(usage_repository),
             index_conflicts=conflicts,
         )
+
+
+async def build_recorder(
+    stack: AsyncExitStack,
+    settings: Settings,
+    repository: UsageRepository,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+) -> tuple[Recorder, UsageWriter | None]:
+    """Return what takes note of gateway requests, and what writes the records, if any are kept.
+
+    Raises:
+        SettingsError: Spans are to be sent, but the extra for that is not installed.
+    """
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    days = settings.usage_retention_days
+    usage = None
+    if days:
+        usage = UsageWriter(
+            repository,
+            DocumentMaker(worker=worker, retention=timedelta(days=days)),
+            most_records=settings.usage_buffer_records,
+            clock=clock,
+            metrics=metrics,
+        )
+    spans = await stack.enter_async_context(tracing(settings, worker))
+    call_log = CallLog(settings.call_log)
+    return Recorder(metrics, clock, notes=usage, call_log=call_log, tracing=spans), usage
 
 
 @asynccontextmanager

@@ -19,4 +19,4 @@ compile() {
 # Developers, tests and builds.
 compile --all-extras --output-file constraints.txt "$@"
 # The container image: what the application itself needs, in the same versions.
-compile --constraint constraints.txt --output-file constraints-runtime.txt "$@"
+compile --extra otel --constraint constraints.txt --output-file constraints-runtime.txt "$@"

@@ -672,5 +672,6 @@ LATER: dict[str, str] = {
     ),
     "R-031": "Modes of synchronisation come with the sync worker.",
     "R-032": "Times and outcome of synchronisation come with the sync worker.",
+    "R-237": "Usage records are kept by caller, tool and time; billing tags come with governance.",
 }
 """What is there, and what is missing, by requirement."""

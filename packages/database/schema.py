@@ -23,8 +23,17 @@ from packages.models.sessions import (
     TokenFamily,
 )
 from packages.models.tools import MCP_TOOLS_VALIDATOR, RegisteredTool
+from packages.models.usage import USAGE_RECORDS_VALIDATOR, UsageLog
 
-OWN_DOCUMENTS = (RegisteredTool, ServerFeature, AuditLog, AuditSeal, TokenFamily, RevokedToken)
+OWN_DOCUMENTS = (
+    RegisteredTool,
+    ServerFeature,
+    AuditLog,
+    AuditSeal,
+    TokenFamily,
+    RevokedToken,
+    UsageLog,
+)
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
@@ -32,6 +41,7 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,
     RevokedToken.Settings.name: REVOKED_TOKENS_VALIDATOR,
+    UsageLog.Settings.name: USAGE_RECORDS_VALIDATOR,
 }
 
 DECLARED_OTHERWISE = frozenset({("mcpservers", "serverName_1")})

@@ -1,6 +1,6 @@
 """Failures of questions to the audit trail."""
 
-from registry.core.errors import ErrorKind, RegistryError, ValidationFailedError
+from registry.core.errors import ErrorKind, RegistryError
 
 
 class AuditUnwritableError(RegistryError):
@@ -10,17 +10,3 @@ class AuditUnwritableError(RegistryError):
 
     def __init__(self) -> None:
         super().__init__("The audit trail cannot be written, so nothing was changed.")
-
-
-class MomentOutOfRangeError(ValidationFailedError):
-    """A time cannot be said in UTC."""
-
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "is out of range")
-
-
-class BadCursorError(ValidationFailedError):
-    """The cursor is none that this API gave out."""
-
-    def __init__(self) -> None:
-        super().__init__("cursor", "is not one that this API gave out")

@@ -24,6 +24,7 @@ ENTITY_TYPES = {
     "tokens": EntityType.TOKEN,
     "permissions": EntityType.PERMISSION,
     "audit": EntityType.AUDIT,
+    "usage": EntityType.USAGE,
 }
 """By the tag of the route."""
 

@@ -1,12 +1,11 @@
 """Query and answers of the audit API: snake_case, as the records are stored."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from registry.audit.errors import MomentOutOfRangeError
 from registry.audit.values import AuditAction, AuditFilter, AuditOutcome, EntityType
+from registry.core.cursor import in_utc
 
 
 class AuditQuery(BaseModel):
@@ -40,16 +39,9 @@ class AuditQuery(BaseModel):
             self.entity_id,
             self.user_id,
             self.outcome,
-            _in_utc("since", self.since),
-            _in_utc("until", self.until),
+            in_utc("since", self.since),
+            in_utc("until", self.until),
         )
-
-
-def _in_utc(name: str, moment: datetime | None) -> datetime | None:
-    try:
-        return None if moment is None else moment.astimezone(UTC)
-    except OverflowError:
-        raise MomentOutOfRangeError(name) from None
 
 
 class AuditRecordAnswer(BaseModel):

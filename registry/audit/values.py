@@ -33,6 +33,7 @@ class EntityType(StrEnum):
     PERMISSION = "permission"
     CREDENTIALS = "credentials"
     AUDIT = "audit"
+    USAGE = "usage"
 
 
 class AuditOutcome(StrEnum):

@@ -5,8 +5,14 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from registry.core.series import Counts, Timings
+
 GATEWAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Seconds. A pass-through call takes about a millisecond, a slow tool up to a minute."""
+
+
+PHASE_BUCKETS = (0.0001, 0.00025, 0.0005, *GATEWAY_BUCKETS)
+"""Seconds. What the gateway itself does within a call takes tenths of a millisecond."""
 
 
 class Metrics:
@@ -36,12 +42,41 @@ class Metrics:
             registry=self.registry,
             buckets=GATEWAY_BUCKETS,
         )
-        self.gateway_requests = Histogram(
+        self.gateway_requests = Timings(
             "mcp_gateway_request_duration_seconds",
             "Time to the end of the answer of a gateway request.",
             ("server", "method", "outcome"),
+            bounds=GATEWAY_BUCKETS,
+        )
+        self.registry.register(self.gateway_requests)
+        self.gateway_phases = Timings(
+            "mcp_gateway_phase_duration_seconds",
+            "Time of a forwarded gateway request by what it was spent on.",
+            ("server", "phase"),
+            bounds=PHASE_BUCKETS,
+        )
+        self.registry.register(self.gateway_phases)
+        self.gateway_tool_calls = Counts(
+            "mcp_gateway_tool_calls",
+            "Calls of tools by how they ended, in their answers too.",
+            ("server", "tool", "outcome"),
+        )
+        self.registry.register(self.gateway_tool_calls)
+        self.usage_records_written = Counter(
+            "usage_records_written",
+            "Records of calls that were written.",
             registry=self.registry,
-            buckets=GATEWAY_BUCKETS,
+        )
+        self.usage_records_dropped = Counter(
+            "usage_records_dropped",
+            "Records of calls that could not be written.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.usage_records_waiting = Gauge(
+            "usage_records_waiting",
+            "Records of calls that wait to be written.",
+            registry=self.registry,
         )
         self.loop_lag = Histogram(
             "event_loop_lag_seconds",

@@ -164,6 +164,41 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="How long the gateway serves on without the database."
     )
 
+    usage_retention_days: int = Field(
+        default=30, ge=0, le=3650, description="How long records of calls are kept; 0 keeps none."
+    )
+    usage_buffer_records: int = Field(
+        default=10_000, ge=100, description="Most records of calls that wait for the database."
+    )
+    call_log: Literal["off", "errors", "all"] = Field(
+        default="errors", description="Which gateway requests are logged, one line each."
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None,
+        description="OTLP/HTTP collector that gets a trace of each gateway request; none, no "
+        "traces.",
+    )
+    otel_exporter_otlp_headers: SecretStr | None = Field(
+        default=None, description="Sent to the collector with each batch: `name=value,...`."
+    )
+    otel_service_name: str = Field(
+        default="mcp-gateway-registry", description="`service.name` of the traces."
+    )
+    otel_resource_attributes: str = Field(
+        default="", description="Further attributes of all traces: `name=value,...`."
+    )
+    otel_traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = Field(default="parentbased_always_on", description="Which requests are traced.")
+    otel_traces_sampler_arg: float = Field(
+        default=1.0, ge=0, le=1, description="Share that the samplers of ratios take."
+    )
+
     admin_sees_private: bool = Field(
         default=True, description="Whether admins see other users' private servers."
     )
@@ -217,6 +252,17 @@ class Settings(BaseSettings):
     @classmethod
     def _iv_is_hex(cls, value: SecretStr) -> SecretStr:
         return _require_hex(value, CREDS_IV_HEX_CHARACTERS)
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _collector_address(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            msg = "must be an http or https address"
+            raise ValueError(msg)
+        return value.rstrip("/")
 
     @field_validator("public_url")
     @classmethod

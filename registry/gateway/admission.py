@@ -68,7 +68,7 @@ class Admission:
             InsufficientScope: The token does not allow *needed*.
             NotServing: It cannot be told now which servers exist.
         """
-        user = await self._caller(exchange)
+        user = exchange.user = await self._caller(exchange)
         if user.lacks(needed):
             # All that the gateway ever asks for, or clients would have to come back for the rest.
             error = InsufficientScopeError(GATEWAY_SCOPES)

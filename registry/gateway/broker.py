@@ -179,6 +179,7 @@ class Broker:
                     call.conversation = await self._connector.open(ask)
                 else:
                     await self._go_on(call, parked)
+                exchange.client.answered()
                 await self._conduct(call)
         except (TimeoutError, ClientError, OSError) as exc:
             raise failure(ask.route, exc) from exc

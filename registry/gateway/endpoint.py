@@ -21,7 +21,6 @@ from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.drain import Drain
 from registry.core.errands import Errands
-from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.admission import Admission
 from registry.gateway.broker import Broker
@@ -57,7 +56,7 @@ from registry.gateway.messages import renamed
 from registry.gateway.offering import CombinedOffering, SingleOffering
 from registry.gateway.patience import Patience
 from registry.gateway.ports import Authenticate, Peers, Refusals, RouteTable
-from registry.gateway.recorder import Recorder
+from registry.gateway.recorder import STANDING_METHODS, Recorder
 from registry.gateway.requests import Exchange, check_media
 from registry.gateway.session_states import SessionStates
 from registry.gateway.sessions import SessionSeal
@@ -75,9 +74,6 @@ log = structlog.get_logger()
 SLOW_SECONDS = 10.0
 """Calls that take longer are logged; standing streams are not."""
 
-STANDING_METHODS = frozenset({"GET", "subscriptions/listen"})
-"""What opens a stream that may be silent and stay open for as long as the client likes."""
-
 ALLOWED_ALL = "POST, GET, DELETE"
 ALLOWED_POST = "POST"
 
@@ -91,6 +87,7 @@ class GatewayEndpoint:
         session: Pool of upstream connections; keeps no cookies.
         sealing_keys: 32 bytes each, used for nothing else. The first seals session ids, all
             open them.
+        recorder: Takes note of each request.
         drain: Says when nothing new may begin.
     """
 
@@ -105,7 +102,7 @@ class GatewayEndpoint:
         sealing_keys: Sequence[bytes],
         settings: Settings,
         clock: Clock,
-        metrics: Metrics,
+        recorder: Recorder,
         drain: Drain | None = None,
     ) -> None:
         self._routes = routes
@@ -117,10 +114,9 @@ class GatewayEndpoint:
             base_url=settings.base_url,
             admin_sees_private=settings.admin_sees_private,
         )
-        self._clock = clock
         self._max_body_bytes = settings.gateway_max_body_bytes
         self._body_seconds = settings.request_body_timeout_seconds
-        self._recorder = Recorder(metrics)
+        self._recorder = recorder
         self._hosts = HostGuard(
             base_url=settings.base_url,
             bind_host=settings.registry_host,
@@ -165,13 +161,13 @@ class GatewayEndpoint:
             credentials_of=self._credentials_of,
             route_of=self._admission.route_of,
             fast_call=self._fast_call,
+            recorder=recorder,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request. No exception gets out, and no answer is a bare 500."""
-        began_at = self._clock.monotonic()
         exchange = Exchange(scope, receive, send)
-        self._recorder.started()
+        self._recorder.started(exchange)
         try:
             await self._serve(exchange)
         except Refusal as refusal:
@@ -188,8 +184,7 @@ class GatewayEndpoint:
                 log.exception("gateway_request_failed", method=exchange.method, slug=exchange.slug)
             await self._refuse(exchange, translated)
         finally:
-            seconds = self._clock.monotonic() - began_at
-            self._recorder.ended(exchange.label, exchange.method, exchange.outcome, seconds)
+            seconds = self._recorder.ended(exchange)
             if seconds > SLOW_SECONDS and exchange.method not in STANDING_METHODS:
                 log.info(
                     "gateway_call_slow",
@@ -225,6 +220,7 @@ class GatewayEndpoint:
         envelope = read_envelope(raw, body)
         method = envelope.method
         exchange.method = method or "response"
+        self._recorder.understood(exchange, envelope.params)
         # Answers and notifications are for calls that are still in flight.
         if self._drain.has_begun and envelope.is_request:
             raise ShuttingDown
@@ -272,6 +268,7 @@ class GatewayEndpoint:
     async def _get_or_delete(self, exchange: Exchange) -> None:
         if self._drain.has_begun:
             raise ShuttingDown
+        self._recorder.understood(exchange, {})
         is_modern = header_era(exchange.headers) is Era.MODERN
         serve = self._hosted.get if exchange.method == "GET" else self._hosted.delete
         if not exchange.slug:
@@ -312,6 +309,7 @@ class GatewayEndpoint:
         tool = route.tools.get(name)
         if tool is None:
             raise by_era(exchange, ToolUnknown(name))
+        exchange.tool = tool.name
         arguments: Mapping[str, Any] = require_arguments(envelope.params)
         if exchange.is_modern and tool.param_header_schema is not None:
             check_param_headers(tool.param_header_schema, arguments, exchange.headers)
@@ -341,7 +339,7 @@ class GatewayEndpoint:
             return await self._drain.interrupt(refused, ShuttingDown())
 
         if exchange.method == "subscriptions/listen":
-            exchange.client.send = exchange.farewell = Farewell(exchange.client.send)
+            exchange.farewell = exchange.client.divert(Farewell)
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(
                 http_method, route, headers, raw, exchange.client, standing_until=until
@@ -390,10 +388,12 @@ class GatewayEndpoint:
         self, exchange: Exchange, route: Route, user: UserContext
     ) -> CIMultiDict[str]:
         stored = await self._credentials_of(route, user)
+        self._recorder.forwarding(exchange)
         return forwarded_headers(stored, exchange.headers, is_modern=exchange.is_modern)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         exchange.outcome = refusal.outcome
+        exchange.error_code = refusal.rpc_code
         if refusal.outcome in {Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT}:
             log.warning(
                 "gateway_upstream_failed",
@@ -408,5 +408,5 @@ class GatewayEndpoint:
                 last = farewell(exchange.farewell, refusal, exchange.request_id)
                 await exchange.client.send({"type": "http.response.body", "body": last})
             return
-        body = error_body(refusal, exchange.request_id)
+        body = error_body(refusal, exchange.request_id, exchange.trace_id)
         await exchange.answer(refusal.http_status, body, refusal.headers)

@@ -26,9 +26,15 @@ RETRY_AFTER_SECONDS = 2
 
 
 class Outcome(StrEnum):
-    """How a request ended, as metrics count it."""
+    """How a request ended, as metrics count it.
+
+    `TOOL_ERROR` and `RPC_ERROR` are answers of the upstream that were relayed whole: a result
+    with `isError`, and a JSON-RPC error. The time of requests is counted as `OK` for both.
+    """
 
     OK = "ok"
+    TOOL_ERROR = "tool_error"
+    RPC_ERROR = "rpc_error"
     INVALID = "invalid"
     UNAUTHORIZED = "unauthorized"
     REFUSED = "refused"

@@ -4,6 +4,8 @@ Nothing is ever sent twice: a tool may have effects.
 """
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TypeVar
 
 from aiohttp import ClientConnectorError, ClientError, ClientTimeout
 from aiohttp.http_exceptions import HttpProcessingError
@@ -49,6 +51,8 @@ SERVER_ERRORS = range(500, 600)
 CREDENTIAL_STATUSES = frozenset({401, 403, 407})
 
 
+SendT = TypeVar("SendT", bound=Send)
+
 SealSession = Callable[[str], str]
 """From the upstream's session id to the client's."""
 
@@ -61,17 +65,54 @@ class Client:
         has_started: Whether the status line was sent, so that no error can be sent any more.
         is_event_stream: Whether the body may end after any event.
         extra_headers: Sent with every answer, whatever it is.
+        monotonic: Tells the time that *head_at* is in.
+        head_at: Monotonic seconds when the head of the upstream's answer was there; 0 until then.
+        sent_bytes: Length of the body so far.
+        tail: The last piece of the body.
     """
 
-    __slots__ = ("extra_headers", "has_started", "is_event_stream", "receive", "seal", "send")
+    __slots__ = (
+        "_send",
+        "extra_headers",
+        "has_started",
+        "head_at",
+        "is_event_stream",
+        "monotonic",
+        "receive",
+        "seal",
+        "sent_bytes",
+        "tail",
+    )
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.receive = receive
-        self.send = send
+        self._send = send
+        self.monotonic = monotonic
+        self.head_at = 0.0
+        self.sent_bytes = 0
+        self.tail = b""
         self.seal: SealSession | None = None
         self.has_started = False
         self.is_event_stream = False
         self.extra_headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def divert(self, through: Callable[[Send], SendT]) -> SendT:
+        """Send through what *through* makes of the channel, and return that."""
+        diverted = through(self._send)
+        self._send = diverted
+        return diverted
+
+    def answered(self) -> None:
+        """Note that the head of the upstream's answer is there."""
+        self.head_at = self.monotonic()
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a part of the answer."""
+        body = message.get("body")
+        if body:
+            self.sent_bytes += len(body)
+            self.tail = body
+        return self._send(message)
 
     async def start(
         self, status: int, headers: list[tuple[bytes, bytes]], *, is_event_stream: bool = False
@@ -152,6 +193,7 @@ class Forwarder:
                 answer = await self._wire.request(
                     http_method, route.target, headers, body, timeout=timeout
                 )
+                client.answered()
                 try:
                     await _relay(answer, route, client)
                 finally:

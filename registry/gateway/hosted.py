@@ -46,6 +46,7 @@ from registry.gateway.headers import TRACE_HEADERS
 from registry.gateway.listing import CursorError, list_result
 from registry.gateway.offering import PAGE_KINDS, Offering
 from registry.gateway.ports import PeerGone, Peers
+from registry.gateway.recorder import Recorder
 from registry.gateway.requests import Exchange
 from registry.gateway.session_states import SessionStates
 from registry.gateway.standing import Standing
@@ -92,6 +93,7 @@ class HostedServer:
         credentials_of: CredentialsOf,
         route_of: RouteOf,
         fast_call: FastCall,
+        recorder: Recorder,
     ) -> None:
         self._broker = broker
         self._connector = connector
@@ -102,6 +104,7 @@ class HostedServer:
         self._credentials_of = credentials_of
         self._route_of = route_of
         self._fast_call = fast_call
+        self._recorder = recorder
         peers.listen(self.told)
 
     async def post(
@@ -288,6 +291,7 @@ class HostedServer:
         owned = offering.tool(name)
         if owned is None or owned.tool is None:
             raise by_era(exchange, ToolUnknown(name))
+        exchange.tool = owned.tool.name
         arguments = require_arguments(envelope.params)
         if exchange.is_modern and owned.tool.param_header_schema is not None:
             check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
@@ -348,6 +352,8 @@ class HostedServer:
     ) -> None:
         route = owned.route
         exchange.served_by(route)
+        credentials = await self._credentials_of(route, caller.user)
+        self._recorder.forwarding(exchange)
         is_stateless = caller.era in route.eras and caller.era is Era.MODERN
         if Era.LEGACY not in route.eras:
             is_stateless = True
@@ -365,7 +371,7 @@ class HostedServer:
             method=envelope.method,
             params=params if envelope.is_canonical else _exactly(envelope, params),
             is_exact=envelope.is_canonical,
-            credentials=await self._credentials_of(route, caller.user),
+            credentials=credentials,
             passed_on=_traced(exchange),
             capabilities=caller.capabilities,
             info=caller.info,

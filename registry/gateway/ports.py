@@ -10,6 +10,7 @@ from registry.auth.identity import UserContext
 from registry.core.origin import Origin
 from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import Route
+from registry.usage.values import CallNote
 
 
 class RouteTable(Protocol):
@@ -37,6 +38,13 @@ class RouteTable(Protocol):
         Raises:
             RegistryError: The caller has stored no key for this server, or it is unreadable.
         """
+
+
+class CallNotes(Protocol):
+    """Takes usage records."""
+
+    def note(self, call: CallNote) -> None:
+        """Keep it until it is written; never waits, never fails."""
 
 
 class Refusals(Protocol):

@@ -1,11 +1,26 @@
-"""Counts and times gateway requests, with labels whose values are bounded."""
+"""Take note of each request: metrics, a line in the log, a usage record, spans.
 
-from prometheus_client import Histogram
+All of it is on the hot path. Names that clients choose never become labels, and arguments and
+results are never kept.
+"""
 
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from registry.core.clock import Clock
 from registry.core.metrics import Metrics
+from registry.core.series import Count, Timing
+from registry.gateway.calllog import CallLog
 from registry.gateway.errors import Outcome
+from registry.gateway.ports import CallNotes
+from registry.gateway.requests import CallSpans, Exchange
+from registry.gateway.tracecontext import settle
+from registry.gateway.values import NOT_PUBLIC
+from registry.gateway.verdict import judge
+from registry.usage.values import CallNote
 
-NO_SERVER = "-"
 OTHER = "other"
 METHODS = frozenset(
     {
@@ -35,25 +50,198 @@ METHODS = frozenset(
 )
 """Methods with a label of their own: clients choose the name, so the set must be closed."""
 
+STANDING_METHODS = frozenset({"GET", "subscriptions/listen"})
+"""What opens a stream that may be silent and stay open for as long as the client likes."""
+
+TARGETS: Mapping[str, str] = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+}
+"""Methods of which there are usage records, and the member of `params` that says of what."""
+
+CALL = "tools/call"
+MOST_SERIES = 5_000
+"""Most sets of labels of one metric; what comes after that is counted under `other`."""
+
+Phases = tuple[Timing, Timing, Timing]
+
+
+class Tracing(Protocol):
+    """Makes spans."""
+
+    def begin(self, exchange: Exchange) -> CallSpans:
+        """Begin the span of a request, below the one that its client names."""
+
 
 class Recorder:
-    """Records the end of each request; the children of the histogram are looked up once."""
+    """Records requests; metrics are looked up once for each set of labels.
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._histogram = metrics.gateway_requests
-        self._children: dict[tuple[str, str, Outcome], Histogram] = {}
+    Args:
+        metrics: Counts and times.
+        clock: Its monotonic time is what requests are timed with.
+        notes: Takes usage records; None for none.
+        call_log: Writes the log; None for none.
+        tracing: Makes spans; None for none.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        notes: CallNotes | None = None,
+        call_log: CallLog | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._monotonic = clock.monotonic
+        self._request_timings = metrics.gateway_requests
+        self._phase_timings = metrics.gateway_phases
+        self._call_counts = metrics.gateway_tool_calls
+        self._requests: dict[tuple[str, str, Outcome], Timing] = {}
+        self._phases: dict[str, Phases] = {}
+        self._calls: dict[tuple[str, str, Outcome], Count] = {}
+        self._notes = notes
+        self._tracing = tracing
+        self._call_log = call_log
+        self._logs_all = call_log is not None and call_log.logs_all
+        self._logs_errors = call_log is not None and call_log.logs_errors
         self._in_flight = 0
         metrics.gateway_in_flight.set_function(lambda: self._in_flight)
 
-    def started(self) -> None:
+    def started(self, exchange: Exchange) -> None:
         """Note that a request began."""
         self._in_flight += 1
+        exchange.client.monotonic = self._monotonic
+        exchange.began_at = self._monotonic()
 
-    def ended(self, label: str, method: str, outcome: Outcome, seconds: float) -> None:
-        """Note that a request ended. *label* is that of a route, or `NO_SERVER`."""
+    def understood(self, exchange: Exchange, params: Mapping[str, Any]) -> None:
+        """Note what the request is about, and settle which trace it belongs to.
+
+        The headers of *exchange* lose what no trace context may look like, and gain what only
+        `params._meta` has.
+
+        Args:
+            exchange: Its method is known.
+            params: Of the message; empty without one.
+        """
+        named = TARGETS.get(exchange.method)
+        if named is not None:
+            target = params.get(named)
+            if type(target) is str:
+                exchange.target = target
+        exchange.trace = settle(exchange.headers, params.get("_meta"))
+        if self._tracing is not None:
+            exchange.spans = self._tracing.begin(exchange)
+        trace_id = exchange.trace_id
+        if trace_id is not None:
+            # Each request has a task of its own, so this ends with it.
+            structlog.contextvars.bind_contextvars(trace_id=trace_id)
+
+    def forwarding(self, exchange: Exchange) -> None:
+        """Note that the request was allowed and goes upstream now."""
+        exchange.decided_at = self._monotonic()
+        if exchange.spans is not None:
+            exchange.spans.forwarding(exchange)
+
+    def ended(self, exchange: Exchange) -> float:
+        """Note that a request ended, and return how long it took in seconds."""
         self._in_flight -= 1
-        key = (label, method if method in METHODS else OTHER, outcome)
-        child = self._children.get(key)
+        now = self._monotonic()
+        seconds = now - exchange.began_at
+        method, outcome = exchange.method, exchange.outcome
+        timed = self._requests.get((exchange.label, method, outcome))
+        if timed is None:
+            timed = self._request_series(exchange.label, method, outcome)
+        timed.observe(seconds)
+        if exchange.decided_at and method not in STANDING_METHODS:
+            self._time_phases(exchange, now)
+        if method in TARGETS:
+            outcome = self._note_call(exchange, now)
+        if self._logs_all or (
+            self._logs_errors and outcome is not Outcome.OK and not _has_left(exchange)
+        ):
+            assert self._call_log is not None  # noqa: S101 - one of the two is set with it
+            self._call_log.note(exchange, outcome, now)
+        if exchange.spans is not None:
+            exchange.spans.end(exchange, outcome)
+        return seconds
+
+    def _time_phases(self, exchange: Exchange, now: float) -> None:
+        phases = self._phases.get(exchange.label)
+        if phases is None:
+            phases = self._phase_series(exchange.label)
+        decided_at, head_at = exchange.decided_at, exchange.client.head_at
+        phases[0].observe(decided_at - exchange.began_at)
+        if head_at:
+            phases[1].observe(head_at - decided_at)
+            phases[2].observe(now - head_at)
+        else:
+            phases[1].observe(now - decided_at)
+
+    def _note_call(self, exchange: Exchange, now: float) -> Outcome:
+        outcome, client, label = exchange.outcome, exchange.client, exchange.label
+        if outcome is Outcome.OK:
+            outcome, exchange.error_code = judge(client.tail)
+        if exchange.method == CALL:
+            # The names of a server that not everybody may know are not for everybody either.
+            tool = NOT_PUBLIC if label == NOT_PUBLIC else exchange.tool or OTHER
+            counted = self._calls.get((label, tool, outcome))
+            if counted is None:
+                counted = self._call_series(label, tool, outcome)
+            counted.inc()
+        user, route = exchange.user, exchange.route
+        if self._notes is not None and user is not None:
+            self._notes.note(
+                CallNote(
+                    user,
+                    None if route is None else route.server_id,
+                    exchange.server,
+                    exchange.method,
+                    exchange.target,
+                    exchange.is_modern,
+                    exchange.began_at,
+                    exchange.decided_at,
+                    client.head_at,
+                    now,
+                    exchange.request_bytes,
+                    client.sent_bytes,
+                    outcome,
+                    exchange.error_code,
+                    exchange.trace_id,
+                )
+            )
+        return outcome
+
+    def _request_series(self, label: str, method: str, outcome: Outcome) -> Timing:
+        known = method if method in METHODS else OTHER
+        key = (label if len(self._requests) < MOST_SERIES else OTHER, known, outcome)
+        child = self._requests.get(key)
         if child is None:
-            child = self._children[key] = self._histogram.labels(*key)
-        child.observe(seconds)
+            child = self._requests[key] = self._request_timings.labels(*key)
+        return child
+
+    def _phase_series(self, label: str) -> Phases:
+        label = label if len(self._phases) < MOST_SERIES else OTHER
+        phases = self._phases.get(label)
+        if phases is None:
+            series = self._phase_timings.labels
+            phases = self._phases[label] = (
+                series(label, "admission"),
+                series(label, "upstream"),
+                series(label, "relay"),
+            )
+        return phases
+
+    def _call_series(self, label: str, tool: str, outcome: Outcome) -> Count:
+        has_room = len(self._calls) < MOST_SERIES
+        key = (label, tool, outcome) if has_room else (OTHER, OTHER, outcome)
+        child = self._calls.get(key)
+        if child is None:
+            child = self._calls[key] = self._call_counts.labels(*key)
+        return child
+
+
+def _has_left(exchange: Exchange) -> bool:
+    """Whether a client has closed a standing stream, which is how all of them end."""
+    return exchange.outcome is Outcome.DISCONNECTED and exchange.method in STANDING_METHODS

@@ -1,21 +1,36 @@
 """One request in progress, and how its body is read."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from registry.auth.identity import UserContext
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import BodyTooLarge, BodyTooSlow, NotAcceptable, NotJson, Outcome
 from registry.gateway.farewell import Farewell
 from registry.gateway.forward import Client
 from registry.gateway.headers import Headers
 from registry.gateway.patience import Patience
-from registry.gateway.recorder import NO_SERVER
-from registry.gateway.values import Route
+from registry.gateway.tracecontext import TraceContext
+from registry.gateway.values import NO_SERVER, Route
 from registry.gateway.watch import CallWatch, ClientGone
 
 JSON = "application/json"
+
+
+class CallSpans(Protocol):
+    """The spans of one request."""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace they belong to: 32 hexadecimal characters."""
+
+    def forwarding(self, exchange: "Exchange") -> None:
+        """Begin the span of what is asked of the upstream; the headers name it from now on."""
+
+    def end(self, exchange: "Exchange", outcome: Outcome) -> None:
+        """End them."""
 
 
 class Exchange:
@@ -30,10 +45,23 @@ class Exchange:
         params: Of the JSON-RPC message, as the client sent them.
         client: Where the answer goes.
         farewell: Watches a stream that ends with a message of its own.
+        user: Who called, once that is known, for records.
+        route: The server, once it is known that the caller may use it, for records.
+        target: Tool, prompt or resource as the client names it, for records.
+        tool: The tool, once it is known to be served; a label of metrics.
+        began_at: Monotonic seconds.
+        decided_at: When it was allowed and about to go upstream; 0 until then.
+        request_bytes: Length of the body.
+        error_code: Of the JSON-RPC error that it is answered with; 0 without one.
+        trace: The trace that the client says it belongs to.
+        spans: Made of it when there is tracing.
     """
 
     __slots__ = (
+        "began_at",
         "client",
+        "decided_at",
+        "error_code",
         "farewell",
         "headers",
         "is_modern",
@@ -41,10 +69,17 @@ class Exchange:
         "method",
         "outcome",
         "params",
+        "request_bytes",
         "request_id",
+        "route",
         "scope",
         "server",
         "slug",
+        "spans",
+        "target",
+        "tool",
+        "trace",
+        "user",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,9 +95,27 @@ class Exchange:
         self.outcome = Outcome.OK
         self.farewell: Farewell | None = None
         self.params: Mapping[str, Any] = {}
+        self.user: UserContext | None = None
+        self.route: Route | None = None
+        self.target: str | None = None
+        self.tool: str | None = None
+        self.began_at = 0.0
+        self.decided_at = 0.0
+        self.request_bytes = 0
+        self.error_code = 0
+        self.trace: TraceContext | None = None
+        self.spans: CallSpans | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """Return the trace that the request belongs to, its client's or a new one."""
+        if self.spans is not None:
+            return self.spans.trace_id
+        return None if self.trace is None else self.trace.trace_id
 
     def served_by(self, route: Route) -> None:
-        """Note which server answers, for logs and metrics."""
+        """Note which server answers, for logs, metrics and records."""
+        self.route = route
         self.server = route.slug
         self.label = route.label
 
@@ -100,9 +153,11 @@ class Exchange:
             raise BodyTooLarge(max_body_bytes)
         try:
             with CallWatch(patience, None, max_seconds):
-                return await self._read(max_body_bytes)
+                body = await self._read(max_body_bytes)
         except TimeoutError:
             raise BodyTooSlow from None
+        self.request_bytes = len(body)
+        return body
 
     async def _read(self, max_body_bytes: int) -> bytes | bytearray:
         message = await self.client.receive()

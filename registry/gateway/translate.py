@@ -55,8 +55,17 @@ def by_era(exchange: Exchange, refusal: Refusal) -> Refusal:
     return refusal
 
 
-def error_body(refusal: Refusal, request_id: RequestId | None) -> bytes:
-    """Return the JSON-RPC error object's text."""
+def error_body(
+    refusal: Refusal, request_id: RequestId | None, trace_id: str | None = None
+) -> bytes:
+    """Return the JSON-RPC error object's text.
+
+    Args:
+        refusal: What the caller is told.
+        request_id: Of the request; None when it is not known.
+        trace_id: By which logs and records can be found.
+    """
+    traced = {} if trace_id is None else {"trace_id": trace_id}
     return orjson.dumps(
         {
             "jsonrpc": "2.0",
@@ -64,7 +73,7 @@ def error_body(refusal: Refusal, request_id: RequestId | None) -> bytes:
             "error": {
                 "code": refusal.rpc_code,
                 "message": refusal.message,
-                "data": {"error": refusal.error, **refusal.facts},
+                "data": {"error": refusal.error, **refusal.facts, **traced},
             },
         }
     )

@@ -35,6 +35,9 @@ GATEWAY_OWNED_HEADERS = frozenset(
 )
 """Headers of the protocol itself; a stored header of that name is not sent."""
 
+NO_SERVER = "-"
+"""In metrics and logs, requests that found no server."""
+
 NOT_PUBLIC = "(not public)"
 """In metrics, all servers whose names not everybody may know."""
 

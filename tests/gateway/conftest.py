@@ -18,6 +18,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.endpoint import GatewayEndpoint
+from registry.gateway.recorder import Recorder
 from registry.workers.peers import Alone
 from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.fakes import (
@@ -124,7 +125,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             sealing_keys=[b"k" * 32],
             settings=make_settings(**changes),
             clock=SystemClock(),
-            metrics=metrics,
+            recorder=Recorder(metrics, SystemClock()),
         )
         url = await stack.enter_async_context(serve(endpoint))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))

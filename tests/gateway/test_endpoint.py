@@ -39,7 +39,7 @@ async def test_only_listed_headers_go_upstream_and_credentials_are_swapped(
         mcp_protocol_version="2025-11-25",
         mcp_method="tools/call",
         mcp_name="echo",
-        traceparent="00-1-2-03",
+        traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         last_event_id="7",
     )
 
@@ -53,7 +53,7 @@ async def test_only_listed_headers_go_upstream_and_credentials_are_swapped(
         "content-type": "application/json",
         "mcp-protocol-version": "2025-11-25",
         "last-event-id": "7",
-        "traceparent": "00-1-2-03",
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         "content-length": sent["content-length"],
     }
 

@@ -31,6 +31,7 @@ def modules_by_collection() -> dict[str, set[str]]:
         "AuditSeal": "audit_seals",
         "TokenFamily": "token_families",
         "RevokedToken": "revoked_tokens",
+        "UsageLog": "usage_records",
     }
     for path in (ROOT / "registry").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)

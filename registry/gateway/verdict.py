@@ -1,0 +1,56 @@
+"""Tell from an answer that was relayed how the call ended on the server. Pure.
+
+A tool that fails is a successful exchange over HTTP, and often in JSON-RPC too.
+"""
+
+import orjson
+
+from registry.gateway.errors import Outcome
+
+MAX_JUDGED_BYTES = 64 * 1024
+"""Longer answers, and those whose last piece holds no whole message, are taken to be good."""
+
+GOOD_ENDS = tuple(
+    space.join((b'"isError":', b"false}}")) + end
+    for space in (b"", b" ")
+    for end in (b"", b"\n\n", b"\r\n\r\n")
+)
+"""How nearly all results of tools end. The second brace closes the message, so this is the member
+of its result."""
+
+KEY_ENDS = b'rror"'
+"""In every answer that tells of an error: of `"error"` and of `"isError"`."""
+
+DATA = b"data:"
+GOOD = (Outcome.OK, 0)
+
+
+def judge(answer: bytes) -> tuple[Outcome, int]:
+    """Return how *answer* says that the call ended, and the code of its error, or 0.
+
+    Args:
+        answer: The body, or the last piece of an event stream.
+    """
+    if len(answer) > MAX_JUDGED_BYTES or answer.endswith(GOOD_ENDS) or KEY_ENDS not in answer:
+        return GOOD
+    return _read(answer)
+
+
+def _read(answer: bytes) -> tuple[Outcome, int]:
+    text = answer
+    if not answer.startswith(b"{"):
+        lines = [line for line in answer.splitlines() if line.startswith(DATA)]
+        text = lines[-1].removeprefix(DATA) if lines else answer
+    try:
+        message = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return GOOD
+    match message:
+        case {"error": {"code": int(code)}}:
+            return Outcome.RPC_ERROR, code
+        case {"error": {}}:
+            return Outcome.RPC_ERROR, 0
+        case {"result": {"isError": True}}:
+            return Outcome.TOOL_ERROR, 0
+        case _:
+            return GOOD

@@ -1,0 +1,49 @@
+"""The usage API: `/api/v1/usage`."""
+
+from dataclasses import asdict
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.core.json import JsonObject
+from registry.usage.schemas import UsageAnswer, UsageQuery
+from registry.usage.service import UsageService
+from registry.usage.values import UsageRecord
+from registry.web.bodies import StrictJsonRoute
+from registry.web.errors import JsonAnswer, error_answers
+
+Auditor = Annotated[UserContext, needs(Scope.READ_AUDIT)]
+
+errors = error_answers(
+    {
+        403: "The token lacks the scope read:audit.",
+        422: "A parameter cannot take that value.",
+    }
+)
+
+router = APIRouter(prefix="/api/v1/usage", tags=["usage"], route_class=StrictJsonRoute)
+
+
+@router.get("", response_model=UsageAnswer, operation_id="list_usage", responses=errors())
+async def list_usage(
+    request: Request,
+    _user: Auditor,
+    asked: Annotated[UsageQuery, Query()],
+) -> Response:
+    """List calls at the gateway, newest first: who called what, how long it took, how it ended."""
+    service = cast("UsageService", request.app.state.usage)
+    page = await service.page(asked.narrowed(), asked.cursor, asked.limit)
+    return JsonAnswer(
+        {
+            "records": [_presented(record) for record in page.records],
+            "next_cursor": page.next_cursor,
+        }
+    )
+
+
+def _presented(record: UsageRecord) -> JsonObject:
+    moment = record.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {**asdict(record), "started_at": moment}

@@ -1,0 +1,98 @@
+"""What a record of a call says. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from registry.auth.identity import UserContext
+
+MAX_NAME_CHARACTERS = 256
+"""Names are the clients' own text. Tools may have 128 characters; addresses of resources more."""
+
+
+def clean_name(text: str) -> str:
+    """Return *text* cut to what a name may have, without control characters."""
+    text = text[:MAX_NAME_CHARACTERS]
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+class CallNote(NamedTuple):
+    """One call as the gateway notes it: a tuple, because each call makes one.
+
+    Attributes:
+        user: Who called; shared with the memory of verified tokens.
+        server_id: 24 hexadecimal characters; None when there is no such server for the caller.
+        slug: Of the server, for people.
+        target: Tool, prompt or resource as the client named it.
+        began_at: Monotonic seconds; so are the others that end in `_at`, 0 where it did not come
+            so far.
+        decided_at: When it was allowed and about to be sent upstream.
+        head_at: When the head of the upstream's answer was there.
+        error_code: Of the JSON-RPC error; 0 without one.
+    """
+
+    user: UserContext
+    server_id: str | None
+    slug: str
+    method: str
+    target: str | None
+    is_modern: bool
+    began_at: float
+    decided_at: float
+    head_at: float
+    ended_at: float
+    request_bytes: int
+    response_bytes: int
+    outcome: str
+    error_code: int
+    trace_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageFilter:
+    """What a list of records is narrowed to. Times: *since* is included, *until* is not."""
+
+    server_id: str | None = None
+    user_id: str | None = None
+    tool: str | None = None
+    method: str | None = None
+    outcome: str | None = None
+    trace_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """A stored record.
+
+    Attributes:
+        outcome: As stored, like *method*: other releases may know others.
+        admission_ms: From arrival until it was sent upstream; None when it was not, like the two
+            that follow.
+        upstream_ms: From there to the head of the answer, or to its failure.
+        relay_ms: From there to the end.
+    """
+
+    id: str
+    started_at: datetime
+    user_id: str
+    username: str
+    token_id: str | None
+    server_id: str | None
+    server: str | None
+    method: str
+    tool: str | None
+    era: str
+    outcome: str
+    error_code: int | None
+    duration_ms: float
+    admission_ms: float | None
+    upstream_ms: float | None
+    relay_ms: float | None
+    request_bytes: int
+    response_bytes: int
+    trace_id: str | None
+    worker: str
