@@ -42,7 +42,8 @@ from registry.core.settings import Settings
 from registry.core.tasks import end
 from registry.features.repository import FeatureRepository
 from registry.gateway.calllog import CallLog
-from registry.gateway.endpoint import GatewayEndpoint
+from registry.gateway.endpoint import GatewayEndpoint, Surroundings
+from registry.gateway.gates import UpstreamGates, gate_limits
 from registry.gateway.ports import Peers
 from registry.gateway.recorder import Recorder
 from registry.gateway.snapshot import Snapshot, SnapshotSources
@@ -298,7 +299,6 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 guard,
                 connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
                 idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
-                connections_per_upstream=settings.gateway_connections_per_upstream,
             )
         )
         usage_repository = UsageRepository(database)
@@ -306,16 +306,19 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             stack, settings, usage_repository, clock=clock, metrics=metrics
         )
         gateway = GatewayEndpoint(
-            snapshot,
-            authenticator,
-            upstream,
-            audit,
-            peers=peers,
+            Surroundings(
+                routes=snapshot,
+                authenticate=authenticator,
+                session=upstream,
+                refusals=audit,
+                recorder=recorder,
+                gates=UpstreamGates(gate_limits(settings), clock, metrics),
+                peers=peers,
+                drain=drain,
+            ),
             sealing_keys=list(cipher.derive_keys("gateway-session").values()),
             settings=settings,
             clock=clock,
-            drain=drain,
-            recorder=recorder,
         )
         token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
         totals = None

@@ -89,6 +89,30 @@ class Metrics:
             "Gateway requests being answered now.",
             registry=self.registry,
         )
+        self.gateway_breaker_state = Gauge(
+            "mcp_gateway_breaker_state",
+            "Servers that are left alone because they failed, by state.",
+            ("server", "state"),
+            registry=self.registry,
+        )
+        self.gateway_breaker_transitions = Counter(
+            "mcp_gateway_breaker_transitions",
+            "Changes of that state, by the new one.",
+            ("server", "state"),
+            registry=self.registry,
+        )
+        self.gateway_queue_refusals = Counter(
+            "mcp_gateway_queue_refusals",
+            "Calls refused because too many to the same server were under way.",
+            ("server",),
+            registry=self.registry,
+        )
+        self.gateway_repeats = Counter(
+            "mcp_gateway_repeats",
+            "Requests without effects that were sent a second time.",
+            ("server",),
+            registry=self.registry,
+        )
         self.snapshot_age = Gauge(
             "mcp_gateway_snapshot_age_seconds",
             "Time since the gateway's view was last known to agree with the database.",

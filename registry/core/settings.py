@@ -148,14 +148,61 @@ class Settings(BaseSettings):
     request_body_timeout_seconds: float = Field(
         default=30.0, gt=0, description="Longest time in which a request's body must arrive."
     )
+    request_head_timeout_seconds: float = Field(
+        default=15.0, gt=0, description="Longest time in which a request's head must arrive."
+    )
+    max_client_connections: int = Field(
+        default=8192, gt=0, description="Most connections of clients open at a time."
+    )
+    gateway_write_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long a client may take nothing of an answer before it is cut off.",
+    )
+    gateway_first_byte_timeout_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Longest wait for the beginning of an upstream's answer; a server's own "
+        "`timeout` goes before it.",
+    )
     gateway_idle_timeout_seconds: float = Field(
-        default=60.0, gt=0, description="Longest silence of an upstream within one answer."
+        default=60.0,
+        gt=0,
+        description="Longest silence of an upstream within one answer; a server's own `timeout` "
+        "goes before it.",
     )
     gateway_total_timeout_seconds: float = Field(
         default=600.0, gt=0, description="Longest time for one answer that is not a GET stream."
     )
     gateway_connections_per_upstream: int = Field(
-        default=100, gt=0, description="Most connections open to one upstream at a time."
+        default=100, gt=0, description="Most calls under way to one server at a time."
+    )
+    gateway_queue_per_upstream: int = Field(
+        default=200, ge=0, description="Most calls that may wait for one of those to end."
+    )
+    gateway_queue_timeout_seconds: float = Field(
+        default=5.0, gt=0, description="How long they wait before they are refused."
+    )
+    gateway_streams_per_upstream: int = Field(
+        default=2500, gt=0, description="Most standing streams open to one server at a time."
+    )
+    gateway_breaker_failures: int = Field(
+        default=5,
+        ge=0,
+        description="Failures in a row after which a server is left alone for a while; 0: never.",
+    )
+    gateway_breaker_window_seconds: float = Field(
+        default=30.0, gt=0, description="Time within which those failures must come."
+    )
+    gateway_breaker_cool_down_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long it is left alone, and the time between two calls that try it again.",
+    )
+    gateway_repeat_reads: bool = Field(
+        default=True,
+        description="Whether a request without effects is sent once more when the upstream closes "
+        "the connection without an answer.",
     )
     gateway_session_hours: float = Field(
         default=24.0, gt=0, description="How long a sealed session id stays valid."

@@ -5,6 +5,7 @@ different eras. Each conversation reads a stream of its own, so that what a serv
 call can be told to belong to that call.
 """
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,13 @@ from itertools import count
 from typing import Any, Protocol
 
 import orjson
-from aiohttp import ClientError, ClientTimeout
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientOSError,
+    ClientTimeout,
+    ServerDisconnectedError,
+)
 from aiohttp.http_exceptions import HttpProcessingError
 from mcp.shared.inbound import (
     NAME_BEARING_METHODS,
@@ -42,6 +49,7 @@ from registry.core.json import JsonObject, members
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import Event, EventTooLargeError, read_events
 from registry.gateway.forward import EVENT_STREAM, JSON, OK, SUCCESS, check_status, failure
+from registry.gateway.gates import Turn, UpstreamGates
 from registry.gateway.headers import CONTENT_TYPE, SESSION_HEADER
 from registry.gateway.messages import (
     Kind,
@@ -98,6 +106,7 @@ class Ask:
         info: Who the client is.
         level: Least severe log messages that the client wants; None leaves it to the server.
         tool: The tool that is called, if one is.
+        may_repeat: Whether a second call would change nothing.
     """
 
     route: Route
@@ -111,6 +120,7 @@ class Ask:
     info: Mapping[str, Any] = field(default_factory=lambda: GATEWAY_INFO)
     level: str | None = None
     tool: ToolEntry | None = None
+    may_repeat: bool = False
 
 
 class Conversation(Protocol):
@@ -154,13 +164,24 @@ class Connector:
 
     Args:
         wire: How requests are sent.
+        gates: How much each server is asked.
         connect_timeout_seconds: Longest wait for a connection to be made.
+        repeats_reads: Whether what may be repeated is sent once more when a server breaks off.
     """
 
     def __init__(
-        self, wire: Wire, errands: Errands, clock: Clock, *, connect_timeout_seconds: float
+        self,
+        wire: Wire,
+        gates: UpstreamGates,
+        errands: Errands,
+        clock: Clock,
+        *,
+        connect_timeout_seconds: float,
+        repeats_reads: bool,
     ) -> None:
         self.wire = wire
+        self.gates = gates
+        self._repeats_reads = repeats_reads
         self.clock = clock
         self.errands = errands
         self.sessions = UpstreamSessions(self._shake_hands, self._say_goodbye, errands, clock)
@@ -201,15 +222,46 @@ class Connector:
             conversation = StatelessConversation(self, ask)
         else:
             conversation = SessionConversation(self, ask)
+        turn = self.gates.of(ask.route).call()
+        await turn.__aenter__()
+        conversation.turn = turn
         try:
             await conversation.start()
         except FAILURES as exc:
+            conversation.error = exc
             await conversation.close()
             raise failed(ask.route, exc) from exc
-        except BaseException:
+        except BaseException as exc:
+            conversation.error = exc
             await conversation.close()
             raise
         return conversation
+
+    async def send(
+        self, ask: Ask, turn: Turn | None, headers: CIMultiDict[str], raw: bytes
+    ) -> UpstreamAnswer:
+        """Send a request and return the head of the answer; the caller closes it.
+
+        Raises what `Wire.request` raises.
+        """
+        route = ask.route
+        request = ("POST", route.target, headers, raw)
+        timeout, first_byte = self.timeout(route), route.first_byte_timeout_seconds
+        try:
+            answer = await self.wire.request(
+                *request, timeout=timeout, first_byte_seconds=first_byte
+            )
+        except (ServerDisconnectedError, ClientOSError) as exc:
+            is_unsent = isinstance(exc, ClientConnectorError)
+            if is_unsent or not (ask.may_repeat and self._repeats_reads):
+                raise
+            self.gates.of(route).repeated()
+            answer = await self.wire.request(
+                *request, timeout=timeout, first_byte_seconds=first_byte
+            )
+        if turn is not None:
+            turn.answered(answer.status)
+        return answer
 
     async def reply(
         self, route: Route, credentials: CIMultiDict[str], address: list[str | None], raw: bytes
@@ -333,6 +385,8 @@ class _Talk:
         self._events: AsyncIterator[Event] | None = None
         self._reader: AsyncGenerator[Message, None] | None = None
         self.is_answered = False
+        self.turn: Turn | None = None
+        self.error: BaseException | None = None
 
     @property
     def _timeout(self) -> ClientTimeout:
@@ -349,6 +403,7 @@ class _Talk:
                 self._reader = self._read()
             message = await anext(self._reader)
         except FAILURES as exc:
+            self.error = exc
             raise failed(self._route, exc) from exc
         if message.kind is Kind.ANSWER:
             self.is_answered = True
@@ -411,6 +466,13 @@ class _Talk:
             await self._reader.aclose()
         if self._answer is not None:
             self._answer.close()
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            error = self.error
+            if error is None and not self.is_answered:
+                # Given up by the client, which says nothing of the server.
+                error = asyncio.CancelledError()
+            await turn.__aexit__(None if error is None else type(error), error, None)
 
 
 class StatelessConversation(_Talk):
@@ -445,9 +507,7 @@ class StatelessConversation(_Talk):
         raw = request_text(
             ask.method, {**ask.params, "_meta": meta}, self.request_id, is_exact=ask.is_exact
         )
-        self._answer = await self._connector.wire.request(
-            "POST", self._route.target, headers, raw, timeout=self._timeout
-        )
+        self._answer = await self._connector.send(ask, self.turn, headers, raw)
 
     @override
     async def cancel(self, reason: str) -> None:
@@ -478,13 +538,12 @@ class SessionConversation(_Talk):
             headers.update(ask.passed_on)
             headers["Content-Type"] = JSON
             headers["Accept"] = ACCEPT_BOTH
-            answer = self._answer = await self._connector.wire.request(
-                "POST", self._route.target, headers, raw, timeout=self._timeout
-            )
+            answer = self._answer = await self._connector.send(ask, self.turn, headers, raw)
             if is_last or session.id is None or not await self._is_forgotten(answer):
                 return
             self._connector.sessions.forget(session)
-            await self.close()
+            answer.close()
+            self._connector.sessions.release(session)
 
     async def _is_forgotten(self, answer: UpstreamAnswer) -> bool:
         """Whether the server does not know the session any more, so that it did nothing."""

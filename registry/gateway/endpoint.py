@@ -7,6 +7,7 @@ learns which servers exist; everything is decided on the body, never on headers.
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -47,9 +48,10 @@ from registry.gateway.errors import (
     UpstreamFailed,
 )
 from registry.gateway.farewell import Farewell, farewell
-from registry.gateway.forward import Forwarder, SealSession
+from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
+from registry.gateway.gates import UpstreamGates
 from registry.gateway.headers import MCP_NAME, forwarded_headers, read_headers
-from registry.gateway.hosted import HostedServer
+from registry.gateway.hosted import HostedServer, Means
 from registry.gateway.hosts import HostGuard
 from registry.gateway.listing import CursorError, list_result, page_members
 from registry.gateway.messages import renamed
@@ -78,39 +80,55 @@ ALLOWED_ALL = "POST, GET, DELETE"
 ALLOWED_POST = "POST"
 
 
-class GatewayEndpoint:
-    """Serves `/mcp/<server>` as a raw ASGI application.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the gateway works with and does not build itself.
 
-    Args:
+    Attributes:
         routes: The servers that can be called now.
         authenticate: Finds out who calls.
         session: Pool of upstream connections; keeps no cookies.
+        refusals: Takes note of what known callers were refused.
+        recorder: Takes note of each request.
+        gates: How much each server is asked.
+        peers: The other workers.
+        drain: Says when nothing new may begin.
+    """
+
+    routes: RouteTable
+    authenticate: Authenticate
+    session: ClientSession
+    refusals: Refusals
+    recorder: Recorder
+    gates: UpstreamGates
+    peers: Peers
+    drain: Drain
+
+
+class GatewayEndpoint:
+    """Serves `/mcp` and `/mcp/<server>` as a raw ASGI application.
+
+    Args:
+        around: What it works with.
         sealing_keys: 32 bytes each, used for nothing else. The first seals session ids, all
             open them.
-        recorder: Takes note of each request.
-        drain: Says when nothing new may begin.
     """
 
     def __init__(
         self,
-        routes: RouteTable,
-        authenticate: Authenticate,
-        session: ClientSession,
-        refusals: Refusals,
+        around: Surroundings,
         *,
-        peers: Peers,
         sealing_keys: Sequence[bytes],
         settings: Settings,
         clock: Clock,
-        recorder: Recorder,
-        drain: Drain | None = None,
     ) -> None:
+        routes, gates, recorder = around.routes, around.gates, around.recorder
         self._routes = routes
-        self._drain = drain or Drain()
+        self._drain = around.drain
         self._admission = Admission(
             routes,
-            authenticate,
-            refusals=refusals,
+            around.authenticate,
+            refusals=around.refusals,
             base_url=settings.base_url,
             admin_sees_private=settings.admin_sees_private,
         )
@@ -126,27 +144,34 @@ class GatewayEndpoint:
         self._seal = SessionSeal(
             sealing_keys, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
         )
-        self._streams = StandingStreams(max(settings.gateway_connections_per_upstream // 2, 1))
+        self._streams = StandingStreams(settings.gateway_streams_per_upstream)
         self._patience = Patience()
-        wire = Wire(session, self._patience)
+        wire = Wire(around.session, self._patience)
+        self._repeats_reads = settings.gateway_repeat_reads
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
         self._forwarder = Forwarder(
             wire,
             self._patience,
+            gates,
             connect_timeout_seconds=connect_timeout_seconds,
             total_timeout_seconds=total_timeout_seconds,
         )
         self._errands = Errands()
         connector = Connector(
-            wire, self._errands, clock, connect_timeout_seconds=connect_timeout_seconds
+            wire,
+            gates,
+            self._errands,
+            clock,
+            connect_timeout_seconds=connect_timeout_seconds,
+            repeats_reads=self._repeats_reads,
         )
         self._connector = connector
         self._broker = Broker(
             connector,
             self._patience,
             self._seal,
-            peers,
+            around.peers,
             self._errands,
             clock,
             total_timeout_seconds=total_timeout_seconds,
@@ -157,10 +182,8 @@ class GatewayEndpoint:
             ClientSessions(self._seal),
             SessionStates(),
             Standing(),
-            peers,
-            credentials_of=self._credentials_of,
-            route_of=self._admission.route_of,
-            fast_call=self._fast_call,
+            around.peers,
+            means=Means(self._credentials_of, self._admission.route_of, self._fast_call),
             recorder=recorder,
         )
 
@@ -310,6 +333,7 @@ class GatewayEndpoint:
         if tool is None:
             raise by_era(exchange, ToolUnknown(name))
         exchange.tool = tool.name
+        exchange.may_repeat = tool.may_repeat
         arguments: Mapping[str, Any] = require_arguments(envelope.params)
         if exchange.is_modern and tool.param_header_schema is not None:
             check_param_headers(tool.param_header_schema, arguments, exchange.headers)
@@ -329,7 +353,10 @@ class GatewayEndpoint:
             exchange.client.seal = self._resealing(exchange, route, user, session_id)
         http_method = exchange.scope["method"]
         if exchange.method not in STANDING_METHODS:
-            await self._forwarder.exchange(http_method, route, headers, raw, exchange.client)
+            may_repeat = self._may_repeat(exchange)
+            await self._forwarder.exchange(
+                http_method, route, headers, raw, exchange.client, may_repeat=may_repeat
+            )
             return
 
         def refused() -> Awaitable[Exception]:
@@ -358,7 +385,18 @@ class GatewayEndpoint:
         if member is not None and envelope.params[member] != owned.key:
             body = renamed(envelope, member, owned.key)
             headers[MCP_NAME] = encode_header_value(owned.key)
-        await self._forwarder.exchange("POST", owned.route, headers, body, exchange.client)
+        await self._forwarder.exchange(
+            "POST",
+            owned.route,
+            headers,
+            body,
+            exchange.client,
+            may_repeat=self._may_repeat(exchange),
+        )
+
+    def _may_repeat(self, exchange: Exchange) -> bool:
+        """Whether the request may be sent once more when the server breaks off."""
+        return self._repeats_reads and (exchange.may_repeat or exchange.method in REPEATABLE)
 
     def _resealing(
         self, exchange: Exchange, route: Route, user: UserContext, session_id: str | None

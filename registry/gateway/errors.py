@@ -44,6 +44,23 @@ class Outcome(StrEnum):
     DISCONNECTED = "disconnected"
 
 
+class Wait(StrEnum):
+    """What of an upstream did not come in time."""
+
+    CONNECTION = "connect"
+    ANSWER = "first_byte"
+    MORE = "idle"
+    END = "total"
+
+
+WAITS = {
+    Wait.CONNECTION: "took no connection in time",
+    Wait.ANSWER: "did not begin to answer in time",
+    Wait.MORE: "fell silent in the middle of its answer",
+    Wait.END: "did not finish its answer in time",
+}
+
+
 class Refusal(Exception):  # noqa: N818 - a decision that travels as an exception
     """A request that gets a JSON-RPC error instead of an answer.
 
@@ -326,6 +343,15 @@ class NotServing(Refusal):
         super().__init__(message, headers=[(b"retry-after", str(RETRY_AFTER_SECONDS).encode())])
 
 
+class UpstreamBusy(NotServing):
+    """As many calls to the server are under way, and wait, as may be."""
+
+    error = "upstream_busy"
+
+    def __init__(self, server_name: str) -> None:
+        super().__init__(f"Too many calls to {server_name} are under way; try again in a moment.")
+
+
 class ShuttingDown(NotServing):
     """This process is on its way out; another answers, or this one's successor."""
 
@@ -388,8 +414,27 @@ class UpstreamTimedOut(UpstreamFailed):
     code = 504
     outcome = Outcome.TIMEOUT
 
-    def __init__(self, server_name: str) -> None:
-        super().__init__(f"The server {server_name} did not answer in time.")
+    def __init__(self, server_name: str, waited_for: Wait = Wait.ANSWER) -> None:
+        super().__init__(
+            f"The server {server_name} {WAITS[waited_for]}.", facts={"timeout": waited_for}
+        )
+
+
+class UpstreamPaused(UpstreamFailed):
+    """The server failed so often that it is left alone for a while."""
+
+    status = 503
+    code = 503
+    error = "upstream_unavailable"
+    outcome = Outcome.UNAVAILABLE
+
+    def __init__(self, server_name: str, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"The server {server_name} failed several times in a row; "
+            f"it is not asked for {retry_after_seconds} s.",
+            facts={"retry_after_seconds": retry_after_seconds},
+            headers=[(b"retry-after", str(retry_after_seconds).encode())],
+        )
 
 
 class CredentialsRejected(UpstreamFailed):

@@ -1,13 +1,20 @@
 """Send one request upstream and its answer back, bytes unchanged, chunks as they come.
 
-Nothing is ever sent twice: a tool may have effects.
+Nothing that may have effects is ever sent twice. What has none is sent once more when the upstream
+closes the connection without an answer, as it does when it restarts (RFC 9110, 9.2.2).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import TypeVar
 
-from aiohttp import ClientConnectorError, ClientError, ClientTimeout
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientOSError,
+    ClientTimeout,
+    ServerDisconnectedError,
+)
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 from starlette.types import Message, Receive, Send
@@ -19,7 +26,9 @@ from registry.gateway.errors import (
     UpstreamAnswered,
     UpstreamFailed,
     UpstreamTimedOut,
+    Wait,
 )
+from registry.gateway.gates import OUR_OWN, UpstreamGates
 from registry.gateway.headers import (
     CONTENT_ENCODING,
     CONTENT_LENGTH,
@@ -29,8 +38,8 @@ from registry.gateway.headers import (
 )
 from registry.gateway.patience import Patience
 from registry.gateway.values import Route
-from registry.gateway.watch import CallWatch
-from registry.gateway.wire import UpstreamAnswer, Wire
+from registry.gateway.watch import CallWatch, TookTooLong
+from registry.gateway.wire import AnswerTimedOut, ConnectTimedOut, UpstreamAnswer, Wire
 
 WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
@@ -52,6 +61,30 @@ CREDENTIAL_STATUSES = frozenset({401, 403, 407})
 
 
 SendT = TypeVar("SendT", bound=Send)
+REPEATABLE = frozenset(
+    {
+        "completion/complete",
+        "initialize",
+        "ping",
+        "prompts/get",
+        "prompts/list",
+        "resources/list",
+        "resources/read",
+        "resources/templates/list",
+        "server/discover",
+        "tools/list",
+        "DELETE",
+    }
+)
+"""Methods that only read, or end what may be ended twice. A second `initialize` opens a session
+that nobody uses. Tools are called again only if they say of themselves that this does nothing."""
+
+WAITED_FOR: Mapping[type[Exception], Wait] = {
+    ConnectTimedOut: Wait.CONNECTION,
+    AnswerTimedOut: Wait.ANSWER,
+    TookTooLong: Wait.END,
+}
+"""Every other timeout is that of the pool's connections: silence within an answer."""
 
 SealSession = Callable[[str], str]
 """From the upstream's session id to the client's."""
@@ -139,6 +172,7 @@ class Forwarder:
     Args:
         wire: How requests are sent.
         patience: Says which calls are worth watching.
+        gates: Bound what goes to each server.
         connect_timeout_seconds: Longest wait for a connection to be made.
         total_timeout_seconds: Longest time for an answer that is no standing stream.
     """
@@ -147,12 +181,14 @@ class Forwarder:
         self,
         wire: Wire,
         patience: Patience,
+        gates: UpstreamGates,
         *,
         connect_timeout_seconds: float,
         total_timeout_seconds: float,
     ) -> None:
         self._wire = wire
         self._patience = patience
+        self._gates = gates
         self._connect_timeout_seconds = connect_timeout_seconds
         self._total_timeout_seconds = total_timeout_seconds
         self._call_timeouts: dict[float, ClientTimeout] = {}
@@ -169,6 +205,7 @@ class Forwarder:
         client: Client,
         *,
         standing_until: Callable[[], Awaitable[Exception]] | None = None,
+        may_repeat: bool = False,
     ) -> None:
         """Send a request and relay its answer to the client.
 
@@ -180,24 +217,39 @@ class Forwarder:
             client: Gets the answer.
             standing_until: Given when the answer is a stream that stays open, silent for as long
                 as it likes; waits for a reason to end it, and returns that.
+            may_repeat: Whether the upstream may get the request twice.
 
         Raises:
             Refusal: Nothing was sent yet, and this should be; or the stream broke off.
             ClientGone: There is nobody left to answer.
         """
         timeout, total_seconds = self._stream_timeout, None
+        first_byte_seconds = None
         if standing_until is None:
             timeout, total_seconds = self._call_timeout(route), self._total_timeout_seconds
+            first_byte_seconds = route.first_byte_timeout_seconds
+        gate = self._gates.of(route)
         try:
             with CallWatch(self._patience, client.receive, total_seconds, standing_until):
-                answer = await self._wire.request(
-                    http_method, route.target, headers, body, timeout=timeout
-                )
-                client.answered()
-                try:
-                    await _relay(answer, route, client)
-                finally:
-                    answer.close()
+                async with gate.call(is_standing=standing_until is not None) as turn:
+                    request = (http_method, route.target, headers, body)
+                    try:
+                        answer = await self._wire.request(
+                            *request, timeout=timeout, first_byte_seconds=first_byte_seconds
+                        )
+                    except (ServerDisconnectedError, ClientOSError) as exc:
+                        if not may_repeat or isinstance(exc, ClientConnectorError):
+                            raise
+                        gate.repeated()
+                        answer = await self._wire.request(
+                            *request, timeout=timeout, first_byte_seconds=first_byte_seconds
+                        )
+                    try:
+                        client.answered()
+                        turn.answered(answer.status)
+                        await _relay(answer, route, client)
+                    finally:
+                        answer.close()
         except (TimeoutError, ClientError, HttpProcessingError, OSError, ValueError) as exc:
             raise failure(route, exc) from exc
 
@@ -206,8 +258,7 @@ class Forwarder:
         timeout = self._call_timeouts.get(idle_seconds)
         if timeout is None:
             timeout = self._call_timeouts[idle_seconds] = ClientTimeout(
-                # Also bounds the wait for a free connection when all of them are in use.
-                connect=max(self._connect_timeout_seconds, idle_seconds),
+                connect=self._connect_timeout_seconds,
                 sock_connect=self._connect_timeout_seconds,
                 sock_read=idle_seconds,
             )
@@ -248,7 +299,9 @@ def failure(route: Route, error: Exception) -> Refusal:
     """Return what the client is told of a failed exchange."""
     match error:
         case TimeoutError():
-            return UpstreamTimedOut(route.server_name)
+            return UpstreamTimedOut(route.server_name, WAITED_FOR.get(type(error), Wait.MORE))
+        case OSError(errno=number) if number in OUR_OWN:
+            return NotServing("The gateway has no connection left; try again in a moment.")
         case ClientConnectorError():
             return UpstreamFailed(f"The server {route.server_name} cannot be reached.")
         case HttpProcessingError():

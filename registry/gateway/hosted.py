@@ -5,6 +5,7 @@ called.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -42,6 +43,7 @@ from registry.gateway.errors import (
     StateUnknown,
     ToolUnknown,
 )
+from registry.gateway.forward import REPEATABLE
 from registry.gateway.headers import TRACE_HEADERS
 from registry.gateway.listing import CursorError, list_result
 from registry.gateway.offering import PAGE_KINDS, Offering
@@ -70,6 +72,15 @@ FastCall = Callable[[Exchange, UserContext, Owned, Envelope], Awaitable[None]]
 """Forwards a request under the server's own name for what is called, bytes back unchanged."""
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How the endpoint does what the hosted server needs of it."""
+
+    credentials_of: CredentialsOf
+    route_of: RouteOf
+    fast_call: FastCall
+
+
 class HostedServer:
     """The server that clients find at a path which no one server stands behind as it is.
 
@@ -79,6 +90,8 @@ class HostedServer:
         states: What clients said in a session besides its beginning.
         standing: Serves the streams that stay open.
         peers: The other workers.
+        means: Of the endpoint.
+        recorder: Is told when a request goes upstream.
     """
 
     def __init__(
@@ -90,9 +103,7 @@ class HostedServer:
         standing: Standing,
         peers: Peers,
         *,
-        credentials_of: CredentialsOf,
-        route_of: RouteOf,
-        fast_call: FastCall,
+        means: Means,
         recorder: Recorder,
     ) -> None:
         self._broker = broker
@@ -101,9 +112,9 @@ class HostedServer:
         self._states = states
         self._standing = standing
         self._peers = peers
-        self._credentials_of = credentials_of
-        self._route_of = route_of
-        self._fast_call = fast_call
+        self._credentials_of = means.credentials_of
+        self._route_of = means.route_of
+        self._fast_call = means.fast_call
         self._recorder = recorder
         peers.listen(self.told)
 
@@ -292,6 +303,7 @@ class HostedServer:
         if owned is None or owned.tool is None:
             raise by_era(exchange, ToolUnknown(name))
         exchange.tool = owned.tool.name
+        exchange.may_repeat = owned.tool.may_repeat
         arguments = require_arguments(envelope.params)
         if exchange.is_modern and owned.tool.param_header_schema is not None:
             check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
@@ -377,6 +389,7 @@ class HostedServer:
             info=caller.info,
             level=level if is_stateless or "logging" in route.capabilities else None,
             tool=owned.tool,
+            may_repeat=exchange.may_repeat or envelope.method in REPEATABLE,
         )
         await self._broker.ask(exchange, caller, offering, ask)
 

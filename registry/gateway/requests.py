@@ -55,6 +55,7 @@ class Exchange:
         error_code: Of the JSON-RPC error that it is answered with; 0 without one.
         trace: The trace that the client says it belongs to.
         spans: Made of it when there is tracing.
+        may_repeat: Whether the tool that is called says that a second call changes nothing.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Exchange:
         "headers",
         "is_modern",
         "label",
+        "may_repeat",
         "method",
         "outcome",
         "params",
@@ -92,6 +94,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.request_id: RequestId | None = None
         self.is_modern = False
+        self.may_repeat = False
         self.outcome = Outcome.OK
         self.farewell: Farewell | None = None
         self.params: Mapping[str, Any] = {}

@@ -92,6 +92,7 @@ class Snapshot:
         self._vault = vault
         self._clock = clock
         self._idle_timeout_seconds = settings.gateway_idle_timeout_seconds
+        self._first_byte_timeout_seconds = settings.gateway_first_byte_timeout_seconds
         self._max_staleness_seconds = settings.gateway_max_staleness_seconds
         self._users_changed = users_changed
         self._revocations_changed = revocations_changed
@@ -353,7 +354,10 @@ class Snapshot:
                 headers=headers,
                 credential_problem=problem,
                 per_user=per_user,
-                idle_timeout_seconds=self._idle_timeout(server),
+                idle_timeout_seconds=_own_timeout(server) or self._idle_timeout_seconds,
+                first_byte_timeout_seconds=(
+                    _own_timeout(server) or self._first_byte_timeout_seconds
+                ),
                 tools=[tool_entry(tool.name, tool.definition) for tool in tools],
             )
         except (ValueError, TypeError, OverflowError) as exc:
@@ -361,11 +365,10 @@ class Snapshot:
             log.warning("server_unusable", server_id=server.id, reason=type(exc).__name__)
             return None
 
-    def _idle_timeout(self, server: ServerRecord) -> float:
-        own = server.config.get("timeout")
-        if isinstance(own, int | float) and own > 0:
-            return own / 1000
-        return self._idle_timeout_seconds
+
+def _own_timeout(server: ServerRecord) -> float | None:
+    own = server.config.get("timeout")
+    return own / 1000 if isinstance(own, int | float) and own > 0 else None
 
 
 def _served(server: ServerRecord) -> bool:

@@ -17,6 +17,9 @@ from registry.servers.values import Era, Transport
 PARAM_HEADER_MARK = b'"x-mcp-header"'
 """Present in a tool's text when some of its arguments are mirrored in `Mcp-Param-*` headers."""
 
+REPEATABLE_MARKS = (b'"readOnlyHint"', b'"idempotentHint"')
+"""One of them is present in the text of a tool that may say that it can be called twice."""
+
 GATEWAY_OWNED_HEADERS = frozenset(
     {
         "accept",
@@ -51,11 +54,13 @@ class ToolEntry:
     Attributes:
         wire: JSON text of the whole tool object, as clients get it.
         param_header_schema: The parsed input schema, when it asks for `Mcp-Param-*` headers.
+        may_repeat: Whether the server says that a second call changes nothing.
     """
 
     name: str
     wire: bytes
     param_header_schema: JsonObject | None = field(default=None, repr=False)
+    may_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Route:
         credential_problem: Why the stored credentials cannot be used; calls answer it.
         per_user: Whether `RouteTable.user_headers` supplies the credentials of each caller.
         idle_timeout_seconds: Longest silence of the upstream within one answer.
+        first_byte_timeout_seconds: Longest wait for its beginning; None for as long as that.
         tools: The exposed tools by name, in the order they are listed.
         capabilities: What the server said it can do when it was last read; not to be changed.
         instructions: What it tells models about its use.
@@ -112,6 +118,7 @@ class Route:
     credential_problem: str | None
     per_user: bool
     idle_timeout_seconds: float
+    first_byte_timeout_seconds: float | None = None
     tools: Mapping[str, ToolEntry] = field(repr=False)
     pages: ToolPages = field(repr=False)
     capabilities: Mapping[str, Any] = field(default_factory=lambda: NO_CAPABILITIES, repr=False)
@@ -130,7 +137,16 @@ def tool_entry(name: str, definition: str) -> ToolEntry:
     if PARAM_HEADER_MARK in wire:
         candidate = orjson.loads(wire).get("inputSchema")
         schema = candidate if isinstance(candidate, dict) else None
-    return ToolEntry(name, wire, schema)
+    return ToolEntry(name, wire, schema, _may_repeat(wire))
+
+
+def _may_repeat(wire: bytes) -> bool:
+    if not any(hint in wire for hint in REPEATABLE_MARKS):
+        return False
+    hints = orjson.loads(wire).get("annotations")
+    return isinstance(hints, dict) and (
+        hints.get("readOnlyHint") is True or hints.get("idempotentHint") is True
+    )
 
 
 def build_route(  # noqa: PLR0913 - one keyword for each stored fact
@@ -147,6 +163,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     credential_problem: str | None,
     per_user: bool,
     idle_timeout_seconds: float,
+    first_byte_timeout_seconds: float | None = None,
     tools: Iterable[ToolEntry],
     capabilities: Mapping[str, Any] = NO_CAPABILITIES,
     instructions: str | None = None,
@@ -183,6 +200,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         credential_problem=credential_problem,
         per_user=per_user,
         idle_timeout_seconds=idle_timeout_seconds,
+        first_byte_timeout_seconds=first_byte_timeout_seconds,
         tools=MappingProxyType({tool.name: tool for tool in ordered}),
         pages=build_pages([(tool.name, tool.wire) for tool in ordered]),
         capabilities=capabilities,

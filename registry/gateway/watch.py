@@ -18,6 +18,10 @@ class ClientGone(Exception):  # noqa: N818 - an event, not an error
     """The client went away before it had its answer."""
 
 
+class TookTooLong(TimeoutError):  # noqa: N818 - as its base
+    """The whole took longer than it may."""
+
+
 class CallWatch:
     """Cancels the body of its `with` block, and leaves it with the reason as an exception.
 
@@ -29,7 +33,7 @@ class CallWatch:
 
     Raises (on leaving):
         ClientGone: The client disconnected.
-        TimeoutError: The block took too long.
+        TookTooLong: The block did.
         Exception: What *until* returned.
     """
 
@@ -88,7 +92,7 @@ class CallWatch:
         if self._until is not None:
             self._watchers += (loop.create_task(self._wait(self._until)),)
         if self._total_seconds is not None:
-            self._timer = loop.call_later(self._total_seconds, self.end, TimeoutError())
+            self._timer = loop.call_later(self._total_seconds, self.end, TookTooLong())
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

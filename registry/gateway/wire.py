@@ -8,6 +8,7 @@ docs/decisions/0005-byte-pass-through.md says what that depends on.
 """
 
 import asyncio
+import select
 from collections.abc import Mapping
 
 from aiohttp import ClientRequest, ClientSession, ClientTimeout, ServerDisconnectedError
@@ -25,7 +26,18 @@ MAX_HEADER_BYTES = 64 * 1024
 TARGETS = 4096
 """Upstream addresses for which what never changes is remembered."""
 
+UNMEASURED = 0.0
+"""The read timeout of a connection that was used and is not waited for; a new one has None."""
+
 NOT_FINAL = frozenset(range(100, 200)) - {101}
+
+
+class ConnectTimedOut(TimeoutError):  # noqa: N818 - as its base
+    """No connection was made in time: name, network, or handshake."""
+
+
+class AnswerTimedOut(TimeoutError):  # noqa: N818 - as its base
+    """The head of the answer did not come in time."""
 
 
 class Silence:
@@ -48,11 +60,17 @@ class Silence:
         self._protocol.read_timeout = self._seconds
         self._protocol.start_timeout()
 
+    def allow(self, seconds: float | None) -> None:
+        """Measure by another limit from now on."""
+        self._seconds = seconds
+        if self._is_measured:
+            self.late()
+
     def end(self) -> None:
         """Measure no longer: the next call over this connection has a measure of its own."""
         self._patience.end(self)
         if self._is_measured:
-            self._protocol.read_timeout = None
+            self._protocol.read_timeout = UNMEASURED
             self._protocol.start_timeout()
 
 
@@ -119,6 +137,7 @@ class Wire:
         body: bytes | bytearray,
         *,
         timeout: ClientTimeout,  # noqa: ASYNC109 - carries the pool's own waits, not ours
+        first_byte_seconds: float | None = None,
     ) -> UpstreamAnswer:
         """Send one request and return the head of the answer; the caller closes it.
 
@@ -128,9 +147,11 @@ class Wire:
             headers: All headers but `Host` and `Content-Length`.
             body: Sent as it is.
             timeout: `connect`, `sock_connect` and `sock_read` count.
+            first_byte_seconds: Longest wait for the head, where it is not that of `sock_read`.
 
         Raises:
-            TimeoutError: A wait took too long.
+            ConnectTimedOut: No connection in time.
+            AnswerTimedOut: No head of an answer in time.
             ClientError: No connection, or it broke.
             HttpProcessingError: The answer is no HTTP.
             ValueError: A header holds a line break.
@@ -140,7 +161,9 @@ class Wire:
         head = request_head(method, target, headers, length)
         connection = await self._connection(template, timeout)
         try:
-            return await self._exchange(connection, head, body, timeout)
+            return await self._exchange(
+                connection, head, body, timeout.sock_read, first_byte_seconds
+            )
         except BaseException:
             connection.close()
             raise
@@ -152,12 +175,15 @@ class Wire:
     ) -> Connection:
         connector = self._connector()
         while True:
-            connection = await connector.connect(template, [], timeout)
+            try:
+                connection = await connector.connect(template, [], timeout)
+            except TimeoutError as exc:
+                raise ConnectTimedOut from exc
             protocol = connection.protocol
-            if protocol is not None and not protocol.should_close:
+            if protocol is not None and not protocol.should_close and _may_be_used(protocol):
                 return connection
             # It sent something while nothing was asked of it, which would be taken for the answer
-            # to the next request, and that request's answer for the one after it.
+            # to the next request, and that request's answer for the one after it; or it ended.
             connection.close()
 
     async def _exchange(
@@ -165,27 +191,35 @@ class Wire:
         connection: Connection,
         head: bytes,
         body: bytes | bytearray,
-        timeout: ClientTimeout,  # noqa: ASYNC109 - see request
+        idle_seconds: float | None,
+        first_byte_seconds: float | None,
     ) -> UpstreamAnswer:
         protocol = connection.protocol
         transport = connection.transport
         if protocol is None or transport is None:
             raise ServerDisconnectedError
         protocol.set_response_params(
-            read_until_eof=True, max_line_size=MAX_HEADER_BYTES, max_field_size=MAX_HEADER_BYTES
+            read_until_eof=True,
+            read_timeout=UNMEASURED,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
-        silence = Silence(self._patience, protocol, timeout.sock_read)
+        silence = Silence(self._patience, protocol, first_byte_seconds or idle_seconds)
         try:
             transport.write(head + body if body else head)
             while True:
                 message, payload = await protocol.read()
                 if message.code not in NOT_FINAL:
-                    return UpstreamAnswer(
-                        message.code, message.headers, payload, connection, silence
-                    )
+                    break
+        except TimeoutError as exc:
+            silence.end()
+            raise AnswerTimedOut from exc
         except BaseException:
             silence.end()
             raise
+        if first_byte_seconds is not None:
+            silence.allow(idle_seconds)
+        return UpstreamAnswer(message.code, message.headers, payload, connection, silence)
 
     def _connector(self) -> BaseConnector:
         connector = self._session.connector
@@ -226,6 +260,26 @@ def request_head(
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise ValueError("A header holds a control character.")
     return head.encode()
+
+
+def _may_be_used(protocol: ResponseHandler) -> bool:
+    """Whether nothing came over a used connection that the event loop has not seen yet.
+
+    Not even its end: an upstream that closed an idle connection is noticed before a request is
+    sent into it, which could be neither answered nor repeated. Over a new connection there may be
+    something: TLS sends session tickets first.
+    """
+    if protocol.read_timeout is None:
+        return True
+    transport = protocol.transport
+    if transport is None:
+        return False
+    number = transport.get_extra_info("socket").fileno()
+    if number < 0:
+        return False
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return not poll.poll(0)
 
 
 def _host(url: URL) -> str:

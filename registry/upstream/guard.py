@@ -7,8 +7,9 @@ connection goes to an address that was judged: a second look-up cannot change th
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
@@ -62,6 +63,16 @@ class CheckedAddress:
     family: socket.AddressFamily
 
 
+AddressInfo: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
+Lookup: TypeAlias = Callable[[str, int], Awaitable[Sequence[AddressInfo]]]
+"""Returns what `getaddrinfo` does, of a name and a port."""
+
+
+async def look_up(host: str, port: int) -> Sequence[AddressInfo]:
+    """Return the addresses of *host*, asked for in the event loop's own threads."""
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
 class UrlGuard:
     """Judges URLs and addresses.
 
@@ -110,8 +121,15 @@ class UrlGuard:
         parts = self.check_syntax(url)
         await self.resolve(parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
 
-    async def resolve(self, host: str, port: int) -> list[CheckedAddress]:
+    async def resolve(
+        self, host: str, port: int, *, lookup: Lookup | None = None
+    ) -> list[CheckedAddress]:
         """Return the addresses of *host*, all of which may be connected to.
+
+        Args:
+            host: A name or an address.
+            port: Goes into the result.
+            lookup: Asks for the addresses of a name; the event loop's own way by default.
 
         Raises:
             UnsafeAddressError: One of them may not.
@@ -124,9 +142,7 @@ class UrlGuard:
             family = socket.AF_INET if literal.version == 4 else socket.AF_INET6  # noqa: PLR2004 - IP version
             return [CheckedAddress(str(literal), port, family)]
         try:
-            infos = await asyncio.get_running_loop().getaddrinfo(
-                host, port, type=socket.SOCK_STREAM
-            )
+            infos = await (lookup or look_up)(host, port)
         except (OSError, UnicodeError):
             raise UpstreamConnectError(f"The name {host} cannot be resolved.") from None
         found: list[CheckedAddress] = []

@@ -4,8 +4,11 @@ Addresses are judged when a connection is made, not per request: a pooled connec
 it was judged to go.
 """
 
+import asyncio
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -13,12 +16,17 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from typing_extensions import override
 
 from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
-from registry.upstream.guard import UrlGuard
+from registry.upstream.guard import AddressInfo, Lookup, UrlGuard
 
 KEEP_ALIVE_SECONDS = 4
 """Below the 5 s after which common servers close idle connections, which no call must meet."""
 DNS_CACHE_SECONDS = 10
 """Short: a moved upstream must be found again soon, and its addresses judged anew."""
+
+LOOKUP_THREADS = 32
+"""Lookups under way at a time, at most one for each name. They have threads of their own, and more
+than the event loop has: a name server that is silent holds a thread for up to half a minute, and
+with a few of such names no other name could be looked up."""
 
 MAX_HEADER_BYTES = 64 * 1024
 
@@ -30,8 +38,10 @@ class BlockedAddressError(OSError):
 class GuardedResolver(AbstractResolver):
     """Resolves names to addresses that the guard allows."""
 
-    def __init__(self, guard: UrlGuard) -> None:
+    def __init__(self, guard: UrlGuard, lookup: Lookup | None = None) -> None:
         self._guard = guard
+        self._threads = ThreadPoolExecutor(LOOKUP_THREADS, "upstream-lookup")
+        self._lookup = lookup or self._look_up
 
     @override
     async def resolve(
@@ -43,7 +53,7 @@ class GuardedResolver(AbstractResolver):
             OSError: One may not be contacted, or there are none.
         """
         try:
-            checked = await self._guard.resolve(host, port)
+            checked = await self._guard.resolve(host, port, lookup=self._lookup)
         except (UnsafeAddressError, UpstreamConnectError) as exc:
             raise BlockedAddressError(exc.message) from exc
         return [
@@ -59,16 +69,22 @@ class GuardedResolver(AbstractResolver):
             if family in {socket.AF_UNSPEC, address.family}
         ]
 
+    async def _look_up(self, host: str, port: int) -> Sequence[AddressInfo]:
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+
     @override
     async def close(self) -> None:
-        """Hold nothing, so close nothing."""
+        """Let the threads go, without a wait for lookups that are still under way."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class GuardedConnector(aiohttp.TCPConnector):
     """Judges literal addresses too, which never reach a resolver."""
 
-    def __init__(self, guard: UrlGuard, **options: Any) -> None:
-        super().__init__(resolver=GuardedResolver(guard), **options)
+    def __init__(self, guard: UrlGuard, lookup: Lookup | None = None, **options: Any) -> None:
+        self._names = GuardedResolver(guard, lookup)
+        super().__init__(resolver=self._names, **options)
         self._guard = guard
 
     @override
@@ -81,19 +97,29 @@ class GuardedConnector(aiohttp.TCPConnector):
             raise BlockedAddressError(exc.message) from exc
         return await super()._resolve_host(host, port, traces)
 
+    @override
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Close all connections."""
+        await super().close(abort_ssl=abort_ssl)
+        await self._names.close()
+
 
 def create_upstream_session(
     guard: UrlGuard,
     *,
     connect_timeout_seconds: float,
     idle_timeout_seconds: float,
-    connections_per_upstream: int,
+    lookup: Lookup | None = None,
 ) -> aiohttp.ClientSession:
-    """Return the pool. Callers close it, never follow redirects, and set their own timeouts."""
+    """Return the pool. Callers close it, never follow redirects, and set their own timeouts.
+
+    It has no limit of its own, which could only be one for each address: servers that share one
+    would share it. `registry.gateway.gates` bounds the calls to each server.
+    """
     connector = GuardedConnector(
         guard,
+        lookup,
         limit=0,
-        limit_per_host=connections_per_upstream,
         ttl_dns_cache=DNS_CACHE_SECONDS,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
     )

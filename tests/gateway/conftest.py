@@ -15,9 +15,11 @@ from pydantic import SecretStr
 from registry.auth.identity import Role, UserContext
 from registry.auth.identity import Scope as TokenScope
 from registry.core.clock import SystemClock
+from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.endpoint import GatewayEndpoint
+from registry.gateway.endpoint import GatewayEndpoint, Surroundings
+from registry.gateway.gates import UpstreamGates, gate_limits
 from registry.gateway.recorder import Recorder
 from registry.workers.peers import Alone
 from tests.conftest import ALICE, BOB, ROOT
@@ -116,16 +118,21 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         )
         table, metrics, refusals = FakeRoutes(*routes), Metrics(), RecordedRefusals()
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
+        settings = make_settings(**changes)
         endpoint = GatewayEndpoint(
-            table,
-            authenticate,
-            session,
-            refusals,
-            peers=Alone("worker00"),
+            Surroundings(
+                routes=table,
+                authenticate=authenticate,
+                session=session,
+                refusals=refusals,
+                recorder=Recorder(metrics, SystemClock()),
+                gates=UpstreamGates(gate_limits(settings), SystemClock(), metrics),
+                peers=Alone("worker00"),
+                drain=Drain(),
+            ),
             sealing_keys=[b"k" * 32],
-            settings=make_settings(**changes),
+            settings=settings,
             clock=SystemClock(),
-            recorder=Recorder(metrics, SystemClock()),
         )
         url = await stack.enter_async_context(serve(endpoint))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))

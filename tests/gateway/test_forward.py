@@ -254,7 +254,7 @@ async def test_an_upstream_that_hangs_is_given_up(
     answer = await gateway.call()
 
     assert answer.status_code == 504
-    assert answer.json()["error"]["message"] == "The server demo did not answer in time."
+    assert answer.json()["error"]["message"] == "The server demo did not begin to answer in time."
     assert gateway.count("tools/call", "timeout") == 1
 
 
@@ -315,7 +315,7 @@ async def test_standing_streams_leave_connections_for_calls(
         await received.wait_for_disconnect()
 
     url = await stack.enter_async_context(serve(upstream))
-    gateway = await start_gateway(make_route(url), gateway_connections_per_upstream=2)
+    gateway = await start_gateway(make_route(url), gateway_streams_per_upstream=1)
     upstream.behaviour = quiet
 
     async with gateway.http.stream("GET", "/mcp/demo", headers=head()) as first:

@@ -15,7 +15,6 @@ def pool(*networks: str) -> aiohttp.ClientSession:
         UrlGuard(networks),
         connect_timeout_seconds=1,
         idle_timeout_seconds=2,
-        connections_per_upstream=2,
     )
 
 

@@ -1,0 +1,348 @@
+"""One gate for each server: how many calls may be under way, wait, and go to one that fails.
+
+What is bounded is bounded for each server, not for each address: two servers behind one host have
+a gate each, so that neither can use up what the other needs.
+"""
+
+import asyncio
+import errno
+import math
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import structlog
+from aiohttp import ClientError
+from aiohttp.http_exceptions import HttpProcessingError
+
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.gateway.breaker import Breaker, BreakerRules, State
+from registry.gateway.errors import Refusal, UpstreamBusy, UpstreamPaused
+from registry.gateway.values import Route
+
+log = structlog.get_logger()
+
+FRONT_FAILURES = frozenset({502, 503, 504})
+"""The upstream's own front says that what is behind it is down or overloaded."""
+
+OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""Failures to connect for want of something on this machine."""
+
+FEW_GATES = 256
+"""So many gates are kept without looking for those that nobody needs any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateLimits:
+    """Limits of each server.
+
+    Attributes:
+        most_calls: Calls under way at a time, each with a connection.
+        most_waiting: Calls that may wait for one of those to end.
+        wait_seconds: How long they wait.
+        rules: When a server that fails is left alone.
+    """
+
+    most_calls: int
+    most_waiting: int
+    wait_seconds: float
+    rules: BreakerRules
+
+
+def gate_limits(settings: Settings) -> GateLimits:
+    """Return the limits that the settings ask for."""
+    return GateLimits(
+        settings.gateway_connections_per_upstream,
+        settings.gateway_queue_per_upstream,
+        settings.gateway_queue_timeout_seconds,
+        BreakerRules(
+            settings.gateway_breaker_failures,
+            settings.gateway_breaker_window_seconds,
+            settings.gateway_breaker_cool_down_seconds,
+        ),
+    )
+
+
+class Gate:
+    """The gate of one server.
+
+    Attributes:
+        breaker: Whether the server is asked at all.
+        busy: How many calls are under way.
+        standing: How many streams are open that stay so.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_metrics",
+        "_most",
+        "_waiters",
+        "breaker",
+        "busy",
+        "limits",
+        "route",
+        "standing",
+    )
+
+    def __init__(self, route: Route, limits: GateLimits, clock: Clock, metrics: Metrics) -> None:
+        self.route = route
+        self.limits = limits
+        self.breaker = Breaker(limits.rules)
+        self.busy = 0
+        self.standing = 0
+        self._most = limits.most_calls
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._clock = clock
+        self._metrics = metrics
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would be lost if this gate were made anew."""
+        used = self.busy or self.standing or self._waiters
+        return not used and self.breaker.state is State.CLOSED
+
+    def call(self, *, is_standing: bool = False) -> "Turn":
+        """Return a turn for one call.
+
+        Args:
+            is_standing: It opens a stream that stays open, which is counted elsewhere and takes
+                no place of a call.
+        """
+        return Turn(self, is_standing=is_standing)
+
+    def admit(self) -> bool:
+        """Whether the breaker is closed; otherwise let the call through as a probe.
+
+        Raises:
+            UpstreamPaused: The server is not asked now.
+        """
+        breaker = self.breaker
+        if breaker.state is State.CLOSED:
+            return True
+        before = breaker.state
+        seconds = breaker.admit(self._clock.monotonic())
+        if seconds:
+            raise UpstreamPaused(self.route.server_name, max(1, math.ceil(seconds)))
+        self._tell(before)
+        return False
+
+    def take(self, *, even_if_full: bool) -> bool:
+        """Take a place for a call, if there is one."""
+        if self.busy < self._most or even_if_full:
+            self.busy += 1
+            return True
+        return False
+
+    async def wait(self) -> None:
+        """Wait for a place, and take it.
+
+        Raises:
+            UpstreamBusy: Too many wait already, or it took too long.
+            UpstreamPaused: The server began to fail meanwhile.
+        """
+        waiters = self._waiters
+        if len(waiters) >= self.limits.most_waiting:
+            self._metrics.gateway_queue_refusals.labels(self.route.label).inc()
+            raise UpstreamBusy(self.route.server_name)
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters.append(place)
+        try:
+            async with asyncio.timeout(self.limits.wait_seconds):
+                await place
+        except BaseException as exc:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                # It was given the place in the moment in which it gave up.
+                self.leave()
+            with suppress(ValueError):
+                waiters.remove(place)
+            if isinstance(exc, TimeoutError):
+                self._metrics.gateway_queue_refusals.labels(self.route.label).inc()
+                raise UpstreamBusy(self.route.server_name) from None
+            raise
+
+    def leave(self) -> None:
+        """Give a place back: to who waits longest, if anybody."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self.busy -= 1
+
+    def answered(self) -> None:
+        """Note the head of an answer; see `Breaker`."""
+        if self.breaker.state is not State.CLOSED:
+            before = self.breaker.state
+            self.breaker.answered()
+            self._tell(before)
+
+    def failed(self, epoch: int) -> None:
+        """Note a failure; see `Breaker`."""
+        before = self.breaker.state
+        now = self._clock.monotonic()
+        self.breaker.failed(epoch, now)
+        self._tell(before)
+        if self.breaker.state is State.OPEN and before is not State.OPEN:
+            self._send_away()
+
+    def abandoned(self, epoch: int) -> None:
+        """Note the end of a call that says nothing of the server; see `Breaker`."""
+        if self.breaker.state is State.HALF_OPEN:
+            self.breaker.abandoned(epoch, self._clock.monotonic())
+
+    def repeated(self) -> None:
+        """Note that a request is sent once more."""
+        self._metrics.gateway_repeats.labels(self.route.label).inc()
+        log.info("gateway_request_repeated", server=self.route.slug)
+
+    def _send_away(self) -> None:
+        """Tell those who wait that waiting is of no use."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                seconds = max(1, math.ceil(self.limits.rules.cool_down_seconds))
+                waiter.set_exception(UpstreamPaused(self.route.server_name, seconds))
+
+    def _tell(self, before: State) -> None:
+        now = self.breaker.state
+        if now is before:
+            return
+        label = self.route.label
+        self._metrics.gateway_breaker_transitions.labels(label, now).inc()
+        for state, change in ((before, -1), (now, 1)):
+            if state is not State.CLOSED:
+                self._metrics.gateway_breaker_state.labels(label, state).inc(change)
+        if now is State.OPEN:
+            log.warning("gateway_breaker_opened", server=self.route.slug)
+        elif now is State.CLOSED:
+            log.info("gateway_breaker_closed", server=self.route.slug)
+
+    def retire(self) -> None:
+        """Count no longer as open: another gate takes this one's place."""
+        if self.breaker.state is not State.CLOSED:
+            gauge = self._metrics.gateway_breaker_state
+            gauge.labels(self.route.label, self.breaker.state).dec()
+        # For the calls that are still under way.
+        self.breaker = Breaker(replace(self.limits.rules, failures=0))
+
+
+class Turn:
+    """One call's way through a gate, as a context that it is made in.
+
+    A failure that says something of the server is noticed when it leaves the context; all others,
+    the client's going away among them, are nobody's fault.
+
+    Raises (on entering with `async with`):
+        UpstreamPaused: The server is left alone for a while.
+        UpstreamBusy: Too many calls to the server are under way.
+    """
+
+    __slots__ = ("_epoch", "_gate", "_is_settled", "_is_standing")
+
+    def __init__(self, gate: Gate, *, is_standing: bool) -> None:
+        self._gate = gate
+        self._is_standing = is_standing
+        self._is_settled = False
+        self._epoch = 0
+
+    async def __aenter__(self) -> Self:
+        gate = self._gate
+        is_closed = gate.admit()
+        self._epoch = gate.breaker.epoch
+        if self._is_standing:
+            gate.standing += 1
+        elif not gate.take(even_if_full=not is_closed):
+            await gate.wait()
+            try:
+                gate.admit()
+            except UpstreamPaused:
+                gate.leave()
+                raise
+            self._epoch = gate.breaker.epoch
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        gate = self._gate
+        # First, for a place that comes free may be of no use any more.
+        if not self._is_settled:
+            if error is None or isinstance(error, Refusal):
+                gate.breaker.completed()
+            elif says_that_it_fails(error):
+                gate.failed(self._epoch)
+            else:
+                gate.abandoned(self._epoch)
+        if self._is_standing:
+            gate.standing -= 1
+        else:
+            gate.leave()
+
+    def answered(self, status: int) -> None:
+        """Note the head of an answer."""
+        if status in FRONT_FAILURES:
+            self._is_settled = True
+            self._gate.failed(self._epoch)
+        elif self._gate.breaker.state is not State.CLOSED:
+            self._gate.answered()
+
+
+def says_that_it_fails(error: BaseException) -> bool:
+    """Whether an exchange that ended so shows that the server does not work."""
+    if isinstance(error, OSError) and error.errno in OUR_OWN:
+        return False
+    return isinstance(error, TimeoutError | ClientError | HttpProcessingError | OSError)
+
+
+class UpstreamGates:
+    """The gates of all servers, made when they are first needed.
+
+    A server that is led to another address gets a new one: what was learnt of the old address says
+    nothing of the new.
+    """
+
+    def __init__(self, limits: GateLimits, clock: Clock, metrics: Metrics) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._metrics = metrics
+        self._gates: dict[str, Gate] = {}
+        self._prune_at = FEW_GATES
+
+    def of(self, route: Route) -> Gate:
+        """Return the gate of the route's server."""
+        gate = self._gates.get(route.server_id)
+        if gate is not None and (gate.route is route or self._is_still(gate, route)):
+            return gate
+        return self._make(route)
+
+    def _is_still(self, gate: Gate, route: Route) -> bool:
+        if gate.route.target != route.target or gate.route.label != route.label:
+            return False
+        gate.route = route
+        return True
+
+    def _make(self, route: Route) -> Gate:
+        former = self._gates.get(route.server_id)
+        if former is not None:
+            former.retire()
+        gate = Gate(route, self._limits, self._clock, self._metrics)
+        self._gates[route.server_id] = gate
+        if len(self._gates) > self._prune_at:
+            self._prune(gate)
+        return gate
+
+    def _prune(self, kept: Gate) -> None:
+        """Forget gates that hold nothing; those of removed servers are among them."""
+        self._gates = {
+            server_id: gate
+            for server_id, gate in self._gates.items()
+            if gate is kept or not gate.is_idle
+        }
+        self._prune_at = max(FEW_GATES, 2 * len(self._gates))
