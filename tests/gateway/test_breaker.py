@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from registry.gateway.breaker import Breaker, BreakerRules, State
 
 RULES = BreakerRules(failures=3, window_seconds=30.0, cool_down_seconds=10.0)
+ROUNDING = 1e-6
 
 
 def opened(at: float = 0.0) -> Breaker:
@@ -154,7 +155,7 @@ class AnyCourse(RuleBasedStateMachine):
         """Begin a call."""
         was = self.breaker.state
         pause = self.breaker.admit(self.now)
-        assert 0.0 <= pause <= RULES.cool_down_seconds
+        assert 0.0 <= pause <= RULES.cool_down_seconds + ROUNDING
         assert was is not State.CLOSED or pause == 0.0
         if not pause:
             self.under_way.append(self.breaker.epoch)
@@ -196,7 +197,7 @@ class AnyCourse(RuleBasedStateMachine):
         """After a cool-down something always goes through."""
         waiting = self.breaker.state is not State.CLOSED
         pause = self.breaker._retry_at - self.now if waiting else 0.0
-        assert pause <= RULES.cool_down_seconds
+        assert pause <= RULES.cool_down_seconds + ROUNDING
 
 
 TestAnyCourse = AnyCourse.TestCase
