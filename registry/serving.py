@@ -23,6 +23,7 @@ from registry.local.bootstrap import bootstrap
 from registry.local.home import LocalHome, settings_overrides
 from registry.local.instance import LocalInstance
 from registry.main import application
+from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
 from registry.wiring import Components, components
 from registry.workers.listeners import listening
@@ -244,6 +245,7 @@ def _server(app: ASGIApp, parts: Components) -> Server:
         app,
         parts.drain,
         parts.clock,
+        connection_limits(parts.settings),
         delay_seconds=parts.settings.drain_delay_seconds,
         drain_seconds=parts.settings.drain_timeout_seconds,
     )
@@ -289,6 +291,16 @@ def announcement(settings: Settings, home: LocalHome, token: str) -> str:
             f'  curl -s -H "Authorization: Bearer $TOKEN" {base}/api/v1/servers',
             "",
         ]
+    )
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return what clients may take up of a process."""
+    return ConnectionLimits(
+        settings.max_client_connections,
+        settings.request_head_timeout_seconds,
+        settings.gateway_write_timeout_seconds,
+        settings.gateway_max_body_bytes,
     )
 
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from registry.core.clock import Clock
 from registry.core.drain import Drain
-from registry.web.connection import JoiningProtocol
+from registry.web.connection import ConnectionLimits, JoiningProtocol, protocol_within
 
 log = structlog.get_logger()
 
@@ -29,11 +29,11 @@ CANCEL_SECONDS = 2.0
 """How long what is cut off may take to tell its clients so."""
 
 
-def configuration(app: ASGIApp) -> uvicorn.Config:
-    """Return how *app* is served."""
+def configuration(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Config:
+    """Return how *app* is served, to so many clients as *limits* allow."""
     return uvicorn.Config(
         app,
-        http=JoiningProtocol,
+        http=protocol_within(limits),  # type: ignore[arg-type]  # called like a class
         lifespan="off",
         access_log=False,
         log_config=None,
@@ -53,6 +53,7 @@ class Server(uvicorn.Server):
         app: What is served.
         drain: Told of each step.
         clock: Waits.
+        limits: What clients may take up.
         delay_seconds: How long it serves on, saying that it is not ready, before it drains.
         drain_seconds: Longest time for requests in flight to end; they are cancelled then.
 
@@ -67,11 +68,13 @@ class Server(uvicorn.Server):
         app: ASGIApp,
         drain: Drain,
         clock: Clock,
+        limits: ConnectionLimits,
         *,
         delay_seconds: float,
         drain_seconds: float,
     ) -> None:
-        super().__init__(configuration(app))
+        super().__init__(configuration(app, limits))
+        self._limits = limits
         self._drain = drain
         self._clock = clock
         self._delay_seconds = delay_seconds
@@ -99,10 +102,11 @@ class Server(uvicorn.Server):
 
     async def listen_privately(self, path: Path, app: ASGIApp) -> None:
         """Serve *app* on a unix socket until the drain is over."""
-        config = configuration(app)
+        # What the other workers open is counted apart from what clients do.
+        config = configuration(app, self._limits)
         config.load()
         self._private = await asyncio.get_running_loop().create_unix_server(
-            lambda: JoiningProtocol(config, self.server_state, {}), str(path)
+            lambda: self._protocol(config), str(path)
         )
 
     def take_over(self, connection: socket.socket) -> None:
@@ -110,12 +114,14 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         connection.setblocking(False)
         task = loop.create_task(
-            loop.connect_accepted_socket(
-                lambda: JoiningProtocol(self.config, self.server_state, {}), connection
-            )
+            loop.connect_accepted_socket(lambda: self._protocol(self.config), connection)
         )
         self._taken_over.add(task)
         task.add_done_callback(self._taken_over.discard)
+
+    def _protocol(self, config: uvicorn.Config) -> asyncio.Protocol:
+        made: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        return made(config, self.server_state, {})
 
     @contextmanager
     @override

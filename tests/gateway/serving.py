@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -39,13 +40,15 @@ class AnnouncingServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(app: ASGIApp, *, lifespan: bool = False) -> AsyncIterator[str]:
+async def serve(
+    app: ASGIApp, *, lifespan: bool = False, http: Any = "httptools"
+) -> AsyncIterator[str]:
     """Serve *app* on a free loopback port and yield its base URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=http,
         log_config=None,
         access_log=False,
         lifespan="on" if lifespan else "off",
