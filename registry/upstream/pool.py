@@ -9,10 +9,11 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from typing_extensions import override
 
 from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
@@ -79,12 +80,36 @@ class GuardedResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+class TellingHandler(ResponseHandler):
+    """A connection that tells who reads a body that its framing is broken.
+
+    aiohttp 3.14 tells only who waits for the next head. Whoever reads the body would wait for
+    ever, because the read timeout ends with the error.
+    """
+
+    @override
+    def set_exception(
+        self,
+        exc: type[BaseException] | BaseException,
+        exc_cause: BaseException | None = None,
+    ) -> None:
+        error = exc if isinstance(exc, BaseException) else exc()
+        if exc_cause is None:
+            super().set_exception(error)
+        else:
+            super().set_exception(error, exc_cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(error)
+
+
 class GuardedConnector(aiohttp.TCPConnector):
     """Judges literal addresses too, which never reach a resolver."""
 
     def __init__(self, guard: UrlGuard, lookup: Lookup | None = None, **options: Any) -> None:
         self._names = GuardedResolver(guard, lookup)
         super().__init__(resolver=self._names, **options)
+        self._factory = cast("partial[ResponseHandler]", partial(TellingHandler, loop=self._loop))
         self._guard = guard
 
     @override

@@ -22,7 +22,7 @@ from pathlib import Path
 from bson import ObjectId
 from pymongo import MongoClient
 
-from scripts.bench import access
+from scripts.bench import access, isolation
 from scripts.bench.load import Result, Target, run
 from scripts.bench.process import (
     cpu_seconds,
@@ -67,6 +67,7 @@ def main() -> None:
             targets["nginx"] = Target(HOST, nginx_port, "/mcp")
         targets["gateway"] = Target(HOST, registry.port, "/mcp/bench", registry.token)
         _calls(targets, registry, options.seconds, options.rounds)
+        _isolation(targets["gateway"], options.seconds, options.rounds)
         if not options.skip_memory:
             _memory(targets["gateway"], registry)
         _pages(registry, options.rounds)
@@ -107,6 +108,15 @@ def _calls(targets: dict[str, Target], registry: Registry, seconds: float, round
             bound = " (at least 0.25)" if name == "gateway" else ""
             _row(f"throughput {name} / direct{bound}", [a / b for a, b in pairs], "")
     print(f"  errors: {errors}")
+
+
+def _isolation(target: Target, seconds: float, rounds: int) -> None:
+    pairs = isolation.measure(target, seconds, rounds)
+    print(f"one server hangs, {isolation.CALLERS} callers each")
+    _row("p99 of another server's calls, alone", [pair.alone_ms for pair in pairs], "ms")
+    _row("the same while it hangs", [pair.while_hanging_ms for pair in pairs], "ms")
+    _row("ratio (at most 1.2)", [pair.ratio for pair in pairs], "")
+    print(f"  errors: {sum(pair.errors for pair in pairs)}")
 
 
 def _all_calls(result: Result, connections: int) -> int:

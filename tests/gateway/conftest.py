@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import httpx
 import orjson
 import pytest
@@ -21,6 +20,10 @@ from registry.core.settings import Settings
 from registry.gateway.endpoint import GatewayEndpoint, Surroundings
 from registry.gateway.gates import UpstreamGates, gate_limits
 from registry.gateway.recorder import Recorder
+from registry.serving import connection_limits
+from registry.upstream.guard import UrlGuard
+from registry.upstream.pool import create_upstream_session
+from registry.web.connection import protocol_within
 from registry.workers.peers import Alone
 from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.fakes import (
@@ -77,6 +80,23 @@ class Gateway:
         """Call a tool in the era of the handshake."""
         return await self.post(request("tools/call", {"name": tool, "arguments": {}}), **headers)
 
+    def count_any(self, outcome: str, server: str = "demo") -> float:
+        """Return how many requests to a server, or to none that is known, ended so."""
+        return sum(
+            sample.value
+            for family in self.metrics.gateway_requests.collect()
+            for sample in family.samples
+            if sample.name.endswith("_count")
+            and sample.labels["outcome"] == outcome
+            and sample.labels["server"] in {server, "-"}
+        )
+
+    @property
+    def in_flight(self) -> float | None:
+        """How many requests are being answered."""
+        name = "mcp_gateway_requests_in_flight"
+        return self.metrics.registry.get_sample_value(name)
+
     def count(self, method: str, outcome: str, server: str = "demo") -> float:
         """Return how many requests the metrics know of."""
         labels = {"server": server, "method": method, "outcome": outcome}
@@ -114,7 +134,9 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
 
     async def start(*routes: Any, **changes: Any) -> Gateway:
         session = await stack.enter_async_context(
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+            create_upstream_session(
+                UrlGuard(["127.0.0.0/8"]), connect_timeout_seconds=1, idle_timeout_seconds=5
+            )
         )
         table, metrics, refusals = FakeRoutes(*routes), Metrics(), RecordedRefusals()
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
@@ -134,7 +156,8 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             settings=settings,
             clock=SystemClock(),
         )
-        url = await stack.enter_async_context(serve(endpoint))
+        protocol = protocol_within(connection_limits(settings))
+        url = await stack.enter_async_context(serve(endpoint, http=protocol))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))
         return Gateway(url, table, authenticate, metrics, http, endpoint, refusals)
 

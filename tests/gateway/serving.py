@@ -41,10 +41,10 @@ class AnnouncingServer(uvicorn.Server):
 
 @asynccontextmanager
 async def serve(
-    app: ASGIApp, *, lifespan: bool = False, http: Any = "httptools"
+    app: ASGIApp, *, lifespan: bool = False, http: Any = "httptools", port: int | None = None
 ) -> AsyncIterator[str]:
-    """Serve *app* on a free loopback port and yield its base URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    """Serve *app* on loopback, on a free port unless one is given, and yield its base URL."""
+    listener = socket.create_server(("127.0.0.1", port or 0))
     config = uvicorn.Config(
         app,
         loop="none",

@@ -1,10 +1,12 @@
-"""TLS to upstreams: the exchange below aiohttp's session must check certificates as it does."""
+"""The exchange below aiohttp's session: TLS as aiohttp has it, and no spoilt connection."""
 
 import asyncio
 import datetime as dt
 import ipaddress
+import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -54,13 +56,23 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def secure_url(certificate: Path) -> AsyncIterator[URL]:
-    """Return the address of a TLS server that answers one request."""
+def connections() -> list[asyncio.StreamWriter]:
+    """Return the connections that the TLS server gets."""
+    return []
+
+
+@pytest.fixture
+async def secure_url(
+    certificate: Path, connections: list[asyncio.StreamWriter]
+) -> AsyncIterator[URL]:
+    """Return the address of a TLS server that answers every request."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(ANSWER)
-        await writer.drain()
+        connections.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(ANSWER)
+                await writer.drain()
         writer.close()
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -80,6 +92,53 @@ async def test_a_trusted_server_is_reached_over_tls(certificate: Path, secure_ur
         answer.close()
 
     assert (answer.status, body) == (200, b"{}")
+
+
+async def test_requests_share_a_connection_over_tls(
+    certificate: Path, secure_url: URL, connections: list[asyncio.StreamWriter]
+) -> None:
+    context = ssl.create_default_context(cafile=str(certificate))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+        wire = Wire(session, Patience())
+        for _ in range(3):
+            answer = await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)
+            await answer.body.read()
+            answer.close()
+
+    assert len(connections) == 1
+
+
+@pytest.mark.parametrize("stray", [ANSWER, b""], ids=["an answer", "the end"])
+async def test_what_the_loop_has_not_seen_yet_spoils_a_connection_too(stray: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        async with asyncio.timeout(5), aiohttp.ClientSession() as session:
+            wire = Wire(session, Patience())
+
+            async def ask() -> int:
+                answer = await wire.request("GET", url, {}, b"", timeout=TIMEOUT)
+                await answer.body.read()
+                answer.close()
+                return answer.status
+
+            async def serve() -> socket.socket:
+                peer, _ = await loop.sock_accept(listener)
+                await loop.sock_recv(peer, 65536)
+                await loop.sock_sendall(peer, ANSWER)
+                return peer
+
+            _, first = await asyncio.gather(ask(), serve())
+            # No turn of the loop lies between this and the next request.
+            first.setblocking(True)
+            first.sendall(stray) if stray else first.shutdown(socket.SHUT_WR)
+            status, second = await asyncio.gather(ask(), serve())
+
+            first.close()
+            second.close()
+
+    assert status == 200
 
 
 async def test_a_server_that_nobody_vouches_for_is_not_talked_to(secure_url: URL) -> None:
