@@ -88,7 +88,9 @@ async def tracing(settings: Settings, instance: str) -> AsyncIterator[Tracing | 
 def pairs(text: str) -> dict[str, str]:
     """Return the entries of `name=value,name=value`, percent-decoded; others are left out."""
     entries = [entry.partition("=") for entry in text.split(",") if "=" in entry]
-    return {unquote(name.strip()): unquote(value.strip()) for name, _, value in entries}
+    return {
+        unquote(name.strip()): unquote(value.strip()) for name, _, value in entries if name.strip()
+    }
 
 
 def _sampler(name: str, share: float) -> "Sampler":

@@ -17,9 +17,10 @@ from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.gateway.calllog import CallLog
 from registry.gateway.endpoint import GatewayEndpoint, Surroundings
 from registry.gateway.gates import UpstreamGates, gate_limits
-from registry.gateway.recorder import Recorder
+from registry.gateway.recorder import Recorder, Tracing
 from registry.serving import connection_limits
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
@@ -29,6 +30,7 @@ from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.fakes import (
     FakeAuthenticate,
     FakeRoutes,
+    RecordedCalls,
     RecordedRefusals,
     ScriptedUpstream,
     make_route,
@@ -68,6 +70,7 @@ class Gateway:
     http: httpx.AsyncClient
     endpoint: GatewayEndpoint = field(repr=False)
     refusals: RecordedRefusals
+    notes: RecordedCalls
 
     async def post(
         self, message: Any, *, slug: str = "demo", user: str | None = "alice", **headers: str
@@ -132,13 +135,21 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 def start_gateway(stack: AsyncExitStack) -> StartGateway:
     """Return a function that starts a gateway with routes and settings."""
 
-    async def start(*routes: Any, **changes: Any) -> Gateway:
+    async def start(
+        *routes: Any,
+        call_log: CallLog | None = None,
+        tracing: Tracing | None = None,
+        **changes: Any,
+    ) -> Gateway:
         session = await stack.enter_async_context(
             create_upstream_session(
                 UrlGuard(["127.0.0.0/8"]), connect_timeout_seconds=1, idle_timeout_seconds=5
             )
         )
         table, metrics, refusals = FakeRoutes(*routes), Metrics(), RecordedRefusals()
+        notes = RecordedCalls()
+        clock = SystemClock()
+        recorder = Recorder(metrics, clock, notes=notes, call_log=call_log, tracing=tracing)
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
         settings = make_settings(**changes)
         endpoint = GatewayEndpoint(
@@ -147,19 +158,19 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
                 authenticate=authenticate,
                 session=session,
                 refusals=refusals,
-                recorder=Recorder(metrics, SystemClock()),
+                recorder=recorder,
                 gates=UpstreamGates(gate_limits(settings), SystemClock(), metrics),
                 peers=Alone("worker00"),
                 drain=Drain(),
             ),
             sealing_keys=[b"k" * 32],
             settings=settings,
-            clock=SystemClock(),
+            clock=clock,
         )
         protocol = protocol_within(connection_limits(settings))
         url = await stack.enter_async_context(serve(endpoint, http=protocol))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))
-        return Gateway(url, table, authenticate, metrics, http, endpoint, refusals)
+        return Gateway(url, table, authenticate, metrics, http, endpoint, refusals, notes)
 
     return start
 

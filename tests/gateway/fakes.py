@@ -16,6 +16,7 @@ from registry.core.origin import Origin
 from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import Route, build_route, tool_entry
 from registry.servers.values import Era, Transport
+from registry.usage.values import CallNote
 
 AUTHOR = "d" * 24
 EVERYONE = ServerFacts(AUTHOR, ServerScope.SHARED_APP)
@@ -57,6 +58,17 @@ class RecordedRefusals:
         """Remember one refusal."""
         assert origin.source_address is not None
         self.events.append((actor.username, event))
+
+
+class RecordedCalls:
+    """Remembers the calls that were noted."""
+
+    def __init__(self) -> None:
+        self.calls: list[CallNote] = []
+
+    def note(self, call: CallNote) -> None:
+        """Remember one call."""
+        self.calls.append(call)
 
 
 class FakeRoutes:

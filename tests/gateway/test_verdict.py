@@ -1,0 +1,35 @@
+"""How a relayed answer says that the call ended."""
+
+import pytest
+
+from registry.gateway.errors import Outcome
+from registry.gateway.verdict import MAX_JUDGED_BYTES, judge
+
+GOOD = (Outcome.OK, 0)
+FAILED = (Outcome.TOOL_ERROR, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (b"", GOOD),
+        (b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}', GOOD),
+        (b'{"jsonrpc":"2.0","id":1,"result":{"content":[],"isError":false}}', GOOD),
+        (b'{"jsonrpc":"2.0","id":1,"result":{"content":[],"isError":true}}', FAILED),
+        (b'{"result": {"isError": true, "content": []}, "id": 1}', FAILED),
+        (b'{"result":{"isError":true,"x":{"isError":false}}}', FAILED),
+        (b'{"result":{"structuredContent":{"isError":true},"isError":false}}', GOOD),
+        (b'{"result":{"structuredContent":{"error":"none"}}}', GOOD),
+        (b'{"result":{"content":[{"text":"\\"isError\\":true"}]}}', GOOD),
+        (b'{"id":1,"error":{"code":-32602,"message":"m"}}', (Outcome.RPC_ERROR, -32602)),
+        (b'{"id":1,"error":{"code":"odd"}}', (Outcome.RPC_ERROR, 0)),
+        (b'event: message\ndata: {"result":{"isError":true}}\n\n', FAILED),
+        (b'data:{"method":"x"}\r\n\r\ndata:{"error":{"code":5}}\r\n\r\n', (Outcome.RPC_ERROR, 5)),
+        (b'data: {"result":{"content":[],"isError":false}}\n\n', GOOD),
+        (b'"error" and no JSON', GOOD),
+        (b'["error"]', GOOD),
+        (b'{"result":{"isError":true},"x":"' + b"y" * MAX_JUDGED_BYTES + b'"}', GOOD),
+    ],
+)  # fmt: skip
+def test_an_answer_tells_how_the_call_ended(answer: bytes, verdict: tuple[Outcome, int]) -> None:
+    assert judge(answer) == verdict
