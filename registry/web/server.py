@@ -24,6 +24,9 @@ LINGER_SECONDS = 0.5
 """How long idle connections stay open at the end: a request that is on its way then is told to go
 elsewhere, and not cut off."""
 
+SETTLE_SECONDS = 0.2
+"""How long requests are still taken after the last connection was: it was made in good faith."""
+
 LOOK_SECONDS = 0.05
 CANCEL_SECONDS = 2.0
 """How long what is cut off may take to tell its clients so."""
@@ -84,7 +87,7 @@ class Server(uvicorn.Server):
         self.is_orphaned = False
         self._stopped = asyncio.Event()
         self._hurried = asyncio.Event()
-        self._private: asyncio.Server | None = None
+        self.private: asyncio.Server | None = None
         self._taken_over: set[asyncio.Task[object]] = set()
 
     def stop(self) -> None:
@@ -105,7 +108,7 @@ class Server(uvicorn.Server):
         # What the other workers open is counted apart from what clients do.
         config = configuration(app, self._limits)
         config.load()
-        self._private = await asyncio.get_running_loop().create_unix_server(
+        self.private = await asyncio.get_running_loop().create_unix_server(
             lambda: self._protocol(config), str(path)
         )
 
@@ -148,8 +151,11 @@ class Server(uvicorn.Server):
         for listener in sockets or []:
             listener.close()
         self.on_draining()
-        self._drain.begin()
         state = self.server_state
+        self._drain.leave()
+        if state.connections:
+            await self._unless_hurried(SETTLE_SECONDS)
+        self._drain.begin()
         log.info("drain_began", in_flight=len(state.tasks), connections=len(state.connections))
         began_at = self._clock.monotonic()
         for connection in list(state.connections):
@@ -157,8 +163,8 @@ class Server(uvicorn.Server):
                 connection.close_after_answer()
         await self._answered(began_at)
         cut_off = await self._cut_off()
-        if self._private is not None:
-            self._private.close()
+        if self.private is not None:
+            self.private.close()
         seconds = self._clock.monotonic() - began_at
         log.info("drain_ended", cut_off=cut_off, seconds=round(seconds, 3))
 

@@ -179,6 +179,8 @@ class Siblings(Peers):
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
         ) as session:
+            # It would send a GET or DELETE again when the other end dies.
+            session._retry_connection = False  # noqa: SLF001 - there is no public way; tested
             url = URL(BASE + path, encoded=True)
             try:
                 answer = await session.request(

@@ -69,6 +69,11 @@ class RunningRegistry:
         """Return what it wrote so far."""
         return self.log_file.read_text()
 
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        return self._process.pid
+
     def wait_until_ready(self) -> float:
         """Return how many seconds it took until it was ready.
 

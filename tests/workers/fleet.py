@@ -1,0 +1,132 @@
+"""A registry of several processes, in front of an upstream of the test's own."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+
+from registry.auth.identity import UserContext
+from registry.auth.jwt import TokenIssuer
+from registry.auth.keys import load_signing_keys
+from registry.core.clock import SystemClock
+from tests.fakes.command import RunningRegistry
+from tests.gateway.fakes import ScriptedUpstream
+from tests.gateway.serving import serve
+from tests.workers.upstream import napping
+
+POLL_SECONDS = 0.05
+WAIT_SECONDS = 30.0
+
+
+@dataclass
+class Fleet:
+    """Running workers, and a way to call a tool through them."""
+
+    process: RunningRegistry
+    url: str
+    headers: dict[str, str]
+    workers: int
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """Return what was logged under a name so far."""
+        lines = [line for line in self.process.output.splitlines() if f'"{name}"' in line]
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def pid(self, slot: int) -> int:
+        """Return the process that serves in a slot now."""
+        started = [each for each in self.events("worker_started") if each["slot"] == slot]
+        pid = started[-1]["pid"]
+        assert isinstance(pid, int)
+        return pid
+
+    def kill(self, slot: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send one worker a signal."""
+        os.kill(self.pid(slot), number)
+
+    async def until(self, event: str, count: int) -> None:
+        """Wait until something was logged so often."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while len(self.events(event)) < count:
+            assert time.monotonic() < deadline, self.process.output
+            await SystemClock().sleep(POLL_SECONDS)
+
+    async def nap(self, seconds: float, request_id: object = 1) -> httpx.Response:
+        """Call the slow tool over a connection of its own."""
+        async with httpx.AsyncClient(timeout=WAIT_SECONDS) as http:
+            return await self.call(http, seconds, request_id)
+
+    async def call(
+        self, http: httpx.AsyncClient, seconds: float, request_id: object = 1
+    ) -> httpx.Response:
+        """Call the slow tool."""
+        message = {
+            "jsonrpc": "2.0",
+            "id": request_id,
+            "method": "tools/call",
+            "params": {"name": "nap", "arguments": {"seconds": seconds}},
+        }
+        return await http.post(f"{self.url}/mcp/naps", json=message, headers=self.headers)
+
+    async def end(self, number: signal.Signals) -> int:
+        """Send the parent a signal and return its exit code."""
+        return await asyncio.to_thread(self.process.end, number)
+
+
+@asynccontextmanager
+async def fleet(
+    folder: Path,
+    environment: Mapping[str, str],
+    user: UserContext,
+    *,
+    workers: int = 2,
+    **settings: str,
+) -> AsyncIterator[Fleet]:
+    """Start workers that serve `/mcp/naps`."""
+    keys = load_signing_keys(
+        Path(environment["JWT_PRIVATE_KEY_FILE"]), Path(environment["JWT_PUBLIC_KEY_FILE"])
+    )
+    issuer = TokenIssuer(
+        keys, issuer="mcp-gateway-registry", audience="mcp-gateway", clock=SystemClock()
+    )
+    token = issuer.issue(
+        user_id=user.user_id,
+        username=user.username,
+        role=user.role,
+        scopes=user.scopes,
+        lifetime=timedelta(hours=1),
+    )
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Accept": "application/json, text/event-stream",
+    }
+    variables = {**environment, "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8", **settings}
+    async with serve(ScriptedUpstream(napping)) as upstream:
+        with RunningRegistry(folder, variables, "--workers", str(workers)) as process:
+            running = Fleet(process, process.url, headers, workers)
+            await running.until("registry_ready", 1)
+            async with httpx.AsyncClient(timeout=WAIT_SECONDS) as http:
+                body = {"serverName": "naps", "url": f"{upstream}/mcp"}
+                made = await http.post(
+                    f"{running.url}/api/v1/servers?strict=true", json=body, headers=headers
+                )
+                assert made.status_code == 201, made.text
+            await _everywhere(running)
+            yield running
+
+
+async def _everywhere(running: Fleet) -> None:
+    """Wait until every worker knows the server: connections fall on them by chance."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    in_a_row = 0
+    while in_a_row < 10 * running.workers:
+        assert time.monotonic() < deadline, running.process.output
+        answer = await running.nap(0)
+        in_a_row = in_a_row + 1 if answer.status_code == 200 else 0

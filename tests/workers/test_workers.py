@@ -1,0 +1,342 @@
+"""`registry serve --workers N`, as processes."""
+
+import asyncio
+import os
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from registry.auth.identity import UserContext
+from registry.core.clock import SystemClock
+from registry.workers.relay import RELAY_HEADER
+from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
+from tests.workers.fleet import Fleet, fleet
+
+pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def environment(database_uri: str, key_files: tuple[Path, Path], tmp_path: Path) -> dict[str, str]:
+    return {
+        "MONGO_URI": database_uri,
+        "CREDS_KEY": "0f" * 32,
+        "CREDS_IV": "1e" * 16,
+        "JWT_PRIVATE_KEY_FILE": str(key_files[0]),
+        "JWT_PUBLIC_KEY_FILE": str(key_files[1]),
+        # Where the workers meet, so that the test sees it.
+        "TMPDIR": tempfile.mkdtemp(prefix="w", dir="/tmp"),
+    }
+
+
+def meeting_places(environment: dict[str, str]) -> list[Path]:
+    return list(Path(environment["TMPDIR"]).glob("registry-*"))
+
+
+async def outcomes(tasks: list[asyncio.Task[httpx.Response]]) -> list[int]:
+    """Return the status of each answer; 0 where the connection broke."""
+    await asyncio.wait(tasks)
+    return [0 if task.exception() else task.result().status_code for task in tasks]
+
+
+async def test_the_death_of_a_worker_costs_its_own_calls_and_nothing_else(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext
+) -> None:
+    async with fleet(tmp_path, environment, alice) as running:
+        loop = asyncio.get_running_loop()
+        calls = [loop.create_task(running.nap(1.5, number)) for number in range(24)]
+        await SystemClock().sleep(0.7)
+        running.kill(0)
+        during = [(await running.nap(0, number)).status_code for number in range(30)]
+        statuses = await outcomes(calls)
+        await running.until("worker_started", 3)
+        await until_served_by_all(running)
+        after = [(await running.nap(0, number)).status_code for number in range(30)]
+        (place,) = meeting_places(environment)
+        sockets = [path.suffix for path in place.iterdir()].count(".sock")
+        code = await running.end(signal.SIGTERM)
+
+    # Of 24 connections, one worker gets all in one of eight million runs.
+    assert set(statuses) == {0, 200}
+    assert [
+        task.result().json()["result"]["content"][0]["text"]
+        for task in calls
+        if not task.exception()
+    ] == [str(number) for number, status in enumerate(statuses) if status]
+    assert (set(during), set(after)) == ({200}, {200})
+    assert [event["exit_code"] for event in running.events("worker_died")] == [-9]
+    assert (code, sockets) == (0, 2)
+    assert meeting_places(environment) == []
+    assert "Traceback" not in running.process.output
+
+
+async def until_served_by_all(running: Fleet) -> None:
+    """Wait until the newest worker listens: the parent tells it in no other way."""
+    deadline = time.monotonic() + 30
+    slots: set[str] = set()
+    while len(slots) < running.workers:
+        assert time.monotonic() < deadline, running.process.output
+        slots = {
+            sample.labels["worker"]
+            for sample in await samples(running)
+            if sample.name == "process_open_fds"
+        }
+
+
+async def samples(running: Fleet) -> list[Sample]:
+    async with httpx.AsyncClient(timeout=10) as http:
+        page = (await http.get(f"{running.url}/metrics")).text
+    return [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+
+
+async def test_a_signal_to_one_worker_replaces_it_without_a_lost_call(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext
+) -> None:
+    async with fleet(tmp_path, environment, alice) as running:
+        done = asyncio.Event()
+        statuses: list[int] = []
+
+        async def caller(number: int) -> None:
+            while not done.is_set():
+                statuses.append((await running.nap(0.05, number)).status_code)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(8):
+                group.create_task(caller(number))
+            await SystemClock().sleep(0.3)
+            running.kill(0, signal.SIGTERM)
+            await running.until("drain_ended", 1)
+            await until_served_by_all(running)
+            await SystemClock().sleep(0.3)
+            done.set()
+
+    assert set(statuses) == {200}
+    assert len(statuses) > 50
+    assert running.events("worker_died") == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_end_of_all_answers_what_is_in_flight_and_refuses_what_is_new(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext, workers: int
+) -> None:
+    async with (
+        fleet(tmp_path, environment, alice, workers=workers) as running,
+        httpx.AsyncClient(timeout=20) as kept,
+        httpx.AsyncClient(timeout=20) as streaming,
+        streaming.stream("GET", f"{running.url}/mcp/naps", headers=running.headers) as stream,
+        asyncio.TaskGroup() as group,
+    ):
+        pieces = stream.aiter_raw()
+        first = await anext(pieces)
+        await running.call(kept, 0)
+        slow = [group.create_task(running.nap(1.5, number)) for number in range(6)]
+        await SystemClock().sleep(0.5)
+        began = time.monotonic()
+        ending = group.create_task(running.end(signal.SIGTERM))
+        rest = [piece async for piece in pieces]
+        stream_seconds = time.monotonic() - began
+        on_the_kept = await running.call(kept, 0)
+        with pytest.raises(httpx.ConnectError):
+            await running.nap(0)
+        code = await ending
+        seconds = time.monotonic() - began
+
+    assert [task.result().status_code for task in slow] == [200] * 6
+    assert (first, rest) == (b": hello\n\n", [])
+    assert stream_seconds < 1
+    assert on_the_kept.status_code == 503
+    assert on_the_kept.json()["error"]["data"]["error"] == "service_unavailable"
+    assert on_the_kept.headers["connection"] == "close"
+    assert code == 0
+    assert 0.5 < seconds < 5
+    assert "Traceback" not in running.process.output
+
+
+@pytest.mark.parametrize("workers", [2])
+async def test_the_end_does_not_wait_for_ever(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext, workers: int
+) -> None:
+    async with (
+        fleet(
+            tmp_path, environment, alice, workers=workers, DRAIN_TIMEOUT_SECONDS="0.5"
+        ) as running,
+        asyncio.TaskGroup() as group,
+    ):
+        slow = group.create_task(running.nap(20))
+        await SystemClock().sleep(0.5)
+        began = time.monotonic()
+        code = await running.end(signal.SIGTERM)
+        seconds = time.monotonic() - began
+
+    assert slow.result().status_code == 503
+    assert slow.result().json()["id"] == 1
+    assert (code, seconds < 5) == (0, True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_second_signal_ends_it_at_once(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext, workers: int
+) -> None:
+    async with (
+        fleet(tmp_path, environment, alice, workers=workers) as running,
+        asyncio.TaskGroup() as group,
+    ):
+        slow = group.create_task(running.nap(20))
+        await SystemClock().sleep(0.5)
+        began = time.monotonic()
+        os.kill(running.process.pid, signal.SIGINT)
+        await running.until("drain_began", workers)
+        code = await running.end(signal.SIGINT)
+        seconds = time.monotonic() - began
+
+    assert slow.result().status_code == 503
+    assert (code, seconds < 4) == (0, True)
+
+
+async def test_while_balancers_take_notice_it_serves_on(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext
+) -> None:
+    async with (
+        fleet(tmp_path, environment, alice, DRAIN_DELAY_SECONDS="2") as running,
+        httpx.AsyncClient() as http,
+        asyncio.TaskGroup() as group,
+    ):
+        ending = group.create_task(running.end(signal.SIGTERM))
+        await running.until("registry_leaving", 2)
+        ready = await http.get(f"{running.url}/health/ready")
+        called = await running.nap(0)
+
+    assert (ready.status_code, ready.json()["checks"]["staying"]) == (503, False)
+    assert (called.status_code, ending.result()) == (200, 0)
+
+
+async def test_workers_end_with_their_parent(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext
+) -> None:
+    async with fleet(tmp_path, environment, alice) as running, asyncio.TaskGroup() as group:
+        workers = running.process.descendants()
+        slow = group.create_task(running.nap(1.5))
+        await SystemClock().sleep(0.5)
+        await running.end(signal.SIGKILL)
+        left = await asyncio.to_thread(wait_until_gone, workers)
+
+    assert (len(workers), left) == (2, set())
+    assert slow.result().status_code == 200
+    assert meeting_places(environment) == []
+
+
+async def test_metrics_are_those_of_all_workers_wherever_one_asks(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext
+) -> None:
+    def calls(found: list[Sample]) -> float:
+        return sum(
+            sample.value
+            for sample in found
+            if sample.name == "mcp_gateway_request_duration_seconds_count"
+            and sample.labels["method"] == "tools/call"
+            and sample.labels["outcome"] == "ok"
+        )
+
+    async with fleet(tmp_path, environment, alice) as running:
+        before = calls(await samples(running))
+        for number in range(20):
+            await running.nap(0, number)
+        after = [calls(await samples(running)) for _ in range(10)]
+        running.kill(1)
+        await running.until("worker_died", 1)
+        dead = [calls(await samples(running)) for _ in range(5)]
+
+    assert after == dead + dead == [before + 20] * 10
+
+
+async def test_what_workers_tell_each_other_is_not_served_to_others(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    relay = {RELAY_HEADER.decode(): '{"client":["127.0.0.1",1],"server":null,"scheme":"http"}'}
+
+    with RunningRegistry(tmp_path, environment, "--workers", "2") as registry:
+        await asyncio.to_thread(registry.wait_until_ready)
+        answers = [
+            # Each over a connection of its own, to reach either worker.
+            await asyncio.to_thread(
+                httpx.post, f"{registry.url}{path}", headers=headers, timeout=10
+            )
+            for path in ("/message", "/counts", "//message", "/mcp/../counts")
+            for headers in ({}, relay)
+            for _ in range(4)
+        ]
+
+    assert {answer.status_code for answer in answers} == {404}
+    assert {answer.json()["error"] for answer in answers} == {"not_found"}
+
+
+def problems(folder: Path, environment: dict[str, str]) -> list[str]:
+    """Return the lines that a start with three workers ends with."""
+    ended = run_registry(folder, environment, "serve", "--workers", "3")
+    assert ended.returncode == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return [line for line in ended.stderr.splitlines() if line.startswith("registry: ")]
+
+
+def test_a_wrong_setting_is_said_once(tmp_path: Path, environment: dict[str, str]) -> None:
+    (line,) = problems(tmp_path, {**environment, "CREDS_KEY": "short"})
+
+    assert line.startswith("registry: CREDS_KEY")
+
+
+def test_a_database_that_is_away_is_said_once(tmp_path: Path, environment: dict[str, str]) -> None:
+    away = {"MONGO_URI": "mongodb://127.0.0.1:1/", "MONGO_TIMEOUT_MS": "300"}
+
+    (line,) = problems(tmp_path, {**environment, **away})
+
+    assert line == "registry: MONGO_URI: the database cannot be reached"
+    assert meeting_places(environment) == []
+
+
+def test_a_taken_port_is_said_once(tmp_path: Path, environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        (line,) = problems(tmp_path, {**environment, "REGISTRY_PORT": port})
+
+    assert "cannot listen on" in line
+
+
+def test_a_number_of_workers_that_makes_no_sense_is_refused(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (line,) = [
+        line
+        for line in run_registry(
+            tmp_path, {**environment, "REGISTRY_WORKERS": "0"}, "serve"
+        ).stderr.splitlines()
+        if line.startswith("registry: ")
+    ]
+
+    assert line.startswith("registry: REGISTRY_WORKERS")
+
+
+async def test_local_mode_starts_its_database_once_for_all_workers(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    environment = {"REGISTRY_HOME": str(home), "REGISTRY_WORKERS": "2"}
+
+    with RunningRegistry(tmp_path, environment, "--local") as registry:
+        await asyncio.to_thread(registry.wait_until_ready)
+        headers = {"Authorization": f"Bearer {(home / 'admin.token').read_text()}"}
+        async with httpx.AsyncClient(timeout=10) as http:
+            listed = await http.get(f"{registry.url}/api/v1/servers", headers=headers)
+        children = registry.descendants()
+        while "Registry ready" not in registry.output:
+            await SystemClock().sleep(0.05)
+        code = registry.end(signal.SIGTERM)
+
+    assert [server["serverName"] for server in listed.json()["servers"]] == ["demo"]
+    assert (code, wait_until_gone(children)) == (0, set())
+    assert registry.output.count("Registry ready") == 1
+    assert registry.output.count('"database_started"') <= 2
+    assert "Traceback" not in registry.output

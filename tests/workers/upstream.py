@@ -1,0 +1,40 @@
+"""An upstream whose calls take as long as they are asked to, and whose streams stay open."""
+
+from registry.core.clock import SystemClock
+from tests.gateway.fakes import Request
+
+TOOL = {
+    "name": "nap",
+    "inputSchema": {"type": "object", "properties": {"seconds": {"type": "number"}}},
+}
+
+
+async def napping(received: Request) -> None:
+    """Answer one request of the stateful era."""
+    if received.method == "GET":
+        await received.start(content_type="text/event-stream")
+        await received.chunk(b": hello\n\n")
+        await received.wait_for_disconnect()
+        return
+    message = received.message
+    if "id" not in message:
+        await received.answer(202, b"")
+        return
+    match message["method"]:
+        case "initialize":
+            await received.result(
+                {
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "naps", "version": "1"},
+                }
+            )
+        case "tools/list":
+            await received.result({"tools": [TOOL]})
+        case "tools/call":
+            await SystemClock().sleep(message["params"]["arguments"]["seconds"])
+            text = str(message["id"])
+            await received.result({"content": [{"type": "text", "text": text}]})
+        case _:
+            body = b'{"jsonrpc":"2.0","id":"%s","error":{"code":-32601,"message":"no"}}'
+            await received.answer(200, body % str(message["id"]).encode())
