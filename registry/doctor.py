@@ -1,5 +1,6 @@
 """Look at a registry's surroundings and say what is wrong, check by check. Changes nothing."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Finding:
 
 async def examine(settings: Settings) -> list[Finding]:
     """Return the findings. A check that needs the database is left out when it is away."""
-    findings = [_schema_version(), _keys(settings)]
+    findings = [_schema_version(), _keys(settings), _workers(settings)]
     try:
         database = build_database(settings, Metrics())
     except MongoAddressError as exc:
@@ -63,6 +64,14 @@ def _keys(settings: Settings) -> Finding:
     except KeyPairError as exc:
         return Finding("keys", good=False, message=str(exc))
     return Finding("keys", good=True, message=f"one RSA key pair, kid {keys.kid}")
+
+
+def _workers(settings: Settings) -> Finding:
+    workers, processors = settings.registry_workers, os.cpu_count() or 1
+    text = f"{workers} for {processors} processors"
+    if workers > 2 * processors:
+        return Finding("workers", good=False, message=f"{text}: more only take memory")
+    return Finding("workers", good=True, message=text)
 
 
 async def _database(database: Database) -> list[Finding]:

@@ -84,6 +84,7 @@ async def test_a_sound_registry_has_only_good_findings(
     assert [item.check for item in findings] == [
         "schemas",
         "keys",
+        "workers",
         "database",
         "replica set",
         "indexes",
@@ -180,7 +181,7 @@ async def test_without_a_database_the_rest_is_examined(settings: Settings) -> No
     findings = await examine(away)
 
     assert bad(findings) == {"database": "cannot be reached at MONGO_URI"}
-    assert [item.check for item in findings] == ["schemas", "keys", "database"]
+    assert [item.check for item in findings] == ["schemas", "keys", "workers", "database"]
 
 
 async def test_a_malformed_address_is_a_finding(settings: Settings) -> None:
@@ -232,3 +233,9 @@ async def test_examining_changes_nothing(
 
     assert sorted(await database.db.list_collection_names()) == sorted(before)
     assert await database.collection("mcpservers").find({}).to_list() == rows
+
+
+async def test_many_more_workers_than_processors_are_found(settings: Settings) -> None:
+    found = bad(await examine(changed(settings, registry_workers=256)))
+
+    assert "256 for" in found["workers"]

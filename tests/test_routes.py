@@ -34,7 +34,7 @@ async def routes(
     """Return every route with the scopes it demands."""
     async with running(rest_settings(mongo_uri, key_files, tmp_path)) as rest:
         recorder = control_plane(rest.parts)
-    app = vars(recorder)["_app"]
+    app = vars(vars(recorder)["_app"])["_app"]
     assert isinstance(app, FastAPI)
     return {
         (method, route.path): tuple(_scopes(route.dependant))

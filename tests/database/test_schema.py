@@ -1,5 +1,6 @@
 """Collections, validators and indexes as they are made at start."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -155,3 +156,16 @@ async def test_tokens_have_their_indexes(database: Database) -> None:
 
 async def indexes(database: Database, name: str) -> dict[str, Any]:
     return dict(await database.collection(name).index_information())
+
+
+async def test_many_processes_may_prepare_an_empty_database_at_once(database_uri: str) -> None:
+    databases = [Database(database_uri, timeout_ms=5000) for _ in range(6)]
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(prepare(each, EXTRA_INDEXES)) for each in databases]
+
+    assert [task.result() for task in tasks] == [[]] * 6
+    assert await prepare(databases[0], EXTRA_INDEXES) == []
+    await databases[0].client.drop_database(databases[0].db.name)
+    for each in databases:
+        await each.close()
