@@ -15,7 +15,7 @@ import uvloop
 from packages.database.client import MongoAddressError, TopologyError
 from packages.database.errors import DatabaseUnavailable, MongoLoginError
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
-from registry.auth.identity import ALL_SCOPES, Role, Scope, UserContext
+from registry.auth.identity import OPERATOR, Role, Scope
 from registry.auth.jwt import default_scopes
 from registry.auth.keys import KeyPairError
 from registry.core.clock import SystemClock
@@ -48,7 +48,6 @@ app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
 
-OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES)
 """Whoever may run commands on this machine with the settings at hand acts as an administrator."""
 
 HASH_CHARACTERS = 64

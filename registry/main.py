@@ -104,7 +104,7 @@ def control_plane(parts: Components) -> ASGIApp:
         "gateway": parts.snapshot_is_fresh,
         "staying": parts.is_staying,
     }
-    app.include_router(health_router(checks, parts.metrics_page))
+    app.include_router(health_router(checks, parts.metrics_page, parts.snapshot_facts))
     return RequestRecorder(
         RefuseWhileDraining(app, parts.drain),
         metrics=parts.metrics,

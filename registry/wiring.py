@@ -11,10 +11,12 @@ from functools import cache
 
 import structlog
 
-from packages.database.client import Database, IndexConflict
+from packages.database.changes import ChangeFeed, ChangeStream
+from packages.database.client import Database, IndexConflict, TopologyError
 from packages.database.encryption import Cipher
 from packages.database.errors import DatabaseUnavailable
 from packages.database.monitoring import CommandTimer, PoolWatcher
+from packages.database.polling import Polling, polling_indexes
 from packages.database.schema import prepare
 from packages.models import check_schema_version
 from registry.access.repository import AclRepository
@@ -44,16 +46,21 @@ from registry.features.repository import FeatureRepository
 from registry.gateway.calllog import CallLog
 from registry.gateway.endpoint import GatewayEndpoint, Surroundings
 from registry.gateway.gates import UpstreamGates, gate_limits
+from registry.gateway.loading import SnapshotSources
+from registry.gateway.pending import WATCHED
 from registry.gateway.ports import Peers
 from registry.gateway.recorder import Recorder
-from registry.gateway.snapshot import Snapshot, SnapshotSources
+from registry.gateway.snapshot import Snapshot
+from registry.gateway.suspicion import Suspicions
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
+from registry.servers.reader import ServerReader
 from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
 from registry.servers.user_keys import UserKeyService
 from registry.sync.discovery import DiscoveryService
+from registry.sync.eras import EraProber
 from registry.telemetry import tracing
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.gauges import TokenGauges
@@ -133,6 +140,11 @@ class Components:
         """Whether the gateway's view follows the database."""
         return self.snapshot.is_fresh()
 
+    def snapshot_facts(self) -> JsonObject:
+        """Return how old the gateway's view is, for people."""
+        status = self.snapshot.status()
+        return {"age_seconds": status.age_seconds, "mode": status.mode}
+
 
 def build_cipher(settings: Settings) -> Cipher:
     """Return the cipher for stored credentials."""
@@ -182,6 +194,23 @@ def build_database(settings: Settings, metrics: Metrics) -> Database:
     )
 
 
+async def build_feed(settings: Settings, database: Database, clock: Clock) -> ChangeFeed:
+    """Return what tells the gateway's view of changes.
+
+    Raises:
+        TopologyError: MongoDB is no replica set, and no setting allows that.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    if not await database.is_standalone():
+        return ChangeStream(database, WATCHED)
+    if not settings.mongo_standalone_allowed:
+        raise TopologyError
+    log.warning("database_is_standalone")
+    for name, indexes in polling_indexes(WATCHED).items():
+        await database.ensure_indexes(name, indexes)
+    return Polling(database, WATCHED, sleep=clock.sleep, seconds=settings.snapshot_poll_seconds)
+
+
 @asynccontextmanager
 async def components(settings: Settings, peers: Peers | None = None) -> AsyncIterator[Components]:
     """Build everything, start background work, and take it all down at the end.
@@ -194,7 +223,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         SchemaVersionError: The generated models are of another release.
         SchemasNotGeneratedError: There are no generated models.
         KeyPairError: The signing keys cannot be used.
-        TopologyError: MongoDB is no replica set.
+        TopologyError: MongoDB is no replica set, and no setting allows that.
         DatabaseUnavailable: MongoDB is not there.
     """
     check_schema_version()
@@ -207,7 +236,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
     async with AsyncExitStack() as stack:
         database = build_database(settings, metrics)
         stack.push_async_callback(database.close)
-        await database.require_replica_set()
+        feed = await build_feed(settings, database, clock)
         conflicts = await prepare(database, EXTRA_INDEXES)
         for conflict in conflicts:
             log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
@@ -237,11 +266,21 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         repositories = build_repositories(settings, database, cipher, audit)
         vault = CredentialVault(cipher)
         guard = UrlGuard(settings.upstream_allowed_networks)
-        snapshot = Snapshot(
+        discovery = DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics)
+        prober = EraProber(
             database,
+            repositories,
+            ServerReader(vault, discovery, repositories.plugin_auths),
+            discovery,
+            clock=clock,
+        )
+        suspicions = Suspicions(prober.probe, clock=clock)
+        snapshot = Snapshot(
+            feed,
             SnapshotSources(
                 servers=repositories.servers,
                 tools=repositories.tools,
+                features=repositories.features,
                 acl=repositories.acl,
                 plugin_auths=repositories.plugin_auths,
             ),
@@ -251,12 +290,13 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             settings=settings,
             users_changed=authenticator.forget_users,
             revocations_changed=revocations.load,
+            suspicions=suspicions,
         )
         servers = ServerService(
             database,
             repositories,
             vault,
-            DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics),
+            discovery,
             snapshot,
             clock=clock,
             metrics=metrics,
@@ -328,6 +368,8 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         background = await stack.enter_async_context(asyncio.TaskGroup())
         watching = background.create_task(snapshot.follow())
         stack.push_async_callback(end, watching)
+        probing = background.create_task(suspicions.follow())
+        stack.push_async_callback(end, probing)
         sealer = Sealer(audit_repository, audit_keys, clock=clock)
         sealing = background.create_task(sealer.follow(audit))
         stack.push_async_callback(audit.flush)

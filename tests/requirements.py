@@ -629,7 +629,13 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_a_document_of_the_other_application_is_listed_with_defaults_and_not_rewritten",
     ),
     "E-08": (
+        "tests/gateway/test_following.py::test_without_the_database_the_view_is_served_a_while_then_not_and_then_caught_up",
         "tests/servers/test_api_outage.py::test_without_a_database_requests_are_told_to_come_back",
+    ),
+    "R-014": ("tests/gateway/test_following.py::test_dropping_the_whole_view_changes_no_route",),
+    "R-016": (
+        "tests/repository/test_data_model.py::test_each_collection_has_one_writing_module_besides_the_change_of_keys",
+        "tests/repository/test_data_model.py::test_the_table_names_exactly_the_modules_that_touch_a_collection",
     ),
     "R-010": (
         "tests/gateway/test_endpoint.py::test_a_tool_that_is_not_registered_is_refused_without_asking_the_upstream",

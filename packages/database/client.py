@@ -17,7 +17,7 @@ from pymongo.errors import CollectionInvalid, ConfigurationError, OperationFailu
 from pymongo.monitoring import CommandListener, ConnectionPoolListener
 from pymongo.read_concern import ReadConcern
 
-from packages.database.errors import DatabaseUnavailable, translated
+from packages.database.errors import DatabaseUnavailable, ReplicaSetNeeded, translated
 
 Doc: TypeAlias = dict[str, Any]
 Transaction: TypeAlias = AsyncClientSession
@@ -110,6 +110,7 @@ class Database:
             raise MongoAddressError from None
         self.client = client
         self.db: AsyncDatabase[Doc] = database
+        self._is_standalone = False
 
     def collection(self, name: str) -> AsyncCollection[Doc]:
         """Return a collection of this database."""
@@ -123,6 +124,20 @@ class Database:
         """
         async with translated():
             await self.db.command("ping")
+
+    async def is_standalone(self) -> bool:
+        """Whether the server has neither transactions nor change streams; remembered.
+
+        Raises:
+            MongoLoginError: It refuses our user.
+            MongoAddressError: The name in the connection string leads nowhere.
+            DatabaseUnavailable: It cannot be asked.
+        """
+        try:
+            await self.require_replica_set()
+        except TopologyError:
+            self._is_standalone = True
+        return self._is_standalone
 
     async def require_replica_set(self) -> None:
         """Check that transactions are possible.
@@ -186,9 +201,12 @@ class Database:
         *work* must do nothing but database operations, each with the session it is given.
 
         Raises:
+            ReplicaSetNeeded: `is_standalone` found that there are none.
             DatabaseUnavailable: The database is away; nothing was written, or, when the answer to
                 the commit was lost, everything was.
         """
+        if self._is_standalone:
+            raise ReplicaSetNeeded
         # Within its own limit a transaction looks for a server until TRANSACTION_SECONDS are up,
         # which is too long for callers to learn that there is none.
         try:

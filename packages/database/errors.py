@@ -51,6 +51,16 @@ class MongoLoginError(DatabaseUnavailable):
         )
 
 
+class ReplicaSetNeeded(DatabaseUnavailable):
+    """A change was asked of a standalone server, which has no transactions."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MongoDB runs as a standalone server, on which nothing can be changed: it has no "
+            "transactions. Make it a replica set; one node is enough."
+        )
+
+
 def is_unreachable(error: BaseException) -> bool:
     """Whether *error* says that the database is away rather than that the operation is wrong."""
     if isinstance(error, UNREACHABLE):

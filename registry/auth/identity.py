@@ -92,3 +92,7 @@ class UserContext:
     def lacks(self, *needed: Scope) -> tuple[Scope, ...]:
         """Return those of *needed* that the token does not allow."""
         return tuple(scope for scope in needed if scope not in self.scopes)
+
+
+OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES)
+"""Who acts in commands on the server, and in what the registry does by itself."""

@@ -59,3 +59,15 @@ class DatabaseUnavailableError(RegistryError):
 
     def __init__(self) -> None:
         super().__init__("The database is not available; try again in a moment.")
+
+
+class ReplicaSetNeededError(RegistryError):
+    """A change was asked of a registry whose MongoDB has no transactions."""
+
+    kind = ErrorKind.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This registry only reads: its MongoDB is a standalone server, and changes need a "
+            "replica set."
+        )

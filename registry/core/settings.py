@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     mongo_timeout_ms: int = Field(
         default=5000, ge=100, description="Longest wait for the database in milliseconds."
     )
+    mongo_standalone_allowed: bool = Field(
+        default=False,
+        description="Whether a MongoDB that is no replica set will do: the gateway and everything "
+        "that reads work, and every change is refused.",
+    )
     creds_key: SecretStr = Field(
         description="Key for stored credentials: 64 hexadecimal characters (32 bytes)."
     )
@@ -209,6 +214,12 @@ class Settings(BaseSettings):
     )
     gateway_max_staleness_seconds: float = Field(
         default=60.0, gt=0, description="How long the gateway serves on without the database."
+    )
+    snapshot_poll_seconds: float = Field(
+        default=0.5,
+        ge=0.05,
+        le=60,
+        description="How often the gateway asks a standalone MongoDB for changes.",
     )
 
     usage_retention_days: int = Field(

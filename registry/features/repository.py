@@ -6,6 +6,7 @@ from datetime import datetime
 from bson import ObjectId
 from pymongo import UpdateOne
 
+from packages.database.changes import row_id
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
 from packages.models.features import ServerFeature
@@ -54,7 +55,7 @@ class FeatureRepository:
             rows = self._features.find(query, fields, sort=[("position", 1), ("_id", 1)])
             async for row in rows:
                 feature = Feature(FeatureKind(row["kind"]), row["key"], row["definition"])
-                yield FeatureRow(row["_id"].binary, str(row["owner_id"]), feature)
+                yield FeatureRow(row_id(row["_id"]), str(row["owner_id"]), feature)
 
     async def apply(
         self, owner_id: str, changes: FeatureChanges, now: datetime, tx: Transaction

@@ -80,10 +80,20 @@ class Catalogue:
 
     Args:
         routes: By slug.
+        former: Whatever of it did not change is used again.
+
+    Attributes:
+        by_server: The servers by their ids.
     """
 
-    def __init__(self, routes: Mapping[str, Route]) -> None:
-        members = [Member(route) for route in routes.values()]
+    def __init__(self, routes: Mapping[str, Route], former: "Catalogue | None" = None) -> None:
+        known: Mapping[str, Member] = former.by_server if former is not None else {}
+        members: list[Member] = []
+        for route in routes.values():
+            member = known.get(route.server_id)
+            is_same = member is not None and member.route is route
+            members.append(member if member is not None and is_same else Member(route))
+        self.by_server: dict[str, Member] = {member.route.server_id: member for member in members}
         self._members: dict[str, Member] = {}
         # Should hashes ever collide, the older server keeps its names.
         for member in sorted(members, key=lambda member: member.route.server_id):

@@ -23,6 +23,9 @@ class RouteTable(Protocol):
     def catalogue(self) -> Catalogue:
         """What the combined server is made of."""
 
+    def suspect(self, route: Route) -> None:
+        """Take note that the server answered in a way that its stored era does not. Cheap."""
+
     def is_fresh(self) -> bool:
         """Whether the table agrees with the database, or did so a moment ago."""
 

@@ -77,6 +77,7 @@ def outcome_of(
         "registry.eras": sorted(era.value for era in found.eras),
         "registry.last_synced_at": now,
         "registry.tool_problems": _problems(found.snapshot.rejected),
+        "registry.features_read": True,
     }
     removed = ["lastError", "errorMessage", "registry.consecutive_failures"]
     told: dict[str, object] = {
@@ -135,6 +136,7 @@ VOLATILE = frozenset(
         "registry.functions_omitted",
         "registry.tool_problems",
         "registry.feature_problems",
+        "registry.features_read",
         "registry.auto_expose",
     }
 )

@@ -74,7 +74,10 @@ def _shown(server: ServerRecord | None) -> JsonObject | None:
     return {
         # An address may hold a key, which those who may see the server see, but no others.
         name: without_secrets(value) if name == "url" and isinstance(value, str) else value
-        for name, value in present_detail(server).items()
+        for name, value in {
+            **present_detail(server),
+            "eras": cast("JsonValue", server.registry.get("eras")),
+        }.items()
         if name not in NOT_RECORDED
     }
 

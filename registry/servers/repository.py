@@ -6,7 +6,7 @@ Updates set single fields, so that what the other application wrote beside them 
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -242,10 +242,19 @@ class ServerRepository:
         document = await self._servers.find_one({"_id": ObjectId(server_id)}, session=tx)
         return None if document is None else record_of(document)
 
-    async def all_unchecked(self) -> list[ServerRecord]:
-        """Return all servers without their tool functions; for the gateway's snapshot."""
-        cursor = self._servers.find({}, WITHOUT_FUNCTIONS).sort("_id", ASCENDING)
-        return [record_of(document) async for document in cursor]
+    async def ids_unchecked(self) -> list[str]:
+        """Return the ids of all servers; for the gateway's snapshot."""
+        cursor = self._servers.find({}, {"_id": 1}).sort("_id", ASCENDING)
+        return [str(row["_id"]) for row in await cursor.to_list() if _is_id(row["_id"])]
+
+    async def by_ids_unchecked(self, server_ids: Iterable[str]) -> list[ServerRecord]:
+        """Return servers without their tool functions; for the gateway's snapshot.
+
+        What is no id of a server is left out.
+        """
+        ids = [ObjectId(server_id) for server_id in server_ids if ObjectId.is_valid(server_id)]
+        cursor = self._servers.find({"_id": {"$in": ids}}, WITHOUT_FUNCTIONS)
+        return [record_of(document) for document in await cursor.to_list()]
 
     async def tool_functions(self, server_id: str) -> JsonObject:
         """Return the projection of a server's tools, as the other application reads it."""
@@ -490,6 +499,10 @@ def _scope(stored: object) -> ServerScope | None:
 
 def _status(stored: object) -> ServerStatus | None:
     return ServerStatus(stored) if isinstance(stored, str) and stored in STATUSES else None
+
+
+def _is_id(stored: object) -> bool:
+    return isinstance(stored, ObjectId)
 
 
 SCOPES = frozenset(scope.value for scope in ServerScope)

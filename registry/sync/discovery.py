@@ -1,5 +1,7 @@
 """DiscoveryService: reads one upstream and writes nothing."""
 
+from dataclasses import dataclass
+
 import structlog
 
 from registry.core.clock import Clock
@@ -15,6 +17,14 @@ from registry.upstream.guard import UrlGuard
 from registry.upstream.values import Limits, Reading, Target
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Eras:
+    """What an upstream speaks, and the version it negotiated first."""
+
+    eras: frozenset[Era]
+    protocol_version: str
 
 
 class DiscoveryService:
@@ -53,6 +63,24 @@ class DiscoveryService:
         finally:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
         return _discovered(reading)
+
+    async def eras(self, connection: ConnectionSpec) -> Eras:
+        """Connect in both protocol eras and ask for nothing else.
+
+        Raises:
+            UnsafeUrlError: The URL, or an address behind it, may not be contacted.
+            DiscoveryFailedError: The upstream cannot be reached, or speaks neither.
+        """
+        from registry.upstream.mcp_client import read_eras  # noqa: PLC0415 - as above
+
+        try:
+            spoken = await read_eras(_target(connection), self._guard, self._limits(connection))
+        except UnsafeAddressError as exc:
+            raise UnsafeUrlError(exc.message) from exc
+        except UpstreamError as exc:
+            raise DiscoveryFailedError(exc.message) from exc
+        eras = _eras(legacy=spoken.speaks_legacy, modern=spoken.speaks_modern)
+        return Eras(eras, spoken.protocol_version)
 
     async def oauth_metadata(self, connection: ConnectionSpec) -> JsonObject | None:
         """Return the upstream's RFC 9728 document, or None when it publishes none.
@@ -104,13 +132,17 @@ def _target(connection: ConnectionSpec) -> Target:
     )
 
 
+def _eras(*, legacy: bool, modern: bool) -> frozenset[Era]:
+    spoken = {Era.LEGACY: legacy, Era.MODERN: modern}
+    return frozenset(era for era, is_spoken in spoken.items() if is_spoken)
+
+
 def _discovered(reading: Reading) -> Discovered:
-    eras = {Era.LEGACY: reading.speaks_legacy, Era.MODERN: reading.speaks_modern}
     return Discovered(
         snapshot=take(reading.tools),
         capabilities=reading.capabilities,
         protocol_version=reading.protocol_version,
-        eras=frozenset(era for era, spoken in eras.items() if spoken),
+        eras=_eras(legacy=reading.speaks_legacy, modern=reading.speaks_modern),
         instructions=reading.instructions,
         init_duration_ms=reading.init_duration_ms,
         title=reading.title,

@@ -1,15 +1,16 @@
 """Reads and writes `mcp_tools`. The only module that writes it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
+from packages.database.changes import row_id
 from packages.database.client import Database, Doc, Transaction
-from packages.database.errors import translates_driver_errors
+from packages.database.errors import translated, translates_driver_errors
 from packages.models.tools import RegisteredTool
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
@@ -18,6 +19,7 @@ from registry.tools.values import (
     ServedTool,
     StoredTool,
     ToolDefinition,
+    ToolRow,
 )
 
 SERVED_QUERY: Doc = {
@@ -33,6 +35,9 @@ SERVED_FIELDS = {
     "definition": 1,
     "input_schema": 1,
 }
+ROWS_AT_ONCE = 500
+"""Decoding them keeps everything else waiting."""
+
 IN_ORDER = [("position", 1), ("name", 1)]
 
 
@@ -68,16 +73,20 @@ class ToolRepository:
         )
         return [_served(row) async for row in rows]
 
-    async def served_by_owner(self, owner_ids: Sequence[str]) -> dict[str, list[ServedTool]]:
-        """Return the tools that clients get, of several servers, by server id."""
-        owners = [ObjectId(owner_id) for owner_id in owner_ids]
-        rows = self._tools.find(
-            {"owner_id": {"$in": owners}, **SERVED_QUERY}, SERVED_FIELDS, sort=IN_ORDER
-        )
-        by_owner: dict[str, list[ServedTool]] = {}
-        async for row in rows:
-            by_owner.setdefault(str(row["owner_id"]), []).append(_served(row))
-        return by_owner
+    async def rows(self, owner_ids: Sequence[str]) -> AsyncIterator[ToolRow]:
+        """Yield the tools that clients get, of several servers, in no order.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        # One text for each owner, however many tools it has.
+        owners = {ObjectId(owner_id): owner_id for owner_id in owner_ids}
+        query = {"owner_id": {"$in": list(owners)}, **SERVED_QUERY}
+        fields = {"owner_id": 1, "name": 1, "definition": 1}
+        async with translated():
+            async for row in self._tools.find(query, fields, batch_size=ROWS_AT_ONCE):
+                owner_id = owners[row["owner_id"]]
+                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], row["definition"])
 
     async def apply(self, owner_id: str, changes: Changes, now: datetime, tx: Transaction) -> None:
         """Write *changes*. An upstream that did not change costs one write of timestamps."""

@@ -91,6 +91,21 @@ class StoredTool:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolRow:
+    """A served tool as the gateway reads it.
+
+    Attributes:
+        row_id: ObjectId of its document, 12 bytes.
+        definition: JSON text of the whole tool object.
+    """
+
+    row_id: bytes
+    owner_id: str
+    name: str
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServedTool:
     """A tool as clients get it.
 

@@ -14,8 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
 
-from packages.database.errors import DatabaseUnavailable
-from registry.core.errors import DatabaseUnavailableError, ErrorKind, RegistryError
+from packages.database.errors import DatabaseUnavailable, ReplicaSetNeeded
+from registry.core.errors import (
+    DatabaseUnavailableError,
+    ErrorKind,
+    RegistryError,
+    ReplicaSetNeededError,
+)
 
 log = structlog.get_logger()
 
@@ -144,6 +149,8 @@ def install_error_handlers(app: FastAPI, challenge: ChallengeFor, refused: NoteR
 
     async def unavailable(_request: Request, error: Exception) -> Response:
         log.warning("database_unavailable", error=type(error.__cause__ or error).__name__)
+        if isinstance(error, ReplicaSetNeeded):
+            return envelope(ReplicaSetNeededError())
         return envelope(DatabaseUnavailableError())
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {

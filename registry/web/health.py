@@ -3,12 +3,22 @@
 from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from registry.core.json import JsonObject
 from registry.web.errors import RETRY_AFTER_SECONDS, JsonAnswer
 
 Check = Callable[[], Awaitable[bool]]
+
+
+class SnapshotFacts(BaseModel):
+    """The gateway's view of the database."""
+
+    age_seconds: float | None = Field(
+        description="Since it last agreed with the database; null when it never did."
+    )
+    mode: str = Field(description="How it is kept fresh: `change_stream` or `polling`.")
 
 
 class Health(BaseModel):
@@ -16,16 +26,18 @@ class Health(BaseModel):
 
     status: str
     checks: dict[str, bool]
+    snapshot: SnapshotFacts | None = None
 
 
 def health_router(
     checks: Mapping[str, Check],
     metrics_page: Callable[[], Awaitable[bytes]],
+    snapshot: Callable[[], JsonObject] | None = None,
 ) -> APIRouter:
     """Return the routes.
 
     *checks* and *metrics_page*, which returns the metrics in Prometheus' text format, must each
-    answer within seconds and never raise.
+    answer within seconds and never raise. *snapshot* answers from memory.
     """
     router = APIRouter(tags=["health"])
 
@@ -44,8 +56,9 @@ def health_router(
         """Answer 200 when requests can be served, 503 when a check is red."""
         results = {name: await check() for name, check in checks.items()}
         green = all(results.values())
+        facts = {} if snapshot is None else {"snapshot": snapshot()}
         return JsonAnswer(
-            {"status": "ok" if green else "unavailable", "checks": results},
+            {"status": "ok" if green else "unavailable", "checks": results, **facts},
             200 if green else 503,
             {} if green else {"Retry-After": str(RETRY_AFTER_SECONDS)},
         )

@@ -1,15 +1,25 @@
 """Change streams: what is told, and when the stream is over."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
+from typing_extensions import override
 
-from packages.database.changes import Change, watch
+from packages.database.changes import (
+    Change,
+    ChangeStream,
+    Heard,
+    HistoryLost,
+    Watched,
+)
 from packages.database.client import Database
-from packages.database.errors import DatabaseUnavailable
+from packages.database.errors import DatabaseUnavailable, translated
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 
 pytestmark = pytest.mark.wire
@@ -23,53 +33,173 @@ def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-async def next_change(stream: AsyncIterator[Change | None]) -> Change:
+async def next_heard(stream: AsyncIterator[Heard]) -> Heard:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        async for change in stream:
-            if change is not None:
-                return change
+        async for heard in stream:
+            if heard.change is not None:
+                return heard
     raise AssertionError("the stream ended")
 
 
-async def test_changes_of_the_named_collections_are_told_with_their_links(
+async def next_change(stream: AsyncIterator[Heard]) -> Change | None:
+    return (await next_heard(stream)).change
+
+
+def watching(database: Database) -> ChangeStream:
+    return ChangeStream(database, [Watched("watched", "owner_id"), Watched("plain")])
+
+
+async def test_changes_of_the_named_collections_are_told_with_what_they_are_about(
     database: Database,
 ) -> None:
-    await database.collection("watched").insert_one({"_id": "before"})
-    async with aclosing(watch(database, ["watched"], ["owner_id"])) as stream:
-        assert await anext(stream) is None
+    watched = database.collection("watched")
+    await watched.insert_one({"_id": "before"})
+    async with aclosing(watching(database).changes(None)) as stream:
+        assert (await anext(stream)).change is None
 
         await database.collection("other").insert_one({"_id": 1})
-        await database.collection("watched").insert_one({"_id": "a", "owner_id": 7, "secret": "x"})
+        await watched.insert_one({"_id": "a", "owner_id": 7, "secret": "x"})
         inserted = await next_change(stream)
-        await database.collection("watched").update_one({"_id": "a"}, {"$set": {"b": 1}})
+        await watched.update_one({"_id": "a"}, {"$set": {"b": 1}})
         updated = await next_change(stream)
-        await database.collection("watched").delete_one({"_id": "a"})
+        await watched.delete_one({"_id": "a"})
         deleted = await next_change(stream)
+        await database.collection("plain").insert_one({"_id": "p", "owner_id": 7})
+        plain = await next_change(stream)
 
-    assert inserted == updated == Change("watched", "a", {"owner_id": "7"})
-    assert deleted == Change("watched", "a", {})
+    assert inserted == updated == Change("watched", "a", "7")
+    assert deleted == Change("watched", "a")
+    assert plain == Change("plain", "p")
 
 
 async def test_silence_is_told_too(database: Database) -> None:
-    async with aclosing(watch(database, ["watched"], [])) as stream:
+    async with aclosing(watching(database).changes(None)) as stream:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            items = [await anext(stream), await anext(stream)]
+            items = [(await anext(stream)).change, (await anext(stream)).change]
 
     assert items == [None, None]
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.usefixtures("collected")
-async def test_a_stream_of_a_killed_server_is_over(daemon: RunningDaemon) -> None:
-    database = Database(f"{daemon.uri}test", timeout_ms=500)
-    async with aclosing(watch(database, ["watched"], [])) as stream:
+async def test_a_reader_goes_on_where_it_stopped(database: Database) -> None:
+    watched, feed = database.collection("watched"), watching(database)
+    async with aclosing(feed.changes(None)) as stream:
+        await anext(stream)
+        await watched.insert_one({"_id": "a", "owner_id": 1})
+        position = (await next_heard(stream)).position
+    await watched.insert_one({"_id": "b", "owner_id": 2})
+    await watched.delete_one({"_id": "b"})
+
+    async with aclosing(feed.changes(position)) as stream:
+        assert (await anext(stream)).change is None
+        missed = [await next_change(stream), await next_change(stream)]
+
+    assert [change and change.document_id for change in missed] == ["b", "b"]
+
+
+async def test_the_present_position_is_known_before_anything_changes(database: Database) -> None:
+    feed = watching(database)
+    position = await feed.now()
+    await database.collection("watched").insert_one({"_id": "a", "owner_id": 1})
+
+    async with aclosing(feed.changes(position)) as stream:
+        assert await next_change(stream) == Change("watched", "a", "1")
+
+
+@pytest.mark.parametrize("forged", [{"_data": "82DEADBEEF"}, {"_data": "zz"}, {"other": 1}])
+async def test_there_is_no_going_on_from_a_forged_position(
+    database: Database, forged: dict[str, object]
+) -> None:
+    with pytest.raises(HistoryLost):
+        await anext(watching(database).changes(forged))
+
+
+class FailingStream(ChangeStream):
+    """Fails in the middle with a code of the server."""
+
+    code = 0
+
+    @asynccontextmanager
+    @override
+    async def _opened(self, after: object) -> AsyncGenerator[Any, None]:
+        async def fail() -> None:
+            raise OperationFailure("refused", self.code)
+
+        async with translated():
+            yield SimpleNamespace(resume_token=None, alive=True, try_next=fail)
+
+
+@pytest.mark.parametrize(
+    ("code", "after", "error"),
+    [
+        (286, None, HistoryLost),
+        (260, None, HistoryLost),
+        (280, None, HistoryLost),
+        (10334, None, HistoryLost),
+        # Somebody killed the cursor: it goes on where it was.
+        (237, None, DatabaseUnavailable),
+        # It does not go on from there.
+        (9, {"_data": "00"}, HistoryLost),
+        # The server steps down.
+        (91, {"_data": "00"}, DatabaseUnavailable),
+    ],
+)
+async def test_what_the_server_answers_tells_whether_there_is_a_going_on(
+    database: Database, code: int, after: object, error: type[Exception]
+) -> None:
+    stream = FailingStream(database, [Watched("watched")])
+    stream.code = code
+
+    async with aclosing(stream.changes(after)) as changes:
+        await anext(changes)
+        with pytest.raises(error):
+            await anext(changes)
+
+
+async def test_a_dropped_collection_says_nothing_of_single_documents(database: Database) -> None:
+    await database.collection("watched").insert_one({"_id": "a"})
+    async with aclosing(watching(database).changes(None)) as stream:
         await anext(stream)
 
-        daemon.kill()
+        await database.collection("watched").drop()
 
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(HistoryLost):
+            await next_change(stream)
+
+
+async def test_a_stream_of_a_dropped_database_is_over(daemon: RunningDaemon) -> None:
+    database = Database(f"{daemon.uri}test", timeout_ms=500)
+    await database.collection("other").insert_one({"_id": "a"})
+    async with aclosing(watching(database).changes(None)) as stream:
+        await anext(stream)
+
+        await database.client.drop_database("test")
+
+        with pytest.raises(HistoryLost):
             await next_change(stream)
     await database.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.usefixtures("collected")
+async def test_a_stream_of_a_killed_server_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    # One that forgets nothing that it acknowledged, as in production.
+    daemon = start_daemon(tmp_path / "own", "--sync-on-commit")
+    database = Database(f"{daemon.uri}test", timeout_ms=500)
+    feed = watching(database)
+    async with aclosing(feed.changes(None)) as stream:
+        await anext(stream)
+        await database.collection("watched").insert_one({"_id": "a", "owner_id": 1})
+        position = (await next_heard(stream)).position
+        daemon.kill()
+        with pytest.raises(DatabaseUnavailable):
+            await next_heard(stream)
+    daemon.restart()
+    await database.collection("watched").insert_one({"_id": "b", "owner_id": 2})
+
+    async with aclosing(feed.changes(position)) as stream:
+        assert await next_change(stream) == Change("watched", "b", "2")
+    await database.close()
+    daemon.kill()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -78,6 +208,6 @@ async def test_an_absent_server_has_no_stream() -> None:
     database = Database("mongodb://127.0.0.1:1/test", timeout_ms=100)
 
     with pytest.raises(DatabaseUnavailable):
-        await anext(watch(database, ["watched"], []))
+        await anext(watching(database).changes(None))
 
     await database.close()

@@ -81,6 +81,7 @@ class FakeRoutes:
         self.change = asyncio.Event()
         self.own_headers: dict[tuple[str, str], Mapping[str, str]] = {}
         self.problem: Exception | None = None
+        self.suspected: list[str] = []
 
     def route(self, slug: str) -> Route | None:
         """Return the route of `/mcp/<slug>`, or None."""
@@ -92,6 +93,10 @@ class FakeRoutes:
             return 0
         await self.change.wait()
         return seen + 1
+
+    def suspect(self, route: Route) -> None:
+        """Remember it."""
+        self.suspected.append(route.slug)
 
     def is_fresh(self) -> bool:
         """Whether the table can be used."""

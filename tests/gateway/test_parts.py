@@ -135,7 +135,7 @@ def test_a_tool_that_goes_between_two_pages_skips_no_other() -> None:
     after = build_pages([(name, name.encode()) for name in "acd"], page_size=2)
     cursor = "YWZ0ZXI6Yg"
 
-    first, second = before.ready[None], page_members(after, cursor)
+    first, second = page_members(before, None), page_members(after, cursor)
 
     assert first == b'"tools":[a,b],"nextCursor":"YWZ0ZXI6Yg"'
     assert second == b'"tools":[c,d]'

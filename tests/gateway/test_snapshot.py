@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from bson import ObjectId
 
-from packages.database.changes import Change
+from packages.database.changes import Change, ChangeStream, Heard
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.access.policy import Permission, decide
@@ -17,7 +17,9 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
-from registry.gateway.snapshot import GATHER_SECONDS, Snapshot, SnapshotSources
+from registry.gateway.loading import SnapshotSources
+from registry.gateway.pending import WATCHED, Pending, Taken
+from registry.gateway.snapshot import GATHER_SECONDS, Snapshot
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import UserKeyMissingError
 from registry.servers.schemas import ServerCreate, ServerUpdate
@@ -73,10 +75,11 @@ def snapshot(
         forgotten.append("revocations")
 
     return Snapshot(
-        database,
+        ChangeStream(database, WATCHED),
         SnapshotSources(
             servers=repositories.servers,
             tools=repositories.tools,
+            features=repositories.features,
             acl=repositories.acl,
             plugin_auths=repositories.plugin_auths,
         ),
@@ -332,11 +335,10 @@ async def test_tools_that_only_the_other_application_described_are_served(
 async def test_changes_without_a_pause_keep_the_view_fresh(
     snapshot: Snapshot, forgotten: list[str]
 ) -> None:
-    async def busy() -> AsyncIterator[Change | None]:
-        yield None
+    async def busy() -> AsyncIterator[Heard]:
         for _ in range(20):
             await SystemClock().sleep(GATHER_SECONDS / 2)
-            yield Change("users", "0" * 24, {})
+            yield Heard(Change("users", "0" * 24), None)
 
     before = SystemClock().monotonic()
     await snapshot._follow_changes(busy())
@@ -348,10 +350,8 @@ async def test_changes_without_a_pause_keep_the_view_fresh(
 async def test_changed_users_are_dropped_together_with_what_makes_everything_be_read(
     snapshot: Snapshot, forgotten: list[str]
 ) -> None:
-    deleted = Change("aclentries", "0" * 24, {})
+    taken = Taken(is_too_much=True, users=True, revocations=True)
 
-    await snapshot._apply(
-        [deleted, Change("users", "1" * 24, {}), Change("revoked_tokens", "", {})]
-    )
+    await snapshot._apply(taken, Pending())
 
     assert forgotten == ["revocations", "users"]

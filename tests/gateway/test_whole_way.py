@@ -91,11 +91,11 @@ class Whole:
         return counts
 
     async def settled(self) -> dict[str, float]:
-        """Return the counts once the snapshot has followed all that happened before."""
+        """Return the counts once all that happened before was followed, and sealed."""
         async with asyncio.timeout(10):
             counts = self.commands()
             while True:
-                await SystemClock().sleep(0.7)
+                await SystemClock().sleep(1.5)
                 if self.commands() == counts:
                     return counts
                 counts = self.commands()

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
+from registry.web.connection import ConnectionLimits
 from registry.web.draining import RefuseWhileDraining
 from registry.web.server import Server
 
@@ -50,6 +51,9 @@ class Running:
     serving: asyncio.Task[None]
 
 
+LIMITS = ConnectionLimits(100, 5.0, 5.0, 1024 * 1024)
+
+
 @asynccontextmanager
 async def running(
     *, delay_seconds: float = 0.0, drain_seconds: float = 5.0
@@ -59,6 +63,7 @@ async def running(
         RefuseWhileDraining(app, drain),
         drain,
         SystemClock(),
+        LIMITS,
         delay_seconds=delay_seconds,
         drain_seconds=drain_seconds,
     )

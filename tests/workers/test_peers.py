@@ -15,6 +15,7 @@ from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.gateway.ports import PeerGone
 from registry.gateway.watch import ClientGone
+from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
 from registry.workers.entrance import COUNTS, MESSAGES
 from registry.workers.peers import Alone, Siblings
@@ -37,11 +38,14 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
+LIMITS = ConnectionLimits(100, 5.0, 5.0, 1024 * 1024)
+
+
 @asynccontextmanager
 async def worker(folder: Path, name: str, app: ASGIApp) -> AsyncIterator[tuple[Siblings, Server]]:
     """Serve *app* on a worker's unix socket."""
     siblings = Siblings(Place(folder, name, 0))
-    server = Server(app, Drain(), SystemClock(), delay_seconds=0, drain_seconds=1)
+    server = Server(app, Drain(), SystemClock(), LIMITS, delay_seconds=0, drain_seconds=1)
 
     async def counts(_message: bytes) -> bytes:
         return name.encode()

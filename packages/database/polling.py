@@ -1,0 +1,179 @@
+"""Changes of documents on a server that has no change streams: asked for, now and again.
+
+A round costs two small queries for each collection while nothing changes: how many documents
+there are, and which have a newer time than those seen. Only when one of the two says something
+are they counted by what they are about, which tells deletions. Memory is bounded by what
+documents are about, not by how many there are.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo import IndexModel
+
+from packages.database.changes import Change, Heard, Position, Watched
+from packages.database.client import Database, Doc
+from packages.database.errors import translated
+
+OVERLAP = timedelta(seconds=5)
+"""How far the clocks of those who write may differ without a change being missed."""
+
+RECENT = 1_000
+"""Most documents remembered from that time; when more changed at once, none is."""
+
+RECHECK_SECONDS = 300.0
+"""How long until everything is read again: a raw write need not tell its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a collection was like.
+
+    Attributes:
+        floor: Documents up to this time are known.
+        recent: Ids and times of known documents after it.
+        counts: Documents by what they are about.
+    """
+
+    count: int
+    newest: datetime | None
+    floor: datetime | None
+    recent: frozenset[tuple[Any, Any]]
+    counts: Mapping[str, int]
+
+
+class Polling:
+    """Implements `ChangeFeed` by asking again and again.
+
+    Args:
+        sleep: Waits a number of seconds.
+        seconds: How long to wait between two rounds.
+    """
+
+    mode = "polling"
+
+    def __init__(
+        self,
+        database: Database,
+        watched: Sequence[Watched],
+        *,
+        sleep: Callable[[float], Awaitable[None]],
+        seconds: float,
+    ) -> None:
+        self._database = database
+        self._watched = watched
+        self._sleep = sleep
+        self._seconds = seconds
+        self._rounds = max(int(RECHECK_SECONDS / seconds), 1)
+
+    async def now(self) -> Position | None:
+        """Return what all collections are like now."""
+        async with translated():
+            return {item.collection: await self._look(item, None) for item in self._watched}
+
+    async def changes(self, after: Position | None) -> AsyncGenerator[Heard, None]:
+        """Yield every change since a position, or from now on, and signs of life."""
+        seen: dict[str, _Seen] = dict(after if after is not None else await self.now() or {})
+        yield Heard(None, dict(seen))
+        for _ in range(self._rounds):
+            changes: list[Change] = []
+            async with translated():
+                for item in self._watched:
+                    before = seen[item.collection]
+                    seen[item.collection] = await self._look(item, before, changes)
+            # A position is for after all of the round: told twice is better than never.
+            position = dict(seen)
+            for change in changes:
+                yield Heard(change, None)
+            yield Heard(None, position)
+            await self._sleep(self._seconds)
+
+    async def _look(
+        self, item: Watched, before: _Seen | None, changes: list[Change] | None = None
+    ) -> _Seen:
+        """Return what a collection is like now, and add what changed to *changes*."""
+        collection = self._database.collection(item.collection)
+        told: list[Change] = [] if changes is None else changes
+        count = await collection.estimated_document_count()
+        newest = before.newest if before is not None else await self._newest(item)
+        floor = before.floor if before is not None else _earlier(newest)
+        query: Doc = {item.stamp: {"$type": "date"} if floor is None else {"$gt": floor}}
+        fields = {"_id": 1, item.stamp: 1, **({item.link: 1} if item.link else {})}
+        found: set[tuple[Any, Any]] = set()
+        about: dict[Change, None] = {}
+        async for row in collection.find(query, fields, batch_size=RECENT):
+            moment = row.get(item.stamp)
+            if isinstance(moment, datetime) and (newest is None or moment > newest):
+                newest = moment
+            key = (row["_id"], moment)
+            if len(found) <= RECENT:
+                found.add(key)
+            if before is not None and key not in before.recent:
+                about[_told(item, row)] = None
+        told += about
+        counts = before.counts if before is not None else {}
+        if item.is_counted and (before is None or about or count != before.count):
+            counts = await self._counts(item)
+            told += [_gone(item, key) for key in _fewer(before, counts)]
+        elif before is not None and count != before.count and not about:
+            told.append(Change(item.collection, ""))
+        if len(found) > RECENT:
+            return _Seen(count, newest, newest, frozenset(), counts)
+        floor = _later(_earlier(newest), floor)
+        kept = frozenset(key for key in found if _is_after(key[1], floor))
+        return _Seen(count, newest, floor, kept, counts)
+
+    async def _newest(self, item: Watched) -> datetime | None:
+        collection = self._database.collection(item.collection)
+        row = await collection.find_one({}, {item.stamp: 1}, sort=[(item.stamp, -1)])
+        moment = None if row is None else row.get(item.stamp)
+        return moment if isinstance(moment, datetime) else None
+
+    async def _counts(self, item: Watched) -> dict[str, int]:
+        collection = self._database.collection(item.collection)
+        if item.link is None:
+            return {str(row["_id"]): 1 async for row in collection.find({}, {"_id": 1})}
+        grouped: list[Doc] = [{"$group": {"_id": f"${item.link}", "count": {"$sum": 1}}}]
+        return {str(row["_id"]): row["count"] async for row in await collection.aggregate(grouped)}
+
+
+def polling_indexes(watched: Sequence[Watched]) -> dict[str, list[IndexModel]]:
+    """Return the indexes without which each round would read whole collections."""
+    return {
+        item.collection: [IndexModel([(item.stamp, 1)], name="registry_polling")]
+        for item in watched
+    }
+
+
+def _told(item: Watched, row: Mapping[str, Any]) -> Change:
+    if item.link is None:
+        return Change(item.collection, str(row["_id"]))
+    return Change(item.collection, "", str(row.get(item.link)))
+
+
+def _gone(item: Watched, key: str) -> Change:
+    if item.link is None:
+        return Change(item.collection, key)
+    return Change(item.collection, "", key)
+
+
+def _fewer(before: _Seen | None, counts: Mapping[str, int]) -> list[str]:
+    """Return what is not as often there as before; more often, too, if no time told it."""
+    if before is None:
+        return []
+    keys = {*before.counts, *counts}
+    return [key for key in keys if before.counts.get(key) != counts.get(key)]
+
+
+def _earlier(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment - OVERLAP
+
+
+def _later(moment: datetime | None, floor: datetime | None) -> datetime | None:
+    return floor if moment is None or (floor is not None and floor > moment) else moment
+
+
+def _is_after(moment: object, floor: datetime | None) -> bool:
+    return floor is None or (isinstance(moment, datetime) and moment > floor)

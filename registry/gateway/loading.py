@@ -1,0 +1,310 @@
+"""From stored documents to routes, a few servers at a time.
+
+Rows are turned into what the gateway holds as they come from the database, so that never more
+than a few hundred are in memory as they are stored. What did not change is not made anew: the
+view that is served and the one that is being read share it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+import structlog
+
+from packages.database.changes import row_id
+from registry.access.policy import Grant, Grants, ServerFacts
+from registry.access.repository import AclRepository
+from registry.core.errors import RegistryError
+from registry.core.json import JsonObject
+from registry.features.repository import FeatureRepository
+from registry.features.values import FeatureKind, FeatureRow
+from registry.gateway.values import (
+    NO_CAPABILITIES,
+    FeatureEntry,
+    Route,
+    ToolEntry,
+    build_route,
+    tool_entry,
+)
+from registry.servers.credentials import CredentialVault, needs_user_key
+from registry.servers.naming import slug_of
+from registry.servers.repository import ServerRepository
+from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
+from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tools.projection import restore
+from registry.tools.repository import ToolRepository
+
+log = structlog.get_logger()
+
+SERVERS_AT_ONCE = 20
+"""Servers read by one query of each collection."""
+
+MAX_CAPABILITIES_CHARACTERS = 64 * 1024
+
+USER_KEY_MEMBERS = ("headers", "apiKey", "customUserVars")
+"""What of a server's `config` its users' own headers are made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSources:
+    """Where the snapshot reads."""
+
+    servers: ServerRepository
+    tools: ToolRepository
+    features: FeatureRepository
+    acl: AclRepository
+    plugin_auths: PluginAuthRepository
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """What the gateway holds of one server.
+
+    Attributes:
+        row_ids: Ids of all documents beside its own that it was made of, 12 bytes each.
+        record: What its users' own headers are made of, where they bring keys.
+    """
+
+    route: Route
+    row_ids: bytes
+    record: ServerRecord | None
+
+
+NO_VIEWS: Mapping[str, ServerView] = MappingProxyType({})
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What is stored beside a server's own document, as far as it was read."""
+
+    ids: bytearray
+    tools: list[ToolEntry]
+    features: dict[FeatureKind, list[FeatureEntry]]
+    grants: list[Grant]
+
+
+class RouteReader:
+    """Reads servers with everything about them. Writes nothing."""
+
+    def __init__(
+        self,
+        sources: SnapshotSources,
+        vault: CredentialVault,
+        *,
+        idle_timeout_seconds: float,
+        first_byte_timeout_seconds: float,
+    ) -> None:
+        self._sources = sources
+        self._vault = vault
+        self._idle_timeout_seconds = idle_timeout_seconds
+        self._first_byte_timeout_seconds = first_byte_timeout_seconds
+
+    async def ids(self) -> list[str]:
+        """Return the ids of all servers.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+        return await self._sources.servers.ids_unchecked()
+
+    async def read(
+        self, server_ids: Sequence[str], before: Mapping[str, ServerView], now: datetime
+    ) -> dict[str, ServerView]:
+        """Return those of a few servers that are served.
+
+        Args:
+            server_ids: Which; few enough for one query.
+            before: Views whose unchanged parts are used again.
+            now: Entries that ended by then do not count.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+        found = await self._sources.servers.by_ids_unchecked(server_ids)
+        servers = [server for server in found if _is_served(server)]
+        if not servers:
+            return {}
+        rows = await self._rows(servers, before, now)
+        views: dict[str, ServerView] = {}
+        for server in servers:
+            route = self._build(server, rows[server.id])
+            if route is not None:
+                record = _for_user_keys(server) if route.per_user else None
+                views[server.id] = ServerView(route, bytes(rows[server.id].ids), record)
+        return views
+
+    async def _rows(
+        self, servers: Sequence[ServerRecord], before: Mapping[str, ServerView], now: datetime
+    ) -> dict[str, _Rows]:
+        ids = [server.id for server in servers]
+        rows = {server_id: _Rows(bytearray(), [], {}, []) for server_id in ids}
+        known = {server_id: before[server_id].route for server_id in ids if server_id in before}
+        async for row in self._sources.tools.rows(ids):
+            own = rows[row.owner_id]
+            own.ids += row.row_id
+            own.tools.append(_tool_entry(row.name, row.definition, known.get(row.owner_id)))
+        async for feature in self._sources.features.rows(ids):
+            own = rows[feature.owner_id]
+            own.ids += feature.row_id
+            entry = _feature_entry(feature, known.get(feature.owner_id))
+            own.features.setdefault(feature.feature.kind, []).append(entry)
+        for server_id, grants in (await self._sources.acl.grants_of(ids, now)).items():
+            own = rows[server_id]
+            own.grants = grants
+            for grant in grants:
+                own.ids += b"" if grant.entry_id is None else row_id(grant.entry_id)
+        for server in servers:
+            if not rows[server.id].tools and "auto_expose" not in server.registry:
+                # The other application alone has described its tools.
+                functions = await self._sources.servers.tool_functions(server.id)
+                rows[server.id].tools = [
+                    _tool_entry(tool.name, tool.definition, known.get(server.id))
+                    for tool in restore(functions, server.server_name)
+                ]
+        return rows
+
+    def _build(self, server: ServerRecord, rows: _Rows) -> Route | None:
+        slug = slug_of(server.effective_path)
+        transport = _transport(server)
+        url = server.config.get("url")
+        if slug is None or transport is None or not isinstance(url, str):
+            return None
+        per_user = needs_user_key(server.config)
+        headers: Mapping[str, str] = {}
+        problem: str | None = None
+        if not per_user:
+            try:
+                headers = self._vault.request_headers(server.id, server.config)
+            except RegistryError as exc:
+                problem = exc.message
+                log.warning("credential_unreadable", server_id=server.id, problem=problem)
+        try:
+            return build_route(
+                server_id=server.id,
+                server_name=server.server_name,
+                slug=slug,
+                facts=ServerFacts(server.author, server.scope, Grants.of(rows.grants)),
+                url=url,
+                transport=transport,
+                eras=_eras(server),
+                protocol_version=_text(server.registry.get("protocol_version")),
+                headers=headers,
+                credential_problem=problem,
+                per_user=per_user,
+                idle_timeout_seconds=_own_timeout(server) or self._idle_timeout_seconds,
+                first_byte_timeout_seconds=(
+                    _own_timeout(server) or self._first_byte_timeout_seconds
+                ),
+                tools=rows.tools,
+                capabilities=_capabilities(server.config),
+                instructions=_instructions(server),
+                title=_text(server.config.get("title")) or _text(server.registry.get("title")),
+                prompts=rows.features.get(FeatureKind.PROMPT, ()),
+                resources=rows.features.get(FeatureKind.RESOURCE, ()),
+                templates=rows.features.get(FeatureKind.TEMPLATE, ()),
+                features_known=server.registry.get("features_read") is True,
+            )
+        except (ValueError, TypeError, OverflowError) as exc:
+            # Written by another program: one unusable document must not cost the others.
+            log.warning("server_unusable", server_id=server.id, reason=type(exc).__name__)
+            return None
+
+
+def about_deleted(views: Mapping[str, ServerView], deleted: Iterable[bytes]) -> set[str]:
+    """Return the ids of the servers whose views were made of deleted documents.
+
+    A document that no view was made of, because it was not served, changes none by going.
+    """
+    gone = set(deleted)
+    if not gone:
+        return set()
+    size = len(next(iter(gone)))
+    return {
+        server_id
+        for server_id, view in views.items()
+        if any(
+            view.row_ids[start : start + size] in gone
+            for start in range(0, len(view.row_ids), size)
+        )
+    }
+
+
+def _own_timeout(server: ServerRecord) -> float | None:
+    own = server.config.get("timeout")
+    return own / 1000 if isinstance(own, int | float) and own > 0 else None
+
+
+def _is_served(server: ServerRecord) -> bool:
+    # A server in error keeps its route: its tools must not vanish because it was away for a while.
+    return server.effective_status is not ServerStatus.INACTIVE
+
+
+def _tool_entry(name: str, definition: str, known: Route | None) -> ToolEntry:
+    if known is not None:
+        entry = known.tools.get(name)
+        if entry is not None and entry.wire == definition.encode():
+            return entry
+    return tool_entry(name, definition)
+
+
+def _feature_entry(row: FeatureRow, known: Route | None) -> FeatureEntry:
+    feature, wire = row.feature, row.feature.definition.encode()
+    if known is not None:
+        tables = {
+            FeatureKind.PROMPT: known.prompts,
+            FeatureKind.RESOURCE: known.resources,
+            FeatureKind.TEMPLATE: known.templates,
+        }
+        entry = tables[feature.kind].get(feature.key)
+        if entry is not None and entry.wire == wire:
+            return entry
+    return FeatureEntry(feature.key, wire)
+
+
+def _for_user_keys(server: ServerRecord) -> ServerRecord:
+    config: JsonObject = {
+        name: server.config[name] for name in USER_KEY_MEMBERS if name in server.config
+    }
+    return replace(server, config=config, registry={})
+
+
+def _transport(server: ServerRecord) -> Transport | None:
+    match server.config.get("type"):
+        case "streamable-http" | "http":
+            return Transport.STREAMABLE_HTTP
+        case "sse" | None:
+            return Transport.SSE
+        case _:
+            return None
+
+
+def _eras(server: ServerRecord) -> frozenset[Era]:
+    stored = server.registry.get("eras")
+    names = stored if isinstance(stored, list) else []
+    # Without any it was not read yet: let calls through and the upstream say what it speaks.
+    return frozenset(era for era in Era if era.value in names) or frozenset(Era)
+
+
+def _capabilities(config: JsonObject) -> Mapping[str, Any]:
+    text = config.get("capabilities")
+    if not isinstance(text, str) or len(text) > MAX_CAPABILITIES_CHARACTERS:
+        return NO_CAPABILITIES
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return NO_CAPABILITIES
+    return MappingProxyType(found) if isinstance(found, dict) else NO_CAPABILITIES
+
+
+def _instructions(server: ServerRecord) -> str | None:
+    """Return what people wrote for the server, or else what it says itself."""
+    return _text(server.config.get("serverInstructions")) or _text(
+        server.registry.get("instructions")
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

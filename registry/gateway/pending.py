@@ -1,0 +1,127 @@
+"""What is known to have changed and was not applied yet.
+
+However many documents change, and however long applying takes, this stays as small as the number
+of servers: events are kept as the servers they are about. Pure but for the waiting.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from packages.database.changes import Heard, Position, Watched, row_id
+
+USERS = frozenset({"users", "groups"})
+REVOKED = "revoked_tokens"
+USER_KEYS = "pluginauths"
+SERVERS = "mcpservers"
+
+WATCHED = (
+    Watched(SERVERS, is_counted=True),
+    Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
+    Watched("mcp_features", "owner_id", "last_synced_at", is_counted=True),
+    Watched("aclentries", "resourceId", is_counted=True),
+    Watched(USER_KEYS),
+    Watched(REVOKED, stamp="revoked_at"),
+    *(Watched(name) for name in sorted(USERS)),
+)
+"""Everything that the gateway's view depends on."""
+
+LINKED: Mapping[str, str] = {item.collection: item.link for item in WATCHED if item.link}
+"""Collections whose documents are about servers, and the field that names the server."""
+
+MOST_DELETED = 20_000
+"""Ids of deleted documents remembered; of more, everything is read again."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What to do for the view to agree with the database.
+
+    Attributes:
+        servers: Ids of servers to read again.
+        deleted: Ids of deleted documents that were about a server; see `row_id`.
+        revocations: Whether tokens were revoked.
+        users: Whether users or groups changed.
+        user_keys: Whether users' own keys changed.
+        is_too_much: Whether to read everything again.
+        position: Where the feed goes on when this was done; None when it told none.
+        heard_at: When the last of it was heard; monotonic seconds.
+    """
+
+    servers: set[str] = field(default_factory=set)
+    deleted: set[bytes] = field(default_factory=set)
+    revocations: bool = False
+    users: bool = False
+    user_keys: bool = False
+    is_too_much: bool = False
+    position: Position | None = None
+    heard_at: float = 0.0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing changed."""
+        return not (
+            self.servers
+            or self.deleted
+            or self.revocations
+            or self.users
+            or self.user_keys
+            or self.is_too_much
+        )
+
+
+class Pending:
+    """Gathers what is heard until somebody takes it."""
+
+    def __init__(self) -> None:
+        self._next = Taken()
+        self._heard = asyncio.Event()
+        self.is_over = False
+
+    def hear(self, heard: Heard, now: float) -> None:
+        """Take note of a change or of a sign of life at the monotonic time *now*."""
+        pending = self._next
+        if heard.position is not None:
+            pending.position = heard.position
+        pending.heard_at = now
+        change = heard.change
+        if change is not None:
+            match change.collection:
+                case "mcpservers":
+                    pending.servers.add(change.document_id)
+                case "revoked_tokens":
+                    pending.revocations = True
+                case "pluginauths":
+                    pending.user_keys = True
+                case "users" | "groups":
+                    pending.users = True
+                case _ if change.link is not None:
+                    pending.servers.add(change.link)
+                case _ if len(pending.deleted) < MOST_DELETED:
+                    pending.deleted.add(row_id(change.document_id))
+                case _:
+                    pending.is_too_much = True
+        self._heard.set()
+
+    def finish(self) -> None:
+        """Say that nothing more will be heard."""
+        self.is_over = True
+        self._heard.set()
+
+    async def wait(self) -> bool:
+        """Wait until something is heard; say whether it was a change."""
+        await self._heard.wait()
+        self._heard.clear()
+        return not self._next.is_quiet
+
+    def take(self) -> Taken:
+        """Return what was heard since the last time."""
+        taken, self._next = self._next, Taken(heard_at=self._next.heard_at)
+        return taken
+
+    def take_callers(self) -> Taken:
+        """Return only what was heard of who may call, leaving the rest."""
+        pending = self._next
+        taken = Taken(revocations=pending.revocations, users=pending.users)
+        pending.revocations = pending.users = False
+        return taken

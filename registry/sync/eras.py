@@ -1,0 +1,74 @@
+"""Find out anew which protocol eras a server speaks, when it answers as if it had changed."""
+
+import structlog
+
+from packages.database.client import Database, Transaction
+from registry.audit.values import AuditAction
+from registry.auth.identity import OPERATOR
+from registry.core.clock import Clock
+from registry.servers.changes import FieldChanges
+from registry.servers.reader import ServerReader
+from registry.servers.store import ServerRepositories, ServerStore
+from registry.servers.values import ServerStatus, Transport
+from registry.sync.discovery import DiscoveryService
+
+log = structlog.get_logger()
+
+
+class EraProber:
+    """Asks servers and stores what changed. The change stream tells the gateways."""
+
+    def __init__(
+        self,
+        database: Database,
+        repositories: ServerRepositories,
+        reader: ServerReader,
+        discovery: DiscoveryService,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._servers = repositories.servers
+        self._store = ServerStore(database, repositories, clock)
+        self._reader = reader
+        self._discovery = discovery
+
+    async def probe(self, server_id: str) -> None:
+        """Shake hands with one server's upstream by its stored credentials, in both eras.
+
+        Raises:
+            UserKeyMissingError: Its users bring their own; there is nobody here to ask as.
+            CredentialUnreadableError: A stored secret cannot be decrypted.
+            UnsafeUrlError: The URL may not be contacted.
+            DiscoveryFailedError: The upstream cannot be reached or answered badly.
+            DatabaseUnavailable: What was found is not stored.
+        """
+        server = await self._servers.get_unchecked(server_id)
+        if server is None or server.effective_status is ServerStatus.INACTIVE:
+            return
+        connection = self._reader.connection(server.id, server.config, {})
+        if connection.transport is Transport.SSE:
+            # The old transport knows the handshake only.
+            return
+        found = await self._discovery.eras(connection)
+        eras = sorted(era.value for era in found.eras)
+        version = found.protocol_version
+        before = server.registry.get("eras"), server.registry.get("protocol_version")
+        if before == (eras, version):
+            return
+        changes = {"registry.eras": eras, "registry.protocol_version": version}
+        # Of a server that somebody changed meanwhile nothing is written; the next call in doubt
+        # brings it here again.
+        if await self._store.write(
+            server,
+            None,
+            FieldChanges(dict(changes)),
+            OPERATOR,
+            accept=False,
+            confirm=_nobody_asks,
+            action=AuditAction.REFRESH,
+        ):
+            log.info("server_eras_changed", server_id=server_id, eras=eras, version=version)
+
+
+async def _nobody_asks(_tx: Transaction) -> None:
+    """Let it be written: no caller's right is needed for what the server itself says."""
