@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import SecretStr
@@ -19,19 +20,19 @@ from registry.auth.keys import KeyPairError, load_signing_keys
 from registry.core.clock import SystemClock
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError, load_settings
-from registry.local.bootstrap import bootstrap
 from registry.local.home import LocalHome, settings_overrides
 from registry.local.instance import LocalInstance
-from registry.main import application
 from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
-from registry.wiring import Components, components
 from registry.workers.listeners import listening
 from registry.workers.orders import Orders
 from registry.workers.peers import Siblings
 from registry.workers.place import meeting_place
 from registry.workers.supervisor import Supervisor
 from registry.workers.tie import DRAINING, READY, WorkerEnd
+
+if TYPE_CHECKING:
+    from registry.wiring import Components
 
 log = structlog.get_logger()
 
@@ -140,6 +141,10 @@ async def serve_local(workers: int | None = None) -> None:
     Raises:
         StartFailedError: Likewise.
     """
+    from registry.local.bootstrap import bootstrap  # noqa: PLC0415 - see _serve_alone
+    from registry.main import application  # noqa: PLC0415
+    from registry.wiring import components  # noqa: PLC0415
+
     checked = load_settings(**PLACEHOLDERS)
     count = workers or checked.registry_workers
     configure_logging(checked.log_level, checked.log_format)
@@ -169,6 +174,8 @@ async def serve_worker(told: str) -> None:
     Args:
         told: Its orders, as the parent wrote them.
     """
+    from registry.main import application  # noqa: PLC0415 - see _serve_alone
+
     orders = Orders.read(told)
     overrides: dict[str, object] = {}
     if orders.local_home is not None:
@@ -201,12 +208,15 @@ async def serve_worker(told: str) -> None:
 async def _serve_alone(
     settings: Settings, listener: socket.socket, announce: Callable[[], None]
 ) -> None:
+    # Here and not above: a process that only supervises others needs a third less memory without.
+    from registry.main import application  # noqa: PLC0415
+
     async with application(settings) as (app, parts):
         await _serve(app, parts, listener, announce)
 
 
 async def _serve(
-    app: ASGIApp, parts: Components, listener: socket.socket, announce: Callable[[], None]
+    app: ASGIApp, parts: "Components", listener: socket.socket, announce: Callable[[], None]
 ) -> None:
     server = _server(app, parts)
     server.on_listening = announce
@@ -240,7 +250,7 @@ async def _supervise(
         ).run()
 
 
-def _server(app: ASGIApp, parts: Components) -> Server:
+def _server(app: ASGIApp, parts: "Components") -> Server:
     return Server(
         app,
         parts.drain,

@@ -356,7 +356,7 @@ class ShuttingDown(NotServing):
     """This process is on its way out; another answers, or this one's successor."""
 
     def __init__(self) -> None:
-        super().__init__("The gateway is being shut down; try again.")
+        super().__init__("The gateway is being shut down.")
         self.headers = (*self.headers, (b"connection", b"close"))
 
 
