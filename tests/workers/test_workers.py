@@ -6,6 +6,7 @@ import signal
 import socket
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,16 +24,17 @@ pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def environment(database_uri: str, key_files: tuple[Path, Path], tmp_path: Path) -> dict[str, str]:
-    return {
-        "MONGO_URI": database_uri,
-        "CREDS_KEY": "0f" * 32,
-        "CREDS_IV": "1e" * 16,
-        "JWT_PRIVATE_KEY_FILE": str(key_files[0]),
-        "JWT_PUBLIC_KEY_FILE": str(key_files[1]),
-        # Where the workers meet, so that the test sees it.
-        "TMPDIR": tempfile.mkdtemp(prefix="w", dir="/tmp"),
-    }
+def environment(database_uri: str, key_files: tuple[Path, Path]) -> Iterator[dict[str, str]]:
+    # Where the workers meet, so that the test sees it; short, for the addresses of sockets.
+    with tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as folder:
+        yield {
+            "MONGO_URI": database_uri,
+            "CREDS_KEY": "0f" * 32,
+            "CREDS_IV": "1e" * 16,
+            "JWT_PRIVATE_KEY_FILE": str(key_files[0]),
+            "JWT_PUBLIC_KEY_FILE": str(key_files[1]),
+            "TMPDIR": folder,
+        }
 
 
 def meeting_places(environment: dict[str, str]) -> list[Path]:
