@@ -32,6 +32,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-002": ("tests/database/test_schema.py::test_one_collection_takes_tools_of_both_kinds",),
     "R-003": (
+        "tests/servers/test_unreachable_upstreams.py::test_every_reading_route_answers_without_one_connection_to_anywhere_else",
         "tests/gateway/test_eras.py::test_a_dead_upstream_does_not_empty_the_list",
         "tests/servers/test_api_servers.py::test_a_bare_document_of_the_other_application_is_shown_with_defaults",
         "tests/servers/test_api_servers.py::test_tools_are_answered_in_their_own_form_from_the_database",
@@ -637,6 +638,9 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_api_outage.py::test_without_a_database_requests_are_told_to_come_back",
     ),
     "R-014": ("tests/gateway/test_following.py::test_dropping_the_whole_view_changes_no_route",),
+    "R-233": (
+        "tests/test_replicas.py::test_a_change_on_one_replica_is_in_force_on_all_within_a_second",
+    ),
     "R-016": (
         "tests/repository/test_data_model.py::test_each_collection_has_one_writing_module_besides_the_change_of_keys",
         "tests/repository/test_data_model.py::test_the_table_names_exactly_the_modules_that_touch_a_collection",

@@ -22,8 +22,10 @@ from pathlib import Path
 from bson import ObjectId
 from pymongo import MongoClient
 
+from registry.local.home import LocalHome
 from scripts.bench import access, isolation
 from scripts.bench.load import Result, Target, run
+from scripts.bench.memory import fill, measure
 from scripts.bench.process import (
     cpu_seconds,
     free_port,
@@ -72,6 +74,8 @@ def main() -> None:
             _memory(targets["gateway"], registry)
         _pages(registry, options.rounds)
         _access(registry, options.rounds)
+        if not options.skip_memory:
+            _fleet(registry)
     with tempfile.TemporaryDirectory() as again:
         _readiness(Path(again), options.rounds)
 
@@ -133,6 +137,15 @@ def _memory(target: Target, registry: Registry) -> None:
     after = resident_mib(registry.process.pid)
     print(f"  after {first} calls (at most 160): {before:.1f} MiB")
     print(f"  growth over {more} more: {after - before:+.1f} MiB")
+
+
+def _fleet(registry: Registry) -> None:
+    print("resident memory with 1,000 servers and 50,000 tools, in a process of its own")
+    fill(LocalHome(registry.home).mongo_uri_file.read_text().strip())
+    found = measure({"REGISTRY_HOME": str(registry.home)})
+    print(f"  nothing loaded: {found.bare:.0f} MiB")
+    print(f"  loaded (at most 400, aim 250): {found.loaded:.0f} MiB")
+    print(f"  at most, with everything read again: {found.at_most:.0f} MiB")
 
 
 def _make_calls(target: Target, calls: int) -> None:

@@ -74,14 +74,14 @@ class RunningRegistry:
         """Return its process id."""
         return self._process.pid
 
-    def wait_until_ready(self) -> float:
+    def wait_until_ready(self, seconds: float = READY_SECONDS) -> float:
         """Return how many seconds it took until it was ready.
 
         Raises:
             AssertionError: It ended, or was not ready in time.
         """
         began = time.monotonic()
-        while time.monotonic() - began < READY_SECONDS:
+        while time.monotonic() - began < seconds:
             assert self._process.poll() is None, self.output
             with suppress(httpx.TransportError):
                 if httpx.get(f"{self.url}/health/ready").is_success:

@@ -1,0 +1,92 @@
+"""With every upstream unreachable, everything that reads answers from the database alone."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from registry.auth.identity import UserContext
+from tests.fakes.plain_upstream import plain_upstream
+from tests.fakes.rest import Rest
+
+pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
+
+OF_OTHERS = frozenset({"/api/v1/tokens/{token_id}"})
+"""Routes about things that no server has anything to do with, and of which there is none here."""
+
+
+class Connections:
+    """Addresses that were connected to while it was looking."""
+
+    def __init__(self) -> None:
+        self.looking = False
+        self.addresses: list[Any] = []
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Hear of an event of the interpreter."""
+        if self.looking and event == "socket.connect":
+            self.addresses.append(arguments[1])
+
+
+@pytest.fixture(scope="module")
+def connections() -> Connections:
+    """Return what hears of every connection of this process; a hook cannot be taken out again."""
+    heard = Connections()
+    sys.addaudithook(heard)
+    return heard
+
+
+@pytest.fixture
+def looking(connections: Connections) -> Iterator[Connections]:
+    yield connections
+    connections.looking = False
+
+
+async def paths(rest: Rest, **values: str) -> list[str]:
+    """Return the paths of all GET routes, with *values* in place of their parameters."""
+    described = (await rest.client.get("/api/v1/openapi.json")).json()["paths"]
+    return [
+        path.format(**values)
+        for path, operations in described.items()
+        if "get" in operations and path not in OF_OTHERS
+    ]
+
+
+@pytest.mark.requirement("R-003")
+async def test_every_reading_route_answers_without_one_connection_to_anywhere_else(
+    rest: Rest, root: UserContext, looking: Connections
+) -> None:
+    async with plain_upstream() as upstream:
+        server = await rest.register(root, "weather", upstream.url, scope="shared_app")
+    values = {
+        "server_id": server["id"],
+        "resource_type": "mcpServer",
+        "resource_id": server["id"],
+        "slug": "weather",
+    }
+    swept = await paths(rest, **values)
+    database = await rest.parts.database.client.address
+
+    looking.looking = True
+    answers = {}
+    for path in swept:
+        query = {"q": "root"} if path.endswith("search-principals") else {}
+        token = {"Authorization": f"Bearer {rest.token(root)}"}
+        answers[path] = await rest.client.get(path, params=query, headers=token)
+    listed = await rest.client.post(
+        "/mcp/weather",
+        json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
+        headers={
+            "Authorization": f"Bearer {rest.token(root)}",
+            "Accept": "application/json, text/event-stream",
+        },
+    )
+    looking.looking = False
+
+    assert len(swept) > 12
+    assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(
+        swept, 200
+    )
+    assert [tool["name"] for tool in listed.json()["result"]["tools"]] == ["echo"]
+    assert [address for address in looking.addresses if address[:2] != database] == []
