@@ -45,7 +45,7 @@ from registry.gateway.errors import (
 )
 from registry.gateway.forward import REPEATABLE
 from registry.gateway.headers import TRACE_HEADERS
-from registry.gateway.listing import CursorError, list_result
+from registry.gateway.listing import CursorError, page_result
 from registry.gateway.offering import PAGE_KINDS, Offering
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.recorder import Recorder
@@ -294,7 +294,7 @@ class HostedServer:
             await self._unknown(exchange, envelope, caller, offering)
             return
         await exchange.answer(
-            200, list_result(page, exchange.request_id, is_modern=exchange.is_modern)
+            200, page_result(page, exchange.request_id, is_modern=exchange.is_modern)
         )
 
     def _tool(self, exchange: Exchange, envelope: Envelope, offering: Offering) -> Owned:

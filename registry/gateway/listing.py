@@ -1,7 +1,8 @@
 """Pages of `tools/list`, put together from the text of tools when they are asked for.
 
-Joining a thousand texts takes a twentieth of a millisecond; kept ready, they would be in memory
-twice.
+Joining a thousand texts takes a fortieth of a millisecond, as long as it is done once: a second
+buffer of that size makes the allocator give memory back and take it again, twenty times as long.
+Kept ready, all texts would be in memory twice.
 
 A cursor names the last tool of the page before it, not a position: a tool that comes or goes
 between two requests makes no other tool be skipped or sent twice.
@@ -46,8 +47,10 @@ def build_pages(tools: Sequence[tuple[str, bytes]], page_size: int = PAGE_SIZE) 
     return ToolPages(tuple(name for name, _ in tools), tuple(wire for _, wire in tools), page_size)
 
 
-def page_members(pages: ToolPages, cursor: object) -> bytes:
+def page_members(pages: ToolPages, cursor: object) -> list[bytes]:
     """Return the members of the result that *cursor*, as the client sent it, asks for.
+
+    They are pieces of text to be joined by commas.
 
     Raises:
         CursorError: It is not one of ours.
@@ -56,26 +59,43 @@ def page_members(pages: ToolPages, cursor: object) -> bytes:
     return _members(pages.names, pages.wires, start, pages.page_size)
 
 
-def list_result(members: bytes, request_id: str | int | None, *, is_modern: bool) -> bytes:
+def list_result(
+    members: Sequence[bytes], request_id: str | int | None, *, is_modern: bool
+) -> bytes:
     """Return the whole JSON-RPC answer to `tools/list`."""
+    pieces = list(members)
+    pieces[0] = b'{"jsonrpc":"2.0","id":' + orjson.dumps(request_id) + b',"result":{' + pieces[0]
+    pieces[-1] += (MODERN_SUFFIX if is_modern else b"") + b"}}"
+    return b",".join(pieces)
+
+
+def page_result(page: bytes, request_id: str | int | None, *, is_modern: bool) -> bytes:
+    """Return the whole JSON-RPC answer to a list request from the members of its result."""
     return b"".join(
         (
             b'{"jsonrpc":"2.0","id":',
             orjson.dumps(request_id),
             b',"result":{',
-            members,
+            page,
             MODERN_SUFFIX if is_modern else b"",
             b"}}",
         )
     )
 
 
-def _members(names: Sequence[str], wires: Sequence[bytes], start: int, page_size: int) -> bytes:
+def _members(
+    names: Sequence[str], wires: Sequence[bytes], start: int, page_size: int
+) -> list[bytes]:
     end = start + page_size
-    tools = b'"tools":[' + b",".join(wires[start:end]) + b"]"
-    if end >= len(names):
-        return tools
-    return tools + b',"nextCursor":' + orjson.dumps(cursor_after(names[end - 1]))
+    tail = b"]"
+    if end < len(names):
+        tail += b',"nextCursor":' + orjson.dumps(cursor_after(names[end - 1]))
+    tools = list(wires[start:end])
+    if not tools:
+        return [b'"tools":[' + tail]
+    tools[0] = b'"tools":[' + tools[0]
+    tools[-1] += tail
+    return tools
 
 
 def cursor_after(name: str) -> str:

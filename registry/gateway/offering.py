@@ -152,7 +152,7 @@ class SingleOffering:
         route = self._route
         match kind:
             case "tools":
-                return page_members(route.pages, cursor)
+                return b",".join(page_members(route.pages, cursor))
             case _ if not route.features_known:
                 return None
             case "prompts":
