@@ -355,6 +355,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 gates=UpstreamGates(gate_limits(settings), clock, metrics),
                 peers=peers,
                 drain=drain,
+                metrics=metrics,
             ),
             sealing_keys=list(cipher.derive_keys("gateway-session").values()),
             settings=settings,

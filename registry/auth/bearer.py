@@ -74,6 +74,11 @@ class BearerAuthenticator:
         self._hits.inc()
         return entry[0]
 
+    def holds(self, authorization: str) -> bool:
+        """Whether a token was verified, and has neither expired nor been forgotten. No I/O."""
+        token = authorization.partition(" ")[2].strip()
+        return self._tokens.get(_digest(token)) is not None
+
     async def authenticate(self, authorization: str | None) -> UserContext:
         """Return who the Authorization header stands for.
 

@@ -113,6 +113,21 @@ class Metrics:
             ("server",),
             registry=self.registry,
         )
+        self.gateway_streams = Gauge(
+            "mcp_gateway_streams",
+            "Streams open to clients that the gateway itself is the server of.",
+            registry=self.registry,
+        )
+        self.gateway_feeds = Gauge(
+            "mcp_gateway_feeds",
+            "Servers listened to, or tried, for changes of resources.",
+            registry=self.registry,
+        )
+        self.upstream_list_changes = Counter(
+            "mcp_gateway_upstream_list_changes",
+            "Times that servers said, where it was heard, that one of their lists changed.",
+            registry=self.registry,
+        )
         self.snapshot_age = Gauge(
             "mcp_gateway_snapshot_age_seconds",
             "Time since the gateway's view was last known to agree with the database.",

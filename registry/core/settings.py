@@ -212,6 +212,12 @@ class Settings(BaseSettings):
     gateway_session_hours: float = Field(
         default=24.0, gt=0, description="How long a sealed session id stays valid."
     )
+    gateway_streams_per_worker: int = Field(
+        default=6_000, gt=0, description="Most streams open to clients on one worker at a time."
+    )
+    gateway_streams_per_user: int = Field(
+        default=2_000, gt=0, description="Most of these streams that one user may have open."
+    )
     gateway_max_staleness_seconds: float = Field(
         default=60.0, gt=0, description="How long the gateway serves on without the database."
     )

@@ -94,6 +94,20 @@ class Admission:
             raise ServerUnknown
         return route
 
+    def may_see(self, user: UserContext, route: Route) -> bool:
+        """Whether the server exists for *user*."""
+        return decide(
+            user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
+        ).allowed
+
+    def is_remembered(self, authorization: str) -> bool:
+        """Whether the caller of a request with this header is known without any I/O."""
+        return self._authenticate.cached(authorization) is not None
+
+    def holds(self, authorization: str) -> bool:
+        """Whether a token that was let in has neither expired nor been forgotten meanwhile."""
+        return self._authenticate.holds(authorization)
+
     def view(self, user: UserContext) -> View:
         """Return what of the combined server *user* may see."""
         return self._routes.catalogue.view(user, admin_sees_private=self._admin_sees_private)

@@ -37,6 +37,7 @@ from registry.gateway.errors import (
     StateUnknown,
     UpstreamFailed,
 )
+from registry.gateway.feed import LISTS_CHANGED, UPDATED, HeardListChanged
 from registry.gateway.forward import failure
 from registry.gateway.messages import (
     INPUT_REQUIRED,
@@ -74,15 +75,7 @@ STATES = "states"
 ANSWER_HOURS = 24
 PARKED_KEY = "input"
 RESOURCE_LINK = b'"resource_link"'
-LIST_CHANGES = frozenset(
-    {
-        "notifications/prompts/list_changed",
-        "notifications/resources/list_changed",
-        "notifications/resources/updated",
-        "notifications/tools/list_changed",
-        "notifications/subscriptions/acknowledged",
-    }
-)
+TOLD_ELSEWHERE = LISTS_CHANGED | {UPDATED, "notifications/subscriptions/acknowledged"}
 """What a server says outside of calls; clients hear of it on their standing streams."""
 
 CallKey: TypeAlias = tuple[str, RequestId]
@@ -134,6 +127,7 @@ class Broker:
         connector: Opens conversations with servers.
         seal: Seals what clients bring back.
         total_timeout_seconds: Longest time for one request of a client.
+        heard_list_changed: Called when a server says that one of its lists changed.
     """
 
     def __init__(
@@ -146,8 +140,10 @@ class Broker:
         clock: Clock,
         *,
         total_timeout_seconds: float,
+        heard_list_changed: HeardListChanged,
     ) -> None:
         self._connector = connector
+        self._heard_list_changed = heard_list_changed
         self._patience = patience
         self._seal = seal
         self._peers = peers
@@ -240,6 +236,8 @@ class Broker:
             message = await call.conversation.next()
             match message.kind:
                 case Kind.NOTICE:
+                    if message.body.get("method") in LISTS_CHANGED:
+                        self._heard_list_changed(call.ask.route)
                     await _notice(call, message)
                 case Kind.REQUEST:
                     await self._asked(call, message)
@@ -495,7 +493,7 @@ async def _abandoned(conversation: Conversation) -> None:
 async def _notice(call: _Call, message: Message) -> None:
     """Pass on what the server reports during the call, if it is for this client."""
     method = message.body.get("method")
-    if method in LIST_CHANGES:
+    if method in TOLD_ELSEWHERE:
         return
     if (
         method == "notifications/message"

@@ -24,7 +24,7 @@ from registry.gateway.naming import (
     qualified_uri,
     split_uri,
 )
-from registry.gateway.values import FeatureEntry, Route, ToolEntry
+from registry.gateway.values import FeatureEntry, Route, ToolEntry, may_tell_of_resources
 
 REMEMBERED_VIEWS = 2_000
 """Callers whose view is remembered."""
@@ -106,6 +106,11 @@ class Catalogue:
         self._by_members: dict[tuple[str, ...], View] = {}
         self._pages: LRUCache[PageKey, bytes] = LRUCache(REMEMBERED_PAGE_BYTES, getsizeof=len)
 
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """Return the servers by what their names begin with."""
+        return self._members
+
     def member(self, prefix: str) -> "Member | None":
         """Return the server whose names begin with *prefix*."""
         return self._members.get(prefix)
@@ -172,7 +177,8 @@ class View:
         if any("prompts" in one for one in offered):
             merged["prompts"] = {"listChanged": True}
         if any("resources" in one for one in offered):
-            merged["resources"] = {"subscribe": True, "listChanged": True}
+            can_subscribe = any(may_tell_of_resources(one.route) for one in self.members)
+            merged["resources"] = {"subscribe": can_subscribe, "listChanged": True}
         for simple in ("completions", "logging"):
             if any(simple in one for one in offered):
                 merged[simple] = {}

@@ -78,6 +78,7 @@ MAX_RETRY_SECONDS = 30.0
 
 NOT_FOUND = 404
 BAD_REQUEST = 400
+BAD_GATEWAY = 502
 SSE_VERSION = "2024-11-05"
 GATEWAY_INFO: JsonObject = {"name": "mcp-gateway-registry", "version": registry.__version__}
 CANCELLED = "notifications/cancelled"
@@ -107,6 +108,7 @@ class Ask:
         level: Least severe log messages that the client wants; None leaves it to the server.
         tool: The tool that is called, if one is.
         may_repeat: Whether a second call would change nothing.
+        is_standing: Whether it opens a stream that stays open, and takes no place of a call.
     """
 
     route: Route
@@ -121,6 +123,7 @@ class Ask:
     level: str | None = None
     tool: ToolEntry | None = None
     may_repeat: bool = False
+    is_standing: bool = False
 
 
 class Conversation(Protocol):
@@ -187,6 +190,9 @@ class Connector:
         self.sessions = UpstreamSessions(self._shake_hands, self._say_goodbye, errands, clock)
         self._connect_timeout_seconds = connect_timeout_seconds
         self._timeouts: dict[float, ClientTimeout] = {}
+        self._silent = ClientTimeout(
+            connect=connect_timeout_seconds, sock_connect=connect_timeout_seconds
+        )
         # Long and random, so that it is found as text and never guessed.
         self._id_prefix = f"gw-{secrets.token_hex(8)}-"
         self._numbers = count(1)
@@ -222,7 +228,7 @@ class Connector:
             conversation = StatelessConversation(self, ask)
         else:
             conversation = SessionConversation(self, ask)
-        turn = self.gates.of(ask.route).call()
+        turn = self.gates.of(ask.route).call(is_standing=ask.is_standing)
         await turn.__aenter__()
         conversation.turn = turn
         try:
@@ -315,6 +321,89 @@ class Connector:
                 answer.close()
         except FAILURES as exc:
             raise failed(route, exc) from exc
+
+    async def begin_session(self, route: Route, credentials: CIMultiDict[str]) -> UpstreamSession:
+        """Return a new session that is shared with nobody; the caller ends it.
+
+        Raises:
+            Refusal: The server did not shake hands.
+        """
+        key = session_key(route, credentials, {}, None)
+        session = UpstreamSession(key, route, credentials, "")
+        await self._shake_hands(session, {}, None)
+        return session
+
+    def end_session(self, session: UpstreamSession) -> None:
+        """Let the server forget a session, in the background."""
+        self.errands.soon(self._say_goodbye(session))
+
+    async def ask_in(self, session: UpstreamSession, method: str, params: JsonObject) -> Message:
+        """Send a request in *session* and return the answer, which may be an error.
+
+        Raises:
+            Refusal: The server did not take it, or has forgotten the session.
+        """
+        route = session.route
+        request_id = self.new_id()
+        headers = session_headers(session)
+        headers["Content-Type"] = JSON
+        headers["Accept"] = ACCEPT_BOTH
+        raw = request_text(method, params, request_id, is_exact=True)
+        try:
+            answer = await self.wire.request(
+                "POST", route.target, headers, raw, timeout=self.timeout(route)
+            )
+            try:
+                if answer.status == NOT_FOUND:
+                    raise UpstreamAnswered(route.server_name, BAD_GATEWAY, answer.status)
+                message = await _only_answer(answer, route, request_id)
+            finally:
+                answer.close()
+        except FAILURES as exc:
+            raise failed(route, exc) from exc
+        if answer.status == BAD_REQUEST and b"session" in message.raw.lower():
+            raise UpstreamAnswered(route.server_name, BAD_GATEWAY, answer.status)
+        return message
+
+    async def post_in(self, session: UpstreamSession, raw: bytes) -> None:
+        """Send a message that needs no answer in *session*.
+
+        Raises:
+            Refusal: The server did not take it.
+        """
+        await self.post(session.route, session.route.target, session_headers(session), raw)
+
+    async def fetch_stream(
+        self, session: UpstreamSession, last_event_id: str | None
+    ) -> UpstreamAnswer:
+        """Return the stream on which the server speaks outside of calls; the caller closes it.
+
+        The server may be silent on it, and before it, for as long as it likes.
+
+        Raises:
+            Refusal: There is none, or the server has forgotten the session.
+        """
+        route = session.route
+        headers = session_headers(session)
+        headers["Accept"] = EVENT_STREAM
+        if last_event_id is not None:
+            headers["Last-Event-ID"] = last_event_id
+        try:
+            answer = await self.wire.request(
+                "GET", route.target, headers, b"", timeout=self._silent
+            )
+        except FAILURES as exc:
+            raise failed(route, exc) from exc
+        try:
+            check_status(answer.status, route)
+            content_type = answer.headers.get(CONTENT_TYPE, "").lower()
+            if answer.status != OK or not content_type.startswith(EVENT_STREAM):
+                raise UpstreamAnswered(route.server_name, BAD_GATEWAY, answer.status)
+        except Refusal:
+            answer.close()
+            raise
+        answer.rest()
+        return answer
 
     async def _shake_hands(
         self, session: UpstreamSession, capabilities: Mapping[str, Any], level: str | None
@@ -632,6 +721,19 @@ class SseConversation(_Talk):
 
     async def start(self) -> None:
         """Open a stream, shake hands, and send the request."""
+        await self.greet()
+        ask = self._ask
+        await self._post(
+            request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
+        )
+
+    async def tell(self, method: str, params: JsonObject) -> None:
+        """Send a request whose answer, on the stream, nobody waits for."""
+        request_id = self._connector.new_id()
+        await self._post(request_text(method, params, request_id, is_exact=True))
+
+    async def greet(self) -> None:
+        """Open a stream and shake hands."""
         ask = self._ask
         headers = ask.credentials.copy()
         headers.update(ask.passed_on)
@@ -649,9 +751,6 @@ class SseConversation(_Talk):
         await self._post(_hello(hello_id, SSE_VERSION, ask.capabilities))
         await self._greeted(events, hello_id)
         await self._post(notification_text("notifications/initialized"))
-        await self._post(
-            request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
-        )
 
     async def _find_endpoint(self, events: AsyncIterator[Event]) -> None:
         async for event in events:

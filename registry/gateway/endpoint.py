@@ -22,6 +22,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.drain import Drain
 from registry.core.errands import Errands
+from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.admission import Admission
 from registry.gateway.broker import Broker
@@ -48,6 +49,7 @@ from registry.gateway.errors import (
     UpstreamFailed,
 )
 from registry.gateway.farewell import Farewell, farewell
+from registry.gateway.feeds import Feeds
 from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
 from registry.gateway.gates import UpstreamGates
 from registry.gateway.headers import MCP_NAME, forwarded_headers, read_headers
@@ -64,7 +66,7 @@ from registry.gateway.session_states import SessionStates
 from registry.gateway.sessions import SessionSeal
 from registry.gateway.standin import is_away, may_go_unheard, stand_in_result
 from registry.gateway.standing import Standing
-from registry.gateway.streams import StandingStreams, until_refused
+from registry.gateway.streams import StandingStreams, StreamRoom, until_refused
 from registry.gateway.translate import by_era, error_body, refusal_for, result_body
 from registry.gateway.values import Route, upstream_headers
 from registry.gateway.watch import ClientGone
@@ -93,6 +95,7 @@ class Surroundings:
         gates: How much each server is asked.
         peers: The other workers.
         drain: Says when nothing new may begin.
+        metrics: Counts streams.
     """
 
     routes: RouteTable
@@ -103,6 +106,7 @@ class Surroundings:
     gates: UpstreamGates
     peers: Peers
     drain: Drain
+    metrics: Metrics
 
 
 class GatewayEndpoint:
@@ -123,6 +127,7 @@ class GatewayEndpoint:
         clock: Clock,
     ) -> None:
         routes, gates, recorder = around.routes, around.gates, around.recorder
+        metrics = around.metrics
         self._routes = routes
         self._drain = around.drain
         self._admission = Admission(
@@ -167,6 +172,10 @@ class GatewayEndpoint:
             repeats_reads=self._repeats_reads,
         )
         self._connector = connector
+
+        def heard_list_changed(_route: Route) -> None:
+            metrics.upstream_list_changes.inc()
+
         self._broker = Broker(
             connector,
             self._patience,
@@ -175,13 +184,40 @@ class GatewayEndpoint:
             self._errands,
             clock,
             total_timeout_seconds=total_timeout_seconds,
+            heard_list_changed=heard_list_changed,
+        )
+        states = SessionStates()
+        feeds = Feeds(
+            connector,
+            self._errands,
+            clock,
+            metrics,
+            streams=self._streams,
+            heard_list_changed=heard_list_changed,
+        )
+        standing = Standing(
+            self._admission,
+            routes,
+            states,
+            feeds,
+            room=StreamRoom(
+                settings.gateway_streams_per_worker,
+                settings.gateway_streams_per_user,
+                metrics.gateway_streams,
+            ),
+            credentials_of=self._credentials_of,
+            patience=self._patience,
+            peers=around.peers,
+            errands=self._errands,
+            clock=clock,
+            drain=self._drain,
         )
         self._hosted = HostedServer(
             self._broker,
             connector,
             ClientSessions(self._seal),
-            SessionStates(),
-            Standing(),
+            states,
+            standing,
             around.peers,
             means=Means(self._credentials_of, self._admission.route_of, self._fast_call),
             recorder=recorder,

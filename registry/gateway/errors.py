@@ -331,6 +331,16 @@ class MethodUnknown(Refusal):
         super().__init__("Method not found")
 
 
+class NotSubscribable(Refusal):
+    """The server whose resource it is does not tell when resources change."""
+
+    code = MethodUnknown.code
+    error = "not_found"
+
+    def __init__(self, server_name: str) -> None:
+        super().__init__(f"The server {server_name} does not take subscriptions to resources.")
+
+
 class NotServing(Refusal):
     """The gateway cannot answer for the moment."""
 

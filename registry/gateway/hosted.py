@@ -38,6 +38,7 @@ from registry.gateway.errors import (
     InvalidParams,
     InvalidRequest,
     MethodUnknown,
+    NotSubscribable,
     PromptUnknown,
     ResourceUnknown,
     StateUnknown,
@@ -53,7 +54,7 @@ from registry.gateway.requests import Exchange
 from registry.gateway.session_states import SessionStates
 from registry.gateway.standing import Standing
 from registry.gateway.translate import by_era, result_body
-from registry.gateway.values import Route
+from registry.gateway.values import Route, may_tell_of_resources
 from registry.servers.values import Era
 
 log = structlog.get_logger()
@@ -168,6 +169,7 @@ class HostedServer:
         session = self._session(exchange, user, offering)
         if session is not None:
             self._states.forget(session.nonce)
+            self._standing.session_ended(session.nonce)
             await self._peers.tell_all(orjson.dumps({"kind": "ended", "session": session.nonce}))
         await exchange.answer_empty(200, list(EMPTY))
 
@@ -181,8 +183,13 @@ class HostedServer:
                 self._broker.cancel_named(told["session"], told["id"])
             case "ended":
                 self._states.forget(told["session"])
+                self._standing.session_ended(told["session"])
+            case "standing":
+                self._standing.superseded(told["session"], told["opened_at"])
+                return orjson.dumps(self._states.known(told["session"]))
             case "state":
                 self._states.apply(told["session"], told["change"])
+                await self._standing.session_changed(told["session"])
             case "states":
                 return orjson.dumps(self._states.known(told["session"]))
             case _:
@@ -236,8 +243,10 @@ class HostedServer:
                 await self._change(caller, {"level": level})
                 await self._result(exchange, {})
             case "resources/subscribe" | "resources/unsubscribe":
-                self._resource(exchange, envelope, offering)
+                owned = self._resource(exchange, envelope, offering)
                 begins = envelope.method == "resources/subscribe"
+                if begins and not may_tell_of_resources(owned.route):
+                    raise by_era(exchange, NotSubscribable(owned.route.server_name))
                 kind = "subscribed" if begins else "unsubscribed"
                 await self._change(caller, {kind: envelope.params["uri"]})
                 await self._result(exchange, {})
@@ -429,6 +438,8 @@ class HostedServer:
             raise InvalidRequest("This needs a session; send initialize first.")
         nonce = caller.session.nonce
         self._states.apply(nonce, change)
+        if "level" not in change:
+            await self._standing.session_changed(nonce)
         told = {"kind": "state", "session": nonce, "change": change}
         await self._peers.tell_all(orjson.dumps(told))
 

@@ -120,3 +120,14 @@ def with_id(message: Message, ours: str, theirs: str | int | None) -> bytes:
     body = message.editable()
     body["id"] = theirs
     return dump_text(body)
+
+
+def result_text(request_id: object, result: JsonObject) -> bytes:
+    """Return the text of a result."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def error_text(request_id: object, code: int, message: str) -> bytes:
+    """Return the text of an error answer."""
+    error = {"code": code, "message": message}
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})

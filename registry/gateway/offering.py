@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from registry.core.json import members
 from registry.gateway.catalogue import Owned, View
 from registry.gateway.listing import page_members
 from registry.gateway.naming import SEPARATOR
@@ -139,8 +140,13 @@ class SingleOffering:
 
     @property
     def capabilities(self) -> Mapping[str, Any]:
-        """Return what the server can do; its tools are always listed."""
-        return {"tools": {"listChanged": True}, **_known(self._route.capabilities)}
+        """Return what the server can do; that its lists changed is told from what is stored."""
+        known = _known(self._route.capabilities)
+        if self._route.features_known:
+            for kind in ("prompts", "resources"):
+                if kind in known:
+                    known[kind] = {**members(known[kind]), "listChanged": True}
+        return {**known, "tools": {"listChanged": True}}
 
     @property
     def instructions(self) -> str | None:

@@ -63,6 +63,12 @@ class Authenticate(Protocol):
     def cached(self, authorization: str) -> UserContext | None:
         """Return the caller if the header was verified before and still holds."""
 
+    def holds(self, authorization: str) -> bool:
+        """Whether a token that was verified has neither expired nor been forgotten. No I/O.
+
+        Says nothing of who its user is by now.
+        """
+
     async def authenticate(self, authorization: str | None) -> UserContext:
         """Return the caller.
 

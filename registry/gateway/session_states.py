@@ -57,6 +57,13 @@ class SessionStates:
             return {}
         return {"level": state.level, "subscriptions": list(state.subscriptions)}
 
+    def merge(self, nonce: str, known: Mapping[str, Any]) -> None:
+        """Add what another worker knows of a session."""
+        if known.get("level") is not None and self.level(nonce) is None:
+            self.apply(nonce, {"level": known["level"]})
+        for uri in known.get("subscriptions", ()):
+            self.apply(nonce, {"subscribed": uri})
+
     def forget(self, nonce: str) -> None:
         """Drop what is known of a session that has ended."""
         self._states.pop(nonce, None)

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
+from prometheus_client import Gauge
+
 from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import Scope
 from registry.gateway.admission import Admission
@@ -48,6 +50,46 @@ class StandingStreams:
             self._open[server_id] -= 1
             if not self._open[server_id]:
                 del self._open[server_id]
+
+
+class StreamRoom:
+    """Counts the streams that stay open to clients where the gateway itself is the server.
+
+    Args:
+        most: How many may be open in this worker at a time.
+        most_per_user: How many of one user.
+        open_streams: Shows how many are open.
+    """
+
+    def __init__(self, most: int, most_per_user: int, open_streams: Gauge) -> None:
+        self._most = most
+        self._most_per_user = most_per_user
+        self._open_streams = open_streams
+        self._open: Counter[str] = Counter()
+        self._total = 0
+
+    @contextmanager
+    def hold(self, principal: str) -> Iterator[None]:
+        """Count one more stream of *principal* while the context lasts.
+
+        Raises:
+            NotServing: There are enough.
+        """
+        if self._total >= self._most:
+            raise NotServing("Too many streams are open; try again later.")
+        if self._open[principal] >= self._most_per_user:
+            raise NotServing("You have too many streams open; close some first.")
+        self._total += 1
+        self._open[principal] += 1
+        self._open_streams.inc()
+        try:
+            yield
+        finally:
+            self._total -= 1
+            self._open_streams.dec()
+            self._open[principal] -= 1
+            if not self._open[principal]:
+                del self._open[principal]
 
 
 async def until_refused(

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from registry.access.policy import ServerFacts, ServerScope
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.gateway.listing import ToolPages, build_pages
 from registry.servers.values import Era, Transport
 
@@ -128,6 +128,13 @@ class Route:
     resources: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     templates: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     features_known: bool = False
+
+
+def may_tell_of_resources(route: Route) -> bool:
+    """Whether the server can be subscribed to for changes of resources, as far as is known."""
+    if not route.features_known and not route.capabilities:
+        return True
+    return members(route.capabilities.get("resources")).get("subscribe") is True
 
 
 def tool_entry(name: str, definition: str) -> ToolEntry:

@@ -20,6 +20,7 @@ from registry.core.settings import Settings
 from registry.gateway.calllog import CallLog
 from registry.gateway.endpoint import GatewayEndpoint, Surroundings
 from registry.gateway.gates import UpstreamGates, gate_limits
+from registry.gateway.ports import Peers
 from registry.gateway.recorder import Recorder, Tracing
 from registry.serving import connection_limits
 from registry.upstream.guard import UrlGuard
@@ -139,6 +140,8 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         *routes: Any,
         call_log: CallLog | None = None,
         tracing: Tracing | None = None,
+        drain: Drain | None = None,
+        peers: Peers | None = None,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -160,8 +163,9 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
                 refusals=refusals,
                 recorder=recorder,
                 gates=UpstreamGates(gate_limits(settings), SystemClock(), metrics),
-                peers=Alone("worker00"),
-                drain=Drain(),
+                peers=peers or Alone("worker00"),
+                drain=drain or Drain(),
+                metrics=metrics,
             ),
             sealing_keys=[b"k" * 32],
             settings=settings,

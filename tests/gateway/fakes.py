@@ -71,6 +71,26 @@ class RecordedCalls:
         self.calls.append(call)
 
 
+class Changes:
+    """Announces changes."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._next = asyncio.Event()
+
+    def set(self) -> None:
+        """Announce one."""
+        self._version += 1
+        self._next.set()
+        self._next = asyncio.Event()
+
+    async def after(self, seen: int) -> int:
+        """Wait for another version than *seen*, and return it."""
+        while self._version == seen:
+            await self._next.wait()
+        return self._version
+
+
 class FakeRoutes:
     """A table of routes that tests fill."""
 
@@ -78,7 +98,7 @@ class FakeRoutes:
         self.routes = {route.slug: route for route in routes}
         self.catalogue = Catalogue(self.routes)
         self.fresh = True
-        self.change = asyncio.Event()
+        self.change = Changes()
         self.own_headers: dict[tuple[str, str], Mapping[str, str]] = {}
         self.problem: Exception | None = None
         self.suspected: list[str] = []
@@ -89,10 +109,13 @@ class FakeRoutes:
 
     async def changed(self, seen: int) -> int:
         """Wait for a change that a test announces."""
-        if seen < 0:
-            return 0
-        await self.change.wait()
-        return seen + 1
+        return await self.change.after(seen)
+
+    def replace(self, *routes: Route) -> None:
+        """Serve other routes from now on, and announce it."""
+        self.routes = {route.slug: route for route in routes}
+        self.catalogue = Catalogue(self.routes, self.catalogue)
+        self.change.set()
 
     def suspect(self, route: Route) -> None:
         """Remember it."""
@@ -114,11 +137,27 @@ class FakeAuthenticate:
 
     def __init__(self, *users: UserContext) -> None:
         self._users = {f"Bearer {user.username}": user for user in users}
+        self._forgotten: set[str] = set()
         self.problem: Exception | None = None
 
     def cached(self, authorization: str) -> UserContext | None:
         """Return the caller."""
-        return None if self.problem else self._users.get(authorization)
+        if self.problem or authorization in self._forgotten:
+            return None
+        return self._users.get(authorization)
+
+    def change(self, user: UserContext) -> None:
+        """Let the token stand for another *user* of that name, once it is looked up again."""
+        self._users[f"Bearer {user.username}"] = user
+        self._forgotten.add(f"Bearer {user.username}")
+
+    def forget(self, username: str) -> None:
+        """Accept the token of *username* no more."""
+        del self._users[f"Bearer {username}"]
+
+    def holds(self, authorization: str) -> bool:
+        """Whether the token is good."""
+        return self.cached(authorization) is not None
 
     async def authenticate(self, authorization: str | None) -> UserContext:
         """Refuse everyone who is not remembered."""
@@ -126,6 +165,9 @@ class FakeAuthenticate:
             raise self.problem
         if authorization is None:
             raise UnauthorizedError("A bearer token is required.", token_was_sent=False)
+        if authorization in self._forgotten:
+            self._forgotten.discard(authorization)
+            return self._users[authorization]
         raise UnauthorizedError("The bearer token is not accepted.")
 
 

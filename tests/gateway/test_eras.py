@@ -251,11 +251,9 @@ async def test_the_stateless_era_has_post_only(
     assert upstream.requests == []
 
 
-async def test_a_server_of_the_stateless_era_only_has_post_only(
-    start_gateway: StartGateway,
-) -> None:
+async def test_a_stream_takes_a_session(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(make_route(eras=MODERN_ONLY))
 
     answer = await gateway.http.get("/mcp/demo", headers=head())
 
-    assert answer.status_code == 405
+    assert answer.status_code == 400

@@ -1,0 +1,120 @@
+"""Streams that servers tell on outside of calls, kept open while any client wants to hear it.
+
+A feed serves all clients that are served with the same credentials, and is opened again when its
+server was away.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+import structlog
+from multidict import CIMultiDict
+
+from registry.core.clock import Clock
+from registry.core.errands import Errands
+from registry.core.metrics import Metrics
+from registry.gateway.connector import FAILURES, Connector
+from registry.gateway.errors import Refusal
+from registry.gateway.feed import Feed, HeardListChanged, Listener
+from registry.gateway.feed_sources import SOURCES, SourceKind, source_kind
+from registry.gateway.streams import StandingStreams
+from registry.gateway.values import Route
+
+log = structlog.get_logger()
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 60.0
+"""Before a server is tried again: doubled each time, and a little at random."""
+
+STEADY_SECONDS = 30.0
+"""A feed that held this long begins with the short pause again."""
+
+FeedKey: TypeAlias = tuple[str, str, SourceKind, tuple[tuple[str, str], ...]]
+
+
+class Feeds:
+    """The feeds of this worker.
+
+    Args:
+        streams: Bounds the streams that stay open to one server.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        errands: Errands,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        streams: StandingStreams,
+        heard_list_changed: HeardListChanged,
+    ) -> None:
+        self._connector = connector
+        self._errands = errands
+        self._clock = clock
+        self._open_feeds = metrics.gateway_feeds
+        self._streams = streams
+        self._heard_list_changed = heard_list_changed
+        self._feeds: dict[FeedKey, Feed] = {}
+        self._tasks: dict[Feed, asyncio.Task[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def feed(self, key: FeedKey, route: Route, credentials: CIMultiDict[str]) -> Feed:
+        """Return the feed of *key*, which is not open before somebody listens."""
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = Feed(route, credentials, self._heard_list_changed)
+        return feed
+
+    def listen(self, feed: Feed, uris: Iterable[str], listener: Listener) -> None:
+        """Let *listener* hear of *uris*."""
+        for uri in uris:
+            feed.add(uri, listener)
+        if feed.uris and feed not in self._tasks:
+            self._tasks[feed] = self._errands.start(self._run(feed))
+            self._open_feeds.inc()
+
+    def leave(self, feed: Feed, uris: Iterable[str], listener: Listener) -> None:
+        """Let *listener* hear of *uris* no more; a feed that nobody listens to ends."""
+        for uri in uris:
+            feed.drop(uri, listener)
+        if feed.uris:
+            return
+        key = feed_key(feed.route, feed.credentials)
+        if self._feeds.get(key) is feed:
+            del self._feeds[key]
+        task = self._tasks.pop(feed, None)
+        if task is not None:
+            self._open_feeds.dec()
+            task.cancel()
+
+    async def _run(self, feed: Feed) -> None:
+        """Keep a feed open until it is cancelled."""
+        source = SOURCES[source_kind(feed.route)]
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            began_at = self._clock.monotonic()
+            try:
+                with self._streams.hold(feed.route.server_id):
+                    await source(self._connector, feed)
+            except* (Refusal, *FAILURES) as group:
+                log.debug(
+                    "feed_interrupted",
+                    server=feed.route.slug,
+                    reason=type(group.exceptions[0]).__name__,
+                )
+            feed.tried(feed.version)
+            if self._clock.monotonic() - began_at > STEADY_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            # Many workers and replicas must not come back at the same moment.
+            await self._clock.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def feed_key(route: Route, credentials: Mapping[str, str]) -> FeedKey:
+    """Return what listeners must have in common to share a feed."""
+    return (route.server_id, route.url, source_kind(route), tuple(credentials.items()))
