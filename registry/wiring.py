@@ -361,6 +361,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             settings=settings,
             clock=clock,
         )
+        stack.push_async_callback(gateway.close)
         token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
         totals = None
         if isinstance(peers, Siblings):

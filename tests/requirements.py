@@ -673,6 +673,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-231": ("tests/gateway/test_forward.py::test_calls_one_after_another_share_a_connection",),
     "R-235": (
+        "tests/gateway/test_old_servers.py::test_credentials_go_to_the_stream_and_to_the_endpoint",
         "tests/gateway/test_endpoint.py::test_only_listed_headers_go_upstream_and_credentials_are_swapped",
     ),
 }

@@ -43,8 +43,10 @@ class Errands:
         if error is not None and not isinstance(error, RegistryError):
             log.debug("errand_failed", error=type(error).__name__)
 
-    async def close(self) -> None:
-        """Cancel what is under way, and wait until it has ended."""
+    async def close(self, *, grace_seconds: float = 0.0) -> None:
+        """Let what is under way end; cancel what takes longer than *grace_seconds*."""
+        if self._tasks and grace_seconds:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -162,6 +162,15 @@ class Conversation(Protocol):
         """Give back what the conversation holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The event stream of a server of HTTP+SSE, and where it takes messages."""
+
+    answer: UpstreamAnswer
+    events: AsyncIterator[Event]
+    endpoint: URL
+
+
 class Connector:
     """Opens conversations.
 
@@ -268,6 +277,40 @@ class Connector:
         if turn is not None:
             turn.answered(answer.status)
         return answer
+
+    async def open_channel(
+        self, route: Route, credentials: CIMultiDict[str], passed_on: Mapping[str, str]
+    ) -> Channel:
+        """Open the event stream of a server of HTTP+SSE (2024-11-05); the caller closes it.
+
+        Raises:
+            Refusal: The server did not open one.
+            Exception: One of `FAILURES`.
+        """
+        headers = credentials.copy()
+        headers.update(passed_on)
+        headers["Accept"] = EVENT_STREAM
+        headers.pop(CONTENT_TYPE, None)
+        answer = await self.wire.request(
+            "GET", route.target, headers, b"", timeout=self.timeout(route)
+        )
+        try:
+            _check_is_stream(answer, route)
+            events = read_events(answer.body)
+            return Channel(answer, events, await _endpoint(events, route))
+        except BaseException:
+            answer.close()
+            raise
+
+    async def hang_up(self, route: Route, headers: CIMultiDict[str]) -> None:
+        """End a session with a server, whose headers name it; does not raise."""
+        try:
+            answer = await self.wire.request(
+                "DELETE", route.target, headers, b"", timeout=self.timeout(route)
+            )
+        except FAILURES:
+            return
+        answer.close()
 
     async def reply(
         self, route: Route, credentials: CIMultiDict[str], address: list[str | None], raw: bytes
@@ -445,19 +488,8 @@ class Connector:
             await self.post(route, route.target, session_headers(session), set_level)
 
     async def _say_goodbye(self, session: UpstreamSession) -> None:
-        if session.id is None:
-            return
-        try:
-            answer = await self.wire.request(
-                "DELETE",
-                session.route.target,
-                session_headers(session),
-                b"",
-                timeout=self.timeout(session.route),
-            )
-        except FAILURES:
-            return
-        answer.close()
+        if session.id is not None:
+            await self.hang_up(session.route, session_headers(session))
 
 
 class _Talk:
@@ -735,33 +767,13 @@ class SseConversation(_Talk):
     async def greet(self) -> None:
         """Open a stream and shake hands."""
         ask = self._ask
-        headers = ask.credentials.copy()
-        headers.update(ask.passed_on)
-        headers["Accept"] = EVENT_STREAM
-        headers.pop(CONTENT_TYPE, None)
-        answer = self._answer = await self._connector.wire.request(
-            "GET", self._route.target, headers, b"", timeout=self._timeout
-        )
-        check_status(answer.status, self._route)
-        if not answer.headers.get(CONTENT_TYPE, "").lower().startswith(EVENT_STREAM):
-            raise self._broken("did not open an event stream")
-        events = self._events = read_events(answer.body)
-        await self._find_endpoint(events)
+        channel = await self._connector.open_channel(ask.route, ask.credentials, ask.passed_on)
+        self._answer, self._endpoint = channel.answer, channel.endpoint
+        events = self._events = channel.events
         hello_id = self._connector.new_id()
         await self._post(_hello(hello_id, SSE_VERSION, ask.capabilities))
         await self._greeted(events, hello_id)
         await self._post(notification_text("notifications/initialized"))
-
-    async def _find_endpoint(self, events: AsyncIterator[Event]) -> None:
-        async for event in events:
-            if event.name == "endpoint":
-                endpoint = self._route.target.join(URL(event.data.decode()))
-                if endpoint.origin() != self._route.target.origin():
-                    # The credentials belong to the registered origin only.
-                    raise self._broken("names an endpoint of another origin")
-                self._endpoint = endpoint
-                return
-        raise self._broken("named no endpoint")
 
     async def _greeted(self, events: AsyncIterator[Event], hello_id: str) -> None:
         async for event in events:
@@ -782,7 +794,29 @@ class SseConversation(_Talk):
         return [str(self._endpoint), None, None]
 
     def _broken(self, what: str) -> UpstreamFailed:
-        return UpstreamFailed(f"The server {self._route.server_name} {what}.")
+        return _broken(self._route, what)
+
+
+def _broken(route: Route, what: str) -> UpstreamFailed:
+    return UpstreamFailed(f"The server {route.server_name} {what}.")
+
+
+def _check_is_stream(answer: UpstreamAnswer, route: Route) -> None:
+    check_status(answer.status, route)
+    if not answer.headers.get(CONTENT_TYPE, "").lower().startswith(EVENT_STREAM):
+        raise _broken(route, "did not open an event stream")
+
+
+async def _endpoint(events: AsyncIterator[Event], route: Route) -> URL:
+    """Return the address that a server of HTTP+SSE takes messages at, as its stream says."""
+    async for event in events:
+        if event.name == "endpoint":
+            endpoint = route.target.join(URL(event.data.decode()))
+            if endpoint.origin() != route.target.origin():
+                # The credentials belong to the registered origin only.
+                raise _broken(route, "names an endpoint of another origin")
+            return endpoint
+    raise _broken(route, "named no endpoint")
 
 
 def session_headers(session: UpstreamSession) -> CIMultiDict[str]:

@@ -6,10 +6,12 @@ learns which servers exist; everything is decided on the body, never on headers.
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import ClientSession
@@ -57,7 +59,8 @@ from registry.gateway.hosted import HostedServer, Means
 from registry.gateway.hosts import HostGuard
 from registry.gateway.listing import CursorError, list_result, page_members
 from registry.gateway.messages import renamed
-from registry.gateway.offering import CombinedOffering, SingleOffering
+from registry.gateway.offering import COMBINED, CombinedOffering, SingleOffering
+from registry.gateway.old_clients import OldClients, is_old_client, stream_name
 from registry.gateway.patience import Patience
 from registry.gateway.ports import Authenticate, Peers, Refusals, RouteTable
 from registry.gateway.recorder import STANDING_METHODS, Recorder
@@ -77,6 +80,9 @@ log = structlog.get_logger()
 
 SLOW_SECONDS = 10.0
 """Calls that take longer are logged; standing streams are not."""
+
+CLOSE_SECONDS = 2.0
+"""How long servers are given at the end to be told that their sessions are over."""
 
 ALLOWED_ALL = "POST, GET, DELETE"
 ALLOWED_POST = "POST"
@@ -222,6 +228,21 @@ class GatewayEndpoint:
             means=Means(self._credentials_of, self._admission.route_of, self._fast_call),
             recorder=recorder,
         )
+        self._old_clients = OldClients(
+            self,
+            connector,
+            self._seal,
+            self._streams,
+            around.peers,
+            self._errands,
+            self._patience,
+            until=self._until,
+            credentials_of=self._credentials_of,
+            own_answer=self._own_answer,
+            end_session=self._end_session,
+            base_path=urlsplit(settings.base_url).path,
+            max_seconds=settings.gateway_session_hours * 3600,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request. No exception gets out, and no answer is a bare 500."""
@@ -251,6 +272,14 @@ class GatewayEndpoint:
                     method=exchange.method,
                     seconds=round(seconds, 3),
                 )
+
+    async def close(self) -> None:
+        """Let go of all that is kept open upstream; no request may be served any more."""
+        await self._broker.close()
+        await self._errands.close(grace_seconds=CLOSE_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._connector.sessions.close()
 
     async def _serve(self, exchange: Exchange) -> None:
         scope = exchange.scope
@@ -285,6 +314,11 @@ class GatewayEndpoint:
             raise ShuttingDown
         needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
         exchange.params = envelope.params
+        if exchange.scope["query_string"]:
+            stream = stream_name(exchange.scope["query_string"])
+            if stream is not None:
+                await self._take(exchange, envelope, needed, stream)
+                return
         era = message_era(headers, envelope.params)
         exchange.is_modern = era is Era.MODERN
         if not exchange.slug:
@@ -300,7 +334,7 @@ class GatewayEndpoint:
             check_modern(envelope, headers)
         session_id = self._session_id(exchange, user, route)
         if method == "tools/list":
-            await self._list_tools(exchange, envelope, route)
+            await exchange.answer(200, _listed_tools(exchange, envelope, route))
             return
         if method == "tools/call":
             self._check_call(exchange, envelope, route)
@@ -334,12 +368,18 @@ class GatewayEndpoint:
             user = await self._admission.admit_caller(exchange, TokenScope.READ_TOOLS)
             if is_modern:
                 raise MethodNotAllowed(ALLOWED_POST)
+            if exchange.method == "GET" and is_old_client(exchange.headers):
+                await self._old_clients.open(exchange, user, None)
+                return
             await serve(exchange, user, CombinedOffering(self._admission.view(user)))
             return
         user, route = await self._admission.admit(exchange, TokenScope.READ_TOOLS)
         if is_modern:
             raise MethodNotAllowed(ALLOWED_POST)
-        if Era.LEGACY not in route.eras or route.transport is Transport.SSE:
+        if exchange.method == "GET" and is_old_client(exchange.headers):
+            await self._old_clients.open(exchange, user, route)
+            return
+        if _is_hosted(route):
             await serve(exchange, user, SingleOffering(route))
             return
         session_id = self._session_id(exchange, user, route)
@@ -352,14 +392,53 @@ class GatewayEndpoint:
             return None
         return self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
 
-    async def _list_tools(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
-        try:
-            members = page_members(route.pages, envelope.params.get("cursor"))
-        except CursorError:
-            raise by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
-        await exchange.answer(
-            200, list_result(members, exchange.request_id, is_modern=exchange.is_modern)
-        )
+    async def _take(
+        self, exchange: Exchange, envelope: Envelope, needed: TokenScope, stream: str
+    ) -> None:
+        """Take a message of a client of the HTTP+SSE transport."""
+        route: Route | None = None
+        if exchange.slug:
+            user, route = await self._admission.admit(exchange, needed)
+        else:
+            user = await self._admission.admit_caller(exchange, needed)
+        await self._old_clients.take(exchange, envelope, user, route, stream)
+
+    def _own_answer(self, exchange: Exchange, envelope: Envelope, route: Route) -> bytes | None:
+        """Return the answer to what the server is not asked; check what it is."""
+        match envelope.method:
+            case "tools/list":
+                return _listed_tools(exchange, envelope, route)
+            case "tools/call":
+                self._check_call(exchange, envelope, route)
+            case _:
+                pass
+        return None
+
+    async def _end_session(self, user: UserContext, route: Route | None, sealed: str) -> None:
+        with suppress(Refusal):
+            if route is None or _is_hosted(route):
+                await self._hosted.end(
+                    user, COMBINED if route is None else route.server_id, sealed
+                )
+                return
+            headers = (await self._credentials_of(route, user)).copy()
+            headers["Mcp-Session-Id"] = self._seal.open(
+                sealed, principal=user.principal, server_id=route.server_id
+            )
+            await self._connector.hang_up(route, headers)
+
+    def _until(
+        self, exchange: Exchange, route: Route | None
+    ) -> Callable[[], Awaitable[Exception]]:
+        """Return what waits for a reason to end a standing stream."""
+
+        def refused() -> Awaitable[Exception]:
+            return until_refused(self._admission, exchange, route, self._routes.changed)
+
+        async def until() -> Exception:
+            return await self._drain.interrupt(refused, ShuttingDown())
+
+        return until
 
     def _check_call(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
         name = envelope.params.get("name")
@@ -395,14 +474,9 @@ class GatewayEndpoint:
             )
             return
 
-        def refused() -> Awaitable[Exception]:
-            return until_refused(self._admission, exchange, route, self._routes.changed)
-
-        async def until() -> Exception:
-            return await self._drain.interrupt(refused, ShuttingDown())
-
         if exchange.method == "subscriptions/listen":
             exchange.farewell = exchange.client.divert(Farewell)
+        until = self._until(exchange, route)
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(
                 http_method, route, headers, raw, exchange.client, standing_until=until
@@ -484,3 +558,16 @@ class GatewayEndpoint:
             return
         body = error_body(refusal, exchange.request_id, exchange.trace_id)
         await exchange.answer(refusal.http_status, body, refusal.headers)
+
+
+def _is_hosted(route: Route) -> bool:
+    """Whether the gateway is the server of clients of the handshake's era at this path."""
+    return Era.LEGACY not in route.eras or route.transport is Transport.SSE
+
+
+def _listed_tools(exchange: Exchange, envelope: Envelope, route: Route) -> bytes:
+    try:
+        members = page_members(route.pages, envelope.params.get("cursor"))
+    except CursorError:
+        raise by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
+    return list_result(members, exchange.request_id, is_modern=exchange.is_modern)

@@ -1,6 +1,6 @@
 """Read server-sent events (WHATWG HTML, 9.2.6) from an upstream's answer."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
 from aiohttp.streams import StreamReader
@@ -27,42 +27,72 @@ class EventTooLargeError(Exception):
     """An event is larger than `MAX_EVENT_BYTES`."""
 
 
+class EventParser:
+    """Puts events together from pieces of a stream, cut anywhere."""
+
+    def __init__(self) -> None:
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._name = "message"
+        self._data: list[bytes] = []
+        self._id: str | None = None
+        self._retry_ms: int | None = None
+        self._size = 0
+
+    def feed(self, piece: bytes) -> Iterator[Event]:
+        """Yield the events that *piece* completes.
+
+        Raises:
+            EventTooLargeError: One has no end.
+        """
+        for line in self._lines(piece):
+            self._size += len(line)
+            if self._size > MAX_EVENT_BYTES:
+                raise EventTooLargeError
+            if line:
+                self._field(line)
+                continue
+            if self._data or self._id is not None or self._retry_ms is not None:
+                yield Event(self._name, b"\n".join(self._data), self._id, self._retry_ms)
+            self._begin()
+
+    def _lines(self, piece: bytes) -> Iterator[bytes]:
+        *complete, rest = piece.split(b"\n")
+        if complete:
+            # Joined only now, or a long line in many pieces would be copied with each of them.
+            complete[0] = b"".join((*self._pending, complete[0]))
+            self._pending, self._pending_bytes = [], 0
+        if rest:
+            self._pending.append(rest)
+            self._pending_bytes += len(rest)
+            if self._pending_bytes > MAX_EVENT_BYTES:
+                raise EventTooLargeError
+        for line in complete:
+            yield line.removesuffix(b"\r")
+
+    def _field(self, line: bytes) -> None:
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value.decode("utf-8", "replace")
+        elif field == b"id" and b"\0" not in value:
+            self._id = value.decode("utf-8", "replace")
+        elif field == b"retry" and value.isdigit():
+            self._retry_ms = int(value)
+
+
 async def read_events(body: StreamReader) -> AsyncIterator[Event]:
     """Yield the events of *body* as they are complete.
 
     Raises:
         EventTooLargeError: One has no end.
     """
-    name, size = "message", 0
-    data: list[bytes] = []
-    event_id: str | None = None
-    retry_ms: int | None = None
-    async for line in _lines(body):
-        size += len(line)
-        if size > MAX_EVENT_BYTES:
-            raise EventTooLargeError
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if not line:
-            if data or event_id is not None or retry_ms is not None:
-                yield Event(name, b"\n".join(data), event_id, retry_ms)
-            name, data, size = "message", [], 0
-            event_id = retry_ms = None
-        elif field == b"event":
-            name = value.decode("utf-8", "replace")
-        elif field == b"data":
-            data.append(value)
-        elif field == b"id" and b"\0" not in value:
-            event_id = value.decode("utf-8", "replace")
-        elif field == b"retry" and value.isdigit():
-            retry_ms = int(value)
-
-
-async def _lines(body: StreamReader) -> AsyncIterator[bytes]:
-    pending = b""
+    parser = EventParser()
     async for chunk in body.iter_any():
-        *complete, pending = (pending + chunk).split(b"\n")
-        if len(pending) > MAX_EVENT_BYTES:
-            raise EventTooLargeError
-        for line in complete:
-            yield line.removesuffix(b"\r")
+        for event in parser.feed(chunk):
+            yield event

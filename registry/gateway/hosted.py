@@ -168,10 +168,21 @@ class HostedServer:
         """End a session: what belongs to it is dropped, in all workers."""
         session = self._session(exchange, user, offering)
         if session is not None:
-            self._states.forget(session.nonce)
-            self._standing.session_ended(session.nonce)
-            await self._peers.tell_all(orjson.dumps({"kind": "ended", "session": session.nonce}))
+            await self._end(session)
         await exchange.answer_empty(200, list(EMPTY))
+
+    async def end(self, user: UserContext, scope_id: str, sealed: str) -> None:
+        """End a session whose client cannot say so itself.
+
+        Raises:
+            SessionUnknown: It is none of this user's with this server.
+        """
+        await self._end(self._sessions.resume(user, scope_id, sealed))
+
+    async def _end(self, session: ClientSession) -> None:
+        self._states.forget(session.nonce)
+        self._standing.session_ended(session.nonce)
+        await self._peers.tell_all(orjson.dumps({"kind": "ended", "session": session.nonce}))
 
     async def told(self, message: bytes) -> bytes:
         """Act on what another worker tells, and reply."""

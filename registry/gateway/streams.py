@@ -93,12 +93,12 @@ class StreamRoom:
 
 
 async def until_refused(
-    admission: Admission, exchange: Exchange, route: Route, changed: Changed
+    admission: Admission, exchange: Exchange, route: Route | None, changed: Changed
 ) -> Refusal:
     """Return the refusal as soon as the request would be refused if it were sent now.
 
     A stream may stay open for days, in which its token expires, its user loses the right, and
-    its server is turned off, removed or led elsewhere.
+    its server is turned off, removed or led elsewhere. *route* is None on the combined path.
     """
     seen = -1
     while True:
@@ -106,6 +106,9 @@ async def until_refused(
             async with asyncio.timeout(RECHECK_SECONDS):
                 seen = await changed(seen)
         try:
+            if route is None:
+                await admission.admit_caller(exchange, Scope.READ_TOOLS)
+                continue
             _, current = await admission.admit(exchange, Scope.READ_TOOLS)
         except Refusal as refusal:
             return refusal

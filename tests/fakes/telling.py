@@ -88,6 +88,8 @@ class TellingServer:
                 self.subscribed[session].add(uri)
             case "resources/unsubscribe":
                 self.subscribed[session].discard(uri)
+            case _:
+                pass
         if "id" not in message or "method" not in message:
             return None
         return orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result})

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from registry.auth.identity import Role, UserContext
 from registry.auth.identity import Scope as TokenScope
-from registry.core.clock import SystemClock
+from registry.core.clock import Clock, SystemClock
 from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
@@ -142,6 +142,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         tracing: Tracing | None = None,
         drain: Drain | None = None,
         peers: Peers | None = None,
+        clock: Clock | None = None,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -151,7 +152,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         )
         table, metrics, refusals = FakeRoutes(*routes), Metrics(), RecordedRefusals()
         notes = RecordedCalls()
-        clock = SystemClock()
+        clock = clock or SystemClock()
         recorder = Recorder(metrics, clock, notes=notes, call_log=call_log, tracing=tracing)
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
         settings = make_settings(**changes)
@@ -172,6 +173,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             clock=clock,
         )
         protocol = protocol_within(connection_limits(settings))
+        stack.push_async_callback(endpoint.close)
         url = await stack.enter_async_context(serve(endpoint, http=protocol))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))
         return Gateway(url, table, authenticate, metrics, http, endpoint, refusals, notes)

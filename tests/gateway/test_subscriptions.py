@@ -414,5 +414,5 @@ class connect:  # noqa: N801 - used as a context manager only
             Client(transport, mode=self._mode, **self._options)
         )
 
-    async def __aexit__(self, *details: object) -> bool | None:
-        return await self._stack.__aexit__(*details)
+    async def __aexit__(self, *details: object) -> None:
+        await self._stack.aclose()

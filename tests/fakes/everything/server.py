@@ -88,6 +88,13 @@ class EverythingServer(Server[State]):
 
 def everything_app(state: State) -> ASGIApp:
     """Return the server at `/mcp`; its lifespan must be run."""
+    return everything_server(state).streamable_http_app(
+        event_store=RememberedEvents(), retry_interval=RETRY_MILLISECONDS
+    )
+
+
+def everything_server(state: State) -> EverythingServer:
+    """Return the server, for any transport."""
 
     @asynccontextmanager
     async def lifespan(_: Server[State]) -> AsyncIterator[State]:
@@ -115,9 +122,7 @@ def everything_app(state: State) -> ASGIApp:
     server.add_request_handler("logging/setLevel", SetLevelRequestParams, _set_level)
     security = RequestStateSecurity.ephemeral()
     server.middleware.append(RequestStateBoundary(security, default_audience=NAME))
-    return server.streamable_http_app(
-        event_store=RememberedEvents(), retry_interval=RETRY_MILLISECONDS
-    )
+    return server
 
 
 def _input_schema(name: str) -> dict[str, Any] | None:

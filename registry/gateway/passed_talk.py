@@ -1,0 +1,98 @@
+"""Client and server of the HTTP+SSE transport (2024-11-05): the server's stream is passed on.
+
+Only the address that it names is replaced, so that messages come here first; each is decided on
+as everywhere, and tools are listed from memory.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from multidict import CIMultiDict
+
+from registry.auth.identity import UserContext
+from registry.gateway.connector import FAILURES, Channel, Connector, failed
+from registry.gateway.envelope import Envelope
+from registry.gateway.errors import Refusal, ServerUnknown
+from registry.gateway.outbox import Outbox
+from registry.gateway.reply import event_text
+from registry.gateway.requests import Exchange
+from registry.gateway.translate import error_body
+from registry.gateway.values import Route
+
+CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
+
+OwnAnswer = Callable[[Exchange, Envelope, Route], bytes | None]
+"""Returns what the gateway answers itself; None when the server is to. Raises a Refusal when the
+message may not be sent."""
+
+
+class PassedTalk:
+    """One client of the old transport, and the stream of the server that it talks to.
+
+    Args:
+        channel: The server's stream.
+        route: The server that it belongs to.
+        outbox: What the client gets on its stream.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        channel: Channel,
+        route: Route,
+        outbox: Outbox,
+        credentials_of: CredentialsOf,
+        own_answer: OwnAnswer,
+    ) -> None:
+        self._connector = connector
+        self._channel = channel
+        self._route = route
+        self._outbox = outbox
+        self._credentials_of = credentials_of
+        self._own_answer = own_answer
+
+    async def relay(self) -> None:
+        """Pass on what the server says until it ends its stream. Its failure is that, too."""
+        # Standing: the server may be silent for as long as it likes.
+        self._channel.answer.rest()
+        try:
+            async for event in self._channel.events:
+                if event.name == "message" and event.data:
+                    await self._outbox.put(event_text(event.data))
+        except FAILURES as exc:
+            raise failed(self._route, exc) from exc
+        finally:
+            self._outbox.close()
+
+    async def take(
+        self, exchange: Exchange, envelope: Envelope, user: UserContext, route: Route
+    ) -> None:
+        """Bring a message to the server, or answer it here, on the stream.
+
+        Raises:
+            Refusal: It got no further, and is no request; those are told on the stream.
+        """
+        try:
+            own = self._own_answer(exchange, envelope, route)
+            if own is None:
+                await self._send(envelope, user, route)
+                return
+        except Refusal as refusal:
+            if not envelope.is_request:
+                raise
+            exchange.outcome = refusal.outcome
+            own = error_body(refusal, exchange.request_id)
+        await self._outbox.put(event_text(own))
+
+    async def _send(self, envelope: Envelope, user: UserContext, route: Route) -> None:
+        endpoint = self._channel.endpoint
+        if endpoint.origin() != route.target.origin():
+            raise ServerUnknown
+        credentials = await self._credentials_of(route, user)
+        await self._connector.post(route, endpoint, credentials.copy(), bytes(envelope.raw))
+
+    async def idle(self) -> None:
+        """Return at once: what is under way there is not known here."""
+
+    async def close(self) -> None:
+        """Close the server's stream, which ends what it was doing for the client."""
+        self._channel.answer.close()
