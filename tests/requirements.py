@@ -53,6 +53,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_sdk_clients.py::test_many_calls_at_once_get_their_own_answers",
     ),
     "R-019": (
+        "tests/clients/test_matrix.py::test_a_client_does_everything_that_the_server_offers",
         "tests/gateway/test_sdk_clients.py::test_tools_are_listed_and_called",
         "tests/gateway/test_whole_way.py::test_a_registered_server_is_listed_and_called_in_each_era",
     ),

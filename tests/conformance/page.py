@@ -1,9 +1,10 @@
-"""docs/conformance.md: what the official conformance suite finds."""
+"""docs/conformance.md: what the official suite finds, and which clients are tested."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from tests.clients.matrix import MATRIX, GatewayPath, Program, Upstream
 from tests.conformance.paths import DIRECT, PATHS, Findings
 from tests.conformance.suite import EXTENSION, Outcome, Requirements, requirements
 from tests.npm.programs import HERE
@@ -24,6 +25,23 @@ What the official suite, `{suite}@{version}`, finds:
 
 The suite knows which scenarios a revision of the protocol demands; those are scored.
 Each cell says whether all checks of the scenario passed.
+"""
+
+NAMES = {
+    Program.PYTHON: "Python SDK",
+    Program.TYPESCRIPT_V1: "TypeScript SDK v1",
+    Program.TYPESCRIPT_V2: "TypeScript SDK v2",
+    Program.FASTMCP: "FastMCP",
+    Program.INSPECTOR: "Inspector's command line",
+}
+
+CLIENTS = """\
+## Clients
+
+Real clients do everything through the gateway in `tests/clients`: list, call, progress,
+cancellation, prompts, completion, resources, elicitation, sampling, roots, logging.
+The columns say which protocol eras the server behind it speaks.
+The inspector's command line lists, calls, and reads.
 """
 
 
@@ -47,7 +65,20 @@ def page(findings: Findings) -> str:
         if absent:
             names = ", ".join(f"`{name}`" for name in absent)
             parts.append(f"The server of the tests does not offer what these need: {names}.\n")
+    parts.append(CLIENTS)
+    parts += [f"### `{path}`\n\n{_clients(path)}" for path in MATRIX]
     return "\n".join(parts)
+
+
+def _clients(path: GatewayPath) -> str:
+    lines = [
+        "| client | mode | " + " | ".join(f"server: {upstream}" for upstream in Upstream) + " |",
+        "| --- | --- |" + " --- |" * len(Upstream),
+    ]
+    for client, upstreams in MATRIX[path].items():
+        cells = ("tested" if upstream in upstreams else "" for upstream in Upstream)
+        lines.append(f"| {NAMES[client.program]} | {client.mode} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _summary(wanted: Requirements, by_path: Mapping[str, Mapping[str, Outcome]]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from tests.fakes.everything.eras import OneEra
 from tests.fakes.everything.server import everything_app
 from tests.fakes.everything.state import State
 from tests.gateway.serving import serve
@@ -18,8 +19,11 @@ class RunningEverything:
 
 
 @asynccontextmanager
-async def serving_everything() -> AsyncIterator[RunningEverything]:
-    """Serve it on a free port."""
+async def serving_everything(*, is_modern: bool | None = None) -> AsyncIterator[RunningEverything]:
+    """Serve it on a free port, in both eras or in one of them."""
     state = State()
-    async with serve(everything_app(state), lifespan=True) as url:
+    app = everything_app(state)
+    if is_modern is not None:
+        app = OneEra(app, is_modern=is_modern)
+    async with serve(app, lifespan=True) as url:
         yield RunningEverything(f"{url}/mcp", state)

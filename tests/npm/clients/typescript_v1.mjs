@@ -1,0 +1,28 @@
+// The TypeScript SDK before it was split; it knows the handshake alone.
+import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import {
+  CallToolResultSchema,
+  CreateMessageRequestSchema,
+  ElicitRequestSchema,
+  ListRootsRequestSchema,
+  LoggingMessageNotificationSchema,
+} from "@modelcontextprotocol/sdk/types.js";
+import * as shared from "./conversation.mjs";
+
+const client = new Client(
+  { name: "typescript-v1", version: "1" },
+  { capabilities: shared.capabilities },
+);
+client.setRequestHandler(ElicitRequestSchema, ({ params }) => shared.elicited(params));
+client.setRequestHandler(CreateMessageRequestSchema, () => shared.sampled);
+client.setRequestHandler(ListRootsRequestSchema, () => shared.roots);
+const requestInit = { headers: shared.headers };
+await client.connect(
+  new StreamableHTTPClientTransport(new URL(shared.options.url), { requestInit }),
+);
+await shared.converse(
+  client,
+  (params, options) => client.callTool(params, CallToolResultSchema, options),
+  (handler) => client.setNotificationHandler(LoggingMessageNotificationSchema, handler),
+);

@@ -1,0 +1,25 @@
+// The TypeScript SDK of both eras.
+import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+import * as shared from "./conversation.mjs";
+
+const MODES = { legacy: "legacy", auto: "auto", "2026-07-28": { pin: "2026-07-28" } };
+
+const client = new Client(
+  { name: "typescript-v2", version: "1" },
+  {
+    capabilities: shared.capabilities,
+    versionNegotiation: { mode: MODES[shared.options.mode] },
+  },
+);
+client.setRequestHandler("elicitation/create", ({ params }) => shared.elicited(params));
+client.setRequestHandler("sampling/createMessage", () => shared.sampled);
+client.setRequestHandler("roots/list", () => shared.roots);
+const requestInit = { headers: shared.headers };
+await client.connect(
+  new StreamableHTTPClientTransport(new URL(shared.options.url), { requestInit }),
+);
+await shared.converse(
+  client,
+  (params, options) => client.callTool(params, options),
+  (handler) => client.setNotificationHandler("notifications/message", handler),
+);
