@@ -3,11 +3,12 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from typing import Any, TypeAlias
 
 import structlog
 
@@ -83,6 +84,9 @@ log = structlog.get_logger()
 
 SLOW_COMMAND_SECONDS = 0.5
 """From here on a database command is logged. A change stream's getMore waits that long idly."""
+
+Work: TypeAlias = tuple[Coroutine[Any, Any, None], Callable[[], Awaitable[None]] | None]
+"""What runs as long as the process does, and what is left to do once it was ended."""
 
 READY_CHECK_SECONDS = 2.0
 """How long a readiness check may take; probes give up soon after."""
@@ -363,25 +367,22 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         )
         stack.push_async_callback(gateway.close)
         token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
-        totals = None
-        if isinstance(peers, Siblings):
-            totals = Totals(metrics.registry, peers, token_gauges.refresh)
+        totals = (
+            Totals(metrics.registry, peers, token_gauges.refresh)
+            if isinstance(peers, Siblings)
+            else None
+        )
         await snapshot.load()
-        background = await stack.enter_async_context(asyncio.TaskGroup())
-        watching = background.create_task(snapshot.follow())
-        stack.push_async_callback(end, watching)
-        probing = background.create_task(suspicions.follow())
-        stack.push_async_callback(end, probing)
         sealer = Sealer(audit_repository, audit_keys, clock=clock)
-        sealing = background.create_task(sealer.follow(audit))
-        stack.push_async_callback(audit.flush)
-        stack.push_async_callback(end, sealing)
+        work: list[Work] = [
+            (snapshot.follow(), None),
+            (suspicions.follow(), None),
+            (sealer.follow(audit), audit.flush),
+            (watch_loop(clock, metrics.loop_lag), None),
+        ]
         if usage is not None:
-            recording = background.create_task(usage.follow())
-            stack.push_async_callback(usage.close)
-            stack.push_async_callback(end, recording)
-        lagging = background.create_task(watch_loop(clock, metrics.loop_lag))
-        stack.push_async_callback(end, lagging)
+            work.append((usage.follow(), usage.close))
+        await _begin(stack, work)
         yield Components(
             settings=settings,
             clock=clock,
@@ -407,6 +408,16 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             usage=UsageService(usage_repository),
             index_conflicts=conflicts,
         )
+
+
+async def _begin(stack: AsyncExitStack, work: Iterable[Work]) -> None:
+    """Start background work, which *stack* ends."""
+    background = await stack.enter_async_context(asyncio.TaskGroup())
+    for doing, finish in work:
+        task = background.create_task(doing)
+        if finish is not None:
+            stack.push_async_callback(finish)
+        stack.push_async_callback(end, task)
 
 
 async def build_recorder(

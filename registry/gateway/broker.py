@@ -46,7 +46,7 @@ from registry.gateway.messages import (
     request_text,
     with_id,
 )
-from registry.gateway.offering import Offering
+from registry.gateway.offering import RESOURCE_LINK, Offering, publish_links
 from registry.gateway.patience import Patience
 from registry.gateway.ports import Peers
 from registry.gateway.reply import Reply
@@ -74,7 +74,6 @@ STATES = "states"
 
 ANSWER_HOURS = 24
 PARKED_KEY = "input"
-RESOURCE_LINK = b'"resource_link"'
 TOLD_ELSEWHERE = LISTS_CHANGED | {UPDATED, "notifications/subscriptions/acknowledged"}
 """What a server says outside of calls; clients hear of it on their standing streams."""
 
@@ -542,22 +541,10 @@ def _names_resources(method: str, raw: bytes) -> bool:
 
 def _publish_uris(call: _Call, body: JsonObject) -> None:
     """Let the client find the resources that an answer names, on the server where it asked."""
-    result, route = members(body.get("result")), call.ask.route
-    if call.ask.method == "resources/read":
-        requested = call.exchange.params.get("uri")
-        for content in _objects(result.get("contents")):
-            if content.get("uri") == call.ask.params.get("uri"):
-                content["uri"] = requested
+    if call.ask.method != "resources/read":
+        publish_links(call.offering, call.ask.route, body)
         return
-    blocks = [
-        *_objects(result.get("content")),
-        *(members(one.get("content")) for one in _objects(result.get("messages"))),
-    ]
-    for block in blocks:
-        uri = block.get("uri")
-        if block.get("type") == "resource_link" and isinstance(uri, str):
-            block["uri"] = call.offering.public_uri(route, uri)
-
-
-def _objects(value: object) -> list[JsonObject]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    contents = members(body.get("result")).get("contents")
+    for content in contents if isinstance(contents, list) else []:
+        if isinstance(content, dict) and content.get("uri") == call.ask.params.get("uri"):
+            content["uri"] = call.exchange.params.get("uri")

@@ -6,17 +6,14 @@ learns which servers exist; everything is decided on the body, never on headers.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import ClientSession
-from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
-from multidict import CIMultiDict
 from starlette.types import Receive, Scope, Send
 
 from registry.auth.identity import Scope as TokenScope
@@ -28,50 +25,41 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.admission import Admission
 from registry.gateway.broker import Broker
-from registry.gateway.catalogue import Owned
 from registry.gateway.client_sessions import ClientSessions
 from registry.gateway.connector import Connector
 from registry.gateway.cors import preflight, readable_by
 from registry.gateway.envelope import Envelope, load_object, read_envelope, usable_id
 from registry.gateway.eras import (
-    check_modern,
-    check_param_headers,
     header_era,
     message_era,
-    require_arguments,
 )
 from registry.gateway.errors import (
     InternalFailure,
-    InvalidParams,
     MethodNotAllowed,
     Outcome,
     Refusal,
     ShuttingDown,
-    ToolUnknown,
-    UpstreamFailed,
 )
-from registry.gateway.farewell import Farewell, farewell
+from registry.gateway.farewell import farewell
 from registry.gateway.feeds import Feeds
-from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
+from registry.gateway.forward import Forwarder
 from registry.gateway.gates import UpstreamGates
-from registry.gateway.headers import MCP_NAME, forwarded_headers, read_headers
+from registry.gateway.headers import read_headers
 from registry.gateway.hosted import HostedServer, Means
 from registry.gateway.hosts import HostGuard
-from registry.gateway.listing import CursorError, list_result, page_members
-from registry.gateway.messages import renamed
 from registry.gateway.offering import COMBINED, CombinedOffering, SingleOffering
 from registry.gateway.old_clients import OldClients, is_old_client, stream_name
+from registry.gateway.passthrough import PassThrough
 from registry.gateway.patience import Patience
 from registry.gateway.ports import Authenticate, Peers, Refusals, RouteTable
 from registry.gateway.recorder import STANDING_METHODS, Recorder
 from registry.gateway.requests import Exchange, check_media
 from registry.gateway.session_states import SessionStates
 from registry.gateway.sessions import SessionSeal
-from registry.gateway.standin import is_away, may_go_unheard, stand_in_result
 from registry.gateway.standing import Standing
 from registry.gateway.streams import StandingStreams, StreamRoom, until_refused
-from registry.gateway.translate import by_era, error_body, refusal_for, result_body
-from registry.gateway.values import Route, upstream_headers
+from registry.gateway.translate import error_body, refusal_for
+from registry.gateway.values import Route
 from registry.gateway.watch import ClientGone
 from registry.gateway.wire import Wire
 from registry.servers.values import Era, Transport
@@ -158,15 +146,22 @@ class GatewayEndpoint:
         self._streams = StandingStreams(settings.gateway_streams_per_upstream)
         self._patience = Patience()
         wire = Wire(around.session, self._patience)
-        self._repeats_reads = settings.gateway_repeat_reads
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
-        self._forwarder = Forwarder(
-            wire,
-            self._patience,
-            gates,
-            connect_timeout_seconds=connect_timeout_seconds,
-            total_timeout_seconds=total_timeout_seconds,
+        self._one = PassThrough(
+            routes,
+            Forwarder(
+                wire,
+                self._patience,
+                gates,
+                connect_timeout_seconds=connect_timeout_seconds,
+                total_timeout_seconds=total_timeout_seconds,
+            ),
+            self._seal,
+            self._streams,
+            recorder,
+            until=self._until,
+            repeats_reads=settings.gateway_repeat_reads,
         )
         self._errands = Errands()
         connector = Connector(
@@ -175,7 +170,7 @@ class GatewayEndpoint:
             self._errands,
             clock,
             connect_timeout_seconds=connect_timeout_seconds,
-            repeats_reads=self._repeats_reads,
+            repeats_reads=settings.gateway_repeat_reads,
         )
         self._connector = connector
 
@@ -211,7 +206,7 @@ class GatewayEndpoint:
                 settings.gateway_streams_per_user,
                 metrics.gateway_streams,
             ),
-            credentials_of=self._credentials_of,
+            credentials_of=self._one.credentials_of,
             patience=self._patience,
             peers=around.peers,
             errands=self._errands,
@@ -225,7 +220,7 @@ class GatewayEndpoint:
             states,
             standing,
             around.peers,
-            means=Means(self._credentials_of, self._admission.route_of, self._fast_call),
+            means=Means(self._one.credentials_of, self._admission.route_of, self._one.forward_as),
             recorder=recorder,
         )
         self._old_clients = OldClients(
@@ -237,8 +232,8 @@ class GatewayEndpoint:
             self._errands,
             self._patience,
             until=self._until,
-            credentials_of=self._credentials_of,
-            own_answer=self._own_answer,
+            credentials_of=self._one.credentials_of,
+            own_answer=self._one.own_answer,
             end_session=self._end_session,
             base_path=urlsplit(settings.base_url).path,
             max_seconds=settings.gateway_session_hours * 3600,
@@ -330,33 +325,7 @@ class GatewayEndpoint:
         if era not in route.eras or route.transport is Transport.SSE:
             await self._hosted.post(exchange, envelope, user, SingleOffering(route), raw)
             return
-        if exchange.is_modern:
-            check_modern(envelope, headers)
-        session_id = self._session_id(exchange, user, route)
-        if method == "tools/list":
-            await exchange.answer(200, _listed_tools(exchange, envelope, route))
-            return
-        if method == "tools/call":
-            self._check_call(exchange, envelope, route)
-        try:
-            await self._forward(exchange, route, user, session_id, raw)
-        except UpstreamFailed as failure:
-            if exchange.client.has_started or not is_away(failure):
-                raise
-            await self._stand_in(exchange, envelope, route, failure)
-
-    async def _stand_in(
-        self, exchange: Exchange, envelope: Envelope, route: Route, failure: UpstreamFailed
-    ) -> None:
-        if may_go_unheard(envelope):
-            await exchange.answer_empty(202, [(b"content-length", b"0")])
-            return
-        result = stand_in_result(envelope, route)
-        request_id = exchange.request_id
-        if result is None or request_id is None:
-            raise failure
-        log.warning("gateway_stood_in", server=exchange.server, reason=failure.message)
-        await exchange.answer(200, result_body(result, request_id))
+        await self._one.post(exchange, envelope, user, route)
 
     async def _get_or_delete(self, exchange: Exchange) -> None:
         if self._drain.has_begun:
@@ -382,15 +351,7 @@ class GatewayEndpoint:
         if _is_hosted(route):
             await serve(exchange, user, SingleOffering(route))
             return
-        session_id = self._session_id(exchange, user, route)
-        await self._forward(exchange, route, user, session_id, b"")
-
-    def _session_id(self, exchange: Exchange, user: UserContext, route: Route) -> str | None:
-        """Return the upstream's session id; the stateless era has none."""
-        sealed = exchange.headers.get("mcp-session-id")
-        if sealed is None or exchange.is_modern:
-            return None
-        return self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
+        await self._one.get_or_delete(exchange, user, route)
 
     async def _take(
         self, exchange: Exchange, envelope: Envelope, needed: TokenScope, stream: str
@@ -403,17 +364,6 @@ class GatewayEndpoint:
             user = await self._admission.admit_caller(exchange, needed)
         await self._old_clients.take(exchange, envelope, user, route, stream)
 
-    def _own_answer(self, exchange: Exchange, envelope: Envelope, route: Route) -> bytes | None:
-        """Return the answer to what the server is not asked; check what it is."""
-        match envelope.method:
-            case "tools/list":
-                return _listed_tools(exchange, envelope, route)
-            case "tools/call":
-                self._check_call(exchange, envelope, route)
-            case _:
-                pass
-        return None
-
     async def _end_session(self, user: UserContext, route: Route | None, sealed: str) -> None:
         with suppress(Refusal):
             if route is None or _is_hosted(route):
@@ -421,7 +371,7 @@ class GatewayEndpoint:
                     user, COMBINED if route is None else route.server_id, sealed
                 )
                 return
-            headers = (await self._credentials_of(route, user)).copy()
+            headers = (await self._one.credentials_of(route, user)).copy()
             headers["Mcp-Session-Id"] = self._seal.open(
                 sealed, principal=user.principal, server_id=route.server_id
             )
@@ -439,105 +389,6 @@ class GatewayEndpoint:
             return await self._drain.interrupt(refused, ShuttingDown())
 
         return until
-
-    def _check_call(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
-        name = envelope.params.get("name")
-        if type(name) is not str:
-            raise InvalidParams("tools/call needs the member params.name, a string.")
-        tool = route.tools.get(name)
-        if tool is None:
-            raise by_era(exchange, ToolUnknown(name))
-        exchange.tool = tool.name
-        exchange.may_repeat = tool.may_repeat
-        arguments: Mapping[str, Any] = require_arguments(envelope.params)
-        if exchange.is_modern and tool.param_header_schema is not None:
-            check_param_headers(tool.param_header_schema, arguments, exchange.headers)
-
-    async def _forward(
-        self,
-        exchange: Exchange,
-        route: Route,
-        user: UserContext,
-        session_id: str | None,
-        raw: bytes | bytearray,
-    ) -> None:
-        headers = await self._headers_for(exchange, route, user)
-        if session_id is not None:
-            headers["Mcp-Session-Id"] = session_id
-        if not exchange.is_modern:
-            exchange.client.seal = self._resealing(exchange, route, user, session_id)
-        http_method = exchange.scope["method"]
-        if exchange.method not in STANDING_METHODS:
-            may_repeat = self._may_repeat(exchange)
-            await self._forwarder.exchange(
-                http_method, route, headers, raw, exchange.client, may_repeat=may_repeat
-            )
-            return
-
-        if exchange.method == "subscriptions/listen":
-            exchange.farewell = exchange.client.divert(Farewell)
-        until = self._until(exchange, route)
-        with self._streams.hold(route.server_id):
-            await self._forwarder.exchange(
-                http_method, route, headers, raw, exchange.client, standing_until=until
-            )
-
-    async def _fast_call(
-        self, exchange: Exchange, user: UserContext, owned: Owned, envelope: Envelope
-    ) -> None:
-        """Forward a request of the stateless era under the server's own name for what is called.
-
-        Nothing has to be known of the answer, so it passes as it is.
-        """
-        headers = await self._headers_for(exchange, owned.route, user)
-        body: bytes | bytearray = envelope.raw
-        member = NAME_BEARING_METHODS.get(envelope.method)
-        if member is not None and envelope.params[member] != owned.key:
-            body = renamed(envelope, member, owned.key)
-            headers[MCP_NAME] = encode_header_value(owned.key)
-        await self._forwarder.exchange(
-            "POST",
-            owned.route,
-            headers,
-            body,
-            exchange.client,
-            may_repeat=self._may_repeat(exchange),
-        )
-
-    def _may_repeat(self, exchange: Exchange) -> bool:
-        """Whether the request may be sent once more when the server breaks off."""
-        return self._repeats_reads and (exchange.may_repeat or exchange.method in REPEATABLE)
-
-    def _resealing(
-        self, exchange: Exchange, route: Route, user: UserContext, session_id: str | None
-    ) -> SealSession:
-        """Return what makes a session id for the client of one that the upstream answers."""
-        sealed = exchange.headers.get("mcp-session-id")
-
-        def seal(upstream_id: str) -> str:
-            # The same session keeps the id that the client already knows it by.
-            if sealed is not None and upstream_id == session_id:
-                return sealed
-            return self._seal.seal(
-                upstream_id, principal=user.principal, server_id=route.server_id
-            )
-
-        return seal
-
-    async def _credentials_of(self, route: Route, user: UserContext) -> CIMultiDict[str]:
-        """Return the stored headers for *user*; not to be changed."""
-        if route.credential_problem is not None:
-            raise UpstreamFailed(route.credential_problem)
-        if route.per_user:
-            return upstream_headers(await self._routes.user_headers(user, route))
-        return route.headers
-
-    async def _headers_for(
-        self, exchange: Exchange, route: Route, user: UserContext
-    ) -> CIMultiDict[str]:
-        stored = await self._credentials_of(route, user)
-        self._recorder.forwarding(exchange)
-        return forwarded_headers(stored, exchange.headers, is_modern=exchange.is_modern)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         exchange.outcome = refusal.outcome
@@ -563,11 +414,3 @@ class GatewayEndpoint:
 def _is_hosted(route: Route) -> bool:
     """Whether the gateway is the server of clients of the handshake's era at this path."""
     return Era.LEGACY not in route.eras or route.transport is Transport.SSE
-
-
-def _listed_tools(exchange: Exchange, envelope: Envelope, route: Route) -> bytes:
-    try:
-        members = page_members(route.pages, envelope.params.get("cursor"))
-    except CursorError:
-        raise by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
-    return list_result(members, exchange.request_id, is_modern=exchange.is_modern)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from mcp.shared.inbound import (
     InboundLadderRejection,
     classify_inbound_request,
@@ -19,6 +20,8 @@ from mcp_types.version import (
 from registry.core.json import JsonObject
 from registry.gateway.envelope import Envelope
 from registry.gateway.errors import (
+    INVALID_REQUEST,
+    UNSUPPORTED_PROTOCOL_VERSION,
     HeaderMismatch,
     InvalidParams,
     InvalidRequest,
@@ -30,6 +33,8 @@ from registry.gateway.values import Route
 from registry.servers.values import Era
 
 HANDSHAKE_VERSIONS = frozenset(HANDSHAKE_PROTOCOL_VERSIONS)
+NO_SUCH_PROTOCOL = frozenset({400, 404, 405, 406})
+MISSING_SESSION_CODES = frozenset({-32000, INVALID_REQUEST})
 VERSION_HEADER = "mcp-protocol-version"
 
 
@@ -112,6 +117,26 @@ def spoken_versions(route: Route) -> list[str]:
     if Era.MODERN in route.eras:
         versions.extend(MODERN_PROTOCOL_VERSIONS)
     return versions
+
+
+def is_of_another_era(era: Era, status: int, answer: bytes) -> bool:
+    """Whether a server that was spoken to in *era* answers as one that does not speak it.
+
+    Args:
+        era: In which it was spoken to.
+        status: HTTP status of its answer.
+        answer: The body, or the end of it.
+    """
+    try:
+        body = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return status in NO_SUCH_PROTOCOL
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    if era is Era.LEGACY:
+        return code == UNSUPPORTED_PROTOCOL_VERSION
+    # Servers of the handshake's era miss a session; those of this one have codes of their own.
+    return status in NO_SUCH_PROTOCOL and code in MISSING_SESSION_CODES
 
 
 def require_arguments(params: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -96,3 +96,11 @@ async def read_events(body: StreamReader) -> AsyncIterator[Event]:
     async for chunk in body.iter_any():
         for event in parser.feed(chunk):
             yield event
+
+
+def event_text(raw: bytes) -> bytes:
+    """Return a message as one server-sent event."""
+    if b"\n" in raw or b"\r" in raw:
+        lines = b"".join(b"data: %s\n" % line for line in raw.splitlines())
+        return b"event: message\n%s\n" % lines
+    return b"event: message\ndata: %s\n\n" % raw

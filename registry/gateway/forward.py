@@ -4,7 +4,7 @@ Nothing that may have effects is ever sent twice. What has none is sent once mor
 closes the connection without an answer, as it does when it restarts (RFC 9110, 9.2.2).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from time import monotonic
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from registry.gateway.errors import (
     UpstreamTimedOut,
     Wait,
 )
+from registry.gateway.events import event_text, read_events
 from registry.gateway.gates import OUR_OWN, UpstreamGates
 from registry.gateway.headers import (
     CONTENT_ENCODING,
@@ -44,6 +45,9 @@ from registry.gateway.wire import AnswerTimedOut, ConnectTimedOut, UpstreamAnswe
 WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
 off gives a clear error; larger ones and those of unknown length are streamed."""
+
+EDITED_BODY_BYTES = 16 * 1024 * 1024
+"""Longer answers pass as they are, even where something of them should be edited."""
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
@@ -86,6 +90,9 @@ WAITED_FOR: Mapping[type[Exception], Wait] = {
 }
 """Every other timeout is that of the pool's connections: silence within an answer."""
 
+Edit = Callable[[bytes], bytes]
+"""From a message of the upstream to what the client gets."""
+
 SealSession = Callable[[str], str]
 """From the upstream's session id to the client's."""
 
@@ -95,7 +102,9 @@ class Client:
 
     Attributes:
         seal: Makes the client's session id of the upstream's; None drops it.
+        edit: Changes each message of the answer; None lets the bytes pass.
         has_started: Whether the status line was sent, so that no error can be sent any more.
+        status: The one that was sent; 0 until then.
         is_event_stream: Whether the body may end after any event.
         extra_headers: Sent with every answer, whatever it is.
         monotonic: Tells the time that *head_at* is in.
@@ -106,6 +115,7 @@ class Client:
 
     __slots__ = (
         "_send",
+        "edit",
         "extra_headers",
         "has_started",
         "head_at",
@@ -114,6 +124,7 @@ class Client:
         "receive",
         "seal",
         "sent_bytes",
+        "status",
         "tail",
     )
 
@@ -125,7 +136,9 @@ class Client:
         self.sent_bytes = 0
         self.tail = b""
         self.seal: SealSession | None = None
+        self.edit: Edit | None = None
         self.has_started = False
+        self.status = 0
         self.is_event_stream = False
         self.extra_headers: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -152,6 +165,7 @@ class Client:
     ) -> None:
         """Send the head of the answer."""
         self.has_started = True
+        self.status = status
         self.is_event_stream = is_event_stream
         if self.extra_headers:
             headers = [*headers, *self.extra_headers]
@@ -278,8 +292,11 @@ async def _relay(answer: UpstreamAnswer, route: Route, client: Client) -> None:
     session_id = answer.headers.get(SESSION_HEADER)
     if session_id is not None and client.seal is not None:
         headers.append((b"mcp-session-id", client.seal(session_id).encode()))
-    if not is_stream and length is not None and length <= WHOLE_BODY_BYTES:
+    longest = WHOLE_BODY_BYTES if client.edit is None else EDITED_BODY_BYTES
+    if not is_stream and length is not None and length <= longest:
         whole = await answer.body.read()
+        if client.edit is not None:
+            whole = client.edit(whole)
         if status != NO_CONTENT:
             headers.append((b"content-length", str(len(whole)).encode()))
         await client.start(status, headers)
@@ -290,9 +307,21 @@ async def _relay(answer: UpstreamAnswer, route: Route, client: Client) -> None:
     await client.start(status, headers, is_event_stream=is_stream)
     # ASGI servers may keep the head back until there is some body.
     await client.send({"type": "http.response.body", "body": b"", "more_body": True})
-    async for chunk in answer.body.iter_any():
-        await client.send({"type": "http.response.body", "body": chunk, "more_body": True})
+    pieces = answer.body.iter_any() if client.edit is None else _edited(answer, client.edit)
+    async for piece in pieces:
+        await client.send({"type": "http.response.body", "body": piece, "more_body": True})
     await client.send({"type": "http.response.body", "body": b""})
+
+
+async def _edited(answer: UpstreamAnswer, edit: Edit) -> AsyncIterator[bytes]:
+    """Yield the events of an answer, or the pieces of one that is too long to be edited."""
+    if not answer.headers.get(CONTENT_TYPE, "").lower().startswith(EVENT_STREAM):
+        async for chunk in answer.body.iter_any():
+            yield chunk
+        return
+    async for event in read_events(answer.body):
+        if event.data:
+            yield event_text(edit(event.data))
 
 
 def failure(route: Route, error: Exception) -> Refusal:

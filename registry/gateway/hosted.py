@@ -47,7 +47,7 @@ from registry.gateway.errors import (
 from registry.gateway.forward import REPEATABLE
 from registry.gateway.headers import TRACE_HEADERS
 from registry.gateway.listing import CursorError, page_result
-from registry.gateway.offering import PAGE_KINDS, Offering
+from registry.gateway.offering import PAGE_KINDS, Offering, with_public_links
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.recorder import Recorder
 from registry.gateway.requests import Exchange
@@ -366,6 +366,7 @@ class HostedServer:
         is_read_here = named_by == "uri" and envelope.params["uri"] != owned.key
         if caller.era is Era.MODERN and Era.MODERN in owned.route.eras and not is_read_here:
             exchange.served_by(owned.route)
+            exchange.client.edit = with_public_links(offering, owned.route)
             await self._fast_call(exchange, caller.user, owned, envelope)
             return
         params = dict(envelope.params)

@@ -17,10 +17,10 @@ from registry.core.errands import Errands
 from registry.core.json import members
 from registry.gateway.envelope import Envelope, RequestId
 from registry.gateway.errors import NotServing, RequestCancelled, UpstreamFailed
+from registry.gateway.events import event_text
 from registry.gateway.forward import SUCCESS
 from registry.gateway.inner import InnerExchange
 from registry.gateway.outbox import Outbox
-from registry.gateway.reply import event_text
 from registry.gateway.requests import Exchange
 from registry.gateway.translate import error_body
 

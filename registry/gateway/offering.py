@@ -1,11 +1,11 @@
 """What a path offers where the gateway itself is the server: one server, or all together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import orjson
 
-from registry.core.json import members
+from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway.catalogue import Owned, View
 from registry.gateway.listing import page_members
 from registry.gateway.naming import SEPARATOR
@@ -13,6 +13,8 @@ from registry.gateway.values import FeatureEntry, Route
 
 COMBINED = "*"
 """What sessions with the combined server are bound to; no server has such an id."""
+
+RESOURCE_LINK = b'"resource_link"'
 
 PAGE_KINDS: Mapping[str, str] = {
     "tools/list": "tools",
@@ -188,6 +190,42 @@ class SingleOffering:
     def public_uri(self, route: Route, uri: str) -> str:  # noqa: ARG002 - there is but one
         """Return *uri*."""
         return uri
+
+
+def publish_links(offering: Offering, route: Route, body: JsonObject) -> None:
+    """Let a client find the resources that a result links to, where it asked."""
+    result = members(body.get("result"))
+    blocks = [
+        *_objects(result.get("content")),
+        *(members(one.get("content")) for one in _objects(result.get("messages"))),
+    ]
+    for block in blocks:
+        uri = block.get("uri")
+        if block.get("type") == "resource_link" and isinstance(uri, str):
+            block["uri"] = offering.public_uri(route, uri)
+
+
+def with_public_links(offering: Offering, route: Route) -> Callable[[bytes], bytes] | None:
+    """Return what does so with the text of each message; None where nothing has to be done."""
+    if offering.only is not None:
+        return None
+
+    def edited(raw: bytes) -> bytes:
+        if RESOURCE_LINK not in raw:
+            return raw
+        try:
+            body = load_text(raw)
+        except (ValueError, RecursionError):
+            # The client will say so.
+            return raw
+        publish_links(offering, route, body)
+        return dump_text(body)
+
+    return edited
+
+
+def _objects(value: object) -> list[JsonObject]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _known(capabilities: Mapping[str, Any]) -> dict[str, Any]:

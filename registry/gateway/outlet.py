@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from registry.core.json import JsonObject
 from registry.gateway.differences import PROMPTS, RESOURCES, TOOLS
 from registry.gateway.envelope import RequestId
+from registry.gateway.events import event_text
 from registry.gateway.messages import notification_text
-from registry.gateway.reply import event_text
 from registry.gateway.translate import result_body
 
 SUBSCRIPTION_ID_META_KEY = "io.modelcontextprotocol/subscriptionId"

@@ -12,8 +12,8 @@ from registry.auth.identity import UserContext
 from registry.gateway.connector import FAILURES, Channel, Connector, failed
 from registry.gateway.envelope import Envelope
 from registry.gateway.errors import Refusal, ServerUnknown
+from registry.gateway.events import event_text
 from registry.gateway.outbox import Outbox
-from registry.gateway.reply import event_text
 from registry.gateway.requests import Exchange
 from registry.gateway.translate import error_body
 from registry.gateway.values import Route

@@ -1,5 +1,6 @@
 """Answer one POST: as JSON, or as an event stream if something comes before the answer."""
 
+from registry.gateway.events import event_text
 from registry.gateway.requests import Exchange
 
 STREAM_HEADERS = [
@@ -7,14 +8,6 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-def event_text(raw: bytes) -> bytes:
-    """Return a message as one server-sent event."""
-    if b"\n" in raw or b"\r" in raw:
-        lines = b"".join(b"data: %s\n" % line for line in raw.splitlines())
-        return b"event: message\n%s\n" % lines
-    return b"event: message\ndata: %s\n\n" % raw
 
 
 class Reply:

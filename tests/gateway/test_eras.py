@@ -5,10 +5,11 @@ from typing import Any
 import httpx
 import pytest
 
+from registry.gateway.eras import is_of_another_era
 from registry.gateway.values import tool_entry
 from registry.servers.values import Era
 from tests.gateway.conftest import Gateway, StartGateway, head, request
-from tests.gateway.fakes import TOOLS, ScriptedUpstream, make_route
+from tests.gateway.fakes import TOOLS, Request, ScriptedUpstream, make_route
 
 MODERN = "2026-07-28"
 META = {
@@ -257,3 +258,43 @@ async def test_a_stream_takes_a_session(start_gateway: StartGateway) -> None:
     answer = await gateway.http.get("/mcp/demo", headers=head())
 
     assert answer.status_code == 400
+
+
+REFUSED_SESSION = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"No session"}}'
+REFUSED_VERSION = b'{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"Version"}}'
+REFUSED_PARAMS = b'{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"Params"}}'
+
+
+@pytest.mark.parametrize(
+    ("era", "status", "answer", "expected"),
+    [
+        (Era.MODERN, 400, REFUSED_SESSION, True),
+        (Era.MODERN, 405, b"Method Not Allowed", True),
+        (Era.MODERN, 400, REFUSED_PARAMS, False),
+        (Era.MODERN, 400, REFUSED_VERSION, False),
+        (Era.LEGACY, 400, REFUSED_VERSION, True),
+        (Era.LEGACY, 400, REFUSED_SESSION, False),
+        (Era.LEGACY, 400, REFUSED_PARAMS, False),
+        (Era.MODERN, 500, b"<html>", False),
+    ],
+)
+def test_some_answers_say_that_a_server_speaks_another_era(
+    era: Era,
+    status: int,
+    answer: bytes,
+    expected: bool,  # noqa: FBT001 - from the table
+) -> None:
+    assert is_of_another_era(era, status, answer) is expected
+
+
+async def test_a_server_that_answers_so_is_suspected(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async def refuse(request: Request) -> None:
+        await request.answer(400, REFUSED_VERSION)
+
+    upstream.behaviour = refuse
+    answer = await gateway.call()
+
+    assert answer.json()["error"]["code"] == -32022
+    assert gateway.routes.suspected == ["demo"]

@@ -1,0 +1,261 @@
+"""One server to a client of an era that it speaks: bytes pass as they are.
+
+What is decided here is decided on what was parsed of them; what goes on is what came.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+import structlog
+from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
+from multidict import CIMultiDict
+
+from registry.auth.identity import UserContext
+from registry.gateway.catalogue import Owned
+from registry.gateway.envelope import Envelope
+from registry.gateway.eras import (
+    NO_SUCH_PROTOCOL,
+    check_modern,
+    check_param_headers,
+    is_of_another_era,
+    require_arguments,
+)
+from registry.gateway.errors import InvalidParams, ToolUnknown, UpstreamAnswered, UpstreamFailed
+from registry.gateway.farewell import Farewell
+from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
+from registry.gateway.headers import MCP_NAME, forwarded_headers
+from registry.gateway.listing import CursorError, list_result, page_members, page_result
+from registry.gateway.messages import renamed
+from registry.gateway.offering import PAGE_KINDS, SingleOffering
+from registry.gateway.ports import RouteTable
+from registry.gateway.recorder import STANDING_METHODS, Recorder
+from registry.gateway.requests import Exchange
+from registry.gateway.sessions import SessionSeal
+from registry.gateway.standin import is_away, may_go_unheard, stand_in_result
+from registry.gateway.streams import StandingStreams
+from registry.gateway.translate import by_era, result_body
+from registry.gateway.values import Route, upstream_headers
+from registry.servers.values import Era
+
+log = structlog.get_logger()
+
+Until: TypeAlias = Callable[[Exchange, Route | None], Callable[[], Awaitable[Exception]]]
+"""Returns what waits for a reason to end a standing stream."""
+
+
+class PassThrough:
+    """Forwards to one server what its clients send.
+
+    Args:
+        routes: Has the credentials of users who bring their own.
+        forwarder: Sends.
+        seal: Makes and opens session ids.
+        streams: Counts what stays open.
+        recorder: Is told when a request goes upstream.
+        until: Ends what stays open.
+        repeats_reads: Whether what may be repeated is, when a server breaks off.
+    """
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        forwarder: Forwarder,
+        seal: SessionSeal,
+        streams: StandingStreams,
+        recorder: Recorder,
+        *,
+        until: Until,
+        repeats_reads: bool,
+    ) -> None:
+        self._routes = routes
+        self._forwarder = forwarder
+        self._seal = seal
+        self._streams = streams
+        self._recorder = recorder
+        self._until = until
+        self._repeats_reads = repeats_reads
+
+    async def post(
+        self, exchange: Exchange, envelope: Envelope, user: UserContext, route: Route
+    ) -> None:
+        """Answer one message.
+
+        Raises:
+            Refusal: It cannot be answered otherwise.
+            ClientGone: There is nobody left to answer.
+        """
+        if exchange.is_modern:
+            check_modern(envelope, exchange.headers)
+        session_id = self._session_id(exchange, user, route)
+        own = self.own_answer(exchange, envelope, route)
+        if own is not None:
+            await exchange.answer(200, own)
+            return
+        try:
+            await self._forward(exchange, route, user, session_id, envelope.raw)
+            if exchange.client.status in NO_SUCH_PROTOCOL:
+                self._wonder(exchange, route, exchange.client.status, exchange.client.tail)
+        except UpstreamFailed as failure:
+            if isinstance(failure, UpstreamAnswered):
+                self._wonder(exchange, route, failure.http_status, b"")
+            if exchange.client.has_started or not is_away(failure):
+                raise
+            await self._stand_in(exchange, envelope, route, failure)
+
+    def _wonder(self, exchange: Exchange, route: Route, status: int, answer: bytes) -> None:
+        """Have a server asked again what it speaks if its answer suggests it."""
+        era = Era.MODERN if exchange.is_modern else Era.LEGACY
+        if is_of_another_era(era, status, answer):
+            self._routes.suspect(route)
+
+    async def get_or_delete(self, exchange: Exchange, user: UserContext, route: Route) -> None:
+        """Pass on what belongs to a session but is no message."""
+        session_id = self._session_id(exchange, user, route)
+        await self._forward(exchange, route, user, session_id, b"")
+
+    def own_answer(self, exchange: Exchange, envelope: Envelope, route: Route) -> bytes | None:
+        """Return the answer to what the server is not asked; check what it is.
+
+        Raises:
+            Refusal: It may not be asked.
+        """
+        method = envelope.method
+        if method == "tools/call":
+            self._check_call(exchange, envelope, route)
+        elif method in PAGE_KINDS:
+            return _listed(exchange, envelope, route)
+        return None
+
+    async def forward_as(
+        self, exchange: Exchange, user: UserContext, owned: Owned, envelope: Envelope
+    ) -> None:
+        """Forward a request of the stateless era under the server's own name for what is called.
+
+        Nothing has to be known of the answer, so it passes as it is.
+        """
+        headers = await self._headers_for(exchange, owned.route, user)
+        body: bytes | bytearray = envelope.raw
+        member = NAME_BEARING_METHODS.get(envelope.method)
+        if member is not None and envelope.params[member] != owned.key:
+            body = renamed(envelope, member, owned.key)
+            headers[MCP_NAME] = encode_header_value(owned.key)
+        await self._forwarder.exchange(
+            "POST",
+            owned.route,
+            headers,
+            body,
+            exchange.client,
+            may_repeat=self._may_repeat(exchange),
+        )
+
+    async def credentials_of(self, route: Route, user: UserContext) -> CIMultiDict[str]:
+        """Return the stored headers for *user*; not to be changed."""
+        if route.credential_problem is not None:
+            raise UpstreamFailed(route.credential_problem)
+        if route.per_user:
+            return upstream_headers(await self._routes.user_headers(user, route))
+        return route.headers
+
+    async def _stand_in(
+        self, exchange: Exchange, envelope: Envelope, route: Route, failure: UpstreamFailed
+    ) -> None:
+        if may_go_unheard(envelope):
+            await exchange.answer_empty(202, [(b"content-length", b"0")])
+            return
+        result = stand_in_result(envelope, route)
+        request_id = exchange.request_id
+        if result is None or request_id is None:
+            raise failure
+        log.warning("gateway_stood_in", server=exchange.server, reason=failure.message)
+        await exchange.answer(200, result_body(result, request_id))
+
+    def _session_id(self, exchange: Exchange, user: UserContext, route: Route) -> str | None:
+        """Return the upstream's session id; the stateless era has none."""
+        sealed = exchange.headers.get("mcp-session-id")
+        if sealed is None or exchange.is_modern:
+            return None
+        return self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
+
+    def _check_call(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
+        name = envelope.params.get("name")
+        if type(name) is not str:
+            raise InvalidParams("tools/call needs the member params.name, a string.")
+        tool = route.tools.get(name)
+        if tool is None:
+            raise by_era(exchange, ToolUnknown(name))
+        exchange.tool = tool.name
+        exchange.may_repeat = tool.may_repeat
+        arguments: Mapping[str, Any] = require_arguments(envelope.params)
+        if exchange.is_modern and tool.param_header_schema is not None:
+            check_param_headers(tool.param_header_schema, arguments, exchange.headers)
+
+    async def _forward(
+        self,
+        exchange: Exchange,
+        route: Route,
+        user: UserContext,
+        session_id: str | None,
+        raw: bytes | bytearray,
+    ) -> None:
+        headers = await self._headers_for(exchange, route, user)
+        if session_id is not None:
+            headers["Mcp-Session-Id"] = session_id
+        if not exchange.is_modern:
+            exchange.client.seal = self._resealing(exchange, route, user, session_id)
+        http_method = exchange.scope["method"]
+        if exchange.method not in STANDING_METHODS:
+            may_repeat = self._may_repeat(exchange)
+            await self._forwarder.exchange(
+                http_method, route, headers, raw, exchange.client, may_repeat=may_repeat
+            )
+            return
+
+        if exchange.method == "subscriptions/listen":
+            exchange.farewell = exchange.client.divert(Farewell)
+        until = self._until(exchange, route)
+        with self._streams.hold(route.server_id):
+            await self._forwarder.exchange(
+                http_method, route, headers, raw, exchange.client, standing_until=until
+            )
+
+    def _may_repeat(self, exchange: Exchange) -> bool:
+        """Whether the request may be sent once more when the server breaks off."""
+        return self._repeats_reads and (exchange.may_repeat or exchange.method in REPEATABLE)
+
+    def _resealing(
+        self, exchange: Exchange, route: Route, user: UserContext, session_id: str | None
+    ) -> SealSession:
+        """Return what makes a session id for the client of one that the upstream answers."""
+        sealed = exchange.headers.get("mcp-session-id")
+
+        def seal(upstream_id: str) -> str:
+            # The same session keeps the id that the client already knows it by.
+            if sealed is not None and upstream_id == session_id:
+                return sealed
+            return self._seal.seal(
+                upstream_id, principal=user.principal, server_id=route.server_id
+            )
+
+        return seal
+
+    async def _headers_for(
+        self, exchange: Exchange, route: Route, user: UserContext
+    ) -> CIMultiDict[str]:
+        stored = await self.credentials_of(route, user)
+        self._recorder.forwarding(exchange)
+        return forwarded_headers(stored, exchange.headers, is_modern=exchange.is_modern)
+
+
+def _listed(exchange: Exchange, envelope: Envelope, route: Route) -> bytes | None:
+    """Return the answer to a list request from what was read last, if it was."""
+    kind, cursor = PAGE_KINDS[envelope.method], envelope.params.get("cursor")
+    try:
+        if kind == "tools":
+            pieces = page_members(route.pages, cursor)
+            return list_result(pieces, exchange.request_id, is_modern=exchange.is_modern)
+        page = SingleOffering(route).page(kind, cursor)
+    except CursorError:
+        raise by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
+    if page is None:
+        return None
+    return page_result(page, exchange.request_id, is_modern=exchange.is_modern)
