@@ -100,9 +100,9 @@ class Admission:
             user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
         ).allowed
 
-    def is_remembered(self, authorization: str) -> bool:
-        """Whether the caller of a request with this header is known without any I/O."""
-        return self._authenticate.cached(authorization) is not None
+    def remembered(self, authorization: str) -> UserContext | None:
+        """Return the caller of a request with this header, if known without any I/O."""
+        return self._authenticate.cached(authorization)
 
     def holds(self, authorization: str) -> bool:
         """Whether a token that was let in has neither expired nor been forgotten meanwhile."""

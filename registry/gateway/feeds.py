@@ -107,6 +107,9 @@ class Feeds:
                     server=feed.route.slug,
                     reason=type(group.exceptions[0]).__name__,
                 )
+            except* Exception:
+                # Whatever one server did, its feed is tried again like any other.
+                log.exception("feed_failed", server=feed.route.slug)
             feed.tried(feed.version)
             if self._clock.monotonic() - began_at > STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS

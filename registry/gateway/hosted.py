@@ -51,7 +51,11 @@ from registry.gateway.offering import PAGE_KINDS, Offering, with_public_links
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.recorder import Recorder
 from registry.gateway.requests import Exchange
-from registry.gateway.session_states import SessionStates
+from registry.gateway.session_states import (
+    MAX_URI_CHARACTERS,
+    MOST_SUBSCRIPTIONS,
+    SessionStates,
+)
 from registry.gateway.standing import Standing
 from registry.gateway.translate import by_era, result_body
 from registry.gateway.values import Route, may_tell_of_resources
@@ -258,11 +262,19 @@ class HostedServer:
                 begins = envelope.method == "resources/subscribe"
                 if begins and not may_tell_of_resources(owned.route):
                     raise by_era(exchange, NotSubscribable(owned.route.server_name))
+                if begins:
+                    self._check_room(caller, envelope.params["uri"])
                 kind = "subscribed" if begins else "unsubscribed"
                 await self._change(caller, {kind: envelope.params["uri"]})
                 await self._result(exchange, {})
             case _:
                 await self._unknown(exchange, envelope, caller, offering)
+
+    def _check_room(self, caller: Caller, uri: str) -> None:
+        if len(uri) > MAX_URI_CHARACTERS:
+            raise InvalidParams(f"A URI has at most {MAX_URI_CHARACTERS} characters here.")
+        if caller.session is not None and self._states.is_full(caller.session.nonce):
+            raise InvalidParams(f"A session subscribes to at most {MOST_SUBSCRIPTIONS} resources.")
 
     async def _modern_only(
         self, exchange: Exchange, envelope: Envelope, caller: Caller, offering: Offering

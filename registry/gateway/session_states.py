@@ -8,6 +8,12 @@ from cachetools import LRUCache
 
 REMEMBERED = 10_000
 MOST_SUBSCRIPTIONS = 1_000
+MAX_URI_CHARACTERS = 4_096
+MAX_TOTAL_CHARACTERS = 32 * 1024 * 1024
+"""Of all URIs; the sessions that were silent for longest are forgotten first."""
+
+URI_COST = 100
+"""What a URI takes besides its characters, roughly."""
 
 
 @dataclass(slots=True)
@@ -27,18 +33,31 @@ class SessionStates:
 
     def __init__(self) -> None:
         self._states: LRUCache[str, State] = LRUCache(REMEMBERED)
+        self._characters = 0
 
     def apply(self, nonce: str, change: Mapping[str, Any]) -> None:
         """Note a change: `level`, or `subscribed` or `unsubscribed` with a resource's URI."""
         state = self._states.get(nonce)
         if state is None:
+            if len(self._states) >= REMEMBERED:
+                self._forget_one()
             state = self._states[nonce] = State()
         if "level" in change:
             state.level = change["level"]
-        if "subscribed" in change and len(state.subscriptions) < MOST_SUBSCRIPTIONS:
-            state.subscriptions[change["subscribed"]] = None
-        if "unsubscribed" in change:
-            state.subscriptions.pop(change["unsubscribed"], None)
+        begun, ended = change.get("subscribed"), change.get("unsubscribed")
+        if begun is not None and begun not in state.subscriptions and not self.is_full(nonce):
+            state.subscriptions[begun] = None
+            self._characters += _cost(begun)
+        if ended in state.subscriptions:
+            del state.subscriptions[ended]
+            self._characters -= _cost(ended)
+        while self._characters > MAX_TOTAL_CHARACTERS:
+            self._forget_one()
+
+    def is_full(self, nonce: str) -> bool:
+        """Whether a session can subscribe to no more."""
+        state = self._states.get(nonce)
+        return state is not None and len(state.subscriptions) >= MOST_SUBSCRIPTIONS
 
     def level(self, nonce: str) -> str | None:
         """Return the log level that was set, if one was."""
@@ -66,4 +85,14 @@ class SessionStates:
 
     def forget(self, nonce: str) -> None:
         """Drop what is known of a session that has ended."""
-        self._states.pop(nonce, None)
+        state = self._states.pop(nonce, None)
+        if state is not None:
+            self._characters -= sum(map(_cost, state.subscriptions))
+
+    def _forget_one(self) -> None:
+        _, state = self._states.popitem()
+        self._characters -= sum(map(_cost, state.subscriptions))
+
+
+def _cost(uri: str) -> int:
+    return len(uri) + URI_COST

@@ -58,7 +58,11 @@ from registry.gateway.patience import Patience
 from registry.gateway.ports import Peers, RouteTable
 from registry.gateway.reply import STREAM_HEADERS
 from registry.gateway.requests import Exchange
-from registry.gateway.session_states import MOST_SUBSCRIPTIONS, SessionStates
+from registry.gateway.session_states import (
+    MAX_URI_CHARACTERS,
+    MOST_SUBSCRIPTIONS,
+    SessionStates,
+)
 from registry.gateway.streams import StreamRoom
 from registry.gateway.translate import by_era
 from registry.gateway.values import Route, may_tell_of_resources
@@ -464,11 +468,21 @@ class Standing:
             return
         if has_changed:
             await self._compare()
-        is_known = self._admission.is_remembered if has_changed else self._admission.holds
-        doubtful = [client for key, client in self._clients.items() if not is_known(key)]
+        doubtful = [
+            client
+            for key, client in self._clients.items()
+            if self._is_doubtful(key, client.user, has_changed=has_changed)
+        ]
         for start in range(0, len(doubtful), LOOKED_UP_AT_ONCE):
             some = doubtful[start : start + LOOKED_UP_AT_ONCE]
             await asyncio.gather(*(self._admit_again(client) for client in some))
+
+    def _is_doubtful(self, key: str, former: UserContext, *, has_changed: bool) -> bool:
+        user = self._admission.remembered(key)
+        if user is not None:
+            return user is not former and user != former
+        # Who somebody is does not change without notice, but tokens end so.
+        return has_changed or not self._admission.holds(key)
 
     async def _compare(self) -> None:
         """Tell each client what changed of what it sees."""
@@ -561,7 +575,7 @@ def _honoured(exchange: Exchange, offering: Offering, asked: object) -> _Honoure
     if (
         not isinstance(wanted, list)
         or len(wanted) > MOST_SUBSCRIPTIONS
-        or not all(isinstance(uri, str) for uri in wanted)
+        or not all(isinstance(uri, str) and len(uri) <= MAX_URI_CHARACTERS for uri in wanted)
     ):
         refusal = InvalidParams(f"resourceSubscriptions takes up to {MOST_SUBSCRIPTIONS} URIs.")
         raise by_era(exchange, refusal)

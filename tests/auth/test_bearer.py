@@ -284,6 +284,7 @@ async def test_forgetting_users_asks_for_them_again(
 
     authenticator.forget_users()
 
+    assert authenticator.holds(header)
     assert authenticator.cached(header) is None
     await authenticator.authenticate(header)
     assert directory.asked == [ALICE, ALICE]
@@ -302,6 +303,7 @@ async def test_nothing_is_remembered_beyond_a_tokens_end(
 
     assert still is not None
     assert authenticator.cached(header) is None
+    assert not authenticator.holds(header)
 
 
 async def test_an_administrators_own_token_asks_nobody(

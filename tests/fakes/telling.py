@@ -43,6 +43,8 @@ class TellingServer:
         session = headers.get(b"mcp-session-id", b"").decode() or scope["query_string"].decode()
         if self.is_away:
             await _answer(send, 503, b"{}")
+        elif scope["method"] == "GET" and not (self._is_sse or session in self.subscribed):
+            await _answer(send, 404, b"{}")
         elif scope["method"] == "GET":
             await self._stream(session, receive, send)
         elif scope["method"] == "DELETE":

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from starlette.types import Receive, Scope, Send
+from typing_extensions import override
 
 from registry.access.policy import ServerFacts, ServerScope
 from registry.audit.values import AuditEvent
@@ -17,6 +18,7 @@ from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import Route, build_route, tool_entry
 from registry.servers.values import Era, Transport
 from registry.usage.values import CallNote
+from registry.workers.peers import Alone
 
 AUTHOR = "d" * 24
 EVERYONE = ServerFacts(AUTHOR, ServerScope.SHARED_APP)
@@ -262,3 +264,30 @@ class ScriptedUpstream:
         """Never answer; note when the gateway hangs up."""
         await request.wait_for_disconnect()
         self.gone.set()
+
+
+class LinkedPeers(Alone):
+    """Workers of one process that reach each other."""
+
+    def __init__(self, own: str) -> None:
+        super().__init__(own)
+        self.others: list[LinkedPeers] = []
+        self._handler: Callable[[bytes], Awaitable[bytes]] | None = None
+
+    @override
+    async def tell_all(self, message: bytes) -> list[bytes]:
+        """Hand *message* to the others."""
+        return [await other._handler(message) for other in self.others if other._handler]
+
+    @override
+    def listen(self, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Have *handler* reply."""
+        self._handler = handler
+
+
+def linked(*names: str) -> list[LinkedPeers]:
+    """Return workers that know each other."""
+    workers = [LinkedPeers(name) for name in names]
+    for worker in workers:
+        worker.others = [other for other in workers if other is not worker]
+    return workers

@@ -142,6 +142,19 @@ async def test_a_caller_who_became_somebody_else_hears_of_another_list(
         assert await stream.method() == TOOLS_CHANGED
 
 
+async def test_it_does_not_matter_which_request_finds_out_that_a_caller_changed(
+    start_gateway: StartGateway,
+) -> None:
+    gateway: Gateway = await start_gateway(make_route(facts=PRIVATE))
+    session = await begin(gateway)
+    async with hearing(gateway, session) as stream:
+        gateway.authenticate.change(UserContext(ALICE.user_id, "alice", Role.ADMIN, ALICE.scopes))
+        await post(gateway, {"jsonrpc": "2.0", "id": 1, "method": "ping"}, session)
+        gateway.routes.change.set()
+
+        assert await stream.method() == TOOLS_CHANGED
+
+
 async def test_many_changes_are_told_once(gateway: Gateway) -> None:
     async with hearing(gateway, await begin(gateway)) as stream:
         gateway.routes.replace(make_route(tools=ONE_TOOL))

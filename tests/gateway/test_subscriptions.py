@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from tests.fakes.everything.serving import serving_everything
 from tests.fakes.everything.tools import WATCHED
 from tests.fakes.telling import TellingServer
 from tests.gateway.conftest import Gateway, StartGateway
-from tests.gateway.fakes import PRIVATE, make_route
-from tests.gateway.listening import MODERN, ask, begin, hearing, listening, until
+from tests.gateway.fakes import PRIVATE, linked, make_route
+from tests.gateway.listening import MODERN, ask, begin, hearing, listening, path, until
 from tests.gateway.serving import serve
 
 NOTE = "note://a"
@@ -51,12 +51,13 @@ class Telling:
     def route(self, **changes: Any) -> Any:
         """Return the route to the server."""
         facts: dict[str, Any] = {
+            "url": self.url,
             "eras": LEGACY_ONLY,
             "resources": resources(NOTE, OTHER),
             "capabilities": CAN_SUBSCRIBE,
             "features_known": True,
         }
-        return make_route(self.url, **(facts | changes))
+        return make_route(**(facts | changes))
 
 
 @pytest.fixture(params=[Transport.STREAMABLE_HTTP, Transport.SSE])
@@ -298,6 +299,42 @@ async def test_a_feed_moves_with_its_server(
         assert telling.server.open_streams == 0
 
 
+async def test_a_stream_in_one_worker_follows_what_is_said_in_another(
+    telling: Telling, start_gateway: StartGateway, transport: Transport
+) -> None:
+    here, there = linked("worker01", "worker02")
+    routes = telling.route(transport=transport)
+    first: Gateway = await start_gateway(routes, peers=here)
+    second: Gateway = await start_gateway(routes, peers=there)
+    session = await begin(first)
+    await ask(first, session, "resources/subscribe", {"uri": NOTE})
+    # As if this worker had begun after that was said.
+    second.endpoint._hosted._states._states.clear()
+    async with hearing(second, session) as stream:
+        await until(lambda: telling.server.wanted == {NOTE})
+        await ask(first, session, "resources/subscribe", {"uri": OTHER})
+        telling.server.update(OTHER)
+        told = [await stream.uri()]
+        await ask(first, session, "resources/unsubscribe", {"uri": OTHER})
+        telling.server.update(OTHER)
+        telling.server.update(NOTE)
+        told.append(await stream.uri())
+
+    assert told == [OTHER, NOTE]
+
+
+async def test_a_stream_in_one_worker_ends_that_in_another(start_gateway: StartGateway) -> None:
+    here, there = linked("worker01", "worker02")
+    first: Gateway = await start_gateway(make_route(), peers=here)
+    second: Gateway = await start_gateway(make_route(), peers=there)
+    session = await begin(first)
+    async with hearing(first, session) as old, hearing(second, session) as new:
+        assert await old.next() is None
+
+        await first.http.delete("/mcp", headers=session)
+        assert await new.next() is None
+
+
 @dataclass
 class Everything:
     """A gateway in front of the everything server, as a server of the stateless era."""
@@ -320,6 +357,7 @@ async def everything(stack: AsyncExitStack, start_gateway: StartGateway) -> Ever
     return Everything(await start_gateway(route), running.state.bus)
 
 
+@pytest.mark.filterwarnings("ignore:resources/subscribe is removed")
 @pytest.mark.parametrize("slug", ["", "demo"])
 async def test_the_official_client_hears_of_a_stateless_server_in_a_session(
     everything: Everything, slug: str
@@ -396,23 +434,10 @@ def open_streams(gateway: Gateway) -> float | None:
     return gateway.metrics.registry.get_sample_value("mcp_gateway_streams")
 
 
-class connect:  # noqa: N801 - used as a context manager only
-    """The official client, connected as alice."""
-
-    def __init__(self, gateway: Gateway, slug: str, mode: Any, **options: Any) -> None:
-        self._url = f"{gateway.url}/mcp/{slug}" if slug else f"{gateway.url}/mcp"
-        self._mode = mode
-        self._options = options
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Client:
-        http = await self._stack.enter_async_context(
-            httpx2.AsyncClient(headers={"Authorization": "Bearer alice"})
-        )
-        transport = streamable_http_client(self._url, http_client=http)
-        return await self._stack.enter_async_context(
-            Client(transport, mode=self._mode, **self._options)
-        )
-
-    async def __aexit__(self, *details: object) -> None:
-        await self._stack.aclose()
+@asynccontextmanager
+async def connect(gateway: Gateway, slug: str, mode: Any, **options: Any) -> AsyncIterator[Client]:
+    """Connect the official client as alice."""
+    async with httpx2.AsyncClient(headers={"Authorization": "Bearer alice"}) as http:
+        transport = streamable_http_client(f"{gateway.url}{path(slug)}", http_client=http)
+        async with Client(transport, mode=mode, **options) as client:
+            yield client
