@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.client.subscriptions import SubscriptionLost, ToolsListChanged
 from mcp.server.mcpserver import MCPServer
 from pydantic import SecretStr
 
@@ -137,6 +138,38 @@ async def test_a_registered_server_is_listed_and_called_in_each_era(
 
     assert [tool.name for tool in tools.tools] == ["add"]
     assert result.structured_content == {"result": 5}
+
+
+async def test_an_open_stream_hears_of_servers_and_ends_with_its_token(
+    whole: Whole, alice: UserContext, root: UserContext
+) -> None:
+    authorization = whole.authorization(alice)
+    transport_http = httpx2.AsyncClient(headers=authorization)
+    async with (
+        asyncio.timeout(20),
+        transport_http as http,
+        Client(
+            streamable_http_client(f"{whole.url}/mcp", http_client=http), mode="2026-07-28"
+        ) as client,
+        client.listen(tools_list_changed=True, prompts_list_changed=True) as listened,
+    ):
+        events = aiter(listened)
+        server = await whole.register(alice, "sums")
+        come = await anext(events)
+        names = [tool.name for tool in (await client.list_tools()).tools]
+        await whole.http.delete(f"/api/v1/servers/{server['id']}", headers=authorization)
+        gone = await anext(events)
+        revoked = await whole.http.post(
+            "/api/v1/tokens/revoke",
+            json={"user_id": alice.user_id},
+            headers=whole.authorization(root),
+        )
+        with pytest.raises(SubscriptionLost):
+            await anext(events)
+
+    assert come == gone == ToolsListChanged()
+    assert names == ["sums__add"]
+    assert revoked.status_code < 300
 
 
 @pytest.mark.parametrize("user", ["alice", "root"])
