@@ -182,7 +182,7 @@ class Broker:
             if key is not None:
                 self._under_way.pop(key, None)
             if call.conversation is not None:
-                await self._leave(call.conversation)
+                await self._connector.leave(call.conversation)
 
     def cancel(self, session: ClientSession, request_id: RequestId) -> bool:
         """End a request of *session*, if it is under way here."""
@@ -226,7 +226,7 @@ class Broker:
     async def close(self) -> None:
         """Drop everything that waits for a client."""
         for parked in self._parked.values():
-            await self._leave(parked.conversation)
+            await self._connector.leave(parked.conversation)
         self._parked.clear()
 
     async def _conduct(self, call: _Call) -> None:
@@ -460,13 +460,6 @@ class Broker:
         )
         return {"resultType": INPUT_REQUIRED, "inputRequests": wanted, "requestState": state}
 
-    async def _leave(self, conversation: Conversation) -> None:
-        """Give a conversation up; the server is told if it has not answered."""
-        if conversation.is_answered:
-            await conversation.close()
-        else:
-            self._errands.soon(_abandoned(conversation))
-
     def _sweep_later(self) -> None:
         if not self._is_sweeping and self._parked:
             self._is_sweeping = True
@@ -478,15 +471,8 @@ class Broker:
         for token, parked in list(self._parked.items()):
             if parked.ends_at <= now:
                 del self._parked[token]
-                self._errands.soon(_abandoned(parked.conversation))
+                self._errands.soon(self._connector.leave(parked.conversation))
         self._sweep_later()
-
-
-async def _abandoned(conversation: Conversation) -> None:
-    try:
-        await conversation.cancel("The client does not want the answer any more.")
-    finally:
-        await conversation.close()
 
 
 async def _notice(call: _Call, message: Message) -> None:

@@ -60,7 +60,7 @@ from registry.gateway.messages import (
 )
 from registry.gateway.upstream_sessions import UpstreamSession, UpstreamSessions, session_key
 from registry.gateway.values import Route, ToolEntry
-from registry.gateway.wire import UpstreamAnswer, Wire
+from registry.gateway.wire import ConnectTimedOut, UpstreamAnswer, Wire
 from registry.servers.values import Era, Transport
 
 ACCEPT_BOTH = f"{JSON}, {EVENT_STREAM}"
@@ -132,12 +132,12 @@ class Conversation(Protocol):
     Attributes:
         request_id: What the server knows the request by.
         era: Of the server.
-        is_answered: Whether the last message has come.
+        is_open: Whether the request was sent, and the last message has not come.
     """
 
     request_id: str
     era: Era
-    is_answered: bool
+    is_open: bool
 
     async def next(self) -> Message:
         """Return what comes next; the answer is the last.
@@ -244,13 +244,23 @@ class Connector:
             await conversation.start()
         except FAILURES as exc:
             conversation.error = exc
-            await conversation.close()
+            # Only a server that is silent may still be at work.
+            is_silent = isinstance(exc, TimeoutError)
+            conversation.is_open &= is_silent and not isinstance(exc, ConnectTimedOut)
+            await self.leave(conversation)
             raise failed(ask.route, exc) from exc
         except BaseException as exc:
             conversation.error = exc
-            await conversation.close()
+            await self.leave(conversation)
             raise
         return conversation
+
+    async def leave(self, conversation: Conversation) -> None:
+        """Give a conversation up; a server that has not answered is told, in the background."""
+        if conversation.is_open:
+            self.errands.soon(_abandoned(conversation))
+        else:
+            await conversation.close()
 
     async def send(
         self, ask: Ask, turn: Turn | None, headers: CIMultiDict[str], raw: bytes
@@ -508,6 +518,7 @@ class _Talk:
         self.is_answered = False
         self.turn: Turn | None = None
         self.error: BaseException | None = None
+        self.is_open = False
 
     @property
     def _timeout(self) -> ClientTimeout:
@@ -519,7 +530,7 @@ class _Talk:
             if self._reader is None:
                 whole = await self._at_once()
                 if whole is not None:
-                    self.is_answered = True
+                    self.is_answered, self.is_open = True, False
                     return Message(Kind.ANSWER, whole)
                 self._reader = self._read()
             message = await anext(self._reader)
@@ -527,7 +538,7 @@ class _Talk:
             self.error = exc
             raise failed(self._route, exc) from exc
         if message.kind is Kind.ANSWER:
-            self.is_answered = True
+            self.is_answered, self.is_open = True, False
         return message
 
     async def _at_once(self) -> bytes | None:
@@ -538,6 +549,7 @@ class _Talk:
             return None
         content_type = answer.headers.get(CONTENT_TYPE, "").lower()
         if not content_type.startswith(EVENT_STREAM):
+            self.is_open = False
             return await _whole(answer, self._route, content_type)
         check_status(answer.status, self._route)
         self._events = read_events(answer.body)
@@ -568,8 +580,6 @@ class _Talk:
 
     async def cancel(self, reason: str) -> None:
         """Tell the server that the answer is not wanted any more."""
-        if self.is_answered or self._answer is None:
-            return
         told = notification_text(CANCELLED, {"requestId": self.request_id, "reason": reason})
         try:
             await self.reply(told)
@@ -628,6 +638,7 @@ class StatelessConversation(_Talk):
         raw = request_text(
             ask.method, {**ask.params, "_meta": meta}, self.request_id, is_exact=ask.is_exact
         )
+        self.is_open = True
         self._answer = await self._connector.send(ask, self.turn, headers, raw)
 
     @override
@@ -659,10 +670,12 @@ class SessionConversation(_Talk):
             headers.update(ask.passed_on)
             headers["Content-Type"] = JSON
             headers["Accept"] = ACCEPT_BOTH
+            self.is_open = True
             answer = self._answer = await self._connector.send(ask, self.turn, headers, raw)
             if is_last or session.id is None or not await self._is_forgotten(answer):
                 return
             self._connector.sessions.forget(session)
+            self.is_open, self._early = False, None
             answer.close()
             self._connector.sessions.release(session)
 
@@ -754,6 +767,7 @@ class SseConversation(_Talk):
     async def start(self) -> None:
         """Open a stream, shake hands, and send the request."""
         await self.greet()
+        self.is_open = True
         ask = self._ask
         await self._post(
             request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
@@ -817,6 +831,13 @@ async def _endpoint(events: AsyncIterator[Event], route: Route) -> URL:
                 raise _broken(route, "names an endpoint of another origin")
             return endpoint
     raise _broken(route, "named no endpoint")
+
+
+async def _abandoned(conversation: Conversation) -> None:
+    try:
+        await conversation.cancel("The client does not want the answer any more.")
+    finally:
+        await conversation.close()
 
 
 def session_headers(session: UpstreamSession) -> CIMultiDict[str]:

@@ -40,6 +40,7 @@ from registry.gateway.errors import (
     Refusal,
     ShuttingDown,
 )
+from registry.gateway.events import event_text
 from registry.gateway.farewell import farewell
 from registry.gateway.feeds import Feeds
 from registry.gateway.forward import Forwarder
@@ -309,11 +310,11 @@ class GatewayEndpoint:
             raise ShuttingDown
         needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
         exchange.params = envelope.params
-        if exchange.scope["query_string"]:
-            stream = stream_name(exchange.scope["query_string"])
-            if stream is not None:
-                await self._take(exchange, envelope, needed, stream)
-                return
+        query = exchange.scope.get("query_string")
+        stream = stream_name(query) if query else None
+        if stream is not None:
+            await self._take(exchange, envelope, needed, stream)
+            return
         era = message_era(headers, envelope.params)
         exchange.is_modern = era is Era.MODERN
         if not exchange.slug:
@@ -405,6 +406,9 @@ class GatewayEndpoint:
             # incomplete, which makes the server cut the connection: half must not look whole.
             if exchange.client.is_event_stream:
                 last = farewell(exchange.farewell, refusal, exchange.request_id)
+                if not last and exchange.client.sends_whole_events:
+                    error = error_body(refusal, exchange.request_id, exchange.trace_id)
+                    last = event_text(error)
                 await exchange.client.send({"type": "http.response.body", "body": last})
             return
         body = error_body(refusal, exchange.request_id, exchange.trace_id)

@@ -106,6 +106,7 @@ class Client:
         has_started: Whether the status line was sent, so that no error can be sent any more.
         status: The one that was sent; 0 until then.
         is_event_stream: Whether the body may end after any event.
+        sends_whole_events: Whether it stands between events whenever nothing is being sent.
         extra_headers: Sent with every answer, whatever it is.
         monotonic: Tells the time that *head_at* is in.
         head_at: Monotonic seconds when the head of the upstream's answer was there; 0 until then.
@@ -123,6 +124,7 @@ class Client:
         "monotonic",
         "receive",
         "seal",
+        "sends_whole_events",
         "sent_bytes",
         "status",
         "tail",
@@ -140,6 +142,7 @@ class Client:
         self.has_started = False
         self.status = 0
         self.is_event_stream = False
+        self.sends_whole_events = False
         self.extra_headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def divert(self, through: Callable[[Send], SendT]) -> SendT:

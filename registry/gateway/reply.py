@@ -37,6 +37,7 @@ class Reply:
     async def _open(self) -> None:
         client = self._exchange.client
         if not client.has_started:
+            client.sends_whole_events = True
             await client.start(200, list(STREAM_HEADERS), is_event_stream=True)
 
     async def _send(self, body: bytes, *, is_last: bool) -> None:

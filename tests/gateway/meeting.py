@@ -34,6 +34,7 @@ class Speech(StrEnum):
 
     LEGACY = "legacy"
     MODERN = "2026-07-28"
+    AUTO = "auto"
     OLD = "sse"
 
 
