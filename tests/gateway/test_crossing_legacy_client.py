@@ -27,6 +27,8 @@ HEADED = (
     '{"region":{"type":"string","x-mcp-header":"Region"}}}}'
 )
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 
 @pytest.fixture
 async def gateway(
@@ -105,7 +107,7 @@ async def test_the_request_says_who_and_what_the_client_is(
     session = await begin(gateway, roots={"listChanged": True}, experimental={"x": {}})
     params = {**CALL, "_meta": {"progressToken": 3}, "unknown": [1.50]}
 
-    await gateway.post(request("tools/call", params), mcp_session_id=session, traceparent="00-a")
+    await gateway.post(request("tools/call", params), mcp_session_id=session, traceparent=TRACE)
 
     [sent] = upstream.requests
     meta = sent.message["params"]["_meta"]
@@ -122,7 +124,7 @@ async def test_the_request_says_who_and_what_the_client_is(
         "mcp-method": "tools/call",
         "mcp-name": "echo",
     }
-    assert sent.headers["traceparent"] == "00-a"
+    assert sent.headers["traceparent"] == TRACE
     assert sent.headers["authorization"] == "Bearer upstream-secret"
 
 

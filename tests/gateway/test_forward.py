@@ -673,6 +673,4 @@ async def test_a_call_that_the_end_of_the_server_cuts_off_is_told_so(
         call.cancel()
 
     assert sent[0]["status"] == 503
-    assert orjson.loads(sent[1]["body"])["error"]["message"] == (
-        "The gateway is being shut down; try again."
-    )
+    assert orjson.loads(sent[1]["body"])["error"]["message"] == ("The gateway is being shut down.")
