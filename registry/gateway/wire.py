@@ -8,7 +8,6 @@ docs/decisions/0005-byte-pass-through.md says what that depends on.
 """
 
 import asyncio
-import select
 from collections.abc import Mapping
 
 from aiohttp import ClientRequest, ClientSession, ClientTimeout, ServerDisconnectedError
@@ -19,6 +18,7 @@ from cachetools import LRUCache
 from yarl import URL
 
 from registry.gateway.patience import Patience
+from registry.upstream.pool import UpstreamConnection
 
 MAX_HEADER_BYTES = 64 * 1024
 """Longest header line taken from an upstream."""
@@ -263,23 +263,13 @@ def request_head(
 
 
 def _may_be_used(protocol: ResponseHandler) -> bool:
-    """Whether nothing came over a used connection that the event loop has not seen yet.
+    """Whether no answer and no end came over a used connection since the loop last looked.
 
-    Not even its end: an upstream that closed an idle connection is noticed before a request is
-    sent into it, which could be neither answered nor repeated. Over a new connection there may be
-    something: TLS sends session tickets first.
+    An upstream that closed an idle connection is noticed before a request is sent into it, which
+    could be neither answered nor repeated.
     """
-    if protocol.read_timeout is None:
-        return True
-    transport = protocol.transport
-    if transport is None:
-        return False
-    number = transport.get_extra_info("socket").fileno()
-    if number < 0:
-        return False
-    poll = select.poll()
-    poll.register(number, select.POLLIN)
-    return not poll.poll(0)
+    is_new = protocol.read_timeout is None
+    return is_new or not isinstance(protocol, UpstreamConnection) or protocol.is_quiet()
 
 
 def _host(url: URL) -> str:

@@ -5,6 +5,7 @@ it was judged to go.
 """
 
 import asyncio
+import select
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -80,12 +81,37 @@ class GuardedResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class TellingHandler(ResponseHandler):
-    """A connection that tells who reads a body that its framing is broken.
+class UpstreamConnection(ResponseHandler):
+    """aiohttp's connection, with two things that it does not tell.
 
-    aiohttp 3.14 tells only who waits for the next head. Whoever reads the body would wait for
-    ever, because the read timeout ends with the error.
+    That the framing of a body is broken: aiohttp 3.14 tells only who waits for the next head, and
+    whoever reads the body would wait for ever, because the read timeout ends with the error.
     """
+
+    _poll: "select.poll | None" = None
+
+    def is_quiet(self) -> bool:
+        """Whether nothing came that the event loop has not seen yet, not even the end.
+
+        Ask before a request is sent over a connection that was used. Over a new one there may be
+        something: TLS sends session tickets first.
+        """
+        poll = self._poll
+        if poll is None:
+            # Made once: to find the socket costs more than to ask it.
+            transport = self.transport
+            number = -1 if transport is None else transport.get_extra_info("socket").fileno()
+            if number < 0:
+                return False
+            poll = self._poll = select.poll()
+            poll.register(number, select.POLLIN)
+        return not poll.poll(0)
+
+    @override
+    def connection_lost(self, exc: BaseException | None) -> None:
+        # The number may be another connection's soon.
+        self._poll = None
+        super().connection_lost(exc)
 
     @override
     def set_exception(
@@ -109,7 +135,9 @@ class GuardedConnector(aiohttp.TCPConnector):
     def __init__(self, guard: UrlGuard, lookup: Lookup | None = None, **options: Any) -> None:
         self._names = GuardedResolver(guard, lookup)
         super().__init__(resolver=self._names, **options)
-        self._factory = cast("partial[ResponseHandler]", partial(TellingHandler, loop=self._loop))
+        self._factory = cast(
+            "partial[ResponseHandler]", partial(UpstreamConnection, loop=self._loop)
+        )
         self._guard = guard
 
     @override

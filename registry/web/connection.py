@@ -262,14 +262,18 @@ class JoiningProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers look the same, but are no headers: a proxy before us did not judge them.
         if self._is_in_head:
-            super().on_header(name, value)
-            if len(self.headers) > MAX_HEADERS:
-                self._head_is_too_large = True
-                raise HeadTooLargeError
+            # As uvicorn has it; to call that would cost a hundredth of a gateway call.
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     @override
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        if len(self.headers) > MAX_HEADERS:
+            self._head_is_too_large = True
+            raise HeadTooLargeError
         super().on_headers_complete()
 
     @override

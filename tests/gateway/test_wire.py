@@ -20,9 +20,18 @@ from yarl import URL
 
 from registry.gateway.patience import Patience
 from registry.gateway.wire import Wire
+from registry.upstream.guard import UrlGuard
+from registry.upstream.pool import GuardedConnector, create_upstream_session
 
 TIMEOUT = ClientTimeout(connect=5, sock_connect=5, sock_read=5)
 ANSWER = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+
+
+def pool() -> aiohttp.ClientSession:
+    """Return the gateway's own pool, which may connect to loopback."""
+    return create_upstream_session(
+        UrlGuard(["127.0.0.0/8"]), connect_timeout_seconds=5, idle_timeout_seconds=5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +107,8 @@ async def test_requests_share_a_connection_over_tls(
     certificate: Path, secure_url: URL, connections: list[asyncio.StreamWriter]
 ) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+    connector = GuardedConnector(UrlGuard(["127.0.0.0/8"]), ssl=context)
+    async with aiohttp.ClientSession(connector=connector) as session:
         wire = Wire(session, Patience())
         for _ in range(3):
             answer = await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)
@@ -114,7 +124,7 @@ async def test_what_the_loop_has_not_seen_yet_spoils_a_connection_too(stray: byt
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        async with asyncio.timeout(5), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(5), pool() as session:
             wire = Wire(session, Patience())
 
             async def ask() -> int:
