@@ -584,6 +584,8 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/tools/test_projection.py::test_a_recursive_schema_ends_in_an_open_object",
     ),
     "E-04": (
+        "tests/gateway/test_faults.py::test_a_fault_has_the_stated_outcome_and_is_felt_by_nobody_else",
+        "tests/gateway/test_isolation.py::test_a_connection_that_is_not_made_in_time_is_given_up",
         "tests/gateway/test_forward.py::test_a_redirect_is_not_followed",
         "tests/gateway/test_forward.py::test_an_upstream_that_streams_for_ever_is_cut_off",
         "tests/gateway/test_forward.py::test_half_a_streamed_answer_does_not_look_whole",
@@ -593,6 +595,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/upstream/test_pool.py::test_an_address_that_is_not_allowed_gets_no_connection",
     ),
     "E-05": (
+        "tests/gateway/test_isolation.py::test_a_call_under_way_ends_well_when_it_would_not_be_let_in_any_more",
         "tests/tokens/test_revocation.py::test_a_call_in_flight_ends_and_the_next_one_is_refused",
     ),
     "E-13": (
@@ -667,6 +670,8 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-230": (
         "tests/gateway/test_combined.py::test_lists_and_other_servers_are_whole_while_a_server_is_away",
+        "tests/gateway/test_isolation.py::test_a_dead_server_is_left_alone_and_keeps_its_tools",
+        "tests/gateway/test_isolation.py::test_calls_to_a_server_that_works_succeed_while_another_hangs",
     ),
     "R-236": (
         "tests/gateway/test_combined.py::test_everything_of_all_servers_is_listed_under_names_of_its_own",
