@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import resource
 import shlex
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -250,7 +251,15 @@ async def _supervise(
         ).run()
 
 
+def _allow_open_files() -> None:
+    """Raise the limit of open files as far as we may: each stream takes one, or two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _server(app: ASGIApp, parts: "Components") -> Server:
+    _allow_open_files()
     return Server(
         app,
         parts.drain,
@@ -278,9 +287,9 @@ def announcement(settings: Settings, home: LocalHome, token: str) -> str:
     base = settings.base_url
     configuration = {
         "mcpServers": {
-            "demo": {
+            "registry": {
                 "type": "http",
-                "url": f"{base}/mcp/demo",
+                "url": f"{base}/mcp",
                 "headers": {"Authorization": f"Bearer {token}"},
             }
         }
@@ -291,6 +300,7 @@ def announcement(settings: Settings, home: LocalHome, token: str) -> str:
             f"Registry ready at {base}",
             f"  API description  {base}/api/v1/openapi.json",
             f"  Admin token      {home.admin_token_file}",
+            f"  All servers      {base}/mcp",
             f"  Demo server      {base}/mcp/demo",
             "",
             "Client configuration (Claude, Cursor; VS Code wants servers for mcpServers):",

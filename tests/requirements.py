@@ -645,6 +645,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-233": (
         "tests/test_replicas.py::test_a_change_on_one_replica_is_in_force_on_all_within_a_second",
     ),
+    "R-015": ("tests/gateway/test_following.py::test_dropping_the_whole_view_changes_no_route",),
     "R-016": (
         "tests/repository/test_data_model.py::test_each_collection_has_one_writing_module_besides_the_change_of_keys",
         "tests/repository/test_data_model.py::test_the_table_names_exactly_the_modules_that_touch_a_collection",

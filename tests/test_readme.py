@@ -105,19 +105,19 @@ def test_the_curl_lines_list_servers_and_call_a_tool(local: Local) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-async def test_the_client_configurations_reach_the_demo_server(local: Local, number: int) -> None:
+async def test_the_client_configurations_reach_all_servers(local: Local, number: int) -> None:
     text = blocks("json client")[number].replace(DOCUMENTED, local.address)
     configuration = json.loads(text.replace("TOKEN", local.token))
     (servers,) = configuration.values()
-    demo = servers["demo"]
+    combined = servers["registry"]
 
     async with (
-        httpx2.AsyncClient(headers=demo["headers"]) as http,
-        Client(streamable_http_client(demo["url"], http_client=http)) as client,
+        httpx2.AsyncClient(headers=combined["headers"]) as http,
+        Client(streamable_http_client(combined["url"], http_client=http)) as client,
     ):
         tools = await client.list_tools()
 
-    assert "echo" in {tool.name for tool in tools.tools}
+    assert "demo__echo" in {tool.name for tool in tools.tools}
 
 
 def test_the_python_snippet_prints_the_tools_and_a_result(local: Local) -> None:
@@ -126,7 +126,7 @@ def test_the_python_snippet_prints_the_tools_and_a_result(local: Local) -> None:
     printed = local.run([sys.executable, "-c", script.replace(DOCUMENTED, local.address)])
 
     names, result = printed.splitlines()
-    assert "'add'" in names
+    assert "'demo__add'" in names
     assert float(result) == 5
 
 

@@ -2,13 +2,14 @@
 
 from urllib.parse import quote
 
-from registry.access.policy import Decision, Permission, Rule, ServerScope, decide
+from registry.access.policy import Permission, Rule, ServerScope, decide
 from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
 from registry.core.origin import Origin
 from registry.gateway.catalogue import View
 from registry.gateway.errors import NotServing, ServerUnknown
+from registry.gateway.naming import SEPARATOR
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.requests import Exchange
 from registry.gateway.translate import challenged
@@ -121,9 +122,35 @@ class Admission:
         if not decision.allowed:
             self._note(exchange, user, route.server_id, decision.rule)
             raise ServerUnknown
-        if _looks_into_private(user, route, decision):
-            self._note(exchange, user, route.server_id, decision.rule, AuditOutcome.SUCCESS)
+        self.note_use(exchange, user, route)
         return route
+
+    def note_use(self, exchange: Exchange, user: UserContext, route: Route) -> None:
+        """Record that an administrator uses another user's private server; once a request."""
+        if not user.is_admin or not _is_private_of_another(user, route):
+            return
+        before = exchange.route
+        if before is None or before.server_id != route.server_id:
+            self._note(exchange, user, route.server_id, Rule.ADMINISTRATOR, AuditOutcome.SUCCESS)
+
+    def note_hidden(self, exchange: Exchange, user: UserContext, name: str) -> None:
+        """Record that a caller asked the combined server for something of a server hidden to them.
+
+        Args:
+            exchange: The request.
+            user: Who asked.
+            name: Of the tool or prompt.
+        """
+        member = self._routes.catalogue.member(name.partition(SEPARATOR)[0])
+        if member is not None:
+            decision = decide(
+                user,
+                Permission.VIEW,
+                member.route.facts,
+                admin_sees_private=self._admin_sees_private,
+            )
+            if not decision.allowed:
+                self._note(exchange, user, member.route.server_id, decision.rule)
 
     def _note(
         self,
@@ -162,10 +189,5 @@ class Admission:
         return f"{self._base_url}/.well-known/oauth-protected-resource{path}"
 
 
-def _looks_into_private(user: UserContext, route: Route, decision: Decision) -> bool:
-    """Whether an administrator uses another user's private server."""
-    return (
-        decision.rule is Rule.ADMINISTRATOR
-        and route.facts.scope is ServerScope.PRIVATE_USER
-        and route.facts.author != user.user_id
-    )
+def _is_private_of_another(user: UserContext, route: Route) -> bool:
+    return route.facts.scope is ServerScope.PRIVATE_USER and route.facts.author != user.user_id

@@ -7,7 +7,7 @@ call can be told to belong to that call.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -46,6 +46,7 @@ import registry
 from registry.core.clock import Clock
 from registry.core.errands import Errands
 from registry.core.json import JsonObject, members
+from registry.gateway.eras import NO_SUCH_PROTOCOL, is_of_another_era
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import Event, EventTooLargeError, read_events
 from registry.gateway.forward import EVENT_STREAM, JSON, OK, SUCCESS, check_status, failure
@@ -179,6 +180,7 @@ class Connector:
         gates: How much each server is asked.
         connect_timeout_seconds: Longest wait for a connection to be made.
         repeats_reads: Whether what may be repeated is sent once more when a server breaks off.
+        suspect: Has a server asked again which era it speaks.
     """
 
     def __init__(
@@ -190,8 +192,10 @@ class Connector:
         *,
         connect_timeout_seconds: float,
         repeats_reads: bool,
+        suspect: Callable[[Route], None],
     ) -> None:
         self.wire = wire
+        self.suspect = suspect
         self.gates = gates
         self._repeats_reads = repeats_reads
         self.clock = clock
@@ -483,6 +487,8 @@ class Connector:
         session.id = answer.headers.get(SESSION_HEADER)
         version = members(message.body.get("result")).get("protocolVersion")
         if not isinstance(version, str) or "error" in message.body:
+            if is_of_another_era(Era.LEGACY, answer.status, message.raw):
+                self.suspect(route)
             raise UpstreamFailed(f"The server {route.server_name} refused to initialize.")
         session.version = version
         await self.post(
@@ -530,6 +536,7 @@ class _Talk:
             if self._reader is None:
                 whole = await self._at_once()
                 if whole is not None:
+                    self._wonder(whole)
                     self.is_answered, self.is_open = True, False
                     return Message(Kind.ANSWER, whole)
                 self._reader = self._read()
@@ -540,6 +547,14 @@ class _Talk:
         if message.kind is Kind.ANSWER:
             self.is_answered, self.is_open = True, False
         return message
+
+    def _wonder(self, whole: bytes) -> None:
+        """Have the server asked again what it speaks if its answer suggests it."""
+        answer = self._answer
+        if answer is None or answer.status not in NO_SUCH_PROTOCOL:
+            return
+        if is_of_another_era(self.era, answer.status, whole):
+            self._connector.suspect(self._route)
 
     async def _at_once(self) -> bytes | None:
         """Return the answer if it is no stream of messages."""

@@ -172,6 +172,7 @@ class GatewayEndpoint:
             clock,
             connect_timeout_seconds=connect_timeout_seconds,
             repeats_reads=settings.gateway_repeat_reads,
+            suspect=routes.suspect,
         )
         self._connector = connector
 
@@ -221,7 +222,7 @@ class GatewayEndpoint:
             states,
             standing,
             around.peers,
-            means=Means(self._one.credentials_of, self._admission.route_of, self._one.forward_as),
+            means=Means(self._one.credentials_of, self._admission, self._one.forward_as),
             recorder=recorder,
         )
         self._old_clients = OldClients(

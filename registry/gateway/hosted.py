@@ -26,6 +26,7 @@ import registry
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway import crossing
+from registry.gateway.admission import Admission
 from registry.gateway.broker import Broker, Elsewhere
 from registry.gateway.callers import Caller
 from registry.gateway.catalogue import Owned
@@ -70,9 +71,6 @@ EMPTY: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
 CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
 """Returns the stored headers for a caller; raises a Refusal when they cannot be used."""
 
-RouteOf = Callable[[UserContext, str, str], Route]
-"""Returns the route of a slug and server id for a caller; raises a Refusal when there is none."""
-
 FastCall = Callable[[Exchange, UserContext, Owned, Envelope], Awaitable[None]]
 """Forwards a request under the server's own name for what is called, bytes back unchanged."""
 
@@ -82,7 +80,7 @@ class Means:
     """How the endpoint does what the hosted server needs of it."""
 
     credentials_of: CredentialsOf
-    route_of: RouteOf
+    admission: Admission
     fast_call: FastCall
 
 
@@ -118,7 +116,7 @@ class HostedServer:
         self._standing = standing
         self._peers = peers
         self._credentials_of = means.credentials_of
-        self._route_of = means.route_of
+        self._admission = means.admission
         self._fast_call = means.fast_call
         self._recorder = recorder
         peers.listen(self.told)
@@ -228,6 +226,7 @@ class HostedServer:
                 name = _named(envelope, "name")
                 owned_prompt = offering.prompt(name)
                 if owned_prompt is None:
+                    self._note_hidden(exchange, offering, name)
                     raise by_era(exchange, PromptUnknown(name))
                 await self._call(exchange, envelope, caller, offering, owned_prompt, "name")
             case "resources/read":
@@ -333,6 +332,7 @@ class HostedServer:
         name = _named(envelope, "name")
         owned = offering.tool(name)
         if owned is None or owned.tool is None:
+            self._note_hidden(exchange, offering, name)
             raise by_era(exchange, ToolUnknown(name))
         exchange.tool = owned.tool.name
         exchange.may_repeat = owned.tool.may_repeat
@@ -340,6 +340,10 @@ class HostedServer:
         if exchange.is_modern and owned.tool.param_header_schema is not None:
             check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
         return owned
+
+    def _note_hidden(self, exchange: Exchange, offering: Offering, name: str) -> None:
+        if offering.only is None and exchange.user is not None:
+            self._admission.note_hidden(exchange, exchange.user, name)
 
     def _resource(self, exchange: Exchange, envelope: Envelope, offering: Offering) -> Owned:
         uri = _named(envelope, "uri")
@@ -377,6 +381,7 @@ class HostedServer:
     ) -> None:
         is_read_here = named_by == "uri" and envelope.params["uri"] != owned.key
         if caller.era is Era.MODERN and Era.MODERN in owned.route.eras and not is_read_here:
+            self._admission.note_use(exchange, caller.user, owned.route)
             exchange.served_by(owned.route)
             exchange.client.edit = with_public_links(offering, owned.route)
             await self._fast_call(exchange, caller.user, owned, envelope)
@@ -396,6 +401,7 @@ class HostedServer:
         params: JsonObject,
     ) -> None:
         route = owned.route
+        self._admission.note_use(exchange, caller.user, route)
         exchange.served_by(route)
         credentials = await self._credentials_of(route, caller.user)
         self._recorder.forwarding(exchange)
@@ -450,7 +456,7 @@ class HostedServer:
             await self._broker.deliver(worker, token, key, envelope.body)
             return
         _, slug, server_id, request_id, *reply_address = address
-        route = self._route_of(caller.user, slug, server_id)
+        route = self._admission.route_of(caller.user, slug, server_id)
         body = load_text(raw)
         body["id"] = request_id
         credentials = await self._credentials_of(route, caller.user)
