@@ -692,6 +692,8 @@ class SessionConversation(_Talk):
             self._connector.sessions.forget(session)
             self.is_open, self._early = False, None
             answer.close()
+            # Given back here, and not once more if there is no other session to be had.
+            self._session = None
             self._connector.sessions.release(session)
 
     async def _is_forgotten(self, answer: UpstreamAnswer) -> bool:
