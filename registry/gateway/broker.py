@@ -23,9 +23,11 @@ from registry.core.clock import Clock
 from registry.core.errands import Errands
 from registry.core.json import JsonObject, dump_text, members
 from registry.gateway import crossing
+from registry.gateway.asks import Ask, Conversation
 from registry.gateway.callers import Caller
 from registry.gateway.client_sessions import ClientSession
-from registry.gateway.connector import Ask, Connector, Conversation
+from registry.gateway.connector import Connector
+from registry.gateway.conversations import converse
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import (
     InputRefused,
@@ -171,13 +173,17 @@ class Broker:
         try:
             with watch:
                 if parked is None:
-                    call.conversation = await self._connector.open(ask)
+                    call.conversation = await converse(self._connector, ask)
                 else:
                     await self._go_on(call, parked)
                 exchange.client.answered()
                 await self._conduct(call)
         except (TimeoutError, ClientError, OSError) as exc:
             raise failure(ask.route, exc) from exc
+        except (ValueError, RecursionError) as exc:
+            raise UpstreamFailed(
+                f"The server {ask.route.server_name} sent what cannot be read."
+            ) from exc
         finally:
             if key is not None:
                 self._under_way.pop(key, None)
@@ -340,7 +346,7 @@ class Broker:
         former, call.conversation = call.conversation, None
         if former is not None:
             await former.close()
-        call.conversation = await self._connector.open(call.ask)
+        call.conversation = await converse(self._connector, call.ask)
 
     async def _inputs(self, call: _Call, wanted: Mapping[str, JsonObject]) -> JsonObject:
         for one in wanted.values():

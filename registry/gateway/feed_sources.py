@@ -13,13 +13,10 @@ from typing import TypeAlias
 import structlog
 
 from registry.core.json import JsonObject, JsonValue, members
-from registry.gateway.connector import (
-    DEFAULT_RETRY_SECONDS,
-    MAX_RETRY_SECONDS,
-    Ask,
-    Connector,
-    SseConversation,
-)
+from registry.gateway.answers import DEFAULT_RETRY_SECONDS, MAX_RETRY_SECONDS
+from registry.gateway.asks import Ask
+from registry.gateway.connector import Connector
+from registry.gateway.conversations import SseConversation, converse
 from registry.gateway.errors import UpstreamFailed
 from registry.gateway.events import read_events
 from registry.gateway.feed import Feed
@@ -224,7 +221,7 @@ async def _read_subscription(connector: Connector, feed: Feed, is_open: asyncio.
         if members(feed.route.capabilities.get(capability)).get("listChanged"):
             wanted[member] = True
     ask = _ask(feed, "subscriptions/listen", {"notifications": wanted})
-    conversation = await connector.open(ask)
+    conversation = await converse(connector, ask)
     try:
         conversation.rest()
         while True:

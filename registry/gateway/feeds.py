@@ -15,7 +15,8 @@ from multidict import CIMultiDict
 from registry.core.clock import Clock
 from registry.core.errands import Errands
 from registry.core.metrics import Metrics
-from registry.gateway.connector import FAILURES, Connector
+from registry.gateway.answers import FAILURES
+from registry.gateway.connector import Connector
 from registry.gateway.errors import Refusal
 from registry.gateway.feed import Feed, HeardListChanged, Listener
 from registry.gateway.feed_sources import SOURCES, SourceKind, source_kind

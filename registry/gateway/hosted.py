@@ -27,11 +27,12 @@ from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway import crossing
 from registry.gateway.admission import Admission
+from registry.gateway.asks import Ask
 from registry.gateway.broker import Broker, Elsewhere
 from registry.gateway.callers import Caller
 from registry.gateway.catalogue import Owned
 from registry.gateway.client_sessions import ClientSession, ClientSessions, usable_capabilities
-from registry.gateway.connector import Ask, Connector
+from registry.gateway.connector import Connector
 from registry.gateway.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.eras import check_modern, check_param_headers, require_arguments
 from registry.gateway.errors import (

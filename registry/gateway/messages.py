@@ -112,12 +112,17 @@ def with_id(message: Message, ours: str, theirs: str | int | None) -> bytes:
         message: The answer.
         ours: The id it carries; long and random, so that it is found as text.
         theirs: The id it is to carry.
+
+    Raises:
+        ValueError: It is no answer at all.
     """
     raw = message.raw
     known = b'"%s"' % ours.encode()
     if raw.count(known) == 1 and raw[raw.find(known) - 1 : raw.find(known)] != b"\\":
         return raw.replace(known, orjson.dumps(theirs))
     body = message.editable()
+    if "result" not in body and "error" not in body:
+        raise ValueError("The message is no answer.")
     body["id"] = theirs
     return dump_text(body)
 

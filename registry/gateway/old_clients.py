@@ -19,7 +19,8 @@ from starlette.types import ASGIApp
 
 from registry.auth.identity import UserContext
 from registry.core.errands import Errands
-from registry.gateway.connector import FAILURES, Connector, failed
+from registry.gateway.answers import FAILURES, failed
+from registry.gateway.connector import Connector
 from registry.gateway.envelope import Envelope
 from registry.gateway.errors import NotServing, Refusal, SessionUnknown
 from registry.gateway.headers import Headers

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from multidict import CIMultiDict
 
 from registry.auth.identity import UserContext
-from registry.gateway.connector import FAILURES, Channel, Connector, failed
+from registry.gateway.answers import FAILURES, Channel, failed
+from registry.gateway.connector import Connector
 from registry.gateway.envelope import Envelope
 from registry.gateway.errors import Refusal, ServerUnknown
 from registry.gateway.events import event_text

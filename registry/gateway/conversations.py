@@ -1,0 +1,418 @@
+"""Conversations with upstreams: one request, and all that belongs to it until its answer.
+
+Used where the gateway is the client: on the combined server, and where client and server are of
+different eras. Each conversation reads a stream of its own, so that what a server asks during a
+call can be told to belong to that call.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from aiohttp import (
+    ClientError,
+    ClientTimeout,
+)
+from mcp.shared.inbound import (
+    NAME_BEARING_METHODS,
+    encode_header_value,
+    mcp_param_headers,
+    x_mcp_header_map,
+)
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+)
+from mcp_types.version import (
+    MODERN_PROTOCOL_VERSIONS,
+)
+from typing_extensions import override
+
+from registry.core.json import JsonObject, members
+from registry.gateway.answers import (
+    ACCEPT_BOTH,
+    BAD_REQUEST,
+    CANCELLED,
+    DEFAULT_RETRY_SECONDS,
+    FAILURES,
+    MAX_RESUMES,
+    MAX_RETRY_SECONDS,
+    MAX_SHORT_ANSWER_BYTES,
+    NOT_FOUND,
+    SSE_VERSION,
+    broken,
+    failed,
+    hello_text,
+    session_headers,
+    whole_answer,
+)
+from registry.gateway.asks import Ask, Conversation
+from registry.gateway.connector import Connector
+from registry.gateway.eras import NO_SUCH_PROTOCOL, is_of_another_era
+from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
+from registry.gateway.events import Event, read_events
+from registry.gateway.forward import EVENT_STREAM, JSON, OK, check_status
+from registry.gateway.gates import Turn
+from registry.gateway.headers import CONTENT_TYPE
+from registry.gateway.messages import (
+    Kind,
+    Message,
+    notification_text,
+    read_message,
+    request_text,
+)
+from registry.gateway.upstream_sessions import UpstreamSession, session_key
+from registry.gateway.wire import ConnectTimedOut, UpstreamAnswer
+from registry.servers.values import Era, Transport
+
+
+async def converse(connector: Connector, ask: Ask) -> Conversation:
+    """Send a request and return the conversation about it; the caller closes it.
+
+    Raises:
+        Refusal: The server cannot be reached or does not speak as it should.
+    """
+    conversation: StatelessConversation | SessionConversation | SseConversation
+    if ask.route.transport is Transport.SSE:
+        conversation = SseConversation(connector, ask)
+    elif ask.era in ask.route.eras and ask.era is Era.LEGACY:
+        conversation = SessionConversation(connector, ask)
+    elif Era.MODERN in ask.route.eras:
+        conversation = StatelessConversation(connector, ask)
+    else:
+        conversation = SessionConversation(connector, ask)
+    turn = connector.gates.of(ask.route).call(is_standing=ask.is_standing)
+    await turn.__aenter__()
+    conversation.turn = turn
+    try:
+        await conversation.start()
+    except FAILURES as exc:
+        conversation.error = exc
+        # Only a server that is silent may still be at work.
+        is_silent = isinstance(exc, TimeoutError)
+        conversation.is_open &= is_silent and not isinstance(exc, ConnectTimedOut)
+        await connector.leave(conversation)
+        raise failed(ask.route, exc) from exc
+    except BaseException as exc:
+        conversation.error = exc
+        await connector.leave(conversation)
+        raise
+    return conversation
+
+
+class _Talk:
+    """What the conversations have in common."""
+
+    era = Era.LEGACY
+
+    def __init__(self, connector: Connector, ask: Ask) -> None:
+        self.request_id = connector.new_id()
+        self._connector = connector
+        self._ask = ask
+        self._route = ask.route
+        self._answer: UpstreamAnswer | None = None
+        self._events: AsyncIterator[Event] | None = None
+        self._reader: AsyncGenerator[Message, None] | None = None
+        self.is_answered = False
+        self.turn: Turn | None = None
+        self.error: BaseException | None = None
+        self.is_open = False
+
+    @property
+    def _timeout(self) -> ClientTimeout:
+        return self._connector.timeout(self._route)
+
+    async def next(self) -> Message:
+        """Return what comes next; the answer is the last."""
+        try:
+            if self._reader is None:
+                whole = await self._at_once()
+                if whole is not None:
+                    self._wonder(whole)
+                    self.is_answered, self.is_open = True, False
+                    return Message(Kind.ANSWER, whole)
+                self._reader = self._read()
+            message = await anext(self._reader)
+        except FAILURES as exc:
+            self.error = exc
+            raise failed(self._route, exc) from exc
+        if message.kind is Kind.ANSWER:
+            self.is_answered, self.is_open = True, False
+        return message
+
+    def _wonder(self, whole: bytes) -> None:
+        """Have the server asked again what it speaks if its answer suggests it."""
+        answer = self._answer
+        if answer is None or answer.status not in NO_SUCH_PROTOCOL:
+            return
+        if is_of_another_era(self.era, answer.status, whole):
+            self._connector.suspect(self._route)
+
+    async def _at_once(self) -> bytes | None:
+        """Return the answer if it is no stream of messages."""
+        answer = self._answer
+        assert answer is not None  # noqa: S101 - set by `start`
+        if self._events is not None:
+            return None
+        content_type = answer.headers.get(CONTENT_TYPE, "").lower()
+        if not content_type.startswith(EVENT_STREAM):
+            self.is_open = False
+            return await whole_answer(answer, self._route, content_type)
+        check_status(answer.status, self._route)
+        self._events = read_events(answer.body)
+        return None
+
+    async def _read(self) -> AsyncGenerator[Message, None]:
+        assert self._events is not None  # noqa: S101 - set before
+        async for event in self._events:
+            message = self._message(event)
+            if message is not None:
+                yield message
+        raise UpstreamFailed(f"The server {self._route.server_name} broke off its answer.")
+
+    def _message(self, event: Event) -> Message | None:
+        if event.name != "message" or not event.data:
+            return None
+        return read_message(event.data, self.request_id)
+
+    async def reply(self, message: bytes) -> None:
+        """Answer something that the server asked."""
+        await self._connector.reply(
+            self._route, self._ask.credentials, self.reply_address(), message
+        )
+
+    def reply_address(self) -> list[str | None]:
+        """Return what `Connector.reply` needs."""
+        return [None, None, None]
+
+    async def cancel(self, reason: str) -> None:
+        """Tell the server that the answer is not wanted any more."""
+        told = notification_text(CANCELLED, {"requestId": self.request_id, "reason": reason})
+        try:
+            await self.reply(told)
+        except Refusal:
+            return
+
+    def rest(self) -> None:
+        """Let the server be silent for as long as it likes."""
+        if self._answer is not None:
+            self._answer.rest()
+
+    async def close(self) -> None:
+        """Give back what the conversation holds."""
+        if self._reader is not None:
+            await self._reader.aclose()
+        if self._answer is not None:
+            self._answer.close()
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            error = self.error
+            if error is None and not self.is_answered:
+                # Given up by the client, which says nothing of the server.
+                error = asyncio.CancelledError()
+            await turn.__aexit__(None if error is None else type(error), error, None)
+
+
+class StatelessConversation(_Talk):
+    """With a server of 2026-07-28."""
+
+    era = Era.MODERN
+
+    async def start(self) -> None:
+        """Send the request."""
+        ask = self._ask
+        version = MODERN_PROTOCOL_VERSIONS[-1]
+        meta: JsonObject = {
+            **members(ask.params.get("_meta")),
+            PROTOCOL_VERSION_META_KEY: version,
+            CLIENT_CAPABILITIES_META_KEY: dict(ask.capabilities),
+            CLIENT_INFO_META_KEY: dict(ask.info),
+        }
+        if ask.level is not None:
+            meta[LOG_LEVEL_META_KEY] = ask.level
+        headers = ask.credentials.copy()
+        headers.update(ask.passed_on)
+        headers["Content-Type"] = JSON
+        headers["Accept"] = ACCEPT_BOTH
+        headers["MCP-Protocol-Version"] = version
+        headers["Mcp-Method"] = ask.method
+        named_by = NAME_BEARING_METHODS.get(ask.method)
+        if named_by is not None:
+            headers["Mcp-Name"] = encode_header_value(str(ask.params.get(named_by)))
+        if ask.tool is not None and ask.tool.param_header_schema is not None:
+            mirrored = x_mcp_header_map(ask.tool.param_header_schema)
+            headers.update(mcp_param_headers(mirrored, members(ask.params.get("arguments"))))
+        raw = request_text(
+            ask.method, {**ask.params, "_meta": meta}, self.request_id, is_exact=ask.is_exact
+        )
+        self.is_open = True
+        self._answer = await self._connector.send(ask, self.turn, headers, raw)
+
+    @override
+    async def cancel(self, reason: str) -> None:
+        """Close the stream, which is how this era cancels."""
+        await self.close()
+
+
+class SessionConversation(_Talk):
+    """With a server of the handshake's era, in a session that others may share."""
+
+    def __init__(self, connector: Connector, ask: Ask) -> None:
+        super().__init__(connector, ask)
+        self._session: UpstreamSession | None = None
+        self._early: bytes | None = None
+        self._last_event_id: str | None = None
+        self._retry_seconds = DEFAULT_RETRY_SECONDS
+
+    async def start(self) -> None:
+        """Send the request in a session, in a new one if the server has forgotten it."""
+        ask = self._ask
+        raw = request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
+        key = session_key(ask.route, ask.credentials, ask.capabilities, ask.level)
+        for is_last in (False, True):
+            session = self._session = await self._connector.sessions.acquire(
+                key, ask.route, ask.credentials, ask.capabilities, ask.level
+            )
+            headers = session_headers(session)
+            headers.update(ask.passed_on)
+            headers["Content-Type"] = JSON
+            headers["Accept"] = ACCEPT_BOTH
+            self.is_open = True
+            answer = self._answer = await self._connector.send(ask, self.turn, headers, raw)
+            if is_last or session.id is None or not await self._is_forgotten(answer):
+                return
+            self._connector.sessions.forget(session)
+            self.is_open, self._early = False, None
+            answer.close()
+            # Given back here, and not once more if there is no other session to be had.
+            self._session = None
+            self._connector.sessions.release(session)
+
+    async def _is_forgotten(self, answer: UpstreamAnswer) -> bool:
+        """Whether the server does not know the session any more, so that it did nothing."""
+        if answer.status == NOT_FOUND:
+            return True
+        length = answer.headers.get("Content-Length", "")
+        # Many servers answer 400 instead; what else they refuse so is no different next time.
+        if (
+            answer.status != BAD_REQUEST
+            or not length.isdecimal()
+            or int(length) > MAX_SHORT_ANSWER_BYTES
+        ):
+            return False
+        content_type = answer.headers.get(CONTENT_TYPE, "").lower()
+        self._early = await whole_answer(answer, self._route, content_type)
+        return b"session" in self._early.lower()
+
+    @override
+    async def _at_once(self) -> bytes | None:
+        return await super()._at_once() if self._early is None else self._early
+
+    @override
+    async def _read(self) -> AsyncGenerator[Message, None]:
+        resumes = 0
+        while True:
+            try:
+                async for message in super()._read():
+                    resumes = 0
+                    yield message
+            except (UpstreamFailed, ClientError, OSError):
+                # A server may end a stream and have its rest fetched later (2025-11-25).
+                if self._last_event_id is None or resumes >= MAX_RESUMES:
+                    raise
+            resumes += 1
+            await self._resume()
+
+    async def _resume(self) -> None:
+        session, answer = self._session, self._answer
+        assert session is not None and answer is not None  # noqa: S101, PT018 - set by `start`
+        answer.close()
+        await self._connector.clock.sleep(self._retry_seconds)
+        headers = session_headers(session)
+        headers["Accept"] = EVENT_STREAM
+        headers["Last-Event-ID"] = self._last_event_id or ""
+        self._answer = await self._connector.wire.request(
+            "GET", self._route.target, headers, b"", timeout=self._timeout
+        )
+        check_status(self._answer.status, self._route)
+        if self._answer.status != OK:
+            raise UpstreamAnswered(self._route.server_name, 502, self._answer.status)
+        self._events = read_events(self._answer.body)
+
+    @override
+    def _message(self, event: Event) -> Message | None:
+        if event.id is not None:
+            self._last_event_id = event.id
+        if event.retry_ms is not None:
+            self._retry_seconds = min(event.retry_ms / 1000, MAX_RETRY_SECONDS)
+        return super()._message(event)
+
+    @override
+    def reply_address(self) -> list[str | None]:
+        """Return session id and version."""
+        session = self._session
+        return [None, session.id if session else None, session.version if session else None]
+
+    @override
+    async def close(self) -> None:
+        """Give back connection and session."""
+        await super().close()
+        session, self._session = self._session, None
+        if session is not None:
+            self._connector.sessions.release(session)
+
+
+class SseConversation(_Talk):
+    """With a server of the HTTP+SSE transport (2024-11-05).
+
+    Such a server ties everything to one open event stream. Each conversation opens its own, says
+    hello, asks, and closes it, so that nothing of one caller reaches another.
+    """
+
+    def __init__(self, connector: Connector, ask: Ask) -> None:
+        super().__init__(connector, ask)
+        self._endpoint = self._route.target
+
+    async def start(self) -> None:
+        """Open a stream, shake hands, and send the request."""
+        await self.greet()
+        self.is_open = True
+        ask = self._ask
+        await self._post(
+            request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
+        )
+
+    async def tell(self, method: str, params: JsonObject) -> None:
+        """Send a request whose answer, on the stream, nobody waits for."""
+        request_id = self._connector.new_id()
+        await self._post(request_text(method, params, request_id, is_exact=True))
+
+    async def greet(self) -> None:
+        """Open a stream and shake hands."""
+        ask = self._ask
+        channel = await self._connector.open_channel(ask.route, ask.credentials, ask.passed_on)
+        self._answer, self._endpoint = channel.answer, channel.endpoint
+        events = self._events = channel.events
+        hello_id = self._connector.new_id()
+        await self._post(hello_text(hello_id, SSE_VERSION, ask.capabilities))
+        await self._greeted(events, hello_id)
+        await self._post(notification_text("notifications/initialized"))
+
+    async def _greeted(self, events: AsyncIterator[Event], hello_id: str) -> None:
+        async for event in events:
+            if event.name == "message":
+                message = read_message(event.data, hello_id)
+                if message is not None and message.kind is Kind.ANSWER:
+                    if "error" in message.body:
+                        raise broken(self._route, "refused to initialize")
+                    return
+        raise broken(self._route, "closed its stream")
+
+    async def _post(self, raw: bytes) -> None:
+        await self._connector.post(self._route, self._endpoint, self._ask.credentials.copy(), raw)
+
+    @override
+    def reply_address(self) -> list[str | None]:
+        """Return the address that the server takes messages at."""
+        return [str(self._endpoint), None, None]
