@@ -6,6 +6,7 @@ from registry.access.policy import Permission
 from registry.access.sharing import AccessRole, Entry
 from registry.auth.values import Person
 from registry.core.json import JsonObject
+from registry.core.text import timestamp
 
 FLAGS = [(str(flag.name), int(flag)) for flag in Permission]
 
@@ -50,6 +51,4 @@ def present_person(person: Person, *, with_email: bool) -> JsonObject:
 
 
 def _timestamp(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if moment is None else timestamp(moment)

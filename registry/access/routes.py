@@ -14,7 +14,6 @@ from registry.access.presenter import (
     public_role,
 )
 from registry.access.schemas import (
-    OBJECT_ID,
     PermissionsAnswer,
     PermissionsUpdate,
     PrincipalsAnswer,
@@ -22,6 +21,7 @@ from registry.access.schemas import (
 from registry.access.service import PermissionService, Sharing
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
+from registry.core.text import OBJECT_ID
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 

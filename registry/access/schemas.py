@@ -13,7 +13,6 @@ MAX_ENTRIES = 1_000
 """Most entries in one request; jarvis-api reads them all for each decision."""
 
 LATEST_YEAR = 9999
-OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 ROLE_NAMES = {f"mcpServer_{role.value}": role for role in AccessRole}
 
 

@@ -11,6 +11,7 @@ from registry.audit.values import AuditRecord
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.json import JsonObject
+from registry.core.text import timestamp
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 
@@ -46,7 +47,7 @@ async def list_audit(
 def _presented(record: AuditRecord) -> JsonObject:
     return {
         "id": record.id,
-        "timestamp": record.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "timestamp": timestamp(record.timestamp),
         "action": record.action,
         "entity_type": record.entity_type,
         "entity_id": record.entity_id,

@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from registry.audit.values import AuditAction, AuditFilter, AuditOutcome, EntityType
 from registry.core.cursor import in_utc
+from registry.core.text import OBJECT_ID
 
 
 class AuditQuery(BaseModel):
@@ -18,7 +19,7 @@ class AuditQuery(BaseModel):
     entity_id: Annotated[str | None, StringConstraints(pattern=r"^[^\x00]*$", max_length=128)] = (
         None
     )
-    user_id: Annotated[str | None, StringConstraints(pattern=r"^[0-9a-fA-F]{24}$")] = None
+    user_id: Annotated[str | None, StringConstraints(pattern=OBJECT_ID)] = None
     outcome: AuditOutcome | None = None
     since: AwareDatetime | None = Field(default=None, description="From then on.")
     until: AwareDatetime | None = Field(default=None, description="Before then.")

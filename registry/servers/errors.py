@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from registry.core.errors import ErrorKind, RegistryError, ValidationFailedError
+from registry.core.text import timestamp
 
 USER_VARIABLE = "MCP_API_KEY"
 """The value that stands for a user's API key, here and in jarvis-api."""
@@ -134,4 +135,4 @@ def _timestamp(moment: datetime) -> str:
     except OverflowError:
         # A time within a day of the calendar's ends; it is shown as it was sent.
         return moment.isoformat()
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return timestamp(moment)

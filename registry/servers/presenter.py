@@ -7,6 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import JsonValue
 
 from registry.access.presenter import present_flags
+from registry.core import text
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.servers.credentials import is_secret_header, needs_user_key
@@ -107,10 +108,8 @@ def tool_names(stored: JsonValue) -> list[str]:
 
 
 def timestamp(moment: datetime | None) -> str | None:
-    """Return a time in ISO 8601, UTC, with milliseconds and `Z`."""
-    if moment is None:
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Return a stored time as routes show it."""
+    return None if moment is None else text.timestamp(moment)
 
 
 def without_userinfo(url: str) -> str:

@@ -16,6 +16,7 @@ from registry.auth.identity import Scope, UserContext
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.core.paging import Page, PageRequest
+from registry.core.text import OBJECT_ID
 from registry.servers.presenter import (
     present_detail,
     present_summary,
@@ -48,7 +49,6 @@ from registry.tools.values import ServedTool, ToolDefinition
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 
-OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 MAX_PAGE = 1_000_000
 """Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
 

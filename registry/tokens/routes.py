@@ -8,6 +8,7 @@ from starlette.responses import Response
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
+from registry.core.text import OBJECT_ID
 from registry.tokens.presenter import (
     present_created,
     present_detail,
@@ -44,7 +45,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 Reader = Annotated[UserContext, needs(Scope.READ_TOKENS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_TOKENS)]
-TokenId = Annotated[str, Path(pattern=r"^[0-9a-fA-F]{24}$", description="ObjectId of the token.")]
+TokenId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the token.")]
 
 errors = error_answers(
     {

@@ -19,6 +19,7 @@ from pydantic import (
 from registry.auth.identity import Scope
 from registry.core.json import JsonObject, JsonValue, canonical_json
 from registry.core.logs import MASK
+from registry.core.text import OBJECT_ID
 from registry.tokens.values import LINKS, TokenType
 
 ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
@@ -192,7 +193,7 @@ class TokenRevoke(_Body):
     jti: (
         Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=256)] | None
     ) = None
-    user_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{24}$")] | None = None
+    user_id: Annotated[str, StringConstraints(pattern=OBJECT_ID)] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.json import JsonObject
+from registry.core.text import timestamp
 from registry.usage.schemas import UsageAnswer, UsageQuery
 from registry.usage.service import UsageService
 from registry.usage.values import UsageRecord
@@ -45,5 +46,5 @@ async def list_usage(
 
 
 def _presented(record: UsageRecord) -> JsonObject:
-    moment = record.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    moment = timestamp(record.started_at)
     return {**asdict(record), "started_at": moment}
