@@ -80,5 +80,8 @@ class Conversation(Protocol):
     def rest(self) -> None:
         """Let the server be silent for as long as it likes, until messages are read again."""
 
+    async def leave_place(self) -> None:
+        """Count no longer as a call under way, though it goes on."""
+
     async def close(self) -> None:
         """Give back what the conversation holds."""

@@ -67,8 +67,10 @@ STATE_ONLY_SECONDS = 0.1
 
 PARKED_SECONDS = 300.0
 MOST_PARKED = 1_000
+MOST_PARKED_OF_ONE = 50
 SWEEP_SECONDS = 10.0
-"""How long a conversation waits for its client, how many may, and how often that is looked at."""
+"""How long a conversation waits for its client, how many may, how many of one caller, and how
+often that is looked at."""
 
 REPLIES = "replies"
 STATES = "states"
@@ -94,6 +96,7 @@ class Elsewhere(Exception):  # noqa: N818 - an event, not an error
 class Parked:
     """A conversation that waits for its client."""
 
+    principal: str
     ask: Ask
     conversation: Conversation
     question: JsonObject
@@ -289,6 +292,8 @@ class Broker:
             await call.reply.finish(raw, status)
             return True
         body = message.editable()
+        if not isinstance(body.get("result"), dict) and not isinstance(body.get("error"), dict):
+            raise ValueError("The message is no answer.")  # noqa: TRY004 - its text is at fault
         if caller.era is Era.LEGACY:
             if crossing.wants_input(body):
                 await self._ask_on(call, members(body["result"]))
@@ -379,20 +384,24 @@ class Broker:
         """Answer a client of the stateless era that more is needed; keep the conversation."""
         conversation = call.conversation
         assert conversation is not None  # noqa: S101 - it just asked
+        principal = call.caller.user.principal
         if len(self._parked) >= MOST_PARKED:
             raise NotServing("Too many calls wait for their clients; try again later.")
+        if sum(one.principal == principal for one in self._parked.values()) >= MOST_PARKED_OF_ONE:
+            raise NotServing("Too many of your calls wait for an answer of yours.")
         question = message.editable()
         token = secrets.token_urlsafe(12)
         digest = _digest(call.ask)
         state = self._seal.seal(
             orjson.dumps(["parked", self._peers.own, token, digest]).decode(),
-            principal=call.caller.user.principal,
+            principal=principal,
             server_id=STATES,
         )
         conversation.rest()
-        self._parked[token] = Parked(
-            call.ask, conversation, question, digest, self._clock.monotonic() + PARKED_SECONDS
-        )
+        # People take their time, in which others want to call the server.
+        await conversation.leave_place()
+        ends_at = self._clock.monotonic() + PARKED_SECONDS
+        self._parked[token] = Parked(principal, call.ask, conversation, question, digest, ends_at)
         # From here on it is the client's next request that owns it.
         call.conversation = None
         self._sweep_later()

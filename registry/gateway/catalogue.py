@@ -3,6 +3,7 @@
 Built from routes alone, and thrown away with them: nothing here is more than a derived read.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,9 @@ REMEMBERED_VIEWS = 2_000
 """Callers whose view is remembered."""
 
 REMEMBERED_PAGE_BYTES = 32 * 1024 * 1024
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+"""What a template must begin with to be asked about URIs that are in no list."""
 
 ViewKey: TypeAlias = tuple[str, str, str, frozenset[str]]
 PageKey: TypeAlias = tuple[int, str, str | None]
@@ -212,14 +216,18 @@ class View:
         for member in sorted(self.members, key=lambda member: member.route.server_id):
             route = member.route
             for uri in getattr(route, kind):
-                public = uri if uri not in owners else qualified_uri(route.slug, uri)
-                owners.setdefault(public, Owned(route, uri))
+                # What looks qualified would be taken for another server's.
+                is_taken = uri in owners or split_uri(uri) is not None
+                owners[qualified_uri(route.slug, uri) if is_taken else uri] = Owned(route, uri)
         return owners
 
     @cached_property
     def _patterns(self) -> Sequence[tuple[UriTemplate, Route]]:
         found: list[tuple[UriTemplate, Route]] = []
         for owned in self._template_owners.values():
+            if SCHEME.match(owned.key) is None:
+                # It would catch what is meant for other servers, and what is nobody's.
+                continue
             try:
                 found.append((UriTemplate.parse(owned.key), owned.route))
             except ValueError:
@@ -229,13 +237,12 @@ class View:
 
     def resource(self, uri: str) -> Owned | None:
         """Return whose resource *uri* is, and what that server calls it."""
+        qualified = split_uri(uri)
+        if qualified is not None:
+            return self._qualified(*qualified)
         owned = self._owners.get(uri)
         if owned is not None:
             return owned
-        qualified = split_uri(uri)
-        if qualified is not None:
-            member = self.by_slug.get(qualified[0])
-            return None if member is None else Owned(member.route, qualified[1])
         for pattern, route in self._patterns:
             if pattern.match(uri) is not None:
                 return Owned(route, uri)
@@ -244,11 +251,13 @@ class View:
     def template(self, uri: str) -> Owned | None:
         """Return whose resource template *uri* is, and what that server calls it."""
         qualified = split_uri(uri)
-        owned = self._template_owners.get(uri)
-        if owned is None and qualified is not None:
-            member = self.by_slug.get(qualified[0])
-            return None if member is None else Owned(member.route, qualified[1])
-        return owned
+        if qualified is not None:
+            return self._qualified(*qualified)
+        return self._template_owners.get(uri)
+
+    def _qualified(self, slug: str, uri: str) -> Owned | None:
+        member = self.by_slug.get(slug)
+        return None if member is None else Owned(member.route, uri)
 
     def public_uri(self, route: Route, uri: str) -> str:
         """Return the URI under which a reader finds what *route* calls *uri*."""

@@ -142,9 +142,19 @@ class Connector:
         return answer
 
     async def open_channel(
-        self, route: Route, credentials: CIMultiDict[str], passed_on: Mapping[str, str]
+        self,
+        route: Route,
+        credentials: CIMultiDict[str],
+        passed_on: Mapping[str, str],
+        turn: Turn | None = None,
     ) -> Channel:
         """Open the event stream of a server of HTTP+SSE (2024-11-05); the caller closes it.
+
+        Args:
+            route: The server.
+            credentials: The stored headers for this caller.
+            passed_on: Headers of the client that go upstream.
+            turn: Is told how the server answers.
 
         Raises:
             Refusal: The server did not open one.
@@ -158,6 +168,8 @@ class Connector:
             "GET", route.target, headers, b"", timeout=self.timeout(route)
         )
         try:
+            if turn is not None:
+                turn.answered(answer.status)
             check_is_stream(answer, route)
             events = read_events(answer.body)
             return Channel(answer, events, await endpoint_of(events, route))

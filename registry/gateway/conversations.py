@@ -205,12 +205,19 @@ class _Talk:
             await self._reader.aclose()
         if self._answer is not None:
             self._answer.close()
+        error = self.error
+        if error is None and not self.is_answered:
+            # Given up by the client, which says nothing of the server.
+            error = asyncio.CancelledError()
+        await self._end_turn(error)
+
+    async def leave_place(self) -> None:
+        """Count no longer as a call under way, though it goes on."""
+        await self._end_turn(None)
+
+    async def _end_turn(self, error: BaseException | None) -> None:
         turn, self.turn = self.turn, None
         if turn is not None:
-            error = self.error
-            if error is None and not self.is_answered:
-                # Given up by the client, which says nothing of the server.
-                error = asyncio.CancelledError()
             await turn.__aexit__(None if error is None else type(error), error, None)
 
 
@@ -391,7 +398,9 @@ class SseConversation(_Talk):
     async def greet(self) -> None:
         """Open a stream and shake hands."""
         ask = self._ask
-        channel = await self._connector.open_channel(ask.route, ask.credentials, ask.passed_on)
+        channel = await self._connector.open_channel(
+            ask.route, ask.credentials, ask.passed_on, self.turn
+        )
         self._answer, self._endpoint = channel.answer, channel.endpoint
         events = self._events = channel.events
         hello_id = self._connector.new_id()

@@ -131,8 +131,8 @@ def _is_canonical(raw: bytes | bytearray, body: dict[str, Any]) -> bool:
     try:
         return orjson.dumps(body) == raw
     except orjson.JSONEncodeError:
-        # orjson reads deeper nesting than it writes.
-        return False
+        # orjson reads deeper nesting than it writes, and what is sent on must be written.
+        raise InvalidRequest("The body is nested too deeply.") from None
 
 
 def _refuse_repeated_keys(raw: bytes | bytearray) -> None:

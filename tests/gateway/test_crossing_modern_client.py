@@ -680,7 +680,7 @@ async def test_a_stream_is_taken_up_where_it_ended(
 async def test_a_stream_that_ends_again_and_again_is_given_up(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.gateway.connector.MAX_RESUMES", 3)
+    monkeypatch.setattr("registry.gateway.conversations.MAX_RESUMES", 3)
 
     async def on(received: Request) -> None:
         await received.start(**EVENTS)

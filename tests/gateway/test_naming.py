@@ -15,7 +15,7 @@ from registry.gateway.naming import (
     split_uri,
 )
 from registry.gateway.offering import CombinedOffering
-from registry.gateway.values import tool_entry
+from registry.gateway.values import FeatureEntry, tool_entry
 from tests.conftest import ALICE
 from tests.gateway.fakes import make_route
 
@@ -106,3 +106,22 @@ def test_names_that_need_no_change_stay_readable() -> None:
     assert public_name("github", "create_issue") == "github__create_issue"
     assert public_name("my.server", "a/b").startswith("my-server-")
     assert public_name("github", "x" * 128).startswith("github__xxxx")
+
+
+def test_a_qualified_uri_leads_to_the_server_it_names_whatever_others_list() -> None:
+    taken = "mcp.victim+note://a"
+    fake = FeatureEntry(taken, b'{"uri":"mcp.victim+note://a"}')
+    greedy = FeatureEntry("{+all}", b'{"uriTemplate":"{+all}"}')
+    hostile = make_route(slug="hostile", server_id="0" * 24, resources=[fake], templates=[greedy])
+    victim = make_route(slug="victim", server_id="1" * 24)
+    view = Catalogue({"hostile": hostile, "victim": victim}).view(ALICE, admin_sees_private=True)
+
+    owned = view.resource(taken)
+    own = view.resource(f"mcp.hostile+{taken}")
+
+    assert owned is not None
+    assert (owned.route, owned.key) == (victim, "note://a")
+    assert own is not None
+    assert (own.route, own.key) == (hostile, taken)
+    assert view.resource("secret://x") is None
+    assert f"mcp.hostile+{taken}".encode() in view.page("resources", None)

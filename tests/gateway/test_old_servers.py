@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 
-from registry.servers.values import Transport
+from registry.servers.values import Era, Transport
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.raw_old import HELLO, WAIT_SECONDS, raw_old
@@ -332,3 +332,57 @@ async def test_a_message_that_the_server_refuses_is_answered_on_the_stream(
         "The server demo answered HTTP 500.",
     )
     assert noted.status_code == 500
+
+
+async def test_a_server_that_is_back_is_asked_again_by_everybody(
+    stack: AsyncExitStack, start_gateway: StartGateway
+) -> None:
+    async def fail(received: Request) -> None:
+        await received.answer(503, b"{}")
+
+    upstream = ScriptedUpstream(fail)
+    url = await stack.enter_async_context(serve(upstream))
+    gateway: Gateway = await start_gateway(
+        make_route(f"{url}/sse", transport=Transport.SSE),
+        gateway_breaker_failures=1,
+        gateway_breaker_cool_down_seconds=0.1,
+    )
+
+    failed = await gateway.call()
+    paused = await gateway.call()
+    upstream.behaviour = OldServer(RESULT)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await gateway.call()).status_code != 200:
+            pass
+    upstream.behaviour = OldServer(RESULT)
+    again = await gateway.call()
+
+    assert (failed.status_code, paused.status_code) == (502, 503)
+    assert again.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"null", b'"x"', b"[]", b"{", b'{"detail":"no"}', b'{"a":' * 900 + b"1" + b"}" * 900],
+)
+@pytest.mark.parametrize("era", list(Era))
+async def test_an_answer_that_is_no_message_gives_a_clear_error(
+    stack: AsyncExitStack, start_gateway: StartGateway, era: Era, answer: bytes
+) -> None:
+    async def speak(received: Request) -> None:
+        message = received.message if received.body else {}
+        if message.get("method") == "initialize":
+            await received.result({"protocolVersion": "2025-11-25", "capabilities": {}})
+        elif "id" in message:
+            await received.answer(200, answer)
+        else:
+            await received.answer(202, b"")
+
+    url = await stack.enter_async_context(serve(ScriptedUpstream(speak)))
+    gateway: Gateway = await start_gateway(make_route(f"{url}/mcp", eras=frozenset({era})))
+
+    params = {"name": "demo__echo", "arguments": {}}
+    told = await gateway.post(request("tools/call", params), slug="")
+
+    assert told.status_code == 502
+    assert told.json()["error"]["data"]["error"] == "upstream_error"
