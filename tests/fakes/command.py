@@ -1,5 +1,6 @@
 """The `registry` command as a process of its own."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -50,8 +51,14 @@ class RunningRegistry:
         log_file: What it wrote to standard output and error.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], *arguments: str) -> None:
-        port = free_port()
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        *arguments: str,
+        port: int | None = None,
+    ) -> None:
+        port = port or free_port()
         self.url = f"http://{HOST}:{port}"
         self.log_file = folder / f"registry-{port}.log"
         with self.log_file.open("wb") as log:
@@ -73,6 +80,11 @@ class RunningRegistry:
     def pid(self) -> int:
         """Return its process id."""
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def wait_until_ready(self, seconds: float = READY_SECONDS) -> float:
         """Return how many seconds it took until it was ready.
@@ -109,6 +121,13 @@ class RunningRegistry:
     ) -> None:
         self._process.kill()
         self._process.wait(END_SECONDS)
+
+
+def worker_pid(registry: RunningRegistry, slot: int) -> int:
+    """Return the process that serves as the worker of a slot now, as the log has it."""
+    lines = [line for line in registry.output.splitlines() if '"worker_started"' in line]
+    started = [json.loads(line) for line in lines if line.endswith("}")]
+    return int([each["pid"] for each in started if each["slot"] == slot][-1])
 
 
 def wait_until_gone(pids: set[int]) -> set[int]:
