@@ -30,6 +30,7 @@ from registry.gateway.connector import Connector
 from registry.gateway.conversations import converse
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import (
+    AnswerUnwanted,
     InputRefused,
     InvalidParams,
     MethodUnknown,
@@ -218,12 +219,18 @@ class Broker:
         )
 
     async def deliver(self, worker: str, token: str, key: str, body: Mapping[str, Any]) -> None:
-        """Bring a client's answer to the call that waits for it, in whichever worker."""
+        """Bring a client's answer to the call that waits for it, in whichever worker.
+
+        Raises:
+            AnswerUnwanted: There is no such worker here.
+        """
         if worker == self._peers.own:
             self.receive(token, key, body)
             return
         told = {"kind": "answer", "token": token, "key": key, "body": dict(body)}
-        await self._peers.tell(worker, orjson.dumps(told))
+        if await self._peers.tell(worker, orjson.dumps(told)) is None:
+            # Accepted in silence, it would leave a call of another replica waiting for nothing.
+            raise AnswerUnwanted
 
     def receive(self, token: str, key: str, body: Mapping[str, Any]) -> None:
         """Hand a client's answer to the call in this worker that waits for it."""

@@ -270,6 +270,19 @@ class StateUnknown(Refusal):
         super().__init__("The requestState is unknown or has expired; send the request anew.")
 
 
+class AnswerUnwanted(Refusal):
+    """The process that asked a client something cannot be reached with the answer."""
+
+    error = "not_found"
+    outcome = Outcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__(
+            "What asked this is over, or was asked by another replica of the registry; answers "
+            "to a call go where the call went."
+        )
+
+
 class RequestCancelled(Refusal):
     """The client said that it does not want the answer any more."""
 

@@ -30,6 +30,7 @@ PARAMS_INVALID = -32602
 NOT_FOUND = 404
 OK = 200
 ACCEPTED = 202
+NOT_TAKEN = 400
 
 
 class WrongError(AssertionError):
@@ -233,6 +234,8 @@ class Crowd:
             line = self._side_line(call)
             try:
                 async with line.request("POST", call.path, headers, reply) as taken:
+                    if call.is_struck and taken.status == NOT_TAKEN:
+                        raise LostError
                     if taken.status != ACCEPTED:
                         raise WrongError(f"{call}: {taken.status} {await taken.text()}")
                     return

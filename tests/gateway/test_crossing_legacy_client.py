@@ -294,6 +294,28 @@ async def test_an_answer_finds_its_call_through_any_worker(
     assert answer["result"] == {"content": []}
 
 
+async def test_an_answer_whose_call_is_elsewhere_is_refused_instead_of_lost_in_silence(
+    stack: AsyncExitStack, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.behaviour = asks_first(wants({"who": FORM}))
+    url = await stack.enter_async_context(serve(upstream))
+    route = make_route(f"{url}/mcp", eras=frozenset({Era.MODERN}))
+    one = await start_gateway(route, peers=FakeWorkers().peer("aaaaaaaa"))
+    replica = await start_gateway(route, peers=FakeWorkers().peer("bbbbbbbb"))
+    session = await begin(replica, elicitation={})
+
+    async with calling(one, session) as stream:
+        asked = await stream.next()
+        reply = {"jsonrpc": "2.0", "id": asked["id"], "result": {"n": 1}}
+        refused = await replica.post(reply, mcp_session_id=session)
+        taken = await one.post(reply, mcp_session_id=session)
+        answer = await stream.next()
+
+    assert (refused.status_code, taken.status_code) == (400, 202)
+    assert "another replica" in refused.json()["error"]["message"]
+    assert answer["result"] == {"content": []}
+
+
 async def test_a_server_that_asks_again_and_again_is_given_up(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
