@@ -171,10 +171,11 @@ class Supervisor:
             if slot.process is not None and slot.process.returncode is None:
                 slot.process.kill()
                 await slot.process.wait()
-            slot.tie.close()
-            slot.tie = None
+            left, slot.tie = slot.tie.close(), None
             slot.is_listening = False
             self._stand_in()
+            for connection in left:
+                self._hand_on(connection)
             take_leave(orders.place, worker)
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
@@ -220,11 +221,15 @@ class Supervisor:
                 loop.add_reader(slot.listener.fileno(), self._accept, slot)
 
     def _accept(self, slot: Slot) -> None:
-        able = [each.tie for each in self._slots if each.is_listening and each.tie is not None]
         try:
             connection, _ = slot.listener.accept()
         except OSError:
             return
+        self._hand_on(connection)
+
+    def _hand_on(self, connection: socket.socket) -> None:
+        """Give a connection to a worker that listens, each in turn."""
+        able = [each.tie for each in self._slots if each.is_listening and each.tie is not None]
         with connection:
             self._next += 1
             turn = self._next % max(len(able), 1)

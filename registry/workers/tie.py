@@ -7,6 +7,7 @@ gone, however it died.
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,8 +17,11 @@ DRAINING = b"D"
 """The worker does not listen any more."""
 CONNECTION = b"C"
 """A connection comes with this letter."""
+TAKEN = b"T"
+"""The worker has taken the oldest connection that it had not yet taken."""
 
 FEW = 16
+MANY = 4096
 
 
 class WorkerEnd:
@@ -59,6 +63,7 @@ class WorkerEnd:
         except OSError:
             letters, descriptors = b"", []
         for descriptor in descriptors:
+            self.say(TAKEN)
             self._connection(socket.socket(fileno=descriptor))
         if not letters:
             asyncio.get_running_loop().remove_reader(self._end.fileno())
@@ -76,25 +81,37 @@ class ParentEnd:
     def __init__(self, end: socket.socket, said: Callable[[bytes], None]) -> None:
         self._end = end
         self._said = said
+        self._handed: deque[socket.socket] = deque()
         end.setblocking(False)
         asyncio.get_running_loop().add_reader(end.fileno(), self._read)
 
     def hand(self, connection: socket.socket) -> bool:
         """Give the worker a connection; False when it cannot take it."""
         try:
-            socket.send_fds(self._end, [CONNECTION], [connection.fileno()])
+            # Kept open until it is taken: a worker that dies before must not cost it.
+            kept = connection.dup()
         except OSError:
             return False
+        try:
+            socket.send_fds(self._end, [CONNECTION], [connection.fileno()])
+        except OSError:
+            kept.close()
+            return False
+        self._handed.append(kept)
         return True
 
-    def close(self) -> None:
-        """Cut the tie."""
+    def close(self) -> list[socket.socket]:
+        """Cut the tie and return the connections that the worker did not take."""
+        self._read()
         asyncio.get_running_loop().remove_reader(self._end.fileno())
         self._end.close()
+        left = list(self._handed)
+        self._handed.clear()
+        return left
 
     def _read(self) -> None:
         try:
-            letters = self._end.recv(FEW)
+            letters = self._end.recv(MANY)
         except BlockingIOError:
             return
         except OSError:
@@ -102,4 +119,7 @@ class ParentEnd:
         if not letters:
             asyncio.get_running_loop().remove_reader(self._end.fileno())
         for letter in letters:
-            self._said(bytes([letter]))
+            if letter == TAKEN[0]:
+                self._handed.popleft().close()
+            else:
+                self._said(bytes([letter]))
