@@ -23,6 +23,9 @@ from registry.auth.revocation import Revocation, RevocationList
 from registry.auth.values import DirectoryEntry
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
+from scripts.bench.plan import Plan
+from scripts.bench.report import Bar, Report
+from scripts.bench.stage import HOST, Stage
 
 ISSUER, AUDIENCE = "mcp-gateway-registry", "mcp-gateway"
 REPEATS = 20_000
@@ -31,6 +34,34 @@ GROUPS = 20
 SERVERS = 10_000
 SORT = [("updatedAt", -1), ("_id", 1)]
 BATCH = 500
+SETTLE_SECONDS = 20.0
+
+
+def section(report: Report, stage: Stage, plan: Plan) -> None:
+    """Store ten thousand servers with their grants, and list them for a user."""
+    user_id = fill(stage.mongo_uri)
+    token = user_token(signing_keys(stage.home), user_id)
+    # The registry follows what was written meanwhile.
+    time.sleep(SETTLE_SECONDS)
+    decisions: list[float] = []
+    verifications: list[float] = []
+    ours: list[float] = []
+    bare: list[float] = []
+    total = 0
+    for _ in range(plan.rounds):
+        decisions.append(decision_microseconds())
+        verifications.append(verification_microseconds(stage.home))
+        spent, total = list_milliseconds(HOST, stage.port, token)
+        ours.append(spent)
+        bare.append(bare_milliseconds(stage.mongo_uri))
+    report.section("access")
+    report.row(f"decision with {GRANTS} grants", decisions, "us", Bar(20))
+    report.row("verification of a remembered token", verifications, "us", Bar(15))
+    report.section(f"GET /servers, 20 of {total} out of {SERVERS}, a user in {GROUPS} groups")
+    report.row("time", ours, "ms")
+    report.row("time of an administrator's query through the bare driver", bare, "ms")
+    label = f"a user's `GET /servers` out of {SERVERS:,} / an administrator's query"
+    report.row(label, [a / b for a, b in zip(ours, bare, strict=True)], bar=Bar(3))
 
 
 class NoDatabase:

@@ -7,14 +7,15 @@ one that hangs are told after a while, and call again.
 import asyncio
 import contextlib
 import json
-import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from scripts.bench.load import Target, run
+from scripts.bench.plan import Plan
+from scripts.bench.report import Bar, Report
+from scripts.bench.stage import HOST, Stage
 
-HOST = "127.0.0.1"
 CALLERS = 64
 HANGING = "bench-hanging"
 CALL = json.dumps(
@@ -45,11 +46,25 @@ class Pair:
 class HangingServer:
     """Answers everything but calls."""
 
+    def __init__(self) -> None:
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """End all connections."""
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of one connection."""
-        # Cancelled when the measurement is over.
-        ended = (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError)
-        with contextlib.suppress(*ended):
+        """Answer the requests of one connection, until it or the server ends."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio runs this in one
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        # Its end is no error, but asyncio reports a cancelled connection as one.
+        with contextlib.suppress(
+            asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError
+        ):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = int(head.partition(b"content-length: ")[2].partition(b"\r")[0] or 0)
@@ -87,46 +102,54 @@ class HangingServer:
         return b"200 OK", json.dumps(body).encode()
 
 
-def measure(healthy: Target, seconds: float, rounds: int) -> list[Pair]:
+def section(report: Report, stage: Stage, plan: Plan) -> None:
     """Register a server that hangs beside the healthy one, and measure in each round."""
-    return asyncio.run(_measure(healthy, seconds, rounds))
+    pairs = asyncio.run(_measure(stage, plan))
+    report.section(f"one server hangs, {CALLERS} callers each")
+    report.row("p99 of another server's calls, alone", [pair.alone_ms for pair in pairs], "ms")
+    report.row("the same while it hangs", [pair.while_hanging_ms for pair in pairs], "ms")
+    report.row(
+        "p99 of a server's calls while another hangs / alone",
+        [pair.ratio for pair in pairs],
+        bar=Bar(1.2, 1.05),
+    )
+    report.errors(sum(pair.errors for pair in pairs))
 
 
-async def _measure(healthy: Target, seconds: float, rounds: int) -> list[Pair]:
+async def _measure(stage: Stage, plan: Plan) -> list[Pair]:
+    healthy = stage.one()
     async with _hanging_server() as port:
-        await asyncio.get_running_loop().run_in_executor(None, _register, healthy, port)
+        await asyncio.to_thread(stage.register, HANGING, port)
         hanging = replace(healthy, path=f"/mcp/{HANGING}")
         pairs = []
-        for _ in range(rounds):
-            alone = await run(healthy, CALLERS, seconds)
+        for _ in range(plan.rounds):
+            alone = await run(healthy, CALLERS, plan.seconds)
             callers = [asyncio.ensure_future(_keep_calling(hanging)) for _ in range(CALLERS)]
             try:
-                disturbed = await run(healthy, CALLERS, seconds)
+                disturbed = await run(healthy, CALLERS, plan.seconds)
             finally:
                 for caller in callers:
                     caller.cancel()
                 await asyncio.gather(*callers, return_exceptions=True)
             pairs.append(
                 Pair(
-                    _p99_ms(alone.latencies),
-                    _p99_ms(disturbed.latencies),
+                    alone.p99_ms,
+                    disturbed.p99_ms,
                     alone.errors + disturbed.errors,
                 )
             )
         return pairs
 
 
-def _p99_ms(latencies: list[float]) -> float:
-    return sorted(latencies)[len(latencies) * 99 // 100] * 1000
-
-
 @asynccontextmanager
 async def _hanging_server() -> AsyncIterator[int]:
-    server = await asyncio.start_server(HangingServer().serve, HOST, 0)
+    hanging = HangingServer()
+    server = await asyncio.start_server(hanging.serve, HOST, 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await hanging.close()
 
 
 async def _keep_calling(target: Target) -> None:
@@ -148,16 +171,3 @@ async def _keep_calling(target: Target) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await asyncio.Event().wait()
-
-
-def _register(healthy: Target, port: int) -> None:
-    body = {"serverName": HANGING, "url": f"http://{HOST}:{port}/mcp"}
-    request = urllib.request.Request(
-        f"http://{healthy.host}:{healthy.port}/api/v1/servers",
-        json.dumps(body).encode(),
-        {"Authorization": f"Bearer {healthy.token}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
-        server = json.load(answer)
-    if server["status"] != "active":
-        raise RuntimeError(server["errorMessage"])

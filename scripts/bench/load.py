@@ -3,12 +3,14 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 
 import orjson
 from typing_extensions import override
 
 ANSWER_SECONDS = 30.0
 WARM_UP_CALLS = 20
+OK = 200
 MODERN = "2026-07-28"
 MODERN_META = {
     "io.modelcontextprotocol/protocolVersion": MODERN,
@@ -17,22 +19,32 @@ MODERN_META = {
 }
 
 
+class Kind(StrEnum):
+    """What is asked for, again and again."""
+
+    CALL = "tools/call"
+    LIST = "tools/list"
+    PAGE = "GET"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to call, on loopback.
+    """What to ask, on loopback.
 
     Attributes:
-        method: `POST` for MCP calls, `GET` for pages.
+        kind: What for.
         tool: What to call.
-        is_modern: Whether calls are of the stateless era.
+        tools: How many tools there are to be listed.
+        is_modern: Whether requests are of the stateless era.
     """
 
     host: str
     port: int
     path: str
     token: str | None = None
-    method: str = "POST"
+    kind: Kind = Kind.CALL
     tool: str = "echo"
+    tools: int = 1
     is_modern: bool = False
 
 
@@ -44,6 +56,11 @@ class Result:
     errors: int
     seconds: float
     latencies: list[float]
+
+    @property
+    def p99_ms(self) -> float:
+        """Return the 99th percentile of the latencies in milliseconds."""
+        return sorted(self.latencies)[len(self.latencies) * 99 // 100] * 1000
 
     @property
     def rate(self) -> float:
@@ -61,6 +78,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._body_at = 0
+        self._ends_at = 0
         self._answer: asyncio.Future[tuple[int, bytes, bytes]] | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -71,25 +90,29 @@ class Connection(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionError("closed by the peer"))
+        self._fail(ConnectionError("closed by the peer"))
 
     @override
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0 or self._answer is None:
+        buffer = self._buffer
+        buffer += data
+        if not self._body_at:
+            end = buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = bytes(buffer[:end]).lower()
+            _, found, length = head.partition(b"content-length:")
+            if not found:
+                self._fail(ValueError("an answer without Content-Length"))
+                return
+            self._body_at = end + 4
+            self._ends_at = self._body_at + int(length.partition(b"\r\n")[0])
+        if len(buffer) < self._ends_at or self._answer is None or self._answer.done():
             return
-        head = bytes(self._buffer[:end])
-        at = head.lower().find(b"content-length:")
-        if at < 0:
-            self._answer.set_exception(ValueError("an answer without Content-Length"))
-            return
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0])
-        body = bytes(self._buffer[end + 4 :])
-        if len(body) >= length and not self._answer.done():
-            self._buffer.clear()
-            self._answer.set_result((int(head[9:12]), head, body))
+        head, body = bytes(buffer[: self._body_at]), bytes(buffer[self._body_at :])
+        buffer.clear()
+        self._body_at = 0
+        self._answer.set_result((int(head[9:12]), head, body))
 
     async def request(self, raw: bytes) -> tuple[int, bytes, bytes]:
         """Send one request and return status, head and body of its answer."""
@@ -103,6 +126,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def _fail(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
 
 async def run(target: Target, connections: int, seconds: float) -> Result:
     """Load *target* for *seconds* over *connections* connections."""
@@ -113,13 +140,12 @@ async def run(target: Target, connections: int, seconds: float) -> Result:
 
     async def worker(number: int) -> None:
         nonlocal errors, ready
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(Connection, target.host, target.port)
-        session = await _handshake(connection, target)
+        client = Client(target)
+        await client.connect()
         calls = 0
         for _ in range(WARM_UP_CALLS):
             calls += 1
-            await _call(connection, target, session, f"{number}-{calls}")
+            errors += not await client.ask(f"{number}-{calls}")
         ready += 1
         if ready == connections:
             gate.set()
@@ -127,10 +153,10 @@ async def run(target: Target, connections: int, seconds: float) -> Result:
         deadline = time.perf_counter() + seconds
         while (before := time.perf_counter()) < deadline:
             calls += 1
-            good = await _call(connection, target, session, f"{number}-{calls}")
+            good = await client.ask(f"{number}-{calls}")
             latencies.append(time.perf_counter() - before)
             errors += not good
-        connection.close()
+        client.close()
 
     async with asyncio.TaskGroup() as group:
         for number in range(connections):
@@ -140,62 +166,108 @@ async def run(target: Target, connections: int, seconds: float) -> Result:
     return Result(len(latencies), errors, time.perf_counter() - started, latencies)
 
 
-async def _handshake(connection: Connection, target: Target) -> str | None:
-    if target.method == "GET" or target.is_modern:
-        return None
-    params = {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "bench", "version": "1"},
-    }
-    message = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
-    status, head, body = await connection.request(_raw(target, None, message))
-    if status != 200:  # noqa: PLR2004 - HTTP OK
-        raise RuntimeError(body.decode(errors="replace"))
-    session = None
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"mcp-session-id":
-            session = value.strip().decode()
-    note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-    await connection.request(_raw(target, session, note))
-    return session
+def requests_of(result: Result, connections: int) -> int:
+    """Return how many requests an interval had whose CPU was counted from before its beginning."""
+    return result.calls + connections * (WARM_UP_CALLS + 2)
 
 
-async def _call(connection: Connection, target: Target, session: str | None, text: str) -> bool:
-    if target.method == "GET":
-        status, _, _ = await connection.request(_raw(target, None, None))
-        return status == 200  # noqa: PLR2004 - HTTP OK
-    params: dict[str, object] = {"name": target.tool, "arguments": {"text": text}}
-    if target.is_modern:
-        params["_meta"] = MODERN_META
-    message = {"jsonrpc": "2.0", "id": text, "method": "tools/call", "params": params}
-    status, _, body = await connection.request(_raw(target, session, message))
-    if status != 200:  # noqa: PLR2004 - HTTP OK
-        return False
-    answer = orjson.loads(body)
-    return bool(answer["id"] == text and answer["result"]["content"][0]["text"] == text)
+class Client:
+    """One client.
 
+    Attributes:
+        session: Its id, once there is one.
+    """
 
-def _raw(target: Target, session: str | None, message: object) -> bytes:
-    body = b"" if message is None else orjson.dumps(message)
-    lines = [
-        f"{target.method} {target.path} HTTP/1.1",
-        f"Host: {target.host}:{target.port}",
-        "Content-Type: application/json",
-        "Accept: application/json, text/event-stream",
-        f"Content-Length: {len(body)}",
-    ]
-    if target.token is not None:
-        lines.append(f"Authorization: Bearer {target.token}")
-    if target.is_modern:
-        lines += [
-            f"MCP-Protocol-Version: {MODERN}",
-            "Mcp-Method: tools/call",
-            f"Mcp-Name: {target.tool}",
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._connection = Connection()
+        self.session: str | None = None
+        self._listed: bytes | None = None
+
+    async def connect(self) -> None:
+        """Connect, and shake hands in the era that does."""
+        target, loop = self._target, asyncio.get_running_loop()
+        await loop.create_connection(lambda: self._connection, target.host, target.port)
+        if target.kind is not Kind.PAGE and not target.is_modern:
+            await self._shake_hands()
+
+    async def ask(self, text: str) -> bool:
+        """Send one request of the kind that is wanted; *text* is like no other's."""
+        match self._target.kind:
+            case Kind.CALL:
+                return await self._call(text)
+            case Kind.LIST:
+                return await self._list()
+            case Kind.PAGE:
+                status, _, _ = await self._connection.request(self._raw(None))
+                return status == OK
+
+    async def send(self, message: object) -> tuple[int, bytes, bytes]:
+        """Send a JSON-RPC message; return status, head and body of the answer."""
+        return await self._connection.request(self._raw(message))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    async def _shake_hands(self) -> None:
+        params = {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "bench", "version": "1"},
+        }
+        message = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
+        status, head, body = await self.send(message)
+        if status != OK:
+            raise RuntimeError(body.decode(errors="replace"))
+        for line in head.split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            if name.lower() == b"mcp-session-id":
+                self.session = value.strip().decode()
+        note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+        await self.send(note)
+
+    async def _call(self, text: str) -> bool:
+        params: dict[str, object] = {"name": self._target.tool, "arguments": {"text": text}}
+        if self._target.is_modern:
+            params["_meta"] = MODERN_META
+        message = {"jsonrpc": "2.0", "id": text, "method": "tools/call", "params": params}
+        status, _, body = await self.send(message)
+        if status != OK:
+            return False
+        answer = orjson.loads(body)
+        return bool(answer["id"] == text and answer["result"]["content"][0]["text"] == text)
+
+    async def _list(self) -> bool:
+        params = {"_meta": MODERN_META} if self._target.is_modern else {}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params}
+        status, _, body = await self.send(message)
+        if self._listed is None and status == OK:
+            # Reading the answer costs a client far more than it costs the gateway to give it.
+            result = orjson.loads(body)["result"]
+            names = {tool["name"] for tool in result["tools"] if tool["inputSchema"]["type"]}
+            if len(names) == self._target.tools and "nextCursor" not in result:
+                self._listed = body
+        return self._listed is not None and body == self._listed
+
+    def _raw(self, message: object) -> bytes:
+        target = self._target
+        body = b"" if message is None else orjson.dumps(message)
+        lines = [
+            f"{'GET' if target.kind is Kind.PAGE else 'POST'} {target.path} HTTP/1.1",
+            f"Host: {target.host}:{target.port}",
+            "Content-Type: application/json",
+            "Accept: application/json, text/event-stream",
+            f"Content-Length: {len(body)}",
         ]
-    elif message is not None:
-        lines.append("MCP-Protocol-Version: 2025-06-18")
-    if session is not None:
-        lines.append(f"Mcp-Session-Id: {session}")
-    return "\r\n".join([*lines, "", ""]).encode() + body
+        if target.token is not None:
+            lines.append(f"Authorization: Bearer {target.token}")
+        if target.is_modern:
+            lines += [f"MCP-Protocol-Version: {MODERN}", f"Mcp-Method: {target.kind}"]
+            if target.kind is Kind.CALL:
+                lines.append(f"Mcp-Name: {target.tool}")
+        elif message is not None:
+            lines.append("MCP-Protocol-Version: 2025-06-18")
+        if self.session is not None:
+            lines.append(f"Mcp-Session-Id: {self.session}")
+        return "\r\n".join([*lines, "", ""]).encode() + body

@@ -19,12 +19,16 @@ from bson import ObjectId
 from pymongo import MongoClient
 
 from registry.core.clock import SystemClock
+from scripts.bench.plan import Plan
+from scripts.bench.report import Bar, Report
+from scripts.bench.stage import Stage
 
 SERVERS = 1_000
 TOOLS_EACH = 50
 BATCH = 5_000
 DEFINITION_BYTES = 600
 RELOADS = 3
+ROUNDS = 2
 TIMEOUT_SECONDS = 600.0
 
 
@@ -45,6 +49,21 @@ class Resident:
     at_most: float
     tools: int
     load_seconds: float
+
+
+def section(report: Report, stage: Stage, plan: Plan) -> None:
+    """Fill the registry's database, and load it in processes of their own."""
+    fill(stage.mongo_uri)
+    rounds = min(ROUNDS, plan.rounds)
+    found = [measure({"REGISTRY_HOME": str(stage.home)}) for _ in range(rounds)]
+    tools = f"{SERVERS * TOOLS_EACH:,}"
+    report.section(f"a process of its own loads {SERVERS:,} servers and {tools} tools")
+    report.row("resident before", [one.bare for one in found], "MiB")
+    label = f"resident memory with {SERVERS:,} servers and {tools} tools"
+    report.row(label, [one.loaded for one in found], "MiB", Bar(400, 250))
+    report.row("at most, with everything read again", [one.at_most for one in found], "MiB")
+    report.row("loaded after", [one.load_seconds for one in found], "s")
+    report.errors(sum(one.tools < SERVERS * TOOLS_EACH for one in found))
 
 
 def fill(uri: str, servers: int = SERVERS, tools_each: int = TOOLS_EACH) -> None:

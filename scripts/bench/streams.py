@@ -1,34 +1,41 @@
-"""What open streams cost: `python -m scripts.bench.streams [--streams N] [--rounds N]`.
+"""What open streams cost on one worker, and when all of them have heard of a change.
 
-Sessions of the handshake's era at `/mcp`, each with its GET stream, on one worker. Measured are
-resident memory, CPU while nothing happens, and the time until all have heard of a change.
+Half are sessions of the handshake's era at `/mcp`, each with its GET stream; the others are
+`subscriptions/listen` of the stateless era. Measured are resident memory, CPU while nothing
+happens, and the time until all have heard of a change.
 """
 
-import argparse
 import asyncio
-import json
-import statistics
-import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import orjson
 
-from scripts.bench.process import cpu_seconds, free_port, resident_mib, running
+from scripts.bench.load import MODERN, MODERN_META
+from scripts.bench.plan import Plan
+from scripts.bench.process import cpu_seconds, resident_mib
+from scripts.bench.report import Bar, Report
+from scripts.bench.stage import HOST, Stage
 
-HOST = "127.0.0.1"
 STREAMS = 2_000
 AT_ONCE = 50
 IDLE_SECONDS = 25.0
 """Longer than the pause between two comments."""
 
 ANSWER_SECONDS = 30.0
+CLOSED_SECONDS = 2.0
+"""How long a registry is given to notice that streams were closed."""
+
 CHANGED = b"list_changed"
+ROUNDS = 2
+LISTEN = orjson.dumps(
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "subscriptions/listen",
+        "params": {"notifications": {"toolsListChanged": True}, "_meta": MODERN_META},
+    }
+)
 HELLO = orjson.dumps(
     {
         "jsonrpc": "2.0",
@@ -80,37 +87,45 @@ class _Stream:
                     raise RuntimeError("a stream ended")
 
 
-async def measure(
-    port: int, token: str, pid: int, change: Callable[[], object], streams: int = STREAMS
-) -> Streams:
-    """Open *streams* at the registry on *port*, whose process is *pid*, and close them again.
+def section(report: Report, stage: Stage, plan: Plan) -> None:
+    """Open many streams, change what they tell of, and close them again."""
+    found = [asyncio.run(_measure(stage)) for _ in range(min(ROUNDS, plan.rounds))]
+    report.section(f"{STREAMS} open streams on `/mcp`, one worker")
+    bars = {"resident": Bar(300)}
+    for name, label, unit in (
+        ("resident", f"resident memory with {STREAMS} open streams", "MiB"),
+        ("each", "memory of each", "KiB"),
+        ("opening", "CPU of opening each, with the session if it has one", "ms"),
+        ("idle", "CPU while nothing happens", "ms/s"),
+        ("told", "all have heard of a change after", "s"),
+        ("telling", "CPU of that", "ms"),
+        ("left", "memory that stays when all are closed", "MiB"),
+    ):
+        report.row(label, [getattr(one, name) for one in found], unit, bars.get(name))
 
-    Args:
-        port: Of the registry, on loopback.
-        token: Whoever is to have all of them.
-        pid: Of the one worker.
-        change: Changes what the user sees at `/mcp`; called in a thread.
-        streams: How many.
-    """
-    await _closed([await _opened(port, token) for _ in range(AT_ONCE)])
+
+async def _measure(stage: Stage) -> Streams:
+    port, token, pid = stage.port, stage.token, stage.pid
+    await _closed(await _opened_many(port, token))
     before, cpu = resident_mib(pid), cpu_seconds(pid)
     opened: list[_Stream] = []
-    while len(opened) < streams:
-        opened += await asyncio.gather(*(_opened(port, token) for _ in range(AT_ONCE)))
-    opening = (cpu_seconds(pid) - cpu) / streams * 1000
+    while len(opened) < STREAMS:
+        opened += await _opened_many(port, token)
+    opening = (cpu_seconds(pid) - cpu) / STREAMS * 1000
     began_at, cpu = time.monotonic(), cpu_seconds(pid)
-    await asyncio.get_running_loop().run_in_executor(None, time.sleep, IDLE_SECONDS)
+    await asyncio.to_thread(time.sleep, IDLE_SECONDS)
     idle = (cpu_seconds(pid) - cpu) / (time.monotonic() - began_at) * 1000
     resident = resident_mib(pid)
     began_at, cpu = time.monotonic(), cpu_seconds(pid)
-    changing = asyncio.get_running_loop().run_in_executor(None, change)
+    changing = asyncio.ensure_future(asyncio.to_thread(stage.toggle, is_enabled=False))
     await asyncio.gather(*(stream.changed() for stream in opened))
     told, telling = time.monotonic() - began_at, (cpu_seconds(pid) - cpu) * 1000
     await changing
     await _closed(opened)
+    await asyncio.to_thread(stage.toggle, is_enabled=True)
     return Streams(
         resident=resident,
-        each=(resident - before) * 1024 / streams,
+        each=(resident - before) * 1024 / STREAMS,
         opening=opening,
         idle=idle,
         told=told,
@@ -119,24 +134,49 @@ async def measure(
     )
 
 
-async def _opened(port: int, token: str) -> _Stream:
+async def _opened_many(port: int, token: str) -> list[_Stream]:
+    openings = [_fetched(port, token) for _ in range(AT_ONCE // 2)]
+    openings += [_listening(port, token) for _ in range(AT_ONCE // 2)]
+    return await asyncio.gather(*openings)
+
+
+async def _fetched(port: int, token: str) -> _Stream:
+    """Open the GET stream of a new session."""
     reader, writer = await asyncio.open_connection(HOST, port)
-    common = (
-        f"Host: {HOST}:{port}\r\nAuthorization: Bearer {token}\r\n"
-        "Accept: application/json, text/event-stream\r\n"
-    )
-    writer.write(
-        f"POST /mcp HTTP/1.1\r\n{common}Content-Type: application/json\r\n"
-        f"Content-Length: {len(HELLO)}\r\n\r\n".encode()
-        + HELLO
-    )
+    writer.write(_post(port, token, HELLO))
     async with asyncio.timeout(ANSWER_SECONDS):
         answer = await _head(reader)
         await reader.readexactly(int(answer["content-length"]))
-        session = answer["mcp-session-id"]
-        writer.write(f"GET /mcp HTTP/1.1\r\n{common}Mcp-Session-Id: {session}\r\n\r\n".encode())
+        session = f"Mcp-Session-Id: {answer['mcp-session-id']}\r\n"
+        writer.write(f"GET /mcp HTTP/1.1\r\n{_common(port, token)}{session}\r\n".encode())
         await _head(reader)
     return _Stream(reader, writer)
+
+
+async def _listening(port: int, token: str) -> _Stream:
+    """Open a stream of the stateless era; its first event is the acknowledgement."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    era = f"MCP-Protocol-Version: {MODERN}\r\nMcp-Method: subscriptions/listen\r\n"
+    writer.write(_post(port, token, LISTEN, era))
+    async with asyncio.timeout(ANSWER_SECONDS):
+        await _head(reader)
+        while b"acknowledged" not in await reader.readline():
+            pass
+    return _Stream(reader, writer)
+
+
+def _common(port: int, token: str) -> str:
+    return (
+        f"Host: {HOST}:{port}\r\nAuthorization: Bearer {token}\r\n"
+        "Accept: application/json, text/event-stream\r\n"
+    )
+
+
+def _post(port: int, token: str, body: bytes, more: str = "") -> bytes:
+    return (
+        f"POST /mcp HTTP/1.1\r\n{_common(port, token)}{more}"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
 
 
 async def _head(reader: asyncio.StreamReader) -> dict[str, str]:
@@ -151,75 +191,4 @@ async def _closed(streams: list[_Stream]) -> None:
     for stream in streams:
         stream.writer.close()
     await asyncio.gather(*(stream.writer.wait_closed() for stream in streams))
-    await asyncio.get_running_loop().run_in_executor(None, time.sleep, 1.0)
-
-
-def report(found: list[Streams]) -> None:
-    """Print what several rounds found; memory is reused from the second round on."""
-    print(f"  memory of each, first round: {found[0].each:.1f} KiB")
-    for name, label, unit in (
-        ("resident", "resident memory with them (at most 300)", "MiB"),
-        ("opening", "CPU of each session and its stream", "ms"),
-        ("idle", "CPU while nothing happens", "ms/s"),
-        ("told", "all have heard of a change after", "s"),
-        ("telling", "CPU of that", "ms"),
-        ("left", "memory that stays when all are closed", "MiB"),
-    ):
-        values = [getattr(one, name) for one in found]
-        middle = statistics.median(values)
-        print(f"  {label}: {middle:.2f} [{min(values):.2f} .. {max(values):.2f}] {unit}")
-
-
-def main() -> None:
-    """Start a registry with one server, and measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--streams", type=int, default=STREAMS)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        upstream_port, port = free_port(), free_port()
-        upstream = [sys.executable, "-m", "scripts.bench.upstream", str(upstream_port)]
-        stack.enter_context(running(upstream, f"http://{HOST}:{upstream_port}/"))
-        command = [str(Path(sys.executable).with_name("registry")), "serve", "--local"]
-        environment = {"REGISTRY_HOME": str(home), "REGISTRY_PORT": str(port)}
-        process = stack.enter_context(
-            running(command, f"http://{HOST}:{port}/health/ready", environment)
-        )
-        token = (home / "admin.token").read_text().strip()
-        api = _Api(port, token)
-        server = api.post("", {"serverName": "bench", "url": f"http://{HOST}:{upstream_port}/mcp"})
-        is_enabled = True
-
-        def toggle() -> None:
-            nonlocal is_enabled
-            is_enabled = not is_enabled
-            api.post(f"/{server['id']}/toggle", {"enabled": is_enabled})
-
-        found = [
-            asyncio.run(measure(port, token, process.pid, toggle, options.streams))
-            for _ in range(options.rounds)
-        ]
-    print(f"{options.streams} open streams at /mcp, one worker")
-    report(found)
-
-
-class _Api:
-    """The servers' API."""
-
-    def __init__(self, port: int, token: str) -> None:
-        self._url = f"http://{HOST}:{port}/api/v1/servers"
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-
-    def post(self, path: str, body: dict[str, object]) -> dict[str, str]:
-        """Send a request and return the answer."""
-        request = urllib.request.Request(  # noqa: S310 - loopback
-            self._url + path, json.dumps(body).encode(), self._headers
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
-            found: dict[str, str] = json.load(answer)
-        return found
-
-
-if __name__ == "__main__":
-    main()
+    await asyncio.to_thread(time.sleep, CLOSED_SECONDS)

@@ -1,6 +1,7 @@
 """A cheap MCP upstream (handshake era and 2026-07-28), so that what is measured is the gateway.
 
-Run as `python -m scripts.bench.upstream PORT`.
+Run as `python -m scripts.bench.upstream PORT`. Below `/many/` it lists `TOOLS_EACH` tools, which
+are others at each path.
 """
 
 import sys
@@ -23,6 +24,30 @@ ECHO = {
         "required": ["text"],
     },
 }
+TOOLS_EACH = 100
+TOOL_BYTES = 600
+MANY = "/many/"
+
+
+def _many(path: str) -> list[dict[str, Any]]:
+    """Return tools of the size and shape that real servers have in the middle."""
+    return [_tool(f"search_{number:03}_records", path) for number in range(TOOLS_EACH)]
+
+
+def _tool(name: str, path: str) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "description": f"What to look for below {path}."},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+            "filters": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+        "required": ["query"],
+    }
+    tool = {"name": name, "description": "", "inputSchema": schema}
+    missing = TOOL_BYTES - len(orjson.dumps(tool))
+    tool["description"] = ("Searches the records of this service. " * 20)[:missing]
+    return tool
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,11 +73,11 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     headers: list[tuple[bytes, bytes]] = []
     if call["method"] == "initialize":
         headers.append((b"mcp-session-id", uuid.uuid4().hex.encode()))
-    answer = {"jsonrpc": "2.0", "id": call["id"], **_result(call)}
+    answer = {"jsonrpc": "2.0", "id": call["id"], **_result(call, scope["path"])}
     await _send(send, 200, orjson.dumps(answer), headers)
 
 
-def _result(call: dict[str, Any]) -> dict[str, Any]:
+def _result(call: dict[str, Any], path: str) -> dict[str, Any]:
     params = call.get("params") or {}
     match call["method"]:
         case "initialize":
@@ -71,7 +96,8 @@ def _result(call: dict[str, Any]) -> dict[str, Any]:
                 "cacheScope": "public",
             }
         case "tools/list":
-            result = {"tools": [ECHO], "ttlMs": 60_000, "cacheScope": "public"}
+            tools = _many(path) if path.startswith(MANY) else [ECHO]
+            result = {"tools": tools, "ttlMs": 60_000, "cacheScope": "public"}
         case "tools/call":
             text = params["arguments"]["text"]
             result = {"content": [{"type": "text", "text": text}], "isError": False}
