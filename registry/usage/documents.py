@@ -1,9 +1,16 @@
-"""Make documents of noted calls, in batches and off the hot path."""
+"""Make documents of noted calls, in batches and off the hot path.
 
+Off the path, but on its processor: what a record costs is a part of what a call costs. So ids and
+times are made here in ways that the driver writes quickly.
+"""
+
+import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import count
 
 from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
 from bson.errors import InvalidId
 
 from packages.database.client import Doc
@@ -21,7 +28,9 @@ class DocumentMaker:
 
     def __init__(self, *, worker: str, retention: timedelta) -> None:
         self._worker = worker
-        self._retention = retention
+        self._retention_ms = int(retention.total_seconds() * 1000)
+        self._source = secrets.token_bytes(5)
+        self._numbers = count(secrets.randbits(24))
 
     def documents(self, notes: Iterable[CallNote], now: datetime, monotonic: float) -> list[Doc]:
         """Return a document for each note.
@@ -31,27 +40,30 @@ class DocumentMaker:
             now: The present moment, UTC.
             monotonic: The same moment by the monotonic clock.
         """
-        origin = now - timedelta(seconds=monotonic)
+        seconds = now.timestamp()
+        # Time and source of an ObjectId. The driver's own takes a system call and a lock for each.
+        source = int(seconds).to_bytes(4, "big") + self._source
+        origin_ms = (seconds - monotonic) * 1000
         ids = _Ids()
-        return [self._document(note, origin, ids) for note in notes]
+        return [self._document(note, origin_ms, source, ids) for note in notes]
 
-    def _document(self, note: CallNote, origin: datetime, ids: "_Ids") -> Doc:
+    def _document(self, note: CallNote, origin_ms: float, source: bytes, ids: "_Ids") -> Doc:
         began_at, ended_at, user = note.began_at, note.ended_at, note.user
-        started_at = origin + timedelta(seconds=began_at)
+        started_ms = round(origin_ms + began_at * 1000)
+        number = next(self._numbers) & 0xFFFFFF
         document: Doc = {
-            "_id": ObjectId(),
-            "started_at": started_at,
+            "_id": ObjectId(source + number.to_bytes(3, "big")),
+            "started_at": DatetimeMS(started_ms),
             "user_id": ids[user.user_id],
             "username": clean_name(user.username),
             "method": note.method,
             "era": "modern" if note.is_modern else "legacy",
             "outcome": note.outcome,
-            # Whole microseconds.
-            "duration_ms": round((ended_at - began_at) * 1000, 3),
+            "duration_ms": _milliseconds(ended_at - began_at),
             "request_bytes": note.request_bytes,
             "response_bytes": note.response_bytes,
             "worker": self._worker,
-            "expires_at": started_at + self._retention,
+            "expires_at": DatetimeMS(started_ms + self._retention_ms),
         }
         if user.token_id is not None:
             document["token_id"] = user.token_id
@@ -69,10 +81,15 @@ class DocumentMaker:
         decided_at = note.decided_at
         if decided_at:
             head_at = note.head_at or ended_at
-            document["admission_ms"] = round((decided_at - began_at) * 1000, 3)
-            document["upstream_ms"] = round((head_at - decided_at) * 1000, 3)
-            document["relay_ms"] = round((ended_at - head_at) * 1000, 3)
+            document["admission_ms"] = _milliseconds(decided_at - began_at)
+            document["upstream_ms"] = _milliseconds(head_at - decided_at)
+            document["relay_ms"] = _milliseconds(ended_at - head_at)
         return document
+
+
+def _milliseconds(seconds: float) -> float:
+    """Return whole microseconds as milliseconds; `round` would take three times as long."""
+    return int(seconds * 1_000_000 + 0.5) / 1000
 
 
 class _Ids(dict[str, ObjectId | str]):

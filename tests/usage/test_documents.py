@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
 
 from registry.usage.documents import DocumentMaker
 from registry.usage.values import MAX_NAME_CHARACTERS, CallNote
@@ -42,7 +43,7 @@ def test_a_document_says_all_that_was_noted() -> None:
     started_at = NOON - timedelta(seconds=60)
     assert made == {
         "_id": made["_id"],
-        "started_at": started_at,
+        "started_at": DatetimeMS(started_at),
         "user_id": ObjectId("a" * 24),
         "username": "alice",
         "token_id": "t-1",
@@ -61,8 +62,18 @@ def test_a_document_says_all_that_was_noted() -> None:
         "response_bytes": 400,
         "trace_id": "4b" * 16,
         "worker": "host:1",
-        "expires_at": started_at + timedelta(days=30),
+        "expires_at": DatetimeMS(started_at + timedelta(days=30)),
     }
+
+
+def test_ids_differ_and_tell_when_they_were_made() -> None:
+    notes = [NOTE] * 1_000
+
+    made = [*MAKER.documents(notes, NOON, 160.0), *MAKER.documents(notes, NOON, 160.0)]
+
+    ids = [one["_id"] for one in made]
+    assert len(set(ids)) == len(ids)
+    assert {one.generation_time for one in ids} == {NOON}
 
 
 def test_what_did_not_come_so_far_is_absent() -> None:
