@@ -141,11 +141,18 @@ class JoiningTransport(asyncio.Transport):
 
     def flush(self) -> None:
         """Write now what was collected."""
-        if self._pending:
-            joined = b"".join(self._pending)
-            self._pending.clear()
+        if not self._pending:
+            return
+        if self._pending_bytes > MAX_JOINED_BYTES:
+            # Joined, a long answer would be in memory twice.
+            pending, self._pending = self._pending, []
             self._pending_bytes = 0
-            self._transport.write(joined)
+            self._transport.writelines(pending)
+            return
+        joined = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._transport.write(joined)
 
     @override
     def close(self) -> None:

@@ -43,7 +43,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
 def main() -> None:
     """Run everything, or what is wanted, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="of each figure")
     parser.add_argument("--only", type=_sections, default=[*SECTIONS], metavar=",".join(SECTIONS))
     parser.add_argument("--long", action="store_true", help="the full 200,000 calls and sessions")
