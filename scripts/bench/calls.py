@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from scripts.bench.load import Target, requests_of, run
 from scripts.bench.plan import Plan
+from scripts.bench.process import cpu_seconds
 from scripts.bench.report import Bar, Report
 from scripts.bench.stage import HOST, Stage, nginx
 
@@ -16,7 +17,7 @@ BUSY = 16
 
 MANY = 64
 RECORDS = ("written", "dropped")
-DIRECT = "direct"
+DIRECT, NGINX = "direct", "nginx"
 ONE, ALL = "/mcp/<server>", "/mcp"
 GATEWAY = {ONE: Bar(0.30, 0.20), ALL: Bar(0.40, 0.25)}
 ERAS = {"": False, ", stateless era": True}
@@ -47,7 +48,7 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
     targets = {DIRECT: Target(HOST, stage.upstream_port, "/mcp")}
     with nginx(stage) as port:
         if port is not None:
-            targets["nginx"] = Target(HOST, port, "/mcp")
+            targets[NGINX] = Target(HOST, port, "/mcp")
         for era, is_modern in ERAS.items():
             targets[ONE + era] = stage.one(is_modern=is_modern)
             targets[ALL + era] = stage.combined(is_modern=is_modern)
@@ -70,11 +71,12 @@ def _round(figures: Figures, stage: Stage, name: str, target: Target, seconds: f
     many = asyncio.run(run(target, MANY, seconds))
     figures.rates[name].append(many.rate)
     figures.errors += single.errors + many.errors
-    if target.token is None:
+    if name == NGINX:
         return
-    before = stage.cpu_seconds()
+    pid = stage.upstream_pid if name == DIRECT else stage.pid
+    before = cpu_seconds(pid)
     busy = asyncio.run(run(target, BUSY, seconds))
-    spent = stage.cpu_seconds() - before
+    spent = cpu_seconds(pid) - before
     figures.cpu[name].append(spent / requests_of(busy, BUSY) * 1000)
     figures.errors += busy.errors
 
@@ -83,6 +85,7 @@ def _report_cost(report: Report, figures: Figures) -> None:
     for path, bar in GATEWAY.items():
         for era in ERAS:
             report.row(f"CPU of a call on `{path}`{era}", figures.cpu[path + era], "ms", bar)
+    report.row("CPU of a call in the upstream itself, direct", figures.cpu[DIRECT], "ms")
 
 
 def _report_latency(report: Report, figures: Figures) -> None:
@@ -90,7 +93,7 @@ def _report_latency(report: Report, figures: Figures) -> None:
         report.row(f"p50 at concurrency 1, {name}", values, "ms")
     for name in figures.single:
         if name != DIRECT:
-            bar = Bar(0.5, 0.3) if name in figures.cpu else None
+            bar = Bar(0.5, 0.3) if name != NGINX else None
             report.row(f"p50 that `{name}` adds at concurrency 1", figures.added(name), "ms", bar)
 
 

@@ -31,6 +31,7 @@ class Stage:
     Attributes:
         pid: Of the process that was started: the only one that serves, or the parent of those.
         token: The administrator's.
+        upstream_pid: Of the upstream's process.
         server_id: Of the registered server.
         folder: For files of this section.
     """
@@ -40,6 +41,7 @@ class Stage:
     port: int
     token: str
     upstream_port: int
+    upstream_pid: int
     server_id: str
     folder: Path
 
@@ -106,12 +108,21 @@ def staged(*options: str) -> Iterator[Stage]:
     """Run a registry that is started with *options*, and an upstream."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        upstream_port = stack.enter_context(_upstream())
+        upstream_port, upstream_pid = stack.enter_context(_upstream())
         home, port = folder / "home", free_port()
         process = stack.enter_context(serving(home, port, *options))
         token = (home / "admin.token").read_text().strip()
         server_id = _register(port, token, SERVER, upstream_port, "/mcp")
-        yield Stage(process.pid, home, port, token, upstream_port, server_id, folder)
+        yield Stage(
+            pid=process.pid,
+            home=home,
+            port=port,
+            token=token,
+            upstream_port=upstream_port,
+            upstream_pid=upstream_pid,
+            server_id=server_id,
+            folder=folder,
+        )
 
 
 @contextmanager
@@ -149,11 +160,11 @@ def nginx(stage: Stage) -> Iterator[int | None]:
 
 
 @contextmanager
-def _upstream() -> Iterator[int]:
+def _upstream() -> Iterator[tuple[int, int]]:
     port = free_port()
     command = [sys.executable, "-m", "scripts.bench.upstream", str(port)]
-    with running(command, f"http://{HOST}:{port}/"):
-        yield port
+    with running(command, f"http://{HOST}:{port}/") as process:
+        yield port, process.pid
 
 
 def _register(port: int, token: str, name: str, upstream_port: int, path: str) -> str:
