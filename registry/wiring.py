@@ -262,6 +262,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             clock=clock,
             metrics=metrics,
             user_cache_seconds=settings.user_cache_seconds,
+            outage_seconds=settings.gateway_max_staleness_seconds,
             leeway_seconds=settings.jwt_leeway_seconds,
         )
         audit_keys = AuditKeys(cipher.derive_keys(PURPOSE))

@@ -638,6 +638,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_a_document_of_the_other_application_is_listed_with_defaults_and_not_rewritten",
     ),
     "E-08": (
+        "tests/auth/test_bearer.py::test_without_the_database_callers_are_known_for_a_while",
         "tests/gateway/test_following.py::test_without_the_database_the_view_is_served_a_while_then_not_and_then_caught_up",
         "tests/servers/test_api_outage.py::test_without_a_database_requests_are_told_to_come_back",
     ),

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from cachetools import TLRUCache
 
+from packages.database.errors import DatabaseUnavailable
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import Role, UserContext
 from registry.auth.jwt import TokenVerifier, VerifiedToken, default_scopes
@@ -18,6 +19,9 @@ from registry.core.metrics import Metrics
 
 ISSUED_AHEAD_SECONDS = 300
 """How far the clock of whoever issues tokens may be ahead of ours."""
+
+AWAY_SECONDS = 2.0
+"""How long the database is not asked again after it did not answer."""
 
 CACHED_TOKENS = 10_000
 """Most tokens remembered; about 1 kB each."""
@@ -35,6 +39,7 @@ class BearerAuthenticator:
 
     Args:
         user_cache_seconds: How long a user's role and groups are believed.
+        outage_seconds: How long they are while the database cannot be asked.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class BearerAuthenticator:
         clock: Clock,
         metrics: Metrics,
         user_cache_seconds: float,
+        outage_seconds: float,
         leeway_seconds: float,
     ) -> None:
         self._verifier = verifier
@@ -54,7 +60,9 @@ class BearerAuthenticator:
         revocations.tell(self.forget)
         self._clock = clock
         self._user_cache_seconds = user_cache_seconds
+        self._outage_seconds = outage_seconds
         self._leeway_seconds = leeway_seconds
+        self._is_away_until = float("-inf")
         self._hits = metrics.token_verifications.labels("cached")
         self._verified = metrics.token_verifications.labels("verified")
         self._refused = metrics.token_verifications.labels("refused")
@@ -63,6 +71,9 @@ class BearerAuthenticator:
             CACHED_TOKENS, ttu=self._token_dies_at, timer=clock.monotonic
         )
         self._contexts: TLRUCache[bytes, tuple[UserContext, float]] = TLRUCache(
+            CACHED_TOKENS, ttu=lambda _key, value, _now: value[1], timer=clock.monotonic
+        )
+        self._last_known: TLRUCache[bytes, tuple[UserContext, float]] = TLRUCache(
             CACHED_TOKENS, ttu=lambda _key, value, _now: value[1], timer=clock.monotonic
         )
 
@@ -91,23 +102,42 @@ class BearerAuthenticator:
         remembered = self.cached(authorization)
         if remembered is not None:
             return remembered
+        if self._clock.monotonic() < self._is_away_until:
+            # Each would wait for as long as the first did.
+            return self._known_before(authorization)
         forgotten = self._forgotten
         try:
             context, expires_at = await self._verify(authorization)
         except UnauthorizedError:
             self._refused.inc()
             raise
-        lifetime = min(self._user_cache_seconds, expires_at - self._clock.now().timestamp())
+        except DatabaseUnavailable:
+            self._is_away_until = self._clock.monotonic() + AWAY_SECONDS
+            return self._known_before(authorization)
+        left = expires_at - self._clock.now().timestamp()
         # What was to be forgotten while this was looked up is not remembered after all.
-        if lifetime > 0 and forgotten == self._forgotten:
-            key = _digest(authorization)
-            self._contexts[key] = (context, self._clock.monotonic() + lifetime)
+        if left > 0 and forgotten == self._forgotten:
+            key, now = _digest(authorization), self._clock.monotonic()
+            self._contexts[key] = (context, now + min(self._user_cache_seconds, left))
+            self._last_known[key] = (context, now + min(self._outage_seconds, left))
         return context
+
+    def _known_before(self, authorization: str) -> UserContext:
+        """Return who a header stood for when the database was last asked, not long ago.
+
+        Raises:
+            DatabaseUnavailable: Nobody knows.
+        """
+        entry = self._last_known.get(_digest(authorization))
+        if entry is None:
+            raise DatabaseUnavailable
+        return entry[0]
 
     def forget_users(self) -> None:
         """Drop what is remembered of roles and groups; tokens stay verified."""
         self._forgotten += 1
         self._contexts.clear()
+        self._last_known.clear()
 
     def forget(self) -> None:
         """Drop all that is remembered."""

@@ -33,8 +33,13 @@ def load_text(text: str | bytes | bytearray) -> JsonObject:
 
 
 def dump_text(value: JsonObject) -> bytes:
-    """Return compact JSON text."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    """Return compact JSON text.
+
+    Raises:
+        ValueError: A number is beyond what can be written again, or a string is no text.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
 
 
 def members(value: object) -> JsonObject:

@@ -30,6 +30,7 @@ from registry.gateway.connector import Connector
 from registry.gateway.conversations import converse
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import (
+    INVALID_REQUEST,
     AnswerUnwanted,
     InputRefused,
     InvalidParams,
@@ -41,7 +42,7 @@ from registry.gateway.errors import (
     UpstreamFailed,
 )
 from registry.gateway.feed import LISTS_CHANGED, UPDATED, HeardListChanged
-from registry.gateway.forward import failure
+from registry.gateway.forward import EDITED_BODY_BYTES, failure
 from registry.gateway.messages import (
     INPUT_REQUIRED,
     Kind,
@@ -65,6 +66,14 @@ MAX_ROUNDS = 10
 
 STATE_ONLY_SECONDS = 0.1
 """Pause before a request is repeated for a server that asked for nothing but that."""
+
+MAX_QUESTIONS = 100
+"""How many questions a server of the handshake's era may ask during one call."""
+
+MAX_ADDRESS_BYTES = 2_000
+"""Longest address that is sealed into a question's id; servers choose ids as they like."""
+
+WANTED = b"wanted"
 
 PARKED_SECONDS = 300.0
 MOST_PARKED = 1_000
@@ -116,6 +125,7 @@ class _Call:
     reply: Reply
     conversation: Conversation | None = None
     rounds: int = 0
+    asked: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -158,6 +168,7 @@ class Broker:
         self._under_way: dict[CallKey, CallWatch] = {}
         self._questions: dict[str, _Questions] = {}
         self._parked: dict[str, Parked] = {}
+        self._unanswered: set[str] = set()
         self._is_sweeping = False
 
     async def ask(self, exchange: Exchange, caller: Caller, offering: Offering, ask: Ask) -> None:
@@ -191,6 +202,7 @@ class Broker:
         finally:
             if key is not None:
                 self._under_way.pop(key, None)
+            self._unanswered.difference_update(call.asked)
             if call.conversation is not None:
                 await self._connector.leave(call.conversation)
 
@@ -271,11 +283,51 @@ class Broker:
             error = {"code": MethodUnknown.code, "message": "The client cannot be asked this."}
             await conversation.reply(_reply_text(body["id"], {"error": error}))
         elif call.caller.era is Era.LEGACY:
-            address = ["up", call.ask.route.slug, call.ask.route.server_id, body["id"]]
-            address += conversation.reply_address()
-            await call.reply.notice(self._sealed_question(call, message, address))
+            await self._pass_question(call, message)
         else:
             await self._park(call, message)
+
+    async def _pass_question(self, call: _Call, message: Message) -> None:
+        """Ask a client of the handshake's era what a server of that era wants to know."""
+        body, conversation, route = message.body, call.conversation, call.ask.route
+        assert conversation is not None  # noqa: S101 - it asks
+        token = secrets.token_urlsafe(12)
+        asked_at = int(self._clock.now().timestamp())
+        address = ["up", self._peers.own, token, asked_at, route.slug, route.server_id, body["id"]]
+        address += conversation.reply_address()
+        if len(call.asked) >= MAX_QUESTIONS or len(orjson.dumps(address)) > MAX_ADDRESS_BYTES:
+            error = {"code": INVALID_REQUEST, "message": "The client cannot be asked this."}
+            await conversation.reply(_reply_text(body["id"], {"error": error}))
+            return
+        call.asked.append(token)
+        self._unanswered.add(token)
+        await call.reply.notice(self._sealed_question(call, message, address))
+
+    async def claim(self, worker: str, token: str, asked_at: int) -> None:
+        """Make sure that a client's answer counts: once, and while the call goes on.
+
+        A worker that cannot be reached may be one of another replica. Its call is believed to go
+        on for as long as a call may.
+
+        Raises:
+            AnswerUnwanted: It does not.
+        """
+        if worker == self._peers.own:
+            is_wanted = self.take(token)
+        else:
+            told = orjson.dumps({"kind": "claim", "token": token})
+            reply = await self._peers.tell(worker, told)
+            passed = self._clock.now().timestamp() - asked_at
+            is_wanted = passed < self._total_timeout_seconds if reply is None else reply == WANTED
+        if not is_wanted:
+            raise AnswerUnwanted
+
+    def take(self, token: str) -> bool:
+        """Whether a question of this worker has no answer yet; from now on it has."""
+        if token not in self._unanswered:
+            return False
+        self._unanswered.remove(token)
+        return True
 
     def _sealed_question(self, call: _Call, message: Message, address: list[Any]) -> bytes:
         """Return the server's request under an id that leads its answer back."""
@@ -544,7 +596,10 @@ def _digest(ask: Ask) -> str:
 
 
 def _names_resources(method: str, raw: bytes) -> bool:
-    return method == "resources/read" or RESOURCE_LINK in raw
+    if method == "resources/read":
+        return True
+    # Longer answers pass as they are: to read them would hold up everybody else.
+    return len(raw) <= EDITED_BODY_BYTES and RESOURCE_LINK in raw
 
 
 def _publish_uris(call: _Call, body: JsonObject) -> None:

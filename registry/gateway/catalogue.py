@@ -4,6 +4,7 @@ Built from routes alone, and thrown away with them: nothing here is more than a 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,9 @@ REMEMBERED_PAGE_BYTES = 32 * 1024 * 1024
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 """What a template must begin with to be asked about URIs that are in no list."""
+
+MOST_PATTERNS = 100
+"""Templates of one server that are tried on a URI that is in no list."""
 
 ViewKey: TypeAlias = tuple[str, str, str, frozenset[str]]
 PageKey: TypeAlias = tuple[int, str, str | None]
@@ -222,14 +226,19 @@ class View:
         return owners
 
     @cached_property
-    def _patterns(self) -> Sequence[tuple[UriTemplate, Route]]:
-        found: list[tuple[UriTemplate, Route]] = []
+    def _patterns(self) -> Sequence[tuple[str, UriTemplate, Route]]:
+        found: list[tuple[str, UriTemplate, Route]] = []
+        counts: Counter[str] = Counter()
         for owned in self._template_owners.values():
+            counts[owned.route.server_id] += 1
+            if counts[owned.route.server_id] > MOST_PATTERNS:
+                continue
             if SCHEME.match(owned.key) is None:
                 # It would catch what is meant for other servers, and what is nobody's.
                 continue
             try:
-                found.append((UriTemplate.parse(owned.key), owned.route))
+                pattern = UriTemplate.parse(owned.key)
+                found.append((owned.key.partition("{")[0], pattern, owned.route))
             except ValueError:
                 # It is listed all the same; its server is found when the URI says which.
                 continue
@@ -243,8 +252,8 @@ class View:
         owned = self._owners.get(uri)
         if owned is not None:
             return owned
-        for pattern, route in self._patterns:
-            if pattern.match(uri) is not None:
+        for beginning, pattern, route in self._patterns:
+            if uri.startswith(beginning) and pattern.match(uri) is not None:
                 return Owned(route, uri)
         return None
 
@@ -261,10 +270,10 @@ class View:
 
     def public_uri(self, route: Route, uri: str) -> str:
         """Return the URI under which a reader finds what *route* calls *uri*."""
-        owned = self.resource(uri)
-        return (
-            uri if owned is not None and owned.route is route else qualified_uri(route.slug, uri)
-        )
+        # No templates are tried: an answer may hold thousands of links.
+        owned = self._owners.get(uri)
+        is_listed = owned is not None and owned.route is route and split_uri(uri) is None
+        return uri if is_listed else qualified_uri(route.slug, uri)
 
     def page(self, kind: str, cursor: object) -> bytes:
         """Return the members of a list result: `"tools":[…]` and perhaps `nextCursor`.

@@ -6,6 +6,7 @@ another of two equal keys, or read `Name` as `name`, it would execute what was n
 
 import json
 from collections.abc import Iterable, Mapping
+from math import isinf
 from typing import Any, NamedTuple
 
 import orjson
@@ -137,7 +138,7 @@ def _is_canonical(raw: bytes | bytearray, body: dict[str, Any]) -> bool:
 
 def _refuse_repeated_keys(raw: bytes | bytearray) -> None:
     try:
-        message = json.loads(raw, object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+        message = json.loads(raw, object_pairs_hook=_Pairs, parse_int=str, parse_float=_finite)
     except (ValueError, RecursionError):
         raise InvalidRequest("The body is nested too deeply or cannot be read twice.") from None
     _refuse_repeats(message, TOP_MEMBERS)
@@ -145,6 +146,12 @@ def _refuse_repeated_keys(raw: bytes | bytearray) -> None:
         _refuse_repeats(params, PARAMS_MEMBERS)
         for meta in _values(params, "_meta"):
             _refuse_repeats(meta, META_MEMBERS)
+
+
+def _finite(text: str) -> str:
+    if isinf(float(text)):
+        raise InvalidRequest("The body holds a number that is too large to be sent on.")
+    return text
 
 
 def _refuse_repeats(pairs: _Pairs, deciding: frozenset[str]) -> None:

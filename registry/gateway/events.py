@@ -9,6 +9,9 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest event that is put together in memory."""
 
 
+MAX_RETRY_DIGITS = 9
+
+
 class Event(NamedTuple):
     """One event.
 
@@ -82,7 +85,7 @@ class EventParser:
             self._name = value.decode("utf-8", "replace")
         elif field == b"id" and b"\0" not in value:
             self._id = value.decode("utf-8", "replace")
-        elif field == b"retry" and value.isdigit():
+        elif field == b"retry" and value.isdigit() and len(value) <= MAX_RETRY_DIGITS:
             self._retry_ms = int(value)
 
 

@@ -46,7 +46,7 @@ WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
 off gives a clear error; larger ones and those of unknown length are streamed."""
 
-EDITED_BODY_BYTES = 16 * 1024 * 1024
+EDITED_BODY_BYTES = 1024 * 1024
 """Longer answers pass as they are, even where something of them should be edited."""
 
 JSON = "application/json"
@@ -308,6 +308,7 @@ async def _relay(answer: UpstreamAnswer, route: Route, client: Client) -> None:
     if length is not None and not is_stream:
         headers.append((b"content-length", str(length).encode()))
     await client.start(status, headers, is_event_stream=is_stream)
+    client.sends_whole_events = client.edit is not None
     # ASGI servers may keep the head back until there is some body.
     await client.send({"type": "http.response.body", "body": b"", "more_body": True})
     pieces = answer.body.iter_any() if client.edit is None else _edited(answer, client.edit)

@@ -28,7 +28,7 @@ from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway import crossing
 from registry.gateway.admission import Admission
 from registry.gateway.asks import Ask
-from registry.gateway.broker import Broker, Elsewhere
+from registry.gateway.broker import WANTED, Broker, Elsewhere
 from registry.gateway.callers import Caller
 from registry.gateway.catalogue import Owned
 from registry.gateway.client_sessions import ClientSession, ClientSessions, usable_capabilities
@@ -193,6 +193,8 @@ class HostedServer:
         match told["kind"]:
             case "answer":
                 self._broker.receive(told["token"], told["key"], told["body"])
+            case "claim":
+                return WANTED if self._broker.take(told["token"]) else b""
             case "cancel":
                 self._broker.cancel_named(told["session"], told["id"])
             case "ended":
@@ -456,8 +458,9 @@ class HostedServer:
             _, worker, token, key = address
             await self._broker.deliver(worker, token, key, envelope.body)
             return
-        _, slug, server_id, request_id, *reply_address = address
+        _, worker, token, asked_at, slug, server_id, request_id, *reply_address = address
         route = self._admission.route_of(caller.user, slug, server_id)
+        await self._broker.claim(worker, token, asked_at)
         body = load_text(raw)
         body["id"] = request_id
         credentials = await self._credentials_of(route, caller.user)
@@ -518,13 +521,10 @@ def _modern_caller(user: UserContext, params: Mapping[str, Any]) -> Caller:
 
 
 def _discovery(offering: Offering) -> dict[str, Any]:
-    capabilities = {
-        name: value for name, value in offering.capabilities.items() if name != "logging"
-    }
     result: dict[str, Any] = {
         "resultType": "complete",
         "supportedVersions": MODERN_VERSIONS,
-        "capabilities": capabilities,
+        "capabilities": dict(offering.capabilities),
         "ttlMs": CACHED_MS,
         "cacheScope": "private",
         "_meta": {SERVER_INFO_META_KEY: _server_info(offering)},

@@ -7,6 +7,7 @@ import orjson
 
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway.catalogue import Owned, View
+from registry.gateway.forward import EDITED_BODY_BYTES
 from registry.gateway.listing import page_members
 from registry.gateway.naming import SEPARATOR
 from registry.gateway.values import FeatureEntry, Route
@@ -211,7 +212,7 @@ def with_public_links(offering: Offering, route: Route) -> Callable[[bytes], byt
         return None
 
     def edited(raw: bytes) -> bytes:
-        if RESOURCE_LINK not in raw:
+        if RESOURCE_LINK not in raw or len(raw) > EDITED_BODY_BYTES:
             return raw
         try:
             body = load_text(raw)

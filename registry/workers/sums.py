@@ -33,12 +33,16 @@ class Across(StrEnum):
 
 
 GAUGES: Mapping[str, Across] = {
+    "mcp_gateway_breaker_state": Across.SUM,
+    "mcp_gateway_feeds": Across.SUM,
     "mcp_gateway_requests_in_flight": Across.SUM,
     "mcp_gateway_snapshot_age_seconds": Across.MAX,
+    "mcp_gateway_streams": Across.SUM,
     "mongodb_pool_connections": Across.SUM,
     "tokens_active": Across.OWN,
     "tokens_active_users": Across.OWN,
     "tokens_expired": Across.OWN,
+    "usage_records_waiting": Across.SUM,
 }
 """Gauges of the application. A test holds this to be all of them."""
 

@@ -116,6 +116,7 @@ async def _verification(keys: SigningKeys) -> float:
         RevocationList(nothing, clock),
         clock=clock,
         metrics=Metrics(),
+        outage_seconds=60,
         user_cache_seconds=300,
         leeway_seconds=10,
     )

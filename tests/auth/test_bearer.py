@@ -16,6 +16,7 @@ from pymongo.monitoring import (
 from typing_extensions import override
 
 from packages.database.client import Database
+from packages.database.errors import DatabaseUnavailable
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserContext
@@ -30,6 +31,7 @@ from tests.fakes.clock import FakeClock
 ALICE = "a" * 24
 SHARED_SECRET = "a secret that jarvis-api shares"
 CACHE_SECONDS = 15.0
+OUTAGE_SECONDS = 60.0
 LEEWAY_SECONDS = 10.0
 HOUR = timedelta(hours=1)
 
@@ -108,6 +110,7 @@ def authenticator_with(
         clock=clock,
         metrics=Metrics(),
         user_cache_seconds=CACHE_SECONDS,
+        outage_seconds=OUTAGE_SECONDS,
         leeway_seconds=LEEWAY_SECONDS,
     )
 
@@ -489,6 +492,59 @@ async def test_a_token_that_is_revoked_while_its_user_is_looked_up_is_refused(
 
     with pytest.raises(UnauthorizedError, match="was revoked"):
         await authenticator.authenticate(vended(issuer))
+
+
+class AwayDirectory(FakeDirectory):
+    """Can be taken away."""
+
+    is_away = False
+
+    @override
+    async def get(self, user_id: str) -> DirectoryEntry | None:
+        found = await super().get(user_id)
+        if self.is_away:
+            raise DatabaseUnavailable
+        return found
+
+
+@pytest.mark.requirement("E-08")
+async def test_without_the_database_callers_are_known_for_a_while(
+    verifier: TokenVerifier, issuer: TokenIssuer, clock: FakeClock
+) -> None:
+    directory = AwayDirectory()
+    authenticator = authenticator_with(verifier, directory, clock)
+    header, stranger = own(issuer), own(issuer, user_id="b" * 24)
+    known = await authenticator.authenticate(header)
+    directory.is_away = True
+
+    clock.move(CACHE_SECONDS + 1)
+    during = await authenticator.authenticate(header)
+    asked = len(directory.asked)
+    again = await authenticator.authenticate(header)
+    with pytest.raises(DatabaseUnavailable):
+        await authenticator.authenticate(stranger)
+    asked_in_all = len(directory.asked)
+    clock.move(OUTAGE_SECONDS)
+    with pytest.raises(DatabaseUnavailable):
+        await authenticator.authenticate(header)
+
+    assert during == again == known
+    assert asked_in_all == asked
+
+
+async def test_what_changed_before_the_database_went_away_counts(
+    verifier: TokenVerifier, issuer: TokenIssuer, clock: FakeClock
+) -> None:
+    directory = AwayDirectory()
+    authenticator = authenticator_with(verifier, directory, clock)
+    header = own(issuer)
+    await authenticator.authenticate(header)
+
+    authenticator.forget_users()
+    directory.is_away = True
+
+    with pytest.raises(DatabaseUnavailable):
+        await authenticator.authenticate(header)
 
 
 async def test_an_administrators_narrow_token_is_narrow(

@@ -28,7 +28,7 @@ from tests.fakes.everything import catalog
 from tests.fakes.everything.serving import serving_everything
 from tests.fakes.everything.tools import TOOLS
 from tests.gateway.conftest import Gateway, StartGateway, request
-from tests.gateway.fakes import PRIVATE, ScriptedUpstream, make_route
+from tests.gateway.fakes import PRIVATE, Request, ScriptedUpstream, make_route
 from tests.gateway.serving import serve
 
 Mode = Literal["legacy", "auto", "2026-07-28"]
@@ -420,6 +420,33 @@ async def test_servers_of_the_old_transport_take_part(
     assert text(result) == "hello"
 
 
+async def test_links_in_answers_lead_back_at_little_cost(
+    stack: AsyncExitStack, start_gateway: StartGateway
+) -> None:
+    links = [
+        {"type": "resource_link", "name": "x", "uri": f"note://{number}"} for number in range(2000)
+    ]
+
+    async def answer(received: Request) -> None:
+        await received.result({"resultType": "complete", "content": links})
+
+    url = await stack.enter_async_context(serve(ScriptedUpstream(answer)))
+    templates = [
+        FeatureEntry(uri, orjson.dumps({"uriTemplate": uri}))
+        for uri in (f"note://{{a}}-{{b}}-{{c}}-x{number}" for number in range(2000))
+    ]
+    gateway: Gateway = await start_gateway(
+        make_route(f"{url}/mcp", eras=frozenset({Era.MODERN}), templates=templates)
+    )
+    async with connect(gateway, "2026-07-28") as client:
+        async with asyncio.timeout(5):
+            result = await client.call_tool("demo__echo", {})
+
+    assert [str(block.uri) for block in result.content] == [  # type: ignore[union-attr]
+        f"mcp.demo+note://{number}" for number in range(2000)
+    ]
+
+
 def test_the_catalogue_keeps_the_older_of_two_servers_whose_names_would_be_the_same() -> None:
     one = make_route(slug="one")
     catalogue = Catalogue({"one": one})
@@ -428,3 +455,67 @@ def test_the_catalogue_keeps_the_older_of_two_servers_whose_names_would_be_the_s
 
     assert member is not None
     assert member.route is one
+
+
+async def test_an_answer_to_a_question_counts_once_and_while_the_call_goes_on(
+    stack: AsyncExitStack, start_gateway: StartGateway
+) -> None:
+    answers: list[Any] = []
+    answered, done = asyncio.Event(), asyncio.Event()
+    question = {"jsonrpc": "2.0", "id": "q1", "method": "elicitation/create", "params": {}}
+
+    async def ask(received: Request) -> None:
+        message = received.message if received.body else {}
+        if message.get("method") == "initialize":
+            await received.result({"protocolVersion": "2025-11-25", "capabilities": {}})
+        elif message.get("method") == "tools/call":
+            await received.start(content_type="text/event-stream")
+            await received.chunk(b"data: " + orjson.dumps(question) + b"\n\n")
+            await done.wait()
+            last = {"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}}
+            await received.chunk(b"data: " + orjson.dumps(last) + b"\n\n", more=False)
+        else:
+            if "result" in message:
+                answers.append(message)
+                answered.set()
+            await received.answer(202, b"")
+
+    url = await stack.enter_async_context(serve(ScriptedUpstream(ask)))
+    gateway: Gateway = await start_gateway(make_route(f"{url}/mcp", eras=frozenset({Era.LEGACY})))
+    hello = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {"elicitation": {}},
+        "clientInfo": {},
+    }
+    session = (await gateway.post(request("initialize", hello), slug="")).headers["mcp-session-id"]
+    call = request("tools/call", {"name": "demo__echo", "arguments": {}})
+    headers = {**_head(), "mcp-session-id": session}
+    statuses: list[int] = []
+
+    async def answer(question_id: str) -> None:
+        reply = {"jsonrpc": "2.0", "id": question_id, "result": {"action": "decline"}}
+        told = await gateway.post(reply, slug="", mcp_session_id=session)
+        statuses.append(told.status_code)
+
+    async with gateway.http.stream("POST", "/mcp", json=call, headers=headers) as stream:
+        lines = stream.aiter_lines()
+        asked = orjson.loads([line async for line in _until_data(lines)][-1])
+        await answer(asked["id"])
+        await answered.wait()
+        await answer(asked["id"])
+        done.set()
+        rest = [line async for line in lines]
+    await answer(asked["id"])
+
+    assert any('"result"' in line for line in rest)
+    assert [message["id"] for message in answers] == ["q1"]
+    assert statuses[0] == 202
+    assert all(400 <= status < 500 for status in statuses[1:])
+
+
+async def _until_data(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Yield what the first line with data holds."""
+    async for line in lines:
+        if line.startswith("data:"):
+            yield line.removeprefix("data:")
+            return

@@ -54,6 +54,7 @@ WITH_INPUT = (
     "get_permissions",
     "put_permissions",
     "list_audit",
+    "list_usage",
     "gateway_metadata",
     "store_token",
     "list_tokens",
