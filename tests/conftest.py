@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
@@ -23,6 +25,15 @@ from registry.servers.store import ServerRepositories
 from registry.wiring import build_repositories
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
+
+# How long an example takes, or is looked for, says more about the machine than about the code.
+hypothesis_settings.register_profile(
+    "patient",
+    parent=hypothesis_settings.default,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("patient")
 
 CREDS_KEY = "0f" * 32
 CREDS_IV = "1e" * 16

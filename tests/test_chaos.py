@@ -44,6 +44,7 @@ from registry.servers.values import Era
 from tests.chaos.crowd import Crowd, Person, Target
 from tests.chaos.registries import PROCESSES, Registries, replicas, workers
 from tests.chaos.upstream import Telling, telling
+from tests.fakes.loopback import NO_CERTIFICATES
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(180)]
 
@@ -252,7 +253,8 @@ async def seen_everywhere(registries: Registries, person: Person) -> None:
     in_a_row = 0
     async with AsyncExitStack() as stack, asyncio.timeout(30):
         while in_a_row < 10 * PROCESSES:
-            http = await stack.enter_async_context(httpx.AsyncClient(timeout=10))
+            client = httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=10)
+            http = await stack.enter_async_context(client)
             url = f"{registries.any_address()}/mcp"
             answer = (await http.post(url, json=listing, headers=headers)).json()
             listed = len(answer.get("result", {}).get("tools", []))

@@ -380,7 +380,10 @@ json_values = st.recursive(
     ),
     max_leaves=6,
 )
-same_fixtures = examples(suppress_health_check=[HealthCheck.function_scoped_fixture])
+same_fixtures = examples(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=50,
+)
 
 
 @pytest.mark.requirement("R-240")

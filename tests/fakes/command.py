@@ -14,6 +14,8 @@ from typing import Self
 
 import httpx
 
+from tests.fakes.loopback import NO_CERTIFICATES
+
 START = "from registry.cli import main; main()"
 READY_SECONDS = 25.0
 END_SECONDS = 10.0
@@ -96,7 +98,7 @@ class RunningRegistry:
         while time.monotonic() - began < seconds:
             assert self._process.poll() is None, self.output
             with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/health/ready").is_success:
+                if httpx.get(f"{self.url}/health/ready", verify=NO_CERTIFICATES).is_success:
                     return time.monotonic() - began
             time.sleep(POLL_SECONDS)
         raise AssertionError(self.output)

@@ -28,6 +28,7 @@ from registry.upstream.pool import create_upstream_session
 from registry.web.connection import protocol_within
 from registry.workers.peers import Alone
 from tests.conftest import ALICE, BOB, ROOT
+from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.fakes import (
     FakeAuthenticate,
     FakeRoutes,
@@ -175,7 +176,9 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         protocol = protocol_within(connection_limits(settings))
         stack.push_async_callback(endpoint.close)
         url = await stack.enter_async_context(serve(endpoint, http=protocol))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(verify=NO_CERTIFICATES, base_url=url, timeout=10)
+        )
         return Gateway(url, table, authenticate, metrics, http, endpoint, refusals, notes)
 
     return start

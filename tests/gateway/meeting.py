@@ -17,6 +17,7 @@ from tests.fakes.everything.old import STREAM_PATH, OldEverything
 from tests.fakes.everything.serving import RunningEverything, serving_everything
 from tests.fakes.everything.state import State
 from tests.fakes.everything.tools import TOOLS
+from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.fakes import make_route
 from tests.gateway.serving import serve
 
@@ -99,7 +100,7 @@ async def connected(
         async with Client(transport, mode="legacy", **options) as client:
             yield client
         return
-    async with httpx2.AsyncClient(headers=headers, timeout=20) as http:
+    async with httpx2.AsyncClient(verify=NO_CERTIFICATES, headers=headers, timeout=20) as http:
         streamable = streamable_http_client(url + path, http_client=http)
         async with Client(streamable, mode=speech.value, **options) as client:
             yield client

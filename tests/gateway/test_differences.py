@@ -80,7 +80,7 @@ def may_see(user: UserContext, route: Route) -> bool:
     return decide(user, Permission.VIEW, route.facts).allowed
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80)
 @given(routes(), routes(), st.sampled_from(USERS))
 def test_a_list_is_told_to_have_changed_when_it_did(
     before: dict[str, Route], after: dict[str, Route], user: UserContext
@@ -93,7 +93,7 @@ def test_a_list_is_told_to_have_changed_when_it_did(
     assert told == different(pages(old, user), pages(new, user))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(routes(), st.sampled_from(USERS), st.sampled_from(USERS))
 def test_another_right_is_another_list_where_it_shows(
     served: dict[str, Route], former: UserContext, user: UserContext

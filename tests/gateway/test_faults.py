@@ -11,6 +11,7 @@ import pytest
 from registry.core.clock import SystemClock
 from registry.gateway.errors import Outcome
 from tests.fakes.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway import fault_table
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
@@ -50,7 +51,9 @@ class Stage:
     async def call(self) -> httpx.Response | None:
         """Call the tool through both proxies; None when there is no HTTP answer."""
         host = urlsplit(self.gateway.url).netloc
-        async with httpx.AsyncClient(base_url=self.proxies[Place.CLIENT].url) as http:
+        async with httpx.AsyncClient(
+            verify=NO_CERTIFICATES, base_url=self.proxies[Place.CLIENT].url
+        ) as http:
             try:
                 return await http.post("/mcp/demo", json=CALL, headers=head(host=host))
             except httpx.TransportError:

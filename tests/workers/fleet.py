@@ -18,6 +18,7 @@ from registry.auth.jwt import TokenIssuer
 from registry.auth.keys import load_signing_keys
 from registry.core.clock import SystemClock
 from tests.fakes.command import RunningRegistry
+from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.fakes import ScriptedUpstream
 from tests.gateway.serving import serve
 from tests.workers.upstream import napping
@@ -60,7 +61,7 @@ class Fleet:
 
     async def nap(self, seconds: float, request_id: object = 1) -> httpx.Response:
         """Call the slow tool over a connection of its own."""
-        async with httpx.AsyncClient(timeout=WAIT_SECONDS) as http:
+        async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=WAIT_SECONDS) as http:
             return await self.call(http, seconds, request_id)
 
     async def call(
@@ -112,7 +113,7 @@ async def fleet(
         with RunningRegistry(folder, variables, "--workers", str(workers)) as process:
             running = Fleet(process, process.url, headers, workers)
             await running.until("registry_ready", 1)
-            async with httpx.AsyncClient(timeout=WAIT_SECONDS) as http:
+            async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=WAIT_SECONDS) as http:
                 body = {"serverName": "naps", "url": f"{upstream}/mcp"}
                 made = await http.post(
                     f"{running.url}/api/v1/servers?strict=true", json=body, headers=headers

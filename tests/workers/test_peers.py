@@ -21,6 +21,7 @@ from registry.workers.entrance import COUNTS, MESSAGES
 from registry.workers.peers import Alone, Siblings
 from registry.workers.place import Place, meeting_place
 from registry.workers.relay import RELAY_HEADER, is_from_peer
+from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.serving import serve
 
 A, B = "aaaaaaaa", "bbbbbbbb"
@@ -133,7 +134,7 @@ def front(stack: AsyncExitStack, folder: Path) -> Front:
 async def test_a_request_arrives_at_the_other_worker_as_it_was_sent(front: Front) -> None:
     url = await front(echo)
 
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(verify=NO_CERTIFICATES) as http:
         got = await http.post(
             f"{url}/mcp/a%20b?x=1&y=%2F",
             content=b'{"a":1}',
@@ -182,7 +183,7 @@ async def test_a_stream_is_relayed_as_it_comes(front: Front) -> None:
 
     async with (
         asyncio.timeout(5),
-        httpx.AsyncClient() as http,
+        httpx.AsyncClient(verify=NO_CERTIFICATES) as http,
         http.stream("GET", f"{url}/mcp/x") as got,
     ):
         pieces = []
@@ -206,7 +207,7 @@ async def test_a_client_that_goes_away_cancels_the_work_at_the_other_worker(fron
     url = await front(waiting)
 
     async with asyncio.timeout(5):
-        async with httpx.AsyncClient() as http, asyncio.TaskGroup() as group:
+        async with httpx.AsyncClient(verify=NO_CERTIFICATES) as http, asyncio.TaskGroup() as group:
             asked = group.create_task(http.post(f"{url}/mcp/x", content=b"{}"))
             await begun.wait()
             asked.cancel()
@@ -233,7 +234,7 @@ async def test_a_worker_that_dies_in_the_middle_leaves_a_broken_answer(
 
     async with (
         asyncio.timeout(5),
-        httpx.AsyncClient() as http,
+        httpx.AsyncClient(verify=NO_CERTIFICATES) as http,
         http.stream("GET", f"{url}/mcp/x") as got,
     ):
         pieces = got.aiter_bytes()
@@ -261,7 +262,11 @@ async def test_a_worker_that_dies_before_it_answers_is_gone(
     siblings, _ = await stack.enter_async_context(worker(folder, A, nothing))
     url = await stack.enter_async_context(serve(forwarding(siblings)))
 
-    async with asyncio.timeout(5), httpx.AsyncClient() as http, asyncio.TaskGroup() as group:
+    async with (
+        asyncio.timeout(5),
+        httpx.AsyncClient(verify=NO_CERTIFICATES) as http,
+        asyncio.TaskGroup() as group,
+    ):
         asked = group.create_task(http.get(f"{url}/mcp/x"))
         await begun.wait()
         abort(dying)
@@ -306,7 +311,7 @@ async def test_a_forwarded_request_is_never_forwarded_again(
     first, _ = await stack.enter_async_context(worker(folder, A, echo))
     url = await stack.enter_async_context(serve(forwarding(first)))
 
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(verify=NO_CERTIFICATES) as http:
         got = await http.get(f"{url}/mcp/x")
 
     assert (got.status_code, got.text) == (410, "gone")
@@ -324,7 +329,7 @@ async def test_an_id_that_is_nobodys_is_gone_at_once(
     siblings, _ = await stack.enter_async_context(worker(folder, A, echo))
     url = await stack.enter_async_context(serve(forwarding(siblings, to=name)))
 
-    async with asyncio.timeout(1), httpx.AsyncClient() as http:
+    async with asyncio.timeout(1), httpx.AsyncClient(verify=NO_CERTIFICATES) as http:
         got = await http.get(f"{url}/mcp/x")
         told = await siblings.tell(name, b"hello")
 
@@ -393,7 +398,7 @@ async def test_a_handler_that_fails_is_no_reply(stack: AsyncExitStack, folder: P
 async def test_what_is_forwarded_cannot_reach_the_internal_paths(front: Front, path: str) -> None:
     url = await front(echo)
 
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(verify=NO_CERTIFICATES) as http:
         got = await http.post(f"{url}{path}", content=b"{}")
 
     assert (got.status_code, got.json()["path"]) == (207, path)

@@ -18,6 +18,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.workers.relay import RELAY_HEADER
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
+from tests.fakes.loopback import NO_CERTIFICATES
 from tests.workers.fleet import Fleet, fleet
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]
@@ -92,7 +93,7 @@ async def until_served_by_all(running: Fleet) -> None:
 
 
 async def samples(running: Fleet) -> list[Sample]:
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=10) as http:
         page = (await http.get(f"{running.url}/metrics")).text
     return [sample for family in text_string_to_metric_families(page) for sample in family.samples]
 
@@ -129,8 +130,8 @@ async def test_the_end_of_all_answers_what_is_in_flight_and_refuses_what_is_new(
 ) -> None:
     async with (
         fleet(tmp_path, environment, alice, workers=workers) as running,
-        httpx.AsyncClient(timeout=20) as kept,
-        httpx.AsyncClient(timeout=20) as streaming,
+        httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=20) as kept,
+        httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=20) as streaming,
         streaming.stream("GET", f"{running.url}/mcp/naps", headers=running.headers) as stream,
         asyncio.TaskGroup() as group,
     ):
@@ -206,7 +207,7 @@ async def test_while_balancers_take_notice_it_serves_on(
 ) -> None:
     async with (
         fleet(tmp_path, environment, alice, DRAIN_DELAY_SECONDS="2") as running,
-        httpx.AsyncClient() as http,
+        httpx.AsyncClient(verify=NO_CERTIFICATES) as http,
         asyncio.TaskGroup() as group,
     ):
         ending = group.create_task(running.end(signal.SIGTERM))
@@ -330,7 +331,7 @@ async def test_local_mode_starts_its_database_once_for_all_workers(tmp_path: Pat
     with RunningRegistry(tmp_path, environment, "--local") as registry:
         await asyncio.to_thread(registry.wait_until_ready)
         headers = {"Authorization": f"Bearer {(home / 'admin.token').read_text()}"}
-        async with httpx.AsyncClient(timeout=10) as http:
+        async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=10) as http:
             listed = await http.get(f"{registry.url}/api/v1/servers", headers=headers)
         children = registry.descendants()
         while "Registry ready" not in registry.output:
