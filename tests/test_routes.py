@@ -14,10 +14,12 @@ from tests.fakes.rest import rest_settings, running
 
 OPEN = {
     ("GET", "/health/live"),
+    ("GET", "/health/gateway"),
     ("GET", "/health/ready"),
     ("GET", "/metrics"),
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/.well-known/oauth-protected-resource"),
+    ("GET", "/.well-known/oauth-protected-resource/mcp"),
     ("GET", "/.well-known/oauth-protected-resource/mcp/{slug}"),
     # Takes the refresh token in its body for a credential.
     ("POST", "/api/v1/tokens/refresh-session"),

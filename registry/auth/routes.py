@@ -63,6 +63,15 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
         return metadata(base_url)
 
     @router.get(
+        "/.well-known/oauth-protected-resource/mcp",
+        operation_id="combined_metadata",
+        response_model=ResourceMetadata,
+    )
+    async def combined_metadata() -> Response:
+        """Answer the metadata of the combined gateway path."""
+        return metadata(f"{base_url}/mcp")
+
+    @router.get(
         "/.well-known/oauth-protected-resource/mcp/{slug}",
         operation_id="gateway_metadata",
         response_model=ResourceMetadata,

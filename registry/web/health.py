@@ -11,6 +11,9 @@ from registry.web.errors import RETRY_AFTER_SECONDS, JsonAnswer
 
 Check = Callable[[], Awaitable[bool]]
 
+GATEWAY_CHECKS = ("gateway", "staying")
+"""What MCP requests need; the gateway's view outlives the database for a while."""
+
 
 class SnapshotFacts(BaseModel):
     """The gateway's view of the database."""
@@ -27,6 +30,16 @@ class Health(BaseModel):
     status: str
     checks: dict[str, bool]
     snapshot: SnapshotFacts | None = None
+
+
+def _answer(results: Mapping[str, bool], snapshot: Callable[[], JsonObject] | None) -> Response:
+    green = all(results.values())
+    facts = {} if snapshot is None else {"snapshot": snapshot()}
+    return JsonAnswer(
+        {"status": "ok" if green else "unavailable", "checks": dict(results), **facts},
+        200 if green else 503,
+        {} if green else {"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
 
 
 def health_router(
@@ -55,13 +68,18 @@ def health_router(
     async def ready() -> Response:
         """Answer 200 when requests can be served, 503 when a check is red."""
         results = {name: await check() for name, check in checks.items()}
-        green = all(results.values())
-        facts = {} if snapshot is None else {"snapshot": snapshot()}
-        return JsonAnswer(
-            {"status": "ok" if green else "unavailable", "checks": results, **facts},
-            200 if green else 503,
-            {} if green else {"Retry-After": str(RETRY_AFTER_SECONDS)},
-        )
+        return _answer(results, snapshot)
+
+    @router.get(
+        "/health/gateway",
+        response_model=Health,
+        operation_id="gateway_ready",
+        responses={503: {"model": Health, "description": "A check is red."}},
+    )
+    async def gateway_ready() -> Response:
+        """Answer 200 while MCP requests can be served, which may be without the database."""
+        results = {name: await checks[name]() for name in GATEWAY_CHECKS if name in checks}
+        return _answer(results, snapshot)
 
     @router.get("/metrics", operation_id="metrics", response_class=Response)
     async def prometheus() -> Response:

@@ -519,3 +519,14 @@ async def _until_data(lines: AsyncIterator[str]) -> AsyncIterator[str]:
         if line.startswith("data:"):
             yield line.removeprefix("data:")
             return
+
+
+async def test_without_a_token_the_caller_is_led_to_the_metadata_of_the_path(
+    combined: Gateway,
+) -> None:
+    answer = await combined.post(request("ping"), slug="", user=None)
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == (
+        'Bearer resource_metadata="http://gateway.example/.well-known/oauth-protected-resource/mcp"'
+    )

@@ -87,12 +87,15 @@ async def test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_b
     daemon.kill()
     live = await fragile.client.get("/health/live")
     away = await fragile.client.get("/health/ready")
+    gateway = await fragile.client.get("/health/gateway")
     daemon.restart()
     await recovered(fragile, root)
     after = await fragile.client.get("/health/ready")
 
     assert [before.status_code, live.status_code, away.status_code] == [200, 200, 503]
     assert away.json()["checks"]["mongodb"] is False
+    assert gateway.json()["checks"] == {"gateway": True, "staying": True}
+    assert gateway.status_code == 200
     assert int(away.headers["Retry-After"]) > 0
     told = after.json()
     snapshot = told.pop("snapshot")

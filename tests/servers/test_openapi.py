@@ -71,6 +71,8 @@ WITHOUT_INPUT = (
     "resource_metadata",
     "live",
     "ready",
+    "gateway_ready",
+    "combined_metadata",
     "metrics",
 )
 
