@@ -17,17 +17,16 @@ from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp
 
 import registry
+from packages.models import check_generated
 from registry.auth.keys import KeyPairError, load_signing_keys
 from registry.core.clock import SystemClock
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError, load_settings
 from registry.local.home import LocalHome, settings_overrides
-from registry.local.instance import LocalInstance
 from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
 from registry.workers.listeners import listening
 from registry.workers.orders import Orders
-from registry.workers.peers import Siblings
 from registry.workers.place import meeting_place
 from registry.workers.supervisor import Supervisor
 from registry.workers.tie import DRAINING, READY, WorkerEnd
@@ -109,8 +108,10 @@ async def serve_settings(workers: int | None = None) -> None:
         workers: How many processes; None for what the settings say.
 
     Raises:
+        SchemasNotGeneratedError: There are no generated models.
         StartFailedError: Of several processes the first did not start; it has said why.
     """
+    check_generated()
     settings = checked_settings()
     count = workers or settings.registry_workers
     configure_logging(settings.log_level, settings.log_format)
@@ -143,6 +144,7 @@ async def serve_local(workers: int | None = None) -> None:
         StartFailedError: Likewise.
     """
     from registry.local.bootstrap import bootstrap  # noqa: PLC0415 - see _serve_alone
+    from registry.local.instance import LocalInstance  # noqa: PLC0415
     from registry.main import application  # noqa: PLC0415
     from registry.wiring import components  # noqa: PLC0415
 
@@ -176,6 +178,7 @@ async def serve_worker(told: str) -> None:
         told: Its orders, as the parent wrote them.
     """
     from registry.main import application  # noqa: PLC0415 - see _serve_alone
+    from registry.workers.peers import Siblings  # noqa: PLC0415
 
     orders = Orders.read(told)
     overrides: dict[str, object] = {}

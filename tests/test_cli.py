@@ -187,6 +187,7 @@ def test_the_doctor_is_content_with_a_registry_that_ran(database_uri: str) -> No
     assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
         "ok    schemas",
         "ok    keys",
+        "ok    workers",
         "ok    database",
         "ok    replica set",
         "ok    indexes",

@@ -4,6 +4,8 @@ import asyncio
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -218,3 +220,12 @@ def test_keys_that_decrypt_none_of_several_credentials_stop_the_start(
         assert line == (
             "CREDS_KEY, CREDS_IV: none of 3 stored credentials can be decrypted with these"
         )
+
+
+def test_a_process_that_only_supervises_others_loads_no_data_plane() -> None:
+    program = "import sys; import registry.serving; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+
+    assert {"aiohttp", "beanie", "fastapi", "mcp", "pymongo"}.isdisjoint(loaded)

@@ -67,11 +67,22 @@ __all__ = [
     "UnknownTransportError",
     "User",
     "WebSocketTransport",
+    "check_generated",
     "check_schema_version",
     "narrow",
 ]
 
 GENERATED = "packages.models._generated"
+
+
+def check_generated() -> None:
+    """Check that there are models, without loading them.
+
+    Raises:
+        SchemasNotGeneratedError: There are none.
+    """
+    if not _is_generated():
+        raise SchemasNotGeneratedError
 
 
 def check_schema_version() -> None:

@@ -10,14 +10,18 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from registry.workers.peers import Siblings
 from registry.workers.place import COUNTS, DEPARTED, Place
 from registry.workers.sums import Counts, as_metrics, counted, packed, total, unpacked
+
+if TYPE_CHECKING:
+    # It loads the data plane, which the parent of the workers does without.
+    from registry.workers.peers import Siblings
 
 
 class Totals:
@@ -32,7 +36,7 @@ class Totals:
     def __init__(
         self,
         registry: CollectorRegistry,
-        siblings: Siblings,
+        siblings: "Siblings",
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._registry = registry

@@ -18,7 +18,7 @@ from tests.fakes.loopback import NO_CERTIFICATES
 
 START = "from registry.cli import main; main()"
 READY_SECONDS = 25.0
-END_SECONDS = 10.0
+END_SECONDS = 15.0
 POLL_SECONDS = 0.05
 HOST = "127.0.0.1"
 

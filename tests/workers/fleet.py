@@ -21,7 +21,7 @@ from tests.fakes.command import RunningRegistry
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.fakes import ScriptedUpstream
 from tests.gateway.serving import serve
-from tests.workers.upstream import napping
+from tests.workers.upstream import napping, takes_a_while
 
 POLL_SECONDS = 0.05
 WAIT_SECONDS = 30.0
@@ -35,6 +35,7 @@ class Fleet:
     url: str
     headers: dict[str, str]
     workers: int
+    upstream: ScriptedUpstream
 
     def events(self, name: str) -> list[dict[str, object]]:
         """Return what was logged under a name so far."""
@@ -58,6 +59,12 @@ class Fleet:
         while len(self.events(event)) < count:
             assert time.monotonic() < deadline, self.process.output
             await SystemClock().sleep(POLL_SECONDS)
+
+    async def until_asleep(self, count: int) -> None:
+        """Wait until so many calls that take a while have reached the upstream."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while sum(map(takes_a_while, self.upstream.requests)) < count:
+                await SystemClock().sleep(POLL_SECONDS)
 
     async def nap(self, seconds: float, request_id: object = 1) -> httpx.Response:
         """Call the slow tool over a connection of its own."""
@@ -109,9 +116,10 @@ async def fleet(
         "Accept": "application/json, text/event-stream",
     }
     variables = {**environment, "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8", **settings}
-    async with serve(ScriptedUpstream(napping)) as upstream:
+    scripted = ScriptedUpstream(napping)
+    async with serve(scripted) as upstream:
         with RunningRegistry(folder, variables, "--workers", str(workers)) as process:
-            running = Fleet(process, process.url, headers, workers)
+            running = Fleet(process, process.url, headers, workers, scripted)
             await running.until("registry_ready", 1)
             async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=WAIT_SECONDS) as http:
                 body = {"serverName": "naps", "url": f"{upstream}/mcp"}

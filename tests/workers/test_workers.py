@@ -23,6 +23,9 @@ from tests.workers.fleet import Fleet, fleet
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]
 
+MUCH_LESS_THAN_IT_MAY_SECONDS = 12.0
+"""Than the calls, which take 20, and the drain. Busy machines are slow to end."""
+
 
 @pytest.fixture
 def environment(database_uri: str, key_files: tuple[Path, Path]) -> Iterator[dict[str, str]]:
@@ -54,7 +57,7 @@ async def test_the_death_of_a_worker_costs_its_own_calls_and_nothing_else(
     async with fleet(tmp_path, environment, alice) as running:
         loop = asyncio.get_running_loop()
         calls = [loop.create_task(running.nap(1.5, number)) for number in range(24)]
-        await SystemClock().sleep(0.7)
+        await running.until_asleep(24)
         running.kill(0)
         during = [(await running.nap(0, number)).status_code for number in range(30)]
         statuses = await outcomes(calls)
@@ -109,18 +112,23 @@ async def test_a_signal_to_one_worker_replaces_it_without_a_lost_call(
             while not done.is_set():
                 statuses.append((await running.nap(0.05, number)).status_code)
 
+        async def more() -> None:
+            aim = len(statuses) + 24
+            async with asyncio.timeout(30):
+                while len(statuses) < aim:
+                    await SystemClock().sleep(0.02)
+
         async with asyncio.TaskGroup() as group:
             for number in range(8):
                 group.create_task(caller(number))
-            await SystemClock().sleep(0.3)
+            await more()
             running.kill(0, signal.SIGTERM)
             await running.until("drain_ended", 1)
             await until_served_by_all(running)
-            await SystemClock().sleep(0.3)
+            await more()
             done.set()
 
     assert set(statuses) == {200}
-    assert len(statuses) > 50
     assert running.events("worker_died") == []
 
 
@@ -129,7 +137,9 @@ async def test_the_end_of_all_answers_what_is_in_flight_and_refuses_what_is_new(
     tmp_path: Path, environment: dict[str, str], alice: UserContext, workers: int
 ) -> None:
     async with (
-        fleet(tmp_path, environment, alice, workers=workers) as running,
+        fleet(
+            tmp_path, environment, alice, workers=workers, DRAIN_TIMEOUT_SECONDS="30"
+        ) as running,
         httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=20) as kept,
         httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=20) as streaming,
         streaming.stream("GET", f"{running.url}/mcp/naps", headers=running.headers) as stream,
@@ -139,11 +149,11 @@ async def test_the_end_of_all_answers_what_is_in_flight_and_refuses_what_is_new(
         first = await anext(pieces)
         await running.call(kept, 0)
         slow = [group.create_task(running.nap(1.5, number)) for number in range(6)]
-        await SystemClock().sleep(0.5)
+        await running.until_asleep(6)
         began = time.monotonic()
         ending = group.create_task(running.end(signal.SIGTERM))
         rest = [piece async for piece in pieces]
-        stream_seconds = time.monotonic() - began
+        slow_ones_done = [task.done() for task in slow]
         on_the_kept = await running.call(kept, 0)
         with pytest.raises(httpx.ConnectError):
             await running.nap(0)
@@ -152,12 +162,12 @@ async def test_the_end_of_all_answers_what_is_in_flight_and_refuses_what_is_new(
 
     assert [task.result().status_code for task in slow] == [200] * 6
     assert (first, rest) == (b": hello\n\n", [])
-    assert stream_seconds < 1
+    assert slow_ones_done == [False] * 6
     assert on_the_kept.status_code == 503
     assert on_the_kept.json()["error"]["data"]["error"] == "service_unavailable"
     assert on_the_kept.headers["connection"] == "close"
     assert code == 0
-    assert 0.5 < seconds < 5
+    assert seconds < MUCH_LESS_THAN_IT_MAY_SECONDS
     assert "Traceback" not in running.process.output
 
 
@@ -172,14 +182,14 @@ async def test_the_end_does_not_wait_for_ever(
         asyncio.TaskGroup() as group,
     ):
         slow = group.create_task(running.nap(20))
-        await SystemClock().sleep(0.5)
+        await running.until_asleep(1)
         began = time.monotonic()
         code = await running.end(signal.SIGTERM)
         seconds = time.monotonic() - began
 
     assert slow.result().status_code == 503
     assert slow.result().json()["id"] == 1
-    assert (code, seconds < 5) == (0, True)
+    assert (code, seconds < MUCH_LESS_THAN_IT_MAY_SECONDS) == (0, True)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -187,11 +197,13 @@ async def test_a_second_signal_ends_it_at_once(
     tmp_path: Path, environment: dict[str, str], alice: UserContext, workers: int
 ) -> None:
     async with (
-        fleet(tmp_path, environment, alice, workers=workers) as running,
+        fleet(
+            tmp_path, environment, alice, workers=workers, DRAIN_TIMEOUT_SECONDS="30"
+        ) as running,
         asyncio.TaskGroup() as group,
     ):
         slow = group.create_task(running.nap(20))
-        await SystemClock().sleep(0.5)
+        await running.until_asleep(1)
         began = time.monotonic()
         os.kill(running.process.pid, signal.SIGINT)
         await running.until("drain_began", workers)
@@ -199,7 +211,7 @@ async def test_a_second_signal_ends_it_at_once(
         seconds = time.monotonic() - began
 
     assert slow.result().status_code == 503
-    assert (code, seconds < 4) == (0, True)
+    assert (code, seconds < MUCH_LESS_THAN_IT_MAY_SECONDS) == (0, True)
 
 
 async def test_while_balancers_take_notice_it_serves_on(
@@ -225,7 +237,7 @@ async def test_workers_end_with_their_parent(
     async with fleet(tmp_path, environment, alice) as running, asyncio.TaskGroup() as group:
         workers = running.process.descendants()
         slow = group.create_task(running.nap(1.5))
-        await SystemClock().sleep(0.5)
+        await running.until_asleep(1)
         await running.end(signal.SIGKILL)
         left = await asyncio.to_thread(wait_until_gone, workers)
 

@@ -9,6 +9,13 @@ TOOL = {
 }
 
 
+def takes_a_while(received: Request) -> bool:
+    """Whether a request is a call that is not answered at once."""
+    if received.method != "POST" or received.message.get("method") != "tools/call":
+        return False
+    return bool(received.message["params"]["arguments"]["seconds"])
+
+
 async def napping(received: Request) -> None:
     """Answer one request of the stateful era."""
     if received.method == "GET":
