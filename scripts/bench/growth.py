@@ -5,7 +5,6 @@ belong to the combined server, where each has also set a log level and opened it
 """
 
 import asyncio
-import time
 
 from scripts.bench.load import run
 from scripts.bench.plan import Plan
@@ -22,8 +21,6 @@ WARM_UP_CALLS = 20_000
 WARM_UP_SESSIONS = 2_000
 CONNECTIONS = 16
 SLICE_SECONDS = 2.0
-SETTLE_SECONDS = 60.0
-"""Longest wait for the records of calls to reach the database."""
 
 
 def section(report: Report, stage: Stage, plan: Plan) -> None:
@@ -32,13 +29,13 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
     if not plan.is_long:
         calls, sessions = calls // SHORTENED, sessions // SHORTENED
     errors = _make_calls(stage, WARM_UP_CALLS) + drop_sessions(stage, WARM_UP_SESSIONS)
-    _settle(stage)
+    stage.settle()
     before = resident_mib(stage.pid)
     errors += _make_calls(stage, calls)
-    _settle(stage)
+    stage.settle()
     called = resident_mib(stage.pid)
     errors += drop_sessions(stage, sessions)
-    _settle(stage)
+    stage.settle()
     after = resident_mib(stage.pid)
     report.section(f"{calls:,} calls, then {sessions:,} sessions opened and dropped")
     report.fact(f"resident before: {before:.1f} MiB")
@@ -63,10 +60,3 @@ def _make_calls(stage: Stage, calls: int) -> int:
             made += result.calls
             errors += result.errors
     return errors
-
-
-def _settle(stage: Stage) -> None:
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while time.monotonic() < deadline and stage.metric("usage_records_waiting"):
-        time.sleep(1)
-    time.sleep(1)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from scripts.bench.process import cpu_seconds, free_port, running
 HOST = "127.0.0.1"
 SERVER = "bench"
 API_SECONDS = 60.0
+SETTLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,28 @@ class Stage:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if _is_of(line, name))
 
+    def settle(self) -> None:
+        """Wait until the records of all calls are in the database."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline and self.metric("usage_records_waiting"):
+            time.sleep(0.5)
+        time.sleep(1)
+
     def workers(self) -> list[int]:
         """Return the ids of the processes that serve, when several do."""
+        return self._children(b"worker")
+
+    def database(self) -> int:
+        """Return the id of the embedded database's process."""
+        (pid,) = self._children(b"secantus")
+        return pid
+
+    def _children(self, argument: bytes) -> list[int]:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return [
             int(pid)
             for pid in children
-            if b"\0worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes() + b"\0"
+            if argument in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         ]
 
     def cpu_seconds(self) -> float:
