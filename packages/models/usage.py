@@ -1,17 +1,20 @@
-"""`usage_records`: one document for each call at the gateway. Ours alone, so written by hand."""
+"""`usage_records`: what was called at the gateway, in batches. Ours alone, so written by hand.
+
+A document holds the records of one process from about a second: one write and one entry in each
+index for hundreds of calls, where a document for each would cost more than the calls themselves.
+"""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from beanie import Document, PydanticObjectId
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 ERAS = ("legacy", "modern")
-NEWEST_FIRST = (("started_at", DESCENDING), ("_id", DESCENDING))
 
 
-class UsageLog(Document):
+class UsageEntry(BaseModel):
     """One call of a tool, or one reading of a prompt or a resource.
 
     Attributes:
@@ -23,11 +26,11 @@ class UsageLog(Document):
         relay_ms: From there to the end.
         error_code: Of the JSON-RPC error, the gateway's own or the upstream's.
         worker: Host and process that served it.
-        expires_at: When the database removes it.
     """
 
     model_config = ConfigDict(extra="allow")
 
+    id: PydanticObjectId = Field(alias="_id")
     started_at: datetime
     user_id: PydanticObjectId
     username: str
@@ -47,6 +50,27 @@ class UsageLog(Document):
     response_bytes: int
     trace_id: str | None = None
     worker: str
+
+
+class UsageLog(Document):
+    """Some calls that one process served.
+
+    Attributes:
+        last_at: When the latest of them began.
+        first_at: When the earliest did.
+        user_ids: Everybody who called, for the index.
+        server_ids: Every server that was called, for the index.
+        records: In the order in which they ended.
+        expires_at: When the database removes them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    first_at: datetime
+    last_at: datetime
+    user_ids: list[PydanticObjectId]
+    server_ids: list[PydanticObjectId | str]
+    records: list[UsageEntry]
     expires_at: datetime
 
     class Settings:
@@ -56,40 +80,42 @@ class UsageLog(Document):
         keep_nulls = False
         indexes: ClassVar[list[IndexModel]] = [
             IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
-            IndexModel([*NEWEST_FIRST]),
-            IndexModel([("user_id", ASCENDING), *NEWEST_FIRST]),
-            IndexModel([("server_id", ASCENDING), *NEWEST_FIRST]),
-            # None for tools and outcomes: each index makes every call dearer, and these narrow
-            # what is found by time, user or server.
+            IndexModel([("last_at", DESCENDING)]),
+            IndexModel([("user_ids", ASCENDING), ("last_at", DESCENDING)]),
+            IndexModel([("server_ids", ASCENDING), ("last_at", DESCENDING)]),
         ]
 
+
+ENTRY_SCHEMA: dict[str, Any] = {
+    "bsonType": "object",
+    "required": ["_id", "started_at", "user_id", "method", "era", "outcome", "duration_ms"],
+    "properties": {
+        "started_at": {"bsonType": "date"},
+        "user_id": {"bsonType": "objectId"},
+        "server_id": {"bsonType": ["objectId", "string"]},
+        "method": {"bsonType": "string", "minLength": 1},
+        "tool": {"bsonType": "string"},
+        "era": {"enum": list(ERAS)},
+        "outcome": {"bsonType": "string", "minLength": 1},
+        "error_code": {"bsonType": ["int", "long"]},
+        "duration_ms": {"bsonType": ["double", "int", "long"], "minimum": 0},
+        "request_bytes": {"bsonType": ["int", "long"], "minimum": 0},
+        "response_bytes": {"bsonType": ["int", "long"], "minimum": 0},
+    },
+}
 
 USAGE_RECORDS_VALIDATOR: dict[str, object] = {
     "$jsonSchema": {
         "bsonType": "object",
-        "required": [
-            "started_at",
-            "user_id",
-            "method",
-            "era",
-            "outcome",
-            "duration_ms",
-            "expires_at",
-        ],
+        "required": ["first_at", "last_at", "user_ids", "server_ids", "records", "expires_at"],
         "properties": {
-            "started_at": {"bsonType": "date"},
-            "user_id": {"bsonType": "objectId"},
-            "server_id": {"bsonType": ["objectId", "string"]},
-            "method": {"bsonType": "string", "minLength": 1},
-            "tool": {"bsonType": "string"},
-            "era": {"enum": list(ERAS)},
-            "outcome": {"bsonType": "string", "minLength": 1},
-            "error_code": {"bsonType": ["int", "long"]},
-            "duration_ms": {"bsonType": ["double", "int", "long"], "minimum": 0},
-            "request_bytes": {"bsonType": ["int", "long"], "minimum": 0},
-            "response_bytes": {"bsonType": ["int", "long"], "minimum": 0},
+            "first_at": {"bsonType": "date"},
+            "last_at": {"bsonType": "date"},
+            "user_ids": {"bsonType": "array"},
+            "server_ids": {"bsonType": "array"},
+            "records": {"bsonType": "array", "minItems": 1, "items": ENTRY_SCHEMA},
             "expires_at": {"bsonType": "date"},
         },
     }
 }
-"""Enforced by MongoDB itself: a record without an expiry would stay for ever."""
+"""Enforced by MongoDB itself: records without an expiry would stay for ever."""

@@ -291,7 +291,34 @@ async def test_records_outlive_a_restart_of_the_database(
             await SystemClock().sleep(1)
             daemon.restart()
             await emptied(writer)
-        count = await database.collection("usage_records").count_documents({})
+        batches = await database.collection("usage_records").find({}).to_list()
+        count = sum(len(batch["records"]) for batch in batches)
         await database.close()
 
     assert count == 300
+
+
+@pytest.mark.wire
+async def test_records_of_several_processes_are_one_list_newest_first(
+    usage_repository: UsageRepository,
+) -> None:
+    maker = DocumentMaker(worker="host:1", retention=timedelta(days=30))
+    clock = SystemClock()
+    now, monotonic = clock.now(), clock.monotonic()
+    ages = [[9, 1, 30], [8, 2], [20, 3, 7], [40], [5, 4, 600]]
+    for batch in ages:
+        notes = [call(target=f"t{age}", began_at=monotonic - age) for age in batch]
+        await usage_repository.insert(maker.documents(notes, now, monotonic))
+    expected = [f"t{age}" for age in sorted(age for batch in ages for age in batch)]
+
+    whole = await usage_repository.page(UsageFilter(), None, 100)
+    pages: list[str | None] = []
+    before = None
+    while page := await usage_repository.page(UsageFilter(), before, 2):
+        pages += [record.tool for record in page]
+        before = (page[-1].started_at, page[-1].id)
+    since = await usage_repository.page(UsageFilter(since=whole[4].started_at), None, 100)
+
+    assert [record.tool for record in whole] == expected
+    assert pages == expected
+    assert [record.tool for record in since] == expected[:5]
