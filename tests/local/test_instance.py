@@ -24,7 +24,7 @@ from registry.local.instance import LocalInstance
 from tests.local.waiting import until, until_async
 
 ROOT = Path(__file__).parents[2]
-WAIT_SECONDS = 60
+WAIT_SECONDS = 20
 
 INSTANCE = """
 import asyncio, sys

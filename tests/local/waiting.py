@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from registry.core.clock import SystemClock
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.01
 
 
