@@ -1,18 +1,10 @@
 """Answer who did what, newest first."""
 
-from dataclasses import dataclass
+from datetime import datetime
 
 from registry.audit.repository import AuditRepository
 from registry.audit.values import AuditFilter, AuditRecord
-from registry.core.cursor import read_time_cursor, time_cursor
-
-
-@dataclass(frozen=True, slots=True)
-class AuditPage:
-    """Some records, and where the older ones begin; None when there are none."""
-
-    records: tuple[AuditRecord, ...]
-    next_cursor: str | None
+from registry.core.cursor import Page, newest_page
 
 
 class AuditService:
@@ -21,15 +13,16 @@ class AuditService:
     def __init__(self, repository: AuditRepository) -> None:
         self._repository = repository
 
-    async def page(self, narrowed: AuditFilter, cursor: str | None, limit: int) -> AuditPage:
+    async def page(
+        self, narrowed: AuditFilter, cursor: str | None, limit: int
+    ) -> Page[AuditRecord]:
         """Return up to *limit* records that are older than *cursor*.
 
         Raises:
             BadCursorError: *cursor* is none of ours.
         """
-        before = None if cursor is None else read_time_cursor(cursor)
-        # One more than asked for tells whether there are older ones.
-        found = await self._repository.page(narrowed, before, limit + 1)
-        records = tuple(found[:limit])
-        last = records[-1] if len(found) > limit else None
-        return AuditPage(records, None if last is None else time_cursor(last.timestamp, last.id))
+
+        async def read(before: tuple[datetime, str] | None, count: int) -> list[AuditRecord]:
+            return await self._repository.page(narrowed, before, count)
+
+        return await newest_page(read, lambda one: (one.timestamp, one.id), cursor, limit)

@@ -1,15 +1,20 @@
-"""Cursors of lists that are sorted by time: each names a document, not a number. Pure.
+"""Cursors of lists that are sorted by time: each names a document, not a number.
 
 What is written meanwhile moves nothing.
 """
 
 import base64
 import binascii
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
 from registry.core.errors import ValidationFailedError
 
 OBJECT_ID_CHARACTERS = 24
+
+T = TypeVar("T")
 
 
 class BadCursorError(ValidationFailedError):
@@ -49,6 +54,38 @@ def read_time_cursor(cursor: str) -> tuple[datetime, str]:
     except (ValueError, OverflowError, OSError, binascii.Error):
         raise BadCursorError from None
     return moment, document_id
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some records, and where the older ones begin; None when there are none."""
+
+    records: tuple[T, ...]
+    next_cursor: str | None
+
+
+async def newest_page(
+    read: Callable[[tuple[datetime, str] | None, int], Awaitable[Sequence[T]]],
+    place: Callable[[T], tuple[datetime, str]],
+    cursor: str | None,
+    limit: int,
+) -> Page[T]:
+    """Return up to *limit* records that are older than *cursor*.
+
+    Args:
+        read: Returns so many records that are older than a place, newest first.
+        place: Returns a record's.
+        cursor: Of the page before; None for the first.
+        limit: At most so many.
+
+    Raises:
+        BadCursorError: *cursor* is none of ours.
+    """
+    before = None if cursor is None else read_time_cursor(cursor)
+    # One more than asked for tells whether there are older ones.
+    found = await read(before, limit + 1)
+    records = tuple(found[:limit])
+    return Page(records, time_cursor(*place(records[-1])) if len(found) > limit else None)
 
 
 def in_utc(field: str, moment: datetime | None) -> datetime | None:

@@ -1,10 +1,10 @@
 """Take what an upstream lists besides tools as it came, or say what is wrong with each. Pure."""
 
-import json
 from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
+from registry.core.definitions import RejectionError, definition_text
 from registry.core.json import JsonObject, nesting
 from registry.features.values import Feature, FeatureKind, FeatureProblem, FeatureSnapshot
 
@@ -31,10 +31,6 @@ MAX_DEPTH = 64
 SHOWN_CHARACTERS = 128
 
 
-class _RejectionError(Exception):
-    """Why one cannot be taken."""
-
-
 def take(lists: Mapping[str, Sequence[JsonValue]], unread: Mapping[str, str]) -> FeatureSnapshot:
     """Return what can be stored and what cannot.
 
@@ -55,7 +51,7 @@ def _taken(
     for raw in items:
         try:
             feature = _feature(kind, raw)
-        except _RejectionError as exc:
+        except RejectionError as exc:
             problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", str(exc)))
             continue
         if feature.key in taken:
@@ -68,29 +64,29 @@ def _taken(
 
 def _feature(kind: FeatureKind, raw: JsonValue) -> Feature:
     if not isinstance(raw, dict):
-        raise _RejectionError("is no object")
+        raise RejectionError("is no object")
     key = _key(raw, KEYS[kind], MAX_KEY_BYTES[kind])
     # Clients' own types want it, and one object that does not fit costs them the whole list.
     if not isinstance(raw.get("name"), str):
-        raise _RejectionError("has no name")
+        raise RejectionError("has no name")
     for member in TEXTS:
         if not isinstance(raw.get(member), str | None):
-            raise _RejectionError(f"has a {member} that is no text")
+            raise RejectionError(f"has a {member} that is no text")
     if kind is FeatureKind.PROMPT:
         _check_arguments(raw.get("arguments"))
     if nesting(raw, MAX_DEPTH) > MAX_DEPTH:
-        raise _RejectionError(f"is nested deeper than {MAX_DEPTH} levels")
-    return Feature(kind, key, _text(raw))
+        raise RejectionError(f"is nested deeper than {MAX_DEPTH} levels")
+    return Feature(kind, key, definition_text(raw, MAX_DEFINITION_BYTES))
 
 
 def _key(raw: JsonObject, member: str, max_bytes: int) -> str:
     key = raw.get(member)
     if not isinstance(key, str) or not key:
-        raise _RejectionError(f"has no {member}")
+        raise RejectionError(f"has no {member}")
     if not key.isprintable() or (member != "name" and " " in key):
-        raise _RejectionError(f"has a {member} with spaces or characters that cannot be shown")
+        raise RejectionError(f"has a {member} with spaces or characters that cannot be shown")
     if len(key.encode()) > max_bytes:
-        raise _RejectionError(f"has a {member} of more than {max_bytes} bytes")
+        raise RejectionError(f"has a {member} of more than {max_bytes} bytes")
     return key
 
 
@@ -100,20 +96,7 @@ def _check_arguments(arguments: JsonValue) -> None:
     if not isinstance(arguments, list) or not all(
         isinstance(item, dict) and isinstance(item.get("name"), str) for item in arguments
     ):
-        raise _RejectionError("has arguments that are no list of objects with names")
-
-
-def _text(raw: JsonObject) -> str:
-    try:
-        text = json.dumps(raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise _RejectionError("holds broken characters") from None
-    except ValueError:
-        raise _RejectionError("holds a number that JSON does not have") from None
-    if size > MAX_DEFINITION_BYTES:
-        raise _RejectionError(f"is larger than {MAX_DEFINITION_BYTES} bytes")
-    return text
+        raise RejectionError("has arguments that are no list of objects with names")
 
 
 def _shown(raw: JsonValue, member: str) -> str:

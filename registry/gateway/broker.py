@@ -86,7 +86,6 @@ REPLIES = "replies"
 STATES = "states"
 """What the seals are bound to besides the principal; no server has such an id."""
 
-ANSWER_HOURS = 24
 PARKED_KEY = "input"
 TOLD_ELSEWHERE = LISTS_CHANGED | {UPDATED, "notifications/subscriptions/acknowledged"}
 """What a server says outside of calls; clients hear of it on their standing streams."""
@@ -128,13 +127,6 @@ class _Call:
     asked: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Questions:
-    """What one call asked its client, and has no answer to yet."""
-
-    answers: dict[str, asyncio.Future[JsonObject]] = field(default_factory=dict)
-
-
 class Broker:
     """Conducts the conversations of this worker.
 
@@ -166,7 +158,8 @@ class Broker:
         self._clock = clock
         self._total_timeout_seconds = total_timeout_seconds
         self._under_way: dict[CallKey, CallWatch] = {}
-        self._questions: dict[str, _Questions] = {}
+        # By the call that asked, and the name that the server gave the question.
+        self._questions: dict[str, dict[str, asyncio.Future[JsonObject]]] = {}
         self._parked: dict[str, Parked] = {}
         self._unanswered: set[str] = set()
         self._is_sweeping = False
@@ -246,8 +239,7 @@ class Broker:
 
     def receive(self, token: str, key: str, body: Mapping[str, Any]) -> None:
         """Hand a client's answer to the call in this worker that waits for it."""
-        questions = self._questions.get(token)
-        future = questions.answers.get(key) if questions is not None else None
+        future = self._questions.get(token, {}).get(key)
         if future is not None and not future.done():
             future.set_result(dict(body))
 
@@ -420,18 +412,18 @@ class Broker:
                     f"The server {call.ask.route.server_name} asks what the client cannot give."
                 )
         token = secrets.token_urlsafe(12)
-        questions = self._questions[token] = _Questions()
+        questions = self._questions[token] = {}
         loop = asyncio.get_running_loop()
         try:
             for key, one in wanted.items():
-                questions.answers[key] = loop.create_future()
+                questions[key] = loop.create_future()
                 address = ["worker", self._peers.own, token, key]
                 text = request_text(
                     str(one["method"]), members(one.get("params")) or None, "", is_exact=False
                 )
                 message = Message(Kind.REQUEST, text)
                 await call.reply.notice(self._sealed_question(call, message, address))
-            answers = {key: await future for key, future in questions.answers.items()}
+            answers = {key: await future for key, future in questions.items()}
         finally:
             del self._questions[token]
         refused = next((body["error"] for body in answers.values() if "error" in body), None)

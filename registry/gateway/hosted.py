@@ -145,7 +145,7 @@ class HostedServer:
             await self._hear(exchange, envelope, caller, raw)
             return
         try:
-            await self._request(exchange, envelope, caller, offering, raw)
+            await self._request(exchange, envelope, caller, offering)
         except Elsewhere as elsewhere:
             scope, client = exchange.scope, exchange.client
             try:
@@ -218,7 +218,6 @@ class HostedServer:
         envelope: Envelope,
         caller: Caller,
         offering: Offering,
-        raw: bytes | bytearray,
     ) -> None:
         method = envelope.method
         match method:
@@ -243,7 +242,6 @@ class HostedServer:
                 await self._modern_only(exchange, envelope, caller, offering)
             case _:
                 await self._legacy_only(exchange, envelope, caller, offering)
-        del raw
 
     async def _legacy_only(
         self, exchange: Exchange, envelope: Envelope, caller: Caller, offering: Offering
@@ -460,10 +458,11 @@ class HostedServer:
             return
         _, worker, token, asked_at, slug, server_id, request_id, *reply_address = address
         route = self._admission.route_of(caller.user, slug, server_id)
-        await self._broker.claim(worker, token, asked_at)
         body = load_text(raw)
         body["id"] = request_id
         credentials = await self._credentials_of(route, caller.user)
+        # Last, because an answer that could not be sent on must not count.
+        await self._broker.claim(worker, token, asked_at)
         await self._connector.reply(route, credentials, reply_address, dump_text(body))
 
     async def _change(self, caller: Caller, change: JsonObject) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jsonschema_rs
 from pydantic import JsonValue
 
+from registry.core.definitions import RejectionError, definition_text
 from registry.core.json import JsonObject, canonical_json, nesting
 from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
 
@@ -21,10 +22,6 @@ MAX_DEPTH = 64
 
 SHOWN_CHARACTERS = 128
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
-class RejectionError(Exception):
-    """Why a tool cannot be taken."""
 
 
 def take(raw_tools: Sequence[JsonValue]) -> ToolSnapshot:
@@ -52,7 +49,7 @@ def _definition(raw: JsonValue) -> ToolDefinition:
     title = _text(raw, "title")
     if nesting(raw, MAX_DEPTH) > MAX_DEPTH:
         raise RejectionError(f"is nested deeper than {MAX_DEPTH} levels")
-    definition = _json(raw)
+    definition = definition_text(raw, MAX_DEFINITION_BYTES)
     schema = _schema(raw.get("inputSchema"), "inputSchema")
     output = raw.get("outputSchema")
     annotations = raw.get("annotations")
@@ -92,19 +89,6 @@ def _text(raw: JsonObject, member: str) -> str | None:
     if size > MAX_DESCRIPTION_BYTES:
         raise RejectionError(f"has a {member} of more than {MAX_DESCRIPTION_BYTES} bytes")
     return value
-
-
-def _json(raw: JsonObject) -> str:
-    try:
-        text = json.dumps(raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise RejectionError("holds broken characters") from None
-    except ValueError:
-        raise RejectionError("holds a number that JSON does not have") from None
-    if size > MAX_DEFINITION_BYTES:
-        raise RejectionError(f"is larger than {MAX_DEFINITION_BYTES} bytes")
-    return text
 
 
 def _schema(value: JsonValue, member: str) -> str:
