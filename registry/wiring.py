@@ -72,7 +72,7 @@ from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
 from registry.tools.repository import ToolRepository
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
-from registry.usage.documents import DocumentMaker
+from registry.usage.batches import BatchPacker
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
 from registry.usage.writer import UsageWriter
@@ -440,7 +440,7 @@ async def build_recorder(
     if days:
         usage = UsageWriter(
             repository,
-            DocumentMaker(worker=worker, retention=timedelta(days=days)),
+            BatchPacker(worker=worker, retention=timedelta(days=days)),
             most_records=settings.usage_buffer_records,
             clock=clock,
             metrics=metrics,

@@ -8,30 +8,25 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from beanie import Document, PydanticObjectId
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 ERAS = ("legacy", "modern")
 
 
-class UsageEntry(BaseModel):
-    """One call of a tool, or one reading of a prompt or a resource.
+class UsageFacts(BaseModel):
+    """What some calls of a tool, or readings of a prompt or a resource, have in common.
 
     Attributes:
         server_id: Absent when there is no such server for the caller.
         server: The server's slug then.
         tool: Tool, prompt or resource as the client named it, cut and without control characters.
-        admission_ms: From arrival until it was sent upstream; absent when it was not.
-        upstream_ms: From there to the head of the answer, or to its failure.
-        relay_ms: From there to the end.
         error_code: Of the JSON-RPC error, the gateway's own or the upstream's.
-        worker: Host and process that served it.
+        count: How many they are.
     """
 
     model_config = ConfigDict(extra="allow")
 
-    id: PydanticObjectId = Field(alias="_id")
-    started_at: datetime
     user_id: PydanticObjectId
     username: str
     token_id: str | None = None
@@ -42,35 +37,36 @@ class UsageEntry(BaseModel):
     era: str
     outcome: str
     error_code: int | None = None
-    duration_ms: float
-    admission_ms: float | None = None
-    upstream_ms: float | None = None
-    relay_ms: float | None = None
-    request_bytes: int
-    response_bytes: int
-    trace_id: str | None = None
-    worker: str
+    count: int
 
 
 class UsageLog(Document):
     """Some calls that one process served.
 
     Attributes:
+        packed: How *rows* is made: 1.
+        worker: Host and process that served them.
         last_at: When the latest of them began.
         first_at: When the earliest did.
-        user_ids: Everybody who called, for the index.
-        server_ids: Every server that was called, for the index.
-        records: In the order in which they ended.
+        calls: What was called by whom, and how it ended.
+        rows: Each call in the order in which they ended: JSON, compressed with zlib. A call is a
+            list: its place in *calls*; microseconds after *first_at*; bytes of the request and of
+            the answer; trace id or null; then how many microseconds it took from its arrival
+            until it was sent upstream, from there to the head of the answer, and from there to
+            the end, or only how many in all if nothing was sent upstream.
+        trace_ids: Those of *rows*; absent when there are none.
         expires_at: When the database removes them.
     """
 
     model_config = ConfigDict(extra="allow")
 
+    packed: int
+    worker: str
     first_at: datetime
     last_at: datetime
-    user_ids: list[PydanticObjectId]
-    server_ids: list[PydanticObjectId | str]
-    records: list[UsageEntry]
+    calls: list[UsageFacts]
+    rows: bytes
+    trace_ids: list[str] | None = None
     expires_at: datetime
 
     class Settings:
@@ -81,16 +77,18 @@ class UsageLog(Document):
         indexes: ClassVar[list[IndexModel]] = [
             IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
             IndexModel([("last_at", DESCENDING)]),
-            IndexModel([("user_ids", ASCENDING), ("last_at", DESCENDING)]),
-            IndexModel([("server_ids", ASCENDING), ("last_at", DESCENDING)]),
+            IndexModel([("calls.user_id", ASCENDING), ("last_at", DESCENDING)]),
+            IndexModel([("calls.server_id", ASCENDING), ("last_at", DESCENDING)]),
         ]
 
 
-ENTRY_SCHEMA: dict[str, Any] = {
+PACKED = 1
+"""How rows are packed today; readers leave out what is packed otherwise."""
+
+FACTS_SCHEMA: dict[str, Any] = {
     "bsonType": "object",
-    "required": ["_id", "started_at", "user_id", "method", "era", "outcome", "duration_ms"],
+    "required": ["user_id", "method", "era", "outcome", "count"],
     "properties": {
-        "started_at": {"bsonType": "date"},
         "user_id": {"bsonType": "objectId"},
         "server_id": {"bsonType": ["objectId", "string"]},
         "method": {"bsonType": "string", "minLength": 1},
@@ -98,22 +96,21 @@ ENTRY_SCHEMA: dict[str, Any] = {
         "era": {"enum": list(ERAS)},
         "outcome": {"bsonType": "string", "minLength": 1},
         "error_code": {"bsonType": ["int", "long"]},
-        "duration_ms": {"bsonType": ["double", "int", "long"], "minimum": 0},
-        "request_bytes": {"bsonType": ["int", "long"], "minimum": 0},
-        "response_bytes": {"bsonType": ["int", "long"], "minimum": 0},
+        "count": {"bsonType": ["int", "long"], "minimum": 1},
     },
 }
 
 USAGE_RECORDS_VALIDATOR: dict[str, object] = {
     "$jsonSchema": {
         "bsonType": "object",
-        "required": ["first_at", "last_at", "user_ids", "server_ids", "records", "expires_at"],
+        "required": ["packed", "first_at", "last_at", "calls", "rows", "expires_at"],
         "properties": {
+            "packed": {"bsonType": ["int", "long"]},
             "first_at": {"bsonType": "date"},
             "last_at": {"bsonType": "date"},
-            "user_ids": {"bsonType": "array"},
-            "server_ids": {"bsonType": "array"},
-            "records": {"bsonType": "array", "minItems": 1, "items": ENTRY_SCHEMA},
+            "calls": {"bsonType": "array", "minItems": 1, "items": FACTS_SCHEMA},
+            "rows": {"bsonType": "binData"},
+            "trace_ids": {"bsonType": "array"},
             "expires_at": {"bsonType": "date"},
         },
     }

@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 
 from registry.core.errors import ValidationFailedError
 
-OBJECT_ID_CHARACTERS = 24
+ID_CHARACTERS = frozenset({24, 28})
+"""Of an ObjectId, and of one with a place within that document behind it."""
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ def read_time_cursor(cursor: str) -> tuple[datetime, str]:
         text = base64.b64decode(padded.encode(), altchars=b"-_", validate=True).decode()
         milliseconds, _, document_id = text.partition(".")
         moment = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-        if len(document_id) != OBJECT_ID_CHARACTERS:
+        if len(document_id) not in ID_CHARACTERS:
             raise BadCursorError
         bytes.fromhex(document_id)
     except (ValueError, OverflowError, OSError, binascii.Error):

@@ -10,7 +10,7 @@ from registry.auth.identity import UserContext
 from registry.core.origin import Origin
 from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import Route
-from registry.usage.values import CallNote
+from registry.usage.values import Course, Facts
 
 
 class RouteTable(Protocol):
@@ -46,8 +46,8 @@ class RouteTable(Protocol):
 class CallNotes(Protocol):
     """Takes usage records."""
 
-    def note(self, call: CallNote) -> None:
-        """Keep it until it is written; never waits, never fails."""
+    def note(self, facts: Facts, course: Course) -> None:
+        """Keep a call until it is written; never waits, never fails."""
 
 
 class Refusals(Protocol):

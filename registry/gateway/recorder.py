@@ -19,7 +19,6 @@ from registry.gateway.requests import CallSpans, Exchange
 from registry.gateway.tracecontext import settle
 from registry.gateway.values import NOT_PUBLIC
 from registry.gateway.verdict import judge
-from registry.usage.values import CallNote
 
 OTHER = "other"
 METHODS = frozenset(
@@ -193,23 +192,27 @@ class Recorder:
         user, route = exchange.user, exchange.route
         if self._notes is not None and user is not None:
             self._notes.note(
-                CallNote(
-                    user,
+                (
+                    user.user_id,
+                    user.username,
+                    user.token_id,
                     None if route is None else route.server_id,
                     exchange.server,
                     exchange.method,
                     exchange.target,
                     exchange.is_modern,
+                    outcome,
+                    exchange.error_code,
+                ),
+                (
                     exchange.began_at,
                     exchange.decided_at,
                     client.head_at,
                     now,
                     exchange.request_bytes,
                     client.sent_bytes,
-                    outcome,
-                    exchange.error_code,
                     exchange.trace_id,
-                )
+                ),
             )
         return outcome
 

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
-
-from registry.auth.identity import UserContext
+from typing import NamedTuple, TypeAlias
 
 MAX_NAME_CHARACTERS = 256
 """Names are the clients' own text. Tools may have 128 characters; addresses of resources more."""
@@ -18,36 +16,53 @@ def clean_name(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-class CallNote(NamedTuple):
-    """One call as the gateway notes it: a tuple, because each call makes one.
+class CallFacts(NamedTuple):
+    """What many calls have in common, as the gateway notes it.
 
     Attributes:
-        user: Who called; shared with the memory of verified tokens.
         server_id: 24 hexadecimal characters; None when there is no such server for the caller.
         slug: Of the server, for people.
         target: Tool, prompt or resource as the client named it.
-        began_at: Monotonic seconds; so are the others that end in `_at`, 0 where it did not come
-            so far.
-        decided_at: When it was allowed and about to be sent upstream.
-        head_at: When the head of the upstream's answer was there.
+        outcome: How it ended.
         error_code: Of the JSON-RPC error; 0 without one.
     """
 
-    user: UserContext
+    user_id: str
+    username: str
+    token_id: str | None
     server_id: str | None
     slug: str
     method: str
     target: str | None
     is_modern: bool
+    outcome: str
+    error_code: int
+
+
+class CallCourse(NamedTuple):
+    """What is of one call alone.
+
+    Attributes:
+        began_at: Monotonic seconds; so are the others that end in `_at`, 0 where it did not come
+            so far.
+        decided_at: When it was allowed and about to be sent upstream.
+        head_at: When the head of the upstream's answer was there.
+    """
+
     began_at: float
     decided_at: float
     head_at: float
     ended_at: float
     request_bytes: int
     response_bytes: int
-    outcome: str
-    error_code: int
     trace_id: str | None
+
+
+Facts: TypeAlias = tuple[str, str, str | None, str | None, str, str, str | None, bool, str, int]
+"""A `CallFacts`, or a plain tuple of the same, which costs a third of one to make."""
+
+Course: TypeAlias = tuple[float, float, float, float, int, int, str | None]
+"""A `CallCourse`, or a plain tuple of the same."""
 
 
 @dataclass(frozen=True, slots=True)

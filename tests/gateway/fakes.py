@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ from registry.core.origin import Origin
 from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import Route, build_route, tool_entry
 from registry.servers.values import Era, Transport
-from registry.usage.values import CallNote
+from registry.usage.values import CallCourse, CallFacts, Course, Facts
 from registry.workers.peers import Alone
 
 AUTHOR = "d" * 24
@@ -63,14 +64,15 @@ class RecordedRefusals:
 
 
 class RecordedCalls:
-    """Remembers the calls that were noted."""
+    """Remembers the calls that were noted, each with all that was said of it."""
 
     def __init__(self) -> None:
-        self.calls: list[CallNote] = []
+        self.calls: list[Any] = []
 
-    def note(self, call: CallNote) -> None:
+    def note(self, facts: Facts, course: Course) -> None:
         """Remember one call."""
-        self.calls.append(call)
+        about, times = CallFacts._make(facts), CallCourse._make(course)
+        self.calls.append(SimpleNamespace(**about._asdict(), **times._asdict()))
 
 
 class Changes:

@@ -43,7 +43,11 @@ async def test_a_call_is_noted_with_who_what_when_and_how_much(
     await settled(gateway)
 
     (note,) = gateway.notes.calls
-    assert (note.user, note.server_id, note.slug) == (ALICE, "demo".ljust(24, "0"), "demo")
+    assert (note.user_id, note.server_id, note.slug) == (
+        ALICE.user_id,
+        "demo".ljust(24, "0"),
+        "demo",
+    )
     assert (note.method, note.target, note.is_modern) == ("tools/call", "echo", False)
     assert (note.outcome, note.error_code, note.trace_id) == (Outcome.OK, 0, TRACE)
     assert note.request_bytes == len(upstream.requests[0].body)
@@ -97,7 +101,7 @@ async def test_refusals_of_known_callers_are_noted(gateway: Gateway) -> None:
     await settled(gateway, 3)
 
     told = [
-        (note.user.username, note.server_id is None, note.outcome, note.error_code, note.target)
+        (note.username, note.server_id is None, note.outcome, note.error_code, note.target)
         for note in gateway.notes.calls
     ]
     assert told == [

@@ -3,36 +3,51 @@
 import pytest
 
 from packages.database.client import Database
-from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
+from registry.usage.batches import Batch
 from registry.usage.repository import UsageRepository
-from registry.usage.values import CallNote
+from registry.usage.values import CallCourse, CallFacts
 from tests.conftest import ALICE
 
 SERVER_ID = "d" * 24
 
 
-def call(user: UserContext = ALICE, **changes: object) -> CallNote:
-    """Return the note of a call that took 3 ms and ends now."""
+FACTS = CallFacts(
+    user_id=ALICE.user_id,
+    username=ALICE.username,
+    token_id=None,
+    server_id=SERVER_ID,
+    slug="demo",
+    method="tools/call",
+    target="echo",
+    is_modern=False,
+    outcome="ok",
+    error_code=0,
+)
+
+
+def call(**changes: object) -> tuple[CallFacts, CallCourse]:
+    """Return a call that took 3 ms and ends now."""
     now = SystemClock().monotonic()
-    note = CallNote(
-        user=user,
-        server_id=SERVER_ID,
-        slug="demo",
-        method="tools/call",
-        target="echo",
-        is_modern=False,
+    course = CallCourse(
         began_at=now - 0.003,
         decided_at=now - 0.0025,
         head_at=now - 0.0005,
         ended_at=now,
         request_bytes=120,
         response_bytes=400,
-        outcome="ok",
-        error_code=0,
         trace_id=None,
     )
-    return note._replace(**changes)  # type: ignore[arg-type]  # tests name its members
+    about = {name: changes.pop(name) for name in [*changes] if name in CallFacts._fields}
+    return FACTS._replace(**about), course._replace(**changes)  # type: ignore[arg-type]  # tests name their members
+
+
+def batch_of(*calls: tuple[CallFacts, CallCourse]) -> Batch:
+    """Return a batch of calls."""
+    batch = Batch()
+    for facts, course in calls:
+        batch.add(facts, course)
+    return batch
 
 
 @pytest.fixture

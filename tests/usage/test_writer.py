@@ -1,10 +1,11 @@
 """Records wait in bounded memory until the database has them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -17,29 +18,30 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.tasks import end
 from registry.usage import writer as writer_module
-from registry.usage.documents import DocumentMaker
+from registry.usage.batches import BatchPacker, records_of
 from registry.usage.repository import UsageRepository
 from registry.usage.values import UsageFilter
 from registry.usage.writer import UsageWriter
+from tests.conftest import ALICE
 from tests.fakes.mongo_daemon import start_daemon
-from tests.usage.conftest import call
+from tests.usage.conftest import batch_of, call
 
 
 class Shelf(UsageRepository):
-    """Takes records as the test says."""
+    """Takes batches as the test says."""
 
     def __init__(self) -> None:
-        self.documents: dict[object, Doc] = {}
+        self.batches: dict[object, Doc] = {}
         self.sizes: list[int] = []
         self.is_away = False
         self.loses_answers = False
-        self.refuses = 0
+        self.refuses = False
         self.breaks = 0
         self.blocks: asyncio.Event | None = None
 
     @override
-    async def insert(self, documents: Sequence[Doc]) -> int:
-        """Keep the records, or fail."""
+    async def insert(self, batch: Doc) -> bool:
+        """Keep the batch, or fail."""
         if self.blocks is not None:
             await self.blocks.wait()
         if self.is_away:
@@ -47,16 +49,26 @@ class Shelf(UsageRepository):
         if self.breaks:
             self.breaks -= 1
             raise RuntimeError("nobody foresaw it")
-        self.sizes.append(len(documents))
-        self.documents.update({document["_id"]: document for document in documents})
+        if self.refuses:
+            return False
+        self.sizes.append(sum(facts["count"] for facts in batch["calls"]))
+        self.batches[batch["_id"]] = batch
         if self.loses_answers:
             raise DatabaseUnavailable
-        return self.refuses
+        return True
 
     @property
-    def tools(self) -> list[str]:
+    def tools(self) -> list[str | None]:
         """The names of the tools, in the order they were written."""
-        return [document["tool"] for document in self.documents.values()]
+        return [
+            record.tool
+            for batch in self.batches.values()
+            for record in records_of(_as_read(batch), UsageFilter())
+        ]
+
+
+def _as_read(batch: Doc) -> Doc:
+    return {**batch, "first_at": batch["first_at"].as_datetime()}
 
 
 @pytest.fixture
@@ -72,9 +84,9 @@ def metrics() -> Metrics:
 def make(
     repository: UsageRepository, metrics: Metrics, *, most_records: int = 10_000
 ) -> UsageWriter:
-    maker = DocumentMaker(worker="host:1", retention=timedelta(days=30))
+    packer = BatchPacker(worker="host:1", retention=timedelta(days=30))
     return UsageWriter(
-        repository, maker, most_records=most_records, clock=SystemClock(), metrics=metrics
+        repository, packer, most_records=most_records, clock=SystemClock(), metrics=metrics
     )
 
 
@@ -101,7 +113,7 @@ async def test_records_are_written_in_batches_in_their_order(
 ) -> None:
     writer = make(shelf, metrics)
     for number in range(1_200):
-        writer.note(call(target=f"t{number}"))
+        writer.note(*call(target=f"t{number}"))
 
     await writer.flush()
 
@@ -118,9 +130,9 @@ async def test_a_record_is_written_without_being_asked_for(
     writer = make(shelf, metrics)
 
     async with following(writer):
-        writer.note(call(target="one"))
+        writer.note(*call(target="one"))
         await emptied(writer)
-        writer.note(call(target="two"))
+        writer.note(*call(target="two"))
         await emptied(writer)
 
     assert shelf.tools == ["one", "two"]
@@ -134,10 +146,10 @@ async def test_many_records_are_not_kept_waiting_for_others(
 
     async with following(writer):
         for _ in range(1_000):
-            writer.note(call())
+            writer.note(*call())
         await emptied(writer)
 
-    assert len(shelf.documents) == 1_000
+    assert len(shelf.tools) == 1_000
 
 
 async def test_while_the_database_is_away_the_newest_are_kept(
@@ -146,19 +158,21 @@ async def test_while_the_database_is_away_the_newest_are_kept(
     writer = make(shelf, metrics, most_records=100)
     shelf.is_away = True
     for number in range(150):
-        writer.note(call(target=f"t{number}"))
+        writer.note(*call(target=f"t{number}"))
 
     with pytest.raises(DatabaseUnavailable):
         await writer.flush()
     for number in range(150, 160):
-        writer.note(call(target=f"t{number}"))
+        writer.note(*call(target=f"t{number}"))
     waiting = writer.waiting
     shelf.is_away = False
     await writer.flush()
 
-    assert waiting == 100
-    assert value(metrics, "usage_records_dropped_total", reason="full") == 60
-    assert len(shelf.documents) == 100
+    dropped = value(metrics, "usage_records_dropped_total", reason="full")
+    assert 75 <= waiting <= 100
+    assert waiting + dropped == 160
+    assert len(shelf.tools) == waiting
+    assert shelf.tools[-60:] == [f"t{number}" for number in range(100, 160)]
 
 
 async def test_it_is_tried_again_until_the_database_is_back(
@@ -171,12 +185,12 @@ async def test_it_is_tried_again_until_the_database_is_back(
 
     with structlog.testing.capture_logs() as lines:
         async with following(writer):
-            writer.note(call())
+            writer.note(*call())
             await SystemClock().sleep(0.1)
             shelf.is_away = False
             await emptied(writer)
 
-    assert len(shelf.documents) == 1
+    assert len(shelf.tools) == 1
     assert [line["event"] for line in lines] == ["usage_records_postponed"]
 
 
@@ -185,7 +199,7 @@ async def test_a_batch_whose_fate_is_unknown_is_written_once(
 ) -> None:
     writer = make(shelf, metrics)
     shelf.loses_answers = True
-    writer.note(call())
+    writer.note(*call())
 
     with pytest.raises(DatabaseUnavailable):
         await writer.flush()
@@ -193,7 +207,7 @@ async def test_a_batch_whose_fate_is_unknown_is_written_once(
     await writer.flush()
 
     assert shelf.sizes == [1, 1]
-    assert len(shelf.documents) == 1
+    assert len(shelf.tools) == 1
 
 
 async def test_what_nobody_foresaw_costs_one_batch_and_not_the_writer(
@@ -204,9 +218,9 @@ async def test_what_nobody_foresaw_costs_one_batch_and_not_the_writer(
     shelf.breaks = 1
 
     async with following(writer):
-        writer.note(call(target="lost"))
+        writer.note(*call(target="lost"))
         await emptied(writer)
-        writer.note(call(target="kept"))
+        writer.note(*call(target="kept"))
         await emptied(writer)
 
     assert shelf.tools == ["kept"]
@@ -216,11 +230,11 @@ async def test_what_nobody_foresaw_costs_one_batch_and_not_the_writer(
 async def test_the_end_of_the_process_writes_what_waits(shelf: Shelf, metrics: Metrics) -> None:
     writer = make(shelf, metrics)
     async with following(writer):
-        writer.note(call())
+        writer.note(*call())
 
     await writer.close()
 
-    assert len(shelf.documents) == 1
+    assert len(shelf.tools) == 1
 
 
 async def test_the_end_of_the_process_does_not_wait_for_ever(
@@ -229,7 +243,7 @@ async def test_the_end_of_the_process_does_not_wait_for_ever(
     monkeypatch.setattr(writer_module, "CLOSE_SECONDS", 0.05)
     writer = make(shelf, metrics)
     shelf.blocks = asyncio.Event()
-    writer.note(call())
+    writer.note(*call())
 
     async with asyncio.timeout(2):
         await writer.close()
@@ -238,33 +252,73 @@ async def test_the_end_of_the_process_does_not_wait_for_ever(
 
 
 @pytest.mark.wire
-async def test_records_the_database_refuses_do_not_hold_up_others(
+async def test_a_batch_the_database_refuses_does_not_hold_up_others(
     usage_repository: UsageRepository, metrics: Metrics
 ) -> None:
     writer = make(usage_repository, metrics)
-    for method in ("tools/call", "", "prompts/get"):
-        writer.note(call(method=method))
-
-    await writer.flush()
+    for method in ("", "prompts/get"):
+        writer.note(*call(method=method))
+        await writer.flush()
 
     kept = await usage_repository.page(UsageFilter(), None, 10)
-    assert {record.method for record in kept} == {"tools/call", "prompts/get"}
+    assert [record.method for record in kept] == ["prompts/get"]
     assert value(metrics, "usage_records_dropped_total", reason="refused") == 1
-    assert value(metrics, "usage_records_written_total") == 2
+    assert value(metrics, "usage_records_written_total") == 1
 
 
 @pytest.mark.wire
-async def test_the_same_documents_written_twice_are_there_once(
+async def test_the_same_batch_written_twice_is_there_once(
     usage_repository: UsageRepository,
 ) -> None:
-    maker = DocumentMaker(worker="host:1", retention=timedelta(days=30))
     clock = SystemClock()
-    documents = maker.documents([call(), call()], clock.now(), clock.monotonic())
+    packer = BatchPacker(worker="host:1", retention=timedelta(days=30))
+    document = packer.document(batch_of(call(), call()), clock.now(), clock.monotonic())
 
-    refused = [await usage_repository.insert(documents) for _ in range(2)]
+    taken = [await usage_repository.insert(document) for _ in range(2)]
 
-    assert refused == [0, 0]
+    assert taken == [True, True]
     assert len(await usage_repository.page(UsageFilter(), None, 10)) == 2
+
+
+@pytest.mark.wire
+async def test_a_batch_that_cannot_be_read_hides_no_other(
+    usage_repository: UsageRepository, database: Database, metrics: Metrics
+) -> None:
+    writer = make(usage_repository, metrics)
+    for tool in ("damaged", "whole", "of-another-release"):
+        writer.note(*call(target=tool))
+        await writer.flush()
+    rows = database.collection("usage_records")
+    await rows.update_one({"calls.tool": "damaged"}, {"$set": {"rows": b"no zlib"}})
+    await rows.update_one({"calls.tool": "of-another-release"}, {"$set": {"packed": 2}})
+
+    with structlog.testing.capture_logs() as lines:
+        kept = await usage_repository.page(UsageFilter(), None, 10)
+
+    assert [record.tool for record in kept] == ["whole"]
+    assert [line["event"] for line in lines] == ["usage_batch_unreadable"]
+
+
+@pytest.mark.wire
+async def test_filters_are_about_one_call_and_not_about_a_batch(
+    usage_repository: UsageRepository, metrics: Metrics
+) -> None:
+    writer = make(usage_repository, metrics)
+    bob, other = "b" * 24, "e" * 24
+    writer.note(*call(target="one", trace_id="1" * 32))
+    writer.note(*call(target="two", user_id=bob, server_id=other, outcome="timeout"))
+    writer.note(*call(target="three", server_id=other))
+    await writer.flush()
+
+    async def tools(**narrowed: Any) -> list[str]:
+        page = await usage_repository.page(UsageFilter(**narrowed), None, 10)
+        return sorted(record.tool or "" for record in page)
+
+    assert await tools(user_id=ALICE.user_id, server_id=other) == ["three"]
+    assert await tools(user_id=bob.upper()) == ["two"]
+    assert await tools(tool="two", outcome="ok") == []
+    assert await tools(trace_id="1" * 32) == ["one"]
+    assert await tools(trace_id="2" * 32) == []
 
 
 @pytest.mark.wire
@@ -278,7 +332,7 @@ async def test_records_outlive_a_restart_of_the_database(
         repository = UsageRepository(database)
         writer = UsageWriter(
             repository,
-            DocumentMaker(worker="host:1", retention=timedelta(days=30)),
+            BatchPacker(worker="host:1", retention=timedelta(days=30)),
             most_records=1_000,
             clock=SystemClock(),
             metrics=metrics,
@@ -287,12 +341,12 @@ async def test_records_outlive_a_restart_of_the_database(
         async with asyncio.timeout(30), following(writer):
             daemon.stop()
             for _ in range(300):
-                writer.note(call())
+                writer.note(*call())
             await SystemClock().sleep(1)
             daemon.restart()
             await emptied(writer)
         batches = await database.collection("usage_records").find({}).to_list()
-        count = sum(len(batch["records"]) for batch in batches)
+        count = sum(facts["count"] for batch in batches for facts in batch["calls"])
         await database.close()
 
     assert count == 300
@@ -302,13 +356,13 @@ async def test_records_outlive_a_restart_of_the_database(
 async def test_records_of_several_processes_are_one_list_newest_first(
     usage_repository: UsageRepository,
 ) -> None:
-    maker = DocumentMaker(worker="host:1", retention=timedelta(days=30))
+    packer = BatchPacker(worker="host:1", retention=timedelta(days=30))
     clock = SystemClock()
     now, monotonic = clock.now(), clock.monotonic()
     ages = [[9, 1, 30], [8, 2], [20, 3, 7], [40], [5, 4, 600]]
-    for batch in ages:
-        notes = [call(target=f"t{age}", began_at=monotonic - age) for age in batch]
-        await usage_repository.insert(maker.documents(notes, now, monotonic))
+    for ages_of_batch in ages:
+        calls = [call(target=f"t{age}", began_at=monotonic - age) for age in ages_of_batch]
+        await usage_repository.insert(packer.document(batch_of(*calls), now, monotonic))
     expected = [f"t{age}" for age in sorted(age for batch in ages for age in batch)]
 
     whole = await usage_repository.page(UsageFilter(), None, 100)
