@@ -1,6 +1,7 @@
 """Run the application: in one process or several, with or without what local mode brings."""
 
 import asyncio
+import gc
 import json
 import resource
 import shlex
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+COLLECT_AFTER = (20_000, 20, 20)
+"""Objects that are more than at the last collection, and how many collections of the younger make
+one of the older; the interpreter's own are 700, 10 and 10."""
 
 PLACEHOLDERS: dict[str, object] = {
     "mongo_uri": "mongodb://127.0.0.1/",
@@ -274,6 +279,7 @@ def _server(app: ASGIApp, parts: "Components") -> Server:
 
 
 async def _until_signalled(server: Server, listener: socket.socket) -> None:
+    _settle_garbage()
     loop = asyncio.get_running_loop()
     for number in ENDING_SIGNALS:
         loop.add_signal_handler(number, server.stop)
@@ -283,6 +289,17 @@ async def _until_signalled(server: Server, listener: socket.socket) -> None:
         # From here on a signal ends the process as it stands.
         for number in ENDING_SIGNALS:
             loop.remove_signal_handler(number)
+
+
+def _settle_garbage() -> None:
+    """Spare the garbage collector what is here to stay, and looks at each call's objects.
+
+    A call makes hundreds of objects and no cycle of them, but with many calls under way each
+    collection finds thousands that it cannot free: it took a seventh of the time of calls.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def announcement(settings: Settings, home: LocalHome, token: str) -> str:

@@ -14,16 +14,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from fcntl import ioctl
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from termios import TIOCOUTQ
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import structlog
 from typing_extensions import override
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from registry.web.cycle import Cycle
 
 log = structlog.get_logger()
 
@@ -46,6 +50,9 @@ SWEEPS_PER_TIMEOUT = 4
 """How often in the time for a head it is looked for connections that are over it."""
 
 RETRY_AFTER_SECONDS = 2
+
+SHORT = 256
+"""Targets of this many bytes at most are remembered."""
 
 
 class HeadTooLargeError(Exception):
@@ -74,6 +81,9 @@ class OpenConnections:
     """The connections of one process, swept for those that send no request.
 
     One timer serves all; while there are no connections there is none.
+
+    Attributes:
+        ticks: How often they were swept.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
@@ -81,6 +91,8 @@ class OpenConnections:
         self._waiting_since: dict[JoiningProtocol, tuple[object, float]] = {}
         self._open: set[JoiningProtocol] = set()
         self._is_ticking = False
+        self._tick_seconds = limits.head_seconds / SWEEPS_PER_TIMEOUT
+        self.ticks = 0
 
     def add(self, connection: "JoiningProtocol") -> bool:
         """Count a connection; False when there are too many already."""
@@ -98,13 +110,15 @@ class OpenConnections:
         self._waiting_since.pop(connection, None)
 
     def _tick_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_later(self.limits.head_seconds / SWEEPS_PER_TIMEOUT, self._tick, loop)
+        loop.call_later(self._tick_seconds, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_ticking = bool(self._open)
         if not self._is_ticking:
             return
         self._tick_later(loop)
+        self.ticks += 1
+        self._close_idle()
         now, before = loop.time(), self._waiting_since
         self._waiting_since = {}
         for connection in tuple(self._open):
@@ -118,6 +132,15 @@ class OpenConnections:
                 connection.give_up()
             else:
                 self._waiting_since[connection] = (head, since)
+
+    def _close_idle(self) -> None:
+        for connection in tuple(self._open):
+            idle_since = connection.idle_since
+            if idle_since is None:
+                continue
+            seconds = (self.ticks - idle_since) * self._tick_seconds
+            if seconds > connection.timeout_keep_alive + self._tick_seconds:
+                connection.timeout_keep_alive_handler()
 
 
 class JoiningTransport(asyncio.Transport):
@@ -138,6 +161,12 @@ class JoiningTransport(asyncio.Transport):
         self._pending_bytes += len(data)
         if self._pending_bytes > MAX_JOINED_BYTES:
             self.flush()
+
+    def write_whole(self, head: bytes, body: bytes | bytearray) -> None:
+        """Write an answer after which nothing comes for now."""
+        self._pending += (head, body)
+        self._pending_bytes += len(head) + len(body)
+        self.flush()
 
     def flush(self) -> None:
         """Write now what was collected."""
@@ -194,6 +223,10 @@ class JoiningProtocol(HttpToolsProtocol):
     Args:
         config: As uvicorn passes it, and the arguments after it.
         open_connections: All those of this process.
+
+    Attributes:
+        joining: What answers are written to.
+        idle_since: Which sweep came before the last answer, while nothing was asked since.
     """
 
     def __init__(
@@ -215,6 +248,8 @@ class JoiningProtocol(HttpToolsProtocol):
         self._request_bytes = 0
         self._write_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
+        self._asgi = {"version": self.asgi_version, "spec_version": "2.3"}
+        self.idle_since: int | None = None
 
     @property
     def awaited_head(self) -> object | None:
@@ -228,7 +263,8 @@ class JoiningProtocol(HttpToolsProtocol):
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(JoiningTransport(transport))
+        self.joining = JoiningTransport(transport)
+        super().connection_made(self.joining)
         if not self._open_connections.add(self):
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -245,6 +281,7 @@ class JoiningProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        self.idle_since = None
         was_in_head = self._is_in_head
         super().data_received(data)
         if self._is_in_head and not was_in_head:
@@ -260,7 +297,9 @@ class JoiningProtocol(HttpToolsProtocol):
 
     @override
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._is_in_head = True
         self._head = self.headers
         self._request_bytes = 0
@@ -281,7 +320,50 @@ class JoiningProtocol(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS:
             self._head_is_too_large = True
             raise HeadTooLargeError
-        super().on_headers_complete()
+        parser = self.parser
+        http_version = parser.get_http_version()
+        url = self.url
+        path, raw_path, query = _known_target(url) if len(url) <= SHORT else read_target(url)
+        scope: Any = {
+            "type": "http",
+            "asgi": self._asgi,
+            "http_version": http_version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "method": parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+        }
+        self.scope = scope
+        former = self.cycle
+        cycle = self.cycle = Cycle(
+            self,
+            keep_alive=http_version != "1.0" and parser.should_keep_alive(),
+            expect_100_continue=self.expect_100_continue,
+        )
+        if former is None or former.response_complete:  # type: ignore[redundant-expr]  # None at first
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    @override
+    def on_response_complete(self) -> None:
+        # As uvicorn has it, but that a timer for each answer would cost more than all else here.
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self.idle_since = self._open_connections.ticks
 
     @override
     def send_400_response(self, msg: str) -> None:
@@ -350,6 +432,21 @@ class JoiningProtocol(HttpToolsProtocol):
             "content-length: 0\r\nconnection: close\r\n\r\n".encode()
         )
         self.transport.close()
+
+
+def read_target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return path, path as it was sent, and query of a request's target.
+
+    Raises:
+        HttpParserError: It is none.
+    """
+    parsed = httptools.parse_url(url)
+    raw_path: bytes = parsed.path
+    path = raw_path.decode("ascii")
+    return unquote(path) if "%" in path else path, raw_path, parsed.query or b""
+
+
+_known_target = lru_cache(maxsize=1024)(read_target)
 
 
 def protocol_within(limits: ConnectionLimits) -> Callable[..., asyncio.Protocol]:

@@ -37,6 +37,7 @@ def configuration(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=protocol_within(limits),  # type: ignore[arg-type]  # called like a class
+        ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
