@@ -59,6 +59,7 @@ class BearerAuthenticator:
         self._revocations = revocations
         revocations.tell(self.forget)
         self._clock = clock
+        self._monotonic = clock.monotonic
         self._user_cache_seconds = user_cache_seconds
         self._outage_seconds = outage_seconds
         self._leeway_seconds = leeway_seconds
@@ -70,9 +71,7 @@ class BearerAuthenticator:
         self._tokens: TLRUCache[bytes, VerifiedToken] = TLRUCache(
             CACHED_TOKENS, ttu=self._token_dies_at, timer=clock.monotonic
         )
-        self._contexts: TLRUCache[bytes, tuple[UserContext, float]] = TLRUCache(
-            CACHED_TOKENS, ttu=lambda _key, value, _now: value[1], timer=clock.monotonic
-        )
+        self._contexts: dict[bytes, tuple[UserContext, float]] = {}
         self._last_known: TLRUCache[bytes, tuple[UserContext, float]] = TLRUCache(
             CACHED_TOKENS, ttu=lambda _key, value, _now: value[1], timer=clock.monotonic
         )
@@ -80,7 +79,7 @@ class BearerAuthenticator:
     def cached(self, authorization: str) -> UserContext | None:
         """Return who *authorization* stands for if that is remembered. Does no I/O."""
         entry = self._contexts.get(_digest(authorization))
-        if entry is None:
+        if entry is None or self._monotonic() >= entry[1]:
             return None
         self._hits.inc()
         return entry[0]
@@ -118,9 +117,18 @@ class BearerAuthenticator:
         # What was to be forgotten while this was looked up is not remembered after all.
         if left > 0 and forgotten == self._forgotten:
             key, now = _digest(authorization), self._clock.monotonic()
-            self._contexts[key] = (context, now + min(self._user_cache_seconds, left))
+            self._remember(key, context, now + min(self._user_cache_seconds, left))
             self._last_known[key] = (context, now + min(self._outage_seconds, left))
         return context
+
+    def _remember(self, key: bytes, context: UserContext, until: float) -> None:
+        # A plain dict, for each call asks it. What was remembered first goes first; whoever still
+        # calls is looked up again, with their token still verified.
+        contexts = self._contexts
+        contexts.pop(key, None)
+        contexts[key] = (context, until)
+        if len(contexts) > CACHED_TOKENS:
+            del contexts[next(iter(contexts))]
 
     def _known_before(self, authorization: str) -> UserContext:
         """Return who a header stood for when the database was last asked, not long ago.

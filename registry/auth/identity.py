@@ -91,6 +91,8 @@ class UserContext:
 
     def lacks(self, *needed: Scope) -> tuple[Scope, ...]:
         """Return those of *needed* that the token does not allow."""
+        if self.scopes.issuperset(needed):
+            return ()
         return tuple(scope for scope in needed if scope not in self.scopes)
 
 

@@ -184,12 +184,10 @@ class Metrics:
             "Stored tokens past their expiry that the database has not removed yet.",
             registry=self.registry,
         )
-        self.token_verifications = Counter(
-            "auth_token_verifications",
-            "Bearer tokens checked.",
-            ("outcome",),
-            registry=self.registry,
+        self.token_verifications = Counts(
+            "auth_token_verifications", "Bearer tokens checked.", ("outcome",)
         )
+        self.registry.register(self.token_verifications)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

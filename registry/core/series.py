@@ -71,9 +71,9 @@ class Count:
     def __init__(self) -> None:
         self.value = 0
 
-    def inc(self) -> None:
-        """Count one more."""
-        self.value += 1
+    def inc(self, amount: int = 1) -> None:
+        """Count so many more."""
+        self.value += amount
 
 
 class Counts(Collector):

@@ -17,7 +17,7 @@ from registry.core.json import JsonObject
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import Event, EventTooLargeError, read_events
 from registry.gateway.forward import EVENT_STREAM, JSON, SUCCESS, check_status, failure
-from registry.gateway.headers import CONTENT_TYPE, SESSION_HEADER
+from registry.gateway.headers import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, SESSION_HEADER
 from registry.gateway.messages import (
     Kind,
     Message,
@@ -155,7 +155,7 @@ async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) 
             raise UpstreamAnswered(route.server_name, passed_on, answer.status)
         shown = content_type.partition(";")[0].strip()[:64] or "no content type"
         raise UpstreamFailed(f"The server {route.server_name} answered {shown} instead of JSON.")
-    length = answer.headers.get("Content-Length", "")
+    length = "" if CONTENT_ENCODING in answer.headers else answer.headers.get(CONTENT_LENGTH, "")
     if length.isdecimal() and int(length) <= MAX_ANSWER_BYTES:
         return await answer.body.read()
     whole = bytearray()

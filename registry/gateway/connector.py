@@ -42,7 +42,7 @@ from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import read_events
 from registry.gateway.forward import EVENT_STREAM, JSON, OK, SUCCESS, check_status
 from registry.gateway.gates import Turn, UpstreamGates
-from registry.gateway.headers import CONTENT_TYPE, SESSION_HEADER
+from registry.gateway.headers import CONTENT_LENGTH, CONTENT_TYPE, SESSION_HEADER
 from registry.gateway.messages import (
     Message,
     notification_text,
@@ -231,7 +231,7 @@ class Connector:
                 if answer.status not in SUCCESS:
                     raise UpstreamAnswered(route.server_name, answer.status, answer.status)
                 # Read to its end, a short answer leaves the connection fit for the next call.
-                length = answer.headers.get("Content-Length", "")
+                length = answer.headers.get(CONTENT_LENGTH, "")
                 if length.isdecimal() and int(length) <= MAX_SHORT_ANSWER_BYTES:
                     await answer.body.read()
                 return answer

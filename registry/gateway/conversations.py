@@ -54,7 +54,7 @@ from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import Event, read_events
 from registry.gateway.forward import EVENT_STREAM, JSON, OK, check_status
 from registry.gateway.gates import Turn
-from registry.gateway.headers import CONTENT_TYPE
+from registry.gateway.headers import CONTENT_LENGTH, CONTENT_TYPE
 from registry.gateway.messages import (
     Kind,
     Message,
@@ -300,7 +300,7 @@ class SessionConversation(_Talk):
         """Whether the server does not know the session any more, so that it did nothing."""
         if answer.status == NOT_FOUND:
             return True
-        length = answer.headers.get("Content-Length", "")
+        length = answer.headers.get(CONTENT_LENGTH, "")
         # Many servers answer 400 instead; what else they refuse so is no different next time.
         if (
             answer.status != BAD_REQUEST

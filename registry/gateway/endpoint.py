@@ -146,7 +146,7 @@ class GatewayEndpoint:
         )
         self._streams = StandingStreams(settings.gateway_streams_per_upstream)
         self._patience = Patience()
-        wire = Wire(around.session, self._patience)
+        wire = self._wire = Wire(around.session, self._patience)
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
         self._one = PassThrough(
@@ -277,6 +277,7 @@ class GatewayEndpoint:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._connector.sessions.close()
+        self._wire.close()
 
     async def _serve(self, exchange: Exchange) -> None:
         scope = exchange.scope

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
-from aiohttp.streams import StreamReader
+from registry.upstream.connection import Body
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest event that is put together in memory."""
@@ -89,7 +89,7 @@ class EventParser:
             self._retry_ms = int(value)
 
 
-async def read_events(body: StreamReader) -> AsyncIterator[Event]:
+async def read_events(body: Body) -> AsyncIterator[Event]:
     """Yield the events of *body* as they are complete.
 
     Raises:

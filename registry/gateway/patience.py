@@ -30,28 +30,28 @@ class Patience:
 
     def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
         self._seconds = seconds
-        self._awaited: dict[Awaited, float] = {}
+        # Which began since the last tick, and which before it: nobody asks for the time.
+        self._young: dict[Awaited, None] = {}
+        self._old: dict[Awaited, None] = {}
         self._is_ticking = False
 
     def begin(self, awaited: Awaited) -> None:
         """Call `late` of *awaited* unless `end` is called in time."""
-        loop = asyncio.get_running_loop()
-        self._awaited[awaited] = loop.time() + self._seconds
+        self._young[awaited] = None
         if not self._is_ticking:
             self._is_ticking = True
+            loop = asyncio.get_running_loop()
             loop.call_later(self._seconds, self._tick, loop)
 
     def end(self, awaited: Awaited) -> None:
         """Note that *awaited* is over; doing so twice does nothing."""
-        self._awaited.pop(awaited, None)
+        if self._young.pop(awaited, awaited) is awaited:
+            self._old.pop(awaited, None)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        overdue = [awaited for awaited, due in self._awaited.items() if due <= now]
-        for awaited in overdue:
-            self.end(awaited)
+        overdue, self._old, self._young = self._old, self._young, {}
         # An idle gateway has no timer.
-        self._is_ticking = bool(self._awaited)
+        self._is_ticking = bool(self._old)
         if self._is_ticking:
             loop.call_later(self._seconds, self._tick, loop)
         for awaited in overdue:

@@ -1,35 +1,34 @@
-"""Single HTTP/1.1 exchanges over aiohttp's connection pool and response parser.
+"""Single HTTP/1.1 exchanges over connections that aiohttp makes.
 
 `ClientSession.request` builds a request, a response, a cookie view, a writer task and several
-timers for each call: measured, more than half of its cost. Everything here that safety rests on
-(address checks, TLS, pooling, parsing, back-pressure) is still aiohttp's own; only the head is
-written, and the answer taken, without the layers in between.
-docs/decisions/0005-byte-pass-through.md says what that depends on.
+timers for each call: measured, more than half of its cost; and its pool and its reader cost a
+sixth of what remained. So names, address checks and TLS are aiohttp's own, and requests are
+written, answers read and connections kept for the next request here and in
+`registry.upstream.connection`. docs/decisions/0005-byte-pass-through.md says what that depends on.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from weakref import WeakValueDictionary
 
-from aiohttp import ClientRequest, ClientSession, ClientTimeout, ServerDisconnectedError
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import BaseConnector, Connection
-from aiohttp.streams import StreamReader
+from aiohttp import ClientRequest, ClientSession, ClientTimeout
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import BaseConnector
 from cachetools import LRUCache
 from yarl import URL
 
 from registry.gateway.patience import Patience
-from registry.upstream.pool import UpstreamConnection
-
-MAX_HEADER_BYTES = 64 * 1024
-"""Longest header line taken from an upstream."""
+from registry.upstream.connection import Body, UpstreamConnection
+from registry.upstream.pool import KEEP_ALIVE_SECONDS
 
 TARGETS = 4096
 """Upstream addresses for which what never changes is remembered."""
 
-UNMEASURED = 0.0
-"""The read timeout of a connection that was used and is not waited for; a new one has None."""
-
-NOT_FINAL = frozenset(range(100, 200)) - {101}
+SWEEP_SECONDS = 1.0
+"""How often connections are looked for that nobody used for long."""
 
 
 class ConnectTimedOut(TimeoutError):  # noqa: N818 - as its base
@@ -43,12 +42,12 @@ class AnswerTimedOut(TimeoutError):  # noqa: N818 - as its base
 class Silence:
     """Bounds how long an upstream may send nothing, from when a call is late until it ends."""
 
-    __slots__ = ("_is_measured", "_patience", "_protocol", "_seconds")
+    __slots__ = ("_connection", "_is_measured", "_patience", "_seconds")
 
     def __init__(
-        self, patience: Patience, protocol: ResponseHandler, seconds: float | None
+        self, patience: Patience, connection: UpstreamConnection, seconds: float | None
     ) -> None:
-        self._protocol = protocol
+        self._connection = connection
         self._seconds = seconds
         self._is_measured = False
         self._patience = patience
@@ -57,8 +56,8 @@ class Silence:
     def late(self) -> None:
         """Start to measure; see `Patience`."""
         self._is_measured = True
-        self._protocol.read_timeout = self._seconds
-        self._protocol.start_timeout()
+        self._connection.read_timeout = self._seconds
+        self._connection.start_timeout()
 
     def allow(self, seconds: float | None) -> None:
         """Measure by another limit from now on."""
@@ -70,32 +69,58 @@ class Silence:
         """Measure no longer: the next call over this connection has a measure of its own."""
         self._patience.end(self)
         if self._is_measured:
-            self._protocol.read_timeout = UNMEASURED
-            self._protocol.start_timeout()
+            self._is_measured = False
+            self._connection.read_timeout = None
+            self._connection.start_timeout()
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Idle:
+    """Connections to one place that wait for the next request, and since when they do."""
+
+    connections: deque[tuple[UpstreamConnection, float]] = field(default_factory=deque)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What never changes about one address.
+
+    Attributes:
+        template: Stands for all requests to it: aiohttp asks it only where to connect to.
+        line: Request target, version and `Host`, ending in a line break.
+        idle: Shared with all addresses of the same place.
+    """
+
+    template: ClientRequest
+    line: str
+    idle: Idle
 
 
 class UpstreamAnswer:
     """The head of an upstream's answer, and its body as a stream.
 
     Attributes:
-        headers: By case-insensitive name.
-        body: Back-pressure reaches the upstream when it is not read.
+        headers: Those that are read at all, by lower-case name.
     """
 
-    __slots__ = ("_connection", "_silence", "body", "headers", "status")
+    __slots__ = ("_connection", "_idle", "_silence", "_wire", "body", "headers", "status")
 
     def __init__(
         self,
         status: int,
         headers: Mapping[str, str],
-        body: StreamReader,
-        connection: Connection,
+        body: Body,
+        wire: "Wire",
+        connection: UpstreamConnection,
+        idle: Idle,
         silence: Silence,
     ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
+        self._wire = wire
         self._connection = connection
+        self._idle = idle
         self._silence = silence
 
     def rest(self) -> None:
@@ -105,13 +130,7 @@ class UpstreamAnswer:
     def close(self) -> None:
         """Give the connection back, or cut it when the answer was not read to its end."""
         self._silence.end()
-        transport = self._connection.transport
-        # An answer may come before the request was taken in full; the rest must not reach others.
-        is_sent = transport is not None and transport.get_write_buffer_size() == 0
-        if is_sent and self.body.at_eof():
-            self._connection.release()
-        else:
-            self._connection.close()
+        self._wire.give_back(self._connection, self._idle)
 
 
 class Wire:
@@ -120,14 +139,19 @@ class Wire:
     No cookies, no redirects, no proxies, no retries: callers of different people share it.
 
     Args:
-        session: Whose connections.
+        session: Makes the connections.
         patience: Says when the time that an upstream is silent is worth measuring.
     """
 
     def __init__(self, session: ClientSession, patience: Patience) -> None:
         self._session = session
         self._patience = patience
-        self._targets: LRUCache[URL, tuple[ClientRequest, str]] = LRUCache(TARGETS)
+        self._targets: LRUCache[URL, Target] = LRUCache(TARGETS)
+        self._last: tuple[URL, Target] | None = None
+        self._places: WeakValueDictionary[ConnectionKey, Idle] = WeakValueDictionary()
+        self._filled: set[Idle] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     async def request(
         self,
@@ -156,70 +180,93 @@ class Wire:
             HttpProcessingError: The answer is no HTTP.
             ValueError: A header holds a line break.
         """
-        template, target = self._target(url)
+        target = self._target(url)
         length = len(body) if body or method == "POST" else None
-        head = request_head(method, target, headers, length)
-        connection = await self._connection(template, timeout)
+        head = request_head(method, target.line, headers, length)
+        connection = self._take(target.idle)
+        if connection is None:
+            connection = await self._connect(target, timeout)
+        seconds = timeout.sock_read
+        silence = Silence(self._patience, connection, first_byte_seconds or seconds)
         try:
-            return await self._exchange(
-                connection, head, body, timeout.sock_read, first_byte_seconds
-            )
-        except BaseException:
-            connection.close()
+            status, found, stream = await connection.ask(head + body if body else head)
+        except BaseException as exc:
+            silence.end()
+            connection.discard()
+            if isinstance(exc, TimeoutError):
+                raise AnswerTimedOut from exc
             raise
+        if first_byte_seconds is not None:
+            silence.allow(seconds)
+        return UpstreamAnswer(status, found, stream, self, connection, target.idle, silence)
 
-    async def _connection(
-        self,
-        template: ClientRequest,
-        timeout: ClientTimeout,  # noqa: ASYNC109 - see request
-    ) -> Connection:
-        connector = self._connector()
-        while True:
-            try:
-                connection = await connector.connect(template, [], timeout)
-            except TimeoutError as exc:
-                raise ConnectTimedOut from exc
-            protocol = connection.protocol
-            if protocol is not None and not protocol.should_close and _may_be_used(protocol):
+    def give_back(self, connection: UpstreamConnection, idle: Idle) -> None:
+        """Keep a connection for the next request, if it can take one."""
+        if self._is_closed or not connection.is_settled():
+            connection.discard()
+            return
+        idle.connections.append((connection, monotonic()))
+        self._filled.add(idle)
+        if self._sweep is None:
+            self._sweep_later()
+
+    def close(self) -> None:
+        """Close what waits, and keep no connection any more."""
+        self._is_closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for idle in self._filled:
+            for connection, _ in idle.connections:
+                connection.discard()
+            idle.connections.clear()
+        self._filled.clear()
+
+    def _take(self, idle: Idle) -> UpstreamConnection | None:
+        """Return the connection that was used last, if it can take another request."""
+        waiting = idle.connections
+        while waiting:
+            connection, _ = waiting.pop()
+            if connection.is_fit():
                 return connection
             # It sent something while nothing was asked of it, which would be taken for the answer
             # to the next request, and that request's answer for the one after it; or it ended.
-            connection.close()
+            connection.discard()
+        return None
 
-    async def _exchange(
+    async def _connect(
         self,
-        connection: Connection,
-        head: bytes,
-        body: bytes | bytearray,
-        idle_seconds: float | None,
-        first_byte_seconds: float | None,
-    ) -> UpstreamAnswer:
-        protocol = connection.protocol
-        transport = connection.transport
-        if protocol is None or transport is None:
-            raise ServerDisconnectedError
-        protocol.set_response_params(
-            read_until_eof=True,
-            read_timeout=UNMEASURED,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-        )
-        silence = Silence(self._patience, protocol, first_byte_seconds or idle_seconds)
-        try:
-            transport.write(head + body if body else head)
-            while True:
-                message, payload = await protocol.read()
-                if message.code not in NOT_FINAL:
-                    break
-        except TimeoutError as exc:
-            silence.end()
-            raise AnswerTimedOut from exc
-        except BaseException:
-            silence.end()
-            raise
-        if first_byte_seconds is not None:
-            silence.allow(idle_seconds)
-        return UpstreamAnswer(message.code, message.headers, payload, connection, silence)
+        target: Target,
+        timeout: ClientTimeout,  # noqa: ASYNC109 - see request
+    ) -> UpstreamConnection:
+        while True:
+            try:
+                lease = await self._connector().connect(target.template, [], timeout)
+            except TimeoutError as exc:
+                raise ConnectTimedOut from exc
+            connection = lease.protocol
+            if not isinstance(connection, UpstreamConnection):
+                lease.close()
+                raise TypeError("The session is not one of create_upstream_session.")
+            connection.lease = lease
+            if connection.is_fit():
+                return connection
+            connection.discard()
+
+    def _close_unused(self) -> None:
+        self._sweep = None
+        deadline = monotonic() - KEEP_ALIVE_SECONDS
+        for idle in [*self._filled]:
+            waiting = idle.connections
+            while waiting and waiting[0][1] < deadline:
+                waiting.popleft()[0].discard()
+            if not waiting:
+                self._filled.discard(idle)
+        if self._filled:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(SWEEP_SECONDS, self._close_unused)
 
     def _connector(self) -> BaseConnector:
         connector = self._session.connector
@@ -227,14 +274,18 @@ class Wire:
             raise RuntimeError("The session is closed.")
         return connector
 
-    def _target(self, url: URL) -> tuple[ClientRequest, str]:
+    def _target(self, url: URL) -> Target:
+        last = self._last
+        if last is not None and last[0] is url:
+            return last[1]
         found = self._targets.get(url)
         if found is None:
-            # Stands for all requests to this address: the pool asks it only where to connect to.
             loop = asyncio.get_running_loop()
             template = ClientRequest("GET", url, loop=loop, session=self._session)
-            found = (template, f"{url.raw_path_qs} HTTP/1.1\r\nHost: {_host(url)}\r\n")
-            self._targets[url] = found
+            idle = self._places.setdefault(template.connection_key, Idle())
+            line = f"{url.raw_path_qs} HTTP/1.1\r\nHost: {_host(url)}\r\n"
+            found = self._targets[url] = Target(template, line, idle)
+        self._last = (url, found)
         return found
 
 
@@ -260,16 +311,6 @@ def request_head(
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise ValueError("A header holds a control character.")
     return head.encode()
-
-
-def _may_be_used(protocol: ResponseHandler) -> bool:
-    """Whether no answer and no end came over a used connection since the loop last looked.
-
-    An upstream that closed an idle connection is noticed before a request is sent into it, which
-    could be neither answered nor repeated.
-    """
-    is_new = protocol.read_timeout is None
-    return is_new or not isinstance(protocol, UpstreamConnection) or protocol.is_quiet()
 
 
 def _host(url: URL) -> str:

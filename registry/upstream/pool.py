@@ -5,7 +5,6 @@ it was judged to go.
 """
 
 import asyncio
-import select
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from typing_extensions import override
 
+from registry.upstream.connection import UpstreamConnection
 from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
 from registry.upstream.guard import AddressInfo, Lookup, UrlGuard
 
@@ -29,8 +29,6 @@ LOOKUP_THREADS = 32
 """Lookups under way at a time, at most one for each name. They have threads of their own, and more
 than the event loop has: a name server that is silent holds a thread for up to half a minute, and
 with a few of such names no other name could be looked up."""
-
-MAX_HEADER_BYTES = 64 * 1024
 
 
 class BlockedAddressError(OSError):
@@ -79,54 +77,6 @@ class GuardedResolver(AbstractResolver):
     async def close(self) -> None:
         """Let the threads go, without a wait for lookups that are still under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-class UpstreamConnection(ResponseHandler):
-    """aiohttp's connection, with two things that it does not tell.
-
-    That the framing of a body is broken: aiohttp 3.14 tells only who waits for the next head, and
-    whoever reads the body would wait for ever, because the read timeout ends with the error.
-    """
-
-    _poll: "select.poll | None" = None
-
-    def is_quiet(self) -> bool:
-        """Whether nothing came that the event loop has not seen yet, not even the end.
-
-        Ask before a request is sent over a connection that was used. Over a new one there may be
-        something: TLS sends session tickets first.
-        """
-        poll = self._poll
-        if poll is None:
-            # Made once: to find the socket costs more than to ask it.
-            transport = self.transport
-            number = -1 if transport is None else transport.get_extra_info("socket").fileno()
-            if number < 0:
-                return False
-            poll = self._poll = select.poll()
-            poll.register(number, select.POLLIN)
-        return not poll.poll(0)
-
-    @override
-    def connection_lost(self, exc: BaseException | None) -> None:
-        # The number may be another connection's soon.
-        self._poll = None
-        super().connection_lost(exc)
-
-    @override
-    def set_exception(
-        self,
-        exc: type[BaseException] | BaseException,
-        exc_cause: BaseException | None = None,
-    ) -> None:
-        error = exc if isinstance(exc, BaseException) else exc()
-        if exc_cause is None:
-            super().set_exception(error)
-        else:
-            super().set_exception(error, exc_cause)
-        body = self._payload
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(error)
 
 
 class GuardedConnector(aiohttp.TCPConnector):
@@ -182,8 +132,6 @@ def create_upstream_session(
         auto_decompress=False,
         trust_env=False,
         raise_for_status=False,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         timeout=aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout_seconds, sock_read=idle_timeout_seconds

@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -551,15 +551,17 @@ async def test_an_answer_that_nobody_asked_for_reaches_nobody(
     stray = asyncio.Event()
 
     async def answer_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while sent := await reader.readuntil(b"\r\n\r\n"):
-            length = int(sent.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
-            asked = orjson.loads(await reader.readexactly(length))
-            body = orjson.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": {}})
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
-            answer = head + str(len(body)).encode() + b"\r\n\r\n" + body
-            writer.write(answer)
-            await stray.wait()
-            writer.write(answer)
+        with suppress(asyncio.IncompleteReadError):
+            while sent := await reader.readuntil(b"\r\n\r\n"):
+                length = int(sent.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+                asked = orjson.loads(await reader.readexactly(length))
+                body = orjson.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": {}})
+                head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
+                answer = head + str(len(body)).encode() + b"\r\n\r\n" + body
+                writer.write(answer)
+                await stray.wait()
+                writer.write(answer)
+        writer.close()
 
     async with await asyncio.start_server(answer_twice, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]

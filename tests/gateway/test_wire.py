@@ -6,7 +6,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -32,6 +32,14 @@ def pool() -> aiohttp.ClientSession:
     return create_upstream_session(
         UrlGuard(["127.0.0.0/8"]), connect_timeout_seconds=5, idle_timeout_seconds=5
     )
+
+
+@asynccontextmanager
+async def wire_over(session: aiohttp.ClientSession) -> AsyncIterator[Wire]:
+    """Give what sends over connections that *session* makes."""
+    wire = Wire(session, Patience())
+    yield wire
+    wire.close()
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +101,9 @@ async def secure_url(
 
 async def test_a_trusted_server_is_reached_over_tls(certificate: Path, secure_url: URL) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
-        answer = await Wire(session, Patience()).request(
-            "GET", secure_url, {}, b"", timeout=TIMEOUT
-        )
+    connector = GuardedConnector(UrlGuard(["127.0.0.0/8"]), ssl=context)
+    async with aiohttp.ClientSession(connector=connector) as session, wire_over(session) as wire:
+        answer = await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)
         body = await answer.body.read()
         answer.close()
 
@@ -108,8 +115,7 @@ async def test_requests_share_a_connection_over_tls(
 ) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
     connector = GuardedConnector(UrlGuard(["127.0.0.0/8"]), ssl=context)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        wire = Wire(session, Patience())
+    async with aiohttp.ClientSession(connector=connector) as session, wire_over(session) as wire:
         for _ in range(3):
             answer = await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)
             await answer.body.read()
@@ -124,8 +130,7 @@ async def test_what_the_loop_has_not_seen_yet_spoils_a_connection_too(stray: byt
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        async with asyncio.timeout(5), pool() as session:
-            wire = Wire(session, Patience())
+        async with asyncio.timeout(5), pool() as session, wire_over(session) as wire:
 
             async def ask() -> int:
                 answer = await wire.request("GET", url, {}, b"", timeout=TIMEOUT)
@@ -152,6 +157,6 @@ async def test_what_the_loop_has_not_seen_yet_spoils_a_connection_too(stray: byt
 
 
 async def test_a_server_that_nobody_vouches_for_is_not_talked_to(secure_url: URL) -> None:
-    async with aiohttp.ClientSession() as session:
+    async with pool() as session, wire_over(session) as wire:
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
-            await Wire(session, Patience()).request("GET", secure_url, {}, b"", timeout=TIMEOUT)
+            await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)
