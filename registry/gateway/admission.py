@@ -56,7 +56,11 @@ class Admission:
             NotServing: It cannot be told now which servers exist.
             ServerUnknown: There is no such server, or not for this caller.
         """
-        user = await self.admit_caller(exchange, needed)
+        authorization = exchange.headers.get("authorization")
+        user = self._authenticate.cached(authorization) if authorization else None
+        if user is None:
+            user = await self._verified(exchange, authorization)
+        self._admit_user(exchange, user, needed)
         route = self._admit_to(exchange, user, self._routes.route(exchange.slug))
         exchange.served_by(route)
         return user, route
@@ -69,7 +73,15 @@ class Admission:
             InsufficientScope: The token does not allow *needed*.
             NotServing: It cannot be told now which servers exist.
         """
-        user = exchange.user = await self._caller(exchange)
+        authorization = exchange.headers.get("authorization")
+        user = self._authenticate.cached(authorization) if authorization else None
+        if user is None:
+            user = await self._verified(exchange, authorization)
+        self._admit_user(exchange, user, needed)
+        return user
+
+    def _admit_user(self, exchange: Exchange, user: UserContext, needed: Scope) -> None:
+        exchange.user = user
         if user.lacks(needed):
             # All that the gateway ever asks for, or clients would have to come back for the rest.
             error = InsufficientScopeError(GATEWAY_SCOPES)
@@ -77,7 +89,6 @@ class Admission:
             raise challenged(error, self._metadata_url(exchange))
         if not self._routes.is_fresh():
             raise NotServing("The gateway has lost touch with its database; try again soon.")
-        return user
 
     def route_of(self, user: UserContext, slug: str, server_id: str) -> Route:
         """Return a route that *user* was led to before, if they may still use it.
@@ -171,12 +182,7 @@ class Admission:
         origin = Origin(None, str(client[0]) if client else None)
         self._refusals.note_later(user, event, origin)
 
-    async def _caller(self, exchange: Exchange) -> UserContext:
-        authorization = exchange.headers.get("authorization")
-        if authorization:
-            user = self._authenticate.cached(authorization)
-            if user is not None:
-                return user
+    async def _verified(self, exchange: Exchange, authorization: str | None) -> UserContext:
         try:
             return await self._authenticate.authenticate(authorization)
         except UnauthorizedError as exc:

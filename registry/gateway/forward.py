@@ -16,7 +16,6 @@ from aiohttp import (
     ServerDisconnectedError,
 )
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import CIMultiDict
 from starlette.types import Message, Receive, Send
 
 from registry.gateway.errors import (
@@ -35,6 +34,7 @@ from registry.gateway.headers import (
     CONTENT_LENGTH,
     CONTENT_TYPE,
     SESSION_HEADER,
+    HeaderLines,
     returned_headers,
 )
 from registry.gateway.patience import Patience
@@ -174,6 +174,18 @@ class Client:
             headers = [*headers, *self.extra_headers]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
+    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a whole answer."""
+        self.has_started = True
+        self.status = status
+        self.sent_bytes += len(body)
+        self.tail = body
+        if self.extra_headers:
+            headers = [*headers, *self.extra_headers]
+        send = self._send
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
     async def pass_on(self, message: Message) -> None:
         """Send what another worker answers in our place."""
         if message["type"] == "http.response.start":
@@ -217,7 +229,7 @@ class Forwarder:
         self,
         http_method: str,
         route: Route,
-        headers: CIMultiDict[str],
+        headers: HeaderLines,
         body: bytes | bytearray,
         client: Client,
         *,
@@ -246,10 +258,13 @@ class Forwarder:
             timeout, total_seconds = self._call_timeout(route), self._total_timeout_seconds
             first_byte_seconds = route.first_byte_timeout_seconds
         gate = self._gates.of(route)
+        turn = gate.call(is_standing=standing_until is not None)
+        request = (http_method, route.target, headers, body)
         try:
             with CallWatch(self._patience, client.receive, total_seconds, standing_until):
-                async with gate.call(is_standing=standing_until is not None) as turn:
-                    request = (http_method, route.target, headers, body)
+                if not turn.begin():
+                    await turn.wait()
+                try:
                     try:
                         answer = await self._wire.request(
                             *request, timeout=timeout, first_byte_seconds=first_byte_seconds
@@ -267,6 +282,10 @@ class Forwarder:
                         await _relay(answer, route, client)
                     finally:
                         answer.close()
+                except BaseException as exc:
+                    turn.end(exc)
+                    raise
+                turn.end(None)
         except (TimeoutError, ClientError, HttpProcessingError, OSError, ValueError) as exc:
             raise failure(route, exc) from exc
 
@@ -302,8 +321,7 @@ async def _relay(answer: UpstreamAnswer, route: Route, client: Client) -> None:
             whole = client.edit(whole)
         if status != NO_CONTENT:
             headers.append((b"content-length", str(len(whole)).encode()))
-        await client.start(status, headers)
-        await client.send({"type": "http.response.body", "body": whole})
+        await client.answer(status, headers, whole)
         return
     if length is not None and not is_stream:
         headers.append((b"content-length", str(length).encode()))

@@ -233,6 +233,8 @@ class Gate:
 class Turn:
     """One call's way through a gate, as a context that it is made in.
 
+    Where each microsecond counts, `begin`, `wait` and `end` are called instead.
+
     A failure that says something of the server is noticed when it leaves the context; all others,
     the client's going away among them, are nobody's fault.
 
@@ -250,19 +252,8 @@ class Turn:
         self._epoch = 0
 
     async def __aenter__(self) -> Self:
-        gate = self._gate
-        is_closed = gate.admit()
-        self._epoch = gate.breaker.epoch
-        if self._is_standing:
-            gate.standing += 1
-        elif not gate.take(even_if_full=not is_closed):
-            await gate.wait()
-            try:
-                gate.admit()
-            except UpstreamPaused:
-                gate.leave()
-                raise
-            self._epoch = gate.breaker.epoch
+        if not self.begin():
+            await self.wait()
         return self
 
     async def __aexit__(
@@ -271,6 +262,40 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.end(error)
+
+    def begin(self) -> bool:
+        """Take the turn; False when it must be waited for first.
+
+        Raises:
+            UpstreamPaused: The server is left alone for a while.
+        """
+        gate = self._gate
+        is_closed = gate.admit()
+        self._epoch = gate.breaker.epoch
+        if self._is_standing:
+            gate.standing += 1
+            return True
+        return gate.take(even_if_full=not is_closed)
+
+    async def wait(self) -> None:
+        """Wait for the turn, and take it.
+
+        Raises:
+            UpstreamPaused: The server is left alone for a while.
+            UpstreamBusy: Too many calls to the server are under way.
+        """
+        gate = self._gate
+        await gate.wait()
+        try:
+            gate.admit()
+        except UpstreamPaused:
+            gate.leave()
+            raise
+        self._epoch = gate.breaker.epoch
+
+    def end(self, error: BaseException | None) -> None:
+        """End the turn, with what it failed with."""
         gate = self._gate
         # First, for a place that comes free may be of no use any more.
         if not self._is_settled:

@@ -1,18 +1,17 @@
 """Which headers are read, which go upstream, and which come back. Everything else is dropped."""
 
 from collections.abc import Iterable, Mapping
-
-from multidict import CIMultiDict, istr
+from typing import NamedTuple
 
 from registry.gateway.errors import HeaderMismatch
 
 PARAM_PREFIX = b"mcp-param-"
 
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
-COMMON_FORWARDED = tuple(
-    istr(name) for name in ("accept", "mcp-protocol-version", "last-event-id", *TRACE_HEADERS)
-)
-MODERN_FORWARDED = tuple(istr(name) for name in ("mcp-method", "mcp-name"))
+COMMON_FORWARDED = ("accept", "mcp-protocol-version", "last-event-id", *TRACE_HEADERS)
+MCP_NAME = "mcp-name"
+MODERN_FORWARDED = ("mcp-method", MCP_NAME)
+JSON_LINE = "content-type: application/json\r\n"
 READ_HERE = (
     "access-control-request-headers",
     "access-control-request-method",
@@ -27,19 +26,17 @@ READ_HERE = (
 LISTS = frozenset({"accept", "tracestate", "baggage"})
 """Headers that may be sent in several lines, which mean the same as one joined by commas."""
 
-KNOWN: Mapping[bytes, istr] = {
-    str(name).encode(): istr(name) for name in (*COMMON_FORWARDED, *MODERN_FORWARDED, *READ_HERE)
+KNOWN: Mapping[bytes, str] = {
+    name.encode(): name for name in (*COMMON_FORWARDED, *MODERN_FORWARDED, *READ_HERE)
 }
 
 RETURNED = tuple(
-    (istr(name), name.encode())
-    for name in ("content-type", "cache-control", "retry-after", "allow")
+    (name, name.encode()) for name in ("content-type", "cache-control", "retry-after", "allow")
 )
-MCP_NAME = istr("mcp-name")
-SESSION_HEADER = istr("mcp-session-id")
-CONTENT_LENGTH = istr("content-length")
-CONTENT_ENCODING = istr("content-encoding")
-CONTENT_TYPE = istr("content-type")
+SESSION_HEADER = "mcp-session-id"
+CONTENT_LENGTH = "content-length"
+CONTENT_ENCODING = "content-encoding"
+CONTENT_TYPE = "content-type"
 
 Headers = dict[str, str]
 """The headers we know, by lower-case name; values without surrounding white space."""
@@ -73,31 +70,68 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     return found
 
 
-def forwarded_headers(
-    stored: CIMultiDict[str], sent: Headers, *, is_modern: bool
-) -> CIMultiDict[str]:
+class HeaderLines(NamedTuple):
+    """Headers of a request as they are sent.
+
+    Attributes:
+        text: Each ends in a line break.
+        lines: How many there are. With more line breaks than that, one of them holds another.
+        names: In lower case.
+    """
+
+    text: str
+    lines: int
+    names: frozenset[str]
+
+
+def header_lines(headers: Mapping[str, str]) -> HeaderLines:
+    """Return *headers* as they are sent."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    return HeaderLines("".join(lines), len(lines), frozenset(name.lower() for name in headers))
+
+
+def forwarded_lines(
+    stored: HeaderLines,
+    sent: Headers,
+    *,
+    is_modern: bool,
+    session_id: str | None = None,
+    called: str | None = None,
+) -> HeaderLines:
     """Return what goes upstream: the stored headers, and those of the client that may pass.
 
     The stored ones win. `Mcp-Method`, `Mcp-Name` and `Mcp-Param-*` pass only where they were
     checked against the body.
+
+    Args:
+        stored: Credentials and what else always goes there.
+        sent: The client's.
+        is_modern: Whether it speaks the stateless era.
+        session_id: The upstream's own.
+        called: What `Mcp-Name` names upstream, where that is not the client's name for it.
     """
-    headers = stored.copy()
+    lines = [stored.text]
+    names = stored.names
     if "content-type" in sent:
         # Not the client's own words: a charset would make the upstream read another text.
-        headers[CONTENT_TYPE] = "application/json"
+        lines.append(JSON_LINE)
     for name in COMMON_FORWARDED:
         value = sent.get(name)
-        if value is not None and name not in headers:
-            headers[name] = value
+        if value is not None and name not in names:
+            lines.append(f"{name}: {value}\r\n")
+    if session_id is not None:
+        lines.append(f"mcp-session-id: {session_id}\r\n")
     if is_modern:
-        for name in MODERN_FORWARDED:
-            value = sent.get(name)
-            if value is not None:
-                headers[name] = value
-        for other, value in sent.items():
-            if other.startswith("mcp-param-") and other not in headers:
-                headers[other] = value
-    return headers
+        lines += _modern_lines(sent if called is None else {**sent, MCP_NAME: called}, names)
+    return HeaderLines("".join(lines), stored.lines + len(lines) - 1, names)
+
+
+def _modern_lines(sent: Headers, stored: frozenset[str]) -> list[str]:
+    return [
+        f"{name}: {value}\r\n"
+        for name, value in sent.items()
+        if name in MODERN_FORWARDED or (name.startswith("mcp-param-") and name not in stored)
+    ]
 
 
 def returned_headers(answered: Mapping[str, str], *, is_stream: bool) -> list[tuple[bytes, bytes]]:

@@ -23,7 +23,7 @@ from registry.gateway.eras import (
 from registry.gateway.errors import InvalidParams, ToolUnknown, UpstreamAnswered, UpstreamFailed
 from registry.gateway.farewell import Farewell
 from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
-from registry.gateway.headers import MCP_NAME, forwarded_headers
+from registry.gateway.headers import HeaderLines, forwarded_lines, header_lines
 from registry.gateway.listing import CursorError, list_result, page_members, page_result
 from registry.gateway.messages import renamed
 from registry.gateway.offering import PAGE_KINDS, SingleOffering
@@ -133,12 +133,13 @@ class PassThrough:
 
         Nothing has to be known of the answer, so it passes as it is.
         """
-        headers = await self._headers_for(exchange, owned.route, user)
         body: bytes | bytearray = envelope.raw
         member = NAME_BEARING_METHODS.get(envelope.method)
+        called = None
         if member is not None and envelope.params[member] != owned.key:
             body = renamed(envelope, member, owned.key)
-            headers[MCP_NAME] = encode_header_value(owned.key)
+            called = encode_header_value(owned.key)
+        headers = await self._headers_for(exchange, owned.route, user, called=called)
         await self._forwarder.exchange(
             "POST",
             owned.route,
@@ -197,9 +198,7 @@ class PassThrough:
         session_id: str | None,
         raw: bytes | bytearray,
     ) -> None:
-        headers = await self._headers_for(exchange, route, user)
-        if session_id is not None:
-            headers["Mcp-Session-Id"] = session_id
+        headers = await self._headers_for(exchange, route, user, session_id=session_id)
         if not exchange.is_modern:
             exchange.client.seal = self._resealing(exchange, route, user, session_id)
         http_method = exchange.scope["method"]
@@ -239,11 +238,26 @@ class PassThrough:
         return seal
 
     async def _headers_for(
-        self, exchange: Exchange, route: Route, user: UserContext
-    ) -> CIMultiDict[str]:
-        stored = await self.credentials_of(route, user)
+        self,
+        exchange: Exchange,
+        route: Route,
+        user: UserContext,
+        *,
+        session_id: str | None = None,
+        called: str | None = None,
+    ) -> HeaderLines:
+        if route.per_user or route.credential_problem is not None:
+            stored = header_lines(await self.credentials_of(route, user))
+        else:
+            stored = route.lines
         self._recorder.forwarding(exchange)
-        return forwarded_headers(stored, exchange.headers, is_modern=exchange.is_modern)
+        return forwarded_lines(
+            stored,
+            exchange.headers,
+            is_modern=exchange.is_modern,
+            session_id=session_id,
+            called=called,
+        )
 
 
 def _listed(exchange: Exchange, envelope: Envelope, route: Route) -> bytes | None:

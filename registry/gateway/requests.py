@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from registry.auth.identity import UserContext
+from registry.core.asgi import given_body
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import BodyTooLarge, BodyTooSlow, NotAcceptable, NotJson, Outcome
 from registry.gateway.farewell import Farewell
@@ -126,15 +127,15 @@ class Exchange:
         self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
         """Send a whole JSON answer."""
-        await self.client.start(
+        await self.client.answer(
             status,
             [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
                 *headers,
             ],
+            body,
         )
-        await self.client.send({"type": "http.response.body", "body": body})
 
     async def answer_empty(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send an answer without a body."""
@@ -154,6 +155,13 @@ class Exchange:
         declared = self.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > max_body_bytes:
             raise BodyTooLarge(max_body_bytes)
+        whole = given_body(self.scope)
+        if whole is not None:
+            # It came with its head, so there is nothing to wait for.
+            if len(whole) > max_body_bytes:
+                raise BodyTooLarge(max_body_bytes)
+            self.request_bytes = len(whole)
+            return whole
         try:
             with CallWatch(patience, None, max_seconds):
                 body = await self._read(max_body_bytes)

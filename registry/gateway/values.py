@@ -11,6 +11,7 @@ from yarl import URL
 
 from registry.access.policy import ServerFacts, ServerScope
 from registry.core.json import JsonObject, members
+from registry.gateway.headers import HeaderLines, header_lines
 from registry.gateway.listing import ToolPages, build_pages
 from registry.servers.values import Era, Transport
 
@@ -90,6 +91,7 @@ class Route:
         facts: What the access decision is made on.
         protocol_version: The version discovery negotiated first; None when unknown.
         headers: Sent upstream with every request, credentials included.
+        lines: The same as they are sent.
         credential_problem: Why the stored credentials cannot be used; calls answer it.
         per_user: Whether `RouteTable.user_headers` supplies the credentials of each caller.
         idle_timeout_seconds: Longest silence of the upstream within one answer.
@@ -115,6 +117,7 @@ class Route:
     eras: frozenset[Era]
     protocol_version: str | None
     headers: CIMultiDict[str] = field(repr=False)
+    lines: HeaderLines = field(init=False, repr=False, compare=False)
     credential_problem: str | None
     per_user: bool
     idle_timeout_seconds: float
@@ -128,6 +131,10 @@ class Route:
     resources: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     templates: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     features_known: bool = False
+
+    def __post_init__(self) -> None:
+        """Write the headers down as they are sent."""
+        object.__setattr__(self, "lines", header_lines(self.headers))
 
 
 def may_tell_of_resources(route: Route) -> bool:

@@ -20,6 +20,7 @@ from aiohttp.connector import BaseConnector
 from cachetools import LRUCache
 from yarl import URL
 
+from registry.gateway.headers import HeaderLines, header_lines
 from registry.gateway.patience import Patience
 from registry.upstream.connection import Body, UpstreamConnection
 from registry.upstream.pool import KEEP_ALIVE_SECONDS
@@ -157,7 +158,7 @@ class Wire:
         self,
         method: str,
         url: URL,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | HeaderLines,
         body: bytes | bytearray,
         *,
         timeout: ClientTimeout,  # noqa: ASYNC109 - carries the pool's own waits, not ours
@@ -182,7 +183,8 @@ class Wire:
         """
         target = self._target(url)
         length = len(body) if body or method == "POST" else None
-        head = request_head(method, target.line, headers, length)
+        lines = headers if isinstance(headers, HeaderLines) else header_lines(headers)
+        head = request_head(method, target.line, lines, length)
         connection = self._take(target.idle)
         if connection is None:
             connection = await self._connect(target, timeout)
@@ -289,9 +291,7 @@ class Wire:
         return found
 
 
-def request_head(
-    method: str, target: str, headers: Mapping[str, str], length: int | None
-) -> bytes:
+def request_head(method: str, target: str, headers: HeaderLines, length: int | None) -> bytes:
     """Return the head of a request.
 
     Args:
@@ -303,11 +303,13 @@ def request_head(
     Raises:
         ValueError: A header holds a line break or NUL, which would make it several.
     """
-    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    if length is not None:
-        lines.append(f"Content-Length: {length}\r\n")
-    head = f"{method} {target}{''.join(lines)}\r\n"
-    breaks = len(lines) + 3
+    text, breaks, _ = headers
+    if length is None:
+        head = f"{method} {target}{text}\r\n"
+        breaks += 3
+    else:
+        head = f"{method} {target}{text}Content-Length: {length}\r\n\r\n"
+        breaks += 4
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise ValueError("A header holds a control character.")
     return head.encode()

@@ -27,6 +27,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from registry.core.asgi import give_body
 from registry.web.cycle import Cycle
 
 log = structlog.get_logger()
@@ -351,6 +352,14 @@ class JoiningProtocol(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    @override
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete and len(cycle.body) <= MAX_JOINED_BYTES:
+            scope: Any = cycle.scope
+            give_body(scope, bytes(cycle.body))
 
     @override
     def on_response_complete(self) -> None:

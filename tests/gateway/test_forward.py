@@ -523,11 +523,10 @@ async def test_calls_are_never_sent_twice(gateway: Gateway, upstream: ScriptedUp
 
 @pytest.mark.requirement("R-231")
 async def test_calls_one_after_another_share_a_connection(start_gateway: StartGateway) -> None:
-    connections = 0
+    connections: list[asyncio.StreamWriter] = []
 
     async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
+        connections.append(writer)
         while sent := await reader.readuntil(b"\r\n\r\n"):
             length = int(sent.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
             await reader.readexactly(length)
@@ -540,9 +539,12 @@ async def test_calls_one_after_another_share_a_connection(start_gateway: StartGa
         gateway = await start_gateway(make_route(f"http://127.0.0.1:{port}/"))
 
         answers = [await gateway.call() for _ in range(3)]
+        for connection in connections:
+            connection.close()
+            await connection.wait_closed()
 
     assert [answer.content for answer in answers] == [b"{}"] * 3
-    assert connections == 1
+    assert len(connections) == 1
 
 
 async def test_an_answer_that_nobody_asked_for_reaches_nobody(

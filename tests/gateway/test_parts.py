@@ -5,7 +5,7 @@ from multidict import CIMultiDict
 
 from registry.access.policy import ServerFacts, ServerScope
 from registry.gateway.errors import HeaderMismatch, HostNotAllowed, OriginNotAllowed
-from registry.gateway.headers import forwarded_headers, read_headers
+from registry.gateway.headers import forwarded_lines, header_lines, read_headers
 from registry.gateway.hosts import HostGuard
 from registry.gateway.listing import CursorError, build_pages, page_members
 from registry.gateway.values import tool_entry, upstream_headers
@@ -101,9 +101,10 @@ def test_stored_headers_win_over_the_clients() -> None:
     stored = CIMultiDict({"Traceparent": "ours", "Mcp-Param-Key": "ours"})
     sent = {"traceparent": "theirs", "mcp-param-key": "theirs", "accept": "*/*"}
 
-    headers = forwarded_headers(stored, sent, is_modern=True)
+    lines = forwarded_lines(header_lines(stored), sent, is_modern=True)
 
-    assert dict(headers) == {"Traceparent": "ours", "Mcp-Param-Key": "ours", "accept": "*/*"}
+    assert lines.text == "Traceparent: ours\r\nMcp-Param-Key: ours\r\naccept: */*\r\n"
+    assert lines.lines == 3
 
 
 def test_stored_headers_cannot_replace_those_of_the_protocol() -> None:
@@ -121,11 +122,11 @@ def test_stored_headers_cannot_replace_those_of_the_protocol() -> None:
 @pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "a\rb", "a\0b"])
 def test_a_header_cannot_become_two(value: str) -> None:
     with pytest.raises(ValueError, match="control character"):
-        request_head("POST", "/ HTTP/1.1\r\nHost: h\r\n", {"X-Key": value}, 0)
+        request_head("POST", "/ HTTP/1.1\r\nHost: h\r\n", header_lines({"X-Key": value}), 0)
 
 
 def test_a_request_head_is_complete() -> None:
-    head = request_head("POST", "/m HTTP/1.1\r\nHost: h\r\n", {"X-Key": "k"}, 12)
+    head = request_head("POST", "/m HTTP/1.1\r\nHost: h\r\n", header_lines({"X-Key": "k"}), 12)
 
     assert head == b"POST /m HTTP/1.1\r\nHost: h\r\nX-Key: k\r\nContent-Length: 12\r\n\r\n"
 

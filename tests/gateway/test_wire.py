@@ -6,24 +6,21 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import ClientTimeout
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from yarl import URL
 
-from registry.gateway.patience import Patience
-from registry.gateway.wire import Wire
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import GuardedConnector, create_upstream_session
+from tests.fakes.wires import TIMEOUT, wire_over
 
-TIMEOUT = ClientTimeout(connect=5, sock_connect=5, sock_read=5)
 ANSWER = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -32,14 +29,6 @@ def pool() -> aiohttp.ClientSession:
     return create_upstream_session(
         UrlGuard(["127.0.0.0/8"]), connect_timeout_seconds=5, idle_timeout_seconds=5
     )
-
-
-@asynccontextmanager
-async def wire_over(session: aiohttp.ClientSession) -> AsyncIterator[Wire]:
-    """Give what sends over connections that *session* makes."""
-    wire = Wire(session, Patience())
-    yield wire
-    wire.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,15 @@
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import BlockedAddressError, create_upstream_session
 from tests.fakes.plain_upstream import plain_upstream
+from tests.fakes.wires import TIMEOUT, wire_over
 
-CALL = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+CALL = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+JSON = {"Content-Type": "application/json"}
 
 
 def pool(*networks: str) -> aiohttp.ClientSession:
@@ -22,10 +25,10 @@ def pool(*networks: str) -> aiohttp.ClientSession:
 async def test_an_address_that_is_not_allowed_gets_no_connection(
     host: str,
 ) -> None:
-    async with plain_upstream() as upstream, pool() as session:
-        url = upstream.url.replace("127.0.0.1", host)
+    async with plain_upstream() as upstream, pool() as session, wire_over(session) as wire:
+        url = URL(upstream.url.replace("127.0.0.1", host))
         with pytest.raises((aiohttp.ClientConnectorError, BlockedAddressError)):
-            await session.post(url, json=CALL)
+            await wire.request("POST", url, JSON, CALL, timeout=TIMEOUT)
 
     assert upstream.seen == []
 
@@ -34,9 +37,11 @@ async def test_an_allowed_address_is_reached_without_headers_of_our_own() -> Non
     async with (
         plain_upstream() as upstream,
         pool("127.0.0.0/8") as session,
-        session.post(upstream.url, json=CALL) as answer,
+        wire_over(session) as wire,
     ):
+        answer = await wire.request("POST", URL(upstream.url), JSON, CALL, timeout=TIMEOUT)
         status = answer.status
+        answer.close()
 
     assert status == 200
     assert "user-agent" not in upstream.seen[0]

@@ -1,0 +1,18 @@
+"""What the server tells the application beyond ASGI."""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+_WHOLE_BODY = "mcp_gateway.body"
+
+
+def give_body(scope: MutableMapping[str, Any], body: bytes) -> None:
+    """Put the whole body of a request beside its head. `receive` has it as well."""
+    # Scopes are copied for requests that are made of others, whose bodies differ.
+    scope[_WHOLE_BODY] = (id(scope), body)
+
+
+def given_body(scope: MutableMapping[str, Any]) -> bytes | None:
+    """Return the whole body of this very request, if it came at once and the server is ours."""
+    given: tuple[int, bytes] | None = scope.get(_WHOLE_BODY)
+    return given[1] if given is not None and given[0] == id(scope) else None
