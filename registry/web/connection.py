@@ -29,11 +29,9 @@ from uvicorn.server import ServerState
 
 from registry.core.asgi import give_body
 from registry.web.cycle import Cycle
+from registry.web.transport import MAX_JOINED_BYTES, JoiningTransport
 
 log = structlog.get_logger()
-
-MAX_JOINED_BYTES = 64 * 1024
-"""More than this is passed on at once, so that the transport's own limits can pause the writer."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """Longest head that is waited for in pieces; clients and proxies send 8 to 32 KB at most."""
@@ -144,80 +142,6 @@ class OpenConnections:
                 connection.timeout_keep_alive_handler()
 
 
-class JoiningTransport(asyncio.Transport):
-    """Collects what is written until the loop's next turn, and writes it in one piece."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__()
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._pending: list[bytes | bytearray | memoryview] = []
-        self._pending_bytes = 0
-
-    @override
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._pending:
-            self._loop.call_soon(self.flush)
-        self._pending.append(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes > MAX_JOINED_BYTES:
-            self.flush()
-
-    def write_whole(self, head: bytes, body: bytes | bytearray) -> None:
-        """Write an answer after which nothing comes for now."""
-        self._pending += (head, body)
-        self._pending_bytes += len(head) + len(body)
-        self.flush()
-
-    def flush(self) -> None:
-        """Write now what was collected."""
-        if not self._pending:
-            return
-        if self._pending_bytes > MAX_JOINED_BYTES:
-            # Joined, a long answer would be in memory twice.
-            pending, self._pending = self._pending, []
-            self._pending_bytes = 0
-            self._transport.writelines(pending)
-            return
-        joined = b"".join(self._pending)
-        self._pending.clear()
-        self._pending_bytes = 0
-        self._transport.write(joined)
-
-    @override
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    @override
-    def abort(self) -> None:
-        self._transport.abort()
-
-    @override
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    @override
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
-
-    @override
-    def get_write_buffer_size(self) -> int:
-        return self._pending_bytes + self._transport.get_write_buffer_size()
-
-    @override
-    def pause_reading(self) -> None:
-        self._transport.pause_reading()
-
-    @override
-    def resume_reading(self) -> None:
-        self._transport.resume_reading()
-
-    @override
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._transport.set_protocol(protocol)
-
-
 class JoiningProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 over a `JoiningTransport`, within limits.
 
@@ -226,7 +150,6 @@ class JoiningProtocol(HttpToolsProtocol):
         open_connections: All those of this process.
 
     Attributes:
-        joining: What answers are written to.
         idle_since: Which sweep came before the last answer, while nothing was asked since.
     """
 
@@ -264,8 +187,8 @@ class JoiningProtocol(HttpToolsProtocol):
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        self.joining = JoiningTransport(transport)
-        super().connection_made(self.joining)
+        self._joining = JoiningTransport(transport)
+        super().connection_made(self._joining)
         if not self._open_connections.add(self):
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -344,6 +267,7 @@ class JoiningProtocol(HttpToolsProtocol):
         former = self.cycle
         cycle = self.cycle = Cycle(
             self,
+            self._joining,
             keep_alive=http_version != "1.0" and parser.should_keep_alive(),
             expect_100_continue=self.expect_100_continue,
         )

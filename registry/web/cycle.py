@@ -7,13 +7,17 @@ and all values at once. Everything else goes uvicorn's way.
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HEADER_RE, STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
-if TYPE_CHECKING:
-    from registry.web.connection import JoiningProtocol, JoiningTransport
+from registry.web.transport import JoiningTransport
 
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """What no value may hold; as uvicorn has it."""
@@ -33,11 +37,16 @@ class Cycle(RequestResponseCycle):
     """A request and its answer."""
 
     def __init__(
-        self, protocol: "JoiningProtocol", *, keep_alive: bool, expect_100_continue: bool
+        self,
+        protocol: HttpToolsProtocol,
+        transport: JoiningTransport,
+        *,
+        keep_alive: bool,
+        expect_100_continue: bool,
     ) -> None:
         # In place of the base class's, which takes all this as arguments.
         self.scope = protocol.scope
-        self.transport: JoiningTransport = protocol.joining
+        self.transport: JoiningTransport = transport
         self.flow = protocol.flow
         self.logger = protocol.logger
         self.access_logger = protocol.access_logger
