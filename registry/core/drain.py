@@ -63,3 +63,5 @@ class Drain:
             return instead
         finally:
             self._interruptible.discard(task)
+            # The task keeps the cancellation, that this frame, and the frame would keep the task.
+            del task

@@ -7,7 +7,7 @@ ASGI tells of a disconnect through `receive()` only, which takes a task to wait 
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from starlette.types import Receive
 
@@ -60,6 +60,7 @@ class CallWatch:
         self._total_seconds = total_seconds
         self._until = until
         self._reason: Exception | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._watchers: tuple[asyncio.Task[None], ...] = ()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -79,9 +80,17 @@ class CallWatch:
             self._timer.cancel()
         for watcher in self._watchers:
             watcher.cancel()
-        if self._reason is not None and kind is asyncio.CancelledError and self._task is not None:
-            self._task.uncancel()
-            raise self._reason from None
+        task, reason = self._task, self._reason
+        # Errors hold the frames that they passed through, and those hold this: what it keeps of
+        # them would be left to the garbage collector.
+        self._task = self._reason = None
+        self._watchers = ()
+        try:
+            if reason is not None and kind is asyncio.CancelledError and task is not None:
+                task.uncancel()
+                raise reason from None
+        finally:
+            del reason, error
 
     def late(self) -> None:
         """Start to watch; see `Patience`."""

@@ -1,0 +1,90 @@
+"""What a request leaves behind goes when it ends: nothing waits for the garbage collector."""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from registry.core.clock import SystemClock
+from registry.gateway.envelope import Envelope
+from registry.gateway.forward import Client
+from registry.gateway.gates import Turn
+from registry.gateway.requests import Exchange
+from registry.gateway.watch import CallWatch, ClientGone
+from registry.gateway.wire import UpstreamAnswer
+from registry.web.cycle import Cycle
+from tests.gateway.conftest import Gateway, head, request
+from tests.gateway.fakes import Request, ScriptedUpstream
+
+ROUNDS = 3
+OF_REQUESTS = {CallWatch, Client, ClientGone, Cycle, Envelope, Exchange, Turn, UpstreamAnswer}
+"""Made for each request."""
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Keep the collector from running by itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def left_over() -> set[str]:
+    """Return which of what requests are made of only the collector can free."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        types = {type(item) for item in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    return {kind.__name__ for kind in types & OF_REQUESTS}
+
+
+async def settled(gateway: Gateway) -> None:
+    async with asyncio.timeout(5):
+        while gateway.in_flight:
+            await SystemClock().sleep(0.01)
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_calls_leave_nothing(gateway: Gateway) -> None:
+    for _ in range(ROUNDS):
+        await gateway.call()
+        await gateway.call("unheard-of")
+        await gateway.post(request("tools/list"))
+        await gateway.post(b"no message")
+    await settled(gateway)
+
+    assert left_over() == set()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_client_that_leaves_leaves_nothing(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async def never_end(received: Request) -> None:
+        await received.start(content_type="text/event-stream")
+        await received.chunk(b": hello\n\n")
+        await received.wait_for_disconnect()
+
+    upstream.behaviour = never_end
+    for path in ("/mcp/demo", "/mcp"):
+        for _ in range(ROUNDS):
+            headers = head()
+            if path == "/mcp":
+                hello = {"protocolVersion": "2025-06-18", "capabilities": {}}
+                begun = await gateway.post(request("initialize", hello), slug="")
+                headers["mcp-session-id"] = begun.headers["mcp-session-id"]
+            async with (
+                asyncio.timeout(5),
+                gateway.http.stream("GET", path, headers=headers) as got,
+            ):
+                assert got.status_code == 200
+                if path != "/mcp":
+                    await anext(got.aiter_raw())
+    await settled(gateway)
+
+    assert left_over() == set()
