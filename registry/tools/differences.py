@@ -1,0 +1,303 @@
+"""What changed between two definitions of a tool, and how much it matters. Pure.
+
+A tool's definition is read by models: every text in it can steer them, and every argument can
+carry data away. So what adds to either is risky, whatever the schema's own logic says of it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import islice
+
+from pydantic import JsonValue
+
+from registry.core.json import JsonObject, members
+
+MOST_CHANGES = 200
+SHOWN_CHARACTERS = 400
+"""Of a value in a change; the versions have them whole."""
+
+
+class Weight(IntEnum):
+    """How much a change matters; of several, the greatest counts."""
+
+    COSMETIC = 0
+    WIDENING = 1
+    NARROWING = 2
+    RISKY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change.
+
+    Attributes:
+        path: JSON Pointer into the definition.
+        told: What it is, in a few words.
+        before: JSON text of the value, cut; None where there was none.
+        after: Likewise.
+    """
+
+    weight: Weight
+    path: str
+    told: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """All changes, the weightiest first."""
+
+    changes: tuple[Change, ...]
+
+    @property
+    def weight(self) -> Weight:
+        """Return how much it matters."""
+        return max((change.weight for change in self.changes), default=Weight.COSMETIC)
+
+
+SAFER = {
+    "readOnlyHint": True,
+    "destructiveHint": False,
+    "idempotentHint": True,
+    "openWorldHint": False,
+}
+"""Annotations, and the value that promises more."""
+
+LOOSER: Mapping[str, Callable[[float, float], bool]] = {
+    name: (lambda before, after: after > before)
+    for name in ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
+} | {
+    name: (lambda before, after: after < before)
+    for name in ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
+}
+"""Bounds, and whether the second allows more."""
+
+MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+SCHEMAS = frozenset(
+    {"items", "additionalItems", "contains", "not", "if", "then", "else", "propertyNames"}
+)
+_ABSENT = object()
+
+
+def difference(before: JsonObject, after: JsonObject) -> Difference:
+    """Return what changed from one definition of a tool to the next."""
+    found = list(islice(_changes(before, after), MOST_CHANGES))
+    if _turns_truth_into_number(before, after):
+        told = "true or false became a number, or the reverse"
+        found.append(Change(Weight.RISKY, "", told, None, None))
+    found.sort(key=lambda change: (-change.weight, change.path))
+    return Difference(tuple(found))
+
+
+def _changes(before: JsonObject, after: JsonObject) -> Iterator[Change]:
+    for name in ("description", "title"):
+        if before.get(name) != after.get(name):
+            yield _change(Weight.RISKY, f"/{name}", f"{name} changed", before, after, name)
+    yield from _annotations(members(before.get("annotations")), members(after.get("annotations")))
+    yield from _schema(before.get("inputSchema"), after.get("inputSchema"), "/inputSchema")
+    if before.get("outputSchema") != after.get("outputSchema"):
+        told = "output changed"
+        yield _change(Weight.RISKY, "/outputSchema", told, before, after, "outputSchema")
+    known = {"name", "description", "title", "annotations", "inputSchema", "outputSchema"}
+    for name in sorted((before.keys() | after.keys()) - known):
+        if before.get(name, _ABSENT) != after.get(name, _ABSENT):
+            told = f"{name} changed"
+            yield _change(Weight.COSMETIC, _join("", name), told, before, after, name)
+
+
+def _annotations(before: JsonObject, after: JsonObject) -> Iterator[Change]:
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name, _ABSENT) == after.get(name, _ABSENT):
+            continue
+        weight, told = Weight.COSMETIC, f"annotation {name} changed"
+        if name in SAFER:
+            promises_more = after.get(name) is SAFER[name]
+            weight = Weight.NARROWING if promises_more else Weight.RISKY
+            told = f"annotation {name} {'promises more' if promises_more else 'weakened'}"
+        elif name == "title":
+            weight, told = Weight.RISKY, "title changed"
+        yield _change(weight, _join("/annotations", name), told, before, after, name)
+
+
+def _schema(before: JsonValue, after: JsonValue, path: str) -> Iterator[Change]:
+    if before == after:
+        return
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        yield _either(before, after, path)
+        return
+    yield from _required(before, after, path)
+    for name in sorted((before.keys() | after.keys()) - {"required"}):
+        first, second = before.get(name, _ABSENT), after.get(name, _ABSENT)
+        if first == second:
+            continue
+        place = _join(path, name)
+        if name in MAPS and before.get(name, {}) == after.get(name, {}):
+            told = f"{name} left out or empty"
+            yield _change(Weight.COSMETIC, place, told, before, after, name)
+        elif name in MAPS and _are_maps(before.get(name, {}), after.get(name, {})):
+            yield from _map(members(before.get(name)), members(after.get(name)), place, name)
+        elif name in SCHEMAS and first is not _ABSENT and second is not _ABSENT:
+            yield from _schema(before[name], after[name], place)
+        else:
+            weight, told = _keyword(name, before.get(name), after.get(name))
+            yield _change(weight, place, told, before, after, name)
+
+
+def _turns_truth_into_number(before: JsonValue, after: JsonValue) -> bool:
+    """Whether there are two values that Python takes for the same and JSON does not."""
+    pairs = [(before, after)]
+    while pairs:
+        first, second = pairs.pop()
+        if isinstance(first, dict) and isinstance(second, dict):
+            pairs += [(first[name], second[name]) for name in first.keys() & second.keys()]
+        elif isinstance(first, list) and isinstance(second, list):
+            pairs += zip(first, second, strict=False)
+        elif isinstance(first, bool) is not isinstance(second, bool) and first == second:
+            return True
+    return False
+
+
+def _either(before: JsonValue, after: JsonValue, path: str) -> Change:
+    """Return the change where one of two schemas is `true`, `false`, or no schema at all."""
+    if before is True or after is False:
+        weight, told = Weight.NARROWING, "allows less"
+    elif before is False or after is True:
+        weight, told = Weight.WIDENING, "allows more"
+    else:
+        weight, told = Weight.RISKY, "changed"
+    return Change(weight, path, told, _shown(before), _shown(after))
+
+
+def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[Change]:
+    first, second = _names(before.get("required")), _names(after.get("required"))
+    place = _join(path, "required")
+    for name in sorted(second - first):
+        yield Change(Weight.RISKY, place, f"argument {name} made required", None, _shown(name))
+    for name in sorted(first - second):
+        told = f"argument {name} made optional"
+        yield Change(Weight.WIDENING, place, told, _shown(name), None)
+    if first == second and before.get("required", _ABSENT) != after.get("required", _ABSENT):
+        is_the_same = (_values(before.get("required")) or ()) == (
+            _values(after.get("required")) or ()
+        )
+        weight = Weight.COSMETIC if is_the_same else Weight.RISKY
+        yield _change(weight, place, "required changed", before, after, "required")
+
+
+def _are_maps(*values: JsonValue) -> bool:
+    return all(isinstance(value, dict) for value in values)
+
+
+def _map(before: JsonObject, after: JsonObject, path: str, kind: str) -> Iterator[Change]:
+    what = "argument" if kind == "properties" else "schema"
+    for name in sorted(before.keys() | after.keys()):
+        place = _join(path, name)
+        if name not in before:
+            told = f"{what} {name} added"
+            yield Change(Weight.RISKY, place, told, None, _shown(after[name]))
+        elif name not in after:
+            told = f"{what} {name} removed"
+            yield Change(Weight.NARROWING, place, told, _shown(before[name]), None)
+        else:
+            yield from _schema(before[name], after[name], place)
+
+
+def _keyword(name: str, before: JsonValue, after: JsonValue) -> tuple[Weight, str]:
+    told = f"{name} changed"
+    if name in LOOSER:
+        return _bound(name, before, after), told
+    weigh = WEIGHED.get(name)
+    return (Weight.RISKY if weigh is None else weigh(before, after)), told
+
+
+def _constraint(before: JsonValue, after: JsonValue) -> Weight:
+    """Weigh a keyword that allows less by being there, and other things by another value."""
+    if before is not None and after is not None:
+        return Weight.RISKY
+    return Weight.NARROWING if before is None else Weight.WIDENING
+
+
+def _bound(name: str, before: JsonValue, after: JsonValue) -> Weight:
+    if not _is_number(before) or not _is_number(after):
+        return Weight.NARROWING if before is None else Weight.WIDENING
+    is_looser = LOOSER[name](float(str(before)), float(str(after)))
+    return Weight.WIDENING if is_looser else Weight.NARROWING
+
+
+def _more_or_less(before: frozenset[str] | None, after: frozenset[str] | None) -> Weight:
+    """Weigh two sets of what is allowed; None allows everything."""
+    if before is None or after is None:
+        return Weight.NARROWING if before is None else Weight.WIDENING
+    if before <= after:
+        return Weight.WIDENING
+    return Weight.NARROWING if after <= before else Weight.RISKY
+
+
+def _types(value: JsonValue) -> frozenset[str] | None:
+    if value is None:
+        return None
+    names = value if isinstance(value, list) else [value]
+    found = frozenset(str(name) for name in names)
+    # Every integer is a number.
+    return found | {"integer"} if "number" in found else found
+
+
+def _values(value: JsonValue) -> frozenset[str] | None:
+    return frozenset(map(_text, value)) if isinstance(value, list) else None
+
+
+def _names(value: JsonValue) -> frozenset[str]:
+    names = value if isinstance(value, list) else []
+    return frozenset(name for name in names if isinstance(name, str))
+
+
+def _or_true(value: JsonValue) -> JsonValue:
+    return True if value is None else value
+
+
+def _is_number(value: JsonValue) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+WEIGHED: Mapping[str, Callable[[JsonValue, JsonValue], Weight]] = {
+    "type": lambda before, after: _more_or_less(_types(before), _types(after)),
+    "additionalProperties": lambda before, after: (
+        _either(_or_true(before), _or_true(after), "").weight
+    ),
+    "uniqueItems": lambda _, after: Weight.NARROWING if after is True else Weight.WIDENING,
+    **dict.fromkeys(
+        ("enum", "anyOf", "oneOf"),
+        lambda before, after: _more_or_less(_values(before), _values(after)),
+    ),
+    **dict.fromkeys(("pattern", "format", "const", "multipleOf"), _constraint),
+    **dict.fromkeys(("$schema", "$id", "$anchor"), lambda _, __: Weight.COSMETIC),
+}
+"""Keywords whose values can be weighed. All others are risky: texts that models read, too."""
+
+
+def _change(
+    weight: Weight, path: str, told: str, before: JsonObject, after: JsonObject, name: str
+) -> Change:
+    return Change(
+        weight,
+        path,
+        told,
+        _shown(before[name]) if name in before else None,
+        _shown(after[name]) if name in after else None,
+    )
+
+
+def _shown(value: JsonValue) -> str:
+    text = _text(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def _text(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name.replace('~', '~0').replace('/', '~1')}"

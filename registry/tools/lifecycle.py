@@ -1,0 +1,238 @@
+"""The life of a tool: its states, and what leads from one to another. Pure.
+
+The table is all there is: what it does not name is refused. `docs/tool-lifecycle.md` is written
+from it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from registry.tools.values import ExposureState, RegistrationState
+
+SELECTED, UNSELECTED, STALE = (
+    RegistrationState.SELECTED,
+    RegistrationState.UNSELECTED,
+    RegistrationState.STALE,
+)
+DRAFT, ACTIVE, DISABLED, DELETED = (
+    ExposureState.DRAFT,
+    ExposureState.ACTIVE,
+    ExposureState.DISABLED,
+    ExposureState.DELETED,
+)
+
+State = tuple[RegistrationState, ExposureState]
+
+
+class Event(StrEnum):
+    """What can happen to a tool."""
+
+    SELECT = "select"
+    UNSELECT = "unselect"
+    EXPOSE = "expose"
+    WITHDRAW = "withdraw"
+    DISABLE = "disable"
+    DELETE = "delete"
+    RESTORE = "restore"
+    BLOCK = "block"
+    RELEASE = "release"
+    VANISH = "vanish"
+    RETURN = "return"
+    RETURN_CHANGED = "return_changed"
+
+
+class Actor(StrEnum):
+    """Who brings an event about."""
+
+    OPERATOR = "operator"
+    POLICY = "policy"
+    SYNC = "sync"
+
+
+MEANINGS: Mapping[Event, tuple[Actor, str]] = {
+    Event.SELECT: (Actor.OPERATOR, "choose it; a draft is exposed with that"),
+    Event.UNSELECT: (Actor.OPERATOR, "choose it no longer"),
+    Event.EXPOSE: (Actor.OPERATOR, "serve it"),
+    Event.WITHDRAW: (Actor.OPERATOR, "serve it no longer, and keep it chosen"),
+    Event.DISABLE: (Actor.OPERATOR, "switch it off, whatever becomes of it"),
+    Event.DELETE: (Actor.OPERATOR, "remove it from sight; its history stays"),
+    Event.RESTORE: (Actor.OPERATOR, "bring a deleted one back, for review"),
+    Event.BLOCK: (Actor.POLICY, "its definition changed, and the owner's policy is `block`"),
+    Event.RELEASE: (Actor.POLICY, "that change was decided on"),
+    Event.VANISH: (Actor.SYNC, "the upstream offers it no longer"),
+    Event.RETURN: (Actor.SYNC, "the upstream offers it again, and may be trusted with it"),
+    Event.RETURN_CHANGED: (
+        Actor.SYNC,
+        "the upstream offers it again, with another definition that nobody reviewed",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One row of the table."""
+
+    before: State
+    event: Event
+    after: State
+
+
+def _rows(event: Event, *pairs: tuple[State, State]) -> list[Transition]:
+    return [Transition(before, event, after) for before, after in pairs]
+
+
+def _unchanged(event: Event, *states: State) -> list[Transition]:
+    return [Transition(state, event, state) for state in states]
+
+
+TABLE: tuple[Transition, ...] = (
+    *_rows(
+        Event.SELECT,
+        ((UNSELECTED, DRAFT), (SELECTED, ACTIVE)),
+        ((UNSELECTED, DISABLED), (SELECTED, DISABLED)),
+    ),
+    *_unchanged(Event.SELECT, (SELECTED, DRAFT), (SELECTED, ACTIVE), (SELECTED, DISABLED)),
+    *_rows(
+        Event.UNSELECT,
+        ((SELECTED, DRAFT), (UNSELECTED, DRAFT)),
+        ((SELECTED, ACTIVE), (UNSELECTED, DRAFT)),
+        ((SELECTED, DISABLED), (UNSELECTED, DISABLED)),
+        ((STALE, ACTIVE), (STALE, DRAFT)),
+    ),
+    *_unchanged(
+        Event.UNSELECT,
+        (UNSELECTED, DRAFT),
+        (UNSELECTED, DISABLED),
+        (STALE, DRAFT),
+        (STALE, DISABLED),
+    ),
+    *_rows(
+        Event.EXPOSE,
+        ((SELECTED, DRAFT), (SELECTED, ACTIVE)),
+        ((SELECTED, DISABLED), (SELECTED, ACTIVE)),
+    ),
+    *_unchanged(Event.EXPOSE, (SELECTED, ACTIVE)),
+    *_rows(
+        Event.WITHDRAW,
+        ((SELECTED, ACTIVE), (SELECTED, DRAFT)),
+        ((SELECTED, DISABLED), (SELECTED, DRAFT)),
+        ((UNSELECTED, DISABLED), (UNSELECTED, DRAFT)),
+        ((STALE, ACTIVE), (STALE, DRAFT)),
+        ((STALE, DISABLED), (STALE, DRAFT)),
+    ),
+    *_unchanged(Event.WITHDRAW, (SELECTED, DRAFT), (UNSELECTED, DRAFT), (STALE, DRAFT)),
+    *_rows(
+        Event.DISABLE,
+        ((SELECTED, DRAFT), (SELECTED, DISABLED)),
+        ((SELECTED, ACTIVE), (SELECTED, DISABLED)),
+        ((UNSELECTED, DRAFT), (UNSELECTED, DISABLED)),
+        ((STALE, DRAFT), (STALE, DISABLED)),
+        ((STALE, ACTIVE), (STALE, DISABLED)),
+    ),
+    *_unchanged(Event.DISABLE, (SELECTED, DISABLED), (UNSELECTED, DISABLED), (STALE, DISABLED)),
+    *_rows(
+        Event.DELETE,
+        ((SELECTED, DRAFT), (UNSELECTED, DELETED)),
+        ((SELECTED, ACTIVE), (UNSELECTED, DELETED)),
+        ((SELECTED, DISABLED), (UNSELECTED, DELETED)),
+        ((UNSELECTED, DRAFT), (UNSELECTED, DELETED)),
+        ((UNSELECTED, DISABLED), (UNSELECTED, DELETED)),
+        ((STALE, DRAFT), (STALE, DELETED)),
+        ((STALE, ACTIVE), (STALE, DELETED)),
+        ((STALE, DISABLED), (STALE, DELETED)),
+    ),
+    *_unchanged(Event.DELETE, (UNSELECTED, DELETED), (STALE, DELETED)),
+    *_rows(
+        Event.RESTORE,
+        ((UNSELECTED, DELETED), (UNSELECTED, DRAFT)),
+        ((STALE, DELETED), (STALE, DRAFT)),
+    ),
+    *_rows(Event.BLOCK, ((SELECTED, ACTIVE), (SELECTED, DISABLED))),
+    *_rows(Event.RELEASE, ((SELECTED, DISABLED), (SELECTED, ACTIVE))),
+    *_rows(
+        Event.VANISH,
+        ((SELECTED, DRAFT), (STALE, DRAFT)),
+        ((SELECTED, ACTIVE), (STALE, ACTIVE)),
+        ((SELECTED, DISABLED), (STALE, DISABLED)),
+        ((UNSELECTED, DRAFT), (STALE, DRAFT)),
+        ((UNSELECTED, DISABLED), (STALE, DISABLED)),
+        ((UNSELECTED, DELETED), (STALE, DELETED)),
+    ),
+    *_rows(
+        Event.RETURN,
+        ((STALE, ACTIVE), (SELECTED, ACTIVE)),
+        ((STALE, DRAFT), (UNSELECTED, DRAFT)),
+        ((STALE, DISABLED), (UNSELECTED, DISABLED)),
+        ((STALE, DELETED), (UNSELECTED, DRAFT)),
+    ),
+    *_rows(
+        Event.RETURN_CHANGED,
+        ((STALE, ACTIVE), (UNSELECTED, DRAFT)),
+        ((STALE, DRAFT), (UNSELECTED, DRAFT)),
+        ((STALE, DISABLED), (UNSELECTED, DISABLED)),
+        ((STALE, DELETED), (UNSELECTED, DRAFT)),
+    ),
+)
+
+STATES: tuple[State, ...] = (
+    (UNSELECTED, DRAFT),
+    (UNSELECTED, DISABLED),
+    (UNSELECTED, DELETED),
+    (SELECTED, DRAFT),
+    (SELECTED, ACTIVE),
+    (SELECTED, DISABLED),
+    (STALE, DRAFT),
+    (STALE, ACTIVE),
+    (STALE, DISABLED),
+    (STALE, DELETED),
+)
+"""All that a tool can be in. What is not chosen is never active, and what is chosen never deleted;
+a stale one remembers whether it was served."""
+
+FIRST: frozenset[State] = frozenset({(SELECTED, ACTIVE), (UNSELECTED, DRAFT)})
+"""What a tool is in when it is found."""
+
+EXPOSED: State = (SELECTED, ACTIVE)
+
+_AFTER: Mapping[tuple[State, Event], State] = {(row.before, row.event): row.after for row in TABLE}
+
+
+class ImpossibleEventError(Exception):
+    """A tool in its state cannot have that happen to it. The message says why."""
+
+
+def after(state: State, event: Event) -> State:
+    """Return what *event* makes of a tool in *state*.
+
+    Raises:
+        ImpossibleEventError: The table has no such row.
+    """
+    found = _AFTER.get((state, event))
+    if found is None:
+        raise ImpossibleEventError(_why_not(state, event))
+    return found
+
+
+def after_all(state: State, events: Iterable[Event]) -> State:
+    """Return what several events make of a tool, one after the other.
+
+    Raises:
+        ImpossibleEventError: One of them cannot happen.
+    """
+    for event in events:
+        state = after(state, event)
+    return state
+
+
+def _why_not(state: State, event: Event) -> str:
+    registration, exposure = state
+    if exposure is DELETED:
+        return "The tool is deleted; restore it first."
+    if registration is STALE and event in {Event.SELECT, Event.EXPOSE}:
+        return "The server does not offer the tool any more."
+    if event is Event.EXPOSE:
+        return "The tool is not selected; select it first."
+    if event is Event.RESTORE:
+        return "The tool is not deleted."
+    return f"A tool that is {registration.value} and {exposure.value} cannot {event.value}."
