@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the parts of docs/ that follow from the code: settings.md.
+"""Write the parts of docs/ that follow from the code: settings.md and tool-lifecycle.md.
 
 `make docs` runs it; a test fails while the committed file differs from what it would write.
 """
@@ -19,8 +19,12 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from registry.core.settings import Settings  # noqa: E402 - needs the path above
+from registry.tools.lifecycle import EXPOSED, FIRST, MEANINGS, STATES, TABLE, State  # noqa: E402
 
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
+LIFECYCLE_PAGE = ROOT / "docs" / "tool-lifecycle.md"
+
+LIFECYCLE_TEMPLATE = ROOT / "scripts" / "templates" / "tool-lifecycle.md"
 
 INTRODUCTION = """\
 # Settings
@@ -52,8 +56,44 @@ BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "over"), Le: ("le", "at most"), Lt:
 def main() -> int:
     """Write the pages and return 0."""
     SETTINGS_PAGE.write_text(settings_page(), encoding="utf-8")
-    print(f"wrote {SETTINGS_PAGE}")
+    LIFECYCLE_PAGE.write_text(lifecycle_page(), encoding="utf-8")
+    print(f"wrote {SETTINGS_PAGE} and {LIFECYCLE_PAGE}")
     return 0
+
+
+def lifecycle_page() -> str:
+    """Return the text of docs/tool-lifecycle.md."""
+    states = "".join(
+        f"| `{registration}` | `{exposure}` | {'served' if state == EXPOSED else ''} |\n"
+        for state in STATES
+        for registration, exposure in [state]
+    )
+    events = "".join(
+        f"| `{row.event}` | {MEANINGS[row.event][0]} | {MEANINGS[row.event][1]} "
+        f"| {_named(row.before)} | {_named(row.after)} |\n"
+        for row in TABLE
+        if row.before != row.after
+    )
+    lines = [f"    [*] --> {_node(state)}" for state in sorted(FIRST)]
+    lines += [
+        f"    {_node(row.before)} --> {_node(row.after)}: {row.event}"
+        for row in TABLE
+        if row.before != row.after
+    ]
+    return LIFECYCLE_TEMPLATE.read_text(encoding="utf-8").format(
+        first=" or ".join(_named(state) for state in sorted(FIRST)),
+        states=states,
+        events=events,
+        diagram="".join(f"{line}\n" for line in lines),
+    )
+
+
+def _named(state: State) -> str:
+    return f"`{state[0]}`/`{state[1]}`"
+
+
+def _node(state: State) -> str:
+    return f"{state[0]}_{state[1]}"
 
 
 def settings_page() -> str:

@@ -22,11 +22,17 @@ from packages.models.sessions import (
     RevokedToken,
     TokenFamily,
 )
-from packages.models.tools import MCP_TOOLS_VALIDATOR, RegisteredTool
+from packages.models.tools import (
+    MCP_TOOLS_VALIDATOR,
+    TOOL_VERSIONS_VALIDATOR,
+    RegisteredTool,
+    ToolVersion,
+)
 from packages.models.usage import USAGE_RECORDS_VALIDATOR, UsageLog
 
 OWN_DOCUMENTS = (
     RegisteredTool,
+    ToolVersion,
     ServerFeature,
     AuditLog,
     AuditSeal,
@@ -36,6 +42,7 @@ OWN_DOCUMENTS = (
 )
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
+    ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,

@@ -14,6 +14,12 @@ from pymongo import ASCENDING, IndexModel
 REGISTRATION_STATES = ("selected", "unselected", "stale")
 EXPOSURE_STATES = ("draft", "active", "disabled", "deleted")
 SOURCE_TYPES = ("mcp", "openapi")
+POSSIBLE_STATES = {
+    "selected": ("draft", "active", "disabled"),
+    "unselected": ("draft", "disabled", "deleted"),
+    "stale": EXPOSURE_STATES,
+}
+"""Which goes with which: what is not selected is never active, what is selected never deleted."""
 
 
 class RegisteredTool(Document):
@@ -21,11 +27,22 @@ class RegisteredTool(Document):
 
     Attributes:
         owner_id: The server (`mcpservers`) or API (`raw_apis`) that offers it.
-        definition: JSON text of the whole tool object that is served.
+        display_name: What people call it instead of its `title`.
+        description_override: What people say of it instead of its `description`.
+        definition: JSON text of the whole tool object that was approved, as the upstream sent it.
+        presented: JSON text that clients get instead, where people changed something of it.
         pending_definition: JSON text of a newer definition that waits for review.
         pending_hash: Its discovery_hash.
+        pending_version: Its number in `tool_versions`.
+        discovery_hash: SHA-256 of the canonical JSON of *definition*.
+        seen_hash: That of what the upstream offered last, where it is neither of the two.
         position: Where the upstream listed it when it was first seen; lists keep that order.
-        served_version: Counts up when the served definition changes.
+        served_version: Number of *definition*.
+        versions: How many versions there are.
+        is_withheld: Whether it is disabled because its changed definition was blocked.
+        tool_metadata: What people said of its effects, unknown members included.
+        metadata: What counts, from all sources.
+        metadata_sources: Who says each of these: `manual`, `upstream` or `inferred`.
         sync_error: Why the last sync could not take the upstream's definition, if so.
     """
 
@@ -38,17 +55,25 @@ class RegisteredTool(Document):
     display_name: str | None = None
     title: str | None = None
     description: str | None = None
+    description_override: str | None = None
     definition: str
+    presented: str | None = None
     input_schema: str
     output_schema: str | None = None
     annotations: str | None = None
     pending_definition: str | None = None
     pending_hash: str | None = None
+    pending_version: int | None = None
+    seen_hash: str | None = None
+    is_withheld: bool | None = None
     tool_metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata_sources: dict[str, str] = Field(default_factory=dict)
     registration_state: str
     exposure_state: str
     discovery_hash: str
     served_version: int = 1
+    versions: int = 1
     position: int = 0
     last_discovered_at: datetime
     last_synced_at: datetime
@@ -98,7 +123,98 @@ MCP_TOOLS_VALIDATOR: dict[str, object] = {
             "input_schema": {"bsonType": "string"},
             "registration_state": {"enum": list(REGISTRATION_STATES)},
             "exposure_state": {"enum": list(EXPOSURE_STATES)},
+            "served_version": {"bsonType": ["int", "long"], "minimum": 1},
+            "versions": {"bsonType": ["int", "long"], "minimum": 1},
         },
+        "anyOf": [
+            {
+                "properties": {
+                    "registration_state": {"enum": [registration]},
+                    "exposure_state": {"enum": list(exposures)},
+                }
+            }
+            for registration, exposures in POSSIBLE_STATES.items()
+        ],
     }
 }
 """Enforced by MongoDB itself, so that a raw write of a bad state fails too."""
+
+
+VERSION_STATES = ("served", "pending", "rejected", "superseded")
+VERSION_ORIGINS = ("discovery", "sync")
+
+
+class ToolVersion(Document):
+    """One definition that a tool had, or was offered with.
+
+    A tool that never changed has none: its row says it all. With the first change the definition
+    before it becomes version 1.
+
+    Attributes:
+        version: Counts from 1 for each tool.
+        definition: JSON text of the whole tool object.
+        state: Whether it is served, waits for review, was rejected, or was followed by another.
+        origin: When the upstream offered it: when the tool was found, or at a later sync.
+        weight: Of the gravest change; absent for the first version.
+        changes: What differs from the version that was served when it came: `weight`, `path`
+            (JSON Pointer), `told`, and the values `before` and `after` as JSON text, cut.
+        compared_with: That version.
+        created_by: Who had the server read, `{user_id, username}`; absent for nobody.
+        decided_by: Who accepted or rejected it, or had it served again; absent for nobody.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    tool_id: PydanticObjectId
+    owner_id: PydanticObjectId
+    name: str
+    version: int
+    definition: str
+    discovery_hash: str
+    state: str
+    origin: str
+    weight: str | None = None
+    changes: list[dict[str, Any]] = Field(default_factory=list)
+    compared_with: int | None = None
+    created_at: datetime
+    created_by: dict[str, str] | None = None
+    decided_at: datetime | None = None
+    decided_by: dict[str, str] | None = None
+
+    class Settings:
+        """Where Beanie keeps it."""
+
+        name = "tool_versions"
+        keep_nulls = False
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("tool_id", ASCENDING), ("version", ASCENDING)], unique=True),
+            IndexModel([("owner_id", ASCENDING)]),
+        ]
+
+
+TOOL_VERSIONS_VALIDATOR: dict[str, object] = {
+    "$jsonSchema": {
+        "bsonType": "object",
+        "required": [
+            "tool_id",
+            "owner_id",
+            "name",
+            "version",
+            "definition",
+            "discovery_hash",
+            "state",
+            "origin",
+            "created_at",
+        ],
+        "properties": {
+            "tool_id": {"bsonType": "objectId"},
+            "owner_id": {"bsonType": "objectId"},
+            "name": {"bsonType": "string", "minLength": 1},
+            "version": {"bsonType": ["int", "long"], "minimum": 1},
+            "definition": {"bsonType": "string"},
+            "discovery_hash": {"bsonType": "string"},
+            "state": {"enum": list(VERSION_STATES)},
+            "origin": {"enum": list(VERSION_ORIGINS)},
+        },
+    }
+}

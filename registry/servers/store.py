@@ -37,8 +37,16 @@ from registry.servers.values import Discovered, ServerRecord, ServerStatus
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
 from registry.tools.exposure import AutoExpose, Origin
-from registry.tools.reconcile import Changes, Rules, reconcile
+from registry.tools.reconcile import (
+    Changes,
+    OnChange,
+    Rules,
+    changed_names,
+    default_on_change,
+    reconcile,
+)
 from registry.tools.repository import ToolRepository
+from registry.tools.values import Person
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +144,7 @@ class ServerStore:
             found = listed = None
             if reading.found is not None:
                 found = reconcile(reading.found.snapshot, {}, rules)
-                await self._tools.apply(server_id, found, now, tx)
+                await self._tools.apply(server_id, found, now, tx, reader=_person(user))
                 listed = reconcile_features(reading.found.features, {})
                 await self._features.apply(server_id, listed, now, tx)
                 served = await self._tools.served(server_id, tx)
@@ -195,7 +203,9 @@ class ServerStore:
                 stored = await self._features.stored(server.id, tx)
                 listed = reconcile_features(found.features, stored)
                 await self._features.apply(server.id, listed, now, tx)
-                tools, projected = await self._reconciled(server, found, now, tx, accept=accept)
+                tools, projected = await self._reconciled(
+                    server, found, user, now, tx, accept=accept
+                )
                 writes.update(projected)
             if changes.changes or changes.removed or is_modification(server, writes):
                 writes["updatedAt"] = time_after(server.updated_at, now)
@@ -284,15 +294,19 @@ class ServerStore:
         self,
         server: ServerRecord,
         found: Discovered,
+        user: UserContext,
         now: datetime,
         tx: Transaction,
         *,
         accept: bool,
     ) -> tuple[Changes, Mapping[str, object]]:
         stored = await self._tools.stored(server.id, tx)
-        rules = Rules(_auto_expose(server), _origin(server, stored), accept)
+        stored = await self._tools.with_definitions(
+            server.id, stored, changed_names(found.snapshot, stored), tx
+        )
+        rules = Rules(_auto_expose(server), _origin(server, stored), _on_change(server), accept)
         changes = reconcile(found.snapshot, stored, rules)
-        await self._tools.apply(server.id, changes, now, tx)
+        await self._tools.apply(server.id, changes, now, tx, reader=_person(user))
         served = await self._tools.served(server.id, tx)
         writes = dict(projection_fields(served, server.server_name))
         writes["registry.auto_expose"] = _auto_expose(server).value
@@ -309,6 +323,18 @@ def _auto_expose(server: ServerRecord) -> AutoExpose:
     stored = server.registry.get("auto_expose")
     known = {item.value for item in AutoExpose}
     return AutoExpose(stored) if stored in known else AutoExpose.ALL
+
+
+def _person(user: UserContext) -> Person:
+    return Person(user.user_id, user.username)
+
+
+def _on_change(server: ServerRecord) -> OnChange:
+    stored = server.registry.get("on_change")
+    known = {item.value for item in OnChange}
+    if stored in known:
+        return OnChange(stored)
+    return default_on_change(is_shared=server.effective_scope.is_shared)
 
 
 def _origin(server: ServerRecord, stored: Mapping[str, object]) -> Origin:

@@ -3,10 +3,9 @@
 from enum import StrEnum
 
 from registry.core.json import JsonObject
+from registry.tools.lifecycle import EXPOSED, State
+from registry.tools.metadata import READ_ONLY_PREFIXES
 from registry.tools.values import ExposureState, RegistrationState
-
-READ_ONLY_PREFIXES = ("get_", "list_")
-"""Names that are taken for reading when the upstream does not say."""
 
 
 class AutoExpose(StrEnum):
@@ -25,9 +24,7 @@ class Origin(StrEnum):
     LATER_ON_SHARED = "later_on_shared"
 
 
-State = tuple[RegistrationState, ExposureState]
-
-SERVED: State = (RegistrationState.SELECTED, ExposureState.ACTIVE)
+SERVED: State = EXPOSED
 WAITING: State = (RegistrationState.UNSELECTED, ExposureState.DRAFT)
 
 

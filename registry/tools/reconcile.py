@@ -1,13 +1,25 @@
 """Turn what an upstream offers and what is stored into changes. Pure.
 
 An unchanged upstream changes nothing but timestamps. A tool that is gone becomes stale, never
-deleted; one that comes back is served again only if it was, and its definition is the same.
+deleted; one that comes back is served again only if it was, and its definition is the same or may
+be trusted. A definition that was rejected is not brought up again until it changes once more.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-from registry.tools.exposure import AutoExpose, Origin, first_state, is_served, reads_only
+from registry.core.json import load_text
+from registry.tools.differences import Difference, Weight, difference
+from registry.tools.exposure import (
+    WAITING,
+    AutoExpose,
+    Origin,
+    first_state,
+    is_served,
+    reads_only,
+)
+from registry.tools.lifecycle import Event, State, after
 from registry.tools.values import (
     ExposureState,
     RegistrationState,
@@ -27,20 +39,40 @@ class ToolInsert:
     position: int
 
 
+class OnChange(StrEnum):
+    """What becomes of a changed definition of a tool that is served."""
+
+    ACCEPT = "accept"
+    HOLD = "hold"
+    BLOCK = "block"
+
+
 @dataclass(frozen=True, slots=True)
 class ToolUpdate:
     """A change of a stored tool.
 
     Attributes:
+        tool: As it was.
         serve: The definition to serve from now on, or None to go on with the stored one.
         hold: A newer definition that waits for review, or None.
+        keeps_pending: Whether what waited for review before goes on doing so.
+        withheld: Whether the tool is disabled until somebody decides on the change.
+        difference: Between the definition that was served and the newer one, where there is one.
     """
 
-    name: str
+    tool: StoredTool
     registration_state: RegistrationState
     exposure_state: ExposureState
     serve: ToolDefinition | None = None
     hold: ToolDefinition | None = None
+    keeps_pending: bool = False
+    withheld: bool = False
+    difference: Difference | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the tool's name."""
+        return self.tool.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +89,31 @@ class Rules:
     """How to treat what turns up.
 
     Attributes:
+        on_change: What becomes of changed definitions.
         accept: Serve new and changed tools at once, because somebody just reviewed them.
     """
 
     auto_expose: AutoExpose
     origin: Origin
+    on_change: OnChange = OnChange.HOLD
     accept: bool = False
+
+
+def default_on_change(*, is_shared: bool) -> OnChange:
+    """Return the policy of an owner that names none: many rely on what is shared."""
+    return OnChange.HOLD if is_shared else OnChange.ACCEPT
+
+
+def changed_names(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool]) -> list[str]:
+    """Return the stored tools of which the upstream offers another definition than is served.
+
+    Their definitions must be known to `reconcile`.
+    """
+    return [
+        tool.name
+        for tool in snapshot.tools
+        if (row := stored.get(tool.name)) is not None and row.discovery_hash != tool.discovery_hash
+    ]
 
 
 def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: Rules) -> Changes:
@@ -78,7 +129,8 @@ def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: R
             updates.append(update)
     for name, row in stored.items():
         if name not in offered and row.registration_state is not RegistrationState.STALE:
-            updates.append(ToolUpdate(name, RegistrationState.STALE, row.exposure_state))
+            state = after((row.registration_state, row.exposure_state), Event.VANISH)
+            updates.append(ToolUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld))
     return Changes(
         inserts=tuple(inserts),
         updates=tuple(updates),
@@ -94,30 +146,60 @@ def _insert(tool: ToolDefinition, position: int, rules: Rules) -> ToolInsert:
 
 
 def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolUpdate | None:
-    changed = tool.discovery_hash != row.discovery_hash
-    came_back = row.registration_state is RegistrationState.STALE
-    may_serve = rules.accept or rules.origin is not Origin.LATER_ON_SHARED
-    registration, exposure = row.registration_state, row.exposure_state
-    if came_back:
-        was_served = exposure is ExposureState.ACTIVE
-        trusted = was_served and (may_serve or not changed)
-        registration = RegistrationState.SELECTED if trusted else RegistrationState.UNSELECTED
-        exposure = exposure if trusted else ExposureState.DRAFT
-    waiting = (registration, exposure) == (RegistrationState.UNSELECTED, ExposureState.DRAFT)
-    if rules.accept and waiting:
-        registration, exposure = _accepted(tool, rules)
-    moved = (registration, exposure) != (row.registration_state, row.exposure_state)
-    if not changed:
-        if moved or row.has_pending:
-            return ToolUpdate(tool.name, registration, exposure)
-        return None
-    if may_serve or not is_served(registration, exposure):
-        return ToolUpdate(tool.name, registration, exposure, serve=tool)
-    if row.pending_hash == tool.discovery_hash and not moved:
-        return None
-    return ToolUpdate(tool.name, registration, exposure, hold=tool)
+    before = (row.registration_state, row.exposure_state)
+    is_other = tool.discovery_hash != row.discovery_hash
+    is_news = tool.discovery_hash != row.offered_hash
+    told = _difference(row, tool) if is_other else None
+    trusts = _trusts(rules, told)
+    state = before
+    if row.registration_state is RegistrationState.STALE:
+        is_trusted = not is_other or (is_news and trusts) or rules.accept
+        state = after(before, Event.RETURN if is_trusted else Event.RETURN_CHANGED)
+    if rules.accept and state == WAITING:
+        state = _accepted(tool, rules)
+    if not is_other:
+        return _as_served(row, before, state)
+    if rules.accept or (is_news and (trusts or not is_served(*state))):
+        if row.is_withheld and state == _WITHHELD:
+            state = after(state, Event.RELEASE)
+        return ToolUpdate(row, *state, serve=tool, difference=told)
+    if not is_news:
+        if state == before:
+            return None
+        return ToolUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld)
+    blocks = rules.on_change is OnChange.BLOCK and is_served(*state)
+    if blocks:
+        state = after(state, Event.BLOCK)
+    withheld = blocks or (row.is_withheld and state == _WITHHELD)
+    return ToolUpdate(row, *state, hold=tool, withheld=withheld, difference=told)
 
 
-def _accepted(tool: ToolDefinition, rules: Rules) -> tuple[RegistrationState, ExposureState]:
+def _as_served(row: StoredTool, before: State, state: State) -> ToolUpdate | None:
+    """Return what becomes of a tool that is offered as it is served."""
+    if row.is_withheld and state == _WITHHELD:
+        # What was blocked is gone.
+        state = after(state, Event.RELEASE)
+    if state == before and not row.has_pending and row.seen_hash is None:
+        return None
+    return ToolUpdate(row, *state)
+
+
+def _difference(row: StoredTool, tool: ToolDefinition) -> Difference:
+    if row.definition is None:
+        raise ValueError("the definition of a changed tool must be known")
+    return difference(load_text(row.definition), load_text(tool.definition))
+
+
+def _trusts(rules: Rules, told: Difference | None) -> bool:
+    """Whether a changed definition is served without being reviewed."""
+    if rules.accept or rules.on_change is OnChange.ACCEPT or told is None:
+        return True
+    return told.weight is Weight.COSMETIC
+
+
+def _accepted(tool: ToolDefinition, rules: Rules) -> State:
     read_only = reads_only(tool.name, tool.annotations)
     return first_state(rules.auto_expose, Origin.AT_REGISTRATION, read_only=read_only)
+
+
+_WITHHELD: State = (RegistrationState.SELECTED, ExposureState.DISABLED)

@@ -1,26 +1,32 @@
 """Reads and writes `mcp_tools`. The only module that writes it."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
-from pymongo import UpdateOne
+from pymongo import InsertOne, UpdateOne
 
 from packages.database.changes import row_id
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
-from packages.models.tools import RegisteredTool
+from packages.models.tools import RegisteredTool, ToolVersion
+from registry.core.json import members
+from registry.tools.differences import Change
+from registry.tools.metadata import known
+from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
     ExposureState,
+    Person,
     RegistrationState,
     ServedTool,
     StoredTool,
     ToolDefinition,
     ToolRow,
 )
+from registry.tools.versions import NewVersion, VersionMove, versions_of
 
 SERVED_QUERY: Doc = {
     "registration_state": RegistrationState.SELECTED.value,
@@ -31,9 +37,31 @@ SERVED_FIELDS = {
     "owner_id": 1,
     "name": 1,
     "title": 1,
+    "display_name": 1,
     "description": 1,
+    "description_override": 1,
     "definition": 1,
+    "presented": 1,
     "input_schema": 1,
+}
+STORED_FIELDS = {
+    "name": 1,
+    "registration_state": 1,
+    "exposure_state": 1,
+    "discovery_hash": 1,
+    "pending_hash": 1,
+    "pending_version": 1,
+    "seen_hash": 1,
+    "served_version": 1,
+    "versions": 1,
+    "is_withheld": 1,
+}
+WHOLE_FIELDS = {
+    "definition": 1,
+    "created_at": 1,
+    "display_name": 1,
+    "description_override": 1,
+    "tool_metadata": 1,
 }
 ROWS_AT_ONCE = 500
 """Decoding them keeps everything else waiting."""
@@ -47,21 +75,36 @@ class ToolRepository:
 
     def __init__(self, database: Database) -> None:
         self._tools = database.collection(RegisteredTool.Settings.name)
+        self._versions = database.collection(ToolVersion.Settings.name)
 
     async def stored(self, owner_id: str, tx: Transaction | None = None) -> dict[str, StoredTool]:
         """Return what reconciling needs of all tools of one server, by name."""
         rows = self._tools.find(
             {"source_type": "mcp", "owner_id": ObjectId(owner_id)},
-            {
-                "name": 1,
-                "registration_state": 1,
-                "exposure_state": 1,
-                "discovery_hash": 1,
-                "pending_hash": 1,
-            },
+            STORED_FIELDS,
             session=tx,
         )
         return {row["name"]: _stored(row) async for row in rows}
+
+    async def with_definitions(
+        self,
+        owner_id: str,
+        stored: Mapping[str, StoredTool],
+        names: Collection[str],
+        tx: Transaction | None = None,
+    ) -> dict[str, StoredTool]:
+        """Return *stored*; the tools of these *names* have all that a change of them needs."""
+        found = dict(stored)
+        if not names:
+            return found
+        rows = self._tools.find(
+            {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": {"$in": list(names)}},
+            {**STORED_FIELDS, **WHOLE_FIELDS},
+            session=tx,
+        )
+        async for row in rows:
+            found[row["name"]] = _stored(row)
+        return found
 
     async def served(self, owner_id: str, tx: Transaction | None = None) -> list[ServedTool]:
         """Return the tools of one server that clients get, in order."""
@@ -82,14 +125,31 @@ class ToolRepository:
         # One text for each owner, however many tools it has.
         owners = {ObjectId(owner_id): owner_id for owner_id in owner_ids}
         query = {"owner_id": {"$in": list(owners)}, **SERVED_QUERY}
-        fields = {"owner_id": 1, "name": 1, "definition": 1}
+        fields = {"owner_id": 1, "name": 1, "definition": 1, "presented": 1}
         async with translated():
             async for row in self._tools.find(query, fields, batch_size=ROWS_AT_ONCE):
                 owner_id = owners[row["owner_id"]]
-                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], row["definition"])
+                text = row.get("presented") or row["definition"]
+                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text)
 
-    async def apply(self, owner_id: str, changes: Changes, now: datetime, tx: Transaction) -> None:
-        """Write *changes*. An upstream that did not change costs one write of timestamps."""
+    async def apply(
+        self,
+        owner_id: str,
+        changes: Changes,
+        now: datetime,
+        tx: Transaction,
+        *,
+        reader: Person | None = None,
+    ) -> None:
+        """Write *changes*. An upstream that did not change costs one write of timestamps.
+
+        Args:
+            owner_id: Of the server.
+            changes: What to write.
+            now: When.
+            tx: The transaction to write it in.
+            reader: Who had the server read; None for nobody.
+        """
         owner = ObjectId(owner_id)
         if changes.inserts:
             rows = [_row(owner, insert, now) for insert in changes.inserts]
@@ -97,6 +157,10 @@ class ToolRepository:
         if changes.updates:
             writes = [_write(owner, update, now) for update in changes.updates]
             await self._tools.bulk_write(writes, session=tx)
+            versions = [
+                version for update in changes.updates for version in versions_of(update, now)
+            ]
+            await self.write_versions(owner_id, versions, now, tx, person=reader)
         if changes.seen:
             await self._tools.update_many(
                 {"source_type": "mcp", "owner_id": owner, "name": {"$in": list(changes.seen)}},
@@ -107,8 +171,28 @@ class ToolRepository:
                 session=tx,
             )
 
+    async def write_versions(
+        self,
+        owner_id: str,
+        versions: Sequence[NewVersion | VersionMove],
+        now: datetime,
+        tx: Transaction,
+        *,
+        person: Person | None,
+    ) -> None:
+        """Store versions and what became of others, on behalf of *person*."""
+        writes: list[InsertOne[Doc] | UpdateOne] = [
+            _version_row(ObjectId(owner_id), version, person)
+            if isinstance(version, NewVersion)
+            else _version_move(version, now, person)
+            for version in versions
+        ]
+        if writes:
+            await self._versions.bulk_write(writes, session=tx)
+
     async def delete_of(self, owner_id: str, tx: Transaction) -> None:
-        """Remove all tools of one server."""
+        """Remove all tools of one server, and all that they ever were."""
+        await self._versions.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
         await self._tools.delete_many(
             {"source_type": "mcp", "owner_id": ObjectId(owner_id)}, session=tx
         )
@@ -125,15 +209,28 @@ def _stored(row: dict[str, Any]) -> StoredTool:
         exposure_state=ExposureState(row["exposure_state"]),
         discovery_hash=row["discovery_hash"],
         pending_hash=row.get("pending_hash"),
+        seen_hash=row.get("seen_hash"),
+        served_version=row.get("served_version", 1),
+        pending_version=row.get("pending_version"),
+        versions=row.get("versions", 1),
+        is_withheld=row.get("is_withheld") is True,
+        definition=row.get("definition"),
+        created_at=row.get("created_at"),
+        overrides=Overrides(
+            row.get("display_name"),
+            row.get("description_override"),
+            members(row.get("tool_metadata")),
+        ),
+        row_id=str(row["_id"]),
     )
 
 
 def _served(row: dict[str, Any]) -> ServedTool:
     return ServedTool(
         name=row["name"],
-        title=row.get("title"),
-        description=row.get("description"),
-        definition=row["definition"],
+        title=row.get("display_name") or row.get("title"),
+        description=row.get("description_override") or row.get("description"),
+        definition=row.get("presented") or row["definition"],
         input_schema=row["input_schema"],
     )
 
@@ -145,11 +242,12 @@ def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
         "owner_id": owner,
         "name": tool.name,
         "external_id": tool.name,
-        **_definition_fields(tool),
+        **definition_fields(tool, NO_OVERRIDES),
         "tool_metadata": {},
         "registration_state": insert.registration_state.value,
         "exposure_state": insert.exposure_state.value,
         "served_version": 1,
+        "versions": 1,
         "position": insert.position,
         "last_discovered_at": now,
         "last_synced_at": now,
@@ -158,41 +256,99 @@ def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
     }
 
 
-def _definition_fields(tool: ToolDefinition) -> Doc:
+def definition_fields(tool: ToolDefinition, overrides: Overrides) -> Doc:
+    """Return the fields that follow from the definition that is served, and what people say."""
+    counts = known(tool.name, tool.annotations, overrides.metadata)
     fields: Doc = {
         "definition": tool.definition,
+        "presented": presented(tool.definition, overrides),
         "input_schema": tool.input_schema,
         "discovery_hash": tool.discovery_hash,
         "title": tool.title,
         "description": tool.description,
         "output_schema": tool.output_schema,
         "annotations": None if tool.annotations is None else json.dumps(tool.annotations),
+        "metadata": dict(counts.values),
+        "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
     }
     return {key: value for key, value in fields.items() if value is not None}
 
 
-OPTIONAL_DEFINITION_FIELDS = ("title", "description", "output_schema", "annotations")
+OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schema", "annotations")
 
 
 def _write(owner: ObjectId, update: ToolUpdate, now: datetime) -> UpdateOne:
+    tool, offered = update.tool, update.serve or update.hold
     changes: Doc = {
         "registration_state": update.registration_state.value,
         "exposure_state": update.exposure_state.value,
         "updated_at": now,
     }
-    operations: Doc = {"$set": changes}
     gone: list[str] = []
+    number = tool.versions
+    if offered is not None:
+        if offered.discovery_hash == tool.pending_hash and tool.pending_version is not None:
+            number = tool.pending_version
+        else:
+            number = changes["versions"] = tool.versions + 1
     if update.serve is not None:
-        served = _definition_fields(update.serve)
-        changes.update(served)
+        served = definition_fields(update.serve, tool.overrides)
+        changes |= {**served, "served_version": number}
         gone += [name for name in OPTIONAL_DEFINITION_FIELDS if name not in served]
-        operations["$inc"] = {"served_version": 1}
     if update.hold is not None:
         changes["pending_definition"] = update.hold.definition
         changes["pending_hash"] = update.hold.discovery_hash
+        changes["pending_version"] = number
+    elif not update.keeps_pending:
+        gone += ["pending_definition", "pending_hash", "pending_version"]
+    if not update.keeps_pending:
+        gone.append("seen_hash")
+    if update.withheld:
+        changes["is_withheld"] = True
     else:
-        gone += ["pending_definition", "pending_hash"]
-    if gone:
-        operations["$unset"] = dict.fromkeys(gone, "")
+        gone.append("is_withheld")
     key = {"source_type": "mcp", "owner_id": owner, "name": update.name}
-    return UpdateOne(key, operations)
+    return UpdateOne(key, {"$set": changes, "$unset": dict.fromkeys(gone, "")})
+
+
+def _version_row(owner: ObjectId, version: NewVersion, person: Person | None) -> InsertOne[Doc]:
+    told = version.difference
+    fields: Doc = {
+        "tool_id": ObjectId(version.tool_id),
+        "owner_id": owner,
+        "name": version.name,
+        "version": version.version,
+        "definition": version.definition,
+        "discovery_hash": version.discovery_hash,
+        "state": version.state.value,
+        "origin": version.origin.value,
+        "weight": None if told is None else told.weight.name.lower(),
+        "changes": [] if told is None else [_change_row(change) for change in told.changes],
+        "compared_with": version.compared_with,
+        "created_at": version.created_at,
+        # Of the first version nobody knows any more who had it read.
+        "created_by": None if told is None or person is None else person._asdict(),
+    }
+    return InsertOne({key: value for key, value in fields.items() if value is not None})
+
+
+def _change_row(change: Change) -> Doc:
+    row: Doc = {
+        "weight": change.weight.name.lower(),
+        "path": change.path,
+        "told": change.told,
+        "before": change.before,
+        "after": change.after,
+    }
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _version_move(move: VersionMove, now: datetime, person: Person | None) -> UpdateOne:
+    changes: Doc = {"state": move.state.value}
+    if move.is_decision:
+        changes["decided_at"] = now
+        if person is not None:
+            changes["decided_by"] = person._asdict()
+    return UpdateOne(
+        {"tool_id": ObjectId(move.tool_id), "version": move.version}, {"$set": changes}
+    )

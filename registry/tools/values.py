@@ -1,9 +1,12 @@
 """Values about tools that travel between modules."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from registry.core.json import JsonObject
+from registry.tools.presentation import NO_OVERRIDES, Overrides
 
 
 class RegistrationState(StrEnum):
@@ -21,6 +24,13 @@ class ExposureState(StrEnum):
     ACTIVE = "active"
     DISABLED = "disabled"
     DELETED = "deleted"
+
+
+class Person(NamedTuple):
+    """Who did something, as versions name them."""
+
+    user_id: str
+    username: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,16 @@ class StoredTool:
     Attributes:
         discovery_hash: Of the definition that is served.
         pending_hash: Of the definition that waits for review, when there is one.
+        seen_hash: Of the definition that the upstream offered last, where that is neither: it was
+            rejected, or an older one is served again.
+        served_version: Number of the definition that is served.
+        pending_version: Number of the one that waits.
+        versions: How many there are.
+        is_withheld: Whether it is disabled because its changed definition was blocked.
+        definition: JSON text of the served definition, where the upstream offers another one.
+        created_at: When it was found, likewise.
+        overrides: What people changed of it, likewise.
+        row_id: ObjectId of its document, 24 hexadecimal characters.
     """
 
     name: str
@@ -75,6 +95,20 @@ class StoredTool:
     exposure_state: ExposureState
     discovery_hash: str
     pending_hash: str | None = None
+    seen_hash: str | None = None
+    served_version: int = 1
+    pending_version: int | None = None
+    versions: int = 1
+    is_withheld: bool = False
+    definition: str | None = None
+    created_at: datetime | None = None
+    overrides: Overrides = NO_OVERRIDES
+    row_id: str = ""
+
+    @property
+    def offered_hash(self) -> str:
+        """Return the hash of the definition that the upstream offered last."""
+        return self.seen_hash or self.pending_hash or self.discovery_hash
 
     @property
     def has_pending(self) -> bool:

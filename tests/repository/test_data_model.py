@@ -26,6 +26,7 @@ def modules_by_collection() -> dict[str, set[str]]:
     names = {
         "MCPServer": "mcpservers",
         "RegisteredTool": "mcp_tools",
+        "ToolVersion": "tool_versions",
         "ServerFeature": "mcp_features",
         "AuditLog": "audit_logs",
         "AuditSeal": "audit_seals",

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from registry.core.metrics import Metrics
-from scripts.generate_docs import settings_page
+from scripts.generate_docs import lifecycle_page, settings_page
 from tests.repository.files import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -22,6 +22,12 @@ def test_the_settings_page_is_what_the_code_says() -> None:
     committed = (ROOT / "docs" / "settings.md").read_text()
 
     assert committed == settings_page(), "run `make docs`"
+
+
+def test_the_page_of_a_tools_life_is_what_the_table_says() -> None:
+    committed = (ROOT / "docs" / "tool-lifecycle.md").read_text()
+
+    assert committed == lifecycle_page(), "run `make docs`"
 
 
 def test_every_metric_is_listed() -> None:

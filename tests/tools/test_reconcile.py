@@ -1,9 +1,22 @@
 """What becomes of tools when an upstream is read again."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from registry.core.json import load_text
+from registry.tools.differences import difference
 from registry.tools.exposure import AutoExpose, Origin, first_state, reads_only
-from registry.tools.reconcile import Changes, Rules, ToolInsert, ToolUpdate, reconcile
+from registry.tools.reconcile import (
+    Changes,
+    OnChange,
+    Rules,
+    ToolInsert,
+    ToolUpdate,
+    changed_names,
+    reconcile,
+)
 from registry.tools.values import (
     ExposureState,
     RegistrationState,
@@ -13,14 +26,15 @@ from registry.tools.values import (
 )
 
 SELECTED, UNSELECTED, STALE = RegistrationState
-ACTIVE, DRAFT = ExposureState.ACTIVE, ExposureState.DRAFT
-PRIVATE = Rules(AutoExpose.ALL, Origin.LATER_ON_PRIVATE)
+ACTIVE, DRAFT, DISABLED = ExposureState.ACTIVE, ExposureState.DRAFT, ExposureState.DISABLED
+PRIVATE = Rules(AutoExpose.ALL, Origin.LATER_ON_PRIVATE, OnChange.ACCEPT)
 SHARED = Rules(AutoExpose.ALL, Origin.LATER_ON_SHARED)
 REVIEWED = Rules(AutoExpose.ALL, Origin.LATER_ON_SHARED, accept=True)
 
 
 def definition(name: str, text: str = "one") -> ToolDefinition:
-    return ToolDefinition(name, None, text, "{}", "{}", None, None, discovery_hash=text)
+    whole = f'{{"name":"{name}","description":"{text}"}}'
+    return ToolDefinition(name, None, text, whole, "{}", None, None, discovery_hash=text)
 
 
 def stored(
@@ -30,7 +44,32 @@ def stored(
     text: str = "one",
     pending: str | None = None,
 ) -> dict[str, StoredTool]:
-    return {name: StoredTool(name, registration, exposure, text, pending)}
+    row = StoredTool(
+        name,
+        registration,
+        exposure,
+        text,
+        pending,
+        pending_version=None if pending is None else 2,
+        versions=1 if pending is None else 2,
+        definition=definition(name, text).definition,
+    )
+    return {name: row}
+
+
+def update(
+    rows: dict[str, StoredTool],
+    name: str,
+    registration: RegistrationState,
+    exposure: ExposureState,
+    **rest: Any,
+) -> ToolUpdate:
+    """Return an update of a row, with the difference that belongs to its definition."""
+    row, newer = rows[name], rest.get("serve") or rest.get("hold")
+    if newer is not None and newer.discovery_hash != row.discovery_hash:
+        told = difference(load_text(row.definition or ""), load_text(newer.definition))
+        rest["difference"] = told
+    return ToolUpdate(row, registration, exposure, **rest)
 
 
 def test_an_unchanged_upstream_changes_nothing_but_what_was_seen() -> None:
@@ -40,9 +79,11 @@ def test_an_unchanged_upstream_changes_nothing_but_what_was_seen() -> None:
 
 
 def test_a_tool_that_is_gone_becomes_stale_and_is_not_deleted() -> None:
-    changes = reconcile(ToolSnapshot(()), stored("a"), SHARED)
+    rows = stored("a")
 
-    assert changes == Changes((), (ToolUpdate("a", STALE, ACTIVE),), seen=())
+    changes = reconcile(ToolSnapshot(()), rows, SHARED)
+
+    assert changes == Changes((), (update(rows, "a", STALE, ACTIVE, keeps_pending=True),), seen=())
 
 
 def test_a_stale_tool_that_stays_away_is_not_written_again() -> None:
@@ -66,9 +107,11 @@ def test_a_new_tool_of_a_private_server_follows_its_policy() -> None:
 def test_a_changed_definition_of_a_shared_server_is_held() -> None:
     newer = definition("a", "two")
 
-    changes = reconcile(ToolSnapshot((newer,)), stored("a"), SHARED)
+    rows = stored("a")
 
-    assert changes.updates == (ToolUpdate("a", SELECTED, ACTIVE, hold=newer),)
+    changes = reconcile(ToolSnapshot((newer,)), rows, SHARED)
+
+    assert changes.updates == (update(rows, "a", SELECTED, ACTIVE, hold=newer),)
 
 
 def test_a_definition_that_is_held_already_is_not_written_again() -> None:
@@ -80,17 +123,21 @@ def test_a_definition_that_is_held_already_is_not_written_again() -> None:
 
 
 def test_an_upstream_that_takes_its_change_back_clears_the_held_definition() -> None:
-    changes = reconcile(ToolSnapshot((definition("a"),)), stored("a", pending="two"), SHARED)
+    rows = stored("a", pending="two")
 
-    assert changes.updates == (ToolUpdate("a", SELECTED, ACTIVE),)
+    changes = reconcile(ToolSnapshot((definition("a"),)), rows, SHARED)
+
+    assert changes.updates == (update(rows, "a", SELECTED, ACTIVE),)
 
 
 def test_a_changed_definition_of_a_private_server_is_served_at_once() -> None:
     newer = definition("a", "two")
 
-    changes = reconcile(ToolSnapshot((newer,)), stored("a"), PRIVATE)
+    rows = stored("a")
 
-    assert changes.updates == (ToolUpdate("a", SELECTED, ACTIVE, serve=newer),)
+    changes = reconcile(ToolSnapshot((newer,)), rows, PRIVATE)
+
+    assert changes.updates == (update(rows, "a", SELECTED, ACTIVE, serve=newer),)
 
 
 def test_a_review_serves_held_and_waiting_tools() -> None:
@@ -100,23 +147,27 @@ def test_a_review_serves_held_and_waiting_tools() -> None:
     changes = reconcile(ToolSnapshot((newer, definition("b"))), rows, REVIEWED)
 
     assert changes.updates == (
-        ToolUpdate("a", SELECTED, ACTIVE, serve=newer),
-        ToolUpdate("b", SELECTED, ACTIVE),
+        update(rows, "a", SELECTED, ACTIVE, serve=newer),
+        update(rows, "b", SELECTED, ACTIVE),
     )
 
 
 def test_a_tool_that_comes_back_unchanged_is_served_again() -> None:
-    changes = reconcile(ToolSnapshot((definition("a"),)), stored("a", STALE), SHARED)
+    rows = stored("a", STALE)
 
-    assert changes.updates == (ToolUpdate("a", SELECTED, ACTIVE),)
+    changes = reconcile(ToolSnapshot((definition("a"),)), rows, SHARED)
+
+    assert changes.updates == (update(rows, "a", SELECTED, ACTIVE),)
 
 
 def test_a_tool_that_comes_back_changed_on_a_shared_server_is_not_served() -> None:
     newer = definition("a", "two")
 
-    changes = reconcile(ToolSnapshot((newer,)), stored("a", STALE), SHARED)
+    rows = stored("a", STALE)
 
-    assert changes.updates == (ToolUpdate("a", UNSELECTED, DRAFT, serve=newer),)
+    changes = reconcile(ToolSnapshot((newer,)), rows, SHARED)
+
+    assert changes.updates == (update(rows, "a", UNSELECTED, DRAFT, serve=newer),)
 
 
 def test_a_disabled_tool_stays_disabled_whatever_the_upstream_does() -> None:
@@ -125,7 +176,7 @@ def test_a_disabled_tool_stays_disabled_whatever_the_upstream_does() -> None:
 
     changes = reconcile(ToolSnapshot((newer,)), rows, PRIVATE)
 
-    assert changes.updates == (ToolUpdate("a", SELECTED, ExposureState.DISABLED, serve=newer),)
+    assert changes.updates == (update(rows, "a", SELECTED, ExposureState.DISABLED, serve=newer),)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +203,62 @@ def test_an_upstreams_hint_wins_over_the_name() -> None:
     assert not reads_only("get_rid_of_everything", {"readOnlyHint": False})
     assert reads_only("get_weather", None)
     assert not reads_only("delete_all", None)
+
+
+def test_a_change_that_no_model_reads_is_served_though_others_are_held() -> None:
+    newer = replace(
+        definition("a"),
+        definition=definition("a").definition.replace("}", ',"icons":[]}'),
+        discovery_hash="icons",
+    )
+    rows = stored("a")
+
+    changes = reconcile(ToolSnapshot((newer,)), rows, SHARED)
+
+    assert changes.updates == (update(rows, "a", SELECTED, ACTIVE, serve=newer),)
+
+
+def test_a_blocked_change_withholds_the_tool_until_it_is_taken_back() -> None:
+    newer = definition("a", "two")
+    rules = replace(SHARED, on_change=OnChange.BLOCK)
+    rows = stored("a")
+
+    (blocked,) = reconcile(ToolSnapshot((newer,)), rows, rules).updates
+    withheld = {
+        "a": replace(stored("a", SELECTED, DISABLED, pending="two")["a"], is_withheld=True)
+    }
+    back = reconcile(ToolSnapshot((definition("a"),)), withheld, rules)
+    accepted = reconcile(ToolSnapshot((newer,)), withheld, REVIEWED)
+    again = reconcile(ToolSnapshot((newer,)), withheld, rules)
+
+    assert blocked == update(rows, "a", SELECTED, DISABLED, hold=newer, withheld=True)
+    assert back.updates == (update(withheld, "a", SELECTED, ACTIVE),)
+    assert accepted.updates == (update(withheld, "a", SELECTED, ACTIVE, serve=newer),)
+    assert again.updates == ()
+
+
+def test_a_rejected_definition_is_not_brought_up_again_until_it_changes_once_more() -> None:
+    rows = {"a": replace(stored("a")["a"], seen_hash="two")}
+    third = definition("a", "three")
+
+    same = reconcile(ToolSnapshot((definition("a", "two"),)), rows, SHARED)
+    other = reconcile(ToolSnapshot((third,)), rows, SHARED)
+    back = reconcile(ToolSnapshot((definition("a"),)), rows, SHARED)
+
+    assert same.updates == ()
+    assert other.updates == (update(rows, "a", SELECTED, ACTIVE, hold=third),)
+    assert back.updates == (update(rows, "a", SELECTED, ACTIVE),)
+
+
+def test_what_was_rejected_does_not_come_back_served() -> None:
+    rows = {"a": replace(stored("a", STALE)["a"], seen_hash="two")}
+
+    changes = reconcile(ToolSnapshot((definition("a", "two"),)), rows, SHARED)
+
+    assert changes.updates == (update(rows, "a", UNSELECTED, DRAFT, keeps_pending=True),)
+
+
+def test_only_changed_tools_need_their_definitions() -> None:
+    rows = stored("a") | stored("b")
+
+    assert changed_names(ToolSnapshot((definition("a"), definition("b", "two"))), rows) == ["b"]

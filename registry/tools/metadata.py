@@ -1,0 +1,85 @@
+"""What is known of a tool's effects, and who says so. Pure.
+
+Three sources, the first that says something counts: a person (`manual`), the upstream's own
+annotations (`upstream`), the tool's name (`inferred`). What the last two say is a claim: it is
+shown as such, and never takes away what a person said.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from registry.core.json import JsonObject
+
+FLAGS = ("read_only", "destructive", "idempotent", "sensitive", "human_approval_required")
+COST_TIER = "cost_tier"
+
+HINTS = {
+    "read_only": "readOnlyHint",
+    "destructive": "destructiveHint",
+    "idempotent": "idempotentHint",
+}
+"""Flags that MCP has annotations for."""
+
+READ_ONLY_PREFIXES = ("get_", "list_")
+DESTRUCTIVE_PREFIXES = ("delete_", "remove_", "drop_", "destroy_", "purge_")
+HEURISTICS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (READ_ONLY_PREFIXES, "read_only"),
+    (DESTRUCTIVE_PREFIXES, "destructive"),
+)
+"""Beginnings of names, and the flag that is taken to be true for them."""
+
+
+class Source(StrEnum):
+    """Who says it."""
+
+    MANUAL = "manual"
+    UPSTREAM = "upstream"
+    INFERRED = "inferred"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What counts.
+
+    Attributes:
+        values: Flags and the cost tier, as far as anybody says anything.
+        sources: Who says each of them.
+    """
+
+    values: Mapping[str, bool | str]
+    sources: Mapping[str, Source]
+
+
+def known(name: str, annotations: JsonObject | None, manual: Mapping[str, object]) -> Known:
+    """Return what counts of all that is said of a tool.
+
+    Args:
+        name: The tool's.
+        annotations: The upstream's, as it sent them.
+        manual: What a person said; members that are no flags are left alone.
+    """
+    values: dict[str, bool | str] = {}
+    sources: dict[str, Source] = {}
+    for flag in FLAGS:
+        said = _said(flag, name, annotations or {}, manual)
+        if said is not None:
+            values[flag], sources[flag] = said
+    tier = manual.get(COST_TIER)
+    if isinstance(tier, str):
+        values[COST_TIER], sources[COST_TIER] = tier, Source.MANUAL
+    return Known(values, sources)
+
+
+def _said(
+    flag: str, name: str, annotations: JsonObject, manual: Mapping[str, object]
+) -> tuple[bool, Source] | None:
+    own = manual.get(flag)
+    if isinstance(own, bool):
+        return own, Source.MANUAL
+    hint = annotations.get(HINTS.get(flag, ""))
+    if isinstance(hint, bool):
+        return hint, Source.UPSTREAM
+    if any(name.startswith(prefixes) for prefixes, meant in HEURISTICS if meant == flag):
+        return True, Source.INFERRED
+    return None

@@ -1,0 +1,50 @@
+"""How clients get a tool: as its upstream defines it, but for what people changed. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from registry.core.json import JsonObject, dump_text, load_text, members
+from registry.tools.metadata import HINTS
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What people say of a tool instead of its upstream. They survive every sync.
+
+    Attributes:
+        display_name: Shown as `title`.
+        description: Shown as `description`.
+        metadata: What they said of its effects, as they said it.
+    """
+
+    display_name: str | None = None
+    description: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def hints(self) -> dict[str, bool]:
+        """Return the annotations that follow from *metadata*."""
+        said = {hint: self.metadata.get(flag) for flag, hint in HINTS.items()}
+        return {hint: value for hint, value in said.items() if isinstance(value, bool)}
+
+
+NO_OVERRIDES = Overrides()
+
+
+def presented(definition: str, overrides: Overrides) -> str | None:
+    """Return the JSON text of the tool object that clients get; None for the upstream's own.
+
+    What the upstream or a name only claims is not added: a client may act on an annotation
+    without asking anybody.
+    """
+    hints = overrides.hints
+    if overrides.display_name is None and overrides.description is None and not hints:
+        return None
+    tool: JsonObject = load_text(definition)
+    if overrides.display_name is not None:
+        tool["title"] = overrides.display_name
+    if overrides.description is not None:
+        tool["description"] = overrides.description
+    if hints:
+        tool["annotations"] = {**members(tool.get("annotations")), **hints}
+    return dump_text(tool).decode()

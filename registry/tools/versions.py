@@ -1,0 +1,103 @@
+"""Which versions of a tool a change makes, and what becomes of those before. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from registry.tools.differences import Difference
+from registry.tools.reconcile import ToolUpdate
+from registry.tools.values import StoredTool
+
+
+class VersionState(StrEnum):
+    """What became of a version."""
+
+    SERVED = "served"
+    PENDING = "pending"
+    REJECTED = "rejected"
+    SUPERSEDED = "superseded"
+
+
+class VersionOrigin(StrEnum):
+    """When the upstream offered it."""
+
+    DISCOVERY = "discovery"
+    SYNC = "sync"
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A version to store."""
+
+    tool_id: str
+    name: str
+    version: int
+    definition: str
+    discovery_hash: str
+    state: VersionState
+    origin: VersionOrigin
+    created_at: datetime
+    difference: Difference | None = None
+    compared_with: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionMove:
+    """Another state for a stored version.
+
+    Attributes:
+        is_decision: Whether a person decided it.
+    """
+
+    tool_id: str
+    version: int
+    state: VersionState
+    is_decision: bool = False
+
+
+def versions_of(update: ToolUpdate, now: datetime) -> Iterator[NewVersion | VersionMove]:
+    """Yield what an update that a reading of the upstream led to means for the versions."""
+    tool, offered = update.tool, update.serve or update.hold
+    is_served = update.serve is not None
+    was_pending = offered is not None and offered.discovery_hash == tool.pending_hash
+    if tool.pending_version is not None and not update.keeps_pending and not was_pending:
+        yield VersionMove(tool.row_id, tool.pending_version, VersionState.SUPERSEDED)
+    if offered is None:
+        return
+    before = VersionState.SUPERSEDED if is_served else VersionState.SERVED
+    if tool.versions == 1:
+        yield first_version(tool, before, now)
+    elif is_served:
+        yield VersionMove(tool.row_id, tool.served_version, before)
+    if was_pending and tool.pending_version is not None:
+        yield VersionMove(tool.row_id, tool.pending_version, VersionState.SERVED, is_decision=True)
+        return
+    yield NewVersion(
+        tool.row_id,
+        tool.name,
+        tool.versions + 1,
+        offered.definition,
+        offered.discovery_hash,
+        VersionState.SERVED if is_served else VersionState.PENDING,
+        VersionOrigin.SYNC,
+        now,
+        update.difference,
+        tool.served_version,
+    )
+
+
+def first_version(tool: StoredTool, state: VersionState, now: datetime) -> NewVersion:
+    """Return version 1 of a tool that had none because it never changed."""
+    if tool.definition is None:
+        raise ValueError("the definition of a changed tool must be known")
+    return NewVersion(
+        tool.row_id,
+        tool.name,
+        1,
+        tool.definition,
+        tool.discovery_hash,
+        state,
+        VersionOrigin.DISCOVERY,
+        tool.created_at or now,
+    )
