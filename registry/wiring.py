@@ -53,6 +53,8 @@ from registry.gateway.ports import Peers
 from registry.gateway.recorder import Recorder
 from registry.gateway.snapshot import Snapshot
 from registry.gateway.suspicion import Suspicions
+from registry.governance.repository import GovernedTools
+from registry.governance.service import ToolService
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
 from registry.servers.reader import ServerReader
@@ -118,6 +120,7 @@ class Components:
     audit: AuditTrail
     audit_service: AuditService
     usage: UsageService
+    tools: ToolService
     index_conflicts: list[IndexConflict]
 
     async def database_is_up(self) -> bool:
@@ -307,6 +310,9 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             metrics=metrics,
             admin_sees_private=settings.admin_sees_private,
         )
+        tools = ToolService(
+            database, repositories, GovernedTools(database), audit, snapshot, clock=clock
+        )
         permissions = PermissionService(
             database,
             repositories.acl,
@@ -407,6 +413,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             audit=audit,
             audit_service=AuditService(audit_repository),
             usage=UsageService(usage_repository),
+            tools=tools,
             index_conflicts=conflicts,
         )
 

@@ -8,9 +8,11 @@ SHARE = (
     *(f"R-{number:03}" for number in range(10, 24)),
     *(f"R-{number:03}" for number in range(30, 50)),
     "R-053",
+    *(f"R-{number:03}" for number in (61, 62, 65, 66, 70, 76)),
     *(f"R-{number:03}" for number in range(90, 97)),
     *(f"R-{number:03}" for number in range(100, 104)),
     *(f"R-{number:03}" for number in range(110, 141)),
+    *(f"R-{number:03}" for number in (151, 152, 153, 161, 163, 172)),
     "R-220",
     "R-221",
     *(f"R-{number:03}" for number in range(230, 238)),
@@ -683,6 +685,41 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-235": (
         "tests/gateway/test_old_servers.py::test_credentials_go_to_the_stream_and_to_the_endpoint",
         "tests/gateway/test_endpoint.py::test_only_listed_headers_go_upstream_and_credentials_are_swapped",
+    ),
+    "R-062": (
+        "tests/tools/test_lifecycle.py::test_the_table_leads_from_states_to_states_and_is_no_riddle",
+    ),
+    "R-065": (
+        "tests/tools/test_lifecycle.py::test_in_no_state_is_something_exposed_that_must_not_be",
+    ),
+    "R-066": (
+        "tests/tools/test_lifecycle.py::test_in_no_state_is_something_exposed_that_must_not_be",
+    ),
+    "R-070": (
+        "tests/tools/test_lifecycle.py::test_a_deleted_tool_comes_back_unexposed",
+        "tests/governance/test_tools_api.py::test_nothing_vanishes_and_what_was_deleted_comes_back_with_its_history",
+    ),
+    "R-076": (
+        "tests/governance/test_tools_api.py::test_what_people_say_of_a_tool_survives_every_sync",
+    ),
+    "R-151": (
+        "tests/governance/test_tools_api.py::test_of_many_tools_exactly_the_selected_are_served",
+    ),
+    "R-152": (
+        "tests/governance/test_tools_api.py::test_a_changed_tool_is_held_read_and_accepted",
+    ),
+    "R-153": (
+        "tests/governance/test_tools_api.py::test_who_may_not_change_a_server_sees_what_it_serves_and_no_more",
+    ),
+    "R-161": (
+        "tests/tools/test_lifecycle.py::test_what_is_offered_no_longer_is_stale_and_never_deleted_for_that",
+        "tests/tools/test_reconcile.py::test_a_tool_that_is_gone_becomes_stale_and_is_not_deleted",
+    ),
+    "R-163": (
+        "tests/governance/test_tools_api.py::test_what_people_say_of_a_tool_survives_every_sync",
+    ),
+    "R-172": (
+        "tests/tools/test_reconcile.py::test_an_unchanged_upstream_changes_nothing_but_what_was_seen",
     ),
 }
 """Tests by the requirement they prove."""

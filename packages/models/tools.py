@@ -43,6 +43,7 @@ class RegisteredTool(Document):
         tool_metadata: What people said of its effects, unknown members included.
         metadata: What counts, from all sources.
         metadata_sources: Who says each of these: `manual`, `upstream` or `inferred`.
+        facets: The same as texts `flag:value`, for the index.
         sync_error: Why the last sync could not take the upstream's definition, if so.
     """
 
@@ -69,6 +70,7 @@ class RegisteredTool(Document):
     tool_metadata: dict[str, Any] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
     metadata_sources: dict[str, str] = Field(default_factory=dict)
+    facets: list[str] = Field(default_factory=list)
     registration_state: str
     exposure_state: str
     discovery_hash: str
@@ -99,6 +101,12 @@ class RegisteredTool(Document):
                 ]
             ),
             IndexModel([("exposure_state", ASCENDING), ("registration_state", ASCENDING)]),
+            IndexModel([("facets", ASCENDING), ("_id", ASCENDING)]),
+            IndexModel(
+                [("pending_hash", ASCENDING)],
+                name="registry_pending",
+                partialFilterExpression={"pending_hash": {"$exists": True}},
+            ),
         ]
 
 

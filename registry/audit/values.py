@@ -20,6 +20,9 @@ class AuditAction(StrEnum):
     ISSUE = "issue"
     REVOKE = "revoke"
     ROTATE = "rotate"
+    ACCEPT = "accept"
+    REJECT = "reject"
+    ROLLBACK = "rollback"
     CALL = "call"
 
 
@@ -27,6 +30,7 @@ class EntityType(StrEnum):
     """Kinds of things that records are about."""
 
     SERVER = "server"
+    TOOL = "tool"
     TOKEN = "token"  # noqa: S105 - the name of a kind
     SESSION = "session"
     USER_KEY = "user_key"

@@ -115,6 +115,19 @@ class ServerRepository:
         items = tuple(record for record in records if record.bits & VIEW_BIT)
         return Page(items, len(keys), page)
 
+    async def rights(self, user: UserContext, now: datetime) -> dict[str, int] | None:
+        """Return what *user* may do with each server that they see; None for all with all."""
+        visible = visibility(user, admin_sees_private=self._admin_sees_private)
+        if visible.everything:
+            return None
+        granted: dict[str, int] = {}
+        if visible.granted_scopes:
+            granted = await self._acl.granted(user, now)
+        keys = await self._visible_keys(visible, ServerFilter(), granted, now)
+        cursor = self._servers.find({"_id": {"$in": keys}}, {"author": 1, "scope": 1})
+        seen = (self._seen(record_of(row), user, granted) for row in await cursor.to_list())
+        return {record.id: record.bits for record in seen if record.bits & VIEW_BIT}
+
     def _seen(
         self, record: ServerRecord, user: UserContext, granted: Mapping[str, int]
     ) -> ServerRecord:

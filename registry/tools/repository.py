@@ -14,7 +14,7 @@ from packages.database.errors import translated, translates_driver_errors
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import members
 from registry.tools.differences import Change
-from registry.tools.metadata import known
+from registry.tools.metadata import Known, known
 from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
@@ -84,7 +84,7 @@ class ToolRepository:
             STORED_FIELDS,
             session=tx,
         )
-        return {row["name"]: _stored(row) async for row in rows}
+        return {row["name"]: stored_tool(row) async for row in rows}
 
     async def with_definitions(
         self,
@@ -103,7 +103,7 @@ class ToolRepository:
             session=tx,
         )
         async for row in rows:
-            found[row["name"]] = _stored(row)
+            found[row["name"]] = stored_tool(row)
         return found
 
     async def served(self, owner_id: str, tx: Transaction | None = None) -> list[ServedTool]:
@@ -171,6 +171,15 @@ class ToolRepository:
                 session=tx,
             )
 
+    async def change(
+        self, tool_id: str, changes: Mapping[str, object], gone: Collection[str], tx: Transaction
+    ) -> None:
+        """Set fields of one tool, and remove others."""
+        operations: Doc = {"$set": dict(changes)}
+        if gone:
+            operations["$unset"] = dict.fromkeys(gone, "")
+        await self._tools.update_one({"_id": ObjectId(tool_id)}, operations, session=tx)
+
     async def write_versions(
         self,
         owner_id: str,
@@ -202,7 +211,8 @@ class ToolRepository:
         return await self._tools.count_documents(SERVED_QUERY)
 
 
-def _stored(row: dict[str, Any]) -> StoredTool:
+def stored_tool(row: dict[str, Any]) -> StoredTool:
+    """Return what a change of a tool needs of its row, as far as that was read."""
     return StoredTool(
         name=row["name"],
         registration_state=RegistrationState(row["registration_state"]),
@@ -268,10 +278,23 @@ def definition_fields(tool: ToolDefinition, overrides: Overrides) -> Doc:
         "description": tool.description,
         "output_schema": tool.output_schema,
         "annotations": None if tool.annotations is None else json.dumps(tool.annotations),
-        "metadata": dict(counts.values),
-        "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
+        **metadata_fields(counts),
     }
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def metadata_fields(counts: Known) -> Doc:
+    """Return the fields that say what counts of all that is said of a tool's effects."""
+    return {
+        "metadata": dict(counts.values),
+        "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
+        "facets": [facet(flag, value) for flag, value in counts.values.items()],
+    }
+
+
+def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
+    """Return a flag and its value as one text, for the index that all of them share."""
+    return f"{flag}:{str(value).lower() if isinstance(value, bool) else value}"
 
 
 OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schema", "annotations")

@@ -1,0 +1,259 @@
+"""What a decision about a tool changes of its record. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from registry.core.json import JsonObject, load_text
+from registry.governance.errors import ToolMovedOnError, ToolStateError
+from registry.governance.values import GovernedTool, ToolPatch, ToolVersionRecord
+from registry.tools.exposure import WAITING
+from registry.tools.intake import take
+from registry.tools.lifecycle import (
+    Event,
+    ImpossibleEventError,
+    State,
+    after,
+    after_all,
+)
+from registry.tools.presentation import Overrides
+from registry.tools.values import ExposureState, RegistrationState, ToolDefinition
+from registry.tools.versions import VersionMove, VersionState
+
+TO_REGISTRATION = {
+    RegistrationState.SELECTED: Event.SELECT,
+    RegistrationState.UNSELECTED: Event.UNSELECT,
+}
+TO_EXPOSURE = {
+    ExposureState.ACTIVE: Event.EXPOSE,
+    ExposureState.DISABLED: Event.DISABLE,
+    ExposureState.DELETED: Event.DELETE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to write.
+
+    Attributes:
+        state: The tool's states from now on.
+        serve: The definition to serve from now on; None for the one that is.
+        served_version: Its number.
+        overrides: What people say of it from now on; None for what they do.
+        ends_pending: Whether nothing waits for review any more.
+        seen_hash: Of what the upstream offers, where that is not what is served or waits.
+        ends_withholding: Whether it is not withheld any more.
+        versions: What becomes of versions.
+    """
+
+    state: State
+    serve: ToolDefinition | None = None
+    served_version: int | None = None
+    overrides: Overrides | None = None
+    ends_pending: bool = False
+    seen_hash: str | None = None
+    ends_withholding: bool = False
+    versions: tuple[VersionMove, ...] = ()
+
+
+def accepted(tool: GovernedTool, seen: str) -> Decision:
+    """Return what it means to accept what waits for review.
+
+    Raises:
+        ToolMovedOnError: *seen* is not its hash.
+        ToolStateError: Nothing waits.
+    """
+    stored = tool.stored
+    _require_seen(tool, seen)
+    if stored.pending_hash is None or tool.pending_definition is None:
+        if tool.state != WAITING:
+            raise ToolStateError("Nothing about this tool waits for a decision.")
+        return Decision(after(tool.state, Event.SELECT))
+    state = tool.state
+    if stored.is_withheld:
+        state = _moved(state, Event.RELEASE)
+    elif state == WAITING:
+        state = after(state, Event.SELECT)
+    moves = [VersionMove(tool.id, stored.served_version, VersionState.SUPERSEDED)]
+    if stored.pending_version is not None:
+        served = VersionState.SERVED
+        moves.append(VersionMove(tool.id, stored.pending_version, served, is_decision=True))
+    return Decision(
+        state,
+        serve=_definition(tool.pending_definition),
+        served_version=stored.pending_version or stored.served_version,
+        ends_pending=True,
+        ends_withholding=True,
+        versions=tuple(moves),
+    )
+
+
+def rejected(tool: GovernedTool, seen: str) -> Decision:
+    """Return what it means to reject what waits for review.
+
+    What was served goes on being served; a blocked tool stays disabled, and a new one becomes so.
+
+    Raises:
+        ToolMovedOnError: *seen* is not its hash.
+        ToolStateError: Nothing waits.
+    """
+    stored = tool.stored
+    _require_seen(tool, seen)
+    if stored.pending_hash is None:
+        if tool.state != WAITING:
+            raise ToolStateError("Nothing about this tool waits for a decision.")
+        return Decision(after(tool.state, Event.DISABLE))
+    moves: tuple[VersionMove, ...] = ()
+    if stored.pending_version is not None:
+        state = VersionState.REJECTED
+        moves = (VersionMove(tool.id, stored.pending_version, state, is_decision=True),)
+    return Decision(
+        tool.state,
+        ends_pending=True,
+        seen_hash=stored.pending_hash,
+        ends_withholding=True,
+        versions=moves,
+    )
+
+
+def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> Decision:
+    """Return what it means to serve an earlier version, or a later one, again.
+
+    What waits for review goes on waiting, unless it is that version.
+
+    Raises:
+        ToolStateError: It is served already.
+    """
+    stored = tool.stored
+    if version.version == stored.served_version:
+        raise ToolStateError("That version is served already.")
+    is_pending = version.version == stored.pending_version
+    moves = (
+        VersionMove(tool.id, stored.served_version, VersionState.SUPERSEDED),
+        VersionMove(tool.id, version.version, VersionState.SERVED, is_decision=True),
+    )
+    offered = stored.offered_hash
+    waits = stored.pending_hash is not None and not is_pending
+    return Decision(
+        _moved(tool.state, Event.RELEASE) if is_pending and stored.is_withheld else tool.state,
+        serve=_definition(version.definition),
+        served_version=version.version,
+        ends_pending=is_pending,
+        seen_hash=None if waits or offered == version.discovery_hash else offered,
+        ends_withholding=is_pending,
+        versions=moves,
+    )
+
+
+def patched(tool: GovernedTool, patch: ToolPatch) -> Decision:
+    """Return what a person's changes mean.
+
+    Raises:
+        ToolStateError: The tool's states do not allow it.
+    """
+    overrides = None
+    if patch.given & {"display_name", "description", "metadata"}:
+        before = tool.stored.overrides
+        overrides = Overrides(
+            patch.display_name if "display_name" in patch.given else before.display_name,
+            patch.description if "description" in patch.given else before.description,
+            _merged(before.metadata, patch.metadata),
+        )
+    events = events_to(tool.state, patch.registration_state, patch.exposure_state)
+    try:
+        state = after_all(tool.state, events)
+    except ImpossibleEventError as exc:
+        raise ToolStateError(str(exc)) from None
+    return Decision(
+        state,
+        overrides=overrides,
+        # Who sets the state decides about the tool, not about its definition.
+        ends_withholding=bool(events) and state != tool.state,
+    )
+
+
+def events_to(
+    state: State, registration: RegistrationState | None, exposure: ExposureState | None
+) -> list[Event]:
+    """Return what must happen to a tool so that its states become those that are given.
+
+    Raises:
+        ToolStateError: Nobody can bring that about.
+    """
+    events: list[Event] = []
+    if exposure is ExposureState.DRAFT and state[1] is ExposureState.DELETED:
+        events.append(Event.RESTORE)
+    if registration is RegistrationState.STALE:
+        raise ToolStateError("Whether a tool is stale is for its server to say.")
+    if registration is not None:
+        events.append(TO_REGISTRATION[registration])
+    if exposure is ExposureState.DRAFT and Event.RESTORE not in events:
+        events.append(Event.WITHDRAW)
+    elif exposure is not None and exposure is not ExposureState.DRAFT:
+        events.append(TO_EXPOSURE[exposure])
+    return events
+
+
+def told(tool: GovernedTool, decision: Decision) -> JsonObject:
+    """Return what the audit trail says of a decision: what differs, before and after."""
+    before, later = _shown(tool), dict(_shown(tool))
+    later |= {
+        "registration_state": decision.state[0].value,
+        "exposure_state": decision.state[1].value,
+    }
+    if decision.served_version is not None:
+        later["served_version"] = decision.served_version
+    if decision.ends_pending:
+        later["pending_version"] = None
+    if decision.overrides is not None:
+        later |= {
+            "display_name": decision.overrides.display_name,
+            "description": decision.overrides.description,
+            "metadata": dict(decision.overrides.metadata),
+        }
+    names = [name for name in before if before[name] != later[name]]
+    return {
+        "tool": tool.stored.name,
+        "owner_id": tool.owner_id,
+        "before": {name: before[name] for name in names},
+        "after": {name: later[name] for name in names},
+    }
+
+
+def _shown(tool: GovernedTool) -> dict[str, Any]:
+    stored = tool.stored
+    return {
+        "registration_state": stored.registration_state.value,
+        "exposure_state": stored.exposure_state.value,
+        "served_version": stored.served_version,
+        "pending_version": stored.pending_version,
+        "display_name": stored.overrides.display_name,
+        "description": stored.overrides.description,
+        "metadata": dict(stored.overrides.metadata),
+    }
+
+
+def _require_seen(tool: GovernedTool, seen: str) -> None:
+    if seen != tool.decision_hash:
+        raise ToolMovedOnError(tool.decision_hash)
+
+
+def _moved(state: State, event: Event) -> State:
+    try:
+        return after(state, event)
+    except ImpossibleEventError:
+        # Somebody changed its state meanwhile; that was a decision too.
+        return state
+
+
+def _merged(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**before, **changes}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def _definition(text: str) -> ToolDefinition:
+    """Return a stored definition as it was taken from the upstream."""
+    taken = take([load_text(text)])
+    if not taken.tools:
+        raise ToolStateError(f"That definition cannot be served: it {taken.rejected[0].reason}.")
+    return taken.tools[0]

@@ -1,0 +1,95 @@
+"""Tools and their versions as the API shows them: snake_case, as they are stored. Pure."""
+
+from datetime import datetime
+
+from pydantic import JsonValue
+
+from registry.core.json import JsonObject, load_text
+from registry.core.text import timestamp
+from registry.governance.values import GovernedTool, ToolVersionRecord
+from registry.tools.exposure import WAITING, is_served
+
+
+def present_summary(tool: GovernedTool) -> JsonObject:
+    """Return a tool as lists have it."""
+    stored = tool.stored
+    overrides = stored.overrides
+    return {
+        "id": tool.id,
+        "source_type": tool.source_type,
+        "owner_id": tool.owner_id,
+        "name": stored.name,
+        "display_name": overrides.display_name,
+        "title": tool.title,
+        "description": overrides.description or tool.description,
+        "registration_state": stored.registration_state.value,
+        "exposure_state": stored.exposure_state.value,
+        "is_exposed": is_served(*tool.state),
+        "review": _review(tool),
+        "is_withheld": stored.is_withheld,
+        "metadata": {
+            name: {"value": value, "source": tool.metadata_sources.get(name, "")}
+            for name, value in tool.metadata.items()
+        },
+        "discovery_hash": stored.discovery_hash,
+        "pending_hash": stored.pending_hash,
+        "served_version": stored.served_version,
+        "pending_version": stored.pending_version,
+        "versions": stored.versions,
+        "sync_error": tool.sync_error,
+        "last_discovered_at": _moment(tool.last_discovered_at),
+        "last_synced_at": _moment(tool.last_synced_at),
+        "created_at": _moment(tool.created_at),
+        "updated_at": _moment(tool.updated_at),
+    }
+
+
+def present_detail(tool: GovernedTool) -> JsonObject:
+    """Return a tool with all that is known of it."""
+    return {
+        **present_summary(tool),
+        "description_override": tool.stored.overrides.description,
+        "upstream_description": tool.description,
+        "tool_metadata": dict(tool.tool_metadata),
+        "input_schema": _parsed(tool.input_schema),
+        "output_schema": _parsed(tool.output_schema),
+        "annotations": _parsed(tool.annotations),
+        "definition": _parsed(tool.stored.definition),
+        "pending_definition": _parsed(tool.pending_definition),
+    }
+
+
+def present_version(version: ToolVersionRecord) -> JsonObject:
+    """Return one version."""
+    return {
+        "version": version.version,
+        "state": version.state,
+        "origin": version.origin,
+        "discovery_hash": version.discovery_hash,
+        "weight": version.weight,
+        "compared_with": version.compared_with,
+        "changes": [
+            {name: change.get(name) for name in ("weight", "path", "told", "before", "after")}
+            for change in version.changes
+        ],
+        "definition": _parsed(version.definition),
+        "created_at": timestamp(version.created_at),
+        "created_by": None if version.created_by is None else dict(version.created_by),
+        "decided_at": _moment(version.decided_at),
+        "decided_by": None if version.decided_by is None else dict(version.decided_by),
+    }
+
+
+def _review(tool: GovernedTool) -> str | None:
+    """Return what waits for a decision: a `change`, or the tool itself, which is `new`."""
+    if tool.stored.has_pending:
+        return "change"
+    return "new" if tool.state == WAITING else None
+
+
+def _moment(value: datetime | None) -> str | None:
+    return None if value is None else timestamp(value)
+
+
+def _parsed(text: str | None) -> JsonValue:
+    return None if text is None else load_text(text)

@@ -1,0 +1,198 @@
+"""Reads tools and their versions for people, and says what their decisions write."""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+from pymongo import DESCENDING
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translates_driver_errors
+from packages.models.tools import RegisteredTool, ToolVersion
+from registry.core.json import load_text, members
+from registry.core.paging import Page, PageRequest
+from registry.governance.decisions import Decision
+from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
+from registry.tools.exposure import SERVED, WAITING
+from registry.tools.lifecycle import DELETED, DISABLED, STALE
+from registry.tools.metadata import known
+from registry.tools.presentation import presented
+from registry.tools.repository import (
+    OPTIONAL_DEFINITION_FIELDS,
+    definition_fields,
+    facet,
+    metadata_fields,
+    stored_tool,
+)
+
+SORT = [("_id", 1)]
+SEARCHED_FIELDS = ("name", "title", "display_name", "description", "description_override")
+
+
+@translates_driver_errors
+class GovernedTools:
+    """Tools as people see them and decide about them."""
+
+    def __init__(self, database: Database) -> None:
+        self._tools = database.collection(RegisteredTool.Settings.name)
+        self._versions = database.collection(ToolVersion.Settings.name)
+
+    async def page(
+        self, sight: Sight, narrowed: ToolFilter, page: PageRequest
+    ) -> Page[GovernedTool]:
+        """Return one page of what is seen, in the order in which tools were found."""
+        query = list_query(sight, narrowed)
+        total = await self._tools.count_documents(query)
+        cursor = self._tools.find(query, sort=SORT, skip=page.offset, limit=-page.per_page)
+        return Page(tuple(governed_tool(row) for row in await cursor.to_list()), total, page)
+
+    async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
+        """Return one tool, whoever asks."""
+        row = await self._tools.find_one({"_id": ObjectId(tool_id)}, session=tx)
+        return None if row is None else governed_tool(row)
+
+    async def owners_of(self, tool_ids: Iterable[str]) -> dict[str, str]:
+        """Return the owners of those of the tools that exist."""
+        ids = [ObjectId(tool_id) for tool_id in tool_ids]
+        rows = self._tools.find({"_id": {"$in": ids}}, {"owner_id": 1})
+        return {str(row["_id"]): str(row["owner_id"]) async for row in rows}
+
+    async def versions(self, tool_id: str) -> list[ToolVersionRecord]:
+        """Return the stored versions of one tool, newest first."""
+        rows = self._versions.find({"tool_id": ObjectId(tool_id)}, sort=[("version", DESCENDING)])
+        return [_version(row) async for row in rows]
+
+    async def version(
+        self, tool_id: str, version: int, tx: Transaction
+    ) -> ToolVersionRecord | None:
+        """Return one version."""
+        row = await self._versions.find_one(
+            {"tool_id": ObjectId(tool_id), "version": version}, session=tx
+        )
+        return None if row is None else _version(row)
+
+
+def decided_fields(tool: GovernedTool, decision: Decision, now: datetime) -> tuple[Doc, list[str]]:
+    """Return what a decision sets of a tool's own record, and what it removes."""
+    registration, exposure = decision.state
+    changes: Doc = {
+        "registration_state": registration.value,
+        "exposure_state": exposure.value,
+        "updated_at": now,
+    }
+    gone: list[str] = []
+    overrides = decision.overrides or tool.stored.overrides
+    if decision.serve is not None:
+        served = definition_fields(decision.serve, overrides)
+        changes |= {**served, "served_version": decision.served_version}
+        gone += [name for name in OPTIONAL_DEFINITION_FIELDS if name not in served]
+    elif decision.overrides is not None:
+        _put(changes, gone, "presented", presented(tool.stored.definition or "{}", overrides))
+        said = members(load_text(tool.annotations)) if tool.annotations else {}
+        changes |= metadata_fields(known(tool.stored.name, said, overrides.metadata))
+    if decision.overrides is not None:
+        _put(changes, gone, "display_name", overrides.display_name)
+        _put(changes, gone, "description_override", overrides.description)
+        changes["tool_metadata"] = dict(overrides.metadata)
+    if decision.ends_pending:
+        gone += ["pending_definition", "pending_hash", "pending_version"]
+    if decision.serve is not None or decision.ends_pending:
+        _put(changes, gone, "seen_hash", decision.seen_hash)
+    if decision.ends_withholding:
+        gone.append("is_withheld")
+    return changes, gone
+
+
+def _put(changes: Doc, gone: list[str], name: str, value: object) -> None:
+    if value is None:
+        gone.append(name)
+    else:
+        changes[name] = value
+
+
+def list_query(sight: Sight, narrowed: ToolFilter) -> Doc:
+    """Return the query of a list: what is seen of what is asked for."""
+    rules: list[Doc] = []
+    if narrowed.owner_id is not None:
+        rules.append({"owner_id": ObjectId(narrowed.owner_id)})
+    for name in ("source_type", "registration_state", "exposure_state"):
+        value = getattr(narrowed, name)
+        if value is not None:
+            rules.append({name: str(value)})
+    if narrowed.in_review:
+        waiting: Doc = {"registration_state": WAITING[0].value, "exposure_state": WAITING[1].value}
+        rules.append({"$or": [waiting, {"pending_hash": {"$exists": True}}]})
+    rules += _looked_for(narrowed)
+    if not narrowed.with_stale and narrowed.registration_state is not STALE:
+        rules.append({"registration_state": {"$ne": STALE.value}})
+    if not narrowed.with_disabled and narrowed.exposure_state not in {DISABLED, DELETED}:
+        rules.append({"exposure_state": {"$nin": [DISABLED.value, DELETED.value]}})
+    if not sight.everything:
+        rules.append(_seen(sight))
+    if len(rules) == 1:
+        return rules[0]
+    return {"$and": rules} if rules else {}
+
+
+def _looked_for(narrowed: ToolFilter) -> list[Doc]:
+    rules: list[Doc] = []
+    if narrowed.flags:
+        wanted = [facet(flag, value) for flag, value in narrowed.flags.items()]
+        rules.append({"facets": {"$all": wanted}})
+    if narrowed.text:
+        pattern = {"$regex": re.escape(narrowed.text), "$options": "i"}
+        rules.append({"$or": [{name: pattern} for name in SEARCHED_FIELDS]})
+    return rules
+
+
+def _seen(sight: Sight) -> Doc:
+    served: Doc = {
+        "registration_state": SERVED[0].value,
+        "exposure_state": SERVED[1].value,
+        "owner_id": {"$in": [ObjectId(owner) for owner in sight.viewed - sight.governed]},
+    }
+    governed: Doc = {"owner_id": {"$in": [ObjectId(owner) for owner in sight.governed]}}
+    return {"$or": [governed, served]}
+
+
+def governed_tool(row: dict[str, Any]) -> GovernedTool:
+    """Return a stored row as a value."""
+    return GovernedTool(
+        id=str(row["_id"]),
+        source_type=row["source_type"],
+        owner_id=str(row["owner_id"]),
+        stored=stored_tool(row),
+        title=row.get("title"),
+        description=row.get("description"),
+        input_schema=row["input_schema"],
+        output_schema=row.get("output_schema"),
+        annotations=row.get("annotations"),
+        pending_definition=row.get("pending_definition"),
+        tool_metadata=members(row.get("tool_metadata")),
+        metadata=members(row.get("metadata")),
+        metadata_sources=members(row.get("metadata_sources")),  # type: ignore[arg-type]  # as we write them
+        sync_error=row.get("sync_error"),
+        last_discovered_at=row.get("last_discovered_at"),
+        last_synced_at=row.get("last_synced_at"),
+        created_at=row.get("created_at"),
+        updated_at=row.get("updated_at"),
+    )
+
+
+def _version(row: dict[str, Any]) -> ToolVersionRecord:
+    return ToolVersionRecord(
+        version=row["version"],
+        state=row["state"],
+        origin=row["origin"],
+        discovery_hash=row["discovery_hash"],
+        definition=row["definition"],
+        weight=row.get("weight"),
+        changes=tuple(row.get("changes") or ()),
+        compared_with=row.get("compared_with"),
+        created_at=row["created_at"],
+        created_by=row.get("created_by"),
+        decided_at=row.get("decided_at"),
+        decided_by=row.get("decided_by"),
+    )

@@ -1,0 +1,164 @@
+"""The tools API: `/api/v1/registry/tools`."""
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.core.paging import PageRequest
+from registry.core.text import OBJECT_ID
+from registry.governance.presenter import present_detail, present_summary, present_version
+from registry.governance.schemas import (
+    BulkAnswer,
+    ToolBulk,
+    ToolDecision,
+    ToolDetail,
+    ToolHistory,
+    ToolList,
+    ToolQuery,
+    ToolRollback,
+    ToolUpdate,
+)
+from registry.governance.service import ToolService
+from registry.web.bodies import StrictJsonRoute
+from registry.web.errors import JsonAnswer, error_answers
+
+Reader = Annotated[UserContext, needs(Scope.READ_TOOLS)]
+Writer = Annotated[UserContext, needs(Scope.WRITE_TOOLS)]
+ToolId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the tool.")]
+
+errors = error_answers(
+    {
+        404: "There is no such tool, or no such version.",
+        409: "The tool is in another state, or has another definition, than that.",
+    }
+)
+
+router = APIRouter(prefix="/api/v1/registry/tools", tags=["tools"], route_class=StrictJsonRoute)
+
+
+def _service(request: Request) -> ToolService:
+    return cast("ToolService", request.app.state.tools)
+
+
+@router.get("", response_model=ToolList, operation_id="list_tools", responses=errors())
+async def list_tools(
+    request: Request, user: Reader, asked: Annotated[ToolQuery, Query()]
+) -> Response:
+    """List tools: all of servers that the caller may change, of others those that are served."""
+    wanted = PageRequest(asked.page, asked.per_page)
+    page = await _service(request).page(user, asked.narrowed(), wanted)
+    return JsonAnswer(
+        {
+            "tools": [present_summary(tool) for tool in page.items],
+            "pagination": {
+                "total": page.total,
+                "page": wanted.page,
+                "per_page": wanted.per_page,
+                "total_pages": page.total_pages,
+            },
+        }
+    )
+
+
+@router.post(
+    "/bulk", response_model=BulkAnswer, operation_id="update_tools", responses=errors(408, 415)
+)
+async def update_tools(request: Request, user: Writer, body: ToolBulk) -> Response:
+    """Select, expose or mark many tools; what fails for one changes nothing for the others."""
+    ids = list(dict.fromkeys(tool_id.lower() for tool_id in body.ids))
+    result = await _service(request).patch_many(ids, body.patch(), user)
+    return JsonAnswer(
+        {
+            "changed": list(result.changed),
+            "unchanged": list(result.unchanged),
+            "failed": [
+                {"id": tool_id, "error": error.kind.value, "message": error.message}
+                for tool_id, error in result.failed
+            ],
+        }
+    )
+
+
+@router.get(
+    "/{tool_id}", response_model=ToolDetail, operation_id="get_tool", responses=errors(404)
+)
+async def get_tool(request: Request, user: Reader, tool_id: ToolId) -> Response:
+    """Return one tool with its definitions."""
+    return JsonAnswer(present_detail(await _service(request).get(tool_id, user)))
+
+
+@router.patch(
+    "/{tool_id}",
+    response_model=ToolDetail,
+    operation_id="update_tool",
+    responses=errors(404, 408, 409, 415),
+)
+async def update_tool(
+    request: Request, user: Writer, tool_id: ToolId, body: ToolUpdate
+) -> Response:
+    """Change what clients get of a tool, what is known of its effects, or its states."""
+    return JsonAnswer(present_detail(await _service(request).patch(tool_id, body.patch(), user)))
+
+
+@router.get(
+    "/{tool_id}/history",
+    response_model=ToolHistory,
+    operation_id="tool_history",
+    responses=errors(404),
+)
+async def tool_history(request: Request, user: Reader, tool_id: ToolId) -> Response:
+    """List every definition that a tool had or was offered with, newest first."""
+    tool, versions = await _service(request).history(tool_id, user)
+    return JsonAnswer(
+        {
+            "id": tool.id,
+            "name": tool.stored.name,
+            "served_version": tool.stored.served_version,
+            "pending_version": tool.stored.pending_version,
+            "versions": [present_version(version) for version in versions],
+        }
+    )
+
+
+@router.post(
+    "/{tool_id}/accept",
+    response_model=ToolDetail,
+    operation_id="accept_tool",
+    responses=errors(404, 408, 409, 415),
+)
+async def accept_tool(
+    request: Request, user: Writer, tool_id: ToolId, body: ToolDecision
+) -> Response:
+    """Serve a changed definition, or a new tool, that waits for review."""
+    return JsonAnswer(present_detail(await _service(request).accept(tool_id, body.hash, user)))
+
+
+@router.post(
+    "/{tool_id}/reject",
+    response_model=ToolDetail,
+    operation_id="reject_tool",
+    responses=errors(404, 408, 409, 415),
+)
+async def reject_tool(
+    request: Request, user: Writer, tool_id: ToolId, body: ToolDecision
+) -> Response:
+    """Go on with what is served; a new tool is disabled."""
+    return JsonAnswer(present_detail(await _service(request).reject(tool_id, body.hash, user)))
+
+
+@router.post(
+    "/{tool_id}/rollback",
+    response_model=ToolDetail,
+    operation_id="roll_back_tool",
+    responses=errors(404, 408, 409, 415),
+)
+async def roll_back_tool(
+    request: Request, user: Writer, tool_id: ToolId, body: ToolRollback
+) -> Response:
+    """Serve another version of the tool."""
+    return JsonAnswer(
+        present_detail(await _service(request).roll_back(tool_id, body.version, user))
+    )

@@ -1,0 +1,264 @@
+"""Query, bodies and answers of the tools API: snake_case, as the records are stored."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from registry.core.text import OBJECT_ID
+from registry.governance.values import ToolFilter, ToolPatch
+from registry.tools.metadata import COST_TIER, FLAGS
+from registry.tools.values import ExposureState, RegistrationState
+
+MAX_PAGE = 1_000_000
+MOST_AT_ONCE = 1_000
+MOST_METADATA = 64
+
+ToolIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
+Line = Annotated[
+    str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True, min_length=1)
+]
+Text = Annotated[
+    str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$", min_length=1)
+]
+Hash = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9a-f]{64}$"),
+    Field(description="`pending_hash` of the tool as it was read, else its `discovery_hash`."),
+]
+
+
+class ToolQuery(BaseModel):
+    """What to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    owner_id: ToolIdText | None = Field(default=None, description="Id of the server.")
+    source_type: Literal["mcp", "openapi"] | None = None
+    registration_state: RegistrationState | None = None
+    exposure_state: ExposureState | None = None
+    review: Literal["pending"] | None = Field(
+        default=None, description="Only new tools and changed definitions that wait."
+    )
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+    sensitive: bool | None = None
+    human_approval_required: bool | None = None
+    cost_tier: Annotated[Line | None, Field(max_length=64)] = None
+    query: Annotated[Line | None, Field(max_length=200)] = Field(
+        default=None, description="Text to look for in names, titles and descriptions."
+    )
+    include_stale: bool = Field(
+        default=False,
+        description="Also what servers offer no longer. For those who administer them.",
+    )
+    include_disabled: bool = Field(
+        default=False, description="Also what is disabled or deleted. Likewise."
+    )
+    page: int = Field(default=1, ge=1, le=MAX_PAGE)
+    per_page: int = Field(default=50, ge=1, le=200)
+
+    def narrowed(self) -> ToolFilter:
+        """Return the filter."""
+        flags = {name: getattr(self, name) for name in (*FLAGS, COST_TIER)}
+        return ToolFilter(
+            owner_id=None if self.owner_id is None else self.owner_id.lower(),
+            source_type=self.source_type,
+            registration_state=self.registration_state,
+            exposure_state=self.exposure_state,
+            in_review=self.review is not None,
+            flags={name: value for name, value in flags.items() if value is not None},
+            text=self.query,
+            with_stale=self.include_stale,
+            with_disabled=self.include_disabled,
+        )
+
+
+class _Patch(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    registration_state: Literal["selected", "unselected"] | None = None
+    exposure_state: ExposureState | None = None
+    tool_metadata: dict[str, Any] | None = Field(
+        default=None,
+        max_length=MOST_METADATA,
+        description=(
+            "Members to set, null to remove one: `read_only`, `destructive`, `idempotent`, "
+            "`sensitive`, `human_approval_required` (true or false), `cost_tier` (text), and "
+            "others, which are kept."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _metadata_means_something(self) -> Self:
+        for name, value in (self.tool_metadata or {}).items():
+            if not name or "\x00" in name or name.startswith("$") or "." in name:
+                raise ValueError("tool_metadata: a name may not be empty, begin with $ or hold .")
+            if name in FLAGS and not isinstance(value, bool | None):
+                raise ValueError(f"tool_metadata.{name}: must be true, false or null")
+            if name == COST_TIER and not isinstance(value, str | None):
+                raise ValueError(f"tool_metadata.{name}: must be text or null")
+        return self
+
+    def patch(self) -> ToolPatch:
+        """Return what is changed."""
+        given = self.model_fields_set - {"ids"}
+        registration = self.registration_state
+        return ToolPatch(
+            given=frozenset("metadata" if name == "tool_metadata" else name for name in given),
+            display_name=getattr(self, "display_name", None),
+            description=getattr(self, "description", None),
+            metadata=self.tool_metadata or {},
+            registration_state=None if registration is None else RegistrationState(registration),
+            exposure_state=self.exposure_state,
+        )
+
+
+class ToolUpdate(_Patch):
+    """What to change; what is left out stays, and null takes an override back."""
+
+    display_name: Annotated[Line | None, Field(max_length=256)] = Field(
+        default=None, description="Shown to clients as `title`."
+    )
+    description: Annotated[Text | None, Field(max_length=65536)] = Field(
+        default=None, description="Shown to clients instead of the server's own."
+    )
+
+
+class ToolBulk(_Patch):
+    """What to change of many tools."""
+
+    ids: list[ToolIdText] = Field(min_length=1, max_length=MOST_AT_ONCE)
+
+
+class ToolDecision(BaseModel):
+    """What was looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hash: Hash
+
+
+class ToolRollback(BaseModel):
+    """Which version to serve."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(ge=1, le=2**31 - 1)
+
+
+class MetadataAnswer(BaseModel):
+    """One flag, and who says it: `manual`, `upstream` or `inferred`."""
+
+    value: bool | str
+    source: str
+
+
+class ToolSummary(BaseModel):
+    """One tool."""
+
+    id: str
+    source_type: str
+    owner_id: str
+    name: str
+    display_name: str | None
+    title: str | None
+    description: str | None
+    registration_state: str
+    exposure_state: str
+    is_exposed: bool = Field(description="Whether it is served while its server is not inactive.")
+    review: str | None = Field(description="What waits: `new`, `change`, or nothing.")
+    is_withheld: bool
+    metadata: dict[str, MetadataAnswer]
+    discovery_hash: str
+    pending_hash: str | None
+    served_version: int
+    pending_version: int | None
+    versions: int
+    sync_error: str | None
+    last_discovered_at: str | None
+    last_synced_at: str | None
+    created_at: str | None
+    updated_at: str | None
+
+
+class ToolDetail(ToolSummary):
+    """One tool with all that is known of it."""
+
+    description_override: str | None
+    upstream_description: str | None
+    tool_metadata: dict[str, Any]
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any] | None
+    annotations: dict[str, Any] | None
+    definition: dict[str, Any]
+    pending_definition: dict[str, Any] | None
+
+
+class Pagination(BaseModel):
+    """Where a page is."""
+
+    total: int
+    page: int
+    per_page: int
+    total_pages: int
+
+
+class ToolList(BaseModel):
+    """One page."""
+
+    tools: list[ToolSummary]
+    pagination: Pagination
+
+
+class ChangeAnswer(BaseModel):
+    """One difference between two definitions."""
+
+    weight: str = Field(description="`cosmetic`, `widening`, `narrowing` or `risky`.")
+    path: str = Field(description="JSON Pointer into the definition.")
+    told: str
+    before: str | None
+    after: str | None
+
+
+class VersionAnswer(BaseModel):
+    """One definition that the tool had or was offered with."""
+
+    version: int
+    state: str = Field(description="`served`, `pending`, `rejected` or `superseded`.")
+    origin: str
+    discovery_hash: str
+    weight: str | None
+    compared_with: int | None
+    changes: list[ChangeAnswer]
+    definition: dict[str, Any]
+    created_at: str | None
+    created_by: dict[str, str] | None
+    decided_at: str | None
+    decided_by: dict[str, str] | None
+
+
+class ToolHistory(BaseModel):
+    """Versions of one tool, newest first."""
+
+    id: str
+    name: str
+    served_version: int
+    pending_version: int | None
+    versions: list[VersionAnswer]
+
+
+class BulkFailure(BaseModel):
+    """What stood in the way of one tool."""
+
+    id: str
+    error: str
+    message: str
+
+
+class BulkAnswer(BaseModel):
+    """What came of it."""
+
+    changed: list[str]
+    unchanged: list[str]
+    failed: list[BulkFailure]

@@ -1,0 +1,364 @@
+"""Who sees which tools, and what they decide about them.
+
+A decision is one transaction: the tool, its versions, what the other application reads of its
+server, and the audit record. The gateway follows by the change stream, like everybody else.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from packages.database.client import Database, Transaction
+from registry.access.policy import NO_BITS, Permission
+from registry.audit.trail import AuditTrail
+from registry.audit.values import AuditAction, AuditEvent, EntityType
+from registry.auth.identity import UserContext
+from registry.core.clock import Clock
+from registry.core.errors import RegistryError
+from registry.core.paging import Page, PageRequest
+from registry.governance.decisions import (
+    Decision,
+    accepted,
+    patched,
+    rejected,
+    rolled_back,
+    told,
+)
+from registry.governance.errors import (
+    HiddenToolsForbiddenError,
+    ToolForbiddenError,
+    ToolNotFoundError,
+    VersionNotFoundError,
+)
+from registry.governance.repository import GovernedTools, decided_fields
+from registry.governance.values import (
+    GovernedTool,
+    Sight,
+    ToolFilter,
+    ToolPatch,
+    ToolVersionRecord,
+)
+from registry.servers.outcome import projection_fields, time_after
+from registry.servers.ports import ServerChanges
+from registry.servers.store import ServerRepositories
+from registry.tools.exposure import is_served
+from registry.tools.values import Person
+from registry.tools.versions import VersionOrigin, VersionState
+
+log = structlog.get_logger()
+
+Decide = Callable[[GovernedTool, Transaction], Awaitable[Decision]]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """What came of a change of many tools.
+
+    Attributes:
+        changed: Ids of the tools that are otherwise now.
+        unchanged: Of those that were so already.
+        failed: Ids with what stood in the way.
+    """
+
+    changed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    failed: tuple[tuple[str, RegistryError], ...]
+
+
+class ToolService:
+    """Reads tools and decides about them, each on behalf of a caller."""
+
+    def __init__(
+        self,
+        database: Database,
+        repositories: ServerRepositories,
+        governed: GovernedTools,
+        audit: AuditTrail,
+        changes: ServerChanges,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._servers = repositories.servers
+        self._tools = repositories.tools
+        self._governed = governed
+        self._audit = audit
+        self._changes = changes
+        self._clock = clock
+
+    async def page(
+        self, user: UserContext, narrowed: ToolFilter, page: PageRequest
+    ) -> Page[GovernedTool]:
+        """Return one page of the tools that *user* sees.
+
+        Of servers that they may change these are all tools, of others those that are served.
+
+        Raises:
+            HiddenToolsForbiddenError: Stale or disabled tools were asked for without the right.
+        """
+        sight = await self._sight(user)
+        wants_hidden = narrowed.with_stale or narrowed.with_disabled
+        governs = sight.everything or narrowed.owner_id in sight.governed
+        if wants_hidden and not governs:
+            raise HiddenToolsForbiddenError
+        return await self._governed.page(sight, narrowed, page)
+
+    async def get(self, tool_id: str, user: UserContext) -> GovernedTool:
+        """Return one tool.
+
+        Raises:
+            ToolNotFoundError: There is none that *user* sees.
+        """
+        tool = await self._governed.get(tool_id)
+        if tool is None:
+            raise ToolNotFoundError
+        bits = await self._bits(tool, user)
+        if not bits & Permission.EDIT and not (bits & Permission.VIEW and is_served(*tool.state)):
+            raise ToolNotFoundError
+        return tool
+
+    async def history(
+        self, tool_id: str, user: UserContext
+    ) -> tuple[GovernedTool, list[ToolVersionRecord]]:
+        """Return a tool and its versions, newest first.
+
+        Raises:
+            ToolNotFoundError: There is none that *user* sees.
+        """
+        tool = await self.get(tool_id, user)
+        versions = await self._governed.versions(tool_id)
+        return tool, versions or [_only_version(tool)]
+
+    async def patch(self, tool_id: str, patch: ToolPatch, user: UserContext) -> GovernedTool:
+        """Change what people say of a tool, or its states.
+
+        Raises:
+            ToolNotFoundError: There is none that *user* sees.
+            ToolForbiddenError: They may not change it.
+            ToolStateError: The tool's states do not allow it.
+        """
+
+        async def decide(tool: GovernedTool, _tx: Transaction) -> Decision:
+            return patched(tool, patch)
+
+        return await self._decide(tool_id, user, decide, AuditAction.UPDATE)
+
+    async def accept(self, tool_id: str, seen: str, user: UserContext) -> GovernedTool:
+        """Serve what waits for review.
+
+        Args:
+            tool_id: Which tool.
+            seen: Hash of the definition that was looked at.
+            user: Who decides.
+
+        Raises:
+            ToolNotFoundError: There is none that *user* sees.
+            ToolForbiddenError: They may not change it.
+            ToolMovedOnError: Another definition waits by now.
+            ToolStateError: Nothing waits.
+        """
+
+        async def decide(tool: GovernedTool, _tx: Transaction) -> Decision:
+            return accepted(tool, seen)
+
+        return await self._decide(tool_id, user, decide, AuditAction.ACCEPT)
+
+    async def reject(self, tool_id: str, seen: str, user: UserContext) -> GovernedTool:
+        """Do not serve what waits for review; arguments and errors as for `accept`."""
+
+        async def decide(tool: GovernedTool, _tx: Transaction) -> Decision:
+            return rejected(tool, seen)
+
+        return await self._decide(tool_id, user, decide, AuditAction.REJECT)
+
+    async def roll_back(self, tool_id: str, version: int, user: UserContext) -> GovernedTool:
+        """Serve another version of a tool.
+
+        Raises:
+            ToolNotFoundError: There is none that *user* sees.
+            ToolForbiddenError: They may not change it.
+            VersionNotFoundError: It has no such version.
+            ToolStateError: It is served already, or cannot be.
+        """
+
+        async def decide(tool: GovernedTool, tx: Transaction) -> Decision:
+            found = await self._governed.version(tool_id, version, tx)
+            if found is None and version != tool.stored.served_version:
+                raise VersionNotFoundError
+            return rolled_back(tool, found or _only_version(tool))
+
+        return await self._decide(tool_id, user, decide, AuditAction.ROLLBACK)
+
+    async def patch_many(
+        self, tool_ids: Sequence[str], patch: ToolPatch, user: UserContext
+    ) -> BulkResult:
+        """Change many tools, all of one server in one transaction.
+
+        What stands in the way of one stands in the way of no other.
+        """
+        owners = await self._governed.owners_of(tool_ids)
+        changed: list[str] = []
+        unchanged: list[str] = []
+        failed: list[tuple[str, RegistryError]] = [
+            (tool_id, ToolNotFoundError()) for tool_id in tool_ids if tool_id not in owners
+        ]
+        by_owner: dict[str, list[str]] = {}
+        for tool_id, owner_id in owners.items():
+            by_owner.setdefault(owner_id, []).append(tool_id)
+        for owner_id, ids in by_owner.items():
+            result = await self._patch_owner(owner_id, ids, patch, user)
+            changed += result.changed
+            unchanged += result.unchanged
+            failed += result.failed
+        return BulkResult(tuple(changed), tuple(unchanged), tuple(failed))
+
+    async def _patch_owner(
+        self, owner_id: str, tool_ids: Sequence[str], patch: ToolPatch, user: UserContext
+    ) -> BulkResult:
+        async def write(tx: Transaction) -> BulkResult:
+            changed: list[str] = []
+            unchanged: list[str] = []
+            failed: list[tuple[str, RegistryError]] = []
+            served_differ = False
+            now = self._clock.now()
+            bits = await self._bits_in(owner_id, user, tx)
+            for tool_id in tool_ids:
+                try:
+                    tool = _editable(await self._governed.get(tool_id, tx), bits)
+                    decision = patched(tool, patch)
+                except RegistryError as exc:
+                    failed.append((tool_id, exc))
+                    continue
+                if _changes_nothing(tool, decision):
+                    unchanged.append(tool_id)
+                    continue
+                await self._write(tool, decision, AuditAction.UPDATE, user, now, tx)
+                served_differ = served_differ or _is_seen(tool, decision)
+                changed.append(tool_id)
+            if served_differ:
+                await self._project(owner_id, now, tx)
+            return BulkResult(tuple(changed), tuple(unchanged), tuple(failed))
+
+        result = await self._database.transaction(write)
+        if result.changed:
+            await self._changes.server_changed(owner_id)
+        return result
+
+    async def _decide(
+        self, tool_id: str, user: UserContext, decide: Decide, action: AuditAction
+    ) -> GovernedTool:
+        # Whoever does not see it learns nothing of it, not even that it may not be changed.
+        owner_id = (await self.get(tool_id, user)).owner_id
+
+        async def write(tx: Transaction) -> GovernedTool:
+            found = await self._governed.get(tool_id, tx)
+            tool = _editable(found, await self._bits_in(owner_id, user, tx))
+            decision = await decide(tool, tx)
+            if not _changes_nothing(tool, decision):
+                now = self._clock.now()
+                await self._write(tool, decision, action, user, now, tx)
+                if _is_seen(tool, decision):
+                    await self._project(tool.owner_id, now, tx)
+            decided = await self._governed.get(tool_id, tx)
+            if decided is None:
+                raise ToolNotFoundError
+            return decided
+
+        tool = await self._database.transaction(write)
+        log.info("tool_decided", tool_id=tool_id, action=action.value, user_id=user.user_id)
+        await self._changes.server_changed(owner_id)
+        return tool
+
+    async def _write(
+        self,
+        tool: GovernedTool,
+        decision: Decision,
+        action: AuditAction,
+        user: UserContext,
+        now: datetime,
+        tx: Transaction,
+    ) -> None:
+        changes, gone = decided_fields(tool, decision, now)
+        await self._tools.change(tool.id, changes, gone, tx)
+        person = Person(user.user_id, user.username)
+        await self._tools.write_versions(tool.owner_id, decision.versions, now, tx, person=person)
+        event = AuditEvent(action, EntityType.TOOL, tool.id, told(tool, decision))
+        await self._audit.record(user, event, tx)
+
+    async def _project(self, owner_id: str, now: datetime, tx: Transaction) -> None:
+        """Write what the other application reads of the server's tools."""
+        server = await self._servers.get_unchecked(owner_id, tx)
+        if server is None:
+            raise ToolNotFoundError
+        served = await self._tools.served(owner_id, tx)
+        writes = projection_fields(served, server.server_name)
+        writes["updatedAt"] = time_after(server.updated_at, now)
+        # Read in this transaction: a write that came between ends it, and it is begun anew.
+        await self._servers.update(owner_id, server.updated_at, writes, (), tx)
+
+    async def _bits_in(self, owner_id: str, user: UserContext, tx: Transaction) -> int:
+        """Return what *user* may do with a server, as it is in a transaction."""
+        server = await self._servers.get_unchecked(owner_id, tx)
+        if server is None:
+            return NO_BITS
+        return await self._servers.bits(server, user, self._clock.now(), tx)
+
+    async def _bits(self, tool: GovernedTool, user: UserContext) -> int:
+        server = await self._servers.get(tool.owner_id, user, self._clock.now())
+        return NO_BITS if server is None else server.bits
+
+    async def _sight(self, user: UserContext) -> Sight:
+        rights = await self._servers.rights(user, self._clock.now())
+        if rights is None:
+            return Sight(everything=True)
+        governed = {owner for owner, bits in rights.items() if bits & Permission.EDIT}
+        return Sight(governed=frozenset(governed), viewed=frozenset(rights))
+
+
+def _editable(tool: GovernedTool | None, bits: int) -> GovernedTool:
+    """Return the tool to somebody who may change its server.
+
+    Raises:
+        ToolNotFoundError: There is none that they see.
+        ToolForbiddenError: They see it, but may not.
+    """
+    if tool is not None and bits & Permission.EDIT:
+        return tool
+    if tool is not None and bits & Permission.VIEW and is_served(*tool.state):
+        raise ToolForbiddenError
+    raise ToolNotFoundError
+
+
+def _is_seen(tool: GovernedTool, decision: Decision) -> bool:
+    """Whether clients get another list of tools, or another tool, by a decision."""
+    before, later = is_served(*tool.state), is_served(*decision.state)
+    is_changed = decision.serve is not None or decision.overrides is not None
+    return before is not later or (later and is_changed)
+
+
+def _changes_nothing(tool: GovernedTool, decision: Decision) -> bool:
+    return decision == Decision(tool.state) or (
+        decision == Decision(tool.state, overrides=decision.overrides)
+        and decision.overrides == tool.stored.overrides
+    )
+
+
+def _only_version(tool: GovernedTool) -> ToolVersionRecord:
+    """Return the one version of a tool that never changed, of which its row says all."""
+    stored = tool.stored
+    return ToolVersionRecord(
+        version=stored.served_version,
+        state=VersionState.SERVED.value,
+        origin=VersionOrigin.DISCOVERY.value,
+        discovery_hash=stored.discovery_hash,
+        definition=stored.definition or "{}",
+        weight=None,
+        changes=(),
+        compared_with=None,
+        created_at=tool.created_at or tool.last_discovered_at or datetime.min,  # noqa: DTZ901 - never
+        created_by=None,
+        decided_at=None,
+        decided_by=None,
+    )

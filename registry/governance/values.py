@@ -1,0 +1,128 @@
+"""Values about governed tools that travel between modules."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from registry.core.json import JsonObject
+from registry.tools.lifecycle import State
+from registry.tools.values import ExposureState, RegistrationState, StoredTool
+
+
+@dataclass(frozen=True, slots=True)
+class GovernedTool:
+    """One tool with all that is known of it.
+
+    Attributes:
+        stored: What a change of it needs, its definition included.
+        pending_definition: JSON text of the definition that waits for review.
+        tool_metadata: What people said of its effects, as they said it.
+        metadata: What counts of all that is said.
+    """
+
+    id: str
+    source_type: str
+    owner_id: str
+    stored: StoredTool
+    title: str | None
+    description: str | None
+    input_schema: str
+    output_schema: str | None
+    annotations: str | None
+    pending_definition: str | None
+    tool_metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    metadata_sources: Mapping[str, str]
+    sync_error: str | None
+    last_discovered_at: datetime | None
+    last_synced_at: datetime | None
+    created_at: datetime | None
+    updated_at: datetime | None
+
+    @property
+    def state(self) -> State:
+        """Return its two states."""
+        return self.stored.registration_state, self.stored.exposure_state
+
+    @property
+    def decision_hash(self) -> str:
+        """Return the hash of what a review decides on: the newer definition, or the only one."""
+        return self.stored.pending_hash or self.stored.discovery_hash
+
+
+@dataclass(frozen=True, slots=True)
+class ToolVersionRecord:
+    """One version.
+
+    Attributes:
+        changes: What differs from the version *compared_with*, the weightiest first.
+    """
+
+    version: int
+    state: str
+    origin: str
+    discovery_hash: str
+    definition: str
+    weight: str | None
+    changes: tuple[JsonObject, ...]
+    compared_with: int | None
+    created_at: datetime
+    created_by: Mapping[str, str] | None
+    decided_at: datetime | None
+    decided_by: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFilter:
+    """What a list of tools is narrowed to.
+
+    Attributes:
+        in_review: Only what waits for a decision: new tools and changed definitions.
+        flags: Flags of `metadata` and their values.
+        text: Looked for in names, titles and descriptions.
+        with_stale: Also what its server offers no longer.
+        with_disabled: Also what is disabled or deleted.
+    """
+
+    owner_id: str | None = None
+    source_type: str | None = None
+    registration_state: RegistrationState | None = None
+    exposure_state: ExposureState | None = None
+    in_review: bool = False
+    flags: Mapping[str, bool | str] = field(default_factory=dict)
+    text: str | None = None
+    with_stale: bool = False
+    with_disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which tools a caller sees.
+
+    Attributes:
+        everything: All of them.
+        governed: Owners of which all tools are seen: those the caller may change.
+        viewed: Owners of which the tools are seen that are served.
+    """
+
+    everything: bool = False
+    governed: frozenset[str] = frozenset()
+    viewed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPatch:
+    """What a person changes of a tool.
+
+    Attributes:
+        given: Names of the members that were given; None of the others counts.
+        metadata: Members to set; a value of None removes one.
+    """
+
+    given: frozenset[str]
+    display_name: str | None = None
+    description: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    registration_state: RegistrationState | None = None
+    exposure_state: ExposureState | None = None
