@@ -43,7 +43,10 @@ PLAIN_CONFIG = {
 FILLED_BY_THE_OTHER_APPLICATION = "LIBRECHAT_"
 """So begin names of values that jarvis-api knows by itself; such headers are not sent here."""
 
-REQUIRED = ("url", "type", "scope", "status", "tags", "path")
+OWN = {"auto_expose": "auto_expose", "on_change": "on_change"}
+"""Attributes of the request to members of `registry`."""
+
+REQUIRED = ("url", "type", "scope", "status", "tags", "path", "auto_expose")
 """What null cannot remove."""
 
 CONNECTION_FIELDS = frozenset({"url", "type", "headers", "api_key", "oauth", "requires_oauth"})
@@ -114,6 +117,9 @@ def update_of(
     for name, stored in PLAIN_CONFIG.items():
         if name in given:
             _put(changes, removed, f"config.{stored}", _plain(given[name]))
+    for name, stored in OWN.items():
+        if name in given:
+            _put(changes, removed, f"registry.{stored}", _plain(given[name]))
     config = current.config
     _put_connection(request, given, config, vault, changes, removed)
     return FieldChanges(
@@ -275,6 +281,8 @@ def _put(changes: dict[str, object], removed: list[str], name: str, value: objec
 def _same(current: ServerRecord, name: str, value: object) -> bool:
     if name.startswith("config."):
         return current.config.get(name.removeprefix("config.")) == value
+    if name.startswith("registry."):
+        return current.registry.get(name.removeprefix("registry.")) == value
     stored: dict[str, object] = {
         "scope": current.scope,
         "status": current.status,

@@ -70,6 +70,10 @@ def present_detail(server: ServerRecord) -> JsonObject:
         "lastError": timestamp(server.last_error),
         "errorMessage": server.error_message,
     }
+    for name, stored in (("autoExpose", "auto_expose"), ("onChange", "on_change")):
+        policy = server.registry.get(stored)
+        if isinstance(policy, str):
+            answer[name] = policy
     notice = _notice(server)
     if notice is not None:
         answer["notice"] = notice

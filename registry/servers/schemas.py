@@ -21,6 +21,7 @@ from registry.core.json import JsonObject
 from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
 from registry.servers.values import ServerStatus, Transport
 from registry.tools.exposure import AutoExpose
+from registry.tools.reconcile import OnChange
 
 HEADER_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}$"
 FORBIDDEN_HEADERS = re.compile(
@@ -176,6 +177,18 @@ def read_only_fields() -> dict[str, str]:
     }
 
 
+OnChangePolicy = Annotated[
+    OnChange | None,
+    Field(
+        description=(
+            "What becomes of a changed definition of a tool that is served: `accept` serves it, "
+            "`hold` serves the approved one until somebody decides, `block` serves neither. By "
+            "default `hold` on shared servers and `accept` on private ones."
+        )
+    ),
+]
+
+
 class ServerCreate(_ConfigInput):
     """A server to register."""
 
@@ -186,6 +199,7 @@ class ServerCreate(_ConfigInput):
     tags: Tags = Field(default_factory=list)
     path: Path | None = None
     auto_expose: AutoExpose = AutoExpose.ALL
+    on_change: OnChangePolicy = None
 
     @model_validator(mode="after")
     def _path_is_free_to_take(self) -> Self:
@@ -206,6 +220,10 @@ class ServerUpdate(_ConfigInput):
     type: Transport | None = None
     scope: ServerScope | None = None
     status: ServerStatus | None = None
+    auto_expose: AutoExpose | None = Field(
+        default=None, description="For tools that turn up from now on."
+    )
+    on_change: OnChangePolicy = None
     tags: Tags | None = None
     path: Path | None = None
     updated_at: AwareDatetime | None = Field(
@@ -231,7 +249,6 @@ class ServerUpdate(_ConfigInput):
     notice: ReadOnly = None
     sse_read_timeout: ReadOnly = None
     chat_menu: ReadOnly = None
-    auto_expose: ReadOnly = None
     oauth_metadata: ReadOnly = Field(default=None, alias="oauthMetadata")
 
 
@@ -310,6 +327,8 @@ class ServerDetail(ServerSummary):
     oauth_metadata: JsonObject | None = Field(default=None, alias="oauthMetadata")
     last_error: datetime | None
     error_message: str | None
+    auto_expose: str | None = None
+    on_change: str | None = None
     tool_problems: list[ToolProblem] | None = None
     feature_problems: list[FeatureProblem] | None = None
     notice: str | None = Field(

@@ -118,7 +118,10 @@ class ServerStore:
             "tags": list(request.tags),
             "numTools": 0,
             "numStars": 0,
-            "registry": {"auto_expose": request.auto_expose.value},
+            "registry": {
+                "auto_expose": request.auto_expose.value,
+                **({} if request.on_change is None else {"on_change": request.on_change.value}),
+            },
             "createdAt": now,
             "updatedAt": now,
         }
@@ -206,7 +209,8 @@ class ServerStore:
                 tools, projected = await self._reconciled(
                     server, found, user, now, tx, accept=accept
                 )
-                writes.update(projected)
+                # What the caller asked for wins.
+                writes = {**projected, **writes}
             if changes.changes or changes.removed or is_modification(server, writes):
                 writes["updatedAt"] = time_after(server.updated_at, now)
             if not await self._servers.update(

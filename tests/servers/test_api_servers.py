@@ -82,6 +82,7 @@ async def test_a_registration_answers_the_whole_server_with_its_tools(
             }
         },
         "author": alice.user_id,
+        "autoExpose": "all",
         "permissions": ALL_RIGHTS,
         "scope": "private_user",
         "status": "active",
@@ -704,3 +705,22 @@ async def test_a_refresh_without_the_callers_own_key_does_not_claim_success(
     assert answer["message"] == (
         "The server was not asked: it needs an API key of your own, and you have stored none"
     )
+
+
+async def test_what_becomes_of_new_and_changed_tools_can_be_set_and_taken_back(
+    rest: Rest, alice: UserContext, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(alice, "sums", upstream.url, onChange="block")
+
+    changed = await rest.call(
+        alice, "PATCH", f"/{server['id']}", json={"autoExpose": "none", "onChange": "hold"}
+    )
+    back = await rest.call(alice, "PATCH", f"/{server['id']}", json={"onChange": None})
+    wrong = await rest.call(alice, "PATCH", f"/{server['id']}", json={"onChange": "ignore"})
+    empty = await rest.call(alice, "PATCH", f"/{server['id']}", json={"autoExpose": None})
+
+    assert server["onChange"] == "block"
+    assert (changed.json()["autoExpose"], changed.json()["onChange"]) == ("none", "hold")
+    assert changed.json()["updatedAt"] > server["updatedAt"]
+    assert "onChange" not in back.json()
+    assert (wrong.status_code, empty.status_code) == (422, 422)

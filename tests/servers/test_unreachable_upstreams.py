@@ -59,7 +59,9 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
 ) -> None:
     async with plain_upstream() as upstream:
         server = await rest.register(root, "weather", upstream.url, scope="shared_app")
+    tools = await rest.ask(root, "GET", "/registry/tools")
     values = {
+        "tool_id": tools.json()["tools"][0]["id"],
         "server_id": server["id"],
         "resource_type": "mcpServer",
         "resource_id": server["id"],
