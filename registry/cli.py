@@ -40,9 +40,11 @@ app = typer.Typer(
 token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
 schemas = typer.Typer(help="The generated models.", no_args_is_help=True)
 servers = typer.Typer(help="Registered servers.", no_args_is_help=True)
+tools = typer.Typer(help="Registered tools.", no_args_is_help=True)
 audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
 creds = typer.Typer(help="The key of stored credentials.", no_args_is_help=True)
 app.add_typer(creds, name="creds")
+app.add_typer(tools, name="tools")
 app.add_typer(audit, name="audit")
 app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
@@ -451,6 +453,30 @@ def _local_home() -> "LocalHome":
 @audit.callback()
 def audit_group() -> None:
     """Read the audit trail."""
+
+
+@tools.command("verify")
+def tools_verify() -> None:
+    """Look for tools in states that must not be; exit code 1 when there are any.
+
+    Checks each tool's states, definition and hash, what clients get of it, and what the other
+    application reads of its server. Run it while nothing is being changed: a change that comes
+    between two readings looks like a difference.
+    """
+
+    async def work() -> None:
+        from registry.wiring import tool_verifier  # noqa: PLC0415 - heavy imports
+
+        count = 0
+        async with tool_verifier(_settings()) as verifier:
+            async for problem in verifier.problems():
+                count += 1
+                typer.echo(f"{problem.subject} {problem.told}")
+        typer.echo(f"{verifier.tools} tools, {verifier.servers} servers, problems: {count}")
+        if count:
+            raise typer.Exit(1)
+
+    _run(work)
 
 
 @audit.command("verify")

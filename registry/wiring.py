@@ -55,6 +55,7 @@ from registry.gateway.snapshot import Snapshot
 from registry.gateway.suspicion import Suspicions
 from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
+from registry.governance.verification import ToolVerifier
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
 from registry.servers.reader import ServerReader
@@ -469,6 +470,21 @@ async def audit_verifier(settings: Settings) -> AsyncIterator[AuditVerifier]:
         await database.ping()
         keys = AuditKeys(build_cipher(settings).derive_keys(PURPOSE))
         yield AuditVerifier(AuditRepository(database, keys), keys)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def tool_verifier(settings: Settings) -> AsyncIterator[ToolVerifier]:
+    """Return what checks the tools in the database.
+
+    Raises:
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    database = build_database(settings, Metrics())
+    try:
+        await database.ping()
+        yield ToolVerifier(GovernedTools(database))
     finally:
         await database.close()
 

@@ -8,7 +8,7 @@ SHARE = (
     *(f"R-{number:03}" for number in range(10, 24)),
     *(f"R-{number:03}" for number in range(30, 50)),
     "R-053",
-    *(f"R-{number:03}" for number in (61, 62, 65, 66, 70, 76)),
+    *(f"R-{number:03}" for number in (61, 62, 63, 65, 66, 68, 70, 76)),
     *(f"R-{number:03}" for number in range(90, 97)),
     *(f"R-{number:03}" for number in range(100, 104)),
     *(f"R-{number:03}" for number in range(110, 141)),
@@ -688,6 +688,14 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-062": (
         "tests/tools/test_lifecycle.py::test_the_table_leads_from_states_to_states_and_is_no_riddle",
+    ),
+    "R-063": (
+        "tests/governance/test_verification.py::test_the_database_refuses_states_that_do_not_go_together",
+    ),
+    "R-068": (
+        "tests/governance/test_verification.py::test_what_was_done_through_the_api_is_in_order",
+        "tests/governance/test_verification.py::test_the_database_refuses_states_that_do_not_go_together",
+        "tests/governance/test_verification.py::test_what_others_wrote_and_must_not_be_is_found",
     ),
     "R-065": (
         "tests/tools/test_lifecycle.py::test_in_no_state_is_something_exposed_that_must_not_be",

@@ -1,7 +1,8 @@
 """Reads tools and their versions for people, and says what their decisions write."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,8 @@ from bson import ObjectId
 from pymongo import DESCENDING
 
 from packages.database.client import Database, Doc, Transaction
-from packages.database.errors import translates_driver_errors
+from packages.database.errors import translated, translates_driver_errors
+from packages.models import MCPServer
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import load_text, members
 from registry.core.paging import Page, PageRequest
@@ -31,6 +33,23 @@ SORT = [("_id", 1)]
 SEARCHED_FIELDS = ("name", "title", "display_name", "description", "description_override")
 
 
+ROWS_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerFacts:
+    """What the other application reads of a server's tools.
+
+    Attributes:
+        tools: Their names.
+    """
+
+    id: str
+    name: str
+    tools: tuple[str, ...]
+    num_tools: int
+
+
 @translates_driver_errors
 class GovernedTools:
     """Tools as people see them and decide about them."""
@@ -38,6 +57,7 @@ class GovernedTools:
     def __init__(self, database: Database) -> None:
         self._tools = database.collection(RegisteredTool.Settings.name)
         self._versions = database.collection(ToolVersion.Settings.name)
+        self._owners = database.collection(MCPServer.Settings.name)
 
     async def page(
         self, sight: Sight, narrowed: ToolFilter, page: PageRequest
@@ -52,6 +72,34 @@ class GovernedTools:
         """Return one tool, whoever asks."""
         row = await self._tools.find_one({"_id": ObjectId(tool_id)}, session=tx)
         return None if row is None else governed_tool(row)
+
+    async def every(self) -> AsyncIterator[GovernedTool]:
+        """Yield all tools, in no order.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        async with translated():
+            async for row in self._tools.find({}, batch_size=ROWS_AT_ONCE):
+                yield governed_tool(row)
+
+    async def owners(self) -> AsyncIterator[OwnerFacts]:
+        """Yield what the other application reads of each server's tools.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        fields = {"serverName": 1, "numTools": 1, "config.tools": 1}
+        async with translated():
+            async for row in self._owners.find({}, fields, batch_size=ROWS_AT_ONCE):
+                names = members(row.get("config")).get("tools")
+                listed = names.split(",") if isinstance(names, str) else []
+                yield OwnerFacts(
+                    str(row["_id"]),
+                    str(row.get("serverName") or ""),
+                    tuple(name.strip() for name in listed if name.strip()),
+                    row.get("numTools") or 0,
+                )
 
     async def owners_of(self, tool_ids: Iterable[str]) -> dict[str, str]:
         """Return the owners of those of the tools that exist."""
@@ -164,6 +212,7 @@ def governed_tool(row: dict[str, Any]) -> GovernedTool:
         source_type=row["source_type"],
         owner_id=str(row["owner_id"]),
         stored=stored_tool(row),
+        presented=row.get("presented"),
         title=row.get("title"),
         description=row.get("description"),
         input_schema=row["input_schema"],

@@ -16,6 +16,7 @@ class GovernedTool:
 
     Attributes:
         stored: What a change of it needs, its definition included.
+        presented: JSON text that clients get, where that is not the definition.
         pending_definition: JSON text of the definition that waits for review.
         tool_metadata: What people said of its effects, as they said it.
         metadata: What counts of all that is said.
@@ -25,6 +26,7 @@ class GovernedTool:
     source_type: str
     owner_id: str
     stored: StoredTool
+    presented: str | None
     title: str | None
     description: str | None
     input_schema: str

@@ -61,6 +61,7 @@ def test_every_log_event_is_listed(texts: dict[str, str]) -> None:
         "token create",
         "token revoke",
         "audit verify",
+        "tools verify",
         "servers import",
         "doctor",
         "serve",

@@ -1,0 +1,93 @@
+"""Check on a live database what must hold of tools whoever wrote them."""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from registry.core.json import canonical_json, load_text
+from registry.governance.repository import GovernedTools, OwnerFacts
+from registry.governance.values import GovernedTool
+from registry.tools.exposure import is_served
+from registry.tools.lifecycle import STATES
+from registry.tools.presentation import presented
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that must not be.
+
+    Attributes:
+        subject: Id of the tool, or of the server.
+    """
+
+    subject: str
+    told: str
+
+
+class ToolVerifier:
+    """Reads all tools and their servers, and writes nothing.
+
+    Attributes:
+        tools: How many tools were looked at so far.
+        servers: How many servers.
+    """
+
+    def __init__(self, governed: GovernedTools) -> None:
+        self._governed = governed
+        self.tools = 0
+        self.servers = 0
+
+    async def problems(self) -> AsyncIterator[Problem]:
+        """Yield what must not be.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        served: dict[str, list[str]] = {}
+        async for tool in self._governed.every():
+            self.tools += 1
+            names = served.setdefault(tool.owner_id, [])
+            if is_served(*tool.state):
+                names.append(tool.stored.name)
+            for told in problems_of(tool):
+                yield Problem(tool.id, f"{tool.stored.name}: {told}")
+        known = set()
+        async for owner in self._governed.owners():
+            self.servers += 1
+            known.add(owner.id)
+            if owner.id in served:
+                for told in _projection_problems(owner, served[owner.id]):
+                    yield Problem(owner.id, f"{owner.name}: {told}")
+        for owner_id in served.keys() - known:
+            yield Problem(owner_id, "tools of a server that does not exist")
+
+
+def problems_of(tool: GovernedTool) -> Iterator[str]:
+    """Yield what must not be about one tool."""
+    stored = tool.stored
+    if tool.state not in STATES:
+        yield f"is {stored.registration_state.value} and {stored.exposure_state.value}"
+    if (stored.pending_hash is None) is not (tool.pending_definition is None):
+        yield "has half a definition that waits for review"
+    if stored.is_withheld and is_served(*tool.state):
+        yield "is withheld and served"
+    try:
+        definition = load_text(stored.definition or "")
+        shown = presented(stored.definition or "", stored.overrides)
+    except (ValueError, RecursionError):
+        yield "has a definition that is no JSON object"
+        return
+    if hashlib.sha256(canonical_json(definition).encode()).hexdigest() != stored.discovery_hash:
+        yield "has another definition than its hash says"
+    if definition.get("name") != stored.name:
+        yield "has a definition of another name"
+    if shown != tool.presented:
+        yield "is not presented as people changed it"
+
+
+def _projection_problems(owner: OwnerFacts, served: list[str]) -> Iterator[str]:
+    """Yield where the other application reads something else of a server than clients get."""
+    if sorted(owner.tools) != sorted(served):
+        yield f"{len(served)} tools are served and {len(owner.tools)} are listed in config.tools"
+    if owner.num_tools != len(served):
+        yield f"numTools is {owner.num_tools}, and {len(served)} tools are served"

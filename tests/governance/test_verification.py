@@ -1,0 +1,83 @@
+"""What must hold of tools is checked in the database, whoever wrote them."""
+
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.errors import WriteError
+
+from packages.database.client import Database
+from registry.governance.repository import GovernedTools
+from registry.governance.verification import ToolVerifier
+from tests.fakes.plain_upstream import PlainUpstream
+from tests.fakes.rest import Rest
+from tests.governance.test_tools_api import OWNER, listed, offered, patch, refresh
+from tests.servers.conftest import module_rest as module_rest  # noqa: PLC0414 - a fixture
+from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
+from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
+
+pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
+
+
+async def problems(rest: Rest) -> list[str]:
+    verifier = ToolVerifier(GovernedTools(rest.parts.database))
+    return [problem.told async for problem in verifier.problems()]
+
+
+@pytest.mark.requirement("R-068")
+async def test_what_was_done_through_the_api_is_in_order(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("one", "two", "three")
+    server = await rest.register(OWNER, "sums", upstream.url)
+    by_name = await listed(rest, OWNER)
+    await patch(
+        rest, by_name["one"], OWNER, display_name="Eins", tool_metadata={"read_only": True}
+    )
+    await patch(rest, by_name["two"], OWNER, exposure_state="disabled")
+    upstream.tools = offered("one", "four", description="Newer.")
+    await refresh(rest, server, OWNER)
+
+    assert await problems(rest) == []
+
+
+@pytest.mark.requirement("R-063", "R-068")
+@pytest.mark.parametrize(
+    "states",
+    [
+        {"registration_state": "unselected", "exposure_state": "active"},
+        {"registration_state": "selected", "exposure_state": "deleted"},
+        {"registration_state": "chosen"},
+        {"exposure_state": "shown"},
+    ],
+)
+async def test_the_database_refuses_states_that_do_not_go_together(
+    rest: Rest, upstream: PlainUpstream, states: dict[str, str]
+) -> None:
+    await rest.register(OWNER, "sums", upstream.url)
+    rows = rest.parts.database.collection("mcp_tools")
+
+    with pytest.raises(WriteError):
+        await rows.update_one({"name": "echo"}, {"$set": states})
+
+
+@pytest.mark.requirement("R-068")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"definition": "{"}, "no JSON object"),
+        ({"definition": '{"name":"other"}'}, "than its hash says"),
+        ({"pending_hash": "x"}, "half a definition"),
+        ({"presented": "{}"}, "not presented as"),
+        ({"exposure_state": "disabled"}, "config.tools"),
+        ({"owner_id": ObjectId("f" * 24)}, "does not exist"),
+    ],
+)
+async def test_what_others_wrote_and_must_not_be_is_found(
+    rest: Rest, upstream: PlainUpstream, change: dict[str, Any], told: str
+) -> None:
+    await rest.register(OWNER, "sums", upstream.url)
+    database: Database = rest.parts.database
+    await database.collection("mcp_tools").update_one({"name": "echo"}, {"$set": change})
+
+    assert any(told in problem for problem in await problems(rest))
