@@ -139,6 +139,10 @@ class Body:
     def complete(self) -> None:
         """Note that all of it has come."""
         self._is_complete = True
+        if self._is_paused:
+            # Whoever takes the last piece need not know: the next answer comes this way too.
+            self._is_paused = False
+            self._connection.go_on()
         self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -434,8 +438,8 @@ class UpstreamConnection(ResponseHandler):
         """End an answer."""
         if self._body is not None:
             self.was_used = True
-            self._drop_timeout()
             self._body.complete()
+            self._drop_timeout()
 
     def _fail(self, error: BaseException) -> None:
         self._is_spoilt = True

@@ -250,6 +250,16 @@ async def test_an_upstream_is_not_read_faster_than_its_answer() -> None:
     assert not socket.is_reading_paused
 
 
+async def test_a_long_answer_that_comes_at_once_leaves_the_connection_readable() -> None:
+    connection, socket = connect()
+    text = b"x" * (MAX_BUFFERED_BYTES + 1)
+    _, _, body = await ask(connection, OK + b"Content-Length: %d\r\n\r\n" % len(text) + text)
+
+    assert await body.read() == text
+    assert connection.is_settled()
+    assert not socket.is_reading_paused
+
+
 DEFLATERS = {
     b"gzip": gzip.compress,
     b"X-Gzip": lambda text: gzip.compress(text[:5]) + gzip.compress(text[5:]),
