@@ -221,6 +221,7 @@ class UpstreamConnection(ResponseHandler):
         )
         self._poll: select.poll | None = None
         self._is_spoilt = False
+        self._is_held = False
         self._head_bytes = 0
         self._head_pieces_bytes = 0
         self._has_body_until_end = False
@@ -291,15 +292,24 @@ class UpstreamConnection(ResponseHandler):
 
     def hold(self) -> None:
         """Take nothing from the upstream for now."""
+        self._is_held = True
         if self.transport is not None:
             self.transport.pause_reading()
-        # Its silence is ours.
-        self._drop_timeout()
+        self.start_timeout()
 
     def go_on(self) -> None:
         """Take what it sends again."""
+        self._is_held = False
         if self.transport is not None:
             self.transport.resume_reading()
+            self.start_timeout()
+
+    @override
+    def start_timeout(self) -> None:
+        """Measure its silence from now on, unless that is ours: then once it is taken from."""
+        if self._is_held:
+            self._drop_timeout()
+        else:
             self._reschedule_timeout()
 
     def discard(self) -> None:
@@ -324,7 +334,7 @@ class UpstreamConnection(ResponseHandler):
     @override
     def data_received(self, data: bytes) -> None:
         if self._read_timeout:
-            self._reschedule_timeout()
+            self.start_timeout()
         if self._head is None and (self._body is None or self._body.is_complete):
             # Nobody asked for it; it would be taken for the answer to the next request.
             self._fail(HttpProcessingError(message="an answer that nobody asked for"))

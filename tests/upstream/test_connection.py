@@ -28,6 +28,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 CHUNKED = OK + b'Transfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n3\r\na":\r\n2\r\n1}\r\n0\r\n\r\n'
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n"
+TICK_SECONDS = 0.05
 BROKEN = (ClientError, HttpProcessingError)
 
 
@@ -258,6 +259,34 @@ async def test_a_long_answer_that_comes_at_once_leaves_the_connection_readable()
     assert await body.read() == text
     assert connection.is_settled()
     assert not socket.is_reading_paused
+
+
+async def test_an_upstream_that_may_not_send_is_not_silent() -> None:
+    connection, _ = connect()
+    text = b"x" * (MAX_BUFFERED_BYTES + 1)
+    head = OK + b"Content-Length: %d\r\n\r\n" % (len(text) + 1)
+    _, _, body = await ask(connection, head)
+    connection.data_received(text)
+
+    connection.read_timeout = TICK_SECONDS
+    connection.start_timeout()
+    await asyncio.sleep(2 * TICK_SECONDS)  # noqa: TID251 - what must not happen
+    connection.data_received(b"x")
+
+    assert await body.read() == text + b"x"
+
+
+async def test_an_upstream_that_may_send_again_and_does_not_is_silent() -> None:
+    connection, _ = connect()
+    _, _, body = await ask(connection, OK + b"Content-Length: 9999999\r\n\r\n")
+    connection.data_received(b"x" * (MAX_BUFFERED_BYTES + 1))
+    connection.read_timeout = TICK_SECONDS
+    connection.start_timeout()
+    pieces = body.iter_any()
+    await anext(pieces)
+
+    with pytest.raises(TimeoutError):
+        await anext(pieces)
 
 
 DEFLATERS = {
