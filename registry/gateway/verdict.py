@@ -10,6 +10,9 @@ from registry.gateway.errors import Outcome
 MAX_JUDGED_BYTES = 64 * 1024
 """Longer answers, and those whose last piece holds no whole message, are taken to be good."""
 
+MAX_CODE = 2**63 - 1
+"""Greatest code that is taken for one, for the database has no greater numbers."""
+
 GOOD_ENDS = tuple(
     space.join((b'"isError":', b"false}}")) + end
     for space in (b"", b" ")
@@ -46,7 +49,7 @@ def _read(answer: bytes) -> tuple[Outcome, int]:
     except orjson.JSONDecodeError:
         return GOOD
     match message:
-        case {"error": {"code": int(code)}}:
+        case {"error": {"code": code}} if type(code) is int and abs(code) <= MAX_CODE:
             return Outcome.RPC_ERROR, code
         case {"error": {}}:
             return Outcome.RPC_ERROR, 0

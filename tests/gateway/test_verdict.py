@@ -23,6 +23,9 @@ FAILED = (Outcome.TOOL_ERROR, 0)
         (b'{"result":{"content":[{"text":"\\"isError\\":true"}]}}', GOOD),
         (b'{"id":1,"error":{"code":-32602,"message":"m"}}', (Outcome.RPC_ERROR, -32602)),
         (b'{"id":1,"error":{"code":"odd"}}', (Outcome.RPC_ERROR, 0)),
+        # Records are written in batches: one that the database refuses takes others with it.
+        (b'{"id":1,"error":{"code":true}}', (Outcome.RPC_ERROR, 0)),
+        (b'{"id":1,"error":{"code":9223372036854775808}}', (Outcome.RPC_ERROR, 0)),
         (b'event: message\ndata: {"result":{"isError":true}}\n\n', FAILED),
         (b'data:{"method":"x"}\r\n\r\ndata:{"error":{"code":5}}\r\n\r\n', (Outcome.RPC_ERROR, 5)),
         (b'data: {"result":{"content":[],"isError":false}}\n\n', GOOD),
