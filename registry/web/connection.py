@@ -9,6 +9,7 @@ client may read nothing; all of that is bounded here, without a timer for any on
 """
 
 import asyncio
+import select
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
@@ -118,6 +119,7 @@ class OpenConnections:
         self._tick_later(loop)
         self.ticks += 1
         self._close_idle()
+        self._close_deserted()
         now, before = loop.time(), self._waiting_since
         self._waiting_since = {}
         for connection in tuple(self._open):
@@ -140,6 +142,11 @@ class OpenConnections:
             seconds = (self.ticks - idle_since) * self._tick_seconds
             if seconds > connection.timeout_keep_alive + self._tick_seconds:
                 connection.timeout_keep_alive_handler()
+
+    def _close_deserted(self) -> None:
+        for connection in tuple(self._open):
+            if connection.is_deserted():
+                connection.transport.abort()
 
 
 class JoiningProtocol(HttpToolsProtocol):
@@ -174,6 +181,7 @@ class JoiningProtocol(HttpToolsProtocol):
         self._unread_bytes = 0
         self._asgi = {"version": self.asgi_version, "spec_version": "2.3"}
         self.idle_since: int | None = None
+        self._answering: Cycle | None = None
 
     @property
     def awaited_head(self) -> object | None:
@@ -201,6 +209,12 @@ class JoiningProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open_connections.discard(self)
         self._stop_write_timer()
+        # uvicorn tells the request that came last, which may be one that waits for this one.
+        answering, self._answering = self._answering, None
+        if answering is not None and not answering.response_complete:
+            answering.disconnected = True
+            answering.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     @override
@@ -272,6 +286,7 @@ class JoiningProtocol(HttpToolsProtocol):
             expect_100_continue=self.expect_100_continue,
         )
         if former is None or former.response_complete:  # type: ignore[redundant-expr]  # None at first
+            self._answering = cycle
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
@@ -294,6 +309,8 @@ class JoiningProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
+            assert isinstance(cycle, Cycle)  # noqa: S101 - it was made here
+            self._answering = cycle
             self._start_asgi_task(cycle, app)
         else:
             self.idle_since = self._open_connections.ticks
@@ -323,6 +340,19 @@ class JoiningProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
+
+    def is_deserted(self) -> bool:
+        """Whether the client has left while nothing is read of it, so that nobody is told.
+
+        uvicorn reads nothing while a further request waits for the answer to the one before it,
+        which may be a stream that never ends.
+        """
+        if not self.flow.read_paused or self.transport.is_closing():
+            return False
+        poll = select.poll()
+        with suppress(OSError, ValueError):
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def give_up(self) -> None:
         """Close a connection over which no request came in time."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -150,6 +151,28 @@ async def test_a_body_that_came_with_its_head_is_told_beside_it(app: Scripted, a
     assert app.received == [b"first", b"second"]
     # A copy of the scope is of another request.
     assert app.bodies == [b"first", None, b"second", None]
+
+
+async def test_a_client_that_leaves_is_noticed_while_a_further_request_of_it_waits() -> None:
+    has_begun, was_told = asyncio.Event(), asyncio.Event()
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        has_begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        was_told.set()
+
+    connections = OpenConnections(ConnectionLimits(head_seconds=0.2))
+    async with serve(app, http=partial(JoiningProtocol, open_connections=connections)) as url:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2]))
+        async with asyncio.timeout(SECONDS):
+            writer.write(request(closes=False))
+            await has_begun.wait()
+            writer.write(request())
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            await was_told.wait()
 
 
 async def test_connections_that_nobody_uses_are_closed(app: Scripted) -> None:
