@@ -72,13 +72,15 @@ class Cycle(RequestResponseCycle):
                 self._head = self._short_head(message)
             if self._head is None:
                 await super().send(message)
+            else:
+                # For uvicorn: what fails from here on ends the connection, not in a second head.
+                self.response_started = True
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
             return
         head, self._head = self._head, None
-        self.response_started = True
         self.waiting_for_100_continue = False
         body = message.get("body", b"")
         is_whole = len(body) == self.expected_content_length and not message.get("more_body")

@@ -175,6 +175,23 @@ async def test_a_client_that_leaves_is_noticed_while_a_further_request_of_it_wai
             await was_told.wait()
 
 
+async def test_an_answer_that_ends_after_its_head_ends_the_connection() -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        raise OSError("no body after all")
+
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serve(app, http=JoiningProtocol))
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2]))
+        writer.write(request(closes=False))
+        async with asyncio.timeout(SECONDS):
+            answer = await reader.read()
+        writer.close()
+
+    assert answer == b""
+
+
 async def test_connections_that_nobody_uses_are_closed(app: Scripted) -> None:
     connections = OpenConnections(ConnectionLimits(head_seconds=0.2))
 
