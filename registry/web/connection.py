@@ -157,7 +157,8 @@ class JoiningProtocol(HttpToolsProtocol):
         open_connections: All those of this process.
 
     Attributes:
-        idle_since: Which sweep came before the last answer, while nothing was asked since.
+        idle_since: Which sweep came before the last answer, while nothing was asked since. The
+            rest of a request that was answered before it came in full is nothing.
     """
 
     def __init__(
@@ -219,7 +220,6 @@ class JoiningProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self.idle_since = None
         was_in_head = self._is_in_head
         super().data_received(data)
         if self._is_in_head and not was_in_head:
@@ -238,6 +238,7 @@ class JoiningProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+        self.idle_since = None
         self._is_in_head = True
         self._head = self.headers
         self._request_bytes = 0

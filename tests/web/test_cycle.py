@@ -211,3 +211,27 @@ async def test_connections_that_nobody_uses_are_closed(app: Scripted) -> None:
 
     assert answer.endswith(b"{}")
     assert 0.9 < seconds < 3
+
+
+async def test_the_rest_of_a_request_that_was_answered_does_not_keep_its_connection_open() -> None:
+    connections = OpenConnections(ConnectionLimits(head_seconds=0.2))
+
+    def impatient(config: Config, **rest: Any) -> JoiningProtocol:
+        config.timeout_keep_alive = 0
+        return JoiningProtocol(config, open_connections=connections, **rest)
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async with serve(app, http=impatient) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2]))
+        async with asyncio.timeout(SECONDS):
+            writer.write(request("POST", b"abc", closes=False)[:-2])
+            await reader.readuntil(b"{}")
+            writer.write(b"b")
+            rest = await reader.read()
+        writer.close()
+
+    assert rest == b""
