@@ -223,7 +223,7 @@ class UpstreamConnection(ResponseHandler):
         self._is_spoilt = False
         self._is_held = False
         self._head_bytes = 0
-        self._head_pieces_bytes = 0
+        self._bytes_since_body = 0
         self._has_body_until_end = False
         self._head: asyncio.Future[tuple[int, Headers, Body]] | None = None
         self._body: Body | None = None
@@ -339,6 +339,7 @@ class UpstreamConnection(ResponseHandler):
             # Nobody asked for it; it would be taken for the answer to the next request.
             self._fail(HttpProcessingError(message="an answer that nobody asked for"))
             return
+        self._bytes_since_body += len(data)
         try:
             self._reads.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -349,11 +350,9 @@ class UpstreamConnection(ResponseHandler):
             broken = cause if isinstance(cause, HttpProcessingError) else None
             self._fail(broken or HttpProcessingError(message="an answer that is no HTTP"))
             return
-        if self._body is None:
-            # Of a header that has no end, the parser tells nothing.
-            self._head_pieces_bytes += len(data)
-            if self._head_pieces_bytes > 2 * MAX_HEAD_BYTES:
-                self._fail(HttpProcessingError(message=TOO_LONG))
+        if self._bytes_since_body > 2 * MAX_HEAD_BYTES:
+            # Of a header or a trailer that has no end, the parser tells nothing.
+            self._fail(HttpProcessingError(message=TOO_LONG))
 
     @override
     def eof_received(self) -> None:
@@ -388,7 +387,7 @@ class UpstreamConnection(ResponseHandler):
         if self._head is None or self._head.done():
             raise HttpProcessingError(message="an answer that nobody asked for")
         self._body = None
-        self._head_bytes = self._head_pieces_bytes = 0
+        self._head_bytes = 0
         self._has_body_until_end = False
         self._fields = {}
         self._field_count = 0
@@ -441,6 +440,7 @@ class UpstreamConnection(ResponseHandler):
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of the body."""
+        self._bytes_since_body = 0
         if self._body is not None:
             self._body.feed(piece)
 
@@ -448,6 +448,7 @@ class UpstreamConnection(ResponseHandler):
         """End an answer."""
         if self._body is not None:
             self.was_used = True
+            self._bytes_since_body = 0
             self._body.complete()
             self._drop_timeout()
 

@@ -203,6 +203,19 @@ async def test_a_chunk_that_is_none_ends_the_body_with_an_error() -> None:
         await body.read()
 
 
+@pytest.mark.parametrize("line", [b"A: ", b"A: b\r\n", b""], ids=["one", "many", "extension"])
+async def test_what_follows_a_body_without_end_ends_it_with_an_error(line: bytes) -> None:
+    connection, socket = connect()
+    start = b"2\r\n{}\r\n" + (b"0\r\n" + line if line else b"2;")
+    _, _, body = await ask(connection, OK + b"Transfer-Encoding: chunked\r\n\r\n" + start)
+    for _ in range(3):
+        connection.data_received((line if line.endswith(b"\n") else b"x") * MAX_HEAD_BYTES)
+
+    assert socket.is_closed
+    with pytest.raises(HttpProcessingError):
+        await body.read()
+
+
 @pytest.mark.parametrize(
     ("answer", "is_fit"),
     [
