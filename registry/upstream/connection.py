@@ -42,6 +42,7 @@ ANY_HEADER = zlib.MAX_WBITS | 32
 
 BODILESS = frozenset({204, 304})
 SWITCHING = 101
+TRANSFER_ENCODING = "transfer-encoding"
 OK = 200
 
 READ_HEADERS: Mapping[bytes, str] = {
@@ -54,7 +55,7 @@ READ_HEADERS: Mapping[bytes, str] = {
         "content-type",
         "mcp-session-id",
         "retry-after",
-        "transfer-encoding",
+        TRANSFER_ENCODING,
     )
 }
 """Headers of answers that are read; all others are dropped."""
@@ -405,7 +406,8 @@ class UpstreamConnection(ResponseHandler):
         if self._field_count > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             raise HttpProcessingError(message=TOO_LONG)
         known = READ_HEADERS.get(name) or READ_HEADERS.get(name.lower())
-        if known is not None and known not in self._fields:
+        # Of several codings the last one is what frames the body.
+        if known is not None and (known not in self._fields or known == TRANSFER_ENCODING):
             self._fields[known] = value.strip().decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -431,7 +433,7 @@ class UpstreamConnection(ResponseHandler):
         self._body = body
         self._has_body_until_end = not (
             "content-length" in fields
-            or "chunked" in fields.get("transfer-encoding", "").lower()
+            or "chunked" in fields.get(TRANSFER_ENCODING, "").lower()
             or status in BODILESS
         )
         head = self._head

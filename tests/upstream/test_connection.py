@@ -147,7 +147,10 @@ async def test_a_body_without_a_length_ends_with_the_connection() -> None:
     assert not connection.is_fit()
 
 
-@pytest.mark.parametrize("answer", [WHOLE[:-1], CHUNKED[:-3]])
+GZIPPED_AND_CHUNKED = CHUNKED.replace(b"OK\r\n", b"OK\r\nTransfer-Encoding: gzip\r\n")
+
+
+@pytest.mark.parametrize("answer", [WHOLE[:-1], CHUNKED[:-3], GZIPPED_AND_CHUNKED[:-3]])
 async def test_an_answer_that_breaks_off_is_no_answer(answer: bytes) -> None:
     with pytest.raises(ClientPayloadError):
         await read(answer, then_ends=True)
