@@ -100,7 +100,8 @@ class PassThrough:
                 self._wonder(exchange, route, failure.http_status, b"")
             if exchange.client.has_started or not is_away(failure):
                 raise
-            await self._stand_in(exchange, envelope, route, failure)
+            if not await self._stand_in(exchange, envelope, route, failure.message):
+                raise
 
     def _wonder(self, exchange: Exchange, route: Route, status: int, answer: bytes) -> None:
         """Have a server asked again what it speaks if its answer suggests it."""
@@ -158,17 +159,20 @@ class PassThrough:
         return route.headers
 
     async def _stand_in(
-        self, exchange: Exchange, envelope: Envelope, route: Route, failure: UpstreamFailed
-    ) -> None:
+        self, exchange: Exchange, envelope: Envelope, route: Route, reason: str
+    ) -> bool:
+        """Answer in place of a server that is away, if that can be."""
         if may_go_unheard(envelope):
             await exchange.answer_empty(202, [(b"content-length", b"0")])
-            return
+            return True
         result = stand_in_result(envelope, route)
         request_id = exchange.request_id
         if result is None or request_id is None:
-            raise failure
-        log.warning("gateway_stood_in", server=exchange.server, reason=failure.message)
+            # Not raised again here: the error would keep this frame, and that the error.
+            return False
+        log.warning("gateway_stood_in", server=exchange.server, reason=reason)
         await exchange.answer(200, result_body(result, request_id))
+        return True
 
     def _session_id(self, exchange: Exchange, user: UserContext, route: Route) -> str | None:
         """Return the upstream's session id; the stateless era has none."""

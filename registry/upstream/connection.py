@@ -118,7 +118,12 @@ class Body:
                     self._connection.go_on()
                 yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
             elif self._error is not None:
-                raise self._error
+                # The error keeps frames that keep this; another one says the same from now on.
+                error, self._error = self._error, ClientPayloadError("The answer broke off.")
+                try:
+                    raise error
+                finally:
+                    del error
             elif self._is_complete:
                 return
             else:
@@ -249,6 +254,8 @@ class UpstreamConnection(ResponseHandler):
             return await head
         finally:
             self._head = None
+            # It keeps the error, that this frame and those above it, with the request in them.
+            del head
 
     def is_fit(self) -> bool:
         """Whether another request may go over it: it is open, and nothing came unasked.

@@ -3,7 +3,10 @@
 import asyncio
 import gc
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
+import httpx
 import pytest
 
 from registry.core.clock import SystemClock
@@ -15,7 +18,7 @@ from registry.gateway.watch import CallWatch, ClientGone
 from registry.gateway.wire import UpstreamAnswer
 from registry.web.cycle import Cycle
 from tests.gateway.conftest import Gateway, head, request
-from tests.gateway.fakes import Request, ScriptedUpstream
+from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream
 
 ROUNDS = 3
 OF_REQUESTS = {CallWatch, Client, ClientGone, Cycle, Envelope, Exchange, Turn, UpstreamAnswer}
@@ -56,6 +59,37 @@ async def test_calls_leave_nothing(gateway: Gateway) -> None:
         await gateway.call("unheard-of")
         await gateway.post(request("tools/list"))
         await gateway.post(b"no message")
+    await settled(gateway)
+
+    assert left_over() == set()
+
+
+async def fall_silent(received: Request) -> None:
+    await received.wait_for_disconnect()
+
+
+async def break_off(_received: Request) -> None:
+    raise OSError("no answer")
+
+
+async def break_off_within(received: Request) -> None:
+    await received.start(content_type="application/json")
+    await received.chunk(b"{")
+    raise OSError("half an answer")
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("behaviour", [fall_silent, break_off, break_off_within])
+async def test_an_upstream_that_fails_leaves_nothing(
+    gateway: Gateway, upstream: ScriptedUpstream, behaviour: Behaviour
+) -> None:
+    upstream.behaviour = behaviour
+    route = gateway.routes.routes["demo"]
+    gateway.routes.replace(replace(route, first_byte_timeout_seconds=0.1))
+
+    for _ in range(ROUNDS):
+        with suppress(httpx.HTTPError):
+            await gateway.call()
     await settled(gateway)
 
     assert left_over() == set()
