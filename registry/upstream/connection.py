@@ -192,6 +192,8 @@ class InflatedBody(Body):
                     raise ClientPayloadError("The answer cannot be inflated.") from exc
                 if inflated:
                     yield inflated
+                    # A piece may become a thousand times as much; others have their turn between.
+                    await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop, not a time
                 rest = inflate.unconsumed_tail or inflate.unused_data
                 if inflate.eof:
                     # gzip may have several members.

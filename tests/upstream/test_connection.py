@@ -336,6 +336,20 @@ async def test_little_that_becomes_much_is_inflated_bit_by_bit() -> None:
     assert len(await anext(body.iter_any())) <= INFLATED_BYTES
 
 
+async def test_while_much_is_inflated_others_have_their_turn() -> None:
+    packed = gzip.compress(b"\0" * 10 * INFLATED_BYTES)
+    head = OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+    connection, _ = connect()
+    _, _, body = await ask(connection, head + packed)
+    reading = asyncio.ensure_future(body.read())
+    turns = 0
+    while not reading.done():
+        await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop
+        turns += 1
+
+    assert turns >= 10
+
+
 @pytest.mark.parametrize(
     "packed", [gzip.compress(b"{}" * 50)[:-12], b"no gzip at all"], ids=["cut", "none"]
 )
