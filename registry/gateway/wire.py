@@ -227,11 +227,13 @@ class Wire:
         """Return the connection that was used last, if it can take another request."""
         waiting = idle.connections
         while waiting:
-            connection, _ = waiting.pop()
-            if connection.is_fit():
+            connection, since = waiting.pop()
+            # The sweep comes up to a second late, which is when servers close it from their side.
+            if monotonic() - since < KEEP_ALIVE_SECONDS and connection.is_fit():
                 return connection
             # It sent something while nothing was asked of it, which would be taken for the answer
-            # to the next request, and that request's answer for the one after it; or it ended.
+            # to the next request, and that request's answer for the one after it; or it ended, or
+            # is about to.
             connection.discard()
         return None
 

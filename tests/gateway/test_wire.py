@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from yarl import URL
 
 from registry.upstream.guard import UrlGuard
-from registry.upstream.pool import GuardedConnector, create_upstream_session
+from registry.upstream.pool import KEEP_ALIVE_SECONDS, GuardedConnector, create_upstream_session
 from tests.fakes.wires import TIMEOUT, wire_over
 
 ANSWER = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
@@ -111,6 +111,26 @@ async def test_requests_share_a_connection_over_tls(
             answer.close()
 
     assert len(connections) == 1
+
+
+async def test_a_connection_that_waited_too_long_is_not_used_even_before_it_is_swept(
+    certificate: Path,
+    secure_url: URL,
+    connections: list[asyncio.StreamWriter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("registry.gateway.wire.monotonic", lambda: now)
+    context = ssl.create_default_context(cafile=str(certificate))
+    connector = GuardedConnector(UrlGuard(["127.0.0.0/8"]), ssl=context)
+    async with aiohttp.ClientSession(connector=connector) as session, wire_over(session) as wire:
+        for _ in range(2):
+            answer = await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)
+            await answer.body.read()
+            answer.close()
+            now += KEEP_ALIVE_SECONDS
+
+    assert len(connections) == 2
 
 
 @pytest.mark.parametrize("stray", [ANSWER, b""], ids=["an answer", "the end"])
