@@ -689,9 +689,6 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-062": (
         "tests/tools/test_lifecycle.py::test_the_table_leads_from_states_to_states_and_is_no_riddle",
     ),
-    "R-063": (
-        "tests/governance/test_verification.py::test_the_database_refuses_states_that_do_not_go_together",
-    ),
     "R-068": (
         "tests/governance/test_verification.py::test_what_was_done_through_the_api_is_in_order",
         "tests/governance/test_verification.py::test_the_database_refuses_states_that_do_not_go_together",
