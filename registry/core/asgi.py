@@ -12,6 +12,11 @@ def give_body(scope: MutableMapping[str, Any], body: bytes) -> None:
     scope[_WHOLE_BODY] = (id(scope), body)
 
 
+def take_body_back(scope: MutableMapping[str, Any]) -> None:
+    """Say no more of a body that was not whole after all."""
+    scope.pop(_WHOLE_BODY, None)
+
+
 def given_body(scope: MutableMapping[str, Any]) -> bytes | None:
     """Return the whole body of this very request, if it came at once and the server is ours."""
     given: tuple[int, bytes] | None = scope.get(_WHOLE_BODY)

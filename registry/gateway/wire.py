@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from weakref import WeakValueDictionary
 
-from aiohttp import ClientRequest, ClientSession, ClientTimeout
+from aiohttp import ClientRequest, ClientSession, ClientTimeout, ServerDisconnectedError
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import BaseConnector
 from cachetools import LRUCache
@@ -27,6 +27,9 @@ from registry.upstream.pool import KEEP_ALIVE_SECONDS
 
 TARGETS = 4096
 """Upstream addresses for which what never changes is remembered."""
+
+CONNECTIONS_TRIED = 3
+"""New connections that are made for one request, where the upstream closes each at once."""
 
 SWEEP_SECONDS = 1.0
 """How often connections are looked for that nobody used for long."""
@@ -242,7 +245,7 @@ class Wire:
         target: Target,
         timeout: ClientTimeout,  # noqa: ASYNC109 - see request
     ) -> UpstreamConnection:
-        while True:
+        for _ in range(CONNECTIONS_TRIED):
             try:
                 lease = await self._connector().connect(target.template, [], timeout)
             except TimeoutError as exc:
@@ -255,6 +258,7 @@ class Wire:
             if connection.is_fit():
                 return connection
             connection.discard()
+        raise ServerDisconnectedError
 
     def _close_unused(self) -> None:
         self._sweep = None

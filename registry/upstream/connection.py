@@ -343,7 +343,8 @@ class UpstreamConnection(ResponseHandler):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._read_timeout:
+        if self._read_timeout and self._body is not None:
+            # Not before: a head that comes in drops is no answer.
             self.start_timeout()
         if self._head is None and (self._body is None or self._body.is_complete):
             # Nobody asked for it; it would be taken for the answer to the next request.
@@ -432,11 +433,11 @@ class UpstreamConnection(ResponseHandler):
         if not reads.should_keep_alive():
             self._is_spoilt = True
         fields = self._fields
-        encoding = fields.get("content-encoding", IDENTITY)
+        encoding = fields.get("content-encoding", IDENTITY).lower()
         if encoding == IDENTITY:
             body = Body(self)
-        elif encoding.lower() in INFLATABLE:
-            body = InflatedBody(self, encoding.lower())
+        elif encoding in INFLATABLE:
+            body = InflatedBody(self, encoding)
         else:
             raise HttpProcessingError(message="an answer in an encoding that nobody asked for")
         self._body = body

@@ -130,9 +130,14 @@ class UsageWriter:
 
     async def close(self) -> None:
         """Write what waits, or drop it when the database does not take it in `CLOSE_SECONDS`."""
-        with suppress(DatabaseUnavailable, TimeoutError):
+        try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.flush()
+        except (DatabaseUnavailable, TimeoutError):
+            pass
+        except Exception:
+            # What else must be closed is closed all the same.
+            log.exception("usage_records_failed")
         if self._waiting:
             log.warning("usage_records_dropped", count=self._waiting)
             self._dropped.labels("shutdown").inc(self._waiting)
@@ -164,8 +169,9 @@ class UsageWriter:
             try:
                 document = self._packer.document(batch, self._clock.now(), self._clock.monotonic())
             except Exception:
+                log.exception("usage_records_failed")
                 self._drop("failed", len(batch.rows))
-                raise
+                continue
             self._packed.append(_Packed(document, len(batch.rows)))
             await self._clock.sleep(0)
 

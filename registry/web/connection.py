@@ -28,7 +28,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from registry.core.asgi import give_body
+from registry.core.asgi import give_body, take_body_back
 from registry.web.cycle import Cycle
 from registry.web.transport import MAX_JOINED_BYTES, JoiningTransport
 
@@ -50,6 +50,9 @@ SWEEPS_PER_TIMEOUT = 4
 """How often in the time for a head it is looked for connections that are over it."""
 
 RETRY_AFTER_SECONDS = 2
+
+FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+"""Headers that say how long a body is."""
 
 SHORT = 256
 """Targets of this many bytes at most are remembered."""
@@ -183,6 +186,7 @@ class JoiningProtocol(HttpToolsProtocol):
         self._asgi = {"version": self.asgi_version, "spec_version": "2.3"}
         self.idle_since: int | None = None
         self._answering: Cycle | None = None
+        self._is_staying = False
 
     @property
     def awaited_head(self) -> object | None:
@@ -221,7 +225,7 @@ class JoiningProtocol(HttpToolsProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         was_in_head = self._is_in_head
-        super().data_received(data)
+        self._feed(data)
         if self._is_in_head and not was_in_head:
             # The piece may end a body as well, which is none of the head's bytes.
             return
@@ -233,8 +237,46 @@ class JoiningProtocol(HttpToolsProtocol):
             # It was refused long ago, or will be: nobody reads what comes.
             self.transport.abort()
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
+
+    def _stay(self, rest: bytes) -> None:
+        """Go on with a request that asks for another protocol, as if it had not.
+
+        A server may leave such a wish unheard (RFC 9110, 7.8), and clients that may use HTTP/2
+        send it with every first request, Java's among them. The parser takes none of the body
+        then; another one takes it, which is told only how it is framed.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        framing = [
+            name + b": " + value + b"\r\n" for name, value in self.headers if name in FRAMING
+        ]
+        if framing:
+            cycle = self.cycle
+            cycle.more_body = True
+            cycle.message_event.clear()
+            scope: Any = cycle.scope
+            take_body_back(scope)
+            self._is_staying = True
+            self.parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
+            self._is_staying = False
+        if rest:
+            self._feed(rest)
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        if not self._is_staying:
+            self.url += url
+
     @override
     def on_message_begin(self) -> None:
+        if self._is_staying:
+            return
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -246,7 +288,7 @@ class JoiningProtocol(HttpToolsProtocol):
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers look the same, but are no headers: a proxy before us did not judge them.
-        if self._is_in_head:
+        if self._is_in_head and not self._is_staying:
             # As uvicorn has it; to call that would cost a hundredth of a gateway call.
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
@@ -255,6 +297,8 @@ class JoiningProtocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
+        if self._is_staying:
+            return
         self._is_in_head = False
         if len(self.headers) > MAX_HEADERS:
             self._head_is_too_large = True

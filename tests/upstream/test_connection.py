@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
+from registry.core.clock import SystemClock
 from registry.upstream.connection import (
     INFLATED_BYTES,
     MAX_BUFFERED_BYTES,
@@ -358,3 +359,25 @@ async def test_what_cannot_be_inflated_is_an_error(packed: bytes) -> None:
 
     with pytest.raises(BROKEN):
         await read(head + packed)
+
+
+async def test_a_head_that_comes_in_drops_does_not_come_in_time() -> None:
+    connection, _ = connect()
+    asked = asyncio.ensure_future(connection.ask(b"GET / HTTP/1.1\r\n\r\n"))
+    await asyncio.sleep(0)  # noqa: TID251 - lets the request go out
+    connection.read_timeout = 0.1
+    connection.start_timeout()
+    for drop in WHOLE[:20]:
+        connection.data_received(bytes([drop]))
+        await SystemClock().sleep(0.02)
+        if asked.done():
+            break
+
+    with pytest.raises(TimeoutError):
+        await asked
+
+
+async def test_identity_is_no_compression_however_it_is_spelt() -> None:
+    head = OK + b"Content-Encoding: Identity\r\nContent-Length: 2\r\n\r\n{}"
+
+    assert (await read(head))[2] == b"{}"

@@ -376,3 +376,23 @@ async def test_records_of_several_processes_are_one_list_newest_first(
     assert [record.tool for record in whole] == expected
     assert pages == expected
     assert [record.tool for record in since] == expected[:5]
+
+
+async def test_a_batch_that_cannot_be_packed_costs_no_other(
+    shelf: Shelf, metrics: Metrics
+) -> None:
+    writer = make(shelf, metrics)
+    shelf.is_away = True
+    writer.note(*call(target="sent before"))
+    with pytest.raises(DatabaseUnavailable):
+        await writer.flush()
+    shelf.is_away = False
+
+    writer.note(*call(trace_id="\ud800"))
+    await writer.flush()
+    writer.note(*call(target="after"))
+    await writer.flush()
+
+    assert shelf.tools == ["sent before", "after"]
+    assert value(metrics, "usage_records_dropped_total", reason="failed") == 1
+    assert writer.waiting == 0

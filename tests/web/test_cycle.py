@@ -34,6 +34,9 @@ class Scripted:
         self.bodies += [given_body(scope), given_body({**scope})]
         message = await receive()
         self.received.append(message["body"])
+        while message.get("more_body"):
+            message = await receive()
+            self.received.append(message["body"])
         await send(
             {
                 "type": "http.response.start",
@@ -190,6 +193,30 @@ async def test_an_answer_that_ends_after_its_head_ends_the_connection() -> None:
         writer.close()
 
     assert answer == b""
+
+
+@pytest.mark.parametrize("size", [0, 5, 200_000])
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_wish_for_another_protocol_is_left_unheard_and_costs_nothing(
+    app: Scripted,
+    ask: Ask,
+    size: int,
+    is_chunked: bool,  # noqa: FBT001 - a parameter of a test
+) -> None:
+    body = b"x" * size
+    framing, sent = b"Content-Length: %d" % size, body
+    if is_chunked:
+        framing, sent = b"Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (size, body)
+        sent = sent if size else b"0\r\n\r\n"
+    wish = (
+        b"POST / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n" + framing + b"\r\n\r\n"
+    )
+
+    answer = await ask(wish, sent, wish + sent, request())
+
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+    assert b"".join(app.received) == body + body
 
 
 async def test_connections_that_nobody_uses_are_closed(app: Scripted) -> None:
