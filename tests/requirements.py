@@ -661,6 +661,9 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_combined.py::test_everything_of_all_servers_is_listed_under_names_of_its_own",
     ),
     "R-061": ("tests/database/test_schema.py::test_an_owners_tool_names_are_unique",),
+    "E-06": (
+        "tests/governance/test_tools_api.py::test_while_a_change_is_held_arguments_must_fit_what_was_approved",
+    ),
     "R-063": (
         "tests/database/test_schema.py::test_an_older_validator_is_brought_up_to_date",
         "tests/database/test_schema.py::test_the_database_itself_refuses_a_change_to_a_bad_state",
@@ -764,7 +767,6 @@ LATER: dict[str, str] = {
     "R-288": "The connections domain comes later.",
     "R-289": "The connections domain comes later.",
     "R-290": "The connections domain comes later.",
-    "E-06": "The server itself validates arguments; validation here comes with held versions.",
     "E-11": "OAuth tokens of upstreams are not refreshed here yet.",
     "R-237": "Usage records are kept by caller, tool and time; billing tags come with governance.",
 }

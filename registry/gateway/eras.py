@@ -29,7 +29,7 @@ from registry.gateway.errors import (
     VersionMismatch,
 )
 from registry.gateway.headers import Headers
-from registry.gateway.values import Route
+from registry.gateway.values import Route, ToolEntry
 from registry.servers.values import Era
 
 HANDSHAKE_VERSIONS = frozenset(HANDSHAKE_PROTOCOL_VERSIONS)
@@ -139,17 +139,21 @@ def is_of_another_era(era: Era, status: int, answer: bytes) -> bool:
     return status in NO_SUCH_PROTOCOL and code in MISSING_SESSION_CODES
 
 
-def require_arguments(params: Mapping[str, Any]) -> Mapping[str, Any]:
+def require_arguments(params: Mapping[str, Any], tool: ToolEntry) -> Mapping[str, Any]:
     """Return the arguments of a call.
 
     Raises:
-        InvalidParams: They are no object.
+        InvalidParams: They are no object, or do not fit the definition that was approved.
     """
     arguments = params.get("arguments")
     if arguments is None:
-        return {}
-    if type(arguments) is not dict:
+        arguments = {}
+    elif type(arguments) is not dict:
         raise InvalidParams("The member arguments must be an object.")
+    if tool.check is not None:
+        problem = tool.check.problem(arguments)
+        if problem is not None:
+            raise InvalidParams(f"The arguments do not fit the tool's definition: {problem}.")
     return arguments
 
 

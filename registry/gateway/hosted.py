@@ -337,7 +337,7 @@ class HostedServer:
             raise by_era(exchange, ToolUnknown(name))
         exchange.tool = owned.tool.name
         exchange.may_repeat = owned.tool.may_repeat
-        arguments = require_arguments(envelope.params)
+        arguments = require_arguments(envelope.params, owned.tool)
         if exchange.is_modern and owned.tool.param_header_schema is not None:
             check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
         return owned

@@ -145,7 +145,14 @@ class RouteReader:
         async for row in self._sources.tools.rows(ids):
             own = rows[row.owner_id]
             own.ids += row.row_id
-            own.tools.append(_tool_entry(row.name, row.definition, known.get(row.owner_id)))
+            own.tools.append(
+                _tool_entry(
+                    row.name,
+                    row.definition,
+                    known.get(row.owner_id),
+                    is_behind=row.is_behind,
+                )
+            )
         async for feature in self._sources.features.rows(ids):
             own = rows[feature.owner_id]
             own.ids += feature.row_id
@@ -242,12 +249,15 @@ def _is_served(server: ServerRecord) -> bool:
     return server.effective_status is not ServerStatus.INACTIVE
 
 
-def _tool_entry(name: str, definition: str, known: Route | None) -> ToolEntry:
+def _tool_entry(
+    name: str, definition: str, known: Route | None, *, is_behind: bool = False
+) -> ToolEntry:
     if known is not None:
         entry = known.tools.get(name)
-        if entry is not None and entry.wire == definition.encode():
+        is_same = entry is not None and entry.wire == definition.encode()
+        if entry is not None and is_same and (entry.check is not None) is is_behind:
             return entry
-    return tool_entry(name, definition)
+    return tool_entry(name, definition, is_behind=is_behind)
 
 
 def _feature_entry(row: FeatureRow, known: Route | None) -> FeatureEntry:

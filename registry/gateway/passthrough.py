@@ -190,7 +190,7 @@ class PassThrough:
             raise by_era(exchange, ToolUnknown(name))
         exchange.tool = tool.name
         exchange.may_repeat = tool.may_repeat
-        arguments: Mapping[str, Any] = require_arguments(envelope.params)
+        arguments: Mapping[str, Any] = require_arguments(envelope.params, tool)
         if exchange.is_modern and tool.param_header_schema is not None:
             check_param_headers(tool.param_header_schema, arguments, exchange.headers)
 

@@ -11,6 +11,7 @@ from yarl import URL
 
 from registry.access.policy import ServerFacts, ServerScope
 from registry.core.json import JsonObject, members
+from registry.gateway.arguments import ArgumentCheck
 from registry.gateway.headers import HeaderLines, header_lines
 from registry.gateway.listing import ToolPages, build_pages
 from registry.servers.values import Era, Transport
@@ -56,12 +57,14 @@ class ToolEntry:
         wire: JSON text of the whole tool object, as clients get it.
         param_header_schema: The parsed input schema, when it asks for `Mcp-Param-*` headers.
         may_repeat: Whether the server says that a second call changes nothing.
+        check: Of the arguments, where the server offers another definition than this approved one.
     """
 
     name: str
     wire: bytes
     param_header_schema: JsonObject | None = field(default=None, repr=False)
     may_repeat: bool = False
+    check: ArgumentCheck | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +147,22 @@ def may_tell_of_resources(route: Route) -> bool:
     return members(route.capabilities.get("resources")).get("subscribe") is True
 
 
-def tool_entry(name: str, definition: str) -> ToolEntry:
-    """Return the entry of one tool from the JSON text of its object."""
+def tool_entry(name: str, definition: str, *, is_behind: bool = False) -> ToolEntry:
+    """Return the entry of one tool from the JSON text of its object.
+
+    Args:
+        name: The tool's.
+        definition: As clients get it.
+        is_behind: Whether the server offers another definition by now.
+    """
     wire = definition.encode()
     schema = None
-    if PARAM_HEADER_MARK in wire:
+    if is_behind or PARAM_HEADER_MARK in wire:
         candidate = orjson.loads(wire).get("inputSchema")
         schema = candidate if isinstance(candidate, dict) else None
-    return ToolEntry(name, wire, schema, _may_repeat(wire))
+    check = ArgumentCheck(schema or {}) if is_behind else None
+    mirrored = schema if PARAM_HEADER_MARK in wire else None
+    return ToolEntry(name, wire, mirrored, _may_repeat(wire), check)
 
 
 def _may_repeat(wire: bytes) -> bool:

@@ -63,6 +63,7 @@ WHOLE_FIELDS = {
     "description_override": 1,
     "tool_metadata": 1,
 }
+ROW_FIELDS = ("owner_id", "name", "definition", "presented", "pending_hash", "seen_hash")
 ROWS_AT_ONCE = 500
 """Decoding them keeps everything else waiting."""
 
@@ -125,12 +126,13 @@ class ToolRepository:
         # One text for each owner, however many tools it has.
         owners = {ObjectId(owner_id): owner_id for owner_id in owner_ids}
         query = {"owner_id": {"$in": list(owners)}, **SERVED_QUERY}
-        fields = {"owner_id": 1, "name": 1, "definition": 1, "presented": 1}
+        fields = dict.fromkeys(ROW_FIELDS, 1)
         async with translated():
             async for row in self._tools.find(query, fields, batch_size=ROWS_AT_ONCE):
                 owner_id = owners[row["owner_id"]]
                 text = row.get("presented") or row["definition"]
-                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text)
+                is_behind = "pending_hash" in row or "seen_hash" in row
+                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text, is_behind)
 
     async def apply(
         self,

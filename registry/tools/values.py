@@ -131,12 +131,14 @@ class ToolRow:
     Attributes:
         row_id: ObjectId of its document, 12 bytes.
         definition: JSON text of the whole tool object.
+        is_behind: Whether the upstream offers another definition by now.
     """
 
     row_id: bytes
     owner_id: str
     name: str
     definition: str
+    is_behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,47 @@ async def test_a_changed_tool_is_held_read_and_accepted(
     assert await audited(rest) == [("accept", {"served_version": 2, "pending_version": None})]
 
 
+@pytest.mark.requirement("E-06")
+@pytest.mark.parametrize("path", ["sums", ""])
+async def test_while_a_change_is_held_arguments_must_fit_what_was_approved(
+    rest: Rest, upstream: PlainUpstream, path: str
+) -> None:
+    upstream.tools = offered("sum", "other")
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    schema = {"type": "object", "properties": {"text": {"type": ["string", "integer"]}}}
+    upstream.tools = offered("sum", "other", inputSchema=schema)
+
+    async def call(tool: str, text: Any) -> str:
+        name = tool if path else f"sums__{tool}"
+        message = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": name, "arguments": {"text": text}},
+        }
+        headers = {
+            "Authorization": f"Bearer {rest.token(ROOT)}",
+            "Accept": "application/json, text/event-stream",
+        }
+        answer = await rest.client.post(f"/mcp/{path}".rstrip("/"), json=message, headers=headers)
+        return str(answer.json()["error"]["message"])
+
+    before = await call("sum", 7)
+    await refresh(rest, server)
+    held = await call("sum", 7)
+    fitting, other = await call("sum", "seven"), await call("other", 7)
+    (tool,) = (await listed(rest, review="pending")).values()
+    await do(rest, tool, "accept")
+
+    # The upstream knows no calls; what reaches it is answered so.
+    reached = "Method not found"
+    assert (before, fitting, other) == (reached, reached, reached)
+    assert held == (
+        "The arguments do not fit the tool's definition: /text breaks properties/text/type."
+    )
+    assert await call("sum", 7) == reached
+
+
 @pytest.mark.requirement("R-163", "R-172")
 async def test_a_rejected_change_stays_away_until_there_is_another(
     rest: Rest, upstream: PlainUpstream
