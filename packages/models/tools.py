@@ -44,6 +44,7 @@ class RegisteredTool(Document):
         metadata: What counts, from all sources.
         metadata_sources: Who says each of these: `manual`, `upstream` or `inferred`.
         facets: The same as texts `flag:value`, for the index.
+        review: What waits for a decision: a `change`, or the tool itself, which is `new`.
         sync_error: Why the last sync could not take the upstream's definition, if so.
     """
 
@@ -71,6 +72,7 @@ class RegisteredTool(Document):
     metadata: dict[str, Any] = Field(default_factory=dict)
     metadata_sources: dict[str, str] = Field(default_factory=dict)
     facets: list[str] = Field(default_factory=list)
+    review: str | None = None
     registration_state: str
     exposure_state: str
     discovery_hash: str
@@ -102,11 +104,7 @@ class RegisteredTool(Document):
             ),
             IndexModel([("exposure_state", ASCENDING), ("registration_state", ASCENDING)]),
             IndexModel([("facets", ASCENDING), ("_id", ASCENDING)]),
-            IndexModel(
-                [("pending_hash", ASCENDING)],
-                name="registry_pending",
-                partialFilterExpression={"pending_hash": {"$exists": True}},
-            ),
+            IndexModel([("review", ASCENDING), ("_id", ASCENDING)], sparse=True),
         ]
 
 

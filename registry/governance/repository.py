@@ -17,15 +17,17 @@ from registry.core.json import load_text, members
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
-from registry.tools.exposure import SERVED, WAITING
-from registry.tools.lifecycle import DELETED, DISABLED, STALE
+from registry.tools.exposure import SERVED
+from registry.tools.lifecycle import ACTIVE, DRAFT, SELECTED, UNSELECTED
 from registry.tools.metadata import known
 from registry.tools.presentation import presented
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
+    REVIEWS,
     definition_fields,
     facet,
     metadata_fields,
+    review_of,
     stored_tool,
 )
 
@@ -64,8 +66,10 @@ class GovernedTools:
     ) -> Page[GovernedTool]:
         """Return one page of what is seen, in the order in which tools were found."""
         query = list_query(sight, narrowed)
-        total = await self._tools.count_documents(query)
-        cursor = self._tools.find(query, sort=SORT, skip=page.offset, limit=-page.per_page)
+        # Without conditions not every compatible server takes the order from the index by itself.
+        by: Doc = {} if query else {"hint": SORT}
+        total = await self._tools.count_documents(query, **by)
+        cursor = self._tools.find(query, sort=SORT, skip=page.offset, limit=-page.per_page, **by)
         return Page(tuple(governed_tool(row) for row in await cursor.to_list()), total, page)
 
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
@@ -131,6 +135,8 @@ def decided_fields(tool: GovernedTool, decision: Decision, now: datetime) -> tup
         "updated_at": now,
     }
     gone: list[str] = []
+    has_pending = tool.stored.has_pending and not decision.ends_pending
+    _put(changes, gone, "review", review_of(decision.state, has_pending=has_pending))
     overrides = decision.overrides or tool.stored.overrides
     if decision.serve is not None:
         served = definition_fields(decision.serve, overrides)
@@ -161,38 +167,52 @@ def _put(changes: Doc, gone: list[str], name: str, value: object) -> None:
 
 
 def list_query(sight: Sight, narrowed: ToolFilter) -> Doc:
-    """Return the query of a list: what is seen of what is asked for."""
-    rules: list[Doc] = []
+    """Return the query of a list: what is seen of what is asked for.
+
+    One condition for each field, as far as it goes: nested in an `$and` or `$all`, not every
+    compatible server finds them by an index.
+    """
+    query: Doc = {}
     if narrowed.owner_id is not None:
-        rules.append({"owner_id": ObjectId(narrowed.owner_id)})
-    for name in ("source_type", "registration_state", "exposure_state"):
-        value = getattr(narrowed, name)
-        if value is not None:
-            rules.append({name: str(value)})
+        query["owner_id"] = ObjectId(narrowed.owner_id)
+    if narrowed.source_type is not None:
+        query["source_type"] = narrowed.source_type
+    registration, exposure = narrowed.registration_state, narrowed.exposure_state
+    if registration is not None:
+        query["registration_state"] = registration.value
+    elif not narrowed.with_stale:
+        query["registration_state"] = {"$in": [SELECTED.value, UNSELECTED.value]}
+    if exposure is not None:
+        query["exposure_state"] = exposure.value
+    elif not narrowed.with_disabled:
+        query["exposure_state"] = {"$in": [DRAFT.value, ACTIVE.value]}
     if narrowed.in_review:
-        waiting: Doc = {"registration_state": WAITING[0].value, "exposure_state": WAITING[1].value}
-        rules.append({"$or": [waiting, {"pending_hash": {"$exists": True}}]})
-    rules += _looked_for(narrowed)
-    if not narrowed.with_stale and narrowed.registration_state is not STALE:
-        rules.append({"registration_state": {"$ne": STALE.value}})
-    if not narrowed.with_disabled and narrowed.exposure_state not in {DISABLED, DELETED}:
-        rules.append({"exposure_state": {"$nin": [DISABLED.value, DELETED.value]}})
+        query["review"] = {"$in": list(REVIEWS)}
+    return query | _flags(narrowed) | _either(sight, narrowed)
+
+
+def _flags(narrowed: ToolFilter) -> Doc:
+    """Return the conditions about metadata; the first is found by the index of all flags."""
+    query: Doc = {}
+    for flag, value in narrowed.flags.items():
+        if "facets" not in query:
+            query["facets"] = facet(flag, value)
+        else:
+            query[f"metadata.{flag}"] = value
+    return query
+
+
+def _either(sight: Sight, narrowed: ToolFilter) -> Doc:
+    """Return the conditions of which one of several must hold."""
+    groups: list[Doc] = []
     if not sight.everything:
-        rules.append(_seen(sight))
-    if len(rules) == 1:
-        return rules[0]
-    return {"$and": rules} if rules else {}
-
-
-def _looked_for(narrowed: ToolFilter) -> list[Doc]:
-    rules: list[Doc] = []
-    if narrowed.flags:
-        wanted = [facet(flag, value) for flag, value in narrowed.flags.items()]
-        rules.append({"facets": {"$all": wanted}})
+        groups.append(_seen(sight))
     if narrowed.text:
         pattern = {"$regex": re.escape(narrowed.text), "$options": "i"}
-        rules.append({"$or": [{name: pattern} for name in SEARCHED_FIELDS]})
-    return rules
+        groups.append({"$or": [{name: pattern} for name in SEARCHED_FIELDS]})
+    if len(groups) == 1:
+        return groups[0]
+    return {"$and": groups} if groups else {}
 
 
 def _seen(sight: Sight) -> Doc:

@@ -14,6 +14,8 @@ from packages.database.errors import translated, translates_driver_errors
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import members
 from registry.tools.differences import Change
+from registry.tools.exposure import WAITING
+from registry.tools.lifecycle import State
 from registry.tools.metadata import Known, known
 from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
@@ -249,6 +251,7 @@ def _served(row: dict[str, Any]) -> ServedTool:
 
 def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
     tool = insert.definition
+    waits = (insert.registration_state, insert.exposure_state) == WAITING
     return {
         "source_type": "mcp",
         "owner_id": owner,
@@ -258,6 +261,7 @@ def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
         "tool_metadata": {},
         "registration_state": insert.registration_state.value,
         "exposure_state": insert.exposure_state.value,
+        **({"review": "new"} if waits else {}),
         "served_version": 1,
         "versions": 1,
         "position": insert.position,
@@ -294,6 +298,16 @@ def metadata_fields(counts: Known) -> Doc:
     }
 
 
+REVIEWS = ("new", "change")
+
+
+def review_of(state: State, *, has_pending: bool) -> str | None:
+    """Return what of a tool waits for a decision: a `change`, or the tool itself, `new`."""
+    if has_pending:
+        return "change"
+    return "new" if state == WAITING else None
+
+
 def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
     """Return a flag and its value as one text, for the index that all of them share."""
     return f"{flag}:{str(value).lower() if isinstance(value, bool) else value}"
@@ -328,6 +342,13 @@ def _write(owner: ObjectId, update: ToolUpdate, now: datetime) -> UpdateOne:
         gone += ["pending_definition", "pending_hash", "pending_version"]
     if not update.keeps_pending:
         gone.append("seen_hash")
+    has_pending = update.hold is not None or (update.keeps_pending and tool.has_pending)
+    state = (update.registration_state, update.exposure_state)
+    review = review_of(state, has_pending=has_pending)
+    if review is None:
+        gone.append("review")
+    else:
+        changes["review"] = review
     if update.withheld:
         changes["is_withheld"] = True
     else:
