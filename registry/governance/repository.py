@@ -66,10 +66,15 @@ class GovernedTools:
     ) -> Page[GovernedTool]:
         """Return one page of what is seen, in the order in which tools were found."""
         query = list_query(sight, narrowed)
-        # Without conditions not every compatible server takes the order from the index by itself.
-        by: Doc = {} if query else {"hint": SORT}
-        total = await self._tools.count_documents(query, **by)
-        cursor = self._tools.find(query, sort=SORT, skip=page.offset, limit=-page.per_page, **by)
+        total = await self._tools.count_documents(query)
+        cursor = self._tools.find(
+            query,
+            sort=SORT,
+            # What most tools are is found soonest in the order of the list itself.
+            hint=SORT if is_broad(query) else None,
+            skip=page.offset,
+            limit=-page.per_page,
+        )
         return Page(tuple(governed_tool(row) for row in await cursor.to_list()), total, page)
 
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
@@ -189,6 +194,13 @@ def list_query(sight: Sight, narrowed: ToolFilter) -> Doc:
     if narrowed.in_review:
         query["review"] = {"$in": list(REVIEWS)}
     return query | _flags(narrowed) | _either(sight, narrowed)
+
+
+def is_broad(query: Doc) -> bool:
+    """Whether most tools are likely to be what is asked for."""
+    if {"owner_id", "review", "facets", "$or", "$and"} & query.keys():
+        return False
+    return not any(isinstance(value, str) for value in query.values())
 
 
 def _flags(narrowed: ToolFilter) -> Doc:
