@@ -39,6 +39,7 @@ USER_SCOPES = frozenset(
         Scope.READ_SERVERS,
         Scope.WRITE_SERVERS,
         Scope.READ_TOOLS,
+        Scope.WRITE_TOOLS,
         Scope.READ_TOKENS,
         Scope.WRITE_TOKENS,
         Scope.READ_CATALOG,

@@ -18,8 +18,8 @@ from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fix
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 ROOT = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
-OWNER = UserContext("a" * 24, "alice", Role.USER, USER_SCOPES | {Scope.WRITE_TOOLS})
-OTHER = UserContext("b" * 24, "bob", Role.USER, USER_SCOPES | {Scope.WRITE_TOOLS})
+OWNER = UserContext("a" * 24, "alice", Role.USER, USER_SCOPES)
+OTHER = UserContext("b" * 24, "bob", Role.USER, USER_SCOPES)
 TOOLS = "/registry/tools"
 
 

@@ -130,13 +130,13 @@ async def test_a_long_access_token_has_a_refresh_token_that_is_as_long(
 
 @pytest.mark.requirement("R-266")
 async def test_scopes_that_the_caller_lacks_are_named_all(rest: Rest, user: UserContext) -> None:
-    scopes = ["read:servers", "read:audit", "write:tools"]
+    scopes = ["read:servers", "read:audit", "approve:tools"]
     sent = {"requested_scopes": scopes, "expires_in_hours": 1}
 
     answer = await rest.ask(user, "POST", "/tokens/generate", json=sent)
 
     assert (answer.status_code, answer.json()["error"]) == (403, "insufficient_scope")
-    assert answer.json()["scope"] == "read:audit write:tools"
+    assert answer.json()["scope"] == "read:audit approve:tools"
     assert await families(rest) == []
 
 
