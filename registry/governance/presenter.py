@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from registry.core.json import JsonObject, load_text
 from registry.core.text import timestamp
 from registry.governance.values import GovernedTool, ToolVersionRecord
-from registry.tools.exposure import WAITING, is_served
+from registry.tools.exposure import is_served, review_of
 
 
 def present_summary(tool: GovernedTool) -> JsonObject:
@@ -25,7 +25,7 @@ def present_summary(tool: GovernedTool) -> JsonObject:
         "registration_state": stored.registration_state.value,
         "exposure_state": stored.exposure_state.value,
         "is_exposed": is_served(*tool.state),
-        "review": _review(tool),
+        "review": review_of(tool.state, has_pending=tool.stored.has_pending),
         "is_withheld": stored.is_withheld,
         "metadata": {
             name: {"value": value, "source": tool.metadata_sources.get(name, "")}
@@ -78,13 +78,6 @@ def present_version(version: ToolVersionRecord) -> JsonObject:
         "decided_at": _moment(version.decided_at),
         "decided_by": None if version.decided_by is None else dict(version.decided_by),
     }
-
-
-def _review(tool: GovernedTool) -> str | None:
-    """Return what waits for a decision: a `change`, or the tool itself, which is `new`."""
-    if tool.stored.has_pending:
-        return "change"
-    return "new" if tool.state == WAITING else None
 
 
 def _moment(value: datetime | None) -> str | None:

@@ -17,17 +17,15 @@ from registry.core.json import load_text, members
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
-from registry.tools.exposure import SERVED
+from registry.tools.exposure import REVIEWS, SERVED, review_of
 from registry.tools.lifecycle import ACTIVE, DRAFT, SELECTED, UNSELECTED
 from registry.tools.metadata import known
 from registry.tools.presentation import presented
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
-    REVIEWS,
     definition_fields,
     facet,
     metadata_fields,
-    review_of,
     stored_tool,
 )
 

@@ -44,6 +44,16 @@ def first_state(policy: AutoExpose, origin: Origin, *, read_only: bool) -> State
             return WAITING
 
 
+REVIEWS = ("new", "change")
+
+
+def review_of(state: State, *, has_pending: bool) -> str | None:
+    """Return what of a tool waits for a decision: a `change`, or the tool itself, `new`."""
+    if has_pending:
+        return "change"
+    return "new" if state == WAITING else None
+
+
 def is_served(registration: RegistrationState, exposure: ExposureState) -> bool:
     """Whether a tool in these states is served, its server being active."""
     return (registration, exposure) == SERVED

@@ -14,8 +14,7 @@ from packages.database.errors import translated, translates_driver_errors
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import members
 from registry.tools.differences import Change
-from registry.tools.exposure import WAITING
-from registry.tools.lifecycle import State
+from registry.tools.exposure import WAITING, review_of
 from registry.tools.metadata import Known, known
 from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
@@ -296,16 +295,6 @@ def metadata_fields(counts: Known) -> Doc:
         "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
         "facets": [facet(flag, value) for flag, value in counts.values.items()],
     }
-
-
-REVIEWS = ("new", "change")
-
-
-def review_of(state: State, *, has_pending: bool) -> str | None:
-    """Return what of a tool waits for a decision: a `change`, or the tool itself, `new`."""
-    if has_pending:
-        return "change"
-    return "new" if state == WAITING else None
 
 
 def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
