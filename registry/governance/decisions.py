@@ -168,7 +168,7 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> Decision:
         state,
         overrides=overrides,
         # Who sets the state decides about the tool, not about its definition.
-        ends_withholding=bool(events) and state != tool.state,
+        ends_withholding=bool(events) and tool.stored.is_withheld,
     )
 
 

@@ -5,7 +5,7 @@ server, and the audit record. The gateway follows by the change stream, like eve
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -106,18 +106,22 @@ class ToolService:
         return await self._governed.page(sight, narrowed, page)
 
     async def get(self, tool_id: str, user: UserContext) -> GovernedTool:
-        """Return one tool.
+        """Return one tool; what waits for review is for those who may change its server.
 
         Raises:
             ToolNotFoundError: There is none that *user* sees.
         """
+        tool, bits = await self._seen(tool_id, user)
+        return tool if bits & Permission.EDIT else replace(tool, pending_definition=None)
+
+    async def _seen(self, tool_id: str, user: UserContext) -> tuple[GovernedTool, int]:
         tool = await self._governed.get(tool_id)
         if tool is None:
             raise ToolNotFoundError
         bits = await self._bits(tool, user)
         if not bits & Permission.EDIT and not (bits & Permission.VIEW and is_served(*tool.state)):
             raise ToolNotFoundError
-        return tool
+        return tool, bits
 
     async def history(
         self, tool_id: str, user: UserContext
@@ -126,8 +130,11 @@ class ToolService:
 
         Raises:
             ToolNotFoundError: There is none that *user* sees.
+            ToolForbiddenError: They may not change it, so that what was never approved is not
+                for them.
         """
-        tool = await self.get(tool_id, user)
+        found, bits = await self._seen(tool_id, user)
+        tool = _editable(found, bits)
         versions = await self._governed.versions(tool_id)
         return tool, versions or [_only_version(tool)]
 

@@ -239,13 +239,19 @@ class JoiningProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         try:
-            self.parser.feed_data(data)
+            # A loop, for each of many requests in one piece may wish so.
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = data[upgrade.args[0] :]
+                    self._stay()
+                else:
+                    return
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
-        except httptools.HttpParserUpgrade as upgrade:
-            self._stay(data[upgrade.args[0] :])
 
-    def _stay(self, rest: bytes) -> None:
+    def _stay(self) -> None:
         """Go on with a request that asks for another protocol, as if it had not.
 
         A server may leave such a wish unheard (RFC 9110, 7.8), and clients that may use HTTP/2
@@ -253,6 +259,8 @@ class JoiningProtocol(HttpToolsProtocol):
         then; another one takes it, which is told only how it is framed.
         """
         self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn has it.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         framing = [
             name + b": " + value + b"\r\n" for name, value in self.headers if name in FRAMING
         ]
@@ -263,10 +271,10 @@ class JoiningProtocol(HttpToolsProtocol):
             scope: Any = cycle.scope
             take_body_back(scope)
             self._is_staying = True
-            self.parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
-            self._is_staying = False
-        if rest:
-            self._feed(rest)
+            try:
+                self.parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
+            finally:
+                self._is_staying = False
 
     @override
     def on_url(self, url: bytes) -> None:

@@ -226,6 +226,24 @@ async def test_a_rejected_change_stays_away_until_there_is_another(
     assert (await served(rest))["sum"]["description"] == "Does sum."
 
 
+async def test_a_blocked_tool_that_somebody_disables_stays_so_when_its_change_is_accepted(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum", "other")
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app", onChange="block")
+    upstream.tools = offered("sum", "other", description="Worse.")
+    await refresh(rest, server)
+    (blocked,) = (await listed(rest, review="pending", include_disabled="true")).values()
+    while_blocked = await served(rest)
+
+    await patch(rest, blocked, exposure_state="disabled")
+    accepted = await do(rest, blocked, "accept")
+
+    assert (blocked["is_withheld"], list(while_blocked)) == (True, ["other"])
+    assert accepted.json()["exposure_state"] == "disabled"
+    assert list(await served(rest)) == ["other"]
+
+
 async def test_an_older_version_can_be_served_again_and_survives_a_sync(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
@@ -356,7 +374,10 @@ async def test_who_may_not_change_a_server_sees_what_it_serves_and_no_more(
     refused = await rest.ask(OTHER, "GET", TOOLS, params=flags)
     unscoped = replace(ROOT, scopes=frozenset({Scope.READ_TOOLS}))
 
+    past = await rest.ask(OTHER, "GET", f"{TOOLS}/{by_name['sum']['id']}/history")
+
     assert list(seen) == ["sum"]
+    assert past.status_code == 403
     assert (hidden.status_code, forbidden.status_code, unknown.status_code) == (404, 403, 404)
     assert refused.status_code == 403
     assert set(await listed(rest, ROOT, **flags)) == {"sum", "secret"}

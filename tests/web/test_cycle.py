@@ -219,6 +219,23 @@ async def test_a_wish_for_another_protocol_is_left_unheard_and_costs_nothing(
     assert b"".join(app.received) == body + body
 
 
+async def test_many_such_wishes_in_one_piece_are_all_answered(ask: Ask) -> None:
+    wish = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+
+    answer = await ask(wish * 600 + request())
+
+    assert answer.count(b"HTTP/1.1 200 OK") == 601
+
+
+async def test_such_a_wish_does_not_excuse_a_body_without_an_end(ask: Ask) -> None:
+    answer = await ask(
+        b"POST / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+        b"Transfer-Encoding: gzip\r\n\r\nx"
+    )
+
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
 async def test_connections_that_nobody_uses_are_closed(app: Scripted) -> None:
     connections = OpenConnections(ConnectionLimits(head_seconds=0.2))
 
