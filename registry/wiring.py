@@ -67,6 +67,7 @@ from registry.servers.user_keys import UserKeyService
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
 from registry.sync.repository import JobRepository
+from registry.sync.rounds import SyncRound
 from registry.sync.runner import SyncRunner, Terms
 from registry.sync.schedule import Patience
 from registry.sync.service import SyncService
@@ -587,6 +588,66 @@ async def tool_verifier(settings: Settings) -> AsyncIterator[ToolVerifier]:
         yield ToolVerifier(GovernedTools(database))
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRound]:
+    """Return what has many servers read at once, connected to the database.
+
+    Args:
+        settings: Of this installation.
+        at_once: Most servers read side by side.
+
+    Raises:
+        SchemaVersionError: The generated models are of another release.
+        TopologyError: MongoDB is no replica set.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    check_schema_version()
+    clock, metrics, cipher = SystemClock(), Metrics(), build_cipher(settings)
+    database = build_database(settings, metrics)
+    try:
+        await database.require_replica_set()
+        await prepare(database, EXTRA_INDEXES)
+        await require_matching_keys(database, cipher)
+        keys = AuditKeys(cipher.derive_keys(PURPOSE))
+        audit = AuditTrail(AuditRepository(database, keys), clock=clock, metrics=metrics)
+        repositories = build_repositories(settings, database, cipher, audit)
+        guard = UrlGuard(settings.upstream_allowed_networks)
+        reader = ServerReader(
+            CredentialVault(cipher),
+            DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics),
+            repositories.plugin_auths,
+            clock,
+        )
+        sync = build_sync(
+            settings,
+            database,
+            repositories,
+            cipher,
+            reader,
+            NobodyFollows(),
+            clock=clock,
+            metrics=metrics,
+        )
+        yield SyncRound(
+            repositories.servers,
+            sync.jobs,
+            sync.runner,
+            name=process_name(),
+            at_once=at_once,
+            lease_seconds=settings.sync_lease_seconds,
+            clock=clock,
+        )
+    finally:
+        await database.close()
+
+
+class NobodyFollows:
+    """Implements `servers.ports.ServerChanges` where no gateway runs."""
+
+    async def server_changed(self, server_id: str) -> None:
+        """Leave it to the change streams of those that serve."""
 
 
 @asynccontextmanager
