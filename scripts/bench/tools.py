@@ -80,7 +80,7 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
 def _ask(stage: Stage, query: str) -> None:
     url = f"http://{HOST}:{stage.port}/api/v1/registry/tools?per_page={PAGE}&{query}"
     headers = {"Authorization": f"Bearer {stage.token}"}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - ours
+    request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - ours
         answer.read()
 
