@@ -57,6 +57,8 @@ from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
 from registry.governance.verification import ToolVerifier
 from registry.indexes import EXTRA_INDEXES
+from registry.policies.repository import PolicyRepository
+from registry.policies.service import PolicyService, PolicyStore
 from registry.servers.credentials import CredentialVault
 from registry.servers.reader import ServerReader
 from registry.servers.repository import ServerRepository
@@ -122,6 +124,7 @@ class Components:
     audit_service: AuditService
     usage: UsageService
     tools: ToolService
+    policies: PolicyService
     index_conflicts: list[IndexConflict]
 
     async def database_is_up(self) -> bool:
@@ -292,6 +295,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 features=repositories.features,
                 acl=repositories.acl,
                 plugin_auths=repositories.plugin_auths,
+                policies=repositories.policies,
             ),
             vault,
             clock=clock,
@@ -415,6 +419,20 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             audit_service=AuditService(audit_repository),
             usage=UsageService(usage_repository),
             tools=tools,
+            policies=PolicyService(
+                database,
+                PolicyStore(
+                    repositories.policies,
+                    repositories.servers,
+                    repositories.tools,
+                    repositories.acl,
+                    directory,
+                ),
+                audit,
+                snapshot,
+                clock=clock,
+                admin_sees_private=settings.admin_sees_private,
+            ),
             index_conflicts=conflicts,
         )
 
@@ -536,5 +554,6 @@ def build_repositories(
         acl=acl,
         tokens=TokenRepository(database, cipher),
         plugin_auths=PluginAuthRepository(database, cipher),
+        policies=PolicyRepository(database),
         audit=audit,
     )

@@ -51,6 +51,16 @@ class Known:
     sources: Mapping[str, Source]
 
 
+def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
+    """Return a flag and its value as one text, for the index that all of them share."""
+    return f"{flag}:{str(value).lower() if isinstance(value, bool) else value}"
+
+
+def facets_of(counts: Known) -> tuple[str, ...]:
+    """Return all that counts of a tool's effects, each as one text."""
+    return tuple(facet(flag, value) for flag, value in counts.values.items())
+
+
 def known(name: str, annotations: JsonObject | None, manual: Mapping[str, object]) -> Known:
     """Return what counts of all that is said of a tool.
 
