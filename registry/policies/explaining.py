@@ -99,7 +99,7 @@ def explain(
 def blocking(user: UserContext, rule: Rule) -> str:
     """Return in one line which policies keep *user* from a tool, for records."""
     names = [policy.name for policy in deciding(user, rule)]
-    shown = ", ".join(repr(name) for name in names[:MOST_NAMED])
+    shown = ", ".join(f'"{name}"' for name in names[:MOST_NAMED])
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     verb = "denied by" if decide(user, rule) is Decision.DENIED else "allowed to others by"
     return f"{verb} {shown}{more}"
@@ -152,7 +152,7 @@ POLICY_MESSAGES: Mapping[Decision, str] = {
 
 def _of_policies(user: UserContext, rule: Rule) -> Reason:
     decision = decide(user, rule)
-    names = ", ".join(f"“{policy.name}”" for policy in deciding(user, rule)[:MOST_NAMED])
+    names = ", ".join(f'"{policy.name}"' for policy in deciding(user, rule)[:MOST_NAMED])
     told = POLICY_MESSAGES[decision]
     message = f"{told[:-1]} ({names})." if names else told
     return Reason("policy", decision.is_allowed, message)

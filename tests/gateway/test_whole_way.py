@@ -46,7 +46,7 @@ class Whole:
             user_id=user.user_id,
             username=user.username,
             role=user.role,
-            scopes=user.scopes,
+            scopes=user.held_scopes,
             lifetime=timedelta(hours=1),
         )
 

@@ -60,8 +60,11 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
     async with plain_upstream() as upstream:
         server = await rest.register(root, "weather", upstream.url, scope="shared_app")
     tools = await rest.ask(root, "GET", "/registry/tools")
+    policy = {"name": "x", "effect": "allow", "target": {}, "subjects": {"everyone": True}}
+    made = await rest.ask(root, "POST", "/access/policies", json=policy)
     values = {
         "tool_id": tools.json()["tools"][0]["id"],
+        "policy_id": made.json()["id"],
         "server_id": server["id"],
         "resource_type": "mcpServer",
         "resource_id": server["id"],
