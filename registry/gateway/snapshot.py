@@ -118,6 +118,7 @@ class Snapshot:
         self._change = asyncio.Event()
         self._version = 0
         self._lock = asyncio.Lock()
+        self._policies_unreadable = metrics.policies_unreadable
         self._full_reloads = metrics.snapshot_reloads.labels("full")
         self._server_reloads = metrics.snapshot_reloads.labels("server")
         metrics.snapshot_age.set_function(lambda: clock.monotonic() - self._agreed_at)
@@ -347,6 +348,9 @@ class Snapshot:
             key: before[key] if before.get(key) == policy else policy
             for key, policy in policies.items()
         }
+        self._policies_unreadable.set(
+            sum(1 for policy in self._policies.values() if policy.problem is not None)
+        )
         routes = [view.route for view in self._views.values()]
 
         async def rest() -> None:
