@@ -36,10 +36,11 @@ from registry.servers.naming import slug_of
 from registry.servers.repository import ServerRepository
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
-from registry.tools.metadata import facets_of
+from registry.tools.metadata import facets_of, said_in
 from registry.tools.metadata import known as knowledge
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
+from registry.tools.values import ServedTool
 
 log = structlog.get_logger()
 
@@ -197,8 +198,8 @@ class RouteReader:
                         tool.name,
                         tool.definition,
                         known.get(server.id),
-                        # Nobody stored what is known of it; its name says something.
-                        facets=self._shared(facets_of(knowledge(tool.name, None, {}))),
+                        # Nobody stored what is known of it; it says something itself.
+                        facets=self._shared(_facets(tool)),
                     )
                     for tool in restore(functions, server.server_name)
                 ]
@@ -284,6 +285,10 @@ def _own_timeout(server: ServerRecord) -> float | None:
 def _is_served(server: ServerRecord) -> bool:
     # A server in error keeps its route: its tools must not vanish because it was away for a while.
     return server.effective_status is not ServerStatus.INACTIVE
+
+
+def _facets(tool: ServedTool) -> tuple[str, ...]:
+    return facets_of(knowledge(tool.name, said_in(tool.definition), {}))
 
 
 def _tool_entry(

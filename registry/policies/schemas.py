@@ -221,7 +221,8 @@ class ExplainRequest(_Body):
     @property
     def is_about_the_caller(self) -> bool:
         """Whether nobody else is asked about."""
-        return not {"user_id", "groups", "roles", "scopes"} & self.model_fields_set
+        about = (self.user_id, self.groups, self.roles, self.scopes)
+        return all(said is None for said in about)
 
 
 class PersonAnswer(BaseModel):

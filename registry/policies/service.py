@@ -61,7 +61,7 @@ from registry.policies.values import (
 )
 from registry.tools.exposure import SERVED
 from registry.tools.lifecycle import State
-from registry.tools.metadata import facets_of, known
+from registry.tools.metadata import facets_of, known, said_in
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
 
@@ -302,8 +302,10 @@ class PolicyService:
             return standing.state, ToolFacts(name, standing.facets)
         if owner.is_described_elsewhere:
             functions = await self._owners.tool_functions(owner.id)
-            if any(tool.name == name for tool in restore(functions, owner.name)):
-                return SERVED, ToolFacts(name, facets_of(known(name, None, {})))
+            for tool in restore(functions, owner.name):
+                if tool.name == name:
+                    facets = facets_of(known(name, said_in(tool.definition), {}))
+                    return SERVED, ToolFacts(name, facets)
         return None, ToolFacts(name)
 
     async def _caller(self, asked: Asked) -> UserContext:

@@ -15,7 +15,7 @@ from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import members
 from registry.tools.differences import Change
 from registry.tools.exposure import WAITING, review_of
-from registry.tools.metadata import Known, facets_of, known
+from registry.tools.metadata import Known, facets_of, known, said_in
 from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
@@ -77,6 +77,7 @@ ROW_FIELDS = (
 ROWS_AT_ONCE = 500
 """Decoding them keeps everything else waiting."""
 
+STATE_FIELDS = {"_id": 0, "registration_state": 1, "exposure_state": 1}
 IN_ORDER = [("position", 1), ("name", 1)]
 
 
@@ -142,19 +143,19 @@ class ToolRepository:
                 owner_id = owners[row["owner_id"]]
                 text = row.get("presented") or row["definition"]
                 is_behind = "pending_hash" in row or "seen_hash" in row
-                facets = tuple(row.get("facets") or ())
+                facets = _facets(row, text)
                 yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text, is_behind, facets)
 
     async def standing(self, owner_id: str, name: str) -> ToolStanding | None:
         """Return what decides about the use of one tool of a server, or None."""
         row = await self._tools.find_one(
             {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name},
-            {"_id": 0, "registration_state": 1, "exposure_state": 1, "facets": 1},
+            {**STATE_FIELDS, "name": 1, "definition": 1, "facets": 1},
         )
         if row is None:
             return None
         state = RegistrationState(row["registration_state"]), ExposureState(row["exposure_state"])
-        return ToolStanding(state, tuple(row.get("facets") or ()))
+        return ToolStanding(state, _facets(row, row["definition"]))
 
     async def names_among(self, owner_id: str | None, names: Sequence[str]) -> set[str]:
         """Return those of *names* that a server has a tool of, or, for None, any server."""
@@ -264,6 +265,17 @@ def stored_tool(row: dict[str, Any]) -> StoredTool:
         ),
         row_id=str(row["_id"]),
     )
+
+
+def _facets(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
+    """Return what is known of a tool's effects; of one that another program stored, what it says.
+
+    Policies are about these, so a row without any must not pass for a tool without effects.
+    """
+    stored = row.get("facets")
+    if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
+        return tuple(stored)
+    return facets_of(known(row["name"], said_in(definition), {}))
 
 
 def _served(row: dict[str, Any]) -> ServedTool:

@@ -419,7 +419,7 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
     server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
     asked = {"server_id": server["id"], "tool": "echo"}
 
-    free = (await explained(rest, OTHER, **asked)).json()
+    free = (await explained(rest, OTHER, **asked, user_id=None, scopes=None)).json()
     made = await make(
         rest, name="operators", effect="allow", target=about(server), subjects={"roles": ["admin"]}
     )

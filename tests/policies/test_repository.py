@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from hypothesis import given
+from hypothesis import strategies as st
 from pymongo.errors import WriteError
 
 from packages.database.client import Database
-from registry.policies.repository import PolicyRepository, policy_of
+from registry.policies.presenter import present_policy
+from registry.policies.repository import PolicyRepository, policy_of, record_of
 from registry.policies.values import EVERYONE, Effect, Policy, SourceType, Subjects, Target
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -150,6 +153,31 @@ def test_what_cannot_be_read_but_says_that_it_is_off_is_off() -> None:
     policy = policy_of(row(effect="perhaps", is_enabled=False))
 
     assert policy.is_enabled is False
+
+
+junk = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(["allow", "deny", "mcp", "openapi", "admin", "", "*"]),
+    st.binary(max_size=3),
+    st.just(OWNER),
+    st.just(NOW),
+    st.lists(st.one_of(st.text(max_size=3), st.just(OWNER), st.none(), st.just({})), max_size=2),
+    st.dictionaries(st.sampled_from(["destructive", "cost_tier", "x"]), st.booleans(), max_size=2),
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(set(row()) - {"_id"})), junk))
+def test_whatever_is_stored_is_read_or_refuses_and_never_fails(changes: dict[str, Any]) -> None:
+    record = record_of(row() | changes)
+
+    policy = record.policy
+    is_refusing = (policy.effect, policy.subjects) == (Effect.DENY, EVERYONE)
+    assert policy.problem is None or is_refusing
+    assert policy.subjects != Subjects()
+    assert present_policy(record)["id"] == str(ID)
 
 
 def test_an_empty_document_refuses_everything() -> None:

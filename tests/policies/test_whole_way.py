@@ -316,3 +316,19 @@ async def test_a_warm_call_under_policies_sends_no_command_to_the_database(
                 await client.list_tools()
 
         assert whole.commands() == before
+
+
+async def test_what_is_known_of_a_tool_that_another_program_stored_is_what_it_says(
+    whole: Whole, alice: UserContext, root: UserContext
+) -> None:
+    server = await whole.register(root, "sums", scope="shared_app")
+    await make(whole, root, "deny", {"everyone": True}, metadata={"destructive": True})
+    tools = whole.parts.database.collection("mcp_tools")
+    await tools.update_one({"name": "wipe"}, {"$unset": {"facets": ""}})
+    await tools.update_one({"name": "add"}, {"$set": {"facets": [{"odd": 1}, 7]}})
+    await whole.parts.snapshot.server_changed(server["id"])
+
+    told = await ask(whole, root, "POST", "/access/explain", server_id=server["id"], tool="wipe")
+
+    assert await listed(whole, alice) == ["add", "invoice"]
+    assert told["allowed"] is False
