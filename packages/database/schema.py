@@ -23,6 +23,14 @@ from packages.models.sessions import (
     RevokedToken,
     TokenFamily,
 )
+from packages.models.syncing import (
+    SYNC_DELIVERIES_VALIDATOR,
+    SYNC_JOB_RUNS_VALIDATOR,
+    SYNC_JOBS_VALIDATOR,
+    SyncDelivery,
+    SyncJob,
+    SyncJobRun,
+)
 from packages.models.tools import (
     MCP_TOOLS_VALIDATOR,
     TOOL_VERSIONS_VALIDATOR,
@@ -36,6 +44,9 @@ OWN_DOCUMENTS = (
     ToolVersion,
     ServerFeature,
     AccessPolicy,
+    SyncJob,
+    SyncJobRun,
+    SyncDelivery,
     AuditLog,
     AuditSeal,
     TokenFamily,
@@ -47,6 +58,9 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     AccessPolicy.Settings.name: ACCESS_POLICIES_VALIDATOR,
+    SyncJob.Settings.name: SYNC_JOBS_VALIDATOR,
+    SyncJobRun.Settings.name: SYNC_JOB_RUNS_VALIDATOR,
+    SyncDelivery.Settings.name: SYNC_DELIVERIES_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,

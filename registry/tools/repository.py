@@ -57,6 +57,7 @@ STORED_FIELDS = {
     "served_version": 1,
     "versions": 1,
     "is_withheld": 1,
+    "sync_error": 1,
 }
 WHOLE_FIELDS = {
     "definition": 1,
@@ -203,6 +204,16 @@ class ToolRepository:
                 session=tx,
             )
 
+        if changes.broken:
+            told = [
+                UpdateOne(
+                    {"source_type": "mcp", "owner_id": owner, "name": tool.name},
+                    {"$set": {"last_discovered_at": now, "sync_error": tool.reason}},
+                )
+                for tool in changes.broken
+            ]
+            await self._tools.bulk_write(told, session=tx)
+
     async def change(
         self, tool_id: str, changes: Mapping[str, object], gone: Collection[str], tx: Transaction
     ) -> None:
@@ -264,6 +275,7 @@ def stored_tool(row: dict[str, Any]) -> StoredTool:
             members(row.get("tool_metadata")),
         ),
         row_id=str(row["_id"]),
+        sync_error=row.get("sync_error"),
     )
 
 
