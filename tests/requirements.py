@@ -762,7 +762,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/governance/test_tools_api.py::test_what_people_say_of_a_tool_survives_every_sync",
     ),
     "R-172": (
-        "tests/tools/test_reconcile.py::test_an_unchanged_upstream_changes_nothing_but_what_was_seen",
+        "tests/tools/test_reconcile.py::test_an_unchanged_upstream_changes_nothing",
         "tests/sync/test_sync_api.py::test_a_sync_that_finds_nothing_new_leaves_no_trace_but_its_job",
     ),
     "R-031": ("tests/sync/test_sync_api.py::test_other_modes_and_intervals_are_refused",),

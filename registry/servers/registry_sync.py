@@ -5,16 +5,18 @@ so that readers see the old set or the new one, and it never reads an upstream i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from packages.database.client import Transaction
+from registry.core.json import JsonObject
 from registry.features.reconcile import FeatureChanges
 from registry.features.reconcile import reconcile as reconcile_features
 from registry.features.repository import FeatureRepository
 from registry.servers.outcome import projection_fields
+from registry.servers.presenter import tool_names
 from registry.servers.values import Discovered, ServerRecord
-from registry.tools.exposure import AutoExpose, Origin
+from registry.tools.exposure import AutoExpose, Origin, is_served
 from registry.tools.reconcile import (
     Changes,
     OnChange,
@@ -28,11 +30,36 @@ from registry.tools.values import Person, StoredTool
 
 
 @dataclass(frozen=True, slots=True)
+class _Owner:
+    """What the rows belong to.
+
+    Attributes:
+        read_at: When it was read last.
+        config: What the other application reads of its tools, among other things.
+    """
+
+    id: str
+    name: str
+    read_at: datetime | None = None
+    config: JsonObject = field(default_factory=dict)
+
+    def projects(self, stored: Mapping[str, StoredTool]) -> bool:
+        """Whether the projection names the tools that are served."""
+        served = {
+            name
+            for name, row in stored.items()
+            if is_served(row.registration_state, row.exposure_state)
+        }
+        return set(tool_names(self.config.get("tools"))) == served
+
+
+@dataclass(frozen=True, slots=True)
 class Synced:
     """What was written.
 
     Attributes:
-        projection: Stored fields of the server that repeat its tools for the other application.
+        projection: Stored fields of the server that repeat its tools for the other application;
+            empty when they are right as they are.
     """
 
     tools: Changes
@@ -60,7 +87,7 @@ class RegistrySyncService:
     ) -> Synced:
         """Write the first rows of a server that is being registered."""
         rules = Rules(auto_expose, Origin.AT_REGISTRATION)
-        return await self._write(server_id, server_name, found, {}, rules, now, tx, reader)
+        return await self._write(_Owner(server_id, server_name), found, {}, rules, now, tx, reader)
 
     async def synchronise(
         self,
@@ -87,14 +114,19 @@ class RegistrySyncService:
             server.id, stored, changed_names(found.snapshot, stored), tx
         )
         rules = Rules(auto_expose_of(server), _origin(server, stored), _on_change(server), accept)
-        return await self._write(
-            server.id, server.server_name, found, stored, rules, now, tx, reader
+        read_at = server.registry.get("last_synced_at")
+        owner = _Owner(
+            server.id,
+            server.server_name,
+            read_at if isinstance(read_at, datetime) else None,
+            # Somebody who looks closely wants it right whatever it says.
+            {} if accept else server.config,
         )
+        return await self._write(owner, found, stored, rules, now, tx, reader)
 
     async def _write(
         self,
-        server_id: str,
-        server_name: str,
+        owner: "_Owner",
         found: Discovered,
         stored: Mapping[str, StoredTool],
         rules: Rules,
@@ -102,13 +134,15 @@ class RegistrySyncService:
         tx: Transaction,
         reader: Person,
     ) -> Synced:
-        known = await self._features.stored(server_id, tx)
+        known = await self._features.stored(owner.id, tx)
         features = reconcile_features(found.features, known)
-        await self._features.apply(server_id, features, now, tx)
+        await self._features.apply(owner.id, features, now, tx)
         tools = reconcile(found.snapshot, stored, rules)
-        await self._tools.apply(server_id, tools, now, tx, reader=reader)
-        served = await self._tools.served(server_id, tx)
-        return Synced(tools, features, projection_fields(served, server_name))
+        await self._tools.apply(owner.id, tools, now, tx, reader=reader, seen_at=owner.read_at)
+        if tools.is_nothing and owner.projects(stored):
+            return Synced(tools, features, {})
+        served = await self._tools.served(owner.id, tx)
+        return Synced(tools, features, projection_fields(served, owner.name))
 
 
 def auto_expose_of(server: ServerRecord) -> AutoExpose:

@@ -213,7 +213,12 @@ class ServerStore:
             synced: Synced | None = None
             if found is not None:
                 synced = await self._sync.synchronise(
-                    server, found, now, tx, reader=_person(user), accept=accept
+                    server,
+                    found,
+                    now,
+                    tx,
+                    reader=_person(user),
+                    accept=accept,
                 )
                 policy = {"registry.auto_expose": auto_expose_of(server).value}
                 # What the caller asked for wins.

@@ -1,6 +1,6 @@
 """Turn what an upstream offers and what is stored into changes. Pure.
 
-An unchanged upstream changes nothing but timestamps. A tool that is gone becomes stale, never
+An unchanged upstream changes nothing. A tool that is gone becomes stale, never
 deleted; one that is offered with a definition that cannot be taken is served on as it was. One
 that comes back is served again only if it was, and its definition is the same or may be trusted. A
 definition that was rejected is not brought up again until it changes once more.
@@ -82,14 +82,19 @@ class Changes:
     """What to write.
 
     Attributes:
-        seen: Names of the stored tools that the upstream still offers.
+        mended: Names of tools that could not be taken the last time and can now.
         broken: Stored tools that it offers with a definition that cannot be taken.
     """
 
     inserts: tuple[ToolInsert, ...]
     updates: tuple[ToolUpdate, ...]
-    seen: tuple[str, ...]
+    mended: tuple[str, ...] = ()
     broken: tuple[RejectedTool, ...] = ()
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the upstream offers what it did."""
+        return not (self.inserts or self.updates or self.mended or self.broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +152,14 @@ def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: R
     return Changes(
         inserts=tuple(inserts),
         updates=tuple(updates),
-        seen=tuple(name for name in stored if name in offered),
-        broken=tuple(tool for name, tool in broken.items() if name in stored),
+        mended=tuple(
+            name for name, row in stored.items() if name in offered and row.sync_error is not None
+        ),
+        broken=tuple(
+            tool
+            for name, tool in broken.items()
+            if name in stored and stored[name].sync_error != tool.reason
+        ),
     )
 
 
