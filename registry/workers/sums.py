@@ -35,6 +35,7 @@ class Across(StrEnum):
 GAUGES: Mapping[str, Across] = {
     "mcp_gateway_breaker_state": Across.SUM,
     "mcp_gateway_feeds": Across.SUM,
+    "mcp_gateway_policies_unreadable": Across.MAX,
     "mcp_gateway_requests_in_flight": Across.SUM,
     "mcp_gateway_snapshot_age_seconds": Across.MAX,
     "mcp_gateway_streams": Across.SUM,
