@@ -505,7 +505,9 @@ def build_sync(
     metrics: Metrics,
 ) -> Synchronisation:
     """Return what has owners read; its worker is still to be started."""
-    jobs = JobRepository(database, retention=timedelta(days=settings.sync_retention_days))
+    jobs = JobRepository(
+        database, retention=timedelta(days=settings.sync_retention_days), clock=clock
+    )
     patience = Patience(
         settings.sync_max_attempts,
         settings.sync_backoff_seconds,

@@ -104,7 +104,12 @@ class RegisteredTool(Document):
             ),
             IndexModel([("exposure_state", ASCENDING), ("registration_state", ASCENDING)]),
             IndexModel([("facets", ASCENDING), ("_id", ASCENDING)]),
-            IndexModel([("review", ASCENDING), ("_id", ASCENDING)], sparse=True),
+            IndexModel(
+                [("review", ASCENDING), ("_id", ASCENDING)],
+                name="review_pending",
+                # Sparse would keep them all, because all have an `_id`.
+                partialFilterExpression={"review": {"$exists": True}},
+            ),
         ]
 
 

@@ -12,7 +12,7 @@ from registry.servers.credentials import CredentialVault, needs_user_key
 from registry.servers.errors import USER_VARIABLE, DiscoveryFailedError, UserKeyMissingError
 from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery, Progressing
-from registry.servers.values import ConnectionSpec, Discovered, Transport
+from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
 
 
@@ -54,11 +54,13 @@ class ServerReader:
         created_at: datetime | None = None,
         use_stored_key: bool = True,
         progress: Progressing | None = None,
+        known_eras: frozenset[Era] = frozenset(),
     ) -> Reading:
         """Read the upstream of a server on behalf of *user*; a failure is part of the answer.
 
         Besides *user_key* the values that *user* stored for the server are used, unless
-        *use_stored_key* is false because they were stored for another address.
+        *use_stored_key* is false because they were stored for another address. What is known of
+        the upstream's eras is not asked again.
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
@@ -70,7 +72,7 @@ class ServerReader:
             values = await self._plugin_auths.values(user.user_id, server_name, created_at)
         if user_key is not None:
             values[USER_VARIABLE] = user_key
-        reading = await self._read(server_id, config, values, progress)
+        reading = await self._read(server_id, config, values, progress, known_eras)
         return replace(reading, began_at=began_at)
 
     async def _read(
@@ -79,6 +81,7 @@ class ServerReader:
         config: JsonObject,
         values: Mapping[str, str],
         progress: Progressing | None,
+        known_eras: frozenset[Era],
     ) -> Reading:
         bare = replace(_address(config), headers={})
         if config.get("requiresOAuth") is True:
@@ -86,6 +89,7 @@ class ServerReader:
             return await self._oauth_metadata(bare)
         try:
             connection = self.connection(server_id, config, values)
+            connection = replace(connection, known_eras=known_eras)
             return Reading(found=await self._discovery.discover(connection, progress))
         except UserKeyMissingError as exc:
             return await self._nothing(bare, exc)

@@ -21,12 +21,13 @@ from registry.tools.reconcile import (
     Changes,
     OnChange,
     Rules,
+    ToolInsert,
     changed_names,
     default_on_change,
     reconcile,
 )
 from registry.tools.repository import ToolRepository
-from registry.tools.values import Person, StoredTool
+from registry.tools.values import Person, ServedTool, StoredTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +142,23 @@ class RegistrySyncService:
         await self._tools.apply(owner.id, tools, now, tx, reader=reader, seen_at=owner.read_at)
         if tools.is_nothing and owner.projects(stored):
             return Synced(tools, features, {})
-        served = await self._tools.served(owner.id, tx)
+        if stored:
+            served = await self._tools.served(owner.id, tx)
+        else:
+            served = [served_as_found(insert) for insert in tools.inserts if insert.is_served]
         return Synced(tools, features, projection_fields(served, owner.name))
+
+
+def served_as_found(insert: ToolInsert) -> ServedTool:
+    """Return what clients get of a tool that nobody has said anything of yet."""
+    tool = insert.definition
+    return ServedTool(
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        definition=tool.definition,
+        input_schema=tool.input_schema,
+    )
 
 
 def auto_expose_of(server: ServerRecord) -> AutoExpose:

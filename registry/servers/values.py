@@ -53,12 +53,14 @@ class ConnectionSpec:
     Attributes:
         headers: Headers to send, credentials included; never logged.
         init_timeout_seconds: Longest time for the whole discovery; None for the default.
+        known_eras: Which protocol eras the upstream spoke before, if it was ever read.
     """
 
     url: str
     transport: Transport
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     init_timeout_seconds: float | None = None
+    known_eras: frozenset[Era] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,17 @@ class ServerRecord:
     def effective_scope(self) -> ServerScope:
         """Return the scope, or the most careful reading of a document that has none."""
         return self.scope or ServerScope.PRIVATE_USER
+
+    @property
+    def eras(self) -> frozenset[Era]:
+        """Return the protocol eras that the upstream spoke when it was read last."""
+        stored = self.registry.get("eras")
+        known = {era.value for era in Era}
+        return (
+            frozenset(Era(era) for era in stored if era in known)
+            if isinstance(stored, list)
+            else frozenset()
+        )
 
     @property
     def sync_mode(self) -> SyncMode:

@@ -130,10 +130,13 @@ class DiscoveryService:
 
 
 def _target(connection: ConnectionSpec) -> Target:
+    known = connection.known_eras
     return Target(
         url=connection.url,
         is_sse=connection.transport is Transport.SSE,
         headers=connection.headers,
+        # Only one that speaks the newest version can be spared the question.
+        speaks_legacy=Era.LEGACY in known if Era.MODERN in known else None,
     )
 
 

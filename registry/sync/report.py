@@ -24,13 +24,13 @@ class RoundReport:
 
     def add(self, result: RoundResult) -> None:
         """Take one result in; what says nothing is only counted."""
-        counts = {} if result.job is None else result.job.counts
+        counts = result.counts
         self._offered += counts.get("offered", 0)
         for name in COLUMNS:
             self._totals[name] += counts.get(name, 0)
         if result.has_failed:
             self.failed += 1
-        elif result.job is None or result.note is not None:
+        elif result.note is not None:
             self._unread += 1
         elif not any(counts.get(name) for name in COLUMNS):
             self._unchanged += 1
@@ -48,8 +48,7 @@ class RoundReport:
         if rows:
             yield _row("server", "result", *COLUMNS)
         for row in rows:
-            counts = {} if row.job is None else row.job.counts
-            told = [str(counts.get(name) or "") for name in COLUMNS]
+            told = [str(row.counts.get(name) or "") for name in COLUMNS]
             reason = _reason(row)
             line = _row(row.server_name[:NAME_CHARACTERS], _result(row), *told)
             yield f"{line}{reason}".rstrip()
@@ -70,12 +69,12 @@ class RoundReport:
 def _result(row: RoundResult) -> str:
     if row.has_failed:
         return "failed"
-    return "not read" if row.job is None or row.note is not None else "read"
+    return "read" if row.note is None else "not read"
 
 
 def _reason(row: RoundResult) -> str:
-    if row.has_failed and row.job is not None:
-        return row.job.error or row.job.state.value
+    if row.has_failed:
+        return row.error or str(row.state)
     return row.note or ""
 
 
@@ -86,7 +85,7 @@ def _row(name: str, result: str, *counts: str) -> str:
 
 def _facts(row: RoundResult) -> dict[str, object]:
     facts: dict[str, object] = {"server": row.server_name, "result": _result(row)}
-    if row.job is not None:
-        facts |= {"job_id": row.job.id, "state": row.job.state.value, "counts": {**row.job.counts}}
+    if row.job_id is not None:
+        facts |= {"job_id": row.job_id, "state": str(row.state), "counts": {**row.counts}}
     reason = _reason(row)
     return {**facts, "reason": reason} if reason else facts

@@ -4,6 +4,7 @@ When a job is due, and until when a worker holds it, is judged by the database's
 replicas whose clocks differ agree on it.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.models.syncing import SyncDelivery, SyncJobRun
 from packages.models.syncing import SyncJob as SyncJobDocument
+from registry.core.clock import Clock
 from registry.core.json import members
 from registry.core.paging import Page, PageRequest
 from registry.sync.errors import JobsContendedError, LeaseLostError
@@ -43,6 +45,9 @@ OPEN_ATTEMPTS = 10
 
 MOST_RUNS_SHOWN = 50
 
+TIME_SECONDS = 60.0
+"""How long the difference between the clocks is taken to stay as it was."""
+
 NOW = "$$NOW"
 IS_DUE: Doc = {"$lte": [{"$toLong": "$due_at"}, {"$toLong": NOW}]}
 """Compared as numbers, for not every compatible server can compare dates with its own time."""
@@ -56,7 +61,11 @@ class JobRepository:
         retention: How long finished jobs are kept.
     """
 
-    def __init__(self, database: Database, *, retention: timedelta) -> None:
+    def __init__(self, database: Database, *, retention: timedelta, clock: Clock) -> None:
+        self._command = database.db.command
+        self._clock = clock
+        self._time = clock.now()
+        self._time_asked_at = -math.inf
         self._jobs = database.collection(SyncJobDocument.Settings.name)
         self._runs = database.collection(SyncJobRun.Settings.name)
         self._deliveries = database.collection(SyncDelivery.Settings.name)
@@ -151,9 +160,39 @@ class JobRepository:
                 taken.append(job)
         return taken
 
+    async def begin(
+        self, owner_id: str, owner_name: str, asked: Asked, worker: str, lease_seconds: float
+    ) -> SyncJob | None:
+        """Open a job that this worker holds from the first; None when there is an open one."""
+        now = await self._database_time()
+        row = _new_row(ObjectId(owner_id), owner_name, asked, now)
+        row |= {
+            "state": JobState.RUNNING.value,
+            "due_at": now + timedelta(seconds=lease_seconds),
+            "holder": worker,
+            "lease_id": ObjectId(),
+            "started_at": now,
+            "attempts": 1,
+        }
+        try:
+            await self._jobs.insert_one(row)
+        except DuplicateKeyError:
+            return None
+        return job_of(row)
+
     async def claim_one(self, job_id: str, worker: str, lease_seconds: float) -> SyncJob | None:
         """Take one job if it is due, or its worker died."""
         return await self._claim(ObjectId(job_id), worker, lease_seconds)
+
+    async def _database_time(self) -> datetime:
+        """Return the database's time, which is asked for once in a while and reckoned between."""
+        since = self._clock.monotonic() - self._time_asked_at
+        if since > TIME_SECONDS:
+            answer = await self._command("hello")
+            self._time_asked_at, since = self._clock.monotonic(), 0.0
+            told = answer.get("localTime")
+            self._time = told if isinstance(told, datetime) else self._clock.now()
+        return self._time + timedelta(seconds=since)
 
     async def _claim(self, key: ObjectId, worker: str, lease_seconds: float) -> SyncJob | None:
         lease = ObjectId()
@@ -219,42 +258,51 @@ class JobRepository:
             [{"$set": changes}, {"$unset": ["lease_id", "holder", "progress"]}],
         )
 
-    async def end(
-        self, job: SyncJob, ending: Ending, now: datetime, tx: Transaction | None = None
-    ) -> None:
+    async def require_held(self, job: SyncJob, tx: Transaction) -> None:
+        """Check that nobody else has begun an attempt, as of a transaction's beginning.
+
+        An attempt that begins later writes to the same server, so that one of the two transactions
+        is done again and finds out here.
+
+        Raises:
+            LeaseLostError: Somebody has.
+        """
+        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
+        if await self._jobs.find_one(held, {"_id": 1}, session=tx) is None:
+            raise LeaseLostError
+
+    async def end(self, job: SyncJob, ending: Ending, now: datetime) -> None:
         """Store what came of an attempt, and the job that was asked for while it ran.
 
         Raises:
-            LeaseLostError: Another attempt has begun; in a transaction, nothing of it may stay.
+            LeaseLostError: Another attempt has begun.
         """
-        gone = ["lease_id", "holder", "progress", "repeat"]
+        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
+        # First, so that whoever sees the job's end sees how it came to it.
+        run = await self._runs.insert_one(_run_row(job, ending, now, self._retention))
+        if ending.state.is_open:
+            row = await self._jobs.find_one_and_update(held, _retried(ending))
+        else:
+            row = await self._jobs.find_one_and_update(held, self._finished(ending, now))
+        if row is None:
+            await self._runs.delete_one({"_id": run.inserted_id})
+            raise LeaseLostError
+        if "repeat" in row and not ending.state.is_open:
+            await self.open(job.owner_id, job.owner_name, _asked(row["repeat"]), now)
+
+    def _finished(self, ending: Ending, now: datetime) -> Doc:
         changes: Doc = {
             "state": ending.state.value,
-            "counts": {"$literal": dict(ending.counts)},
+            "counts": dict(ending.counts),
+            "finished_at": now,
+            "expires_at": now + self._retention,
         }
+        gone = [*OF_AN_ATTEMPT, "due_at", "open_owner_id"]
         if ending.error is None:
             gone.append("error")
         else:
-            changes["error"] = {"$literal": ending.error}
-        if ending.state.is_open:
-            changes["due_at"] = _after(ending.retry_seconds or 0)
-        else:
-            changes["finished_at"] = NOW
-            changes["expires_at"] = _after(self._retention.total_seconds())
-            gone += ["due_at", "open_owner_id"]
-        before = await self._jobs.find_one_and_update(
-            {"_id": ObjectId(job.id), "lease_id": _lease(job)},
-            [{"$set": changes}, {"$unset": gone}],
-            return_document=ReturnDocument.BEFORE,
-            session=tx,
-        )
-        if before is None:
-            raise LeaseLostError
-        await self._runs.insert_one(_run_row(job, ending, now, self._retention), session=tx)
-        if "repeat" in before and not ending.state.is_open:
-            again = _asked(before["repeat"])
-            row = _new_row(before["owner_id"], before["owner_name"], again, now)
-            await self._jobs.insert_one(row, session=tx)
+            changes["error"] = ending.error
+        return {"$set": changes, "$unset": dict.fromkeys(gone, "")}
 
     async def get(self, job_id: str) -> SyncJob | None:
         """Return one job, whoever asks."""
@@ -306,6 +354,19 @@ class JobRepository:
             "expires_at": now + keep,
         }
         await self._deliveries.update_one({"_id": row["_id"]}, {"$setOnInsert": row}, upsert=True)
+
+
+OF_AN_ATTEMPT = ("lease_id", "holder", "progress", "repeat")
+
+
+def _retried(ending: Ending) -> list[Doc]:
+    changes: Doc = {
+        "state": ending.state.value,
+        "counts": {"$literal": dict(ending.counts)},
+        "error": {"$literal": ending.error},
+        "due_at": _after(ending.retry_seconds or 0),
+    }
+    return [{"$set": changes}, {"$unset": list(OF_AN_ATTEMPT)}]
 
 
 def _after(seconds: float) -> Doc:

@@ -1,15 +1,15 @@
 """Has many servers read at once and says what came of each, for the command line."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from registry.core.clock import Clock
 from registry.servers.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.repository import JobRepository
 from registry.sync.runner import SyncRunner
-from registry.sync.values import Asked, JobState, SyncJob, Trigger
+from registry.sync.values import Asked, Ending, JobState, SyncJob, Trigger
 
 LOOK_SECONDS = 0.2
 """Time between two looks at a job that another process runs."""
@@ -23,18 +23,24 @@ class RoundResult:
     """What came of one server.
 
     Attributes:
-        job: As it is afterwards; None for a server that is turned off.
+        job_id: None for a server that is turned off.
+        state: Of the job; it is `retrying` when it failed and is tried again later.
+        counts: Tools by what became of them.
+        error: Why it failed.
         note: Why nothing was read, where that is no failure.
     """
 
     server_name: str
-    job: SyncJob | None
+    job_id: str | None = None
+    state: JobState | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
     note: str | None = None
 
     @property
     def has_failed(self) -> bool:
         """Whether the upstream could not be read, even if it is tried again later."""
-        return self.job is not None and self.job.state is not JobState.SUCCEEDED
+        return self.state not in {None, JobState.SUCCEEDED}
 
 
 class SyncRound:
@@ -104,24 +110,34 @@ class SyncRound:
 
     async def _read(self, server: ServerRecord) -> RoundResult:
         if server.effective_status is ServerStatus.INACTIVE:
-            return RoundResult(server.server_name, None, "It is turned off.")
+            return RoundResult(server.server_name, note="It is turned off.")
         asked = Asked(Trigger.COMMAND)
+        name, lease_seconds = self._name, self._lease_seconds
+        begun = await self._jobs.begin(server.id, server.server_name, asked, name, lease_seconds)
+        if begun is not None:
+            ending = await self._runner.run(begun)
+            if ending is not None:
+                return _result(server, begun, ending)
+        return await self._joined(server, asked)
+
+    async def _joined(self, server: ServerRecord, asked: Asked) -> RoundResult:
+        """Wait for the job that there is already, or do it if nobody else does."""
         job, _ = await self._jobs.open(server.id, server.server_name, asked, self._clock.now())
         while True:
             claimed = await self._jobs.claim_one(job.id, self._name, self._lease_seconds)
-            if claimed is not None:
-                await self._runner.run(claimed)
-            latest = await self._jobs.get(job.id)
-            if latest is None:
-                return RoundResult(server.server_name, job)
-            is_done = not latest.state.is_open
+            ending = None if claimed is None else await self._runner.run(claimed)
+            if ending is not None:
+                return _result(server, job, ending)
+            latest = await self._jobs.get(job.id) or job
             has_failed = latest.state is JobState.RETRYING and latest.attempts > job.attempts
-            if is_done or has_failed:
-                return RoundResult(server.server_name, latest, await self._note(latest))
+            if has_failed or not latest.state.is_open:
+                return RoundResult(
+                    server.server_name, job.id, latest.state, latest.counts, latest.error
+                )
             await self._clock.sleep(LOOK_SECONDS)
 
-    async def _note(self, job: SyncJob) -> str | None:
-        if job.state is not JobState.SUCCEEDED or job.counts:
-            return None
-        runs = await self._jobs.runs(job.id)
-        return runs[0].note if runs else None
+
+def _result(server: ServerRecord, job: SyncJob, ending: Ending) -> RoundResult:
+    return RoundResult(
+        server.server_name, job.id, ending.state, ending.counts, ending.error, ending.note
+    )

@@ -40,6 +40,11 @@ class ToolInsert:
     exposure_state: ExposureState
     position: int
 
+    @property
+    def is_served(self) -> bool:
+        """Whether clients get it."""
+        return is_served(self.registration_state, self.exposure_state)
+
 
 class OnChange(StrEnum):
     """What becomes of a changed definition of a tool that is served."""

@@ -84,7 +84,11 @@ IN_ORDER = [("position", 1), ("name", 1)]
 
 @translates_driver_errors
 class ToolRepository:
-    """The canonical rows of MCP servers' tools."""
+    """The canonical rows of MCP servers' tools.
+
+    Owners are told apart by their ids alone, whatever their kind: with a condition more the
+    embedded database takes no index for a sorted list, and reads all tools.
+    """
 
     def __init__(self, database: Database) -> None:
         self._tools = database.collection(RegisteredTool.Settings.name)
@@ -93,7 +97,7 @@ class ToolRepository:
     async def stored(self, owner_id: str, tx: Transaction | None = None) -> dict[str, StoredTool]:
         """Return what reconciling needs of all tools of one server, by name."""
         rows = self._tools.find(
-            {"source_type": "mcp", "owner_id": ObjectId(owner_id)},
+            {"owner_id": ObjectId(owner_id)},
             STORED_FIELDS,
             session=tx,
         )
@@ -122,7 +126,7 @@ class ToolRepository:
     async def served(self, owner_id: str, tx: Transaction | None = None) -> list[ServedTool]:
         """Return the tools of one server that clients get, in order."""
         rows = self._tools.find(
-            {"source_type": "mcp", "owner_id": ObjectId(owner_id), **SERVED_QUERY},
+            {"owner_id": ObjectId(owner_id), **SERVED_QUERY},
             SERVED_FIELDS,
             sort=IN_ORDER,
             session=tx,
@@ -247,9 +251,7 @@ class ToolRepository:
     async def delete_of(self, owner_id: str, tx: Transaction) -> None:
         """Remove all tools of one server, and all that they ever were."""
         await self._versions.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
-        await self._tools.delete_many(
-            {"source_type": "mcp", "owner_id": ObjectId(owner_id)}, session=tx
-        )
+        await self._tools.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
 
     async def count_served(self) -> int:
         """Return how many tools are selected and active, of all owners."""

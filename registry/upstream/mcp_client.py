@@ -200,9 +200,12 @@ async def _read(
         is_late = any(isinstance(leaf, TimeoutError) for leaf in _leaves(exc))
         told = _translated(exc, exchange, target, limits).message
         features.give_up("It did not finish answering in time." if is_late else told)
+    speaks_legacy = read.speaks_legacy or target.speaks_legacy
+    if speaks_legacy is None:
+        speaks_legacy = await _speaks_legacy(target, guard, limits)
     return replace(
         read,
-        speaks_legacy=read.speaks_legacy or await _speaks_legacy(target, guard, limits),
+        speaks_legacy=speaks_legacy,
         lists=features.lists,
         unread=features.unread,
     )

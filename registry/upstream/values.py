@@ -13,11 +13,14 @@ class Target:
     Attributes:
         is_sse: Whether it speaks the HTTP+SSE transport of 2024-11-05.
         headers: Sent with every request, credentials included.
+        speaks_legacy: Whether it speaks the handshake era beside the stateless one, where that is
+            known from before; None to find out.
     """
 
     url: str
     is_sse: bool
     headers: Mapping[str, str] = field(repr=False)
+    speaks_legacy: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class Parts:
         self.database = database
         self.repositories = repositories
         self.discovery = FakeDiscovery()
-        self.jobs = JobRepository(database, retention=KEPT)
+        self.jobs = JobRepository(database, retention=KEPT, clock=self.clock)
         vault = CredentialVault(cipher)
         self.reader = ServerReader(vault, self.discovery, repositories.plugin_auths, self.clock)
         self.announcements = Announcements(self.clock)
