@@ -15,8 +15,14 @@ REVOKED = "revoked_tokens"
 USER_KEYS = "pluginauths"
 SERVERS = "mcpservers"
 
+UNHEEDED = frozenset(
+    {"lastConnected", "lastError", "errorMessage", "registry.consecutive_failures"}
+)
+"""Of servers: what calls themselves have written. Heeded, each would have its server read again in
+every process, with all its tools."""
+
 WATCHED = (
-    Watched(SERVERS, is_counted=True),
+    Watched(SERVERS, is_counted=True, unheeded=UNHEEDED),
     Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
     Watched("mcp_features", "owner_id", "last_synced_at", is_counted=True),
     Watched("aclentries", "resourceId", is_counted=True),

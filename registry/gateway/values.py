@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -107,6 +108,8 @@ class Route:
         resources: Its resources by URI, in its own order.
         templates: Its resource templates by URI template, in its own order.
         features_known: Whether prompts, resources and templates were ever read.
+        modified_at: When the server was modified last, which is the version of its configuration.
+        is_user_level: Whether each user's connection to it is one of their own.
     """
 
     server_id: str
@@ -134,6 +137,8 @@ class Route:
     resources: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     templates: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     features_known: bool = False
+    modified_at: datetime | None = field(default=None, compare=False)
+    is_user_level: bool = False
 
     def __post_init__(self) -> None:
         """Write the headers down as they are sent."""
@@ -197,6 +202,8 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     resources: Iterable[FeatureEntry] = (),
     templates: Iterable[FeatureEntry] = (),
     features_known: bool = False,
+    modified_at: datetime | None = None,
+    is_user_level: bool = False,
 ) -> Route:
     """Return a route with everything precomputed that calls would compute again and again.
 
@@ -235,6 +242,8 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         resources=_by_key(resources),
         templates=_by_key(templates),
         features_known=features_known,
+        modified_at=modified_at,
+        is_user_level=is_user_level or per_user,
     )
 
 
