@@ -374,7 +374,10 @@ async def test_a_whole_answer_may_be_sent_back_after_a_call_has_moved_its_times(
 
     told = answer.json()
     assert (answer.status_code, told["description"]) == (200, "More")
-    assert (told["lastConnected"], told["errorMessage"]) == (created["lastConnected"], None)
+    assert (told["lastConnected"] >= created["lastConnected"], told["errorMessage"]) == (
+        True,
+        None,
+    )
 
 
 @pytest.mark.requirement("R-130")
