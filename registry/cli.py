@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from packages.database.encryption import Cipher
     from registry.local.home import LocalHome
     from registry.rotation import Survey
+    from registry.sync.rounds import RoundResult
 
 app = typer.Typer(
     name="registry",
@@ -41,10 +42,12 @@ token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
 schemas = typer.Typer(help="The generated models.", no_args_is_help=True)
 servers = typer.Typer(help="Registered servers.", no_args_is_help=True)
 tools = typer.Typer(help="Registered tools.", no_args_is_help=True)
+sync = typer.Typer(help="Reading servers anew.", no_args_is_help=True)
 audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
 creds = typer.Typer(help="The key of stored credentials.", no_args_is_help=True)
 app.add_typer(creds, name="creds")
 app.add_typer(tools, name="tools")
+app.add_typer(sync, name="sync")
 app.add_typer(audit, name="audit")
 app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
@@ -474,6 +477,53 @@ def tools_verify() -> None:
                 typer.echo(f"{problem.subject} {problem.told}")
         typer.echo(f"{verifier.tools} tools, {verifier.servers} servers, problems: {count}")
         if count:
+            raise typer.Exit(1)
+
+    _run(work)
+
+
+@sync.command("run")
+def sync_run(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of servers.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Read all servers.")] = False,
+    at_once: Annotated[
+        int, typer.Option(min=1, max=256, help="Most servers read side by side.")
+    ] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read servers anew and store what changed; exit code 1 when one cannot be read.
+
+    What was changed or is new waits for review where the server's settings say so. A server that
+    cannot be read keeps its tools, and is tried again later by `registry serve`.
+    """
+    if everything == bool(names):
+        _fail("say which servers, or --all")
+
+    async def work() -> None:
+        from registry.sync.report import RoundReport  # noqa: PLC0415 - heavy imports
+        from registry.wiring import sync_round  # noqa: PLC0415 - heavy imports
+
+        async with sync_round(_settings(), at_once) as reading:
+            if everything:
+                ids, unknown = await reading.all_ids(), list[str]()
+            else:
+                ids, unknown = await reading.ids_of(names or [])
+            if unknown:
+                _fail(*(f"there is no server {name}" for name in unknown))
+            report = RoundReport()
+            with typer.progressbar(
+                length=len(ids), label="Reading servers", file=sys.stderr
+            ) as bar:
+
+                def told(result: "RoundResult") -> None:
+                    report.add(result)
+                    bar.update(1)
+
+                await reading.run(ids, told)
+        for line in report.lines(as_json=as_json):
+            typer.echo(line)
+        if report.failed:
             raise typer.Exit(1)
 
     _run(work)

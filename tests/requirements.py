@@ -8,11 +8,12 @@ SHARE = (
     *(f"R-{number:03}" for number in range(10, 24)),
     *(f"R-{number:03}" for number in range(30, 50)),
     "R-053",
+    "R-074",
     *(f"R-{number:03}" for number in (61, 62, 63, 65, 66, 68, 70, 76)),
     *(f"R-{number:03}" for number in range(90, 97)),
     *(f"R-{number:03}" for number in range(100, 104)),
     *(f"R-{number:03}" for number in range(110, 141)),
-    *(f"R-{number:03}" for number in (151, 152, 153, 161, 163, 172)),
+    *(f"R-{number:03}" for number in (150, 151, 152, 153, 155, 156, 157, 161, 163, 168, 170, 172)),
     "R-220",
     "R-221",
     *(f"R-{number:03}" for number in range(230, 238)),
@@ -332,6 +333,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-102": (
         "tests/audit/test_audit_api.py::test_records_hold_neither_secrets_nor_their_ciphertexts",
+        "tests/sync/test_sync_api.py::test_the_secret_is_stored_sealed_and_recorded_without_it",
     ),
     "R-103": ("tests/audit/test_audit_api.py::test_refused_attempts_are_recorded",),
     "R-245": (
@@ -584,6 +586,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/sync/test_discovery.py::test_too_many_tools_are_refused_as_a_whole",
         "tests/tools/test_intake.py::test_what_cannot_be_taken_is_rejected_with_a_reason",
         "tests/tools/test_projection.py::test_a_recursive_schema_ends_in_an_open_object",
+        "tests/sync/test_sync_api.py::test_a_tool_that_cannot_be_taken_any_more_says_why_and_is_served_on",
     ),
     "E-04": (
         "tests/gateway/test_faults.py::test_a_fault_has_the_stated_outcome_and_is_felt_by_nobody_else",
@@ -719,6 +722,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/connections/test_health.py::test_a_failure_writes_when_and_why_and_touches_nothing_else",
         "tests/connections/test_health.py::test_repeated_failures_make_an_active_server_one_in_error_which_is_recorded",
         "tests/servers/test_service.py::test_how_many_failures_make_an_error_is_a_setting",
+        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
     ),
     "R-288": (
         "tests/connections/test_tracker.py::test_of_too_many_the_least_recently_used_is_forgotten_and_looked_up_like_any_other",
@@ -767,12 +771,46 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-161": (
         "tests/tools/test_lifecycle.py::test_what_is_offered_no_longer_is_stale_and_never_deleted_for_that",
         "tests/tools/test_reconcile.py::test_a_tool_that_is_gone_becomes_stale_and_is_not_deleted",
+        "tests/sync/test_sync_api.py::test_a_shared_server_holds_what_changed_until_somebody_decides",
     ),
     "R-163": (
         "tests/governance/test_tools_api.py::test_what_people_say_of_a_tool_survives_every_sync",
     ),
     "R-172": (
-        "tests/tools/test_reconcile.py::test_an_unchanged_upstream_changes_nothing_but_what_was_seen",
+        "tests/tools/test_reconcile.py::test_an_unchanged_upstream_changes_nothing",
+        "tests/sync/test_sync_api.py::test_a_sync_that_finds_nothing_new_leaves_no_trace_but_its_job",
+    ),
+    "R-031": ("tests/sync/test_sync_api.py::test_other_modes_and_intervals_are_refused",),
+    "R-032": ("tests/sync/test_sync_api.py::test_a_sync_is_a_job_that_finds_what_changed",),
+    "R-074": ("tests/sync/test_sync_api.py::test_a_sync_is_a_job_that_finds_what_changed",),
+    "R-150": (
+        "tests/sync/test_sync_api.py::test_a_sync_is_a_job_that_finds_what_changed",
+        "tests/sync/test_sync_api.py::test_a_second_wish_joins_the_job_that_is_under_way",
+        "tests/sync/test_sync_api.py::test_who_may_have_a_private_server_read",
+    ),
+    "R-155": (
+        "tests/sync/test_sync_api.py::test_a_schedule_is_told_kept_and_ended",
+        "tests/sync/test_sync_api.py::test_a_server_is_read_when_its_time_has_come_and_is_due_later_again",
+        "tests/sync/test_sync_api.py::test_a_genuine_call_has_the_server_read",
+        "tests/sync/test_sync_api.py::test_a_call_that_is_repeated_begins_nothing",
+        "tests/sync/test_sync_api.py::test_calls_that_nobody_vouches_for_are_refused_alike",
+        "tests/sync/test_webhooks.py::test_what_is_forged_or_old_is_refused",
+    ),
+    "R-156": (
+        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
+        "tests/sync/test_sync_api.py::test_what_was_given_up_can_be_asked_for_again",
+        "tests/sync/test_schedule.py::test_waits_grow_to_their_bound_and_are_spread",
+        "tests/sync/test_schedule.py::test_a_job_is_given_up_after_so_many_attempts",
+    ),
+    "R-157": (
+        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
+        "tests/sync/test_sync_api.py::test_a_tool_that_cannot_be_taken_any_more_says_why_and_is_served_on",
+    ),
+    "R-168": (
+        "tests/sync/test_sync_api.py::test_a_shared_server_holds_what_changed_until_somebody_decides",
+    ),
+    "R-170": (
+        "tests/sync/test_sync_api.py::test_an_announcement_heard_on_a_stream_has_the_server_read",
     ),
 }
 """Tests by the requirement they prove."""
@@ -794,8 +832,6 @@ LATER: dict[str, str] = {
         "Servers are kept so; raw_apis and the state of syncs come with REST APIs and the "
         "sync worker."
     ),
-    "R-031": "Modes of synchronisation come with the sync worker.",
-    "R-032": "Times and outcome of synchronisation come with the sync worker.",
     "R-012": "REST APIs cannot be registered yet.",
     "R-013": "MCP servers can; REST APIs with a description in OpenAPI come later.",
     "R-220": "A server's tools are exposed one by one, but to all of its callers alike so far.",

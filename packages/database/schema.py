@@ -22,6 +22,14 @@ from packages.models.sessions import (
     RevokedToken,
     TokenFamily,
 )
+from packages.models.syncing import (
+    SYNC_DELIVERIES_VALIDATOR,
+    SYNC_JOB_RUNS_VALIDATOR,
+    SYNC_JOBS_VALIDATOR,
+    SyncDelivery,
+    SyncJob,
+    SyncJobRun,
+)
 from packages.models.tools import (
     MCP_TOOLS_VALIDATOR,
     TOOL_VERSIONS_VALIDATOR,
@@ -34,6 +42,9 @@ OWN_DOCUMENTS = (
     RegisteredTool,
     ToolVersion,
     ServerFeature,
+    SyncJob,
+    SyncJobRun,
+    SyncDelivery,
     AuditLog,
     AuditSeal,
     TokenFamily,
@@ -44,6 +55,9 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
+    SyncJob.Settings.name: SYNC_JOBS_VALIDATOR,
+    SyncJobRun.Settings.name: SYNC_JOB_RUNS_VALIDATOR,
+    SyncDelivery.Settings.name: SYNC_DELIVERIES_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,

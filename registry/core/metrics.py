@@ -42,6 +42,25 @@ class Metrics:
             registry=self.registry,
             buckets=GATEWAY_BUCKETS,
         )
+        self.sync_runs = Counter(
+            "mcp_sync_runs",
+            "Attempts to synchronise a server by what asked for them and how they ended.",
+            ("trigger", "outcome"),
+            registry=self.registry,
+        )
+        self.sync_duration = Histogram(
+            "mcp_sync_run_duration_seconds",
+            "Time of such an attempt, the upstream's included.",
+            ("outcome",),
+            registry=self.registry,
+            buckets=GATEWAY_BUCKETS,
+        )
+        self.sync_jobs_open = Gauge(
+            "mcp_sync_jobs_open",
+            "Jobs that are not finished, by state.",
+            ("state",),
+            registry=self.registry,
+        )
         self.gateway_requests = Timings(
             "mcp_gateway_request_duration_seconds",
             "Time to the end of the answer of a gateway request.",

@@ -16,10 +16,21 @@ USER_KEYS = "pluginauths"
 SERVERS = "mcpservers"
 
 UNHEEDED = frozenset(
-    {"lastConnected", "lastError", "errorMessage", "registry.consecutive_failures"}
+    {
+        "lastConnected",
+        "lastError",
+        "errorMessage",
+        "config.initDuration",
+        "registry.consecutive_failures",
+        "registry.last_sync_completed_at",
+        "registry.last_sync_started_at",
+        "registry.last_sync_status",
+        "registry.last_synced_at",
+        "registry.next_sync_at",
+    }
 )
-"""Of servers: what calls themselves have written. Heeded, each would have its server read again in
-every process, with all its tools."""
+"""Of servers: what calls and readings that found nothing new have written. Heeded, each would have
+its server read again in every process, with all its tools."""
 
 WATCHED = (
     Watched(SERVERS, is_counted=True, unheeded=UNHEEDED),

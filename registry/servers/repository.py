@@ -56,6 +56,7 @@ INDEXES = [
         unique=True,
         partialFilterExpression={"path": {"$exists": True}},
     ),
+    IndexModel([("registry.next_sync_at", ASCENDING)], name="registry_next_sync_at", sparse=True),
 ]
 """Besides the published ones. The first is jarvis-api's since 0.0.51, word for word; as we write
 no tenant, it makes names unique. Documents without a path are not in the unique one over paths."""
@@ -481,6 +482,41 @@ class ServerRepository:
             session=tx,
         )
         return result.matched_count == 1
+
+    async def due_for_sync(self, now: datetime, most: int) -> list[ServerRecord]:
+        """Return servers in mode `scheduled` whose time has come, whoever asks."""
+        cursor = self._servers.find(
+            {"registry.next_sync_at": {"$lte": now}},
+            WITHOUT_FUNCTIONS,
+            sort=[("registry.next_sync_at", ASCENDING)],
+            limit=most,
+        )
+        return [record_of(document) for document in await cursor.to_list()]
+
+    async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
+        """Set when a server is due next, or that it is not; False when others did so already."""
+        held = {
+            "_id": ObjectId(server.id),
+            "registry.next_sync_at": server.registry.get("next_sync_at"),
+        }
+        change: Doc = (
+            {"$unset": {"registry.next_sync_at": ""}}
+            if due_at is None
+            else {"$set": {"registry.next_sync_at": due_at}}
+        )
+        result = await self._servers.update_one(held, change)
+        return result.matched_count == 1
+
+    async def set_webhook_secret(
+        self, server_id: str, sealed: str | None, tx: Transaction
+    ) -> ServerRecord | None:
+        """Store the sealed secret of a webhook, or remove it; return the server as it was."""
+        name = "registry.webhook_secret"
+        change = {"$unset": {name: ""}} if sealed is None else {"$set": {name: sealed}}
+        document = await self._servers.find_one_and_update(
+            {"_id": ObjectId(server_id)}, change, projection=WITHOUT_FUNCTIONS, session=tx
+        )
+        return None if document is None else record_of(document)
 
     async def delete(
         self, server_id: str, expected_updated_at: datetime | None, tx: Transaction

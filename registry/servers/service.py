@@ -23,7 +23,6 @@ from registry.core.metrics import Metrics
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
 from registry.servers.credentials import CredentialVault, needs_user_key
-from registry.servers.directory import is_user_level
 from registry.servers.errors import (
     USER_VARIABLE,
     DiscoveryFailedError,
@@ -37,6 +36,7 @@ from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
 from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reader import ServerReader
+from registry.servers.readings import note_reading
 from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
 from registry.servers.store import Confirm, ServerRepositories, ServerStore
 from registry.servers.values import (
@@ -108,7 +108,7 @@ class ServerService:
             database, repositories, clock, failures_until_error=failures_until_error
         )
         self._vault = vault
-        self._reader = ServerReader(vault, discovery, repositories.plugin_auths)
+        self._reader = ServerReader(vault, discovery, repositories.plugin_auths, clock)
         self._changes = changes
         self._connections = connections
         self._clock = clock
@@ -233,7 +233,7 @@ class ServerService:
                 self._operations.labels("update", "success").inc()
                 await self._changes.server_changed(server_id)
                 server = await self.get(server_id, user)
-                self._note(server, reading, user)
+                note_reading(self._connections, server, reading, user.user_id)
                 return server
             if expected is not None:
                 latest = await self.get(server_id, user)
@@ -335,7 +335,7 @@ class ServerService:
                 await self._changes.server_changed(server_id)
                 stored = await self._tools.stored(server_id)
                 refreshed = await self.get(server_id, user)
-                self._note(refreshed, reading, user)
+                note_reading(self._connections, refreshed, reading, user.user_id)
                 return Refreshed(
                     refreshed,
                     reading.failure,
@@ -409,22 +409,9 @@ class ServerService:
                     raise
                 continue
             server = await self.get(server_id, user)
-            self._note(server, reading, user)
+            note_reading(self._connections, server, reading, user.user_id)
             return server
         raise PathTakenError(next(candidate_paths(request.server_name)))
-
-    def _note(self, server: ServerRecord, reading: Reading | None, user: UserContext) -> None:
-        """Take note of the connection that a reading was made over."""
-        if reading is None:
-            return
-        own = user.user_id if is_user_level(server.config) else None
-        about = (server.id, server.updated_at, own)
-        if reading.found is not None:
-            self._connections.was_read(*about)
-        elif reading.failure is not None and reading.is_callers_own:
-            self._connections.refused(*about, reading.failure)
-        elif reading.failure is not None:
-            self._connections.was_not_read(*about, reading.failure)
 
     def _paths(self, request: ServerCreate) -> list[str]:
         if request.path is not None:

@@ -14,6 +14,7 @@ from registry.servers.errors import (
     DiscoveryFailedError,
     UnsafeUrlError,
 )
+from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tools.intake import take
 from registry.upstream.errors import UnsafeAddressError, UpstreamError, UpstreamRefusedError
@@ -42,8 +43,12 @@ class DiscoveryService:
         self._clock = clock
         self._duration = metrics.discovery_duration
 
-    async def discover(self, connection: ConnectionSpec) -> Discovered:
+    async def discover(
+        self, connection: ConnectionSpec, progress: Progressing | None = None
+    ) -> Discovered:
         """Connect, read capabilities and all tools, disconnect.
+
+        *progress* is told how many tools were read so far, after each page of them.
 
         Raises:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
@@ -56,7 +61,7 @@ class DiscoveryService:
         outcome = "error"
         try:
             reading = await read_upstream(
-                _target(connection), self._guard, self._limits(connection), self._clock
+                _target(connection), self._guard, self._limits(connection), self._clock, progress
             )
             outcome = "success"
         except UnsafeAddressError as exc:

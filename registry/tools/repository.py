@@ -56,6 +56,7 @@ STORED_FIELDS = {
     "served_version": 1,
     "versions": 1,
     "is_withheld": 1,
+    "sync_error": 1,
 }
 WHOLE_FIELDS = {
     "definition": 1,
@@ -143,8 +144,12 @@ class ToolRepository:
         tx: Transaction,
         *,
         reader: Person | None = None,
+        seen_at: datetime | None = None,
     ) -> None:
-        """Write *changes*. An upstream that did not change costs one write of timestamps.
+        """Write *changes*.
+
+        Of what did not change nothing is written, not even when it was seen: that is when its
+        owner was read last.
 
         Args:
             owner_id: Of the server.
@@ -152,27 +157,35 @@ class ToolRepository:
             now: When.
             tx: The transaction to write it in.
             reader: Who had the server read; None for nobody.
+            seen_at: When it was read before; what is gone was offered then.
         """
         owner = ObjectId(owner_id)
         if changes.inserts:
             rows = [_row(owner, insert, now) for insert in changes.inserts]
             await self._tools.insert_many(rows, session=tx)
         if changes.updates:
-            writes = [_write(owner, update, now) for update in changes.updates]
+            writes = [_write(owner, update, now, seen_at) for update in changes.updates]
             await self._tools.bulk_write(writes, session=tx)
             versions = [
                 version for update in changes.updates for version in versions_of(update, now)
             ]
             await self.write_versions(owner_id, versions, now, tx, person=reader)
-        if changes.seen:
+        if changes.mended:
             await self._tools.update_many(
-                {"source_type": "mcp", "owner_id": owner, "name": {"$in": list(changes.seen)}},
-                {
-                    "$set": {"last_discovered_at": now, "last_synced_at": now},
-                    "$unset": {"sync_error": ""},
-                },
+                {"source_type": "mcp", "owner_id": owner, "name": {"$in": list(changes.mended)}},
+                {"$unset": {"sync_error": ""}},
                 session=tx,
             )
+
+        if changes.broken:
+            told = [
+                UpdateOne(
+                    {"source_type": "mcp", "owner_id": owner, "name": tool.name},
+                    {"$set": {"last_discovered_at": now, "sync_error": tool.reason}},
+                )
+                for tool in changes.broken
+            ]
+            await self._tools.bulk_write(told, session=tx)
 
     async def change(
         self, tool_id: str, changes: Mapping[str, object], gone: Collection[str], tx: Transaction
@@ -235,6 +248,7 @@ def stored_tool(row: dict[str, Any]) -> StoredTool:
             members(row.get("tool_metadata")),
         ),
         row_id=str(row["_id"]),
+        sync_error=row.get("sync_error"),
     )
 
 
@@ -305,20 +319,20 @@ def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a
 OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schema", "annotations")
 
 
-def _write(owner: ObjectId, update: ToolUpdate, now: datetime) -> UpdateOne:
-    tool, offered = update.tool, update.serve or update.hold
+def _write(
+    owner: ObjectId, update: ToolUpdate, now: datetime, seen_at: datetime | None
+) -> UpdateOne:
+    tool, number = update.tool, _number(update)
     changes: Doc = {
         "registration_state": update.registration_state.value,
         "exposure_state": update.exposure_state.value,
+        "versions": max(number, tool.versions),
         "updated_at": now,
     }
+    offered_at = seen_at if update.registration_state is RegistrationState.STALE else now
+    if offered_at is not None:
+        changes |= {"last_discovered_at": offered_at, "last_synced_at": offered_at}
     gone: list[str] = []
-    number = tool.versions
-    if offered is not None:
-        if offered.discovery_hash == tool.pending_hash and tool.pending_version is not None:
-            number = tool.pending_version
-        else:
-            number = changes["versions"] = tool.versions + 1
     if update.serve is not None:
         served = definition_fields(update.serve, tool.overrides)
         changes |= {**served, "served_version": number}
@@ -344,6 +358,16 @@ def _write(owner: ObjectId, update: ToolUpdate, now: datetime) -> UpdateOne:
         gone.append("is_withheld")
     key = {"source_type": "mcp", "owner_id": owner, "name": update.name}
     return UpdateOne(key, {"$set": changes, "$unset": dict.fromkeys(gone, "")})
+
+
+def _number(update: ToolUpdate) -> int:
+    """Return the number of the definition that is served or held from now on."""
+    tool, offered = update.tool, update.serve or update.hold
+    if offered is None:
+        return tool.versions
+    if offered.discovery_hash == tool.pending_hash and tool.pending_version is not None:
+        return tool.pending_version
+    return tool.versions + 1
 
 
 def _version_row(owner: ObjectId, version: NewVersion, person: Person | None) -> InsertOne[Doc]:

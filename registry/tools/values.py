@@ -88,6 +88,7 @@ class StoredTool:
         created_at: When it was found, likewise.
         overrides: What people changed of it, likewise.
         row_id: ObjectId of its document, 24 hexadecimal characters.
+        sync_error: Why its upstream's definition could not be taken the last time, if so.
     """
 
     name: str
@@ -104,6 +105,7 @@ class StoredTool:
     created_at: datetime | None = None
     overrides: Overrides = NO_OVERRIDES
     row_id: str = ""
+    sync_error: str | None = None
 
     @property
     def offered_hash(self) -> str:

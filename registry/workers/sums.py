@@ -39,6 +39,7 @@ GAUGES: Mapping[str, Across] = {
     "mcp_gateway_requests_in_flight": Across.SUM,
     "mcp_gateway_snapshot_age_seconds": Across.MAX,
     "mcp_gateway_streams": Across.SUM,
+    "mcp_sync_jobs_open": Across.OWN,
     "mongodb_pool_connections": Across.SUM,
     "tokens_active": Across.OWN,
     "tokens_active_users": Across.OWN,

@@ -20,6 +20,7 @@ from scripts.bench import (
     pages,
     readiness,
     streams,
+    syncing,
     workers,
 )
 from scripts.bench.plan import Plan
@@ -37,6 +38,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "pages": pages.section,
     "access": access.section,
     "readiness": readiness.section,
+    "sync": syncing.section,
 }
 
 

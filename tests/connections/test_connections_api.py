@@ -292,6 +292,19 @@ async def test_a_server_that_dies_is_marked_and_comes_back_by_itself(
     assert answer.headers["etag"] == etag
 
 
+async def test_a_reading_in_the_background_shows_how_the_connection_stands(
+    rest: Rest, alice: UserContext
+) -> None:
+    async with plain_upstream() as upstream:
+        server = await rest.register(alice, "works", upstream.url)
+
+    await rest.ask(alice, "POST", f"/sync/owners/{server['id']}")
+
+    async with asyncio.timeout(10):
+        while await state(rest, alice, server["id"]) != "error":
+            await SystemClock().sleep(0.02)
+
+
 def revived(url: str) -> Any:
     """Return a server at the address of one that died."""
     return plain_upstream(int(url.rpartition(":")[2].partition("/")[0]))

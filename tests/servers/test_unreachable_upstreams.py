@@ -59,8 +59,12 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
 ) -> None:
     async with plain_upstream() as upstream:
         server = await rest.register(root, "weather", upstream.url, scope="shared_app")
+        job_id = (await rest.ask(root, "POST", f"/sync/owners/{server['id']}")).json()["job_id"]
+        await rest.job(root, job_id)
     tools = await rest.ask(root, "GET", "/registry/tools")
     values = {
+        "job_id": job_id,
+        "owner_id": server["id"],
         "tool_id": tools.json()["tools"][0]["id"],
         "server_id": server["id"],
         "resource_type": "mcpServer",

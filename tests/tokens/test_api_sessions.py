@@ -59,6 +59,8 @@ def claims_of(token: str) -> dict[str, Any]:
 PARAMETERS = {
     "server_id": "f" * 24,
     "tool_id": "f" * 24,
+    "owner_id": "f" * 24,
+    "job_id": "f" * 24,
     "token_id": "f" * 24,
     "resource_id": "f" * 24,
     "resource_type": "mcpServer",
