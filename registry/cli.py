@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,7 +16,7 @@ import uvloop
 from packages.database.client import MongoAddressError, TopologyError
 from packages.database.errors import DatabaseUnavailable, MongoLoginError
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
-from registry.auth.identity import OPERATOR, Role, Scope
+from registry.auth.identity import OPERATOR, SCOPE_NAME, Role, Scope
 from registry.auth.jwt import default_scopes
 from registry.auth.keys import KeyPairError
 from registry.core.clock import SystemClock
@@ -127,6 +128,10 @@ def token_create(
     scope: Annotated[
         list[Scope] | None, typer.Option(help="Repeat for several; default: all of the role.")
     ] = None,
+    custom_scope: Annotated[
+        list[str] | None,
+        typer.Option(help="A further scope that access policies name; repeat for several."),
+    ] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=24 * 365, help="Lifetime.")] = 8,
 ) -> None:
     """Print a bearer token signed with our key."""
@@ -136,6 +141,10 @@ def token_create(
 
         if len(user_id) != len(OPERATOR.user_id) or not _is_hex(user_id):
             _fail("--user-id must be 24 hexadecimal characters")
+        custom = frozenset(custom_scope or ())
+        for name in sorted(custom):
+            if re.fullmatch(SCOPE_NAME, name) is None or name in set(Scope):
+                _fail(f"--custom-scope {name!r} is no scope of your own (RFC 6749, 3.3)")
         settings = _settings()
         issuer = build_issuer(settings, build_keys(settings), SystemClock())
         typer.echo(
@@ -143,7 +152,7 @@ def token_create(
                 user_id=user_id.lower(),
                 username=username,
                 role=role,
-                scopes=frozenset(scope) if scope else default_scopes(role),
+                scopes=(frozenset(scope) if scope else default_scopes(role)) | custom,
                 lifetime=timedelta(hours=hours),
             )
         )

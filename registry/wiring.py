@@ -60,6 +60,8 @@ from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
 from registry.governance.verification import ToolVerifier
 from registry.indexes import EXTRA_INDEXES
+from registry.policies.repository import PolicyRepository
+from registry.policies.service import PolicyService, PolicyStore
 from registry.servers.credentials import CredentialVault
 from registry.servers.directory import ServerDirectory
 from registry.servers.health import ServerHealth
@@ -135,6 +137,7 @@ class Components:
     audit_service: AuditService
     usage: UsageService
     tools: ToolService
+    policies: PolicyService
     sync: SyncService
     index_conflicts: list[IndexConflict]
 
@@ -295,6 +298,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 features=repositories.features,
                 acl=repositories.acl,
                 plugin_auths=repositories.plugin_auths,
+                policies=repositories.policies,
             ),
             vault,
             clock=clock,
@@ -445,6 +449,20 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             audit_service=AuditService(audit_repository),
             usage=UsageService(usage_repository),
             tools=tools,
+            policies=PolicyService(
+                database,
+                PolicyStore(
+                    repositories.policies,
+                    repositories.servers,
+                    repositories.tools,
+                    repositories.acl,
+                    known.directory,
+                ),
+                audit,
+                snapshot,
+                clock=clock,
+                admin_sees_private=settings.admin_sees_private,
+            ),
             sync=sync.service,
             index_conflicts=conflicts,
         )
@@ -769,5 +787,6 @@ def build_repositories(
         acl=acl,
         tokens=TokenRepository(database, cipher),
         plugin_auths=PluginAuthRepository(database, cipher),
+        policies=PolicyRepository(database),
         audit=audit,
     )

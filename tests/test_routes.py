@@ -28,6 +28,9 @@ OPEN = {
 }
 """Tell nothing of what is stored. A route is added here by a decision, not by forgetting."""
 
+ASKING = {("POST", "/api/v1/access/explain")}
+"""Take a body, and change nothing."""
+
 WRITING = {
     Scope.WRITE_SERVERS,
     Scope.WRITE_ACCESS,
@@ -79,8 +82,10 @@ async def test_routes_that_change_something_demand_a_scope_for_writing(
     routes: dict[tuple[str, str], tuple[Scope, ...]],
 ) -> None:
     changing = {
-        key: scopes for key, scopes in routes.items() if key[0] != "GET" and key not in OPEN
+        key: scopes
+        for key, scopes in routes.items()
+        if key[0] != "GET" and key not in OPEN and key not in ASKING
     }
 
-    assert len(changing) == 25
+    assert len(changing) == 28
     assert {key for key, scopes in changing.items() if WRITING.isdisjoint(scopes)} == set()

@@ -16,6 +16,7 @@ from packages.models.audit import (
     AuditSeal,
 )
 from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
+from packages.models.policies import ACCESS_POLICIES_VALIDATOR, AccessPolicy
 from packages.models.sessions import (
     REVOKED_TOKENS_VALIDATOR,
     TOKEN_FAMILIES_VALIDATOR,
@@ -42,6 +43,7 @@ OWN_DOCUMENTS = (
     RegisteredTool,
     ToolVersion,
     ServerFeature,
+    AccessPolicy,
     SyncJob,
     SyncJobRun,
     SyncDelivery,
@@ -55,6 +57,7 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
+    AccessPolicy.Settings.name: ACCESS_POLICIES_VALIDATOR,
     SyncJob.Settings.name: SYNC_JOBS_VALIDATOR,
     SyncJobRun.Settings.name: SYNC_JOB_RUNS_VALIDATOR,
     SyncDelivery.Settings.name: SYNC_DELIVERIES_VALIDATOR,

@@ -38,6 +38,7 @@ class EntityType(StrEnum):
     CREDENTIALS = "credentials"
     AUDIT = "audit"
     USAGE = "usage"
+    POLICY = "policy"
 
 
 class AuditOutcome(StrEnum):

@@ -1,7 +1,7 @@
 """How connections stand, for those who may see the servers.
 
 Every process knows its own connections. Workers of one port ask each other; replicas do not: each
-tells what it knows itself (docs/decisions/0014-connection-state.md).
+tells what it knows itself (docs/decisions/0015-connection-state.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

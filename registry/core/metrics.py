@@ -175,6 +175,11 @@ class Metrics:
             "Time since the gateway's view was last known to agree with the database.",
             registry=self.registry,
         )
+        self.policies_unreadable = Gauge(
+            "mcp_gateway_policies_unreadable",
+            "Stored access policies that cannot be read; all that they may be about is refused.",
+            registry=self.registry,
+        )
         self.snapshot_reloads = Counter(
             "mcp_gateway_snapshot_reloads",
             "Reloads of the gateway's view, in full or of one server.",

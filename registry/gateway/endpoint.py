@@ -170,6 +170,7 @@ class GatewayEndpoint:
             self._streams,
             recorder,
             until=self._until,
+            unknown_tool=self._admission.unknown_tool,
             repeats_reads=settings.gateway_repeat_reads,
         )
         self._errands = Errands()

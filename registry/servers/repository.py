@@ -35,7 +35,9 @@ from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
 from registry.core.paging import Page, PageRequest
+from registry.policies.ports import Owner
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
+from registry.servers.naming import slug_of
 from registry.servers.values import (
     ServerCounts,
     ServerFilter,
@@ -558,6 +560,25 @@ class ServerRepository:
             operations["$max"] = {"updatedAt": now}
         await self._servers.update_one({"_id": ObjectId(resource.id)}, operations, session=tx)
 
+    async def policy_owner(self, owner_id: str) -> Owner | None:
+        """Return what policies need to know of a server, whoever asks."""
+        found = await self._servers.find_one({"_id": ObjectId(owner_id)}, WITHOUT_FUNCTIONS)
+        return None if found is None else _owner(record_of(found))
+
+    async def policy_owner_at(self, path: str) -> Owner | None:
+        """Return likewise the server at a gateway path."""
+        found = await self._servers.find_one({"path": path}, WITHOUT_FUNCTIONS)
+        if found is not None:
+            return _owner(record_of(found))
+        # The other application stores no path: the default follows from the name.
+        server = await self.by_name(slug_of(path) or "")
+        return None if server is None or server.effective_path != path else _owner(server)
+
+    async def held_policy_owner(self, owner_id: str, tx: Transaction) -> Owner | None:
+        """Return likewise a server that no other change may overlap before the end of *tx*."""
+        server = await self.touch(owner_id, tx)
+        return None if server is None else _owner(server)
+
     async def counts(self) -> ServerCounts:
         """Count all servers by one aggregation, so that the numbers agree with each other."""
         is_text = {"$eq": [{"$type": "$config.tools"}, "string"]}
@@ -695,3 +716,22 @@ def _moment(stored: object) -> datetime | None:
     if not isinstance(stored, datetime):
         return None
     return stored if stored.tzinfo else stored.replace(tzinfo=UTC)
+
+
+def _owner(server: ServerRecord) -> Owner:
+    config = server.config
+    is_usable = (
+        slug_of(server.effective_path) is not None
+        and config.get("type") in {"streamable-http", "http", "sse", None}
+        and isinstance(config.get("url"), str)
+    )
+    return Owner(
+        id=server.id,
+        name=server.server_name,
+        path=server.effective_path,
+        author=server.author,
+        scope=server.scope,
+        status=server.effective_status.value,
+        is_usable=is_usable,
+        is_described_elsewhere="auto_expose" not in server.registry,
+    )

@@ -18,6 +18,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
 from registry.features.repository import FeatureRepository
+from registry.policies.repository import PolicyRepository
 from registry.servers.changes import FieldChanges
 from registry.servers.outcome import (
     Reading,
@@ -49,6 +50,7 @@ class ServerRepositories:
     acl: AclRepository
     tokens: TokenRepository
     plugin_auths: PluginAuthRepository
+    policies: PolicyRepository
     audit: AuditTrail
 
 
@@ -93,6 +95,7 @@ class ServerStore:
         self._acl = repositories.acl
         self._tokens = repositories.tokens
         self._plugin_auths = repositories.plugin_auths
+        self._policies = repositories.policies
         self._audit = repositories.audit
         self._clock = clock
         self._large_writes = asyncio.Lock()
@@ -300,8 +303,10 @@ class ServerStore:
             await self._tools.delete_of(server.id, tx)
             await self._features.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)
+            policies = await self._policies.delete_of(server.id, tx)
             tokens, user_keys = await self._drop_credentials(server, tx)
-            told: JsonObject = {**gone, "removed": {"tokens": tokens, "user_keys": user_keys}}
+            counts: JsonObject = {"tokens": tokens, "user_keys": user_keys, "policies": policies}
+            told: JsonObject = {**gone, "removed": counts}
             event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, told)
             await self._audit.record(user, event, tx)
             return True

@@ -15,7 +15,7 @@ from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import members
 from registry.tools.differences import Change
 from registry.tools.exposure import WAITING, review_of
-from registry.tools.metadata import Known, known
+from registry.tools.metadata import Known, facets_of, known, said_in
 from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
@@ -26,6 +26,7 @@ from registry.tools.values import (
     StoredTool,
     ToolDefinition,
     ToolRow,
+    ToolStanding,
 )
 from registry.tools.versions import NewVersion, VersionMove, versions_of
 
@@ -65,10 +66,19 @@ WHOLE_FIELDS = {
     "description_override": 1,
     "tool_metadata": 1,
 }
-ROW_FIELDS = ("owner_id", "name", "definition", "presented", "pending_hash", "seen_hash")
+ROW_FIELDS = (
+    "owner_id",
+    "name",
+    "definition",
+    "presented",
+    "pending_hash",
+    "seen_hash",
+    "facets",
+)
 ROWS_AT_ONCE = 500
 """Decoding them keeps everything else waiting."""
 
+STATE_FIELDS = {"_id": 0, "registration_state": 1, "exposure_state": 1}
 IN_ORDER = [("position", 1), ("name", 1)]
 
 
@@ -134,7 +144,26 @@ class ToolRepository:
                 owner_id = owners[row["owner_id"]]
                 text = row.get("presented") or row["definition"]
                 is_behind = "pending_hash" in row or "seen_hash" in row
-                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text, is_behind)
+                facets = _facets(row, text)
+                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text, is_behind, facets)
+
+    async def standing(self, owner_id: str, name: str) -> ToolStanding | None:
+        """Return what decides about the use of one tool of a server, or None."""
+        row = await self._tools.find_one(
+            {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name},
+            {**STATE_FIELDS, "name": 1, "definition": 1, "facets": 1},
+        )
+        if row is None:
+            return None
+        state = RegistrationState(row["registration_state"]), ExposureState(row["exposure_state"])
+        return ToolStanding(state, _facets(row, row["definition"]))
+
+    async def names_among(self, owner_id: str | None, names: Sequence[str]) -> set[str]:
+        """Return those of *names* that a server has a tool of, or, for None, any server."""
+        query: Doc = {"source_type": "mcp", "name": {"$in": list(names)}}
+        if owner_id is not None:
+            query["owner_id"] = ObjectId(owner_id)
+        return {row["name"] async for row in self._tools.find(query, {"_id": 0, "name": 1})}
 
     async def apply(
         self,
@@ -252,6 +281,17 @@ def stored_tool(row: dict[str, Any]) -> StoredTool:
     )
 
 
+def _facets(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
+    """Return what is known of a tool's effects; of one that another program stored, what it says.
+
+    Policies are about these, so a row without any must not pass for a tool without effects.
+    """
+    stored = row.get("facets")
+    if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
+        return tuple(stored)
+    return facets_of(known(row["name"], said_in(definition), {}))
+
+
 def _served(row: dict[str, Any]) -> ServedTool:
     return ServedTool(
         name=row["name"],
@@ -307,13 +347,8 @@ def metadata_fields(counts: Known) -> Doc:
     return {
         "metadata": dict(counts.values),
         "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
-        "facets": [facet(flag, value) for flag, value in counts.values.items()],
+        "facets": list(facets_of(counts)),
     }
-
-
-def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
-    """Return a flag and its value as one text, for the index that all of them share."""
-    return f"{flag}:{str(value).lower() if isinstance(value, bool) else value}"
 
 
 OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schema", "annotations")

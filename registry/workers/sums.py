@@ -36,6 +36,7 @@ GAUGES: Mapping[str, Across] = {
     "mcp_connections": Across.SUM,
     "mcp_gateway_breaker_state": Across.SUM,
     "mcp_gateway_feeds": Across.SUM,
+    "mcp_gateway_policies_unreadable": Across.MAX,
     "mcp_gateway_requests_in_flight": Across.SUM,
     "mcp_gateway_snapshot_age_seconds": Across.MAX,
     "mcp_gateway_streams": Across.SUM,

@@ -21,6 +21,7 @@ from scripts.bench import (
     readiness,
     streams,
     syncing,
+    tools,
     workers,
 )
 from scripts.bench.plan import Plan
@@ -39,6 +40,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "access": access.section,
     "readiness": readiness.section,
     "sync": syncing.section,
+    "tools": tools.section,
 }
 
 

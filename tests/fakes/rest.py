@@ -44,7 +44,7 @@ class Rest:
                 user_id=user.user_id,
                 username=user.username,
                 role=user.role,
-                scopes=user.scopes,
+                scopes=user.held_scopes,
                 lifetime=timedelta(minutes=5),
             )
         return self._tokens[user]
