@@ -16,6 +16,7 @@ from registry.audit.refusals import RefusalRecorder
 from registry.audit.routes import router as audit_router
 from registry.auth.dependencies import challenge
 from registry.auth.routes import auth_router
+from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.gateway.ports import Peers
@@ -82,6 +83,7 @@ def control_plane(parts: Components) -> ASGIApp:
     )
     app.state.authenticator = parts.authenticator
     app.state.servers = parts.servers
+    app.state.connections = parts.connections
     app.state.permissions = parts.permissions
     app.state.user_keys = parts.user_keys
     app.state.audit = parts.audit_service
@@ -99,6 +101,7 @@ def control_plane(parts: Components) -> ASGIApp:
     install_error_handlers(app, challenge_for, RefusalRecorder(parts.audit).note)
     app.include_router(servers_router)
     app.include_router(user_keys_router)
+    app.include_router(connections_router)
     app.include_router(tools_router)
     app.include_router(sync_router(base_url))
     app.include_router(permissions_router)

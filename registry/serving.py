@@ -205,7 +205,8 @@ async def serve_worker(told: str) -> None:
         server.on_listening = lambda: tie.say(READY)
         server.on_draining = lambda: tie.say(DRAINING)
         await server.listen_privately(
-            orders.place.socket_of(orders.worker), siblings.entrance(app, totals.told)
+            orders.place.socket_of(orders.worker),
+            siblings.entrance(app, totals.told, parts.connections.told),
         )
         await _until_signalled(server, listener)
         # What was counted outlives us.

@@ -36,6 +36,9 @@ from registry.auth.keys import SigningKeys, load_signing_keys
 from registry.auth.repository import DirectoryRepository, RevocationRepository
 from registry.auth.revocation import RevocationList
 from registry.ciphertexts import require_matching_keys
+from registry.connections.service import ConnectionService
+from registry.connections.tracker import ConnectionTracker
+from registry.connections.writer import ConnectionWriter
 from registry.core.clock import Clock, SystemClock
 from registry.core.drain import Drain
 from registry.core.json import JsonObject
@@ -60,6 +63,8 @@ from registry.indexes import EXTRA_INDEXES
 from registry.policies.repository import PolicyRepository
 from registry.policies.service import PolicyService, PolicyStore
 from registry.servers.credentials import CredentialVault
+from registry.servers.directory import ServerDirectory
+from registry.servers.health import ServerHealth
 from registry.servers.ports import ServerChanges
 from registry.servers.reader import ServerReader
 from registry.servers.repository import ServerRepository
@@ -117,6 +122,7 @@ class Components:
     database: Database
     authenticator: BearerAuthenticator
     servers: ServerService
+    connections: ConnectionService
     permissions: PermissionService
     user_keys: UserKeyService
     tokens: TokenService
@@ -269,8 +275,21 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         guard = UrlGuard(settings.upstream_allowed_networks)
         discovery = DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics)
         reader = ServerReader(vault, discovery, repositories.plugin_auths, clock)
-        prober = EraProber(database, repositories, reader, discovery, clock=clock)
-        suspicions = Suspicions(prober.probe, clock=clock)
+        connection_writer, tracker = build_connections(
+            settings, database, repositories, clock=clock, metrics=metrics
+        )
+        suspicions = Suspicions(
+            EraProber(
+                database,
+                repositories,
+                reader,
+                discovery,
+                tracker,
+                clock=clock,
+                failures_until_error=settings.connection_failures_until_error,
+            ).probe,
+            clock=clock,
+        )
         snapshot = Snapshot(
             feed,
             SnapshotSources(
@@ -288,6 +307,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             users_changed=known.authenticator.forget_users,
             revocations_changed=known.revocations.load,
             suspicions=suspicions,
+            connections=tracker,
         )
         servers = ServerService(
             database,
@@ -295,8 +315,10 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             vault,
             discovery,
             snapshot,
+            tracker,
             clock=clock,
             metrics=metrics,
+            failures_until_error=settings.connection_failures_until_error,
             admin_sees_private=settings.admin_sees_private,
         )
         tools = ToolService(
@@ -352,6 +374,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             cipher,
             reader,
             snapshot,
+            connections=tracker,
             clock=clock,
             metrics=metrics,
         )
@@ -362,7 +385,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 session=upstream,
                 refusals=audit,
                 recorder=recorder,
-                gates=UpstreamGates(gate_limits(settings), clock, metrics),
+                gates=UpstreamGates(gate_limits(settings), clock, metrics, tracker),
                 peers=peers,
                 announced=sync.announcements.heard,
                 drain=drain,
@@ -384,6 +407,8 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         work: list[Work] = [
             (snapshot.follow(), None),
             (suspicions.follow(), None),
+            (connection_writer.follow(), connection_writer.close),
+            (tracker.follow(), None),
             (sealer.follow(audit), audit.flush),
             (watch_loop(clock, metrics.loop_lag), None),
         ]
@@ -403,8 +428,15 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             database=database,
             authenticator=known.authenticator,
             servers=servers,
+            connections=ConnectionService(
+                tracker,
+                ServerDirectory(repositories.servers, clock),
+                peers if isinstance(peers, Siblings) else None,
+                clock=clock,
+                idle_seconds=settings.connection_idle_seconds,
+            ),
             permissions=permissions,
-            user_keys=UserKeyService(database, repositories, snapshot, clock=clock),
+            user_keys=UserKeyService(database, repositories, snapshot, tracker, clock=clock),
             tokens=tokens,
             sessions=sessions,
             token_gauges=token_gauges,
@@ -501,6 +533,7 @@ def build_sync(
     reader: ServerReader,
     changes: ServerChanges,
     *,
+    connections: ConnectionTracker,
     clock: Clock,
     metrics: Metrics,
 ) -> Synchronisation:
@@ -520,7 +553,8 @@ def build_sync(
         jobs,
         reader,
         changes,
-        Terms(patience, lease_seconds),
+        connections,
+        Terms(patience, lease_seconds, settings.connection_failures_until_error),
         clock=clock,
         metrics=metrics,
     )
@@ -548,6 +582,40 @@ async def _begin(stack: AsyncExitStack, work: Iterable[Work]) -> None:
         if finish is not None:
             stack.push_async_callback(finish)
         stack.push_async_callback(end, task)
+
+
+def build_connections(
+    settings: Settings,
+    database: Database,
+    repositories: ServerRepositories,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+) -> tuple[ConnectionWriter, ConnectionTracker]:
+    """Return what knows how connections stand, and what tells the database of them."""
+    interval_seconds = settings.connection_write_interval_seconds
+    writer = ConnectionWriter(
+        ServerHealth(
+            database,
+            repositories.servers,
+            repositories.audit,
+            failures_until_error=settings.connection_failures_until_error,
+            interval_seconds=interval_seconds,
+        ),
+        interval_seconds=interval_seconds,
+        most_servers=settings.connection_state_entries,
+        clock=clock,
+        metrics=metrics,
+    )
+    tracker = ConnectionTracker(
+        writer,
+        remembered_seconds=settings.connection_state_ttl_seconds,
+        most_entries=settings.connection_state_entries,
+        failures_until_error=settings.connection_failures_until_error,
+        clock=clock,
+        metrics=metrics,
+    )
+    return writer, tracker
 
 
 async def build_recorder(
@@ -647,6 +715,10 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRoun
             cipher,
             reader,
             NobodyFollows(),
+            # What readings show is stored by them; nobody here asks for states.
+            connections=build_connections(
+                settings, database, repositories, clock=clock, metrics=metrics
+            )[1],
             clock=clock,
             metrics=metrics,
         )

@@ -727,6 +727,52 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_old_servers.py::test_credentials_go_to_the_stream_and_to_the_endpoint",
         "tests/gateway/test_endpoint.py::test_only_listed_headers_go_upstream_and_credentials_are_swapped",
     ),
+    "R-280": (
+        "tests/connections/test_health.py::test_a_thousand_connections_made_and_lost_write_nothing_but_when",
+        "tests/connections/test_health.py::test_repeated_failures_make_an_active_server_one_in_error_which_is_recorded",
+        "tests/connections/test_health.py::test_a_server_that_was_turned_off_is_never_touched",
+    ),
+    "R-281": (
+        "tests/connections/test_policy.py::test_the_state_is_that_of_a_connection_that_is_not_stale",
+        "tests/connections/test_tracker.py::test_a_connection_goes_from_disconnected_over_connecting_to_connected",
+    ),
+    "R-282": (
+        "tests/connections/test_connections_api.py::test_nobody_is_shown_anybody_elses_connection",
+        "tests/connections/test_service.py::test_no_worker_tells_of_another_users_connection",
+        "tests/connections/test_tracker.py::test_users_have_connections_of_their_own_where_they_bring_credentials",
+        "tests/gateway/test_connections.py::test_a_users_own_credentials_that_are_refused_are_an_error_of_that_user_alone",
+    ),
+    "R-285": (
+        "tests/connections/test_connections_api.py::test_a_server_that_was_modified_is_disconnected_until_it_is_used_again",
+        "tests/connections/test_policy.py::test_a_connection_is_stale_when_its_server_was_modified_or_nothing_used_it",
+        "tests/connections/test_tracker.py::test_a_changed_configuration_forgets_the_connections_made_before",
+    ),
+    "R-286": (
+        "tests/connections/test_connections_api.py::test_a_server_that_dies_is_marked_and_comes_back_by_itself",
+        "tests/connections/test_health.py::test_a_server_in_error_comes_back_by_a_success_which_is_recorded",
+        "tests/connections/test_health.py::test_a_success_writes_when_and_clears_what_is_stored_of_failures",
+    ),
+    "R-287": (
+        "tests/connections/test_connections_api.py::test_a_server_that_dies_is_marked_and_comes_back_by_itself",
+        "tests/connections/test_health.py::test_a_failure_writes_when_and_why_and_touches_nothing_else",
+        "tests/connections/test_health.py::test_repeated_failures_make_an_active_server_one_in_error_which_is_recorded",
+        "tests/servers/test_service.py::test_how_many_failures_make_an_error_is_a_setting",
+        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
+    ),
+    "R-288": (
+        "tests/connections/test_tracker.py::test_of_too_many_the_least_recently_used_is_forgotten_and_looked_up_like_any_other",
+        "tests/connections/test_tracker.py::test_states_are_forgotten_after_a_while_without_news",
+    ),
+    "R-289": (
+        "tests/connections/test_connections_api.py::test_lists_and_details_tell_state_and_recent_activity",
+        "tests/connections/test_policy.py::test_a_server_is_recently_active_for_five_minutes",
+    ),
+    "R-290": (
+        "tests/connections/test_health.py::test_a_thousand_connections_made_and_lost_write_nothing_but_when",
+        "tests/connections/test_health.py::test_what_another_process_has_just_written_is_not_written_again",
+        "tests/connections/test_writer.py::test_a_server_that_comes_and_goes_costs_a_handful_of_writes_in_an_interval",
+        "tests/connections/test_writer.py::test_a_storm_of_connections_is_one_write_in_each_interval",
+    ),
     "R-062": (
         "tests/tools/test_lifecycle.py::test_the_table_leads_from_states_to_states_and_is_no_riddle",
     ),
@@ -805,9 +851,6 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/sync/test_sync_api.py::test_an_announcement_heard_on_a_stream_has_the_server_read",
         "tests/sync/test_worker.py::test_what_is_announced_while_a_job_runs_is_followed_by_another",
     ),
-    "R-287": (
-        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
-    ),
     "E-09": (
         "tests/sync/test_worker.py::test_the_job_of_a_dead_worker_is_taken_over_by_the_databases_clock",
     ),
@@ -842,16 +885,10 @@ LATER: dict[str, str] = {
     "R-012": "REST APIs cannot be registered yet.",
     "R-013": "MCP servers can; REST APIs with a description in OpenAPI come later.",
     "R-234": "REST APIs cannot be called yet.",
-    "R-280": "The connections domain comes later; calls write no status of a server.",
-    "R-281": "The connections domain comes later.",
-    "R-282": "The connections domain comes later.",
-    "R-283": "The connections domain comes later.",
-    "R-284": "The connections domain comes later.",
-    "R-285": "The connections domain comes later.",
-    "R-286": "`lastConnected` is written by registration and refresh alone so far.",
-    "R-288": "The connections domain comes later.",
-    "R-289": "The connections domain comes later.",
-    "R-290": "The connections domain comes later.",
+    "R-283": "States are in memory; OAuth tokens of upstreams are not tried yet.",
+    "R-284": (
+        "The order is decided (`registry.connections.policy`); there are no flows to be asked yet."
+    ),
     "E-11": "OAuth tokens of upstreams are not refreshed here yet.",
     "R-237": "Usage records are kept by caller, tool and time; billing tags come with governance.",
 }

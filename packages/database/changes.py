@@ -29,6 +29,21 @@ WHOLE_COLLECTION = frozenset({"drop", "dropDatabase", "rename", "invalidate"})
 HISTORY_LOST_CODES = frozenset({260, 280, 286, 10334})
 """InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost, BSONObjectTooLarge."""
 
+TOUCHED: Mapping[str, Any] = {
+    "$concatArrays": [
+        {
+            "$map": {
+                "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
+                "in": "$$this.k",
+            }
+        },
+        {"$ifNull": ["$updateDescription.removedFields", []]},
+    ]
+}
+"""The dotted names of the fields that an update changed; none for other events."""
+
+NO_FIELDS: frozenset[str] = frozenset()
+
 Position: TypeAlias = Any
 """Where a reader goes on. Only the feed that gave it understands it."""
 
@@ -47,12 +62,14 @@ class Watched:
         stamp: The field with the time of a document's last change.
         is_counted: Whether a reader must learn which of its documents, or of what they are about,
             are gone.
+        unheeded: Dotted names of fields that may change without the reader being told.
     """
 
     collection: str
     link: str | None = None
     stamp: str = "updatedAt"
     is_counted: bool = False
+    unheeded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +133,7 @@ class ChangeStream:
     def __init__(self, database: Database, watched: Sequence[Watched]) -> None:
         self._database = database
         self._links = {item.collection: item.link for item in watched}
+        self._unheeded = {item.collection: item.unheeded for item in watched if item.unheeded}
         links = {item.link for item in watched if item.link is not None}
         self._pipeline: list[Mapping[str, Any]] = [
             # What ends a stream has no collection.
@@ -125,6 +143,8 @@ class ChangeStream:
                     "ns": 1,
                     "documentKey": 1,
                     "operationType": 1,
+                    # Their names alone: the values may be megabytes.
+                    "touched": TOUCHED,
                     **{f"fullDocument.{name}": 1 for name in sorted(links)},
                 }
             },
@@ -171,10 +191,13 @@ class ChangeStream:
         ):
             yield stream
 
-    def _change(self, event: Mapping[str, Any]) -> Change:
+    def _change(self, event: Mapping[str, Any]) -> Change | None:
         if event["operationType"] in WHOLE_COLLECTION:
             raise HistoryLost
         collection = event["ns"]["coll"]
+        touched = event.get("touched")
+        if touched and self._unheeded.get(collection, NO_FIELDS).issuperset(touched):
+            return None
         name = self._links[collection]
         # Of an update whose document is gone by now there is none; its deletion follows.
         document = event.get("fullDocument") or {}

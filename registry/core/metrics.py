@@ -147,6 +147,29 @@ class Metrics:
             "Times that servers said, where it was heard, that one of their lists changed.",
             registry=self.registry,
         )
+        self.connection_states = Gauge(
+            "mcp_connections",
+            "Connections to servers, and of users to servers, by how they stand.",
+            ("level", "state"),
+            registry=self.registry,
+        )
+        self.connection_writes = Counter(
+            "mcp_connection_writes",
+            "What the database was told of connections.",
+            ("word",),
+            registry=self.registry,
+        )
+        self.connection_writes_coalesced = Counter(
+            "mcp_connection_writes_coalesced",
+            "News of connections that were told together with later ones.",
+            registry=self.registry,
+        )
+        self.connection_writes_dropped = Counter(
+            "mcp_connection_writes_dropped",
+            "News of connections that the database was not told.",
+            ("reason",),
+            registry=self.registry,
+        )
         self.snapshot_age = Gauge(
             "mcp_gateway_snapshot_age_seconds",
             "Time since the gateway's view was last known to agree with the database.",

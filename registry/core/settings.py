@@ -228,6 +228,32 @@ class Settings(BaseSettings):
         description="How often the gateway asks a standalone MongoDB for changes.",
     )
 
+    connection_state_ttl_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="How long the state of a connection is remembered without news of it.",
+    )
+    connection_state_entries: int = Field(
+        default=10_000,
+        gt=0,
+        description="Most servers, and most connections of users, whose state is remembered.",
+    )
+    connection_idle_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="How long nothing need go over a connection before it counts as disconnected.",
+    )
+    connection_write_interval_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Least time between two writes of a server's `lastConnected` or `lastError`.",
+    )
+    connection_failures_until_error: int = Field(
+        default=3,
+        ge=1,
+        description="Attempts that fail in a row, of calls and refreshes, until an active "
+        "server's `status` becomes `error`.",
+    )
     sync_worker: bool = Field(
         default=True, description="Whether this process has servers read in the background."
     )

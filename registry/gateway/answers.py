@@ -16,7 +16,8 @@ import registry
 from registry.core.json import JsonObject
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import Event, EventTooLargeError, read_events
-from registry.gateway.forward import EVENT_STREAM, JSON, SUCCESS, check_status, failure
+from registry.gateway.failures import failure
+from registry.gateway.forward import EVENT_STREAM, JSON, SUCCESS, check_status
 from registry.gateway.headers import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, SESSION_HEADER
 from registry.gateway.messages import (
     Kind,
@@ -113,7 +114,7 @@ def failed(route: Route, error: Exception) -> Refusal:
         case orjson.JSONDecodeError():
             return UpstreamFailed(f"The server {route.server_name} sent what is no JSON.")
         case _:
-            return failure(route, error)
+            return failure(route.server_name, error)
 
 
 def hello_text(request_id: str, version: str, capabilities: Mapping[str, Any]) -> bytes:

@@ -31,6 +31,7 @@ class Ask:
         tool: The tool that is called, if one is.
         may_repeat: Whether a second call would change nothing.
         is_standing: Whether it opens a stream that stays open, and takes no place of a call.
+        user_id: Whose connection it goes over, where users have their own.
     """
 
     route: Route
@@ -46,6 +47,7 @@ class Ask:
     tool: ToolEntry | None = None
     may_repeat: bool = False
     is_standing: bool = False
+    user_id: str | None = None
 
 
 class Conversation(Protocol):

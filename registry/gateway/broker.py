@@ -41,8 +41,9 @@ from registry.gateway.errors import (
     StateUnknown,
     UpstreamFailed,
 )
+from registry.gateway.failures import failure
 from registry.gateway.feed import LISTS_CHANGED, UPDATED, HeardListChanged
-from registry.gateway.forward import EDITED_BODY_BYTES, failure
+from registry.gateway.forward import EDITED_BODY_BYTES
 from registry.gateway.messages import (
     INPUT_REQUIRED,
     Kind,
@@ -187,7 +188,7 @@ class Broker:
                 exchange.client.answered()
                 await self._conduct(call)
         except (TimeoutError, ClientError, OSError) as exc:
-            raise failure(ask.route, exc) from exc
+            raise failure(ask.route.server_name, exc) from exc
         except (ValueError, RecursionError) as exc:
             raise UpstreamFailed(
                 f"The server {ask.route.server_name} sent what cannot be read."

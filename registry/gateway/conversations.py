@@ -82,7 +82,8 @@ async def converse(connector: Connector, ask: Ask) -> Conversation:
         conversation = StatelessConversation(connector, ask)
     else:
         conversation = SessionConversation(connector, ask)
-    turn = connector.gates.of(ask.route).call(is_standing=ask.is_standing)
+    gate = connector.gates.of(ask.route)
+    turn = gate.call(is_standing=ask.is_standing, user_id=ask.user_id)
     await turn.__aenter__()
     conversation.turn = turn
     try:
@@ -137,6 +138,9 @@ class _Talk:
         except FAILURES as exc:
             self.error = exc
             raise failed(self._route, exc) from exc
+        except Refusal as exc:
+            self.error = exc
+            raise
         if message.kind is Kind.ANSWER:
             self.is_answered, self.is_open = True, False
         return message

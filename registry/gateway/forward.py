@@ -4,7 +4,7 @@ Nothing that may have effects is ever sent twice. What has none is sent once mor
 closes the connection without an answer, as it does when it restarts (RFC 9110, 9.2.2).
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
 from typing import TypeVar
 
@@ -21,14 +21,12 @@ from starlette.types import Message, Receive, Send
 from registry.gateway.errors import (
     CredentialsRejected,
     NotServing,
-    Refusal,
     UpstreamAnswered,
     UpstreamFailed,
-    UpstreamTimedOut,
-    Wait,
 )
 from registry.gateway.events import event_text, read_events
-from registry.gateway.gates import OUR_OWN, UpstreamGates
+from registry.gateway.failures import failure
+from registry.gateway.gates import UpstreamGates
 from registry.gateway.headers import (
     CONTENT_ENCODING,
     CONTENT_LENGTH,
@@ -39,8 +37,8 @@ from registry.gateway.headers import (
 )
 from registry.gateway.patience import Patience
 from registry.gateway.values import Route
-from registry.gateway.watch import CallWatch, TookTooLong
-from registry.gateway.wire import AnswerTimedOut, ConnectTimedOut, UpstreamAnswer, Wire
+from registry.gateway.watch import CallWatch
+from registry.gateway.wire import UpstreamAnswer, Wire
 
 WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
@@ -82,13 +80,6 @@ REPEATABLE = frozenset(
 )
 """Methods that only read, or end what may be ended twice. A second `initialize` opens a session
 that nobody uses. Tools are called again only if they say of themselves that this does nothing."""
-
-WAITED_FOR: Mapping[type[Exception], Wait] = {
-    ConnectTimedOut: Wait.CONNECTION,
-    AnswerTimedOut: Wait.ANSWER,
-    TookTooLong: Wait.END,
-}
-"""Every other timeout is that of the pool's connections: silence within an answer."""
 
 ANNOUNCEMENT = b"list_changed"
 """How the notifications about lists end; some servers write the slashes before it as escapes."""
@@ -241,6 +232,7 @@ class Forwarder:
         *,
         standing_until: Callable[[], Awaitable[Exception]] | None = None,
         may_repeat: bool = False,
+        user_id: str | None = None,
     ) -> None:
         """Send a request and relay its answer to the client.
 
@@ -253,6 +245,7 @@ class Forwarder:
             standing_until: Given when the answer is a stream that stays open, silent for as long
                 as it likes; waits for a reason to end it, and returns that.
             may_repeat: Whether the upstream may get the request twice.
+            user_id: Whose connection it is, where users have their own.
 
         Raises:
             Refusal: Nothing was sent yet, and this should be; or the stream broke off.
@@ -264,7 +257,7 @@ class Forwarder:
             timeout, total_seconds = self._call_timeout(route), self._total_timeout_seconds
             first_byte_seconds = route.first_byte_timeout_seconds
         gate = self._gates.of(route)
-        turn = gate.call(is_standing=standing_until is not None)
+        turn = gate.call(is_standing=standing_until is not None, user_id=user_id)
         request = (http_method, route.target, headers, body)
         try:
             with CallWatch(self._patience, client.receive, total_seconds, standing_until):
@@ -293,7 +286,7 @@ class Forwarder:
                     raise
                 turn.end(None)
         except (TimeoutError, ClientError, HttpProcessingError, OSError, ValueError) as exc:
-            raise failure(route, exc) from exc
+            raise failure(route.server_name, exc) from exc
 
     async def _relay(self, answer: UpstreamAnswer, route: Route, client: Client) -> None:
         status = answer.status
@@ -362,23 +355,6 @@ def announces(before: bytes, piece: bytes) -> bool:
         return True
     reach = len(ANNOUNCEMENT) - 1
     return ANNOUNCEMENT in before[-reach:] + piece[:reach]
-
-
-def failure(route: Route, error: Exception) -> Refusal:
-    """Return what the client is told of a failed exchange."""
-    match error:
-        case TimeoutError():
-            return UpstreamTimedOut(route.server_name, WAITED_FOR.get(type(error), Wait.MORE))
-        case OSError(errno=number) if number in OUR_OWN:
-            return NotServing("The gateway has no connection left; try again in a moment.")
-        case ClientConnectorError():
-            return UpstreamFailed(f"The server {route.server_name} cannot be reached.")
-        case HttpProcessingError():
-            return UpstreamFailed(f"The server {route.server_name} did not answer in HTTP.")
-        case ValueError():
-            return UpstreamFailed(f"The request to {route.server_name} cannot be sent.")
-        case _:
-            return UpstreamFailed(f"The server {route.server_name} broke the connection.")
 
 
 def _length(answer: UpstreamAnswer) -> int | None:

@@ -5,23 +5,23 @@ a gate each, so that neither can use up what the other needs.
 """
 
 import asyncio
-import errno
 import math
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 import structlog
-from aiohttp import ClientError
-from aiohttp.http_exceptions import HttpProcessingError
 
+from registry.connections.tracker import FRESH, ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.breaker import Breaker, BreakerRules, State
 from registry.gateway.errors import Refusal, UpstreamBusy, UpstreamPaused
+from registry.gateway.failures import Evidence, evidence_of, failure, says_that_it_fails
 from registry.gateway.values import Route
 
 log = structlog.get_logger()
@@ -29,8 +29,7 @@ log = structlog.get_logger()
 FRONT_FAILURES = frozenset({502, 503, 504})
 """The upstream's own front says that what is behind it is down or overloaded."""
 
-OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
-"""Failures to connect for want of something on this machine."""
+BAD_REQUEST = 400
 
 FEW_GATES = 256
 """So many gates are kept without looking for those that nobody needs any more."""
@@ -74,6 +73,7 @@ class Gate:
         breaker: Whether the server is asked at all.
         busy: How many calls are under way.
         standing: How many streams are open that stay so.
+        connections: Hears what becomes of calls; None where nobody wants to know.
     """
 
     __slots__ = (
@@ -83,14 +83,23 @@ class Gate:
         "_waiters",
         "breaker",
         "busy",
+        "connections",
         "limits",
         "route",
         "standing",
     )
 
-    def __init__(self, route: Route, limits: GateLimits, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        route: Route,
+        limits: GateLimits,
+        clock: Clock,
+        metrics: Metrics,
+        connections: ConnectionTracker | None,
+    ) -> None:
         self.route = route
         self.limits = limits
+        self.connections = connections
         self.breaker = Breaker(limits.rules)
         self.busy = 0
         self.standing = 0
@@ -105,14 +114,15 @@ class Gate:
         used = self.busy or self.standing or self._waiters
         return not used and self.breaker.state is State.CLOSED
 
-    def call(self, *, is_standing: bool = False) -> "Turn":
+    def call(self, *, is_standing: bool = False, user_id: str | None = None) -> "Turn":
         """Return a turn for one call.
 
         Args:
             is_standing: It opens a stream that stays open, which is counted elsewhere and takes
                 no place of a call.
+            user_id: Whose connection it goes over, where users have their own.
         """
-        return Turn(self, is_standing=is_standing)
+        return Turn(self, user_id, is_standing=is_standing)
 
     def admit(self) -> bool:
         """Whether the breaker is closed; otherwise let the call through as a probe.
@@ -243,13 +253,24 @@ class Turn:
         UpstreamBusy: Too many calls to the server are under way.
     """
 
-    __slots__ = ("_epoch", "_gate", "_is_settled", "_is_standing")
+    __slots__ = (
+        "_attempt",
+        "_epoch",
+        "_front_status",
+        "_gate",
+        "_is_standing",
+        "_user_id",
+        "_version",
+    )
 
-    def __init__(self, gate: Gate, *, is_standing: bool) -> None:
+    def __init__(self, gate: Gate, user_id: str | None, *, is_standing: bool) -> None:
         self._gate = gate
         self._is_standing = is_standing
-        self._is_settled = False
+        self._front_status = 0
         self._epoch = 0
+        self._user_id = user_id
+        self._version: datetime | None = None
+        self._attempt = 0
 
     async def __aenter__(self) -> Self:
         if not self.begin():
@@ -275,8 +296,12 @@ class Turn:
         self._epoch = gate.breaker.epoch
         if self._is_standing:
             gate.standing += 1
+            self._begun()
             return True
-        return gate.take(even_if_full=not is_closed)
+        has_place = gate.take(even_if_full=not is_closed)
+        if has_place:
+            self._begun()
+        return has_place
 
     async def wait(self) -> None:
         """Wait for the turn, and take it.
@@ -293,18 +318,27 @@ class Turn:
             gate.leave()
             raise
         self._epoch = gate.breaker.epoch
+        self._begun()
+
+    def _begun(self) -> None:
+        gate = self._gate
+        if gate.connections is not None:
+            version = self._version = gate.route.modified_at
+            self._attempt = gate.connections.began(gate.route.server_id, version, self._user_id)
 
     def end(self, error: BaseException | None) -> None:
         """End the turn, with what it failed with."""
         gate = self._gate
         # First, for a place that comes free may be of no use any more.
-        if not self._is_settled:
+        if not self._front_status:
             if error is None or isinstance(error, Refusal):
                 gate.breaker.completed()
             elif says_that_it_fails(error):
                 gate.failed(self._epoch)
             else:
                 gate.abandoned(self._epoch)
+        if gate.connections is not None:
+            self._tell(gate.connections, error)
         if self._is_standing:
             gate.standing -= 1
         else:
@@ -312,18 +346,56 @@ class Turn:
 
     def answered(self, status: int) -> None:
         """Note the head of an answer."""
+        gate = self._gate
         if status in FRONT_FAILURES:
-            self._is_settled = True
-            self._gate.failed(self._epoch)
-        elif self._gate.breaker.state is not State.CLOSED:
-            self._gate.answered()
+            self._front_status = status
+            gate.failed(self._epoch)
+            return
+        if gate.breaker.state is not State.CLOSED:
+            gate.answered()
+        if self._attempt is not FRESH and status < BAD_REQUEST:
+            self._tell_of_head()
 
+    def _tell_of_head(self) -> None:
+        connections, server_id = self._gate.connections, self._gate.route.server_id
+        if connections is None:
+            return
+        if self._is_standing:
+            # What is on it may come in hours, and how it ends says nothing of how it began.
+            connections.completed(server_id, self._version, self._user_id)
+            self._attempt = FRESH
+        else:
+            connections.answered(server_id, self._version, self._user_id)
 
-def says_that_it_fails(error: BaseException) -> bool:
-    """Whether an exchange that ended so shows that the server does not work."""
-    if isinstance(error, OSError) and error.errno in OUR_OWN:
-        return False
-    return isinstance(error, TimeoutError | ClientError | HttpProcessingError | OSError)
+    def _tell(self, connections: ConnectionTracker, error: BaseException | None) -> None:
+        """Tell what the end of a call says of the connection."""
+        route = self._gate.route
+        server_id, version, user_id = route.server_id, self._version, self._user_id
+        if error is None and not self._front_status:
+            connections.completed(server_id, version, user_id)
+            return
+        evidence = Evidence.FAILS if self._front_status else evidence_of(error)
+        if evidence is Evidence.REFUSES and not route.is_user_level:
+            evidence = Evidence.FAILS
+        match evidence:
+            case Evidence.WORKS:
+                connections.completed(server_id, version, user_id)
+            case Evidence.NOTHING:
+                connections.abandoned(server_id, user_id)
+            case Evidence.REFUSES:
+                connections.refused(server_id, version, user_id, self._problem(error))
+            case Evidence.FAILS if self._is_standing and self._attempt is FRESH:
+                connections.dropped(server_id, user_id)
+            case Evidence.FAILS:
+                problem = self._problem(error)
+                connections.failed(server_id, version, user_id, self._attempt, problem)
+
+    def _problem(self, error: BaseException | None) -> str:
+        name = self._gate.route.server_name
+        if error is None or self._front_status:
+            return f"The server {name} answered HTTP {self._front_status}."
+        refusal = error if isinstance(error, Refusal) else failure(name, error)
+        return refusal.message
 
 
 class UpstreamGates:
@@ -331,10 +403,20 @@ class UpstreamGates:
 
     A server that is led to another address gets a new one: what was learnt of the old address says
     nothing of the new.
+
+    Args:
+        connections: Hears what becomes of calls; None where nobody wants to know.
     """
 
-    def __init__(self, limits: GateLimits, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        limits: GateLimits,
+        clock: Clock,
+        metrics: Metrics,
+        connections: ConnectionTracker | None = None,
+    ) -> None:
         self._limits = limits
+        self._connections = connections
         self._clock = clock
         self._metrics = metrics
         self._gates: dict[str, Gate] = {}
@@ -357,7 +439,7 @@ class UpstreamGates:
         former = self._gates.get(route.server_id)
         if former is not None:
             former.retire()
-        gate = Gate(route, self._limits, self._clock, self._metrics)
+        gate = Gate(route, self._limits, self._clock, self._metrics, self._connections)
         self._gates[route.server_id] = gate
         if len(self._gates) > self._prune_at:
             self._prune(gate)

@@ -430,6 +430,7 @@ class HostedServer:
             level=level if is_stateless or "logging" in route.capabilities else None,
             tool=owned.tool,
             may_repeat=exchange.may_repeat or envelope.method in REPEATABLE,
+            user_id=caller.user.user_id if route.is_user_level else None,
         )
         await self._broker.ask(exchange, caller, offering, ask)
 

@@ -32,6 +32,7 @@ from registry.gateway.values import (
 from registry.policies.repository import PolicyRepository
 from registry.policies.values import Policy
 from registry.servers.credentials import CredentialVault, needs_user_key
+from registry.servers.directory import is_user_level
 from registry.servers.naming import slug_of
 from registry.servers.repository import ServerRepository
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
@@ -251,6 +252,8 @@ class RouteReader:
                 resources=rows.features.get(FeatureKind.RESOURCE, ()),
                 templates=rows.features.get(FeatureKind.TEMPLATE, ()),
                 features_known=server.registry.get("features_read") is True,
+                modified_at=server.updated_at,
+                is_user_level=is_user_level(server.config),
             )
         except (ValueError, TypeError, OverflowError) as exc:
             # Written by another program: one unusable document must not cost the others.

@@ -154,6 +154,7 @@ class PassThrough:
             body,
             exchange.client,
             may_repeat=self._may_repeat(exchange),
+            user_id=user.user_id if owned.route.is_user_level else None,
         )
 
     async def credentials_of(self, route: Route, user: UserContext) -> CIMultiDict[str]:
@@ -213,10 +214,16 @@ class PassThrough:
         if not exchange.is_modern:
             exchange.client.seal = self._resealing(exchange, route, user, session_id)
         http_method = exchange.scope["method"]
+        user_id = user.user_id if route.is_user_level else None
         if exchange.method not in STANDING_METHODS:
-            may_repeat = self._may_repeat(exchange)
             await self._forwarder.exchange(
-                http_method, route, headers, raw, exchange.client, may_repeat=may_repeat
+                http_method,
+                route,
+                headers,
+                raw,
+                exchange.client,
+                may_repeat=self._may_repeat(exchange),
+                user_id=user_id,
             )
             return
 
@@ -225,7 +232,13 @@ class PassThrough:
         until = self._until(exchange, route)
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(
-                http_method, route, headers, raw, exchange.client, standing_until=until
+                http_method,
+                route,
+                headers,
+                raw,
+                exchange.client,
+                standing_until=until,
+                user_id=user_id,
             )
 
     def _may_repeat(self, exchange: Exchange) -> bool:

@@ -16,8 +16,25 @@ USER_KEYS = "pluginauths"
 SERVERS = "mcpservers"
 POLICIES = "access_policies"
 
+UNHEEDED = frozenset(
+    {
+        "lastConnected",
+        "lastError",
+        "errorMessage",
+        "config.initDuration",
+        "registry.consecutive_failures",
+        "registry.last_sync_completed_at",
+        "registry.last_sync_started_at",
+        "registry.last_sync_status",
+        "registry.last_synced_at",
+        "registry.next_sync_at",
+    }
+)
+"""Of servers: what calls and readings that found nothing new have written. Heeded, each would have
+its server read again in every process, with all its tools."""
+
 WATCHED = (
-    Watched(SERVERS, is_counted=True),
+    Watched(SERVERS, is_counted=True, unheeded=UNHEEDED),
     Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
     Watched("mcp_features", "owner_id", "last_synced_at", is_counted=True),
     Watched("aclentries", "resourceId", is_counted=True),

@@ -16,6 +16,7 @@ from cachetools import TTLCache
 from packages.database.changes import ChangeFeed, Heard, HistoryLost, Position
 from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import UserContext
+from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
@@ -75,9 +76,10 @@ class Snapshot:
         revocations_changed: Called when a token was revoked, or may have been.
         suspicions: Takes note of servers that answer in another way than what is stored of them
             leads to expect.
+        connections: Forgets those to servers that changed, or are not served any more.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators
         self,
         feed: ChangeFeed,
         sources: SnapshotSources,
@@ -89,6 +91,7 @@ class Snapshot:
         users_changed: Callable[[], None],
         revocations_changed: Callable[[], Awaitable[None]],
         suspicions: Suspicions | None = None,
+        connections: ConnectionTracker | None = None,
     ) -> None:
         self._feed = feed
         self._reader = RouteReader(
@@ -104,6 +107,7 @@ class Snapshot:
         self._users_changed = users_changed
         self._revocations_changed = revocations_changed
         self._suspicions = suspicions
+        self._connections = connections
         self._routes: dict[str, Route] = {}
         self._catalogue = Catalogue({})
         self._policies: dict[str, Policy] = {}
@@ -210,7 +214,8 @@ class Snapshot:
                 views |= await self._reader.read(ids, self._views, self._clock.now())
                 # Calls go on meanwhile.
                 await self._clock.sleep(0)
-            self._views = views
+            before, self._views = self._views, views
+            self._follow_connections(before, {*before, *views})
             await self._follow_policies(policies)
             self._publish()
             self._user_headers.clear()
@@ -361,12 +366,32 @@ class Snapshot:
     async def _reload(self, server_ids: list[str]) -> None:
         """Read a few servers again. The caller holds the lock."""
         views = await self._reader.read(server_ids, self._views, self._clock.now())
-        for server_id in server_ids:
-            self._views.pop(server_id, None)
+        before = {
+            server_id: self._views.pop(server_id)
+            for server_id in server_ids
+            if server_id in self._views
+        }
         self._views |= views
+        self._follow_connections(before, server_ids)
         self._publish()
         self._user_headers.clear()
         self._server_reloads.inc(len(server_ids))
+
+    def _follow_connections(
+        self, before: Mapping[str, ServerView], server_ids: Iterable[str]
+    ) -> None:
+        if self._connections is None:
+            return
+        views = self._views
+        gone = [server_id for server_id in before if server_id not in views]
+        if gone:
+            self._connections.forget(gone)
+        versions = {
+            server_id: views[server_id].route.modified_at
+            for server_id in server_ids
+            if server_id in views
+        }
+        self._connections.outdate(versions)
 
     def _publish(self) -> None:
         """Replace the table in one step; of two servers on one slug the older one keeps it."""

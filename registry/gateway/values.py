@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -125,6 +126,8 @@ class Route:
         resources: Its resources by URI, in its own order.
         templates: Its resource templates by URI template, in its own order.
         features_known: Whether prompts, resources and templates were ever read.
+        modified_at: When the server was modified last, which is the version of its configuration.
+        is_user_level: Whether each user's connection to it is one of their own.
         policies: Those about its tools; None where there are none, as on what a caller gets.
         hidden: Tools that policies refuse to the caller whom it was made for, by name.
     """
@@ -154,6 +157,8 @@ class Route:
     resources: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     templates: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     features_known: bool = False
+    modified_at: datetime | None = field(default=None, compare=False)
+    is_user_level: bool = False
     policies: Policies | None = field(default=None, repr=False, compare=False)
     hidden: Mapping[str, Rule] = field(
         default_factory=lambda: NOTHING_HIDDEN, repr=False, compare=False
@@ -224,6 +229,8 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     resources: Iterable[FeatureEntry] = (),
     templates: Iterable[FeatureEntry] = (),
     features_known: bool = False,
+    modified_at: datetime | None = None,
+    is_user_level: bool = False,
 ) -> Route:
     """Return a route with everything precomputed that calls would compute again and again.
 
@@ -262,6 +269,8 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         resources=_by_key(resources),
         templates=_by_key(templates),
         features_known=features_known,
+        modified_at=modified_at,
+        is_user_level=is_user_level or per_user,
     )
 
 

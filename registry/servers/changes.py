@@ -58,6 +58,19 @@ CONNECTION_FIELDS = frozenset({"url", "type", "headers", "api_key", "oauth", "re
 """What decides how the upstream is reached; a change of it means reading its tools anew."""
 
 
+MOVING = frozenset(
+    {
+        "connection_state",
+        "error_message",
+        "is_recently_active",
+        "last_connected",
+        "last_error",
+    }
+)
+"""Read-only attributes that calls move all the time: what was read a moment ago may be sent back,
+and is left alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldChanges:
     """Dotted stored names to set and to remove.
@@ -266,7 +279,7 @@ def _user_key(given: ApiKeyInput | None) -> str | None:
 def _refuse_read_only(request: ServerUpdate, current: ServerRecord) -> None:
     shown = present_detail(current)
     for name, wire_name in read_only_fields().items():
-        if name not in request.model_fields_set:
+        if name not in request.model_fields_set or name in MOVING:
             continue
         if getattr(request, name) != shown.get(wire_name):
             raise ValidationFailedError(wire_name, "cannot be changed")

@@ -71,6 +71,10 @@ class DiscoveryFailedError(RegistryError):
     kind = ErrorKind.UPSTREAM
 
 
+class CredentialsRefusedError(DiscoveryFailedError):
+    """An upstream refused the credentials that it was sent."""
+
+
 class CredentialUnreadableError(RegistryError):
     """A stored secret cannot be decrypted with the current keys. It is left as it is."""
 

@@ -19,9 +19,6 @@ from registry.servers.values import (
 from registry.tools.projection import project
 from registry.tools.values import RejectedTool, ServedTool
 
-FAILURES_UNTIL_ERROR = 3
-"""Failed refreshes in a row after which an active server is marked `error`."""
-
 LISTED_PROBLEMS = 100
 """Most tool problems kept on a server; an upstream may offer thousands of broken tools."""
 
@@ -32,6 +29,8 @@ class Reading:
 
     Attributes:
         unread: Why nobody asked.
+        is_callers_own: Whether what failed are the values of the caller's own, which says nothing
+            of the server.
         began_at: When.
     """
 
@@ -39,6 +38,7 @@ class Reading:
     failure: str | None = None
     unread: str | None = None
     oauth_metadata: JsonObject | None = None
+    is_callers_own: bool = False
     began_at: datetime | None = None
 
 
@@ -51,14 +51,20 @@ class Outcome:
 
 
 def outcome_of(
-    reading: Reading, now: datetime, *, failures_before: int, status: ServerStatus | None
+    reading: Reading,
+    now: datetime,
+    *,
+    failures_before: int,
+    failures_until_error: int,
+    status: ServerStatus | None,
 ) -> Outcome:
     """Return the fields that a reading changes.
 
     Args:
         reading: What came of it.
         now: When.
-        failures_before: Failed readings in a row until now.
+        failures_before: Failed attempts in a row until now.
+        failures_until_error: So many make an active server one in error.
         status: The server's status; None while it is being registered.
     """
     synced: dict[str, object] = {
@@ -66,6 +72,8 @@ def outcome_of(
         "registry.last_sync_completed_at": now,
         "registry.last_sync_status": "success" if reading.failure is None else "failure",
     }
+    if reading.is_callers_own and status is not None:
+        return Outcome(synced)
     if reading.failure is not None:
         failures = failures_before + 1
         fields: dict[str, object] = {
@@ -74,7 +82,7 @@ def outcome_of(
             "errorMessage": reading.failure,
             "registry.consecutive_failures": failures,
         }
-        if status is ServerStatus.ACTIVE and failures >= FAILURES_UNTIL_ERROR:
+        if status is ServerStatus.ACTIVE and failures >= failures_until_error:
             fields["status"] = ServerStatus.ERROR.value
         return Outcome(fields)
     fields = {}

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import JsonValue
 
 from registry.access.presenter import present_flags
+from registry.connections.policy import is_recently_active
+from registry.connections.values import ConnectionView
 from registry.core import text
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
@@ -88,6 +90,14 @@ def present_detail(server: ServerRecord) -> JsonObject:
     if unlisted:
         answer["featureProblems"] = cast("JsonValue", unlisted)
     return answer
+
+
+def present_connection(server: ServerRecord, view: ConnectionView, now: datetime) -> JsonObject:
+    """Return what answers add to a server about the caller's connection to it."""
+    return {
+        "connection_state": view.state.value,
+        "is_recently_active": is_recently_active(server.last_connected, now),
+    }
 
 
 SYNC_TIMES = {

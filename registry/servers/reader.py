@@ -9,7 +9,12 @@ from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.servers.credentials import CredentialVault, needs_user_key
-from registry.servers.errors import USER_VARIABLE, DiscoveryFailedError, UserKeyMissingError
+from registry.servers.errors import (
+    USER_VARIABLE,
+    CredentialsRefusedError,
+    DiscoveryFailedError,
+    UserKeyMissingError,
+)
 from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery, Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
@@ -94,7 +99,8 @@ class ServerReader:
         except UserKeyMissingError as exc:
             return await self._nothing(bare, exc)
         except DiscoveryFailedError as exc:
-            return Reading(failure=exc.message)
+            is_own = bool(values) and isinstance(exc, CredentialsRefusedError)
+            return Reading(failure=exc.message, is_callers_own=is_own)
 
     async def _nothing(self, connection: ConnectionSpec, why: UserKeyMissingError) -> Reading:
         try:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from beanie import PydanticObjectId
 from bson import ObjectId
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
 from packages.database.client import Database, Doc, Transaction
@@ -81,8 +81,27 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 Key: TypeAlias = tuple[ObjectId, datetime, str | None]
 """A server's id, `updatedAt` and scope."""
 
-NO_PLACE = frozenset({2, 28})
-"""BadValue and PathNotViable: a member was to be set in what is no object."""
+NO_PLACE = frozenset({2, 14, 28})
+"""BadValue, TypeMismatch and PathNotViable: a member was to be set in what is no object, or
+increased that is no number."""
+
+FAILURES = "registry.consecutive_failures"
+TROUBLE = ("lastError", "errorMessage", FAILURES)
+"""What is stored of failures, and removed by a success."""
+
+SEEN_FIELDS = {
+    "serverName": 1,
+    "author": 1,
+    "scope": 1,
+    "status": 1,
+    "updatedAt": 1,
+    "lastConnected": 1,
+    "config.requiresOAuth": 1,
+    "config.headers": 1,
+    "config.apiKey": 1,
+    "config.customUserVars": 1,
+}
+"""What is read of all servers at once to say how connections to them stand."""
 
 BAD_HINT = 2
 """BadValue: what MongoDB answers when the index of a hint does not exist."""
@@ -130,6 +149,21 @@ class ServerRepository:
         cursor = self._servers.find({"_id": {"$in": keys}}, {"author": 1, "scope": 1})
         seen = (self._seen(record_of(row), user, granted) for row in await cursor.to_list())
         return {record.id: record.bits for record in seen if record.bits & VIEW_BIT}
+
+    async def visible(self, user: UserContext, now: datetime) -> list[ServerRecord]:
+        """Return all that *user* may see, with `SEEN_FIELDS` alone, last changed first."""
+        visible = visibility(user, admin_sees_private=self._admin_sees_private)
+        if visible.everything:
+            cursor = self._servers.find({}, SEEN_FIELDS, sort=SORT)
+            return [record_of(document, ALL_BITS) for document in await cursor.to_list()]
+        granted: dict[str, int] = {}
+        if visible.granted_scopes:
+            granted = await self._acl.granted(user, now)
+        keys = await self._visible_keys(visible, ServerFilter(), granted, now)
+        cursor = self._servers.find({"_id": {"$in": keys}}, SEEN_FIELDS)
+        found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
+        records = (self._seen(found[key], user, granted) for key in keys if key in found)
+        return [record for record in records if record.bits & VIEW_BIT]
 
     def _seen(
         self, record: ServerRecord, user: UserContext, granted: Mapping[str, int]
@@ -354,6 +388,101 @@ class ServerRepository:
             if exc.code not in NO_PLACE:
                 raise
             raise ServerUnusableError from exc
+        return result.matched_count == 1
+
+    async def note_connected(self, server_id: str, at: datetime, *, quiet_since: datetime) -> bool:
+        """Note when a server was connected to; say whether anything was written.
+
+        Neither its `updatedAt` nor anything else that people change is touched. Nothing is written
+        of a server that is off or in error, that failed after *at*, or of which all this is known
+        since *quiet_since*.
+        """
+        result = await self._servers.update_one(
+            {
+                "_id": ObjectId(server_id),
+                "status": {"$nin": [ServerStatus.INACTIVE.value, ServerStatus.ERROR.value]},
+                "lastError": {"$not": {"$gt": at}},
+                "$or": [
+                    {"lastConnected": {"$not": {"$gt": quiet_since}}},
+                    *({name: {"$exists": True}} for name in TROUBLE),
+                ],
+            },
+            {"$max": {"lastConnected": at}, "$unset": dict.fromkeys(TROUBLE, "")},
+        )
+        return result.matched_count == 1
+
+    async def is_in_error(self, server_id: str) -> bool:
+        """Whether a server's status says that it failed."""
+        query = {"_id": ObjectId(server_id), "status": ServerStatus.ERROR.value}
+        return await self._servers.find_one(query, {"_id": 1}) is not None
+
+    async def recover(self, server_id: str, at: datetime, tx: Transaction) -> bool:
+        """Take a server that is in error, not since *at*, back to active; say whether it was."""
+        result = await self._servers.update_one(
+            {
+                "_id": ObjectId(server_id),
+                "status": ServerStatus.ERROR.value,
+                "lastError": {"$not": {"$gt": at}},
+            },
+            {
+                "$set": {"status": ServerStatus.ACTIVE.value},
+                "$max": {"lastConnected": at},
+                "$unset": dict.fromkeys(TROUBLE, ""),
+            },
+            session=tx,
+        )
+        return result.matched_count == 1
+
+    async def note_failed(
+        self, server_id: str, at: datetime, message: str, *, failures: int, is_anew: bool
+    ) -> int:
+        """Note attempts that failed; return how many did in a row, or 0 if nothing was written.
+
+        Nothing is written of a server that is off, or was connected to after *at*.
+
+        Args:
+            server_id: Which server.
+            at: When the last of them failed.
+            message: Why.
+            failures: How many.
+            is_anew: Whether those that are counted already were before a success.
+
+        Raises:
+            ServerUnusableError: The stored document has no place for it.
+        """
+        operations: Doc = {"$set": {"lastError": at, "errorMessage": message}}
+        if is_anew:
+            operations["$set"][FAILURES] = failures
+        else:
+            operations["$inc"] = {FAILURES: failures}
+        try:
+            document = await self._servers.find_one_and_update(
+                {
+                    "_id": ObjectId(server_id),
+                    "status": {"$ne": ServerStatus.INACTIVE.value},
+                    "lastConnected": {"$not": {"$gt": at}},
+                },
+                operations,
+                projection={FAILURES: 1},
+                return_document=ReturnDocument.AFTER,
+            )
+        except OperationFailure as exc:
+            if exc.code not in NO_PLACE:
+                raise
+            raise ServerUnusableError from exc
+        return 0 if document is None else int(document["registry"]["consecutive_failures"])
+
+    async def give_up(self, server_id: str, failures: int, tx: Transaction) -> bool:
+        """Mark an active server as in error that has failed so often; say whether it was one."""
+        result = await self._servers.update_one(
+            {
+                "_id": ObjectId(server_id),
+                "status": {"$in": [ServerStatus.ACTIVE.value, None]},
+                FAILURES: {"$gte": failures},
+            },
+            {"$set": {"status": ServerStatus.ERROR.value}},
+            session=tx,
+        )
         return result.matched_count == 1
 
     async def due_for_sync(self, now: datetime, most: int) -> list[ServerRecord]:

@@ -13,11 +13,14 @@ from registry.access.policy import ServerScope
 from registry.access.presenter import present_flags
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
+from registry.connections.service import ConnectionService
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.core.paging import Page, PageRequest
 from registry.core.text import OBJECT_ID
+from registry.servers.directory import seen
 from registry.servers.presenter import (
+    present_connection,
     present_detail,
     present_summary,
     timestamp,
@@ -77,6 +80,10 @@ def _service(request: Request) -> ServerService:
     return cast("ServerService", request.app.state.servers)
 
 
+def _connections(request: Request) -> ConnectionService:
+    return cast("ConnectionService", request.app.state.connections)
+
+
 router = APIRouter(prefix="/api/v1/servers", tags=["servers"], route_class=StrictJsonRoute)
 
 
@@ -99,9 +106,18 @@ async def list_servers(
     service = _service(request)
     narrowed = ServerFilter(query, scope, status, author.lower() if author else None)
     result = await service.list_page(user, narrowed, PageRequest(page, per_page))
+    connections = _connections(request)
+    views = await connections.views(user, [seen(server) for server in result.items])
+    now = connections.now()
     return JsonAnswer(
         {
-            "servers": [present_summary(server) for server in result.items],
+            "servers": [
+                {
+                    **present_summary(server),
+                    **present_connection(server, views[server.id], now),
+                }
+                for server in result.items
+            ],
             "pagination": _pagination(result),
         }
     )
@@ -149,7 +165,7 @@ async def register_server(
     """Register a server: connect, read its tools, store it."""
     service = _service(request)
     server = await service.register(body, user, strict=strict)
-    return _detail(server, 201)
+    return await _detail(request, server, user, 201)
 
 
 @router.post(
@@ -174,7 +190,7 @@ async def try_connection(request: Request, _user: Writer, body: ConnectionTest) 
 async def get_server(request: Request, user: Reader, server_id: ServerId) -> Response:
     """Tell everything about a server but its secrets."""
     service = _service(request)
-    return _detail(await service.read(server_id, user))
+    return await _detail(request, await service.read(server_id, user), user)
 
 
 @router.patch(
@@ -200,7 +216,8 @@ async def update_server(
     """Change the fields that are given, and no others. PUT does the same as PATCH."""
     service = _service(request)
     precondition = _precondition(if_match, if_unmodified_since)
-    return _detail(await service.update(server_id, body, user, precondition=precondition))
+    server = await service.update(server_id, body, user, precondition=precondition)
+    return await _detail(request, server, user)
 
 
 @router.delete(
@@ -340,11 +357,19 @@ def _told(refreshed: Refreshed) -> str:
     return "Server health check successful"
 
 
-def _detail(server: ServerRecord, status: int = 200) -> Response:
+async def _detail(
+    request: Request, server: ServerRecord, user: UserContext, status: int = 200
+) -> Response:
+    connections = _connections(request)
+    views = await connections.views(user, [seen(server)])
+    body = {
+        **present_detail(server),
+        **present_connection(server, views[server.id], connections.now()),
+    }
     headers = {}
     if server.updated_at is not None:
         headers = {"ETag": _etag(server.updated_at)}
-    return JsonAnswer(present_detail(server), status, headers)
+    return JsonAnswer(body, status, headers)
 
 
 def _etag(updated_at: datetime) -> str:

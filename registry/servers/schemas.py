@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from registry.access.policy import ServerScope
 from registry.access.schemas import PermissionFlags
+from registry.connections.values import ConnectionState
 from registry.core.json import JsonObject
 from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
 from registry.servers.values import ServerStatus, SyncMode, Transport
@@ -253,6 +254,8 @@ class ServerUpdate(_ConfigInput):
     last_connected: ReadOnly = None
     last_error: ReadOnly = None
     error_message: ReadOnly = None
+    connection_state: ReadOnly = Field(default=None, alias="connection_state")
+    is_recently_active: ReadOnly = Field(default=None, alias="is_recently_active")
     capabilities: ReadOnly = None
     tools: ReadOnly = None
     tool_functions: ReadOnly = None
@@ -323,6 +326,14 @@ class ServerSummary(_Answer):
     created_at: datetime | None
     updated_at: datetime | None
     permissions: PermissionFlags
+    connection_state: ConnectionState = Field(
+        alias="connection_state",
+        description="How the connection stands: the gateway's, or the caller's own where users "
+        "bring their own credentials.",
+    )
+    is_recently_active: bool = Field(
+        alias="is_recently_active", description="Connected to within the last five minutes."
+    )
 
 
 class ToolProblem(BaseModel):

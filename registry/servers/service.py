@@ -15,6 +15,7 @@ from registry.access.policy import NO_BITS, Permission, ServerScope
 from registry.access.rbac import validate_admin, validate_owner
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
+from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError, ValidationFailedError
 from registry.core.json import JsonObject
@@ -35,6 +36,7 @@ from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
 from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reader import ServerReader
+from registry.servers.readings import note_reading
 from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
 from registry.servers.store import Confirm, ServerRepositories, ServerStore
 from registry.servers.values import (
@@ -79,29 +81,36 @@ class ServerService:
 
     Args:
         changes: Hears of every committed change.
+        connections: Hears how upstreams were read.
+        failures_until_error: Attempts that fail in a row until an active server is in error.
         admin_sees_private: Whether administrators see other users' private servers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators
         self,
         database: Database,
         repositories: ServerRepositories,
         vault: CredentialVault,
         discovery: Discovery,
         changes: ServerChanges,
+        connections: ConnectionTracker,
         *,
         clock: Clock,
         metrics: Metrics,
+        failures_until_error: int,
         admin_sees_private: bool,
     ) -> None:
         self._servers = repositories.servers
         self._audit = repositories.audit
         self._tools = repositories.tools
         self._tokens = repositories.tokens
-        self._store = ServerStore(database, repositories, clock)
+        self._store = ServerStore(
+            database, repositories, clock, failures_until_error=failures_until_error
+        )
         self._vault = vault
         self._reader = ServerReader(vault, discovery, repositories.plugin_auths, clock)
         self._changes = changes
+        self._connections = connections
         self._clock = clock
         self._operations = metrics.server_operations
         self._admin_sees_private = admin_sees_private
@@ -219,10 +228,13 @@ class ServerService:
             current = await self._require_editable(server_id, user)
             if not precondition.holds(current.updated_at):
                 raise ServerModifiedError(self._moment(current), expected)
-            if await self._try_update(current, request, user):
+            is_written, reading = await self._try_update(current, request, user)
+            if is_written:
                 self._operations.labels("update", "success").inc()
                 await self._changes.server_changed(server_id)
-                return await self.get(server_id, user)
+                server = await self.get(server_id, user)
+                note_reading(self._connections, server, reading, user.user_id)
+                return server
             if expected is not None:
                 latest = await self.get(server_id, user)
                 raise ServerModifiedError(self._moment(latest), expected)
@@ -278,6 +290,7 @@ class ServerService:
         self._operations.labels("delete", "success").inc()
         log.info("server_deleted", server_id=server_id, user_id=user.user_id)
         await self._changes.server_changed(server_id)
+        self._connections.forget([server_id])
 
     async def refresh(
         self,
@@ -321,8 +334,10 @@ class ServerService:
                 self._operations.labels("refresh", outcome).inc()
                 await self._changes.server_changed(server_id)
                 stored = await self._tools.stored(server_id)
+                refreshed = await self.get(server_id, user)
+                note_reading(self._connections, refreshed, reading, user.user_id)
                 return Refreshed(
-                    await self.get(server_id, user),
+                    refreshed,
                     reading.failure,
                     reading.unread,
                     tuple(sorted(name for name, row in stored.items() if row.waits)),
@@ -393,7 +408,9 @@ class ServerService:
                 if request.path is not None:
                     raise
                 continue
-            return await self.get(server_id, user)
+            server = await self.get(server_id, user)
+            note_reading(self._connections, server, reading, user.user_id)
+            return server
         raise PathTakenError(next(candidate_paths(request.server_name)))
 
     def _paths(self, request: ServerCreate) -> list[str]:
@@ -404,11 +421,12 @@ class ServerService:
 
     async def _try_update(
         self, current: ServerRecord, request: ServerUpdate, user: UserContext
-    ) -> bool:
+    ) -> tuple[bool, Reading | None]:
+        """Say whether the update was written, and what came of reading the upstream."""
         changes = update_of(request, current, self._vault)
         self._check_update(request, current, user)
         if not changes.changes and not changes.removed and changes.user_key is None:
-            return True
+            return True, None
         reading: Reading | None = None
         if changes.reconnects:
             config = _changed_config(current.config, changes)
@@ -421,7 +439,7 @@ class ServerService:
                 created_at=current.created_at,
                 use_stored_key=not changes.leaves_origin,
             )
-        return await self._store.write(
+        is_written = await self._store.write(
             current,
             reading,
             changes,
@@ -429,6 +447,7 @@ class ServerService:
             accept=False,
             confirm=self._still(current, user, Permission.EDIT),
         )
+        return is_written, reading
 
     def _check_update(
         self, request: ServerUpdate, current: ServerRecord, user: UserContext

@@ -72,9 +72,21 @@ class _OutdatedError(Exception):
 
 
 class ServerStore:
-    """Writes servers together with their tools, ACL entries and keys."""
+    """Writes servers together with their tools, ACL entries and keys.
 
-    def __init__(self, database: Database, repositories: ServerRepositories, clock: Clock) -> None:
+    Args:
+        failures_until_error: Attempts that fail in a row until an active server is in error.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        repositories: ServerRepositories,
+        clock: Clock,
+        *,
+        failures_until_error: int,
+    ) -> None:
+        self._failures_until_error = failures_until_error
         self._database = database
         self._servers = repositories.servers
         self._tools = repositories.tools
@@ -123,7 +135,13 @@ class ServerStore:
             "updatedAt": now,
         }
         apply_to_new(fields, schedule_fields({}, _dotted(_sync_settings(request)), (), now))
-        outcome = outcome_of(reading, now, failures_before=0, status=None)
+        outcome = outcome_of(
+            reading,
+            now,
+            failures_before=0,
+            failures_until_error=self._failures_until_error,
+            status=None,
+        )
         apply_to_new(fields, outcome)
 
         async def store(tx: Transaction) -> str:
@@ -197,6 +215,7 @@ class ServerStore:
                 reading,
                 now,
                 failures_before=failures if isinstance(failures, int) else 0,
+                failures_until_error=self._failures_until_error,
                 status=server.effective_status,
             )
             # A status that the caller asked for wins over what the reading suggests.

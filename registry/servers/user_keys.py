@@ -9,6 +9,7 @@ import structlog
 from packages.database.client import Database, Transaction
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
+from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
@@ -49,6 +50,7 @@ class UserKeyService:
         database: Database,
         repositories: ServerRepositories,
         changes: ServerChanges,
+        connections: ConnectionTracker,
         *,
         clock: Clock,
     ) -> None:
@@ -57,6 +59,7 @@ class UserKeyService:
         self._plugin_auths = repositories.plugin_auths
         self._audit = repositories.audit
         self._changes = changes
+        self._connections = connections
         self._clock = clock
 
     async def states(
@@ -179,4 +182,5 @@ class UserKeyService:
 
     async def _changed(self, server_id: str, user: UserContext) -> None:
         log.info("user_keys_changed", server_id=server_id, user_id=user.user_id)
+        self._connections.forget_user(server_id, user.user_id)
         await self._changes.server_changed(server_id)

@@ -9,11 +9,15 @@ from registry.core.json import JsonObject
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.features.intake import take as take_features
-from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
+from registry.servers.errors import (
+    CredentialsRefusedError,
+    DiscoveryFailedError,
+    UnsafeUrlError,
+)
 from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tools.intake import take
-from registry.upstream.errors import UnsafeAddressError, UpstreamError
+from registry.upstream.errors import UnsafeAddressError, UpstreamError, UpstreamRefusedError
 from registry.upstream.guard import UrlGuard
 from registry.upstream.values import Limits, Reading, Target
 
@@ -64,6 +68,8 @@ class DiscoveryService:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
             log.info("discovery_failed", problem=exc.message)
+            if isinstance(exc, UpstreamRefusedError):
+                raise CredentialsRefusedError(exc.message) from exc
             raise DiscoveryFailedError(exc.message) from exc
         finally:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)

@@ -5,12 +5,15 @@ import structlog
 from packages.database.client import Database, Transaction
 from registry.audit.values import AuditAction
 from registry.auth.identity import OPERATOR
+from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.servers.changes import FieldChanges
+from registry.servers.directory import is_user_level
+from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedError
 from registry.servers.reader import ServerReader
 from registry.servers.store import ServerRepositories, ServerStore
-from registry.servers.values import ServerStatus, Transport
-from registry.sync.discovery import DiscoveryService
+from registry.servers.values import ConnectionSpec, ServerRecord, ServerStatus, Transport
+from registry.sync.discovery import DiscoveryService, Eras
 
 log = structlog.get_logger()
 
@@ -24,11 +27,16 @@ class EraProber:
         repositories: ServerRepositories,
         reader: ServerReader,
         discovery: DiscoveryService,
+        connections: ConnectionTracker,
         *,
         clock: Clock,
+        failures_until_error: int,
     ) -> None:
         self._servers = repositories.servers
-        self._store = ServerStore(database, repositories, clock)
+        self._store = ServerStore(
+            database, repositories, clock, failures_until_error=failures_until_error
+        )
+        self._connections = connections
         self._reader = reader
         self._discovery = discovery
 
@@ -49,7 +57,7 @@ class EraProber:
         if connection.transport is Transport.SSE:
             # The old transport knows the handshake only.
             return
-        found = await self._discovery.eras(connection)
+        found = await self._asked(server, connection)
         eras = sorted(era.value for era in found.eras)
         version = found.protocol_version
         before = server.registry.get("eras"), server.registry.get("protocol_version")
@@ -68,6 +76,24 @@ class EraProber:
             action=AuditAction.REFRESH,
         ):
             log.info("server_eras_changed", server_id=server_id, eras=eras, version=version)
+
+    async def _asked(self, server: ServerRecord, connection: ConnectionSpec) -> Eras:
+        about = (server.id, server.updated_at, None)
+        attempt = self._connections.began(*about)
+        try:
+            found = await self._discovery.eras(connection)
+        except DiscoveryFailedError as exc:
+            if isinstance(exc, CredentialsRefusedError) and is_user_level(server.config):
+                # It was asked without any.
+                self._connections.refused(*about, exc.message)
+            else:
+                self._connections.failed(*about, attempt, exc.message)
+            raise
+        except BaseException:
+            self._connections.abandoned(server.id, None)
+            raise
+        self._connections.completed(*about)
+        return found
 
 
 async def _nobody_asks(_tx: Transaction) -> None:

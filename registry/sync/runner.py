@@ -11,6 +11,7 @@ from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.audit.values import AuditAction
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.core.metrics import Metrics
@@ -20,6 +21,7 @@ from registry.servers.errors import DiscoveryFailedError
 from registry.servers.outcome import Reading
 from registry.servers.ports import ServerChanges
 from registry.servers.reader import ServerReader
+from registry.servers.readings import note_reading
 from registry.servers.registry_sync import Synced
 from registry.servers.store import ServerRepositories, ServerStore
 from registry.servers.values import ServerRecord, ServerStatus
@@ -60,10 +62,12 @@ class Terms:
 
     Attributes:
         lease_seconds: How long a worker may be silent before others take its job.
+        failures_until_error: Attempts that fail in a row until an active server is in error.
     """
 
     patience: Patience
     lease_seconds: float
+    failures_until_error: int
 
 
 @dataclass(slots=True)
@@ -83,13 +87,14 @@ class _Attempt:
 class SyncRunner:
     """Runs jobs that this process has claimed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators
         self,
         database: Database,
         repositories: ServerRepositories,
         jobs: JobRepository,
         reader: ServerReader,
         changes: ServerChanges,
+        connections: ConnectionTracker,
         terms: Terms,
         *,
         clock: Clock,
@@ -97,7 +102,10 @@ class SyncRunner:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._servers = repositories.servers
-        self._store = ServerStore(database, repositories, clock)
+        self._store = ServerStore(
+            database, repositories, clock, failures_until_error=terms.failures_until_error
+        )
+        self._connections = connections
         self._jobs = jobs
         self._reader = reader
         self._changes = changes
@@ -218,6 +226,10 @@ class SyncRunner:
             ending = self._ending(attempt, reading, written, is_final=is_final)
             await self._end(job, ending)
         await self._changes.server_changed(server.id)
+        stored = await self._servers.get_unchecked(server.id)
+        if stored is not None:
+            user_id = _reader_of(job, server).user_id
+            note_reading(self._connections, stored, reading, user_id)
         return ending
 
     def _ending(

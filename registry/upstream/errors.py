@@ -6,6 +6,7 @@ UpstreamError
 ├── UpstreamTimeoutError    no answer in time
 ├── UpstreamTooLargeError   more bytes or tools than we take
 └── UpstreamProtocolError   an answer that is not MCP, or an MCP error
+    └── UpstreamRefusedError    credentials are missing or wrong
 """
 
 from registry.core.errors import ErrorKind, RegistryError
@@ -37,3 +38,7 @@ class UpstreamTooLargeError(UpstreamError):
 
 class UpstreamProtocolError(UpstreamError):
     """The answer is not MCP, or an MCP error."""
+
+
+class UpstreamRefusedError(UpstreamProtocolError):
+    """Credentials are missing or wrong."""

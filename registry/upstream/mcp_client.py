@@ -31,6 +31,7 @@ from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamProtocolError,
+    UpstreamRefusedError,
     UpstreamTimeoutError,
     UpstreamTooLargeError,
 )
@@ -403,7 +404,7 @@ def _told_by_status(exchange: Exchange, target: Target) -> UpstreamError | None:
         case None:
             return None
         case 401 | 403:
-            return UpstreamProtocolError(
+            return UpstreamRefusedError(
                 f"{origin} answered {status}: credentials are missing or wrong."
             )
         case _ if 300 <= status < 400:  # noqa: PLR2004 - redirections

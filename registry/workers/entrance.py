@@ -15,6 +15,7 @@ log = structlog.get_logger()
 
 MESSAGES = "/message"
 COUNTS = "/counts"
+CONNECTIONS = "/connections"
 
 Reply = Callable[[bytes], Awaitable[bytes]]
 

@@ -15,7 +15,7 @@ from yarl import URL
 from registry.gateway.patience import Patience
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.watch import CallWatch
-from registry.workers.entrance import COUNTS, MESSAGES, Entrance, Reply
+from registry.workers.entrance import CONNECTIONS, COUNTS, MESSAGES, Entrance, Reply
 from registry.workers.ids import is_worker_id
 from registry.workers.place import Place
 from registry.workers.relay import is_from_peer, relayed_headers, returned_headers, target
@@ -25,6 +25,9 @@ log = structlog.get_logger()
 CONNECT_SECONDS = 2.0
 REPLY_SECONDS = 2.0
 """How long a worker may take to reply to a message; one that hangs must not hang the others."""
+
+CONNECTIONS_SECONDS = 0.5
+"""How long one may take to tell of its connections: somebody waits for a list meanwhile."""
 
 MAX_HEADER_BYTES = 64 * 1024
 BASE = "http://worker"
@@ -85,14 +88,16 @@ class Siblings(Peers):
         self._patience = Patience()
         self._handler: Reply | None = None
 
-    def entrance(self, app: ASGIApp, counts: Reply) -> Entrance:
+    def entrance(self, app: ASGIApp, counts: Reply, connections: Reply) -> Entrance:
         """Return what this worker serves to the others.
 
         Args:
             app: Answers what they forward.
             counts: Returns what this worker has counted.
+            connections: Returns what this worker knows of connections.
         """
-        return Entrance(app, {MESSAGES: self._reply, COUNTS: counts})
+        replies = {MESSAGES: self._reply, COUNTS: counts, CONNECTIONS: connections}
+        return Entrance(app, replies)
 
     @override
     async def forward(
@@ -134,19 +139,30 @@ class Siblings(Peers):
         """Return what each of the others has counted; None for those that did not tell."""
         return await self._told_all(COUNTS, b"")
 
+    async def connections(self, question: bytes) -> list[bytes]:
+        """Ask all others of connections; return the replies that came within half a second."""
+        replies = await self._told_all(CONNECTIONS, question, CONNECTIONS_SECONDS)
+        return [reply for reply in replies.values() if reply is not None]
+
     async def _reply(self, message: bytes) -> bytes:
         return b"" if self._handler is None else await self._handler(message)
 
-    async def _told_all(self, path: str, message: bytes) -> dict[str, bytes | None]:
+    async def _told_all(
+        self, path: str, message: bytes, seconds: float = REPLY_SECONDS
+    ) -> dict[str, bytes | None]:
         others = self.place.others()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._told(other, path, message)) for other in others]
+            tasks = [
+                group.create_task(self._told(other, path, message, seconds)) for other in others
+            ]
         return {other: task.result() for other, task in zip(others, tasks, strict=True)}
 
-    async def _told(self, worker: str, path: str, message: bytes) -> bytes | None:
+    async def _told(
+        self, worker: str, path: str, message: bytes, seconds: float = REPLY_SECONDS
+    ) -> bytes | None:
         try:
             async with (
-                asyncio.timeout(REPLY_SECONDS),
+                asyncio.timeout(seconds),
                 self._asked(worker, "POST", path, CIMultiDict(), message) as answer,
             ):
                 return await answer.read() if answer.ok else None

@@ -33,6 +33,7 @@ class Across(StrEnum):
 
 
 GAUGES: Mapping[str, Across] = {
+    "mcp_connections": Across.SUM,
     "mcp_gateway_breaker_state": Across.SUM,
     "mcp_gateway_feeds": Across.SUM,
     "mcp_gateway_policies_unreadable": Across.MAX,

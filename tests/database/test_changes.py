@@ -105,6 +105,34 @@ async def test_the_present_position_is_known_before_anything_changes(database: D
         assert await next_change(stream) == Change("watched", "a", "1")
 
 
+@pytest.mark.parametrize(
+    ("update", "is_told"),
+    [
+        ({"$set": {"seen": 2}}, False),
+        ({"$set": {"seen": 2}, "$inc": {"ours.count": 1}}, False),
+        ({"$unset": {"seen": ""}}, False),
+        ({"$set": {"seen": 2, "other": 2}}, True),
+        ({"$set": {"seen": 2}, "$unset": {"other": ""}}, True),
+        ({"$set": {"ours.other": 1}}, True),
+    ],
+)
+async def test_an_update_of_unheeded_fields_alone_is_not_told(
+    database: Database, update: dict[str, Any], *, is_told: bool
+) -> None:
+    collection = database.collection("watched")
+    await collection.insert_one({"_id": "a", "seen": 1, "other": 1, "ours": {"count": 1}})
+    unheeded = frozenset({"seen", "ours.count"})
+    feed = ChangeStream(database, [Watched("watched", unheeded=unheeded)])
+
+    async with aclosing(feed.changes(None)) as stream:
+        await anext(stream)
+        await collection.update_one({"_id": "a"}, update)
+        await collection.insert_one({"_id": "last"})
+        first = await next_change(stream)
+
+    assert first == Change("watched", "a" if is_told else "last")
+
+
 @pytest.mark.parametrize("forged", [{"_data": "82DEADBEEF"}, {"_data": "zz"}, {"other": 1}])
 async def test_there_is_no_going_on_from_a_forged_position(
     database: Database, forged: dict[str, object]

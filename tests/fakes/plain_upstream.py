@@ -79,18 +79,17 @@ class PlainUpstream:
 
 
 @asynccontextmanager
-async def plain_upstream() -> AsyncIterator[PlainUpstream]:
-    """Serve one on a free port."""
+async def plain_upstream(port: int = 0) -> AsyncIterator[PlainUpstream]:
+    """Serve one, on a free port unless one is given."""
     upstream = PlainUpstream()
     app = web.Application()
     app.router.add_route("*", PATH, upstream.answer)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, HOST, 0)
+        site = web.TCPSite(runner, HOST, port)
         await site.start()
-        port = runner.addresses[0][1]
-        upstream.url = f"http://{HOST}:{port}{PATH}"
+        upstream.url = f"http://{HOST}:{runner.addresses[0][1]}{PATH}"
         yield upstream
     finally:
         await runner.cleanup()

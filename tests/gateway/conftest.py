@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from registry.auth.identity import Role, UserContext
 from registry.auth.identity import Scope as TokenScope
+from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock, SystemClock
 from registry.core.drain import Drain
 from registry.core.metrics import Metrics
@@ -144,6 +145,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         drain: Drain | None = None,
         peers: Peers | None = None,
         clock: Clock | None = None,
+        connections: ConnectionTracker | None = None,
         **changes: Any,
     ) -> Gateway:
         session = await stack.enter_async_context(
@@ -164,7 +166,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
                 session=session,
                 refusals=refusals,
                 recorder=recorder,
-                gates=UpstreamGates(gate_limits(settings), SystemClock(), metrics),
+                gates=UpstreamGates(gate_limits(settings), SystemClock(), metrics, connections),
                 announced=lambda _: None,
                 peers=peers or Alone("worker00"),
                 drain=drain or Drain(),

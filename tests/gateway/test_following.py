@@ -33,6 +33,7 @@ from registry.servers.credentials import CredentialVault
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from registry.wiring import build_repositories
+from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 
@@ -89,6 +90,8 @@ def replicas(database: Database, settings: Settings, cipher: Cipher) -> Replicas
             CredentialVault(cipher),
             discovery,
             RecordedChanges(),
+            quiet_tracker(),
+            failures_until_error=3,
             clock=clock,
             metrics=Metrics(),
             admin_sees_private=True,
@@ -179,6 +182,22 @@ async def test_what_was_loaded_before_is_followed_from_there_without_reading_it_
         await until(lambda: two.snapshot.route("weather"))
 
     assert two.reloads("full") == 1
+
+
+async def test_what_calls_write_of_a_server_makes_nobody_read_it_again(
+    two: Replicas, alice: UserContext
+) -> None:
+    server = await two.servers.register(create(), alice, strict=True)
+    await two.snapshot.load()
+    repository, now = vars(two.servers)["_servers"], SystemClock().now()
+
+    async with two.following():
+        await repository.note_failed(server.id, now, "It is away.", failures=1, is_anew=False)
+        await repository.note_connected(server.id, now, quiet_since=now)
+        await two.servers.register(create("other"), alice, strict=True)
+        await until(lambda: two.snapshot.route("other"))
+
+    assert (two.reloads("full"), two.reloads("server")) == (1, 1)
 
 
 async def test_a_deleted_row_makes_its_server_alone_be_read_again(

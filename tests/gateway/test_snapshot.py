@@ -25,6 +25,7 @@ from registry.servers.errors import UserKeyMissingError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
+from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
 
 pytestmark = pytest.mark.wire
@@ -44,6 +45,8 @@ def other_replica(
         CredentialVault(cipher),
         FakeDiscovery(),
         RecordedChanges(),
+        quiet_tracker(),
+        failures_until_error=3,
         clock=clock,
         metrics=Metrics(),
         admin_sees_private=True,

@@ -13,6 +13,7 @@ from registry.core.metrics import Metrics
 from registry.servers.credentials import CredentialVault
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
+from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
@@ -46,6 +47,8 @@ def servers(
         CredentialVault(cipher),
         discovery,
         changes,
+        quiet_tracker(),
+        failures_until_error=3,
         clock=clock,
         metrics=Metrics(),
         admin_sees_private=True,

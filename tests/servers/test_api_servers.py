@@ -90,6 +90,8 @@ async def test_a_registration_answers_the_whole_server_with_its_tools(
         "permissions": ALL_RIGHTS,
         "scope": "private_user",
         "status": "active",
+        "connection_state": "connected",
+        "is_recently_active": True,
         "path": "/mcp/plain",
         "tags": ["demo"],
         "numTools": 1,
@@ -333,7 +335,13 @@ async def test_put_changes_given_fields_alone_just_as_patch_does(
 
     answer = await rest.call(alice, method, f"/{created['id']}", json={"title": "New"})
 
-    expected = {**created, "title": "New", "updatedAt": answer.json()["updatedAt"]}
+    expected = {
+        **created,
+        "title": "New",
+        "updatedAt": answer.json()["updatedAt"],
+        # What was tried before is no news of what is configured now.
+        "connection_state": "disconnected",
+    }
     assert (answer.status_code, answer.json()) == (200, expected)
 
 
@@ -349,6 +357,31 @@ async def test_a_whole_answer_may_be_sent_back(
 
     assert (answer.status_code, answer.json().get("description")) == (200, "More")
     assert upstream.seen[-1]["x-key"] == KEY
+
+
+async def test_a_whole_answer_may_be_sent_back_after_a_call_has_moved_its_times(
+    rest: Rest, upstream: PlainUpstream, alice: UserContext
+) -> None:
+    created = await rest.register(alice, "plain", upstream.url)
+    before = {
+        **created,
+        "lastConnected": "2026-01-01T00:00:00.000Z",
+        "lastError": "2026-01-01T00:00:00.000Z",
+        "errorMessage": "It was away.",
+        "connection_state": "error",
+        "is_recently_active": False,
+    }
+
+    answer = await rest.call(
+        alice, "PUT", f"/{created['id']}", json={**before, "description": "More"}
+    )
+
+    told = answer.json()
+    assert (answer.status_code, told["description"]) == (200, "More")
+    assert (told["lastConnected"] >= created["lastConnected"], told["errorMessage"]) == (
+        True,
+        None,
+    )
 
 
 @pytest.mark.requirement("R-130")
@@ -658,6 +691,8 @@ async def test_a_bare_document_of_the_other_application_is_shown_with_defaults(
             "createdAt": None,
             "updatedAt": None,
             "permissions": ALL_RIGHTS,
+            "connection_state": "disconnected",
+            "is_recently_active": False,
         }
     ]
     assert detail == {

@@ -55,6 +55,7 @@ WITH_INPUT = (
     "put_permissions",
     "list_audit",
     "list_usage",
+    "get_connection",
     "list_tools",
     "update_tools",
     "get_tool",
@@ -87,6 +88,7 @@ WITH_INPUT = (
     "revoke_token",
 )
 WITHOUT_INPUT = (
+    "list_connections",
     "server_stats",
     "jwks",
     "resource_metadata",

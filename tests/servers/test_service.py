@@ -14,9 +14,13 @@ from packages.database.encryption import Cipher, FieldRef
 from registry.access.policy import ServerScope
 from registry.auth.errors import AdminRequiredError
 from registry.auth.identity import UserContext
+from registry.core.clock import SystemClock
 from registry.core.errors import ValidationFailedError
+from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
+from registry.servers.credentials import CredentialVault
 from registry.servers.errors import (
+    CredentialsRefusedError,
     DiscoveryFailedError,
     PathTakenError,
     ServerExistsError,
@@ -25,7 +29,6 @@ from registry.servers.errors import (
     ServerNotFoundError,
     UnsafeUrlError,
 )
-from registry.servers.outcome import FAILURES_UNTIL_ERROR
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
 from registry.servers.store import LARGE_CHARACTERS, ServerRepositories
@@ -38,6 +41,7 @@ from registry.servers.values import (
     ServerStatus,
 )
 from registry.tools.values import RejectedTool
+from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 
 pytestmark = pytest.mark.wire
@@ -56,6 +60,10 @@ def change(**fields: object) -> ServerUpdate:
 
 def unreachable(_: ConnectionSpec) -> Discovered:
     raise DiscoveryFailedError("Could not connect: connection refused.")
+
+
+def refusing(_: ConnectionSpec) -> Discovered:
+    raise CredentialsRefusedError("http://127.0.0.1:9999 answered 401.")
 
 
 async def registered(
@@ -513,7 +521,7 @@ async def test_failures_in_a_row_set_the_error_status_and_a_success_clears_it(
 ) -> None:
     server = await registered(servers, alice)
     working, discovery.answer = discovery.answer, unreachable
-    for _ in range(FAILURES_UNTIL_ERROR - 1):
+    for _ in range(2):
         await servers.refresh(server.id, alice)
     failed = (await servers.refresh(server.id, alice)).server
     discovery.answer = working
@@ -524,6 +532,61 @@ async def test_failures_in_a_row_set_the_error_status_and_a_success_clears_it(
     assert recovered.status is ServerStatus.ACTIVE
     assert recovered.error_message is None
     assert "consecutive_failures" not in recovered.registry
+
+
+@pytest.mark.requirement("R-287")
+async def test_how_many_failures_make_an_error_is_a_setting(
+    database: Database,
+    repositories: ServerRepositories,
+    cipher: Cipher,
+    discovery: FakeDiscovery,
+    clock: SystemClock,
+    alice: UserContext,
+) -> None:
+    servers = ServerService(
+        database,
+        repositories,
+        CredentialVault(cipher),
+        discovery,
+        RecordedChanges(),
+        quiet_tracker(),
+        clock=clock,
+        metrics=Metrics(),
+        failures_until_error=1,
+        admin_sees_private=True,
+    )
+    server = await registered(servers, alice)
+    discovery.answer = unreachable
+
+    refreshed = (await servers.refresh(server.id, alice)).server
+
+    assert refreshed.status is ServerStatus.ERROR
+
+
+async def test_a_key_of_the_callers_own_that_is_refused_is_no_failure_of_the_server(
+    servers: ServerService, discovery: FakeDiscovery, alice: UserContext
+) -> None:
+    server = await registered(servers, alice, apiKey={"source": "user", "key": "wrong"})
+    discovery.answer = refusing
+
+    for _ in range(2):
+        await servers.refresh(server.id, alice)
+    refreshed = await servers.refresh(server.id, alice)
+
+    assert refreshed.failure == "http://127.0.0.1:9999 answered 401."
+    assert (refreshed.server.status, refreshed.server.error_message) == (server.status, None)
+    assert refreshed.server.updated_at == server.updated_at
+
+
+async def test_a_key_for_all_that_is_refused_is_a_failure_of_the_server(
+    servers: ServerService, discovery: FakeDiscovery, alice: UserContext
+) -> None:
+    server = await registered(servers, alice, apiKey={"key": "wrong"})
+    discovery.answer = refusing
+
+    refreshed = await servers.refresh(server.id, alice)
+
+    assert refreshed.server.error_message == "http://127.0.0.1:9999 answered 401."
 
 
 async def test_a_refresh_never_turns_an_inactive_server_on(

@@ -14,7 +14,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.features.values import FeatureKind
-from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
+from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedError, UnsafeUrlError
 from registry.servers.values import ConnectionSpec, Era, Transport
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
@@ -139,7 +139,7 @@ async def test_credentials_are_sent(settings: Settings) -> None:
         found = await service(settings).discover(
             ConnectionSpec(url, Transport.STREAMABLE_HTTP, {"X-Key": "sentinel"})
         )
-        with pytest.raises(DiscoveryFailedError, match="401: credentials are missing or wrong"):
+        with pytest.raises(CredentialsRefusedError, match="401: credentials are missing or wrong"):
             await service(settings).discover(spec(url))
 
     assert len(found.snapshot.tools) == 1

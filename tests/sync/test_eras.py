@@ -20,6 +20,7 @@ from registry.servers.store import ServerRepositories
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
 from registry.upstream.guard import UrlGuard
+from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import RecordedChanges
 from tests.fakes.upstreams import TOOL, Handler, mcp, serve, tools, wants
 
@@ -59,13 +60,23 @@ class Parts:
         reader = ServerReader(vault, discovery, repositories.plugin_auths, SystemClock())
         self.database = database
         self.repositories = repositories
-        self.prober = EraProber(database, repositories, reader, discovery, clock=clock)
+        self.prober = EraProber(
+            database,
+            repositories,
+            reader,
+            discovery,
+            quiet_tracker(),
+            clock=clock,
+            failures_until_error=3,
+        )
         self.servers = ServerService(
             database,
             repositories,
             vault,
             discovery,
             RecordedChanges(),
+            quiet_tracker(),
+            failures_until_error=3,
             clock=clock,
             metrics=metrics,
             admin_sees_private=True,

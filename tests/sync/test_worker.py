@@ -47,6 +47,7 @@ from registry.sync.worker import (
 )
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY, ROOT
 from tests.fakes.clock import FakeClock
+from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 from tests.fakes.plain_upstream import ECHO, plain_upstream
@@ -84,6 +85,8 @@ class Parts:
             vault,
             self.discovery,
             RecordedChanges(),
+            quiet_tracker(),
+            failures_until_error=3,
             clock=self.clock,
             metrics=Metrics(),
             admin_sees_private=True,
@@ -99,7 +102,8 @@ class Parts:
             self.jobs,
             self.reader,
             RecordedChanges(),
-            Terms(Patience(most_attempts, 0.001, 0.001), lease_seconds),
+            quiet_tracker(),
+            Terms(Patience(most_attempts, 0.001, 0.001), lease_seconds, 3),
             clock=self.clock,
             metrics=Metrics(),
         )

@@ -51,7 +51,11 @@ async def worker(folder: Path, name: str, app: ASGIApp) -> AsyncIterator[tuple[S
     async def counts(_message: bytes) -> bytes:
         return name.encode()
 
-    await server.listen_privately(siblings.place.socket_of(name), siblings.entrance(app, counts))
+    async def connections(question: bytes) -> bytes:
+        return name.encode() + question
+
+    entrance = siblings.entrance(app, counts, connections)
+    await server.listen_privately(siblings.place.socket_of(name), entrance)
     try:
         yield siblings, server
     finally:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -80,6 +81,37 @@ async def test_the_death_of_a_worker_costs_its_own_calls_and_nothing_else(
     assert (code, sockets) == (0, 2)
     assert meeting_places(environment) == []
     assert "Traceback" not in running.process.output
+
+
+async def test_any_worker_tells_of_the_connections_of_all(
+    tmp_path: Path, environment: dict[str, str], alice: UserContext
+) -> None:
+    async with fleet(tmp_path, environment, alice) as running:
+        listed = await asked(running, "GET", "/servers")
+        path = f"/servers/{listed['servers'][0]['id']}"
+        await asked(running, "PATCH", path, json={"title": "New"})
+        before = {await state(running) for _ in range(20)}
+        async with asyncio.timeout(30):
+            # Until the worker that is called has heard of the change.
+            while await state(running) != "connected":
+                await running.nap(0)
+        after = [await state(running) for _ in range(20)]
+
+    assert (before, set(after)) == ({"disconnected"}, {"connected"})
+
+
+async def asked(running: Fleet, method: str, path: str, **request: Any) -> dict[str, Any]:
+    """Ask one worker, over a connection of its own, which any of them may get."""
+    async with httpx.AsyncClient(verify=NO_CERTIFICATES, timeout=30) as http:
+        url = f"{running.url}/api/v1{path}"
+        answer = await http.request(method, url, headers=running.headers, **request)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def state(running: Fleet) -> str:
+    told = await asked(running, "GET", "/mcp/connection/status")
+    return str(told["connectionStatus"]["naps"]["connectionState"])
 
 
 async def until_served_by_all(running: Fleet) -> None:

@@ -1,0 +1,35 @@
+"""Connections as answers. Pure."""
+
+from collections.abc import Iterable
+
+from registry.connections.values import ConnectionView, SeenServer
+from registry.core.json import JsonObject
+
+
+def present_all(found: Iterable[tuple[SeenServer, ConnectionView]]) -> JsonObject:
+    """Return the answer about many servers, in the other application's form: by name."""
+    status: JsonObject = {}
+    for server, view in found:
+        told: JsonObject = {
+            "serverId": server.id,
+            "connectionState": view.state.value,
+            "requiresOAuth": server.requires_oauth,
+        }
+        if view.problem is not None:
+            told["error"] = view.problem
+        status[server.name] = told
+    return {"success": True, "connectionStatus": status}
+
+
+def present_one(server: SeenServer, view: ConnectionView) -> JsonObject:
+    """Return the answer about one server, in the other application's form."""
+    told: JsonObject = {
+        "success": True,
+        "serverId": server.id,
+        "serverName": server.name,
+        "connectionStatus": view.state.value,
+        "requiresOAuth": server.requires_oauth,
+    }
+    if view.problem is not None:
+        told["error"] = view.problem
+    return told

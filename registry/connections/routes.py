@@ -1,0 +1,54 @@
+"""The connections API: `/api/v1/mcp/connection`."""
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Path, Request
+from starlette.responses import Response
+
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.connections.presenter import present_all, present_one
+from registry.connections.schemas import AllConnections, OneConnection
+from registry.connections.service import ConnectionService
+from registry.core.text import OBJECT_ID
+from registry.web.bodies import StrictJsonRoute
+from registry.web.errors import JsonAnswer, error_answers
+
+Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
+ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
+
+errors = error_answers({404: "There is no such server."})
+
+router = APIRouter(
+    prefix="/api/v1/mcp/connection", tags=["connections"], route_class=StrictJsonRoute
+)
+
+
+def _service(request: Request) -> ConnectionService:
+    return cast("ConnectionService", request.app.state.connections)
+
+
+@router.get(
+    "/status",
+    response_model=AllConnections,
+    operation_id="list_connections",
+    responses=errors(),
+)
+async def list_connections(request: Request, user: Reader) -> Response:
+    """Tell how the connections to all servers stand that the caller may see.
+
+    Where users connect with credentials of their own, it is the caller's connection.
+    """
+    return JsonAnswer(present_all(await _service(request).of_all(user)))
+
+
+@router.get(
+    "/status/{server_id}",
+    response_model=OneConnection,
+    operation_id="get_connection",
+    responses=errors(404),
+)
+async def get_connection(request: Request, user: Reader, server_id: ServerId) -> Response:
+    """Tell how the connection to one server stands."""
+    server, view = await _service(request).of_one(server_id, user)
+    return JsonAnswer(present_one(server, view))

@@ -1,0 +1,121 @@
+"""How connections stand, of several workers together."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from registry.auth.identity import UserContext
+from registry.connections.service import ConnectionService
+from registry.connections.tracker import ConnectionTracker
+from registry.connections.values import SeenServer
+from tests.conftest import ALICE, BOB
+from tests.fakes.clock import NOON, FakeClock
+from tests.fakes.connections import connections_of
+
+SHARED = SeenServer("1" * 24, "shared", NOON, False, False, False)
+OWN = SeenServer("2" * 24, "own", NOON, False, True, True)
+
+
+class Directory:
+    """Implements `registry.connections.ports.ServerDirectory`: everybody sees the same."""
+
+    def __init__(self) -> None:
+        self.asked_by: list[UserContext] = []
+
+    async def visible(self, user: UserContext) -> list[SeenServer]:
+        """Return both servers."""
+        self.asked_by.append(user)
+        return [SHARED, OWN]
+
+    async def one(self, server_id: str, user: UserContext) -> SeenServer:
+        """Return one of them."""
+        self.asked_by.append(user)
+        return SHARED if server_id == SHARED.id else OWN
+
+
+@dataclass
+class Neighbour:
+    """Implements `registry.connections.ports.OtherWorkers` with one other worker."""
+
+    service: ConnectionService
+    questions: list[bytes] = field(default_factory=list)
+
+    async def connections(self, question: bytes) -> list[bytes]:
+        """Ask it."""
+        self.questions.append(question)
+        return [await self.service.told(question)]
+
+
+@dataclass
+class Pair:
+    """One worker, and what its neighbour knows."""
+
+    here: ConnectionTracker
+    there: ConnectionTracker
+    service: ConnectionService
+    neighbour: Neighbour
+    clock: FakeClock
+
+    async def states(self, user: UserContext = ALICE) -> dict[str, str]:
+        """Return the states that *user* is shown here."""
+        found = await self.service.of_all(user)
+        return {server.name: view.state.value for server, view in found}
+
+
+@pytest.fixture
+def pair() -> Pair:
+    clock = FakeClock()
+    here, there = connections_of(clock).tracker, connections_of(clock).tracker
+    neighbour = Neighbour(
+        ConnectionService(there, Directory(), None, clock=clock, idle_seconds=300)
+    )
+    service = ConnectionService(here, Directory(), neighbour, clock=clock, idle_seconds=300)
+    return Pair(here, there, service, neighbour, clock)
+
+
+async def test_what_another_worker_knows_is_known_here(pair: Pair) -> None:
+    pair.there.completed(SHARED.id, NOON, None)
+    pair.there.completed(OWN.id, NOON, ALICE.user_id)
+
+    assert await pair.states() == {"shared": "connected", "own": "connected"}
+
+
+@pytest.mark.requirement("R-282")
+async def test_no_worker_tells_of_another_users_connection(pair: Pair) -> None:
+    pair.there.completed(OWN.id, NOON, ALICE.user_id)
+    pair.here.completed(OWN.id, NOON, ALICE.user_id)
+
+    assert (await pair.states(BOB))["own"] == "disconnected"
+
+
+async def test_the_latest_outcome_counts_wherever_it_was(pair: Pair) -> None:
+    pair.here.completed(SHARED.id, NOON, None)
+    pair.clock.move(1)
+    pair.there.failed(SHARED.id, NOON, None, 0, "It is away.")
+    failing = await pair.service.of_one(SHARED.id, ALICE)
+    pair.clock.move(1)
+    pair.here.completed(SHARED.id, NOON, None)
+
+    assert (failing[1].state, failing[1].problem) == ("error", "It is away.")
+    assert (await pair.states())["shared"] == "connected"
+
+
+async def test_a_connection_that_nothing_used_for_long_is_disconnected(pair: Pair) -> None:
+    pair.here.completed(SHARED.id, NOON, None)
+    service = ConnectionService(pair.here, Directory(), None, clock=pair.clock, idle_seconds=60)
+
+    pair.clock.move(61)
+
+    (_, view), _ = await service.of_all(ALICE)
+    assert view.state == "disconnected"
+
+
+async def test_the_others_are_asked_once_for_all_servers(pair: Pair) -> None:
+    await pair.service.of_all(ALICE)
+
+    assert len(pair.neighbour.questions) == 1
+
+
+async def test_nobody_is_asked_about_nothing(pair: Pair) -> None:
+    assert await pair.service.views(ALICE, []) == {}
+    assert pair.neighbour.questions == []
