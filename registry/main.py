@@ -25,6 +25,7 @@ from registry.servers.user_key_routes import router as user_keys_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.usage.routes import router as usage_router
+from registry.versions.routes import router as versions_router
 from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
@@ -82,6 +83,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.servers = parts.servers
     app.state.permissions = parts.permissions
     app.state.user_keys = parts.user_keys
+    app.state.versions = parts.versions
     app.state.audit = parts.audit_service
     app.state.usage = parts.usage
     app.state.tools = parts.tools
@@ -95,6 +97,7 @@ def control_plane(parts: Components) -> ASGIApp:
     install_error_handlers(app, challenge_for, RefusalRecorder(parts.audit).note)
     app.include_router(servers_router)
     app.include_router(user_keys_router)
+    app.include_router(versions_router)
     app.include_router(tools_router)
     app.include_router(permissions_router)
     app.include_router(audit_router)

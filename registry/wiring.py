@@ -63,6 +63,7 @@ from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
 from registry.servers.user_keys import UserKeyService
+from registry.servers.versions import ServerVersionRepository
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
 from registry.telemetry import tracing
@@ -79,6 +80,7 @@ from registry.usage.batches import BatchPacker
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
 from registry.usage.writer import UsageWriter
+from registry.versions.service import VersionService
 from registry.workers.ids import new_worker_id
 from registry.workers.peers import Alone, Siblings
 from registry.workers.totals import Totals
@@ -110,6 +112,7 @@ class Components:
     servers: ServerService
     permissions: PermissionService
     user_keys: UserKeyService
+    versions: VersionService
     tokens: TokenService
     sessions: SessionService
     token_gauges: TokenGauges
@@ -403,6 +406,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             servers=servers,
             permissions=permissions,
             user_keys=UserKeyService(database, repositories, snapshot, clock=clock),
+            versions=VersionService(servers, repositories.versions, vault),
             tokens=tokens,
             sessions=sessions,
             token_gauges=token_gauges,
@@ -531,6 +535,7 @@ def build_repositories(
     acl = AclRepository(database)
     return ServerRepositories(
         servers=ServerRepository(database, acl, admin_sees_private=settings.admin_sees_private),
+        versions=ServerVersionRepository(database, cipher, kept=settings.server_versions_kept),
         tools=ToolRepository(database),
         features=FeatureRepository(database),
         acl=acl,

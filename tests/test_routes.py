@@ -80,5 +80,5 @@ async def test_routes_that_change_something_demand_a_scope_for_writing(
         key: scopes for key, scopes in routes.items() if key[0] != "GET" and key not in OPEN
     }
 
-    assert len(changing) == 21
+    assert len(changing) == 22
     assert {key for key, scopes in changing.items() if WRITING.isdisjoint(scopes)} == set()

@@ -16,6 +16,7 @@ from packages.models.audit import (
     AuditSeal,
 )
 from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
+from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
 from packages.models.sessions import (
     REVOKED_TOKENS_VALIDATOR,
     TOKEN_FAMILIES_VALIDATOR,
@@ -34,6 +35,7 @@ OWN_DOCUMENTS = (
     RegisteredTool,
     ToolVersion,
     ServerFeature,
+    ServerVersion,
     AuditLog,
     AuditSeal,
     TokenFamily,
@@ -44,6 +46,7 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
+    ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,

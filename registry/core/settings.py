@@ -228,6 +228,14 @@ class Settings(BaseSettings):
         description="How often the gateway asks a standalone MongoDB for changes.",
     )
 
+    server_versions_kept: int = Field(
+        default=50,
+        ge=1,
+        le=10_000,
+        description="How many versions of each server's connection are kept, the newest; the one "
+        "in use always is.",
+    )
+
     usage_retention_days: int = Field(
         default=30, ge=0, le=3650, description="How long records of calls are kept; 0 keeps none."
     )

@@ -33,7 +33,14 @@ from registry.servers.outcome import (
 from registry.servers.records import server_changes
 from registry.servers.repository import ServerRepository, record_of
 from registry.servers.schemas import ServerCreate
+from registry.servers.transport import connection_members
 from registry.servers.values import Discovered, ServerRecord, ServerStatus
+from registry.servers.versions import (
+    Occasion,
+    ServerVersionOrigin,
+    ServerVersionRepository,
+    VersionTakenError,
+)
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
 from registry.tools.exposure import AutoExpose, Origin
@@ -54,6 +61,7 @@ class ServerRepositories:
     """The collections that an operation on a server touches."""
 
     servers: ServerRepository
+    versions: ServerVersionRepository
     tools: ToolRepository
     features: FeatureRepository
     acl: AclRepository
@@ -82,6 +90,7 @@ class ServerStore:
     def __init__(self, database: Database, repositories: ServerRepositories, clock: Clock) -> None:
         self._database = database
         self._servers = repositories.servers
+        self._versions = repositories.versions
         self._tools = repositories.tools
         self._features = repositories.features
         self._acl = repositories.acl
@@ -130,6 +139,8 @@ class ServerStore:
 
         async def store(tx: Transaction) -> str:
             server_id = await self._servers.insert(fields, tx)
+            occasion = Occasion(now, _person(user), ServerVersionOrigin.REGISTRATION)
+            await self._versions.record(server_id, None, config, occasion, tx)
             await self._acl.follow_scope(
                 server_id,
                 user.user_id,
@@ -219,22 +230,43 @@ class ServerStore:
                 # Raised, because what was written to its tools so far must not be committed.
                 raise _OutdatedError
             await self._follow(server, changes, user, now, tx)
+            changed = changed_record(server, writes, tuple(removed))
+            version = await self._versioned(server, changed, changes, user, now, tx)
             recorded = server_changes(
                 server,
-                changed_record(server, writes, tuple(removed)),
+                changed,
                 tools,
                 listed,
                 with_user_key=changes.user_key is not None,
             )
+            if changes.restores is not None:
+                recorded["version"] = {"restored": changes.restores, "made": version}
             if recorded:
                 event = AuditEvent(action, EntityType.SERVER, server.id, recorded)
                 await self._audit.record(user, event, tx)
 
         try:
             await self._transaction(store, reading)
-        except _OutdatedError:
+        except (_OutdatedError, VersionTakenError):
             return False
         return True
+
+    async def _versioned(
+        self,
+        server: ServerRecord,
+        changed: ServerRecord,
+        changes: FieldChanges,
+        user: UserContext,
+        now: datetime,
+        tx: Transaction,
+    ) -> int | None:
+        """Keep how the server was reached, if that is otherwise now; return the new version."""
+        if connection_members(server.config) == connection_members(changed.config):
+            return None
+        restores = changes.restores
+        origin = ServerVersionOrigin.UPDATE if restores is None else ServerVersionOrigin.ROLLBACK
+        occasion = Occasion(now, _person(user), origin, restores)
+        return await self._versions.record(server.id, server.config, changed.config, occasion, tx)
 
     async def _follow(
         self,
@@ -267,6 +299,7 @@ class ServerStore:
             await confirm(tx)
             if not await self._servers.delete(server.id, server.updated_at, tx):
                 return False
+            await self._versions.delete_of(server.id, tx)
             await self._tools.delete_of(server.id, tx)
             await self._features.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)

@@ -63,6 +63,7 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
     values = {
         "tool_id": tools.json()["tools"][0]["id"],
         "server_id": server["id"],
+        "version": "1",
         "resource_type": "mcpServer",
         "resource_id": server["id"],
         "slug": "weather",

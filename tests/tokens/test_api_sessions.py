@@ -58,6 +58,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 PARAMETERS = {
     "server_id": "f" * 24,
+    "version": "1",
     "tool_id": "f" * 24,
     "token_id": "f" * 24,
     "resource_id": "f" * 24,
