@@ -57,6 +57,7 @@ from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
 from registry.governance.verification import ToolVerifier
 from registry.indexes import EXTRA_INDEXES
+from registry.migration.service import Migration
 from registry.servers.credentials import CredentialVault
 from registry.servers.reader import ServerReader
 from registry.servers.repository import ServerRepository
@@ -222,6 +223,23 @@ async def build_feed(settings: Settings, database: Database, clock: Clock) -> Ch
     return Polling(database, WATCHED, sleep=clock.sleep, seconds=settings.snapshot_poll_seconds)
 
 
+async def prepared(database: Database, cipher: Cipher) -> list[IndexConflict]:
+    """Make what is missing of collections and indexes, and check that the keys fit.
+
+    Returns:
+        Indexes that exist with other options, which were left as they are.
+
+    Raises:
+        SettingsError: The stored credentials were encrypted with other keys.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    conflicts = await prepare(database, EXTRA_INDEXES)
+    for conflict in conflicts:
+        log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
+    await require_matching_keys(database, cipher)
+    return conflicts
+
+
 @asynccontextmanager
 async def components(settings: Settings, peers: Peers | None = None) -> AsyncIterator[Components]:
     """Build everything, start background work, and take it all down at the end.
@@ -248,10 +266,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         database = build_database(settings, metrics)
         stack.push_async_callback(database.close)
         feed = await build_feed(settings, database, clock)
-        conflicts = await prepare(database, EXTRA_INDEXES)
-        for conflict in conflicts:
-            log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
-        await require_matching_keys(database, cipher)
+        conflicts = await prepared(database, cipher)
         verifier = TokenVerifier(
             keys,
             issuer=settings.jwt_issuer,
@@ -276,6 +291,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         audit_repository = AuditRepository(database, audit_keys)
         audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
         repositories = build_repositories(settings, database, cipher, audit)
+        await Migration(database, repositories, audit, clock=clock).at_start()
         vault = CredentialVault(cipher)
         guard = UrlGuard(settings.upstream_allowed_networks)
         discovery = DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics)
@@ -489,6 +505,36 @@ async def tool_verifier(settings: Settings) -> AsyncIterator[ToolVerifier]:
     try:
         await database.ping()
         yield ToolVerifier(GovernedTools(database))
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def migration(settings: Settings, *, changes: bool) -> AsyncIterator[Migration]:
+    """Return what brings the database up to date.
+
+    Args:
+        settings: Where the database is.
+        changes: Whether it will be asked to; collections and indexes are made then.
+
+    Raises:
+        TopologyError: MongoDB is no replica set.
+        SettingsError: The stored credentials were encrypted with other keys.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    clock, metrics = SystemClock(), Metrics()
+    cipher = build_cipher(settings)
+    database = build_database(settings, metrics)
+    try:
+        await database.require_replica_set()
+        if changes:
+            await prepared(database, cipher)
+        else:
+            await require_matching_keys(database, cipher)
+        audit_repository = AuditRepository(database, AuditKeys(cipher.derive_keys(PURPOSE)))
+        audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
+        repositories = build_repositories(settings, database, cipher, audit)
+        yield Migration(database, repositories, audit, clock=clock)
     finally:
         await database.close()
 

@@ -105,6 +105,7 @@ class RegisteredTool(Document):
             IndexModel([("exposure_state", ASCENDING), ("registration_state", ASCENDING)]),
             IndexModel([("facets", ASCENDING), ("_id", ASCENDING)]),
             IndexModel([("review", ASCENDING), ("_id", ASCENDING)], sparse=True),
+            IndexModel([("pending_hash", ASCENDING)], sparse=True),
         ]
 
 

@@ -269,10 +269,10 @@ class ServerRepository:
         cursor = self._servers.find({"_id": {"$in": ids}}, WITHOUT_FUNCTIONS)
         return [record_of(document) for document in await cursor.to_list()]
 
-    async def tool_functions(self, server_id: str) -> JsonObject:
+    async def tool_functions(self, server_id: str, tx: Transaction | None = None) -> JsonObject:
         """Return the projection of a server's tools, as the other application reads it."""
         document = await self._servers.find_one(
-            {"_id": ObjectId(server_id)}, {"config.toolFunctions": 1}
+            {"_id": ObjectId(server_id)}, {"config.toolFunctions": 1}, session=tx
         )
         functions = ((document or {}).get("config") or {}).get("toolFunctions")
         return functions if isinstance(functions, dict) else {}

@@ -71,6 +71,20 @@ def known(name: str, annotations: JsonObject | None, manual: Mapping[str, object
     return Known(values, sources)
 
 
+def metadata_fields(counts: Known) -> dict[str, object]:
+    """Return the fields of a row that say what counts."""
+    return {
+        "metadata": dict(counts.values),
+        "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
+        "facets": [facet(flag, value) for flag, value in counts.values.items()],
+    }
+
+
+def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
+    """Return a flag and its value as one text, for the index that all of them share."""
+    return f"{flag}:{str(value).lower() if isinstance(value, bool) else value}"
+
+
 def _said(
     flag: str, name: str, annotations: JsonObject, manual: Mapping[str, object]
 ) -> tuple[bool, Source] | None:
