@@ -75,16 +75,17 @@ ROWS_AT_ONCE = 500
 IN_ORDER = [("position", 1), ("name", 1)]
 
 OLDER: tuple[Doc, ...] = (
-    {"facets": {"$exists": False}},
+    {"facets": None},
     {
         "exposure_state": ExposureState.DRAFT.value,
         "registration_state": RegistrationState.UNSELECTED.value,
-        "review": {"$exists": False},
+        "review": None,
     },
-    {"pending_hash": {"$exists": True}, "review": {"$exists": False}},
+    {"pending_hash": {"$gt": ""}, "review": None},
 )
 """What tells rows that an earlier release wrote, each answered by an index of its own: a release
-that still runs may write more of them at any time, so no mark says that there are none."""
+that still runs may write more of them at any time, so no mark says that there are none. Written
+with null and not with `$exists`, which not every compatible server answers by an index."""
 
 
 CHECKED_AT_ONCE = 200
@@ -93,6 +94,7 @@ COMPLETED_FROM = {
     **WHOLE_FIELDS,
     **dict.fromkeys(
         (
+            "source_type",
             "owner_id",
             "pending_definition",
             "presented",
@@ -291,13 +293,13 @@ class ToolRepository:
         Raises:
             DatabaseUnavailable: It is away.
         """
-        for query in ({},) if every else OLDER:
-            after: ObjectId | None = None
-            async with translated():
-                while rows := await self._rows_after(query, after):
-                    for row in rows:
+        async with translated():
+            for query in ({},) if every else OLDER:
+                async for row in self._tools.find(
+                    query, COMPLETED_FROM, batch_size=CHECKED_AT_ONCE
+                ):
+                    if row.get("source_type") == "mcp":
                         yield _checked(row)
-                    after = rows[-1]["_id"]
 
     async def complete(
         self, tool_ids: Collection[str], now: datetime, tx: Transaction
@@ -346,16 +348,6 @@ class ToolRepository:
         rows = self._tools.find(query, COMPLETED_FROM, session=tx)
         checks = [_checked(row, now) async for row in rows]
         return [check for check in checks if check.lacks or check.left is not None]
-
-    async def _rows_after(self, query: Doc, after: ObjectId | None) -> list[Doc]:
-        place: Doc = {} if after is None else {"_id": {"$gt": after}}
-        rows = self._tools.find(
-            {"source_type": "mcp", **query, **place},
-            COMPLETED_FROM,
-            sort=[("_id", 1)],
-            limit=CHECKED_AT_ONCE,
-        )
-        return await rows.to_list()
 
     async def count_served(self) -> int:
         """Return how many tools are selected and active, of all owners."""
