@@ -19,6 +19,7 @@ from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.migration.steps import CompleteTools, FirstVersions, RestoreTools, Step
 from registry.migration.values import Left, Plan, Report, StepPlan, StepReport, Written
+from registry.servers.errors import ServerUnusableError
 from registry.servers.store import ServerRepositories
 from registry.servers.versions import VersionTakenError
 
@@ -154,7 +155,7 @@ class Migration:
         """Write a batch; if the database refuses one of its documents, each by itself."""
         try:
             return await self._write_together(step, batch, recording)
-        except (VersionTakenError, *WRITE_REFUSED) as exc:
+        except (ServerUnusableError, VersionTakenError, *WRITE_REFUSED) as exc:
             if len(batch) == 1:
                 return _refused(step, planned, batch[0], exc)
         written = Written()
@@ -183,6 +184,8 @@ def _refused(step: Step, planned: StepPlan, document: str, error: Exception) -> 
         return Written()
     place = f"{step.collection}/{document}"
     reason = "the database refuses what would be written"
+    if isinstance(error, ServerUnusableError):
+        reason = "is stored in a form that cannot be changed here"
     return Written(left=(Left(place, planned.wanted[document], reason),))
 
 

@@ -363,13 +363,22 @@ class ServerRepository:
         return result.deleted_count == 1
 
     async def touch(self, server_id: str, tx: Transaction) -> ServerRecord | None:
-        """Return a server as it is in a transaction that no other change of it may overlap."""
-        document = await self._servers.find_one_and_update(
-            {"_id": ObjectId(server_id)},
-            {"$inc": {"registry.access_version": 1}},
-            projection=WITHOUT_FUNCTIONS,
-            session=tx,
-        )
+        """Return a server as it is in a transaction that no other change of it may overlap.
+
+        Raises:
+            ServerUnusableError: The stored document has no place for what is touched.
+        """
+        try:
+            document = await self._servers.find_one_and_update(
+                {"_id": ObjectId(server_id)},
+                {"$inc": {"registry.access_version": 1}},
+                projection=WITHOUT_FUNCTIONS,
+                session=tx,
+            )
+        except OperationFailure as exc:
+            if exc.code not in NO_PLACE:
+                raise
+            raise ServerUnusableError from exc
         return None if document is None else record_of(document)
 
     async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:

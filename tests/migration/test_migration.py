@@ -33,6 +33,8 @@ from registry.wiring import build_repositories
 from tests.conftest import CREDS_IV
 from tests.fakes.rest import running
 from tests.migration.older import NOW, definition, digest, held, row, server
+from tests.servers.test_odd_documents import ODD
+from tests.versions.test_versions_api import ODD_CONFIGS
 
 pytestmark = pytest.mark.wire
 
@@ -461,6 +463,8 @@ async def test_what_cannot_be_read_is_named_and_does_not_stop_the_rest(
     servers = [
         server("locked", config={"apiKey": unreadable}),
         {**server("odd"), "config": "text"},
+        {**server("closed", ours=False), "registry": "text"},
+        {**server("named otherwise"), "_id": "no ObjectId"},
         server("empty", {"name": "a b", "description": "", "inputSchema": {}}),
     ]
     await database.collection("mcpservers").insert_many(servers)
@@ -476,6 +480,7 @@ async def test_what_cannot_be_read_is_named_and_does_not_stop_the_rest(
         "count": "serves version 9 of 2",
         "locked": "apiKey.key cannot be decrypted",
         "odd": "does not say how it is reached",
+        "closed": "is stored in a form that cannot be changed here",
         "empty": "its tool a b has a name that is longer than 128 characters or holds others "
         "than letters, digits, `_`, `-`, `.` and `/`",
     }
@@ -488,6 +493,32 @@ async def test_what_cannot_be_read_is_named_and_does_not_stop_the_rest(
     assert [rows[each["_id"]] for each in broken.values()] == [
         unchanged[each["_id"]] for each in broken.values()
     ]
+
+
+@pytest.mark.requirement("E-22")
+async def test_odd_servers_of_another_program_do_not_stop_a_start(
+    database: Database, migration: Migration
+) -> None:
+    await older(database)
+    odd = [
+        {
+            **server(f"odd{number}"),
+            "path": f"/mcp/odd{number}",
+            "serverName": f"odd{number}",
+            **each,
+        }
+        for number, each in enumerate([*ODD, *ODD_CONFIGS])
+        if not {"serverName", "path"} & each.keys()
+    ]
+    await database.collection("mcpservers").insert_many(odd)
+
+    report = await migrate(migration)
+    again = await migration.plan(every=True)
+
+    assert report.done > sum(ALL.values())
+    closed = {item.place for item in report.left if "cannot be changed here" in item.reason}
+    assert {item.place for item in again.left} == {item.place for item in report.left} - closed
+    assert {f"mcpservers/{key}" for step in again.steps for key in step.wanted} == closed
 
 
 async def test_a_document_that_the_database_refuses_costs_no_others(

@@ -17,6 +17,7 @@ from tests.fakes.rest import Rest
 from tests.servers.conftest import module_rest as module_rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
+from tests.servers.test_odd_documents import ODD
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
@@ -24,6 +25,22 @@ ROOT = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
 OWNER = UserContext("a" * 24, "alice", Role.USER, USER_SCOPES)
 OTHER = UserContext("b" * 24, "bob", Role.USER, USER_SCOPES)
 KEY = {"key": "sk-one", "authorization_type": "bearer"}
+
+PLACE = "http://127.0.0.1:9/mcp"
+ODD_CONFIGS: list[dict[str, Any]] = [
+    {
+        "config": {
+            "url": "http://u:sk-password@127.0.0.1:9/mcp",
+            "proxy": "http://u:sk-p@x.example",
+        }
+    },
+    {"config": {"url": PLACE, "apiKey": {"key": "sk-clear", "other": "sk-other"}}},
+    {"config": {"url": PLACE, "oauth": {"client_secret": {"a": "sk-deep"}}}},
+    {"config": {"url": PLACE, "headers": {"X-Token": {"a": ["sk-deep"]}, "$x.y": "plain"}}},
+    {"config": {"url": PLACE, "env": ["sk-a"], "args": {"a": "sk-b"}, "command": 5}},
+    {"config": {"url": PLACE, "timeout": float("nan"), "customUserVars": {"a.b": ObjectId()}}},
+    {"config": {"url": PLACE, "oauth_headers": {"Authorization": "sk-clear"}}},
+]
 
 
 async def patch(rest: Rest, server: Doc, user: UserContext = OWNER, **fields: Any) -> Doc:
@@ -559,3 +576,37 @@ async def test_no_answer_about_versions_shows_a_secret(
     assert "SENTINEL" not in json_util.dumps(rows)
     assert all(row["sealed"].startswith("gcm:") for row in rows)
     assert upstream.seen[-1]["x.secret.$key"] == "SENTINEL-odd"
+
+
+@pytest.mark.requirement("E-22")
+@pytest.mark.parametrize("odd", [*ODD, *ODD_CONFIGS], ids=str)
+async def test_the_history_of_an_odd_server_is_answered_and_costs_nothing(
+    rest: Rest, odd: dict[str, Any]
+) -> None:
+    now = rest.parts.clock.now()
+    key = ObjectId()
+    document = {
+        "_id": key,
+        "serverName": "odd",
+        "author": ObjectId(ROOT.user_id),
+        "config": {"url": "http://127.0.0.1:9/mcp", "type": "streamable-http"},
+        "createdAt": now,
+        "updatedAt": now,
+        **odd,
+    }
+    await rest.parts.database.collection("mcpservers").insert_one(document)
+    server = {"id": str(key)}
+
+    answers = [
+        await get(rest, server, "", ROOT),
+        await get(rest, server, "/1", ROOT),
+        await get(rest, server, "/1/diff", ROOT),
+        await rest.call(ROOT, "PATCH", f"/{key}", json={"url": "http://127.0.0.1:9/other"}),
+        await get(rest, server, "", ROOT),
+        await get(rest, server, "/1/diff", ROOT),
+        await roll_back(rest, server, 1, ROOT),
+    ]
+
+    assert [answer.status_code for answer in answers[:3]] == [200] * 3
+    assert {answer.status_code for answer in answers[3:]} <= {200, 409, 422, 502}
+    assert "sk-" not in "".join(answer.text for answer in answers)
