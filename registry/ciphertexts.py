@@ -26,6 +26,7 @@ TELLING = 3
 """Unreadable values that are no accident when there is no readable one among them."""
 
 HEADERS = "config.headers"
+WEBHOOK_SECRET = "registry.webhook_secret"  # noqa: S105 - the name of a field
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,12 @@ async def require_matching_keys(database: Database, cipher: Cipher) -> None:
 
 async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, None]:
     """Yield every encrypted value, one collection after another."""
-    fields = {"config.apiKey.key": 1, "config.oauth.client_secret": 1, HEADERS: 1}
+    fields = {
+        "config.apiKey.key": 1,
+        "config.oauth.client_secret": 1,
+        HEADERS: 1,
+        WEBHOOK_SECRET: 1,
+    }
     async for document in database.collection("mcpservers").find({}, fields):
         config = members(document.get("config"))
         for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
@@ -102,6 +108,9 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
             if isinstance(value, str):
                 path = f"config.{parent}.{name}"
                 yield _secret("mcpservers", document, path, value, StoredForm.V2)
+        sealed = members(document.get("registry")).get("webhook_secret")
+        if isinstance(sealed, str):
+            yield _secret("mcpservers", document, WEBHOOK_SECRET, sealed, StoredForm.GCM)
         for name, value in members(config.get("headers")).items():
             if is_secret_header(name, value) and is_stored_header(str(value)):
                 path = f"{HEADERS}.{name}"

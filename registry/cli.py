@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,7 +16,7 @@ import uvloop
 from packages.database.client import MongoAddressError, TopologyError
 from packages.database.errors import DatabaseUnavailable, MongoLoginError
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
-from registry.auth.identity import OPERATOR, Role, Scope
+from registry.auth.identity import OPERATOR, SCOPE_NAME, Role, Scope
 from registry.auth.jwt import default_scopes
 from registry.auth.keys import KeyPairError
 from registry.core.clock import SystemClock
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from registry.local.home import LocalHome
     from registry.migration.values import Plan, Report
     from registry.rotation import Survey
+    from registry.sync.rounds import RoundResult
 
 app = typer.Typer(
     name="registry",
@@ -42,10 +44,12 @@ token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
 schemas = typer.Typer(help="The generated models.", no_args_is_help=True)
 servers = typer.Typer(help="Registered servers.", no_args_is_help=True)
 tools = typer.Typer(help="Registered tools.", no_args_is_help=True)
+sync = typer.Typer(help="Reading servers anew.", no_args_is_help=True)
 audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
 creds = typer.Typer(help="The key of stored credentials.", no_args_is_help=True)
 app.add_typer(creds, name="creds")
 app.add_typer(tools, name="tools")
+app.add_typer(sync, name="sync")
 app.add_typer(audit, name="audit")
 app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
@@ -125,6 +129,10 @@ def token_create(
     scope: Annotated[
         list[Scope] | None, typer.Option(help="Repeat for several; default: all of the role.")
     ] = None,
+    custom_scope: Annotated[
+        list[str] | None,
+        typer.Option(help="A further scope that access policies name; repeat for several."),
+    ] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=24 * 365, help="Lifetime.")] = 8,
 ) -> None:
     """Print a bearer token signed with our key."""
@@ -134,6 +142,10 @@ def token_create(
 
         if len(user_id) != len(OPERATOR.user_id) or not _is_hex(user_id):
             _fail("--user-id must be 24 hexadecimal characters")
+        custom = frozenset(custom_scope or ())
+        for name in sorted(custom):
+            if re.fullmatch(SCOPE_NAME, name) is None or name in set(Scope):
+                _fail(f"--custom-scope {name!r} is no scope of your own (RFC 6749, 3.3)")
         settings = _settings()
         issuer = build_issuer(settings, build_keys(settings), SystemClock())
         typer.echo(
@@ -141,7 +153,7 @@ def token_create(
                 user_id=user_id.lower(),
                 username=username,
                 role=role,
-                scopes=frozenset(scope) if scope else default_scopes(role),
+                scopes=(frozenset(scope) if scope else default_scopes(role)) | custom,
                 lifetime=timedelta(hours=hours),
             )
         )
@@ -548,6 +560,53 @@ def tools_verify() -> None:
                 typer.echo(f"{problem.subject} {problem.told}")
         typer.echo(f"{verifier.tools} tools, {verifier.servers} servers, problems: {count}")
         if count:
+            raise typer.Exit(1)
+
+    _run(work)
+
+
+@sync.command("run")
+def sync_run(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of servers.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Read all servers.")] = False,
+    at_once: Annotated[
+        int, typer.Option(min=1, max=256, help="Most servers read side by side.")
+    ] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read servers anew and store what changed; exit code 1 when one cannot be read.
+
+    What was changed or is new waits for review where the server's settings say so. A server that
+    cannot be read keeps its tools, and is tried again later by `registry serve`.
+    """
+    if everything == bool(names):
+        _fail("say which servers, or --all")
+
+    async def work() -> None:
+        from registry.sync.report import RoundReport  # noqa: PLC0415 - heavy imports
+        from registry.wiring import sync_round  # noqa: PLC0415 - heavy imports
+
+        async with sync_round(_settings(), at_once) as reading:
+            if everything:
+                ids, unknown = await reading.all_ids(), list[str]()
+            else:
+                ids, unknown = await reading.ids_of(names or [])
+            if unknown:
+                _fail(*(f"there is no server {name}" for name in unknown))
+            report = RoundReport()
+            with typer.progressbar(
+                length=len(ids), label="Reading servers", file=sys.stderr
+            ) as bar:
+
+                def told(result: "RoundResult") -> None:
+                    report.add(result)
+                    bar.update(1)
+
+                await reading.run(ids, told)
+        for line in report.lines(as_json=as_json):
+            typer.echo(line)
+        if report.failed:
             raise typer.Exit(1)
 
     _run(work)

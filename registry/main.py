@@ -20,8 +20,10 @@ from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.gateway.ports import Peers
 from registry.governance.routes import router as tools_router
+from registry.policies.routes import router as policies_router
 from registry.servers.routes import router as servers_router
 from registry.servers.user_key_routes import router as user_keys_router
+from registry.sync.routes import sync_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.usage.routes import router as usage_router
@@ -87,6 +89,8 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.audit = parts.audit_service
     app.state.usage = parts.usage
     app.state.tools = parts.tools
+    app.state.policies = parts.policies
+    app.state.sync = parts.sync
     app.state.tokens = parts.tokens
     app.state.sessions = parts.sessions
     metadata_url = f"{base_url}/.well-known/oauth-protected-resource"
@@ -99,7 +103,9 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(user_keys_router)
     app.include_router(versions_router)
     app.include_router(tools_router)
+    app.include_router(sync_router(base_url))
     app.include_router(permissions_router)
+    app.include_router(policies_router)
     app.include_router(audit_router)
     app.include_router(usage_router)
     app.include_router(tokens_router)

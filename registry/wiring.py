@@ -58,7 +58,10 @@ from registry.governance.service import ToolService
 from registry.governance.verification import ToolVerifier
 from registry.indexes import EXTRA_INDEXES
 from registry.migration.service import Migration
+from registry.policies.repository import PolicyRepository
+from registry.policies.service import PolicyService, PolicyStore
 from registry.servers.credentials import CredentialVault
+from registry.servers.ports import ServerChanges
 from registry.servers.reader import ServerReader
 from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerService
@@ -67,6 +70,12 @@ from registry.servers.user_keys import UserKeyService
 from registry.servers.versions import ServerVersionRepository
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
+from registry.sync.repository import JobRepository
+from registry.sync.rounds import SyncRound
+from registry.sync.runner import SyncRunner, Terms
+from registry.sync.schedule import Patience
+from registry.sync.service import SyncService
+from registry.sync.worker import Announcements, SyncWorker, WorkerTerms
 from registry.telemetry import tracing
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.gauges import TokenGauges
@@ -126,6 +135,8 @@ class Components:
     audit_service: AuditService
     usage: UsageService
     tools: ToolService
+    policies: PolicyService
+    sync: SyncService
     index_conflicts: list[IndexConflict]
 
     async def database_is_up(self) -> bool:
@@ -267,26 +278,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         stack.push_async_callback(database.close)
         feed = await build_feed(settings, database, clock)
         conflicts = await prepared(database, cipher)
-        verifier = TokenVerifier(
-            keys,
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
-            shared_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
-            leeway_seconds=settings.jwt_leeway_seconds,
-        )
-        directory = DirectoryRepository(database)
-        revocations = RevocationList(RevocationRepository(database), clock)
-        await revocations.load()
-        authenticator = BearerAuthenticator(
-            verifier,
-            directory,
-            revocations,
-            clock=clock,
-            metrics=metrics,
-            user_cache_seconds=settings.user_cache_seconds,
-            outage_seconds=settings.gateway_max_staleness_seconds,
-            leeway_seconds=settings.jwt_leeway_seconds,
-        )
+        known = await build_identities(settings, keys, database, clock=clock, metrics=metrics)
         audit_keys = AuditKeys(cipher.derive_keys(PURPOSE))
         audit_repository = AuditRepository(database, audit_keys)
         audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
@@ -295,13 +287,8 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         vault = CredentialVault(cipher)
         guard = UrlGuard(settings.upstream_allowed_networks)
         discovery = DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics)
-        prober = EraProber(
-            database,
-            repositories,
-            ServerReader(vault, discovery, repositories.plugin_auths),
-            discovery,
-            clock=clock,
-        )
+        reader = ServerReader(vault, discovery, repositories.plugin_auths, clock)
+        prober = EraProber(database, repositories, reader, discovery, clock=clock)
         suspicions = Suspicions(prober.probe, clock=clock)
         snapshot = Snapshot(
             feed,
@@ -311,13 +298,14 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 features=repositories.features,
                 acl=repositories.acl,
                 plugin_auths=repositories.plugin_auths,
+                policies=repositories.policies,
             ),
             vault,
             clock=clock,
             metrics=metrics,
             settings=settings,
-            users_changed=authenticator.forget_users,
-            revocations_changed=revocations.load,
+            users_changed=known.authenticator.forget_users,
+            revocations_changed=known.revocations.load,
             suspicions=suspicions,
         )
         servers = ServerService(
@@ -337,7 +325,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             database,
             repositories.acl,
             repositories.servers,
-            directory,
+            known.directory,
             audit,
             snapshot,
             clock=clock,
@@ -354,11 +342,11 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         issuer = build_issuer(settings, keys, clock)
         sessions = SessionService(
             database,
-            SessionStore(FamilyRepository(database), RevocationWriter(database), directory),
+            SessionStore(FamilyRepository(database), RevocationWriter(database), known.directory),
             audit,
             issuer,
-            verifier,
-            revocations,
+            known.verifier,
+            known.revocations,
             clock=clock,
             metrics=metrics,
             lifetimes=Lifetimes(
@@ -376,15 +364,26 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         recorder, usage = await build_recorder(
             stack, settings, usage_repository, clock=clock, metrics=metrics
         )
+        sync = build_sync(
+            settings,
+            database,
+            repositories,
+            cipher,
+            reader,
+            snapshot,
+            clock=clock,
+            metrics=metrics,
+        )
         gateway = GatewayEndpoint(
             Surroundings(
                 routes=snapshot,
-                authenticate=authenticator,
+                authenticate=known.authenticator,
                 session=upstream,
                 refusals=audit,
                 recorder=recorder,
                 gates=UpstreamGates(gate_limits(settings), clock, metrics),
                 peers=peers,
+                announced=sync.announcements.heard,
                 drain=drain,
                 metrics=metrics,
             ),
@@ -409,6 +408,9 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         ]
         if usage is not None:
             work.append((usage.follow(), usage.close))
+        # What is read could not be stored on a standalone server.
+        if settings.sync_worker and not await database.is_standalone():
+            work.append((sync.worker.follow(), None))
         await _begin(stack, work)
         yield Components(
             settings=settings,
@@ -416,9 +418,9 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             metrics=metrics,
             keys=keys,
             issuer=issuer,
-            verifier=verifier,
+            verifier=known.verifier,
             database=database,
-            authenticator=authenticator,
+            authenticator=known.authenticator,
             servers=servers,
             permissions=permissions,
             user_keys=UserKeyService(database, repositories, snapshot, clock=clock),
@@ -435,8 +437,125 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             audit_service=AuditService(audit_repository),
             usage=UsageService(usage_repository),
             tools=tools,
+            policies=PolicyService(
+                database,
+                PolicyStore(
+                    repositories.policies,
+                    repositories.servers,
+                    repositories.tools,
+                    repositories.acl,
+                    known.directory,
+                ),
+                audit,
+                snapshot,
+                clock=clock,
+                admin_sees_private=settings.admin_sees_private,
+            ),
+            sync=sync.service,
             index_conflicts=conflicts,
         )
+
+
+def process_name() -> str:
+    """Return host and process, as records name who served or read."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """What tells who calls."""
+
+    verifier: TokenVerifier
+    directory: DirectoryRepository
+    revocations: RevocationList
+    authenticator: BearerAuthenticator
+
+
+async def build_identities(
+    settings: Settings, keys: SigningKeys, database: Database, *, clock: Clock, metrics: Metrics
+) -> Identities:
+    """Return what tells who calls, with what is revoked read.
+
+    Raises:
+        DatabaseUnavailable: It cannot be read.
+    """
+    verifier = TokenVerifier(
+        keys,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        shared_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+        leeway_seconds=settings.jwt_leeway_seconds,
+    )
+    directory = DirectoryRepository(database)
+    revocations = RevocationList(RevocationRepository(database), clock)
+    await revocations.load()
+    authenticator = BearerAuthenticator(
+        verifier,
+        directory,
+        revocations,
+        clock=clock,
+        metrics=metrics,
+        user_cache_seconds=settings.user_cache_seconds,
+        outage_seconds=settings.gateway_max_staleness_seconds,
+        leeway_seconds=settings.jwt_leeway_seconds,
+    )
+    return Identities(verifier, directory, revocations, authenticator)
+
+
+@dataclass(frozen=True, slots=True)
+class Synchronisation:
+    """What has owners read in the background."""
+
+    service: SyncService
+    jobs: JobRepository
+    runner: SyncRunner
+    worker: SyncWorker
+    announcements: Announcements
+
+
+def build_sync(
+    settings: Settings,
+    database: Database,
+    repositories: ServerRepositories,
+    cipher: Cipher,
+    reader: ServerReader,
+    changes: ServerChanges,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+) -> Synchronisation:
+    """Return what has owners read; its worker is still to be started."""
+    jobs = JobRepository(database, retention=timedelta(days=settings.sync_retention_days))
+    patience = Patience(
+        settings.sync_max_attempts,
+        settings.sync_backoff_seconds,
+        settings.sync_backoff_max_seconds,
+    )
+    lease_seconds = settings.sync_lease_seconds
+    runner = SyncRunner(
+        database,
+        repositories,
+        jobs,
+        reader,
+        changes,
+        Terms(patience, lease_seconds),
+        clock=clock,
+        metrics=metrics,
+    )
+    announcements = Announcements(clock)
+    worker = SyncWorker(
+        jobs,
+        repositories.servers,
+        runner,
+        announcements,
+        WorkerTerms(
+            process_name(), settings.sync_at_once, settings.sync_poll_seconds, lease_seconds
+        ),
+        clock=clock,
+        metrics=metrics,
+    )
+    service = SyncService(database, repositories, jobs, cipher, worker.wake, clock=clock)
+    return Synchronisation(service, jobs, runner, worker, announcements)
 
 
 async def _begin(stack: AsyncExitStack, work: Iterable[Work]) -> None:
@@ -462,7 +581,7 @@ async def build_recorder(
     Raises:
         SettingsError: Spans are to be sent, but the extra for that is not installed.
     """
-    worker = f"{socket.gethostname()}:{os.getpid()}"
+    worker = process_name()
     days = settings.usage_retention_days
     usage = None
     if days:
@@ -540,6 +659,65 @@ async def migration(settings: Settings, *, changes: bool) -> AsyncIterator[Migra
 
 
 @asynccontextmanager
+async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRound]:
+    """Return what has many servers read at once, connected to the database.
+
+    Args:
+        settings: Of this installation.
+        at_once: Most servers read side by side.
+
+    Raises:
+        SchemaVersionError: The generated models are of another release.
+        TopologyError: MongoDB is no replica set.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    check_schema_version()
+    clock, metrics, cipher = SystemClock(), Metrics(), build_cipher(settings)
+    database = build_database(settings, metrics)
+    try:
+        await database.require_replica_set()
+        await prepared(database, cipher)
+        keys = AuditKeys(cipher.derive_keys(PURPOSE))
+        audit = AuditTrail(AuditRepository(database, keys), clock=clock, metrics=metrics)
+        repositories = build_repositories(settings, database, cipher, audit)
+        guard = UrlGuard(settings.upstream_allowed_networks)
+        reader = ServerReader(
+            CredentialVault(cipher),
+            DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics),
+            repositories.plugin_auths,
+            clock,
+        )
+        sync = build_sync(
+            settings,
+            database,
+            repositories,
+            cipher,
+            reader,
+            NobodyFollows(),
+            clock=clock,
+            metrics=metrics,
+        )
+        yield SyncRound(
+            repositories.servers,
+            sync.jobs,
+            sync.runner,
+            name=process_name(),
+            at_once=at_once,
+            lease_seconds=settings.sync_lease_seconds,
+            clock=clock,
+        )
+    finally:
+        await database.close()
+
+
+class NobodyFollows:
+    """Implements `servers.ports.ServerChanges` where no gateway runs."""
+
+    async def server_changed(self, server_id: str) -> None:
+        """Leave it to the change streams of those that serve."""
+
+
+@asynccontextmanager
 async def recorded_rotation(
     database: Database,
     cipher: Cipher,
@@ -587,5 +765,6 @@ def build_repositories(
         acl=acl,
         tokens=TokenRepository(database, cipher),
         plugin_auths=PluginAuthRepository(database, cipher),
+        policies=PolicyRepository(database),
         audit=audit,
     )

@@ -5,14 +5,19 @@ The ids are those of the product's requirements. `tests/test_requirements.py` ke
 
 SHARE = (
     *(f"R-{number:03}" for number in range(1, 6)),
+    "R-009",
     *(f"R-{number:03}" for number in range(10, 24)),
     *(f"R-{number:03}" for number in range(30, 50)),
     *(f"R-{number:03}" for number in range(50, 55)),
-    *(f"R-{number:03}" for number in (61, 62, 63, 65, 66, 68, 70, 76)),
+    "R-074",
+    *(f"R-{number:03}" for number in (61, 62, 63, 65, 66, 68, 70, 72, 76, 77)),
     *(f"R-{number:03}" for number in range(90, 97)),
     *(f"R-{number:03}" for number in range(100, 104)),
     *(f"R-{number:03}" for number in range(110, 141)),
-    *(f"R-{number:03}" for number in (151, 152, 153, 161, 163, 172)),
+    *(
+        f"R-{number:03}"
+        for number in (*range(150, 154), *range(155, 160), 161, 163, 168, 170, 172)
+    ),
     "R-220",
     "R-221",
     *(f"R-{number:03}" for number in range(230, 238)),
@@ -22,7 +27,7 @@ SHARE = (
     *(f"R-{number:03}" for number in range(300, 307)),
     *(f"R-{number:03}" for number in range(310, 323)),
     *(f"R-{number:03}" for number in range(330, 335)),
-    *(f"E-{number:02}" for number in (1, 2, 3, 4, 5, 6, 8, 11, 13, 14, 15, 16, 21, 22)),
+    *(f"E-{number:02}" for number in (1, 2, 3, 4, 5, 6, 8, 9, 11, 13, 14, 15, 16, 21, 22)),
 )
 """What the first slice of the product promises."""
 
@@ -255,6 +260,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_deleting_removes_everything_that_belongs_to_the_server_alone",
     ),
     "R-133": (
+        "tests/policies/test_policies_api.py::test_policies_about_a_server_go_with_it_in_one_record",
         "tests/tokens/test_repository.py::test_a_servers_keys_go_with_it",
         "tests/tokens/test_repository.py::test_a_servers_tokens_go_with_it_and_no_others",
     ),
@@ -332,8 +338,13 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-102": (
         "tests/audit/test_audit_api.py::test_records_hold_neither_secrets_nor_their_ciphertexts",
+        "tests/sync/test_sync_api.py::test_the_secret_is_stored_sealed_and_recorded_without_it",
     ),
-    "R-103": ("tests/audit/test_audit_api.py::test_refused_attempts_are_recorded",),
+    "R-103": (
+        "tests/audit/test_audit_api.py::test_refused_attempts_are_recorded",
+        "tests/gateway/test_policing.py::test_a_denied_call_is_told_like_an_unknown_one_and_recorded_as_what_it_is",
+        "tests/policies/test_whole_way.py::test_what_is_destructive_is_denied_everywhere_and_administrators_hear_why",
+    ),
     "R-245": (
         "tests/access/test_permissions_api.py::test_a_server_shared_with_a_group_appears_for_its_members_and_goes_again",
     ),
@@ -579,12 +590,14 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/database/test_client.py::test_a_standalone_server_is_refused",
         "tests/servers/test_service.py::test_a_registration_that_fails_half_way_leaves_nothing",
         "tests/test_serving.py::test_a_standalone_database_is_one_line",
+        "tests/sync/test_worker.py::test_a_sync_killed_at_any_write_leaves_the_old_or_the_new_set",
     ),
     "E-03": (
         "tests/servers/test_service.py::test_thousands_of_tools_are_stored_in_one_registration",
         "tests/sync/test_discovery.py::test_too_many_tools_are_refused_as_a_whole",
         "tests/tools/test_intake.py::test_what_cannot_be_taken_is_rejected_with_a_reason",
         "tests/tools/test_projection.py::test_a_recursive_schema_ends_in_an_open_object",
+        "tests/sync/test_sync_api.py::test_a_tool_that_cannot_be_taken_any_more_says_why_and_is_served_on",
     ),
     "E-04": (
         "tests/gateway/test_faults.py::test_a_fault_has_the_stated_outcome_and_is_felt_by_nobody_else",
@@ -647,6 +660,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-014": ("tests/gateway/test_following.py::test_dropping_the_whole_view_changes_no_route",),
     "R-233": (
+        "tests/policies/test_whole_way.py::test_a_raw_write_counts_within_a_second_and_what_cannot_be_read_refuses",
         "tests/test_replicas.py::test_a_change_on_one_replica_is_in_force_on_all_within_a_second",
     ),
     "R-015": ("tests/gateway/test_following.py::test_dropping_the_whole_view_changes_no_route",),
@@ -689,7 +703,31 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-164": ("tests/sync/test_discovery.py::test_tools_are_taken_as_they_came",),
     "R-169": ("tests/sync/test_discovery.py::test_all_pages_are_read",),
+    "R-009": (
+        "tests/policies/test_decisions.py::test_the_decision_is_what_the_policies_say_one_after_the_other",
+        "tests/policies/test_decisions.py::test_the_same_policies_decide_the_same_in_any_order",
+    ),
+    "R-072": (
+        "tests/governance/test_tools_api.py::test_an_older_version_can_be_served_again_and_survives_a_sync",
+        "tests/policies/test_policies_api.py::test_a_policy_is_made_read_changed_and_removed",
+        "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
+    ),
+    "R-077": (
+        "tests/policies/test_repository.py::test_the_database_refuses_a_raw_write_of_what_is_no_policy",
+        "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
+    ),
+    "R-220": (
+        "tests/gateway/test_policing.py::test_of_two_callers_one_finds_and_calls_a_tool_that_is_hidden_from_the_other",
+        "tests/gateway/test_policing.py::test_pages_of_a_long_list_leave_out_what_is_hidden",
+        "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
+    ),
+    "R-232": (
+        "tests/gateway/test_policing.py::test_a_tool_is_allowed_by_user_group_role_or_scope",
+        "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
+    ),
     "R-221": (
+        "tests/gateway/test_policing.py::test_a_denied_call_is_told_like_an_unknown_one_and_recorded_as_what_it_is",
+        "tests/gateway/test_policing.py::test_of_two_callers_one_finds_and_calls_a_tool_that_is_hidden_from_the_other",
         "tests/gateway/test_combined.py::test_what_the_caller_may_not_use_is_like_what_does_not_exist",
         "tests/gateway/test_endpoint.py::test_a_tool_that_is_not_registered_is_refused_without_asking_the_upstream",
     ),
@@ -740,12 +778,68 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-161": (
         "tests/tools/test_lifecycle.py::test_what_is_offered_no_longer_is_stale_and_never_deleted_for_that",
         "tests/tools/test_reconcile.py::test_a_tool_that_is_gone_becomes_stale_and_is_not_deleted",
+        "tests/sync/test_sync_api.py::test_a_shared_server_holds_what_changed_until_somebody_decides",
     ),
     "R-163": (
         "tests/governance/test_tools_api.py::test_what_people_say_of_a_tool_survives_every_sync",
     ),
     "R-172": (
-        "tests/tools/test_reconcile.py::test_an_unchanged_upstream_changes_nothing_but_what_was_seen",
+        "tests/tools/test_reconcile.py::test_an_unchanged_upstream_changes_nothing",
+        "tests/sync/test_sync_api.py::test_a_sync_that_finds_nothing_new_leaves_no_trace_but_its_job",
+    ),
+    "R-031": ("tests/sync/test_sync_api.py::test_other_modes_and_intervals_are_refused",),
+    "R-032": ("tests/sync/test_sync_api.py::test_a_sync_is_a_job_that_finds_what_changed",),
+    "R-074": ("tests/sync/test_sync_api.py::test_a_sync_is_a_job_that_finds_what_changed",),
+    "R-150": (
+        "tests/sync/test_sync_api.py::test_a_sync_is_a_job_that_finds_what_changed",
+        "tests/sync/test_sync_api.py::test_a_second_wish_joins_the_job_that_is_under_way",
+        "tests/sync/test_sync_api.py::test_who_may_have_a_private_server_read",
+    ),
+    "R-155": (
+        "tests/sync/test_sync_api.py::test_a_schedule_is_told_kept_and_ended",
+        "tests/sync/test_sync_api.py::test_a_server_is_read_when_its_time_has_come_and_is_due_later_again",
+        "tests/sync/test_sync_api.py::test_a_genuine_call_has_the_server_read",
+        "tests/sync/test_sync_api.py::test_a_call_that_is_repeated_begins_nothing",
+        "tests/sync/test_sync_api.py::test_calls_that_nobody_vouches_for_are_refused_alike",
+        "tests/sync/test_webhooks.py::test_what_is_forged_or_old_is_refused",
+        "tests/sync/test_worker.py::test_several_replicas_open_one_scheduled_job_and_skip_what_is_off",
+    ),
+    "R-156": (
+        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
+        "tests/sync/test_sync_api.py::test_what_was_given_up_can_be_asked_for_again",
+        "tests/sync/test_schedule.py::test_waits_grow_to_their_bound_and_are_spread",
+        "tests/sync/test_schedule.py::test_a_job_is_given_up_after_so_many_attempts",
+        "tests/sync/test_worker.py::test_a_job_whose_workers_keep_dying_is_given_up",
+        "tests/sync/test_worker.py::test_failures_are_tried_again_until_the_job_is_dead",
+    ),
+    "R-157": (
+        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
+        "tests/sync/test_sync_api.py::test_a_tool_that_cannot_be_taken_any_more_says_why_and_is_served_on",
+    ),
+    "R-168": (
+        "tests/sync/test_sync_api.py::test_a_shared_server_holds_what_changed_until_somebody_decides",
+    ),
+    "R-170": (
+        "tests/sync/test_sync_api.py::test_an_announcement_heard_on_a_stream_has_the_server_read",
+        "tests/sync/test_worker.py::test_what_is_announced_while_a_job_runs_is_followed_by_another",
+    ),
+    "R-287": (
+        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
+    ),
+    "E-09": (
+        "tests/sync/test_worker.py::test_the_job_of_a_dead_worker_is_taken_over_by_the_databases_clock",
+    ),
+    "R-158": (
+        "tests/sync/test_worker.py::test_a_job_is_taken_once_however_many_want_it",
+        "tests/sync/test_worker.py::test_there_is_one_open_job_for_a_server_however_many_ask",
+        "tests/sync/test_worker.py::test_several_workers_read_each_server_once",
+        "tests/sync/test_worker.py::test_the_job_of_a_dead_worker_is_taken_over_by_the_databases_clock",
+        "tests/sync/test_worker.py::test_a_worker_that_was_taken_for_dead_stores_nothing",
+        "tests/sync/test_worker.py::test_a_worker_learns_that_its_job_was_taken_over_and_stops",
+        "tests/sync/test_worker.py::test_a_long_reading_keeps_its_lease",
+    ),
+    "R-159": (
+        "tests/sync/test_worker.py::test_a_sync_killed_at_any_write_leaves_the_old_or_the_new_set",
     ),
 }
 """Tests by the requirement they prove."""
@@ -759,20 +853,12 @@ LATER: dict[str, str] = {
         "A record is written in the transaction of its change, which the driver retries as a "
         "whole; a real step-down of a primary was not tried."
     ),
-    "E-09": (
-        "Leases come with the sync worker. Expiry of tokens and entries is judged by the "
-        "replica's clock, within the tolerated difference."
-    ),
     "R-030": (
         "Servers are kept so; raw_apis and the state of syncs come with REST APIs and the "
         "sync worker."
     ),
-    "R-031": "Modes of synchronisation come with the sync worker.",
-    "R-032": "Times and outcome of synchronisation come with the sync worker.",
     "R-012": "REST APIs cannot be registered yet.",
     "R-013": "MCP servers can; REST APIs with a description in OpenAPI come later.",
-    "R-220": "A server's tools are exposed one by one, but to all of its callers alike so far.",
-    "R-232": "Scopes are those of the gateway; scopes of single tools come with access policies.",
     "R-234": "REST APIs cannot be called yet.",
     "R-280": "The connections domain comes later; calls write no status of a server.",
     "R-281": "The connections domain comes later.",
@@ -781,7 +867,6 @@ LATER: dict[str, str] = {
     "R-284": "The connections domain comes later.",
     "R-285": "The connections domain comes later.",
     "R-286": "`lastConnected` is written by registration and refresh alone so far.",
-    "R-287": "A failed refresh is noted; the threshold of repeated failures comes with syncing.",
     "R-288": "The connections domain comes later.",
     "R-289": "The connections domain comes later.",
     "R-290": "The connections domain comes later.",

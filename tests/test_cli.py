@@ -14,7 +14,7 @@ from pymongo import MongoClient
 from typer.testing import CliRunner, Result
 
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope
-from registry.auth.jwt import TokenVerifier
+from registry.auth.jwt import TokenVerifier, default_scopes
 from registry.auth.keys import load_signing_keys
 from registry.cli import app
 from registry.core.settings import Settings
@@ -225,6 +225,22 @@ def test_a_server_that_cannot_be_read_is_refused_when_asked_to(
     assert result.exit_code == 1
     assert result.stdout.startswith("failed    the command line: ")
     assert stored_servers(database_uri) == []
+
+
+def test_a_token_may_carry_scopes_that_only_policies_know(key_files: tuple[Path, Path]) -> None:
+    result = run("token", "create", "--user-id", ALICE, "--custom-scope", "finance:read")
+
+    verified = verifier(key_files).verify(result.output.strip())
+    assert verified.custom_scopes == {"finance:read"}
+    assert verified.scopes == default_scopes(Role.USER)
+
+
+@pytest.mark.parametrize("name", ["", "two words", 'quo"te', "read:tools", "ü"])
+def test_what_is_no_scope_of_ones_own_is_refused(name: str) -> None:
+    result = run("token", "create", "--user-id", ALICE, "--custom-scope", name)
+
+    assert result.exit_code == 1
+    assert "--custom-scope" in result.output
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Cluster:
             user_id=user.user_id,
             username=user.username,
             role=user.role,
-            scopes=user.scopes,
+            scopes=user.held_scopes,
             lifetime=timedelta(minutes=5),
             token_id=token_id,
         )
@@ -174,6 +174,28 @@ async def test_a_change_on_one_replica_is_in_force_on_all_within_a_second(
             {"owner_id": ObjectId(server["id"])}, {"$set": {"exposure_state": "active"}}
         )
         await cluster.agree("show it again", by_root, lists("echo"))
+
+        denied = await cluster.ask(
+            1,
+            root,
+            "POST",
+            "/access/policies",
+            name="no echo",
+            effect="deny",
+            target={"owner_id": server["id"], "tools": ["ec*"]},
+            subjects={"roles": ["admin"]},
+        )
+        await cluster.agree("deny a tool", by_root, lists())
+        policy = f"/access/policies/{denied['id']}"
+        await cluster.ask(2, root, "PATCH", policy, is_enabled=False)
+        await cluster.agree("switch the policy off", by_root, lists("echo"))
+        stored = {"_id": ObjectId(denied["id"])}
+        await database.collection("access_policies").update_one(
+            stored, {"$set": {"is_enabled": True}}
+        )
+        await cluster.agree("switch it on by a raw write", by_root, lists())
+        await cluster.ask(0, root, "DELETE", policy)
+        await cluster.agree("remove the policy", by_root, lists("echo"))
 
         await cluster.agree("nothing", revoked, lists("echo"))
         await cluster.ask(2, root, "POST", "/tokens/revoke", jti="to-be-revoked")

@@ -23,8 +23,13 @@ OPEN = {
     ("GET", "/.well-known/oauth-protected-resource/mcp/{slug}"),
     # Takes the refresh token in its body for a credential.
     ("POST", "/api/v1/tokens/refresh-session"),
+    # Takes a signature over its body for a credential.
+    ("POST", "/api/v1/sync/webhooks/{owner_id}"),
 }
 """Tell nothing of what is stored. A route is added here by a decision, not by forgetting."""
+
+ASKING = {("POST", "/api/v1/access/explain")}
+"""Take a body, and change nothing."""
 
 WRITING = {
     Scope.WRITE_SERVERS,
@@ -77,8 +82,10 @@ async def test_routes_that_change_something_demand_a_scope_for_writing(
     routes: dict[tuple[str, str], tuple[Scope, ...]],
 ) -> None:
     changing = {
-        key: scopes for key, scopes in routes.items() if key[0] != "GET" and key not in OPEN
+        key: scopes
+        for key, scopes in routes.items()
+        if key[0] != "GET" and key not in OPEN and key not in ASKING
     }
 
-    assert len(changing) == 22
+    assert len(changing) == 29
     assert {key for key, scopes in changing.items() if WRITING.isdisjoint(scopes)} == set()

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,42 @@ def standalone(settings: Settings, daemon: RunningDaemon) -> Settings:
     return settings.model_copy(update=changes)
 
 
-async def seconds_until(parts: Components, tools: list[str] | None) -> float:
-    """Return how long it takes until the gateway has the tools, or no route."""
+async def deny_all(daemon: RunningDaemon) -> Callable[[], Awaitable[None]]:
+    """Deny all tools to everyone, and return what allows them again."""
+    database = Database(f"{daemon.uri}own", timeout_ms=2000)
+    policies = database.collection("access_policies")
+    now = datetime.now(UTC)  # noqa: TID251 - as others write it
+    await policies.insert_one(
+        {
+            "name": "nothing",
+            "effect": "deny",
+            "is_enabled": True,
+            "source_type": "mcp",
+            "everyone": True,
+            "revision": 1,
+            "created_at": now,
+            "updated_at": now,
+        }
+    )
+
+    async def remove() -> None:
+        await policies.delete_many({})
+        await database.close()
+
+    return remove
+
+
+async def seconds_until(
+    parts: Components, tools: list[str] | None, user: UserContext | None = None
+) -> float:
+    """Return how long it takes until the gateway has the tools for a caller, or no route."""
     clock = SystemClock()
     began_at = clock.monotonic()
     async with asyncio.timeout(10):
         while True:
             route = parts.snapshot.route("raw")
+            if route is not None and route.policies is not None and user is not None:
+                route = route.policies.seen_by(user)
             if (None if route is None else list(route.tools)) == tools:
                 return clock.monotonic() - began_at
             await clock.sleep(0.01)
@@ -106,6 +135,10 @@ async def test_what_others_write_is_served_within_a_second_and_nothing_can_be_ch
             seconds = [await seconds_until(parts, ["a", "b"])]
             await tools.delete_one({"name": "a"})
             seconds.append(await seconds_until(parts, ["b"]))
+            allow_again = await deny_all(daemon)
+            seconds.append(await seconds_until(parts, [], root))
+            await allow_again()
+            seconds.append(await seconds_until(parts, ["b"], root))
             off = {"$set": {"status": "inactive", "updatedAt": datetime.now(UTC)}}  # noqa: TID251 - as mongoose does
             await servers.update_one({"_id": raw["_id"]}, off)
             seconds.append(await seconds_until(parts, None))

@@ -16,12 +16,21 @@ from packages.models.audit import (
     AuditSeal,
 )
 from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
+from packages.models.policies import ACCESS_POLICIES_VALIDATOR, AccessPolicy
 from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
 from packages.models.sessions import (
     REVOKED_TOKENS_VALIDATOR,
     TOKEN_FAMILIES_VALIDATOR,
     RevokedToken,
     TokenFamily,
+)
+from packages.models.syncing import (
+    SYNC_DELIVERIES_VALIDATOR,
+    SYNC_JOB_RUNS_VALIDATOR,
+    SYNC_JOBS_VALIDATOR,
+    SyncDelivery,
+    SyncJob,
+    SyncJobRun,
 )
 from packages.models.tools import (
     MCP_TOOLS_VALIDATOR,
@@ -36,6 +45,10 @@ OWN_DOCUMENTS = (
     ToolVersion,
     ServerFeature,
     ServerVersion,
+    AccessPolicy,
+    SyncJob,
+    SyncJobRun,
+    SyncDelivery,
     AuditLog,
     AuditSeal,
     TokenFamily,
@@ -47,6 +60,10 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
+    AccessPolicy.Settings.name: ACCESS_POLICIES_VALIDATOR,
+    SyncJob.Settings.name: SYNC_JOBS_VALIDATOR,
+    SyncJobRun.Settings.name: SYNC_JOB_RUNS_VALIDATOR,
+    SyncDelivery.Settings.name: SYNC_DELIVERIES_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,

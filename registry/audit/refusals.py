@@ -25,10 +25,11 @@ ENTITY_TYPES = {
     "permissions": EntityType.PERMISSION,
     "audit": EntityType.AUDIT,
     "usage": EntityType.USAGE,
+    "access": EntityType.POLICY,
 }
 """By the tag of the route."""
 
-ID_PARAMETERS = ("server_id", "resource_id", "token_id")
+ID_PARAMETERS = ("server_id", "resource_id", "token_id", "policy_id")
 DENIALS = frozenset({ErrorKind.FORBIDDEN, ErrorKind.INSUFFICIENT_SCOPE})
 FAILURES = frozenset({ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.CONFLICT})
 SECRET_READS = frozenset({EntityType.TOKEN, EntityType.PERMISSION})

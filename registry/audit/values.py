@@ -40,6 +40,7 @@ class EntityType(StrEnum):
     AUDIT = "audit"
     USAGE = "usage"
     DATABASE = "database"
+    POLICY = "policy"
 
 
 class AuditOutcome(StrEnum):

@@ -184,6 +184,7 @@ class BearerAuthenticator:
                 token_id=token.token_id,
                 session_id=token.session_id,
                 ancestors=token.ancestors,
+                custom_scopes=token.custom_scopes,
             )
         entry = await self._directory.get(token.user_id)
         if entry is None and token.role is None:
@@ -199,6 +200,7 @@ class BearerAuthenticator:
             role_name=entry.role if entry else None,
             session_id=token.session_id,
             ancestors=token.ancestors,
+            custom_scopes=token.custom_scopes,
         )
 
     def _token_dies_at(self, _key: bytes, token: VerifiedToken, now: float) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from registry.auth.identity import Scope
 from registry.core.errors import ErrorKind, RegistryError
 
 
@@ -21,7 +20,7 @@ class InsufficientScopeError(RegistryError):
 
     kind = ErrorKind.INSUFFICIENT_SCOPE
 
-    def __init__(self, needed: Sequence[Scope]) -> None:
+    def __init__(self, needed: Sequence[str]) -> None:
         self.needed = tuple(needed)
         names = " ".join(needed)
         super().__init__(f"The token needs the scope {names}.", {"scope": names})

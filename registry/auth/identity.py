@@ -49,6 +49,9 @@ USER_SCOPES = frozenset(
 )
 """What a plain user may do when the token itself names no scopes (jarvis-api's tokens)."""
 
+SCOPE_NAME = r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$"
+"""Pattern of the name of a scope (RFC 6749, 3.3), at a length of ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class UserContext:
@@ -62,6 +65,7 @@ class UserContext:
         role_name: The role as stored in `users`, where it was looked up; ACL entries may name it.
         session_id: The family of tokens that it belongs to, when it does.
         ancestors: The tokens and families that it was generated with, the oldest first.
+        custom_scopes: What the token names besides: of no meaning but to access policies.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
 
@@ -74,6 +78,12 @@ class UserContext:
     role_name: str | None = None
     session_id: str | None = None
     ancestors: tuple[str, ...] = ()
+    custom_scopes: frozenset[str] = frozenset()
+
+    @property
+    def held_scopes(self) -> frozenset[str]:
+        """Return all scopes that the token names."""
+        return self.scopes | self.custom_scopes
 
     @property
     def role_principal(self) -> str:

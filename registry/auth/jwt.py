@@ -43,6 +43,7 @@ class VerifiedToken:
         issued_at: `iat` likewise; None when the token does not say.
         session_id: Family of tokens that it belongs to, if any.
         ancestors: Tokens and families that it was generated with, the oldest first.
+        custom_scopes: Scopes that are none of ours; access policies may name them.
     """
 
     user_id: str
@@ -54,6 +55,7 @@ class VerifiedToken:
     issued_at: float | None = None
     session_id: str | None = None
     ancestors: tuple[str, ...] = ()
+    custom_scopes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class TokenIssuer:
         user_id: str,
         username: str,
         role: Role,
-        scopes: frozenset[Scope],
+        scopes: frozenset[str],
         lifetime: timedelta,
         token_id: str | None = None,
         session_id: str | None = None,
@@ -196,12 +198,14 @@ class TokenVerifier:
         scope = claims.get("scope")
         if not isinstance(role, str) or not isinstance(scope, str):
             raise UnauthorizedError("The bearer token lacks a role or a scope.")
-        known = {item.value for item in Scope}
+        named = frozenset(scope.split())
+        known = frozenset(item for item in Scope if item in named)
         return VerifiedToken(
             user_id=_user_id(claims.get("user_id")),
             username=str(claims.get("username") or ""),
             role=Role.parse(role),
-            scopes=frozenset(Scope(name) for name in scope.split() if name in known),
+            scopes=known,
+            custom_scopes=named - known,
             token_id=str(claims["jti"]) if claims.get("jti") else None,
             expires_at=_expiry(claims),
             issued_at=_issued_at(claims),

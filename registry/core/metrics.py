@@ -42,6 +42,25 @@ class Metrics:
             registry=self.registry,
             buckets=GATEWAY_BUCKETS,
         )
+        self.sync_runs = Counter(
+            "mcp_sync_runs",
+            "Attempts to synchronise a server by what asked for them and how they ended.",
+            ("trigger", "outcome"),
+            registry=self.registry,
+        )
+        self.sync_duration = Histogram(
+            "mcp_sync_run_duration_seconds",
+            "Time of such an attempt, the upstream's included.",
+            ("outcome",),
+            registry=self.registry,
+            buckets=GATEWAY_BUCKETS,
+        )
+        self.sync_jobs_open = Gauge(
+            "mcp_sync_jobs_open",
+            "Jobs that are not finished, by state.",
+            ("state",),
+            registry=self.registry,
+        )
         self.gateway_requests = Timings(
             "mcp_gateway_request_duration_seconds",
             "Time to the end of the answer of a gateway request.",
@@ -131,6 +150,11 @@ class Metrics:
         self.snapshot_age = Gauge(
             "mcp_gateway_snapshot_age_seconds",
             "Time since the gateway's view was last known to agree with the database.",
+            registry=self.registry,
+        )
+        self.policies_unreadable = Gauge(
+            "mcp_gateway_policies_unreadable",
+            "Stored access policies that cannot be read; all that they may be about is refused.",
             registry=self.registry,
         )
         self.snapshot_reloads = Counter(

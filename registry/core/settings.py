@@ -236,6 +236,36 @@ class Settings(BaseSettings):
         "in use always is.",
     )
 
+    sync_worker: bool = Field(
+        default=True, description="Whether this process has servers read in the background."
+    )
+    sync_at_once: int = Field(
+        default=4, ge=1, le=256, description="Most servers read in the background side by side."
+    )
+    sync_poll_seconds: float = Field(
+        default=1.0, ge=0.05, le=300, description="How often it looks for servers to read."
+    )
+    sync_lease_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="How long a process that reads may be silent before another takes over.",
+    )
+    sync_max_attempts: int = Field(
+        default=5, ge=1, le=100, description="Failed attempts after which a job is given up."
+    )
+    sync_backoff_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Longest wait after the first failed attempt; each further one doubles it.",
+    )
+    sync_backoff_max_seconds: float = Field(
+        default=3600.0, gt=0, description="Longest wait between two attempts."
+    )
+    sync_retention_days: int = Field(
+        default=30, ge=1, le=3650, description="How long finished jobs are kept."
+    )
+
     usage_retention_days: int = Field(
         default=30, ge=0, le=3650, description="How long records of calls are kept; 0 keeps none."
     )

@@ -6,14 +6,21 @@ from registry.access.policy import Permission, Rule, ServerScope, decide
 from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
+from registry.core.json import JsonObject
 from registry.core.origin import Origin
-from registry.gateway.catalogue import View
-from registry.gateway.errors import NotServing, ServerUnknown
+from registry.gateway.catalogue import View, Withheld
+from registry.gateway.errors import NotServing, ServerUnknown, ToolDenied, ToolUnknown
 from registry.gateway.naming import SEPARATOR
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.requests import Exchange
 from registry.gateway.translate import challenged
 from registry.gateway.values import Route
+from registry.policies.decisions import deciding
+from registry.policies.explaining import blocking
+
+RECORDED_CHARACTERS = 256
+RECORDED_POLICIES = 10
+"""Of a tool's name, and of the policies that refuse it, that a record holds."""
 
 GATEWAY_SCOPES = (Scope.READ_TOOLS, Scope.INVOKE_TOOLS)
 
@@ -99,18 +106,18 @@ class Admission:
         route = self._routes.route(slug)
         if route is None or route.server_id != server_id:
             raise ServerUnknown
-        decision = decide(
-            user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
-        )
-        if not decision.allowed:
+        seen = self.seen(user, route)
+        if seen is None:
             raise ServerUnknown
-        return route
+        return seen
 
-    def may_see(self, user: UserContext, route: Route) -> bool:
-        """Whether the server exists for *user*."""
-        return decide(
+    def seen(self, user: UserContext, route: Route) -> Route | None:
+        """Return the server as *user* may use it; None when it does not exist for them."""
+        if not decide(
             user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
-        ).allowed
+        ).allowed:
+            return None
+        return route if route.policies is None else route.policies.seen_by(user)
 
     def remembered(self, authorization: str) -> UserContext | None:
         """Return the caller of a request with this header, if known without any I/O."""
@@ -134,7 +141,7 @@ class Admission:
             self._note(exchange, user, route.server_id, decision.rule)
             raise ServerUnknown
         self.note_use(exchange, user, route)
-        return route
+        return route if route.policies is None else route.policies.seen_by(user)
 
     def note_use(self, exchange: Exchange, user: UserContext, route: Route) -> None:
         """Record that an administrator uses another user's private server; once a request."""
@@ -163,6 +170,35 @@ class Admission:
             if not decision.allowed:
                 self._note(exchange, user, member.route.server_id, decision.rule)
 
+    def unknown_tool(
+        self, exchange: Exchange, name: str, withheld: Withheld | None
+    ) -> ToolUnknown:
+        """Return the refusal of a tool that is not there for the caller.
+
+        It says the same whether there is none or policies refuse it; the latter is recorded.
+
+        Args:
+            exchange: The request.
+            name: What the client calls the tool.
+            withheld: The tool that policies refuse, if so.
+        """
+        user = exchange.user
+        if withheld is None or user is None:
+            return ToolUnknown(name)
+        exchange.served_by(withheld.route)
+        exchange.tool = withheld.name
+        tool = withheld.name[:RECORDED_CHARACTERS]
+        why = blocking(user, withheld.rule)
+        ids = [policy.id for policy in deciding(user, withheld.rule)[:RECORDED_POLICIES]]
+        self._note(
+            exchange,
+            user,
+            withheld.route.server_id,
+            f"tool {tool}: {why}",
+            changes={"tool": tool, "policies": [*ids]},
+        )
+        return ToolDenied(name)
+
     def _note(
         self,
         exchange: Exchange,
@@ -170,12 +206,14 @@ class Admission:
         server_id: str | None,
         reason: str,
         outcome: AuditOutcome = AuditOutcome.DENIED,
+        changes: JsonObject | None = None,
     ) -> None:
         client = exchange.scope.get("client")
         event = AuditEvent(
             AuditAction.CALL,
             EntityType.SERVER,
             server_id,
+            changes or {},
             outcome=outcome,
             reason=reason,
         )

@@ -27,6 +27,7 @@ from registry.gateway.naming import (
     split_uri,
 )
 from registry.gateway.values import FeatureEntry, Route, ToolEntry, may_tell_of_resources
+from registry.policies.decisions import Rule
 
 REMEMBERED_VIEWS = 2_000
 """Callers whose view is remembered."""
@@ -39,7 +40,10 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 MOST_PATTERNS = 100
 """Templates of one server that are tried on a URI that is in no list."""
 
-ViewKey: TypeAlias = tuple[str, str, str, frozenset[str]]
+REMEMBERED_NARROWED = 200_000
+"""Tools of servers with policies, as views have them, that are remembered with these."""
+
+ViewKey: TypeAlias = tuple[object, ...]
 PageKey: TypeAlias = tuple[int, str, str | None]
 T = TypeVar("T", ToolEntry, FeatureEntry)
 
@@ -58,12 +62,41 @@ class Owned:
     tool: ToolEntry | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A tool that policies refuse to a caller.
+
+    Attributes:
+        name: What its server calls it.
+        rule: The policies about it.
+    """
+
+    route: Route
+    name: str
+    rule: Rule
+
+
 class Member:
     """One server's part of the combined server."""
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, prefix: str | None = None) -> None:
         self.route = route
-        self.prefix = public_prefix(route.slug)
+        self.prefix = public_prefix(route.slug) if prefix is None else prefix
+
+    def seen_by(self, user: UserContext) -> "Member":
+        """Return it with the tools that policies leave to *user*."""
+        policies = self.route.policies
+        if policies is None:
+            return self
+        return Member(policies.seen_by(user), self.prefix)
+
+    @cached_property
+    def withheld(self) -> Mapping[str, Withheld]:
+        """Return the tools that policies refuse, by the second half of their names."""
+        return {
+            public_suffix(self.prefix, name): Withheld(self.route, name, rule)
+            for name, rule in self.route.hidden.items()
+        }
 
     @cached_property
     def tools(self) -> Mapping[str, ToolEntry]:
@@ -109,9 +142,11 @@ class Catalogue:
         self._ordered = sorted(
             self._members.values(), key=lambda member: member.prefix + SEPARATOR
         )
+        self._is_policed = any(member.route.policies is not None for member in members)
+        self._narrowed = 0
         self._views: dict[ViewKey, View] = {}
         self._serials = count()
-        self._by_members: dict[tuple[str, ...], View] = {}
+        self._by_members: dict[tuple[str | int, ...], View] = {}
         self._pages: LRUCache[PageKey, bytes] = LRUCache(REMEMBERED_PAGE_BYTES, getsizeof=len)
 
     @property
@@ -125,7 +160,9 @@ class Catalogue:
 
     def view(self, user: UserContext, *, admin_sees_private: bool) -> "View":
         """Return what *user* may see."""
-        key = (user.user_id, user.role.value, user.role_principal, user.groups)
+        key: ViewKey = (user.user_id, user.role.value, user.role_principal, user.groups)
+        if self._is_policed:
+            key = (*key, user.scopes, user.custom_scopes)
         view = self._views.get(key)
         if view is not None:
             return view
@@ -139,14 +176,21 @@ class Catalogue:
                 admin_sees_private=admin_sees_private,
             ).allowed
         ]
+        if self._is_policed:
+            allowed = [member.seen_by(user) for member in allowed]
         # People who see the same share the pages too.
-        shared = tuple(member.route.server_id for member in allowed)
+        shared = tuple(_identity(member.route) for member in allowed)
         view = self._by_members.get(shared)
-        if len(self._views) >= REMEMBERED_VIEWS:
+        if len(self._views) >= REMEMBERED_VIEWS or self._narrowed > REMEMBERED_NARROWED:
             self._views.clear()
             self._by_members.clear()
+            self._narrowed = 0
         if view is None:
-            view = self._by_members[shared] = View(next(self._serials), allowed, self._pages)
+            view = View(next(self._serials), allowed, self._pages)
+            self._by_members[shared] = view
+            self._narrowed += sum(
+                len(member.route.tools) for member in allowed if member.route.hidden
+            )
         self._views[key] = view
         return view
 
@@ -318,6 +362,14 @@ class View:
                 yield from _located(self._owners, "resources", after)
             case _:
                 yield from _located(self._template_owners, "templates", after)
+
+
+def _identity(route: Route) -> str | int:
+    """Return what tells one caller's part of a server from another's.
+
+    The number stands for a route that its view keeps, so that no other gets it.
+    """
+    return id(route) if route.hidden else route.server_id
 
 
 def _named(member: Member, kind: str, after: str) -> Iterator[tuple[str, bytes]]:

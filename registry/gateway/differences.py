@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import FeatureEntry, Route, ToolEntry
+from registry.policies.decisions import Rule
 
 TOOLS, PROMPTS, RESOURCES = 1, 2, 4
 """Kinds of lists, as bits of a plain number; resource templates count as resources."""
@@ -18,7 +19,8 @@ NOTHING = 0
 ALL_LISTS = TOOLS | PROMPTS | RESOURCES
 
 T = TypeVar("T", ToolEntry, FeatureEntry)
-MaySee: TypeAlias = Callable[[Route], bool]
+Seen: TypeAlias = Callable[[Route], Route | None]
+"""Returns a route as a caller may use it; None when it does not exist for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Difference:
         gained: The lists that are longer for whoever sees it from now on.
         changed: The lists that differ for whoever sees both.
         same_rights: Whether those who saw it are those who see it.
+        is_policed: Whether what callers see of it depends on them.
     """
 
     before: Route | None
@@ -38,6 +41,7 @@ class Difference:
     gained: int
     changed: int
     same_rights: bool
+    is_policed: bool = False
 
 
 def differences(old: Catalogue, new: Catalogue) -> list[Difference]:
@@ -48,13 +52,25 @@ def differences(old: Catalogue, new: Catalogue) -> list[Difference]:
         former = before.get(prefix)
         if former is None:
             gained = offered_lists(member.route)
-            found.append(Difference(None, member.route, NOTHING, gained, NOTHING, False))
+            found.append(
+                Difference(
+                    None, member.route, NOTHING, gained, NOTHING, False, _is_policed(member.route)
+                )
+            )
         elif former.route is not member.route:
             change = _difference(former.route, member.route)
             if change is not None:
                 found.append(change)
     found += [
-        Difference(member.route, None, offered_lists(member.route), NOTHING, NOTHING, False)
+        Difference(
+            member.route,
+            None,
+            offered_lists(member.route),
+            NOTHING,
+            NOTHING,
+            False,
+            _is_policed(member.route),
+        )
         for prefix, member in before.items()
         if prefix not in after
     ]
@@ -64,11 +80,21 @@ def differences(old: Catalogue, new: Catalogue) -> list[Difference]:
 def _difference(before: Route, after: Route) -> Difference | None:
     changed = changed_lists(before, after)
     same_rights = before.facts == after.facts
-    if same_rights and not changed and _reached_by(before) == _reached_by(after):
+    is_policed = _is_policed(before) or _is_policed(after)
+    same_rules = not is_policed or _rules(before) == _rules(after)
+    if same_rights and same_rules and not changed and _reached_by(before) == _reached_by(after):
         # Read again and found to be the same.
         return None
     lost, gained = offered_lists(before), offered_lists(after)
-    return Difference(before, after, lost, gained, changed, same_rights)
+    return Difference(before, after, lost, gained, changed, same_rights, is_policed)
+
+
+def _is_policed(route: Route) -> bool:
+    return route.policies is not None
+
+
+def _rules(route: Route) -> Mapping[str, Rule]:
+    return {} if route.policies is None else route.policies.rules
 
 
 def _reached_by(route: Route) -> tuple[object, ...]:
@@ -84,31 +110,42 @@ def _reached_by(route: Route) -> tuple[object, ...]:
     )
 
 
-def seen_changes(changes: Iterable[Difference], may_see: MaySee) -> tuple[int, bool]:
+def seen_changes(changes: Iterable[Difference], seen: Seen) -> tuple[int, bool]:
     """Return which lists changed for a caller, and whether any server of theirs did."""
     lists, is_touched = NOTHING, False
     for change in changes:
-        saw = change.before is not None and may_see(change.before)
-        sees = saw
-        if not change.same_rights:
-            sees = change.after is not None and may_see(change.after)
-        is_touched = is_touched or saw or sees
-        if saw and sees:
+        before = None if change.before is None else seen(change.before)
+        after = before
+        if change.is_policed or not change.same_rights:
+            after = None if change.after is None else seen(change.after)
+        is_touched = is_touched or before is not None or after is not None
+        if change.is_policed:
+            lists |= changed_for(before, after)
+        elif before is not None and after is not None:
             lists |= change.changed
-        elif saw:
+        elif before is not None:
             lists |= change.lost
-        elif sees:
+        elif after is not None:
             lists |= change.gained
     return lists, is_touched
 
 
-def changed_views(catalogue: Catalogue, saw: MaySee, sees: MaySee) -> int:
+def changed_views(catalogue: Catalogue, saw: Seen, sees: Seen) -> int:
     """Return which lists changed for a caller whose own rights did."""
     lists = NOTHING
     for member in catalogue.members.values():
-        if saw(member.route) != sees(member.route):
-            lists |= offered_lists(member.route)
+        lists |= changed_for(saw(member.route), sees(member.route))
     return lists
+
+
+def changed_for(before: Route | None, after: Route | None) -> int:
+    """Return which lists differ, given one server as a caller saw it and as they see it."""
+    if before is after:
+        return NOTHING
+    if before is not None and after is not None:
+        return changed_lists(before, after)
+    route = before or after
+    return NOTHING if route is None else offered_lists(route)
 
 
 def changed_lists(before: Route, after: Route) -> int:

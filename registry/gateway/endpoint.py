@@ -89,6 +89,7 @@ class Surroundings:
         recorder: Takes note of each request.
         gates: How much each server is asked.
         peers: The other workers.
+        announced: Is told ids of servers that say that their lists changed.
         drain: Says when nothing new may begin.
         metrics: Counts streams.
     """
@@ -100,6 +101,7 @@ class Surroundings:
     recorder: Recorder
     gates: UpstreamGates
     peers: Peers
+    announced: Callable[[str], None]
     drain: Drain
     metrics: Metrics
 
@@ -149,12 +151,18 @@ class GatewayEndpoint:
         wire = self._wire = Wire(around.session, self._patience)
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
+
+        def heard_list_changed(route: Route) -> None:
+            metrics.upstream_list_changes.inc()
+            around.announced(route.server_id)
+
         self._one = PassThrough(
             routes,
             Forwarder(
                 wire,
                 self._patience,
                 gates,
+                heard_list_changed,
                 connect_timeout_seconds=connect_timeout_seconds,
                 total_timeout_seconds=total_timeout_seconds,
             ),
@@ -162,6 +170,7 @@ class GatewayEndpoint:
             self._streams,
             recorder,
             until=self._until,
+            unknown_tool=self._admission.unknown_tool,
             repeats_reads=settings.gateway_repeat_reads,
         )
         self._errands = Errands()
@@ -175,9 +184,6 @@ class GatewayEndpoint:
             suspect=routes.suspect,
         )
         self._connector = connector
-
-        def heard_list_changed(_route: Route) -> None:
-            metrics.upstream_list_changes.inc()
 
         self._broker = Broker(
             connector,

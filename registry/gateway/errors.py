@@ -3,7 +3,7 @@
 Refusal
 ├── transport: HostNotAllowed, OriginNotAllowed, MethodNotAllowed, BodyTooLarge, BodyTooSlow, …
 ├── protocol:  MalformedJson, InvalidRequest, InvalidParams, HeaderMismatch, VersionMismatch
-├── policy:    ServerUnknown, SessionUnknown, ToolUnknown
+├── policy:    ServerUnknown, SessionUnknown, ToolUnknown, ToolDenied
 └── upstream:  UpstreamUnreachable, UpstreamTimedOut, UpstreamMisbehaved, CredentialsRejected, …
 
 The data plane is itself the rim where HTTP and JSON-RPC meet, so a refusal knows its status and
@@ -28,6 +28,7 @@ RETRY_AFTER_SECONDS = 2
 class Outcome(StrEnum):
     """How a request ended, as metrics count it.
 
+    `DENIED` is what policies refuse; callers are told the same as of what does not exist.
     `TOOL_ERROR` and `RPC_ERROR` are answers of the upstream that were relayed whole: a result
     with `isError`, and a JSON-RPC error. The time of requests is counted as `OK` for both.
     """
@@ -38,6 +39,7 @@ class Outcome(StrEnum):
     INVALID = "invalid"
     UNAUTHORIZED = "unauthorized"
     REFUSED = "refused"
+    DENIED = "denied"
     UPSTREAM_ERROR = "upstream_error"
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
@@ -331,6 +333,12 @@ class ToolUnknown(Refusal):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"Unknown tool: {name}")
+
+
+class ToolDenied(ToolUnknown):
+    """Policies refuse the tool to the caller, who is told that there is none."""
+
+    outcome = Outcome.DENIED
 
 
 class MethodUnknown(Refusal):

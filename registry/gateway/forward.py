@@ -90,6 +90,9 @@ WAITED_FOR: Mapping[type[Exception], Wait] = {
 }
 """Every other timeout is that of the pool's connections: silence within an answer."""
 
+ANNOUNCEMENT = b"list_changed"
+"""How the notifications about lists end; some servers write the slashes before it as escapes."""
+
 Edit = Callable[[bytes], bytes]
 """From a message of the upstream to what the client gets."""
 
@@ -202,6 +205,7 @@ class Forwarder:
         wire: How requests are sent.
         patience: Says which calls are worth watching.
         gates: Bound what goes to each server.
+        heard_list_changed: Called when a server says that one of its lists changed.
         connect_timeout_seconds: Longest wait for a connection to be made.
         total_timeout_seconds: Longest time for an answer that is no standing stream.
     """
@@ -211,6 +215,7 @@ class Forwarder:
         wire: Wire,
         patience: Patience,
         gates: UpstreamGates,
+        heard_list_changed: Callable[[Route], None],
         *,
         connect_timeout_seconds: float,
         total_timeout_seconds: float,
@@ -218,6 +223,7 @@ class Forwarder:
         self._wire = wire
         self._patience = patience
         self._gates = gates
+        self._heard_list_changed = heard_list_changed
         self._connect_timeout_seconds = connect_timeout_seconds
         self._total_timeout_seconds = total_timeout_seconds
         self._call_timeouts: dict[float, ClientTimeout] = {}
@@ -279,7 +285,7 @@ class Forwarder:
                     try:
                         client.answered()
                         turn.answered(answer.status)
-                        await _relay(answer, route, client)
+                        await self._relay(answer, route, client)
                     finally:
                         answer.close()
                 except BaseException as exc:
@@ -288,6 +294,41 @@ class Forwarder:
                 turn.end(None)
         except (TimeoutError, ClientError, HttpProcessingError, OSError, ValueError) as exc:
             raise failure(route, exc) from exc
+
+    async def _relay(self, answer: UpstreamAnswer, route: Route, client: Client) -> None:
+        status = answer.status
+        if status != OK:
+            check_status(status, route)
+        content_type = answer.headers.get(CONTENT_TYPE, "").lower()
+        is_stream = content_type.startswith(EVENT_STREAM)
+        length = _length(answer)
+        if not (is_stream or content_type.startswith(JSON) or length == 0 or status in EMPTY):
+            _refuse_foreign(status, content_type, route)
+        headers = returned_headers(answer.headers, is_stream=is_stream)
+        session_id = answer.headers.get(SESSION_HEADER)
+        if session_id is not None and client.seal is not None:
+            headers.append((b"mcp-session-id", client.seal(session_id).encode()))
+        longest = WHOLE_BODY_BYTES if client.edit is None else EDITED_BODY_BYTES
+        if not is_stream and length is not None and length <= longest:
+            whole = await answer.body.read()
+            if client.edit is not None:
+                whole = client.edit(whole)
+            if status != NO_CONTENT:
+                headers.append((b"content-length", str(len(whole)).encode()))
+            await client.answer(status, headers, whole)
+            return
+        if length is not None and not is_stream:
+            headers.append((b"content-length", str(length).encode()))
+        await client.start(status, headers, is_event_stream=is_stream)
+        client.sends_whole_events = client.edit is not None
+        # ASGI servers may keep the head back until there is some body.
+        await client.send({"type": "http.response.body", "body": b"", "more_body": True})
+        pieces = answer.body.iter_any() if client.edit is None else _edited(answer, client.edit)
+        async for piece in pieces:
+            if is_stream and announces(client.tail, piece):
+                self._heard_list_changed(route)
+            await client.send({"type": "http.response.body", "body": piece, "more_body": True})
+        await client.send({"type": "http.response.body", "body": b""})
 
     def _call_timeout(self, route: Route) -> ClientTimeout:
         idle_seconds = route.idle_timeout_seconds
@@ -301,40 +342,6 @@ class Forwarder:
         return timeout
 
 
-async def _relay(answer: UpstreamAnswer, route: Route, client: Client) -> None:
-    status = answer.status
-    if status != OK:
-        check_status(status, route)
-    content_type = answer.headers.get(CONTENT_TYPE, "").lower()
-    is_stream = content_type.startswith(EVENT_STREAM)
-    length = _length(answer)
-    if not (is_stream or content_type.startswith(JSON) or length == 0 or status in EMPTY):
-        _refuse_foreign(status, content_type, route)
-    headers = returned_headers(answer.headers, is_stream=is_stream)
-    session_id = answer.headers.get(SESSION_HEADER)
-    if session_id is not None and client.seal is not None:
-        headers.append((b"mcp-session-id", client.seal(session_id).encode()))
-    longest = WHOLE_BODY_BYTES if client.edit is None else EDITED_BODY_BYTES
-    if not is_stream and length is not None and length <= longest:
-        whole = await answer.body.read()
-        if client.edit is not None:
-            whole = client.edit(whole)
-        if status != NO_CONTENT:
-            headers.append((b"content-length", str(len(whole)).encode()))
-        await client.answer(status, headers, whole)
-        return
-    if length is not None and not is_stream:
-        headers.append((b"content-length", str(length).encode()))
-    await client.start(status, headers, is_event_stream=is_stream)
-    client.sends_whole_events = client.edit is not None
-    # ASGI servers may keep the head back until there is some body.
-    await client.send({"type": "http.response.body", "body": b"", "more_body": True})
-    pieces = answer.body.iter_any() if client.edit is None else _edited(answer, client.edit)
-    async for piece in pieces:
-        await client.send({"type": "http.response.body", "body": piece, "more_body": True})
-    await client.send({"type": "http.response.body", "body": b""})
-
-
 async def _edited(answer: UpstreamAnswer, edit: Edit) -> AsyncIterator[bytes]:
     """Yield the events of an answer, or the pieces of one that is too long to be edited."""
     if not answer.headers.get(CONTENT_TYPE, "").lower().startswith(EVENT_STREAM):
@@ -344,6 +351,17 @@ async def _edited(answer: UpstreamAnswer, edit: Edit) -> AsyncIterator[bytes]:
     async for event in read_events(answer.body):
         if event.data:
             yield event_text(edit(event.data))
+
+
+def announces(before: bytes, piece: bytes) -> bool:
+    """Whether a stream says in *piece*, after *before*, that one of its server's lists changed.
+
+    Looked for as text, for nothing is parsed here; a mention of it elsewhere does no harm.
+    """
+    if ANNOUNCEMENT in piece:
+        return True
+    reach = len(ANNOUNCEMENT) - 1
+    return ANNOUNCEMENT in before[-reach:] + piece[:reach]
 
 
 def failure(route: Route, error: Exception) -> Refusal:

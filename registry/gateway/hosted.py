@@ -44,7 +44,6 @@ from registry.gateway.errors import (
     PromptUnknown,
     ResourceUnknown,
     StateUnknown,
-    ToolUnknown,
 )
 from registry.gateway.forward import REPEATABLE
 from registry.gateway.headers import TRACE_HEADERS
@@ -334,7 +333,8 @@ class HostedServer:
         owned = offering.tool(name)
         if owned is None or owned.tool is None:
             self._note_hidden(exchange, offering, name)
-            raise by_era(exchange, ToolUnknown(name))
+            withheld = offering.withheld(name)
+            raise by_era(exchange, self._admission.unknown_tool(exchange, name, withheld))
         exchange.tool = owned.tool.name
         exchange.may_repeat = owned.tool.may_repeat
         arguments = require_arguments(envelope.params, owned.tool)

@@ -29,13 +29,18 @@ from registry.gateway.values import (
     build_route,
     tool_entry,
 )
+from registry.policies.repository import PolicyRepository
+from registry.policies.values import Policy
 from registry.servers.credentials import CredentialVault, needs_user_key
 from registry.servers.naming import slug_of
 from registry.servers.repository import ServerRepository
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tools.metadata import facets_of, said_in
+from registry.tools.metadata import known as knowledge
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
+from registry.tools.values import ServedTool
 
 log = structlog.get_logger()
 
@@ -43,6 +48,8 @@ SERVERS_AT_ONCE = 20
 """Servers read by one query of each collection."""
 
 MAX_CAPABILITIES_CHARACTERS = 64 * 1024
+
+MOST_SETS_OF_FACETS = 1_000
 
 USER_KEY_MEMBERS = ("headers", "apiKey", "customUserVars")
 """What of a server's `config` its users' own headers are made of."""
@@ -57,6 +64,7 @@ class SnapshotSources:
     features: FeatureRepository
     acl: AclRepository
     plugin_auths: PluginAuthRepository
+    policies: PolicyRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,7 @@ class RouteReader:
         self._vault = vault
         self._idle_timeout_seconds = idle_timeout_seconds
         self._first_byte_timeout_seconds = first_byte_timeout_seconds
+        self._facets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     async def ids(self) -> list[str]:
         """Return the ids of all servers.
@@ -109,6 +118,22 @@ class RouteReader:
             DatabaseUnavailable: They cannot be read.
         """
         return await self._sources.servers.ids_unchecked()
+
+    async def policies(self) -> dict[str, Policy]:
+        """Return all policies about single tools, by their ids.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+        return await self._sources.policies.every()
+
+    async def some_policies(self, policy_ids: Iterable[str]) -> dict[str, Policy]:
+        """Return those policies of these ids that exist.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+        return await self._sources.policies.some(policy_ids)
 
     async def read(
         self, server_ids: Sequence[str], before: Mapping[str, ServerView], now: datetime
@@ -151,6 +176,7 @@ class RouteReader:
                     row.definition,
                     known.get(row.owner_id),
                     is_behind=row.is_behind,
+                    facets=self._shared(row.facets),
                 )
             )
         async for feature in self._sources.features.rows(ids):
@@ -168,10 +194,22 @@ class RouteReader:
                 # The other application alone has described its tools.
                 functions = await self._sources.servers.tool_functions(server.id)
                 rows[server.id].tools = [
-                    _tool_entry(tool.name, tool.definition, known.get(server.id))
+                    _tool_entry(
+                        tool.name,
+                        tool.definition,
+                        known.get(server.id),
+                        # Nobody stored what is known of it; it says something itself.
+                        facets=self._shared(_facets(tool)),
+                    )
                     for tool in restore(functions, server.server_name)
                 ]
         return rows
+
+    def _shared(self, facets: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the same for all tools of which the same is known; there are few such sets."""
+        if len(self._facets) > MOST_SETS_OF_FACETS:
+            self._facets.clear()
+        return self._facets.setdefault(facets, facets)
 
     def _build(self, server: ServerRecord, rows: _Rows) -> Route | None:
         slug = slug_of(server.effective_path)
@@ -249,15 +287,29 @@ def _is_served(server: ServerRecord) -> bool:
     return server.effective_status is not ServerStatus.INACTIVE
 
 
+def _facets(tool: ServedTool) -> tuple[str, ...]:
+    return facets_of(knowledge(tool.name, said_in(tool.definition), {}))
+
+
 def _tool_entry(
-    name: str, definition: str, known: Route | None, *, is_behind: bool = False
+    name: str,
+    definition: str,
+    known: Route | None,
+    *,
+    is_behind: bool = False,
+    facets: tuple[str, ...] = (),
 ) -> ToolEntry:
     if known is not None:
         entry = known.tools.get(name)
         is_same = entry is not None and entry.wire == definition.encode()
-        if entry is not None and is_same and (entry.check is not None) is is_behind:
+        if (
+            entry is not None
+            and is_same
+            and (entry.check is not None) is is_behind
+            and entry.facets == facets
+        ):
             return entry
-    return tool_entry(name, definition, is_behind=is_behind)
+    return tool_entry(name, definition, is_behind=is_behind, facets=facets)
 
 
 def _feature_entry(row: FeatureRow, known: Route | None) -> FeatureEntry:

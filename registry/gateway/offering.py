@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import orjson
 
 from registry.core.json import JsonObject, dump_text, load_text, members
-from registry.gateway.catalogue import Owned, View
+from registry.gateway.catalogue import Owned, View, Withheld
 from registry.gateway.forward import EDITED_BODY_BYTES
 from registry.gateway.listing import page_members
 from registry.gateway.naming import SEPARATOR
@@ -55,6 +55,9 @@ class Offering(Protocol):
 
     def tool(self, name: str) -> Owned | None:
         """Return whose tool it is."""
+
+    def withheld(self, name: str) -> Withheld | None:
+        """Return the tool of that name that policies refuse to the caller, if there is one."""
 
     def prompt(self, name: str) -> Owned | None:
         """Return whose prompt it is."""
@@ -105,6 +108,12 @@ class CombinedOffering:
         if member is None or tool is None:
             return None
         return Owned(member.route, tool.name, tool)
+
+    def withheld(self, name: str) -> Withheld | None:
+        """Return the tool of that name that policies refuse to the caller, if there is one."""
+        prefix, _, suffix = name.partition(SEPARATOR)
+        member = self._view.by_prefix.get(prefix)
+        return None if member is None else member.withheld.get(suffix)
 
     def prompt(self, name: str) -> Owned | None:
         """Return whose prompt it is."""
@@ -176,6 +185,10 @@ class SingleOffering:
         tool = self._route.tools.get(name)
         return None if tool is None else Owned(self._route, name, tool)
 
+    def withheld(self, name: str) -> Withheld | None:
+        """Return the tool of that name that policies refuse to the caller, if there is one."""
+        return withheld_tool(self._route, name)
+
     def prompt(self, name: str) -> Owned | None:
         """Return the prompt; the server itself says whether there is one."""
         return Owned(self._route, name)
@@ -191,6 +204,12 @@ class SingleOffering:
     def public_uri(self, route: Route, uri: str) -> str:  # noqa: ARG002 - there is but one
         """Return *uri*."""
         return uri
+
+
+def withheld_tool(route: Route, name: str) -> Withheld | None:
+    """Return the tool of one server that policies refuse to the caller, if there is one."""
+    rule = route.hidden.get(name)
+    return None if rule is None else Withheld(route, name, rule)
 
 
 def publish_links(offering: Offering, route: Route, body: JsonObject) -> None:

@@ -11,7 +11,7 @@ from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
 from multidict import CIMultiDict
 
 from registry.auth.identity import UserContext
-from registry.gateway.catalogue import Owned
+from registry.gateway.catalogue import Owned, Withheld
 from registry.gateway.envelope import Envelope
 from registry.gateway.eras import (
     NO_SUCH_PROTOCOL,
@@ -20,13 +20,13 @@ from registry.gateway.eras import (
     is_of_another_era,
     require_arguments,
 )
-from registry.gateway.errors import InvalidParams, ToolUnknown, UpstreamAnswered, UpstreamFailed
+from registry.gateway.errors import InvalidParams, Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.farewell import Farewell
 from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
 from registry.gateway.headers import HeaderLines, forwarded_lines, header_lines
 from registry.gateway.listing import CursorError, list_result, page_members, page_result
 from registry.gateway.messages import renamed
-from registry.gateway.offering import PAGE_KINDS, SingleOffering
+from registry.gateway.offering import PAGE_KINDS, SingleOffering, withheld_tool
 from registry.gateway.ports import RouteTable
 from registry.gateway.recorder import STANDING_METHODS, Recorder
 from registry.gateway.requests import Exchange
@@ -42,6 +42,9 @@ log = structlog.get_logger()
 Until: TypeAlias = Callable[[Exchange, Route | None], Callable[[], Awaitable[Exception]]]
 """Returns what waits for a reason to end a standing stream."""
 
+UnknownTool: TypeAlias = Callable[[Exchange, str, Withheld | None], Refusal]
+"""Returns the refusal of a tool, and takes note of it if policies are the reason."""
+
 
 class PassThrough:
     """Forwards to one server what its clients send.
@@ -53,6 +56,7 @@ class PassThrough:
         streams: Counts what stays open.
         recorder: Is told when a request goes upstream.
         until: Ends what stays open.
+        unknown_tool: Returns the refusal of a tool that is not there for the caller.
         repeats_reads: Whether what may be repeated is, when a server breaks off.
     """
 
@@ -65,6 +69,7 @@ class PassThrough:
         recorder: Recorder,
         *,
         until: Until,
+        unknown_tool: UnknownTool,
         repeats_reads: bool,
     ) -> None:
         self._routes = routes
@@ -73,6 +78,7 @@ class PassThrough:
         self._streams = streams
         self._recorder = recorder
         self._until = until
+        self._unknown_tool = unknown_tool
         self._repeats_reads = repeats_reads
 
     async def post(
@@ -187,7 +193,8 @@ class PassThrough:
             raise InvalidParams("tools/call needs the member params.name, a string.")
         tool = route.tools.get(name)
         if tool is None:
-            raise by_era(exchange, ToolUnknown(name))
+            withheld = withheld_tool(route, name)
+            raise by_era(exchange, self._unknown_tool(exchange, name, withheld))
         exchange.tool = tool.name
         exchange.may_repeat = tool.may_repeat
         arguments: Mapping[str, Any] = require_arguments(envelope.params, tool)

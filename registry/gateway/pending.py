@@ -14,12 +14,14 @@ USERS = frozenset({"users", "groups"})
 REVOKED = "revoked_tokens"
 USER_KEYS = "pluginauths"
 SERVERS = "mcpservers"
+POLICIES = "access_policies"
 
 WATCHED = (
     Watched(SERVERS, is_counted=True),
     Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
     Watched("mcp_features", "owner_id", "last_synced_at", is_counted=True),
     Watched("aclentries", "resourceId", is_counted=True),
+    Watched(POLICIES, stamp="updated_at", is_counted=True),
     Watched(USER_KEYS),
     Watched(REVOKED, stamp="revoked_at"),
     *(Watched(name) for name in sorted(USERS)),
@@ -40,6 +42,7 @@ class Taken:
     Attributes:
         servers: Ids of servers to read again.
         deleted: Ids of deleted documents that were about a server; see `row_id`.
+        policies: Ids of policies to read again.
         revocations: Whether tokens were revoked.
         users: Whether users or groups changed.
         user_keys: Whether users' own keys changed.
@@ -50,6 +53,7 @@ class Taken:
 
     servers: set[str] = field(default_factory=set)
     deleted: set[bytes] = field(default_factory=set)
+    policies: set[str] = field(default_factory=set)
     revocations: bool = False
     users: bool = False
     user_keys: bool = False
@@ -63,6 +67,7 @@ class Taken:
         return not (
             self.servers
             or self.deleted
+            or self.policies
             or self.revocations
             or self.users
             or self.user_keys
@@ -89,6 +94,8 @@ class Pending:
             match change.collection:
                 case "mcpservers":
                     pending.servers.add(change.document_id)
+                case "access_policies":
+                    pending.policies.add(change.document_id)
                 case "revoked_tokens":
                     pending.revocations = True
                 case "pluginauths":
@@ -122,6 +129,9 @@ class Pending:
     def take_callers(self) -> Taken:
         """Return only what was heard of who may call, leaving the rest."""
         pending = self._next
-        taken = Taken(revocations=pending.revocations, users=pending.users)
+        taken = Taken(
+            policies=pending.policies, revocations=pending.revocations, users=pending.users
+        )
+        pending.policies = set()
         pending.revocations = pending.users = False
         return taken

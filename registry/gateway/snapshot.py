@@ -28,8 +28,10 @@ from registry.gateway.loading import (
     about_deleted,
 )
 from registry.gateway.pending import Pending, Taken
+from registry.gateway.policing import Policing
 from registry.gateway.suspicion import Suspicions
 from registry.gateway.values import Route
+from registry.policies.values import Policy
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import UserKeyMissingError
 
@@ -41,6 +43,9 @@ USER_KEY_SECONDS = 300
 
 GATHER_SECONDS = 0.02
 """How long changes are gathered before they are applied: one registration makes many."""
+
+ID_CHARACTERS = 24
+HEXADECIMAL = frozenset("0123456789abcdef")
 
 RETRY_SECONDS = 0.5
 """Pause before the feed is opened again."""
@@ -62,7 +67,8 @@ class SnapshotStatus:
 class Snapshot:
     """Routes by slug, replaced as a whole whenever something changed.
 
-    Implements `gateway.ports.RouteTable` and `servers.ports.ServerChanges`.
+    Implements `gateway.ports.RouteTable`, `servers.ports.ServerChanges` and
+    `policies.ports.PolicyChanges`.
 
     Args:
         users_changed: Called when a user or a group changed.
@@ -100,6 +106,8 @@ class Snapshot:
         self._suspicions = suspicions
         self._routes: dict[str, Route] = {}
         self._catalogue = Catalogue({})
+        self._policies: dict[str, Policy] = {}
+        self._policing = Policing()
         self._views: dict[str, ServerView] = {}
         self._next_expiry: datetime | None = None
         self._user_headers: TTLCache[tuple[str, str], Mapping[str, str]] = TTLCache(
@@ -110,6 +118,7 @@ class Snapshot:
         self._change = asyncio.Event()
         self._version = 0
         self._lock = asyncio.Lock()
+        self._policies_unreadable = metrics.policies_unreadable
         self._full_reloads = metrics.snapshot_reloads.labels("full")
         self._server_reloads = metrics.snapshot_reloads.labels("server")
         metrics.snapshot_age.set_function(lambda: clock.monotonic() - self._agreed_at)
@@ -195,12 +204,14 @@ class Snapshot:
     async def _load(self) -> None:
         async with self._lock:
             began_at = self._clock.monotonic()
+            policies = await self._reader.policies()
             views: dict[str, ServerView] = {}
             for ids in _portions(await self._reader.ids()):
                 views |= await self._reader.read(ids, self._views, self._clock.now())
                 # Calls go on meanwhile.
                 await self._clock.sleep(0)
             self._views = views
+            await self._follow_policies(policies)
             self._publish()
             self._user_headers.clear()
             self._full_reloads.inc()
@@ -213,6 +224,14 @@ class Snapshot:
                 await self._reload([server_id])
         except DatabaseUnavailable:
             log.warning("snapshot_reload_postponed", server_id=server_id)
+
+    async def policy_changed(self, policy_id: str) -> None:
+        """Read one policy again; when the database is away, leave that to `follow`."""
+        try:
+            async with self._lock:
+                await self._reload_policies({policy_id})
+        except DatabaseUnavailable:
+            log.warning("snapshot_reload_postponed", policy_id=policy_id)
 
     async def follow(self) -> None:
         """Apply changes as they are committed, for ever. Survives the database going away."""
@@ -290,10 +309,13 @@ class Snapshot:
         # Held while looking for what deleted documents were about: a server that is being read
         # meanwhile may be made of one of them.
         async with self._lock:
+            await self._reload_policies(taken.policies)
             servers = taken.servers | about_deleted(self._views, taken.deleted)
             for ids in _portions(sorted(servers)):
                 await self._reload(ids)
-                await self._apply_callers(pending.take_callers())
+                callers = pending.take_callers()
+                await self._apply_callers(callers)
+                await self._reload_policies(callers.policies)
 
     async def _apply_callers(self, taken: Taken) -> None:
         """Follow changes of who may call, before anything that may take longer."""
@@ -303,6 +325,38 @@ class Snapshot:
             self._users_changed()
         if taken.revocations or taken.users:
             self._notify()
+
+    async def _reload_policies(self, policy_ids: set[str]) -> None:
+        """Read a few policies again. The caller holds the lock."""
+        if not policy_ids:
+            return
+        found = await self._reader.some_policies(policy_ids)
+        if len(found) < len(policy_ids) and any(not _is_id(one) for one in policy_ids):
+            # Told by a text that its id is not, or not by any: it cannot be looked up by that.
+            found = await self._reader.policies()
+            kept: dict[str, Policy] = {}
+        else:
+            kept = {key: one for key, one in self._policies.items() if key not in policy_ids}
+        await self._follow_policies(kept | found)
+        self._publish()
+
+    async def _follow_policies(self, policies: dict[str, Policy]) -> None:
+        """Let *policies* count from the next version on. The caller holds the lock."""
+        before = self._policies
+        # What is as it was stays the same object, which is soon compared.
+        self._policies = {
+            key: before[key] if before.get(key) == policy else policy
+            for key, policy in policies.items()
+        }
+        self._policies_unreadable.set(
+            sum(1 for policy in self._policies.values() if policy.problem is not None)
+        )
+        routes = [view.route for view in self._views.values()]
+
+        async def rest() -> None:
+            await self._clock.sleep(0)
+
+        await self._policing.replace(self._policies.values(), routes, rest)
 
     async def _reload(self, server_ids: list[str]) -> None:
         """Read a few servers again. The caller holds the lock."""
@@ -318,8 +372,8 @@ class Snapshot:
         """Replace the table in one step; of two servers on one slug the older one keeps it."""
         routes: dict[str, Route] = {}
         expiries: list[datetime] = []
-        for server_id in sorted(self._views):
-            route = self._views[server_id].route
+        bare = [self._views[server_id].route for server_id in sorted(self._views)]
+        for route in self._policing.applied(bare):
             routes.setdefault(route.slug, route)
             if route.facts.grants.next_expiry is not None:
                 expiries.append(route.facts.grants.next_expiry)
@@ -332,3 +386,7 @@ class Snapshot:
 def _portions(server_ids: list[str]) -> Iterable[list[str]]:
     for start in range(0, len(server_ids), SERVERS_AT_ONCE):
         yield server_ids[start : start + SERVERS_AT_ONCE]
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == ID_CHARACTERS and not set(text) - HEXADECIMAL

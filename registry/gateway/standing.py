@@ -492,9 +492,7 @@ class Standing:
         if former is not None and former is not catalogue:
             changes = differences(former, catalogue)
         for number, client in enumerate(tuple(self._clients.values()), 1):
-            lists, is_touched = seen_changes(
-                changes, partial(self._admission.may_see, client.user)
-            )
+            lists, is_touched = seen_changes(changes, partial(self._admission.seen, client.user))
             for stream in tuple(client.streams):
                 if stream.route is not None:
                     self._compare_route(stream, stream.route, client.user)
@@ -506,12 +504,12 @@ class Standing:
                 await self._clock.sleep(0)
 
     def _compare_route(self, stream: Stream, former: Route, user: UserContext) -> None:
-        route = self._routes.route(former.slug)
+        published = self._routes.route(former.slug)
+        route = None if published is None else self._admission.seen(user, published)
         if (
             route is None
             or route.server_id != former.server_id
             or not _is_hosted(route, stream.era)
-            or not self._admission.may_see(user, route)
         ):
             # Gone, or another's now: the same to whoever cannot see it.
             stream.outlet.close()
@@ -537,10 +535,8 @@ class Standing:
         former, client.user = client.user, user
         if former == user:
             return
-        may_see = self._admission.may_see
-        lists = changed_views(
-            self._routes.catalogue, partial(may_see, former), partial(may_see, user)
-        )
+        seen = self._admission.seen
+        lists = changed_views(self._routes.catalogue, partial(seen, former), partial(seen, user))
         for stream in tuple(client.streams):
             if stream.route is not None:
                 self._compare_route(stream, stream.route, user)

@@ -3,17 +3,19 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
 from registry.access.policy import ServerFacts, ServerScope
+from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, members
 from registry.gateway.arguments import ArgumentCheck
 from registry.gateway.headers import HeaderLines, header_lines
 from registry.gateway.listing import ToolPages, build_pages
+from registry.policies.decisions import Rule
 from registry.servers.values import Era, Transport
 
 PARAM_HEADER_MARK = b'"x-mcp-header"'
@@ -58,6 +60,7 @@ class ToolEntry:
         param_header_schema: The parsed input schema, when it asks for `Mcp-Param-*` headers.
         may_repeat: Whether the server says that a second call changes nothing.
         check: Of the arguments, where the server offers another definition than this approved one.
+        facets: What is known of its effects, as texts `flag:value`, for policies.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ToolEntry:
     param_header_schema: JsonObject | None = field(default=None, repr=False)
     may_repeat: bool = False
     check: ArgumentCheck | None = field(default=None, repr=False, compare=False)
+    facets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,20 @@ class FeatureEntry:
 
 NO_FEATURES: Mapping[str, FeatureEntry] = MappingProxyType({})
 NO_CAPABILITIES: Mapping[str, Any] = MappingProxyType({})
+NOTHING_HIDDEN: Mapping[str, Rule] = MappingProxyType({})
+
+
+class Policies(Protocol):
+    """The policies about a route's tools.
+
+    Attributes:
+        rules: Of those of its tools that policies are about, by name.
+    """
+
+    rules: Mapping[str, Rule]
+
+    def seen_by(self, user: UserContext) -> "Route":
+        """Return the route with the tools that *user* may use. No I/O."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +125,8 @@ class Route:
         resources: Its resources by URI, in its own order.
         templates: Its resource templates by URI template, in its own order.
         features_known: Whether prompts, resources and templates were ever read.
+        policies: Those about its tools; None where there are none, as on what a caller gets.
+        hidden: Tools that policies refuse to the caller whom it was made for, by name.
     """
 
     server_id: str
@@ -134,6 +154,10 @@ class Route:
     resources: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     templates: Mapping[str, FeatureEntry] = field(default_factory=lambda: NO_FEATURES, repr=False)
     features_known: bool = False
+    policies: Policies | None = field(default=None, repr=False, compare=False)
+    hidden: Mapping[str, Rule] = field(
+        default_factory=lambda: NOTHING_HIDDEN, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Write the headers down as they are sent."""
@@ -147,13 +171,16 @@ def may_tell_of_resources(route: Route) -> bool:
     return members(route.capabilities.get("resources")).get("subscribe") is True
 
 
-def tool_entry(name: str, definition: str, *, is_behind: bool = False) -> ToolEntry:
+def tool_entry(
+    name: str, definition: str, *, is_behind: bool = False, facets: tuple[str, ...] = ()
+) -> ToolEntry:
     """Return the entry of one tool from the JSON text of its object.
 
     Args:
         name: The tool's.
         definition: As clients get it.
         is_behind: Whether the server offers another definition by now.
+        facets: What is known of its effects, as texts `flag:value`.
     """
     wire = definition.encode()
     schema = None
@@ -162,7 +189,7 @@ def tool_entry(name: str, definition: str, *, is_behind: bool = False) -> ToolEn
         schema = candidate if isinstance(candidate, dict) else None
     check = ArgumentCheck(schema or {}) if is_behind else None
     mirrored = schema if PARAM_HEADER_MARK in wire else None
-    return ToolEntry(name, wire, mirrored, _may_repeat(wire), check)
+    return ToolEntry(name, wire, mirrored, _may_repeat(wire), check, facets)
 
 
 def _may_repeat(wire: bytes) -> bool:

@@ -1,7 +1,7 @@
 """Reads tools and their versions for people, and says what their decisions write."""
 
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
 from registry.tools.exposure import REVIEWS, SERVED, review_of
-from registry.tools.lifecycle import ACTIVE, DRAFT, SELECTED, UNSELECTED
+from registry.tools.lifecycle import ACTIVE, DRAFT, SELECTED, STALE, UNSELECTED
 from registry.tools.metadata import facet, known, metadata_fields
 from registry.tools.presentation import presented
 from registry.tools.repository import (
@@ -71,12 +71,31 @@ class GovernedTools:
             skip=page.offset,
             limit=-page.per_page,
         )
-        return Page(tuple(governed_tool(row) for row in await cursor.to_list()), total, page)
+        rows = await cursor.to_list()
+        read_at = await self._read_at({row["owner_id"] for row in rows})
+        tools = tuple(governed_tool(row, read_at.get(row["owner_id"])) for row in rows)
+        return Page(tools, total, page)
 
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
         """Return one tool, whoever asks."""
         row = await self._tools.find_one({"_id": ObjectId(tool_id)}, session=tx)
-        return None if row is None else governed_tool(row)
+        if row is None:
+            return None
+        read_at = await self._read_at({row["owner_id"]}, tx)
+        return governed_tool(row, read_at.get(row["owner_id"]))
+
+    async def _read_at(
+        self, owners: Collection[ObjectId], tx: Transaction | None = None
+    ) -> dict[ObjectId, datetime]:
+        """Return when owners were read last, of those that were."""
+        fields = {"registry.last_synced_at": 1}
+        rows = self._owners.find({"_id": {"$in": list(owners)}}, fields, session=tx)
+        found: dict[ObjectId, datetime] = {}
+        async for row in rows:
+            moment = (row.get("registry") or {}).get("last_synced_at")
+            if isinstance(moment, datetime):
+                found[row["_id"]] = moment
+        return found
 
     async def every(self) -> AsyncIterator[GovernedTool]:
         """Yield all tools, in no order.
@@ -233,8 +252,10 @@ def _seen(sight: Sight) -> Doc:
     return {"$or": [governed, served]}
 
 
-def governed_tool(row: dict[str, Any]) -> GovernedTool:
-    """Return a stored row as a value."""
+def governed_tool(row: dict[str, Any], read_at: datetime | None = None) -> GovernedTool:
+    """Return a stored row as a value; *read_at* is when its owner was read last."""
+    is_stale = row["registration_state"] == STALE.value
+    is_broken = is_stale or "sync_error" in row
     return GovernedTool(
         id=str(row["_id"]),
         source_type=row["source_type"],
@@ -251,11 +272,19 @@ def governed_tool(row: dict[str, Any]) -> GovernedTool:
         metadata=members(row.get("metadata")),
         metadata_sources=members(row.get("metadata_sources")),  # type: ignore[arg-type]  # as we write them
         sync_error=row.get("sync_error"),
-        last_discovered_at=row.get("last_discovered_at"),
-        last_synced_at=row.get("last_synced_at"),
+        last_discovered_at=_latest(row, "last_discovered_at", None if is_stale else read_at),
+        last_synced_at=_latest(row, "last_synced_at", None if is_broken else read_at),
         created_at=row.get("created_at"),
         updated_at=row.get("updated_at"),
     )
+
+
+def _latest(row: dict[str, Any], name: str, read_at: datetime | None) -> datetime | None:
+    """Return a time of a row, or when its owner was read, whichever is later."""
+    stored: datetime | None = row.get(name)
+    if read_at is None or stored is None:
+        return stored or read_at
+    return max(stored, read_at)
 
 
 def _version(row: dict[str, Any]) -> ToolVersionRecord:

@@ -43,10 +43,15 @@ PLAIN_CONFIG = {
 FILLED_BY_THE_OTHER_APPLICATION = "LIBRECHAT_"
 """So begin names of values that jarvis-api knows by itself; such headers are not sent here."""
 
-OWN = {"auto_expose": "auto_expose", "on_change": "on_change"}
+OWN = {
+    "auto_expose": "auto_expose",
+    "on_change": "on_change",
+    "sync_mode": "sync_mode",
+    "sync_interval_seconds": "sync_interval_seconds",
+}
 """Attributes of the request to members of `registry`."""
 
-REQUIRED = ("url", "type", "scope", "status", "tags", "path", "auto_expose")
+REQUIRED = ("url", "type", "scope", "status", "tags", "path", "auto_expose", "sync_mode")
 """What null cannot remove."""
 
 CONNECTION_FIELDS = frozenset({"url", "type", "headers", "api_key", "oauth", "requires_oauth"})

@@ -1,7 +1,7 @@
 """What follows from reading an upstream, in terms of stored fields. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
@@ -9,7 +9,13 @@ from typing import cast
 from registry.access.policy import ServerScope
 from registry.core.json import JsonObject
 from registry.features.values import FeatureProblem
-from registry.servers.values import Discovered, ServerRecord, ServerStatus
+from registry.servers.values import (
+    DEFAULT_SYNC_SECONDS,
+    Discovered,
+    ServerRecord,
+    ServerStatus,
+    SyncMode,
+)
 from registry.tools.projection import project
 from registry.tools.values import RejectedTool, ServedTool
 
@@ -26,12 +32,14 @@ class Reading:
 
     Attributes:
         unread: Why nobody asked.
+        began_at: When.
     """
 
     found: Discovered | None = None
     failure: str | None = None
     unread: str | None = None
     oauth_metadata: JsonObject | None = None
+    began_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,15 @@ def outcome_of(
         failures_before: Failed readings in a row until now.
         status: The server's status; None while it is being registered.
     """
+    synced: dict[str, object] = {
+        "registry.last_sync_started_at": reading.began_at or now,
+        "registry.last_sync_completed_at": now,
+        "registry.last_sync_status": "success" if reading.failure is None else "failure",
+    }
     if reading.failure is not None:
         failures = failures_before + 1
         fields: dict[str, object] = {
+            **synced,
             "lastError": now,
             "errorMessage": reading.failure,
             "registry.consecutive_failures": failures,
@@ -69,6 +83,7 @@ def outcome_of(
     found = reading.found
     if found is None:
         return Outcome(fields)
+    fields |= synced
     fields |= {
         "lastConnected": now,
         "config.capabilities": json.dumps(found.capabilities, separators=(",", ":")),
@@ -93,6 +108,33 @@ def outcome_of(
     if status is ServerStatus.ERROR:
         fields["status"] = ServerStatus.ACTIVE.value
     return Outcome(fields, tuple(removed))
+
+
+def schedule_fields(
+    before: Mapping[str, object],
+    writes: Mapping[str, object],
+    gone: Collection[str],
+    now: datetime,
+) -> Outcome:
+    """Return when a server is due whose schedule changes.
+
+    Args:
+        before: Our own facts about it as they are stored.
+        writes: Stored fields to set.
+        gone: Those to remove.
+        now: When.
+    """
+    names = ("sync_mode", "sync_interval_seconds")
+    if not any(f"registry.{name}" in {*writes, *gone} for name in names):
+        return Outcome({})
+    mode, seconds = (
+        writes.get(f"registry.{name}", None if f"registry.{name}" in gone else before.get(name))
+        for name in names
+    )
+    if mode != SyncMode.SCHEDULED.value:
+        return Outcome({}, ("registry.next_sync_at",) if "next_sync_at" in before else ())
+    interval = seconds if isinstance(seconds, int) else DEFAULT_SYNC_SECONDS
+    return Outcome({"registry.next_sync_at": now + timedelta(seconds=interval)})
 
 
 def apply_to_new(fields: dict[str, object], outcome: Outcome) -> None:
@@ -132,6 +174,10 @@ VOLATILE = frozenset(
         "config.initDuration",
         "config.toolFunctions",
         "registry.last_synced_at",
+        "registry.last_sync_started_at",
+        "registry.last_sync_completed_at",
+        "registry.last_sync_status",
+        "registry.next_sync_at",
         "registry.consecutive_failures",
         "registry.functions_omitted",
         "registry.tool_problems",

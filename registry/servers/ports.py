@@ -1,16 +1,23 @@
 """What the servers domain asks of others. Implemented above it, handed in by wiring."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from registry.core.json import JsonObject
 from registry.servers.values import ConnectionSpec, Discovered
 
+Progressing = Callable[[int], None]
+
 
 class Discovery(Protocol):
     """Reads upstreams. Never called inside a transaction."""
 
-    async def discover(self, connection: ConnectionSpec) -> Discovered:
+    async def discover(
+        self, connection: ConnectionSpec, progress: Progressing | None = None
+    ) -> Discovered:
         """Connect, read capabilities and all tools, disconnect.
+
+        *progress* is told how many tools were read so far, after each page of them.
 
         Raises:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.

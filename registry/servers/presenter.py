@@ -11,7 +11,7 @@ from registry.core import text
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.servers.credentials import is_secret_header, needs_user_key
-from registry.servers.values import ServerRecord
+from registry.servers.values import ServerRecord, SyncMode
 
 PLAIN_CONFIG_FIELDS = (
     "title",
@@ -74,6 +74,7 @@ def present_detail(server: ServerRecord) -> JsonObject:
         policy = server.registry.get(stored)
         if isinstance(policy, str):
             answer[name] = policy
+    answer |= _sync_facts(server)
     notice = _notice(server)
     if notice is not None:
         answer["notice"] = notice
@@ -87,6 +88,29 @@ def present_detail(server: ServerRecord) -> JsonObject:
     if unlisted:
         answer["featureProblems"] = cast("JsonValue", unlisted)
     return answer
+
+
+SYNC_TIMES = {
+    "lastSyncStartedAt": "last_sync_started_at",
+    "lastSyncCompletedAt": "last_sync_completed_at",
+    "nextSyncAt": "next_sync_at",
+}
+
+
+def _sync_facts(server: ServerRecord) -> JsonObject:
+    facts: JsonObject = {"syncMode": server.sync_mode.value}
+    if server.sync_mode is SyncMode.SCHEDULED:
+        facts["syncIntervalSeconds"] = server.sync_interval_seconds
+    for name, stored in SYNC_TIMES.items():
+        moment = server.registry.get(stored)
+        if isinstance(moment, datetime):
+            facts[name] = timestamp(moment)
+    status = server.registry.get("last_sync_status")
+    if isinstance(status, str):
+        facts["lastSyncStatus"] = status
+    if "webhook_secret" in server.registry:
+        facts["webhook"] = True
+    return facts
 
 
 def _notice(server: ServerRecord) -> str | None:

@@ -5,12 +5,13 @@ from dataclasses import replace
 from datetime import datetime
 
 from registry.auth.identity import UserContext
+from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.servers.credentials import CredentialVault, needs_user_key
 from registry.servers.errors import USER_VARIABLE, DiscoveryFailedError, UserKeyMissingError
 from registry.servers.outcome import Reading
-from registry.servers.ports import Discovery
+from registry.servers.ports import Discovery, Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
 
@@ -19,11 +20,16 @@ class ServerReader:
     """Reads the upstream behind a stored or a new configuration. Writes nothing."""
 
     def __init__(
-        self, vault: CredentialVault, discovery: Discovery, plugin_auths: PluginAuthRepository
+        self,
+        vault: CredentialVault,
+        discovery: Discovery,
+        plugin_auths: PluginAuthRepository,
+        clock: Clock,
     ) -> None:
         self._vault = vault
         self._discovery = discovery
         self._plugin_auths = plugin_auths
+        self._clock = clock
 
     async def discover(
         self, server_id: str, config: JsonObject, user_values: Mapping[str, str]
@@ -47,6 +53,7 @@ class ServerReader:
         *,
         created_at: datetime | None = None,
         use_stored_key: bool = True,
+        progress: Progressing | None = None,
     ) -> Reading:
         """Read the upstream of a server on behalf of *user*; a failure is part of the answer.
 
@@ -57,19 +64,29 @@ class ServerReader:
             UnsafeUrlError: The URL may not be contacted.
             CredentialUnreadableError: A stored secret cannot be decrypted.
         """
+        began_at = self._clock.now()
         values: dict[str, str] = {}
         if use_stored_key and needs_user_key(config):
             values = await self._plugin_auths.values(user.user_id, server_name, created_at)
         if user_key is not None:
             values[USER_VARIABLE] = user_key
+        reading = await self._read(server_id, config, values, progress)
+        return replace(reading, began_at=began_at)
+
+    async def _read(
+        self,
+        server_id: str,
+        config: JsonObject,
+        values: Mapping[str, str],
+        progress: Progressing | None,
+    ) -> Reading:
         bare = replace(_address(config), headers={})
         if config.get("requiresOAuth") is True:
             # Tools of such a server can be read once somebody has authorised the registry.
             return await self._oauth_metadata(bare)
         try:
-            return Reading(
-                found=await self._discovery.discover(self.connection(server_id, config, values))
-            )
+            connection = self.connection(server_id, config, values)
+            return Reading(found=await self._discovery.discover(connection, progress))
         except UserKeyMissingError as exc:
             return await self._nothing(bare, exc)
         except DiscoveryFailedError as exc:

@@ -26,6 +26,11 @@ NOT_RECORDED = frozenset(
         "toolFunctions",
         "permissions",
         "notice",
+        "lastSyncStartedAt",
+        "lastSyncCompletedAt",
+        "lastSyncStatus",
+        "nextSyncAt",
+        "webhook",
     }
 )
 """Members that move at every reading of the upstream, or repeat what the tools say."""

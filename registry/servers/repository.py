@@ -35,7 +35,9 @@ from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
 from registry.core.paging import Page, PageRequest
+from registry.policies.ports import Owner
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
+from registry.servers.naming import slug_of
 from registry.servers.values import (
     ServerCounts,
     ServerFilter,
@@ -56,6 +58,7 @@ INDEXES = [
         unique=True,
         partialFilterExpression={"path": {"$exists": True}},
     ),
+    IndexModel([("registry.next_sync_at", ASCENDING)], name="registry_next_sync_at", sparse=True),
 ]
 """Besides the published ones. The first is jarvis-api's since 0.0.51, word for word; as we write
 no tenant, it makes names unique. Documents without a path are not in the unique one over paths."""
@@ -353,6 +356,41 @@ class ServerRepository:
             raise ServerUnusableError from exc
         return result.matched_count == 1
 
+    async def due_for_sync(self, now: datetime, most: int) -> list[ServerRecord]:
+        """Return servers in mode `scheduled` whose time has come, whoever asks."""
+        cursor = self._servers.find(
+            {"registry.next_sync_at": {"$lte": now}},
+            WITHOUT_FUNCTIONS,
+            sort=[("registry.next_sync_at", ASCENDING)],
+            limit=most,
+        )
+        return [record_of(document) for document in await cursor.to_list()]
+
+    async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
+        """Set when a server is due next, or that it is not; False when others did so already."""
+        held = {
+            "_id": ObjectId(server.id),
+            "registry.next_sync_at": server.registry.get("next_sync_at"),
+        }
+        change: Doc = (
+            {"$unset": {"registry.next_sync_at": ""}}
+            if due_at is None
+            else {"$set": {"registry.next_sync_at": due_at}}
+        )
+        result = await self._servers.update_one(held, change)
+        return result.matched_count == 1
+
+    async def set_webhook_secret(
+        self, server_id: str, sealed: str | None, tx: Transaction
+    ) -> ServerRecord | None:
+        """Store the sealed secret of a webhook, or remove it; return the server as it was."""
+        name = "registry.webhook_secret"
+        change = {"$unset": {name: ""}} if sealed is None else {"$set": {name: sealed}}
+        document = await self._servers.find_one_and_update(
+            {"_id": ObjectId(server_id)}, change, projection=WITHOUT_FUNCTIONS, session=tx
+        )
+        return None if document is None else record_of(document)
+
     async def delete(
         self, server_id: str, expected_updated_at: datetime | None, tx: Transaction
     ) -> bool:
@@ -401,6 +439,25 @@ class ServerRepository:
             operations["$set"] = {"scope": scope.value}
             operations["$max"] = {"updatedAt": now}
         await self._servers.update_one({"_id": ObjectId(resource.id)}, operations, session=tx)
+
+    async def policy_owner(self, owner_id: str) -> Owner | None:
+        """Return what policies need to know of a server, whoever asks."""
+        found = await self._servers.find_one({"_id": ObjectId(owner_id)}, WITHOUT_FUNCTIONS)
+        return None if found is None else _owner(record_of(found))
+
+    async def policy_owner_at(self, path: str) -> Owner | None:
+        """Return likewise the server at a gateway path."""
+        found = await self._servers.find_one({"path": path}, WITHOUT_FUNCTIONS)
+        if found is not None:
+            return _owner(record_of(found))
+        # The other application stores no path: the default follows from the name.
+        server = await self.by_name(slug_of(path) or "")
+        return None if server is None or server.effective_path != path else _owner(server)
+
+    async def held_policy_owner(self, owner_id: str, tx: Transaction) -> Owner | None:
+        """Return likewise a server that no other change may overlap before the end of *tx*."""
+        server = await self.touch(owner_id, tx)
+        return None if server is None else _owner(server)
 
     async def counts(self) -> ServerCounts:
         """Count all servers by one aggregation, so that the numbers agree with each other."""
@@ -539,3 +596,22 @@ def _moment(stored: object) -> datetime | None:
     if not isinstance(stored, datetime):
         return None
     return stored if stored.tzinfo else stored.replace(tzinfo=UTC)
+
+
+def _owner(server: ServerRecord) -> Owner:
+    config = server.config
+    is_usable = (
+        slug_of(server.effective_path) is not None
+        and config.get("type") in {"streamable-http", "http", "sse", None}
+        and isinstance(config.get("url"), str)
+    )
+    return Owner(
+        id=server.id,
+        name=server.server_name,
+        path=server.effective_path,
+        author=server.author,
+        scope=server.scope,
+        status=server.effective_status.value,
+        is_usable=is_usable,
+        is_described_elsewhere="auto_expose" not in server.registry,
+    )

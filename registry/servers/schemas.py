@@ -19,7 +19,7 @@ from registry.access.policy import ServerScope
 from registry.access.schemas import PermissionFlags
 from registry.core.json import JsonObject
 from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
-from registry.servers.values import ServerStatus, Transport
+from registry.servers.values import ServerStatus, SyncMode, Transport
 from registry.tools.exposure import AutoExpose
 from registry.tools.reconcile import OnChange
 
@@ -189,6 +189,12 @@ OnChangePolicy = Annotated[
 ]
 
 
+SyncInterval = Annotated[
+    int | None,
+    Field(ge=60, le=30 * 86_400, description="Seconds between two readings when scheduled; 3600."),
+]
+
+
 class ServerCreate(_ConfigInput):
     """A server to register."""
 
@@ -200,6 +206,12 @@ class ServerCreate(_ConfigInput):
     path: Path | None = None
     auto_expose: AutoExpose = AutoExpose.ALL
     on_change: OnChangePolicy = None
+    sync_mode: SyncMode = Field(
+        default=SyncMode.MANUAL,
+        description="What has its tools read anew: people alone, a schedule, or calls of its "
+        "webhook.",
+    )
+    sync_interval_seconds: SyncInterval = None
 
     @model_validator(mode="after")
     def _path_is_free_to_take(self) -> Self:
@@ -224,6 +236,8 @@ class ServerUpdate(_ConfigInput):
         default=None, description="For tools that turn up from now on."
     )
     on_change: OnChangePolicy = None
+    sync_mode: SyncMode | None = None
+    sync_interval_seconds: SyncInterval = None
     tags: Tags | None = None
     path: Path | None = None
     updated_at: AwareDatetime | None = Field(
@@ -247,6 +261,11 @@ class ServerUpdate(_ConfigInput):
     feature_problems: ReadOnly = None
     permissions: ReadOnly = None
     notice: ReadOnly = None
+    last_sync_started_at: ReadOnly = None
+    last_sync_completed_at: ReadOnly = None
+    last_sync_status: ReadOnly = None
+    next_sync_at: ReadOnly = None
+    webhook: ReadOnly = None
     sse_read_timeout: ReadOnly = None
     chat_menu: ReadOnly = None
     oauth_metadata: ReadOnly = Field(default=None, alias="oauthMetadata")
@@ -328,6 +347,13 @@ class ServerDetail(ServerSummary):
     last_error: datetime | None
     error_message: str | None
     auto_expose: str | None = None
+    sync_mode: SyncMode
+    sync_interval_seconds: int | None = None
+    last_sync_started_at: datetime | None = None
+    last_sync_completed_at: datetime | None = None
+    last_sync_status: Literal["success", "failure"] | None = None
+    next_sync_at: datetime | None = None
+    webhook: bool | None = Field(default=None, description="Whether its webhook has a secret.")
     on_change: str | None = None
     tool_problems: list[ToolProblem] | None = None
     feature_problems: list[FeatureProblem] | None = None

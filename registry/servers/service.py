@@ -104,7 +104,7 @@ class ServerService:
         self._tokens = repositories.tokens
         self._store = ServerStore(database, repositories, clock)
         self._vault = vault
-        self._reader = ServerReader(vault, discovery, repositories.plugin_auths)
+        self._reader = ServerReader(vault, discovery, repositories.plugin_auths, clock)
         self._changes = changes
         self._clock = clock
         self._operations = metrics.server_operations

@@ -4,7 +4,7 @@ Nothing here decides whether it may be written, and nothing here reads an upstre
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -17,9 +17,8 @@ from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
-from registry.features.reconcile import FeatureChanges
-from registry.features.reconcile import reconcile as reconcile_features
 from registry.features.repository import FeatureRepository
+from registry.policies.repository import PolicyRepository
 from registry.servers.changes import FieldChanges
 from registry.servers.outcome import (
     Reading,
@@ -27,10 +26,11 @@ from registry.servers.outcome import (
     changed_record,
     is_modification,
     outcome_of,
-    projection_fields,
+    schedule_fields,
     time_after,
 )
 from registry.servers.records import server_changes
+from registry.servers.registry_sync import RegistrySyncService, Synced, auto_expose_of
 from registry.servers.repository import ServerRepository, record_of
 from registry.servers.schemas import ServerCreate
 from registry.servers.transport import connection_members
@@ -43,15 +43,6 @@ from registry.servers.versions import (
 )
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
-from registry.tools.exposure import AutoExpose, Origin
-from registry.tools.reconcile import (
-    Changes,
-    OnChange,
-    Rules,
-    changed_names,
-    default_on_change,
-    reconcile,
-)
 from registry.tools.repository import ToolRepository
 from registry.tools.values import Person
 
@@ -67,12 +58,16 @@ class ServerRepositories:
     acl: AclRepository
     tokens: TokenRepository
     plugin_auths: PluginAuthRepository
+    policies: PolicyRepository
     audit: AuditTrail
 
 
 T = TypeVar("T")
 Confirm = Callable[[Transaction], Awaitable[None]]
 """Raises in the transaction when what it is for is not allowed any more."""
+
+Follow = Callable[[Transaction, Synced | None], Awaitable[None]]
+"""Writes in the same transaction what follows from it, told what was written to the tools."""
 
 
 LARGE_CHARACTERS = 64 * 1024
@@ -93,9 +88,11 @@ class ServerStore:
         self._versions = repositories.versions
         self._tools = repositories.tools
         self._features = repositories.features
+        self._sync = RegistrySyncService(repositories.tools, repositories.features)
         self._acl = repositories.acl
         self._tokens = repositories.tokens
         self._plugin_auths = repositories.plugin_auths
+        self._policies = repositories.policies
         self._audit = repositories.audit
         self._clock = clock
         self._large_writes = asyncio.Lock()
@@ -116,7 +113,6 @@ class ServerStore:
             PathTakenError: *path* is.
         """
         now = self._clock.now()
-        rules = Rules(request.auto_expose, Origin.AT_REGISTRATION)
         fields: dict[str, object] = {
             "serverName": request.server_name,
             "config": dict(config),
@@ -130,10 +126,12 @@ class ServerStore:
             "registry": {
                 "auto_expose": request.auto_expose.value,
                 **({} if request.on_change is None else {"on_change": request.on_change.value}),
+                **_sync_settings(request),
             },
             "createdAt": now,
             "updatedAt": now,
         }
+        apply_to_new(fields, schedule_fields({}, _dotted(_sync_settings(request)), (), now))
         outcome = outcome_of(reading, now, failures_before=0, status=None)
         apply_to_new(fields, outcome)
 
@@ -155,18 +153,25 @@ class ServerStore:
                     user.user_id, request.server_name, user_key, now, tx
                 )
             stored = record_of({**fields, "_id": server_id})
-            found = listed = None
+            synced: Synced | None = None
             if reading.found is not None:
-                found = reconcile(reading.found.snapshot, {}, rules)
-                await self._tools.apply(server_id, found, now, tx, reader=_person(user))
-                listed = reconcile_features(reading.found.features, {})
-                await self._features.apply(server_id, listed, now, tx)
-                served = await self._tools.served(server_id, tx)
-                projected = projection_fields(served, request.server_name)
-                await self._servers.update(server_id, now, projected, (), tx)
-                stored = changed_record(stored, projected, ())
+                synced = await self._sync.begin(
+                    server_id,
+                    request.server_name,
+                    reading.found,
+                    request.auto_expose,
+                    now,
+                    tx,
+                    reader=_person(user),
+                )
+                await self._servers.update(server_id, now, dict(synced.projection), (), tx)
+                stored = changed_record(stored, synced.projection, ())
             changes = server_changes(
-                None, stored, found, listed, with_user_key=user_key is not None
+                None,
+                stored,
+                None if synced is None else synced.tools,
+                None if synced is None else synced.features,
+                with_user_key=user_key is not None,
             )
             event = AuditEvent(AuditAction.CREATE, EntityType.SERVER, server_id, changes)
             await self._audit.record(user, event, tx)
@@ -184,10 +189,12 @@ class ServerStore:
         accept: bool,
         confirm: Confirm,
         action: AuditAction = AuditAction.UPDATE,
+        follow: Follow | None = None,
     ) -> bool:
         """Write an update together with what came of reading the upstream.
 
-        *confirm* is asked in the transaction whether the caller may still do so.
+        *confirm* is asked in the transaction whether the caller may still do so, and *follow*
+        writes there what belongs to it elsewhere.
 
         Returns:
             False when *server* is outdated by now; nothing is written then.
@@ -206,22 +213,27 @@ class ServerStore:
             # A status that the caller asked for wins over what the reading suggests.
             set_fields = {**outcome.set_fields, **set_fields}
             removed += [name for name in outcome.removed if name not in set_fields]
+        due = schedule_fields(server.registry, changes.changes, changes.removed, now)
+        set_fields |= due.set_fields
+        removed += due.removed
         found = reading.found if reading is not None else None
 
         async def store(tx: Transaction) -> None:
             await confirm(tx)
             writes = dict(set_fields)
-            tools: Changes | None = None
-            listed: FeatureChanges | None = None
+            synced: Synced | None = None
             if found is not None:
-                stored = await self._features.stored(server.id, tx)
-                listed = reconcile_features(found.features, stored)
-                await self._features.apply(server.id, listed, now, tx)
-                tools, projected = await self._reconciled(
-                    server, found, user, now, tx, accept=accept
+                synced = await self._sync.synchronise(
+                    server,
+                    found,
+                    now,
+                    tx,
+                    reader=_person(user),
+                    accept=accept,
                 )
+                policy = {"registry.auto_expose": auto_expose_of(server).value}
                 # What the caller asked for wins.
-                writes = {**projected, **writes}
+                writes = {**synced.projection, **policy, **writes}
             if changes.changes or changes.removed or is_modification(server, writes):
                 writes["updatedAt"] = time_after(server.updated_at, now)
             if not await self._servers.update(
@@ -235,8 +247,8 @@ class ServerStore:
             recorded = server_changes(
                 server,
                 changed,
-                tools,
-                listed,
+                None if synced is None else synced.tools,
+                None if synced is None else synced.features,
                 with_user_key=changes.user_key is not None,
             )
             if changes.restores is not None:
@@ -244,6 +256,8 @@ class ServerStore:
             if recorded:
                 event = AuditEvent(action, EntityType.SERVER, server.id, recorded)
                 await self._audit.record(user, event, tx)
+            if follow is not None:
+                await follow(tx, synced)
 
         try:
             await self._transaction(store, reading)
@@ -303,8 +317,10 @@ class ServerStore:
             await self._tools.delete_of(server.id, tx)
             await self._features.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)
+            policies = await self._policies.delete_of(server.id, tx)
             tokens, user_keys = await self._drop_credentials(server, tx)
-            told: JsonObject = {**gone, "removed": {"tokens": tokens, "user_keys": user_keys}}
+            counts: JsonObject = {"tokens": tokens, "user_keys": user_keys, "policies": policies}
+            told: JsonObject = {**gone, "removed": counts}
             event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, told)
             await self._audit.record(user, event, tx)
             return True
@@ -327,28 +343,6 @@ class ServerStore:
         tokens = await self._tokens.delete_of_server(name, since, tx)
         return tokens, await self._plugin_auths.delete_of_server(name, since, tx)
 
-    async def _reconciled(
-        self,
-        server: ServerRecord,
-        found: Discovered,
-        user: UserContext,
-        now: datetime,
-        tx: Transaction,
-        *,
-        accept: bool,
-    ) -> tuple[Changes, Mapping[str, object]]:
-        stored = await self._tools.stored(server.id, tx)
-        stored = await self._tools.with_definitions(
-            server.id, stored, changed_names(found.snapshot, stored), tx
-        )
-        rules = Rules(_auto_expose(server), _origin(server, stored), _on_change(server), accept)
-        changes = reconcile(found.snapshot, stored, rules)
-        await self._tools.apply(server.id, changes, now, tx, reader=_person(user))
-        served = await self._tools.served(server.id, tx)
-        writes = dict(projection_fields(served, server.server_name))
-        writes["registry.auto_expose"] = _auto_expose(server).value
-        return changes, writes
-
 
 def _characters(found: Discovered) -> int:
     tools = sum(len(tool.definition) for tool in found.snapshot.tools)
@@ -356,26 +350,16 @@ def _characters(found: Discovered) -> int:
     return tools + sum(len(feature.definition) for listed in lists for feature in listed)
 
 
-def _auto_expose(server: ServerRecord) -> AutoExpose:
-    stored = server.registry.get("auto_expose")
-    known = {item.value for item in AutoExpose}
-    return AutoExpose(stored) if stored in known else AutoExpose.ALL
+def _sync_settings(request: ServerCreate) -> dict[str, object]:
+    settings: dict[str, object] = {"sync_mode": request.sync_mode.value}
+    if request.sync_interval_seconds is not None:
+        settings["sync_interval_seconds"] = request.sync_interval_seconds
+    return settings
+
+
+def _dotted(settings: dict[str, object]) -> dict[str, object]:
+    return {f"registry.{name}": value for name, value in settings.items()}
 
 
 def _person(user: UserContext) -> Person:
     return Person(user.user_id, user.username)
-
-
-def _on_change(server: ServerRecord) -> OnChange:
-    stored = server.registry.get("on_change")
-    known = {item.value for item in OnChange}
-    if stored in known:
-        return OnChange(stored)
-    return default_on_change(is_shared=server.effective_scope.is_shared)
-
-
-def _origin(server: ServerRecord, stored: Mapping[str, object]) -> Origin:
-    # The first successful reading is the registration, even if earlier attempts failed.
-    if not stored and "last_synced_at" not in server.registry:
-        return Origin.AT_REGISTRATION
-    return Origin.LATER_ON_SHARED if server.effective_scope.is_shared else Origin.LATER_ON_PRIVATE

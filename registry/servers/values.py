@@ -20,6 +20,18 @@ class ServerStatus(StrEnum):
     ERROR = "error"
 
 
+class SyncMode(StrEnum):
+    """What has a server's tools read anew, besides people and its own announcements."""
+
+    MANUAL = "manual"
+    SCHEDULED = "scheduled"
+    WEBHOOK = "webhook"
+
+
+DEFAULT_SYNC_SECONDS = 3600
+"""Between two readings of a server in mode `scheduled` that names no interval."""
+
+
 class Transport(StrEnum):
     """Transports the registry connects to. Others are read and shown, never connected."""
 
@@ -113,6 +125,19 @@ class ServerRecord:
     def effective_scope(self) -> ServerScope:
         """Return the scope, or the most careful reading of a document that has none."""
         return self.scope or ServerScope.PRIVATE_USER
+
+    @property
+    def sync_mode(self) -> SyncMode:
+        """Return what has its tools read anew; documents that do not say so wait for people."""
+        stored = self.registry.get("sync_mode")
+        known = {mode.value for mode in SyncMode}
+        return SyncMode(str(stored)) if stored in known else SyncMode.MANUAL
+
+    @property
+    def sync_interval_seconds(self) -> int:
+        """Return the time between two readings in mode `scheduled`."""
+        stored = self.registry.get("sync_interval_seconds")
+        return stored if isinstance(stored, int) and stored > 0 else DEFAULT_SYNC_SECONDS
 
     @property
     def effective_path(self) -> str:

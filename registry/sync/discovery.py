@@ -10,6 +10,7 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.features.intake import take as take_features
 from registry.servers.errors import DiscoveryFailedError, UnsafeUrlError
+from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tools.intake import take
 from registry.upstream.errors import UnsafeAddressError, UpstreamError
@@ -38,8 +39,12 @@ class DiscoveryService:
         self._clock = clock
         self._duration = metrics.discovery_duration
 
-    async def discover(self, connection: ConnectionSpec) -> Discovered:
+    async def discover(
+        self, connection: ConnectionSpec, progress: Progressing | None = None
+    ) -> Discovered:
         """Connect, read capabilities and all tools, disconnect.
+
+        *progress* is told how many tools were read so far, after each page of them.
 
         Raises:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
@@ -52,7 +57,7 @@ class DiscoveryService:
         outcome = "error"
         try:
             reading = await read_upstream(
-                _target(connection), self._guard, self._limits(connection), self._clock
+                _target(connection), self._guard, self._limits(connection), self._clock, progress
             )
             outcome = "success"
         except UnsafeAddressError as exc:

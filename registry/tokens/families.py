@@ -8,7 +8,7 @@ from bson import ObjectId
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.models.sessions import RevokedToken, TokenFamily
-from registry.auth.identity import Role, Scope
+from registry.auth.identity import Role
 from registry.auth.revocation import Revocation, RevocationKind
 from registry.tokens.values import Family, IssuedIds
 
@@ -45,7 +45,7 @@ class FamilyRepository:
             "username": family.username,
             "role": family.role.value,
             "is_known_user": family.is_known_user,
-            "scopes": [scope.value for scope in family.scopes],
+            "scopes": list(map(str, family.scopes)),
             "hours": family.hours,
             "refresh_token_id": ids.refresh_id,
             "access_tokens": [{"id": ids.access_id, "expires_at": ids.access_expires_at}],
@@ -77,7 +77,7 @@ class FamilyRepository:
             {
                 "$set": {
                     "role": family.role.value,
-                    "scopes": [scope.value for scope in family.scopes],
+                    "scopes": list(map(str, family.scopes)),
                     "refresh_token_id": ids.refresh_id,
                     "access_tokens": [
                         {"id": token_id, "expires_at": until} for token_id, until in kept
@@ -162,7 +162,7 @@ def _family(document: dict[str, Any]) -> Family:
         username=str(document.get("username") or ""),
         role=Role.parse(document["role"]),
         is_known_user=bool(document.get("is_known_user")),
-        scopes=tuple(Scope(name) for name in document["scopes"] if name in set(Scope)),
+        scopes=tuple(name for name in document["scopes"] if isinstance(name, str)),
         hours=int(document["hours"]),
         description=document.get("description"),
         ancestors=tuple(document["ancestors"]),

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from registry.auth.identity import Scope
+from registry.auth.identity import SCOPE_NAME
 from registry.core.json import JsonObject, JsonValue, canonical_json
 from registry.core.logs import MASK
 from registry.core.text import OBJECT_ID
@@ -174,7 +174,17 @@ class TokenRefresh(_Body):
 class TokenGenerate(_Body):
     """A pair of tokens to issue. Scopes not named: all that the caller has."""
 
-    requested_scopes: Annotated[list[Scope], Field(min_length=1, max_length=64)] | None = None
+    requested_scopes: (
+        Annotated[
+            list[Annotated[str, StringConstraints(pattern=SCOPE_NAME)]],
+            Field(min_length=1, max_length=64),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Some of the scopes that the caller's token has, those among them that only "
+        "access policies know.",
+    )
     expires_in_hours: Annotated[int, Field(strict=True, ge=1, le=MAX_HOURS)]
     description: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)] | None = None
 

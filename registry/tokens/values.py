@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from registry.auth.identity import Role, Scope
+from registry.auth.identity import Role
 from registry.core.json import JsonObject
 
 
@@ -124,7 +124,7 @@ class Family:
     username: str
     role: Role
     is_known_user: bool
-    scopes: tuple[Scope, ...]
+    scopes: tuple[str, ...]
     hours: int
     description: str | None
     ancestors: tuple[str, ...]
@@ -156,7 +156,7 @@ class IssuedPair:
     refresh_token: str = field(repr=False)
     expires_in_seconds: int
     refresh_expires_in_seconds: int
-    scopes: tuple[Scope, ...]
+    scopes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

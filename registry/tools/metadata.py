@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, load_text, members
 
 FLAGS = ("read_only", "destructive", "idempotent", "sensitive", "human_approval_required")
 COST_TIER = "cost_tier"
@@ -51,6 +51,27 @@ class Known:
     sources: Mapping[str, Source]
 
 
+def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
+    """Return a flag and its value as one text, for the index that all of them share."""
+    return f"{flag}:{str(value).lower() if isinstance(value, bool) else value}"
+
+
+def facets_of(counts: Known) -> tuple[str, ...]:
+    """Return all that counts of a tool's effects, each as one text."""
+    return tuple(facet(flag, value) for flag, value in counts.values.items())
+
+
+def said_in(definition: str) -> JsonObject:
+    """Return the annotations of a tool from the JSON text of its object; none if there are none.
+
+    Anything else than an object with annotations counts as one without.
+    """
+    try:
+        return members(members(load_text(definition)).get("annotations"))
+    except (ValueError, RecursionError):
+        return {}
+
+
 def known(name: str, annotations: JsonObject | None, manual: Mapping[str, object]) -> Known:
     """Return what counts of all that is said of a tool.
 
@@ -76,13 +97,8 @@ def metadata_fields(counts: Known) -> dict[str, object]:
     return {
         "metadata": dict(counts.values),
         "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
-        "facets": [facet(flag, value) for flag, value in counts.values.items()],
+        "facets": list(facets_of(counts)),
     }
-
-
-def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
-    """Return a flag and its value as one text, for the index that all of them share."""
-    return f"{flag}:{str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _said(

@@ -1,8 +1,9 @@
 """Turn what an upstream offers and what is stored into changes. Pure.
 
-An unchanged upstream changes nothing but timestamps. A tool that is gone becomes stale, never
-deleted; one that comes back is served again only if it was, and its definition is the same or may
-be trusted. A definition that was rejected is not brought up again until it changes once more.
+An unchanged upstream changes nothing. A tool that is gone becomes stale, never
+deleted; one that is offered with a definition that cannot be taken is served on as it was. One
+that comes back is served again only if it was, and its definition is the same or may be trusted. A
+definition that was rejected is not brought up again until it changes once more.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from registry.tools.lifecycle import Event, State, after
 from registry.tools.values import (
     ExposureState,
     RegistrationState,
+    RejectedTool,
     StoredTool,
     ToolDefinition,
     ToolSnapshot,
@@ -77,11 +79,22 @@ class ToolUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to write. *seen* lists the stored tools that the upstream still offers."""
+    """What to write.
+
+    Attributes:
+        mended: Names of tools that could not be taken the last time and can now.
+        broken: Stored tools that it offers with a definition that cannot be taken.
+    """
 
     inserts: tuple[ToolInsert, ...]
     updates: tuple[ToolUpdate, ...]
-    seen: tuple[str, ...]
+    mended: tuple[str, ...] = ()
+    broken: tuple[RejectedTool, ...] = ()
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the upstream offers what it did."""
+        return not (self.inserts or self.updates or self.mended or self.broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +140,26 @@ def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: R
             inserts.append(_insert(tool, position, rules))
         elif (update := _update(tool, row, rules)) is not None:
             updates.append(update)
+    # Not gone, only unreadable: what was approved is served on.
+    broken = {tool.name: tool for tool in snapshot.rejected if tool.name not in offered}
     for name, row in stored.items():
-        if name not in offered and row.registration_state is not RegistrationState.STALE:
+        if (
+            name not in {*offered, *broken}
+            and row.registration_state is not RegistrationState.STALE
+        ):
             state = after((row.registration_state, row.exposure_state), Event.VANISH)
             updates.append(ToolUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld))
     return Changes(
         inserts=tuple(inserts),
         updates=tuple(updates),
-        seen=tuple(name for name in stored if name in offered),
+        mended=tuple(
+            name for name, row in stored.items() if name in offered and row.sync_error is not None
+        ),
+        broken=tuple(
+            tool
+            for name, tool in broken.items()
+            if name in stored and stored[name].sync_error != tool.reason
+        ),
     )
 
 

@@ -19,7 +19,7 @@ from registry.core.json import members
 from registry.tools.completion import Completion, UnreadableRowError, completed
 from registry.tools.differences import Change
 from registry.tools.exposure import WAITING, review_of
-from registry.tools.metadata import known, metadata_fields
+from registry.tools.metadata import facets_of, known, metadata_fields, said_in
 from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
@@ -30,6 +30,7 @@ from registry.tools.values import (
     StoredTool,
     ToolDefinition,
     ToolRow,
+    ToolStanding,
 )
 from registry.tools.versions import NewVersion, VersionMove, versions_of
 
@@ -60,6 +61,7 @@ STORED_FIELDS = {
     "served_version": 1,
     "versions": 1,
     "is_withheld": 1,
+    "sync_error": 1,
 }
 WHOLE_FIELDS = {
     "definition": 1,
@@ -68,10 +70,19 @@ WHOLE_FIELDS = {
     "description_override": 1,
     "tool_metadata": 1,
 }
-ROW_FIELDS = ("owner_id", "name", "definition", "presented", "pending_hash", "seen_hash")
+ROW_FIELDS = (
+    "owner_id",
+    "name",
+    "definition",
+    "presented",
+    "pending_hash",
+    "seen_hash",
+    "facets",
+)
 ROWS_AT_ONCE = 500
 """Decoding them keeps everything else waiting."""
 
+STATE_FIELDS = {"_id": 0, "registration_state": 1, "exposure_state": 1}
 IN_ORDER = [("position", 1), ("name", 1)]
 
 OLDER: tuple[Doc, ...] = (
@@ -203,7 +214,26 @@ class ToolRepository:
                 owner_id = owners[row["owner_id"]]
                 text = row.get("presented") or row["definition"]
                 is_behind = "pending_hash" in row or "seen_hash" in row
-                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text, is_behind)
+                facets = _facets(row, text)
+                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text, is_behind, facets)
+
+    async def standing(self, owner_id: str, name: str) -> ToolStanding | None:
+        """Return what decides about the use of one tool of a server, or None."""
+        row = await self._tools.find_one(
+            {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name},
+            {**STATE_FIELDS, "name": 1, "definition": 1, "facets": 1},
+        )
+        if row is None:
+            return None
+        state = RegistrationState(row["registration_state"]), ExposureState(row["exposure_state"])
+        return ToolStanding(state, _facets(row, row["definition"]))
+
+    async def names_among(self, owner_id: str | None, names: Sequence[str]) -> set[str]:
+        """Return those of *names* that a server has a tool of, or, for None, any server."""
+        query: Doc = {"source_type": "mcp", "name": {"$in": list(names)}}
+        if owner_id is not None:
+            query["owner_id"] = ObjectId(owner_id)
+        return {row["name"] async for row in self._tools.find(query, {"_id": 0, "name": 1})}
 
     async def apply(
         self,
@@ -213,8 +243,12 @@ class ToolRepository:
         tx: Transaction,
         *,
         reader: Person | None = None,
+        seen_at: datetime | None = None,
     ) -> None:
-        """Write *changes*. An upstream that did not change costs one write of timestamps.
+        """Write *changes*.
+
+        Of what did not change nothing is written, not even when it was seen: that is when its
+        owner was read last.
 
         Args:
             owner_id: Of the server.
@@ -222,27 +256,35 @@ class ToolRepository:
             now: When.
             tx: The transaction to write it in.
             reader: Who had the server read; None for nobody.
+            seen_at: When it was read before; what is gone was offered then.
         """
         owner = ObjectId(owner_id)
         if changes.inserts:
             rows = [_row(owner, insert, now) for insert in changes.inserts]
             await self._tools.insert_many(rows, session=tx)
         if changes.updates:
-            writes = [_write(owner, update, now) for update in changes.updates]
+            writes = [_write(owner, update, now, seen_at) for update in changes.updates]
             await self._tools.bulk_write(writes, session=tx)
             versions = [
                 version for update in changes.updates for version in versions_of(update, now)
             ]
             await self.write_versions(owner_id, versions, now, tx, person=reader)
-        if changes.seen:
+        if changes.mended:
             await self._tools.update_many(
-                {"source_type": "mcp", "owner_id": owner, "name": {"$in": list(changes.seen)}},
-                {
-                    "$set": {"last_discovered_at": now, "last_synced_at": now},
-                    "$unset": {"sync_error": ""},
-                },
+                {"source_type": "mcp", "owner_id": owner, "name": {"$in": list(changes.mended)}},
+                {"$unset": {"sync_error": ""}},
                 session=tx,
             )
+
+        if changes.broken:
+            told = [
+                UpdateOne(
+                    {"source_type": "mcp", "owner_id": owner, "name": tool.name},
+                    {"$set": {"last_discovered_at": now, "sync_error": tool.reason}},
+                )
+                for tool in changes.broken
+            ]
+            await self._tools.bulk_write(told, session=tx)
 
     async def change(
         self, tool_id: str, changes: Mapping[str, object], gone: Collection[str], tx: Transaction
@@ -402,7 +444,19 @@ def stored_tool(row: dict[str, Any]) -> StoredTool:
             members(row.get("tool_metadata")),
         ),
         row_id=str(row["_id"]),
+        sync_error=row.get("sync_error"),
     )
+
+
+def _facets(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
+    """Return what is known of a tool's effects; of one that another program stored, what it says.
+
+    Policies are about these, so a row without any must not pass for a tool without effects.
+    """
+    stored = row.get("facets")
+    if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
+        return tuple(stored)
+    return facets_of(known(row["name"], said_in(definition), {}))
 
 
 def _served(row: dict[str, Any]) -> ServedTool:
@@ -458,20 +512,20 @@ def definition_fields(tool: ToolDefinition, overrides: Overrides) -> Doc:
 OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schema", "annotations")
 
 
-def _write(owner: ObjectId, update: ToolUpdate, now: datetime) -> UpdateOne:
-    tool, offered = update.tool, update.serve or update.hold
+def _write(
+    owner: ObjectId, update: ToolUpdate, now: datetime, seen_at: datetime | None
+) -> UpdateOne:
+    tool, number = update.tool, _number(update)
     changes: Doc = {
         "registration_state": update.registration_state.value,
         "exposure_state": update.exposure_state.value,
+        "versions": max(number, tool.versions),
         "updated_at": now,
     }
+    offered_at = seen_at if update.registration_state is RegistrationState.STALE else now
+    if offered_at is not None:
+        changes |= {"last_discovered_at": offered_at, "last_synced_at": offered_at}
     gone: list[str] = []
-    number = tool.versions
-    if offered is not None:
-        if offered.discovery_hash == tool.pending_hash and tool.pending_version is not None:
-            number = tool.pending_version
-        else:
-            number = changes["versions"] = tool.versions + 1
     if update.serve is not None:
         served = definition_fields(update.serve, tool.overrides)
         changes |= {**served, "served_version": number}
@@ -497,6 +551,16 @@ def _write(owner: ObjectId, update: ToolUpdate, now: datetime) -> UpdateOne:
         gone.append("is_withheld")
     key = {"source_type": "mcp", "owner_id": owner, "name": update.name}
     return UpdateOne(key, {"$set": changes, "$unset": dict.fromkeys(gone, "")})
+
+
+def _number(update: ToolUpdate) -> int:
+    """Return the number of the definition that is served or held from now on."""
+    tool, offered = update.tool, update.serve or update.hold
+    if offered is None:
+        return tool.versions
+    if offered.discovery_hash == tool.pending_hash and tool.pending_version is not None:
+        return tool.pending_version
+    return tool.versions + 1
 
 
 def _version_row(owner: ObjectId, version: NewVersion, person: Person | None) -> InsertOne[Doc]:

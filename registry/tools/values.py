@@ -88,6 +88,7 @@ class StoredTool:
         created_at: When it was found, likewise.
         overrides: What people changed of it, likewise.
         row_id: ObjectId of its document, 24 hexadecimal characters.
+        sync_error: Why its upstream's definition could not be taken the last time, if so.
     """
 
     name: str
@@ -104,6 +105,7 @@ class StoredTool:
     created_at: datetime | None = None
     overrides: Overrides = NO_OVERRIDES
     row_id: str = ""
+    sync_error: str | None = None
 
     @property
     def offered_hash(self) -> str:
@@ -125,6 +127,18 @@ class StoredTool:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolStanding:
+    """What decides about the use of a stored tool.
+
+    Attributes:
+        facets: What is known of its effects, as texts `flag:value`.
+    """
+
+    state: tuple[RegistrationState, ExposureState]
+    facets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ToolRow:
     """A served tool as the gateway reads it.
 
@@ -132,6 +146,7 @@ class ToolRow:
         row_id: ObjectId of its document, 12 bytes.
         definition: JSON text of the whole tool object.
         is_behind: Whether the upstream offers another definition by now.
+        facets: What is known of its effects, as texts `flag:value`.
     """
 
     row_id: bytes
@@ -139,6 +154,7 @@ class ToolRow:
     name: str
     definition: str
     is_behind: bool = False
+    facets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

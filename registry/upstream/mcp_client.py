@@ -7,7 +7,7 @@ everything else that shares its client.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -136,8 +136,16 @@ class RecordingDispatcher(JSONRPCDispatcher[Any]):
         return result if member is None else {**result, member: []}
 
 
-async def read_upstream(target: Target, guard: UrlGuard, limits: Limits, clock: Clock) -> Reading:
+async def read_upstream(
+    target: Target,
+    guard: UrlGuard,
+    limits: Limits,
+    clock: Clock,
+    progress: Callable[[int], None] | None = None,
+) -> Reading:
     """Connect to *target*, read everything a registration needs, and disconnect.
+
+    *progress* is told how many tools were read so far, after each page of them.
 
     Raises:
         UpstreamError: It may not be contacted, cannot be reached, or answers badly.
@@ -146,7 +154,7 @@ async def read_upstream(target: Target, guard: UrlGuard, limits: Limits, clock: 
     exchange = Exchange(limits.max_bytes)
     try:
         async with asyncio.timeout(limits.total_timeout_seconds):
-            return await _read(target, guard, limits, clock, exchange)
+            return await _read(target, guard, limits, clock, exchange, progress)
     except TimeoutError:
         raise _timed_out(target, limits) from None
     except Exception as exc:  # noqa: BLE001 - groups of anything; told apart and translated here
@@ -154,7 +162,12 @@ async def read_upstream(target: Target, guard: UrlGuard, limits: Limits, clock: 
 
 
 async def _read(
-    target: Target, guard: UrlGuard, limits: Limits, clock: Clock, exchange: Exchange
+    target: Target,
+    guard: UrlGuard,
+    limits: Limits,
+    clock: Clock,
+    exchange: Exchange,
+    progress: Callable[[int], None] | None,
 ) -> Reading:
     began_at = clock.monotonic()
     read: Reading | None = None
@@ -165,7 +178,7 @@ async def _read(
             init_duration_ms = round((clock.monotonic() - began_at) * 1000)
             tools: tuple[JsonValue, ...] = ()
             if TOOLS.capability in handshake.capabilities:
-                tools = await _all_of(TOOLS, session, dispatcher, limits)
+                tools = await _all_of(TOOLS, session, dispatcher, limits, progress)
             read = Reading(
                 protocol_version=handshake.version,
                 speaks_legacy=not handshake.is_modern,
@@ -327,7 +340,11 @@ async def _speaks_legacy(target: Target, guard: UrlGuard, limits: Limits) -> boo
 
 
 async def _all_of(
-    listing: Listing, session: ClientSession, dispatcher: RecordingDispatcher, limits: Limits
+    listing: Listing,
+    session: ClientSession,
+    dispatcher: RecordingDispatcher,
+    limits: Limits,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[JsonValue, ...]:
     """Return all objects of one kind, page by page."""
     told = f"list of {listing.member}"
@@ -346,6 +363,8 @@ async def _all_of(
             raise UpstreamTooLargeError(
                 f"It offers more than {limits.max_tools} {listing.member}."
             )
+        if progress is not None:
+            progress(len(items))
         following = page.get("nextCursor")
         if not following:
             return tuple(items)

@@ -90,6 +90,20 @@ class SmallJsonRoute(StrictJsonRoute):
         return small
 
 
+async def small_body(request: Request, most_bytes: int) -> bytes:
+    """Return the body as it came, from somebody of whom it is not known yet who it is.
+
+    Raises:
+        HTTPException: 413, when there is more of it.
+    """
+    taken = bytearray()
+    async for chunk in request.stream():
+        taken += chunk
+        if len(taken) > most_bytes:
+            raise HTTPException(413)
+    return bytes(taken)
+
+
 def _guards(dependant: Dependant) -> Iterator[Callable[[Request], Awaitable[object]]]:
     """Yield the dependencies of a route that check its caller."""
     if dependant.call is not None and hasattr(dependant.call, "needed_scopes"):

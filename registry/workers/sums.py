@@ -35,9 +35,11 @@ class Across(StrEnum):
 GAUGES: Mapping[str, Across] = {
     "mcp_gateway_breaker_state": Across.SUM,
     "mcp_gateway_feeds": Across.SUM,
+    "mcp_gateway_policies_unreadable": Across.MAX,
     "mcp_gateway_requests_in_flight": Across.SUM,
     "mcp_gateway_snapshot_age_seconds": Across.MAX,
     "mcp_gateway_streams": Across.SUM,
+    "mcp_sync_jobs_open": Across.OWN,
     "mongodb_pool_connections": Across.SUM,
     "tokens_active": Across.OWN,
     "tokens_active_users": Across.OWN,

@@ -20,6 +20,8 @@ from scripts.bench import (
     pages,
     readiness,
     streams,
+    syncing,
+    tools,
     workers,
 )
 from scripts.bench.plan import Plan
@@ -37,6 +39,8 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "pages": pages.section,
     "access": access.section,
     "readiness": readiness.section,
+    "sync": syncing.section,
+    "tools": tools.section,
 }
 
 

@@ -1,7 +1,7 @@
 """A cheap MCP upstream (handshake era and 2026-07-28), so that what is measured is the gateway.
 
 Run as `python -m scripts.bench.upstream PORT`. Below `/many/` it lists `TOOLS_EACH` tools, which
-are others at each path.
+are others at each path, and below `/tools/<number>/` as many as that says.
 """
 
 import sys
@@ -27,11 +27,21 @@ ECHO = {
 TOOLS_EACH = 100
 TOOL_BYTES = 600
 MANY = "/many/"
+SOME = "/tools/"
 
 
 def _many(path: str) -> list[dict[str, Any]]:
     """Return tools of the size and shape that real servers have in the middle."""
     return [_tool(f"search_{number:03}_records", path) for number in range(TOOLS_EACH)]
+
+
+def _listed(path: str) -> list[dict[str, Any]]:
+    if path.startswith(MANY):
+        return _many(path)
+    if path.startswith(SOME):
+        count = int(path.split("/")[2])
+        return [_tool(f"search_{number:03}_records", path) for number in range(count)]
+    return [ECHO]
 
 
 def _tool(name: str, path: str) -> dict[str, Any]:
@@ -96,7 +106,7 @@ def _result(call: dict[str, Any], path: str) -> dict[str, Any]:
                 "cacheScope": "public",
             }
         case "tools/list":
-            tools = _many(path) if path.startswith(MANY) else [ECHO]
+            tools = _listed(path)
             result = {"tools": tools, "ttlMs": 60_000, "cacheScope": "public"}
         case "tools/call":
             text = params["arguments"]["text"]

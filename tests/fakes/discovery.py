@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from registry.core.json import JsonObject
 from registry.servers.errors import UnsafeUrlError
+from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era
 from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
 
@@ -56,12 +57,17 @@ class FakeDiscovery:
     metadata: JsonObject | None = None
     asked: list[ConnectionSpec] = field(default_factory=list)
 
-    async def discover(self, connection: ConnectionSpec) -> Discovered:
+    async def discover(
+        self, connection: ConnectionSpec, progress: Progressing | None = None
+    ) -> Discovered:
         """Answer as told."""
         self.asked.append(connection)
         if self.meanwhile is not None:
             await self.meanwhile()
-        return self.answer(connection)
+        answer = self.answer(connection)
+        if progress is not None:
+            progress(len(answer.snapshot.tools))
+        return answer
 
     async def oauth_metadata(self, connection: ConnectionSpec) -> JsonObject | None:
         """Answer as told."""

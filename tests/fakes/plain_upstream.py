@@ -15,6 +15,8 @@ ECHO = (
     '"properties":{"text":{"type":"string"}},"required":["text"]}}'
 )
 METHOD_NOT_FOUND = -32601
+TOOLS_CHANGED = '{"jsonrpc":"2.0","method":"notifications\\/tools\\/list_changed"}'
+"""With escaped slashes, as PHP writes them."""
 
 
 @dataclass(slots=True)
@@ -23,6 +25,7 @@ class PlainUpstream:
 
     Attributes:
         tools: JSON text of the list of tools.
+        announces: Say on the stream of each call's answer that the tools changed.
         redirects_to: Answer every request by sending it elsewhere.
         seen: The headers of every request.
         reached: Set by the first request.
@@ -30,6 +33,7 @@ class PlainUpstream:
     """
 
     tools: str = f"[{ECHO}]"
+    announces: bool = False
     redirects_to: str | None = None
     seen: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
@@ -56,6 +60,9 @@ class PlainUpstream:
             json.dumps(message["id"]),
             self._outcome(message),
         )
+        if self.announces and message["method"] == "tools/call":
+            told = f"data: {TOOLS_CHANGED}\n\ndata: {body}\n\n"
+            return web.Response(text=told, content_type="text/event-stream")
         return web.Response(text=body, content_type="application/json")
 
     def _outcome(self, message: dict[str, object]) -> str:

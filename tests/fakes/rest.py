@@ -1,5 +1,6 @@
 """The real application over HTTP in this process, and people with tokens for it."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ from registry.wiring import Components
 JWT_SECRET = "a secret that jarvis-api shares"
 BASE_URL = "http://127.0.0.1:7860"
 SERVERS = "/api/v1/servers"
+JOB_SECONDS = 20.0
+FINISHED = frozenset({"succeeded", "dead", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Rest:
                 user_id=user.user_id,
                 username=user.username,
                 role=user.role,
-                scopes=user.scopes,
+                scopes=user.held_scopes,
                 lifetime=timedelta(minutes=5),
             )
         return self._tokens[user]
@@ -65,6 +68,31 @@ class Rest:
         """Send a request on behalf of *user*; *path* follows `/api/v1`."""
         sent = {"Authorization": f"Bearer {self.token(user)}", **request.pop("headers", {})}
         return await self.client.request(method, f"/api/v1{path}", headers=sent, **request)
+
+    async def job(
+        self, user: UserContext, job_id: str, *, until: frozenset[str] = FINISHED
+    ) -> dict[str, Any]:
+        """Wait until a job is in one of some states, and return it with its attempts."""
+        async with asyncio.timeout(JOB_SECONDS):
+            while True:
+                job: dict[str, Any] = (await self.ask(user, "GET", f"/sync/jobs/{job_id}")).json()
+                if job["state"] in until:
+                    return job
+                await self.parts.clock.sleep(0.02)
+
+    async def jobs(
+        self, user: UserContext, server: Mapping[str, Any], *, at_least: int = 0
+    ) -> list[dict[str, Any]]:
+        """Wait until so many jobs of a server are finished, and none is open; newest first."""
+        query = {"owner_id": server["id"]}
+        async with asyncio.timeout(JOB_SECONDS):
+            while True:
+                jobs: list[dict[str, Any]] = (
+                    await self.ask(user, "GET", "/sync/jobs", params=query)
+                ).json()["jobs"]
+                if len(jobs) >= at_least and all(job["state"] in FINISHED for job in jobs):
+                    return jobs
+                await self.parts.clock.sleep(0.02)
 
     async def register(
         self, user: UserContext, name: str, url: str, **fields: object

@@ -165,6 +165,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
                 refusals=refusals,
                 recorder=recorder,
                 gates=UpstreamGates(gate_limits(settings), SystemClock(), metrics),
+                announced=lambda _: None,
                 peers=peers or Alone("worker00"),
                 drain=drain or Drain(),
                 metrics=metrics,

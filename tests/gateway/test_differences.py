@@ -1,5 +1,6 @@
 """What changed in the lists that callers see: exactly what they would find different."""
 
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from registry.gateway.differences import (
     seen_changes,
 )
 from registry.gateway.outlet import MOST_URIS, Outlet
+from registry.gateway.policing import Policing
 from registry.gateway.session_states import (
     MAX_TOTAL_CHARACTERS,
     MAX_URI_CHARACTERS,
@@ -26,6 +28,7 @@ from registry.gateway.session_states import (
     SessionStates,
 )
 from registry.gateway.values import FeatureEntry, Route, tool_entry
+from registry.policies.values import Effect, Policy, Subjects, Target
 from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.fakes import make_route
 
@@ -36,6 +39,19 @@ LISTS = {
     PROMPTS: ("prompts",),
     RESOURCES: ("resources", "resourceTemplates"),
 }
+
+
+about_tools = st.lists(
+    st.builds(
+        Policy,
+        id=st.uuids().map(lambda made: made.hex[:24]),
+        name=st.just("policy"),
+        effect=st.sampled_from(Effect),
+        target=st.builds(Target, tools=st.sampled_from([(), ("a",), ("b", "c*")])),
+        subjects=st.builds(Subjects, users=st.frozensets(st.sampled_from([ALICE.user_id]))),
+    ),
+    max_size=2,
+)
 
 
 def feature(member: str, value: str, version: int) -> FeatureEntry:
@@ -61,7 +77,13 @@ def routes(draw: st.DrawFn) -> dict[str, Route]:
             resources=[feature("uri", f"{slug}://{name}", v) for name, v in resources],
             templates=[feature("uriTemplate", f"{slug}:{name}", v) for name, v in templates],
         )
-    return found
+    policing = Policing()
+    asyncio.run(policing.replace(draw(about_tools), found.values(), nothing))
+    return {route.slug: route for route in policing.applied(found.values())}
+
+
+async def nothing() -> None:
+    """Let nobody else get a turn."""
 
 
 def pages(catalogue: Catalogue, user: UserContext) -> Mapping[int, tuple[Any, ...]]:
@@ -75,9 +97,11 @@ def different(before: Mapping[int, Any], after: Mapping[int, Any]) -> int:
     return sum(kind for kind in LISTS if before[kind] != after[kind])
 
 
-def may_see(user: UserContext, route: Route) -> bool:
-    """Whether a user sees a server."""
-    return decide(user, Permission.VIEW, route.facts).allowed
+def seen(user: UserContext, route: Route) -> Route | None:
+    """Return a server as a user may use it, if they see it."""
+    if not decide(user, Permission.VIEW, route.facts).allowed:
+        return None
+    return route if route.policies is None else route.policies.seen_by(user)
 
 
 @settings(max_examples=80)
@@ -88,7 +112,7 @@ def test_a_list_is_told_to_have_changed_when_it_did(
     old = Catalogue(before)
     new = Catalogue(after, old)
 
-    told, _ = seen_changes(differences(old, new), partial(may_see, user))
+    told, _ = seen_changes(differences(old, new), partial(seen, user))
 
     assert told == different(pages(old, user), pages(new, user))
 
@@ -100,7 +124,7 @@ def test_another_right_is_another_list_where_it_shows(
 ) -> None:
     catalogue = Catalogue(served)
 
-    told = changed_views(catalogue, partial(may_see, former), partial(may_see, user))
+    told = changed_views(catalogue, partial(seen, former), partial(seen, user))
 
     assert told == different(pages(catalogue, former), pages(catalogue, user))
 

@@ -102,6 +102,7 @@ def replicas(database: Database, settings: Settings, cipher: Cipher) -> Replicas
                 features=repositories.features,
                 acl=repositories.acl,
                 plugin_auths=repositories.plugin_auths,
+                policies=repositories.policies,
             ),
             CredentialVault(cipher),
             clock=clock,

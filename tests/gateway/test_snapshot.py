@@ -82,6 +82,7 @@ def snapshot(
             features=repositories.features,
             acl=repositories.acl,
             plugin_auths=repositories.plugin_auths,
+            policies=repositories.policies,
         ),
         CredentialVault(cipher),
         clock=clock,

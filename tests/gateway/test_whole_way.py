@@ -46,7 +46,7 @@ class Whole:
             user_id=user.user_id,
             username=user.username,
             role=user.role,
-            scopes=user.scopes,
+            scopes=user.held_scopes,
             lifetime=timedelta(hours=1),
         )
 
@@ -177,8 +177,9 @@ async def test_a_warm_call_sends_no_command_to_the_database(
     settings: Settings, request: pytest.FixtureRequest, user: str
 ) -> None:
     caller: UserContext = request.getfixturevalue(user)
-    # Records of calls are written in batches later, which is not what this is about.
-    without_records = settings.model_copy(update={"usage_retention_days": 0})
+    # Records of calls are written in batches later, and jobs are looked for, which is not what
+    # this is about.
+    without_records = settings.model_copy(update={"usage_retention_days": 0, "sync_worker": False})
 
     async with running(without_records) as whole:
         await whole.register(caller, "sums")

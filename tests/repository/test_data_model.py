@@ -29,11 +29,15 @@ def modules_by_collection() -> dict[str, set[str]]:
         "ToolVersion": "tool_versions",
         "ServerFeature": "mcp_features",
         "ServerVersion": "server_versions",
+        "AccessPolicy": "access_policies",
         "AuditLog": "audit_logs",
         "AuditSeal": "audit_seals",
         "TokenFamily": "token_families",
         "RevokedToken": "revoked_tokens",
         "UsageLog": "usage_records",
+        "SyncJobDocument": "sync_jobs",
+        "SyncJobRun": "sync_job_runs",
+        "SyncDelivery": "sync_deliveries",
     }
     for path in (ROOT / "registry").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -55,7 +55,9 @@ async def test_a_registration_answers_the_whole_server_with_its_tools(
 
     body = answer.json()
     times = {name: body.pop(name) for name in ("lastConnected", "createdAt", "updatedAt")}
+    synced = {name: body.pop(name) for name in ("lastSyncStartedAt", "lastSyncCompletedAt")}
     body.pop("initDuration")
+    assert synced["lastSyncStartedAt"] <= synced["lastSyncCompletedAt"]
     assert answer.status_code == 201
     assert all(time.endswith("Z") for time in times.values())
     assert ObjectId.is_valid(body.pop("id"))
@@ -84,6 +86,8 @@ async def test_a_registration_answers_the_whole_server_with_its_tools(
         },
         "author": alice.user_id,
         "autoExpose": "all",
+        "syncMode": "manual",
+        "lastSyncStatus": "success",
         "permissions": ALL_RIGHTS,
         "scope": "private_user",
         "status": "active",
@@ -657,7 +661,13 @@ async def test_a_bare_document_of_the_other_application_is_shown_with_defaults(
             "permissions": ALL_RIGHTS,
         }
     ]
-    assert detail == {**listed[0], "toolFunctions": {}, "lastError": None, "errorMessage": None}
+    assert detail == {
+        **listed[0],
+        "toolFunctions": {},
+        "lastError": None,
+        "errorMessage": None,
+        "syncMode": "manual",
+    }
     assert await servers.find_one({}) == {**document, "_id": inserted.inserted_id}
 
 

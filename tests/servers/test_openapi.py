@@ -67,6 +67,19 @@ WITH_INPUT = (
     "accept_tool",
     "reject_tool",
     "roll_back_tool",
+    "list_policies",
+    "create_policy",
+    "get_policy",
+    "update_policy",
+    "delete_policy",
+    "explain_access",
+    "sync_owner",
+    "list_sync_jobs",
+    "get_sync_job",
+    "retry_sync_job",
+    "make_webhook",
+    "remove_webhook",
+    "receive_webhook",
     "gateway_metadata",
     "store_token",
     "list_tokens",
@@ -166,7 +179,7 @@ async def test_answers_are_as_the_document_says(
 
 
 async def _send(rest: Rest, user: UserContext, case: Case[Any], is_known: bool) -> httpx.Response:  # noqa: FBT001 - as above
-    for name in ("server_id", "resource_id"):
+    for name in ("server_id", "resource_id", "owner_id"):
         if is_known and name in (case.path_parameters or {}):
             await _store_known(rest, user)
             case.path_parameters[name] = KNOWN

@@ -59,9 +59,16 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
 ) -> None:
     async with plain_upstream() as upstream:
         server = await rest.register(root, "weather", upstream.url, scope="shared_app")
+        job_id = (await rest.ask(root, "POST", f"/sync/owners/{server['id']}")).json()["job_id"]
+        await rest.job(root, job_id)
     tools = await rest.ask(root, "GET", "/registry/tools")
+    policy = {"name": "x", "effect": "allow", "target": {}, "subjects": {"everyone": True}}
+    made = await rest.ask(root, "POST", "/access/policies", json=policy)
     values = {
+        "job_id": job_id,
+        "owner_id": server["id"],
         "tool_id": tools.json()["tools"][0]["id"],
+        "policy_id": made.json()["id"],
         "server_id": server["id"],
         "version": "1",
         "resource_type": "mcpServer",

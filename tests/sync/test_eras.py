@@ -56,7 +56,7 @@ class Parts:
         discovery = DiscoveryService(
             UrlGuard(("127.0.0.0/8",)), settings=settings, clock=clock, metrics=metrics
         )
-        reader = ServerReader(vault, discovery, repositories.plugin_auths)
+        reader = ServerReader(vault, discovery, repositories.plugin_auths, SystemClock())
         self.database = database
         self.repositories = repositories
         self.prober = EraProber(database, repositories, reader, discovery, clock=clock)

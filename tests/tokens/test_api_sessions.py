@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -60,6 +61,9 @@ PARAMETERS = {
     "server_id": "f" * 24,
     "version": "1",
     "tool_id": "f" * 24,
+    "policy_id": "f" * 24,
+    "owner_id": "f" * 24,
+    "job_id": "f" * 24,
     "token_id": "f" * 24,
     "resource_id": "f" * 24,
     "resource_type": "mcpServer",
@@ -142,6 +146,44 @@ async def test_scopes_that_the_caller_lacks_are_named_all(rest: Rest, user: User
 
 
 @pytest.mark.requirement("R-266")
+async def test_scopes_that_only_policies_know_are_handed_on_by_their_bearers_alone(
+    rest: Rest, user: UserContext
+) -> None:
+    bearer = replace(user, custom_scopes=frozenset({"finance:read", "ops"}))
+    wanted = {"requested_scopes": ["read:tools", "finance:read"], "expires_in_hours": 1}
+
+    whole = await generate(rest, bearer)
+    some = await generate(rest, bearer, "read:tools", "finance:read")
+    renewed = (await exchange(rest, some["refresh_token"])).json()["tokens"]
+    refused = [
+        await rest.ask(other, "POST", "/tokens/generate", json=wanted)
+        for other in (user, replace(user, role=Role.ADMIN, scopes=ALL_SCOPES))
+    ]
+
+    assert whole["scope"].split() == sorted({*user.scopes, "finance:read", "ops"})
+    assert some["scope"] == renewed["scope"] == "read:tools finance:read"
+    assert claims_of(renewed["access_token"])["scope"].split() == ["finance:read", "read:tools"]
+    assert [answer.status_code for answer in refused] == [403, 403]
+    assert {answer.json()["scope"] for answer in refused} == {"finance:read"}
+
+
+async def test_a_demoted_user_keeps_no_scope_that_only_policies_know(
+    rest: Rest, user: UserContext
+) -> None:
+    root = replace(
+        user, role=Role.ADMIN, scopes=ALL_SCOPES, custom_scopes=frozenset({"finance:read"})
+    )
+    await known(rest, root, "ADMIN")
+    tokens = await generate(rest, root)
+    await known(rest, root, "USER")
+
+    renewed = (await exchange(rest, tokens["refresh_token"])).json()["tokens"]
+
+    assert "finance:read" in tokens["scope"].split()
+    assert renewed["scope"].split() == sorted(USER_SCOPES)
+
+
+@pytest.mark.requirement("R-266")
 @pytest.mark.parametrize(
     "changed",
     [
@@ -154,7 +196,9 @@ async def test_scopes_that_the_caller_lacks_are_named_all(rest: Rest, user: User
         {"expires_in_hours": True},
         {"expires_in_hours": None},
         {"requested_scopes": []},
-        {"requested_scopes": ["read:everything"]},
+        {"requested_scopes": ["read everything"]},
+        {"requested_scopes": ['read"everything']},
+        {"requested_scopes": [""]},
         {"requested_scopes": "read:servers"},
         {"description": "a" * 257},
         {"description": "a\nb"},

@@ -20,6 +20,7 @@ from registry.tools.reconcile import (
 from registry.tools.values import (
     ExposureState,
     RegistrationState,
+    RejectedTool,
     StoredTool,
     ToolDefinition,
     ToolSnapshot,
@@ -72,10 +73,10 @@ def update(
     return ToolUpdate(row, registration, exposure, **rest)
 
 
-def test_an_unchanged_upstream_changes_nothing_but_what_was_seen() -> None:
+def test_an_unchanged_upstream_changes_nothing() -> None:
     changes = reconcile(ToolSnapshot((definition("a"),)), stored("a"), SHARED)
 
-    assert changes == Changes((), (), seen=("a",))
+    assert changes == Changes((), ())
 
 
 def test_a_tool_that_is_gone_becomes_stale_and_is_not_deleted() -> None:
@@ -83,13 +84,13 @@ def test_a_tool_that_is_gone_becomes_stale_and_is_not_deleted() -> None:
 
     changes = reconcile(ToolSnapshot(()), rows, SHARED)
 
-    assert changes == Changes((), (update(rows, "a", STALE, ACTIVE, keeps_pending=True),), seen=())
+    assert changes == Changes((), (update(rows, "a", STALE, ACTIVE, keeps_pending=True),))
 
 
 def test_a_stale_tool_that_stays_away_is_not_written_again() -> None:
     changes = reconcile(ToolSnapshot(()), stored("a", STALE), SHARED)
 
-    assert changes == Changes((), (), seen=())
+    assert changes == Changes((), ())
 
 
 def test_a_new_tool_of_a_shared_server_waits_for_review() -> None:
@@ -262,3 +263,24 @@ def test_only_changed_tools_need_their_definitions() -> None:
     rows = stored("a") | stored("b")
 
     assert changed_names(ToolSnapshot((definition("a"), definition("b", "two"))), rows) == ["b"]
+
+
+def broken(*names: str) -> ToolSnapshot:
+    """Return what an upstream offers whose tools cannot be taken."""
+    return ToolSnapshot((), tuple(RejectedTool(name, "is no tool") for name in names))
+
+
+@pytest.mark.requirement("R-157")
+def test_a_tool_that_cannot_be_taken_any_more_is_not_gone() -> None:
+    changes = reconcile(broken("a", "new"), stored("a"), SHARED)
+
+    assert changes == Changes((), (), broken=(RejectedTool("a", "is no tool"),))
+
+
+@pytest.mark.requirement("R-157")
+def test_what_is_wrong_with_a_tool_is_written_once_and_forgotten_when_it_is_mended() -> None:
+    rows = {"a": replace(stored("a")["a"], sync_error="is no tool")}
+
+    assert reconcile(broken("a"), rows, SHARED).is_nothing
+    mended = reconcile(ToolSnapshot((definition("a"),)), rows, SHARED)
+    assert mended == Changes((), (), mended=("a",))

@@ -38,7 +38,7 @@ ODD_CONFIGS: list[dict[str, Any]] = [
     {"config": {"url": PLACE, "oauth": {"client_secret": {"a": "sk-deep"}}}},
     {"config": {"url": PLACE, "headers": {"X-Token": {"a": ["sk-deep"]}, "$x.y": "plain"}}},
     {"config": {"url": PLACE, "env": ["sk-a"], "args": {"a": "sk-b"}, "command": 5}},
-    {"config": {"url": PLACE, "timeout": float("nan"), "customUserVars": {"a.b": ObjectId()}}},
+    {"config": {"url": PLACE, "timeout": float("nan"), "customUserVars": {"a.b": ObjectId("d" * 24)}}},
     {"config": {"url": PLACE, "oauth_headers": {"Authorization": "sk-clear"}}},
 ]
 

@@ -1,0 +1,1 @@
+"""Access policies: who may use which single tools through the gateway."""

@@ -1,0 +1,59 @@
+"""What policies ask of the domains above. Implemented there, handed in by wiring."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from packages.database.client import Transaction
+from registry.access.policy import ServerScope
+from registry.auth.identity import UserContext
+from registry.core.json import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A server, as far as policies about its tools are concerned.
+
+    Attributes:
+        author: ObjectId of the user who registered it, 24 hexadecimal characters.
+        scope: None where the other application made it.
+        status: `active`, `inactive` or `error`.
+        is_usable: Whether the gateway can make a route of what is stored.
+        is_described_elsewhere: Whether the other application alone has described its tools.
+    """
+
+    id: str
+    name: str
+    path: str
+    author: str
+    scope: ServerScope | None
+    status: str
+    is_usable: bool
+    is_described_elsewhere: bool
+
+
+class Owners(Protocol):
+    """The servers that offer tools."""
+
+    async def policy_owner(self, owner_id: str) -> Owner | None:
+        """Return a server, whoever asks."""
+
+    async def policy_owner_at(self, path: str) -> Owner | None:
+        """Return the server at a gateway path, whoever asks."""
+
+    async def held_policy_owner(self, owner_id: str, tx: Transaction) -> Owner | None:
+        """Return a server as it is in a transaction that no other change of it may overlap."""
+
+    async def rights(self, user: UserContext, now: datetime) -> Mapping[str, int] | None:
+        """Return what *user* may do with each server that they see; None for all with all."""
+
+    async def tool_functions(self, server_id: str) -> JsonObject:
+        """Return the tools of a server as the other application describes them."""
+
+
+class PolicyChanges(Protocol):
+    """Hears of committed changes, so that the gateway follows at once on this replica."""
+
+    async def policy_changed(self, policy_id: str) -> None:
+        """Take note that a policy was made, changed or removed."""

@@ -1,0 +1,452 @@
+"""Who writes which policies, and who may use a tool: each on behalf of a caller.
+
+A policy about one server is its owners' to write, one about all servers the administrators'. What
+a policy gives is the use of tools: it gives no right to see or change a server.
+"""
+
+from dataclasses import dataclass, replace
+
+import structlog
+
+from packages.database.client import Database, Transaction
+from registry.access.policy import (
+    NO_BITS,
+    Grants,
+    Permission,
+    ServerFacts,
+    Verdict,
+    evaluate,
+)
+from registry.access.repository import AclRepository
+from registry.audit.trail import AuditTrail
+from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
+from registry.auth.errors import InsufficientScopeError
+from registry.auth.identity import Role, Scope, UserContext
+from registry.auth.jwt import default_scopes
+from registry.auth.repository import GROUP, USER, DirectoryRepository
+from registry.core.clock import Clock
+from registry.core.paging import Page, PageRequest
+from registry.policies.decisions import (
+    NO_RULE,
+    WILDCARD,
+    PolicyIndex,
+    Rule,
+    rules_of,
+)
+from registry.policies.errors import (
+    OwnerNotFoundError,
+    PolicyForbiddenError,
+    PolicyModifiedError,
+    PolicyNotFoundError,
+    PolicyUnreadableError,
+    TooManyPoliciesError,
+    UnknownOwnerError,
+    UnknownSubjectsError,
+)
+from registry.policies.explaining import Explanation, explain
+from registry.policies.ports import Owner, Owners, PolicyChanges
+from registry.policies.presenter import present_content
+from registry.policies.repository import PolicyRepository, new_policy_id
+from registry.policies.values import (
+    NOBODY,
+    Effect,
+    Person,
+    Policy,
+    PolicyChange,
+    PolicyFilter,
+    PolicyRecord,
+    Subjects,
+    Target,
+    ToolFacts,
+)
+from registry.tools.exposure import SERVED
+from registry.tools.lifecycle import State
+from registry.tools.metadata import facets_of, known, said_in
+from registry.tools.projection import restore
+from registry.tools.repository import ToolRepository
+
+log = structlog.get_logger()
+
+MOST_ABOUT_ONE = 1_000
+"""Most policies about one server, and most about all: each replica holds them in memory."""
+
+MOST_WARNED = 10
+"""Names of tools that a warning lists."""
+
+NOBODY_ID = "0" * 24
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """About whom and what an explanation is.
+
+    Attributes:
+        owner_id: The server; or *path* says which.
+        is_self: Whether it is about who asks; nothing below counts then.
+        groups: None for those of the user.
+        role: None for that of the user.
+        scopes: None for those of the role.
+    """
+
+    tool: str
+    owner_id: str | None
+    path: str | None
+    is_self: bool
+    user_id: str | None = None
+    groups: frozenset[str] | None = None
+    role: Role | None = None
+    scopes: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStore:
+    """Where policies are kept, and what they are about and name."""
+
+    policies: PolicyRepository
+    owners: Owners
+    tools: ToolRepository
+    acl: AclRepository
+    directory: DirectoryRepository
+
+
+class PolicyService:
+    """Reads and writes policies, and explains what they decide."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: PolicyStore,
+        audit: AuditTrail,
+        changes: PolicyChanges,
+        *,
+        clock: Clock,
+        admin_sees_private: bool,
+    ) -> None:
+        self._database = database
+        self._policies = store.policies
+        self._owners = store.owners
+        self._tools = store.tools
+        self._acl = store.acl
+        self._directory = store.directory
+        self._audit = audit
+        self._changes = changes
+        self._clock = clock
+        self._admin_sees_private = admin_sees_private
+
+    async def page(
+        self, user: UserContext, narrowed: PolicyFilter, page: PageRequest
+    ) -> Page[PolicyRecord]:
+        """Return one page of the policies that *user* may write."""
+        owners = None
+        if not user.is_admin:
+            rights = await self._owners.rights(user, self._clock.now()) or {}
+            owners = {owner for owner, bits in rights.items() if bits & Permission.SHARE}
+        return await self._policies.list_page(owners, narrowed, page)
+
+    async def get(self, policy_id: str, user: UserContext) -> PolicyRecord:
+        """Return one policy.
+
+        Raises:
+            PolicyNotFoundError: There is none that *user* may write.
+        """
+        return await self._require(policy_id, user)
+
+    async def create(
+        self, change: PolicyChange, user: UserContext
+    ) -> tuple[PolicyRecord, list[str]]:
+        """Make a policy; return it, and what may not be as it was meant.
+
+        Raises:
+            PolicyForbiddenError: *user* may not write policies about this.
+            UnknownOwnerError: There is no such server that they may see.
+            UnknownSubjectsError: It names somebody who does not exist.
+            PolicyExistsError: The name is taken.
+            TooManyPoliciesError: There are too many.
+        """
+        now = self._clock.now()
+        person = Person(user.user_id, user.username)
+        policy_id = new_policy_id()
+        blank = Policy(policy_id, "", Effect.ALLOW, Target(), NOBODY)
+        record = _changed(PolicyRecord(blank, None, 0, now, person, now, person), change)
+        await self._require_known(change.subjects, NOBODY)
+        owner_id = change.target.owner_id
+
+        async def write(tx: Transaction) -> None:
+            await self._require_may_write(owner_id, user, tx)
+            if await self._policies.count_about(owner_id, tx) >= MOST_ABOUT_ONE:
+                raise TooManyPoliciesError(MOST_ABOUT_ONE)
+            await self._policies.insert(record, tx)
+            told = changes_of(None, present_content(record))
+            event = AuditEvent(AuditAction.CREATE, EntityType.POLICY, policy_id, told)
+            await self._audit.record(user, event, tx)
+
+        await self._database.transaction(write)
+        await self._written(policy_id, AuditAction.CREATE, user)
+        return record, await self._warnings(record.policy)
+
+    async def update(
+        self,
+        policy_id: str,
+        change: PolicyChange,
+        user: UserContext,
+        *,
+        expected_etag: str | None = None,
+    ) -> tuple[PolicyRecord, list[str]]:
+        """Change what is given, and nothing else; what changes nothing writes nothing.
+
+        Raises:
+            PolicyNotFoundError: There is none that *user* may write.
+            PolicyForbiddenError: They may not write policies about its new target.
+            PolicyModifiedError: It is not that of *expected_etag* any more.
+            PolicyUnreadableError: What is stored cannot be changed.
+            UnknownOwnerError: There is no such server that they may see.
+            UnknownSubjectsError: It would name somebody who does not exist.
+            PolicyExistsError: The name is taken.
+        """
+        seen = await self._require(policy_id, user)
+        if "subjects" in change.given:
+            # Who was named before may stay, though gone by now.
+            await self._require_known(change.subjects, seen.policy.subjects)
+
+        async def write(tx: Transaction) -> tuple[PolicyRecord, bool]:
+            before = await self._require(policy_id, user, tx)
+            _require_etag(before, expected_etag)
+            if before.policy.problem is not None:
+                raise PolicyUnreadableError(before.policy.problem)
+            after = _changed(before, change)
+            if present_content(after) == present_content(before):
+                return before, False
+            owner_id = after.policy.target.owner_id
+            if owner_id != before.policy.target.owner_id:
+                await self._require_may_write(owner_id, user, tx)
+                if await self._policies.count_about(owner_id, tx) >= MOST_ABOUT_ONE:
+                    raise TooManyPoliciesError(MOST_ABOUT_ONE)
+            person = Person(user.user_id, user.username)
+            after = replace(after, updated_at=self._clock.now(), updated_by=person)
+            if not await self._policies.update(after, tx):
+                raise PolicyModifiedError(before.etag, expected_etag)
+            told = changes_of(present_content(before), present_content(after))
+            event = AuditEvent(AuditAction.UPDATE, EntityType.POLICY, policy_id, told)
+            await self._audit.record(user, event, tx)
+            return after, True
+
+        record, is_changed = await self._database.transaction(write)
+        if is_changed:
+            await self._written(policy_id, AuditAction.UPDATE, user)
+        return record, await self._warnings(record.policy)
+
+    async def delete(
+        self, policy_id: str, user: UserContext, *, expected_etag: str | None = None
+    ) -> None:
+        """Remove a policy, one that cannot be read too.
+
+        Raises:
+            PolicyNotFoundError: There is none that *user* may write.
+            PolicyModifiedError: It is not that of *expected_etag* any more.
+        """
+
+        async def write(tx: Transaction) -> None:
+            record = await self._require(policy_id, user, tx)
+            _require_etag(record, expected_etag)
+            if not await self._policies.delete(policy_id, tx):
+                raise PolicyNotFoundError
+            told = changes_of(present_content(record), None)
+            event = AuditEvent(AuditAction.DELETE, EntityType.POLICY, policy_id, told)
+            await self._audit.record(user, event, tx)
+
+        await self._database.transaction(write)
+        await self._written(policy_id, AuditAction.DELETE, user)
+
+    async def explain(self, asked: Asked, user: UserContext) -> tuple[str, Explanation]:
+        """Return whether somebody may use a tool and why, with the server's id.
+
+        Raises:
+            OwnerNotFoundError: There is no such server that *user* may see.
+            InsufficientScopeError: It is about somebody else, and the token does not allow that.
+            PolicyForbiddenError: It is about somebody else, and *user* may not share the server.
+            UnknownSubjectsError: There is no such user.
+        """
+        if not asked.is_self and user.lacks(Scope.WRITE_ACCESS):
+            raise InsufficientScopeError((Scope.WRITE_ACCESS,))
+        owner = (
+            await self._owners.policy_owner(asked.owner_id)
+            if asked.owner_id is not None
+            else await self._owners.policy_owner_at(asked.path or "")
+        )
+        rights = NO_BITS if owner is None else (await self._verdict(owner, user)).bits
+        if owner is None or not rights & Permission.VIEW:
+            raise OwnerNotFoundError
+        if not asked.is_self and not rights & Permission.SHARE:
+            raise PolicyForbiddenError("You may not ask about others: you may not share it.")
+        caller = user if asked.is_self else await self._caller(asked)
+        state, facts = await self._tool(owner, asked.tool)
+        rule = await self._rule(owner, facts)
+        explanation = explain(
+            caller,
+            owner,
+            await self._verdict(owner, caller),
+            state,
+            rule,
+            tells_states=bool(rights & Permission.EDIT),
+        )
+        return owner.id, explanation
+
+    async def _rule(self, owner: Owner, tool: ToolFacts) -> Rule:
+        index = PolicyIndex(await self._policies.about(owner.id))
+        return rules_of(index.about(owner.id), [tool]).get(tool.name, NO_RULE)
+
+    async def _tool(self, owner: Owner, name: str) -> tuple[State | None, ToolFacts]:
+        """Return the states of a tool and what policies ask of it."""
+        standing = await self._tools.standing(owner.id, name)
+        if standing is not None:
+            return standing.state, ToolFacts(name, standing.facets)
+        if owner.is_described_elsewhere:
+            functions = await self._owners.tool_functions(owner.id)
+            for tool in restore(functions, owner.name):
+                if tool.name == name:
+                    facets = facets_of(known(name, said_in(tool.definition), {}))
+                    return SERVED, ToolFacts(name, facets)
+        return None, ToolFacts(name)
+
+    async def _caller(self, asked: Asked) -> UserContext:
+        """Return the caller whom *asked* describes."""
+        entry = None if asked.user_id is None else await self._directory.get(asked.user_id)
+        if asked.user_id is not None and entry is None:
+            raise UnknownSubjectsError([f"user:{asked.user_id}"])
+        role = asked.role or Role.parse(None if entry is None else entry.role)
+        scopes = asked.scopes if asked.scopes is not None else default_scopes(role)
+        groups = asked.groups
+        if groups is None:
+            groups = frozenset() if entry is None else entry.groups
+        ours = frozenset(scope for scope in Scope if scope in scopes)
+        return UserContext(
+            user_id=asked.user_id or NOBODY_ID,
+            username=entry.username if entry is not None else "somebody",
+            role=role,
+            scopes=ours,
+            groups=groups,
+            role_name=entry.role if entry is not None and asked.role is None else None,
+            custom_scopes=scopes - ours,
+        )
+
+    async def _verdict(
+        self, owner: Owner, user: UserContext, tx: Transaction | None = None
+    ) -> Verdict:
+        """Return what *user* may do with a server."""
+        entries = await self._acl.grants_of([owner.id], self._clock.now(), tx)
+        facts = ServerFacts(owner.author, owner.scope, Grants.of(entries.get(owner.id, [])))
+        return evaluate(user, facts, admin_sees_private=self._admin_sees_private)
+
+    async def _require(
+        self, policy_id: str, user: UserContext, tx: Transaction | None = None
+    ) -> PolicyRecord:
+        """Return a policy that *user* may write.
+
+        Raises:
+            PolicyNotFoundError: There is none.
+        """
+        record = await self._policies.get(policy_id, tx)
+        if record is None:
+            raise PolicyNotFoundError
+        if user.is_admin:
+            return record
+        owner_id = record.policy.target.owner_id
+        owner = None
+        if owner_id is not None:
+            owner = (
+                await self._owners.policy_owner(owner_id)
+                if tx is None
+                else await self._owners.held_policy_owner(owner_id, tx)
+            )
+        if owner is None:
+            raise PolicyNotFoundError
+        if not (await self._verdict(owner, user, tx)).bits & Permission.SHARE:
+            raise PolicyNotFoundError
+        return record
+
+    async def _require_may_write(
+        self, owner_id: str | None, user: UserContext, tx: Transaction
+    ) -> None:
+        """Check that *user* may write policies about a server, or about all.
+
+        Raises:
+            PolicyForbiddenError: They may not.
+            UnknownOwnerError: There is no such server that they may see.
+        """
+        if owner_id is None:
+            if not user.is_admin:
+                raise PolicyForbiddenError(
+                    "Policies about all servers are for administrators; name a server as "
+                    "target.owner_id."
+                )
+            return
+        # Held, so that it is not removed, nor its sharing changed, before this is written.
+        owner = await self._owners.held_policy_owner(owner_id, tx)
+        if owner is None:
+            raise UnknownOwnerError(owner_id)
+        bits = (await self._verdict(owner, user, tx)).bits
+        if not bits & Permission.VIEW:
+            raise UnknownOwnerError(owner_id)
+        if not bits & Permission.SHARE:
+            raise PolicyForbiddenError(
+                "Policies about this server are for those who may share it."
+            )
+
+    async def _require_known(self, subjects: Subjects, before: Subjects) -> None:
+        asked = [
+            *((USER, user_id) for user_id in sorted(subjects.users - before.users)),
+            *((GROUP, group_id) for group_id in sorted(subjects.groups - before.groups)),
+        ]
+        if not asked:
+            return
+        found = await self._directory.known(asked)
+        unknown = [f"{kind}:{key}" for kind, key in asked if (kind, key) not in found]
+        if unknown:
+            raise UnknownSubjectsError(unknown)
+
+    async def _written(self, policy_id: str, action: AuditAction, user: UserContext) -> None:
+        log.info("policy_written", policy_id=policy_id, action=action, user_id=user.user_id)
+        await self._changes.policy_changed(policy_id)
+
+    async def _warnings(self, policy: Policy) -> list[str]:
+        """Return what may not be as it was meant."""
+        warnings: list[str] = []
+        wanted = [name for name in policy.target.tools if WILDCARD not in name]
+        if wanted:
+            there = await self._tools.names_among(policy.target.owner_id, wanted)
+            missing = [name for name in wanted if name not in there]
+            if missing:
+                shown = ", ".join(missing[:MOST_WARNED])
+                more = len(missing) - MOST_WARNED
+                rest = f" and {more} more" if more > 0 else ""
+                warnings.append(f"No server has these tools now: {shown}{rest}.")
+        if policy.effect is Effect.DENY and policy.subjects.scopes:
+            warnings.append(
+                "Whoever may generate tokens can leave a scope out, so denying by scope keeps "
+                "nobody from a tool; deny it to users, groups or roles instead."
+            )
+        return warnings
+
+
+def _changed(record: PolicyRecord, change: PolicyChange) -> PolicyRecord:
+    policy = record.policy
+
+    def chosen(name: str, before: object) -> object:
+        return getattr(change, name) if name in change.given else before
+
+    fields = {
+        name: chosen(name, getattr(policy, name))
+        for name in ("name", "effect", "is_enabled", "target", "subjects")
+    }
+    description = change.description if "description" in change.given else record.description
+    return replace(
+        record,
+        policy=replace(policy, **fields),  # type: ignore[arg-type]  # each of its own type
+        description=description,
+        revision=record.revision + 1,
+    )
+
+
+def _require_etag(record: PolicyRecord, expected_etag: str | None) -> None:
+    if expected_etag is not None and expected_etag != record.etag:
+        raise PolicyModifiedError(record.etag, expected_etag)

@@ -1,0 +1,167 @@
+"""RegistrySyncService: brings the canonical rows of an owner up to what its upstream offers.
+
+Nothing else reconciles. It writes in the transaction of the operation that had the upstream read,
+so that readers see the old set or the new one, and it never reads an upstream itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from packages.database.client import Transaction
+from registry.core.json import JsonObject
+from registry.features.reconcile import FeatureChanges
+from registry.features.reconcile import reconcile as reconcile_features
+from registry.features.repository import FeatureRepository
+from registry.servers.outcome import projection_fields
+from registry.servers.presenter import tool_names
+from registry.servers.values import Discovered, ServerRecord
+from registry.tools.exposure import AutoExpose, Origin, is_served
+from registry.tools.reconcile import (
+    Changes,
+    OnChange,
+    Rules,
+    changed_names,
+    default_on_change,
+    reconcile,
+)
+from registry.tools.repository import ToolRepository
+from registry.tools.values import Person, StoredTool
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """What the rows belong to.
+
+    Attributes:
+        read_at: When it was read last.
+        config: What the other application reads of its tools, among other things.
+    """
+
+    id: str
+    name: str
+    read_at: datetime | None = None
+    config: JsonObject = field(default_factory=dict)
+
+    def projects(self, stored: Mapping[str, StoredTool]) -> bool:
+        """Whether the projection names the tools that are served."""
+        served = {
+            name
+            for name, row in stored.items()
+            if is_served(row.registration_state, row.exposure_state)
+        }
+        return set(tool_names(self.config.get("tools"))) == served
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What was written.
+
+    Attributes:
+        projection: Stored fields of the server that repeat its tools for the other application;
+            empty when they are right as they are.
+    """
+
+    tools: Changes
+    features: FeatureChanges
+    projection: Mapping[str, object]
+
+
+class RegistrySyncService:
+    """Writes what came of reading upstreams."""
+
+    def __init__(self, tools: ToolRepository, features: FeatureRepository) -> None:
+        self._tools = tools
+        self._features = features
+
+    async def begin(
+        self,
+        server_id: str,
+        server_name: str,
+        found: Discovered,
+        auto_expose: AutoExpose,
+        now: datetime,
+        tx: Transaction,
+        *,
+        reader: Person,
+    ) -> Synced:
+        """Write the first rows of a server that is being registered."""
+        rules = Rules(auto_expose, Origin.AT_REGISTRATION)
+        return await self._write(_Owner(server_id, server_name), found, {}, rules, now, tx, reader)
+
+    async def synchronise(
+        self,
+        server: ServerRecord,
+        found: Discovered,
+        now: datetime,
+        tx: Transaction,
+        *,
+        reader: Person,
+        accept: bool,
+    ) -> Synced:
+        """Write what changed since the last time, by the server's own rules.
+
+        Args:
+            server: As it is stored.
+            found: What its upstream says.
+            now: When.
+            tx: The transaction to write in.
+            reader: Who had it read.
+            accept: Serve new and changed tools at once, because somebody just reviewed them.
+        """
+        stored = await self._tools.stored(server.id, tx)
+        stored = await self._tools.with_definitions(
+            server.id, stored, changed_names(found.snapshot, stored), tx
+        )
+        rules = Rules(auto_expose_of(server), _origin(server, stored), _on_change(server), accept)
+        read_at = server.registry.get("last_synced_at")
+        owner = _Owner(
+            server.id,
+            server.server_name,
+            read_at if isinstance(read_at, datetime) else None,
+            # Somebody who looks closely wants it right whatever it says.
+            {} if accept else server.config,
+        )
+        return await self._write(owner, found, stored, rules, now, tx, reader)
+
+    async def _write(
+        self,
+        owner: "_Owner",
+        found: Discovered,
+        stored: Mapping[str, StoredTool],
+        rules: Rules,
+        now: datetime,
+        tx: Transaction,
+        reader: Person,
+    ) -> Synced:
+        known = await self._features.stored(owner.id, tx)
+        features = reconcile_features(found.features, known)
+        await self._features.apply(owner.id, features, now, tx)
+        tools = reconcile(found.snapshot, stored, rules)
+        await self._tools.apply(owner.id, tools, now, tx, reader=reader, seen_at=owner.read_at)
+        if tools.is_nothing and owner.projects(stored):
+            return Synced(tools, features, {})
+        served = await self._tools.served(owner.id, tx)
+        return Synced(tools, features, projection_fields(served, owner.name))
+
+
+def auto_expose_of(server: ServerRecord) -> AutoExpose:
+    """Return which new tools of a server are served at once."""
+    stored = server.registry.get("auto_expose")
+    known = {item.value for item in AutoExpose}
+    return AutoExpose(stored) if stored in known else AutoExpose.ALL
+
+
+def _on_change(server: ServerRecord) -> OnChange:
+    stored = server.registry.get("on_change")
+    known = {item.value for item in OnChange}
+    if stored in known:
+        return OnChange(stored)
+    return default_on_change(is_shared=server.effective_scope.is_shared)
+
+
+def _origin(server: ServerRecord, stored: Mapping[str, object]) -> Origin:
+    # The first successful reading is the registration, even if earlier attempts failed.
+    if not stored and "last_synced_at" not in server.registry:
+        return Origin.AT_REGISTRATION
+    return Origin.LATER_ON_SHARED if server.effective_scope.is_shared else Origin.LATER_ON_PRIVATE

@@ -1,0 +1,410 @@
+"""Reads and writes `sync_jobs`, `sync_job_runs` and `sync_deliveries`. The only one that does.
+
+When a job is due, and until when a worker holds it, is judged by the database's clock, so that
+replicas whose clocks differ agree on it.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+from pymongo import DESCENDING, ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translates_driver_errors
+from packages.models.syncing import SyncDelivery, SyncJobRun
+from packages.models.syncing import SyncJob as SyncJobDocument
+from registry.core.json import members
+from registry.core.paging import Page, PageRequest
+from registry.sync.errors import JobsContendedError, LeaseLostError
+from registry.sync.values import (
+    Asked,
+    Ending,
+    JobFilter,
+    JobState,
+    Phase,
+    Progress,
+    RunOutcome,
+    SyncJob,
+    SyncRun,
+    Trigger,
+)
+from registry.tools.values import Person
+
+NEWEST_FIRST = [("_id", DESCENDING)]
+CLOCK_DIFFERENCE = timedelta(minutes=1)
+"""A replica's clock may be so far behind the database's, and still finds what is due. What it
+finds too early is left alone, by the database's own clock."""
+
+OPEN_ATTEMPTS = 10
+"""How often a job is looked for that another process opens or finishes just then."""
+
+MOST_RUNS_SHOWN = 50
+
+NOW = "$$NOW"
+IS_DUE: Doc = {"$lte": [{"$toLong": "$due_at"}, {"$toLong": NOW}]}
+"""Compared as numbers, for not every compatible server can compare dates with its own time."""
+
+
+@translates_driver_errors
+class JobRepository:
+    """Jobs, their runs, and the webhook calls that began them.
+
+    Args:
+        retention: How long finished jobs are kept.
+    """
+
+    def __init__(self, database: Database, *, retention: timedelta) -> None:
+        self._jobs = database.collection(SyncJobDocument.Settings.name)
+        self._runs = database.collection(SyncJobRun.Settings.name)
+        self._deliveries = database.collection(SyncDelivery.Settings.name)
+        self._retention = retention
+
+    async def open(
+        self, owner_id: str, owner_name: str, asked: Asked, now: datetime
+    ) -> tuple[SyncJob, bool]:
+        """Have an owner read; return the job, and whether there was one already.
+
+        A job that waits to be tried again is tried at once, unless it is only its owner's time.
+        One that runs may have read the upstream before what was announced happened, so it is
+        followed by another.
+        """
+        owner = ObjectId(owner_id)
+        for _ in range(OPEN_ATTEMPTS):
+            row = _new_row(owner, owner_name, asked, now)
+            try:
+                await self._jobs.insert_one(row)
+            except DuplicateKeyError:
+                joined = await self._join(owner, asked, now)
+                if joined is not None:
+                    return joined, True
+            else:
+                return job_of(row), False
+        raise JobsContendedError
+
+    async def _join(self, owner: ObjectId, asked: Asked, now: datetime) -> SyncJob | None:
+        running = {"open_owner_id": owner}
+        if asked.trigger is not Trigger.SCHEDULE:
+            waiting = {**running, "state": {"$ne": JobState.RUNNING.value}}
+            row = await self._jobs.find_one_and_update(
+                waiting, {"$min": {"due_at": now}}, return_document=ReturnDocument.AFTER
+            )
+            if row is not None:
+                return job_of(row)
+        if asked.trigger in {Trigger.WEBHOOK, Trigger.NOTIFICATION}:
+            row = await self._jobs.find_one_and_update(
+                running,
+                {"$set": {"repeat": _asked_fields(asked)}},
+                return_document=ReturnDocument.AFTER,
+            )
+        else:
+            row = await self._jobs.find_one(running)
+        return None if row is None else job_of(row)
+
+    async def reopen(self, job: SyncJob, asked: Asked, now: datetime) -> SyncJob | None:
+        """Have a job tried anew that is dead or cancelled; None if it is neither any more.
+
+        Where there is an open job for its owner by now, that one is returned.
+        """
+        finished = {
+            "_id": ObjectId(job.id),
+            "state": {"$in": [JobState.DEAD.value, JobState.CANCELLED.value]},
+        }
+        owner = ObjectId(job.owner_id)
+        changes: Doc = {
+            **_asked_fields(asked),
+            "state": JobState.QUEUED.value,
+            "due_at": now,
+            "open_owner_id": owner,
+            "attempts": 0,
+        }
+        gone = dict.fromkeys(("expires_at", "finished_at", "error"), "")
+        try:
+            row = await self._jobs.find_one_and_update(
+                finished,
+                {"$set": changes, "$unset": gone},
+                return_document=ReturnDocument.AFTER,
+            )
+        except DuplicateKeyError:
+            return await self._join(owner, asked, now)
+        return None if row is None else job_of(row)
+
+    async def claim(
+        self, most: int, worker: str, lease_seconds: float, now: datetime
+    ) -> list[SyncJob]:
+        """Take up to *most* jobs that are due, and those of workers that died.
+
+        Each is this worker's until *lease_seconds* have passed without `renew`.
+        """
+        # The first condition is for the index alone.
+        horizon = {"due_at": {"$lte": now + CLOCK_DIFFERENCE}, "$expr": IS_DUE}
+        # Some of them others take meanwhile.
+        candidates = self._jobs.find(horizon, {"_id": 1}, sort=[("due_at", 1)], limit=most * 2)
+        taken: list[SyncJob] = []
+        async for candidate in candidates:
+            if len(taken) >= most:
+                break
+            job = await self._claim(candidate["_id"], worker, lease_seconds)
+            if job is not None:
+                taken.append(job)
+        return taken
+
+    async def claim_one(self, job_id: str, worker: str, lease_seconds: float) -> SyncJob | None:
+        """Take one job if it is due, or its worker died."""
+        return await self._claim(ObjectId(job_id), worker, lease_seconds)
+
+    async def _claim(self, key: ObjectId, worker: str, lease_seconds: float) -> SyncJob | None:
+        lease = ObjectId()
+        changes: Doc = {
+            "state": JobState.RUNNING.value,
+            "holder": {"$literal": worker},
+            "lease_id": lease,
+            "started_at": NOW,
+            "due_at": _after(lease_seconds),
+            "attempts": {"$add": ["$attempts", 1]},
+            "progress": {"phase": Phase.READING.value, "tools_read": 0},
+        }
+        before = await self._jobs.find_one_and_update(
+            {"_id": key, "due_at": {"$exists": True}, "$expr": IS_DUE},
+            # What asked for it again while a worker had it that died is done by this attempt.
+            [{"$set": changes}, {"$unset": ["repeat"]}],
+            return_document=ReturnDocument.BEFORE,
+        )
+        if before is None:
+            return None
+        if before["state"] == JobState.RUNNING.value:
+            await self._note_lost(before)
+        row = await self._jobs.find_one({"_id": key, "lease_id": lease})
+        return None if row is None else job_of(row)
+
+    async def _note_lost(self, row: Doc) -> None:
+        ended_at = row["due_at"]
+        await self._runs.insert_one(
+            {
+                "job_id": row["_id"],
+                "owner_id": row["owner_id"],
+                "attempt": row["attempts"],
+                "worker": row.get("holder") or "",
+                "outcome": RunOutcome.LOST.value,
+                "error": "Its worker did not come to an end.",
+                "started_at": row.get("started_at") or ended_at,
+                "finished_at": ended_at,
+                "expires_at": ended_at + self._retention,
+            }
+        )
+
+    async def renew(self, job: SyncJob, lease_seconds: float) -> bool:
+        """Hold a job for longer; False when another attempt has begun."""
+        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
+        result = await self._jobs.update_one(held, [{"$set": {"due_at": _after(lease_seconds)}}])
+        return result.matched_count == 1
+
+    async def tell(self, job: SyncJob, progress: Progress) -> None:
+        """Note how far a running job is."""
+        told = {"phase": progress.phase.value, "tools_read": progress.tools_read}
+        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
+        await self._jobs.update_one(held, {"$set": {"progress": told}})
+
+    async def release(self, job: SyncJob) -> None:
+        """Give a job back that was not finished, for others to take at once."""
+        changes: Doc = {
+            "state": JobState.QUEUED.value,
+            "due_at": NOW,
+            "attempts": {"$max": [0, {"$subtract": ["$attempts", 1]}]},
+        }
+        await self._jobs.update_one(
+            {"_id": ObjectId(job.id), "lease_id": _lease(job)},
+            [{"$set": changes}, {"$unset": ["lease_id", "holder", "progress"]}],
+        )
+
+    async def end(
+        self, job: SyncJob, ending: Ending, now: datetime, tx: Transaction | None = None
+    ) -> None:
+        """Store what came of an attempt, and the job that was asked for while it ran.
+
+        Raises:
+            LeaseLostError: Another attempt has begun; in a transaction, nothing of it may stay.
+        """
+        gone = ["lease_id", "holder", "progress", "repeat"]
+        changes: Doc = {
+            "state": ending.state.value,
+            "counts": {"$literal": dict(ending.counts)},
+        }
+        if ending.error is None:
+            gone.append("error")
+        else:
+            changes["error"] = {"$literal": ending.error}
+        if ending.state.is_open:
+            changes["due_at"] = _after(ending.retry_seconds or 0)
+        else:
+            changes["finished_at"] = NOW
+            changes["expires_at"] = _after(self._retention.total_seconds())
+            gone += ["due_at", "open_owner_id"]
+        before = await self._jobs.find_one_and_update(
+            {"_id": ObjectId(job.id), "lease_id": _lease(job)},
+            [{"$set": changes}, {"$unset": gone}],
+            return_document=ReturnDocument.BEFORE,
+            session=tx,
+        )
+        if before is None:
+            raise LeaseLostError
+        await self._runs.insert_one(_run_row(job, ending, now, self._retention), session=tx)
+        if "repeat" in before and not ending.state.is_open:
+            again = _asked(before["repeat"])
+            row = _new_row(before["owner_id"], before["owner_name"], again, now)
+            await self._jobs.insert_one(row, session=tx)
+
+    async def get(self, job_id: str) -> SyncJob | None:
+        """Return one job, whoever asks."""
+        row = await self._jobs.find_one({"_id": ObjectId(job_id)})
+        return None if row is None else job_of(row)
+
+    async def runs(self, job_id: str) -> list[SyncRun]:
+        """Return the latest attempts at a job, newest first."""
+        rows = self._runs.find(
+            {"job_id": ObjectId(job_id)}, sort=NEWEST_FIRST, limit=MOST_RUNS_SHOWN
+        )
+        return [_run(row) async for row in rows]
+
+    async def page(self, narrowed: JobFilter, page: PageRequest) -> Page[SyncJob]:
+        """Return one page of jobs, newest first."""
+        query: Doc = {}
+        if narrowed.owner_ids is not None:
+            owners = [ObjectId(owner) for owner in sorted(narrowed.owner_ids)]
+            query["owner_id"] = owners[0] if len(owners) == 1 else {"$in": owners}
+        if narrowed.state is not None:
+            query["state"] = narrowed.state.value
+        if narrowed.trigger is not None:
+            query["trigger"] = narrowed.trigger.value
+        total = await self._jobs.count_documents(query)
+        rows = self._jobs.find(query, sort=NEWEST_FIRST, skip=page.offset, limit=-page.per_page)
+        return Page(tuple(job_of(row) for row in await rows.to_list()), total, page)
+
+    async def count_open(self) -> dict[JobState, int]:
+        """Return how many jobs there are of each open state."""
+        rows = self._jobs.find({"due_at": {"$exists": True}}, {"state": 1, "_id": 0})
+        counts = dict.fromkeys((state for state in JobState if state.is_open), 0)
+        async for row in rows:
+            counts[JobState(row["state"])] += 1
+        return counts
+
+    async def delivered(self, owner_id: str, message_id: str) -> str | None:
+        """Return the id of the job that a webhook call began, if it came before."""
+        row = await self._deliveries.find_one({"_id": f"{owner_id}/{message_id}"})
+        return None if row is None else str(row["job_id"])
+
+    async def note_delivery(
+        self, owner_id: str, message_id: str, job_id: str, now: datetime, keep: timedelta
+    ) -> None:
+        """Remember a webhook call, so that the same one begins nothing again."""
+        row = {
+            "_id": f"{owner_id}/{message_id}",
+            "job_id": ObjectId(job_id),
+            "received_at": now,
+            "expires_at": now + keep,
+        }
+        await self._deliveries.update_one({"_id": row["_id"]}, {"$setOnInsert": row}, upsert=True)
+
+
+def _after(seconds: float) -> Doc:
+    """Return the expression for the database's time and so many seconds."""
+    return {"$add": [NOW, round(seconds * 1000)]}
+
+
+def _lease(job: SyncJob) -> ObjectId:
+    if job.lease_id is None:
+        raise LeaseLostError
+    return ObjectId(job.lease_id)
+
+
+def _new_row(owner: ObjectId, owner_name: str, asked: Asked, now: datetime) -> Doc:
+    return {
+        "_id": ObjectId(),
+        "owner_id": owner,
+        "owner_name": owner_name,
+        "source_type": "mcp",
+        **_asked_fields(asked),
+        "state": JobState.QUEUED.value,
+        "due_at": now,
+        "open_owner_id": owner,
+        "attempts": 0,
+        "counts": {},
+        "created_at": now,
+    }
+
+
+def _asked_fields(asked: Asked) -> Doc:
+    fields: Doc = {"trigger": asked.trigger.value}
+    if asked.person is not None:
+        fields["requested_by"] = asked.person._asdict()
+    return fields
+
+
+def _asked(row: Mapping[str, Any]) -> Asked:
+    person = row.get("requested_by")
+    return Asked(
+        Trigger(row["trigger"]),
+        None if person is None else Person(person["user_id"], person["username"]),
+    )
+
+
+def _run_row(job: SyncJob, ending: Ending, now: datetime, retention: timedelta) -> Doc:
+    fields: Doc = {
+        "job_id": ObjectId(job.id),
+        "owner_id": ObjectId(job.owner_id),
+        "attempt": job.attempts,
+        "worker": job.holder or "",
+        "outcome": ending.outcome.value,
+        "error": ending.error,
+        "note": ending.note,
+        "counts": dict(ending.counts),
+        "upstream_ms": ending.upstream_ms,
+        "started_at": job.started_at or now,
+        "finished_at": now,
+        "expires_at": now + retention,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def job_of(row: Mapping[str, Any]) -> SyncJob:
+    """Return a stored job as a value."""
+    told = members(row.get("progress"))
+    repeat = row.get("repeat")
+    lease = row.get("lease_id")
+    return SyncJob(
+        id=str(row["_id"]),
+        owner_id=str(row["owner_id"]),
+        owner_name=row.get("owner_name") or "",
+        source_type=row["source_type"],
+        asked=_asked(row),
+        state=JobState(row["state"]),
+        due_at=row.get("due_at"),
+        attempts=row["attempts"],
+        holder=row.get("holder"),
+        lease_id=None if lease is None else str(lease),
+        repeat=None if repeat is None else _asked(repeat),
+        progress=(
+            Progress(Phase(str(told["phase"])), int(str(told["tools_read"]))) if told else None
+        ),
+        error=row.get("error"),
+        counts=row.get("counts") or {},
+        created_at=row["created_at"],
+        started_at=row.get("started_at"),
+        finished_at=row.get("finished_at"),
+    )
+
+
+def _run(row: Mapping[str, Any]) -> SyncRun:
+    return SyncRun(
+        attempt=row["attempt"],
+        worker=row.get("worker") or "",
+        outcome=RunOutcome(row["outcome"]),
+        error=row.get("error"),
+        note=row.get("note"),
+        counts=row.get("counts") or {},
+        upstream_ms=row.get("upstream_ms"),
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+    )

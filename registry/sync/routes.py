@@ -1,0 +1,156 @@
+"""The sync API: `/api/v1/sync`."""
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.core.paging import PageRequest
+from registry.core.text import OBJECT_ID
+from registry.sync.presenter import present_job, present_run
+from registry.sync.schemas import (
+    DeliveryAnswer,
+    JobDetail,
+    JobList,
+    JobQuery,
+    JobSummary,
+    SyncAnswer,
+    WebhookSecret,
+)
+from registry.sync.service import SyncService
+from registry.web.bodies import StrictJsonRoute, small_body
+from registry.web.errors import JsonAnswer, error_answers
+
+Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
+Writer = Annotated[UserContext, needs(Scope.WRITE_SERVERS)]
+OwnerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
+JobId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the job.")]
+
+MOST_PAYLOAD_BYTES = 64 * 1024
+"""Of a webhook call; it is signed for, and nothing in it is looked at."""
+
+errors = error_answers(
+    {
+        404: "There is no such server or job.",
+        409: "The server is turned off, or the job is in another state than that.",
+    }
+)
+
+
+def sync_router(base_url: str) -> APIRouter:
+    """Return the routes.
+
+    Args:
+        base_url: Address under which senders reach webhooks.
+    """
+    router = APIRouter(prefix="/api/v1/sync", tags=["sync"], route_class=StrictJsonRoute)
+
+    def service(request: Request) -> SyncService:
+        return cast("SyncService", request.app.state.sync)
+
+    @router.post(
+        "/owners/{owner_id}",
+        status_code=202,
+        response_model=SyncAnswer,
+        operation_id="sync_owner",
+        responses=errors(404, 408, 409),
+    )
+    async def sync_owner(request: Request, user: Writer, owner_id: OwnerId) -> Response:
+        """Have a server's tools read anew in the background; joins a job that is under way."""
+        job, joined = await service(request).sync(owner_id, user)
+        answer = {
+            "job_id": job.id,
+            "state": job.state.value,
+            "joined": joined,
+            "job": present_job(job),
+        }
+        return JsonAnswer(answer, 202, {"Location": f"/api/v1/sync/jobs/{job.id}"})
+
+    @router.get("/jobs", response_model=JobList, operation_id="list_sync_jobs", responses=errors())
+    async def list_jobs(
+        request: Request, user: Reader, asked: Annotated[JobQuery, Query()]
+    ) -> Response:
+        """List jobs of servers that the caller may see, newest first."""
+        wanted = PageRequest(asked.page, asked.per_page)
+        page = await service(request).page(user, asked.narrowed(), wanted)
+        return JsonAnswer(
+            {
+                "jobs": [present_job(job) for job in page.items],
+                "pagination": {
+                    "total": page.total,
+                    "page": wanted.page,
+                    "per_page": wanted.per_page,
+                    "total_pages": page.total_pages,
+                },
+            }
+        )
+
+    @router.get(
+        "/jobs/{job_id}",
+        response_model=JobDetail,
+        operation_id="get_sync_job",
+        responses=errors(404),
+    )
+    async def get_job(request: Request, user: Reader, job_id: JobId) -> Response:
+        """Return a job with its attempts, and how far it is while it runs."""
+        job, runs = await service(request).get(job_id, user)
+        return JsonAnswer({**present_job(job), "runs": [present_run(run) for run in runs]})
+
+    @router.post(
+        "/jobs/{job_id}/retry",
+        status_code=202,
+        response_model=JobSummary,
+        operation_id="retry_sync_job",
+        responses=errors(404, 408, 409),
+    )
+    async def retry_job(request: Request, user: Writer, job_id: JobId) -> Response:
+        """Ask again for a job that was given up."""
+        job = await service(request).retry(job_id, user)
+        return JsonAnswer(present_job(job), 202, {"Location": f"/api/v1/sync/jobs/{job.id}"})
+
+    @router.put(
+        "/owners/{owner_id}/webhook",
+        response_model=WebhookSecret,
+        operation_id="make_webhook",
+        responses=errors(404, 408, 409),
+    )
+    async def make_webhook(request: Request, user: Writer, owner_id: OwnerId) -> Response:
+        """Make a new secret for the server's webhook and tell it this once.
+
+        The former one is void. Calls are honoured while the server's `syncMode` is `webhook`.
+        """
+        secret = await service(request).make_webhook(owner_id, user)
+        url = f"{base_url}/api/v1/sync/webhooks/{owner_id.lower()}"
+        return JsonAnswer({"url": url, "secret": secret}, headers={"Cache-Control": "no-store"})
+
+    @router.delete(
+        "/owners/{owner_id}/webhook",
+        status_code=204,
+        operation_id="remove_webhook",
+        responses=errors(404),
+    )
+    async def remove_webhook(request: Request, user: Writer, owner_id: OwnerId) -> Response:
+        """Honour no calls of the server's webhook any more."""
+        await service(request).remove_webhook(owner_id, user)
+        return Response(status_code=204)
+
+    @router.post(
+        "/webhooks/{owner_id}",
+        status_code=202,
+        response_model=DeliveryAnswer,
+        operation_id="receive_webhook",
+        responses=errors(408, 409),
+    )
+    async def receive_webhook(request: Request, owner_id: OwnerId) -> Response:
+        """Take a signed call that says that a server's tools changed.
+
+        Signed as in Standard Webhooks: the headers `webhook-id`, `webhook-timestamp` (at most
+        five minutes off) and `webhook-signature`. A message that came before begins nothing.
+        """
+        body = await small_body(request, MOST_PAYLOAD_BYTES)
+        job, came_before = await service(request).receive(owner_id, request.headers, body)
+        return JsonAnswer({"job_id": job.id, "duplicate": came_before}, 202)
+
+    return router

@@ -1,0 +1,304 @@
+"""Does one job: reads the upstream, and stores what came of it together with the job's own end."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from packages.database.client import Database, Transaction
+from packages.database.errors import DatabaseUnavailable
+from registry.audit.values import AuditAction
+from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.core.clock import Clock
+from registry.core.errors import RegistryError
+from registry.core.metrics import Metrics
+from registry.core.tasks import end
+from registry.servers.changes import FieldChanges
+from registry.servers.errors import DiscoveryFailedError
+from registry.servers.outcome import Reading
+from registry.servers.ports import ServerChanges
+from registry.servers.reader import ServerReader
+from registry.servers.registry_sync import Synced
+from registry.servers.store import ServerRepositories, ServerStore
+from registry.servers.values import ServerRecord, ServerStatus
+from registry.sync.errors import LeaseLostError
+from registry.sync.repository import JobRepository
+from registry.sync.schedule import Patience, failed
+from registry.sync.values import (
+    Ending,
+    JobState,
+    Phase,
+    Progress,
+    RunOutcome,
+    SyncJob,
+    counts_of,
+)
+
+log = structlog.get_logger()
+
+WRITE_ATTEMPTS = 5
+"""How often what was read is worked into a server that somebody changes meanwhile."""
+
+TELL_SECONDS = 1.0
+"""Time between two notes of how far a reading is."""
+
+RENEWALS = 3
+"""How often a lease is renewed within its time; two may be missed."""
+
+SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES)
+"""Who acts when nobody in particular asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """By which rules jobs are done.
+
+    Attributes:
+        lease_seconds: How long a worker may be silent before others take its job.
+    """
+
+    patience: Patience
+    lease_seconds: float
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What is known of an attempt while it runs."""
+
+    job: SyncJob
+    tools_read: int = 0
+    upstream_ms: int | None = None
+    ending: Ending | None = None
+
+    def read(self, tools: int) -> None:
+        """Note that so many tools were read so far."""
+        self.tools_read = tools
+
+
+class SyncRunner:
+    """Runs jobs that this process has claimed."""
+
+    def __init__(
+        self,
+        database: Database,
+        repositories: ServerRepositories,
+        jobs: JobRepository,
+        reader: ServerReader,
+        changes: ServerChanges,
+        terms: Terms,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._servers = repositories.servers
+        self._store = ServerStore(database, repositories, clock)
+        self._jobs = jobs
+        self._reader = reader
+        self._changes = changes
+        self._terms = terms
+        self._clock = clock
+        self._runs = metrics.sync_runs
+        self._duration = metrics.sync_duration
+        self._chance = chance
+
+    async def run(self, job: SyncJob) -> Ending | None:
+        """Do a claimed job; return what came of it, or None when that was left to others.
+
+        A process that is told to end gives the job back.
+        """
+        began_at = self._clock.monotonic()
+        attempt = _Attempt(job)
+        try:
+            await self._watched(attempt)
+        except* LeaseLostError:
+            log.warning("sync_lost", job_id=job.id, server_id=job.owner_id)
+        except* DatabaseUnavailable as group:
+            # Nothing was stored; the lease runs out, and then the job is anybody's.
+            log.warning("sync_not_stored", job_id=job.id, problem=str(group.exceptions[0]))
+        finally:
+            outcome = RunOutcome.LOST if attempt.ending is None else attempt.ending.outcome
+            self._runs.labels(job.asked.trigger.value, outcome.value).inc()
+            self._duration.labels(outcome.value).observe(self._clock.monotonic() - began_at)
+        ending = attempt.ending
+        if ending is None:
+            return None
+        facts = {"server_id": job.owner_id, "job_id": job.id, "attempt": job.attempts}
+        if ending.outcome is RunOutcome.FAILURE:
+            log.warning("sync_failed", state=ending.state.value, problem=ending.error, **facts)
+        else:
+            log.info("sync_done", outcome=ending.outcome.value, **ending.counts, **facts)
+        return ending
+
+    async def _watched(self, attempt: _Attempt) -> None:
+        """Do a job, holding its lease and telling how far it is."""
+        try:
+            async with asyncio.TaskGroup() as beside:
+                others = [
+                    beside.create_task(self._renew(attempt.job)),
+                    beside.create_task(self._tell(attempt)),
+                ]
+                try:
+                    attempt.ending = await self._attempt(attempt)
+                finally:
+                    for task in others:
+                        await end(task)
+        except asyncio.CancelledError:
+            await self._give_back(attempt.job)
+            raise
+
+    async def _attempt(self, attempt: _Attempt) -> Ending:
+        job = attempt.job
+        if job.attempts > self._terms.patience.most_attempts:
+            # Perhaps it is the job that its workers die of.
+            ending = failed("Its workers did not come to an end.", job.attempts, *self._luck())
+            return await self._end(job, ending)
+        for _ in range(WRITE_ATTEMPTS):
+            server = await self._servers.get_unchecked(job.owner_id)
+            gone = _why_not(server)
+            if server is None or gone is not None:
+                cancelled = Ending(JobState.CANCELLED, RunOutcome.CANCELLED, gone)
+                return await self._end(job, cancelled)
+            found = await self._read_and_write(attempt, server)
+            if found is not None:
+                return found
+        told = "The server was changed again and again while it was read."
+        return await self._end(job, failed(told, job.attempts, *self._luck()))
+
+    async def _read_and_write(self, attempt: _Attempt, server: ServerRecord) -> Ending | None:
+        """Return what came of it; None when the server was changed meanwhile."""
+        job = attempt.job
+        began_at = self._clock.monotonic()
+        is_final = False
+        try:
+            reading = await self._reader.read(
+                server.server_name,
+                server.id,
+                server.config,
+                _reader_of(job, server),
+                created_at=server.created_at,
+                progress=attempt.read,
+            )
+        except DiscoveryFailedError as exc:
+            reading = Reading(failure=exc.message)
+        except RegistryError as exc:
+            # A URL that may not be contacted, a secret that cannot be read: time does not help.
+            reading = Reading(failure=exc.message)
+            is_final = True
+        attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
+        ending: Ending | None = None
+
+        async def follow(tx: Transaction, synced: Synced | None) -> None:
+            nonlocal ending
+            ending = self._ending(attempt, reading, synced, is_final=is_final)
+            await self._jobs.end(job, ending, self._clock.now(), tx)
+
+        is_stored = await self._store.write(
+            server,
+            reading,
+            FieldChanges(),
+            _actor(job),
+            accept=False,
+            confirm=_anybody,
+            action=AuditAction.REFRESH,
+            follow=follow,
+        )
+        if not is_stored:
+            return None
+        await self._changes.server_changed(server.id)
+        return ending
+
+    def _ending(
+        self, attempt: _Attempt, reading: Reading, synced: Synced | None, *, is_final: bool
+    ) -> Ending:
+        if reading.failure is not None:
+            return failed(
+                reading.failure,
+                attempt.job.attempts,
+                *self._luck(),
+                is_final=is_final,
+                upstream_ms=attempt.upstream_ms,
+            )
+        counts: dict[str, int] = {}
+        if reading.found is not None and synced is not None:
+            snapshot = reading.found.snapshot
+            counts = counts_of(
+                synced.tools, offered=len(snapshot.tools), rejected=len(snapshot.rejected)
+            )
+        return Ending(
+            JobState.SUCCEEDED,
+            RunOutcome.SUCCESS,
+            note=reading.unread,
+            counts=counts,
+            upstream_ms=attempt.upstream_ms,
+        )
+
+    async def _end(self, job: SyncJob, ending: Ending) -> Ending:
+        await self._jobs.end(job, ending, self._clock.now())
+        return ending
+
+    def _luck(self) -> tuple[Patience, float]:
+        return self._terms.patience, self._chance()
+
+    async def _renew(self, job: SyncJob) -> None:
+        """Hold the lease for as long as this runs.
+
+        Raises:
+            LeaseLostError: Another attempt has begun.
+        """
+        while True:
+            await self._clock.sleep(self._terms.lease_seconds / RENEWALS)
+            try:
+                is_ours = await self._jobs.renew(job, self._terms.lease_seconds)
+            except DatabaseUnavailable:
+                continue
+            if not is_ours:
+                raise LeaseLostError
+
+    async def _tell(self, attempt: _Attempt) -> None:
+        """Note how far a reading is that takes long."""
+        told = 0
+        while True:
+            await self._clock.sleep(TELL_SECONDS)
+            if attempt.tools_read == told:
+                continue
+            told = attempt.tools_read
+            try:
+                await self._jobs.tell(attempt.job, Progress(Phase.READING, told))
+            except DatabaseUnavailable:
+                continue
+
+    async def _give_back(self, job: SyncJob) -> None:
+        try:
+            await asyncio.shield(self._jobs.release(job))
+        except (asyncio.CancelledError, DatabaseUnavailable):
+            log.info("sync_not_given_back", job_id=job.id)
+
+
+def _why_not(server: ServerRecord | None) -> str | None:
+    """Say why a server is not read any more."""
+    if server is None:
+        return "The server was removed."
+    if server.effective_status is ServerStatus.INACTIVE:
+        return "The server is turned off."
+    return None
+
+
+def _reader_of(job: SyncJob, server: ServerRecord) -> UserContext:
+    """Return by whose key a server is read that wants one: who asked, or who registered it."""
+    person = job.asked.person
+    user_id = server.author if person is None else person.user_id
+    return UserContext(user_id, "", Role.USER, frozenset())
+
+
+def _actor(job: SyncJob) -> UserContext:
+    person = job.asked.person
+    if person is None:
+        return SYNCHRONISER
+    return UserContext(person.user_id, person.username, Role.USER, frozenset())
+
+
+async def _anybody(_tx: Transaction) -> None:
+    """Let it be written: what an upstream offers is no caller's wish."""

@@ -1,0 +1,124 @@
+"""Queries and answers of the sync API: snake_case, as the records are stored."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from registry.core.text import OBJECT_ID
+from registry.sync.values import JobFilter, JobState, Phase, RunOutcome, Trigger
+
+ObjectIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
+
+
+class JobQuery(BaseModel):
+    """What to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    owner_id: ObjectIdText | None = None
+    state: JobState | None = None
+    trigger: Trigger | None = None
+    page: int = Field(default=1, ge=1, le=1_000_000)
+    per_page: int = Field(default=20, ge=1, le=100)
+
+    def narrowed(self) -> JobFilter:
+        """Return the filter."""
+        owner = None if self.owner_id is None else frozenset({self.owner_id.lower()})
+        return JobFilter(owner, self.state, self.trigger)
+
+
+class Requester(BaseModel):
+    """A person."""
+
+    user_id: str
+    username: str
+
+
+class ProgressAnswer(BaseModel):
+    """How far a running attempt is."""
+
+    phase: Phase
+    tools_read: int
+
+
+class JobSummary(BaseModel):
+    """A job."""
+
+    id: str
+    owner_id: str
+    owner_name: str = Field(description="The server's name when the job began.")
+    source_type: str
+    trigger: Trigger
+    requested_by: Requester | None = None
+    state: JobState
+    attempts: int
+    next_attempt_at: str | None = Field(
+        default=None, description="When a job that waits is taken, at the earliest."
+    )
+    progress: ProgressAnswer | None = None
+    error: str | None = None
+    counts: dict[str, int] = Field(description="Tools by what became of them in the last attempt.")
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_ms: int | None = Field(default=None, description="Of the last attempt.")
+
+
+class RunAnswer(BaseModel):
+    """One attempt."""
+
+    attempt: int
+    worker: str
+    outcome: RunOutcome
+    error: str | None = None
+    note: str | None = Field(default=None, description="Why nothing was read, if no failure.")
+    counts: dict[str, int]
+    upstream_ms: int | None = None
+    started_at: str
+    finished_at: str
+    duration_ms: int
+
+
+class JobDetail(JobSummary):
+    """A job with its attempts, newest first."""
+
+    runs: list[RunAnswer]
+
+
+class Pagination(BaseModel):
+    """Where a page lies."""
+
+    total: int
+    page: int
+    per_page: int
+    total_pages: int
+
+
+class JobList(BaseModel):
+    """One page of jobs, newest first."""
+
+    jobs: list[JobSummary]
+    pagination: Pagination
+
+
+class SyncAnswer(BaseModel):
+    """A job that was asked for."""
+
+    job_id: str
+    state: JobState
+    joined: bool = Field(description="Whether it was under way already.")
+    job: JobSummary
+
+
+class WebhookSecret(BaseModel):
+    """What a sender needs. The secret is told this once."""
+
+    url: str
+    secret: str = Field(description="`whsec_` and Base64, as Standard Webhooks libraries take it.")
+
+
+class DeliveryAnswer(BaseModel):
+    """What came of a webhook call."""
+
+    job_id: str
+    duplicate: bool = Field(description="Whether this message came before; then nothing began.")

@@ -1,0 +1,195 @@
+"""Has owners read in the background: by schedule, by announcement, and as asked for."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from packages.database.errors import DatabaseUnavailable
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.servers.repository import ServerRepository
+from registry.servers.values import ServerRecord, ServerStatus, SyncMode
+from registry.sync.repository import JobRepository
+from registry.sync.runner import SyncRunner
+from registry.sync.schedule import next_round
+from registry.sync.values import Asked, SyncJob, Trigger
+
+log = structlog.get_logger()
+
+SCHEDULED_AT_ONCE = 100
+"""Owners whose jobs are opened in one round; the rest come in the next."""
+
+SETTLE_SECONDS = 1.0
+"""How long after an announcement the upstream is read: several changes come close together."""
+
+PAUSE_SECONDS = 30.0
+"""Least time between two readings that an upstream's own announcements begin."""
+
+COUNT_SECONDS = 15.0
+"""Time between two counts of open jobs."""
+
+AWAY_SECONDS = 5.0
+"""Pause after the database was found to be away."""
+
+
+class Announcements:
+    """Servers that said that their tools changed. Kept in memory; told on the hot path."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+
+    def heard(self, server_id: str) -> None:
+        """Note that a server announced other tools."""
+        if server_id in self._due:
+            return
+        now = self._clock.monotonic()
+        earliest = self._last.get(server_id, now - PAUSE_SECONDS) + PAUSE_SECONDS
+        self._due[server_id] = max(now + SETTLE_SECONDS, earliest)
+
+    def take(self) -> list[str]:
+        """Return the servers that are to be read now."""
+        if not self._due and not self._last:
+            return []
+        now = self._clock.monotonic()
+        ready = [server_id for server_id, due in self._due.items() if due <= now]
+        self._last = {
+            server_id: at for server_id, at in self._last.items() if now - at < PAUSE_SECONDS
+        }
+        for server_id in ready:
+            del self._due[server_id]
+            self._last[server_id] = now
+        return ready
+
+    def put_back(self, server_id: str) -> None:
+        """Have a server looked at again that could not be taken care of."""
+        self._due.setdefault(server_id, self._clock.monotonic() + SETTLE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTerms:
+    """How a worker works.
+
+    Attributes:
+        name: Host and process, as records name them.
+        at_once: Most jobs run side by side.
+        poll_seconds: Time between two looks at what is due.
+        lease_seconds: How long it may be silent before others take its jobs.
+    """
+
+    name: str
+    at_once: int
+    poll_seconds: float
+    lease_seconds: float
+
+
+class SyncWorker:
+    """Claims jobs and runs them, a few at a time, as long as the process lives."""
+
+    def __init__(
+        self,
+        jobs: JobRepository,
+        servers: ServerRepository,
+        runner: SyncRunner,
+        announcements: Announcements,
+        terms: WorkerTerms,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._jobs = jobs
+        self._servers = servers
+        self._runner = runner
+        self._announcements = announcements
+        self._terms = terms
+        self._clock = clock
+        self._open = metrics.sync_jobs_open
+        self._counted_at = -COUNT_SECONDS
+        self._chance = chance
+        self._running: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Have it look at once, because there is a new job."""
+        self._woken.set()
+
+    async def follow(self) -> None:
+        """Work for ever. What runs when it is ended is given back."""
+        is_away = False
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._woken.clear()
+                try:
+                    await self._round(group)
+                    is_away = False
+                except DatabaseUnavailable as exc:
+                    if not is_away:
+                        log.warning("sync_worker_waits", problem=str(exc))
+                    is_away = True
+                except Exception:
+                    # Whatever is wrong with one owner, the others are still to be read.
+                    log.exception("sync_round_failed")
+                await self._pause(AWAY_SECONDS if is_away else self._terms.poll_seconds)
+
+    async def _round(self, group: asyncio.TaskGroup) -> None:
+        for server_id in self._announcements.take():
+            try:
+                await self._announced(server_id)
+            except DatabaseUnavailable:
+                self._announcements.put_back(server_id)
+                raise
+        for server in await self._servers.due_for_sync(self._clock.now(), SCHEDULED_AT_ONCE):
+            await self._schedule(server)
+        terms, now = self._terms, self._clock.now()
+        free = terms.at_once - len(self._running)
+        if free > 0:
+            for job in await self._jobs.claim(free, terms.name, terms.lease_seconds, now):
+                task = group.create_task(self._run(job))
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+        if self._clock.monotonic() - self._counted_at >= COUNT_SECONDS:
+            self._counted_at = self._clock.monotonic()
+            for state, count in (await self._jobs.count_open()).items():
+                self._open.labels(state.value).set(count)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._woken.set()
+
+    async def _run(self, job: SyncJob) -> None:
+        try:
+            await self._runner.run(job)
+        except Exception:
+            # The lease runs out, and the job counts one attempt more.
+            log.exception("sync_crashed", job_id=job.id, server_id=job.owner_id)
+
+    async def _announced(self, server_id: str) -> None:
+        server = await self._servers.get_unchecked(server_id)
+        if server is None or server.effective_status is ServerStatus.INACTIVE:
+            return
+        asked = Asked(Trigger.NOTIFICATION)
+        await self._jobs.open(server.id, server.server_name, asked, self._clock.now())
+
+    async def _schedule(self, server: ServerRecord) -> None:
+        """Open a server's job and say when it is due next; of several replicas, one does it."""
+        now = self._clock.now()
+        is_on = server.sync_mode is SyncMode.SCHEDULED
+        following = next_round(now, server.sync_interval_seconds, self._chance())
+        if not await self._servers.schedule_next(server, following if is_on else None):
+            return
+        if is_on and server.effective_status is not ServerStatus.INACTIVE:
+            await self._jobs.open(server.id, server.server_name, Asked(Trigger.SCHEDULE), now)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until something is to be done, or it is time to look for it."""
+        spread = seconds * (0.8 + 0.4 * self._chance())
+        try:
+            async with asyncio.timeout(spread):
+                await self._woken.wait()
+        except TimeoutError:
+            return

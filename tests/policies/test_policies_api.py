@@ -1,0 +1,519 @@
+"""Policies through the API: who writes them, what is refused, what is recorded."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from bson import ObjectId
+
+from packages.models.policies import AccessPolicy
+from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserContext
+from tests.fakes.plain_upstream import PlainUpstream
+from tests.fakes.rest import Rest
+
+pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
+
+ROOT = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
+OWNER = UserContext("a" * 24, "alice", Role.USER, USER_SCOPES)
+OTHER = UserContext("b" * 24, "bob", Role.USER, USER_SCOPES)
+GROUP = "d" * 24
+NOWHERE = "f" * 24
+POLICIES = "/access/policies"
+WEIRD = "\u202e<script>%00{{7*7}}"
+
+
+async def person(rest: Rest, *users: UserContext) -> None:
+    await rest.parts.database.collection("users").insert_many(
+        [
+            {"_id": ObjectId(user.user_id), "username": user.username, "role": user.role.upper()}
+            for user in users
+        ]
+    )
+
+
+def body(name: str = "no drops", **changes: Any) -> dict[str, Any]:
+    """Return a policy that denies tools to everyone."""
+    return {
+        "name": name,
+        "effect": "deny",
+        "target": {"tools": ["drop_*"]},
+        "subjects": {"everyone": True},
+        **changes,
+    }
+
+
+def about(server: dict[str, Any], *tools: str) -> dict[str, Any]:
+    return {"owner_id": server["id"], "tools": list(tools)}
+
+
+async def make(rest: Rest, user: UserContext = ROOT, **changes: Any) -> dict[str, Any]:
+    answer = await rest.ask(user, "POST", POLICIES, json=body(**changes))
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+async def names(rest: Rest, user: UserContext = ROOT, **query: Any) -> list[str]:
+    answer = await rest.ask(user, "GET", POLICIES, params=query)
+    assert answer.status_code == 200, answer.text
+    return [item["name"] for item in answer.json()["policies"]]
+
+
+async def records(rest: Rest, entity_type: str = "policy") -> list[dict[str, Any]]:
+    found = rest.parts.database.collection("audit_logs").find({"entity_type": entity_type})
+    return await found.sort([("timestamp", 1), ("_id", 1)]).to_list()
+
+
+async def explained(rest: Rest, user: UserContext, **asked: Any) -> httpx.Response:
+    return await rest.ask(user, "POST", "/access/explain", json=asked)
+
+
+async def test_a_policy_is_made_read_changed_and_removed(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    await person(rest, OTHER)
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    made = await make(
+        rest,
+        description="For operators only.",
+        effect="allow",
+        target={**about(server, "echo", "drop_**"), "metadata": {"destructive": True}},
+        subjects={"users": [OTHER.user_id.upper()], "roles": ["admin"], "scopes": ["ops"]},
+    )
+
+    read = await rest.ask(ROOT, "GET", f"{POLICIES}/{made['id']}")
+    changed = await rest.ask(
+        ROOT,
+        "PATCH",
+        f"{POLICIES}/{made['id'].upper()}",
+        json={"is_enabled": False, "description": None},
+        headers={"If-Match": read.headers["ETag"]},
+    )
+    removed = await rest.ask(ROOT, "DELETE", f"{POLICIES}/{made['id']}")
+    gone = await rest.ask(ROOT, "GET", f"{POLICIES}/{made['id']}")
+
+    assert made["target"] == {
+        "source_type": "mcp",
+        "owner_id": server["id"],
+        "tools": ["echo", "drop_*"],
+        "metadata": {"destructive": True},
+    }
+    assert made["subjects"] == {
+        "users": [OTHER.user_id],
+        "groups": [],
+        "roles": ["admin"],
+        "scopes": ["ops"],
+        "everyone": False,
+    }
+    assert made["created_by"] == {"user_id": ROOT.user_id, "username": "root"}
+    assert made["warnings"] == []
+    assert read.json() == {name: made[name] for name in made if name != "warnings"}
+    assert changed.json()["is_enabled"] is False
+    assert changed.json()["description"] is None
+    assert changed.headers["ETag"] != read.headers["ETag"]
+    assert (removed.status_code, gone.status_code) == (204, 404)
+    told = [(item["action"], item["changes"]) for item in await records(rest)]
+    assert [action for action, _ in told] == ["create", "update", "delete"]
+    assert told[1][1] == {
+        "before": {"description": "For operators only.", "is_enabled": True},
+        "after": {"description": None, "is_enabled": False},
+    }
+    assert told[2][1]["before"]["effect"] == "allow"
+
+
+async def test_lists_are_narrowed_and_cut_into_pages_by_name(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    await make(rest, name="b drops")
+    await make(rest, name="a sums", target=about(server, "echo"), effect="allow")
+    await make(rest, name="c all", target={}, is_enabled=False, description="(Everything)")
+
+    assert await names(rest) == ["a sums", "b drops", "c all"]
+    assert await names(rest, page=2, per_page=2) == ["c all"]
+    assert await names(rest, tool="drop_table") == ["b drops", "c all"]
+    assert await names(rest, tool="drop_table", per_page=1, page=2) == ["c all"]
+    assert await names(rest, tool="echo", effect="allow") == ["a sums"]
+    assert await names(rest, owner_id=server["id"]) == ["a sums"]
+    assert await names(rest, enabled=False) == ["c all"]
+    assert await names(rest, query="(every") == ["c all"]
+    assert await names(rest, query="DROPS") == ["b drops"]
+
+
+async def test_owners_write_about_their_servers_and_administrators_about_all(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(OWNER, "sums", upstream.url)
+    theirs = await make(rest, OWNER, name="mine", target=about(server, "echo"))
+    everywhere = await make(rest, name="everywhere")
+    path = f"{POLICIES}/{theirs['id']}"
+
+    widened = await rest.ask(OWNER, "PATCH", path, json={"target": {"tools": ["echo"]}})
+    global_one = await rest.ask(OWNER, "POST", POLICIES, json=body("all"))
+    unseen = await rest.ask(OTHER, "POST", POLICIES, json=body("x", target=about(server)))
+    foreign = [
+        (await rest.ask(user, method, f"{POLICIES}/{one['id']}", json=sent)).status_code
+        for user, one in ((OTHER, theirs), (OWNER, everywhere))
+        for method, sent in (("GET", None), ("PATCH", {"is_enabled": False}), ("DELETE", None))
+    ]
+
+    assert await names(rest, OWNER) == ["mine"]
+    assert await names(rest, OTHER) == []
+    assert await names(rest, OTHER, owner_id=server["id"]) == []
+    assert await names(rest) == ["everywhere", "mine"]
+    assert [answer.status_code for answer in (widened, global_one, unseen)] == [403, 403, 422]
+    assert foreign == [404] * 6
+
+
+async def test_who_may_change_a_server_but_not_share_it_writes_no_policies_about_it(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    await person(rest, ROOT, OTHER)
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    editor = {"updated": [{"type": "user", "id": OTHER.user_id, "role": "editor"}]}
+    shared = await rest.ask(ROOT, "PUT", f"/permissions/mcpServer/{server['id']}", json=editor)
+    made = await make(rest, target=about(server))
+
+    refused = await rest.ask(OTHER, "POST", POLICIES, json=body("x", target=about(server)))
+    unseen = await rest.ask(OTHER, "GET", f"{POLICIES}/{made['id']}")
+    denied = await records(rest)
+
+    assert shared.status_code == 200, shared.text
+    assert (refused.status_code, unseen.status_code) == (403, 404)
+    assert await names(rest, OTHER) == []
+    assert [item["outcome"] for item in denied] == ["success", "denied"]
+
+
+async def test_without_the_scope_nothing_is_written_and_nothing_read(rest: Rest) -> None:
+    narrow = replace(ROOT, scopes=ALL_SCOPES - {Scope.WRITE_ACCESS})
+
+    answers = [
+        await rest.ask(narrow, "GET", POLICIES),
+        await rest.ask(narrow, "POST", POLICIES, json=body()),
+        await rest.ask(
+            narrow,
+            "POST",
+            "/access/explain",
+            json={"path": "/mcp/x", "tool": "y", "user_id": NOWHERE},
+        ),
+    ]
+
+    assert [answer.json()["error"] for answer in answers] == ["insufficient_scope"] * 3
+
+
+async def test_a_name_is_given_once(rest: Rest) -> None:
+    await make(rest, name="one")
+    two = await make(rest, name="two")
+
+    again = await rest.ask(ROOT, "POST", POLICIES, json=body("one"))
+    renamed = await rest.ask(ROOT, "PATCH", f"{POLICIES}/{two['id']}", json={"name": "one"})
+
+    assert [(answer.status_code, answer.json()["error"]) for answer in (again, renamed)] == [
+        (409, "conflict")
+    ] * 2
+    assert len([item for item in await records(rest) if item["outcome"] == "success"]) == 2
+
+
+async def test_an_outdated_etag_changes_nothing(rest: Rest) -> None:
+    made = await make(rest)
+    path, old = f"{POLICIES}/{made['id']}", {"If-Match": f'"{made["etag"]}"'}
+    await rest.ask(ROOT, "PATCH", path, json={"description": "newer"})
+
+    changed = await rest.ask(ROOT, "PATCH", path, json={"effect": "allow"}, headers=old)
+    removed = await rest.ask(ROOT, "DELETE", path, headers=old)
+    kept = await rest.ask(ROOT, "GET", path)
+
+    assert [answer.status_code for answer in (changed, removed)] == [409, 409]
+    assert changed.json()["provided_etag"] == made["etag"]
+    assert changed.json()["current_etag"] == kept.json()["etag"]
+    assert kept.json()["effect"] == "deny"
+
+
+async def test_of_many_changes_at_once_each_is_recorded_or_refused(rest: Rest) -> None:
+    made = await make(rest)
+    path, seen = f"{POLICIES}/{made['id']}", {"If-Match": f'"{made["etag"]}"'}
+
+    answers = await asyncio.gather(
+        *(
+            rest.ask(ROOT, "PATCH", path, json={"description": f"by {number}"}, headers=seen)
+            for number in range(6)
+        )
+    )
+
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 5
+    updates = [item for item in await records(rest) if item["action"] == "update"]
+    assert sorted(item["outcome"] for item in updates) == ["failed"] * 5 + ["success"]
+
+
+async def test_what_changes_nothing_is_not_recorded(rest: Rest) -> None:
+    made = await make(rest)
+
+    answer = await rest.ask(
+        ROOT, "PATCH", f"{POLICIES}/{made['id']}", json={"effect": "deny", "is_enabled": True}
+    )
+
+    assert (answer.status_code, answer.json()["etag"]) == (200, made["etag"])
+    assert [item["action"] for item in await records(rest)] == ["create"]
+
+
+async def test_people_and_groups_must_exist_and_may_stay_when_they_are_gone(rest: Rest) -> None:
+    await person(rest, OTHER)
+    groups = rest.parts.database.collection("groups")
+    await groups.insert_one({"_id": ObjectId(GROUP), "name": "finance", "memberIds": []})
+    unknown = {"users": [OTHER.user_id, NOWHERE], "groups": [GROUP, "0" * 24]}
+
+    refused = await rest.ask(ROOT, "POST", POLICIES, json=body(subjects=unknown))
+    made = await make(rest, subjects={"users": [OTHER.user_id], "groups": [GROUP]})
+    await groups.delete_many({})
+    kept = {**made["subjects"], "roles": ["admin"]}
+    later = await rest.ask(ROOT, "PATCH", f"{POLICIES}/{made['id']}", json={"subjects": kept})
+
+    assert refused.status_code == 422
+    assert refused.json()["unknown_subjects"] == [f"user:{NOWHERE}", f"group:{'0' * 24}"]
+    assert later.status_code == 200, later.text
+
+
+async def test_a_tool_that_is_not_there_yet_is_warned_of(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+
+    own = await make(rest, name="own", target=about(server, "echo", "later", "drop_*"))
+    everywhere = await make(rest, name="all", target={"tools": ["echo", "nowhere"]})
+    by_scope = await make(rest, name="scope", target={}, subjects={"scopes": ["ops"]})
+
+    assert own["warnings"] == ["No server has these tools now: later."]
+    assert everywhere["warnings"] == ["No server has these tools now: nowhere."]
+    assert "leave a scope out" in by_scope["warnings"][0]
+
+
+@pytest.mark.requirement("R-133")
+async def test_policies_about_a_server_go_with_it_in_one_record(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    await make(rest, name="gone", target=about(server))
+    await make(rest, name="gone too", target=about(server, "echo"))
+    await make(rest, name="stays")
+
+    await rest.call(ROOT, "DELETE", f"/{server['id']}")
+
+    deleted = [item for item in await records(rest, "server") if item["action"] == "delete"]
+    assert await names(rest) == ["stays"]
+    assert [item["changes"]["removed"]["policies"] for item in deleted] == [2]
+    assert [item["action"] for item in await records(rest)] == ["create"] * 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": ""},
+        {"name": "x" * 129},
+        {"name": "a\nb"},
+        {"name": None},
+        {"name": {"$ne": ""}},
+        {"effect": "forbid"},
+        {"effect": None},
+        {"is_enabled": "yes"},
+        {"is_enabled": None},
+        {"target": None},
+        {"target": {"source_type": "openapi"}},
+        {"target": {"owner_id": "x"}},
+        {"target": {"owner_id": NOWHERE}},
+        {"target": {"tools": [""]}},
+        {"target": {"tools": ["x" * 257]}},
+        {"target": {"tools": ["a\x00b"]}},
+        {"target": {"tools": "echo"}},
+        {"target": {"tools": ["a"] * 1001}},
+        {"target": {"metadata": {"destructive": "true"}}},
+        {"target": {"metadata": {"destructive": 1}}},
+        {"target": {"metadata": {"cost_tier": ""}}},
+        {"target": {"metadata": {"$where": True}}},
+        {"target": {"unknown": 1}},
+        {"subjects": {}},
+        {"subjects": None},
+        {"subjects": {"everyone": False}},
+        {"subjects": {"everyone": 1}},
+        {"subjects": {"users": ["me"]}},
+        {"subjects": {"users": ["f" * 24] * 1001}},
+        {"subjects": {"roles": ["root"]}},
+        {"subjects": {"scopes": ["two words"]}},
+        {"subjects": {"scopes": ["x" * 129]}},
+        {"subjects": {"scopes": ["ü"]}},
+        {"description": "x" * 1025},
+        {"created_by": "me"},
+    ],
+    ids=str,
+)
+async def test_what_is_no_policy_is_refused_before_anything_is_stored(
+    rest: Rest, changed: dict[str, Any]
+) -> None:
+    answer = await rest.ask(ROOT, "POST", POLICIES, json=body() | changed)
+
+    assert (answer.status_code, answer.json()["error"]) == (422, "validation_error")
+    assert await names(rest) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "status"),
+    [
+        ("GET", f"{POLICIES}/x", None, 422),
+        ("GET", f"{POLICIES}/{NOWHERE}", None, 404),
+        ("PATCH", f"{POLICIES}/{NOWHERE}", {"is_enabled": False}, 404),
+        ("DELETE", f"{POLICIES}/{NOWHERE}", None, 404),
+        ("GET", f"{POLICIES}?page=0", None, 422),
+        ("GET", f"{POLICIES}?per_page=201", None, 422),
+        ("GET", f"{POLICIES}?sort=name", None, 422),
+        ("GET", f"{POLICIES}?owner_id=x", None, 422),
+        ("POST", "/access/explain", {"tool": "x"}, 422),
+        ("POST", "/access/explain", {"tool": "x", "path": "a", "server_id": NOWHERE}, 422),
+        ("POST", "/access/explain", {"tool": "x", "server_id": NOWHERE}, 404),
+        ("POST", "/access/explain", {"tool": "x", "path": "/mcp/nothing"}, 404),
+        ("POST", "/access/explain", {"tool": "x", "path": "no path"}, 404),
+        ("POST", "/access/explain", {"tool": "x", "path": WEIRD}, 404),
+    ],
+)
+async def test_bad_input_gets_a_clear_answer(
+    rest: Rest, method: str, path: str, sent: dict[str, Any] | None, status: int
+) -> None:
+    answer = await rest.ask(ROOT, method, path, json=sent)
+
+    assert answer.status_code == status, answer.text
+    assert answer.json()["message"]
+
+
+async def test_an_empty_change_is_refused(rest: Rest) -> None:
+    made = await make(rest)
+
+    answers = [
+        await rest.ask(ROOT, "PATCH", f"{POLICIES}/{made['id']}", json=sent)
+        for sent in ({}, {"subjects": None}, {"name": None}, {"id": NOWHERE})
+    ]
+
+    assert [answer.status_code for answer in answers] == [422] * 4
+
+
+async def test_a_policy_that_cannot_be_read_is_shown_and_can_be_removed(rest: Rest) -> None:
+    made = await make(rest)
+    policies = rest.parts.database.db.get_collection(AccessPolicy.Settings.name)
+    await policies.update_one(
+        {"_id": ObjectId(made["id"])},
+        {"$set": {"effect": "perhaps", "users": "all", "updated_at": "now"}},
+        bypass_document_validation=True,
+    )
+    path = f"{POLICIES}/{made['id']}"
+
+    listed = (await rest.ask(ROOT, "GET", POLICIES)).json()["policies"]
+    changed = await rest.ask(ROOT, "PATCH", path, json={"is_enabled": False})
+    removed = await rest.ask(ROOT, "DELETE", path)
+
+    assert [item["problem"] for item in listed] == ["unreadable: users, effect"]
+    assert (changed.status_code, removed.status_code) == (409, 204)
+    assert await names(rest) == []
+
+
+async def test_an_explanation_says_which_step_stands_in_the_way(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    asked = {"server_id": server["id"], "tool": "echo"}
+
+    free = (await explained(rest, OTHER, **asked, user_id=None, scopes=None)).json()
+    made = await make(
+        rest, name="operators", effect="allow", target=about(server), subjects={"roles": ["admin"]}
+    )
+    refused = (await explained(rest, OTHER, **asked)).json()
+    by_root = (await explained(rest, ROOT, path="/mcp/sums", tool="echo")).json()
+    missing = (await explained(rest, OTHER, server_id=server["id"], tool="nothing")).json()
+    narrow = replace(OTHER, scopes=frozenset({Scope.READ_TOOLS}))
+    without_scope = (await explained(rest, narrow, **asked)).json()
+    await rest.call(ROOT, "POST", f"/{server['id']}/toggle", json={"enabled": False})
+    switched_off = (await explained(rest, ROOT, **asked)).json()
+
+    assert free["allowed"] is True
+    assert [reason["step"] for reason in free["reasons"]] == [
+        "server",
+        "tool",
+        "access",
+        "scope",
+        "policy",
+    ]
+    assert (refused["allowed"], refused["policies"]) == (
+        False,
+        [
+            {
+                "id": made["id"],
+                "name": "operators",
+                "effect": "allow",
+                "matched": False,
+                "how": [],
+                "decided": True,
+            }
+        ],
+    )
+    assert "Policies allow it to some only" in refused["message"]
+    assert (by_root["allowed"], by_root["policies"][0]["how"]) == (True, ["role admin"])
+    assert (missing["allowed"], missing["policies"]) == (False, [])
+    assert "offers no tool of that name" in missing["message"]
+    assert "lacks the scope invoke:tools" in without_scope["message"]
+    assert "switched off" in switched_off["message"]
+
+
+async def test_a_server_that_the_caller_does_not_see_is_explained_to_nobody(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(OWNER, "sums", upstream.url)
+
+    hidden = await explained(rest, OTHER, path="/mcp/sums", tool="echo")
+    absent = await explained(rest, OTHER, path="/mcp/nothing", tool="echo")
+    own = await explained(rest, OWNER, server_id=server["id"], tool="echo")
+
+    assert (hidden.status_code, hidden.json()) == (absent.status_code, absent.json())
+    assert hidden.status_code == 404
+    assert own.json()["allowed"] is True
+
+
+async def test_others_are_explained_to_those_who_may_share_the_server(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    await person(rest, OTHER)
+    await rest.parts.database.collection("groups").insert_one(
+        {"_id": ObjectId(GROUP), "name": "finance", "memberIds": [OTHER.user_id]}
+    )
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    await make(
+        rest, effect="allow", target=about(server), subjects={"groups": [GROUP], "scopes": ["ops"]}
+    )
+    asked = {"server_id": server["id"], "tool": "echo"}
+
+    member = (await explained(rest, ROOT, **asked, user_id=OTHER.user_id)).json()
+    outsider = (await explained(rest, ROOT, **asked, user_id=OTHER.user_id, groups=[])).json()
+    scoped = await explained(
+        rest, ROOT, **asked, scopes=["read:tools", "invoke:tools", "ops"], roles=["user"]
+    )
+    nobody = await explained(rest, ROOT, **asked, user_id=NOWHERE)
+    curious = await explained(rest, OTHER, **asked, user_id=OTHER.user_id)
+
+    assert (member["allowed"], member["policies"][0]["how"]) == (True, ["group"])
+    assert outsider["allowed"] is False
+    assert scoped.json()["policies"][0]["how"] == ["scope ops"]
+    assert scoped.json()["allowed"] is True
+    assert (nobody.status_code, curious.status_code) == (422, 403)
+
+
+async def test_states_are_told_to_those_who_may_change_the_server_alone(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app", autoExpose="none")
+    await make(rest, target=about(server))
+    asked = {"server_id": server["id"], "tool": "echo"}
+
+    by_root = (await explained(rest, ROOT, **asked)).json()
+    by_other = (await explained(rest, OTHER, **asked)).json()
+    unknown = (await explained(rest, OTHER, server_id=server["id"], tool="nothing")).json()
+
+    assert "unselected and draft" in by_root["message"]
+    assert by_other["message"] == unknown["message"]
+    assert by_other["reasons"] == unknown["reasons"]
+    assert by_other["policies"] == unknown["policies"] == []

@@ -1,0 +1,612 @@
+"""Jobs and their leases: one worker at a time for each server, whoever dies."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.errors import WriteError
+
+from packages.database.client import Database
+from packages.database.encryption import Cipher
+from registry.auth.identity import UserContext
+from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
+from registry.core.paging import PageRequest
+from registry.servers.credentials import CredentialVault
+from registry.servers.errors import DiscoveryFailedError
+from registry.servers.reader import ServerReader
+from registry.servers.schemas import ServerCreate
+from registry.servers.service import ServerService
+from registry.servers.store import ServerRepositories
+from registry.servers.values import ConnectionSpec, Discovered
+from registry.sync.errors import LeaseLostError
+from registry.sync.repository import JobRepository
+from registry.sync.runner import SyncRunner, Terms
+from registry.sync.schedule import Patience
+from registry.sync.values import (
+    Asked,
+    Ending,
+    JobFilter,
+    JobState,
+    RunOutcome,
+    SyncJob,
+    Trigger,
+)
+from registry.sync.worker import (
+    PAUSE_SECONDS,
+    SETTLE_SECONDS,
+    Announcements,
+    SyncWorker,
+    WorkerTerms,
+)
+from tests.conftest import ALICE, CREDS_IV, CREDS_KEY, ROOT
+from tests.fakes.clock import FakeClock
+from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
+from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
+from tests.fakes.plain_upstream import ECHO, plain_upstream
+from tests.fakes.rest import Rest, rest_settings, running
+
+pytestmark = pytest.mark.wire
+
+KEPT = timedelta(days=30)
+LEASE_SECONDS = 1.0
+ADD = '{"name":"add","description":"Adds.","inputSchema":{"type":"object"}}'
+SUBTRACT = '{"name":"subtract","description":"Subtracts.","inputSchema":{"type":"object"}}'
+CHANGED_ECHO = ECHO.replace("Says it again.", "Says it louder.")
+ONE, OTHER = f"[{ECHO},{ADD}]", f"[{CHANGED_ECHO},{SUBTRACT}]"
+PATIENCE_SECONDS = 30.0
+ALL_JOBS = PageRequest(1, 100)
+
+
+class Parts:
+    """What reads servers in the background, with upstreams that answer as told."""
+
+    def __init__(
+        self, database: Database, repositories: ServerRepositories, cipher: Cipher
+    ) -> None:
+        self.clock = SystemClock()
+        self.database = database
+        self.repositories = repositories
+        self.discovery = FakeDiscovery()
+        self.jobs = JobRepository(database, retention=KEPT)
+        vault = CredentialVault(cipher)
+        self.reader = ServerReader(vault, self.discovery, repositories.plugin_auths, self.clock)
+        self.announcements = Announcements(self.clock)
+        self.servers = ServerService(
+            database,
+            repositories,
+            vault,
+            self.discovery,
+            RecordedChanges(),
+            clock=self.clock,
+            metrics=Metrics(),
+            admin_sees_private=True,
+        )
+
+    def runner(
+        self, *, most_attempts: int = 3, lease_seconds: float = LEASE_SECONDS
+    ) -> SyncRunner:
+        """Return what runs jobs, and tries again at once."""
+        return SyncRunner(
+            self.database,
+            self.repositories,
+            self.jobs,
+            self.reader,
+            RecordedChanges(),
+            Terms(Patience(most_attempts, 0.001, 0.001), lease_seconds),
+            clock=self.clock,
+            metrics=Metrics(),
+        )
+
+    def worker(self, name: str, *, at_once: int = 2) -> SyncWorker:
+        """Return a worker of some process."""
+        return SyncWorker(
+            self.jobs,
+            self.repositories.servers,
+            self.runner(),
+            self.announcements,
+            WorkerTerms(name, at_once, 0.05, LEASE_SECONDS),
+            clock=self.clock,
+            metrics=Metrics(),
+        )
+
+    async def register(self, name: str, user: UserContext = ALICE, **fields: Any) -> str:
+        """Register a server and return its id."""
+        body = {"serverName": name, "url": f"http://{name}.example/mcp", **fields}
+        request = ServerCreate.model_validate(body)
+        return (await self.servers.register(request, user, strict=True)).id
+
+    async def open(self, server_id: str, trigger: Trigger = Trigger.MANUAL) -> SyncJob:
+        """Have a server read."""
+        job, _ = await self.jobs.open(server_id, "any", Asked(trigger), self.clock.now())
+        return job
+
+    async def claim(self, worker: str = "one", lease_seconds: float = LEASE_SECONDS) -> SyncJob:
+        """Take the one job that is due."""
+        (job,) = await self.jobs.claim(9, worker, lease_seconds, self.clock.now())
+        return job
+
+    async def job(self, job_id: str, state: JobState) -> SyncJob:
+        """Wait until a job is in some state."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                job = await self.jobs.get(job_id)
+                if job is not None and job.state is state:
+                    return job
+                await self.clock.sleep(0.02)
+
+
+@pytest.fixture
+def parts(database: Database, repositories: ServerRepositories, cipher: Cipher) -> Parts:
+    return Parts(database, repositories, cipher)
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.requirement("R-158")
+async def test_a_job_is_taken_once_however_many_want_it(parts: Parts) -> None:
+    await parts.open(await parts.register("sums"))
+
+    taken = await asyncio.gather(
+        *(parts.jobs.claim(4, f"w{number}", 30, parts.clock.now()) for number in range(8))
+    )
+
+    assert [job.attempts for jobs in taken for job in jobs] == [1]
+
+
+@pytest.mark.requirement("R-158")
+async def test_there_is_one_open_job_for_a_server_however_many_ask(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+
+    opened = await asyncio.gather(
+        *(
+            parts.jobs.open(server_id, "sums", Asked(Trigger.MANUAL), parts.clock.now())
+            for _ in range(12)
+        )
+    )
+
+    assert len({job.id for job, _ in opened}) == 1
+    assert [joined for _, joined in opened].count(False) == 1
+
+
+@pytest.mark.requirement("R-158")
+async def test_several_workers_read_each_server_once(parts: Parts) -> None:
+    names = [f"server{number}" for number in range(12)]
+    ids = [await parts.register(name) for name in names]
+    asked_before = len(parts.discovery.asked)
+    jobs = [await parts.open(server_id) for server_id in ids]
+
+    tasks = [asyncio.ensure_future(parts.worker(f"w{number}").follow()) for number in range(3)]
+    done = [await parts.job(job.id, JobState.SUCCEEDED) for job in jobs]
+    for task in tasks:
+        await end(task)
+
+    runs = [run for job in done for run in await parts.jobs.runs(job.id)]
+    assert len(runs) == 12
+    assert len(parts.discovery.asked) - asked_before == 12
+
+
+@pytest.mark.requirement("R-158")
+@pytest.mark.requirement("E-09")
+async def test_the_job_of_a_dead_worker_is_taken_over_by_the_databases_clock(
+    parts: Parts,
+) -> None:
+    await parts.open(await parts.register("sums"))
+    dead = await parts.claim("dead", lease_seconds=0.3)
+    slow = parts.clock.now() - timedelta(seconds=50)
+    fast = parts.clock.now() + timedelta(hours=2)
+
+    early = [await parts.jobs.claim(1, "two", 30, now) for now in (slow, fast)]
+    await parts.clock.sleep(0.4)
+    (taken,) = await parts.jobs.claim(1, "two", 30, slow)
+
+    assert early == [[], []]
+    assert (taken.id, taken.attempts, taken.holder) == (dead.id, 2, "two")
+    assert [(run.outcome, run.worker) for run in await parts.jobs.runs(dead.id)] == [
+        (RunOutcome.LOST, "dead")
+    ]
+
+
+@pytest.mark.requirement("R-158")
+async def test_a_worker_that_was_taken_for_dead_stores_nothing(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+    await parts.open(server_id)
+    late = await parts.claim("late", lease_seconds=0.2)
+    parts.discovery.answer = lambda _: found(tool("echo"), tool("stale news"))
+
+    async def overtaken() -> None:
+        await parts.clock.sleep(0.3)
+        await parts.claim("other", lease_seconds=30)
+
+    parts.discovery.meanwhile = overtaken
+    ending = await parts.runner(lease_seconds=60).run(late)
+
+    assert ending is None
+    assert set(await parts.repositories.tools.stored(server_id)) == {"echo"}
+    job = await parts.jobs.get(late.id)
+    assert job is not None
+    assert (job.state, job.holder) == (JobState.RUNNING, "other")
+
+
+@pytest.mark.requirement("R-158")
+async def test_a_worker_learns_that_its_job_was_taken_over_and_stops(parts: Parts) -> None:
+    await parts.open(await parts.register("sums"))
+    job = await parts.claim()
+    jobs = parts.database.collection("sync_jobs")
+    cancelled = asyncio.Event()
+
+    async def reading() -> None:
+        await jobs.update_one({"_id": ObjectId(job.id)}, {"$set": {"lease_id": ObjectId()}})
+        try:
+            await parts.clock.sleep(PATIENCE_SECONDS)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    parts.discovery.meanwhile = reading
+
+    assert await parts.runner(lease_seconds=0.3).run(job) is None
+    assert cancelled.is_set()
+
+
+@pytest.mark.requirement("R-158")
+async def test_a_long_reading_keeps_its_lease(parts: Parts) -> None:
+    await parts.open(await parts.register("sums"))
+    job = await parts.claim(lease_seconds=0.6)
+    stolen: list[SyncJob] = []
+
+    async def long() -> None:
+        for _ in range(8):
+            await parts.clock.sleep(0.2)
+            stolen.extend(await parts.jobs.claim(1, "thief", 30, parts.clock.now()))
+
+    parts.discovery.meanwhile = long
+    ending = await parts.runner(lease_seconds=0.6).run(job)
+
+    assert stolen == []
+    assert ending is not None
+    assert ending.state is JobState.SUCCEEDED
+
+
+@pytest.mark.requirement("R-156")
+async def test_a_job_whose_workers_keep_dying_is_given_up(parts: Parts) -> None:
+    job = await parts.open(await parts.register("sums"))
+    asked = len(parts.discovery.asked)
+    for _ in range(3):
+        await parts.claim(lease_seconds=0.05)
+        await parts.clock.sleep(0.1)
+
+    ending = await parts.runner(most_attempts=3).run(await parts.claim())
+
+    assert ending is not None
+    assert ending.state is JobState.DEAD
+    assert len(parts.discovery.asked) == asked
+    outcomes = [run.outcome for run in await parts.jobs.runs(job.id)]
+    assert outcomes == [RunOutcome.FAILURE, *[RunOutcome.LOST] * 3]
+
+
+async def test_a_worker_that_ends_gives_its_jobs_back(parts: Parts) -> None:
+    job = await parts.open(await parts.register("sums"))
+    reading = asyncio.Event()
+
+    async def hang() -> None:
+        reading.set()
+        await parts.clock.sleep(PATIENCE_SECONDS)
+
+    parts.discovery.meanwhile = hang
+    task = asyncio.ensure_future(parts.worker("one").follow())
+    await reading.wait()
+    await end(task)
+    given_back = await parts.job(job.id, JobState.QUEUED)
+
+    assert (given_back.attempts, given_back.holder, given_back.lease_id) == (0, None, None)
+    assert (await parts.claim("two")).id == job.id
+
+
+@pytest.mark.requirement("R-156")
+async def test_failures_are_tried_again_until_the_job_is_dead(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+
+    def away(_: ConnectionSpec) -> Discovered:
+        raise DiscoveryFailedError("It is away.")
+
+    parts.discovery.answer = away
+    job = await parts.open(server_id)
+    task = asyncio.ensure_future(parts.worker("one").follow())
+    dead = await parts.job(job.id, JobState.DEAD)
+    await end(task)
+
+    server = await parts.repositories.servers.get_unchecked(server_id)
+    assert server is not None
+    assert (dead.attempts, dead.error, dead.due_at) == (3, "It is away.", None)
+    assert [run.attempt for run in await parts.jobs.runs(job.id)] == [3, 2, 1]
+    assert (server.effective_status.value, server.error_message) == ("error", "It is away.")
+    assert set(await parts.repositories.tools.stored(server_id)) == {"echo"}
+
+
+async def test_one_server_that_makes_us_fail_does_not_stop_the_others(parts: Parts) -> None:
+    bad, good = await parts.register("bad"), await parts.register("good")
+
+    def answer(connection: ConnectionSpec) -> Discovered:
+        if "bad" in connection.url:
+            raise RuntimeError("a defect of ours")
+        return found(tool("echo"))
+
+    parts.discovery.answer = answer
+    first = await parts.open(bad)
+    second = await parts.open(good)
+    task = asyncio.ensure_future(parts.worker("one", at_once=1).follow())
+    await parts.job(second.id, JobState.SUCCEEDED)
+    state = await parts.jobs.get(first.id)
+    await end(task)
+
+    assert state is not None
+    assert state.state in {JobState.RUNNING, JobState.DEAD}
+
+
+@pytest.mark.requirement("R-170")
+@pytest.mark.parametrize("trigger", [Trigger.WEBHOOK, Trigger.NOTIFICATION])
+async def test_what_is_announced_while_a_job_runs_is_followed_by_another(
+    parts: Parts, trigger: Trigger
+) -> None:
+    server_id = await parts.register("sums")
+    await parts.open(server_id)
+    running = await parts.claim()
+
+    joined, was_open = await parts.jobs.open(server_id, "sums", Asked(trigger), parts.clock.now())
+    await parts.runner().run(running)
+    following = await parts.claim()
+
+    assert (joined.id, was_open) == (running.id, True)
+    assert following.id != running.id
+    assert following.asked.trigger is trigger
+
+
+async def test_a_manual_wish_while_a_job_runs_is_that_job(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+    await parts.open(server_id)
+    running = await parts.claim()
+
+    await parts.open(server_id)
+    await parts.runner().run(running)
+
+    assert await parts.jobs.claim(1, "one", 30, parts.clock.now()) == []
+
+
+async def test_a_wish_brings_a_waiting_retry_forward_but_the_schedule_does_not(
+    parts: Parts,
+) -> None:
+    server_id = await parts.register("sums")
+    await parts.open(server_id)
+    waiting = Ending(JobState.RETRYING, RunOutcome.FAILURE, "It is away.", retry_seconds=600)
+    await parts.jobs.end(await parts.claim(), waiting, parts.clock.now())
+
+    await parts.open(server_id, Trigger.SCHEDULE)
+    none = await parts.jobs.claim(1, "one", 30, parts.clock.now())
+    await parts.open(server_id, Trigger.MANUAL)
+
+    assert none == []
+    assert (await parts.claim()).attempts == 2
+
+
+@pytest.mark.requirement("R-155")
+async def test_several_replicas_open_one_scheduled_job_and_skip_what_is_off(parts: Parts) -> None:
+    fields: dict[str, Any] = {"syncMode": "scheduled", "syncIntervalSeconds": 60}
+    on, off = await parts.register("on", **fields), await parts.register("off", **fields)
+    manual = await parts.register("manual")
+    await parts.servers.toggle(off, ALICE, enabled=False)
+    past = parts.clock.now() - timedelta(minutes=5)
+    for server_id in (on, off):
+        await parts.database.collection("mcpservers").update_one(
+            {"_id": ObjectId(server_id)}, {"$set": {"registry.next_sync_at": past}}
+        )
+
+    tasks = [asyncio.ensure_future(parts.worker(f"w{number}").follow()) for number in range(3)]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not (
+            jobs := await parts.jobs.page(JobFilter(state=JobState.SUCCEEDED), ALL_JOBS)
+        ).total:
+            await parts.clock.sleep(0.05)
+    await parts.clock.sleep(0.3)
+    everything = await parts.jobs.page(JobFilter(), ALL_JOBS)
+    for task in tasks:
+        await end(task)
+
+    assert [(job.owner_id, job.asked.trigger) for job in everything.items] == [
+        (on, Trigger.SCHEDULE)
+    ]
+    assert jobs.total == 1
+    assert manual not in {job.owner_id for job in everything.items}
+
+
+async def test_a_server_changed_while_it_is_read_is_read_again(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+    await parts.open(server_id)
+    changes = 0
+
+    async def change() -> None:
+        nonlocal changes
+        if changes < 2:
+            changes += 1
+            await parts.database.collection("mcpservers").update_one(
+                {"_id": ObjectId(server_id)}, {"$set": {"updatedAt": parts.clock.now()}}
+            )
+
+    parts.discovery.meanwhile = change
+    ending = await parts.runner().run(await parts.claim())
+
+    assert ending is not None
+    assert ending.state is JobState.SUCCEEDED
+    assert changes == 2
+
+
+async def test_the_end_of_a_job_that_is_no_longer_held_is_refused(parts: Parts) -> None:
+    await parts.open(await parts.register("sums"))
+    first = await parts.claim(lease_seconds=0.05)
+    await parts.clock.sleep(0.1)
+    await parts.claim("other")
+
+    with pytest.raises(LeaseLostError):
+        await parts.jobs.end(
+            first, Ending(JobState.SUCCEEDED, RunOutcome.SUCCESS), parts.clock.now()
+        )
+    assert not await parts.jobs.renew(first, 30)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"state": "lost"},
+        {"state": "queued", "due_at": None},
+        {"state": "succeeded", "expires_at": None},
+        {"trigger": "moon"},
+        {"attempts": -1},
+    ],
+)
+async def test_the_database_refuses_jobs_that_must_not_be(
+    parts: Parts, wrong: dict[str, object]
+) -> None:
+    job = await parts.open(await parts.register("sums"))
+
+    with pytest.raises(WriteError):
+        await parts.database.collection("sync_jobs").update_one(
+            {"_id": ObjectId(job.id)},
+            {
+                "$set": {name: value for name, value in wrong.items() if value is not None},
+                "$unset": {name: "" for name, value in wrong.items() if value is None} or {"x": 1},
+            },
+        )
+
+
+def test_announcements_are_bounded_and_the_last_one_counts() -> None:
+    clock = FakeClock()
+    announcements = Announcements(clock)
+
+    for _ in range(100):
+        announcements.heard("sums")
+    at_once = announcements.take()
+    clock.move(SETTLE_SECONDS)
+    first = announcements.take()
+    announcements.heard("sums")
+    clock.move(SETTLE_SECONDS)
+    too_soon = announcements.take()
+    clock.move(PAUSE_SECONDS)
+    second = announcements.take()
+    clock.move(PAUSE_SECONDS)
+
+    assert (at_once, first, too_soon, second) == ([], ["sums"], [], ["sums"])
+    assert announcements.take() == []
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
+    with start_daemon(tmp_path / "mongo") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+async def rest(
+    daemon: RunningDaemon, key_files: tuple[Path, Path], tmp_path: Path
+) -> AsyncIterator[Rest]:
+    """Return an application that looks for jobs only when it is told to."""
+    changed = {"sync_poll_seconds": 300, "sync_lease_seconds": LEASE_SECONDS}
+    async with running(rest_settings(daemon.uri, key_files, tmp_path, **changed)) as rest:
+        yield rest
+
+
+async def tools_of(rest: Rest, server_id: str) -> tuple[set[tuple[str, str, str]], set[str]]:
+    """Return the served tools with what they say, and the names that the other application reads.
+
+    Both are of one moment.
+    """
+    rows = await rest.parts.database.collection("mcp_tools").find({}).to_list()
+    server = await rest.parts.database.collection("mcpservers").find_one(
+        {"_id": ObjectId(server_id)}
+    )
+    assert server is not None
+    served = {
+        (row["name"], row.get("description", ""), row["registration_state"])
+        for row in rows
+        if (row["registration_state"], row["exposure_state"]) == ("selected", "active")
+    }
+    return served, {name.strip() for name in server["config"]["tools"].split(",")}
+
+
+def offered(text: str) -> set[tuple[str, str, str]]:
+    """Return what is served when this is offered."""
+    told = {"echo": "Says it again.", "add": "Adds.", "subtract": "Subtracts."}
+    names = [name for name in told if f'"{name}"' in text]
+    if text == OTHER:
+        told["echo"] = "Says it louder."
+    return {(name, told[name], "selected") for name in names}
+
+
+@pytest.mark.requirement("R-159")
+@pytest.mark.requirement("E-02")
+async def test_a_sync_killed_at_any_write_leaves_the_old_or_the_new_set(
+    rest: Rest, daemon: RunningDaemon, key_files: tuple[Path, Path]
+) -> None:
+    settings = rest.parts.settings
+    environment = {
+        "MONGO_URI": settings.mongo_uri.get_secret_value(),
+        "CREDS_KEY": CREDS_KEY,
+        "CREDS_IV": CREDS_IV,
+        "JWT_PRIVATE_KEY_FILE": str(key_files[0]),
+        "JWT_PUBLIC_KEY_FILE": str(key_files[1]),
+        "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "SYNC_LEASE_SECONDS": str(LEASE_SECONDS),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    kills = 0
+    async with plain_upstream() as upstream:
+        upstream.tools = ONE
+        server_id = (await rest.register(ROOT, "sums", upstream.url, onChange="accept"))["id"]
+        while True:
+            before = upstream.tools
+            upstream.tools = OTHER if before == ONE else ONE
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "tests.sync.dying", str(kills + 1), "sums"),
+                env=environment,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            code = await asyncio.wait_for(process.wait(), PATIENCE_SECONDS)
+
+            served, projected = await tools_of(rest, server_id)
+            assert served in (offered(before), offered(upstream.tools))
+            assert projected == {name for name, _, _ in served}
+            if code == 0:
+                assert served == offered(upstream.tools)
+                break
+            assert code == -signal.SIGKILL
+            kills += 1
+            # Ends the transaction that is left behind, which MongoDB does after a minute.
+            await asyncio.to_thread(daemon.restart)
+            await completed(rest, server_id)
+            served, projected = await tools_of(rest, server_id)
+            assert served == offered(upstream.tools)
+            assert projected == {name for name, _, _ in served}
+    assert kills >= 6
+
+
+async def completed(rest: Rest, server_id: str) -> None:
+    """Have the application finish what a killed process began, once its lease has run out."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            answer = await rest.ask(ROOT, "POST", f"/sync/owners/{server_id}")
+            await rest.parts.clock.sleep(0.2)
+            if answer.status_code == 503:
+                continue
+            path = f"/sync/jobs/{answer.json()['job_id']}"
+            if (await rest.ask(ROOT, "GET", path)).json().get("state") == "succeeded":
+                return
