@@ -18,6 +18,7 @@ from packages.database.errors import DatabaseUnavailable, translated
 from registry.core.json import members
 from registry.core.settings import SettingsError
 from registry.servers.credentials import is_secret_header, is_stored_header
+from registry.servers.versions import SEALED
 from registry.tokens.values import STORED_TYPES
 
 LOOKED_AT = 20
@@ -121,6 +122,9 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
     auths = database.collection("pluginauths")
     async for document in auths.find({"pluginKey": {"$regex": "^mcp_"}}, {"value": 1}):
         yield _secret("pluginauths", document, "value", document.get("value"), StoredForm.V1)
+    versions = database.collection("server_versions")
+    async for document in versions.find({SEALED: {"$exists": True}}, {SEALED: 1}):
+        yield _secret("server_versions", document, SEALED, document.get(SEALED), StoredForm.GCM)
 
 
 async def replace_secrets(database: Database, replacements: Sequence[Replacement]) -> Replaced:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from packages.database.client import Database
     from packages.database.encryption import Cipher
     from registry.local.home import LocalHome
+    from registry.migration.values import Plan, Report
     from registry.rotation import Survey
     from registry.sync.rounds import RoundResult
 
@@ -300,6 +301,79 @@ def doctor() -> None:
     _run(work)
 
 
+@app.command()
+def migrate(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Bring a database that earlier releases wrote up to date.
+
+    `registry serve` does most of it by itself at start; this looks at everything. May run beside
+    everything else, and again after it was interrupted. What cannot be brought up to date is left
+    as it is and named; it ends with 1 then.
+    """
+
+    async def work() -> None:
+        from registry.wiring import migration  # noqa: PLC0415 - heavy imports
+
+        report = None
+        async with migration(_settings(), changes=not dry_run) as migrating:
+            plan = await migrating.plan(every=True)
+            if not dry_run:
+                with _progress(plan.total, "Writing") as advanced:
+                    report = await migrating.run(plan, OPERATOR, advanced=advanced)
+        if as_json:
+            typer.echo(json.dumps(_migration_facts(plan, report), indent=2))
+        else:
+            _tell_migration(plan, report)
+        if plan.left if report is None else report.left:
+            raise typer.Exit(1)
+
+    _run(work)
+
+
+def _migration_facts(plan: "Plan", report: "Report | None") -> dict[str, Any]:
+    done = {} if report is None else {step.step: step for step in report.steps}
+    return {
+        "dry_run": report is None,
+        "steps": [
+            {
+                "step": step.step,
+                "found": len(step.wanted),
+                "done": done[step.step].done if step.step in done else 0,
+                "left": [
+                    {"document": item.place, "name": item.name, "reason": item.reason}
+                    for item in (done[step.step].left if step.step in done else step.left)
+                ],
+                "examples": list(step.examples),
+            }
+            for step in plan.steps
+        ],
+    }
+
+
+def _tell_migration(plan: "Plan", report: "Report | None") -> None:
+    facts = _migration_facts(plan, report)
+    typer.echo(f"{'Step':<16}  {'Found':>7}  {'Done':>7}  {'Left':>5}  For example")
+    for step in facts["steps"]:
+        named = ", ".join(step["examples"])
+        name = step["step"].replace("_", " ")
+        line = f"{name:<16}  {step['found']:>7}  {step['done']:>7}  {len(step['left']):>5}"
+        typer.echo(f"{line}  {named}".rstrip())
+    for step in facts["steps"]:
+        for item in step["left"]:
+            typer.echo(f"{item['document']} {item['name']}: left as it is: {item['reason']}")
+    if report is not None:
+        told = f"{report.done} documents brought up to date"
+    else:
+        told = f"{plan.total} documents would be brought up to date"
+    left = plan.left if report is None else report.left
+    typer.echo(f"{told}, {len(left)} left as they are", err=True)
+
+
 @creds.command("check")
 def creds_check() -> None:
     """Say under which keys the stored credentials are.
@@ -346,8 +420,8 @@ def creds_rotate(
                     raise typer.Exit(1)
                 return
             async with recorded_rotation(database, cipher, OPERATOR, found.key_id, found.older):
-                with _progress(found.total) as seen:
-                    done = await rotate(database, cipher, seen=seen)
+                with _progress(found.total, "Looking at") as advanced:
+                    done = await rotate(database, cipher, seen=lambda: advanced(1))
         for collection, count in done.rewritten.items():
             typer.echo(f"{collection}: {count} rewritten")
         for refused in done.refused:
@@ -422,12 +496,12 @@ def _tell_survey(found: "Survey") -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
+def _progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda _: None
         return
-    with typer.progressbar(length=total, label="Looking at", file=sys.stderr) as bar:
-        yield lambda: bar.update(1)
+    with typer.progressbar(length=total, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 @asynccontextmanager

@@ -28,6 +28,7 @@ from registry.sync.routes import sync_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.usage.routes import router as usage_router
+from registry.versions.routes import router as versions_router
 from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
@@ -86,6 +87,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.connections = parts.connections
     app.state.permissions = parts.permissions
     app.state.user_keys = parts.user_keys
+    app.state.versions = parts.versions
     app.state.audit = parts.audit_service
     app.state.usage = parts.usage
     app.state.tools = parts.tools
@@ -102,6 +104,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(servers_router)
     app.include_router(user_keys_router)
     app.include_router(connections_router)
+    app.include_router(versions_router)
     app.include_router(tools_router)
     app.include_router(sync_router(base_url))
     app.include_router(permissions_router)

@@ -60,6 +60,7 @@ from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
 from registry.governance.verification import ToolVerifier
 from registry.indexes import EXTRA_INDEXES
+from registry.migration.service import Migration
 from registry.policies.repository import PolicyRepository
 from registry.policies.service import PolicyService, PolicyStore
 from registry.servers.credentials import CredentialVault
@@ -71,6 +72,7 @@ from registry.servers.repository import ServerRepository
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
 from registry.servers.user_keys import UserKeyService
+from registry.servers.versions import ServerVersionRepository
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
 from registry.sync.repository import JobRepository
@@ -93,6 +95,7 @@ from registry.usage.batches import BatchPacker
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
 from registry.usage.writer import UsageWriter
+from registry.versions.service import VersionService
 from registry.workers.ids import new_worker_id
 from registry.workers.peers import Alone, Siblings
 from registry.workers.totals import Totals
@@ -125,6 +128,7 @@ class Components:
     connections: ConnectionService
     permissions: PermissionService
     user_keys: UserKeyService
+    versions: VersionService
     tokens: TokenService
     sessions: SessionService
     token_gauges: TokenGauges
@@ -236,6 +240,23 @@ async def build_feed(settings: Settings, database: Database, clock: Clock) -> Ch
     return Polling(database, WATCHED, sleep=clock.sleep, seconds=settings.snapshot_poll_seconds)
 
 
+async def prepared(database: Database, cipher: Cipher) -> list[IndexConflict]:
+    """Make what is missing of collections and indexes, and check that the keys fit.
+
+    Returns:
+        Indexes that exist with other options, which were left as they are.
+
+    Raises:
+        SettingsError: The stored credentials were encrypted with other keys.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    conflicts = await prepare(database, EXTRA_INDEXES)
+    for conflict in conflicts:
+        log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
+    await require_matching_keys(database, cipher)
+    return conflicts
+
+
 @asynccontextmanager
 async def components(settings: Settings, peers: Peers | None = None) -> AsyncIterator[Components]:
     """Build everything, start background work, and take it all down at the end.
@@ -262,15 +283,13 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         database = build_database(settings, metrics)
         stack.push_async_callback(database.close)
         feed = await build_feed(settings, database, clock)
-        conflicts = await prepare(database, EXTRA_INDEXES)
-        for conflict in conflicts:
-            log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
-        await require_matching_keys(database, cipher)
+        conflicts = await prepared(database, cipher)
         known = await build_identities(settings, keys, database, clock=clock, metrics=metrics)
         audit_keys = AuditKeys(cipher.derive_keys(PURPOSE))
         audit_repository = AuditRepository(database, audit_keys)
         audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
         repositories = build_repositories(settings, database, cipher, audit)
+        await Migration(database, repositories, audit, clock=clock).at_start()
         vault = CredentialVault(cipher)
         guard = UrlGuard(settings.upstream_allowed_networks)
         discovery = DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics)
@@ -437,6 +456,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             ),
             permissions=permissions,
             user_keys=UserKeyService(database, repositories, snapshot, tracker, clock=clock),
+            versions=VersionService(servers, repositories.versions, vault),
             tokens=tokens,
             sessions=sessions,
             token_gauges=token_gauges,
@@ -679,6 +699,36 @@ async def tool_verifier(settings: Settings) -> AsyncIterator[ToolVerifier]:
 
 
 @asynccontextmanager
+async def migration(settings: Settings, *, changes: bool) -> AsyncIterator[Migration]:
+    """Return what brings the database up to date.
+
+    Args:
+        settings: Where the database is.
+        changes: Whether it will be asked to; collections and indexes are made then.
+
+    Raises:
+        TopologyError: MongoDB is no replica set.
+        SettingsError: The stored credentials were encrypted with other keys.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    clock, metrics = SystemClock(), Metrics()
+    cipher = build_cipher(settings)
+    database = build_database(settings, metrics)
+    try:
+        await database.require_replica_set()
+        if changes:
+            await prepared(database, cipher)
+        else:
+            await require_matching_keys(database, cipher)
+        audit_repository = AuditRepository(database, AuditKeys(cipher.derive_keys(PURPOSE)))
+        audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
+        repositories = build_repositories(settings, database, cipher, audit)
+        yield Migration(database, repositories, audit, clock=clock)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
 async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRound]:
     """Return what has many servers read at once, connected to the database.
 
@@ -696,8 +746,7 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRoun
     database = build_database(settings, metrics)
     try:
         await database.require_replica_set()
-        await prepare(database, EXTRA_INDEXES)
-        await require_matching_keys(database, cipher)
+        await prepared(database, cipher)
         keys = AuditKeys(cipher.derive_keys(PURPOSE))
         audit = AuditTrail(AuditRepository(database, keys), clock=clock, metrics=metrics)
         repositories = build_repositories(settings, database, cipher, audit)
@@ -784,6 +833,7 @@ def build_repositories(
     acl = AclRepository(database)
     return ServerRepositories(
         servers=ServerRepository(database, acl, admin_sees_private=settings.admin_sees_private),
+        versions=ServerVersionRepository(database, cipher, kept=settings.server_versions_kept),
         tools=ToolRepository(database),
         features=FeatureRepository(database),
         acl=acl,

@@ -8,7 +8,7 @@ SHARE = (
     "R-009",
     *(f"R-{number:03}" for number in range(10, 24)),
     *(f"R-{number:03}" for number in range(30, 50)),
-    "R-053",
+    *(f"R-{number:03}" for number in range(50, 55)),
     "R-074",
     *(f"R-{number:03}" for number in (61, 62, 63, 65, 66, 68, 70, 72, 76, 77)),
     *(f"R-{number:03}" for number in range(90, 97)),
@@ -555,6 +555,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-321": ("tests/servers/test_seeding.py::test_files_of_both_forms_are_imported",),
     "R-322": (
+        "tests/migration/test_migration.py::test_an_application_that_starts_serves_an_older_database_as_it_is_now",
         "tests/models/test_documents.py::test_a_server_of_an_earlier_release_is_read_and_gains_nothing_by_saving",
     ),
     "R-330": (
@@ -673,6 +674,23 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-011": (
         "tests/gateway/test_combined.py::test_everything_of_all_servers_is_listed_under_names_of_its_own",
+    ),
+    "R-050": (
+        "tests/servers/test_transport.py::test_environment_and_arguments_of_a_program_are_secrets",
+        "tests/versions/test_versions_api.py::test_a_change_of_the_connection_makes_a_version_and_other_changes_none",
+    ),
+    "R-051": (
+        "tests/gateway/test_config_change.py::test_a_call_ends_where_it_began_and_the_next_goes_where_the_server_is_now",
+        "tests/versions/test_repository.py::test_the_database_refuses_what_must_not_be",
+        "tests/versions/test_repository.py::test_the_newest_are_kept_and_the_active_one_always",
+        "tests/versions/test_versions_api.py::test_a_registration_makes_version_one",
+    ),
+    "R-052": (
+        "tests/servers/test_api_servers.py::test_a_registration_answers_the_whole_server_with_its_tools",
+    ),
+    "R-054": (
+        "tests/servers/test_service.py::test_deleting_removes_everything_that_belongs_to_the_server_alone",
+        "tests/versions/test_versions_api.py::test_a_deleted_server_leaves_no_versions",
     ),
     "R-061": ("tests/database/test_schema.py::test_an_owners_tool_names_are_unique",),
     "E-06": (

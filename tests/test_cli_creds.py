@@ -270,10 +270,10 @@ async def test_the_key_of_a_local_registry_is_changed_over_a_restart(tmp_path: P
     assert (unchanged, readable) == (former, (former,))
     assert said == [
         (0, ""),
-        (0, f"1 stored; all under the current key\n{waits}"),
-        (1, f"1 stored; 1 under an older key\n{kept}"),
-        (0, "1 stored; all under the current key\n"),
-        (0, "1 stored; all under the current key\n"),
+        (0, f"2 stored; all under the current key\n{waits}"),
+        (1, f"2 stored; 2 under an older key\n{kept}"),
+        (0, "2 stored; all under the current key\n"),
+        (0, "2 stored; all under the current key\n"),
         (0, ""),
     ]
     assert home.read_keys().creds_keys_readable == ()

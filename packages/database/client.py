@@ -195,10 +195,19 @@ class Database:
                     conflicts.append(IndexConflict(name, label, str(exc.details or exc)))
         return conflicts
 
-    async def transaction(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
+    async def transaction(
+        self,
+        work: Callable[[Transaction], Awaitable[R]],
+        *,
+        seconds: float = TRANSACTION_SECONDS,
+    ) -> R:
         """Run *work* in one transaction: all of it or nothing. May run it again on a conflict.
 
         *work* must do nothing but database operations, each with the session it is given.
+
+        Args:
+            work: What to do.
+            seconds: Longest time for all of it, and for conflicts to end.
 
         Raises:
             ReplicaSetNeeded: `is_standalone` found that there are none.
@@ -215,7 +224,7 @@ class Database:
             # Perhaps only a pooled connection died; the second look is through a new one.
             await self.ping()
         async with translated(), self.client.start_session() as session:
-            with pymongo.timeout(TRANSACTION_SECONDS):
+            with pymongo.timeout(seconds):
                 return await session.with_transaction(
                     work,
                     read_concern=ReadConcern("snapshot"),

@@ -17,6 +17,7 @@ from packages.models.audit import (
 )
 from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
 from packages.models.policies import ACCESS_POLICIES_VALIDATOR, AccessPolicy
+from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
 from packages.models.sessions import (
     REVOKED_TOKENS_VALIDATOR,
     TOKEN_FAMILIES_VALIDATOR,
@@ -43,6 +44,7 @@ OWN_DOCUMENTS = (
     RegisteredTool,
     ToolVersion,
     ServerFeature,
+    ServerVersion,
     AccessPolicy,
     SyncJob,
     SyncJobRun,
@@ -57,6 +59,7 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
+    ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
     AccessPolicy.Settings.name: ACCESS_POLICIES_VALIDATOR,
     SyncJob.Settings.name: SYNC_JOBS_VALIDATOR,
     SyncJobRun.Settings.name: SYNC_JOB_RUNS_VALIDATOR,

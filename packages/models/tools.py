@@ -110,6 +110,7 @@ class RegisteredTool(Document):
                 # Sparse would keep them all, because all have an `_id`.
                 partialFilterExpression={"review": {"$exists": True}},
             ),
+            IndexModel([("pending_hash", ASCENDING)], sparse=True),
         ]
 
 

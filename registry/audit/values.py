@@ -23,6 +23,7 @@ class AuditAction(StrEnum):
     ACCEPT = "accept"
     REJECT = "reject"
     ROLLBACK = "rollback"
+    MIGRATE = "migrate"
     CALL = "call"
 
 
@@ -38,6 +39,7 @@ class EntityType(StrEnum):
     CREDENTIALS = "credentials"
     AUDIT = "audit"
     USAGE = "usage"
+    DATABASE = "database"
     POLICY = "policy"
 
 

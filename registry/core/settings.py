@@ -254,6 +254,14 @@ class Settings(BaseSettings):
         description="Attempts that fail in a row, of calls and refreshes, until an active "
         "server's `status` becomes `error`.",
     )
+    server_versions_kept: int = Field(
+        default=50,
+        ge=1,
+        le=10_000,
+        description="How many versions of each server's connection are kept, the newest; the one "
+        "in use always is.",
+    )
+
     sync_worker: bool = Field(
         default=True, description="Whether this process has servers read in the background."
     )

@@ -19,12 +19,11 @@ from registry.governance.decisions import Decision
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
 from registry.tools.exposure import REVIEWS, SERVED, review_of
 from registry.tools.lifecycle import ACTIVE, DRAFT, SELECTED, STALE, UNSELECTED
-from registry.tools.metadata import facet, known
+from registry.tools.metadata import facet, known, metadata_fields
 from registry.tools.presentation import presented
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
     definition_fields,
-    metadata_fields,
     stored_tool,
 )
 

@@ -19,7 +19,12 @@ OAUTH_ADDRESSES = ("authorization_url", "token_url")
 
 def leaves_origin(request: ServerUpdate, config: JsonObject) -> bool:
     """Whether the update's URL has another scheme, host or port than the stored one."""
-    return request.url is not None and _differs(request.url, config.get("url"))
+    return request.url is not None and are_apart(request.url, config.get("url"))
+
+
+def are_apart(address: str, stored: object) -> bool:
+    """Whether an address has another scheme, host or port than a stored one."""
+    return not isinstance(stored, str) or _origin(address) != _origin(stored)
 
 
 def require_secrets_again(request: ServerUpdate, config: JsonObject) -> None:
@@ -64,14 +69,10 @@ def _kept(request: ServerUpdate, config: JsonObject) -> list[str]:
 def _oauth_moves(request: ServerUpdate, config: JsonObject) -> bool:
     stored = members(config.get("oauth"))
     return request.oauth is not None and any(
-        _differs(address, stored.get(name))
+        are_apart(address, stored.get(name))
         for name in OAUTH_ADDRESSES
         if (address := getattr(request.oauth, name)) is not None
     )
-
-
-def _differs(address: str, stored: object) -> bool:
-    return not isinstance(stored, str) or _origin(address) != _origin(stored)
 
 
 def _origin(address: str) -> Origin | None:

@@ -79,6 +79,7 @@ class FieldChanges:
         user_key: The caller's own key to store for the server, when one was typed.
         reconnects: Whether the upstream must be read anew.
         leaves_origin: Whether what users stored for the server must not go where it is now.
+        restores: The version of the connection that they bring back, if they do.
     """
 
     changes: dict[str, object] = field(default_factory=dict)
@@ -86,6 +87,7 @@ class FieldChanges:
     user_key: str | None = field(default=None, repr=False)
     reconnects: bool = False
     leaves_origin: bool = False
+    restores: int | None = None
 
 
 def config_of(

@@ -117,7 +117,7 @@ class CredentialVault:
         for name, value in members(config.get("headers")).items():
             text = str(value)
             if is_secret_header(name, value) and is_stored_header(text):
-                text = self._decrypt(text, server_id, f"config.headers.{name}")
+                text = self.decrypt(text, server_id, f"config.headers.{name}")
             else:
                 filled = filled_in(text, user_values, config)
                 if filled is None:
@@ -143,7 +143,7 @@ class CredentialVault:
             stored = api_key.get("key")
             if not isinstance(stored, str):
                 return {}
-            key = self._decrypt(stored, server_id, "config.apiKey.key")
+            key = self.decrypt(stored, server_id, "config.apiKey.key")
         match api_key.get("authorization_type"):
             case "basic":
                 return {"Authorization": f"Basic {_basic(key)}"}
@@ -152,7 +152,16 @@ class CredentialVault:
             case _:
                 return {"Authorization": f"Bearer {key}"}
 
-    def _decrypt(self, stored: str, server_id: str, field: str) -> str:
+    def encrypt(self, secret: str) -> str:
+        """Return a secret as it is stored in a server's `config`."""
+        return self._cipher.encrypt_shared(secret)
+
+    def decrypt(self, stored: str, server_id: str, field: str) -> str:
+        """Return the text of a stored secret.
+
+        Raises:
+            CredentialUnreadableError: The current keys do not open it.
+        """
         try:
             return self._cipher.decrypt(stored, FieldRef(COLLECTION, server_id, field))
         except DecryptionError as exc:

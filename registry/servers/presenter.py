@@ -59,7 +59,7 @@ def present_summary(server: ServerRecord) -> JsonObject:
     url = config.get("url")
     if isinstance(url, str):
         answer["url"] = without_userinfo(url)
-    _add_masked(answer, config)
+    answer.update(masked_credentials(config))
     return answer
 
 
@@ -161,7 +161,9 @@ def without_userinfo(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _add_masked(answer: JsonObject, config: JsonObject) -> None:
+def masked_credentials(config: JsonObject) -> JsonObject:
+    """Return the members of a `config` that hold secrets, which are masked."""
+    answer: JsonObject = {}
     api_key = config.get("apiKey")
     if isinstance(api_key, dict):
         shown: JsonObject = {
@@ -184,3 +186,4 @@ def _add_masked(answer: JsonObject, config: JsonObject) -> None:
             name: MASK if is_secret_header(name, value) else value
             for name, value in headers.items()
         }
+    return answer

@@ -306,10 +306,10 @@ class ServerRepository:
         cursor = self._servers.find({"_id": {"$in": ids}}, WITHOUT_FUNCTIONS)
         return [record_of(document) for document in await cursor.to_list()]
 
-    async def tool_functions(self, server_id: str) -> JsonObject:
+    async def tool_functions(self, server_id: str, tx: Transaction | None = None) -> JsonObject:
         """Return the projection of a server's tools, as the other application reads it."""
         document = await self._servers.find_one(
-            {"_id": ObjectId(server_id)}, {"config.toolFunctions": 1}
+            {"_id": ObjectId(server_id)}, {"config.toolFunctions": 1}, session=tx
         )
         functions = ((document or {}).get("config") or {}).get("toolFunctions")
         return functions if isinstance(functions, dict) else {}
@@ -530,13 +530,22 @@ class ServerRepository:
         return result.deleted_count == 1
 
     async def touch(self, server_id: str, tx: Transaction) -> ServerRecord | None:
-        """Return a server as it is in a transaction that no other change of it may overlap."""
-        document = await self._servers.find_one_and_update(
-            {"_id": ObjectId(server_id)},
-            {"$inc": {"registry.access_version": 1}},
-            projection=WITHOUT_FUNCTIONS,
-            session=tx,
-        )
+        """Return a server as it is in a transaction that no other change of it may overlap.
+
+        Raises:
+            ServerUnusableError: The stored document has no place for what is touched.
+        """
+        try:
+            document = await self._servers.find_one_and_update(
+                {"_id": ObjectId(server_id)},
+                {"$inc": {"registry.access_version": 1}},
+                projection=WITHOUT_FUNCTIONS,
+                session=tx,
+            )
+        except OperationFailure as exc:
+            if exc.code not in NO_PLACE:
+                raise
+            raise ServerUnusableError from exc
         return None if document is None else record_of(document)
 
     async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:

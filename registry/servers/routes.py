@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -118,7 +118,7 @@ async def list_servers(
                 }
                 for server in result.items
             ],
-            "pagination": _pagination(result),
+            "pagination": pagination(result),
         }
     )
 
@@ -165,7 +165,7 @@ async def register_server(
     """Register a server: connect, read its tools, store it."""
     service = _service(request)
     server = await service.register(body, user, strict=strict)
-    return await _detail(request, server, user, 201)
+    return await detail_answer(request, server, user, 201)
 
 
 @router.post(
@@ -190,7 +190,7 @@ async def try_connection(request: Request, _user: Writer, body: ConnectionTest) 
 async def get_server(request: Request, user: Reader, server_id: ServerId) -> Response:
     """Tell everything about a server but its secrets."""
     service = _service(request)
-    return await _detail(request, await service.read(server_id, user), user)
+    return await detail_answer(request, await service.read(server_id, user), user)
 
 
 @router.patch(
@@ -215,9 +215,9 @@ async def update_server(
 ) -> Response:
     """Change the fields that are given, and no others. PUT does the same as PATCH."""
     service = _service(request)
-    precondition = _precondition(if_match, if_unmodified_since)
+    precondition = precondition_of(if_match, if_unmodified_since)
     server = await service.update(server_id, body, user, precondition=precondition)
-    return await _detail(request, server, user)
+    return await detail_answer(request, server, user)
 
 
 @router.delete(
@@ -235,7 +235,7 @@ async def delete_server(
 ) -> Response:
     """Remove a server, its tools, its ACL entries and the credentials stored for it."""
     service = _service(request)
-    precondition = _precondition(if_match, if_unmodified_since)
+    precondition = precondition_of(if_match, if_unmodified_since)
     await service.delete(server_id, user, precondition=precondition)
     return Response(status_code=204)
 
@@ -256,7 +256,7 @@ async def toggle_server(
 ) -> Response:
     """Turn a server on or off."""
     service = _service(request)
-    precondition = _precondition(if_match, if_unmodified_since)
+    precondition = precondition_of(if_match, if_unmodified_since)
     server = await service.toggle(server_id, user, enabled=body.enabled, precondition=precondition)
     return JsonAnswer(
         {
@@ -320,7 +320,7 @@ async def refresh_server(
         server_id,
         user,
         accept=accept,
-        precondition=_precondition(if_match, if_unmodified_since),
+        precondition=precondition_of(if_match, if_unmodified_since),
     )
     server = refreshed.server
     answer: dict[str, object] = {
@@ -357,9 +357,10 @@ def _told(refreshed: Refreshed) -> str:
     return "Server health check successful"
 
 
-async def _detail(
+async def detail_answer(
     request: Request, server: ServerRecord, user: UserContext, status: int = 200
 ) -> Response:
+    """Return the answer that tells everything about a server, with its ETag."""
     connections = _connections(request)
     views = await connections.views(user, [seen(server)])
     body = {
@@ -376,7 +377,12 @@ def _etag(updated_at: datetime) -> str:
     return f'"{timestamp(updated_at)}"'
 
 
-def _precondition(if_match: str | None, if_unmodified_since: str | None) -> Precondition:
+def precondition_of(if_match: str | None, if_unmodified_since: str | None) -> Precondition:
+    """Return what the caller knows of a server, by the headers of its request.
+
+    Raises:
+        ValidationFailedError: A header is malformed.
+    """
     since = None
     if if_unmodified_since is not None:
         try:
@@ -400,7 +406,8 @@ def _from_etag(tag: str | None) -> datetime | None:
     return moment
 
 
-def _pagination(page: Page[ServerRecord]) -> JsonObject:
+def pagination(page: Page[Any]) -> JsonObject:
+    """Return where a page stands."""
     return {
         "total": page.total,
         "page": page.request.page,

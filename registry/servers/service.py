@@ -3,9 +3,10 @@
 Upstreams are read before a transaction begins, never inside one.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import cast
+from typing import TypeAlias, cast
 
 import structlog
 
@@ -58,6 +59,9 @@ UPDATE_ATTEMPTS = 5
 """How often an update without `updatedAt` starts over when another write came between."""
 
 PATH_ATTEMPTS = 50
+
+WorkOut: TypeAlias = Callable[[ServerRecord], Awaitable[FieldChanges]]
+"""From a server as it is stored to what shall be changed of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +227,44 @@ class ServerService:
         """
         if request.updated_at is not None:
             precondition = replace(precondition, updated_at=request.updated_at)
+
+        async def work_out(current: ServerRecord) -> FieldChanges:
+            changes = update_of(request, current, self._vault)
+            self._check_update(request, current, user)
+            return changes
+
+        return await self.change(server_id, work_out, user, precondition=precondition)
+
+    async def change(
+        self,
+        server_id: str,
+        work_out: WorkOut,
+        user: UserContext,
+        *,
+        precondition: Precondition = NO_PRECONDITION,
+        action: AuditAction = AuditAction.UPDATE,
+    ) -> ServerRecord:
+        """Change what *work_out* makes of the stored server; read its upstream if that says so.
+
+        It is asked again when another write came between.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+            ServerForbiddenError: *user* sees it but may not change it.
+            ServerModifiedError: It changed since the caller read it.
+            PathTakenError: The new path belongs to another server.
+            UnsafeUrlError: The new URL may not be contacted.
+        """
         expected = precondition.provided
         for _ in range(UPDATE_ATTEMPTS):
             current = await self._require_editable(server_id, user)
             if not precondition.holds(current.updated_at):
                 raise ServerModifiedError(self._moment(current), expected)
-            is_written, reading = await self._try_update(current, request, user)
+            is_written, reading = await self._try_change(
+                current, await work_out(current), user, action
+            )
             if is_written:
-                self._operations.labels("update", "success").inc()
+                self._operations.labels(action.value, "success").inc()
                 await self._changes.server_changed(server_id)
                 server = await self.get(server_id, user)
                 note_reading(self._connections, server, reading, user.user_id)
@@ -419,12 +453,10 @@ class ServerService:
         candidates = candidate_paths(request.server_name)
         return [next(candidates) for _ in range(PATH_ATTEMPTS)]
 
-    async def _try_update(
-        self, current: ServerRecord, request: ServerUpdate, user: UserContext
+    async def _try_change(
+        self, current: ServerRecord, changes: FieldChanges, user: UserContext, action: AuditAction
     ) -> tuple[bool, Reading | None]:
-        """Say whether the update was written, and what came of reading the upstream."""
-        changes = update_of(request, current, self._vault)
-        self._check_update(request, current, user)
+        """Say whether the change was written, and what came of reading the upstream."""
         if not changes.changes and not changes.removed and changes.user_key is None:
             return True, None
         reading: Reading | None = None
@@ -446,6 +478,7 @@ class ServerService:
             user,
             accept=False,
             confirm=self._still(current, user, Permission.EDIT),
+            action=action,
         )
         return is_written, reading
 
@@ -460,6 +493,17 @@ class ServerService:
             slug = slug_of(request.path)
             if slug is None or slug.lower() in RESERVED_SLUGS:
                 raise ValidationFailedError("path", "is reserved")
+
+    async def require_editable(self, server_id: str, user: UserContext) -> ServerRecord:
+        """Return one server to somebody who may change it, and asked for it.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+            ServerForbiddenError: *user* sees it but may not change it.
+            DatabaseUnavailable: It cannot be read, or the look cannot be recorded.
+        """
+        await self._require_editable(server_id, user)
+        return await self.read(server_id, user)
 
     async def _require_editable(self, server_id: str, user: UserContext) -> ServerRecord:
         server = await self.get(server_id, user)

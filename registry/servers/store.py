@@ -33,7 +33,14 @@ from registry.servers.records import server_changes
 from registry.servers.registry_sync import RegistrySyncService, Synced, auto_expose_of
 from registry.servers.repository import ServerRepository, record_of
 from registry.servers.schemas import ServerCreate
+from registry.servers.transport import connection_members
 from registry.servers.values import Discovered, ServerRecord, ServerStatus
+from registry.servers.versions import (
+    Occasion,
+    ServerVersionOrigin,
+    ServerVersionRepository,
+    VersionTakenError,
+)
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
@@ -45,6 +52,7 @@ class ServerRepositories:
     """The collections that an operation on a server touches."""
 
     servers: ServerRepository
+    versions: ServerVersionRepository
     tools: ToolRepository
     features: FeatureRepository
     acl: AclRepository
@@ -89,6 +97,7 @@ class ServerStore:
         self._failures_until_error = failures_until_error
         self._database = database
         self._servers = repositories.servers
+        self._versions = repositories.versions
         self._tools = repositories.tools
         self._features = repositories.features
         self._sync = RegistrySyncService(repositories.tools, repositories.features)
@@ -146,6 +155,8 @@ class ServerStore:
 
         async def store(tx: Transaction) -> str:
             server_id = await self._servers.insert(fields, tx)
+            occasion = Occasion(now, _person(user), ServerVersionOrigin.REGISTRATION)
+            await self._versions.record(server_id, None, config, occasion, tx)
             await self._acl.follow_scope(
                 server_id,
                 user.user_id,
@@ -250,13 +261,17 @@ class ServerStore:
                 # Raised, because what was written to its tools so far must not be committed.
                 raise _OutdatedError
             await self._follow(server, changes, user, now, tx)
+            changed = changed_record(server, writes, tuple(removed))
+            version = await self._versioned(server, changed, changes, user, now, tx)
             recorded = server_changes(
                 server,
-                changed_record(server, writes, tuple(removed)),
+                changed,
                 None if synced is None else synced.tools,
                 None if synced is None else synced.features,
                 with_user_key=changes.user_key is not None,
             )
+            if changes.restores is not None:
+                recorded["version"] = {"restored": changes.restores, "made": version}
             if recorded:
                 event = AuditEvent(action, EntityType.SERVER, server.id, recorded)
                 await self._audit.record(user, event, tx)
@@ -265,9 +280,26 @@ class ServerStore:
 
         try:
             await self._transaction(store, reading)
-        except _OutdatedError:
+        except (_OutdatedError, VersionTakenError):
             return False
         return True
+
+    async def _versioned(
+        self,
+        server: ServerRecord,
+        changed: ServerRecord,
+        changes: FieldChanges,
+        user: UserContext,
+        now: datetime,
+        tx: Transaction,
+    ) -> int | None:
+        """Keep how the server was reached, if that is otherwise now; return the new version."""
+        if connection_members(server.config) == connection_members(changed.config):
+            return None
+        restores = changes.restores
+        origin = ServerVersionOrigin.UPDATE if restores is None else ServerVersionOrigin.ROLLBACK
+        occasion = Occasion(now, _person(user), origin, restores)
+        return await self._versions.record(server.id, server.config, changed.config, occasion, tx)
 
     async def _follow(
         self,
@@ -300,6 +332,7 @@ class ServerStore:
             await confirm(tx)
             if not await self._servers.delete(server.id, server.updated_at, tx):
                 return False
+            await self._versions.delete_of(server.id, tx)
             await self._tools.delete_of(server.id, tx)
             await self._features.delete_of(server.id, tx)
             await self._acl.delete_of(server.id, tx)

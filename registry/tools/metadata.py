@@ -92,6 +92,15 @@ def known(name: str, annotations: JsonObject | None, manual: Mapping[str, object
     return Known(values, sources)
 
 
+def metadata_fields(counts: Known) -> dict[str, object]:
+    """Return the fields of a row that say what counts."""
+    return {
+        "metadata": dict(counts.values),
+        "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
+        "facets": list(facets_of(counts)),
+    }
+
+
 def _said(
     flag: str, name: str, annotations: JsonObject, manual: Mapping[str, object]
 ) -> tuple[bool, Source] | None:

@@ -48,6 +48,9 @@ class StrictJsonRoute(APIRoute):
         """Return the handler that FastAPI calls for each request."""
         handle = super().get_route_handler()
         takes_body = self.body_field is not None
+        may_be_left_out = (
+            self.body_field is not None and not self.body_field.field_info.is_required()
+        )
         guards = list(_guards(self.dependant))
 
         async def strict(request: Request) -> Response:
@@ -55,7 +58,8 @@ class StrictJsonRoute(APIRoute):
                 # FastAPI would read the body first and tell strangers what is wrong with it.
                 for guard in guards:
                     await guard(request)
-                if not _is_json(request.headers.get("content-type")):
+                is_left_out = may_be_left_out and not _has_body(request)
+                if not is_left_out and not _is_json(request.headers.get("content-type")):
                     raise HTTPException(415)
             return await handle(StrictJsonRequest(request.scope, request.receive))
 
@@ -106,6 +110,11 @@ def _guards(dependant: Dependant) -> Iterator[Callable[[Request], Awaitable[obje
         yield dependant.call
     for dependency in dependant.dependencies:
         yield from _guards(dependency)
+
+
+def _has_body(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
 
 
 def _is_json(content_type: str | None) -> bool:

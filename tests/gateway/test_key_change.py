@@ -182,7 +182,12 @@ async def test_no_call_fails_while_the_key_is_changed(
                 caller.stopping = True
 
     assert done.is_complete
-    assert done.rewritten == {"mcpservers": 1, "tokens": OTHER_SECRETS, "pluginauths": 1}
+    assert done.rewritten == {
+        "mcpservers": 1,
+        "tokens": OTHER_SECRETS,
+        "pluginauths": 1,
+        "server_versions": 1,
+    }
     assert (await survey(database, Cipher(NEW_KEY, CREDS_IV))).is_clean
 
 

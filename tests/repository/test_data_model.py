@@ -28,6 +28,7 @@ def modules_by_collection() -> dict[str, set[str]]:
         "RegisteredTool": "mcp_tools",
         "ToolVersion": "tool_versions",
         "ServerFeature": "mcp_features",
+        "ServerVersion": "server_versions",
         "AccessPolicy": "access_policies",
         "AuditLog": "audit_logs",
         "AuditSeal": "audit_seals",

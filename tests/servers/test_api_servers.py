@@ -42,6 +42,7 @@ def keys_of(value: Any) -> set[str]:
     return set()
 
 
+@pytest.mark.requirement("R-052")
 @pytest.mark.requirement("R-122")
 async def test_a_registration_answers_the_whole_server_with_its_tools(
     rest: Rest, upstream: PlainUpstream, alice: UserContext

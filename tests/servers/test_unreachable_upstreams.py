@@ -70,6 +70,7 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "tool_id": tools.json()["tools"][0]["id"],
         "policy_id": made.json()["id"],
         "server_id": server["id"],
+        "version": "1",
         "resource_type": "mcpServer",
         "resource_id": server["id"],
         "slug": "weather",

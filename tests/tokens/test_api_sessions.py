@@ -59,6 +59,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 PARAMETERS = {
     "server_id": "f" * 24,
+    "version": "1",
     "tool_id": "f" * 24,
     "policy_id": "f" * 24,
     "owner_id": "f" * 24,

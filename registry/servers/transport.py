@@ -1,0 +1,180 @@
+"""The part of a server's `config` that says how it is reached, with its secrets apart.
+
+What people call a server and what was learnt from it are no part of it. Two of them are the same
+when they mean the same: a secret that was encrypted anew, under another key even, is no change.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias, cast
+
+from pydantic import JsonValue
+
+from registry.core.json import JsonObject, members
+from registry.core.logs import MASK
+from registry.servers.credentials import is_secret_header, is_stored_header
+from registry.servers.errors import CredentialUnreadableError
+
+CONNECTION_MEMBERS = (
+    "type",
+    "url",
+    "command",
+    "args",
+    "env",
+    "cwd",
+    "stderr",
+    "proxy",
+    "headers",
+    "oauth_headers",
+    "apiKey",
+    "oauth",
+    "requiresOAuth",
+    "customUserVars",
+    "timeout",
+    "initTimeout",
+    "sseReadTimeout",
+)
+"""Members of `config` that belong to it, those of transports that only jarvis-api connects too."""
+
+HEADER_MEMBERS = ("headers", "oauth_headers")
+KEPT_IN_CLEAR = ("args", "env")
+"""Members that jarvis-api keeps in clear, although they are where keys of programs stand."""
+
+Path: TypeAlias = tuple[str, ...]
+"""Names of members from `config` down. Kept apart, because a header's name may hold dots."""
+
+Encrypt: TypeAlias = Callable[[str], str]
+Decrypt: TypeAlias = Callable[[str, str], str]
+"""From a stored secret and its dotted place to its text; raises `CredentialUnreadableError`."""
+
+
+class Secret(NamedTuple):
+    """One secret.
+
+    Attributes:
+        value: Its text, or what else stood in its place; None when it could not be decrypted.
+        is_encrypted: Whether it was stored encrypted: the other application keeps some in clear,
+            and could not use them otherwise.
+    """
+
+    value: JsonValue
+    is_encrypted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TransportConfig:
+    """How a server is reached.
+
+    Attributes:
+        plain: Members of `config`, with `***` in the place of each secret.
+        secrets: The secrets by their places.
+    """
+
+    plain: JsonObject
+    secrets: Mapping[Path, Secret] = field(default_factory=dict, repr=False)
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Return the places of the secrets that could not be decrypted."""
+        return tuple(dotted(path) for path, secret in self.secrets.items() if secret.value is None)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hexadecimal) of all but the secrets."""
+        # `str` for what no JSON has: another program may have stored anything.
+        text = json.dumps(self.plain, sort_keys=True, separators=(",", ":"), default=str)
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+    def means_the_same(self, other: "TransportConfig") -> bool:
+        """Whether both lead to the same place with the same secrets."""
+        return self.plain == other.plain and _values(self) == _values(other)
+
+
+def connection_members(config: Mapping[str, object]) -> JsonObject:
+    """Return the members of a stored `config` that belong to it, as they are stored."""
+    found = {name: config[name] for name in CONNECTION_MEMBERS if config.get(name) is not None}
+    return cast("JsonObject", found)
+
+
+def taken(config: JsonObject, decrypt: Decrypt) -> TransportConfig:
+    """Return how a server with a stored *config* is reached.
+
+    A secret that cannot be decrypted is known to be there, and nothing else of it.
+    """
+    plain = copy.deepcopy(connection_members(config))
+    secrets: dict[Path, Secret] = {}
+    for path, value, is_encrypted in _stored_secrets(plain):
+        text = value
+        if is_encrypted:
+            try:
+                text = decrypt(str(value), f"config.{dotted(path)}")
+            except CredentialUnreadableError:
+                text = None
+        secrets[path] = Secret(text, is_encrypted)
+    for path in secrets:
+        _put(plain, path, MASK)
+    return TransportConfig(plain, secrets)
+
+
+def given_back(
+    wanted: TransportConfig, config: JsonObject, now: TransportConfig, encrypt: Encrypt
+) -> JsonObject:
+    """Return the stored members that *wanted* stands for. All of its secrets must be readable.
+
+    Args:
+        wanted: What is to be stored.
+        config: What is stored now. A secret that is the same stays as it is.
+        now: The same, taken apart.
+        encrypt: Returns a secret as it is stored.
+    """
+    stored = copy.deepcopy(wanted.plain)
+    for path, secret in wanted.secrets.items():
+        if now.secrets.get(path) == secret:
+            value = _at(config, path)
+        elif secret.is_encrypted:
+            value = encrypt(str(secret.value))
+        else:
+            value = secret.value
+        _put(stored, path, value)
+    return stored
+
+
+def dotted(path: Path) -> str:
+    """Return a place as people are told of it."""
+    return ".".join(path)
+
+
+def _stored_secrets(config: JsonObject) -> Iterator[tuple[Path, JsonValue, bool]]:
+    """Yield place and value of each secret, and whether it is encrypted."""
+    for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
+        value = members(config.get(parent)).get(name)
+        if value is not None:
+            yield (parent, name), value, True
+    for parent in HEADER_MEMBERS:
+        for name, value in members(config.get(parent)).items():
+            if value is not None and is_secret_header(name, value):
+                yield (parent, name), value, is_stored_header(str(value))
+    for name in KEPT_IN_CLEAR:
+        if config.get(name) is not None:
+            yield (name,), config[name], False
+
+
+def _values(config: TransportConfig) -> dict[Path, JsonValue]:
+    return {path: secret.value for path, secret in config.secrets.items()}
+
+
+def _at(config: JsonObject, path: Path) -> JsonValue:
+    node: JsonValue = config
+    for name in path:
+        node = members(node).get(name)
+    return node
+
+
+def _put(config: JsonObject, path: Path, value: JsonValue) -> None:
+    node = config
+    for name in path[:-1]:
+        node = members(node.get(name))
+    node[path[-1]] = value

@@ -1,0 +1,306 @@
+"""Reads and writes `server_versions`. The only module that writes it.
+
+Secrets of a version are sealed together, bound to its document: a version that somebody copied to
+another server, or changed, opens no more.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from bson import ObjectId
+from pymongo import DESCENDING
+from pymongo.errors import DuplicateKeyError
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.encryption import Cipher, DecryptionError, FieldRef
+from packages.database.errors import translates_driver_errors
+from packages.models.server_versions import ServerVersion
+from registry.core.json import JsonObject, members
+from registry.core.paging import Page, PageRequest
+from registry.servers.credentials import CredentialVault
+from registry.servers.transport import Secret, TransportConfig, taken
+from registry.tools.values import Person
+
+SEALED = "sealed"
+NEWEST_FIRST = [("version", DESCENDING)]
+
+
+class ServerVersionState(StrEnum):
+    """Whether a server is reached so now."""
+
+    ACTIVE = "active"
+    FORMER = "former"
+
+
+class ServerVersionOrigin(StrEnum):
+    """What made a version.
+
+    `found` was there when versions began to be kept, or was written by the other application.
+    """
+
+    REGISTRATION = "registration"
+    UPDATE = "update"
+    ROLLBACK = "rollback"
+    FOUND = "found"
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """When, by whom and by what a version is made."""
+
+    now: datetime
+    person: Person | None
+    origin: ServerVersionOrigin
+    restored_from: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerVersionRecord:
+    """A stored version.
+
+    Attributes:
+        id: ObjectId of its document; empty for one that is not stored.
+        state: As stored, like *origin*: other releases may know others.
+        created_at: When it was recorded; None when nobody knows.
+    """
+
+    id: str
+    server_id: str
+    version: int
+    state: str
+    origin: str
+    transport: TransportConfig
+    created_at: datetime | None
+    created_by: Mapping[str, str] | None = None
+    restored_from: int | None = None
+
+
+class VersionTakenError(Exception):
+    """Another write made a version of that number first."""
+
+
+@translates_driver_errors
+class ServerVersionRepository:
+    """Versions of how servers are reached.
+
+    Args:
+        kept: How many of each server are kept.
+    """
+
+    def __init__(self, database: Database, cipher: Cipher, *, kept: int) -> None:
+        self._versions = database.collection(ServerVersion.Settings.name)
+        self._cipher = cipher
+        self._vault = CredentialVault(cipher)
+        self._kept = kept
+
+    def taken(self, server_id: str, config: JsonObject) -> TransportConfig:
+        """Return how a server with a stored *config* is reached."""
+        return taken(config, lambda stored, field: self._vault.decrypt(stored, server_id, field))
+
+    async def record(
+        self,
+        server_id: str,
+        before: JsonObject | None,
+        after: JsonObject,
+        occasion: Occasion,
+        tx: Transaction,
+    ) -> int | None:
+        """Make a version of *after*, and one of *before* if there is none of it yet.
+
+        What means the same as *before* makes none.
+
+        Args:
+            server_id: Which server.
+            before: The stored `config` that is replaced; None for a new server.
+            after: The one that replaces it.
+            occasion: When, by whom and why.
+            tx: The transaction of the change.
+
+        Returns:
+            The number of the new version, if there is one.
+
+        Raises:
+            VersionTakenError: Somebody else made it first; the change is outdated.
+        """
+        active, newest = await self._latest(server_id, tx)
+        made: list[tuple[TransportConfig, Occasion]] = []
+        earlier = None if before is None else self.taken(server_id, before)
+        if earlier is not None and not (active and active.transport.means_the_same(earlier)):
+            found = Occasion(occasion.now, None, ServerVersionOrigin.FOUND)
+            made.append((earlier, found))
+        later = self.taken(server_id, after)
+        if earlier is None or not earlier.means_the_same(later):
+            made.append((later, occasion))
+        await self._insert(server_id, newest, made, tx)
+        is_new = bool(made) and made[-1][1] is occasion
+        return newest + len(made) if is_new else None
+
+    async def exists_of(self, server_id: str, tx: Transaction) -> bool:
+        """Whether a server has versions."""
+        query: Doc = {"server_id": ObjectId(server_id)}
+        return await self._versions.find_one(query, {"_id": 1}, session=tx) is not None
+
+    async def record_found(
+        self, server_id: str, config: JsonObject, now: datetime, tx: Transaction
+    ) -> None:
+        """Make version 1 of a server that has none.
+
+        Raises:
+            VersionTakenError: Somebody else made it first.
+        """
+        occasion = Occasion(now, None, ServerVersionOrigin.FOUND)
+        await self._insert(server_id, 0, [(self.taken(server_id, config), occasion)], tx)
+
+    async def page(self, server_id: str, page: PageRequest) -> Page[ServerVersionRecord]:
+        """Return one page of a server's versions, newest first."""
+        query: Doc = {"server_id": ObjectId(server_id)}
+        total = await self._versions.count_documents(query)
+        rows = self._versions.find(
+            query, sort=NEWEST_FIRST, skip=page.offset, limit=-page.per_page
+        )
+        return Page(tuple([self._record(row) async for row in rows]), total, page)
+
+    async def get(self, server_id: str, version: int) -> ServerVersionRecord | None:
+        """Return one version."""
+        query: Doc = {"server_id": ObjectId(server_id), "version": version}
+        row = await self._versions.find_one(query)
+        return None if row is None else self._record(row)
+
+    async def active(self, server_id: str) -> ServerVersionRecord | None:
+        """Return the version that is in use, as far as changes were made here."""
+        query: Doc = {
+            "server_id": ObjectId(server_id),
+            "state": ServerVersionState.ACTIVE.value,
+        }
+        row = await self._versions.find_one(query)
+        return None if row is None else self._record(row)
+
+    async def server_ids(self) -> set[str]:
+        """Return the ids of all servers that have versions."""
+        rows = self._versions.find(
+            {"state": ServerVersionState.ACTIVE.value}, {"_id": 0, "server_id": 1}
+        )
+        return {str(row["server_id"]) async for row in rows}
+
+    async def delete_of(self, server_id: str, tx: Transaction) -> None:
+        """Remove all versions of one server."""
+        await self._versions.delete_many({"server_id": ObjectId(server_id)}, session=tx)
+
+    async def _latest(
+        self, server_id: str, tx: Transaction
+    ) -> tuple[ServerVersionRecord | None, int]:
+        """Return the active version and the number of the newest; 0 when there is none."""
+        query: Doc = {"server_id": ObjectId(server_id)}
+        newest = await self._versions.find_one(query, sort=NEWEST_FIRST, session=tx)
+        if newest is None:
+            return None, 0
+        active: Doc | None = newest
+        if newest["state"] != ServerVersionState.ACTIVE.value:
+            query["state"] = ServerVersionState.ACTIVE.value
+            active = await self._versions.find_one(query, session=tx)
+        return None if active is None else self._record(active), int(newest["version"])
+
+    async def _insert(
+        self,
+        server_id: str,
+        newest: int,
+        made: list[tuple[TransportConfig, Occasion]],
+        tx: Transaction,
+    ) -> None:
+        if not made:
+            return
+        server = ObjectId(server_id)
+        last = newest + len(made)
+        if newest:
+            await self._versions.update_many(
+                {"server_id": server, "state": ServerVersionState.ACTIVE.value},
+                {"$set": {"state": ServerVersionState.FORMER.value}},
+                session=tx,
+            )
+        rows = [
+            self._row(server, number, transport, occasion, is_active=number == last)
+            for number, (transport, occasion) in enumerate(made, newest + 1)
+        ]
+        try:
+            for row in rows:
+                await self._versions.insert_one(row, session=tx)
+        except DuplicateKeyError as exc:
+            raise VersionTakenError from exc
+        if last > self._kept:
+            await self._versions.delete_many(
+                {
+                    "server_id": server,
+                    "version": {"$lte": last - self._kept},
+                    "state": ServerVersionState.FORMER.value,
+                },
+                session=tx,
+            )
+
+    def _row(
+        self,
+        server: ObjectId,
+        number: int,
+        transport: TransportConfig,
+        occasion: Occasion,
+        *,
+        is_active: bool,
+    ) -> Doc:
+        key = ObjectId()
+        state = ServerVersionState.ACTIVE if is_active else ServerVersionState.FORMER
+        fields: Doc = {
+            "_id": key,
+            "server_id": server,
+            "version": number,
+            "api_version": str(number),
+            "api_type": "mcp",
+            "state": state.value,
+            "origin": occasion.origin.value,
+            "transport_config": transport.plain,
+            "fingerprint": transport.fingerprint,
+            "secret_paths": [list(path) for path in transport.secrets],
+            SEALED: self._sealed(key, transport),
+            "restored_from": occasion.restored_from,
+            "created_at": occasion.now,
+            "created_by": None if occasion.person is None else occasion.person._asdict(),
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _sealed(self, key: ObjectId, transport: TransportConfig) -> str | None:
+        if not transport.secrets:
+            return None
+        # In the order of `secret_paths`.
+        text = json.dumps(list(transport.secrets.values()), default=str)
+        return self._cipher.seal(text, _ref(key))
+
+    def _record(self, row: dict[str, Any]) -> ServerVersionRecord:
+        return ServerVersionRecord(
+            id=str(row["_id"]),
+            server_id=str(row["server_id"]),
+            version=int(row["version"]),
+            state=str(row["state"]),
+            origin=str(row["origin"]),
+            transport=self._opened(row),
+            created_at=row.get("created_at"),
+            created_by=row.get("created_by"),
+            restored_from=row.get("restored_from"),
+        )
+
+    def _opened(self, row: dict[str, Any]) -> TransportConfig:
+        plain = members(row.get("transport_config"))
+        paths = [tuple(str(name) for name in path) for path in row.get("secret_paths") or ()]
+        try:
+            found = json.loads(self._cipher.unseal(str(row.get(SEALED)), _ref(row["_id"])))
+            secrets = [Secret(value, is_encrypted is True) for value, is_encrypted in found]
+            opened = dict(zip(paths, secrets, strict=True))
+        except (DecryptionError, ValueError, TypeError):
+            # What it says besides is of use all the same.
+            opened = {path: Secret(None, is_encrypted=True) for path in paths}
+        return TransportConfig(plain, opened)
+
+
+def _ref(key: ObjectId) -> FieldRef:
+    return FieldRef(ServerVersion.Settings.name, str(key), SEALED)

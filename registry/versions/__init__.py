@@ -1,0 +1,1 @@
+"""Versions of how servers are reached, as people see them: lists, differences, rollback."""
