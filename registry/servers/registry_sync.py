@@ -37,12 +37,14 @@ class _Owner:
     Attributes:
         read_at: When it was read last.
         config: What the other application reads of its tools, among other things.
+        has_features: Whether its prompts and resources were ever read.
     """
 
     id: str
     name: str
     read_at: datetime | None = None
     config: JsonObject = field(default_factory=dict)
+    has_features: bool = False
 
     def projects(self, stored: Mapping[str, StoredTool]) -> bool:
         """Whether the projection names the tools that are served."""
@@ -122,6 +124,7 @@ class RegistrySyncService:
             read_at if isinstance(read_at, datetime) else None,
             # Somebody who looks closely wants it right whatever it says.
             {} if accept else server.config,
+            has_features="features_read" in server.registry,
         )
         return await self._write(owner, found, stored, rules, now, tx, reader)
 
@@ -135,7 +138,7 @@ class RegistrySyncService:
         tx: Transaction,
         reader: Person,
     ) -> Synced:
-        known = await self._features.stored(owner.id, tx)
+        known = await self._features.stored(owner.id, tx) if owner.has_features else {}
         features = reconcile_features(found.features, known)
         await self._features.apply(owner.id, features, now, tx)
         tools = reconcile(found.snapshot, stored, rules)

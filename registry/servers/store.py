@@ -66,8 +66,9 @@ T = TypeVar("T")
 Confirm = Callable[[Transaction], Awaitable[None]]
 """Raises in the transaction when what it is for is not allowed any more."""
 
-Follow = Callable[[Transaction, Synced | None], Awaitable[None]]
-"""Writes in the same transaction what follows from it, told what was written to the tools."""
+Follow = Callable[[Transaction, Synced | None, ServerRecord], Awaitable[None]]
+"""Does in the same transaction what follows from it, told what was written to the tools and what
+the server is once it is committed."""
 
 
 LARGE_CHARACTERS = 64 * 1024
@@ -276,7 +277,7 @@ class ServerStore:
                 event = AuditEvent(action, EntityType.SERVER, server.id, recorded)
                 await self._audit.record(user, event, tx)
             if follow is not None:
-                await follow(tx, synced)
+                await follow(tx, synced, changed)
 
         try:
             await self._transaction(store, reading)

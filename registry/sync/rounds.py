@@ -115,7 +115,7 @@ class SyncRound:
         name, lease_seconds = self._name, self._lease_seconds
         begun = await self._jobs.begin(server.id, server.server_name, asked, name, lease_seconds)
         if begun is not None:
-            ending = await self._runner.run(begun)
+            ending = await self._runner.run(begun, server)
             if ending is not None:
                 return _result(server, begun, ending)
         return await self._joined(server, asked)

@@ -75,6 +75,7 @@ class _Attempt:
     """What is known of an attempt while it runs."""
 
     job: SyncJob
+    server: ServerRecord | None = None
     tools_read: int = 0
     upstream_ms: int | None = None
     ending: Ending | None = None
@@ -116,13 +117,17 @@ class SyncRunner:
         self._chance = chance
         self._writing = asyncio.Semaphore(WRITES_AT_ONCE)
 
-    async def run(self, job: SyncJob) -> Ending | None:
+    async def run(self, job: SyncJob, server: ServerRecord | None = None) -> Ending | None:
         """Do a claimed job; return what came of it, or None when that was left to others.
 
         A process that is told to end gives the job back.
+
+        Args:
+            job: Which.
+            server: Its server, where that was read a moment ago.
         """
         began_at = self._clock.monotonic()
-        attempt = _Attempt(job)
+        attempt = _Attempt(job, server)
         try:
             await self._watched(attempt)
         except* LeaseLostError:
@@ -168,7 +173,8 @@ class SyncRunner:
             ending = failed("Its workers did not come to an end.", job.attempts, *self._luck())
             return await self._end(job, ending)
         for _ in range(WRITE_ATTEMPTS):
-            server = await self._servers.get_unchecked(job.owner_id)
+            server, attempt.server = attempt.server, None
+            server = server or await self._servers.get_unchecked(job.owner_id)
             gone = _why_not(server)
             if server is None or gone is not None:
                 cancelled = Ending(JobState.CANCELLED, RunOutcome.CANCELLED, gone)
@@ -201,14 +207,14 @@ class SyncRunner:
             reading = Reading(failure=exc.message)
             is_final = True
         attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
-        written: Synced | None = None
+        written: tuple[Synced | None, ServerRecord] | None = None
 
         async def hold(tx: Transaction) -> None:
             await self._jobs.require_held(job, tx)
 
-        async def note(_tx: Transaction, synced: Synced | None) -> None:
+        async def note(_tx: Transaction, synced: Synced | None, changed: ServerRecord) -> None:
             nonlocal written
-            written = synced
+            written = synced, changed
 
         async with self._writing:
             is_stored = await self._store.write(
@@ -221,15 +227,13 @@ class SyncRunner:
                 action=AuditAction.REFRESH,
                 follow=note,
             )
-            if not is_stored:
+            if not is_stored or written is None:
                 return None
-            ending = self._ending(attempt, reading, written, is_final=is_final)
+            synced, changed = written
+            ending = self._ending(attempt, reading, synced, is_final=is_final)
             await self._end(job, ending)
         await self._changes.server_changed(server.id)
-        stored = await self._servers.get_unchecked(server.id)
-        if stored is not None:
-            user_id = _reader_of(job, server).user_id
-            note_reading(self._connections, stored, reading, user_id)
+        note_reading(self._connections, changed, reading, _reader_of(job, server).user_id)
         return ending
 
     def _ending(

@@ -6,6 +6,7 @@ everything else that shares its client.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,12 +22,16 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
-from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
+from mcp_types.version import (
+    LATEST_HANDSHAKE_VERSION,
+    LATEST_MODERN_VERSION,
+    MODERN_PROTOCOL_VERSIONS,
+)
 from pydantic import ValidationError
 from typing_extensions import override
 
 from registry.core.clock import Clock
-from registry.core.json import JsonObject, JsonValue, members
+from registry.core.json import JsonObject, JsonValue, load_text, members
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
@@ -86,6 +91,20 @@ FEATURES = (
         types.ListResourceTemplatesRequest,
         types.ListResourceTemplatesResult,
     ),
+)
+EVENT_STREAM = "text/event-stream"
+SESSION_HEADER = "mcp-session-id"
+INITIALIZE = json.dumps(
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": LATEST_HANDSHAKE_VERSION,
+            "capabilities": {},
+            "clientInfo": CLIENT.model_dump(mode="json", exclude_none=True),
+        },
+    }
 )
 LISTED = {listing.method: listing.member for listing in (TOOLS, *FEATURES)}
 
@@ -332,15 +351,52 @@ async def _adopts_modern(session: ClientSession) -> bool:
 
 
 async def _speaks_legacy(target: Target, guard: UrlGuard, limits: Limits) -> bool:
-    """Whether an upstream that speaks the newest version takes `initialize` too."""
+    """Whether an upstream that speaks the newest version takes `initialize` too.
+
+    One plain request, where a session of the SDK would cost as much as the reading itself.
+    """
+    exchange = Exchange(limits.max_bytes)
+    headers = {
+        **target.headers,
+        "Accept": "application/json, text/event-stream",
+        "Content-Type": "application/json",
+    }
     try:
-        async with _session(target, guard, limits, Exchange(limits.max_bytes)) as (session, _):
-            await session.initialize()
+        async with guarded_client(
+            guard,
+            exchange,
+            headers,
+            connect_timeout_seconds=limits.connect_timeout_seconds,
+            read_timeout_seconds=limits.total_timeout_seconds,
+        ) as client:
+            async with client.stream("POST", target.url, content=INITIALIZE) as answer:
+                if not await _is_handshake(answer):
+                    return False
+            session_id = answer.headers.get(SESSION_HEADER)
+            if session_id is not None:
+                await client.delete(target.url, headers={SESSION_HEADER: session_id})
     except TimeoutError:
         raise
     except Exception:  # noqa: BLE001 - whatever the reason, it did not take it
         return False
     return True
+
+
+async def _is_handshake(answer: httpx2.Response) -> bool:
+    """Whether an answer to `initialize` names a protocol version, as JSON or as an event."""
+    if answer.status_code != httpx2.codes.OK:
+        return False
+    if not answer.headers.get("content-type", "").lower().startswith(EVENT_STREAM):
+        return _names_version(await answer.aread())
+    async for line in answer.aiter_lines():
+        if line.startswith("data:") and '"id"' in line:
+            return _names_version(line.removeprefix("data:"))
+    return False
+
+
+def _names_version(text: bytes | str) -> bool:
+    message = members(load_text(text))
+    return isinstance(members(message.get("result")).get("protocolVersion"), str)
 
 
 async def _all_of(
