@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,35 @@ async def test_the_sdks_server_is_read_in_both_eras(settings: Settings) -> None:
     assert found.instructions == "Add things."
     assert "tools" in found.capabilities
     assert found.init_duration_ms >= 0
+
+
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        (frozenset[Era](), True),
+        (frozenset({Era.LEGACY}), True),
+        (frozenset({Era.MODERN}), False),
+        (frozenset({Era.MODERN, Era.LEGACY}), False),
+    ],
+)
+async def test_what_is_known_of_eras_is_not_asked_again(
+    settings: Settings, known: frozenset[Era], *, asked: bool
+) -> None:
+    heard: list[str] = []
+    answering = mcp(tools(TOOL), modern=True)
+
+    async def modern(request: web.Request) -> web.StreamResponse:
+        heard.append((await request.json())["method"])
+        return await answering(request)
+
+    async with serve(modern) as url:
+        connection = replace(spec(f"{url}/mcp"), known_eras=known)
+        found = await service(settings).discover(connection)
+
+    assert ("initialize" in heard) is asked
+    assert Era.MODERN in found.eras
+    assert (Era.LEGACY in found.eras) is (Era.LEGACY in known and not asked)
+    assert [tool.name for tool in found.snapshot.tools] == [TOOL["name"]]
 
 
 async def test_the_sdks_sse_server_is_read(settings: Settings) -> None:

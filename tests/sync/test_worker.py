@@ -27,6 +27,7 @@ from registry.servers.store import ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
+from registry.sync.rounds import RoundResult, SyncRound
 from registry.sync.runner import SyncRunner, Terms
 from registry.sync.schedule import Patience
 from registry.sync.values import (
@@ -451,6 +452,42 @@ async def test_a_server_changed_while_it_is_read_is_read_again(parts: Parts) -> 
     assert ending is not None
     assert ending.state is JobState.SUCCEEDED
     assert changes == 2
+
+
+async def test_a_round_waits_for_a_server_that_another_process_reads(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+    asked_before = len(parts.discovery.asked)
+    reading, going_on = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        reading.set()
+        await going_on.wait()
+
+    parts.discovery.meanwhile = hang
+    await parts.open(server_id)
+    one = asyncio.ensure_future(parts.runner().run(await parts.claim()))
+    await reading.wait()
+    round_ = SyncRound(
+        parts.repositories.servers,
+        parts.jobs,
+        parts.runner(),
+        name="two",
+        at_once=4,
+        lease_seconds=LEASE_SECONDS,
+        clock=parts.clock,
+    )
+    told: list[RoundResult] = []
+    two = asyncio.ensure_future(round_.run([server_id], told.append))
+    await parts.clock.sleep(0.5)
+    waits = not told
+    going_on.set()
+    await asyncio.gather(one, two)
+
+    assert waits
+    assert [(result.server_name, result.state) for result in told] == [
+        ("sums", JobState.SUCCEEDED)
+    ]
+    assert len(parts.discovery.asked) - asked_before == 1
 
 
 async def test_the_end_of_a_job_that_is_no_longer_held_is_refused(parts: Parts) -> None:

@@ -1,0 +1,78 @@
+"""`registry sync run` as a process, on a real database with real upstreams."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.auth.identity import UserContext
+from tests.conftest import CREDS_IV, CREDS_KEY
+from tests.fakes.command import run_registry
+from tests.fakes.plain_upstream import ECHO, plain_upstream
+from tests.fakes.rest import Rest, rest_settings, running
+
+pytestmark = pytest.mark.wire
+
+ADD = '{"name":"add","description":"Adds.","inputSchema":{"type":"object"}}'
+
+
+def environment(rest: Rest, key_files: tuple[Path, Path]) -> dict[str, str]:
+    """Return what the command needs to find the same database."""
+    return {
+        "MONGO_URI": rest.parts.settings.mongo_uri.get_secret_value(),
+        "CREDS_KEY": CREDS_KEY,
+        "CREDS_IV": CREDS_IV,
+        "JWT_PRIVATE_KEY_FILE": str(key_files[0]),
+        "JWT_PUBLIC_KEY_FILE": str(key_files[1]),
+        "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8",
+    }
+
+
+async def test_many_servers_are_read_and_what_came_of_it_is_told(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path, root: UserContext
+) -> None:
+    settings = rest_settings(mongo_uri, key_files, tmp_path, sync_worker=False)
+    async with running(settings) as rest, plain_upstream() as upstream:
+        for name in ("same", "more", "off", "gone"):
+            await rest.register(root, name, f"{upstream.url}?{name}")
+        servers = rest.parts.database.collection("mcpservers")
+        gone = {"$set": {"config.url": "http://127.0.0.1:9/mcp"}}
+        await servers.update_one({"serverName": "gone"}, gone)
+        await servers.update_one({"serverName": "off"}, {"$set": {"status": "inactive"}})
+        variables = environment(rest, key_files)
+
+        def run(*arguments: str) -> Any:
+            return run_registry(tmp_path, variables, "sync", "run", *arguments)
+
+        first = await asyncio.to_thread(run, "--all", "--json")
+        upstream.tools = f"[{ECHO},{ADD}]"
+        table = await asyncio.to_thread(run, "more", "same")
+        unknown = await asyncio.to_thread(run, "more", "nobody")
+        neither = await asyncio.to_thread(run)
+        jobs = await rest.parts.database.collection("sync_jobs").find({}).to_list()
+
+        told = json.loads(first.stdout)
+        rows = {row["server"]: row for row in told["servers"]}
+        assert first.returncode == 1
+        assert told["totals"] == {"read": 2, "failed": 1, "not read": 1, "tools offered": 2}
+        assert set(rows) == {"off", "gone"}
+        assert rows["gone"]["reason"] == "Could not connect to http://127.0.0.1:9."
+        assert rows["off"]["reason"] == "It is turned off."
+        assert table.returncode == 0
+        assert [line.split()[:3] for line in table.stdout.splitlines()[1:3]] == [
+            ["more", "read", "1"],
+            ["same", "read", "1"],
+        ]
+        assert table.stdout.splitlines()[-1] == (
+            "2 read, 0 failed, 0 not read, 4 tools offered, 2 tools added"
+        )
+        assert (unknown.returncode, unknown.stderr) == (1, "registry: there is no server nobody\n")
+        assert (neither.returncode, neither.stderr) == (
+            1,
+            "registry: say which servers, or --all\n",
+        )
+        states = sorted((job["trigger"], job["state"]) for job in jobs)
+        assert states == [("command", "retrying"), *[("command", "succeeded")] * 4]
+        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
