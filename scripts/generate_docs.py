@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
 
 from registry.core.settings import Settings  # noqa: E402 - needs the path above
 from registry.tools.lifecycle import EXPOSED, FIRST, MEANINGS, STATES, TABLE, State  # noqa: E402
+from registry.tools.metadata import FLAGS, HEURISTICS, HINTS  # noqa: E402
 
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 LIFECYCLE_PAGE = ROOT / "docs" / "tool-lifecycle.md"
@@ -85,7 +86,22 @@ def lifecycle_page() -> str:
         states=states,
         events=events,
         diagram="".join(f"{line}\n" for line in lines),
+        flags="".join(_flag_row(flag) for flag in FLAGS),
     )
+
+
+def _flag_row(flag: str) -> str:
+    hint = HINTS.get(flag)
+    prefixes = [
+        prefix for beginnings, meant in HEURISTICS if meant == flag for prefix in beginnings
+    ]
+    cells = [
+        f"`{flag}`",
+        f"`{hint}`" if hint else "",
+        ", ".join(f"`{prefix}`" for prefix in prefixes),
+        f"`{hint}`" if hint else "",
+    ]
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _named(state: State) -> str:

@@ -4,20 +4,17 @@ The ids are those of the product's requirements. `tests/test_requirements.py` ke
 """
 
 SHARE = (
-    *(f"R-{number:03}" for number in range(1, 6)),
+    *(f"R-{number:03}" for number in range(1, 9)),
     "R-009",
     *(f"R-{number:03}" for number in range(10, 24)),
     *(f"R-{number:03}" for number in range(30, 50)),
     *(f"R-{number:03}" for number in range(50, 55)),
     "R-074",
-    *(f"R-{number:03}" for number in (61, 62, 63, 65, 66, 68, 70, 72, 76, 77)),
+    *(f"R-{number:03}" for number in (*range(60, 74), 75, 76, 77)),
     *(f"R-{number:03}" for number in range(90, 97)),
     *(f"R-{number:03}" for number in range(100, 104)),
     *(f"R-{number:03}" for number in range(110, 141)),
-    *(
-        f"R-{number:03}"
-        for number in (*range(150, 154), *range(155, 160), 161, 163, 168, 170, 172)
-    ),
+    *(f"R-{number:03}" for number in range(150, 173)),
     "R-220",
     "R-221",
     *(f"R-{number:03}" for number in range(230, 238)),
@@ -884,6 +881,57 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-159": (
         "tests/sync/test_worker.py::test_a_sync_killed_at_any_write_leaves_the_old_or_the_new_set",
     ),
+    "R-006": (
+        "tests/repository/test_services.py::test_one_service_alone_reconciles",
+        "tests/repository/test_services.py::test_discovery_writes_nothing",
+    ),
+    "R-007": ("tests/repository/test_services.py::test_discovery_writes_nothing",),
+    "R-008": (
+        "tests/repository/test_services.py::test_one_service_alone_reconciles",
+        "tests/repository/test_services.py::test_rows_are_written_by_that_service_and_by_the_migration",
+    ),
+    "R-060": (
+        "tests/database/test_schema.py::test_the_database_itself_refuses_a_tool_in_a_bad_state",
+        "tests/database/test_schema.py::test_one_collection_takes_tools_of_both_kinds",
+    ),
+    "R-067": (
+        "tests/gateway/test_snapshot.py::test_a_server_that_is_turned_off_or_deleted_elsewhere_loses_its_route",
+    ),
+    "R-069": (
+        "tests/governance/test_tools_api.py::test_nothing_vanishes_and_what_was_deleted_comes_back_with_its_history",
+        "tests/tools/test_lifecycle.py::test_in_no_state_is_something_exposed_that_must_not_be",
+    ),
+    "R-071": (
+        "tests/tools/test_intake.py::test_the_order_of_keys_does_not_change_the_hash",
+        "tests/tools/test_intake.py::test_another_content_has_another_hash",
+    ),
+    "R-073": ("tests/repository/test_data_model.py::test_every_collection_is_in_the_table",),
+    "R-154": (
+        "tests/servers/test_unreachable_upstreams.py::test_every_reading_route_answers_without_one_connection_to_anywhere_else",
+    ),
+    "R-160": (
+        "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
+        "tests/sync/test_discovery.py::test_an_answer_that_breaks_off_is_a_failure",
+        "tests/sync/test_discovery.py::test_too_many_tools_are_refused_as_a_whole",
+    ),
+    "R-162": (
+        "tests/sync/test_sync_api.py::test_a_sync_is_a_job_that_finds_what_changed",
+        "tests/governance/test_tools_api.py::test_a_changed_tool_is_held_read_and_accepted",
+    ),
+    "R-165": (
+        "tests/tools/test_metadata.py::test_nothing_that_an_upstream_says_changes_what_a_person_said",
+    ),
+    "R-166": (
+        "tests/tools/test_metadata.py::test_names_say_something_that_is_marked_as_inferred",
+        "tests/tools/test_metadata.py::test_a_person_wins_over_the_name",
+    ),
+    "R-167": (
+        "tests/sync/test_sync_api.py::test_a_shared_server_holds_what_changed_until_somebody_decides",
+        "tests/governance/test_tools_api.py::test_of_many_tools_exactly_the_selected_are_served",
+    ),
+    "R-237": (
+        "tests/governance/test_tools_api.py::test_what_people_say_of_a_tool_survives_every_sync",
+    ),
 }
 """Tests by the requirement they prove."""
 
@@ -900,6 +948,16 @@ LATER: dict[str, str] = {
         "Servers are kept so; raw_apis and the state of syncs come with REST APIs and the "
         "sync worker."
     ),
+    "R-064": (
+        "Indexes over owner and states, and states, are declared; that lists use them is measured "
+        "against the driver's own query, and no plan of a MongoDB was looked at."
+    ),
+    "R-075": (
+        "A tool of an MCP server is called by its name; methods of HTTP come with REST APIs."
+    ),
+    "R-171": "REST APIs cannot be registered yet.",
+    "E-12": "OAuth tokens of upstreams are not refreshed here yet.",
+    "E-18": "There is no catalog of public servers yet.",
     "R-012": "REST APIs cannot be registered yet.",
     "R-013": "MCP servers can; REST APIs with a description in OpenAPI come later.",
     "R-234": "REST APIs cannot be called yet.",
@@ -908,6 +966,5 @@ LATER: dict[str, str] = {
         "The order is decided (`registry.connections.policy`); there are no flows to be asked yet."
     ),
     "E-11": "OAuth tokens of upstreams are not refreshed here yet.",
-    "R-237": "Usage records are kept by caller, tool and time; billing tags come with governance.",
 }
 """What is there, and what is missing, by requirement."""
