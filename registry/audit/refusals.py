@@ -19,6 +19,20 @@ ACTIONS = {
     "PATCH": AuditAction.UPDATE,
     "DELETE": AuditAction.DELETE,
 }
+OPERATIONS = {
+    "refresh_server": AuditAction.REFRESH,
+    "toggle_server": AuditAction.UPDATE,
+    "roll_back_server": AuditAction.ROLLBACK,
+    "sync_owner": AuditAction.REFRESH,
+    "retry_sync_job": AuditAction.REFRESH,
+    "update_tools": AuditAction.UPDATE,
+    "accept_tool": AuditAction.ACCEPT,
+    "reject_tool": AuditAction.REJECT,
+    "roll_back_tool": AuditAction.ROLLBACK,
+    "explain_access": AuditAction.READ,
+}
+"""What routes do whose method does not say it, by the operation's id."""
+
 ENTITY_TYPES = {
     "servers": EntityType.SERVER,
     "tokens": EntityType.TOKEN,
@@ -26,10 +40,11 @@ ENTITY_TYPES = {
     "audit": EntityType.AUDIT,
     "usage": EntityType.USAGE,
     "access": EntityType.POLICY,
+    "tools": EntityType.TOOL,
 }
 """By the tag of the route."""
 
-ID_PARAMETERS = ("server_id", "resource_id", "token_id", "policy_id")
+ID_PARAMETERS = ("server_id", "resource_id", "token_id", "policy_id", "tool_id", "owner_id")
 DENIALS = frozenset({ErrorKind.FORBIDDEN, ErrorKind.INSUFFICIENT_SCOPE})
 FAILURES = frozenset({ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.CONFLICT})
 SECRET_READS = frozenset({EntityType.TOKEN, EntityType.PERMISSION})
@@ -56,13 +71,18 @@ class RefusalRecorder:
         if not denied and (kind not in FAILURES or harmless):
             return
         event = AuditEvent(
-            ACTIONS.get(request.method, AuditAction.READ),
+            _action(request),
             entity_type,
             _entity_id(request.path_params),
             outcome=AuditOutcome.DENIED if denied else AuditOutcome.FAILED,
             reason=message[:REASON_CHARACTERS],
         )
         await self._trail.note(caller, event)
+
+
+def _action(request: Request) -> AuditAction:
+    operation = getattr(request.scope.get("route"), "operation_id", None)
+    return OPERATIONS.get(str(operation), ACTIONS.get(request.method, AuditAction.READ))
 
 
 def _entity_type(request: Request) -> EntityType:

@@ -59,6 +59,10 @@ def _mask_match(match: re.Match[str]) -> str:
     return MASK
 
 
+SILENCED = ("mcp", "httpx2", "httpcore2")
+"""Libraries that quote what upstreams send, keys and all. What matters of it is told by ours."""
+
+
 def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
     """Send structlog's events, and those of the standard library, to standard error."""
     shared: list[structlog.typing.Processor] = [
@@ -87,6 +91,8 @@ def configure_logging(level: str, log_format: Literal["json", "console"]) -> Non
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    for name in SILENCED:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(severity, logging.WARNING))

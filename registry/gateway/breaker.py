@@ -43,12 +43,16 @@ class Breaker:
     fail one after the other, and must neither fail the probe nor open it anew after it closed. An
     answer, however, shows at any time that the server is back.
 
+    A call that got no answer in time may have asked for what takes long. It counts only if nothing
+    else got its answer meanwhile: a slow tool must not keep callers from a server that works.
+
     Attributes:
         state: Read it before anything else: while it is closed, calls need not be admitted.
         epoch: Of the calls that are admitted now.
+        works: Grows with each call that got its answer.
     """
 
-    __slots__ = ("_failed_at", "_retry_at", "_rules", "epoch", "state")
+    __slots__ = ("_failed_at", "_retry_at", "_rules", "epoch", "state", "works")
 
     def __init__(self, rules: BreakerRules) -> None:
         self._rules = rules
@@ -56,6 +60,7 @@ class Breaker:
         self._retry_at = 0.0
         self.state = State.CLOSED
         self.epoch = 0
+        self.works = 0
 
     def admit(self, now: float) -> float:
         """Let a call through, or say how many seconds none will be; 0.0 lets it through."""
@@ -76,12 +81,21 @@ class Breaker:
 
     def completed(self) -> None:
         """Note that a call got the whole of its answer."""
+        self.works += 1
         if self._failed_at:
             self._failed_at.clear()
 
-    def failed(self, epoch: int, now: float) -> None:
-        """Note that a call admitted in *epoch* failed."""
+    def failed(self, epoch: int, now: float, *, silent_since: int | None = None) -> None:
+        """Note that a call admitted in *epoch* failed.
+
+        Args:
+            epoch: When it was admitted.
+            now: The time.
+            silent_since: What `works` was when it began, of a call that got no answer in time.
+        """
         if epoch != self.epoch or self.state is State.OPEN or not self._rules.failures:
+            return
+        if silent_since is not None and silent_since != self.works:
             return
         failed_at = self._failed_at
         failed_at.append(now)

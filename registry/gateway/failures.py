@@ -66,6 +66,11 @@ def says_that_it_fails(error: BaseException) -> bool:
     return isinstance(error, TimeoutError | ClientError | HttpProcessingError | OSError)
 
 
+def is_silence(error: BaseException) -> bool:
+    """Whether a server that took a request did not answer it in time, which may be its nature."""
+    return isinstance(error, TimeoutError) and not isinstance(error, ConnectTimedOut)
+
+
 def failure(server_name: str, error: BaseException) -> Refusal:
     """Return what the client is told of a failed exchange."""
     match error:

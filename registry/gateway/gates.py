@@ -21,7 +21,13 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.breaker import Breaker, BreakerRules, State
 from registry.gateway.errors import Refusal, UpstreamBusy, UpstreamPaused
-from registry.gateway.failures import Evidence, evidence_of, failure, says_that_it_fails
+from registry.gateway.failures import (
+    Evidence,
+    evidence_of,
+    failure,
+    is_silence,
+    says_that_it_fails,
+)
 from registry.gateway.values import Route
 
 log = structlog.get_logger()
@@ -190,11 +196,11 @@ class Gate:
             self.breaker.answered()
             self._tell(before)
 
-    def failed(self, epoch: int) -> None:
+    def failed(self, epoch: int, *, silent_since: int | None = None) -> None:
         """Note a failure; see `Breaker`."""
         before = self.breaker.state
         now = self._clock.monotonic()
-        self.breaker.failed(epoch, now)
+        self.breaker.failed(epoch, now, silent_since=silent_since)
         self._tell(before)
         if self.breaker.state is State.OPEN and before is not State.OPEN:
             self._send_away()
@@ -261,6 +267,7 @@ class Turn:
         "_is_standing",
         "_user_id",
         "_version",
+        "_works",
     )
 
     def __init__(self, gate: Gate, user_id: str | None, *, is_standing: bool) -> None:
@@ -268,6 +275,7 @@ class Turn:
         self._is_standing = is_standing
         self._front_status = 0
         self._epoch = 0
+        self._works = 0
         self._user_id = user_id
         self._version: datetime | None = None
         self._attempt = 0
@@ -293,7 +301,7 @@ class Turn:
         """
         gate = self._gate
         is_closed = gate.admit()
-        self._epoch = gate.breaker.epoch
+        self._epoch, self._works = gate.breaker.epoch, gate.breaker.works
         if self._is_standing:
             gate.standing += 1
             self._begun()
@@ -317,7 +325,7 @@ class Turn:
         except UpstreamPaused:
             gate.leave()
             raise
-        self._epoch = gate.breaker.epoch
+        self._epoch, self._works = gate.breaker.epoch, gate.breaker.works
         self._begun()
 
     def _begun(self) -> None:
@@ -333,6 +341,8 @@ class Turn:
         if not self._front_status:
             if error is None or isinstance(error, Refusal):
                 gate.breaker.completed()
+            elif is_silence(error):
+                gate.failed(self._epoch, silent_since=self._works)
             elif says_that_it_fails(error):
                 gate.failed(self._epoch)
             else:

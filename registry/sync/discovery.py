@@ -16,6 +16,7 @@ from registry.servers.errors import (
 )
 from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
+from registry.sync.masking import without_sent
 from registry.tools.intake import take
 from registry.upstream.errors import UnsafeAddressError, UpstreamError, UpstreamRefusedError
 from registry.upstream.guard import UrlGuard
@@ -67,10 +68,10 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            log.info("discovery_failed", problem=exc.message)
+            log.info("discovery_failed", problem=without_sent(exc.message, connection))
             if isinstance(exc, UpstreamRefusedError):
-                raise CredentialsRefusedError(exc.message) from exc
-            raise DiscoveryFailedError(exc.message) from exc
+                raise CredentialsRefusedError(without_sent(exc.message, connection)) from None
+            raise DiscoveryFailedError(without_sent(exc.message, connection)) from None
         finally:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
         return _discovered(reading)
@@ -89,7 +90,7 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            raise DiscoveryFailedError(exc.message) from exc
+            raise DiscoveryFailedError(without_sent(exc.message, connection)) from None
         eras = _eras(legacy=spoken.speaks_legacy, modern=spoken.speaks_modern)
         return Eras(eras, spoken.protocol_version)
 
@@ -109,7 +110,7 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            raise DiscoveryFailedError(exc.message) from exc
+            raise DiscoveryFailedError(without_sent(exc.message, connection)) from None
 
     async def check_url(self, url: str) -> None:
         """Refuse a URL that may not be contacted, without contacting it.

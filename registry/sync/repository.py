@@ -43,6 +43,9 @@ finds too early is left alone, by the database's own clock."""
 OPEN_ATTEMPTS = 10
 """How often a job is looked for that another process opens or finishes just then."""
 
+ASKED_FOR = [Trigger.MANUAL.value, Trigger.WEBHOOK.value, Trigger.COMMAND.value]
+"""What somebody waits for."""
+
 MOST_RUNS_SHOWN = 50
 
 TIME_SECONDS = 60.0
@@ -141,14 +144,29 @@ class JobRepository:
         return None if row is None else job_of(row)
 
     async def claim(
-        self, most: int, worker: str, lease_seconds: float, now: datetime
+        self,
+        most: int,
+        worker: str,
+        lease_seconds: float,
+        now: datetime,
+        *,
+        asked_for: bool = False,
     ) -> list[SyncJob]:
         """Take up to *most* jobs that are due, and those of workers that died.
 
         Each is this worker's until *lease_seconds* have passed without `renew`.
+
+        Args:
+            most: How many at most.
+            worker: Whose they are.
+            lease_seconds: How long, without news of the worker.
+            now: The time here.
+            asked_for: Only first attempts at what somebody asked for.
         """
         # The first condition is for the index alone.
-        horizon = {"due_at": {"$lte": now + CLOCK_DIFFERENCE}, "$expr": IS_DUE}
+        horizon: Doc = {"due_at": {"$lte": now + CLOCK_DIFFERENCE}, "$expr": IS_DUE}
+        if asked_for:
+            horizon |= {"trigger": {"$in": ASKED_FOR}, "state": JobState.QUEUED.value}
         # Some of them others take meanwhile.
         candidates = self._jobs.find(horizon, {"_id": 1}, sort=[("due_at", 1)], limit=most * 2)
         taken: list[SyncJob] = []

@@ -79,6 +79,7 @@ class _Attempt:
     tools_read: int = 0
     upstream_ms: int | None = None
     ending: Ending | None = None
+    is_ending: bool = False
 
     def read(self, tools: int) -> None:
         """Note that so many tools were read so far."""
@@ -154,7 +155,7 @@ class SyncRunner:
         try:
             async with asyncio.TaskGroup() as beside:
                 others = [
-                    beside.create_task(self._renew(attempt.job)),
+                    beside.create_task(self._renew(attempt)),
                     beside.create_task(self._tell(attempt)),
                 ]
                 try:
@@ -230,6 +231,7 @@ class SyncRunner:
             if not is_stored or written is None:
                 return None
             synced, changed = written
+            attempt.is_ending = True
             ending = self._ending(attempt, reading, synced, is_final=is_final)
             await self._end(job, ending)
         await self._changes.server_changed(server.id)
@@ -268,7 +270,7 @@ class SyncRunner:
     def _luck(self) -> tuple[Patience, float]:
         return self._terms.patience, self._chance()
 
-    async def _renew(self, job: SyncJob) -> None:
+    async def _renew(self, attempt: _Attempt) -> None:
         """Hold the lease for as long as this runs.
 
         Raises:
@@ -277,10 +279,10 @@ class SyncRunner:
         while True:
             await self._clock.sleep(self._terms.lease_seconds / RENEWALS)
             try:
-                is_ours = await self._jobs.renew(job, self._terms.lease_seconds)
+                is_ours = await self._jobs.renew(attempt.job, self._terms.lease_seconds)
             except DatabaseUnavailable:
                 continue
-            if not is_ours:
+            if not is_ours and attempt.ending is None and not attempt.is_ending:
                 raise LeaseLostError
 
     async def _tell(self, attempt: _Attempt) -> None:

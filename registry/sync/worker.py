@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -27,6 +27,10 @@ SETTLE_SECONDS = 1.0
 
 PAUSE_SECONDS = 30.0
 """Least time between two readings that an upstream's own announcements begin."""
+
+KEPT_FOR_PEOPLE = 2
+"""Jobs run beyond the usual number when somebody asked for them: servers that hang must not keep
+people waiting."""
 
 COUNT_SECONDS = 15.0
 """Time between two counts of open jobs."""
@@ -148,14 +152,23 @@ class SyncWorker:
         terms, now = self._terms, self._clock.now()
         free = terms.at_once - len(self._running)
         if free > 0:
-            for job in await self._jobs.claim(free, terms.name, terms.lease_seconds, now):
-                task = group.create_task(self._run(job))
-                self._running.add(task)
-                task.add_done_callback(self._ended)
+            self._begin(group, await self._jobs.claim(free, terms.name, terms.lease_seconds, now))
+        kept = terms.at_once + KEPT_FOR_PEOPLE - len(self._running)
+        if kept > 0:
+            self._begin(
+                group,
+                await self._jobs.claim(kept, terms.name, terms.lease_seconds, now, asked_for=True),
+            )
         if self._clock.monotonic() - self._counted_at >= COUNT_SECONDS:
             self._counted_at = self._clock.monotonic()
             for state, count in (await self._jobs.count_open()).items():
                 self._open.labels(state.value).set(count)
+
+    def _begin(self, group: asyncio.TaskGroup, jobs: Sequence[SyncJob]) -> None:
+        for job in jobs:
+            task = group.create_task(self._run(job))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

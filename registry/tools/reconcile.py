@@ -178,7 +178,9 @@ def _insert(tool: ToolDefinition, position: int, rules: Rules) -> ToolInsert:
 def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolUpdate | None:
     before = (row.registration_state, row.exposure_state)
     is_other = tool.discovery_hash != row.discovery_hash
-    is_news = tool.discovery_hash != row.offered_hash
+    # What was held is served when the policy has become to serve it.
+    is_trusted_now = rules.on_change is OnChange.ACCEPT and tool.discovery_hash == row.pending_hash
+    is_news = tool.discovery_hash != row.offered_hash or is_trusted_now
     told = _difference(row, tool) if is_other else None
     trusts = _trusts(rules, told)
     state = before

@@ -22,6 +22,7 @@ class Exchange:
     """What happened on the wire, for telling why a reading failed.
 
     Attributes:
+        heeds_get: Whether answers to GET count, or only open streams beside the requests.
         refusal: The first failure of ours, whatever the layers above made of it.
         status: Of the last answer.
         content_type: Of the last answer.
@@ -29,6 +30,7 @@ class Exchange:
     """
 
     max_bytes: int
+    heeds_get: bool = True
     taken: int = 0
     refusal: UpstreamError | None = None
     status: int | None = None
@@ -76,12 +78,19 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             extensions={**request.extensions, "sni_hostname": host},
         )
         response = await self._inner.handle_async_request(pinned)
-        exchange.status = response.status_code
         exchange.statuses.append(response.status_code)
+        if request.method == "GET" and not exchange.heeds_get:
+            # A stream beside the requests, which servers need not offer.
+            return await self._checked(response)
+        exchange.status = response.status_code
         exchange.content_type = response.headers.get("content-type", "").partition(";")[0].strip()
         exchange.location = response.headers.get("location")
         if response.status_code == httpx2.codes.UNAUTHORIZED:
             exchange.authenticate = response.headers.get("www-authenticate")
+        return await self._checked(response)
+
+    async def _checked(self, response: httpx2.Response) -> httpx2.Response:
+        exchange = self._exchange
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             # We asked for none: what unpacks to a thousand times its size is not for us.
             await response.aclose()

@@ -171,7 +171,7 @@ async def read_upstream(
         UpstreamError: It may not be contacted, cannot be reached, or answers badly.
     """
     guard.check_syntax(target.url)
-    exchange = Exchange(limits.max_bytes)
+    exchange = Exchange(limits.max_bytes, heeds_get=target.is_sse)
     try:
         async with asyncio.timeout(limits.total_timeout_seconds):
             return await _read(target, guard, limits, clock, exchange, progress)
@@ -238,7 +238,7 @@ async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEr
         UpstreamError: It may not be contacted, cannot be reached, or speaks neither.
     """
     guard.check_syntax(target.url)
-    exchange = Exchange(limits.max_bytes)
+    exchange = Exchange(limits.max_bytes, heeds_get=target.is_sse)
     try:
         async with asyncio.timeout(limits.total_timeout_seconds):
             async with _session(target, guard, limits, exchange) as (session, dispatcher):
@@ -355,7 +355,7 @@ async def _speaks_legacy(target: Target, guard: UrlGuard, limits: Limits) -> boo
 
     One plain request, where a session of the SDK would cost as much as the reading itself.
     """
-    exchange = Exchange(limits.max_bytes)
+    exchange = Exchange(limits.max_bytes, heeds_get=target.is_sse)
     headers = {
         **target.headers,
         "Accept": "application/json, text/event-stream",

@@ -202,3 +202,17 @@ class AnyCourse(RuleBasedStateMachine):
 
 TestAnyCourse = AnyCourse.TestCase
 TestAnyCourse.settings = settings(max_examples=50)
+
+
+def test_slow_calls_count_only_if_nothing_else_was_answered_meanwhile() -> None:
+    breaker = Breaker(RULES)
+    began = breaker.works
+    breaker.completed()
+
+    for _ in range(2 * RULES.failures):
+        breaker.failed(breaker.epoch, 1.0, silent_since=began)
+    stays = breaker.state
+    for _ in range(RULES.failures):
+        breaker.failed(breaker.epoch, 1.0, silent_since=breaker.works)
+
+    assert (stays, breaker.state) == (State.CLOSED, State.OPEN)

@@ -284,3 +284,14 @@ def test_what_is_wrong_with_a_tool_is_written_once_and_forgotten_when_it_is_mend
     assert reconcile(broken("a"), rows, SHARED).is_nothing
     mended = reconcile(ToolSnapshot((definition("a"),)), rows, SHARED)
     assert mended == Changes((), (), mended=("a",))
+
+
+def test_what_was_held_is_served_once_changes_are_accepted_unseen() -> None:
+    rows = stored("a", text="one", pending="two")
+
+    held = reconcile(ToolSnapshot((definition("a", "two"),)), rows, SHARED)
+    accepted = reconcile(ToolSnapshot((definition("a", "two"),)), rows, PRIVATE)
+
+    assert held.is_nothing
+    (change,) = accepted.updates
+    assert (change.serve, change.keeps_pending) == (definition("a", "two"), False)
