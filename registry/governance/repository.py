@@ -233,7 +233,8 @@ def _either(sight: Sight, narrowed: ToolFilter) -> Doc:
     """Return the conditions of which one of several must hold."""
     groups: list[Doc] = []
     if not sight.everything:
-        groups.append(_seen(sight))
+        # What waits is for those who may decide.
+        groups.append(_governed(sight) if narrowed.in_review else _seen(sight))
     if narrowed.text:
         pattern = {"$regex": re.escape(narrowed.text), "$options": "i"}
         groups.append({"$or": [{name: pattern} for name in SEARCHED_FIELDS]})
@@ -248,8 +249,11 @@ def _seen(sight: Sight) -> Doc:
         "exposure_state": SERVED[1].value,
         "owner_id": {"$in": [ObjectId(owner) for owner in sight.viewed - sight.governed]},
     }
-    governed: Doc = {"owner_id": {"$in": [ObjectId(owner) for owner in sight.governed]}}
-    return {"$or": [governed, served]}
+    return {"$or": [_governed(sight), served]}
+
+
+def _governed(sight: Sight) -> Doc:
+    return {"owner_id": {"$in": [ObjectId(owner) for owner in sight.governed]}}
 
 
 def governed_tool(row: dict[str, Any], read_at: datetime | None = None) -> GovernedTool:

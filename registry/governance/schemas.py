@@ -1,5 +1,6 @@
 """Query, bodies and answers of the tools API: snake_case, as the records are stored."""
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -11,6 +12,11 @@ from registry.tools.values import ExposureState, RegistrationState
 
 MAX_PAGE = 1_000_000
 MOST_AT_ONCE = 1_000
+MOST_DEPTH = 8
+"""Nesting of what people say of a tool beside the flags."""
+
+MOST_METADATA_CHARACTERS = 16 * 1024
+MOST_TIER = 64
 MOST_METADATA = 64
 
 ToolIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
@@ -74,6 +80,30 @@ class ToolQuery(BaseModel):
         )
 
 
+def _is_tier(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= MOST_TIER
+
+
+def _unstorable(value: object, depth: int) -> str | None:
+    """Say why the database could not keep a value as it is."""
+    if isinstance(value, list | dict):
+        if depth == 0:
+            return f"is nested deeper than {MOST_DEPTH} levels"
+        if isinstance(value, dict) and not all(_is_name(name) for name in value):
+            return "holds a name that is empty, begins with $ or holds ."
+        inner = value.values() if isinstance(value, dict) else value
+        return next((told for item in inner if (told := _unstorable(item, depth - 1))), None)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "holds a number beyond 64 bits"
+    return "holds a null character" if isinstance(value, str) and "\x00" in value else None
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and not ("\x00" in name or name.startswith("$") or "." in name)
+
+
 class _Patch(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -92,12 +122,17 @@ class _Patch(BaseModel):
     @model_validator(mode="after")
     def _metadata_means_something(self) -> Self:
         for name, value in (self.tool_metadata or {}).items():
-            if not name or "\x00" in name or name.startswith("$") or "." in name:
+            if not _is_name(name):
                 raise ValueError("tool_metadata: a name may not be empty, begin with $ or hold .")
             if name in FLAGS and not isinstance(value, bool | None):
                 raise ValueError(f"tool_metadata.{name}: must be true, false or null")
-            if name == COST_TIER and not isinstance(value, str | None):
-                raise ValueError(f"tool_metadata.{name}: must be text or null")
+            if name == COST_TIER and not _is_tier(value):
+                raise ValueError(f"tool_metadata.{name}: must be a short line of text, or null")
+            problem = _unstorable(value, MOST_DEPTH)
+            if problem is not None:
+                raise ValueError(f"tool_metadata.{name}: {problem}")
+        if len(json.dumps(self.tool_metadata or {})) > MOST_METADATA_CHARACTERS:
+            raise ValueError(f"tool_metadata: has more than {MOST_METADATA_CHARACTERS} characters")
         return self
 
     def patch(self) -> ToolPatch:

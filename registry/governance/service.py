@@ -103,7 +103,12 @@ class ToolService:
         governs = sight.everything or narrowed.owner_id in sight.governed
         if wants_hidden and not governs:
             raise HiddenToolsForbiddenError
-        return await self._governed.page(sight, narrowed, page)
+        found = await self._governed.page(sight, narrowed, page)
+        items = tuple(
+            tool if sight.everything or tool.owner_id in sight.governed else tool.as_viewed()
+            for tool in found.items
+        )
+        return replace(found, items=items)
 
     async def get(self, tool_id: str, user: UserContext) -> GovernedTool:
         """Return one tool; what waits for review is for those who may change its server.
@@ -112,7 +117,7 @@ class ToolService:
             ToolNotFoundError: There is none that *user* sees.
         """
         tool, bits = await self._seen(tool_id, user)
-        return tool if bits & Permission.EDIT else replace(tool, pending_definition=None)
+        return tool if bits & Permission.EDIT else tool.as_viewed()
 
     async def _seen(self, tool_id: str, user: UserContext) -> tuple[GovernedTool, int]:
         tool = await self._governed.get(tool_id)

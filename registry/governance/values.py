@@ -1,7 +1,7 @@
 """Values about governed tools that travel between modules."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +46,11 @@ class GovernedTool:
     def state(self) -> State:
         """Return its two states."""
         return self.stored.registration_state, self.stored.exposure_state
+
+    def as_viewed(self) -> "GovernedTool":
+        """Return the tool as it is for those who may not decide about it."""
+        stored = replace(self.stored, pending_hash=None, pending_version=None, seen_hash=None)
+        return replace(self, stored=stored, pending_definition=None)
 
     @property
     def decision_hash(self) -> str:
