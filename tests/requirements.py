@@ -785,7 +785,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-290": (
         "tests/connections/test_health.py::test_a_thousand_connections_made_and_lost_write_nothing_but_when",
         "tests/connections/test_health.py::test_what_another_process_has_just_written_is_not_written_again",
-        "tests/connections/test_writer.py::test_a_server_that_comes_and_goes_costs_a_handful_of_writes_in_an_interval",
+        "tests/connections/test_writer.py::test_a_server_that_comes_and_goes_is_told_of_every_few_seconds",
         "tests/connections/test_writer.py::test_a_storm_of_connections_is_one_write_in_each_interval",
     ),
     "R-062": (

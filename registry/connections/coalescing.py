@@ -1,14 +1,17 @@
 """When what happened to a server is written. Pure: the time is passed in.
 
 Connections come and go by the thousand; the database is told of each server once an interval, and
-at once when it begins to fail, fails for good, or recovers. That too is told once an interval, so
-that a server that comes and goes costs four writes in it and no more.
+at once when it begins to fail, fails for good, or recovers. What turns again and again is told of
+each turn once in a few seconds, so that what is stored is never wrong for long.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from registry.connections.values import News, Occasion, Word
+
+TURN_SECONDS = 5.0
+"""Least time between two writes that the same server began to fail, or recovered."""
 
 
 def added(waiting: News | None, news: News) -> News:
@@ -43,11 +46,11 @@ def due_at(
         occasion: Why it is written.
         written_at: When something was written last, by occasion.
         now: The time.
-        interval_seconds: The least time between two writes of the same occasion; a repetition
-            also waits so long after every other.
+        interval_seconds: How long a repetition waits after every other write. A turn waits
+            `TURN_SECONDS`, if that is less, after the last of the same kind.
     """
     if occasion is Occasion.REPEAT:
-        last = max(written_at.values(), default=None)
+        last, wait = max(written_at.values(), default=None), interval_seconds
     else:
-        last = written_at.get(occasion)
-    return now if last is None else max(now, last + interval_seconds)
+        last, wait = written_at.get(occasion), min(interval_seconds, TURN_SECONDS)
+    return now if last is None else max(now, last + wait)

@@ -62,6 +62,7 @@ def explain(
     rule: Rule,
     *,
     tells_states: bool,
+    tells_names: bool,
 ) -> Explanation:
     """Return whether *user* may use a tool of *owner*, and why.
 
@@ -72,13 +73,14 @@ def explain(
         state: The tool's states; None when there is no such tool.
         rule: The policies about the tool.
         tells_states: Whether who asks may know of tools that are not served.
+        tells_names: Whether they may know which policies there are.
     """
     reasons = (
         _of_server(owner),
         _of_tool(state, tells_states=tells_states),
         _of_access(verdict),
         _of_scope(user),
-        _of_policies(user, rule),
+        _of_policies(user, rule, tells_names=tells_names),
     )
     refused = next((reason for reason in reasons if not reason.passed), None)
     is_known = state is not None and is_served(*state)
@@ -92,7 +94,7 @@ def explain(
             else f"{user.username or user.user_id} may not use this tool: {refused.message}"
         ),
         reasons=reasons if tells_policies else reasons[:2],
-        policies=_consulted(user, rule) if tells_policies else (),
+        policies=_consulted(user, rule) if tells_policies and tells_names else (),
     )
 
 
@@ -150,9 +152,10 @@ POLICY_MESSAGES: Mapping[Decision, str] = {
 }
 
 
-def _of_policies(user: UserContext, rule: Rule) -> Reason:
+def _of_policies(user: UserContext, rule: Rule, *, tells_names: bool) -> Reason:
     decision = decide(user, rule)
-    names = ", ".join(f'"{policy.name}"' for policy in deciding(user, rule)[:MOST_NAMED])
+    named = deciding(user, rule)[:MOST_NAMED] if tells_names else ()
+    names = ", ".join(f'"{policy.name}"' for policy in named)
     told = POLICY_MESSAGES[decision]
     message = f"{told[:-1]} ({names})." if names else told
     return Reason("policy", decision.is_allowed, message)

@@ -67,7 +67,7 @@ from registry.tools.repository import ToolRepository
 
 log = structlog.get_logger()
 
-MOST_ABOUT_ONE = 1_000
+MOST_ABOUT_ONE = 200
 """Most policies about one server, and most about all: each replica holds them in memory."""
 
 MOST_WARNED = 10
@@ -288,6 +288,7 @@ class PolicyService:
             state,
             rule,
             tells_states=bool(rights & Permission.EDIT),
+            tells_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )
         return owner.id, explanation
 
@@ -411,6 +412,13 @@ class PolicyService:
     async def _warnings(self, policy: Policy) -> list[str]:
         """Return what may not be as it was meant."""
         warnings: list[str] = []
+        target, subjects = policy.target, policy.subjects
+        if policy.is_enabled and not target.tools and not target.metadata:
+            where = "this server" if target.owner_id else "all servers"
+            if policy.effect is Effect.ALLOW and not subjects.everyone:
+                warnings.append(f"Closes all tools of {where} to everyone it does not name.")
+            elif policy.effect is Effect.DENY and subjects.everyone:
+                warnings.append(f"Closes all tools of {where} to everyone, administrators too.")
         wanted = [name for name in policy.target.tools if WILDCARD not in name]
         if wanted:
             there = await self._tools.names_among(policy.target.owner_id, wanted)

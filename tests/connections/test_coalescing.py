@@ -52,11 +52,12 @@ def test_the_occasion_follows_from_the_last_word(
         (Occasion.REPEAT, {Occasion.REPEAT: 70.0}, 130.0),
         (Occasion.REPEAT, {Occasion.REPEAT: 10.0, Occasion.RECOVERY: 90.0}, 150.0),
         (Occasion.RECOVERY, {Occasion.REPEAT: 99.0, Occasion.FAILURE: 99.0}, 100.0),
-        (Occasion.RECOVERY, {Occasion.RECOVERY: 90.0}, 150.0),
+        (Occasion.RECOVERY, {Occasion.RECOVERY: 90.0}, 100.0),
+        (Occasion.RECOVERY, {Occasion.RECOVERY: 98.0}, 103.0),
         (Occasion.FAILURE, {Occasion.FAILURE: 30.0}, 100.0),
     ],
 )
-def test_each_occasion_waits_for_an_interval_after_itself_and_a_repetition_after_all(
+def test_a_turn_waits_for_a_moment_after_itself_and_a_repetition_for_an_interval_after_all(
     occasion: Occasion, written_at: dict[Occasion, float], expected: float
 ) -> None:
     assert due_at(occasion, written_at, 100.0, 60.0) == expected

@@ -54,7 +54,7 @@ async def test_a_storm_of_connections_is_one_write_in_each_interval(
 
 
 @pytest.mark.requirement("R-290")
-async def test_a_server_that_comes_and_goes_costs_a_handful_of_writes_in_an_interval(
+async def test_a_server_that_comes_and_goes_is_told_of_every_few_seconds(
     connections: Connections, clock: FakeClock
 ) -> None:
     for _ in range(250):
@@ -64,7 +64,10 @@ async def test_a_server_that_comes_and_goes_costs_a_handful_of_writes_in_an_inte
         await connections.writer.write_due()
         clock.move(0.2)
 
-    assert words(connections) == ["failed", "connected", "failed"]
+    told = words(connections)
+    assert told[:3] == ["failed", "connected", "failed"]
+    assert told.count("failed") <= 11
+    assert told.count("connected") <= 11
 
 
 async def test_a_recovery_is_told_at_once(connections: Connections, clock: FakeClock) -> None:

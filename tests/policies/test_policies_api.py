@@ -416,6 +416,7 @@ async def test_a_policy_that_cannot_be_read_is_shown_and_can_be_removed(rest: Re
 async def test_an_explanation_says_which_step_stands_in_the_way(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
+    await person(rest, OTHER)
     server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
     asked = {"server_id": server["id"], "tool": "echo"}
 
@@ -424,6 +425,7 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
         rest, name="operators", effect="allow", target=about(server), subjects={"roles": ["admin"]}
     )
     refused = (await explained(rest, OTHER, **asked)).json()
+    to_root = (await explained(rest, ROOT, **asked, user_id=OTHER.user_id)).json()
     by_root = (await explained(rest, ROOT, path="/mcp/sums", tool="echo")).json()
     missing = (await explained(rest, OTHER, server_id=server["id"], tool="nothing")).json()
     narrow = replace(OTHER, scopes=frozenset({Scope.READ_TOOLS}))
@@ -439,7 +441,10 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
         "scope",
         "policy",
     ]
-    assert (refused["allowed"], refused["policies"]) == (
+    # Which policies there are is for those who may read them.
+    assert (refused["allowed"], refused["policies"]) == (False, [])
+    assert "operators" not in str(refused)
+    assert (to_root["allowed"], to_root["policies"]) == (
         False,
         [
             {
