@@ -131,10 +131,14 @@ class GovernedTools:
         rows = self._tools.find({"_id": {"$in": ids}}, {"owner_id": 1})
         return {str(row["_id"]): str(row["owner_id"]) async for row in rows}
 
-    async def versions(self, tool_id: str) -> list[ToolVersionRecord]:
-        """Return the stored versions of one tool, newest first."""
-        rows = self._versions.find({"tool_id": ObjectId(tool_id)}, sort=[("version", DESCENDING)])
-        return [_version(row) async for row in rows]
+    async def versions(self, tool_id: str, page: PageRequest) -> Page[ToolVersionRecord]:
+        """Return one page of the stored versions of one tool, newest first."""
+        query = {"tool_id": ObjectId(tool_id)}
+        total = await self._versions.count_documents(query)
+        rows = self._versions.find(
+            query, sort=[("version", DESCENDING)], skip=page.offset, limit=-page.per_page
+        )
+        return Page(tuple(_version(row) for row in await rows.to_list()), total, page)
 
     async def version(
         self, tool_id: str, version: int, tx: Transaction

@@ -12,6 +12,7 @@ from registry.core.text import OBJECT_ID
 from registry.governance.presenter import present_detail, present_summary, present_version
 from registry.governance.schemas import (
     BulkAnswer,
+    HistoryQuery,
     ToolBulk,
     ToolDecision,
     ToolDetail,
@@ -109,16 +110,25 @@ async def update_tool(
     operation_id="tool_history",
     responses=errors(404),
 )
-async def tool_history(request: Request, user: Reader, tool_id: ToolId) -> Response:
+async def tool_history(
+    request: Request, user: Reader, tool_id: ToolId, asked: Annotated[HistoryQuery, Query()]
+) -> Response:
     """List every definition that a tool had or was offered with, newest first."""
-    tool, versions = await _service(request).history(tool_id, user)
+    wanted = PageRequest(asked.page, asked.per_page)
+    tool, versions = await _service(request).history(tool_id, user, wanted)
     return JsonAnswer(
         {
             "id": tool.id,
             "name": tool.stored.name,
             "served_version": tool.stored.served_version,
             "pending_version": tool.stored.pending_version,
-            "versions": [present_version(version) for version in versions],
+            "versions": [present_version(version) for version in versions.items],
+            "pagination": {
+                "total": versions.total,
+                "page": wanted.page,
+                "per_page": wanted.per_page,
+                "total_pages": versions.total_pages,
+            },
         }
     )
 

@@ -273,6 +273,15 @@ class VersionAnswer(BaseModel):
     decided_by: dict[str, str] | None
 
 
+class HistoryQuery(BaseModel):
+    """Which versions to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    page: int = Field(default=1, ge=1, le=MAX_PAGE)
+    per_page: int = Field(default=20, ge=1, le=100)
+
+
 class ToolHistory(BaseModel):
     """Versions of one tool, newest first."""
 
@@ -281,6 +290,7 @@ class ToolHistory(BaseModel):
     served_version: int
     pending_version: int | None
     versions: list[VersionAnswer]
+    pagination: Pagination
 
 
 class BulkFailure(BaseModel):

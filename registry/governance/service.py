@@ -129,9 +129,9 @@ class ToolService:
         return tool, bits
 
     async def history(
-        self, tool_id: str, user: UserContext
-    ) -> tuple[GovernedTool, list[ToolVersionRecord]]:
-        """Return a tool and its versions, newest first.
+        self, tool_id: str, user: UserContext, page: PageRequest
+    ) -> tuple[GovernedTool, Page[ToolVersionRecord]]:
+        """Return a tool and one page of its versions, newest first.
 
         Raises:
             ToolNotFoundError: There is none that *user* sees.
@@ -140,8 +140,11 @@ class ToolService:
         """
         found, bits = await self._seen(tool_id, user)
         tool = _editable(found, bits)
-        versions = await self._governed.versions(tool_id)
-        return tool, versions or [_only_version(tool)]
+        versions = await self._governed.versions(tool_id, page)
+        if not versions.total:
+            only = (_only_version(tool),) if page.page == 1 else ()
+            versions = Page(only, 1, page)
+        return tool, versions
 
     async def patch(self, tool_id: str, patch: ToolPatch, user: UserContext) -> GovernedTool:
         """Change what people say of a tool, or its states.

@@ -22,7 +22,8 @@ SIGNATURE_HEADER = "webhook-signature"
 
 PREFIX = "whsec_"
 SECRET_BYTES = 32
-MESSAGE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+MESSAGE_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
+"""No dot: it divides the id from the time in what is signed."""
 TIMESTAMP = re.compile(r"[0-9]{1,12}")
 TOLERANCE = timedelta(minutes=5)
 """How far a call's time may be from ours."""

@@ -46,6 +46,7 @@ def test_clocks_may_differ_a_little(seconds: int) -> None:
         ({"webhook-id": "msg_other"}, BODY, 0),
         ({"webhook-id": ""}, BODY, 0),
         ({"webhook-id": "a/b"}, BODY, 0),
+        ({"webhook-id": "msg.1"}, BODY, 0),
         ({"webhook-id": "x" * 129}, BODY, 0),
         ({"webhook-timestamp": "1614265331"}, BODY, 0),
         ({"webhook-timestamp": "now"}, BODY, 0),
