@@ -25,6 +25,7 @@ from registry.governance.schemas import (
 from registry.governance.service import ToolService
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
+from registry.web.pages import pagination
 
 Reader = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_TOOLS)]
@@ -54,12 +55,7 @@ async def list_tools(
     return JsonAnswer(
         {
             "tools": [present_summary(tool) for tool in page.items],
-            "pagination": {
-                "total": page.total,
-                "page": wanted.page,
-                "per_page": wanted.per_page,
-                "total_pages": page.total_pages,
-            },
+            "pagination": pagination(page),
         }
     )
 
@@ -123,12 +119,7 @@ async def tool_history(
             "served_version": tool.stored.served_version,
             "pending_version": tool.stored.pending_version,
             "versions": [present_version(version) for version in versions.items],
-            "pagination": {
-                "total": versions.total,
-                "page": wanted.page,
-                "per_page": wanted.per_page,
-                "total_pages": versions.total_pages,
-            },
+            "pagination": pagination(versions),
         }
     )
 

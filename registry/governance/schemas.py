@@ -9,6 +9,7 @@ from registry.core.text import OBJECT_ID
 from registry.governance.values import ToolFilter, ToolPatch
 from registry.tools.metadata import COST_TIER, FLAGS
 from registry.tools.values import ExposureState, RegistrationState
+from registry.web.pages import Pagination
 
 MAX_PAGE = 1_000_000
 MOST_AT_ONCE = 1_000
@@ -228,15 +229,6 @@ class ToolDetail(ToolSummary):
     annotations: dict[str, Any] | None
     definition: dict[str, Any]
     pending_definition: dict[str, Any] | None
-
-
-class Pagination(BaseModel):
-    """Where a page is."""
-
-    total: int
-    page: int
-    per_page: int
-    total_pages: int
 
 
 class ToolList(BaseModel):

@@ -25,6 +25,7 @@ from registry.policies.service import Asked, PolicyService
 from registry.policies.values import PolicyRecord
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
+from registry.web.pages import pagination
 
 Asker = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
@@ -60,12 +61,7 @@ async def list_policies(
     return JsonAnswer(
         {
             "policies": [present_policy(record) for record in page.items],
-            "pagination": {
-                "total": page.total,
-                "page": wanted.page,
-                "per_page": wanted.per_page,
-                "total_pages": page.total_pages,
-            },
+            "pagination": pagination(page),
         }
     )
 

@@ -17,6 +17,7 @@ from registry.policies.values import (
     Target,
 )
 from registry.tools.metadata import COST_TIER, FLAGS
+from registry.web.pages import Pagination
 
 MAX_PAGE = 1_000_000
 MOST_SUBJECTS = 1_000
@@ -275,15 +276,6 @@ class WrittenPolicy(PolicyAnswer):
     """A policy that was just written."""
 
     warnings: list[str] = Field(description="What may not be as it was meant.")
-
-
-class Pagination(BaseModel):
-    """Where a page is."""
-
-    total: int
-    page: int
-    per_page: int
-    total_pages: int
 
 
 class PolicyList(BaseModel):

@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -16,7 +16,7 @@ from registry.auth.identity import Scope, UserContext
 from registry.connections.service import ConnectionService
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
-from registry.core.paging import Page, PageRequest
+from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
 from registry.servers.directory import seen
 from registry.servers.presenter import (
@@ -51,6 +51,7 @@ from registry.servers.values import (
 from registry.tools.values import ServedTool, ToolDefinition
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
+from registry.web.pages import pagination
 
 MAX_PAGE = 1_000_000
 """Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
@@ -404,16 +405,6 @@ def _from_etag(tag: str | None) -> datetime | None:
     if moment is None or moment.tzinfo is None:
         raise ValidationFailedError("If-Match", "is not an ETag of this API")
     return moment
-
-
-def pagination(page: Page[Any]) -> JsonObject:
-    """Return where a page stands."""
-    return {
-        "total": page.total,
-        "page": page.request.page,
-        "per_page": page.request.per_page,
-        "total_pages": page.total_pages,
-    }
 
 
 def _native(tool: ServedTool | ToolDefinition) -> orjson.Fragment:

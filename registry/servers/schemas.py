@@ -23,6 +23,7 @@ from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
 from registry.servers.values import ServerStatus, SyncMode, Transport
 from registry.tools.exposure import AutoExpose
 from registry.tools.reconcile import OnChange
+from registry.web.pages import Pagination
 
 HEADER_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}$"
 FORBIDDEN_HEADERS = re.compile(
@@ -371,15 +372,6 @@ class ServerDetail(ServerSummary):
     notice: str | None = Field(
         default=None, description="Why there are no tools, where that is no failure."
     )
-
-
-class Pagination(BaseModel):
-    """Where a page stands."""
-
-    total: int
-    page: int
-    per_page: int
-    total_pages: int
 
 
 class UserKey(_Answer):

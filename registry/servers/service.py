@@ -471,7 +471,7 @@ class ServerService:
                 created_at=current.created_at,
                 use_stored_key=not changes.leaves_origin,
             )
-        is_written = await self._store.write(
+        written = await self._store.write(
             current,
             reading,
             changes,
@@ -480,7 +480,7 @@ class ServerService:
             confirm=self._still(current, user, Permission.EDIT),
             action=action,
         )
-        return is_written, reading
+        return written is not None, reading
 
     def _check_update(
         self, request: ServerUpdate, current: ServerRecord, user: UserContext

@@ -62,13 +62,22 @@ class ServerRepositories:
     audit: AuditTrail
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write came to.
+
+    Attributes:
+        server: As it is stored now.
+        synced: What changed of its tools, where its upstream was read.
+    """
+
+    server: ServerRecord
+    synced: Synced | None
+
+
 T = TypeVar("T")
 Confirm = Callable[[Transaction], Awaitable[None]]
 """Raises in the transaction when what it is for is not allowed any more."""
-
-Follow = Callable[[Transaction, Synced | None, ServerRecord], Awaitable[None]]
-"""Does in the same transaction what follows from it, told what was written to the tools and what
-the server is once it is committed."""
 
 
 LARGE_CHARACTERS = 64 * 1024
@@ -208,15 +217,13 @@ class ServerStore:
         accept: bool,
         confirm: Confirm,
         action: AuditAction = AuditAction.UPDATE,
-        follow: Follow | None = None,
-    ) -> bool:
+    ) -> Written | None:
         """Write an update together with what came of reading the upstream.
 
-        *confirm* is asked in the transaction whether the caller may still do so, and *follow*
-        writes there what belongs to it elsewhere.
+        *confirm* is asked in the transaction whether the caller may still do so.
 
         Returns:
-            False when *server* is outdated by now; nothing is written then.
+            What was written; None when *server* is outdated by now, and nothing is.
         """
         now = self._clock.now()
         set_fields: dict[str, object] = dict(changes.changes)
@@ -238,7 +245,7 @@ class ServerStore:
         removed += due.removed
         found = reading.found if reading is not None else None
 
-        async def store(tx: Transaction) -> None:
+        async def store(tx: Transaction) -> Written:
             await confirm(tx)
             writes = dict(set_fields)
             synced: Synced | None = None
@@ -276,14 +283,12 @@ class ServerStore:
             if recorded:
                 event = AuditEvent(action, EntityType.SERVER, server.id, recorded)
                 await self._audit.record(user, event, tx)
-            if follow is not None:
-                await follow(tx, synced, changed)
+            return Written(changed, synced)
 
         try:
-            await self._transaction(store, reading)
+            return await self._transaction(store, reading)
         except (_OutdatedError, VersionTakenError):
-            return False
-        return True
+            return None
 
     async def _versioned(
         self,

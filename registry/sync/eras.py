@@ -66,7 +66,7 @@ class EraProber:
         changes = {"registry.eras": eras, "registry.protocol_version": version}
         # Of a server that somebody changed meanwhile nothing is written; the next call in doubt
         # brings it here again.
-        if await self._store.write(
+        written = await self._store.write(
             server,
             None,
             FieldChanges(dict(changes)),
@@ -74,7 +74,8 @@ class EraProber:
             accept=False,
             confirm=_nobody_asks,
             action=AuditAction.REFRESH,
-        ):
+        )
+        if written is not None:
             log.info("server_eras_changed", server_id=server_id, eras=eras, version=version)
 
     async def _asked(self, server: ServerRecord, connection: ConnectionSpec) -> Eras:

@@ -22,6 +22,7 @@ from registry.sync.schemas import (
 from registry.sync.service import SyncService
 from registry.web.bodies import StrictJsonRoute, small_body
 from registry.web.errors import JsonAnswer, error_answers
+from registry.web.pages import pagination
 
 Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_SERVERS)]
@@ -78,12 +79,7 @@ def sync_router(base_url: str) -> APIRouter:
         return JsonAnswer(
             {
                 "jobs": [present_job(job) for job in page.items],
-                "pagination": {
-                    "total": page.total,
-                    "page": wanted.page,
-                    "per_page": wanted.per_page,
-                    "total_pages": page.total_pages,
-                },
+                "pagination": pagination(page),
             }
         )
 

@@ -172,19 +172,19 @@ class SyncRunner:
         if job.attempts > self._terms.patience.most_attempts:
             # Perhaps it is the job that its workers die of.
             ending = failed("Its workers did not come to an end.", job.attempts, *self._luck())
-            return await self._end(job, ending)
+            return await self._end(attempt, ending)
         for _ in range(WRITE_ATTEMPTS):
             server, attempt.server = attempt.server, None
             server = server or await self._servers.get_unchecked(job.owner_id)
             gone = _why_not(server)
             if server is None or gone is not None:
                 cancelled = Ending(JobState.CANCELLED, RunOutcome.CANCELLED, gone)
-                return await self._end(job, cancelled)
+                return await self._end(attempt, cancelled)
             found = await self._read_and_write(attempt, server)
             if found is not None:
                 return found
         told = "The server was changed again and again while it was read."
-        return await self._end(job, failed(told, job.attempts, *self._luck()))
+        return await self._end(attempt, failed(told, job.attempts, *self._luck()))
 
     async def _read_and_write(self, attempt: _Attempt, server: ServerRecord) -> Ending | None:
         """Return what came of it; None when the server was changed meanwhile."""
@@ -208,17 +208,12 @@ class SyncRunner:
             reading = Reading(failure=exc.message)
             is_final = True
         attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
-        written: tuple[Synced | None, ServerRecord] | None = None
 
         async def hold(tx: Transaction) -> None:
             await self._jobs.require_held(job, tx)
 
-        async def note(_tx: Transaction, synced: Synced | None, changed: ServerRecord) -> None:
-            nonlocal written
-            written = synced, changed
-
         async with self._writing:
-            is_stored = await self._store.write(
+            written = await self._store.write(
                 server,
                 reading,
                 FieldChanges(),
@@ -226,16 +221,14 @@ class SyncRunner:
                 accept=False,
                 confirm=hold,
                 action=AuditAction.REFRESH,
-                follow=note,
             )
-            if not is_stored or written is None:
+            if written is None:
                 return None
-            synced, changed = written
-            attempt.is_ending = True
-            ending = self._ending(attempt, reading, synced, is_final=is_final)
-            await self._end(job, ending)
+            ending = self._ending(attempt, reading, written.synced, is_final=is_final)
+            await self._end(attempt, ending)
         await self._changes.server_changed(server.id)
-        note_reading(self._connections, changed, reading, _reader_of(job, server).user_id)
+        user_id = _reader_of(job, server).user_id
+        note_reading(self._connections, written.server, reading, user_id)
         return ending
 
     def _ending(
@@ -263,8 +256,10 @@ class SyncRunner:
             upstream_ms=attempt.upstream_ms,
         )
 
-    async def _end(self, job: SyncJob, ending: Ending) -> Ending:
-        await self._jobs.end(job, ending, self._clock.now())
+    async def _end(self, attempt: _Attempt, ending: Ending) -> Ending:
+        # From here on the lease may be gone because the job is done.
+        attempt.is_ending = True
+        await self._jobs.end(attempt.job, ending, self._clock.now())
         return ending
 
     def _luck(self) -> tuple[Patience, float]:
@@ -282,7 +277,7 @@ class SyncRunner:
                 is_ours = await self._jobs.renew(attempt.job, self._terms.lease_seconds)
             except DatabaseUnavailable:
                 continue
-            if not is_ours and attempt.ending is None and not attempt.is_ending:
+            if not is_ours and not attempt.is_ending:
                 raise LeaseLostError
 
     async def _tell(self, attempt: _Attempt) -> None:

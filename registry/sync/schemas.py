@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from registry.core.text import OBJECT_ID
 from registry.sync.values import JobFilter, JobState, Phase, RunOutcome, Trigger
+from registry.web.pages import Pagination
 
 ObjectIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
 
@@ -83,15 +84,6 @@ class JobDetail(JobSummary):
     """A job with its attempts, newest first."""
 
     runs: list[RunAnswer]
-
-
-class Pagination(BaseModel):
-    """Where a page lies."""
-
-    total: int
-    page: int
-    per_page: int
-    total_pages: int
 
 
 class JobList(BaseModel):

@@ -141,24 +141,20 @@ class SyncWorker:
                 await self._pause(AWAY_SECONDS if is_away else self._terms.poll_seconds)
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
-        for server_id in self._announcements.take():
-            try:
-                await self._announced(server_id)
-            except DatabaseUnavailable:
-                self._announcements.put_back(server_id)
-                raise
+        await self._take_announcements()
         for server in await self._servers.due_for_sync(self._clock.now(), SCHEDULED_AT_ONCE):
             await self._schedule(server)
         terms, now = self._terms, self._clock.now()
-        free = terms.at_once - len(self._running)
-        if free > 0:
-            self._begin(group, await self._jobs.claim(free, terms.name, terms.lease_seconds, now))
+        free = max(0, terms.at_once - len(self._running))
+        taken = await self._jobs.claim(free, terms.name, terms.lease_seconds, now) if free else []
+        self._begin(group, taken)
         kept = terms.at_once + KEPT_FOR_PEOPLE - len(self._running)
-        if kept > 0:
-            self._begin(
-                group,
-                await self._jobs.claim(kept, terms.name, terms.lease_seconds, now, asked_for=True),
+        if kept > 0 and len(taken) == free:
+            # Perhaps more are due than there is room for.
+            taken = await self._jobs.claim(
+                kept, terms.name, terms.lease_seconds, now, asked_for=True
             )
+            self._begin(group, taken)
         if self._clock.monotonic() - self._counted_at >= COUNT_SECONDS:
             self._counted_at = self._clock.monotonic()
             for state, count in (await self._jobs.count_open()).items():
@@ -180,6 +176,16 @@ class SyncWorker:
         except Exception:
             # The lease runs out, and the job counts one attempt more.
             log.exception("sync_crashed", job_id=job.id, server_id=job.owner_id)
+
+    async def _take_announcements(self) -> None:
+        ready = self._announcements.take()
+        for done, server_id in enumerate(ready):
+            try:
+                await self._announced(server_id)
+            except DatabaseUnavailable:
+                for left in ready[done:]:
+                    self._announcements.put_back(left)
+                raise
 
     async def _announced(self, server_id: str) -> None:
         server = await self._servers.get_unchecked(server_id)

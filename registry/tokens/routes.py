@@ -36,6 +36,7 @@ from registry.tokens.sessions import SessionService
 from registry.tokens.values import TokenFilter, TokenType
 from registry.web.bodies import SmallJsonRoute, StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
+from registry.web.pages import pagination
 
 MAX_PAGE = 1_000_000
 """Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
@@ -144,12 +145,7 @@ async def list_tokens(
     return JsonAnswer(
         {
             "tokens": [present_summary(token) for token in found.items],
-            "pagination": {
-                "total": found.total,
-                "page": found.request.page,
-                "per_page": found.request.per_page,
-                "total_pages": found.total_pages,
-            },
+            "pagination": pagination(found),
         }
     )
 

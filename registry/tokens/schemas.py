@@ -21,6 +21,7 @@ from registry.core.json import JsonObject, JsonValue, canonical_json
 from registry.core.logs import MASK
 from registry.core.text import OBJECT_ID
 from registry.tokens.values import LINKS, TokenType
+from registry.web.pages import Pagination
 
 ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
 """Text without control characters: they forge log lines and end strings of other programs."""
@@ -245,15 +246,6 @@ class TokenRefreshed(BaseModel):
     token: str
     expires_at: datetime
     updated_at: datetime
-
-
-class Pagination(BaseModel):
-    """Where in a list a page lies."""
-
-    total: int
-    page: int
-    per_page: int
-    total_pages: int
 
 
 class TokenList(BaseModel):

@@ -16,7 +16,6 @@ from registry.servers.routes import (
     Reader,
     ServerId,
     detail_answer,
-    pagination,
     precondition_of,
 )
 from registry.servers.schemas import ServerDetail
@@ -31,6 +30,7 @@ from registry.versions.schemas import (
 from registry.versions.service import VersionService
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
+from registry.web.pages import pagination
 
 Writer = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.WRITE_SERVERS)]
 Number = Annotated[int, Path(ge=1, le=MAX_VERSION, description="Counts from 1.")]

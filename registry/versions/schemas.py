@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from registry.servers.schemas import Pagination
+from registry.web.pages import Pagination
 
 MAX_VERSION = 2**31 - 1
 API_VERSION_CHARACTERS = 16

@@ -4,16 +4,18 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
 from pymongo.errors import WriteError
+from typing_extensions import override
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher
+from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
@@ -356,6 +358,70 @@ async def test_one_server_that_makes_us_fail_does_not_stop_the_others(parts: Par
 
     assert state is not None
     assert state.state in {JobState.RUNNING, JobState.DEAD}
+
+
+async def test_servers_that_hang_keep_nobody_waiting(parts: Parts) -> None:
+    hanging = [await parts.register(f"hangs{number}") for number in range(3)]
+    healthy = await parts.register("healthy")
+    released = asyncio.Event()
+
+    async def hang() -> None:
+        if "hangs" in parts.discovery.asked[-1].url:
+            await released.wait()
+
+    parts.discovery.meanwhile = hang
+    for server_id in hanging:
+        await parts.open(server_id, Trigger.SCHEDULE)
+    task = asyncio.ensure_future(parts.worker("one", at_once=2).follow())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await parts.jobs.count_open())[JobState.RUNNING] < 2:
+            await parts.clock.sleep(0.02)
+    asked = await parts.open(healthy, Trigger.MANUAL)
+    await parts.job(asked.id, JobState.SUCCEEDED)
+    open_jobs = await parts.jobs.count_open()
+    released.set()
+    await end(task)
+
+    assert (open_jobs[JobState.RUNNING], open_jobs[JobState.QUEUED]) == (2, 1)
+
+
+class AwayOnce(JobRepository):
+    """Jobs of a database that is away when it is first asked to open one."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, retention=KEPT, clock=SystemClock())
+        self.was_away = asyncio.Event()
+
+    @override
+    async def open(
+        self, owner_id: str, owner_name: str, asked: Asked, now: datetime
+    ) -> tuple[SyncJob, bool]:
+        """Fail once."""
+        if not self.was_away.is_set():
+            self.was_away.set()
+            raise DatabaseUnavailable
+        return await super().open(owner_id, owner_name, asked, now)
+
+
+@pytest.mark.requirement("R-170")
+async def test_announcements_outlast_an_absence_of_the_database(
+    database: Database, parts: Parts
+) -> None:
+    ids = [await parts.register(name) for name in ("one", "two", "three")]
+    parts.jobs = jobs = AwayOnce(database)
+    worker = parts.worker("one")
+    for server_id in ids:
+        parts.announcements.heard(server_id)
+    task = asyncio.ensure_future(worker.follow())
+    await jobs.was_away.wait()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (done := await jobs.page(JobFilter(state=JobState.SUCCEEDED), ALL_JOBS)).total < 3:
+            worker.wake()
+            await parts.clock.sleep(0.1)
+    await end(task)
+
+    assert {job.owner_id for job in done.items} == set(ids)
+    assert {job.asked.trigger for job in done.items} == {Trigger.NOTIFICATION}
 
 
 @pytest.mark.requirement("R-170")
