@@ -13,7 +13,7 @@ from registry.core.json import JsonObject, load_text, members
 from registry.tools.differences import difference
 from registry.tools.exposure import review_of
 from registry.tools.lifecycle import STATES, State
-from registry.tools.metadata import known, metadata_fields
+from registry.tools.metadata import HINTS, known, metadata_fields
 from registry.tools.presentation import Overrides, presented
 from registry.tools.values import ExposureState, RegistrationState
 from registry.tools.versions import NewVersion, VersionOrigin, VersionState
@@ -91,7 +91,7 @@ def completed(row: Mapping[str, Any], now: datetime) -> Completion:
         wanted["review"] = review
     shown, is_shown = presented(row["definition"], overrides), row.get("presented")
     left = None
-    if is_shown is None and shown is not None:
+    if shown is not None and (is_shown is None or _differs_in_effects(is_shown, shown)):
         wanted["presented"] = shown
     elif is_shown != shown:
         left = PRESENTED_OTHERWISE
@@ -125,6 +125,28 @@ def _definition(row: Mapping[str, Any], member: str) -> JsonObject:
         return load_text(text if isinstance(text, str) else "")
     except (ValueError, RecursionError):
         raise UnreadableRowError(f"has a {member} that is no JSON object") from None
+
+
+def _differs_in_effects(is_shown: object, shown: str) -> bool:
+    """Whether what is stored for clients says something else of the tool's effects alone.
+
+    Before it was settled that a person's `destructive` makes `readOnlyHint` false, it was stored
+    beside a `readOnlyHint` that is true.
+    """
+    try:
+        stored = load_text(is_shown if isinstance(is_shown, str) else "")
+    except (ValueError, RecursionError):
+        return False
+    ours = load_text(shown)
+    return stored != ours and _without_effects(stored) == _without_effects(ours)
+
+
+def _without_effects(tool: JsonObject) -> JsonObject:
+    said = members(tool.get("annotations"))
+    others: JsonObject = {
+        name: value for name, value in said.items() if name not in HINTS.values()
+    }
+    return {**tool, "annotations": others}
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, object]:

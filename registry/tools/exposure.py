@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from registry.core.json import JsonObject
 from registry.tools.lifecycle import EXPOSED, State
-from registry.tools.metadata import READ_ONLY_PREFIXES
+from registry.tools.metadata import READ_ONLY, known
 from registry.tools.values import ExposureState, RegistrationState
 
 
@@ -61,7 +61,4 @@ def is_served(registration: RegistrationState, exposure: ExposureState) -> bool:
 
 def reads_only(name: str, annotations: JsonObject | None) -> bool:
     """Whether a tool only reads: as the upstream says, else as its name suggests."""
-    hint = (annotations or {}).get("readOnlyHint")
-    if isinstance(hint, bool):
-        return hint
-    return name.startswith(READ_ONLY_PREFIXES)
+    return known(name, annotations, {}).values.get(READ_ONLY) is True

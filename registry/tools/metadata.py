@@ -3,6 +3,9 @@
 Three sources, the first that says something counts: a person (`manual`), the upstream's own
 annotations (`upstream`), the tool's name (`inferred`). What the last two say is a claim: it is
 shown as such, and never takes away what a person said.
+
+What only reads destroys nothing: MCP lets `destructiveHint` mean nothing where `readOnlyHint` is
+true. Where both are said, one of them counts and the other is false.
 """
 
 from collections.abc import Mapping
@@ -11,12 +14,14 @@ from enum import StrEnum
 
 from registry.core.json import JsonObject, load_text, members
 
-FLAGS = ("read_only", "destructive", "idempotent", "sensitive", "human_approval_required")
+READ_ONLY = "read_only"
+DESTRUCTIVE = "destructive"
+FLAGS = (READ_ONLY, DESTRUCTIVE, "idempotent", "sensitive", "human_approval_required")
 COST_TIER = "cost_tier"
 
 HINTS = {
-    "read_only": "readOnlyHint",
-    "destructive": "destructiveHint",
+    READ_ONLY: "readOnlyHint",
+    DESTRUCTIVE: "destructiveHint",
     "idempotent": "idempotentHint",
 }
 """Flags that MCP has annotations for."""
@@ -24,14 +29,14 @@ HINTS = {
 READ_ONLY_PREFIXES = ("get_", "list_")
 DESTRUCTIVE_PREFIXES = ("delete_", "remove_", "drop_", "destroy_", "purge_")
 HEURISTICS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (READ_ONLY_PREFIXES, "read_only"),
-    (DESTRUCTIVE_PREFIXES, "destructive"),
+    (READ_ONLY_PREFIXES, READ_ONLY),
+    (DESTRUCTIVE_PREFIXES, DESTRUCTIVE),
 )
 """Beginnings of names, and the flag that is taken to be true for them."""
 
 
 class Source(StrEnum):
-    """Who says it."""
+    """Who says it, the best first."""
 
     MANUAL = "manual"
     UPSTREAM = "upstream"
@@ -86,10 +91,21 @@ def known(name: str, annotations: JsonObject | None, manual: Mapping[str, object
         said = _said(flag, name, annotations or {}, manual)
         if said is not None:
             values[flag], sources[flag] = said
+    _settle(values, sources)
     tier = manual.get(COST_TIER)
     if isinstance(tier, str):
         values[COST_TIER], sources[COST_TIER] = tier, Source.MANUAL
     return Known(values, sources)
+
+
+def hints_of(counts: Known) -> dict[str, bool]:
+    """Return the annotations that clients get because of what a person said."""
+    return {
+        hint: value
+        for flag, hint in HINTS.items()
+        if counts.sources.get(flag) is Source.MANUAL
+        and isinstance(value := counts.values[flag], bool)
+    }
 
 
 def metadata_fields(counts: Known) -> dict[str, object]:
@@ -99,6 +115,24 @@ def metadata_fields(counts: Known) -> dict[str, object]:
         "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
         "facets": list(facets_of(counts)),
     }
+
+
+def _settle(values: dict[str, bool | str], sources: dict[str, Source]) -> None:
+    """Let only one of `read_only` and `destructive` be true, on the word of who says it.
+
+    The better source counts. Of an upstream's own two it is `read_only`, as MCP has it: frameworks
+    send `destructiveHint: true` with everything, because that is its default. Of a person's it is
+    `destructive`, the more careful one.
+    """
+    if not (values.get(READ_ONLY) is True and values.get(DESTRUCTIVE) is True):
+        return
+    reads, destroys = sources[READ_ONLY], sources[DESTRUCTIVE]
+    if reads is destroys:
+        is_destructive = reads is Source.MANUAL
+    else:
+        is_destructive = min((reads, destroys), key=list(Source).index) is destroys
+    counts, other = (DESTRUCTIVE, READ_ONLY) if is_destructive else (READ_ONLY, DESTRUCTIVE)
+    values[other], sources[other] = False, sources[counts]
 
 
 def _said(

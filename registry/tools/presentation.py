@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from registry.core.json import JsonObject, dump_text, load_text, members
-from registry.tools.metadata import HINTS
+from registry.tools.metadata import hints_of, known
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,6 @@ class Overrides:
     description: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
 
-    @property
-    def hints(self) -> dict[str, bool]:
-        """Return the annotations that follow from *metadata*."""
-        said = {hint: self.metadata.get(flag) for flag, hint in HINTS.items()}
-        return {hint: value for hint, value in said.items() if isinstance(value, bool)}
-
 
 NO_OVERRIDES = Overrides()
 
@@ -35,16 +29,20 @@ def presented(definition: str, overrides: Overrides) -> str | None:
     """Return the JSON text of the tool object that clients get; None for the upstream's own.
 
     What the upstream or a name only claims is not added: a client may act on an annotation
-    without asking anybody.
+    without asking anybody. What follows from a person's word is: an upstream's `readOnlyHint`
+    would have clients disregard that a tool is destructive.
     """
-    hints = overrides.hints
-    if overrides.display_name is None and overrides.description is None and not hints:
+    if overrides == NO_OVERRIDES:
         return None
     tool: JsonObject = load_text(definition)
+    said = members(tool.get("annotations"))
+    hints = hints_of(known(str(tool.get("name")), said, overrides.metadata))
+    if overrides.display_name is None and overrides.description is None and not hints:
+        return None
     if overrides.display_name is not None:
         tool["title"] = overrides.display_name
     if overrides.description is not None:
         tool["description"] = overrides.description
     if hints:
-        tool["annotations"] = {**members(tool.get("annotations")), **hints}
+        tool["annotations"] = {**said, **hints}
     return dump_text(tool).decode()

@@ -299,7 +299,7 @@ async def test_what_people_say_of_a_tool_survives_every_sync(
 
     detail = answer.json()
     assert detail["metadata"] == {
-        "read_only": {"value": True, "source": "upstream"},
+        "read_only": {"value": False, "source": "manual"},
         "destructive": {"value": True, "source": "manual"},
         "cost_tier": {"value": "high", "source": "manual"},
     }
@@ -316,6 +316,33 @@ async def test_what_people_say_of_a_tool_survives_every_sync(
         rest, tool, OWNER, display_name=None, description=None, tool_metadata={"destructive": None}
     )
     assert (await served(rest, OWNER))["get_sum"]["description"] == "Newer."
+
+
+@pytest.mark.requirement("R-165")
+async def test_a_tool_that_a_person_calls_destructive_is_so_everywhere(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("get_sum", annotations={"readOnlyHint": True})
+    server = await rest.register(OWNER, "sums", upstream.url)
+    (tool,) = (await listed(rest, OWNER, read_only="true")).values()
+    policy = {
+        "name": "nothing destructive",
+        "effect": "deny",
+        "subjects": {"everyone": True},
+        "target": {"owner_id": server["id"], "metadata": {"destructive": True}},
+    }
+    made = await rest.ask(ROOT, "POST", "/access/policies", json=policy)
+    before = await served(rest, OWNER)
+
+    await patch(rest, tool, OWNER, tool_metadata={"destructive": True})
+    denied = await served(rest, OWNER)
+    await rest.ask(ROOT, "DELETE", f"/access/policies/{made.json()['id']}")
+    shown = (await served(rest, OWNER))["get_sum"]
+
+    assert (made.status_code, list(before), denied) == (201, ["get_sum"], {})
+    assert shown["annotations"] == {"readOnlyHint": False, "destructiveHint": True}
+    assert await listed(rest, OWNER, read_only="true") == {}
+    assert set(await listed(rest, OWNER, read_only="false", destructive="true")) == {"get_sum"}
 
 
 @pytest.mark.requirement("R-070", "R-161")

@@ -556,6 +556,32 @@ async def test_what_people_said_reaches_clients_and_what_contradicts_is_left(
     assert [item.name for item in report.left] == ["stale"]
 
 
+async def test_what_clients_disregarded_of_a_persons_flag_is_mended(
+    database: Database, migration: Migration
+) -> None:
+    tool = definition("wipe", annotations={"readOnlyHint": True, "title": "Wipe"})
+    told = {"readOnlyHint": True, "title": "Wipe", "destructiveHint": True}
+    owner = server("governed", tool)
+    stored = row(
+        owner["_id"],
+        tool,
+        tool_metadata={"destructive": True},
+        metadata={"read_only": True, "destructive": True},
+        metadata_sources={"read_only": "upstream", "destructive": "manual"},
+        facets=["read_only:true", "destructive:true"],
+        presented=json.dumps({**tool, "annotations": told}),
+    )
+    await database.collection("mcpservers").insert_one(owner)
+    await database.collection("mcp_tools").insert_one(stored)
+
+    report = await migrate(migration)
+
+    (mended,) = (await documents(database))["mcp_tools"]
+    assert json.loads(mended["presented"])["annotations"] == {**told, "readOnlyHint": False}
+    assert mended["facets"] == ["read_only:false", "destructive:true"]
+    assert report.left == ()
+
+
 async def test_what_a_replica_of_an_earlier_release_writes_afterwards_is_found(
     database: Database, migration: Migration
 ) -> None:
@@ -589,7 +615,7 @@ async def test_what_a_replica_of_an_earlier_release_writes_afterwards_is_found(
     assert report.left == ()
     exchanged = await tools.find_one({"owner_id": owner, "name": "get_2"})
     assert exchanged is not None
-    assert exchanged["facets"] == ["read_only:true", "destructive:true"]
+    assert exchanged["facets"] == ["read_only:false", "destructive:true"]
     assert exchanged["served_version"] == 1
 
 

@@ -48,15 +48,27 @@ def test_nothing_that_an_upstream_says_changes_what_a_person_said(
     name: str, annotations: JsonObject, manual: dict[str, object]
 ) -> None:
     counts = known(name, annotations, manual)
+    alone = known("", None, manual)
 
-    for flag in FLAGS:
+    assert alone.values.items() <= counts.values.items()
+    assert {counts.sources[flag] for flag in alone.values} <= {Source.MANUAL}
+    assert set(facets_of(counts)) == {
+        f"{flag}:{str(value).lower()}" for flag, value in counts.values.items()
+    }
+
+
+@given(name=names, annotations=hints, manual=said)
+def test_who_says_what_counts_is_told(
+    name: str, annotations: JsonObject, manual: dict[str, object]
+) -> None:
+    counts = known(name, annotations, manual)
+
+    # Of the other two one at most is true; see test_presentation.
+    for flag in ("idempotent", "sensitive", "human_approval_required"):
         own, hint = manual.get(flag), annotations.get(HINTS.get(flag, ""))
         if isinstance(own, bool):
             assert (counts.values[flag], counts.sources[flag]) == (own, Source.MANUAL)
         elif isinstance(hint, bool):
             assert (counts.values[flag], counts.sources[flag]) == (hint, Source.UPSTREAM)
         else:
-            assert counts.sources.get(flag) in {None, Source.INFERRED}
-    assert set(facets_of(counts)) == {
-        f"{flag}:{str(value).lower()}" for flag, value in counts.values.items()
-    }
+            assert flag not in counts.values
