@@ -14,6 +14,8 @@ from pymongo import ASCENDING, IndexModel
 REGISTRATION_STATES = ("selected", "unselected", "stale")
 EXPOSURE_STATES = ("draft", "active", "disabled", "deleted")
 SOURCE_TYPES = ("mcp", "openapi")
+MOST_TAGS = 20
+MOST_TAG_CHARACTERS = 64
 POSSIBLE_STATES = {
     "selected": ("draft", "active", "disabled"),
     "unselected": ("draft", "disabled", "deleted"),
@@ -41,9 +43,10 @@ class RegisteredTool(Document):
         versions: How many versions there are.
         is_withheld: Whether it is disabled because its changed definition was blocked.
         tool_metadata: What people said of its effects, unknown members included.
+        tags: What people file it under; absent for nothing.
         metadata: What counts, from all sources.
         metadata_sources: Who says each of these: `manual`, `upstream` or `inferred`.
-        facets: The same as texts `flag:value`, for the index.
+        facets: The same as texts `flag:value`, and each tag as `tag:text`, for the index.
         review: What waits for a decision: a `change`, or the tool itself, which is `new`.
         sync_error: Why the last sync could not take the upstream's definition, if so.
     """
@@ -69,6 +72,7 @@ class RegisteredTool(Document):
     seen_hash: str | None = None
     is_withheld: bool | None = None
     tool_metadata: dict[str, Any] = Field(default_factory=dict)
+    tags: list[str] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     metadata_sources: dict[str, str] = Field(default_factory=dict)
     facets: list[str] = Field(default_factory=list)
@@ -137,6 +141,17 @@ MCP_TOOLS_VALIDATOR: dict[str, object] = {
             "exposure_state": {"enum": list(EXPOSURE_STATES)},
             "served_version": {"bsonType": ["int", "long"], "minimum": 1},
             "versions": {"bsonType": ["int", "long"], "minimum": 1},
+            "tags": {
+                "bsonType": "array",
+                "minItems": 1,
+                "maxItems": MOST_TAGS,
+                "uniqueItems": True,
+                "items": {
+                    "bsonType": "string",
+                    "minLength": 1,
+                    "maxLength": MOST_TAG_CHARACTERS,
+                },
+            },
         },
         "anyOf": [
             {

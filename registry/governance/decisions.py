@@ -1,9 +1,11 @@
 """What a decision about a tool changes of its record. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from packages.models.tools import MOST_TAGS
+from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, load_text
 from registry.governance.errors import ToolMovedOnError, ToolStateError
 from registry.governance.values import GovernedTool, ToolPatch, ToolVersionRecord
@@ -29,6 +31,10 @@ TO_EXPOSURE = {
     ExposureState.DISABLED: Event.DISABLE,
     ExposureState.DELETED: Event.DELETE,
 }
+
+
+SAID = frozenset({"display_name", "description", "metadata", "tags", "add_tags", "remove_tags"})
+"""Members of a patch that change what people say of a tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +156,16 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> Decision:
 
     Raises:
         ToolStateError: The tool's states do not allow it.
+        ValidationFailedError: It would have too many tags.
     """
     overrides = None
-    if patch.given & {"display_name", "description", "metadata"}:
+    if patch.given & SAID:
         before = tool.stored.overrides
         overrides = Overrides(
             patch.display_name if "display_name" in patch.given else before.display_name,
             patch.description if "description" in patch.given else before.description,
             _merged(before.metadata, patch.metadata),
+            _tagged(before.tags, patch),
         )
     events = events_to(tool.state, patch.registration_state, patch.exposure_state)
     try:
@@ -210,6 +218,7 @@ def told(tool: GovernedTool, decision: Decision) -> JsonObject:
             "display_name": decision.overrides.display_name,
             "description": decision.overrides.description,
             "metadata": dict(decision.overrides.metadata),
+            "tags": list(decision.overrides.tags),
         }
     names = [name for name in before if before[name] != later[name]]
     return {
@@ -230,6 +239,7 @@ def _shown(tool: GovernedTool) -> dict[str, Any]:
         "display_name": stored.overrides.display_name,
         "description": stored.overrides.description,
         "metadata": dict(stored.overrides.metadata),
+        "tags": list(stored.overrides.tags),
     }
 
 
@@ -249,6 +259,16 @@ def _moved(state: State, event: Event) -> State:
 def _merged(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**before, **changes}
     return {name: value for name, value in merged.items() if value is not None}
+
+
+def _tagged(before: Sequence[str], patch: ToolPatch) -> tuple[str, ...]:
+    """Return the tags that a tool has from now on, each once."""
+    kept = patch.tags if "tags" in patch.given else before
+    wanted = dict.fromkeys((*kept, *patch.add_tags))
+    tags = tuple(tag for tag in wanted if tag not in patch.remove_tags)
+    if len(tags) > MOST_TAGS and len(tags) > len(before):
+        raise ValidationFailedError("add_tags", f"would leave more than {MOST_TAGS} tags")
+    return tags
 
 
 def _definition(text: str) -> ToolDefinition:

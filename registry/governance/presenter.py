@@ -18,6 +18,7 @@ def present_summary(tool: GovernedTool) -> JsonObject:
         "id": tool.id,
         "source_type": tool.source_type,
         "owner_id": tool.owner_id,
+        "owner_name": tool.owner_name,
         "name": stored.name,
         "display_name": overrides.display_name,
         "title": tool.title,
@@ -27,6 +28,7 @@ def present_summary(tool: GovernedTool) -> JsonObject:
         "is_exposed": is_served(*tool.state),
         "review": review_of(tool.state, has_pending=tool.stored.has_pending),
         "is_withheld": stored.is_withheld,
+        "tags": list(overrides.tags),
         "metadata": {
             name: {"value": value, "source": tool.metadata_sources.get(name, "")}
             for name, value in tool.metadata.items()

@@ -17,9 +17,9 @@ from registry.core.json import load_text, members
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
-from registry.tools.exposure import REVIEWS, SERVED, review_of
-from registry.tools.lifecycle import ACTIVE, DRAFT, SELECTED, STALE, UNSELECTED
-from registry.tools.metadata import facet, known, metadata_fields
+from registry.tools.exposure import SERVED, review_of
+from registry.tools.lifecycle import ACTIVE, DISABLED, DRAFT, SELECTED, STALE, UNSELECTED
+from registry.tools.metadata import TAG, facet, known, metadata_fields
 from registry.tools.presentation import presented
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
@@ -28,7 +28,14 @@ from registry.tools.repository import (
 )
 
 SORT = [("_id", 1)]
-SEARCHED_FIELDS = ("name", "title", "display_name", "description", "description_override")
+SEARCHED_FIELDS = (
+    "name",
+    "title",
+    "display_name",
+    "description",
+    "description_override",
+    "tags",
+)
 
 
 ROWS_AT_ONCE = 200
@@ -46,6 +53,21 @@ class OwnerFacts:
     name: str
     tools: tuple[str, ...]
     num_tools: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """What is told of a server with each of its tools.
+
+    Attributes:
+        read_at: When it was read last.
+    """
+
+    name: str | None
+    read_at: datetime | None
+
+
+NO_OWNER = Owner(None, None)
 
 
 @translates_driver_errors
@@ -72,8 +94,8 @@ class GovernedTools:
             limit=-page.per_page,
         )
         rows = await cursor.to_list()
-        read_at = await self._read_at({row["owner_id"] for row in rows})
-        tools = tuple(governed_tool(row, read_at.get(row["owner_id"])) for row in rows)
+        owners = await self._known({row["owner_id"] for row in rows})
+        tools = tuple(governed_tool(row, owners.get(row["owner_id"])) for row in rows)
         return Page(tools, total, page)
 
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
@@ -81,20 +103,21 @@ class GovernedTools:
         row = await self._tools.find_one({"_id": ObjectId(tool_id)}, session=tx)
         if row is None:
             return None
-        read_at = await self._read_at({row["owner_id"]}, tx)
-        return governed_tool(row, read_at.get(row["owner_id"]))
+        owners = await self._known({row["owner_id"]}, tx)
+        return governed_tool(row, owners.get(row["owner_id"]))
 
-    async def _read_at(
+    async def _known(
         self, owners: Collection[ObjectId], tx: Transaction | None = None
-    ) -> dict[ObjectId, datetime]:
-        """Return when owners were read last, of those that were."""
-        fields = {"registry.last_synced_at": 1}
+    ) -> dict[ObjectId, Owner]:
+        """Return what is told of owners with their tools, of those that exist."""
+        fields = {"serverName": 1, "registry.last_synced_at": 1}
         rows = self._owners.find({"_id": {"$in": list(owners)}}, fields, session=tx)
-        found: dict[ObjectId, datetime] = {}
+        found: dict[ObjectId, Owner] = {}
         async for row in rows:
-            moment = (row.get("registry") or {}).get("last_synced_at")
-            if isinstance(moment, datetime):
-                found[row["_id"]] = moment
+            moment: object = members(row.get("registry")).get("last_synced_at")
+            found[row["_id"]] = Owner(
+                str(row.get("serverName") or ""), moment if isinstance(moment, datetime) else None
+            )
         return found
 
     async def every(self) -> AsyncIterator[GovernedTool]:
@@ -169,11 +192,13 @@ def decided_fields(tool: GovernedTool, decision: Decision, now: datetime) -> tup
     elif decision.overrides is not None:
         _put(changes, gone, "presented", presented(tool.stored.definition or "{}", overrides))
         said = members(load_text(tool.annotations)) if tool.annotations else {}
-        changes |= metadata_fields(known(tool.stored.name, said, overrides.metadata))
+        counts = known(tool.stored.name, said, overrides.metadata)
+        changes |= metadata_fields(counts, overrides.tags)
     if decision.overrides is not None:
         _put(changes, gone, "display_name", overrides.display_name)
         _put(changes, gone, "description_override", overrides.description)
         changes["tool_metadata"] = dict(overrides.metadata)
+        _put(changes, gone, "tags", list(overrides.tags) or None)
     if decision.ends_pending:
         gone += ["pending_definition", "pending_hash", "pending_version"]
     if decision.serve is not None or decision.ends_pending:
@@ -208,11 +233,14 @@ def list_query(sight: Sight, narrowed: ToolFilter) -> Doc:
         query["registration_state"] = {"$in": [SELECTED.value, UNSELECTED.value]}
     if exposure is not None:
         query["exposure_state"] = exposure.value
+    elif narrowed.reviews:
+        # What the policy `block` disabled waits for a decision like everything else.
+        query["exposure_state"] = {"$in": [DRAFT.value, ACTIVE.value, DISABLED.value]}
     elif not narrowed.with_disabled:
         query["exposure_state"] = {"$in": [DRAFT.value, ACTIVE.value]}
-    if narrowed.in_review:
-        query["review"] = {"$in": list(REVIEWS)}
-    return query | _flags(narrowed) | _either(sight, narrowed)
+    if narrowed.reviews:
+        query["review"] = {"$in": list(narrowed.reviews)}
+    return query | _facets(narrowed) | _either(sight, narrowed)
 
 
 def is_broad(query: Doc) -> bool:
@@ -222,9 +250,17 @@ def is_broad(query: Doc) -> bool:
     return not any(isinstance(value, str) for value in query.values())
 
 
-def _flags(narrowed: ToolFilter) -> Doc:
-    """Return the conditions about metadata; the first is found by the index of all flags."""
+def _facets(narrowed: ToolFilter) -> Doc:
+    """Return the conditions about tags and metadata; the first is found by the index of both.
+
+    Tags come first: fewer tools have one of them than share a flag.
+    """
     query: Doc = {}
+    if narrowed.tags:
+        first, *others = narrowed.tags
+        query["facets"] = facet(TAG, first)
+        if others:
+            query["tags"] = {"$all": others}
     for flag, value in narrowed.flags.items():
         if "facets" not in query:
             query["facets"] = facet(flag, value)
@@ -238,7 +274,7 @@ def _either(sight: Sight, narrowed: ToolFilter) -> Doc:
     groups: list[Doc] = []
     if not sight.everything:
         # What waits is for those who may decide.
-        groups.append(_governed(sight) if narrowed.in_review else _seen(sight))
+        groups.append(_governed(sight) if narrowed.reviews else _seen(sight))
     if narrowed.text:
         pattern = {"$regex": re.escape(narrowed.text), "$options": "i"}
         groups.append({"$or": [{name: pattern} for name in SEARCHED_FIELDS]})
@@ -260,14 +296,17 @@ def _governed(sight: Sight) -> Doc:
     return {"owner_id": {"$in": [ObjectId(owner) for owner in sight.governed]}}
 
 
-def governed_tool(row: dict[str, Any], read_at: datetime | None = None) -> GovernedTool:
-    """Return a stored row as a value; *read_at* is when its owner was read last."""
+def governed_tool(row: dict[str, Any], owner: Owner | None = None) -> GovernedTool:
+    """Return a stored row as a value; of its owner, what was read."""
+    known_owner = owner or NO_OWNER
+    read_at = known_owner.read_at
     is_stale = row["registration_state"] == STALE.value
     is_broken = is_stale or "sync_error" in row
     return GovernedTool(
         id=str(row["_id"]),
         source_type=row["source_type"],
         owner_id=str(row["owner_id"]),
+        owner_name=known_owner.name,
         stored=stored_tool(row),
         presented=row.get("presented"),
         title=row.get("title"),

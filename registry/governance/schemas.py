@@ -5,8 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from packages.models.tools import MOST_TAGS
 from registry.core.text import OBJECT_ID
 from registry.governance.values import ToolFilter, ToolPatch
+from registry.servers.schemas import Tag
+from registry.tools.exposure import REVIEWS
 from registry.tools.metadata import COST_TIER, FLAGS
 from registry.tools.values import ExposureState, RegistrationState
 from registry.web.pages import Pagination
@@ -20,6 +23,7 @@ MOST_METADATA_CHARACTERS = 16 * 1024
 MOST_TIER = 64
 MOST_METADATA = 64
 
+Tags = Annotated[list[Tag], Field(max_length=MOST_TAGS)]
 ToolIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
 Line = Annotated[
     str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True, min_length=1)
@@ -43,8 +47,13 @@ class ToolQuery(BaseModel):
     source_type: Literal["mcp", "openapi"] | None = None
     registration_state: RegistrationState | None = None
     exposure_state: ExposureState | None = None
-    review: Literal["pending"] | None = Field(
-        default=None, description="Only new tools and changed definitions that wait."
+    review: Literal["pending", "new", "change"] | None = Field(
+        default=None,
+        description="Only what waits: `new` tools, a `change` of a definition (one that was "
+        "blocked and disabled for it too), or both (`pending`).",
+    )
+    tag: list[Tag] = Field(
+        default_factory=list, max_length=MOST_TAGS, description="Only tools with all of them."
     )
     read_only: bool | None = None
     destructive: bool | None = None
@@ -53,7 +62,7 @@ class ToolQuery(BaseModel):
     human_approval_required: bool | None = None
     cost_tier: Annotated[Line | None, Field(max_length=64)] = None
     query: Annotated[Line | None, Field(max_length=200)] = Field(
-        default=None, description="Text to look for in names, titles and descriptions."
+        default=None, description="Text to look for in names, titles, descriptions and tags."
     )
     include_stale: bool = Field(
         default=False,
@@ -73,12 +82,18 @@ class ToolQuery(BaseModel):
             source_type=self.source_type,
             registration_state=self.registration_state,
             exposure_state=self.exposure_state,
-            in_review=self.review is not None,
+            reviews=self._reviews(),
+            tags=tuple(dict.fromkeys(self.tag)),
             flags={name: value for name, value in flags.items() if value is not None},
             text=self.query,
             with_stale=self.include_stale,
             with_disabled=self.include_disabled,
         )
+
+    def _reviews(self) -> tuple[str, ...]:
+        if self.review is None:
+            return ()
+        return REVIEWS if self.review == "pending" else (self.review,)
 
 
 def _is_tier(value: object) -> bool:
@@ -119,6 +134,19 @@ class _Patch(BaseModel):
             "others, which are kept."
         ),
     )
+    tags: Tags | None = Field(
+        default=None, description="Instead of those there are; null for none."
+    )
+    add_tags: Tags = Field(default_factory=list)
+    remove_tags: Tags = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _tags_are_set_or_changed(self) -> Self:
+        if "tags" in self.model_fields_set and (self.add_tags or self.remove_tags):
+            raise ValueError("tags: give either all of them, or add_tags and remove_tags")
+        if not set(self.add_tags).isdisjoint(self.remove_tags):
+            raise ValueError("add_tags: names a tag that remove_tags names too")
+        return self
 
     @model_validator(mode="after")
     def _metadata_means_something(self) -> Self:
@@ -145,6 +173,9 @@ class _Patch(BaseModel):
             display_name=getattr(self, "display_name", None),
             description=getattr(self, "description", None),
             metadata=self.tool_metadata or {},
+            tags=tuple(self.tags or ()),
+            add_tags=tuple(self.add_tags),
+            remove_tags=tuple(self.remove_tags),
             registration_state=None if registration is None else RegistrationState(registration),
             exposure_state=self.exposure_state,
         )
@@ -196,6 +227,7 @@ class ToolSummary(BaseModel):
     id: str
     source_type: str
     owner_id: str
+    owner_name: str | None = Field(description="Name of the server.")
     name: str
     display_name: str | None
     title: str | None
@@ -205,6 +237,7 @@ class ToolSummary(BaseModel):
     is_exposed: bool = Field(description="Whether it is served while its server is not inactive.")
     review: str | None = Field(description="What waits: `new`, `change`, or nothing.")
     is_withheld: bool
+    tags: list[str]
     metadata: dict[str, MetadataAnswer]
     discovery_hash: str
     pending_hash: str | None

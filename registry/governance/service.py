@@ -349,7 +349,10 @@ def _editable(tool: GovernedTool | None, bits: int) -> GovernedTool:
 def _is_seen(tool: GovernedTool, decision: Decision) -> bool:
     """Whether clients get another list of tools, or another tool, by a decision."""
     before, later = is_served(*tool.state), is_served(*decision.state)
-    is_changed = decision.serve is not None or decision.overrides is not None
+    said = decision.overrides or tool.stored.overrides
+    is_changed = (
+        decision.serve is not None or said.for_clients != tool.stored.overrides.for_clients
+    )
     return before is not later or (later and is_changed)
 
 

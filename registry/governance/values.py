@@ -15,6 +15,7 @@ class GovernedTool:
     """One tool with all that is known of it.
 
     Attributes:
+        owner_name: Its server's; None where that was not read, or is no more.
         stored: What a change of it needs, its definition included.
         presented: JSON text that clients get, where that is not the definition.
         pending_definition: JSON text of the definition that waits for review.
@@ -25,6 +26,7 @@ class GovernedTool:
     id: str
     source_type: str
     owner_id: str
+    owner_name: str | None
     stored: StoredTool
     presented: str | None
     title: str | None
@@ -85,9 +87,10 @@ class ToolFilter:
     """What a list of tools is narrowed to.
 
     Attributes:
-        in_review: Only what waits for a decision: new tools and changed definitions.
+        reviews: Only what waits for such a decision: `new` tools, or a `change`; none for all.
         flags: Flags of `metadata` and their values.
-        text: Looked for in names, titles and descriptions.
+        tags: It has all of them.
+        text: Looked for in names, titles, descriptions and tags.
         with_stale: Also what its server offers no longer.
         with_disabled: Also what is disabled or deleted.
     """
@@ -96,8 +99,9 @@ class ToolFilter:
     source_type: str | None = None
     registration_state: RegistrationState | None = None
     exposure_state: ExposureState | None = None
-    in_review: bool = False
+    reviews: tuple[str, ...] = ()
     flags: Mapping[str, bool | str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
     text: str | None = None
     with_stale: bool = False
     with_disabled: bool = False
@@ -125,11 +129,17 @@ class ToolPatch:
     Attributes:
         given: Names of the members that were given; None of the others counts.
         metadata: Members to set; a value of None removes one.
+        tags: Instead of those there are.
+        add_tags: Beside them.
+        remove_tags: Those to go.
     """
 
     given: frozenset[str]
     display_name: str | None = None
     description: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    add_tags: tuple[str, ...] = ()
+    remove_tags: tuple[str, ...] = ()
     registration_state: RegistrationState | None = None
     exposure_state: ExposureState | None = None

@@ -14,7 +14,7 @@ from registry.tools.differences import difference
 from registry.tools.exposure import review_of
 from registry.tools.lifecycle import STATES, State
 from registry.tools.metadata import HINTS, known, metadata_fields
-from registry.tools.presentation import Overrides, presented
+from registry.tools.presentation import overrides_in, presented
 from registry.tools.values import ExposureState, RegistrationState
 from registry.tools.versions import NewVersion, VersionOrigin, VersionState
 
@@ -75,18 +75,14 @@ def completed(row: Mapping[str, Any], now: datetime) -> Completion:
     name = row.get("name")
     if definition.get("name") != name or not isinstance(name, str):
         raise UnreadableRowError("has a definition of another name")
-    overrides = Overrides(
-        row.get("display_name"),
-        row.get("description_override"),
-        members(row.get("tool_metadata")),
-    )
+    overrides = overrides_in(row)
     has_pending = row.get("pending_hash") is not None
     annotations = definition.get("annotations")
     counts = known(
         name, annotations if isinstance(annotations, dict) else None, overrides.metadata
     )
     review = review_of(state, has_pending=has_pending)
-    wanted: dict[str, object] = {**metadata_fields(counts), **_numbers(row)}
+    wanted: dict[str, object] = {**metadata_fields(counts, overrides.tags), **_numbers(row)}
     if review is not None:
         wanted["review"] = review
     shown, is_shown = presented(row["definition"], overrides), row.get("presented")

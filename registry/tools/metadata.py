@@ -8,7 +8,7 @@ What only reads destroys nothing: MCP lets `destructiveHint` mean nothing where 
 true. Where both are said, one of them counts and the other is false.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +18,8 @@ READ_ONLY = "read_only"
 DESTRUCTIVE = "destructive"
 FLAGS = (READ_ONLY, DESTRUCTIVE, "idempotent", "sensitive", "human_approval_required")
 COST_TIER = "cost_tier"
+TAG = "tag"
+"""Stands before tags where they are told among the effects."""
 
 HINTS = {
     READ_ONLY: "readOnlyHint",
@@ -108,12 +110,17 @@ def hints_of(counts: Known) -> dict[str, bool]:
     }
 
 
-def metadata_fields(counts: Known) -> dict[str, object]:
-    """Return the fields of a row that say what counts."""
+def effects_among(facets: Iterable[str]) -> tuple[str, ...]:
+    """Return the stored *facets* that tell effects: those that are no tags."""
+    return tuple(one for one in facets if not one.startswith(f"{TAG}:"))
+
+
+def metadata_fields(counts: Known, tags: Iterable[str] = ()) -> dict[str, object]:
+    """Return the fields of a row that say what counts; *tags* are found by the same index."""
     return {
         "metadata": dict(counts.values),
         "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
-        "facets": list(facets_of(counts)),
+        "facets": [*facets_of(counts), *(facet(TAG, tag) for tag in tags)],
     }
 
 

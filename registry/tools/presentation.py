@@ -1,7 +1,8 @@
 """How clients get a tool: as its upstream defines it, but for what people changed. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.tools.metadata import hints_of, known
@@ -15,14 +16,32 @@ class Overrides:
         display_name: Shown as `title`.
         description: Shown as `description`.
         metadata: What they said of its effects, as they said it.
+        tags: What they file it under. Clients get none of it.
     """
 
     display_name: str | None = None
     description: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+    @property
+    def for_clients(self) -> "Overrides":
+        """Return what of it reaches clients."""
+        return replace(self, tags=())
 
 
 NO_OVERRIDES = Overrides()
+
+
+def overrides_in(row: Mapping[str, Any]) -> Overrides:
+    """Return what the stored *row* of a tool says of them, as far as it was read."""
+    tags = row.get("tags")
+    return Overrides(
+        row.get("display_name"),
+        row.get("description_override"),
+        members(row.get("tool_metadata")),
+        tuple(tags) if isinstance(tags, list) else (),
+    )
 
 
 def presented(definition: str, overrides: Overrides) -> str | None:

@@ -15,12 +15,11 @@ from packages.database.changes import row_id
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
 from packages.models.tools import RegisteredTool, ToolVersion
-from registry.core.json import members
 from registry.tools.completion import Completion, UnreadableRowError, completed
 from registry.tools.differences import Change
 from registry.tools.exposure import WAITING, review_of
-from registry.tools.metadata import facets_of, known, metadata_fields, said_in
-from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
+from registry.tools.metadata import effects_among, facets_of, known, metadata_fields, said_in
+from registry.tools.presentation import NO_OVERRIDES, Overrides, overrides_in, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
     ExposureState,
@@ -69,6 +68,7 @@ WHOLE_FIELDS = {
     "display_name": 1,
     "description_override": 1,
     "tool_metadata": 1,
+    "tags": 1,
 }
 ROW_FIELDS = (
     "owner_id",
@@ -440,11 +440,7 @@ def stored_tool(row: dict[str, Any]) -> StoredTool:
         is_withheld=row.get("is_withheld") is True,
         definition=row.get("definition"),
         created_at=row.get("created_at"),
-        overrides=Overrides(
-            row.get("display_name"),
-            row.get("description_override"),
-            members(row.get("tool_metadata")),
-        ),
+        overrides=overrides_in(row),
         row_id=str(row["_id"]),
         sync_error=row.get("sync_error"),
     )
@@ -457,7 +453,7 @@ def _facets(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
     """
     stored = row.get("facets")
     if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
-        return tuple(stored)
+        return effects_among(stored)
     return facets_of(known(row["name"], said_in(definition), {}))
 
 
@@ -506,7 +502,7 @@ def definition_fields(tool: ToolDefinition, overrides: Overrides) -> Doc:
         "description": tool.description,
         "output_schema": tool.output_schema,
         "annotations": None if tool.annotations is None else json.dumps(tool.annotations),
-        **metadata_fields(counts),
+        **metadata_fields(counts, overrides.tags),
     }
     return {key: value for key, value in fields.items() if value is not None}
 

@@ -15,6 +15,7 @@ from pymongo import MongoClient
 from registry.core.clock import SystemClock
 from registry.governance.repository import SORT, is_broad, list_query
 from registry.governance.values import Sight, ToolFilter
+from registry.tools.exposure import REVIEWS
 from registry.tools.values import ExposureState, RegistrationState
 from scripts.bench.plan import Plan
 from scripts.bench.report import Bar, Report
@@ -43,7 +44,9 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
             "exposure_state=active",
             ToolFilter(exposure_state=ExposureState.ACTIVE),
         ),
-        "review": ("review=pending", ToolFilter(in_review=True)),
+        "review": ("review=pending", ToolFilter(reviews=REVIEWS)),
+        "review=change": ("review=change", ToolFilter(reviews=("change",))),
+        "tag": ("tag=billing", ToolFilter(tags=("billing",))),
         "cost_tier": ("cost_tier=high", ToolFilter(flags={"cost_tier": "high"})),
         "read_only": ("read_only=true", ToolFilter(flags={"read_only": True})),
         "text": ("query=tool_777", ToolFilter(text="tool_777")),
@@ -106,6 +109,7 @@ def _rows(owners: list[ObjectId]) -> Iterator[dict[str, Any]]:
         facets = [f"read_only:{str(is_read_only).lower()}"]
         if not number % 1_000:
             facets.append("cost_tier:high")
+        tags = [] if number % 700 else ["billing"]
         name = f"tool_{number}"
         yield {
             "_id": ObjectId(),
@@ -124,7 +128,8 @@ def _rows(owners: list[ObjectId]) -> Iterator[dict[str, Any]]:
             "tool_metadata": {},
             "metadata": {"read_only": is_read_only},
             "metadata_sources": {"read_only": "upstream"},
-            "facets": facets,
+            "facets": [*facets, *(f"tag:{tag}" for tag in tags)],
+            **({"tags": tags} if tags else {}),
             **({} if is_served else {"review": "new"}),
             "position": number // OWNERS,
             "last_discovered_at": now,

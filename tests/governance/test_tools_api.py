@@ -345,6 +345,77 @@ async def test_a_tool_that_a_person_calls_destructive_is_so_everywhere(
     assert set(await listed(rest, OWNER, read_only="false", destructive="true")) == {"get_sum"}
 
 
+async def test_tags_are_set_found_audited_and_survive_a_sync(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("get_sum", "other")
+    server = await rest.register(OWNER, "sums", upstream.url)
+    by_name = await listed(rest, OWNER)
+    tool = by_name["get_sum"]
+
+    await patch(rest, tool, OWNER, tags=["Billing", " eu west ", "Billing"])
+    upstream.tools = offered("get_sum", "other", description="Newer.")
+    await refresh(rest, server, OWNER)
+    await patch(rest, tool, OWNER, add_tags=["slow"], remove_tags=["eu west", "never had"])
+    again = await patch(rest, tool, OWNER, add_tags=["slow"])
+    await patch(rest, by_name["other"], OWNER, tags=["slow"])
+
+    assert (tool["tags"], again.json()["tags"]) == ([], ["Billing", "slow"])
+    assert again.json()["served_version"] == 2
+    assert set(await listed(rest, OWNER, tag="slow")) == {"get_sum", "other"}
+    assert set(await listed(rest, OWNER, tag=["slow", "Billing"])) == {"get_sum"}
+    assert set(await listed(rest, OWNER, tag="Billing", read_only="true")) == {"get_sum"}
+    assert await listed(rest, OWNER, tag="Billing", read_only="false") == {}
+    assert await listed(rest, OWNER, tag="eu west") == {}
+    assert set(await listed(rest, OWNER, query="billi")) == {"get_sum"}
+    assert await audited(rest) == [
+        ("update", {"tags": ["Billing", "eu west"]}),
+        ("update", {"tags": ["Billing", "slow"]}),
+        ("update", {"tags": ["slow"]}),
+    ]
+    assert "annotations" not in (await served(rest, OWNER))["get_sum"]
+    await patch(rest, tool, OWNER, tags=None)
+    assert (await listed(rest, OWNER))["get_sum"]["tags"] == []
+    row = await rest.parts.database.collection("mcp_tools").find_one({"name": "get_sum"})
+    assert row is not None
+    assert ("tags" in row, row["facets"]) == (False, ["read_only:true"])
+
+
+async def test_many_tools_are_tagged_at_once_and_none_beyond_the_bound(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("full", "free")
+    await rest.register(OWNER, "sums", upstream.url)
+    by_name = await listed(rest, OWNER)
+    most = [f"t{number}" for number in range(20)]
+    await patch(rest, by_name["full"], OWNER, tags=most)
+
+    ids = [tool["id"] for tool in by_name.values()]
+    body = {"ids": ids, "add_tags": ["one more"]}
+    answer = (await rest.ask(OWNER, "POST", f"{TOOLS}/bulk", json=body)).json()
+
+    assert (answer["changed"], answer["unchanged"]) == ([by_name["free"]["id"]], [])
+    (failed,) = answer["failed"]
+    assert (failed["id"], failed["error"]) == (by_name["full"]["id"], "validation_error")
+    later = await listed(rest, OWNER)
+    assert (later["full"]["tags"], later["free"]["tags"]) == (most, ["one more"])
+
+
+async def test_a_tag_alone_touches_nothing_that_clients_or_the_other_application_read(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(OWNER, "sums", upstream.url)
+    (tool,) = (await listed(rest, OWNER)).values()
+    before = (await rest.call(OWNER, "GET", f"/{server['id']}")).json()["updatedAt"]
+
+    await patch(rest, tool, OWNER, tags=["billing"])
+
+    after = (await rest.call(OWNER, "GET", f"/{server['id']}")).json()["updatedAt"]
+    row = await rest.parts.database.collection("mcp_tools").find_one({"name": "echo"})
+    assert row is not None
+    assert (after, row.get("presented")) == (before, None)
+
+
 @pytest.mark.requirement("R-070", "R-161")
 async def test_nothing_vanishes_and_what_was_deleted_comes_back_with_its_history(
     rest: Rest, upstream: PlainUpstream
@@ -440,6 +511,29 @@ async def test_what_waits_for_review_is_told_only_to_those_who_may_decide(
     assert await listed(rest, OTHER, review="pending") == {}
 
 
+async def test_the_queue_tells_new_tools_from_changes_and_names_their_servers(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum", "other")
+    held = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    await rest.register(ROOT, "blocked", upstream.url, scope="shared_app", onChange="block")
+    upstream.tools = offered("sum", "other", "newer", description="Worse.")
+    await refresh(rest, held)
+    (blocking,) = {tool["owner_id"] for tool in (await listed(rest)).values()} - {held["id"]}
+    await refresh(rest, {"id": blocking})
+
+    async def queue(review: str) -> list[tuple[str, str]]:
+        answer = await rest.ask(ROOT, "GET", TOOLS, params={"review": review})
+        return [(tool["owner_name"], tool["name"]) for tool in answer.json()["tools"]]
+
+    changed = [("sums", "sum"), ("blocked", "sum")]
+    new = [("sums", "newer"), ("blocked", "newer")]
+    assert await queue("change") == changed
+    assert await queue("new") == new
+    assert await queue("pending") == changed + new
+    assert await listed(rest, OTHER, review="new") == {}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -460,6 +554,15 @@ async def test_what_waits_for_review_is_told_only_to_those_who_may_decide(
         ("PATCH", "/{id}", {"tool_metadata": {"cost_tier": "x\x00"}}),
         ("PATCH", "/{id}", {"tool_metadata": {"cost_tier": "x" * 65}}),
         ("PATCH", "/{id}", {"display_name": "a\nb"}),
+        ("PATCH", "/{id}", {"tags": "x"}),
+        ("PATCH", "/{id}", {"tags": [""]}),
+        ("PATCH", "/{id}", {"tags": ["a\nb"]}),
+        ("PATCH", "/{id}", {"tags": ["x" * 65]}),
+        ("PATCH", "/{id}", {"tags": [str(number) for number in range(21)]}),
+        ("PATCH", "/{id}", {"tags": ["a"], "add_tags": ["b"]}),
+        ("PATCH", "/{id}", {"add_tags": ["a"], "remove_tags": ["a"]}),
+        ("GET", "?tag=" + "x" * 65, None),
+        ("GET", "?review=changed", None),
         ("PATCH", "/{id}", {"definition": {}}),
         ("POST", "/{id}/accept", {}),
         ("POST", "/{id}/accept", {"hash": "x"}),

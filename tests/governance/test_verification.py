@@ -61,6 +61,19 @@ async def test_the_database_refuses_states_that_do_not_go_together(
         await rows.update_one({"name": "echo"}, {"$set": states})
 
 
+@pytest.mark.parametrize(
+    "tags", [[], ["x", "x"], ["x" * 65], [""], [1], "x", list("abcdefghijklmnopqrstu")]
+)
+async def test_the_database_refuses_tags_that_no_api_would_take(
+    rest: Rest, upstream: PlainUpstream, tags: object
+) -> None:
+    await rest.register(OWNER, "sums", upstream.url)
+    rows = rest.parts.database.collection("mcp_tools")
+
+    with pytest.raises(WriteError):
+        await rows.update_one({"name": "echo"}, {"$set": {"tags": tags}})
+
+
 @pytest.mark.requirement("R-068")
 @pytest.mark.parametrize(
     ("change", "told"),
