@@ -27,6 +27,8 @@ OPERATIONS = {
     "retry_sync_job": AuditAction.REFRESH,
     "update_tools": AuditAction.UPDATE,
     "accept_tool": AuditAction.ACCEPT,
+    "accept_tools": AuditAction.ACCEPT,
+    "reject_tools": AuditAction.REJECT,
     "reject_tool": AuditAction.REJECT,
     "roll_back_tool": AuditAction.ROLLBACK,
     "explain_access": AuditAction.READ,
@@ -65,19 +67,35 @@ class RefusalRecorder:
         caller = getattr(request.state, "caller", None)
         if not isinstance(caller, UserContext):
             return
-        denied = kind in DENIALS
+        denied = is_denial(kind)
         entity_type = _entity_type(request)
         harmless = request.method == "GET" and entity_type not in SECRET_READS
         if not denied and (kind not in FAILURES or harmless):
             return
-        event = AuditEvent(
-            _action(request),
-            entity_type,
-            _entity_id(request.path_params),
-            outcome=AuditOutcome.DENIED if denied else AuditOutcome.FAILED,
-            reason=message[:REASON_CHARACTERS],
-        )
-        await self._trail.note(caller, event)
+        about = entity_type, _entity_id(request.path_params)
+        await self._trail.note(caller, refusal(_action(request), *about, kind, message))
+
+
+def is_denial(kind: ErrorKind) -> bool:
+    """Whether the caller lacks the right to it."""
+    return kind in DENIALS
+
+
+def refusal(
+    action: AuditAction,
+    entity_type: EntityType,
+    entity_id: str | None,
+    kind: ErrorKind,
+    message: str,
+) -> AuditEvent:
+    """Return what is recorded of something that was refused."""
+    return AuditEvent(
+        action,
+        entity_type,
+        entity_id,
+        outcome=AuditOutcome.DENIED if is_denial(kind) else AuditOutcome.FAILED,
+        reason=message[:REASON_CHARACTERS],
+    )
 
 
 def _action(request: Request) -> AuditAction:

@@ -71,6 +71,17 @@ class AuditRepository:
         except WriteError as exc:
             raise AuditUnwritableError from exc
 
+    async def insert_all(self, documents: Sequence[Doc], tx: Transaction) -> None:
+        """Write records together with the changes they are about.
+
+        Raises:
+            AuditUnwritableError: The database refuses one, so none of the changes must be written.
+        """
+        try:
+            await self._logs.insert_many(documents, session=tx)
+        except BulkWriteError as exc:
+            raise AuditUnwritableError from exc
+
     async def insert_alone(self, documents: Sequence[Doc]) -> None:
         """Write records of what changed nothing.
 

@@ -7,6 +7,7 @@ which is logged and counted, because a refusal must not depend on being written 
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable, Sequence
 
 import structlog
 from cachetools import TTLCache
@@ -59,6 +60,19 @@ class AuditTrail:
         await self._repository.insert(self._document(actor, event), tx)
         self.written.set()
 
+    async def record_all(
+        self, actor: UserContext, events: Sequence[AuditEvent], tx: Transaction
+    ) -> None:
+        """Record several changes in their transaction. One round trip.
+
+        Raises:
+            AuditUnwritableError: One cannot be written, so none of the changes must be either.
+        """
+        if events:
+            documents = [self._document(actor, event) for event in events]
+            await self._repository.insert_all(documents, tx)
+            self.written.set()
+
     async def require(self, actor: UserContext, event: AuditEvent) -> None:
         """Record what may only happen if it is recorded, such as reading a secret.
 
@@ -71,13 +85,25 @@ class AuditTrail:
 
     async def note(self, actor: UserContext, event: AuditEvent) -> None:
         """Record what happens anyway, such as a refusal."""
-        if event.outcome is AuditOutcome.FAILED:
-            failures = self._failures.get(actor.user_id, 0) + 1
-            self._failures[actor.user_id] = failures
-            if failures > FAILURES_A_MINUTE:
-                self._lost.inc()
-                return
-        await self._write([self._document(actor, event)])
+        await self.note_all(actor, [event])
+
+    async def note_all(self, actor: UserContext, events: Iterable[AuditEvent]) -> None:
+        """Record several things that happen anyway. One round trip."""
+        documents = [
+            self._document(actor, event) for event in events if self._may_note(actor, event)
+        ]
+        if documents:
+            await self._write(documents)
+
+    def _may_note(self, actor: UserContext, event: AuditEvent) -> bool:
+        if event.outcome is not AuditOutcome.FAILED:
+            return True
+        failures = self._failures.get(actor.user_id, 0) + 1
+        self._failures[actor.user_id] = failures
+        if failures > FAILURES_A_MINUTE:
+            self._lost.inc()
+            return False
+        return True
 
     def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
         """Record what the gateway saw without waiting; `flush` writes it.

@@ -7,7 +7,7 @@ from typing import Any
 from packages.models.tools import MOST_TAGS
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, load_text
-from registry.governance.errors import ToolMovedOnError, ToolStateError
+from registry.governance.errors import NothingWaitsError, ToolMovedOnError, ToolStateError
 from registry.governance.values import GovernedTool, ToolPatch, ToolVersionRecord
 from registry.tools.exposure import WAITING
 from registry.tools.intake import take
@@ -66,14 +66,13 @@ def accepted(tool: GovernedTool, seen: str) -> Decision:
     """Return what it means to accept what waits for review.
 
     Raises:
+        NothingWaitsError: There is nothing to accept.
         ToolMovedOnError: *seen* is not its hash.
-        ToolStateError: Nothing waits.
+        ToolStateError: It cannot be served.
     """
     stored = tool.stored
     _require_seen(tool, seen)
     if stored.pending_hash is None or tool.pending_definition is None:
-        if tool.state != WAITING:
-            raise ToolStateError("Nothing about this tool waits for a decision.")
         return Decision(after(tool.state, Event.SELECT))
     state = tool.state
     if stored.is_withheld:
@@ -100,14 +99,12 @@ def rejected(tool: GovernedTool, seen: str) -> Decision:
     What was served goes on being served; a blocked tool stays disabled, and a new one becomes so.
 
     Raises:
+        NothingWaitsError: There is nothing to reject.
         ToolMovedOnError: *seen* is not its hash.
-        ToolStateError: Nothing waits.
     """
     stored = tool.stored
     _require_seen(tool, seen)
     if stored.pending_hash is None:
-        if tool.state != WAITING:
-            raise ToolStateError("Nothing about this tool waits for a decision.")
         return Decision(after(tool.state, Event.DISABLE))
     moves: tuple[VersionMove, ...] = ()
     if stored.pending_version is not None:
@@ -244,6 +241,8 @@ def _shown(tool: GovernedTool) -> dict[str, Any]:
 
 
 def _require_seen(tool: GovernedTool, seen: str) -> None:
+    if tool.pending_definition is None and tool.state != WAITING:
+        raise NothingWaitsError
     if seen != tool.decision_hash:
         raise ToolMovedOnError(tool.decision_hash)
 

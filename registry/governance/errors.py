@@ -39,6 +39,13 @@ class ToolStateError(RegistryError):
     kind = ErrorKind.CONFLICT
 
 
+class NothingWaitsError(ToolStateError):
+    """There is nothing to accept or to reject."""
+
+    def __init__(self) -> None:
+        super().__init__("Nothing about this tool waits for a decision.")
+
+
 class ToolMovedOnError(RegistryError):
     """What was decided on is not what waits by now."""
 

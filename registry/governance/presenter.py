@@ -4,8 +4,10 @@ from datetime import datetime
 
 from pydantic import JsonValue
 
+from registry.core.errors import RegistryError
 from registry.core.json import JsonObject, load_text
 from registry.core.text import timestamp
+from registry.governance.errors import NothingWaitsError, ToolMovedOnError, ToolNotFoundError
 from registry.governance.values import GovernedTool, ToolVersionRecord
 from registry.tools.exposure import is_served, review_of
 
@@ -59,6 +61,30 @@ def present_detail(tool: GovernedTool) -> JsonObject:
         "definition": _parsed(tool.stored.definition),
         "pending_definition": _parsed(tool.pending_definition),
     }
+
+
+def present_undecided(tool_id: str, error: RegistryError) -> JsonObject:
+    """Return what stood in the way of a decision about one of many tools."""
+    current = error.facts.get("current_hash")
+    return {
+        "id": tool_id,
+        "error": error.kind.value,
+        "outcome": _outcome(error),
+        "message": error.message,
+        "current_hash": current if isinstance(current, str) else None,
+    }
+
+
+def _outcome(error: RegistryError) -> str:
+    match error:
+        case ToolMovedOnError():
+            return "moved_on"
+        case NothingWaitsError():
+            return "not_held"
+        case ToolNotFoundError():
+            return "unknown"
+        case _:
+            return "refused"
 
 
 def present_version(version: ToolVersionRecord) -> JsonObject:

@@ -23,6 +23,7 @@ from registry.tools.metadata import TAG, facet, known, metadata_fields
 from registry.tools.presentation import presented
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
+    RowChange,
     definition_fields,
     stored_tool,
 )
@@ -106,6 +107,12 @@ class GovernedTools:
         owners = await self._known({row["owner_id"]}, tx)
         return governed_tool(row, owners.get(row["owner_id"]))
 
+    async def several(self, tool_ids: Iterable[str], tx: Transaction) -> dict[str, GovernedTool]:
+        """Return those of some tools of one owner that exist, by id, without their owner."""
+        ids = [ObjectId(tool_id) for tool_id in tool_ids]
+        rows = self._tools.find({"_id": {"$in": ids}}, session=tx)
+        return {str(row["_id"]): governed_tool(row) async for row in rows}
+
     async def _known(
         self, owners: Collection[ObjectId], tx: Transaction | None = None
     ) -> dict[ObjectId, Owner]:
@@ -173,8 +180,8 @@ class GovernedTools:
         return None if row is None else _version(row)
 
 
-def decided_fields(tool: GovernedTool, decision: Decision, now: datetime) -> tuple[Doc, list[str]]:
-    """Return what a decision sets of a tool's own record, and what it removes."""
+def decided_change(tool: GovernedTool, decision: Decision, now: datetime) -> RowChange:
+    """Return what a decision writes of a tool's own record."""
     registration, exposure = decision.state
     changes: Doc = {
         "registration_state": registration.value,
@@ -205,7 +212,7 @@ def decided_fields(tool: GovernedTool, decision: Decision, now: datetime) -> tup
         _put(changes, gone, "seen_hash", decision.seen_hash)
     if decision.ends_withholding:
         gone.append("is_withheld")
-    return changes, gone
+    return RowChange(tool.id, changes, tuple(gone))
 
 
 def _put(changes: Doc, gone: list[str], name: str, value: object) -> None:

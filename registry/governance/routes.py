@@ -9,12 +9,19 @@ from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
-from registry.governance.presenter import present_detail, present_summary, present_version
+from registry.governance.presenter import (
+    present_detail,
+    present_summary,
+    present_undecided,
+    present_version,
+)
 from registry.governance.schemas import (
     BulkAnswer,
+    DecisionsAnswer,
     HistoryQuery,
     ToolBulk,
     ToolDecision,
+    ToolDecisions,
     ToolDetail,
     ToolHistory,
     ToolList,
@@ -22,7 +29,7 @@ from registry.governance.schemas import (
     ToolRollback,
     ToolUpdate,
 )
-from registry.governance.service import ToolService
+from registry.governance.service import BulkResult, ToolService
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import pagination
@@ -77,6 +84,33 @@ async def update_tools(request: Request, user: Writer, body: ToolBulk) -> Respon
             ],
         }
     )
+
+
+@router.post(
+    "/bulk/accept",
+    response_model=DecisionsAnswer,
+    operation_id="accept_tools",
+    responses=errors(408, 415),
+)
+async def accept_tools(request: Request, user: Writer, body: ToolDecisions) -> Response:
+    """Serve what waits of many tools; what fails for one changes nothing for the others."""
+    return _decided(await _service(request).accept_many(body.seen(), user))
+
+
+@router.post(
+    "/bulk/reject",
+    response_model=DecisionsAnswer,
+    operation_id="reject_tools",
+    responses=errors(408, 415),
+)
+async def reject_tools(request: Request, user: Writer, body: ToolDecisions) -> Response:
+    """Go on with what is served of many tools; new ones are disabled."""
+    return _decided(await _service(request).reject_many(body.seen(), user))
+
+
+def _decided(result: BulkResult) -> Response:
+    failed = [present_undecided(tool_id, error) for tool_id, error in result.failed]
+    return JsonAnswer({"changed": list(result.changed), "failed": failed})
 
 
 @router.get(

@@ -206,6 +206,33 @@ class ToolDecision(BaseModel):
     hash: Hash
 
 
+class SeenTool(BaseModel):
+    """One tool, and what was looked at of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: ToolIdText
+    hash: Hash
+
+
+class ToolDecisions(BaseModel):
+    """Which tools to decide about."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tools: list[SeenTool] = Field(min_length=1, max_length=MOST_AT_ONCE)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(self.seen()) < len({(tool.id.lower(), tool.hash) for tool in self.tools}):
+            raise ValueError("tools: names a tool with two hashes")
+        return self
+
+    def seen(self) -> dict[str, str]:
+        """Return the hashes by the ids of their tools."""
+        return {tool.id.lower(): tool.hash for tool in self.tools}
+
+
 class ToolRollback(BaseModel):
     """Which version to serve."""
 
@@ -324,6 +351,23 @@ class BulkFailure(BaseModel):
     id: str
     error: str
     message: str
+
+
+class Undecided(BulkFailure):
+    """What stood in the way of a decision about one tool."""
+
+    outcome: str = Field(
+        description="`moved_on`: another definition waits by now; `not_held`: nothing waits; "
+        "`unknown`: there is no such tool; `refused`: the message says why."
+    )
+    current_hash: str | None = Field(description="What waits instead, where it moved on.")
+
+
+class DecisionsAnswer(BaseModel):
+    """What came of it."""
+
+    changed: list[str] = Field(description="Those that were decided about.")
+    failed: list[Undecided]
 
 
 class BulkAnswer(BaseModel):

@@ -4,7 +4,7 @@ A decision is one transaction: the tool, its versions, what the other applicatio
 server, and the audit record. The gateway follows by the change stream, like everybody else.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -12,6 +12,7 @@ import structlog
 
 from packages.database.client import Database, Transaction
 from registry.access.policy import NO_BITS, Permission
+from registry.audit.refusals import refusal
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
@@ -32,7 +33,7 @@ from registry.governance.errors import (
     ToolNotFoundError,
     VersionNotFoundError,
 )
-from registry.governance.repository import GovernedTools, decided_fields
+from registry.governance.repository import GovernedTools, decided_change
 from registry.governance.values import (
     GovernedTool,
     Sight,
@@ -50,6 +51,8 @@ from registry.tools.versions import VersionOrigin, VersionState
 log = structlog.get_logger()
 
 Decide = Callable[[GovernedTool, Transaction], Awaitable[Decision]]
+DecideAtOnce = Callable[[GovernedTool], Decision]
+Decided = tuple[GovernedTool, Decision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,25 @@ class ToolService:
 
         What stands in the way of one stands in the way of no other.
         """
+        return await self._decide_many(
+            tool_ids, user, lambda tool: patched(tool, patch), AuditAction.UPDATE
+        )
+
+    async def accept_many(self, seen: Mapping[str, str], user: UserContext) -> BulkResult:
+        """Serve what waits of many tools, each by the hash that was looked at; as `patch_many`."""
+        return await self._decide_many(
+            list(seen), user, lambda tool: accepted(tool, seen[tool.id]), AuditAction.ACCEPT
+        )
+
+    async def reject_many(self, seen: Mapping[str, str], user: UserContext) -> BulkResult:
+        """Do not serve what waits of many tools; as `accept_many`."""
+        return await self._decide_many(
+            list(seen), user, lambda tool: rejected(tool, seen[tool.id]), AuditAction.REJECT
+        )
+
+    async def _decide_many(
+        self, tool_ids: Sequence[str], user: UserContext, decide: DecideAtOnce, action: AuditAction
+    ) -> BulkResult:
         owners = await self._governed.owners_of(tool_ids)
         changed: list[str] = []
         unchanged: list[str] = []
@@ -220,41 +242,52 @@ class ToolService:
             (tool_id, ToolNotFoundError()) for tool_id in tool_ids if tool_id not in owners
         ]
         by_owner: dict[str, list[str]] = {}
-        for tool_id, owner_id in owners.items():
-            by_owner.setdefault(owner_id, []).append(tool_id)
+        for tool_id in tool_ids:
+            if tool_id in owners:
+                by_owner.setdefault(owners[tool_id], []).append(tool_id)
         for owner_id, ids in by_owner.items():
-            result = await self._patch_owner(owner_id, ids, patch, user)
+            result = await self._decide_for_owner(owner_id, ids, user, decide, action)
             changed += result.changed
             unchanged += result.unchanged
             failed += result.failed
+        log.info("tools_decided", count=len(changed), action=action.value, user_id=user.user_id)
+        await self._audit.note_all(
+            user,
+            (
+                refusal(action, EntityType.TOOL, tool_id, error.kind, error.message)
+                for tool_id, error in failed
+            ),
+        )
         return BulkResult(tuple(changed), tuple(unchanged), tuple(failed))
 
-    async def _patch_owner(
-        self, owner_id: str, tool_ids: Sequence[str], patch: ToolPatch, user: UserContext
+    async def _decide_for_owner(
+        self,
+        owner_id: str,
+        tool_ids: Sequence[str],
+        user: UserContext,
+        decide: DecideAtOnce,
+        action: AuditAction,
     ) -> BulkResult:
         async def write(tx: Transaction) -> BulkResult:
-            changed: list[str] = []
+            decided: list[Decided] = []
             unchanged: list[str] = []
             failed: list[tuple[str, RegistryError]] = []
-            served_differ = False
-            now = self._clock.now()
             bits = await self._bits_in(owner_id, user, tx)
+            found = await self._governed.several(tool_ids, tx)
             for tool_id in tool_ids:
                 try:
-                    tool = _editable(await self._governed.get(tool_id, tx), bits)
-                    decision = patched(tool, patch)
+                    tool = _editable(found.get(tool_id), bits)
+                    decision = decide(tool)
                 except RegistryError as exc:
                     failed.append((tool_id, exc))
                     continue
                 if _changes_nothing(tool, decision):
                     unchanged.append(tool_id)
-                    continue
-                await self._write(tool, decision, AuditAction.UPDATE, user, now, tx)
-                served_differ = served_differ or _is_seen(tool, decision)
-                changed.append(tool_id)
-            if served_differ:
-                await self._project(owner_id, now, tx)
-            return BulkResult(tuple(changed), tuple(unchanged), tuple(failed))
+                else:
+                    decided.append((tool, decision))
+            await self._write(owner_id, decided, action, user, tx)
+            changed = tuple(tool.id for tool, _ in decided)
+            return BulkResult(changed, tuple(unchanged), tuple(failed))
 
         result = await self._database.transaction(write)
         if result.changed:
@@ -272,10 +305,7 @@ class ToolService:
             tool = _editable(found, await self._bits_in(owner_id, user, tx))
             decision = await decide(tool, tx)
             if not _changes_nothing(tool, decision):
-                now = self._clock.now()
-                await self._write(tool, decision, action, user, now, tx)
-                if _is_seen(tool, decision):
-                    await self._project(tool.owner_id, now, tx)
+                await self._write(owner_id, [(tool, decision)], action, user, tx)
             decided = await self._governed.get(tool_id, tx)
             if decided is None:
                 raise ToolNotFoundError
@@ -288,19 +318,25 @@ class ToolService:
 
     async def _write(
         self,
-        tool: GovernedTool,
-        decision: Decision,
+        owner_id: str,
+        decided: Sequence[Decided],
         action: AuditAction,
         user: UserContext,
-        now: datetime,
         tx: Transaction,
     ) -> None:
-        changes, gone = decided_fields(tool, decision, now)
-        await self._tools.change(tool.id, changes, gone, tx)
+        """Write what was decided about tools of one server, and record each of it."""
+        now = self._clock.now()
+        await self._tools.change([decided_change(*each, now) for each in decided], tx)
+        moves = [move for _, decision in decided for move in decision.versions]
         person = Person(user.user_id, user.username)
-        await self._tools.write_versions(tool.owner_id, decision.versions, now, tx, person=person)
-        event = AuditEvent(action, EntityType.TOOL, tool.id, told(tool, decision))
-        await self._audit.record(user, event, tx)
+        await self._tools.write_versions(owner_id, moves, now, tx, person=person)
+        events = [
+            AuditEvent(action, EntityType.TOOL, tool.id, told(tool, decision))
+            for tool, decision in decided
+        ]
+        await self._audit.record_all(user, events, tx)
+        if any(_is_seen(*each) for each in decided):
+            await self._project(owner_id, now, tx)
 
     async def _project(self, owner_id: str, now: datetime, tx: Transaction) -> None:
         """Write what the other application reads of the server's tools."""

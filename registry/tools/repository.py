@@ -125,6 +125,20 @@ CHANGES_WITH = ("updated_at", "discovery_hash", "pending_hash")
 
 
 @dataclass(frozen=True, slots=True)
+class RowChange:
+    """What is written of one tool.
+
+    Attributes:
+        fields: To set.
+        gone: To remove.
+    """
+
+    tool_id: str
+    fields: Mapping[str, object]
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RowCheck:
     """One row that was looked at.
 
@@ -290,14 +304,16 @@ class ToolRepository:
             ]
             await self._tools.bulk_write(told, session=tx)
 
-    async def change(
-        self, tool_id: str, changes: Mapping[str, object], gone: Collection[str], tx: Transaction
-    ) -> None:
-        """Set fields of one tool, and remove others."""
-        operations: Doc = {"$set": dict(changes)}
-        if gone:
-            operations["$unset"] = dict.fromkeys(gone, "")
-        await self._tools.update_one({"_id": ObjectId(tool_id)}, operations, session=tx)
+    async def change(self, changes: Sequence[RowChange], tx: Transaction) -> None:
+        """Set fields of tools, and remove others."""
+        writes = []
+        for change in changes:
+            operations: Doc = {"$set": dict(change.fields)}
+            if change.gone:
+                operations["$unset"] = dict.fromkeys(change.gone, "")
+            writes.append(UpdateOne({"_id": ObjectId(change.tool_id)}, operations))
+        if writes:
+            await self._tools.bulk_write(writes, session=tx)
 
     async def write_versions(
         self,

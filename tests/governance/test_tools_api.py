@@ -170,6 +170,91 @@ async def test_a_changed_tool_is_held_read_and_accepted(
     }
 
 
+async def test_many_held_tools_are_decided_at_once_each_by_the_hash_that_was_seen(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    names = ("one", "two", "three", "same")
+    upstream.tools = offered(*names)
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    by_name = await listed(rest)
+    # Three that change, and one that is new.
+    changed = [json.loads(offered(name, description="Newer."))[0] for name in names[:3]]
+    upstream.tools = json.dumps(changed + json.loads(offered("same", "new")))
+    await refresh(rest, server)
+    held = await listed(rest, review="pending")
+    seen = [
+        {"id": tool["id"], "hash": tool["pending_hash"] or tool["discovery_hash"]}
+        for tool in held.values()
+    ]
+    upstream.tools = upstream.tools.replace("Newer.", "Newest.", 1)
+    await refresh(rest, server)
+
+    asked = [
+        *seen,
+        {"id": by_name["same"]["id"], "hash": by_name["same"]["discovery_hash"]},
+        {"id": "f" * 24, "hash": "0" * 64},
+    ]
+    answer = await rest.ask(ROOT, "POST", f"{TOOLS}/bulk/accept", json={"tools": asked})
+    now_held = (await listed(rest, review="pending"))["one"]
+    again = await rest.ask(ROOT, "POST", f"{TOOLS}/bulk/accept", json={"tools": seen[1:]})
+
+    assert set(held) == {"one", "two", "three", "new"}
+    body = answer.json()
+    assert body["changed"] == [held[name]["id"] for name in ("two", "three", "new")]
+    assert [(each["id"], each["outcome"], each["current_hash"]) for each in body["failed"]] == [
+        ("f" * 24, "unknown", None),
+        (held["one"]["id"], "moved_on", now_held["pending_hash"]),
+        (by_name["same"]["id"], "not_held", None),
+    ]
+    assert (again.json()["changed"], [each["outcome"] for each in again.json()["failed"]]) == (
+        [],
+        ["not_held"] * 3,
+    )
+    told = {name: tool["description"] for name, tool in (await served(rest)).items()}
+    assert told == {
+        "one": "Does one.",
+        "two": "Newer.",
+        "three": "Newer.",
+        "same": "Does same.",
+        "new": "Does new.",
+    }
+    assert [action for action, _ in await audited(rest)] == ["accept"] * 3
+    assert [version["state"] for version in await history(rest, held["two"])] == [
+        "served", "superseded",
+    ]  # fmt: skip
+    refused = await rest.ask(ROOT, "GET", "/audit", params={"outcome": "failed"})
+    assert {item["action"] for item in refused.json()["records"]} == {"accept"}
+    assert len(refused.json()["records"]) == 6
+
+
+async def test_many_held_tools_are_rejected_at_once_and_only_by_those_who_may(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("one", "two")
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    upstream.tools = json.dumps(
+        [json.loads(offered(name, description="Worse."))[0] for name in ("one", "two")]
+    )
+    await refresh(rest, server)
+    held = await listed(rest, review="pending")
+    body = {"tools": [{"id": tool["id"], "hash": tool["pending_hash"]} for tool in held.values()]}
+
+    others = await rest.ask(OTHER, "POST", f"{TOOLS}/bulk/reject", json=body)
+    both = await asyncio.gather(
+        rest.ask(ROOT, "POST", f"{TOOLS}/bulk/reject", json=body),
+        rest.ask(ROOT, "POST", f"{TOOLS}/bulk/accept", json=body),
+    )
+    denied = await rest.ask(ROOT, "GET", "/audit", params={"outcome": "denied"})
+
+    assert [each["outcome"] for each in others.json()["failed"]] == ["refused"] * 2
+    assert {item["user_id"] for item in denied.json()["records"]} == {OTHER.user_id}
+    assert sorted(len(answer.json()["changed"]) for answer in both) == [0, 2]
+    assert await listed(rest, review="pending") == {}
+    assert len(await audited(rest)) == 2
+    states = {version["state"] for version in await history(rest, held["one"])}
+    assert states in ({"rejected", "served"}, {"superseded", "served"})
+
+
 @pytest.mark.requirement("E-06")
 @pytest.mark.parametrize("path", ["sums", ""])
 async def test_while_a_change_is_held_arguments_must_fit_what_was_approved(
@@ -569,6 +654,14 @@ async def test_the_queue_tells_new_tools_from_changes_and_names_their_servers(
         ("POST", "/{id}/rollback", {"version": 0}),
         ("POST", "/bulk", {"ids": []}),
         ("POST", "/bulk", {"ids": ["x"]}),
+        ("POST", "/bulk/accept", {"tools": []}),
+        ("POST", "/bulk/accept", {"tools": [{"id": "a" * 24}]}),
+        ("POST", "/bulk/reject", {"tools": [{"id": "a" * 24, "hash": "x"}]}),
+        (
+            "POST",
+            "/bulk/reject",
+            {"tools": [{"id": "a" * 24, "hash": each * 64} for each in "01"]},
+        ),
     ],
 )
 async def test_what_makes_no_sense_is_refused(

@@ -62,6 +62,8 @@ WITH_INPUT = (
     "get_connection",
     "list_tools",
     "update_tools",
+    "accept_tools",
+    "reject_tools",
     "get_tool",
     "update_tool",
     "tool_history",
