@@ -56,6 +56,7 @@ from registry.gateway.ports import Peers
 from registry.gateway.recorder import Recorder
 from registry.gateway.snapshot import Snapshot
 from registry.gateway.suspicion import Suspicions
+from registry.governance.history import ToolHistory
 from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
 from registry.governance.verification import ToolVerifier
@@ -340,8 +341,15 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             failures_until_error=settings.connection_failures_until_error,
             admin_sees_private=settings.admin_sees_private,
         )
+        governed = GovernedTools(database)
         tools = ToolService(
-            database, repositories, GovernedTools(database), audit, snapshot, clock=clock
+            database,
+            repositories,
+            governed,
+            ToolHistory(governed, audit_repository),
+            audit,
+            snapshot,
+            clock=clock,
         )
         permissions = PermissionService(
             database,

@@ -705,6 +705,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/policies/test_decisions.py::test_the_same_policies_decide_the_same_in_any_order",
     ),
     "R-072": (
+        "tests/governance/test_life.py::test_all_that_happens_to_a_tool_is_told",
         "tests/governance/test_tools_api.py::test_an_older_version_can_be_served_again_and_survives_a_sync",
         "tests/policies/test_policies_api.py::test_a_policy_is_made_read_changed_and_removed",
         "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
@@ -814,6 +815,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-152": (
         "tests/governance/test_tools_api.py::test_a_changed_tool_is_held_read_and_accepted",
+        "tests/governance/test_life.py::test_all_that_happens_to_a_tool_is_told",
     ),
     "R-153": (
         "tests/governance/test_tools_api.py::test_who_may_not_change_a_server_sees_what_it_serves_and_no_more",

@@ -48,6 +48,8 @@ class RegisteredTool(Document):
         metadata_sources: Who says each of these: `manual`, `upstream` or `inferred`.
         facets: The same as texts `flag:value`, and each tag as `tag:text`, for the index.
         review: What waits for a decision: a `change`, or the tool itself, which is `new`.
+        sync_events: What readings of its upstream did to it, the latest last: `_id`, `at`, `what`,
+            `by`, `version`. What people decide is in `audit_logs`.
         sync_error: Why the last sync could not take the upstream's definition, if so.
     """
 
@@ -85,6 +87,7 @@ class RegisteredTool(Document):
     position: int = 0
     last_discovered_at: datetime
     last_synced_at: datetime
+    sync_events: list[dict[str, Any]] | None = None
     sync_error: str | None = None
     created_at: datetime
     updated_at: datetime
@@ -141,6 +144,7 @@ MCP_TOOLS_VALIDATOR: dict[str, object] = {
             "exposure_state": {"enum": list(EXPOSURE_STATES)},
             "served_version": {"bsonType": ["int", "long"], "minimum": 1},
             "versions": {"bsonType": ["int", "long"], "minimum": 1},
+            "sync_events": {"bsonType": "array"},
             "tags": {
                 "bsonType": "array",
                 "minItems": 1,

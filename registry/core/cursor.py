@@ -5,15 +5,18 @@ What is written meanwhile moves nothing.
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from registry.core.errors import ValidationFailedError
 
-ID_CHARACTERS = frozenset({24, 28})
-"""Of an ObjectId, and of one with a place within that document behind it."""
+DOCUMENT = frozenset({24})
+"""Characters of an ObjectId."""
+
+PLACE = frozenset({24, 28})
+"""Likewise, and of one with a place within that document behind it."""
 
 T = TypeVar("T")
 
@@ -38,8 +41,8 @@ def time_cursor(moment: datetime, document_id: str) -> str:
     return base64.urlsafe_b64encode(f"{milliseconds}.{document_id}".encode()).rstrip(b"=").decode()
 
 
-def read_time_cursor(cursor: str) -> tuple[datetime, str]:
-    """Return the moment and the id that *cursor* names.
+def read_time_cursor(cursor: str, id_characters: Collection[int]) -> tuple[datetime, str]:
+    """Return the moment and the id that *cursor* names; ids have so many characters.
 
     Raises:
         BadCursorError: It is none of ours.
@@ -49,7 +52,7 @@ def read_time_cursor(cursor: str) -> tuple[datetime, str]:
         text = base64.b64decode(padded.encode(), altchars=b"-_", validate=True).decode()
         milliseconds, _, document_id = text.partition(".")
         moment = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-        if len(document_id) not in ID_CHARACTERS:
+        if len(document_id) not in id_characters:
             raise BadCursorError
         bytes.fromhex(document_id)
     except (ValueError, OverflowError, OSError, binascii.Error):
@@ -70,6 +73,8 @@ async def newest_page(
     place: Callable[[T], tuple[datetime, str]],
     cursor: str | None,
     limit: int,
+    *,
+    id_characters: Collection[int] = DOCUMENT,
 ) -> Page[T]:
     """Return up to *limit* records that are older than *cursor*.
 
@@ -78,11 +83,12 @@ async def newest_page(
         place: Returns a record's.
         cursor: Of the page before; None for the first.
         limit: At most so many.
+        id_characters: How many the ids of places have.
 
     Raises:
         BadCursorError: *cursor* is none of ours.
     """
-    before = None if cursor is None else read_time_cursor(cursor)
+    before = None if cursor is None else read_time_cursor(cursor, id_characters)
     # One more than asked for tells whether there are older ones.
     found = await read(before, limit + 1)
     records = tuple(found[:limit])

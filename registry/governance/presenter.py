@@ -1,6 +1,7 @@
 """Tools and their versions as the API shows them: snake_case, as they are stored. Pure."""
 
 from datetime import datetime
+from typing import cast
 
 from pydantic import JsonValue
 
@@ -10,6 +11,7 @@ from registry.core.text import timestamp
 from registry.governance.errors import NothingWaitsError, ToolMovedOnError, ToolNotFoundError
 from registry.governance.values import GovernedTool, ToolVersionRecord
 from registry.tools.exposure import is_served, review_of
+from registry.tools.happenings import ToolEvent
 
 
 def present_summary(tool: GovernedTool) -> JsonObject:
@@ -105,6 +107,19 @@ def present_version(version: ToolVersionRecord) -> JsonObject:
         "created_by": None if version.created_by is None else dict(version.created_by),
         "decided_at": _moment(version.decided_at),
         "decided_by": None if version.decided_by is None else dict(version.decided_by),
+    }
+
+
+def present_event(event: ToolEvent) -> JsonObject:
+    """Return one moment in the life of a tool."""
+    return {
+        "at": timestamp(event.at),
+        "what": list(event.what),
+        "actor": event.actor,
+        "by": None if event.by is None else dict(event.by),
+        "version": event.version,
+        "before": cast("JsonObject | None", event.before),
+        "after": cast("JsonObject | None", event.after),
     }
 
 

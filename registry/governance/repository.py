@@ -18,7 +18,16 @@ from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
 from registry.tools.exposure import SERVED, review_of
-from registry.tools.lifecycle import ACTIVE, DISABLED, DRAFT, SELECTED, STALE, UNSELECTED
+from registry.tools.happenings import ToolEvent
+from registry.tools.lifecycle import (
+    ACTIVE,
+    DISABLED,
+    DRAFT,
+    SELECTED,
+    STALE,
+    UNSELECTED,
+    Actor,
+)
 from registry.tools.metadata import TAG, facet, known, metadata_fields
 from registry.tools.presentation import presented
 from registry.tools.repository import (
@@ -37,8 +46,7 @@ SEARCHED_FIELDS = (
     "description_override",
     "tags",
 )
-
-
+WITHOUT_EVENTS = {"sync_events": 0}
 ROWS_AT_ONCE = 200
 
 
@@ -88,6 +96,7 @@ class GovernedTools:
         total = await self._tools.count_documents(query)
         cursor = self._tools.find(
             query,
+            WITHOUT_EVENTS,
             sort=SORT,
             # What most tools are is found soonest in the order of the list itself.
             hint=SORT if is_broad(query) else None,
@@ -101,7 +110,7 @@ class GovernedTools:
 
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
         """Return one tool, whoever asks."""
-        row = await self._tools.find_one({"_id": ObjectId(tool_id)}, session=tx)
+        row = await self._tools.find_one({"_id": ObjectId(tool_id)}, WITHOUT_EVENTS, session=tx)
         if row is None:
             return None
         owners = await self._known({row["owner_id"]}, tx)
@@ -110,7 +119,7 @@ class GovernedTools:
     async def several(self, tool_ids: Iterable[str], tx: Transaction) -> dict[str, GovernedTool]:
         """Return those of some tools of one owner that exist, by id, without their owner."""
         ids = [ObjectId(tool_id) for tool_id in tool_ids]
-        rows = self._tools.find({"_id": {"$in": ids}}, session=tx)
+        rows = self._tools.find({"_id": {"$in": ids}}, WITHOUT_EVENTS, session=tx)
         return {str(row["_id"]): governed_tool(row) async for row in rows}
 
     async def _known(
@@ -134,7 +143,7 @@ class GovernedTools:
             DatabaseUnavailable: It is away.
         """
         async with translated():
-            async for row in self._tools.find({}, batch_size=ROWS_AT_ONCE):
+            async for row in self._tools.find({}, WITHOUT_EVENTS, batch_size=ROWS_AT_ONCE):
                 yield governed_tool(row)
 
     async def owners(self) -> AsyncIterator[OwnerFacts]:
@@ -160,6 +169,11 @@ class GovernedTools:
         ids = [ObjectId(tool_id) for tool_id in tool_ids]
         rows = self._tools.find({"_id": {"$in": ids}}, {"owner_id": 1})
         return {str(row["_id"]): str(row["owner_id"]) async for row in rows}
+
+    async def sync_events(self, tool_id: str) -> list[ToolEvent]:
+        """Return what readings of its upstream did to one tool, in no order."""
+        row = await self._tools.find_one({"_id": ObjectId(tool_id)}, {"sync_events": 1})
+        return [_sync_event(event) for event in (row or {}).get("sync_events") or ()]
 
     async def versions(self, tool_id: str, page: PageRequest) -> Page[ToolVersionRecord]:
         """Return one page of the stored versions of one tool, newest first."""
@@ -339,6 +353,17 @@ def _latest(row: dict[str, Any], name: str, read_at: datetime | None) -> datetim
     if read_at is None or stored is None:
         return stored or read_at
     return max(stored, read_at)
+
+
+def _sync_event(stored: dict[str, Any]) -> ToolEvent:
+    return ToolEvent(
+        str(stored["_id"]),
+        stored["at"],
+        tuple(stored["what"]),
+        Actor.SYNC.value,
+        stored.get("by"),
+        stored.get("version"),
+    )
 
 
 def _version(row: dict[str, Any]) -> ToolVersionRecord:

@@ -11,6 +11,7 @@ from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
 from registry.governance.presenter import (
     present_detail,
+    present_event,
     present_summary,
     present_undecided,
     present_version,
@@ -143,9 +144,10 @@ async def update_tool(
 async def tool_history(
     request: Request, user: Reader, tool_id: ToolId, asked: Annotated[HistoryQuery, Query()]
 ) -> Response:
-    """List every definition that a tool had or was offered with, newest first."""
+    """List a tool's definitions, and what happened to it by whose hand, each newest first."""
     wanted = PageRequest(asked.page, asked.per_page)
-    tool, versions = await _service(request).history(tool_id, user, wanted)
+    found = await _service(request).history(tool_id, user, wanted, asked.events_cursor)
+    tool, versions = found.tool, found.versions
     return JsonAnswer(
         {
             "id": tool.id,
@@ -154,6 +156,8 @@ async def tool_history(
             "pending_version": tool.stored.pending_version,
             "versions": [present_version(version) for version in versions.items],
             "pagination": pagination(versions),
+            "events": [present_event(event) for event in found.events.records],
+            "next_events_cursor": found.events.next_cursor,
         }
     )
 

@@ -325,24 +325,41 @@ class VersionAnswer(BaseModel):
     decided_by: dict[str, str] | None
 
 
+class EventAnswer(BaseModel):
+    """One moment in the life of a tool."""
+
+    at: str
+    what: list[str] = Field(description="What happened at once; docs/tool-lifecycle.md has all.")
+    actor: str = Field(description="`operator`, or `sync`: a reading of the server.")
+    by: dict[str, str] | None = Field(description="Who decided, or had the server read.")
+    version: int | None = Field(description="Number of the definition concerned.")
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
 class HistoryQuery(BaseModel):
-    """Which versions to list."""
+    """Which versions and events to list."""
 
     model_config = ConfigDict(extra="forbid")
 
     page: int = Field(default=1, ge=1, le=MAX_PAGE)
     per_page: int = Field(default=20, ge=1, le=100)
+    events_cursor: Annotated[str | None, StringConstraints(max_length=200)] = Field(
+        default=None, description="`next_events_cursor` of the answer before."
+    )
 
 
 class ToolHistory(BaseModel):
-    """Versions of one tool, newest first."""
+    """Versions of one tool and what happened to it, newest first."""
 
     id: str
     name: str
     served_version: int
     pending_version: int | None
     versions: list[VersionAnswer]
-    pagination: Pagination
+    pagination: Pagination = Field(description="Of the versions.")
+    events: list[EventAnswer]
+    next_events_cursor: str | None = Field(description="For older events; null for none.")
 
 
 class BulkFailure(BaseModel):

@@ -17,6 +17,7 @@ from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
+from registry.core.cursor import Page as EventPage
 from registry.core.errors import RegistryError
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import (
@@ -33,6 +34,7 @@ from registry.governance.errors import (
     ToolNotFoundError,
     VersionNotFoundError,
 )
+from registry.governance.history import ToolHistory
 from registry.governance.repository import GovernedTools, decided_change
 from registry.governance.values import (
     GovernedTool,
@@ -45,6 +47,7 @@ from registry.servers.outcome import projection_fields, time_after
 from registry.servers.ports import ServerChanges
 from registry.servers.store import ServerRepositories
 from registry.tools.exposure import is_served
+from registry.tools.happenings import ToolEvent
 from registry.tools.values import Person
 from registry.tools.versions import VersionOrigin, VersionState
 
@@ -70,6 +73,20 @@ class BulkResult:
     failed: tuple[tuple[str, RegistryError], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """What became of a tool, newest first.
+
+    Attributes:
+        versions: The definitions that it had or was offered with.
+        events: What happened to it.
+    """
+
+    tool: GovernedTool
+    versions: Page[ToolVersionRecord]
+    events: EventPage[ToolEvent]
+
+
 class ToolService:
     """Reads tools and decides about them, each on behalf of a caller."""
 
@@ -78,6 +95,7 @@ class ToolService:
         database: Database,
         repositories: ServerRepositories,
         governed: GovernedTools,
+        histories: ToolHistory,
         audit: AuditTrail,
         changes: ServerChanges,
         *,
@@ -87,6 +105,7 @@ class ToolService:
         self._servers = repositories.servers
         self._tools = repositories.tools
         self._governed = governed
+        self._histories = histories
         self._audit = audit
         self._changes = changes
         self._clock = clock
@@ -132,11 +151,12 @@ class ToolService:
         return tool, bits
 
     async def history(
-        self, tool_id: str, user: UserContext, page: PageRequest
-    ) -> tuple[GovernedTool, Page[ToolVersionRecord]]:
-        """Return a tool and one page of its versions, newest first.
+        self, tool_id: str, user: UserContext, page: PageRequest, events_cursor: str | None
+    ) -> History:
+        """Return a tool, one page of its versions and one of what happened to it, newest first.
 
         Raises:
+            BadCursorError: *events_cursor* is none of ours.
             ToolNotFoundError: There is none that *user* sees.
             ToolForbiddenError: They may not change it, so that what was never approved is not
                 for them.
@@ -147,7 +167,8 @@ class ToolService:
         if not versions.total:
             only = (_only_version(tool),) if page.page == 1 else ()
             versions = Page(only, 1, page)
-        return tool, versions
+        events = await self._histories.page(tool, events_cursor, page.per_page)
+        return History(tool, versions, events)
 
     async def patch(self, tool_id: str, patch: ToolPatch, user: UserContext) -> GovernedTool:
         """Change what people say of a tool, or its states.

@@ -18,6 +18,7 @@ from packages.models.tools import RegisteredTool, ToolVersion
 from registry.tools.completion import Completion, UnreadableRowError, completed
 from registry.tools.differences import Change
 from registry.tools.exposure import WAITING, review_of
+from registry.tools.happenings import happened
 from registry.tools.metadata import effects_among, facets_of, known, metadata_fields, said_in
 from registry.tools.presentation import NO_OVERRIDES, Overrides, overrides_in, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
@@ -79,6 +80,9 @@ ROW_FIELDS = (
     "seen_hash",
     "facets",
 )
+SYNC_EVENTS_KEPT = 100
+"""Of each tool, the latest. They are part of its row, and so of the same write."""
+
 ROWS_AT_ONCE = 500
 """Decoding them keeps everything else waiting."""
 
@@ -281,7 +285,7 @@ class ToolRepository:
             rows = [_row(owner, insert, now) for insert in changes.inserts]
             await self._tools.insert_many(rows, session=tx)
         if changes.updates:
-            writes = [_write(owner, update, now, seen_at) for update in changes.updates]
+            writes = [_write(owner, update, now, seen_at, reader) for update in changes.updates]
             await self._tools.bulk_write(writes, session=tx)
             versions = [
                 version for update in changes.updates for version in versions_of(update, now)
@@ -527,7 +531,11 @@ OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schem
 
 
 def _write(
-    owner: ObjectId, update: ToolUpdate, now: datetime, seen_at: datetime | None
+    owner: ObjectId,
+    update: ToolUpdate,
+    now: datetime,
+    seen_at: datetime | None,
+    reader: Person | None,
 ) -> UpdateOne:
     tool, number = update.tool, _number(update)
     changes: Doc = {
@@ -564,7 +572,26 @@ def _write(
     else:
         gone.append("is_withheld")
     key = {"source_type": "mcp", "owner_id": owner, "name": update.name}
-    return UpdateOne(key, {"$set": changes, "$unset": dict.fromkeys(gone, "")})
+    operations: Doc = {"$set": changes, "$unset": dict.fromkeys(gone, "")}
+    event = _event_row(update, number, now, reader)
+    if event is not None:
+        operations["$push"] = {"sync_events": {"$each": [event], "$slice": -SYNC_EVENTS_KEPT}}
+    return UpdateOne(key, operations)
+
+
+def _event_row(
+    update: ToolUpdate, number: int, now: datetime, reader: Person | None
+) -> Doc | None:
+    """Return what the tool's history tells of an update; None for nothing."""
+    what = [happening.value for happening in happened(update)]
+    if not what:
+        return None
+    event: Doc = {"_id": ObjectId(), "at": now, "what": what}
+    if reader is not None:
+        event["by"] = reader._asdict()
+    if update.serve is not None or update.hold is not None:
+        event["version"] = number
+    return event
 
 
 def _number(update: ToolUpdate) -> int:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from registry.core.cursor import Page, newest_page
+from registry.core.cursor import PLACE, Page, newest_page
 from registry.usage.repository import UsageRepository
 from registry.usage.values import UsageFilter, UsageRecord
 
@@ -25,4 +25,6 @@ class UsageService:
         async def read(before: tuple[datetime, str] | None, count: int) -> list[UsageRecord]:
             return await self._repository.page(narrowed, before, count)
 
-        return await newest_page(read, lambda one: (one.started_at, one.id), cursor, limit)
+        return await newest_page(
+            read, lambda one: (one.started_at, one.id), cursor, limit, id_characters=PLACE
+        )

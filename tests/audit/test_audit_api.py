@@ -216,6 +216,8 @@ async def test_filters_narrow_the_list(rest: Rest, alice: UserContext, bob: User
     [
         {"cursor": "nonsense"},
         {"cursor": "MTIz"},
+        # One of the usage records'.
+        {"cursor": "MTcwMDAwMDAwMDAwMC4wMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw"},
         {"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTkuYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFh"},
         {"limit": 0},
         {"limit": 201},
