@@ -842,7 +842,7 @@ def build_repositories(
     return ServerRepositories(
         servers=ServerRepository(database, acl, admin_sees_private=settings.admin_sees_private),
         versions=ServerVersionRepository(database, cipher, kept=settings.server_versions_kept),
-        tools=ToolRepository(database),
+        tools=ToolRepository(database, versions_kept=settings.tool_versions_kept),
         features=FeatureRepository(database),
         acl=acl,
         tokens=TokenRepository(database, cipher),

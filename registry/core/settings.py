@@ -261,6 +261,13 @@ class Settings(BaseSettings):
         description="How many versions of each server's connection are kept, the newest; the one "
         "in use always is.",
     )
+    tool_versions_kept: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="How many versions of each tool's definition are kept, the newest; what is "
+        "served, what waits, and what was served when these came always are.",
+    )
 
     sync_worker: bool = Field(
         default=True, description="Whether this process has servers read in the background."

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
-from pymongo import InsertOne, UpdateOne
+from pymongo import DeleteMany, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from packages.database.changes import row_id
@@ -32,7 +32,7 @@ from registry.tools.values import (
     ToolRow,
     ToolStanding,
 )
-from registry.tools.versions import NewVersion, VersionMove, versions_of
+from registry.tools.versions import NewVersion, VersionMove, VersionState, versions_of
 
 SERVED_QUERY: Doc = {
     "registration_state": RegistrationState.SELECTED.value,
@@ -82,6 +82,8 @@ ROW_FIELDS = (
 )
 SYNC_EVENTS_KEPT = 100
 """Of each tool, the latest. They are part of its row, and so of the same write."""
+
+CURRENT = (VersionState.SERVED.value, VersionState.PENDING.value)
 
 ROWS_AT_ONCE = 500
 """Decoding them keeps everything else waiting."""
@@ -176,9 +178,13 @@ class ToolRepository:
 
     Owners are told apart by their ids alone, whatever their kind: with a condition more the
     embedded database takes no index for a sorted list, and reads all tools.
+
+    Args:
+        versions_kept: How many of each tool are kept.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, versions_kept: int) -> None:
+        self._versions_kept = versions_kept
         self._tools = database.collection(RegisteredTool.Settings.name)
         self._versions = database.collection(ToolVersion.Settings.name)
 
@@ -337,6 +343,40 @@ class ToolRepository:
         ]
         if writes:
             await self._versions.bulk_write(writes, session=tx)
+        last = {
+            ObjectId(version.tool_id): version.version - self._versions_kept
+            for version in versions
+            if isinstance(version, NewVersion) and version.version > self._versions_kept
+        }
+        if last:
+            await self._drop_versions(last, tx)
+
+    async def _drop_versions(self, last: Mapping[ObjectId, int], tx: Transaction) -> None:
+        """Remove versions of tools up to the *last* of each that nobody needs.
+
+        Somebody needs what is served, what waits, and what was served when these came, to which
+        one would go back.
+        """
+        needed: dict[ObjectId, set[int]] = {tool_id: set() for tool_id in last}
+        current = self._versions.find(
+            {"tool_id": {"$in": list(last)}, "state": {"$in": list(CURRENT)}},
+            {"_id": 0, "tool_id": 1, "version": 1, "compared_with": 1},
+            session=tx,
+        )
+        async for row in current:
+            needed[row["tool_id"]] |= {row["version"], row.get("compared_with", 0)}
+        await self._versions.bulk_write(
+            [
+                DeleteMany(
+                    {
+                        "tool_id": tool_id,
+                        "version": {"$lte": number, "$nin": sorted(needed[tool_id])},
+                    }
+                )
+                for tool_id, number in last.items()
+            ],
+            session=tx,
+        )
 
     async def delete_of(self, owner_id: str, tx: Transaction) -> None:
         """Remove all tools of one server, and all that they ever were."""
