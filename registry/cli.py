@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from packages.database.client import Database
     from packages.database.encryption import Cipher
     from registry.local.home import LocalHome
-    from registry.migration.values import Plan, Report
+    from registry.migration.values import Plan, Report, StepPlan, StepReport
     from registry.rotation import Survey
     from registry.sync.rounds import RoundResult
 
@@ -344,6 +344,7 @@ def _migration_facts(plan: "Plan", report: "Report | None") -> dict[str, Any]:
                 "step": step.step,
                 "found": len(step.wanted),
                 "done": done[step.step].done if step.step in done else 0,
+                **_counted(step, done.get(step.step)),
                 "left": [
                     {"document": item.place, "name": item.name, "reason": item.reason}
                     for item in (done[step.step].left if step.step in done else step.left)
@@ -355,21 +356,38 @@ def _migration_facts(plan: "Plan", report: "Report | None") -> dict[str, Any]:
     }
 
 
+def _counted(planned: "StepPlan", made: "StepReport | None") -> dict[str, Any]:
+    """Return how many servers and tools a step has to do with, and how many it did."""
+    return {
+        "servers": {
+            "found": len(planned.count.servers),
+            "done": 0 if made is None else len(made.count.servers),
+        },
+        "tools": {
+            "found": planned.count.tools,
+            "done": 0 if made is None else made.count.tools,
+        },
+    }
+
+
 def _tell_migration(plan: "Plan", report: "Report | None") -> None:
     facts = _migration_facts(plan, report)
-    typer.echo(f"{'Step':<16}  {'Found':>7}  {'Done':>7}  {'Left':>5}  For example")
+    heads = f"{'Servers':>7}  {'Done':>7}  {'Tools':>7}  {'Done':>7}  {'Left':>5}"
+    typer.echo(f"{'Step':<16}  {heads}  For example")
     for step in facts["steps"]:
         named = ", ".join(step["examples"])
-        name = step["step"].replace("_", " ")
-        line = f"{name:<16}  {step['found']:>7}  {step['done']:>7}  {len(step['left']):>5}"
+        cells = [step[kind][what] for kind in ("servers", "tools") for what in ("found", "done")]
+        counts = "  ".join(f"{count:>7}" for count in cells)
+        line = f"{step['step'].replace('_', ' '):<16}  {counts}  {len(step['left']):>5}"
         typer.echo(f"{line}  {named}".rstrip())
     for step in facts["steps"]:
         for item in step["left"]:
             typer.echo(f"{item['document']} {item['name']}: left as it is: {item['reason']}")
     if report is not None:
-        told = f"{report.done} documents brought up to date"
+        told, count = f"{report.done} documents brought up to date", report.count
     else:
-        told = f"{plan.total} documents would be brought up to date"
+        told, count = f"{plan.total} documents would be brought up to date", plan.count
+    told = f"{told} ({len(count.servers)} servers, {count.tools} tools)"
     left = plan.left if report is None else report.left
     typer.echo(f"{told}, {len(left)} left as they are", err=True)
 

@@ -74,20 +74,22 @@ def test_it_tells_what_it_would_do_does_it_and_then_has_nothing_to_do(
 
     assert [run.returncode for run in (dry, first, second)] == [0, 0, 0]
     assert dry.stdout.splitlines() == [
-        "Step                Found     Done   Left  For example",
-        "tools restored          1        0      0  lost",
-        "tools completed         3        0      0  get_0, get_1, get_2",
-        "first versions          2        0      0  weather, lost",
+        "Step              Servers     Done    Tools     Done   Left  For example",
+        "tools restored          1        0        1        0      0  lost",
+        "tools completed         1        0        3        0      0  get_0, get_1, get_2",
+        "first versions          2        0        0        0      0  weather, lost",
     ]
-    assert dry.stderr == "6 documents would be brought up to date, 0 left as they are\n"
+    would = "6 documents would be brought up to date (2 servers, 4 tools), 0 left as they are\n"
+    assert dry.stderr == would
     assert sorted(collections) == sorted(before)
-    assert [line.split()[2:4] for line in first.stdout.splitlines()[1:]] == [
-        ["1", "1"],
-        ["3", "3"],
-        ["2", "2"],
+    assert [line.split()[2:6] for line in first.stdout.splitlines()[1:]] == [
+        ["1", "1", "1", "1"],
+        ["1", "1", "3", "3"],
+        ["2", "2", "0", "0"],
     ]
-    assert first.stderr == "6 documents brought up to date, 0 left as they are\n"
-    assert second.stderr == "0 documents brought up to date, 0 left as they are\n"
+    was = "6 documents brought up to date (2 servers, 4 tools), 0 left as they are\n"
+    nothing = "0 documents brought up to date (0 servers, 0 tools), 0 left as they are\n"
+    assert (first.stderr, second.stderr) == (was, nothing)
 
 
 def test_what_is_left_is_named_and_ends_with_1(
@@ -113,6 +115,10 @@ def test_what_is_left_is_named_and_ends_with_1(
         ("tools_restored", 1, 1),
         ("tools_completed", 1, 1),
         ("first_versions", 2, 2),
+    ]
+    assert [(step["servers"], step["tools"]) for step in made["steps"]] == [
+        ({"found": servers, "done": servers}, {"found": tools, "done": tools})
+        for servers, tools in ((1, 1), (1, 1), (2, 0))
     ]
     assert made["steps"][1]["left"] == [
         {

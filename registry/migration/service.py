@@ -88,18 +88,23 @@ class Migration:
         recording = _Recording(self._audit, actor, event)
         reports = []
         for step, planned in zip(self._steps, plan.steps, strict=True):
-            done = 0
+            done: list[str] = []
             left: dict[tuple[str, str], Left] = {
                 (item.place, item.reason): item for item in planned.left
             }
             for batch in _batches(planned, step.batch):
                 written = await self._write(step, planned, batch, recording)
-                done += len(written.done)
+                done += written.done
                 left |= {(item.place, item.reason): item for item in written.left}
                 advanced(len(batch))
             reports.append(
                 StepReport(
-                    step.name, len(planned.wanted), done, tuple(left.values()), planned.examples
+                    step.name,
+                    len(planned.wanted),
+                    len(done),
+                    planned.count_of(done),
+                    tuple(left.values()),
+                    planned.examples,
                 )
             )
         return Report(tuple(reports))
@@ -132,7 +137,13 @@ class Migration:
                 return
             left = report.left
             if report.done:
-                log.info("migration_ended", done=report.done, left=len(left))
+                log.info(
+                    "migration_ended",
+                    done=report.done,
+                    servers=len(report.count.servers),
+                    tools=report.count.tools,
+                    left=len(left),
+                )
         if left:
             told = [f"{item.place}: {item.reason}" for item in left[:TOLD_AT_START]]
             log.warning("migration_left_documents", count=len(left), documents=told)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from packages.database.client import Transaction
 from registry.core.json import JsonValue, load_text
-from registry.migration.values import Left, StepPlan, Written
+from registry.migration.values import Left, Meant, StepPlan, Written
 from registry.servers.presenter import tool_names
 from registry.servers.repository import ServerRepository
 from registry.servers.store import ServerRepositories
@@ -85,6 +85,7 @@ class RestoreTools:
         if not every:
             ids = await unversioned(self._servers, self._versions)
         wanted: dict[str, str] = {}
+        meant: dict[str, Meant] = {}
         left: list[Left] = []
         for server in await _read(self._servers, ids):
             if not _was_read(server) or await self._tools.has_rows(server.id):
@@ -92,8 +93,9 @@ class RestoreTools:
             found = await self._snapshot(server)
             if found.tools:
                 wanted[server.id] = server.server_name
+                meant[server.id] = Meant(server.id, len(found.tools))
             left += _rejected(server, found.rejected)
-        return StepPlan(self.name, wanted, tuple(left))
+        return StepPlan(self.name, wanted, meant, tuple(left))
 
     async def write_singly(self, ids: Sequence[str], now: datetime) -> Written:  # noqa: ARG002 - as the protocol has it
         """Leave all of it to transactions."""
@@ -147,13 +149,15 @@ class CompleteTools:
     async def plan(self, *, every: bool) -> StepPlan:
         """Say which rows lack something."""
         wanted: dict[str, str] = {}
+        meant: dict[str, Meant] = {}
         left: dict[str, Left] = {}
         async for check in self._tools.incomplete(every=every):
             if check.lacks:
                 wanted[check.id] = check.name
+                meant[check.id] = Meant(check.owner_id, 1)
             if check.left is not None:
                 left[check.id] = _left_row(check, check.left)
-        return StepPlan(self.name, wanted, tuple(left.values()))
+        return StepPlan(self.name, wanted, meant, tuple(left.values()))
 
     async def write_singly(self, ids: Sequence[str], now: datetime) -> Written:
         """Complete the rows that lack no versions."""
@@ -188,7 +192,8 @@ class FirstVersions:
                 wanted[server.id] = server.server_name
             else:
                 left.append(_left_server(server, problem))
-        return StepPlan(self.name, wanted, tuple(left))
+        meant = {server_id: Meant(server_id, 0) for server_id in wanted}
+        return StepPlan(self.name, wanted, meant, tuple(left))
 
     async def write_singly(self, ids: Sequence[str], now: datetime) -> Written:  # noqa: ARG002 - as the protocol has it
         """Leave all of it to transactions."""

@@ -1,6 +1,6 @@
 """Values of a migration: what is to be done, and what came of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from registry.core.json import JsonObject
@@ -25,17 +25,61 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Meant:
+    """What a document is to people.
+
+    Attributes:
+        server_id: It, or the one that it belongs to.
+        tools: How many tools change with it.
+    """
+
+    server_id: str
+    tools: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How much something is to people.
+
+    Attributes:
+        servers: Ids of those that it is about.
+        tools: How many change.
+    """
+
+    servers: frozenset[str] = frozenset()
+    tools: int = 0
+
+    def __add__(self, other: "Count") -> "Count":
+        """Return both together; a server that both are about counts once."""
+        return Count(self.servers | other.servers, self.tools + other.tools)
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
     """What one step would do.
 
     Attributes:
         wanted: Names of the documents by their ids, in the order in which they are taken.
+        meant: What each of them is to people.
         left: Those that it cannot bring up to date.
     """
 
     step: str
     wanted: Mapping[str, str]
+    meant: Mapping[str, Meant]
     left: tuple[Left, ...] = ()
+
+    @property
+    def count(self) -> Count:
+        """Return how much it would bring up to date."""
+        return self.count_of(self.wanted)
+
+    def count_of(self, ids: Iterable[str]) -> Count:
+        """Return how much some of its documents are."""
+        found = [self.meant[each] for each in ids]
+        return Count(
+            frozenset(each.server_id for each in found), sum(each.tools for each in found)
+        )
 
     @property
     def examples(self) -> tuple[str, ...]:
@@ -53,6 +97,11 @@ class Plan:
     def total(self) -> int:
         """Return how many documents it would bring up to date."""
         return sum(len(step.wanted) for step in self.steps)
+
+    @property
+    def count(self) -> Count:
+        """Return how much that is to people."""
+        return sum((step.count for step in self.steps), Count())
 
     @property
     def left(self) -> tuple[Left, ...]:
@@ -86,11 +135,18 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did."""
+    """What one step did.
+
+    Attributes:
+        found: How many documents it had to do with.
+        done: How many are otherwise now.
+        count: How much these are to people.
+    """
 
     step: str
     found: int
     done: int
+    count: Count
     left: tuple[Left, ...]
     examples: tuple[str, ...]
 
@@ -105,6 +161,11 @@ class Report:
     def done(self) -> int:
         """Return how many documents are otherwise now."""
         return sum(step.done for step in self.steps)
+
+    @property
+    def count(self) -> Count:
+        """Return how much that is to people."""
+        return sum((step.count for step in self.steps), Count())
 
     @property
     def left(self) -> tuple[Left, ...]:
