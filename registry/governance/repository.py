@@ -12,6 +12,7 @@ from pymongo import DESCENDING
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
 from packages.models import MCPServer
+from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import load_text, members
 from registry.core.paging import Page, PageRequest
@@ -55,6 +56,7 @@ class GovernedTools:
     def __init__(self, database: Database) -> None:
         self._tools = database.collection(RegisteredTool.Settings.name)
         self._versions = database.collection(ToolVersion.Settings.name)
+        self._states = database.collection(SyncState.Settings.name)
         self._owners = database.collection(MCPServer.Settings.name)
 
     async def page(
@@ -88,14 +90,9 @@ class GovernedTools:
         self, owners: Collection[ObjectId], tx: Transaction | None = None
     ) -> dict[ObjectId, datetime]:
         """Return when owners were read last, of those that were."""
-        fields = {"registry.last_synced_at": 1}
-        rows = self._owners.find({"_id": {"$in": list(owners)}}, fields, session=tx)
-        found: dict[ObjectId, datetime] = {}
-        async for row in rows:
-            moment = (row.get("registry") or {}).get("last_synced_at")
-            if isinstance(moment, datetime):
-                found[row["_id"]] = moment
-        return found
+        fields = {"last_synced_at": 1}
+        rows = self._states.find({"_id": {"$in": list(owners)}}, fields, session=tx)
+        return {row["_id"]: row["last_synced_at"] async for row in rows if "last_synced_at" in row}
 
     async def every(self) -> AsyncIterator[GovernedTool]:
         """Yield all tools, in no order.

@@ -63,11 +63,13 @@ class Synced:
     Attributes:
         projection: Stored fields of the server that repeat its tools for the other application;
             empty when they are right as they are.
+        waiting: Names of the tools that wait for review, where that was found out anyhow.
     """
 
     tools: Changes
     features: FeatureChanges
     projection: Mapping[str, object]
+    waiting: tuple[str, ...] | None = None
 
 
 class RegistrySyncService:
@@ -144,7 +146,8 @@ class RegistrySyncService:
         tools = reconcile(found.snapshot, stored, rules)
         await self._tools.apply(owner.id, tools, now, tx, reader=reader, seen_at=owner.read_at)
         if tools.is_nothing and owner.projects(stored):
-            return Synced(tools, features, {})
+            waiting = tuple(sorted(name for name, row in stored.items() if row.waits))
+            return Synced(tools, features, {}, waiting)
         if stored:
             served = await self._tools.served(owner.id, tx)
         else:

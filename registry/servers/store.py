@@ -4,7 +4,7 @@ Nothing here decides whether it may be written, and nothing here reads an upstre
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -24,9 +24,11 @@ from registry.servers.outcome import (
     Reading,
     apply_to_new,
     changed_record,
+    functions_differ,
     is_modification,
     outcome_of,
     schedule_fields,
+    spared,
     time_after,
 )
 from registry.servers.records import server_changes
@@ -69,10 +71,12 @@ class Written:
     Attributes:
         server: As it is stored now.
         synced: What changed of its tools, where its upstream was read.
+        is_told: Whether the server's document was written.
     """
 
     server: ServerRecord
     synced: Synced | None
+    is_told: bool = True
 
 
 T = TypeVar("T")
@@ -261,13 +265,15 @@ class ServerStore:
                 policy = {"registry.auto_expose": auto_expose_of(server).value}
                 # What the caller asked for wins.
                 writes = {**synced.projection, **policy, **writes}
-            if changes.changes or changes.removed or is_modification(server, writes):
-                writes["updatedAt"] = time_after(server.updated_at, now)
-            if not await self._servers.update(
-                server.id, server.updated_at, writes, tuple(removed), tx
-            ):
-                # Raised, because what was written to its tools so far must not be committed.
-                raise _OutdatedError
+            is_told = not await self._is_spared(server, writes, removed, changes, tx)
+            if is_told:
+                if changes.changes or changes.removed or await self._modifies(server, writes, tx):
+                    writes["updatedAt"] = time_after(server.updated_at, now)
+                if not await self._servers.update(
+                    server.id, server.updated_at, writes, tuple(removed), tx
+                ):
+                    # Raised, because what was written to its tools so far must not be committed.
+                    raise _OutdatedError
             await self._follow(server, changes, user, now, tx)
             changed = changed_record(server, writes, tuple(removed))
             version = await self._versioned(server, changed, changes, user, now, tx)
@@ -283,12 +289,39 @@ class ServerStore:
             if recorded:
                 event = AuditEvent(action, EntityType.SERVER, server.id, recorded)
                 await self._audit.record(user, event, tx)
-            return Written(changed, synced)
+            return Written(changed, synced, is_told=is_told)
 
         try:
             return await self._transaction(store, reading)
         except (_OutdatedError, VersionTakenError):
             return None
+
+    async def _is_spared(
+        self,
+        server: ServerRecord,
+        writes: Mapping[str, object],
+        removed: Collection[str],
+        changes: FieldChanges,
+        tx: Transaction,
+    ) -> bool:
+        """Write a reading that found nothing new, and nothing else; False if that will not do."""
+        if changes.changes or changes.removed:
+            return False
+        left = spared(server, writes, removed)
+        if left is None:
+            return False
+        return await self._servers.note_read(
+            server.id, server.updated_at, left.changes, left.removed, tx
+        )
+
+    async def _modifies(
+        self, server: ServerRecord, writes: Mapping[str, object], tx: Transaction
+    ) -> bool:
+        if is_modification(server, writes):
+            return True
+        if "config.toolFunctions" not in writes:
+            return False
+        return functions_differ(await self._servers.tool_functions(server.id, tx), writes)
 
     async def _versioned(
         self,

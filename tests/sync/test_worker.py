@@ -477,8 +477,8 @@ async def test_several_replicas_open_one_scheduled_job_and_skip_what_is_off(part
     await parts.servers.toggle(off, ALICE, enabled=False)
     past = parts.clock.now() - timedelta(minutes=5)
     for server_id in (on, off):
-        await parts.database.collection("mcpservers").update_one(
-            {"_id": ObjectId(server_id)}, {"$set": {"registry.next_sync_at": past}}
+        await parts.database.collection("sync_states").update_one(
+            {"_id": ObjectId(server_id)}, {"$set": {"next_sync_at": past}}
         )
 
     tasks = [asyncio.ensure_future(parts.worker(f"w{number}").follow()) for number in range(3)]
