@@ -32,6 +32,10 @@ class SyncState(Document):
         last_sync_status: How it ended.
         last_synced_at: When it was read with success.
         next_sync_at: When it is due; absent unless it is read by schedule.
+        settled_digest: Of what it offered and by which rules that is taken, where its tools were
+            found to agree with that and nothing waits for people; absent once anybody changes one.
+        settled_at: When they were found to agree.
+        decisions: Counts what people decided about its tools.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -43,6 +47,9 @@ class SyncState(Document):
     last_sync_status: str | None = None
     last_synced_at: datetime | None = None
     next_sync_at: datetime | None = None
+    settled_digest: str | None = None
+    settled_at: datetime | None = None
+    decisions: int = 0
 
     class Settings:
         """Where Beanie keeps it."""
@@ -187,6 +194,8 @@ SYNC_STATES_VALIDATOR: dict[str, object] = {
             "last_sync_status": {"enum": list(SYNC_STATUSES)},
             "last_synced_at": {"bsonType": "date"},
             "next_sync_at": {"bsonType": "date"},
+            "settled_digest": {"bsonType": "string"},
+            "settled_at": {"bsonType": "date"},
         },
     }
 }

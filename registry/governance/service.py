@@ -252,6 +252,8 @@ class ToolService:
                 await self._write(tool, decision, AuditAction.UPDATE, user, now, tx)
                 served_differ = served_differ or _is_seen(tool, decision)
                 changed.append(tool_id)
+            if changed:
+                await self._servers.unsettle(owner_id, tx)
             if served_differ:
                 await self._project(owner_id, now, tx)
             return BulkResult(tuple(changed), tuple(unchanged), tuple(failed))
@@ -274,6 +276,7 @@ class ToolService:
             if not _changes_nothing(tool, decision):
                 now = self._clock.now()
                 await self._write(tool, decision, action, user, now, tx)
+                await self._servers.unsettle(owner_id, tx)
                 if _is_seen(tool, decision):
                     await self._project(tool.owner_id, now, tx)
             decided = await self._governed.get(tool_id, tx)
@@ -304,7 +307,7 @@ class ToolService:
 
     async def _project(self, owner_id: str, now: datetime, tx: Transaction) -> None:
         """Write what the other application reads of the server's tools."""
-        server = await self._servers.get_unchecked(owner_id, tx)
+        server = await self._servers.facts_unchecked(owner_id, tx)
         if server is None:
             raise ToolNotFoundError
         served = await self._tools.served(owner_id, tx)
@@ -315,13 +318,13 @@ class ToolService:
 
     async def _bits_in(self, owner_id: str, user: UserContext, tx: Transaction) -> int:
         """Return what *user* may do with a server, as it is in a transaction."""
-        server = await self._servers.get_unchecked(owner_id, tx)
+        server = await self._servers.facts_unchecked(owner_id, tx)
         if server is None:
             return NO_BITS
         return await self._servers.bits(server, user, self._clock.now(), tx)
 
     async def _bits(self, tool: GovernedTool, user: UserContext) -> int:
-        server = await self._servers.get(tool.owner_id, user, self._clock.now())
+        server = await self._servers.seen(tool.owner_id, user, self._clock.now())
         return NO_BITS if server is None else server.bits
 
     async def _sight(self, user: UserContext) -> Sight:

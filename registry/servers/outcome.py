@@ -221,6 +221,8 @@ VOLATILE = frozenset(
         "registry.last_sync_completed_at",
         "registry.last_sync_status",
         "registry.next_sync_at",
+        "registry.settled_digest",
+        "registry.settled_at",
         "registry.consecutive_failures",
         "registry.functions_omitted",
         "registry.tool_problems",

@@ -4,13 +4,15 @@ Nothing else reconciles. It writes in the transaction of the operation that had 
 so that readers see the old set or the new one, and it never reads an upstream itself.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from packages.database.client import Transaction
 from registry.core.json import JsonObject
-from registry.features.reconcile import FeatureChanges
+from registry.features.reconcile import NO_CHANGES, FeatureChanges
 from registry.features.reconcile import reconcile as reconcile_features
 from registry.features.repository import FeatureRepository
 from registry.servers.outcome import projection_fields
@@ -70,6 +72,12 @@ class Synced:
     features: FeatureChanges
     projection: Mapping[str, object]
     waiting: tuple[str, ...] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there was nothing to do, and nothing is left to do for people."""
+        is_nothing = self.tools.is_nothing and self.features == NO_CHANGES
+        return is_nothing and not self.projection and self.waiting == ()
 
 
 class RegistrySyncService:
@@ -153,6 +161,27 @@ class RegistrySyncService:
         else:
             served = [served_as_found(insert) for insert in tools.inserts if insert.is_served]
         return Synced(tools, features, projection_fields(served, owner.name))
+
+
+NOTHING_CHANGED = Synced(Changes((), ()), NO_CHANGES, {}, ())
+"""What comes of a reading after which nothing was to be done the last time either."""
+
+
+def digest_of(server: ServerRecord, found: Discovered) -> str:
+    """Return a digest of all that decides what comes of a reading, but for what is stored.
+
+    As long as nobody changes a tool, two readings with the same digest come to the same.
+    """
+    offered = [(tool.name, tool.discovery_hash) for tool in found.snapshot.tools]
+    rejected = [(tool.name, tool.reason) for tool in found.snapshot.rejected]
+    features = [
+        (kind.value, [(feature.key, feature.definition) for feature in listed])
+        for kind, listed in found.features.lists.items()
+    ]
+    rules = auto_expose_of(server).value, _on_change(server).value, server.effective_scope.value
+    # What the other application reads of the tools is put right by a reading too.
+    told = json.dumps([offered, rejected, features, rules, server.config.get("tools")])
+    return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
 
 
 def served_as_found(insert: ToolInsert) -> ServedTool:

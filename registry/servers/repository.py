@@ -105,7 +105,8 @@ SEEN_FIELDS = {
     "config.apiKey": 1,
     "config.customUserVars": 1,
 }
-"""What is read of all servers at once to say how connections to them stand."""
+"""What says who may do what with a server, and how connections to it stand. A document may be
+megabytes, of which little more than these are not tools."""
 
 BAD_HINT = 2
 """BadValue: what MongoDB answers when the index of a hint does not exist."""
@@ -298,6 +299,24 @@ class ServerRepository:
         judged = self._judged(record, user, Grants.of(grants))
         return await self._states.one(judged) if judged.bits & VIEW_BIT else None
 
+    async def seen(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
+        """Return a server that *user* may see, with `SEEN_FIELDS` alone, or None."""
+        record = await self.facts_unchecked(server_id)
+        if record is None:
+            return None
+        grants = (await self._acl.grants_of([server_id], now)).get(server_id, [])
+        judged = self._judged(record, user, Grants.of(grants))
+        return judged if judged.bits & VIEW_BIT else None
+
+    async def facts_unchecked(
+        self, server_id: str, tx: Transaction | None = None
+    ) -> ServerRecord | None:
+        """Return a server with `SEEN_FIELDS` alone, whoever asks."""
+        document = await self._servers.find_one(
+            {"_id": ObjectId(server_id)}, SEEN_FIELDS, session=tx
+        )
+        return None if document is None else record_of(document)
+
     async def bits(
         self, server: ServerRecord, user: UserContext, now: datetime, tx: Transaction
     ) -> int:
@@ -437,15 +456,24 @@ class ServerRepository:
         changes: Mapping[str, object],
         removed: Sequence[str],
         tx: Transaction,
+        *,
+        settled_as: str | None = None,
     ) -> bool:
         """Note a reading that found nothing new, of a server that nobody changed since.
 
-        Its document is left as it is. False when it was changed, or was never read.
+        Its document is left as it is. False when it was changed, was never read, or its tools are
+        not known to agree with what has the digest *settled_as*.
         """
         query = {"_id": ObjectId(server_id), "updatedAt": expected_updated_at}
         if await self._servers.find_one(query, {"_id": 1}, session=tx) is None:
             return False
-        return await self._states.write(server_id, changes, removed, tx, is_new=False)
+        return await self._states.write(
+            server_id, changes, removed, tx, is_new=False, settled_as=settled_as
+        )
+
+    async def unsettle(self, server_id: str, tx: Transaction) -> None:
+        """Have the next reading of a server compare all tools, because somebody changed one."""
+        await self._states.unsettle(server_id, tx)
 
     async def note_connected(self, server_id: str, at: datetime, *, quiet_since: datetime) -> bool:
         """Note when a server was connected to; say whether anything was written.

@@ -54,8 +54,9 @@ class SyncStateRepository:
         tx: Transaction,
         *,
         is_new: bool,
+        settled_as: str | None = None,
     ) -> bool:
-        """Change single fields; say whether there is something to change.
+        """Change single fields; say whether there was something to change.
 
         Args:
             server_id: Whose.
@@ -64,6 +65,7 @@ class SyncStateRepository:
             tx: The transaction to change them in.
             is_new: Whether it may have none yet. Only where the server itself is written too, so
                 that nothing is left of one that is removed meanwhile.
+            settled_as: Change it only if its tools agree with what has this digest.
         """
         operations: Doc = {}
         if changes:
@@ -72,9 +74,10 @@ class SyncStateRepository:
             operations["$unset"] = {_stored(name): "" for name in removed}
         if is_new:
             operations["$setOnInsert"] = {"source_type": "mcp"}
-        result = await self._states.update_one(
-            {"_id": ObjectId(server_id)}, operations, upsert=is_new, session=tx
-        )
+        query: Doc = {"_id": ObjectId(server_id)}
+        if settled_as is not None:
+            query["settled_digest"] = settled_as
+        result = await self._states.update_one(query, operations, upsert=is_new, session=tx)
         return is_new or result.matched_count == 1
 
     async def due(self, now: datetime, most: int) -> list[str]:
@@ -96,6 +99,18 @@ class SyncStateRepository:
             else {"$set": {"next_sync_at": due_at}}
         )
         return (await self._states.update_one(held, change)).matched_count == 1
+
+    async def unsettle(self, server_id: str, tx: Transaction) -> None:
+        """Have the next reading of a server compare all tools, because somebody changed one.
+
+        Something is written in any case, so that no reading that found them otherwise is stored
+        at the same time.
+        """
+        change: Doc = {
+            "$inc": {"decisions": 1},
+            "$unset": {"settled_digest": "", "settled_at": ""},
+        }
+        await self._states.update_one({"_id": ObjectId(server_id)}, change, session=tx)
 
     async def delete_of(self, server_id: str, tx: Transaction) -> None:
         """Forget a server."""

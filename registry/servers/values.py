@@ -95,6 +95,8 @@ SYNC_FIELDS = frozenset(
         "last_sync_status",
         "last_synced_at",
         "next_sync_at",
+        "settled_digest",
+        "settled_at",
     )
 )
 """Members of a server that move at every reading; they are kept apart from its document."""

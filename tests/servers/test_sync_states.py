@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from packages.database.client import Database
+from packages.database.client import Database, Transaction
 from registry.auth.identity import UserContext
 from registry.core.paging import PageRequest
 from registry.servers.errors import DiscoveryFailedError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.store import SETTLED_FOR, ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered, ServerFilter, ServerRecord
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 
@@ -162,3 +162,108 @@ async def test_lists_tell_the_same_time_of_the_last_connection_as_the_server_its
     assert unchecked is not None
     assert [item.last_connected for item in page.items] == [refreshed.last_connected]
     assert alone.last_connected == unchecked.last_connected == refreshed.last_connected
+
+
+async def settled(servers: ServerService, server: ServerRecord, user: UserContext) -> None:
+    """Have a server read twice: the first reading finds nothing to do, and says so."""
+    await servers.refresh(server.id, user)
+
+
+async def test_tools_that_agreed_a_moment_ago_are_not_compared_again(
+    servers: ServerService, database: Database, alice: UserContext
+) -> None:
+    server = await registered(servers, alice)
+    await settled(servers, server, alice)
+    before = await state(database, server.id)
+    # Written past the registry, so that comparing would show.
+    await database.collection("mcp_tools").delete_many({})
+
+    await servers.refresh(server.id, alice)
+
+    after = await state(database, server.id)
+    assert before is not None
+    assert after is not None
+    assert after["last_synced_at"] > before["last_synced_at"]
+    assert after["settled_at"] == before["settled_at"]
+    assert await database.collection("mcp_tools").count_documents({}) == 0
+
+
+async def test_after_an_hour_all_tools_are_compared_whatever_is_known(
+    servers: ServerService, database: Database, alice: UserContext
+) -> None:
+    server = await registered(servers, alice)
+    await settled(servers, server, alice)
+    await database.collection("mcp_tools").delete_many({})
+    known = await state(database, server.id)
+    assert known is not None
+    await database.collection("sync_states").update_one(
+        {}, {"$set": {"settled_at": known["settled_at"] - SETTLED_FOR}}
+    )
+
+    await servers.refresh(server.id, alice)
+
+    assert await database.collection("mcp_tools").count_documents({}) == 1
+
+
+async def test_a_decision_about_a_tool_has_all_of_them_compared_again(
+    servers: ServerService,
+    repositories: ServerRepositories,
+    database: Database,
+    alice: UserContext,
+) -> None:
+    server = await registered(servers, alice)
+    await settled(servers, server, alice)
+
+    async def decide(tx: Transaction) -> None:
+        await repositories.servers.unsettle(server.id, tx)
+
+    await database.transaction(decide)
+    await database.collection("mcp_tools").delete_many({})
+    await servers.refresh(server.id, alice)
+
+    assert await database.collection("mcp_tools").count_documents({}) == 1
+
+
+@pytest.mark.parametrize("request_of_change", [{"autoExpose": "none"}, {"onChange": "block"}])
+async def test_a_change_of_the_rules_has_all_tools_compared_again(
+    servers: ServerService,
+    database: Database,
+    alice: UserContext,
+    request_of_change: dict[str, str],
+) -> None:
+    server = await registered(servers, alice)
+    await settled(servers, server, alice)
+    await servers.update(server.id, ServerUpdate.model_validate(request_of_change), alice)
+    await database.collection("mcp_tools").delete_many({})
+
+    await servers.refresh(server.id, alice)
+
+    assert await database.collection("mcp_tools").count_documents({}) == 1
+
+
+async def test_what_the_other_application_did_to_the_projection_is_put_right(
+    servers: ServerService, database: Database, alice: UserContext
+) -> None:
+    server = await registered(servers, alice)
+    await settled(servers, server, alice)
+    await database.collection("mcpservers").update_one({}, {"$set": {"config.tools": "other"}})
+
+    await servers.refresh(server.id, alice)
+
+    assert (await document(database, server.id))["config"]["tools"] == "echo"
+
+
+async def test_readings_of_a_server_with_tools_that_wait_are_compared_each_time(
+    servers: ServerService, database: Database, discovery: FakeDiscovery, root: UserContext
+) -> None:
+    server = await registered(servers, root, scope="shared_app")
+    discovery.answer = lambda _: found(tool("echo", "Changed."))
+
+    first = await servers.refresh(server.id, root)
+    second = await servers.refresh(server.id, root)
+    third = await servers.refresh(server.id, root)
+
+    known = await state(database, server.id)
+    assert first.held == second.held == third.held == ("echo",)
+    assert known is not None
+    assert "settled_digest" not in known
