@@ -20,6 +20,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
+from registry.core.tasks import end
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import DiscoveryFailedError
 from registry.servers.reader import ServerReader
@@ -152,11 +153,6 @@ class Parts:
 @pytest.fixture
 def parts(database: Database, repositories: ServerRepositories, cipher: Cipher) -> Parts:
     return Parts(database, repositories, cipher)
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
 
 
 @pytest.mark.requirement("R-158")
