@@ -122,7 +122,7 @@ class RegistrySyncService:
             reader: Who had it read.
             accept: Serve new and changed tools at once, because somebody just reviewed them.
         """
-        stored = await self._tools.stored(server.id, tx)
+        stored = {} if _is_unread(server) else await self._tools.stored(server.id, tx)
         stored = await self._tools.with_definitions(
             server.id, stored, changed_names(found.snapshot, stored), tx
         )
@@ -201,6 +201,11 @@ def auto_expose_of(server: ServerRecord) -> AutoExpose:
     stored = server.registry.get("auto_expose")
     known = {item.value for item in AutoExpose}
     return AutoExpose(stored) if stored in known else AutoExpose.ALL
+
+
+def _is_unread(server: ServerRecord) -> bool:
+    """Whether nobody ever stored what an upstream offers: there are no tools to be looked for."""
+    return not {"auto_expose", "last_synced_at"} & server.registry.keys()
 
 
 def _on_change(server: ServerRecord) -> OnChange:
