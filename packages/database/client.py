@@ -18,6 +18,7 @@ from pymongo.monitoring import CommandListener, ConnectionPoolListener
 from pymongo.read_concern import ReadConcern
 
 from packages.database.errors import DatabaseUnavailable, ReplicaSetNeeded, translated
+from packages.database.monitoring import SignOfLife
 
 Doc: TypeAlias = dict[str, Any]
 Transaction: TypeAlias = AsyncClientSession
@@ -91,6 +92,7 @@ class Database:
         timeout_ms: int,
         listeners: Sequence[CommandListener | ConnectionPoolListener] = (),
     ) -> None:
+        self._sign_of_life = SignOfLife()
         try:
             client: AsyncMongoClient[Doc] = AsyncMongoClient(
                 uri,
@@ -101,7 +103,7 @@ class Database:
                 # A primary that is silent is given up after this and the connect timeout together.
                 heartbeatFrequencyMS=HEARTBEAT_MS,
                 socketTimeoutMS=max(timeout_ms, 30_000),
-                event_listeners=list(listeners),
+                event_listeners=[*listeners, self._sign_of_life],
             )
             database = client.get_default_database(
                 DEFAULT_DATABASE, write_concern=WriteConcern("majority")
@@ -218,11 +220,12 @@ class Database:
             raise ReplicaSetNeeded
         # Within its own limit a transaction looks for a server until TRANSACTION_SECONDS are up,
         # which is too long for callers to learn that there is none.
-        try:
-            await self.ping()
-        except DatabaseUnavailable:
-            # Perhaps only a pooled connection died; the second look is through a new one.
-            await self.ping()
+        if not self._sign_of_life.is_fresh:
+            try:
+                await self.ping()
+            except DatabaseUnavailable:
+                # Perhaps only a pooled connection died; the second look is through a new one.
+                await self.ping()
         async with translated(), self.client.start_session() as session:
             with pymongo.timeout(seconds):
                 return await session.with_transaction(

@@ -1,11 +1,15 @@
 """What the driver tells of its commands and connections, handed on to plain callables."""
 
+import math
+import time
 from collections.abc import Callable
 
 from pymongo import monitoring
 from typing_extensions import override
 
 MICROSECONDS = 1_000_000
+FRESH_SECONDS = 0.1
+"""An answer so young says that the database is there."""
 
 
 class CommandTimer(monitoring.CommandListener):
@@ -27,6 +31,32 @@ class CommandTimer(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         """Report a failure."""
         self._observe(event.command_name, "failure", event.duration_micros / MICROSECONDS)
+
+
+class SignOfLife(monitoring.CommandListener):
+    """Knows whether the database answered a moment ago."""
+
+    def __init__(self) -> None:
+        self._at = -math.inf
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether asking for one would tell nothing new."""
+        return time.monotonic() - self._at < FRESH_SECONDS
+
+    @override
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Ignore the start."""
+
+    @override
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Note an answer."""
+        self._at = time.monotonic()
+
+    @override
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Trust no earlier answer: perhaps the connection broke."""
+        self._at = -math.inf
 
 
 class PoolWatcher(monitoring.ConnectionPoolListener):

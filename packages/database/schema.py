@@ -28,9 +28,11 @@ from packages.models.syncing import (
     SYNC_DELIVERIES_VALIDATOR,
     SYNC_JOB_RUNS_VALIDATOR,
     SYNC_JOBS_VALIDATOR,
+    SYNC_STATES_VALIDATOR,
     SyncDelivery,
     SyncJob,
     SyncJobRun,
+    SyncState,
 )
 from packages.models.tools import (
     MCP_TOOLS_VALIDATOR,
@@ -46,6 +48,7 @@ OWN_DOCUMENTS = (
     ServerFeature,
     ServerVersion,
     AccessPolicy,
+    SyncState,
     SyncJob,
     SyncJobRun,
     SyncDelivery,
@@ -61,6 +64,7 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
     AccessPolicy.Settings.name: ACCESS_POLICIES_VALIDATOR,
+    SyncState.Settings.name: SYNC_STATES_VALIDATOR,
     SyncJob.Settings.name: SYNC_JOBS_VALIDATOR,
     SyncJobRun.Settings.name: SYNC_JOB_RUNS_VALIDATOR,
     SyncDelivery.Settings.name: SYNC_DELIVERIES_VALIDATOR,

@@ -1,4 +1,4 @@
-"""`sync_jobs`, `sync_job_runs`, `sync_deliveries`: what was synchronised, and what asked for it.
+"""`sync_states`, `sync_jobs`, `sync_job_runs`, `sync_deliveries`: what was read, and who asked.
 
 Ours alone, so written by hand. A job is one wish to read an owner anew; a run is one attempt.
 """
@@ -12,11 +12,53 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from packages.models.tools import SOURCE_TYPES
 
+SYNC_STATUSES = ("success", "failure")
 SYNC_MODES = ("manual", "scheduled", "webhook")
 TRIGGERS = ("manual", "schedule", "webhook", "notification", "command")
 OPEN_STATES = ("queued", "running", "retrying")
 JOB_STATES = (*OPEN_STATES, "succeeded", "dead", "cancelled")
 RUN_OUTCOMES = ("success", "failure", "lost", "cancelled")
+
+
+class SyncState(Document):
+    """When an owner was read, and is to be read. Its `_id` is the owner's.
+
+    Apart from the owner, because it moves at every reading: a server's document repeats all its
+    tools, and neither it nor anybody who follows it should pay for a time of day.
+
+    Attributes:
+        last_sync_started_at: When the last attempt to read it began.
+        last_sync_completed_at: When that ended, however it did.
+        last_sync_status: How it ended.
+        last_synced_at: When it was read with success.
+        next_sync_at: When it is due; absent unless it is read by schedule.
+        settled_digest: Of what it offered and by which rules that is taken, where its tools were
+            found to agree with that and nothing waits for people; absent once anybody changes one.
+        settled_at: When they were found to agree.
+        decisions: Counts what people decided about its tools.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    id: PydanticObjectId
+    source_type: str
+    last_sync_started_at: datetime | None = None
+    last_sync_completed_at: datetime | None = None
+    last_sync_status: str | None = None
+    last_synced_at: datetime | None = None
+    next_sync_at: datetime | None = None
+    settled_digest: str | None = None
+    settled_at: datetime | None = None
+    decisions: int = 0
+
+    class Settings:
+        """Where Beanie keeps it."""
+
+        name = "sync_states"
+        keep_nulls = False
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("next_sync_at", ASCENDING)], sparse=True),
+        ]
 
 
 class SyncJob(Document):
@@ -140,6 +182,23 @@ def _of(schema: dict[str, object], state: str, values: tuple[str, ...]) -> dict[
     """Return a branch of a validator: *schema* holds for these values of *state*."""
     return {**schema, "properties": {state: {"enum": list(values)}}}
 
+
+SYNC_STATES_VALIDATOR: dict[str, object] = {
+    "$jsonSchema": {
+        "bsonType": "object",
+        "required": ["source_type"],
+        "properties": {
+            "source_type": {"enum": list(SOURCE_TYPES)},
+            "last_sync_started_at": {"bsonType": "date"},
+            "last_sync_completed_at": {"bsonType": "date"},
+            "last_sync_status": {"enum": list(SYNC_STATUSES)},
+            "last_synced_at": {"bsonType": "date"},
+            "next_sync_at": {"bsonType": "date"},
+            "settled_digest": {"bsonType": "string"},
+            "settled_at": {"bsonType": "date"},
+        },
+    }
+}
 
 SYNC_JOBS_VALIDATOR: dict[str, object] = {
     "$jsonSchema": {

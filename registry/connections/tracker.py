@@ -169,10 +169,22 @@ class ConnectionTracker:
         if user_id is not None:
             self._users.pop((server_id, user_id), None)
 
-    def was_read(self, server_id: str, version: Version, user_id: str | None) -> None:
-        """Note that a server was read, which the database knows already."""
-        self._works(server_id, version, user_id)
-        self._writer.was_written(server_id, Word.CONNECTED)
+    def was_read(
+        self, server_id: str, version: Version, user_id: str | None, *, is_told: bool
+    ) -> None:
+        """Note that a server was read.
+
+        Args:
+            server_id: Which server.
+            version: Of its configuration.
+            user_id: Whose connection it was, where users have their own.
+            is_told: Whether its document says so already.
+        """
+        works = self._works(server_id, version, user_id)
+        if is_told:
+            self._writer.was_written(server_id, Word.CONNECTED)
+        elif works:
+            self._writer.note(server_id, News(Word.CONNECTED, self._clock.now()))
 
     def was_not_read(
         self, server_id: str, version: Version, user_id: str | None, problem: str

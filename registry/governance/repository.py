@@ -12,6 +12,7 @@ from pymongo import DESCENDING
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
 from packages.models import MCPServer
+from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import load_text, members
 from registry.core.paging import Page, PageRequest
@@ -86,6 +87,7 @@ class GovernedTools:
     def __init__(self, database: Database) -> None:
         self._tools = database.collection(RegisteredTool.Settings.name)
         self._versions = database.collection(ToolVersion.Settings.name)
+        self._states = database.collection(SyncState.Settings.name)
         self._owners = database.collection(MCPServer.Settings.name)
 
     async def page(
@@ -126,15 +128,14 @@ class GovernedTools:
         self, owners: Collection[ObjectId], tx: Transaction | None = None
     ) -> dict[ObjectId, Owner]:
         """Return what is told of owners with their tools, of those that exist."""
-        fields = {"serverName": 1, "registry.last_synced_at": 1}
-        rows = self._owners.find({"_id": {"$in": list(owners)}}, fields, session=tx)
-        found: dict[ObjectId, Owner] = {}
-        async for row in rows:
-            moment: object = members(row.get("registry")).get("last_synced_at")
-            found[row["_id"]] = Owner(
-                str(row.get("serverName") or ""), moment if isinstance(moment, datetime) else None
-            )
-        return found
+        wanted = {"_id": {"$in": list(owners)}}
+        states = self._states.find(wanted, {"last_synced_at": 1}, session=tx)
+        read_at = {row["_id"]: row.get("last_synced_at") async for row in states}
+        rows = self._owners.find(wanted, {"serverName": 1}, session=tx)
+        return {
+            row["_id"]: Owner(str(row.get("serverName") or ""), read_at.get(row["_id"]))
+            async for row in rows
+        }
 
     async def every(self) -> AsyncIterator[GovernedTool]:
         """Yield all tools, in no order.

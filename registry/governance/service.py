@@ -356,12 +356,14 @@ class ToolService:
             for tool, decision in decided
         ]
         await self._audit.record_all(user, events, tx)
+        if decided:
+            await self._servers.unsettle(owner_id, tx)
         if any(_is_seen(*each) for each in decided):
             await self._project(owner_id, now, tx)
 
     async def _project(self, owner_id: str, now: datetime, tx: Transaction) -> None:
         """Write what the other application reads of the server's tools."""
-        server = await self._servers.get_unchecked(owner_id, tx)
+        server = await self._servers.facts_unchecked(owner_id, tx)
         if server is None:
             raise ToolNotFoundError
         served = await self._tools.served(owner_id, tx)
@@ -372,13 +374,13 @@ class ToolService:
 
     async def _bits_in(self, owner_id: str, user: UserContext, tx: Transaction) -> int:
         """Return what *user* may do with a server, as it is in a transaction."""
-        server = await self._servers.get_unchecked(owner_id, tx)
+        server = await self._servers.facts_unchecked(owner_id, tx)
         if server is None:
             return NO_BITS
         return await self._servers.bits(server, user, self._clock.now(), tx)
 
     async def _bits(self, tool: GovernedTool, user: UserContext) -> int:
-        server = await self._servers.get(tool.owner_id, user, self._clock.now())
+        server = await self._servers.seen(tool.owner_id, user, self._clock.now())
         return NO_BITS if server is None else server.bits
 
     async def _sight(self, user: UserContext) -> Sight:

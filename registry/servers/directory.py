@@ -27,7 +27,7 @@ class ServerDirectory:
         Raises:
             ServerNotFoundError: There is none that *user* may see.
         """
-        server = await self._servers.get(server_id, user, self._clock.now())
+        server = await self._servers.seen(server_id, user, self._clock.now())
         if server is None:
             raise ServerNotFoundError
         return seen(server)

@@ -11,6 +11,7 @@ from registry.core.json import JsonObject
 from registry.features.values import FeatureProblem
 from registry.servers.values import (
     DEFAULT_SYNC_SECONDS,
+    SYNC_FIELDS,
     Discovered,
     ServerRecord,
     ServerStatus,
@@ -174,6 +175,40 @@ def _problems(
     return problems
 
 
+OF_A_CONNECTION = frozenset({"lastConnected", "config.initDuration"})
+"""Fields that say of an unchanged server only that it was connected to, which others note too, at
+their leisure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """What is left of a write that leaves the server's document as it is, and is kept apart."""
+
+    changes: Mapping[str, object]
+    removed: tuple[str, ...]
+
+
+def spared(
+    server: ServerRecord, writes: Mapping[str, object], removed: Collection[str]
+) -> Spared | None:
+    """Return what is to be written of *server* if its document may stay; None if it may not.
+
+    The document repeats all tools: writing it anew costs the more, the more of them there are.
+    """
+    current = _current(server)
+    changes = {name: value for name, value in writes.items() if name in SYNC_FIELDS}
+    if not changes or any(
+        current.get(name) != value
+        for name, value in writes.items()
+        if name not in changes and name not in OF_A_CONNECTION
+    ):
+        return None
+    gone = [name for name in removed if current.get(name) is not None]
+    if not SYNC_FIELDS.issuperset(gone):
+        return None
+    return Spared(changes, tuple(gone))
+
+
 VOLATILE = frozenset(
     {
         "lastConnected",
@@ -186,6 +221,8 @@ VOLATILE = frozenset(
         "registry.last_sync_completed_at",
         "registry.last_sync_status",
         "registry.next_sync_at",
+        "registry.settled_digest",
+        "registry.settled_at",
         "registry.consecutive_failures",
         "registry.functions_omitted",
         "registry.tool_problems",
@@ -198,21 +235,32 @@ VOLATILE = frozenset(
 
 
 def is_modification(server: ServerRecord, writes: Mapping[str, object]) -> bool:
-    """Whether *writes* change more of *server* than what moves at every reading."""
-    current: dict[str, object] = {
-        "status": server.status,
-        **{f"config.{name}": value for name, value in server.config.items()},
-        **{f"registry.{name}": value for name, value in server.registry.items()},
-    }
-    if "config.toolFunctions" in writes and "toolFunctions" in server.config:
-        functions = writes["config.toolFunctions"]
-        if functions != server.config["toolFunctions"]:
-            return True
+    """Whether *writes* change more of *server* than what moves at every reading.
+
+    Its tool functions are looked at by `functions_differ`.
+    """
+    current = _current(server)
     return any(
         current.get(name) != value
         for name, value in writes.items()
         if name not in VOLATILE and name != "numTools"
     )
+
+
+def functions_differ(before: JsonObject, writes: Mapping[str, object]) -> bool:
+    """Whether *writes* change tool functions that the other application can see *before*."""
+    functions = writes.get("config.toolFunctions")
+    return bool(before) and functions is not None and functions != before
+
+
+def _current(server: ServerRecord) -> dict[str, object]:
+    return {
+        "status": server.status,
+        "lastError": server.last_error,
+        "errorMessage": server.error_message,
+        **{f"config.{name}": value for name, value in server.config.items()},
+        **{f"registry.{name}": value for name, value in server.registry.items()},
+    }
 
 
 ROOT_FIELDS = {

@@ -7,7 +7,12 @@ from registry.servers.values import ServerRecord
 
 
 def note_reading(
-    connections: ConnectionTracker, server: ServerRecord, reading: Reading | None, user_id: str
+    connections: ConnectionTracker,
+    server: ServerRecord,
+    reading: Reading | None,
+    user_id: str,
+    *,
+    is_told: bool,
 ) -> None:
     """Take note of a reading that is stored.
 
@@ -16,12 +21,13 @@ def note_reading(
         server: As it is stored by now.
         reading: What came of it; None when nobody read.
         user_id: With whose credentials, where users bring their own.
+        is_told: Whether the server's document says so already.
     """
     if reading is None:
         return
     about = server.id, server.updated_at, user_id if is_user_level(server.config) else None
     if reading.found is not None:
-        connections.was_read(*about)
+        connections.was_read(*about, is_told=is_told)
     elif reading.failure is not None and reading.is_callers_own:
         connections.refused(*about, reading.failure)
     elif reading.failure is not None:

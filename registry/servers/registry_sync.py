@@ -4,13 +4,15 @@ Nothing else reconciles. It writes in the transaction of the operation that had 
 so that readers see the old set or the new one, and it never reads an upstream itself.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from packages.database.client import Transaction
 from registry.core.json import JsonObject
-from registry.features.reconcile import FeatureChanges
+from registry.features.reconcile import NO_CHANGES, FeatureChanges
 from registry.features.reconcile import reconcile as reconcile_features
 from registry.features.repository import FeatureRepository
 from registry.servers.outcome import projection_fields
@@ -63,11 +65,19 @@ class Synced:
     Attributes:
         projection: Stored fields of the server that repeat its tools for the other application;
             empty when they are right as they are.
+        waiting: Names of the tools that wait for review, where that was found out anyhow.
     """
 
     tools: Changes
     features: FeatureChanges
     projection: Mapping[str, object]
+    waiting: tuple[str, ...] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there was nothing to do, and nothing is left to do for people."""
+        is_nothing = self.tools.is_nothing and self.features == NO_CHANGES
+        return is_nothing and not self.projection and self.waiting == ()
 
 
 class RegistrySyncService:
@@ -112,7 +122,7 @@ class RegistrySyncService:
             reader: Who had it read.
             accept: Serve new and changed tools at once, because somebody just reviewed them.
         """
-        stored = await self._tools.stored(server.id, tx)
+        stored = {} if _is_unread(server) else await self._tools.stored(server.id, tx)
         stored = await self._tools.with_definitions(
             server.id, stored, changed_names(found.snapshot, stored), tx
         )
@@ -144,12 +154,34 @@ class RegistrySyncService:
         tools = reconcile(found.snapshot, stored, rules)
         await self._tools.apply(owner.id, tools, now, tx, reader=reader, seen_at=owner.read_at)
         if tools.is_nothing and owner.projects(stored):
-            return Synced(tools, features, {})
+            waiting = tuple(sorted(name for name, row in stored.items() if row.waits))
+            return Synced(tools, features, {}, waiting)
         if stored:
             served = await self._tools.served(owner.id, tx)
         else:
             served = [served_as_found(insert) for insert in tools.inserts if insert.is_served]
         return Synced(tools, features, projection_fields(served, owner.name))
+
+
+NOTHING_CHANGED = Synced(Changes((), ()), NO_CHANGES, {}, ())
+"""What comes of a reading after which nothing was to be done the last time either."""
+
+
+def digest_of(server: ServerRecord, found: Discovered) -> str:
+    """Return a digest of all that decides what comes of a reading, but for what is stored.
+
+    As long as nobody changes a tool, two readings with the same digest come to the same.
+    """
+    offered = [(tool.name, tool.discovery_hash) for tool in found.snapshot.tools]
+    rejected = [(tool.name, tool.reason) for tool in found.snapshot.rejected]
+    features = [
+        (kind.value, [(feature.key, feature.definition) for feature in listed])
+        for kind, listed in found.features.lists.items()
+    ]
+    rules = auto_expose_of(server).value, _on_change(server).value, server.effective_scope.value
+    # What the other application reads of the tools is put right by a reading too.
+    told = json.dumps([offered, rejected, features, rules, server.config.get("tools")])
+    return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
 
 
 def served_as_found(insert: ToolInsert) -> ServedTool:
@@ -169,6 +201,11 @@ def auto_expose_of(server: ServerRecord) -> AutoExpose:
     stored = server.registry.get("auto_expose")
     known = {item.value for item in AutoExpose}
     return AutoExpose(stored) if stored in known else AutoExpose.ALL
+
+
+def _is_unread(server: ServerRecord) -> bool:
+    """Whether nobody ever stored what an upstream offers: there are no tools to be looked for."""
+    return not {"auto_expose", "last_synced_at"} & server.registry.keys()
 
 
 def _on_change(server: ServerRecord) -> OnChange:

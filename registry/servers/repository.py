@@ -1,5 +1,7 @@
 """Reads and writes `mcpservers`, which jarvis-api shares with us.
 
+What moves at every reading of a server is kept apart, and joined here.
+
 Every read on behalf of a caller takes the caller and applies the access rules in the query.
 Updates set single fields, so that what the other application wrote beside them stays.
 """
@@ -38,7 +40,10 @@ from registry.core.paging import Page, PageRequest
 from registry.policies.ports import Owner
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
 from registry.servers.naming import slug_of
+from registry.servers.sync_states import SyncStateRepository
 from registry.servers.values import (
+    OURS,
+    SYNC_FIELDS,
     ServerCounts,
     ServerFilter,
     ServerRecord,
@@ -58,7 +63,6 @@ INDEXES = [
         unique=True,
         partialFilterExpression={"path": {"$exists": True}},
     ),
-    IndexModel([("registry.next_sync_at", ASCENDING)], name="registry_next_sync_at", sparse=True),
 ]
 """Besides the published ones. The first is jarvis-api's since 0.0.51, word for word; as we write
 no tenant, it makes names unique. Documents without a path are not in the unique one over paths."""
@@ -101,7 +105,8 @@ SEEN_FIELDS = {
     "config.apiKey": 1,
     "config.customUserVars": 1,
 }
-"""What is read of all servers at once to say how connections to them stand."""
+"""What says who may do what with a server, and how connections to it stand. A document may be
+megabytes, of which little more than these are not tools."""
 
 BAD_HINT = 2
 """BadValue: what MongoDB answers when the index of a hint does not exist."""
@@ -115,6 +120,7 @@ class ServerRepository:
         self, database: Database, acl: AclRepository, *, admin_sees_private: bool
     ) -> None:
         self._servers = database.collection(MCPServer.Settings.name)
+        self._states = SyncStateRepository(database)
         self._acl = acl
         self._admin_sees_private = admin_sees_private
 
@@ -131,9 +137,12 @@ class ServerRepository:
         keys = await self._visible_keys(visible, narrowed, granted, now)
         chosen = keys[page.offset : page.offset + page.per_page]
         cursor = self._servers.find({"_id": {"$in": chosen}}, WITHOUT_FUNCTIONS)
-        found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
+        read = [record_of(document) for document in await cursor.to_list()]
+        found = {record.id: record for record in await self._states.joined(read)}
         # Looked at again: it may have changed since its id was read.
-        records = (self._seen(found[key], user, granted) for key in chosen if key in found)
+        records = (
+            self._seen(found[str(key)], user, granted) for key in chosen if str(key) in found
+        )
         items = tuple(record for record in records if record.bits & VIEW_BIT)
         return Page(items, len(keys), page)
 
@@ -247,7 +256,8 @@ class ServerRepository:
             limit=-page.per_page,
         )
         documents = await cursor.to_list()
-        return Page(tuple(record_of(document, ALL_BITS) for document in documents), total, page)
+        read = [record_of(document, ALL_BITS) for document in documents]
+        return Page(tuple(await self._states.joined(read)), total, page)
 
     @staticmethod
     def list_query(visible: Doc, narrowed: ServerFilter) -> Doc:
@@ -268,15 +278,44 @@ class ServerRepository:
             return rules[0]
         return {"$and": rules} if rules else {}
 
-    async def get(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
-        """Return a server that *user* may see, or None."""
-        document = await self._servers.find_one({"_id": ObjectId(server_id)})
+    async def get(
+        self, server_id: str, user: UserContext, now: datetime, *, whole: bool = True
+    ) -> ServerRecord | None:
+        """Return a server that *user* may see, or None.
+
+        Args:
+            server_id: Which.
+            user: On whose behalf.
+            now: When, for entries that end.
+            whole: With its tool functions, which may be megabytes.
+        """
+        document = await self._servers.find_one(
+            {"_id": ObjectId(server_id)}, None if whole else WITHOUT_FUNCTIONS
+        )
         if document is None:
             return None
         record = record_of(document)
         grants = (await self._acl.grants_of([server_id], now)).get(server_id, [])
         judged = self._judged(record, user, Grants.of(grants))
+        return await self._states.one(judged) if judged.bits & VIEW_BIT else None
+
+    async def seen(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
+        """Return a server that *user* may see, with `SEEN_FIELDS` alone, or None."""
+        record = await self.facts_unchecked(server_id)
+        if record is None:
+            return None
+        grants = (await self._acl.grants_of([server_id], now)).get(server_id, [])
+        judged = self._judged(record, user, Grants.of(grants))
         return judged if judged.bits & VIEW_BIT else None
+
+    async def facts_unchecked(
+        self, server_id: str, tx: Transaction | None = None
+    ) -> ServerRecord | None:
+        """Return a server with `SEEN_FIELDS` alone, whoever asks."""
+        document = await self._servers.find_one(
+            {"_id": ObjectId(server_id)}, SEEN_FIELDS, session=tx
+        )
+        return None if document is None else record_of(document)
 
     async def bits(
         self, server: ServerRecord, user: UserContext, now: datetime, tx: Transaction
@@ -288,9 +327,11 @@ class ServerRepository:
     async def get_unchecked(
         self, server_id: str, tx: Transaction | None = None
     ) -> ServerRecord | None:
-        """Return a server whoever asks; for the gateway's snapshot and for refusals."""
-        document = await self._servers.find_one({"_id": ObjectId(server_id)}, session=tx)
-        return None if document is None else record_of(document)
+        """Return a server without its tool functions, whoever asks."""
+        document = await self._servers.find_one(
+            {"_id": ObjectId(server_id)}, WITHOUT_FUNCTIONS, session=tx
+        )
+        return None if document is None else await self._states.one(record_of(document), tx)
 
     async def ids_unchecked(self) -> list[str]:
         """Return the ids of all servers; for the gateway's snapshot."""
@@ -298,13 +339,17 @@ class ServerRepository:
         return [str(row["_id"]) for row in await cursor.to_list() if _is_id(row["_id"])]
 
     async def by_ids_unchecked(self, server_ids: Iterable[str]) -> list[ServerRecord]:
-        """Return servers without their tool functions; for the gateway's snapshot.
+        """Return servers without their tool functions and what is known of their reading.
 
         What is no id of a server is left out.
         """
         ids = [ObjectId(server_id) for server_id in server_ids if ObjectId.is_valid(server_id)]
         cursor = self._servers.find({"_id": {"$in": ids}}, WITHOUT_FUNCTIONS)
         return [record_of(document) for document in await cursor.to_list()]
+
+    async def read_state(self, servers: Iterable[ServerRecord]) -> list[ServerRecord]:
+        """Return *servers* with what is known of their reading."""
+        return await self._states.joined(servers)
 
     async def tool_functions(self, server_id: str, tx: Transaction | None = None) -> JsonObject:
         """Return the projection of a server's tools, as the other application reads it."""
@@ -334,9 +379,12 @@ class ServerRepository:
             ServerExistsError: The name is taken.
             PathTakenError: The path is taken.
         """
+        ours: Mapping[str, object] = fields.get("registry") or {}
+        states = {name: value for name, value in ours.items() if OURS + name in SYNC_FIELDS}
         server = MCPServer(
             **{
                 **fields,
+                "registry": {name: value for name, value in ours.items() if name not in states},
                 "config": MCPConfig.model_validate(fields["config"]),
                 "author": PydanticObjectId(fields["author"]),
             }
@@ -350,7 +398,9 @@ class ServerRepository:
             await self._servers.insert_one(document, session=tx)
         except DuplicateKeyError as exc:
             raise _taken(exc, fields["serverName"], fields["path"]) from exc
-        return str(document["_id"])
+        server_id = str(document["_id"])
+        await self._states.insert(server_id, states, tx)
+        return server_id
 
     async def update(
         self,
@@ -373,9 +423,14 @@ class ServerRepository:
             PathTakenError: The new path is taken.
             ServerUnusableError: The stored document has no place for them.
         """
-        operations: Doc = {"$set": dict(changes)}
-        if removed:
-            operations["$unset"] = dict.fromkeys(removed, "")
+        states = {name: value for name, value in changes.items() if name in SYNC_FIELDS}
+        gone_states = [name for name in removed if name in SYNC_FIELDS]
+        operations: Doc = {
+            "$set": {name: value for name, value in changes.items() if name not in states}
+        }
+        gone = [name for name in removed if name not in SYNC_FIELDS]
+        if gone:
+            operations["$unset"] = dict.fromkeys(gone, "")
         try:
             result = await self._servers.update_one(
                 {"_id": ObjectId(server_id), "updatedAt": expected_updated_at},
@@ -388,7 +443,37 @@ class ServerRepository:
             if exc.code not in NO_PLACE:
                 raise
             raise ServerUnusableError from exc
-        return result.matched_count == 1
+        if result.matched_count != 1:
+            return False
+        if states or gone_states:
+            await self._states.write(server_id, states, gone_states, tx, is_new=True)
+        return True
+
+    async def note_read(
+        self,
+        server_id: str,
+        expected_updated_at: datetime | None,
+        changes: Mapping[str, object],
+        removed: Sequence[str],
+        tx: Transaction,
+        *,
+        settled_as: str | None = None,
+    ) -> bool:
+        """Note a reading that found nothing new, of a server that nobody changed since.
+
+        Its document is left as it is. False when it was changed, was never read, or its tools are
+        not known to agree with what has the digest *settled_as*.
+        """
+        query = {"_id": ObjectId(server_id), "updatedAt": expected_updated_at}
+        if await self._servers.find_one(query, {"_id": 1}, session=tx) is None:
+            return False
+        return await self._states.write(
+            server_id, changes, removed, tx, is_new=False, settled_as=settled_as
+        )
+
+    async def unsettle(self, server_id: str, tx: Transaction) -> None:
+        """Have the next reading of a server compare all tools, because somebody changed one."""
+        await self._states.unsettle(server_id, tx)
 
     async def note_connected(self, server_id: str, at: datetime, *, quiet_since: datetime) -> bool:
         """Note when a server was connected to; say whether anything was written.
@@ -487,27 +572,12 @@ class ServerRepository:
 
     async def due_for_sync(self, now: datetime, most: int) -> list[ServerRecord]:
         """Return servers in mode `scheduled` whose time has come, whoever asks."""
-        cursor = self._servers.find(
-            {"registry.next_sync_at": {"$lte": now}},
-            WITHOUT_FUNCTIONS,
-            sort=[("registry.next_sync_at", ASCENDING)],
-            limit=most,
-        )
-        return [record_of(document) for document in await cursor.to_list()]
+        due = await self._states.due(now, most)
+        return await self._states.joined(await self.by_ids_unchecked(due)) if due else []
 
     async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
         """Set when a server is due next, or that it is not; False when others did so already."""
-        held = {
-            "_id": ObjectId(server.id),
-            "registry.next_sync_at": server.registry.get("next_sync_at"),
-        }
-        change: Doc = (
-            {"$unset": {"registry.next_sync_at": ""}}
-            if due_at is None
-            else {"$set": {"registry.next_sync_at": due_at}}
-        )
-        result = await self._servers.update_one(held, change)
-        return result.matched_count == 1
+        return await self._states.schedule_next(server, due_at)
 
     async def set_webhook_secret(
         self, server_id: str, sealed: str | None, tx: Transaction
@@ -527,7 +597,10 @@ class ServerRepository:
         result = await self._servers.delete_one(
             {"_id": ObjectId(server_id), "updatedAt": expected_updated_at}, session=tx
         )
-        return result.deleted_count == 1
+        if result.deleted_count != 1:
+            return False
+        await self._states.delete_of(server_id, tx)
+        return True
 
     async def touch(self, server_id: str, tx: Transaction) -> ServerRecord | None:
         """Return a server as it is in a transaction that no other change of it may overlap.

@@ -38,6 +38,7 @@ from registry.servers.outcome import Reading
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reader import ServerReader
 from registry.servers.readings import note_reading
+from registry.servers.registry_sync import Synced
 from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
 from registry.servers.store import Confirm, ServerRepositories, ServerStore
 from registry.servers.values import (
@@ -137,7 +138,10 @@ class ServerService:
         Raises:
             ServerNotFoundError: There is none that *user* may see.
         """
-        server = await self._servers.get(server_id, user, self._clock.now())
+        return await self._get(server_id, user)
+
+    async def _get(self, server_id: str, user: UserContext, *, whole: bool = True) -> ServerRecord:
+        server = await self._servers.get(server_id, user, self._clock.now(), whole=whole)
         if server is None:
             raise ServerNotFoundError
         return server
@@ -267,7 +271,7 @@ class ServerService:
                 self._operations.labels(action.value, "success").inc()
                 await self._changes.server_changed(server_id)
                 server = await self.get(server_id, user)
-                note_reading(self._connections, server, reading, user.user_id)
+                note_reading(self._connections, server, reading, user.user_id, is_told=True)
                 return server
             if expected is not None:
                 latest = await self.get(server_id, user)
@@ -345,7 +349,7 @@ class ServerService:
             UnsafeUrlError: The stored URL may not be contacted.
         """
         for _ in range(UPDATE_ATTEMPTS):
-            server = await self._require_editable(server_id, user)
+            server = await self._require_editable(server_id, user, whole=False)
             if not precondition.holds(server.updated_at):
                 raise ServerModifiedError(self._moment(server), precondition.provided)
             reading = await self._reader.read(
@@ -355,7 +359,7 @@ class ServerService:
                 user,
                 created_at=server.created_at,
             )
-            if await self._store.write(
+            written = await self._store.write(
                 server,
                 reading,
                 FieldChanges(),
@@ -363,20 +367,29 @@ class ServerService:
                 accept=accept,
                 confirm=self._still(server, user, Permission.EDIT),
                 action=AuditAction.REFRESH,
-            ):
+            )
+            if written is not None:
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
-                await self._changes.server_changed(server_id)
-                stored = await self._tools.stored(server_id)
-                refreshed = await self.get(server_id, user)
-                note_reading(self._connections, refreshed, reading, user.user_id)
-                return Refreshed(
-                    refreshed,
-                    reading.failure,
-                    reading.unread,
-                    tuple(sorted(name for name, row in stored.items() if row.waits)),
+                if written.is_told:
+                    await self._changes.server_changed(server_id)
+                note_reading(
+                    self._connections,
+                    written.server,
+                    reading,
+                    user.user_id,
+                    is_told=written.is_told,
                 )
+                waiting = await self._waiting(server_id, written.synced)
+                return Refreshed(written.server, reading.failure, reading.unread, waiting)
         raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
+
+    async def _waiting(self, server_id: str, synced: Synced | None) -> tuple[str, ...]:
+        """Return the names of the tools that wait for review."""
+        if synced is not None and synced.waiting is not None:
+            return synced.waiting
+        stored = await self._tools.stored(server_id)
+        return tuple(sorted(name for name, row in stored.items() if row.waits))
 
     async def read_first(self, server_id: str, user: UserContext) -> None:
         """Read a server that was never read, if *user* may change it and it can be read now.
@@ -443,7 +456,7 @@ class ServerService:
                     raise
                 continue
             server = await self.get(server_id, user)
-            note_reading(self._connections, server, reading, user.user_id)
+            note_reading(self._connections, server, reading, user.user_id, is_told=True)
             return server
         raise PathTakenError(next(candidate_paths(request.server_name)))
 
@@ -505,8 +518,10 @@ class ServerService:
         await self._require_editable(server_id, user)
         return await self.read(server_id, user)
 
-    async def _require_editable(self, server_id: str, user: UserContext) -> ServerRecord:
-        server = await self.get(server_id, user)
+    async def _require_editable(
+        self, server_id: str, user: UserContext, *, whole: bool = True
+    ) -> ServerRecord:
+        server = await self._get(server_id, user, whole=whole)
         try:
             validate_owner(server.bits)
         except AccessDeniedError as exc:

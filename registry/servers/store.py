@@ -4,9 +4,9 @@ Nothing here decides whether it may be written, and nothing here reads an upstre
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from packages.database.client import Database, Transaction
@@ -24,13 +24,21 @@ from registry.servers.outcome import (
     Reading,
     apply_to_new,
     changed_record,
+    functions_differ,
     is_modification,
     outcome_of,
     schedule_fields,
+    spared,
     time_after,
 )
 from registry.servers.records import server_changes
-from registry.servers.registry_sync import RegistrySyncService, Synced, auto_expose_of
+from registry.servers.registry_sync import (
+    NOTHING_CHANGED,
+    RegistrySyncService,
+    Synced,
+    auto_expose_of,
+    digest_of,
+)
 from registry.servers.repository import ServerRepository, record_of
 from registry.servers.schemas import ServerCreate
 from registry.servers.transport import connection_members
@@ -69,10 +77,12 @@ class Written:
     Attributes:
         server: As it is stored now.
         synced: What changed of its tools, where its upstream was read.
+        is_told: Whether the server's document was written.
     """
 
     server: ServerRecord
     synced: Synced | None
+    is_told: bool = True
 
 
 T = TypeVar("T")
@@ -83,6 +93,41 @@ Confirm = Callable[[Transaction], Awaitable[None]]
 LARGE_CHARACTERS = 64 * 1024
 """Definitions of which only one such set is written at a time: what is not committed yet is
 held in the database's memory, and several of the largest sets would fill it."""
+
+
+SETTLED_FOR = timedelta(hours=1)
+"""After so long all tools are compared again even if nothing seems to have changed: what others
+wrote into the database past the registry is put right then."""
+
+SETTLED = ("registry.settled_digest", "registry.settled_at")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a write is to do.
+
+    Attributes:
+        server: As it was when that was worked out.
+        found: What its upstream said, where it was read.
+        set_fields: Stored fields to set, by what is known before the transaction.
+        removed: Stored fields to remove.
+        changes: What the caller asked for.
+        accept: Serve new and changed tools at once.
+        is_plain: Whether it was read and nothing else was asked for.
+        digest: Of what was read, where that is so.
+    """
+
+    server: ServerRecord
+    found: Discovered | None
+    set_fields: Mapping[str, object]
+    removed: Sequence[str]
+    changes: FieldChanges
+    user: UserContext
+    now: datetime
+    action: AuditAction
+    accept: bool
+    is_plain: bool
+    digest: str | None
 
 
 class _OutdatedError(Exception):
@@ -244,51 +289,108 @@ class ServerStore:
         set_fields |= due.set_fields
         removed += due.removed
         found = reading.found if reading is not None else None
+        is_plain = not (changes.changes or changes.removed or changes.user_key or accept)
+        digest = digest_of(server, found) if found is not None and is_plain else None
+        plan = _Plan(
+            server=server,
+            found=found,
+            set_fields=set_fields,
+            removed=removed,
+            changes=changes,
+            user=user,
+            now=now,
+            action=action,
+            accept=accept,
+            is_plain=is_plain,
+            digest=digest,
+        )
 
         async def store(tx: Transaction) -> Written:
             await confirm(tx)
-            writes = dict(set_fields)
-            synced: Synced | None = None
-            if found is not None:
-                synced = await self._sync.synchronise(
-                    server,
-                    found,
-                    now,
-                    tx,
-                    reader=_person(user),
-                    accept=accept,
-                )
-                policy = {"registry.auto_expose": auto_expose_of(server).value}
-                # What the caller asked for wins.
-                writes = {**synced.projection, **policy, **writes}
-            if changes.changes or changes.removed or is_modification(server, writes):
-                writes["updatedAt"] = time_after(server.updated_at, now)
-            if not await self._servers.update(
-                server.id, server.updated_at, writes, tuple(removed), tx
+            is_settled = digest is not None and _is_settled(server, digest, now)
+            if is_settled and await self._note_read(
+                server, set_fields, removed, tx, settled_as=digest
             ):
-                # Raised, because what was written to its tools so far must not be committed.
-                raise _OutdatedError
-            await self._follow(server, changes, user, now, tx)
-            changed = changed_record(server, writes, tuple(removed))
-            version = await self._versioned(server, changed, changes, user, now, tx)
-            recorded = server_changes(
-                server,
-                changed,
-                None if synced is None else synced.tools,
-                None if synced is None else synced.features,
-                with_user_key=changes.user_key is not None,
-            )
-            if changes.restores is not None:
-                recorded["version"] = {"restored": changes.restores, "made": version}
-            if recorded:
-                event = AuditEvent(action, EntityType.SERVER, server.id, recorded)
-                await self._audit.record(user, event, tx)
-            return Written(changed, synced)
+                read = changed_record(server, set_fields, tuple(removed))
+                return Written(read, NOTHING_CHANGED, is_told=False)
+            return await self._store(plan, tx)
 
         try:
             return await self._transaction(store, reading)
         except (_OutdatedError, VersionTakenError):
             return None
+
+    async def _store(self, plan: "_Plan", tx: Transaction) -> Written:
+        server, changes = plan.server, plan.changes
+        writes, removed = dict(plan.set_fields), list(plan.removed)
+        synced: Synced | None = None
+        if plan.found is not None:
+            synced = await self._sync.synchronise(
+                server, plan.found, plan.now, tx, reader=_person(plan.user), accept=plan.accept
+            )
+            policy = {"registry.auto_expose": auto_expose_of(server).value}
+            # What the caller asked for wins.
+            writes = {**synced.projection, **policy, **writes}
+            if plan.digest is not None and synced.is_settled:
+                writes |= {"registry.settled_digest": plan.digest, "registry.settled_at": plan.now}
+            else:
+                removed += SETTLED
+        is_told = not (plan.is_plain and await self._note_read(server, writes, removed, tx))
+        if is_told:
+            if changes.changes or changes.removed or await self._modifies(server, writes, tx):
+                writes["updatedAt"] = time_after(server.updated_at, plan.now)
+            if not await self._servers.update(
+                server.id, server.updated_at, writes, tuple(removed), tx
+            ):
+                # Raised, because what was written to its tools so far must not be committed.
+                raise _OutdatedError
+        changed = changed_record(server, writes, tuple(removed))
+        await self._follow(server, changes, plan.user, plan.now, tx)
+        version = await self._versioned(server, changed, changes, plan.user, plan.now, tx)
+        recorded = server_changes(
+            server,
+            changed,
+            None if synced is None else synced.tools,
+            None if synced is None else synced.features,
+            with_user_key=changes.user_key is not None,
+        )
+        if changes.restores is not None:
+            recorded["version"] = {"restored": changes.restores, "made": version}
+        if recorded:
+            event = AuditEvent(plan.action, EntityType.SERVER, server.id, recorded)
+            await self._audit.record(plan.user, event, tx)
+        return Written(changed, synced, is_told=is_told)
+
+    async def _note_read(
+        self,
+        server: ServerRecord,
+        writes: Mapping[str, object],
+        removed: Collection[str],
+        tx: Transaction,
+        *,
+        settled_as: str | None = None,
+    ) -> bool:
+        """Write a reading that found nothing new, and nothing else; False if that will not do."""
+        left = spared(server, writes, removed)
+        if left is None:
+            return False
+        return await self._servers.note_read(
+            server.id,
+            server.updated_at,
+            left.changes,
+            left.removed,
+            tx,
+            settled_as=settled_as,
+        )
+
+    async def _modifies(
+        self, server: ServerRecord, writes: Mapping[str, object], tx: Transaction
+    ) -> bool:
+        if is_modification(server, writes):
+            return True
+        if "config.toolFunctions" not in writes:
+            return False
+        return functions_differ(await self._servers.tool_functions(server.id, tx), writes)
 
     async def _versioned(
         self,
@@ -367,6 +469,16 @@ class ServerStore:
         name, since = server.server_name, server.created_at
         tokens = await self._tokens.delete_of_server(name, since, tx)
         return tokens, await self._plugin_auths.delete_of_server(name, since, tx)
+
+
+def _is_settled(server: ServerRecord, digest: str, now: datetime) -> bool:
+    """Whether the tools agreed with what has *digest* a while ago."""
+    settled_at = server.registry.get("settled_at")
+    return (
+        server.registry.get("settled_digest") == digest
+        and isinstance(settled_at, datetime)
+        and timedelta(0) <= now - settled_at < SETTLED_FOR
+    )
 
 
 def _characters(found: Discovered) -> int:

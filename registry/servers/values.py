@@ -86,6 +86,22 @@ class Discovered:
     features: FeatureSnapshot = NOTHING_READ
 
 
+OURS = "registry."
+SYNC_FIELDS = frozenset(
+    OURS + name
+    for name in (
+        "last_sync_started_at",
+        "last_sync_completed_at",
+        "last_sync_status",
+        "last_synced_at",
+        "next_sync_at",
+        "settled_digest",
+        "settled_at",
+    )
+)
+"""Members of a server that move at every reading; they are kept apart from its document."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
     """A stored server.

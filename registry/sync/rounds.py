@@ -97,7 +97,8 @@ class SyncRound:
         """
         for start in range(0, len(server_ids), SERVERS_AT_ONCE):
             some = server_ids[start : start + SERVERS_AT_ONCE]
-            waiting = iter(await self._servers.by_ids_unchecked(some))
+            read = await self._servers.by_ids_unchecked(some)
+            waiting = iter(await self._servers.read_state(read))
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._at_once, len(some))):
                     group.create_task(self._work(waiting, told))

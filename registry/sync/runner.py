@@ -226,9 +226,10 @@ class SyncRunner:
                 return None
             ending = self._ending(attempt, reading, written.synced, is_final=is_final)
             await self._end(attempt, ending)
-        await self._changes.server_changed(server.id)
+        if written.is_told:
+            await self._changes.server_changed(server.id)
         user_id = _reader_of(job, server).user_id
-        note_reading(self._connections, written.server, reading, user_id)
+        note_reading(self._connections, written.server, reading, user_id, is_told=written.is_told)
         return ending
 
     def _ending(

@@ -216,16 +216,16 @@ class SyncService:
         job = await self._jobs.get(job_id)
         if job is None:
             raise JobNotFoundError
-        server = await self._servers.get(job.owner_id, user, self._clock.now())
+        server = await self._servers.seen(job.owner_id, user, self._clock.now())
         if server is None and not (user.is_admin and await self._is_gone(job)):
             raise JobNotFoundError
         return job
 
     async def _is_gone(self, job: SyncJob) -> bool:
-        return await self._servers.get_unchecked(job.owner_id) is None
+        return await self._servers.facts_unchecked(job.owner_id) is None
 
     async def _require_editable(self, owner_id: str, user: UserContext) -> ServerRecord:
-        server = await self._servers.get(owner_id, user, self._clock.now())
+        server = await self._servers.get(owner_id, user, self._clock.now(), whole=False)
         if server is None:
             raise ServerNotFoundError
         try:

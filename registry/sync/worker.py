@@ -188,7 +188,7 @@ class SyncWorker:
                 raise
 
     async def _announced(self, server_id: str) -> None:
-        server = await self._servers.get_unchecked(server_id)
+        server = await self._servers.facts_unchecked(server_id)
         if server is None or server.effective_status is ServerStatus.INACTIVE:
             return
         asked = Asked(Trigger.NOTIFICATION)

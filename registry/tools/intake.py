@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import jsonschema_rs
+from cachetools import LRUCache
 from pydantic import JsonValue
 
 from registry.core.definitions import RejectionError, definition_text
@@ -23,6 +24,12 @@ MAX_DEPTH = 64
 SHOWN_CHARACTERS = 128
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+TEXT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+TAKEN: LRUCache[str, ToolDefinition] = LRUCache(
+    4 * 1024 * 1024, getsizeof=lambda tool: len(tool.definition)
+)
+"""Tools that were taken lately, by their text: most readings find what the one before found."""
+
 
 def take(raw_tools: Sequence[JsonValue]) -> ToolSnapshot:
     """Return what can be stored and what cannot, in the upstream's order."""
@@ -30,7 +37,7 @@ def take(raw_tools: Sequence[JsonValue]) -> ToolSnapshot:
     rejected: list[RejectedTool] = []
     for raw in raw_tools:
         try:
-            tool = _definition(raw)
+            tool = _remembered(raw)
         except RejectionError as exc:
             rejected.append(RejectedTool(_shown_name(raw), str(exc)))
             continue
@@ -39,6 +46,19 @@ def take(raw_tools: Sequence[JsonValue]) -> ToolSnapshot:
         else:
             taken[tool.name] = tool
     return ToolSnapshot(tuple(taken.values()), tuple(rejected))
+
+
+def _remembered(raw: JsonValue) -> ToolDefinition:
+    """Take a tool, without looking at it again if the same one was taken before."""
+    try:
+        text = TEXT.encode(raw)
+    except (ValueError, RecursionError):
+        return _definition(raw)
+    tool = TAKEN.get(text)
+    if tool is None:
+        tool = _definition(raw)
+        TAKEN[tool.definition] = tool
+    return tool
 
 
 def _definition(raw: JsonValue) -> ToolDefinition:

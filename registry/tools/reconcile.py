@@ -170,7 +170,7 @@ def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: R
 
 def _insert(tool: ToolDefinition, position: int, rules: Rules) -> ToolInsert:
     origin = Origin.AT_REGISTRATION if rules.accept else rules.origin
-    read_only = reads_only(tool.name, tool.annotations)
+    read_only = _vouched(tool, rules)
     registration, exposure = first_state(rules.auto_expose, origin, read_only=read_only)
     return ToolInsert(tool, registration, exposure, position)
 
@@ -230,8 +230,13 @@ def _trusts(rules: Rules, told: Difference | None) -> bool:
 
 
 def _accepted(tool: ToolDefinition, rules: Rules) -> State:
-    read_only = reads_only(tool.name, tool.annotations)
+    read_only = _vouched(tool, rules)
     return first_state(rules.auto_expose, Origin.AT_REGISTRATION, read_only=read_only)
+
+
+def _vouched(tool: ToolDefinition, rules: Rules) -> bool:
+    """Whether a tool only reads, where that decides anything: to find out costs every new tool."""
+    return rules.auto_expose is AutoExpose.READ_ONLY and reads_only(tool.name, tool.annotations)
 
 
 _WITHHELD: State = (RegistrationState.SELECTED, ExposureState.DISABLED)

@@ -266,7 +266,7 @@ def test_failures_in_a_row_end_with_a_success_of_anybody(tracker: ConnectionTrac
 async def test_a_reading_is_known_and_not_written_again(clock: FakeClock) -> None:
     connections = connections_of(clock)
 
-    connections.tracker.was_read(ONE, NOON, ALICE)
+    connections.tracker.was_read(ONE, NOON, ALICE, is_told=True)
     connections.tracker.was_not_read(TWO, NOON, None, "It is away.")
     clock.move(QUIET_SECONDS)
     call(connections.tracker, user_id=ALICE)

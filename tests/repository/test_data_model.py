@@ -35,6 +35,7 @@ def modules_by_collection() -> dict[str, set[str]]:
         "TokenFamily": "token_families",
         "RevokedToken": "revoked_tokens",
         "UsageLog": "usage_records",
+        "SyncState": "sync_states",
         "SyncJobDocument": "sync_jobs",
         "SyncJobRun": "sync_job_runs",
         "SyncDelivery": "sync_deliveries",

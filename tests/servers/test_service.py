@@ -609,6 +609,8 @@ async def test_a_refresh_of_an_unchanged_server_is_no_modification(
 
     assert refreshed.updated_at == server.updated_at
     assert refreshed.last_connected is not None
+    assert server.last_connected is not None
+    assert refreshed.last_connected > server.last_connected
     row = await database.collection("mcp_tools").find_one({})
     assert row is not None
     assert row["served_version"] == 1

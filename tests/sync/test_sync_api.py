@@ -331,8 +331,8 @@ async def test_a_server_is_read_when_its_time_has_come_and_is_due_later_again(
     server = await rest.register(OWNER, "sums", upstream.url, **fields)
     still = await rest.register(OWNER, "still", upstream.url)
     now = rest.parts.clock.now()
-    await rest.parts.database.collection("mcpservers").update_one(
-        {"_id": ObjectId(server["id"])}, {"$set": {"registry.next_sync_at": now}}
+    await rest.parts.database.collection("sync_states").update_one(
+        {"_id": ObjectId(server["id"])}, {"$set": {"next_sync_at": now}}
     )
 
     jobs = await rest.jobs(ROOT, server, at_least=1)

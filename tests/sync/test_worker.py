@@ -20,6 +20,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
+from registry.core.tasks import end
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import DiscoveryFailedError
 from registry.servers.reader import ServerReader
@@ -152,11 +153,6 @@ class Parts:
 @pytest.fixture
 def parts(database: Database, repositories: ServerRepositories, cipher: Cipher) -> Parts:
     return Parts(database, repositories, cipher)
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
 
 
 @pytest.mark.requirement("R-158")
@@ -477,8 +473,8 @@ async def test_several_replicas_open_one_scheduled_job_and_skip_what_is_off(part
     await parts.servers.toggle(off, ALICE, enabled=False)
     past = parts.clock.now() - timedelta(minutes=5)
     for server_id in (on, off):
-        await parts.database.collection("mcpservers").update_one(
-            {"_id": ObjectId(server_id)}, {"$set": {"registry.next_sync_at": past}}
+        await parts.database.collection("sync_states").update_one(
+            {"_id": ObjectId(server_id)}, {"$set": {"next_sync_at": past}}
         )
 
     tasks = [asyncio.ensure_future(parts.worker(f"w{number}").follow()) for number in range(3)]

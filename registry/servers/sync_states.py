@@ -1,0 +1,136 @@
+"""Reads and writes `sync_states`. The only module that writes it.
+
+To everybody else these are members of a server's `registry`, as is what lives in its document.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from bson import ObjectId
+from pymongo import ASCENDING
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translates_driver_errors
+from packages.models.syncing import SyncState
+from registry.servers.values import OURS, SYNC_FIELDS, ServerRecord
+
+FIELDS = frozenset(name.removeprefix(OURS) for name in SYNC_FIELDS)
+
+
+@translates_driver_errors
+class SyncStateRepository:
+    """When servers were read, and are to be read."""
+
+    def __init__(self, database: Database) -> None:
+        self._states = database.collection(SyncState.Settings.name)
+
+    async def joined(
+        self, servers: Iterable[ServerRecord], tx: Transaction | None = None
+    ) -> list[ServerRecord]:
+        """Return *servers* with what is known of their reading."""
+        servers = list(servers)
+        if not servers:
+            return servers
+        keys = [ObjectId(server.id) for server in servers]
+        query: Doc = {"_id": keys[0] if len(keys) == 1 else {"$in": keys}}
+        found = {str(row["_id"]): row async for row in self._states.find(query, session=tx)}
+        return [with_state(server, found.get(server.id, {})) for server in servers]
+
+    async def one(self, server: ServerRecord, tx: Transaction | None = None) -> ServerRecord:
+        """Return *server* with what is known of its reading."""
+        return (await self.joined([server], tx))[0]
+
+    async def insert(self, server_id: str, fields: Mapping[str, object], tx: Transaction) -> None:
+        """Store what is known of a new server, in names of this collection."""
+        row = {"_id": ObjectId(server_id), "source_type": "mcp", **fields}
+        await self._states.insert_one(row, session=tx)
+
+    async def write(
+        self,
+        server_id: str,
+        changes: Mapping[str, object],
+        removed: Collection[str],
+        tx: Transaction,
+        *,
+        is_new: bool,
+        settled_as: str | None = None,
+    ) -> bool:
+        """Change single fields; say whether there was something to change.
+
+        Args:
+            server_id: Whose.
+            changes: Members of a server, with new values.
+            removed: Members to remove.
+            tx: The transaction to change them in.
+            is_new: Whether it may have none yet. Only where the server itself is written too, so
+                that nothing is left of one that is removed meanwhile.
+            settled_as: Change it only if its tools agree with what has this digest.
+        """
+        operations: Doc = {}
+        if changes:
+            operations["$set"] = {_stored(name): value for name, value in changes.items()}
+        if removed:
+            operations["$unset"] = {_stored(name): "" for name in removed}
+        if is_new:
+            operations["$setOnInsert"] = {"source_type": "mcp"}
+        query: Doc = {"_id": ObjectId(server_id)}
+        if settled_as is not None:
+            query["settled_digest"] = settled_as
+        result = await self._states.update_one(query, operations, upsert=is_new, session=tx)
+        return is_new or result.matched_count == 1
+
+    async def due(self, now: datetime, most: int) -> list[str]:
+        """Return the ids of servers whose time has come, longest due first."""
+        rows = self._states.find(
+            {"next_sync_at": {"$lte": now}},
+            {"_id": 1},
+            sort=[("next_sync_at", ASCENDING)],
+            limit=most,
+        )
+        return [str(row["_id"]) async for row in rows]
+
+    async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
+        """Set when a server is due next, or that it is not; False when others did so already."""
+        held = {"_id": ObjectId(server.id), "next_sync_at": server.registry.get("next_sync_at")}
+        change: Doc = (
+            {"$unset": {"next_sync_at": ""}}
+            if due_at is None
+            else {"$set": {"next_sync_at": due_at}}
+        )
+        return (await self._states.update_one(held, change)).matched_count == 1
+
+    async def unsettle(self, server_id: str, tx: Transaction) -> None:
+        """Have the next reading of a server compare all tools, because somebody changed one.
+
+        Something is written in any case, so that no reading that found them otherwise is stored
+        at the same time.
+        """
+        change: Doc = {
+            "$inc": {"decisions": 1},
+            "$unset": {"settled_digest": "", "settled_at": ""},
+        }
+        await self._states.update_one({"_id": ObjectId(server_id)}, change, session=tx)
+
+    async def delete_of(self, server_id: str, tx: Transaction) -> None:
+        """Forget a server."""
+        await self._states.delete_one({"_id": ObjectId(server_id)}, session=tx)
+
+
+def with_state(server: ServerRecord, row: Mapping[str, object]) -> ServerRecord:
+    """Return *server* with what a stored row says, which comes before what its document says.
+
+    Whoever reads a server connects to it.
+    """
+    known = {name: value for name, value in row.items() if name in FIELDS}
+    ours = {**server.registry, **known}
+    connected = [
+        moment
+        for moment in (server.last_connected, known.get("last_synced_at"))
+        if isinstance(moment, datetime)
+    ]
+    return replace(server, registry=ours, last_connected=max(connected, default=None))
+
+
+def _stored(name: str) -> str:
+    return name.removeprefix(OURS)
