@@ -20,6 +20,7 @@ from registry.servers.changes import FieldChanges
 from registry.servers.errors import DiscoveryFailedError
 from registry.servers.outcome import Reading
 from registry.servers.ports import ServerChanges
+from registry.servers.presenter import tool_names
 from registry.servers.reader import ServerReader
 from registry.servers.readings import note_reading
 from registry.servers.registry_sync import Synced
@@ -35,6 +36,7 @@ from registry.sync.values import (
     Progress,
     RunOutcome,
     SyncJob,
+    Trigger,
     counts_of,
 )
 
@@ -51,6 +53,11 @@ TELL_SECONDS = 1.0
 
 RENEWALS = 3
 """How often a lease is renewed within its time; two may be missed."""
+
+UNATTENDED = frozenset({Trigger.SCHEDULE, Trigger.WEBHOOK, Trigger.NOTIFICATION})
+NOTHING_OFFERED = (
+    "It offered none of the tools that it had. They are kept until it says so a second time."
+)
 
 SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES)
 """Who acts when nobody in particular asked."""
@@ -209,6 +216,11 @@ class SyncRunner:
             is_final = True
         attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
 
+        if self._is_doubted(attempt, server, reading):
+            upstream_ms = attempt.upstream_ms
+            again = failed(NOTHING_OFFERED, job.attempts, *self._luck(), upstream_ms=upstream_ms)
+            return await self._end(attempt, again)
+
         async def hold(tx: Transaction) -> None:
             await self._jobs.require_held(job, tx)
 
@@ -231,6 +243,20 @@ class SyncRunner:
         user_id = _reader_of(job, server).user_id
         note_reading(self._connections, written.server, reading, user_id, is_told=written.is_told)
         return ending
+
+    def _is_doubted(self, attempt: _Attempt, server: ServerRecord, reading: Reading) -> bool:
+        """Whether an upstream is asked again before it is believed that it has no tools any more.
+
+        Some answer so while they start. Where somebody asked, they see what came of it.
+        """
+        job, found = attempt.job, reading.found
+        return (
+            found is not None
+            and not (found.snapshot.tools or found.snapshot.rejected)
+            and bool(tool_names(server.config.get("tools")))
+            and job.asked.trigger in UNATTENDED
+            and job.attempts == 1 < self._terms.patience.most_attempts
+        )
 
     def _ending(
         self, attempt: _Attempt, reading: Reading, synced: Synced | None, *, is_final: bool

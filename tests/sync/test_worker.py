@@ -465,6 +465,68 @@ async def test_a_wish_brings_a_waiting_retry_forward_but_the_schedule_does_not(
     assert (await parts.claim()).attempts == 2
 
 
+@pytest.mark.requirement("R-160")
+@pytest.mark.parametrize(
+    ("trigger", "states"),
+    [
+        (Trigger.SCHEDULE, [JobState.RETRYING, JobState.SUCCEEDED]),
+        (Trigger.NOTIFICATION, [JobState.RETRYING, JobState.SUCCEEDED]),
+        (Trigger.MANUAL, [JobState.SUCCEEDED]),
+        (Trigger.COMMAND, [JobState.SUCCEEDED]),
+    ],
+)
+async def test_that_all_tools_are_gone_is_believed_at_once_only_where_somebody_looks(
+    parts: Parts, trigger: Trigger, states: list[JobState]
+) -> None:
+    server_id = await parts.register("sums")
+    parts.discovery.answer = lambda _: found()
+    await parts.open(server_id, trigger)
+    told = []
+    served = []
+    for _ in states:
+        ending = await parts.runner().run(await parts.claim())
+        assert ending is not None
+        told.append(ending.state)
+        served.append(len(await parts.repositories.tools.served(server_id)))
+        await parts.clock.sleep(0.01)
+
+    server = await parts.repositories.servers.get_unchecked(server_id)
+
+    assert told == states
+    assert served == [1, 0][-len(states) :]
+    assert server is not None
+    assert server.error_message is None
+
+
+async def test_a_server_that_is_asked_once_only_is_believed_the_first_time(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+    parts.discovery.answer = lambda _: found()
+    await parts.open(server_id, Trigger.SCHEDULE)
+
+    ending = await parts.runner(most_attempts=1).run(await parts.claim())
+
+    assert ending is not None
+    assert ending.state is JobState.SUCCEEDED
+    assert await parts.repositories.tools.served(server_id) == []
+
+
+async def test_tools_that_are_back_at_the_second_look_were_never_gone(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+    answer = parts.discovery.answer
+    parts.discovery.answer = lambda _: found()
+    await parts.open(server_id, Trigger.WEBHOOK)
+    await parts.runner().run(await parts.claim())
+    parts.discovery.answer = answer
+    await parts.clock.sleep(0.01)
+
+    ending = await parts.runner().run(await parts.claim())
+    rows = await parts.repositories.tools.stored(server_id)
+
+    assert ending is not None
+    assert (ending.state, ending.counts.get("vanished", 0)) == (JobState.SUCCEEDED, 0)
+    assert [row.registration_state.value for row in rows.values()] == ["selected"]
+
+
 @pytest.mark.requirement("R-155")
 async def test_several_replicas_open_one_scheduled_job_and_skip_what_is_off(parts: Parts) -> None:
     fields: dict[str, Any] = {"syncMode": "scheduled", "syncIntervalSeconds": 60}
