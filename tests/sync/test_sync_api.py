@@ -17,6 +17,7 @@ from tests.fakes.rest import Rest
 from tests.servers.conftest import module_rest as module_rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
+from tests.sync.bad_objects import bad_tools
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
@@ -280,6 +281,28 @@ async def test_a_tool_that_cannot_be_taken_any_more_says_why_and_is_served_on(
     await sync(rest, server)
     healed = (await rest.ask(OWNER, "GET", f"/registry/tools/{echo['id']}")).json()
     assert healed.get("sync_error") is None
+
+
+@pytest.mark.requirement("R-157")
+@pytest.mark.parametrize(
+    "told", ["deeper than Python reads", "half a pair", "beyond floats", "a key twice"]
+)
+async def test_a_tool_that_no_parser_reads_any_more_is_served_on_and_costs_no_other(
+    rest: Rest, upstream: PlainUpstream, told: str
+) -> None:
+    bad, reason = bad_tools("echo")[told]
+    server = await rest.register(OWNER, "sums", upstream.url)
+    upstream.tools = f"[{ADD},{bad.decode()},{ADD.replace('add', 'sub')}]"
+
+    refreshed = await rest.call(OWNER, "POST", f"/{server['id']}/refresh")
+
+    served = (await rest.call(OWNER, "GET", f"/{server['id']}/tools")).json()["tools"]
+    listed = await rest.ask(OWNER, "GET", "/registry/tools?owner_id=" + server["id"])
+    echo = next(item for item in listed.json()["tools"] if item["name"] == "echo")
+    record = await rest.ask(OWNER, "GET", f"/registry/tools/{echo['id']}")
+    assert refreshed.json()["toolProblems"] == [{"name": "echo", "reason": reason}]
+    assert {tool["name"] for tool in served} == {"add", "echo", "sub"}
+    assert record.json()["sync_error"] == reason
 
 
 @pytest.mark.requirement("R-031")

@@ -49,7 +49,7 @@ def nested(levels: int) -> dict[str, Any]:
         (raw(outputSchema="x"), "no outputSchema object"),
         (raw(inputSchema=nested(70)), "nested deeper than"),
         (raw(blob="x" * 1_100_000), "larger than"),
-        (raw(number=float("nan")), "a number that JSON does not have"),
+        (raw(number=float("nan")), "a number that cannot be kept"),
         (raw(key={"\ud800": 1}), "broken characters"),
     ],
 )
