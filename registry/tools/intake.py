@@ -122,10 +122,12 @@ def _schema(value: JsonValue, member: str) -> str:
         raise RejectionError(f"has no {member} object")
     if member == "inputSchema" and value.get("type") != "object":
         raise RejectionError('has an inputSchema whose type is not "object"')
+    dialect = value.get("$schema")
+    if not isinstance(dialect, str | None):
+        raise RejectionError(f"has an {member} whose $schema is no text")
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     try:
         # Checked against the dialect's meta-schema alone, so nothing is ever fetched.
-        dialect = value.get("$schema")
         known = {"$schema": dialect if dialect in KNOWN_DIALECTS else DIALECT}
         jsonschema_rs.meta.validate({**value, **known})
     except jsonschema_rs.ValidationError as exc:

@@ -305,6 +305,35 @@ async def test_a_tool_that_no_parser_reads_any_more_is_served_on_and_costs_no_ot
     assert record.json()["sync_error"] == reason
 
 
+@pytest.mark.parametrize(
+    ("schema", "is_taken"),
+    [
+        ('{"type":"object","$schema":["x"]}', False),
+        ('{"type":"object","default":{"\\u0000":1,"$a.b":2,"":3}}', True),
+        ('{"type":"object","properties":{"\\u0000":{"maximum":99999999999999999999}}}', True),
+        ('{"type":"object","properties":{"p":{"pattern":"(("}}}', True),
+    ],
+)
+async def test_an_odd_schema_costs_neither_a_reading_nor_the_answers_about_it(
+    rest: Rest, upstream: PlainUpstream, schema: str, *, is_taken: bool
+) -> None:
+    server = await rest.register(OWNER, "sums", upstream.url)
+    upstream.tools = f'[{ECHO},{{"name":"odd","inputSchema":{schema}}},{ADD}]'
+
+    refreshed = await rest.call(OWNER, "POST", f"/{server['id']}/refresh")
+
+    served = (await rest.call(OWNER, "GET", f"/{server['id']}/tools")).json()["tools"]
+    listed = await rest.ask(OWNER, "GET", "/registry/tools?owner_id=" + server["id"])
+    details = [
+        await rest.ask(OWNER, "GET", f"/registry/tools/{tool['id']}")
+        for tool in listed.json()["tools"]
+    ]
+    assert refreshed.status_code == 200
+    assert {"echo", "add"} <= {tool["name"] for tool in served}
+    assert ("odd" in {tool["name"] for tool in served}) is is_taken
+    assert [answer.status_code for answer in details] == [200] * (2 + is_taken)
+
+
 @pytest.mark.requirement("R-031")
 @pytest.mark.parametrize(
     "wrong",

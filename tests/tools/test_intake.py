@@ -46,10 +46,13 @@ def nested(levels: int) -> dict[str, Any]:
         (raw(inputSchema={}), 'type is not "object"'),
         (raw(inputSchema={"type": "object", "properties": 7}), "invalid inputSchema"),
         (raw(inputSchema={"type": "object", "required": "q"}), "invalid inputSchema"),
+        (raw(inputSchema={"type": "object", "$schema": []}), "whose $schema is no text"),
+        (raw(inputSchema={"type": "object", "$schema": {}}), "whose $schema is no text"),
         (raw(outputSchema="x"), "no outputSchema object"),
         (raw(inputSchema=nested(70)), "nested deeper than"),
         (raw(blob="x" * 1_100_000), "larger than"),
         (raw(number=float("nan")), "a number that cannot be kept"),
+        (raw(number=10**400), "a number that cannot be kept"),
         (raw(key={"\ud800": 1}), "broken characters"),
     ],
 )
