@@ -18,9 +18,6 @@ CLEAN = re.compile(r"[A-Za-z0-9_-]+")
 UNCLEAN_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")
 HASHED = re.compile(rf"-[0-9a-f]{{{HASH_CHARACTERS}}}$")
 
-URI_MARK = "mcp."
-"""Begins a resource's URI that says which server is meant: `mcp.<slug>+<uri>`."""
-
 
 def public_prefix(slug: str) -> str:
     """Return the first half of the names of a server's tools; it holds no separator."""
@@ -48,19 +45,6 @@ def public_name(slug: str, name: str) -> str:
     """Return the name of a tool or prompt on the combined server."""
     prefix = public_prefix(slug)
     return f"{prefix}{SEPARATOR}{public_suffix(prefix, name)}"
-
-
-def qualified_uri(slug: str, uri: str) -> str:
-    """Return a resource's URI, or URI template, that says which server is meant."""
-    return f"{URI_MARK}{slug}+{uri}"
-
-
-def split_uri(uri: str) -> tuple[str, str] | None:
-    """Return slug and URI of a qualified one, or None for any other."""
-    if not uri.startswith(URI_MARK):
-        return None
-    slug, plus, rest = uri.removeprefix(URI_MARK).partition("+")
-    return (slug, rest) if plus and slug and rest else None
 
 
 def _hashed(text: str, room: int) -> str:
