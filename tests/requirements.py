@@ -844,6 +844,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/sync/test_sync_api.py::test_a_server_is_read_when_its_time_has_come_and_is_due_later_again",
         "tests/sync/test_sync_api.py::test_a_genuine_call_has_the_server_read",
         "tests/sync/test_sync_api.py::test_a_call_that_is_repeated_begins_nothing",
+        "tests/sync/test_sync_api.py::test_of_calls_with_one_id_at_the_same_moment_one_is_the_first",
         "tests/sync/test_sync_api.py::test_calls_that_nobody_vouches_for_are_refused_alike",
         "tests/sync/test_webhooks.py::test_what_is_forged_or_old_is_refused",
         "tests/sync/test_worker.py::test_several_replicas_open_one_scheduled_job_and_skip_what_is_off",

@@ -1,5 +1,6 @@
 """Synchronisation as operators and senders of webhooks see it."""
 
+import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -423,6 +424,19 @@ async def test_a_call_that_is_repeated_begins_nothing(rest: Rest, upstream: Plai
 
     assert again == {"job_id": first["job_id"], "duplicate": True}
     assert len(await rest.jobs(ROOT, server)) == 1
+
+
+@pytest.mark.requirement("R-155")
+async def test_of_calls_with_one_id_at_the_same_moment_one_is_the_first(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(OWNER, "sums", upstream.url)
+    headers = signed(await webhook(rest, server), rest)
+
+    answers = await asyncio.gather(*(call(rest, server, headers) for _ in range(8)))
+
+    assert [answer.status_code for answer in answers] == [202] * 8
+    assert sorted(answer.json()["duplicate"] for answer in answers) == [False] + [True] * 7
 
 
 @pytest.mark.requirement("R-155")
