@@ -11,7 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from registry.core.definitions import NO_NUMBER, TOO_DEEP, Listed, Unreadable
+from pydantic_core import SchemaValidator, core_schema
+
+from registry.core.definitions import MAX_DEPTH, NO_NUMBER, TOO_DEEP, Listed, Unreadable
 from registry.core.json import JsonObject, JsonValue, nesting
 
 RESULT = "result"
@@ -20,9 +22,6 @@ LISTS = frozenset({"tools", "prompts", "resources", "resourceTemplates"})
 
 TELLING = frozenset({"name", "uri", "uriTemplate"})
 """Members that tell which object it is."""
-
-MAX_DEPTH = 100
-"""Nesting of whatever is in no list; the SDK's parser takes twice as much."""
 
 MAX_STEPS = 100_000
 """Members that are read one by one in one message. Far more than messages have, and a bound for
@@ -76,8 +75,9 @@ def without_lists(raw: bytes, kept: Kept) -> bytes:
     # What is no UTF-8 becomes halves of pairs: characters that nothing stores.
     text = raw.decode(errors="surrogateescape")
     try:
+        _READABLE.validate_json(raw)
         message = _STRICT.decode(text)
-    except (ValueError, RecursionError, RepeatedMemberError):
+    except (ValueError, RepeatedMemberError):
         try:
             message = _Careful(text, kept.most).message()
         except (ValueError, NoMessageError):
@@ -106,6 +106,10 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
         raise RepeatedMemberError
     return members
 
+
+_READABLE = SchemaValidator(core_schema.typed_dict_schema({}))
+"""Reads an object without making anything of it. Refuses depths at which Python's own parser could
+overrun the stack, which in a thread is small on some systems."""
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_object)
 _LENIENT = json.JSONDecoder()
@@ -185,12 +189,13 @@ class _Careful:
             if self._text.startswith("]", at):
                 return items, at + 1
             at = self._past_space(self._past(",", at))
-        return items, self._closed(at, 1)
+        return items, self._closed(at, 1)[0]
 
     def _item(self, at: int) -> Value:
+        end, depth = self._extent(at)
         try:
-            return _STRICT.raw_decode(self._text, at)
-        except RecursionError:
+            if depth <= MAX_DEPTH:
+                return _STRICT.decode(self._text[at:end]), end
             reason = TOO_DEEP
         except RepeatedMemberError:
             reason = "has two members of one name"
@@ -199,7 +204,7 @@ class _Careful:
         except ValueError:
             # Python reads no whole number of more than 4,300 digits.
             reason = NO_NUMBER
-        return Unreadable(self._telling(at), reason), self._end(at)
+        return Unreadable(self._telling(at), reason), end
 
     def _telling(self, at: int) -> JsonObject:
         members: JsonObject = {}
@@ -211,13 +216,15 @@ class _Careful:
     def _text_or_none(self, name: str, at: int) -> Value:
         if name in TELLING and self._text.startswith('"', at):
             return self._string(at)
-        return None, self._end(at)
+        return None, self._extent(at)[0]
 
     def _value(self, at: int) -> Value:
-        try:
-            return _LENIENT.raw_decode(self._text, at)
-        except (ValueError, RecursionError):
-            return None, self._end(at)
+        end, depth = self._extent(at)
+        value = None
+        if depth <= MAX_DEPTH:
+            with contextlib.suppress(ValueError):
+                value = _LENIENT.decode(self._text[at:end])
+        return value, end
 
     def _string(self, at: int) -> tuple[str, int]:
         found = _A_STRING.match(self._text, at)
@@ -225,8 +232,8 @@ class _Careful:
             raise NoMessageError
         return str(json.loads(found[0])), found.end()
 
-    def _end(self, at: int) -> int:
-        """Return where the value at *at* ends, whatever is in it."""
+    def _extent(self, at: int) -> tuple[int, int]:
+        """Return where the value at *at* ends, whatever is in it, and its levels (or one less)."""
         match self._text[at : at + 1]:
             case "{" | "[":
                 return self._closed(at + 1, 1)
@@ -236,10 +243,11 @@ class _Careful:
                 found = _SCALAR.match(self._text, at)
         if found is None:
             raise NoMessageError
-        return found.end()
+        return found.end(), 1
 
-    def _closed(self, at: int, depth: int) -> int:
-        """Return where *depth* levels that are open at *at* are closed."""
+    def _closed(self, at: int, depth: int) -> tuple[int, int]:
+        """Return where *depth* levels that are open at *at* are closed, and the most there are."""
+        deepest = depth
         while True:
             run = _RUN.match(self._text, at)
             if run is None:
@@ -251,10 +259,11 @@ class _Careful:
             at = run.end()
             if kind == "opens":
                 depth += brackets.count("{") + brackets.count("[")
+                deepest = max(deepest, depth)
                 continue
             closing = brackets.count("}") + brackets.count("]")
             if closing >= depth:
-                return self._nth_close(run.start(kind), depth)
+                return self._nth_close(run.start(kind), depth), deepest
             depth -= closing
 
     def _nth_close(self, at: int, number: int) -> int:

@@ -141,7 +141,7 @@ ANY_JSON = st.recursive(
 
 
 @hypothesis_settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(way=st.sampled_from(list(Way)), bad=ANY_JSON, named=st.booleans())
 async def test_whatever_stands_between_two_good_tools_they_are_taken(
@@ -149,8 +149,17 @@ async def test_whatever_stands_between_two_good_tools_they_are_taken(
 ) -> None:
     between = '{"name":"bad","inputSchema":%s}' % bad if named else bad  # noqa: UP031 - JSON text
 
-    found = await read(settings, way, tools=page(GOOD[0], between.encode(), GOOD[1]))
+    found = await read(
+        settings,
+        way,
+        tools=page(GOOD[0], between.encode(), GOOD[1]),
+        prompts=page(between.encode(), b'{"name":"p"}'),
+        resources=page(b'{"uri":"x:a","name":"a"}', between.encode()),
+    )
 
+    features = {kind: {item.key for item in found.features.lists[kind]} for kind in FeatureKind}
+    assert "p" in features[FeatureKind.PROMPT]
+    assert "x:a" in features[FeatureKind.RESOURCE]
     taken = {tool.name for tool in found.snapshot.tools}
     assert {"good0", "good1"} <= taken
     assert len(found.snapshot.tools) + len(found.snapshot.rejected) == 3
