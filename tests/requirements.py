@@ -595,6 +595,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/tools/test_intake.py::test_what_cannot_be_taken_is_rejected_with_a_reason",
         "tests/tools/test_projection.py::test_a_recursive_schema_ends_in_an_open_object",
         "tests/sync/test_sync_api.py::test_a_tool_that_cannot_be_taken_any_more_says_why_and_is_served_on",
+        "tests/sync/test_one_bad_object.py::test_a_tool_that_cannot_be_read_costs_only_itself",
     ),
     "E-04": (
         "tests/gateway/test_faults.py::test_a_fault_has_the_stated_outcome_and_is_felt_by_nobody_else",
@@ -845,6 +846,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/sync/test_sync_api.py::test_a_server_is_read_when_its_time_has_come_and_is_due_later_again",
         "tests/sync/test_sync_api.py::test_a_genuine_call_has_the_server_read",
         "tests/sync/test_sync_api.py::test_a_call_that_is_repeated_begins_nothing",
+        "tests/sync/test_sync_api.py::test_of_calls_with_one_id_at_the_same_moment_one_is_the_first",
         "tests/sync/test_sync_api.py::test_calls_that_nobody_vouches_for_are_refused_alike",
         "tests/sync/test_webhooks.py::test_what_is_forged_or_old_is_refused",
         "tests/sync/test_worker.py::test_several_replicas_open_one_scheduled_job_and_skip_what_is_off",
@@ -860,6 +862,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-157": (
         "tests/sync/test_sync_api.py::test_a_failed_sync_is_tried_again_and_told_and_changes_no_tools",
         "tests/sync/test_sync_api.py::test_a_tool_that_cannot_be_taken_any_more_says_why_and_is_served_on",
+        "tests/sync/test_sync_api.py::test_a_tool_that_no_parser_reads_any_more_is_served_on_and_costs_no_other",
     ),
     "R-168": (
         "tests/sync/test_sync_api.py::test_a_shared_server_holds_what_changed_until_somebody_decides",

@@ -1,5 +1,6 @@
 """Every REST route declares who may call it, or is one of the few that are open to all."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -8,9 +9,9 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from registry.auth.identity import Scope
+from registry.auth.identity import ALL_SCOPES, Role, Scope, UserContext
 from registry.main import control_plane
-from tests.fakes.rest import rest_settings, running
+from tests.fakes.rest import Rest, rest_settings, running
 
 OPEN = {
     ("GET", "/health/live"),
@@ -38,6 +39,11 @@ WRITING = {
     Scope.WRITE_TOOLS,
 }
 
+FORGIVING = {("POST", "/api/v1/sync/webhooks/{owner_id}")}
+"""Called by programs that put what they like into address and body."""
+
+ROOT = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
+
 
 @pytest.fixture
 async def routes(
@@ -45,11 +51,15 @@ async def routes(
 ) -> dict[tuple[str, str], tuple[Scope, ...]]:
     """Return every route with the scopes it demands."""
     async with running(rest_settings(mongo_uri, key_files, tmp_path)) as rest:
-        recorder = control_plane(rest.parts)
-    app = vars(vars(recorder)["_app"])["_app"]
+        found = _routes(rest)
+    return {key: tuple(_scopes(route.dependant)) for key, route in found.items()}
+
+
+def _routes(rest: Rest) -> dict[tuple[str, str], APIRoute]:
+    app = vars(vars(control_plane(rest.parts))["_app"])["_app"]
     assert isinstance(app, FastAPI)
     return {
-        (method, route.path): tuple(_scopes(route.dependant))
+        (method, route.path): route
         for route in _flat(app.routes)
         for method in route.methods or ()
     }
@@ -89,3 +99,57 @@ async def test_routes_that_change_something_demand_a_scope_for_writing(
 
     assert len(changing) == 31
     assert {key for key, scopes in changing.items() if WRITING.isdisjoint(scopes)} == set()
+
+
+@pytest.mark.wire
+async def test_no_route_ignores_what_it_does_not_know(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    async with running(rest_settings(mongo_uri, key_files, tmp_path)) as rest:
+        routes = {
+            key: route
+            for key, route in _routes(rest).items()
+            if key[1].startswith("/api/v1/") and key not in FORGIVING
+        }
+        by_query = {key: await _told(rest, *key, "?unheard_of=1", None) for key in routes}
+        by_body = {
+            key: await _told(rest, *key, "", {"unheard_of": 1})
+            for key in routes
+            if key[0] != "GET"
+        }
+
+    unheard_of = {"field": "unheard_of", "message": "is not a known field"}
+    assert {key: told for key, told in by_query.items() if told != [unheard_of]} == {}
+    assert {key: told for key, told in by_body.items() if unheard_of not in told} == {}
+
+
+async def _told(rest: Rest, method: str, path: str, query: str, body: object) -> list[object]:
+    """Return what a route says is wrong with a request about things that do not exist."""
+    filled = re.sub(r"\{[^}]*\}", "0" * 24, path.replace("{resource_type}", "mcpServer"))
+    answer = await rest.ask(ROOT, method, filled.removeprefix("/api/v1") + query, json=body)
+    return list(answer.json()["details"]) if answer.status_code == 422 else [answer.text]
+
+
+@pytest.mark.wire
+async def test_a_body_that_says_nothing_is_taken_where_none_is_needed(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    async with running(rest_settings(mongo_uri, key_files, tmp_path)) as rest:
+        path = f"/servers/{'0' * 24}/refresh"
+        statuses = [
+            (await rest.ask(ROOT, "POST", path, content=body)).status_code
+            for body in (b"", b"{}", b" {} ", b"null", b"[]", b"{", b"a=b", b'{"a":1}', b"\xff")
+        ]
+
+    assert statuses == [404] * 4 + [422] * 5
+
+
+@pytest.mark.wire
+async def test_strangers_are_not_told_what_a_route_takes(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    async with running(rest_settings(mongo_uri, key_files, tmp_path)) as rest:
+        by_query = await rest.client.get("/api/v1/servers?unheard_of=1")
+        by_body = await rest.client.post(f"/api/v1/servers/{'0' * 24}/refresh", json={"a": 1})
+
+    assert [by_query.status_code, by_body.status_code] == [401, 401]

@@ -27,6 +27,9 @@ R = TypeVar("R")
 DEFAULT_DATABASE = "jarvis"
 """Name of the shared database when the connection string has none."""
 
+NOT_THERE_CODES = frozenset({26, 27})
+"""There is no such collection; there is no such index."""
+
 INDEX_CONFLICT_CODES = frozenset({85, 86})
 """IndexOptionsConflict and IndexKeySpecsConflict: the other application declared it otherwise."""
 
@@ -196,6 +199,16 @@ class Database:
                     label = str(index.document["name"])
                     conflicts.append(IndexConflict(name, label, str(exc.details or exc)))
         return conflicts
+
+    async def drop_indexes(self, name: str, indexes: Sequence[str]) -> None:
+        """Drop those of *indexes* that a collection of ours has."""
+        async with translated():
+            for index in indexes:
+                try:
+                    await self.db[name].drop_index(index)
+                except OperationFailure as exc:
+                    if exc.code not in NOT_THERE_CODES:
+                        raise
 
     async def transaction(
         self,

@@ -1,6 +1,7 @@
 """Collections, validators and indexes that the application needs, made idempotently at start.
 
-Nothing that exists is dropped, renamed or changed, but for validators of our own collections.
+Nothing that exists is dropped, renamed or changed, but for validators and indexes of our own
+collections. docs/decisions/0018-retired-indexes.md says when an index goes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from packages.models.audit import (
     AuditSeal,
 )
 from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
-from packages.models.policies import ACCESS_POLICIES_VALIDATOR, AccessPolicy
+from packages.models.policies import ACCESS_POLICIES_VALIDATOR, FORMER_NAME_INDEX, AccessPolicy
 from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
 from packages.models.sessions import (
     REVOKED_TOKENS_VALIDATOR,
@@ -80,6 +81,11 @@ DECLARED_OTHERWISE = frozenset({("mcpservers", "serverName_1")})
 name: unique once, plain since they have a unique one over name and tenant. Whoever made it first
 would stand in the other's way, so it is left to jarvis-api."""
 
+RETIRED_INDEXES: Mapping[str, Sequence[str]] = {
+    AccessPolicy.Settings.name: (FORMER_NAME_INDEX,),
+}
+"""Indexes of earlier releases on collections of ours, which would refuse what is allowed now."""
+
 WRITTEN_SHARED_COLLECTIONS = frozenset({"mcpservers", "tokens", "aclentries", "pluginauths"})
 """Shared collections that we index. `users`, `groups` and `accessroles` are left to jarvis-api."""
 
@@ -102,6 +108,9 @@ async def prepare(
     conflicts: list[IndexConflict] = []
     for name, indexes in wanted_indexes(extra_indexes).items():
         conflicts += await database.ensure_indexes(name, indexes)
+    # Last, so that what takes their place is there before they go.
+    for name, retired in RETIRED_INDEXES.items():
+        await database.drop_indexes(name, retired)
     return conflicts
 
 

@@ -15,14 +15,16 @@ from packages.models.tools import SOURCE_TYPES
 POLICY_EFFECTS = ("allow", "deny")
 POLICY_ROLES = ("admin", "user")
 MAX_POLICY_NAME = 128
-NAME_INDEX = "name_1"
+NAME_INDEX = "owner_id_1_name_1"
+FORMER_NAME_INDEX = "name_1"
+"""Made a name unique over all servers, so that one owner could tell what another had named."""
 
 
 class AccessPolicy(Document):
     """One policy.
 
     Attributes:
-        name: Unique.
+        name: Unique among those about the same server, and among those about all.
         effect: What it does for the callers whom it names: `allow` or `deny`.
         is_enabled: Whether it counts.
         source_type: Of the tools that it is about.
@@ -66,8 +68,11 @@ class AccessPolicy(Document):
         name = "access_policies"
         keep_nulls = False
         indexes: ClassVar[list[IndexModel]] = [
-            IndexModel([("name", ASCENDING)], name=NAME_INDEX, unique=True),
+            IndexModel(
+                [("owner_id", ASCENDING), ("name", ASCENDING)], name=NAME_INDEX, unique=True
+            ),
             IndexModel([("owner_id", ASCENDING), ("_id", ASCENDING)]),
+            IndexModel([("name", ASCENDING), ("_id", ASCENDING)]),
         ]
 
 

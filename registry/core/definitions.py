@@ -1,27 +1,59 @@
 """What upstreams define, on its way into the database."""
 
 import json
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from registry.core.json import JsonObject
+import orjson
+
+from registry.core.json import JsonObject, JsonValue
+
+MAX_DEPTH = 64
+"""Nesting of an object that is taken; real ones stay below 20, and validators recurse."""
+
+TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
+NO_NUMBER = "holds a number that cannot be kept"
 
 
 class RejectionError(Exception):
     """Why an object of an upstream cannot be taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An object of an upstream's list that no parser gave a value for.
+
+    Attributes:
+        members: Those of its own members that could be read, for telling which one it is.
+        reason: Completes a sentence that begins with its name.
+    """
+
+    members: JsonObject
+    reason: str
+
+
+Listed: TypeAlias = JsonValue | Unreadable
+"""What stands in a list of an upstream."""
+
+
 def definition_text(raw: JsonObject, max_bytes: int) -> str:
     """Return the text under which an upstream's object is stored, its keys in their order.
 
     Raises:
-        RejectionError: It cannot be stored; the message says why.
+        RejectionError: It cannot be stored, or not be read again; the message says why.
     """
     try:
         text = json.dumps(raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        size = len(text.encode())
+        encoded = text.encode()
     except UnicodeEncodeError:
         raise RejectionError("holds broken characters") from None
     except ValueError:
-        raise RejectionError("holds a number that JSON does not have") from None
-    if size > max_bytes:
+        raise RejectionError(NO_NUMBER) from None
+    if len(encoded) > max_bytes:
         raise RejectionError(f"is larger than {max_bytes} bytes")
+    try:
+        # Those who serve it read it with this parser, which knows no number that no float holds.
+        orjson.loads(encoded)
+    except orjson.JSONDecodeError:
+        raise RejectionError(NO_NUMBER) from None
     return text

@@ -42,11 +42,17 @@ class RegistryError(Exception):
 
 
 class ValidationFailedError(RegistryError):
-    """Input that parsed but breaks a rule. *field* is the name the caller used."""
+    """Input that parsed but breaks a rule.
+
+    Attributes:
+        field: Path of the member, in any spelling: callers are told theirs.
+    """
 
     kind = ErrorKind.INVALID
 
     def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
         super().__init__(
             f"{field}: {problem}", {"details": [{"field": field, "message": problem}]}
         )

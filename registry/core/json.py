@@ -49,15 +49,14 @@ def members(value: object) -> JsonObject:
 
 def nesting(value: JsonValue, limit: int) -> int:
     """Return how deeply *value* is nested, without recursing; beyond *limit* nobody counts."""
-    deepest = 0
-    stack: list[tuple[JsonValue, int]] = [(value, 1)]
-    while stack:
-        node, depth = stack.pop()
-        deepest = max(deepest, depth)
-        if deepest > limit:
-            return deepest
-        if isinstance(node, dict):
-            stack += [(item, depth + 1) for item in node.values()]
-        elif isinstance(node, list):
-            stack += [(item, depth + 1) for item in node]
-    return deepest
+    depth = 0
+    level: list[JsonValue] = [value]
+    while level and depth <= limit:
+        depth += 1
+        level = [
+            inner
+            for node in level
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+        ]
+    return depth

@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from registry.core.definitions import RejectionError, definition_text
+from registry.core.definitions import (
+    MAX_DEPTH,
+    TOO_DEEP,
+    Listed,
+    RejectionError,
+    Unreadable,
+    definition_text,
+)
 from registry.core.json import JsonObject, nesting
 from registry.features.values import Feature, FeatureKind, FeatureProblem, FeatureSnapshot
 
@@ -27,11 +34,10 @@ MAX_KEY_BYTES = {
 }
 TEXTS = ("title", "description", "mimeType")
 MAX_DEFINITION_BYTES = 256 * 1024
-MAX_DEPTH = 64
 SHOWN_CHARACTERS = 128
 
 
-def take(lists: Mapping[str, Sequence[JsonValue]], unread: Mapping[str, str]) -> FeatureSnapshot:
+def take(lists: Mapping[str, Sequence[Listed]], unread: Mapping[str, str]) -> FeatureSnapshot:
     """Return what can be stored and what cannot.
 
     Args:
@@ -44,7 +50,7 @@ def take(lists: Mapping[str, Sequence[JsonValue]], unread: Mapping[str, str]) ->
 
 
 def _taken(
-    name: str, items: Sequence[JsonValue], problems: list[FeatureProblem]
+    name: str, items: Sequence[Listed], problems: list[FeatureProblem]
 ) -> tuple[Feature, ...]:
     kind = LISTS[name]
     taken: dict[str, Feature] = {}
@@ -62,7 +68,9 @@ def _taken(
     return tuple(taken.values())
 
 
-def _feature(kind: FeatureKind, raw: JsonValue) -> Feature:
+def _feature(kind: FeatureKind, raw: Listed) -> Feature:
+    if isinstance(raw, Unreadable):
+        raise RejectionError(raw.reason)
     if not isinstance(raw, dict):
         raise RejectionError("is no object")
     key = _key(raw, KEYS[kind], MAX_KEY_BYTES[kind])
@@ -75,7 +83,7 @@ def _feature(kind: FeatureKind, raw: JsonValue) -> Feature:
     if kind is FeatureKind.PROMPT:
         _check_arguments(raw.get("arguments"))
     if nesting(raw, MAX_DEPTH) > MAX_DEPTH:
-        raise RejectionError(f"is nested deeper than {MAX_DEPTH} levels")
+        raise RejectionError(TOO_DEEP)
     return Feature(kind, key, definition_text(raw, MAX_DEFINITION_BYTES))
 
 
@@ -99,7 +107,8 @@ def _check_arguments(arguments: JsonValue) -> None:
         raise RejectionError("has arguments that are no list of objects with names")
 
 
-def _shown(raw: JsonValue, member: str) -> str:
-    key = raw.get(member) if isinstance(raw, dict) else None
+def _shown(raw: Listed, member: str) -> str:
+    members = raw.members if isinstance(raw, Unreadable) else raw
+    key = members.get(member) if isinstance(members, dict) else None
     text = key if isinstance(key, str) else ""
     return "".join(item if item.isprintable() else "?" for item in text[:SHOWN_CHARACTERS])

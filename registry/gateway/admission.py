@@ -10,13 +10,13 @@ from registry.core.json import JsonObject
 from registry.core.origin import Origin
 from registry.gateway.catalogue import View, Withheld
 from registry.gateway.errors import NotServing, ServerUnknown, ToolDenied, ToolUnknown
-from registry.gateway.naming import SEPARATOR
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.requests import Exchange
 from registry.gateway.translate import challenged
 from registry.gateway.values import Route
 from registry.policies.decisions import deciding
 from registry.policies.explaining import blocking
+from registry.tools.public_names import SEPARATOR
 
 RECORDED_CHARACTERS = 256
 RECORDED_POLICIES = 10

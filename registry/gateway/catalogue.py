@@ -19,15 +19,10 @@ from registry.access.policy import Permission, decide
 from registry.auth.identity import UserContext
 from registry.core.json import dump_text, load_text
 from registry.gateway.listing import PAGE_SIZE, CursorError, cursor_after, cursor_position
-from registry.gateway.naming import (
-    SEPARATOR,
-    public_prefix,
-    public_suffix,
-    qualified_uri,
-    split_uri,
-)
+from registry.gateway.naming import qualified_uri, split_uri
 from registry.gateway.values import FeatureEntry, Route, ToolEntry, may_tell_of_resources
 from registry.policies.decisions import Rule
+from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
 
 REMEMBERED_VIEWS = 2_000
 """Callers whose view is remembered."""

@@ -9,8 +9,8 @@ from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway.catalogue import Owned, View, Withheld
 from registry.gateway.forward import EDITED_BODY_BYTES
 from registry.gateway.listing import page_members
-from registry.gateway.naming import SEPARATOR
 from registry.gateway.values import FeatureEntry, Route
+from registry.tools.public_names import SEPARATOR
 
 COMBINED = "*"
 """What sessions with the combined server are bound to; no server has such an id."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from registry.core.errors import ErrorKind, RegistryError
+from registry.policies.values import Policy
 
 
 class PolicyNotFoundError(RegistryError):
@@ -53,12 +54,15 @@ class PolicyForbiddenError(RegistryError):
 
 
 class PolicyExistsError(RegistryError):
-    """Another policy has the name."""
+    """Another policy about the same server, or about all, has the name."""
 
     kind = ErrorKind.CONFLICT
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"A policy with name {name!r} already exists", {"field": "name"})
+    def __init__(self, policy: Policy) -> None:
+        where = "all servers" if policy.target.owner_id is None else "this server"
+        super().__init__(
+            f"A policy about {where} with name {policy.name!r} already exists", {"field": "name"}
+        )
 
 
 class PolicyModifiedError(RegistryError):

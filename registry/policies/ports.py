@@ -1,6 +1,6 @@
 """What policies ask of the domains above. Implemented there, handed in by wiring."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -33,6 +33,18 @@ class Owner:
     is_described_elsewhere: bool
 
 
+class Placed(Protocol):
+    """A server, as far as its gateway path is concerned."""
+
+    @property
+    def id(self) -> str:
+        """Return its ObjectId."""
+
+    @property
+    def effective_path(self) -> str:
+        """Return the path."""
+
+
 class Owners(Protocol):
     """The servers that offer tools."""
 
@@ -47,6 +59,9 @@ class Owners(Protocol):
 
     async def rights(self, user: UserContext, now: datetime) -> Mapping[str, int] | None:
         """Return what *user* may do with each server that they see; None for all with all."""
+
+    async def visible(self, user: UserContext, now: datetime) -> Sequence[Placed]:
+        """Return the servers that *user* sees."""
 
     async def tool_functions(self, server_id: str) -> JsonObject:
         """Return the tools of a server as the other application describes them."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 
 import structlog
 from bson import ObjectId
@@ -25,6 +25,7 @@ from registry.policies.values import (
     PolicyRecord,
     SourceType,
     Subjects,
+    SubjectType,
     Target,
 )
 from registry.tools.metadata import COST_TIER, FLAGS
@@ -64,10 +65,7 @@ class PolicyRepository:
 
     async def about(self, owner_id: str) -> list[Policy]:
         """Return the policies about a server, and those about all."""
-        # What cannot be read may be about it too.
-        query: Doc = {"owner_id": {"$not": {"$type": "objectId"}}}
-        rows = self._policies.find({"$or": [{"owner_id": ObjectId(owner_id)}, query]})
-        return [policy_of(row) async for row in rows]
+        return [policy_of(row) async for row in self._policies.find(_about(owner_id))]
 
     async def list_page(
         self, owners: Collection[str] | None, narrowed: PolicyFilter, page: PageRequest
@@ -109,7 +107,7 @@ class PolicyRepository:
         try:
             await self._policies.insert_one(_document(record), session=tx)
         except DuplicateKeyError as exc:
-            raise PolicyExistsError(record.policy.name) from exc
+            raise PolicyExistsError(record.policy) from exc
 
     async def update(self, record: PolicyRecord, tx: Transaction) -> bool:
         """Store a policy in place of its revision before; say whether that was the latest.
@@ -126,7 +124,7 @@ class PolicyRepository:
         try:
             result = await self._policies.update_one(key, operations, session=tx)
         except DuplicateKeyError as exc:
-            raise PolicyExistsError(record.policy.name) from exc
+            raise PolicyExistsError(record.policy) from exc
         return result.matched_count == 1
 
     async def delete(self, policy_id: str, tx: Transaction) -> bool:
@@ -265,6 +263,24 @@ def _is_about(row: dict[str, Any], tool: str) -> bool:
         return True
 
 
+def _about(owner_id: str) -> Doc:
+    # What cannot be read may be about it too.
+    of_all: Doc = {"owner_id": {"$not": {"$type": "objectId"}}}
+    return {"$or": [{"owner_id": ObjectId(owner_id)}, of_all]}
+
+
+def _naming(kind: SubjectType, subject_id: str) -> Doc:
+    match kind:
+        case SubjectType.EVERYONE:
+            return {"everyone": True}
+        case SubjectType.USER | SubjectType.GROUP:
+            return {f"{kind.value}s": ObjectId(subject_id)}
+        case SubjectType.ROLE | SubjectType.SCOPE:
+            return {f"{kind.value}s": subject_id}
+        case _:
+            assert_never(kind)
+
+
 def _query(owners: Collection[str] | None, narrowed: PolicyFilter) -> Doc:
     query: Doc = {}
     if narrowed.owner_id is not None:
@@ -279,6 +295,10 @@ def _query(owners: Collection[str] | None, narrowed: PolicyFilter) -> Doc:
     if narrowed.text:
         pattern = {"$regex": re.escape(narrowed.text), "$options": "i"}
         query["$or"] = [{name: pattern} for name in SEARCHED_FIELDS]
+    if narrowed.subject is not None:
+        query |= _naming(*narrowed.subject)
+    if narrowed.applies_to is not None:
+        return {"$and": [query, _about(narrowed.applies_to)]}
     return query
 
 

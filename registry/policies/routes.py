@@ -143,13 +143,14 @@ async def explain_access(request: Request, user: Asker, body: ExplainRequest) ->
         role=body.roles[0] if body.roles else None,
         scopes=None if body.scopes is None else frozenset(body.scopes),
     )
-    server_id, told = await _service(request).explain(asked, user)
+    explained = await _service(request).explain(asked, user)
+    told = explained.explanation
     return JsonAnswer(
         {
             "allowed": told.allowed,
             "message": told.message,
-            "server_id": server_id,
-            "tool": body.tool,
+            "server_id": explained.server_id,
+            "tool": explained.tool,
             "reasons": [
                 {"step": reason.step, "passed": reason.passed, "message": reason.message}
                 for reason in told.reasons

@@ -14,9 +14,11 @@ from registry.policies.values import (
     PolicyFilter,
     SourceType,
     Subjects,
+    SubjectType,
     Target,
 )
 from registry.tools.metadata import COST_TIER, FLAGS
+from registry.tools.public_names import SEPARATOR
 from registry.web.pages import Pagination
 
 MAX_PAGE = 1_000_000
@@ -49,6 +51,17 @@ class PolicyQuery(BaseModel):
     owner_id: ObjectIdText | None = Field(
         default=None, description="Id of the server that the policies are about."
     )
+    applies_to: ObjectIdText | None = Field(
+        default=None, description="Id of a server: policies about it, and those about all."
+    )
+    subject_type: SubjectType | None = Field(
+        default=None, description="Only policies that name callers by this, and *subject_id*."
+    )
+    subject_id: Annotated[Line | None, Field(max_length=128)] = Field(
+        default=None,
+        description="ObjectId of the user or group, or name of the role or scope; none for "
+        "`everyone`.",
+    )
     tool: ToolName | None = Field(
         default=None, description="Only policies about a tool of this name, by wildcards too."
     )
@@ -60,9 +73,28 @@ class PolicyQuery(BaseModel):
     page: int = Field(default=1, ge=1, le=MAX_PAGE)
     per_page: int = Field(default=50, ge=1, le=200)
 
+    @validator(mode="after")
+    def _subject_fits(self) -> Self:
+        kind, subject_id = self.subject_type, self.subject_id
+        if (kind in {None, SubjectType.EVERYONE}) != (subject_id is None):
+            raise ValueError("subject_type and subject_id go together; everyone has no id")
+        is_id = re.fullmatch(OBJECT_ID, subject_id or "") is not None
+        if kind in {SubjectType.USER, SubjectType.GROUP} and not is_id:
+            raise ValueError("subject_id must be 24 hexadecimal characters")
+        return self
+
     def narrowed(self) -> PolicyFilter:
         """Return the filter."""
-        return PolicyFilter(self.owner_id, self.tool, self.effect, self.enabled, self.query)
+        kind = self.subject_type
+        return PolicyFilter(
+            owner_id=self.owner_id,
+            tool=self.tool,
+            effect=self.effect,
+            is_enabled=self.enabled,
+            text=self.query,
+            applies_to=self.applies_to,
+            subject=None if kind is None else (kind, self.subject_id or ""),
+        )
 
 
 class _Body(BaseModel):
@@ -201,9 +233,11 @@ class ExplainRequest(_Body):
 
     server_id: ObjectIdText | None = None
     path: Annotated[Line | None, Field(max_length=256)] = Field(
-        default=None, description="Gateway path of the server, as `/mcp/weather`."
+        default=None, description="Gateway path, as `/mcp/weather`, or `/mcp` for all servers."
     )
-    tool: ToolName
+    tool: Annotated[
+        ToolName, Field(description="Its name, or the one on the combined server, `weather__get`.")
+    ]
     user_id: ObjectIdText | None = Field(
         default=None, description="Their role and groups are looked up where not given."
     )
@@ -215,8 +249,10 @@ class ExplainRequest(_Body):
 
     @validator(mode="after")
     def _one_server(self) -> Self:
-        if (self.server_id is None) == (self.path is None):
+        if self.server_id is not None and self.path is not None:
             raise ValueError("give either server_id or path")
+        if self.server_id is None and self.path is None and SEPARATOR not in self.tool:
+            raise ValueError("give server_id or path, or the name that tool has at /mcp")
         return self
 
     @property
@@ -310,6 +346,6 @@ class ExplainAnswer(BaseModel):
     allowed: bool
     message: str
     server_id: str
-    tool: str
+    tool: str = Field(description="Its name on that server.")
     reasons: list[ReasonAnswer] = Field(description="In the order in which they are looked at.")
     policies: list[PolicyReason]

@@ -63,6 +63,7 @@ from registry.tools.exposure import SERVED
 from registry.tools.lifecycle import State
 from registry.tools.metadata import facets_of, known, said_in
 from registry.tools.projection import restore
+from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
 from registry.tools.repository import ToolRepository
 
 log = structlog.get_logger()
@@ -75,13 +76,17 @@ MOST_WARNED = 10
 
 NOBODY_ID = "0" * 24
 
+COMBINED_PATH = "/mcp"
+"""Of the server that offers the tools of all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """About whom and what an explanation is.
 
     Attributes:
-        owner_id: The server; or *path* says which.
+        tool: Its name there, or the one that it has on the combined server.
+        owner_id: The server; or *path* says which, or the tool's name on the combined server.
         is_self: Whether it is about who asks; nothing below counts then.
         groups: None for those of the user.
         role: None for that of the user.
@@ -96,6 +101,25 @@ class Asked:
     groups: frozenset[str] | None = None
     role: Role | None = None
     scopes: frozenset[str] | None = None
+
+    @property
+    def gateway_path(self) -> str:
+        """Return the path without the slash that clients may end it with."""
+        return (self.path or COMBINED_PATH).removesuffix("/")
+
+    @property
+    def is_combined(self) -> bool:
+        """Whether the tool is named as on the combined server."""
+        return self.owner_id is None and self.gateway_path == COMBINED_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """An explanation, and what it is about: a server, and a tool by its name there."""
+
+    server_id: str
+    tool: str
+    explanation: Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +281,8 @@ class PolicyService:
         await self._database.transaction(write)
         await self._written(policy_id, AuditAction.DELETE, user)
 
-    async def explain(self, asked: Asked, user: UserContext) -> tuple[str, Explanation]:
-        """Return whether somebody may use a tool and why, with the server's id.
+    async def explain(self, asked: Asked, user: UserContext) -> Explained:
+        """Return whether somebody may use a tool and why.
 
         Raises:
             OwnerNotFoundError: There is no such server that *user* may see.
@@ -268,18 +292,14 @@ class PolicyService:
         """
         if not asked.is_self and user.lacks(Scope.WRITE_ACCESS):
             raise InsufficientScopeError((Scope.WRITE_ACCESS,))
-        owner = (
-            await self._owners.policy_owner(asked.owner_id)
-            if asked.owner_id is not None
-            else await self._owners.policy_owner_at(asked.path or "")
-        )
+        owner = await self._owner(asked, user)
         rights = NO_BITS if owner is None else (await self._verdict(owner, user)).bits
         if owner is None or not rights & Permission.VIEW:
             raise OwnerNotFoundError
         if not asked.is_self and not rights & Permission.SHARE:
             raise PolicyForbiddenError("You may not ask about others: you may not share it.")
         caller = user if asked.is_self else await self._caller(asked)
-        state, facts = await self._tool(owner, asked.tool)
+        state, facts = await self._named_tool(owner, asked)
         rule = await self._rule(owner, facts)
         explanation = explain(
             caller,
@@ -290,7 +310,44 @@ class PolicyService:
             tells_states=bool(rights & Permission.EDIT),
             tells_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )
-        return owner.id, explanation
+        return Explained(owner.id, facts.name, explanation)
+
+    async def _owner(self, asked: Asked, user: UserContext) -> Owner | None:
+        """Return the server that *asked* is about, whoever asks."""
+        if asked.owner_id is not None:
+            return await self._owners.policy_owner(asked.owner_id)
+        if not asked.is_combined:
+            return await self._owners.policy_owner_at(asked.gateway_path)
+        prefix, separator, _ = asked.tool.partition(SEPARATOR)
+        if not separator:
+            return None
+        if public_prefix(prefix) == prefix:
+            return await self._owners.policy_owner_at(f"{COMBINED_PATH}/{prefix}")
+        # Shortened, and not to be undone: it is one of those that they see, or none.
+        for server in await self._owners.visible(user, self._clock.now()):
+            if _prefix_of(server.effective_path) == prefix:
+                return await self._owners.policy_owner(server.id)
+        return None
+
+    async def _named_tool(self, owner: Owner, asked: Asked) -> tuple[State | None, ToolFacts]:
+        """Return the tool that clients see under this name, its own before a combined one."""
+        state, facts = None, ToolFacts(asked.tool)
+        if not asked.is_combined:
+            state, facts = await self._tool(owner, asked.tool)
+        if state is None and (own := await self._own_name(owner, asked.tool)) is not None:
+            return await self._tool(owner, own)
+        return state, facts
+
+    async def _own_name(self, owner: Owner, combined: str) -> str | None:
+        """Return the name of the tool of a server that is *combined* on the combined server."""
+        prefix, separator, suffix = combined.partition(SEPARATOR)
+        if not separator or prefix != _prefix_of(owner.path):
+            return None
+        names = [*await self._tools.stored(owner.id)]
+        if owner.is_described_elsewhere:
+            functions = await self._owners.tool_functions(owner.id)
+            names += [tool.name for tool in restore(functions, owner.name)]
+        return next((name for name in names if public_suffix(prefix, name) == suffix), None)
 
     async def _rule(self, owner: Owner, tool: ToolFacts) -> Rule:
         index = PolicyIndex(await self._policies.about(owner.id))
@@ -434,6 +491,10 @@ class PolicyService:
                 "nobody from a tool; deny it to users, groups or roles instead."
             )
         return warnings
+
+
+def _prefix_of(path: str) -> str:
+    return public_prefix(path.removeprefix(f"{COMBINED_PATH}/"))
 
 
 def _changed(record: PolicyRecord, change: PolicyChange) -> PolicyRecord:

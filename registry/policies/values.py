@@ -155,12 +155,24 @@ class ToolFacts:
     facets: tuple[str, ...] = ()
 
 
+class SubjectType(StrEnum):
+    """By what a policy names callers."""
+
+    USER = "user"
+    GROUP = "group"
+    ROLE = "role"
+    SCOPE = "scope"
+    EVERYONE = "everyone"
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyFilter:
     """What a list of policies is narrowed to.
 
     Attributes:
         owner_id: Policies about this server alone.
+        applies_to: Policies about this server, and those about all.
+        subject: Policies that name it: of which kind, and which one; none for everyone.
         tool: Policies that are about a tool of that name, whatever its metadata.
         text: Looked for in names and descriptions.
     """
@@ -170,6 +182,8 @@ class PolicyFilter:
     effect: Effect | None = None
     is_enabled: bool | None = None
     text: str | None = None
+    applies_to: str | None = None
+    subject: tuple[SubjectType, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

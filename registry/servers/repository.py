@@ -95,6 +95,7 @@ TROUBLE = ("lastError", "errorMessage", FAILURES)
 
 SEEN_FIELDS = {
     "serverName": 1,
+    "path": 1,
     "author": 1,
     "scope": 1,
     "status": 1,

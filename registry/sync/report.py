@@ -10,15 +10,17 @@ COLUMNS = ("added", "changed", "held", "stale", "returned", "rejected")
 
 NAME_CHARACTERS = 40
 
+UNCHANGED = "unchanged"
+"""Of a server that was read and offers what it did before."""
+
 
 class RoundReport:
-    """Collects results and prints those that say something."""
+    """Collects results; people are shown those that say something, programs all of them."""
 
     def __init__(self) -> None:
         self._rows: list[RoundResult] = []
         self._totals = dict.fromkeys(COLUMNS, 0)
         self._offered = 0
-        self._unchanged = 0
         self._unread = 0
         self.failed = 0
 
@@ -32,9 +34,6 @@ class RoundReport:
             self.failed += 1
         elif result.note is not None:
             self._unread += 1
-        elif not any(counts.get(name) for name in COLUMNS):
-            self._unchanged += 1
-            return
         self._rows.append(result)
 
     def lines(self, *, as_json: bool) -> Iterator[str]:
@@ -45,9 +44,10 @@ class RoundReport:
                 {"servers": [_facts(row) for row in rows], "totals": self._sums()}, indent=2
             )
             return
-        if rows:
+        telling = [row for row in rows if _result(row) != UNCHANGED]
+        if telling:
             yield _row("server", "result", *COLUMNS)
-        for row in rows:
+        for row in telling:
             told = [str(row.counts.get(name) or "") for name in COLUMNS]
             reason = _reason(row)
             line = _row(row.server_name[:NAME_CHARACTERS], _result(row), *told)
@@ -56,9 +56,8 @@ class RoundReport:
         yield ", ".join(f"{count} {name}" for name, count in sums.items())
 
     def _sums(self) -> dict[str, int]:
-        read = self._unchanged + sum(_result(row) == "read" for row in self._rows)
         return {
-            "read": read,
+            "read": len(self._rows) - self.failed - self._unread,
             "failed": self.failed,
             "not read": self._unread,
             "tools offered": self._offered,
@@ -69,7 +68,9 @@ class RoundReport:
 def _result(row: RoundResult) -> str:
     if row.has_failed:
         return "failed"
-    return "read" if row.note is None else "not read"
+    if row.note is not None:
+        return "not read"
+    return "read" if any(row.counts.get(name) for name in COLUMNS) else UNCHANGED
 
 
 def _reason(row: RoundResult) -> str:

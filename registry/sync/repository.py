@@ -370,15 +370,22 @@ class JobRepository:
 
     async def note_delivery(
         self, owner_id: str, message_id: str, job_id: str, now: datetime, keep: timedelta
-    ) -> None:
-        """Remember a webhook call, so that the same one begins nothing again."""
+    ) -> bool:
+        """Remember a webhook call; say whether it is the first of its id.
+
+        Of several at the same moment one is.
+        """
         row = {
             "_id": f"{owner_id}/{message_id}",
             "job_id": ObjectId(job_id),
             "received_at": now,
             "expires_at": now + keep,
         }
-        await self._deliveries.update_one({"_id": row["_id"]}, {"$setOnInsert": row}, upsert=True)
+        try:
+            await self._deliveries.insert_one(row)
+        except DuplicateKeyError:
+            return False
+        return True
 
 
 OF_AN_ATTEMPT = ("lease_id", "holder", "progress", "repeat")

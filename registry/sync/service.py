@@ -186,10 +186,13 @@ class SyncService:
         if known is not None and (job := await self._jobs.get(known)) is not None:
             return job, True
         job, _ = await self._jobs.open(server.id, server.server_name, Asked(Trigger.WEBHOOK), now)
-        await self._jobs.note_delivery(server.id, call.message_id, job.id, now, REMEMBERED)
+        # Noted after the job is there: a call that is lost in between can be sent again.
+        is_first = await self._jobs.note_delivery(
+            server.id, call.message_id, job.id, now, REMEMBERED
+        )
         self._wake()
         log.info("sync_webhook_received", server_id=server.id, job_id=job.id)
-        return job, False
+        return job, not is_first
 
     async def _set_secret(
         self, server: ServerRecord, sealed: str | None, user: UserContext

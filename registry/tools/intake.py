@@ -9,7 +9,14 @@ import jsonschema_rs
 from cachetools import LRUCache
 from pydantic import JsonValue
 
-from registry.core.definitions import RejectionError, definition_text
+from registry.core.definitions import (
+    MAX_DEPTH,
+    TOO_DEEP,
+    Listed,
+    RejectionError,
+    Unreadable,
+    definition_text,
+)
 from registry.core.json import JsonObject, canonical_json, nesting
 from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
 
@@ -18,9 +25,6 @@ NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
 
 MAX_DESCRIPTION_BYTES = 64 * 1024
 MAX_DEFINITION_BYTES = 1024 * 1024
-MAX_DEPTH = 64
-"""Nesting of a schema; real ones stay below 20, and validators recurse."""
-
 SHOWN_CHARACTERS = 128
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -31,7 +35,7 @@ TAKEN: LRUCache[str, ToolDefinition] = LRUCache(
 """Tools that were taken lately, by their text: most readings find what the one before found."""
 
 
-def take(raw_tools: Sequence[JsonValue]) -> ToolSnapshot:
+def take(raw_tools: Sequence[Listed]) -> ToolSnapshot:
     """Return what can be stored and what cannot, in the upstream's order."""
     taken: dict[str, ToolDefinition] = {}
     rejected: list[RejectedTool] = []
@@ -48,8 +52,10 @@ def take(raw_tools: Sequence[JsonValue]) -> ToolSnapshot:
     return ToolSnapshot(tuple(taken.values()), tuple(rejected))
 
 
-def _remembered(raw: JsonValue) -> ToolDefinition:
+def _remembered(raw: Listed) -> ToolDefinition:
     """Take a tool, without looking at it again if the same one was taken before."""
+    if isinstance(raw, Unreadable):
+        raise RejectionError(raw.reason)
     try:
         text = TEXT.encode(raw)
     except (ValueError, RecursionError):
@@ -68,7 +74,7 @@ def _definition(raw: JsonValue) -> ToolDefinition:
     description = _text(raw, "description")
     title = _text(raw, "title")
     if nesting(raw, MAX_DEPTH) > MAX_DEPTH:
-        raise RejectionError(f"is nested deeper than {MAX_DEPTH} levels")
+        raise RejectionError(TOO_DEEP)
     definition = definition_text(raw, MAX_DEFINITION_BYTES)
     schema = _schema(raw.get("inputSchema"), "inputSchema")
     output = raw.get("outputSchema")
@@ -116,10 +122,12 @@ def _schema(value: JsonValue, member: str) -> str:
         raise RejectionError(f"has no {member} object")
     if member == "inputSchema" and value.get("type") != "object":
         raise RejectionError('has an inputSchema whose type is not "object"')
+    dialect = value.get("$schema")
+    if not isinstance(dialect, str | None):
+        raise RejectionError(f"has an {member} whose $schema is no text")
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     try:
         # Checked against the dialect's meta-schema alone, so nothing is ever fetched.
-        dialect = value.get("$schema")
         known = {"$schema": dialect if dialect in KNOWN_DIALECTS else DIALECT}
         jsonschema_rs.meta.validate({**value, **known})
     except jsonschema_rs.ValidationError as exc:
@@ -142,8 +150,9 @@ KNOWN_DIALECTS = frozenset(
 )
 
 
-def _shown_name(raw: JsonValue) -> str:
-    name = raw.get("name") if isinstance(raw, dict) else None
+def _shown_name(raw: Listed) -> str:
+    members = raw.members if isinstance(raw, Unreadable) else raw
+    name = members.get("name") if isinstance(members, dict) else None
     text = name if isinstance(name, str) else ""
     printable = "".join(item if item.isprintable() else "?" for item in text[:SHOWN_CHARACTERS])
     return printable.encode(errors="replace").decode()

@@ -132,13 +132,13 @@ class _Resolver:
             return self.schema({**target, **siblings}, depth + 1, seen | {reference})
         members: JsonObject = {}
         for key, value in node.items():
-            if key.startswith("$") or key == "definitions":
+            if not _fits(key) or key == "definitions":
                 continue
             if key in _SCHEMA_MAPS and isinstance(value, dict):
                 members[key] = {
                     name: self.schema(item, depth + 1, seen)
                     for name, item in value.items()
-                    if not name.startswith("$")
+                    if _fits(name)
                 }
             elif key in {"default", "const", "enum", "examples"}:
                 members[key] = _plain(value)
@@ -171,10 +171,15 @@ def _local(reference: str, root: JsonObject) -> JsonObject:
 def _plain(value: JsonValue) -> JsonValue:
     """Return example data with keys that a document cannot hold left out."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if not key.startswith("$")}
+        return {key: _plain(item) for key, item in value.items() if _fits(key)}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return _number(value)
+
+
+def _fits(key: str) -> bool:
+    """Whether a document can hold *key*, and whoever reads it takes it for no more than a name."""
+    return not key.startswith("$") and "\x00" not in key
 
 
 def _number(value: JsonValue) -> JsonValue:

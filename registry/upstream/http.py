@@ -4,9 +4,10 @@ The connection is made to the checked address itself, with the name kept for `Ho
 that a second look-up cannot lead elsewhere. All answers together are bounded.
 """
 
+import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -14,7 +15,13 @@ import httpx2
 from typing_extensions import override
 
 from registry.upstream.errors import UpstreamError, UpstreamTooLargeError
+from registry.upstream.events import EventSplitter, message_of, with_data
 from registry.upstream.guard import DEFAULT_PORTS, UrlGuard
+
+LONG_MESSAGE_BYTES = 256 * 1024
+"""From here on a message is read beside the event loop, which others wait for meanwhile."""
+
+Rewriting = Callable[[bytes], bytes]
 
 
 @dataclass(slots=True)
@@ -54,9 +61,10 @@ class Exchange:
 class GuardedTransport(httpx2.AsyncBaseTransport):
     """Checks, pins and counts."""
 
-    def __init__(self, guard: UrlGuard, exchange: Exchange) -> None:
+    def __init__(self, guard: UrlGuard, exchange: Exchange, rewrite: Rewriting | None) -> None:
         self._guard = guard
         self._exchange = exchange
+        self._rewrite = rewrite
         self._inner = httpx2.AsyncHTTPTransport(verify=_trusted(), trust_env=False, retries=0)
 
     @override
@@ -97,10 +105,18 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             raise exchange.refused(UpstreamTooLargeError("It sent a compressed answer unasked."))
         stream = response.stream
         assert isinstance(stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport's own
+        stream = _CountedStream(stream, exchange)
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        headers = response.headers
+        if self._rewrite is not None and kind in REWRITTEN:
+            stream = REWRITTEN[kind](stream, self._rewrite)
+            headers = httpx2.Headers(
+                [item for item in headers.multi_items() if item[0] != "content-length"]
+            )
         return httpx2.Response(
             response.status_code,
-            headers=response.headers,
-            stream=_CountedStream(stream, exchange),
+            headers=headers,
+            stream=stream,
             extensions=response.extensions,
         )
 
@@ -136,6 +152,43 @@ class _CountedStream(httpx2.AsyncByteStream):
             await self._inner.aclose()
 
 
+class _RewrittenStream(httpx2.AsyncByteStream):
+    def __init__(self, inner: httpx2.AsyncByteStream, rewrite: Rewriting) -> None:
+        self._inner = inner
+        self._rewrite = rewrite
+
+    async def _rewritten(self, message: bytes) -> bytes:
+        if len(message) < LONG_MESSAGE_BYTES:
+            return self._rewrite(message)
+        return await asyncio.to_thread(self._rewrite, message)
+
+    @override
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _RewrittenBody(_RewrittenStream):
+    @override
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        body = b"".join([chunk async for chunk in self._inner])
+        if body:
+            yield await self._rewritten(body)
+
+
+class _RewrittenEvents(_RewrittenStream):
+    @override
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        events = EventSplitter()
+        async for chunk in self._inner:
+            for event in events.feed(chunk):
+                data = message_of(event)
+                yield event if data is None else with_data(event, await self._rewritten(data))
+
+
+REWRITTEN = {"application/json": _RewrittenBody, "text/event-stream": _RewrittenEvents}
+"""Bodies that hold messages, by their type."""
+
+
 def guarded_client(
     guard: UrlGuard,
     exchange: Exchange,
@@ -143,10 +196,14 @@ def guarded_client(
     *,
     connect_timeout_seconds: float,
     read_timeout_seconds: float,
+    rewrite: Rewriting | None = None,
 ) -> httpx2.AsyncClient:
-    """Return a client whose every request is checked. It follows no redirect by itself."""
+    """Return a client whose every request is checked. It follows no redirect by itself.
+
+    *rewrite* makes of each JSON-RPC message what the client gets in its place.
+    """
     return httpx2.AsyncClient(
-        transport=GuardedTransport(guard, exchange),
+        transport=GuardedTransport(guard, exchange, rewrite),
         headers={**headers, "Accept-Encoding": "identity"},
         timeout=httpx2.Timeout(read_timeout_seconds, connect=connect_timeout_seconds),
         follow_redirects=False,

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,7 +32,8 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from registry.core.clock import Clock
-from registry.core.json import JsonObject, JsonValue, load_text, members
+from registry.core.definitions import Listed
+from registry.core.json import JsonObject, load_text, members
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
@@ -42,6 +44,7 @@ from registry.upstream.errors import (
 )
 from registry.upstream.guard import UrlGuard
 from registry.upstream.http import Exchange, guarded_client
+from registry.upstream.messages import Kept, without_lists
 from registry.upstream.values import Limits, Reading, SpokenEras, Target
 
 MAX_PAGES = 1000
@@ -124,7 +127,7 @@ class Handshake:
 class FeatureLists:
     """What could be read besides tools so far, and what could not."""
 
-    lists: dict[str, tuple[JsonValue, ...]] = field(default_factory=dict)
+    lists: dict[str, tuple[Listed, ...]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
     def give_up(self, reason: str) -> None:
@@ -137,9 +140,10 @@ class FeatureLists:
 class RecordingDispatcher(JSONRPCDispatcher[Any]):
     """Keeps results as they came: typed ones lose members, and one bad tool fails a whole page."""
 
-    def __init__(self, *streams: Any) -> None:
+    def __init__(self, kept: Kept, *streams: Any) -> None:
         super().__init__(*streams)
         self.raw: dict[str, Mapping[str, Any]] = {}
+        self._kept = kept
 
     @override
     async def send_raw_request(
@@ -151,9 +155,12 @@ class RecordingDispatcher(JSONRPCDispatcher[Any]):
     ) -> dict[str, Any]:
         """Send a request, keep its result, and pass on one that always fits the types."""
         result = await super().send_raw_request(method, params, opts, **kw)
-        self.raw[method] = dict(result)
+        self.raw[method] = result
         member = LISTED.get(method)
-        return result if member is None else {**result, member: []}
+        if member is None:
+            return result
+        self.raw[method] = {**result, member: self._kept.pop(result.get(member))}
+        return {**result, member: []}
 
 
 async def read_upstream(
@@ -196,7 +203,7 @@ async def _read(
         async with _session(target, guard, limits, exchange) as (session, dispatcher):
             handshake = await _shake_hands(session, dispatcher, target)
             init_duration_ms = round((clock.monotonic() - began_at) * 1000)
-            tools: tuple[JsonValue, ...] = ()
+            tools: tuple[Listed, ...] = ()
             if TOOLS.capability in handshake.capabilities:
                 tools = await _all_of(TOOLS, session, dispatcher, limits, progress)
             read = Reading(
@@ -301,6 +308,8 @@ async def _read_features(
 async def _session(
     target: Target, guard: UrlGuard, limits: Limits, exchange: Exchange
 ) -> AsyncIterator[tuple[ClientSession, RecordingDispatcher]]:
+    kept = Kept(limits.max_tools)
+
     def client(
         headers: dict[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,  # noqa: ARG001 - the SDK's signature
@@ -312,6 +321,7 @@ async def _session(
             {**target.headers, **(headers or {})},
             connect_timeout_seconds=limits.connect_timeout_seconds,
             read_timeout_seconds=limits.total_timeout_seconds,
+            rewrite=partial(without_lists, kept=kept),
         )
 
     async with AsyncExitStack() as stack:
@@ -326,7 +336,7 @@ async def _session(
                     target.url, http_client=http_client, max_sse_event_size=limits.max_bytes
                 )
             )
-        dispatcher = RecordingDispatcher(*streams)
+        dispatcher = RecordingDispatcher(kept, *streams)
         session = await stack.enter_async_context(
             ClientSession(
                 dispatcher=dispatcher,
@@ -405,10 +415,10 @@ async def _all_of(
     dispatcher: RecordingDispatcher,
     limits: Limits,
     progress: Callable[[int], None] | None = None,
-) -> tuple[JsonValue, ...]:
+) -> tuple[Listed, ...]:
     """Return all objects of one kind, page by page."""
     told = f"list of {listing.member}"
-    items: list[JsonValue] = []
+    items: list[Listed] = []
     seen: set[str] = set()
     cursor: str | None = None
     for _ in range(MAX_PAGES):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from registry.core.json import JsonObject, JsonValue
+from registry.core.definitions import Listed
+from registry.core.json import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,9 @@ class Reading:
     capabilities: JsonObject
     instructions: str | None
     init_duration_ms: int
-    tools: tuple[JsonValue, ...]
+    tools: tuple[Listed, ...]
     title: str | None = None
-    lists: Mapping[str, tuple[JsonValue, ...]] = field(default_factory=dict)
+    lists: Mapping[str, tuple[Listed, ...]] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
 
 

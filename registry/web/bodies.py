@@ -1,17 +1,21 @@
 """Reading JSON bodies strictly: what two parsers could read differently is refused."""
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 import orjson
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 from typing_extensions import override
+
+from registry.web.errors import PARSED_BODY
 
 SMALL_BODY_BYTES = 8 * 1024
 
@@ -31,17 +35,22 @@ class StrictJsonRequest(Request):
         # Refuses what the standard library lets pass: NaN, infinities, lone surrogates, UTF-16.
         orjson.loads(body)
         try:
-            return json.loads(body, object_pairs_hook=_unique)
+            parsed = json.loads(body, object_pairs_hook=_unique)
         except json.JSONDecodeError:
             raise
         except RecursionError:
             raise json.JSONDecodeError("it is nested too deeply", "", 0) from None
         except ValueError:
             raise json.JSONDecodeError("a number is too long", "", 0) from None
+        self.scope[PARSED_BODY] = parsed
+        return parsed
 
 
 class StrictJsonRoute(APIRoute):
-    """A route that takes JSON bodies only, and reads them strictly once the caller is known."""
+    """A route that takes what it declares and refuses anything else, once the caller is known.
+
+    That is JSON bodies, which are read strictly, and query parameters.
+    """
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -52,16 +61,25 @@ class StrictJsonRoute(APIRoute):
             self.body_field is not None and not self.body_field.field_info.is_required()
         )
         guards = list(_guards(self.dependant))
+        parameters = frozenset(_parameters(self.dependant))
 
         async def strict(request: Request) -> Response:
-            if takes_body:
+            has_body = _has_body(request)
+            unknown = [name for name in request.query_params if name not in parameters]
+            if takes_body or has_body or unknown:
                 # FastAPI would read the body first and tell strangers what is wrong with it.
                 for guard in guards:
                     await guard(request)
-                is_left_out = may_be_left_out and not _has_body(request)
+            strict_request = StrictJsonRequest(request.scope, request.receive)
+            if unknown:
+                raise _unheard_of("query", unknown)
+            if takes_body:
+                is_left_out = may_be_left_out and not has_body
                 if not is_left_out and not _is_json(request.headers.get("content-type")):
                     raise HTTPException(415)
-            return await handle(StrictJsonRequest(request.scope, request.receive))
+            elif has_body:
+                await _require_nothing(strict_request)
+            return await handle(strict_request)
 
         return strict
 
@@ -110,6 +128,46 @@ def _guards(dependant: Dependant) -> Iterator[Callable[[Request], Awaitable[obje
         yield dependant.call
     for dependency in dependant.dependencies:
         yield from _guards(dependency)
+
+
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the query parameters that a route takes."""
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for name, member in kind.model_fields.items():
+                yield member.alias or name
+        else:
+            yield field.alias
+    for dependency in dependant.dependencies:
+        yield from _parameters(dependency)
+
+
+async def _require_nothing(request: StrictJsonRequest) -> None:
+    """Check that a body says nothing: many clients send `{}` with every POST.
+
+    Raises:
+        RequestValidationError: It says something, of which nothing would be heeded.
+    """
+    if not await request.body():
+        return
+    try:
+        said = await request.json()
+    except ValueError:
+        said = ""
+    if isinstance(said, dict):
+        if said:
+            raise _unheard_of("body", said)
+    elif said is not None:
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": ("body",), "msg": "takes no members"}]
+        )
+
+
+def _unheard_of(where: str, names: Iterable[str]) -> RequestValidationError:
+    return RequestValidationError(
+        [{"type": "extra_forbidden", "loc": (where, name), "msg": ""} for name in names]
+    )
 
 
 def _has_body(request: Request) -> bool:

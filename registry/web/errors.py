@@ -1,6 +1,7 @@
 """Render every failure as the one envelope: `{"error": code, "message": text, ...facts}`."""
 
 import http
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from registry.core.errors import (
     ErrorKind,
     RegistryError,
     ReplicaSetNeededError,
+    ValidationFailedError,
 )
 
 log = structlog.get_logger()
@@ -40,6 +42,9 @@ STATUS = {
 RETRY_AFTER_SECONDS = 2
 """Told to clients when the database is away: drivers find a new primary in about that time."""
 
+
+PARSED_BODY = "registry.parsed_body"
+"""Where the scope of a request keeps its JSON body."""
 
 SHOWN_CHARACTERS = 200
 """Most that is quoted of a field's name; unknown ones are as long as callers like."""
@@ -105,7 +110,12 @@ class JsonAnswer(Response):
     @override
     def render(self, content: object) -> bytes:
         """Return the body's bytes."""
-        return orjson.dumps(content, default=str)
+        try:
+            return orjson.dumps(content, default=str)
+        except orjson.JSONEncodeError:
+            # A schema may bound its numbers beyond 64 bits, which orjson does not write.
+            text = json.dumps(content, default=str, separators=(",", ":"), ensure_ascii=False)
+            return text.encode(errors="replace")
 
 
 def envelope(error: RegistryError, headers: Mapping[str, str] | None = None) -> JsonAnswer:
@@ -135,6 +145,9 @@ def install_error_handlers(app: FastAPI, challenge: ChallengeFor, refused: NoteR
 
     async def expected(request: Request, error: Exception) -> Response:
         assert isinstance(error, RegistryError)  # noqa: S101 - registered for this type only
+        if isinstance(error, ValidationFailedError):
+            field = as_written(error.field, request.scope.get(PARSED_BODY))
+            error = ValidationFailedError(field, error.problem)
         await refused(request, error.kind, error.message)
         return envelope(error, challenge(error, request))
 
@@ -162,6 +175,21 @@ def install_error_handlers(app: FastAPI, challenge: ChallengeFor, refused: NoteR
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
+
+
+def as_written(field: str, body: object) -> str:
+    """Return the path *field* with each name as *body* has it, of the spellings that are read."""
+    written: list[str] = []
+    for name in field.split("."):
+        known = body if isinstance(body, dict) else {}
+        alike = [name] if name in known else [key for key in known if _bare(key) == _bare(name)]
+        written.append(alike[0] if alike else name)
+        body = known.get(written[-1])
+    return ".".join(written)
+
+
+def _bare(name: str) -> str:
+    return name.replace("_", "").casefold()
 
 
 def _detail(item: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pymongo.errors import DuplicateKeyError, WriteError
 
 from packages.database.client import Database
 from packages.database.schema import prepare, wanted_indexes
+from packages.models.policies import FORMER_NAME_INDEX, NAME_INDEX, AccessPolicy
 from registry.indexes import EXTRA_INDEXES
 
 pytestmark = pytest.mark.wire
@@ -115,6 +116,38 @@ async def test_an_older_validator_is_brought_up_to_date(database: Database) -> N
 
 
 @pytest.mark.requirement("R-316")
+def policy(name: str, **changed: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "effect": "deny",
+        "is_enabled": True,
+        "source_type": "mcp",
+        "everyone": True,
+        "revision": 1,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **changed,
+    }
+
+
+async def test_policies_of_an_earlier_release_give_their_names_free_for_other_servers(
+    database: Database,
+) -> None:
+    policies = database.db.get_collection(AccessPolicy.Settings.name)
+    await policies.drop_index(NAME_INDEX)
+    await policies.create_index("name", unique=True, name=FORMER_NAME_INDEX)
+    await policies.insert_one(policy("one"))
+
+    await asyncio.gather(*(prepare(database, EXTRA_INDEXES) for _ in range(3)))
+
+    await policies.insert_one(policy("one", owner_id=ObjectId("a" * 24)))
+    await policies.insert_one(policy("one", owner_id=ObjectId("b" * 24)))
+    for taken in ({}, {"owner_id": ObjectId("a" * 24)}):
+        with pytest.raises(DuplicateKeyError):
+            await policies.insert_one(policy("one", **taken))
+    assert FORMER_NAME_INDEX not in await policies.index_information()
+
+
 async def test_collections_that_others_own_get_no_index_and_no_validator(
     database: Database,
 ) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from registry.features.intake import MAX_DEFINITION_BYTES, MAX_DEPTH, take
+from registry.core.definitions import MAX_DEPTH
+from registry.features.intake import MAX_DEFINITION_BYTES, take
 from registry.features.values import Feature, FeatureKind, FeatureProblem
 
 
@@ -83,7 +84,7 @@ def test_objects_are_taken_as_they_came_and_in_order() -> None:
         (
             "prompts",
             {"name": "p", "x": float("nan")},
-            FeatureProblem("prompts/p", "holds a number that JSON does not have"),
+            FeatureProblem("prompts/p", "holds a number that cannot be kept"),
         ),
         (
             "prompts",

@@ -10,7 +10,8 @@ from bson import ObjectId
 
 from packages.models.policies import AccessPolicy
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserContext
-from tests.fakes.plain_upstream import PlainUpstream
+from registry.tools.public_names import public_name
+from tests.fakes.plain_upstream import ECHO, PlainUpstream
 from tests.fakes.rest import Rest
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
@@ -21,6 +22,7 @@ OTHER = UserContext("b" * 24, "bob", Role.USER, USER_SCOPES)
 GROUP = "d" * 24
 NOWHERE = "f" * 24
 POLICIES = "/access/policies"
+ECHO_LIST = f"[{ECHO}]"
 WEIRD = "\u202e<script>%00{{7*7}}"
 
 
@@ -215,6 +217,51 @@ async def test_a_name_is_given_once(rest: Rest) -> None:
     assert len([item for item in await records(rest) if item["outcome"] == "success"]) == 2
 
 
+async def test_a_name_is_unique_among_policies_about_the_same_server_alone(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    sums = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    mine = await rest.register(OWNER, "mine", upstream.url)
+    await make(rest, name="one")
+    of_sums = await make(rest, name="one", target=about(sums))
+    await make(rest, OWNER, name="one", target=about(mine))
+
+    again = await rest.ask(OWNER, "POST", POLICIES, json=body("one", target=about(mine)))
+    moved = await rest.ask(
+        ROOT, "PATCH", f"{POLICIES}/{of_sums['id']}", json={"target": about(mine)}
+    )
+    everywhere = await rest.ask(ROOT, "PATCH", f"{POLICIES}/{of_sums['id']}", json={"target": {}})
+
+    assert [answer.status_code for answer in (again, moved, everywhere)] == [409] * 3
+    assert again.json()["message"] == "A policy about this server with name 'one' already exists"
+    assert await names(rest) == ["one"] * 3
+
+
+async def test_lists_are_narrowed_to_what_applies_to_a_server_or_names_a_caller(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    await person(rest, OTHER)
+    sums = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    mine = await rest.register(OWNER, "mine", upstream.url)
+    await make(rest, name="all")
+    await make(rest, name="sums", target=about(sums), subjects={"users": [OTHER.user_id]})
+    await make(rest, name="mine", target=about(mine), subjects={"roles": ["user"]})
+    await make(rest, name="scoped", target=about(mine), subjects={"scopes": ["ops:all"]})
+
+    async def naming(kind: str, subject_id: str) -> list[str]:
+        return await names(rest, subject_type=kind, subject_id=subject_id)
+
+    assert await names(rest, applies_to=sums["id"]) == ["all", "sums"]
+    assert await names(rest, applies_to=mine["id"], query="s") == ["scoped"]
+    assert await names(rest, OWNER, applies_to=mine["id"]) == ["mine", "scoped"]
+    assert await names(rest, OWNER, applies_to=sums["id"]) == []
+    assert await names(rest, applies_to=sums["id"], subject_type="everyone") == ["all"]
+    assert await naming("user", OTHER.user_id.upper()) == ["sums"]
+    assert await naming("group", GROUP) == []
+    assert await naming("role", "user") == ["mine"]
+    assert await naming("scope", "ops:all") == ["scoped"]
+
+
 async def test_an_outdated_etag_changes_nothing(rest: Rest) -> None:
     made = await make(rest)
     path, old = f"{POLICIES}/{made['id']}", {"If-Match": f'"{made["etag"]}"'}
@@ -366,11 +413,20 @@ async def test_what_is_no_policy_is_refused_before_anything_is_stored(
         ("GET", f"{POLICIES}?per_page=201", None, 422),
         ("GET", f"{POLICIES}?sort=name", None, 422),
         ("GET", f"{POLICIES}?owner_id=x", None, 422),
+        ("GET", f"{POLICIES}?applies_to=x", None, 422),
+        ("GET", f"{POLICIES}?subject_type=user", None, 422),
+        ("GET", f"{POLICIES}?subject_type=user&subject_id=me", None, 422),
+        ("GET", f"{POLICIES}?subject_type=everyone&subject_id={NOWHERE}", None, 422),
+        ("GET", f"{POLICIES}?subject_type=pet&subject_id=x", None, 422),
+        ("GET", f"{POLICIES}?subject_id={NOWHERE}", None, 422),
         ("POST", "/access/explain", {"tool": "x"}, 422),
         ("POST", "/access/explain", {"tool": "x", "path": "a", "server_id": NOWHERE}, 422),
         ("POST", "/access/explain", {"tool": "x", "server_id": NOWHERE}, 404),
         ("POST", "/access/explain", {"tool": "x", "path": "/mcp/nothing"}, 404),
         ("POST", "/access/explain", {"tool": "x", "path": "no path"}, 404),
+        ("POST", "/access/explain", {"tool": "x", "path": "/mcp"}, 404),
+        ("POST", "/access/explain", {"tool": "x__y"}, 404),
+        ("POST", "/access/explain", {"tool": "__", "path": "/mcp/"}, 404),
         ("POST", "/access/explain", {"tool": "x", "path": WEIRD}, 404),
     ],
 )
@@ -463,6 +519,52 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
     assert "offers no tool of that name" in missing["message"]
     assert "lacks the scope invoke:tools" in without_scope["message"]
     assert "switched off" in switched_off["message"]
+
+
+LONG = "a.name-of-a-server-that-is-longer-than-a-prefix-may-be"
+
+
+@pytest.mark.parametrize(
+    ("slug", "tool"), [("sums", "echo"), ("sums", "x.y/z"), (LONG, "echo"), ("a__b", "e" * 100)]
+)
+async def test_a_tool_is_explained_by_every_name_that_clients_see(
+    rest: Rest, upstream: PlainUpstream, slug: str, tool: str
+) -> None:
+    upstream.tools = ECHO_LIST.replace("echo", tool)
+    server = await rest.register(OWNER, slug, upstream.url)
+    combined = public_name(slug, tool)
+
+    answers = [
+        await explained(rest, OWNER, path=f"/mcp/{slug}", tool=tool),
+        await explained(rest, OWNER, path=f"/mcp/{slug}/", tool=tool),
+        await explained(rest, OWNER, path=f"/mcp/{slug}", tool=combined),
+        await explained(rest, OWNER, server_id=server["id"], tool=combined),
+        await explained(rest, OWNER, path="/mcp", tool=combined),
+        await explained(rest, OWNER, path="/mcp/", tool=combined),
+        await explained(rest, OWNER, tool=combined),
+    ]
+    of_others = await explained(rest, OTHER, tool=combined)
+
+    told = [answer.json() for answer in answers]
+    assert [(said["allowed"], said["tool"], said["server_id"]) for said in told] == [
+        (True, tool, server["id"])
+    ] * len(answers)
+    assert of_others.status_code == 404
+
+
+async def test_a_tools_own_name_comes_before_one_that_only_looks_combined(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    odd = ECHO_LIST[1:-1].replace("echo", "sums__echo")
+    upstream.tools = f"[{ECHO_LIST[1:-1]},{odd}]"
+    await rest.register(OWNER, "sums", upstream.url)
+
+    own = await explained(rest, OWNER, path="/mcp/sums", tool="sums__echo")
+    combined = await explained(rest, OWNER, path="/mcp", tool="sums__echo")
+    both = await explained(rest, OWNER, path="/mcp", tool="sums__sums__echo")
+
+    told = [answer.json()["tool"] for answer in (own, combined, both)]
+    assert told == ["sums__echo", "echo", "sums__echo"]
 
 
 async def test_a_server_that_the_caller_does_not_see_is_explained_to_nobody(

@@ -49,6 +49,7 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
         first = await asyncio.to_thread(run, "--all", "--json")
         upstream.tools = f"[{ECHO},{ADD}]"
         table = await asyncio.to_thread(run, "more", "same")
+        quiet = await asyncio.to_thread(run, "more", "same")
         unknown = await asyncio.to_thread(run, "more", "nobody")
         neither = await asyncio.to_thread(run)
         jobs = await rest.parts.database.collection("sync_jobs").find({}).to_list()
@@ -57,7 +58,13 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
         rows = {row["server"]: row for row in told["servers"]}
         assert first.returncode == 1
         assert told["totals"] == {"read": 2, "failed": 1, "not read": 1, "tools offered": 2}
-        assert set(rows) == {"off", "gone"}
+        assert {name: row["result"] for name, row in rows.items()} == {
+            "same": "unchanged",
+            "more": "unchanged",
+            "off": "not read",
+            "gone": "failed",
+        }
+        assert (rows["same"]["state"], rows["same"]["counts"]) == ("succeeded", {"offered": 1})
         assert rows["gone"]["reason"] == "Could not connect to http://127.0.0.1:9."
         assert rows["off"]["reason"] == "It is turned off."
         assert table.returncode == 0
@@ -68,11 +75,12 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
         assert table.stdout.splitlines()[-1] == (
             "2 read, 0 failed, 0 not read, 4 tools offered, 2 tools added"
         )
+        assert quiet.stdout == "2 read, 0 failed, 0 not read, 4 tools offered\n"
         assert (unknown.returncode, unknown.stderr) == (1, "registry: there is no server nobody\n")
         assert (neither.returncode, neither.stderr) == (
             1,
             "registry: say which servers, or --all\n",
         )
         states = sorted((job["trigger"], job["state"]) for job in jobs)
-        assert states == [("command", "retrying"), *[("command", "succeeded")] * 4]
+        assert states == [("command", "retrying"), *[("command", "succeeded")] * 6]
         await rest.parts.database.client.drop_database(rest.parts.database.db.name)

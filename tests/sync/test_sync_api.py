@@ -1,5 +1,6 @@
 """Synchronisation as operators and senders of webhooks see it."""
 
+import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from tests.fakes.rest import Rest
 from tests.servers.conftest import module_rest as module_rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
+from tests.sync.bad_objects import bad_tools
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
@@ -282,6 +284,57 @@ async def test_a_tool_that_cannot_be_taken_any_more_says_why_and_is_served_on(
     assert healed.get("sync_error") is None
 
 
+@pytest.mark.requirement("R-157")
+@pytest.mark.parametrize(
+    "told", ["deeper than Python reads", "half a pair", "beyond floats", "a key twice"]
+)
+async def test_a_tool_that_no_parser_reads_any_more_is_served_on_and_costs_no_other(
+    rest: Rest, upstream: PlainUpstream, told: str
+) -> None:
+    bad, reason = bad_tools("echo")[told]
+    server = await rest.register(OWNER, "sums", upstream.url)
+    upstream.tools = f"[{ADD},{bad.decode()},{ADD.replace('add', 'sub')}]"
+
+    refreshed = await rest.call(OWNER, "POST", f"/{server['id']}/refresh")
+
+    served = (await rest.call(OWNER, "GET", f"/{server['id']}/tools")).json()["tools"]
+    listed = await rest.ask(OWNER, "GET", "/registry/tools?owner_id=" + server["id"])
+    echo = next(item for item in listed.json()["tools"] if item["name"] == "echo")
+    record = await rest.ask(OWNER, "GET", f"/registry/tools/{echo['id']}")
+    assert refreshed.json()["toolProblems"] == [{"name": "echo", "reason": reason}]
+    assert {tool["name"] for tool in served} == {"add", "echo", "sub"}
+    assert record.json()["sync_error"] == reason
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_taken"),
+    [
+        ('{"type":"object","$schema":["x"]}', False),
+        ('{"type":"object","default":{"\\u0000":1,"$a.b":2,"":3}}', True),
+        ('{"type":"object","properties":{"\\u0000":{"maximum":99999999999999999999}}}', True),
+        ('{"type":"object","properties":{"p":{"pattern":"(("}}}', True),
+    ],
+)
+async def test_an_odd_schema_costs_neither_a_reading_nor_the_answers_about_it(
+    rest: Rest, upstream: PlainUpstream, schema: str, *, is_taken: bool
+) -> None:
+    server = await rest.register(OWNER, "sums", upstream.url)
+    upstream.tools = f'[{ECHO},{{"name":"odd","inputSchema":{schema}}},{ADD}]'
+
+    refreshed = await rest.call(OWNER, "POST", f"/{server['id']}/refresh")
+
+    served = (await rest.call(OWNER, "GET", f"/{server['id']}/tools")).json()["tools"]
+    listed = await rest.ask(OWNER, "GET", "/registry/tools?owner_id=" + server["id"])
+    details = [
+        await rest.ask(OWNER, "GET", f"/registry/tools/{tool['id']}")
+        for tool in listed.json()["tools"]
+    ]
+    assert refreshed.status_code == 200
+    assert {"echo", "add"} <= {tool["name"] for tool in served}
+    assert ("odd" in {tool["name"] for tool in served}) is is_taken
+    assert [answer.status_code for answer in details] == [200] * (2 + is_taken)
+
+
 @pytest.mark.requirement("R-031")
 @pytest.mark.parametrize(
     "wrong",
@@ -371,6 +424,19 @@ async def test_a_call_that_is_repeated_begins_nothing(rest: Rest, upstream: Plai
 
     assert again == {"job_id": first["job_id"], "duplicate": True}
     assert len(await rest.jobs(ROOT, server)) == 1
+
+
+@pytest.mark.requirement("R-155")
+async def test_of_calls_with_one_id_at_the_same_moment_one_is_the_first(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(OWNER, "sums", upstream.url)
+    headers = signed(await webhook(rest, server), rest)
+
+    answers = await asyncio.gather(*(call(rest, server, headers) for _ in range(8)))
+
+    assert [answer.status_code for answer in answers] == [202] * 8
+    assert sorted(answer.json()["duplicate"] for answer in answers) == [False] + [True] * 7
 
 
 @pytest.mark.requirement("R-155")

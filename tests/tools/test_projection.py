@@ -100,7 +100,7 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["$ref", "$defs", "properties", "a.b", "$x", "items", "default", "type"]
+                ["$ref", "$defs", "properties", "a.b", "$x", "\0", "", "items", "default", "type"]
             ),
             inner,
             max_size=4,

@@ -1,0 +1,53 @@
+"""Tell the events of a stream apart, and give them other data. Pure."""
+
+import re
+from collections.abc import Iterator
+
+END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+"""The end of a line and an empty one. Of the latter, a line feed may be still to come, which then
+is another empty line."""
+
+LONGEST_END = 4
+MESSAGE = b"message"
+
+
+class EventSplitter:
+    """Takes the pieces of a stream and gives out its events, each as it came.
+
+    What no empty line follows is never given out: it is no event
+    (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """Yield the events that *piece* completes."""
+        buffer = self._buffer
+        searched = max(0, len(buffer) - LONGEST_END)
+        buffer += piece
+        begin = 0
+        for end in END.finditer(bytes(buffer), searched):
+            yield bytes(buffer[begin : end.end()])
+            begin = end.end()
+        del buffer[:begin]
+
+
+def message_of(event: bytes) -> bytes | None:
+    """Return the data of an event that is a message; None of others, and when there is none."""
+    fields = [_field(line) for line in event.splitlines()]
+    kinds = [value for name, value in fields if name == b"event"]
+    if kinds and kinds[-1] not in {b"", MESSAGE}:
+        return None
+    return b"\n".join(value for name, value in fields if name == b"data") or None
+
+
+def with_data(event: bytes, data: bytes) -> bytes:
+    """Return *event* with *data*, which is one line, in place of its own."""
+    others = [line for line in event.splitlines() if line and _field(line)[0] != b"data"]
+    return b"\n".join([*others, b"data: " + data, b"", b""])
+
+
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b":")
+    return name, value.removeprefix(b" ")
