@@ -1,6 +1,5 @@
 """Reads tools and their versions for people, and says what their decisions write."""
 
-import re
 from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +7,7 @@ from typing import Any
 
 from bson import ObjectId
 from pymongo import DESCENDING
+from pymongo.errors import OperationFailure
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
@@ -17,19 +17,15 @@ from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import load_text, members
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
+from registry.governance.queries import SORT, ListQuery, list_query
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
-from registry.tools.exposure import SERVED, review_of
+from registry.tools.exposure import review_of
 from registry.tools.happenings import ToolEvent
 from registry.tools.lifecycle import (
-    ACTIVE,
-    DISABLED,
-    DRAFT,
-    SELECTED,
     STALE,
-    UNSELECTED,
     Actor,
 )
-from registry.tools.metadata import TAG, facet, known, metadata_fields
+from registry.tools.metadata import known, metadata_fields
 from registry.tools.presentation import presented
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
@@ -38,17 +34,11 @@ from registry.tools.repository import (
     stored_tool,
 )
 
-SORT = [("_id", 1)]
-SEARCHED_FIELDS = (
-    "name",
-    "title",
-    "display_name",
-    "description",
-    "description_override",
-    "tags",
-)
 WITHOUT_EVENTS = {"sync_events": 0}
 ROWS_AT_ONCE = 200
+
+BAD_HINT = 2
+"""BadValue: what MongoDB answers when the index of a hint does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +85,45 @@ class GovernedTools:
     ) -> Page[GovernedTool]:
         """Return one page of what is seen, in the order in which tools were found."""
         query = list_query(sight, narrowed)
-        total = await self._tools.count_documents(query)
-        cursor = self._tools.find(
-            query,
-            WITHOUT_EVENTS,
-            sort=SORT,
-            # What most tools are is found soonest in the order of the list itself.
-            hint=SORT if is_broad(query) else None,
-            skip=page.offset,
-            limit=-page.per_page,
-        )
-        rows = await cursor.to_list()
+        if query.is_empty:
+            return Page((), 0, page)
+        try:
+            total, rows = await self._listed(query, page, query.hint)
+        except OperationFailure as exc:
+            if exc.code != BAD_HINT:
+                raise
+            # Somebody dropped the index: a slow answer is better than none.
+            total, rows = await self._listed(query, page, None)
         owners = await self._known({row["owner_id"] for row in rows})
         tools = tuple(governed_tool(row, owners.get(row["owner_id"])) for row in rows)
         return Page(tools, total, page)
+
+    async def _listed(
+        self, query: ListQuery, page: PageRequest, hint: str | list[tuple[str, int]] | None
+    ) -> tuple[int, list[Doc]]:
+        """Return how many tools there are, and those of one page."""
+        if query.alternatives:
+            counted = await self._tools.aggregate([*query.stages, {"$count": "total"}])
+            totals = await counted.to_list()
+            chosen: list[Doc] = [
+                {"$sort": dict(SORT)},
+                {"$skip": page.offset},
+                {"$limit": page.per_page},
+            ]
+            stages = [*query.stages, *chosen, {"$project": WITHOUT_EVENTS}]
+            rows = await (await self._tools.aggregate(stages)).to_list()
+            return (totals[0]["total"] if totals else 0), rows
+        by: Doc = {} if hint is None else {"hint": hint}
+        total = await self._tools.count_documents(query.found_by, **by)
+        cursor = self._tools.find(
+            query.found_by,
+            WITHOUT_EVENTS,
+            sort=SORT,
+            hint=hint,
+            skip=page.offset,
+            limit=-page.per_page,
+        )
+        return total, await cursor.to_list()
 
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
         """Return one tool, whoever asks."""
@@ -235,87 +250,6 @@ def _put(changes: Doc, gone: list[str], name: str, value: object) -> None:
         gone.append(name)
     else:
         changes[name] = value
-
-
-def list_query(sight: Sight, narrowed: ToolFilter) -> Doc:
-    """Return the query of a list: what is seen of what is asked for.
-
-    One condition for each field, as far as it goes: nested in an `$and` or `$all`, not every
-    compatible server finds them by an index.
-    """
-    query: Doc = {}
-    if narrowed.owner_id is not None:
-        query["owner_id"] = ObjectId(narrowed.owner_id)
-    if narrowed.source_type is not None:
-        query["source_type"] = narrowed.source_type
-    registration, exposure = narrowed.registration_state, narrowed.exposure_state
-    if registration is not None:
-        query["registration_state"] = registration.value
-    elif not narrowed.with_stale:
-        query["registration_state"] = {"$in": [SELECTED.value, UNSELECTED.value]}
-    if exposure is not None:
-        query["exposure_state"] = exposure.value
-    elif narrowed.reviews:
-        # What the policy `block` disabled waits for a decision like everything else.
-        query["exposure_state"] = {"$in": [DRAFT.value, ACTIVE.value, DISABLED.value]}
-    elif not narrowed.with_disabled:
-        query["exposure_state"] = {"$in": [DRAFT.value, ACTIVE.value]}
-    if narrowed.reviews:
-        query["review"] = {"$in": list(narrowed.reviews)}
-    return query | _facets(narrowed) | _either(sight, narrowed)
-
-
-def is_broad(query: Doc) -> bool:
-    """Whether most tools are likely to be what is asked for."""
-    if {"owner_id", "review", "facets", "$or", "$and"} & query.keys():
-        return False
-    return not any(isinstance(value, str) for value in query.values())
-
-
-def _facets(narrowed: ToolFilter) -> Doc:
-    """Return the conditions about tags and metadata; the first is found by the index of both.
-
-    Tags come first: fewer tools have one of them than share a flag.
-    """
-    query: Doc = {}
-    if narrowed.tags:
-        first, *others = narrowed.tags
-        query["facets"] = facet(TAG, first)
-        if others:
-            query["tags"] = {"$all": others}
-    for flag, value in narrowed.flags.items():
-        if "facets" not in query:
-            query["facets"] = facet(flag, value)
-        else:
-            query[f"metadata.{flag}"] = value
-    return query
-
-
-def _either(sight: Sight, narrowed: ToolFilter) -> Doc:
-    """Return the conditions of which one of several must hold."""
-    groups: list[Doc] = []
-    if not sight.everything:
-        # What waits is for those who may decide.
-        groups.append(_governed(sight) if narrowed.reviews else _seen(sight))
-    if narrowed.text:
-        pattern = {"$regex": re.escape(narrowed.text), "$options": "i"}
-        groups.append({"$or": [{name: pattern} for name in SEARCHED_FIELDS]})
-    if len(groups) == 1:
-        return groups[0]
-    return {"$and": groups} if groups else {}
-
-
-def _seen(sight: Sight) -> Doc:
-    served: Doc = {
-        "registration_state": SERVED[0].value,
-        "exposure_state": SERVED[1].value,
-        "owner_id": {"$in": [ObjectId(owner) for owner in sight.viewed - sight.governed]},
-    }
-    return {"$or": [_governed(sight), served]}
-
-
-def _governed(sight: Sight) -> Doc:
-    return {"owner_id": {"$in": [ObjectId(owner) for owner in sight.governed]}}
 
 
 def governed_tool(row: dict[str, Any], owner: Owner | None = None) -> GovernedTool:
