@@ -128,7 +128,10 @@ class ServerRepository:
     async def list_page(
         self, user: UserContext, narrowed: ServerFilter, page: PageRequest, now: datetime
     ) -> Page[ServerRecord]:
-        """Return one page of what *user* may see, newest change first, without tool functions."""
+        """Return one page of what *user* may see, newest change first.
+
+        Without tool functions, and without what is known of their reading.
+        """
         visible = visibility(user, admin_sees_private=self._admin_sees_private)
         if visible.everything:
             return await self._page_of_all(narrowed, page)
@@ -138,12 +141,9 @@ class ServerRepository:
         keys = await self._visible_keys(visible, narrowed, granted, now)
         chosen = keys[page.offset : page.offset + page.per_page]
         cursor = self._servers.find({"_id": {"$in": chosen}}, WITHOUT_FUNCTIONS)
-        read = [record_of(document) for document in await cursor.to_list()]
-        found = {record.id: record for record in await self._states.joined(read)}
+        found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
         # Looked at again: it may have changed since its id was read.
-        records = (
-            self._seen(found[str(key)], user, granted) for key in chosen if str(key) in found
-        )
+        records = (self._seen(found[key], user, granted) for key in chosen if key in found)
         items = tuple(record for record in records if record.bits & VIEW_BIT)
         return Page(items, len(keys), page)
 
@@ -257,8 +257,7 @@ class ServerRepository:
             limit=-page.per_page,
         )
         documents = await cursor.to_list()
-        read = [record_of(document, ALL_BITS) for document in documents]
-        return Page(tuple(await self._states.joined(read)), total, page)
+        return Page(tuple(record_of(document, ALL_BITS) for document in documents), total, page)
 
     @staticmethod
     def list_query(visible: Doc, narrowed: ServerFilter) -> Doc:
