@@ -1,6 +1,7 @@
 """What upstreams define, on its way into the database."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -31,6 +32,10 @@ class Unreadable:
     members: JsonObject
     reason: str
 
+
+Fitting: TypeAlias = Callable[[str, JsonObject], str | None]
+"""Says what is wrong with an object for clients' own types, which refuse a whole list for one that
+does not fit. The first argument is the list's member."""
 
 Listed: TypeAlias = JsonValue | Unreadable
 """What stands in a list of an upstream."""

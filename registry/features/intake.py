@@ -7,12 +7,13 @@ from pydantic import JsonValue
 from registry.core.definitions import (
     MAX_DEPTH,
     TOO_DEEP,
+    Fitting,
     Listed,
     RejectionError,
     Unreadable,
     definition_text,
 )
-from registry.core.json import JsonObject, nesting
+from registry.core.json import JsonObject, members, nesting
 from registry.features.values import Feature, FeatureKind, FeatureProblem, FeatureSnapshot
 
 LISTS: Mapping[str, FeatureKind] = {
@@ -37,26 +38,35 @@ MAX_DEFINITION_BYTES = 256 * 1024
 SHOWN_CHARACTERS = 128
 
 
-def take(lists: Mapping[str, Sequence[Listed]], unread: Mapping[str, str]) -> FeatureSnapshot:
+def take(
+    lists: Mapping[str, Sequence[Listed]],
+    unread: Mapping[str, str],
+    fitting: Fitting | None = None,
+) -> FeatureSnapshot:
     """Return what can be stored and what cannot.
 
     Args:
         lists: Objects as they came, by the member of the result that listed them.
         unread: Why others could not be read.
+        fitting: What is asked besides.
     """
     problems = [FeatureProblem(name, reason) for name, reason in unread.items()]
-    taken = {LISTS[name]: _taken(name, items, problems) for name, items in lists.items()}
+    taken = {LISTS[name]: _taken(name, items, problems, fitting) for name, items in lists.items()}
     return FeatureSnapshot(taken, tuple(problems))
 
 
 def _taken(
-    name: str, items: Sequence[Listed], problems: list[FeatureProblem]
+    name: str,
+    items: Sequence[Listed],
+    problems: list[FeatureProblem],
+    fitting: Fitting | None,
 ) -> tuple[Feature, ...]:
     kind = LISTS[name]
     taken: dict[str, Feature] = {}
     for raw in items:
         try:
             feature = _feature(kind, raw)
+            _check_fit(name, raw, fitting)
         except RejectionError as exc:
             problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", str(exc)))
             continue
@@ -98,6 +108,12 @@ def _key(raw: JsonObject, member: str, max_bytes: int) -> str:
     return key
 
 
+def _check_fit(name: str, raw: Listed, fitting: Fitting | None) -> None:
+    problem = None if fitting is None else fitting(name, members(raw))
+    if problem is not None:
+        raise RejectionError(problem)
+
+
 def _check_arguments(arguments: JsonValue) -> None:
     if arguments is None:
         return
@@ -108,7 +124,7 @@ def _check_arguments(arguments: JsonValue) -> None:
 
 
 def _shown(raw: Listed, member: str) -> str:
-    members = raw.members if isinstance(raw, Unreadable) else raw
-    key = members.get(member) if isinstance(members, dict) else None
+    known = raw.members if isinstance(raw, Unreadable) else members(raw)
+    key = known.get(member)
     text = key if isinstance(key, str) else ""
     return "".join(item if item.isprintable() else "?" for item in text[:SHOWN_CHARACTERS])

@@ -27,7 +27,9 @@ VARIABLE = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
 """Where a header holds a value of the user's own."""
 
 DEFAULT_CUSTOM_HEADER = "X-Api-Key"
-SECRET_HEADER = re.compile(r"(?i)(authorization|cookie|token|secret|key|password|credential|auth)")
+SECRET_HEADER = re.compile(
+    r"(?i)(auth|bearer|cookie|credential|jwt|key|pass|pwd|secret|session|signature|token)"
+)
 """Names of headers whose values are encrypted and masked."""
 
 

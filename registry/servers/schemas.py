@@ -81,7 +81,7 @@ UserValue = Annotated[
     str, StringConstraints(min_length=1, max_length=8192), AfterValidator(_fits_a_header)
 ]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-Milliseconds = Annotated[int, Field(ge=0, le=3_600_000)]
+Milliseconds = Annotated[int, Field(ge=0, le=3_600_000, strict=True)]
 
 
 ReadOnly = Annotated[Any, Field(json_schema_extra={"readOnly": True})]

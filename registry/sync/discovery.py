@@ -153,13 +153,15 @@ def _eras(*, legacy: bool, modern: bool) -> frozenset[Era]:
 
 
 def _discovered(reading: Reading) -> Discovered:
+    from registry.upstream.mcp_client import problem_of  # noqa: PLC0415 - as above
+
     return Discovered(
-        snapshot=take(reading.tools),
+        snapshot=take(reading.tools, problem_of),
         capabilities=reading.capabilities,
         protocol_version=reading.protocol_version,
         eras=_eras(legacy=reading.speaks_legacy, modern=reading.speaks_modern),
         instructions=reading.instructions,
         init_duration_ms=reading.init_duration_ms,
         title=reading.title,
-        features=take_features(reading.lists, reading.unread),
+        features=take_features(reading.lists, reading.unread, problem_of),
     )

@@ -36,7 +36,6 @@ from registry.sync.values import (
     Progress,
     RunOutcome,
     SyncJob,
-    Trigger,
     counts_of,
 )
 
@@ -54,7 +53,6 @@ TELL_SECONDS = 1.0
 RENEWALS = 3
 """How often a lease is renewed within its time; two may be missed."""
 
-UNATTENDED = frozenset({Trigger.SCHEDULE, Trigger.WEBHOOK, Trigger.NOTIFICATION})
 NOTHING_OFFERED = (
     "It offered none of the tools that it had. They are kept until it says so a second time."
 )
@@ -247,14 +245,13 @@ class SyncRunner:
     def _is_doubted(self, attempt: _Attempt, server: ServerRecord, reading: Reading) -> bool:
         """Whether an upstream is asked again before it is believed that it has no tools any more.
 
-        Some answer so while they start. Where somebody asked, they see what came of it.
+        Some answer so while they start. Who refreshes a server sees what came of it instead.
         """
         job, found = attempt.job, reading.found
         return (
             found is not None
             and not (found.snapshot.tools or found.snapshot.rejected)
             and bool(tool_names(server.config.get("tools")))
-            and job.asked.trigger in UNATTENDED
             and job.attempts == 1 < self._terms.patience.most_attempts
         )
 

@@ -66,6 +66,9 @@ SAFER = {
 }
 """Annotations, and the value that promises more."""
 
+UNREAD = frozenset({"icons"})
+"""Members that no model reads and that change nothing about a call."""
+
 LOOSER: Mapping[str, Callable[[float, float], bool]] = {
     name: (lambda before, after: after > before)
     for name in ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
@@ -105,21 +108,31 @@ def _changes(before: JsonObject, after: JsonObject) -> Iterator[Change]:
     for name in sorted((before.keys() | after.keys()) - known):
         if before.get(name, _ABSENT) != after.get(name, _ABSENT):
             told = f"{name} changed"
-            yield _change(Weight.COSMETIC, _join("", name), told, before, after, name)
+            # Some clients give models all of it, and `_meta` says what users are shown.
+            weight = Weight.COSMETIC if name in UNREAD else Weight.RISKY
+            yield _change(weight, _join("", name), told, before, after, name)
 
 
 def _annotations(before: JsonObject, after: JsonObject) -> Iterator[Change]:
     for name in sorted(before.keys() | after.keys()):
         if before.get(name, _ABSENT) == after.get(name, _ABSENT):
             continue
-        weight, told = Weight.COSMETIC, f"annotation {name} changed"
-        if name in SAFER:
+        weight, told = Weight.RISKY, f"annotation {name} changed"
+        if name in SAFER and _hint(before, name) == _hint(after, name):
+            weight, told = Weight.COSMETIC, f"annotation {name} says what it means by default"
+        elif name in SAFER:
             promises_more = after.get(name) is SAFER[name]
             weight = Weight.NARROWING if promises_more else Weight.RISKY
             told = f"annotation {name} {'promises more' if promises_more else 'weakened'}"
         elif name == "title":
             weight, told = Weight.RISKY, "title changed"
         yield _change(weight, _join("/annotations", name), told, before, after, name)
+
+
+def _hint(annotations: JsonObject, name: str) -> JsonValue:
+    """Return an annotation, or what it means that there is none."""
+    value = annotations.get(name)
+    return not SAFER[name] if value is None else value
 
 
 def _schema(before: JsonValue, after: JsonValue, path: str) -> Iterator[Change]:

@@ -12,12 +12,13 @@ from pydantic import JsonValue
 from registry.core.definitions import (
     MAX_DEPTH,
     TOO_DEEP,
+    Fitting,
     Listed,
     RejectionError,
     Unreadable,
     definition_text,
 )
-from registry.core.json import JsonObject, canonical_json, nesting
+from registry.core.json import JsonObject, canonical_json, members, nesting
 from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
 
 NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
@@ -35,13 +36,18 @@ TAKEN: LRUCache[str, ToolDefinition] = LRUCache(
 """Tools that were taken lately, by their text: most readings find what the one before found."""
 
 
-def take(raw_tools: Sequence[Listed]) -> ToolSnapshot:
-    """Return what can be stored and what cannot, in the upstream's order."""
+def take(raw_tools: Sequence[Listed], fitting: Fitting | None = None) -> ToolSnapshot:
+    """Return what can be stored and what cannot, in the upstream's order.
+
+    Args:
+        raw_tools: Objects as they came.
+        fitting: What is asked besides; None for what was stored before.
+    """
     taken: dict[str, ToolDefinition] = {}
     rejected: list[RejectedTool] = []
     for raw in raw_tools:
         try:
-            tool = _remembered(raw)
+            tool = _remembered(raw, fitting)
         except RejectionError as exc:
             rejected.append(RejectedTool(_shown_name(raw), str(exc)))
             continue
@@ -52,17 +58,23 @@ def take(raw_tools: Sequence[Listed]) -> ToolSnapshot:
     return ToolSnapshot(tuple(taken.values()), tuple(rejected))
 
 
-def _remembered(raw: Listed) -> ToolDefinition:
+def _remembered(raw: Listed, fitting: Fitting | None) -> ToolDefinition:
     """Take a tool, without looking at it again if the same one was taken before."""
     if isinstance(raw, Unreadable):
         raise RejectionError(raw.reason)
     try:
         text = TEXT.encode(raw)
     except (ValueError, RecursionError):
-        return _definition(raw)
+        # What is wrong with it is said below.
+        text = ""
     tool = TAKEN.get(text)
-    if tool is None:
-        tool = _definition(raw)
+    if tool is not None:
+        return tool
+    tool = _definition(raw)
+    if fitting is not None:
+        problem = fitting("tools", members(raw))
+        if problem is not None:
+            raise RejectionError(problem)
         TAKEN[tool.definition] = tool
     return tool
 
@@ -151,8 +163,8 @@ KNOWN_DIALECTS = frozenset(
 
 
 def _shown_name(raw: Listed) -> str:
-    members = raw.members if isinstance(raw, Unreadable) else raw
-    name = members.get("name") if isinstance(members, dict) else None
+    known = raw.members if isinstance(raw, Unreadable) else members(raw)
+    name = known.get("name")
     text = name if isinstance(name, str) else ""
     printable = "".join(item if item.isprintable() else "?" for item in text[:SHOWN_CHARACTERS])
     return printable.encode(errors="replace").decode()

@@ -28,7 +28,7 @@ from mcp_types.version import (
     LATEST_MODERN_VERSION,
     MODERN_PROTOCOL_VERSIONS,
 )
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from typing_extensions import override
 
 from registry.core.clock import Clock
@@ -95,6 +95,17 @@ FEATURES = (
         types.ListResourceTemplatesResult,
     ),
 )
+OBJECTS: Mapping[str, type[BaseModel]] = {
+    "tools": types.Tool,
+    "prompts": types.Prompt,
+    "resources": types.Resource,
+    "resourceTemplates": types.ResourceTemplate,
+}
+"""What stands in each list."""
+
+UNPARSED = "Failed to parse"
+"""How the SDK's own errors about answers begin, which go on with its inner workings."""
+
 EVENT_STREAM = "text/event-stream"
 SESSION_HEADER = "mcp-session-id"
 INITIALIZE = json.dumps(
@@ -161,6 +172,27 @@ class RecordingDispatcher(JSONRPCDispatcher[Any]):
             return result
         self.raw[method] = {**result, member: self._kept.pop(result.get(member))}
         return {**result, member: []}
+
+
+def problem_of(listed_in: str, raw: JsonObject) -> str | None:
+    """Say what of an object does not fit the SDK's types, as far as there is anything.
+
+    Its clients refuse a whole list for one such object.
+
+    Args:
+        listed_in: The list's member.
+        raw: The object as it came.
+    """
+    try:
+        OBJECTS[listed_in].model_validate(raw)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        return f"has {_article(str(first['loc'][0]))} that is not as MCP has it"
+    return None
+
+
+def _article(member: str) -> str:
+    return f"{'an' if member[:1] in 'aeiou' else 'a'} {member}"
 
 
 async def read_upstream(
@@ -491,9 +523,9 @@ def _of_leaf(leaf: BaseException, target: Target, limits: Limits) -> UpstreamErr
             return UpstreamConnectError(f"Could not connect to {_origin(target)}.")
         case httpx2.TransportError():
             return UpstreamConnectError(f"The connection to {_origin(target)} broke.")
-        case MCPError():
+        case MCPError() if not str(leaf).startswith(UNPARSED):
             return UpstreamProtocolError(f"{_origin(target)} answered: {_shown(leaf)}")
-        case ValidationError():
+        case ValidationError() | MCPError():
             return UpstreamProtocolError(f"{_origin(target)} answered something that is not MCP.")
         case _:
             return None

@@ -104,6 +104,59 @@ async def test_prompts_and_resources_that_cannot_be_read_cost_only_themselves(
     ]
 
 
+UNFIT = [
+    ("annotations", "x"),
+    ("annotations", []),
+    ("annotations", {"readOnlyHint": "banana"}),
+    ("annotations", {"title": 5}),
+    ("_meta", 5),
+    ("icons", "x"),
+    ("icons", [{}]),
+    ("icons", [{"src": "data:,", "theme": 5}]),
+    ("execution", {"taskSupport": "banana"}),
+]
+"""What the SDK's own types do not take, with which its clients refuse the whole list."""
+
+
+@pytest.mark.requirement("E-03")
+@pytest.mark.parametrize(("member", "value"), UNFIT)
+async def test_a_tool_that_no_client_could_read_costs_only_itself(
+    settings: Settings, member: str, value: object
+) -> None:
+    bad = {"name": "bad", "inputSchema": {"type": "object"}, member: value}
+
+    found = await read(
+        settings, Way.MODERN_JSON, tools=page(GOOD[0], json.dumps(bad).encode(), *GOOD[1:])
+    )
+
+    assert [tool.name for tool in found.snapshot.tools] == GOOD_NAMES
+    assert [(tool.name, member in tool.reason) for tool in found.snapshot.rejected] == [
+        ("bad", True)
+    ]
+
+
+async def test_prompts_and_resources_that_no_client_could_read_cost_only_themselves(
+    settings: Settings,
+) -> None:
+    found = await read(
+        settings,
+        Way.MODERN_JSON,
+        tools=page(*GOOD),
+        prompts=page(b'{"name":"p","icons":"x"}', b'{"name":"q"}'),
+        resources=page(b'{"uri":"x:a","name":"a","size":"big"}', b'{"uri":"x:b","name":"b"}'),
+        resourceTemplates=page(b'{"name":"t","uriTemplate":"x:{a}","annotations":[]}'),
+    )
+
+    lists = found.features.lists
+    assert [item.key for item in lists[FeatureKind.PROMPT]] == ["q"]
+    assert [item.key for item in lists[FeatureKind.RESOURCE]] == ["x:b"]
+    assert [item.name for item in found.features.problems] == [
+        "prompts/p",
+        "resources/x:a",
+        "resourceTemplates/x:{a}",
+    ]
+
+
 @pytest.mark.parametrize("extra", [b'"_meta":%s', b'"ttlMs":0,"x":%s', b'"nextCursor":"","x":%s'])
 async def test_what_stands_beside_the_list_costs_nothing(settings: Settings, extra: bytes) -> None:
     beside = b"%s," % page(*GOOD) + extra % nested(5_000)
