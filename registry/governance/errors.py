@@ -33,6 +33,18 @@ class HiddenToolsForbiddenError(RegistryError):
         )
 
 
+class ToolModifiedError(RegistryError):
+    """The tool changed since the caller read it."""
+
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self, current_etag: str, provided_etag: str) -> None:
+        super().__init__(
+            "The tool was modified meanwhile; read it again.",
+            {"current_etag": current_etag, "provided_etag": provided_etag},
+        )
+
+
 class ToolStateError(RegistryError):
     """The tool is in a state in which that cannot happen."""
 

@@ -31,9 +31,11 @@ from registry.governance.schemas import (
     ToolUpdate,
 )
 from registry.governance.service import BulkResult, ToolService
+from registry.governance.values import GovernedTool
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import pagination
+from registry.web.preconditions import IfMatch, etag_in
 
 Reader = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_TOOLS)]
@@ -47,6 +49,10 @@ errors = error_answers(
 )
 
 router = APIRouter(prefix="/api/v1/registry/tools", tags=["tools"], route_class=StrictJsonRoute)
+
+
+def _detail(tool: GovernedTool) -> Response:
+    return JsonAnswer(present_detail(tool), headers={"ETag": f'"{tool.etag}"'})
 
 
 def _service(request: Request) -> ToolService:
@@ -119,7 +125,7 @@ def _decided(result: BulkResult) -> Response:
 )
 async def get_tool(request: Request, user: Reader, tool_id: ToolId) -> Response:
     """Return one tool with its definitions."""
-    return JsonAnswer(present_detail(await _service(request).get(tool_id, user)))
+    return _detail(await _service(request).get(tool_id, user))
 
 
 @router.patch(
@@ -129,10 +135,16 @@ async def get_tool(request: Request, user: Reader, tool_id: ToolId) -> Response:
     responses=errors(404, 408, 409, 415),
 )
 async def update_tool(
-    request: Request, user: Writer, tool_id: ToolId, body: ToolUpdate
+    request: Request,
+    user: Writer,
+    tool_id: ToolId,
+    body: ToolUpdate,
+    if_match: IfMatch = None,
 ) -> Response:
     """Change what clients get of a tool, what is known of its effects, or its states."""
-    return JsonAnswer(present_detail(await _service(request).patch(tool_id, body.patch(), user)))
+    expected = etag_in(if_match)
+    tool = await _service(request).patch(tool_id, body.patch(), user, expected_etag=expected)
+    return _detail(tool)
 
 
 @router.get(
@@ -172,7 +184,7 @@ async def accept_tool(
     request: Request, user: Writer, tool_id: ToolId, body: ToolDecision
 ) -> Response:
     """Serve a changed definition, or a new tool, that waits for review."""
-    return JsonAnswer(present_detail(await _service(request).accept(tool_id, body.hash, user)))
+    return _detail(await _service(request).accept(tool_id, body.hash, user))
 
 
 @router.post(
@@ -185,7 +197,7 @@ async def reject_tool(
     request: Request, user: Writer, tool_id: ToolId, body: ToolDecision
 ) -> Response:
     """Go on with what is served; a new tool is disabled."""
-    return JsonAnswer(present_detail(await _service(request).reject(tool_id, body.hash, user)))
+    return _detail(await _service(request).reject(tool_id, body.hash, user))
 
 
 @router.post(
@@ -198,6 +210,4 @@ async def roll_back_tool(
     request: Request, user: Writer, tool_id: ToolId, body: ToolRollback
 ) -> Response:
     """Serve another version of the tool."""
-    return JsonAnswer(
-        present_detail(await _service(request).roll_back(tool_id, body.version, user))
-    )
+    return _detail(await _service(request).roll_back(tool_id, body.version, user))

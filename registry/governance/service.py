@@ -31,6 +31,7 @@ from registry.governance.decisions import (
 from registry.governance.errors import (
     HiddenToolsForbiddenError,
     ToolForbiddenError,
+    ToolModifiedError,
     ToolNotFoundError,
     VersionNotFoundError,
 )
@@ -170,16 +171,26 @@ class ToolService:
         events = await self._histories.page(tool, events_cursor, page.per_page)
         return History(tool, versions, events)
 
-    async def patch(self, tool_id: str, patch: ToolPatch, user: UserContext) -> GovernedTool:
+    async def patch(
+        self,
+        tool_id: str,
+        patch: ToolPatch,
+        user: UserContext,
+        *,
+        expected_etag: str | None = None,
+    ) -> GovernedTool:
         """Change what people say of a tool, or its states.
 
         Raises:
+            ToolModifiedError: It is not that of *expected_etag* any more.
             ToolNotFoundError: There is none that *user* sees.
             ToolForbiddenError: They may not change it.
             ToolStateError: The tool's states do not allow it.
         """
 
         async def decide(tool: GovernedTool, _tx: Transaction) -> Decision:
+            if expected_etag not in {None, tool.etag}:
+                raise ToolModifiedError(tool.etag, str(expected_etag))
             return patched(tool, patch)
 
         return await self._decide(tool_id, user, decide, AuditAction.UPDATE)

@@ -49,6 +49,12 @@ class GovernedTool:
         """Return its two states."""
         return self.stored.registration_state, self.stored.exposure_state
 
+    @property
+    def etag(self) -> str:
+        """Return a text that differs when people or a reading changed it."""
+        moment = self.updated_at
+        return "0" if moment is None else str(round(moment.timestamp() * 1000))
+
     def as_viewed(self) -> "GovernedTool":
         """Return the tool as it is for those who may not decide about it."""
         stored = replace(self.stored, pending_hash=None, pending_version=None, seen_hash=None)

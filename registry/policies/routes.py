@@ -2,7 +2,7 @@
 
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from registry.auth.dependencies import needs
@@ -26,13 +26,11 @@ from registry.policies.values import PolicyRecord
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import pagination
+from registry.web.preconditions import IfMatch, etag_in
 
 Asker = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
 PolicyId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the policy.")]
-IfMatch = Annotated[
-    str | None, Header(description="The ETag that was read; 409 when the policy moved on since.")
-]
 
 errors = error_answers(
     {
@@ -106,7 +104,7 @@ async def update_policy(
 ) -> Response:
     """Change the members that are given, and no others."""
     record, warnings = await _service(request).update(
-        policy_id.lower(), body.change(), user, expected_etag=_tag(if_match)
+        policy_id.lower(), body.change(), user, expected_etag=etag_in(if_match)
     )
     return _written(record, warnings)
 
@@ -121,7 +119,7 @@ async def delete_policy(
     request: Request, user: Sharer, policy_id: PolicyId, if_match: IfMatch = None
 ) -> Response:
     """Remove a policy."""
-    await _service(request).delete(policy_id.lower(), user, expected_etag=_tag(if_match))
+    await _service(request).delete(policy_id.lower(), user, expected_etag=etag_in(if_match))
     return Response(status_code=204)
 
 
@@ -168,12 +166,6 @@ async def explain_access(request: Request, user: Asker, body: ExplainRequest) ->
             ],
         }
     )
-
-
-def _tag(header: str | None) -> str | None:
-    if header is None or header.strip() == "*":
-        return None
-    return header.strip().removeprefix("W/").strip('"')
 
 
 def _answer(body: JsonObject, record: PolicyRecord, status: int = 200) -> Response:

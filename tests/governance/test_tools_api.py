@@ -123,6 +123,31 @@ async def test_of_many_tools_exactly_the_selected_are_served(
     assert document["numTools"] == 30
 
 
+async def test_of_two_who_read_a_tool_the_second_is_told_that_it_moved_on(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum")
+    await rest.register(ROOT, "sums", upstream.url)
+    path = f"{TOOLS}/{(await listed(rest))['sum']['id']}"
+    tag = (await rest.ask(ROOT, "GET", path)).headers["etag"]
+
+    answers = [
+        await rest.ask(ROOT, "PATCH", path, json={"display_name": name}, headers={"If-Match": tag})
+        for name in ("First", "Second")
+    ]
+    current = answers[0].headers["etag"]
+    later = await rest.ask(
+        ROOT, "PATCH", path, json={"display_name": "Third"}, headers={"If-Match": f"W/{current}"}
+    )
+    anyway = await rest.ask(
+        ROOT, "PATCH", path, json={"display_name": "Fourth"}, headers={"If-Match": "*"}
+    )
+
+    assert [answer.status_code for answer in (*answers, later, anyway)] == [200, 409, 200, 200]
+    assert answers[1].json()["current_etag"] == current.strip('"')
+    assert anyway.json()["display_name"] == "Fourth"
+
+
 @pytest.mark.requirement("R-152")
 async def test_a_changed_tool_is_held_read_and_accepted(
     rest: Rest, upstream: PlainUpstream
