@@ -13,7 +13,7 @@ from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import CollectionInvalid, ConfigurationError, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandListener, ConnectionPoolListener
 from pymongo.read_concern import ReadConcern
 
@@ -170,9 +170,10 @@ class Database:
         """Create a collection of ours with its validator, or bring the validator up to date."""
         async with translated():
             try:
-                await self.db.create_collection(name, validator=validator)
-            except (CollectionInvalid, OperationFailure) as exc:
-                if isinstance(exc, OperationFailure) and exc.code != NAMESPACE_EXISTS:
+                # The server says whether there is one; asked before, it lists all of them.
+                await self.db.create_collection(name, check_exists=False, validator=validator)
+            except OperationFailure as exc:
+                if exc.code != NAMESPACE_EXISTS:
                     raise
                 await self.db.command("collMod", name, validator=validator)
 
@@ -187,6 +188,16 @@ class Database:
         conflicts: list[IndexConflict] = []
         collection = self.db[name]
         async with translated():
+            if not indexes:
+                return conflicts
+            try:
+                await collection.create_indexes(indexes)
+            except OperationFailure as exc:
+                if exc.code not in INDEX_CONFLICT_CODES:
+                    raise
+            else:
+                return conflicts
+            # One by one, so that the one that cannot be made keeps none of the others away.
             for index in indexes:
                 try:
                     await collection.create_indexes([index])
