@@ -30,14 +30,23 @@ HISTORY_LOST_CODES = frozenset({260, 280, 286, 10334})
 """InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost, BSONObjectTooLarge."""
 
 TOUCHED: Mapping[str, Any] = {
-    "$concatArrays": [
+    # The embedded database takes a tenth of what an event costs it to find nothing in the rest.
+    "$cond": [
+        {"$eq": ["$operationType", "update"]},
         {
-            "$map": {
-                "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
-                "in": "$$this.k",
-            }
+            "$concatArrays": [
+                {
+                    "$map": {
+                        "input": {
+                            "$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}
+                        },
+                        "in": "$$this.k",
+                    }
+                },
+                {"$ifNull": ["$updateDescription.removedFields", []]},
+            ]
         },
-        {"$ifNull": ["$updateDescription.removedFields", []]},
+        [],
     ]
 }
 """The dotted names of the fields that an update changed; none for other events."""

@@ -28,6 +28,7 @@ from registry.gateway.loading import (
     SnapshotSources,
     about_deleted,
 )
+from registry.gateway.pacing import Pace
 from registry.gateway.pending import Pending, Taken
 from registry.gateway.policing import Policing
 from registry.gateway.suspicion import Suspicions
@@ -270,12 +271,14 @@ class Snapshot:
 
     async def _follow_changes(self, feed: AsyncIterator[Heard]) -> None:
         """Hear and apply side by side: what comes while a server is read waits in few bytes."""
-        pending = Pending()
+        pending, pace = Pending(), Pace(self._clock)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._apply_heard(pending))
             try:
                 async for heard in feed:
                     pending.hear(heard, self._clock.monotonic())
+                    if heard.change is not None:
+                        await pace.keep()
             finally:
                 # Told besides being cancelled, because the driver can lose a cancellation.
                 pending.finish()

@@ -7,6 +7,13 @@ from datetime import timedelta
 
 import pytest
 from bson import ObjectId
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
+from typing_extensions import override
 
 from packages.database.changes import Change, ChangeStream, Heard
 from packages.database.client import Database
@@ -18,6 +25,7 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
 from registry.gateway.loading import SnapshotSources
+from registry.gateway.pacing import ROUND_SECONDS
 from registry.gateway.pending import WATCHED, Pending, Taken
 from registry.gateway.snapshot import GATHER_SECONDS, Snapshot
 from registry.servers.credentials import CredentialVault
@@ -340,7 +348,7 @@ async def test_changes_without_a_pause_keep_the_view_fresh(
     snapshot: Snapshot, forgotten: list[str]
 ) -> None:
     async def busy() -> AsyncIterator[Heard]:
-        for _ in range(20):
+        for _ in range(5):
             await SystemClock().sleep(GATHER_SECONDS / 2)
             yield Heard(Change("users", "0" * 24), None)
 
@@ -349,6 +357,47 @@ async def test_changes_without_a_pause_keep_the_view_fresh(
 
     assert len(forgotten) > 3
     assert snapshot._agreed_at > before + 5 * GATHER_SECONDS
+
+
+class _Questions(CommandListener):
+    """Counts what a feed asks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @override
+    def started(self, event: CommandStartedEvent) -> None:
+        self.count += event.command_name == "getMore"
+
+    @override
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Do nothing."""
+
+    @override
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Do nothing."""
+
+
+async def test_many_commits_cost_the_database_few_questions(
+    snapshot: Snapshot, other_replica: ServerService, alice: UserContext, database_uri: str
+) -> None:
+    questions = _Questions()
+    listened_to = Database(database_uri, timeout_ms=5000, listeners=[questions])
+    snapshot._feed = ChangeStream(listened_to, WATCHED)
+    server = await other_replica.register(create(), alice, strict=False)
+    commits = 40
+    async with following(snapshot):
+        await until(lambda: snapshot.route("weather"))
+        began_at, before = SystemClock().monotonic(), questions.count
+        for number in range(commits):
+            await other_replica.update(server.id, ServerUpdate(path=f"/mcp/w-{number}"), alice)
+        rounds = (SystemClock().monotonic() - began_at) / ROUND_SECONDS
+        asked = questions.count - before
+        await until(lambda: snapshot.route(f"w-{commits - 1}"))
+    await listened_to.close()
+
+    assert asked <= 2 + 2 * rounds
+    assert asked < commits / 2
 
 
 async def test_changed_users_are_dropped_together_with_what_makes_everything_be_read(
