@@ -88,6 +88,8 @@ class Written:
 T = TypeVar("T")
 Confirm = Callable[[Transaction], Awaitable[None]]
 """Raises in the transaction when what it is for is not allowed any more."""
+Finish = Callable[["Written", Transaction], Awaitable[None]]
+"""Writes what belongs to the same transaction."""
 
 
 LARGE_CHARACTERS = 64 * 1024
@@ -260,12 +262,14 @@ class ServerStore:
         user: UserContext,
         *,
         accept: bool,
-        confirm: Confirm,
+        confirm: Confirm | None = None,
+        finish: Finish | None = None,
         action: AuditAction = AuditAction.UPDATE,
     ) -> Written | None:
         """Write an update together with what came of reading the upstream.
 
-        *confirm* is asked in the transaction whether the caller may still do so.
+        *confirm* is asked in the transaction whether the caller may still do so, where a caller's
+        right is needed; *finish* writes what belongs to it, as often as the transaction is tried.
 
         Returns:
             What was written; None when *server* is outdated by now, and nothing is.
@@ -306,14 +310,19 @@ class ServerStore:
         )
 
         async def store(tx: Transaction) -> Written:
-            await confirm(tx)
+            if confirm is not None:
+                await confirm(tx)
             is_settled = digest is not None and _is_settled(server, digest, now)
             if is_settled and await self._note_read(
                 server, set_fields, removed, tx, settled_as=digest
             ):
                 read = changed_record(server, set_fields, tuple(removed))
-                return Written(read, NOTHING_CHANGED, is_told=False)
-            return await self._store(plan, tx)
+                written = Written(read, NOTHING_CHANGED, is_told=False)
+            else:
+                written = await self._store(plan, tx)
+            if finish is not None:
+                await finish(written, tx)
+            return written
 
         try:
             return await self._transaction(store, reading)

@@ -2,7 +2,7 @@
 
 import structlog
 
-from packages.database.client import Database, Transaction
+from packages.database.client import Database
 from registry.audit.values import AuditAction
 from registry.auth.identity import OPERATOR
 from registry.connections.tracker import ConnectionTracker
@@ -72,7 +72,6 @@ class EraProber:
             FieldChanges(dict(changes)),
             OPERATOR,
             accept=False,
-            confirm=_nobody_asks,
             action=AuditAction.REFRESH,
         )
         if written is not None:
@@ -95,7 +94,3 @@ class EraProber:
             raise
         self._connections.completed(*about)
         return found
-
-
-async def _nobody_asks(_tx: Transaction) -> None:
-    """Let it be written: no caller's right is needed for what the server itself says."""

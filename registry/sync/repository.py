@@ -276,44 +276,41 @@ class JobRepository:
             [{"$set": changes}, {"$unset": ["lease_id", "holder", "progress"]}],
         )
 
-    async def require_held(self, job: SyncJob, tx: Transaction) -> None:
-        """Check that nobody else has begun an attempt, as of a transaction's beginning.
+    async def end(
+        self, job: SyncJob, ending: Ending, now: datetime, tx: Transaction | None = None
+    ) -> Asked | None:
+        """Store what came of an attempt, within a transaction where one is given.
 
-        An attempt that begins later writes to the same server, so that one of the two transactions
-        is done again and finds out here.
+        An attempt that begins meanwhile writes to the same job, so that one of the two is done
+        again and finds out here.
 
-        Raises:
-            LeaseLostError: Somebody has.
-        """
-        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
-        if await self._jobs.find_one(held, {"_id": 1}, session=tx) is None:
-            raise LeaseLostError
-
-    async def end(self, job: SyncJob, ending: Ending, now: datetime) -> None:
-        """Store what came of an attempt, and the job that was asked for while it ran.
+        Returns:
+            What asked for it again while it ran, for which a job is to be opened.
 
         Raises:
             LeaseLostError: Another attempt has begun.
         """
         held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
         # First, so that whoever sees the job's end sees how it came to it.
-        run = await self._runs.insert_one(_run_row(job, ending, now, self._retention))
-        row: Mapping[str, Any] | None
+        row = _run_row(job, ending, now, self._retention)
+        run = await self._runs.insert_one(row, session=tx)
+        before: Mapping[str, Any] | None
         if ending.state.is_open:
-            row = await self._jobs.find_one_and_update(held, _retried(ending))
+            before = await self._jobs.find_one_and_update(held, _retried(ending), session=tx)
         else:
             finished = self._finished(ending, now)
             # An update is cheaper, and there is seldom anything to be read of it.
             plain = {**held, "repeat": {"$exists": False}}
-            if (await self._jobs.update_one(plain, finished)).matched_count:
-                row = {}
-            else:
-                row = await self._jobs.find_one_and_update(held, finished)
-        if row is None:
-            await self._runs.delete_one({"_id": run.inserted_id})
+            if (await self._jobs.update_one(plain, finished, session=tx)).matched_count:
+                return None
+            before = await self._jobs.find_one_and_update(held, finished, session=tx)
+        if before is None:
+            if tx is None:
+                await self._runs.delete_one({"_id": run.inserted_id})
             raise LeaseLostError
-        if "repeat" in row and not ending.state.is_open:
-            await self.open(job.owner_id, job.owner_name, _asked(row["repeat"]), now)
+        if ending.state.is_open or "repeat" not in before:
+            return None
+        return _asked(before["repeat"])
 
     def _finished(self, ending: Ending, now: datetime) -> Doc:
         changes: Doc = {

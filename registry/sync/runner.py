@@ -24,12 +24,13 @@ from registry.servers.presenter import tool_names
 from registry.servers.reader import ServerReader
 from registry.servers.readings import note_reading
 from registry.servers.registry_sync import Synced
-from registry.servers.store import ServerRepositories, ServerStore
+from registry.servers.store import ServerRepositories, ServerStore, Written
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
 from registry.sync.schedule import Patience, failed
 from registry.sync.values import (
+    Asked,
     Ending,
     JobState,
     Phase,
@@ -219,8 +220,14 @@ class SyncRunner:
             again = failed(NOTHING_OFFERED, job.attempts, *self._luck(), upstream_ms=upstream_ms)
             return await self._end(attempt, again)
 
-        async def hold(tx: Transaction) -> None:
-            await self._jobs.require_held(job, tx)
+        ending: Ending | None = None
+        repeat: Asked | None = None
+
+        async def finish(written: Written, tx: Transaction) -> None:
+            nonlocal ending, repeat
+            ending = self._ending(attempt, reading, written.synced, is_final=is_final)
+            attempt.is_ending = True
+            repeat = await self._jobs.end(job, ending, self._clock.now(), tx)
 
         async with self._writing:
             written = await self._store.write(
@@ -229,13 +236,13 @@ class SyncRunner:
                 FieldChanges(),
                 _actor(job),
                 accept=False,
-                confirm=hold,
+                finish=finish,
                 action=AuditAction.REFRESH,
             )
-            if written is None:
-                return None
-            ending = self._ending(attempt, reading, written.synced, is_final=is_final)
-            await self._end(attempt, ending)
+        if written is None:
+            attempt.is_ending = False
+            return None
+        await self._open(job, repeat)
         if written.is_told:
             await self._changes.server_changed(server.id)
         user_id = _reader_of(job, server).user_id
@@ -283,8 +290,14 @@ class SyncRunner:
     async def _end(self, attempt: _Attempt, ending: Ending) -> Ending:
         # From here on the lease may be gone because the job is done.
         attempt.is_ending = True
-        await self._jobs.end(attempt.job, ending, self._clock.now())
+        now = self._clock.now()
+        await self._open(attempt.job, await self._jobs.end(attempt.job, ending, now))
         return ending
+
+    async def _open(self, job: SyncJob, repeat: Asked | None) -> None:
+        """Open the job that was asked for while another one ran."""
+        if repeat is not None:
+            await self._jobs.open(job.owner_id, job.owner_name, repeat, self._clock.now())
 
     def _luck(self) -> tuple[Patience, float]:
         return self._terms.patience, self._chance()

@@ -108,6 +108,8 @@ class Rest:
         for name in await database.list_collection_names():
             await database[name].delete_many({})
         self.parts.authenticator.forget_users()
+        # Deleted past the services, so that it would be heard of a moment later.
+        await self.parts.snapshot.load()
 
 
 def rest_settings(
