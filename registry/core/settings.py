@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         description="Most bytes read from one upstream.",
     )
     discovery_max_tools: int = Field(
-        default=4_000, gt=0, description="Most tools taken from one upstream."
+        default=10_000, gt=0, description="Most tools taken from one upstream."
     )
 
     gateway_max_body_bytes: int = Field(

@@ -46,6 +46,9 @@ USER_KEY_SECONDS = 300
 GATHER_SECONDS = 0.02
 """How long changes are gathered before they are applied: one registration makes many."""
 
+MOST_GATHER_SECONDS = 1.0
+"""The same after changes that took long to apply: as long as they took, but no longer."""
+
 ID_CHARACTERS = 24
 HEXADECIMAL = frozenset("0123456789abcdef")
 
@@ -284,11 +287,15 @@ class Snapshot:
                 pending.finish()
 
     async def _apply_heard(self, pending: Pending) -> None:
+        took = 0.0
         while not pending.is_over:
             if await pending.wait():
-                await self._clock.sleep(GATHER_SECONDS)
+                # A server of thousands of tools that all change is heard of a hundred times.
+                await self._clock.sleep(min(max(GATHER_SECONDS, took), MOST_GATHER_SECONDS))
             taken = pending.take()
+            began_at = self._clock.monotonic()
             await self._apply(taken, pending)
+            took = self._clock.monotonic() - began_at
             await self._drop_expired_grants()
             if taken.position is not None:
                 self._position = taken.position

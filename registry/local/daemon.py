@@ -32,9 +32,9 @@ from registry.local.orphans import end_orphan
 
 PACKAGE = "secantus"
 DISTRIBUTION = "SecantusDB"
-CACHE_SIZE = "1G"
-"""What one transaction writes must fit many times over, and the largest discovery is 16 MiB: with
-half of this, ten of them made the daemon retry the commit for minutes, answering nothing else."""
+CACHE_SIZE = "2G"
+"""What one transaction writes must fit many times over: with half of this, ten thousand tools that
+all changed made the daemon retry the commit for minutes, answering nothing else."""
 QUICK_CRASHES = 5
 ANSWER_MS = 2000
 USER = "registry"

@@ -9,6 +9,7 @@ from typing import cast
 from registry.access.policy import ServerScope
 from registry.core.json import JsonObject
 from registry.features.values import FeatureProblem
+from registry.servers.presenter import tool_names
 from registry.servers.values import (
     DEFAULT_SYNC_SECONDS,
     SYNC_FIELDS,
@@ -43,12 +44,34 @@ class Reading:
     began_at: datetime | None = None
 
 
+NOTHING_OFFERED = (
+    "It offered none of the tools that it had. They are kept until it says so a second time."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Stored fields that follow from reading an upstream."""
 
     set_fields: dict[str, object]
     removed: tuple[str, ...] = ()
+
+
+def takes_all_away(server: ServerRecord, reading: Reading) -> bool:
+    """Whether an upstream that had tools says that it has none; some say so while they start."""
+    found = reading.found
+    return (
+        found is not None
+        and not (found.snapshot.tools or found.snapshot.rejected)
+        and bool(tool_names(server.config.get("tools")))
+    )
+
+
+def doubted(server: ServerRecord, reading: Reading) -> Reading:
+    """Return *reading*, or a failure when it is the first that would take all tools away."""
+    if not takes_all_away(server, reading) or server.error_message == NOTHING_OFFERED:
+        return reading
+    return Reading(failure=NOTHING_OFFERED, began_at=reading.began_at)
 
 
 def outcome_of(

@@ -34,7 +34,7 @@ from registry.servers.errors import (
     ServerNotFoundError,
 )
 from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
-from registry.servers.outcome import Reading
+from registry.servers.outcome import Reading, doubted
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reader import ServerReader
 from registry.servers.readings import note_reading
@@ -341,7 +341,8 @@ class ServerService:
         """Read the upstream again and store what changed.
 
         Tools that are new on a shared server, or whose definition changed there, wait for review;
-        *accept* says that this review just happened. A failure leaves the tools as they are.
+        *accept* says that this review just happened. A failure leaves the tools as they are. An
+        answer without any tools counts as one the first time, unless *accept* says it is right.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
@@ -359,6 +360,8 @@ class ServerService:
                 user,
                 created_at=server.created_at,
             )
+            if not accept:
+                reading = doubted(server, reading)
             written = await self._store.write(
                 server,
                 reading,

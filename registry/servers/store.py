@@ -31,6 +31,7 @@ from registry.servers.outcome import (
     spared,
     time_after,
 )
+from registry.servers.presenter import tool_names
 from registry.servers.records import server_changes
 from registry.servers.registry_sync import (
     NOTHING_CHANGED,
@@ -95,6 +96,12 @@ Finish = Callable[["Written", Transaction], Awaitable[None]]
 LARGE_CHARACTERS = 64 * 1024
 """Definitions of which only one such set is written at a time: what is not committed yet is
 held in the database's memory, and several of the largest sets would fill it."""
+
+LARGE_TOOLS = 1_000
+"""Tools of a server that may all be gone at once."""
+
+LARGE_SECONDS = 55.0
+"""For writing such a set: MongoDB itself ends a transaction that takes more than a minute."""
 
 
 SETTLED_FOR = timedelta(hours=1)
@@ -252,7 +259,7 @@ class ServerStore:
             await self._audit.record(user, event, tx)
             return server_id
 
-        return await self._transaction(store, reading)
+        return await self._transaction(store, None, reading)
 
     async def write(
         self,
@@ -325,7 +332,7 @@ class ServerStore:
             return written
 
         try:
-            return await self._transaction(store, reading)
+            return await self._transaction(store, server, reading)
         except (_OutdatedError, VersionTakenError):
             return None
 
@@ -465,13 +472,17 @@ class ServerStore:
             return await self._database.transaction(remove)
 
     async def _transaction(
-        self, write: Callable[[Transaction], Awaitable[T]], reading: Reading | None
+        self,
+        write: Callable[[Transaction], Awaitable[T]],
+        server: ServerRecord | None,
+        reading: Reading | None,
     ) -> T:
         found = reading.found if reading is not None else None
-        if found is None or _characters(found) <= LARGE_CHARACTERS:
+        stored = 0 if server is None else len(tool_names(server.config.get("tools")))
+        if found is None or (_characters(found) <= LARGE_CHARACTERS and stored <= LARGE_TOOLS):
             return await self._database.transaction(write)
         async with self._large_writes:
-            return await self._database.transaction(write)
+            return await self._database.transaction(write, seconds=LARGE_SECONDS)
 
     async def _drop_credentials(self, server: ServerRecord, tx: Transaction) -> tuple[int, int]:
         """Remove what users stored for a server; return how many tokens and keys there were."""

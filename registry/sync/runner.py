@@ -18,9 +18,8 @@ from registry.core.metrics import Metrics
 from registry.core.tasks import end
 from registry.servers.changes import FieldChanges
 from registry.servers.errors import DiscoveryFailedError
-from registry.servers.outcome import Reading
+from registry.servers.outcome import NOTHING_OFFERED, Reading, takes_all_away
 from registry.servers.ports import ServerChanges
-from registry.servers.presenter import tool_names
 from registry.servers.reader import ServerReader
 from registry.servers.readings import note_reading
 from registry.servers.registry_sync import Synced
@@ -53,10 +52,6 @@ TELL_SECONDS = 1.0
 
 RENEWALS = 3
 """How often a lease is renewed within its time; two may be missed."""
-
-NOTHING_OFFERED = (
-    "It offered none of the tools that it had. They are kept until it says so a second time."
-)
 
 SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES)
 """Who acts when nobody in particular asked."""
@@ -250,17 +245,9 @@ class SyncRunner:
         return ending
 
     def _is_doubted(self, attempt: _Attempt, server: ServerRecord, reading: Reading) -> bool:
-        """Whether an upstream is asked again before it is believed that it has no tools any more.
-
-        Some answer so while they start. Who refreshes a server sees what came of it instead.
-        """
-        job, found = attempt.job, reading.found
-        return (
-            found is not None
-            and not (found.snapshot.tools or found.snapshot.rejected)
-            and bool(tool_names(server.config.get("tools")))
-            and job.attempts == 1 < self._terms.patience.most_attempts
-        )
+        """Whether an upstream is asked again before it is believed."""
+        is_first = attempt.job.attempts == 1 < self._terms.patience.most_attempts
+        return is_first and takes_all_away(server, reading)
 
     def _ending(
         self, attempt: _Attempt, reading: Reading, synced: Synced | None, *, is_final: bool

@@ -14,6 +14,7 @@ from pymongo.errors import BulkWriteError
 from packages.database.changes import row_id
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
+from packages.database.slices import slices
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.tools.completion import Completion, UnreadableRowError, completed
 from registry.tools.differences import Change
@@ -206,15 +207,12 @@ class ToolRepository:
     ) -> dict[str, StoredTool]:
         """Return *stored*; the tools of these *names* have all that a change of them needs."""
         found = dict(stored)
-        if not names:
-            return found
-        rows = self._tools.find(
-            {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": {"$in": list(names)}},
-            {**STORED_FIELDS, **WHOLE_FIELDS},
-            session=tx,
-        )
-        async for row in rows:
-            found[row["name"]] = stored_tool(row)
+        key = {"source_type": "mcp", "owner_id": ObjectId(owner_id)}
+        fields = {**STORED_FIELDS, **WHOLE_FIELDS}
+        for some in slices(names):
+            rows = self._tools.find({**key, "name": {"$in": some}}, fields, session=tx)
+            async for row in rows:
+                found[row["name"]] = stored_tool(row)
         return found
 
     async def served(self, owner_id: str, tx: Transaction | None = None) -> list[ServedTool]:
@@ -287,30 +285,26 @@ class ToolRepository:
             seen_at: When it was read before; what is gone was offered then.
         """
         owner = ObjectId(owner_id)
-        if changes.inserts:
-            rows = [_row(owner, insert, now) for insert in changes.inserts]
-            await self._tools.insert_many(rows, session=tx)
-        if changes.updates:
-            writes = [_write(owner, update, now, seen_at, reader) for update in changes.updates]
+        for some in slices(changes.inserts):
+            await self._tools.insert_many([_row(owner, one, now) for one in some], session=tx)
+        for part in slices(changes.updates):
+            writes = [_write(owner, update, now, seen_at, reader) for update in part]
             await self._tools.bulk_write(writes, session=tx)
-            versions = [
-                version for update in changes.updates for version in versions_of(update, now)
-            ]
+            versions = [version for update in part for version in versions_of(update, now)]
             await self.write_versions(owner_id, versions, now, tx, person=reader)
-        if changes.mended:
+        for names in slices(changes.mended):
             await self._tools.update_many(
-                {"source_type": "mcp", "owner_id": owner, "name": {"$in": list(changes.mended)}},
+                {"source_type": "mcp", "owner_id": owner, "name": {"$in": names}},
                 {"$unset": {"sync_error": ""}},
                 session=tx,
             )
-
-        if changes.broken:
+        for broken in slices(changes.broken):
             told = [
                 UpdateOne(
                     {"source_type": "mcp", "owner_id": owner, "name": tool.name},
                     {"$set": {"last_discovered_at": now, "sync_error": tool.reason}},
                 )
-                for tool in changes.broken
+                for tool in broken
             ]
             await self._tools.bulk_write(told, session=tx)
 
@@ -322,8 +316,8 @@ class ToolRepository:
             if change.gone:
                 operations["$unset"] = dict.fromkeys(change.gone, "")
             writes.append(UpdateOne({"_id": ObjectId(change.tool_id)}, operations))
-        if writes:
-            await self._tools.bulk_write(writes, session=tx)
+        for some in slices(writes):
+            await self._tools.bulk_write(some, session=tx)
 
     async def write_versions(
         self,

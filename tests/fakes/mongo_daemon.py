@@ -126,7 +126,7 @@ def _spawn(storage: Path, port: int, options: tuple[str, ...]) -> subprocess.Pop
         *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid())),
         *(sys.executable, "-P", "-m", "secantus"),
         *("--config", str(configuration), "--host", HOST, "--port", str(port)),
-        *("--storage-path", str(storage / "data"), "--cache-size", "512M"),
+        *("--storage-path", str(storage / "data"), "--cache-size", "1G"),
         *("--log-level", "WARNING"),
         *options,
     ]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from bson import ObjectId
@@ -24,7 +25,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
-from registry.gateway.loading import SnapshotSources
+from registry.gateway.loading import ServerView, SnapshotSources
 from registry.gateway.pacing import ROUND_SECONDS
 from registry.gateway.pending import WATCHED, Pending, Taken
 from registry.gateway.snapshot import GATHER_SECONDS, Snapshot
@@ -357,6 +358,33 @@ async def test_changes_without_a_pause_keep_the_view_fresh(
 
     assert len(forgotten) > 3
     assert snapshot._agreed_at > before + 5 * GATHER_SECONDS
+
+
+async def test_a_server_that_takes_long_to_read_is_not_read_all_the_time(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    taken: list[float] = []
+    read = snapshot._reader.read
+
+    async def slow(*args: Any) -> dict[str, ServerView]:
+        began_at = clock.monotonic()
+        await clock.sleep(0.1)
+        views = await read(*args)
+        taken.append(clock.monotonic() - began_at)
+        return views
+
+    async def changes() -> AsyncIterator[Heard]:
+        while clock.monotonic() < began_at + 1.0:
+            await clock.sleep(0)
+            yield Heard(Change("mcp_tools", "1" * 24, "0" * 24), None)
+
+    monkeypatch.setattr(snapshot._reader, "read", slow)
+    began_at = clock.monotonic()
+    await snapshot._follow_changes(changes())
+
+    assert len(taken) > 1
+    assert sum(taken) < 0.7 * (clock.monotonic() - began_at)
 
 
 class _Questions(CommandListener):

@@ -296,12 +296,12 @@ async def test_tools_that_cannot_be_taken_are_reported(
 async def test_thousands_of_tools_are_stored_in_one_registration(
     servers: ServerService, discovery: FakeDiscovery, database: Database, alice: UserContext
 ) -> None:
-    discovery.answer = lambda _: found(*(tool(f"tool_{n:05}", "x" * 700) for n in range(4_000)))
+    discovery.answer = lambda _: found(*(tool(f"tool_{n:05}", "x" * 700) for n in range(10_000)))
 
     server = await registered(servers, alice)
 
-    assert await database.collection("mcp_tools").count_documents({}) == 4_000
-    assert len(str(server.config["tools"]).split(", ")) == 4_000
+    assert await database.collection("mcp_tools").count_documents({}) == 10_000
+    assert len(str(server.config["tools"]).split(", ")) == 10_000
 
 
 @pytest.mark.requirement("R-128")
@@ -839,12 +839,12 @@ async def test_large_sets_of_tools_are_written_one_after_another(
     running, most = 0, 0
     transaction = database.transaction
 
-    async def counted(write: Any) -> Any:
+    async def counted(write: Any, **limits: float) -> Any:
         nonlocal running, most
         running += 1
         most = max(most, running)
         try:
-            return await transaction(write)
+            return await transaction(write, **limits)
         finally:
             running -= 1
 

@@ -23,6 +23,7 @@ from registry.core.paging import PageRequest
 from registry.core.tasks import end
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import DiscoveryFailedError
+from registry.servers.outcome import NOTHING_OFFERED
 from registry.servers.reader import ServerReader
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
@@ -490,15 +491,40 @@ async def test_that_all_tools_are_gone_is_believed_at_the_second_look(
     assert server.error_message is None
 
 
-async def test_who_refreshes_a_server_is_told_that_its_tools_are_gone_at_once(
-    parts: Parts,
-) -> None:
+async def test_that_all_tools_are_gone_is_believed_at_the_second_refresh(parts: Parts) -> None:
     server_id = await parts.register("sums")
     parts.discovery.answer = lambda _: found()
 
-    refreshed = await parts.servers.refresh(server_id, ALICE)
+    first = await parts.servers.refresh(server_id, ALICE)
+    kept = await parts.repositories.tools.served(server_id)
+    second = await parts.servers.refresh(server_id, ALICE)
 
-    assert refreshed.server.config["tools"] == ""
+    assert first.failure == NOTHING_OFFERED
+    assert first.server.error_message == NOTHING_OFFERED
+    assert len(kept) == 1
+    assert second.failure is None
+    assert second.server.config["tools"] == ""
+    assert second.server.error_message is None
+    assert await parts.repositories.tools.served(server_id) == []
+
+
+async def test_an_empty_answer_between_good_ones_takes_no_tools(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+    good = parts.discovery.answer
+    for answer in (lambda _: found(), good, lambda _: found()):
+        parts.discovery.answer = answer
+        await parts.servers.refresh(server_id, ALICE)
+
+    assert len(await parts.repositories.tools.served(server_id)) == 1
+
+
+async def test_who_accepts_that_all_tools_are_gone_is_believed_at_once(parts: Parts) -> None:
+    server_id = await parts.register("sums")
+    parts.discovery.answer = lambda _: found()
+
+    refreshed = await parts.servers.refresh(server_id, ALICE, accept=True)
+
+    assert refreshed.failure is None
     assert await parts.repositories.tools.served(server_id) == []
 
 
