@@ -5,6 +5,7 @@ The upstream's own time is that of the same requests sent by a client that does 
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,7 +35,13 @@ WRITES = ("insert", "update", "delete", "findAndModify")
 def section(report: Report, stage: Stage, plan: Plan) -> None:
     """Measure both on the registry's embedded database."""
     _unchanged(report, stage, max(plan.rounds, 5))
-    _first(report, stage)
+    report.section(f"{SERVERS:,} servers with {TOOLS_EACH} tools each are read for the first time")
+    _first(report, stage, "beside a running registry")
+    os.kill(stage.pid, signal.SIGSTOP)
+    try:
+        _first(report, stage, "alone")
+    finally:
+        os.kill(stage.pid, signal.SIGCONT)
 
 
 def _unchanged(report: Report, stage: Stage, rounds: int) -> None:
@@ -60,11 +67,11 @@ def _unchanged(report: Report, stage: Stage, rounds: int) -> None:
     report.row("writes of the job, its own records included", job_writes, "")
 
 
-def _first(report: Report, stage: Stage) -> None:
-    ids = _fill(stage.mongo_uri, stage.upstream_port)
+def _first(report: Report, stage: Stage, way: str) -> None:
+    names = _fill(stage.mongo_uri, stage.upstream_port, way.split(maxsplit=1)[0])
     command = [
         str(Path(sys.executable).with_name("registry")),
-        *("sync", "run", "--all", "--json", "--at-once", str(AT_ONCE)),
+        *("sync", "run", "--json", "--at-once", str(AT_ONCE), *names),
     ]
     cpu = cpu_seconds(stage.database())
     began_at = time.monotonic()
@@ -80,40 +87,42 @@ def _first(report: Report, stage: Stage) -> None:
     seconds = time.monotonic() - began_at
     after = os.times()
     totals = json.loads(ended.stdout)["totals"]
-    report.section(f"{SERVERS:,} servers with {TOOLS_EACH} tools each are read for the first time")
-    report.row("first sync: servers a second", [len(ids) / seconds], "", Bar(40, is_least=True))
+    bar = Bar(40, is_least=True)
+    report.row(f"first sync, {way}: servers a second", [len(names) / seconds], "", bar)
     own = after.children_user + after.children_system
     own -= before.children_user + before.children_system
-    report.row("processor time of a server, reading process", [own / len(ids) * 1000], "ms")
+    told = f"processor time of a server, {way}"
+    report.row(f"{told}: reading process", [own / len(names) * 1000], "ms")
     database = cpu_seconds(stage.database()) - cpu
-    report.row("processor time of a server, database", [database / len(ids) * 1000], "ms")
+    report.row(f"{told}: database", [database / len(names) * 1000], "ms")
     report.errors(int(totals["failed"]) + abs(totals["tools added"] - SERVERS * TOOLS_EACH))
 
 
-def _fill(uri: str, port: int) -> list[ObjectId]:
-    """Store servers that were never read; return their ids."""
+def _fill(uri: str, port: int, prefix: str) -> list[str]:
+    """Store servers that were never read; return their names."""
     now = SystemClock().now()
+    names = [f"{prefix}-{number:04}" for number in range(SERVERS)]
     rows = [
         {
             "_id": ObjectId(),
-            "serverName": f"first-{number:04}",
+            "serverName": name,
             "config": {
                 "type": "streamable-http",
-                "url": f"http://{HOST}:{port}/tools/{TOOLS_EACH}/{number}",
+                "url": f"http://{HOST}:{port}/tools/{TOOLS_EACH}/{name}",
             },
             "author": ObjectId("0" * 24),
             "scope": "shared_app",
             "status": "active",
-            "path": f"/mcp/first-{number:04}",
+            "path": f"/mcp/{name}",
             "createdAt": now,
             "updatedAt": now,
         }
-        for number in range(SERVERS)
+        for name in names
     ]
     client: MongoClient[dict[str, object]] = MongoClient(uri)
     with client:
         client.get_default_database()["mcpservers"].insert_many(rows)
-    return [ObjectId(str(row["_id"])) for row in rows]
+    return names
 
 
 def _writes(stage: Stage) -> float:
