@@ -24,8 +24,8 @@ T = TypeVar("T")
 class BadCursorError(ValidationFailedError):
     """The cursor is none that this API gave out."""
 
-    def __init__(self) -> None:
-        super().__init__("cursor", "is not one that this API gave out")
+    def __init__(self, name: str = "cursor") -> None:
+        super().__init__(name, "is not one that this API gave out")
 
 
 class MomentOutOfRangeError(ValidationFailedError):
@@ -41,7 +41,9 @@ def time_cursor(moment: datetime, document_id: str) -> str:
     return base64.urlsafe_b64encode(f"{milliseconds}.{document_id}".encode()).rstrip(b"=").decode()
 
 
-def read_time_cursor(cursor: str, id_characters: Collection[int]) -> tuple[datetime, str]:
+def read_time_cursor(
+    cursor: str, id_characters: Collection[int], name: str = "cursor"
+) -> tuple[datetime, str]:
     """Return the moment and the id that *cursor* names; ids have so many characters.
 
     Raises:
@@ -53,10 +55,10 @@ def read_time_cursor(cursor: str, id_characters: Collection[int]) -> tuple[datet
         milliseconds, _, document_id = text.partition(".")
         moment = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
         if len(document_id) not in id_characters:
-            raise BadCursorError
+            raise BadCursorError(name)
         bytes.fromhex(document_id)
     except (ValueError, OverflowError, OSError, binascii.Error):
-        raise BadCursorError from None
+        raise BadCursorError(name) from None
     return moment, document_id
 
 
@@ -75,6 +77,7 @@ async def newest_page(
     limit: int,
     *,
     id_characters: Collection[int] = DOCUMENT,
+    name: str = "cursor",
 ) -> Page[T]:
     """Return up to *limit* records that are older than *cursor*.
 
@@ -84,11 +87,12 @@ async def newest_page(
         cursor: Of the page before; None for the first.
         limit: At most so many.
         id_characters: How many the ids of places have.
+        name: Of the parameter that the cursor came in.
 
     Raises:
         BadCursorError: *cursor* is none of ours.
     """
-    before = None if cursor is None else read_time_cursor(cursor, id_characters)
+    before = None if cursor is None else read_time_cursor(cursor, id_characters, name)
     # One more than asked for tells whether there are older ones.
     found = await read(before, limit + 1)
     records = tuple(found[:limit])

@@ -40,7 +40,7 @@ class ToolHistory:
         async def read(before: tuple[datetime, str] | None, count: int) -> list[ToolEvent]:
             return await self._read(tool, before, count)
 
-        return await newest_page(read, _place, cursor, limit)
+        return await newest_page(read, _place, cursor, limit, name="events_cursor")
 
     async def _read(
         self, tool: GovernedTool, before: tuple[datetime, str] | None, count: int

@@ -3,7 +3,14 @@
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from packages.models.tools import MOST_TAGS
 from registry.core.text import OBJECT_ID
@@ -139,6 +146,13 @@ class _Patch(BaseModel):
     )
     add_tags: Tags = Field(default_factory=list)
     remove_tags: Tags = Field(default_factory=list)
+
+    @field_validator("registration_state", "exposure_state", "tool_metadata")
+    @classmethod
+    def _is_something(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("may not be null; leave it out to keep it")
+        return value
 
     @model_validator(mode="after")
     def _tags_are_set_or_changed(self) -> Self:

@@ -33,7 +33,7 @@ def present_job(job: SyncJob) -> JsonObject:
         "error": job.error,
         "counts": dict(job.counts),
         "created_at": timestamp(job.created_at),
-        "started_at": _time(job.started_at),
+        "started_at": None if job.state is JobState.QUEUED else _time(job.started_at),
         "finished_at": _time(ended_at),
         "duration_ms": (
             None
@@ -44,12 +44,12 @@ def present_job(job: SyncJob) -> JsonObject:
     return _without_none(facts)
 
 
-def present_run(run: SyncRun) -> JsonObject:
-    """Return an attempt."""
+def present_run(run: SyncRun, *, names_worker: bool) -> JsonObject:
+    """Return an attempt, and, to those who run the registry, which host and process made it."""
     return _without_none(
         {
             "attempt": run.attempt,
-            "worker": run.worker,
+            "worker": run.worker if names_worker else None,
             "outcome": run.outcome.value,
             "error": run.error,
             "note": run.note,

@@ -93,7 +93,8 @@ def sync_router(base_url: str) -> APIRouter:
     async def get_job(request: Request, user: Reader, job_id: JobId) -> Response:
         """Return a job with its attempts, and how far it is while it runs."""
         job, runs = await service(request).get(job_id, user)
-        return JsonAnswer({**present_job(job), "runs": [present_run(run) for run in runs]})
+        told = [present_run(run, names_worker=user.is_admin) for run in runs]
+        return JsonAnswer({**present_job(job), "runs": told})
 
     @router.post(
         "/jobs/{job_id}/retry",

@@ -69,7 +69,9 @@ class RunAnswer(BaseModel):
     """One attempt."""
 
     attempt: int
-    worker: str
+    worker: str | None = Field(
+        default=None, description="Host and process, told to administrators alone."
+    )
     outcome: RunOutcome
     error: str | None = None
     note: str | None = Field(default=None, description="Why nothing was read, if no failure.")

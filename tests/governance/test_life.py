@@ -155,6 +155,7 @@ async def test_a_cursor_that_is_none_is_refused(
     answer = await rest.ask(OWNER, "GET", path, params={"events_cursor": cursor})
 
     assert answer.status_code == 422, answer.text
+    assert answer.json()["details"][0]["field"] == "events_cursor"
 
 
 async def test_a_tools_life_is_for_those_who_may_change_its_server(

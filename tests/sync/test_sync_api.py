@@ -79,7 +79,9 @@ async def test_a_sync_is_a_job_that_finds_what_changed(
     assert (job["state"], job["trigger"], job["attempts"]) == ("succeeded", "manual", 1)
     assert job["counts"] == {"offered": 2, "added": 1}
     assert job["requested_by"] == {"user_id": OWNER.user_id, "username": "alice"}
-    assert [run["outcome"] for run in job["runs"]] == ["success"]
+    assert [(run["outcome"], run.get("worker")) for run in job["runs"]] == [("success", None)]
+    for_root = await rest.job(ROOT, job["id"])
+    assert [run["worker"] for run in for_root["runs"]] != [""]
     detail = (await rest.call(OWNER, "GET", f"/{server['id']}")).json()
     assert detail["tools"] == "echo, add"
     assert detail["lastSyncStatus"] == "success"
