@@ -477,9 +477,7 @@ class ServerStore:
         server: ServerRecord | None,
         reading: Reading | None,
     ) -> T:
-        found = reading.found if reading is not None else None
-        stored = 0 if server is None else len(tool_names(server.config.get("tools")))
-        if found is None or (_characters(found) <= LARGE_CHARACTERS and stored <= LARGE_TOOLS):
+        if not is_large(server, reading):
             return await self._database.transaction(write)
         async with self._large_writes:
             return await self._database.transaction(write, seconds=LARGE_SECONDS)
@@ -489,6 +487,13 @@ class ServerStore:
         name, since = server.server_name, server.created_at
         tokens = await self._tokens.delete_of_server(name, since, tx)
         return tokens, await self._plugin_auths.delete_of_server(name, since, tx)
+
+
+def is_large(server: ServerRecord | None, reading: Reading | None) -> bool:
+    """Whether storing what came of a reading may take long."""
+    found = reading.found if reading is not None else None
+    stored = 0 if server is None else len(tool_names(server.config.get("tools")))
+    return found is not None and (_characters(found) > LARGE_CHARACTERS or stored > LARGE_TOOLS)
 
 
 def _is_settled(server: ServerRecord, digest: str, now: datetime) -> bool:

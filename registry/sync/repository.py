@@ -264,6 +264,19 @@ class JobRepository:
         held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
         await self._jobs.update_one(held, {"$set": {"progress": told}})
 
+    async def begin_writing(self, job: SyncJob, seconds: float, tools_read: int) -> bool:
+        """Hold a job for as long as it may take to store much; False when another has begun.
+
+        Until that is done nothing else may be written of the job: it would be a conflict with the
+        transaction that ends the job.
+        """
+        changes: Doc = {
+            "due_at": _after(seconds),
+            "progress": {"phase": Phase.WRITING.value, "tools_read": tools_read},
+        }
+        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
+        return (await self._jobs.update_one(held, [{"$set": changes}])).matched_count == 1
+
     async def release(self, job: SyncJob) -> None:
         """Give a job back that was not finished, for others to take at once."""
         changes: Doc = {

@@ -23,7 +23,13 @@ from registry.servers.ports import ServerChanges
 from registry.servers.reader import ServerReader
 from registry.servers.readings import note_reading
 from registry.servers.registry_sync import Synced
-from registry.servers.store import ServerRepositories, ServerStore, Written
+from registry.servers.store import (
+    LARGE_SECONDS,
+    ServerRepositories,
+    ServerStore,
+    Written,
+    is_large,
+)
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
@@ -53,6 +59,11 @@ TELL_SECONDS = 1.0
 RENEWALS = 3
 """How often a lease is renewed within its time; two may be missed."""
 
+NOT_STORED = (
+    "What it offers was not stored: the database was away, or it took longer than a transaction "
+    "may."
+)
+
 SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES)
 """Who acts when nobody in particular asked."""
 
@@ -80,6 +91,7 @@ class _Attempt:
     tools_read: int = 0
     upstream_ms: int | None = None
     ending: Ending | None = None
+    is_writing: bool = False
     is_ending: bool = False
 
     def read(self, tools: int) -> None:
@@ -135,8 +147,9 @@ class SyncRunner:
         except* LeaseLostError:
             log.warning("sync_lost", job_id=job.id, server_id=job.owner_id)
         except* DatabaseUnavailable as group:
-            # Nothing was stored; the lease runs out, and then the job is anybody's.
-            log.warning("sync_not_stored", job_id=job.id, problem=str(group.exceptions[0]))
+            cause = type(group.exceptions[0].__cause__).__name__
+            log.warning("sync_not_stored", job_id=job.id, problem=cause)
+            attempt.ending = await self._not_stored(attempt)
         finally:
             outcome = RunOutcome.LOST if attempt.ending is None else attempt.ending.outcome
             self._runs.labels(job.asked.trigger.value, outcome.value).inc()
@@ -218,6 +231,15 @@ class SyncRunner:
         ending: Ending | None = None
         repeat: Asked | None = None
 
+        async def begin(_tx: Transaction) -> None:
+            # Before the transaction sees anything, so that it is not in conflict with this.
+            attempt.is_writing = True
+            seconds = self._terms.lease_seconds + LARGE_SECONDS
+            if is_large(server, reading) and not await self._jobs.begin_writing(
+                job, seconds, attempt.tools_read
+            ):
+                raise LeaseLostError
+
         async def finish(written: Written, tx: Transaction) -> None:
             nonlocal ending, repeat
             ending = self._ending(attempt, reading, written.synced, is_final=is_final)
@@ -231,11 +253,12 @@ class SyncRunner:
                 FieldChanges(),
                 _actor(job),
                 accept=False,
+                confirm=begin,
                 finish=finish,
                 action=AuditAction.REFRESH,
             )
         if written is None:
-            attempt.is_ending = False
+            attempt.is_ending = attempt.is_writing = False
             return None
         await self._open(job, repeat)
         if written.is_told:
@@ -286,6 +309,18 @@ class SyncRunner:
         if repeat is not None:
             await self._jobs.open(job.owner_id, job.owner_name, repeat, self._clock.now())
 
+    async def _not_stored(self, attempt: _Attempt) -> Ending | None:
+        """End an attempt of which nothing is stored, if the database can be told so.
+
+        Otherwise the lease runs out, and then the job is anybody's.
+        """
+        job, upstream_ms = attempt.job, attempt.upstream_ms
+        ending = failed(NOT_STORED, job.attempts, *self._luck(), upstream_ms=upstream_ms)
+        try:
+            return await self._end(attempt, ending)
+        except (DatabaseUnavailable, LeaseLostError):
+            return None
+
     def _luck(self) -> tuple[Patience, float]:
         return self._terms.patience, self._chance()
 
@@ -297,6 +332,8 @@ class SyncRunner:
         """
         while True:
             await self._clock.sleep(self._terms.lease_seconds / RENEWALS)
+            if attempt.is_writing:
+                continue
             try:
                 is_ours = await self._jobs.renew(attempt.job, self._terms.lease_seconds)
             except DatabaseUnavailable:
@@ -309,7 +346,7 @@ class SyncRunner:
         told = 0
         while True:
             await self._clock.sleep(TELL_SECONDS)
-            if attempt.tools_read == told:
+            if attempt.is_writing or attempt.tools_read == told:
                 continue
             told = attempt.tools_read
             try:

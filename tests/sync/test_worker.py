@@ -27,18 +27,19 @@ from registry.servers.outcome import NOTHING_OFFERED
 from registry.servers.reader import ServerReader
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
 from registry.sync.rounds import RoundResult, SyncRound
-from registry.sync.runner import SyncRunner, Terms
+from registry.sync.runner import NOT_STORED, SyncRunner, Terms
 from registry.sync.schedule import Patience
 from registry.sync.values import (
     Asked,
     Ending,
     JobFilter,
     JobState,
+    Phase,
     RunOutcome,
     SyncJob,
     Trigger,
@@ -50,6 +51,7 @@ from registry.sync.worker import (
     SyncWorker,
     WorkerTerms,
 )
+from registry.tools.repository import ToolRepository
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY, ROOT
 from tests.fakes.clock import FakeClock
 from tests.fakes.connections import quiet_tracker
@@ -260,6 +262,61 @@ async def test_a_worker_learns_that_its_job_was_taken_over_and_stops(parts: Part
 
     assert await parts.runner(lease_seconds=0.3).run(job) is None
     assert cancelled.is_set()
+
+
+async def test_a_large_set_is_stored_at_the_first_try_however_long_it_takes(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_id = await parts.register("sums")
+    parts.discovery.answer = lambda _: found(tool("large", "x" * LARGE_CHARACTERS))
+    await parts.open(server_id)
+    job = await parts.claim(lease_seconds=0.3)
+    apply = ToolRepository.apply
+    tries: list[int] = []
+    seen: list[Phase | None] = []
+
+    async def slow(*args: Any, **named: Any) -> None:
+        tries.append(1)
+        await apply(*args, **named)
+        await parts.clock.sleep(0.6)
+        running = await parts.jobs.get(job.id)
+        progress = None if running is None else running.progress
+        seen.append(None if progress is None else progress.phase)
+
+    monkeypatch.setattr(ToolRepository, "apply", slow)
+    ending = await parts.runner(lease_seconds=0.3).run(job)
+
+    assert ending is not None
+    assert ending.state is JobState.SUCCEEDED
+    assert len(tries) == 1
+    assert seen == [Phase.WRITING]
+
+
+async def test_what_cannot_be_stored_in_time_is_a_failure_that_says_so(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_id = await parts.register("sums")
+    parts.discovery.answer = lambda _: found(tool("sum"), tool("difference"))
+    opened = await parts.open(server_id)
+
+    async def too_long(*_: Any, **__: Any) -> None:
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(ToolRepository, "apply", too_long)
+    ending = await parts.runner().run(await parts.claim())
+    job = await parts.jobs.get(opened.id)
+
+    assert ending is not None
+    assert job is not None
+    assert (job.state, job.error) == (JobState.RETRYING, NOT_STORED)
+    assert [run.outcome for run in await parts.jobs.runs(opened.id)] == [RunOutcome.FAILURE]
+
+    monkeypatch.undo()
+    await parts.clock.sleep(0.01)
+    again = await parts.runner().run(await parts.claim())
+    assert again is not None
+    assert again.state is JobState.SUCCEEDED
+    assert len(await parts.repositories.tools.served(server_id)) == 2
 
 
 @pytest.mark.requirement("R-158")
