@@ -15,6 +15,7 @@ from cachetools import TTLCache
 
 from packages.database.changes import ChangeFeed, Heard, HistoryLost, Position
 from packages.database.errors import DatabaseUnavailable
+from packages.database.slices import slices
 from registry.auth.identity import UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
@@ -214,7 +215,7 @@ class Snapshot:
             began_at = self._clock.monotonic()
             policies = await self._reader.policies()
             views: dict[str, ServerView] = {}
-            for ids in _portions(await self._reader.ids()):
+            for ids in slices(await self._reader.ids(), SERVERS_AT_ONCE):
                 views |= await self._reader.read(ids, self._views, self._clock.now())
                 # Calls go on meanwhile.
                 await self._clock.sleep(0)
@@ -326,7 +327,7 @@ class Snapshot:
         async with self._lock:
             await self._reload_policies(taken.policies)
             servers = taken.servers | about_deleted(self._views, taken.deleted)
-            for ids in _portions(sorted(servers)):
+            for ids in slices(sorted(servers), SERVERS_AT_ONCE):
                 await self._reload(ids)
                 callers = pending.take_callers()
                 await self._apply_callers(callers)
@@ -416,11 +417,6 @@ class Snapshot:
         self._catalogue = Catalogue(routes, self._catalogue)
         self._next_expiry = min(expiries, default=None)
         self._notify()
-
-
-def _portions(server_ids: list[str]) -> Iterable[list[str]]:
-    for start in range(0, len(server_ids), SERVERS_AT_ONCE):
-        yield server_ids[start : start + SERVERS_AT_ONCE]
 
 
 def _is_id(text: str) -> bool:

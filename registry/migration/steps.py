@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from packages.database.client import Transaction
+from packages.database.slices import slices
 from registry.core.json import JsonValue, load_text
 from registry.migration.values import Left, Meant, StepPlan, Written
 from registry.servers.presenter import tool_names
@@ -236,8 +237,8 @@ async def unversioned(servers: ServerRepository, versions: ServerVersionReposito
 
 async def _read(servers: ServerRepository, ids: Sequence[str]) -> list[ServerRecord]:
     found: list[ServerRecord] = []
-    for start in range(0, len(ids), SERVERS_AT_ONCE):
-        found += await servers.by_ids_unchecked(ids[start : start + SERVERS_AT_ONCE])
+    for some in slices(ids, SERVERS_AT_ONCE):
+        found += await servers.by_ids_unchecked(some)
     return sorted(found, key=lambda server: server.id)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from packages.database.slices import slices
 from registry.core.clock import Clock
 from registry.servers.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus
@@ -95,8 +96,7 @@ class SyncRound:
         Raises:
             DatabaseUnavailable: It is away.
         """
-        for start in range(0, len(server_ids), SERVERS_AT_ONCE):
-            some = server_ids[start : start + SERVERS_AT_ONCE]
+        for some in slices(server_ids, SERVERS_AT_ONCE):
             read = await self._servers.by_ids_unchecked(some)
             waiting = iter(await self._servers.read_state(read))
             async with asyncio.TaskGroup() as group:
