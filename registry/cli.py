@@ -3,9 +3,10 @@
 import asyncio
 import json
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from registry.local.home import LocalHome
     from registry.migration.values import Plan, Report, StepPlan, StepReport
     from registry.rotation import Survey
+    from registry.sync.report import RoundReport
     from registry.sync.rounds import RoundResult
 
 app = typer.Typer(
@@ -596,38 +598,62 @@ def sync_run(
     """Read servers anew and store what changed; exit code 1 when one cannot be read.
 
     What was changed or is new waits for review where the server's settings say so. A server that
-    cannot be read keeps its tools, and is tried again later by `registry serve`.
+    cannot be read keeps its tools, and is tried again later by `registry serve`. Interrupted, it
+    tells what came of the servers that it had read.
     """
     if everything == bool(names):
         _fail("say which servers, or --all")
 
     async def work() -> None:
         from registry.sync.report import RoundReport  # noqa: PLC0415 - heavy imports
+        from registry.sync.rounds import unknown_server  # noqa: PLC0415 - heavy imports
         from registry.wiring import sync_round  # noqa: PLC0415 - heavy imports
 
-        async with sync_round(_settings(), at_once) as reading:
-            if everything:
-                ids, unknown = await reading.all_ids(), list[str]()
-            else:
-                ids, unknown = await reading.ids_of(names or [])
-            if unknown:
-                _fail(*(f"there is no server {name}" for name in unknown))
-            report = RoundReport()
-            with typer.progressbar(
-                length=len(ids), label="Reading servers", file=sys.stderr
-            ) as bar:
+        report = RoundReport()
+        try:
+            async with sync_round(_settings(), at_once) as reading:
+                if everything:
+                    ids, unknown = await reading.all_ids(), list[str]()
+                else:
+                    ids, unknown = await reading.ids_of(names or [])
+                report.asked = len(ids) + len(unknown)
+                for name in unknown:
+                    report.add(unknown_server(name))
+                with _showing(report, len(ids)) as step:
 
-                def told(result: "RoundResult") -> None:
-                    report.add(result)
-                    bar.update(1)
+                    def told(result: "RoundResult") -> None:
+                        report.add(result)
+                        step()
 
-                await reading.run(ids, told)
-        for line in report.lines(as_json=as_json):
-            typer.echo(line)
+                    await reading.run(ids, told)
+        finally:
+            if report.asked:
+                for line in report.lines(as_json=as_json):
+                    typer.echo(line)
         if report.failed:
             raise typer.Exit(1)
 
-    _run(work)
+    # What comes of each server is in the table, its failures too.
+    _run(work, level="error")
+
+
+@contextmanager
+def _showing(report: "RoundReport", servers: int) -> "Iterator[Callable[[], None]]":
+    """Show how far a reading is: as a bar, or in a line now and then where none can be drawn."""
+    from registry.sync.report import Milestones  # noqa: PLC0415 - heavy imports
+
+    if sys.stderr.isatty():
+        with typer.progressbar(length=servers, label="Reading servers", file=sys.stderr) as bar:
+            yield lambda: bar.update(1)
+        return
+    milestones = Milestones(report, SystemClock())
+
+    def step() -> None:
+        line = milestones.line()
+        if line is not None:
+            sys.stderr.write(f"{line}\n")
+
+    yield step
 
 
 @audit.command("verify")
@@ -715,11 +741,21 @@ def _settings() -> Settings:
     return found_settings()
 
 
-def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    configure_logging("warning", "console")
+def _run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "warning") -> None:
+    configure_logging(level, "console")
+
+    async def until_told() -> None:
+        task = asyncio.current_task()
+        # What is under way is given back and told about, as on Ctrl-C. Not in threads of tests.
+        with suppress(ValueError, RuntimeError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # type: ignore[union-attr]  # there is one
+        await work()
+
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work())
+            runner.run(until_told())
+    except asyncio.CancelledError:
+        raise typer.Exit(128 + signal.SIGTERM) from None
     except EXPECTED as exc:
         problems = getattr(exc, "problems", None) or [_sentence(exc)]
         _fail(*problems)

@@ -83,8 +83,10 @@ would stand in the other's way, so it is left to jarvis-api."""
 
 RETIRED_INDEXES: Mapping[str, Sequence[str]] = {
     AccessPolicy.Settings.name: (FORMER_NAME_INDEX,),
+    RegisteredTool.Settings.name: ("review_pending", "pending_hash_1"),
 }
-"""Indexes of earlier releases on collections of ours, which would refuse what is allowed now."""
+"""Indexes of earlier releases on collections of ours, which would refuse what is allowed now, or
+would be kept up to date for nobody."""
 
 WRITTEN_SHARED_COLLECTIONS = frozenset({"mcpservers", "tokens", "aclentries", "pluginauths"})
 """Shared collections that we index. `users`, `groups` and `accessroles` are left to jarvis-api."""

@@ -46,7 +46,8 @@ class RegisteredTool(Document):
         tags: What people file it under; absent for nothing.
         metadata: What counts, from all sources.
         metadata_sources: Who says each of these: `manual`, `upstream` or `inferred`.
-        facets: The same as texts `flag:value`, and each tag as `tag:text`, for the index.
+        facets: The same as texts `flag:value`, each tag as `tag:text`, and what waits as
+            `review:change` or `review:new`: one index finds them all.
         review: What waits for a decision: a `change`, or the tool itself, which is `new`.
         sync_events: What readings of its upstream did to it, the latest last: `_id`, `at`, `what`,
             `by`, `version`. What people decide is in `audit_logs`.
@@ -111,13 +112,6 @@ class RegisteredTool(Document):
             ),
             IndexModel([("exposure_state", ASCENDING), ("registration_state", ASCENDING)]),
             IndexModel([("facets", ASCENDING), ("_id", ASCENDING)]),
-            IndexModel(
-                [("review", ASCENDING), ("_id", ASCENDING)],
-                name="review_pending",
-                # Sparse would keep them all, because all have an `_id`.
-                partialFilterExpression={"review": {"$exists": True}},
-            ),
-            IndexModel([("pending_hash", ASCENDING)], sparse=True),
         ]
 
 

@@ -14,10 +14,10 @@ from packages.database.client import Doc
 from registry.governance.values import Sight, ToolFilter
 from registry.tools.exposure import SERVED
 from registry.tools.lifecycle import DELETED, DISABLED, STALE
-from registry.tools.metadata import TAG, facet
+from registry.tools.metadata import REVIEW, TAG, facet
 
 SORT = [("_id", 1)]
-REVIEW_INDEX = "review_pending"
+FACETS_INDEX = [("facets", 1), ("_id", 1)]
 SEARCHED_FIELDS = (
     "name",
     "title",
@@ -26,7 +26,7 @@ SEARCHED_FIELDS = (
     "description_override",
     "tags",
 )
-NARROW = frozenset({"owner_id", "review", "facets"})
+NARROW = frozenset({"owner_id", "facets"})
 """Fields of which few tools have the value that is asked for."""
 
 
@@ -45,11 +45,11 @@ class ListQuery:
     is_empty: bool = False
 
     @property
-    def hint(self) -> str | list[tuple[str, int]] | None:
+    def hint(self) -> list[tuple[str, int]] | None:
         """Return the index by which it is found soonest, where databases choose worse ones."""
         query = self.found_by
-        if "review" in query and "owner_id" not in query:
-            return REVIEW_INDEX
+        if "facets" in query and "owner_id" not in query:
+            return FACETS_INDEX
         states = (query.get(name) for name in ("registration_state", "exposure_state"))
         is_broad = not (NARROW & query.keys() or any(isinstance(state, str) for state in states))
         # What most tools are is found soonest in the order of the list itself.
@@ -70,8 +70,6 @@ def list_query(sight: Sight, narrowed: ToolFilter) -> ListQuery:
     query = _states(narrowed) | _facets(narrowed)
     if narrowed.source_type is not None:
         query["source_type"] = narrowed.source_type
-    if narrowed.reviews:
-        query["review"] = {"$in": list(narrowed.reviews)}
     alternatives: list[tuple[Doc, ...]] = []
     if narrowed.text:
         pattern = {"$regex": re.escape(narrowed.text), "$options": "i"}
@@ -118,14 +116,18 @@ def _states(narrowed: ToolFilter) -> Doc:
 
 
 def _facets(narrowed: ToolFilter) -> Doc:
-    """Return the conditions about tags and metadata; the first is found by the index of both.
+    """Return the conditions about reviews, tags and metadata; the first is found by an index.
 
-    Tags come first: fewer tools have one of them than share a flag.
+    Fewer tools wait than have a tag, and fewer have one than share a flag.
     """
     query: Doc = {}
+    if narrowed.reviews:
+        waiting = [facet(REVIEW, review) for review in narrowed.reviews]
+        query["facets"] = waiting[0] if len(waiting) == 1 else {"$in": waiting}
     if narrowed.tags:
-        first, *others = narrowed.tags
-        query["facets"] = facet(TAG, first)
+        others = list(narrowed.tags)
+        if "facets" not in query:
+            query["facets"] = facet(TAG, others.pop(0))
         if others:
             query["tags"] = {"$all": others}
     for flag, value in narrowed.flags.items():

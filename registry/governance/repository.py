@@ -25,7 +25,7 @@ from registry.tools.lifecycle import (
     STALE,
     Actor,
 )
-from registry.tools.metadata import known, metadata_fields
+from registry.tools.metadata import known, metadata_fields, refiled
 from registry.tools.presentation import presented
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
@@ -220,17 +220,20 @@ def decided_change(tool: GovernedTool, decision: Decision, now: datetime) -> Row
     }
     gone: list[str] = []
     has_pending = tool.stored.has_pending and not decision.ends_pending
-    _put(changes, gone, "review", review_of(decision.state, has_pending=has_pending))
+    review = review_of(decision.state, has_pending=has_pending)
+    _put(changes, gone, "review", review)
     overrides = decision.overrides or tool.stored.overrides
+    if tool.stored.facets is not None:
+        changes["facets"] = refiled(tool.stored.facets, review)
     if decision.serve is not None:
-        served = definition_fields(decision.serve, overrides)
+        served = definition_fields(decision.serve, overrides, review)
         changes |= {**served, "served_version": decision.served_version}
         gone += [name for name in OPTIONAL_DEFINITION_FIELDS if name not in served]
     elif decision.overrides is not None:
         _put(changes, gone, "presented", presented(tool.stored.definition or "{}", overrides))
         said = members(load_text(tool.annotations)) if tool.annotations else {}
         counts = known(tool.stored.name, said, overrides.metadata)
-        changes |= metadata_fields(counts, overrides.tags)
+        changes |= metadata_fields(counts, overrides.tags, review)
     if decision.overrides is not None:
         _put(changes, gone, "display_name", overrides.display_name)
         _put(changes, gone, "description_override", overrides.description)

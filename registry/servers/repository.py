@@ -20,6 +20,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
+from packages.database.slices import slices
 from packages.models import MCPConfig, MCPServer
 from registry.access.policy import (
     ALL_BITS,
@@ -363,6 +364,15 @@ class ServerRepository:
         """Return the server of that name, whoever asks."""
         document = await self._servers.find_one({"serverName": server_name}, WITHOUT_FUNCTIONS)
         return None if document is None else record_of(document)
+
+    async def ids_by_names(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Return the ids of the servers of each of these names that there is, whoever asks."""
+        found: dict[str, list[str]] = {}
+        for some in slices(names):
+            query = {"serverName": {"$in": some}}
+            async for document in self._servers.find(query, {"serverName": 1}, sort=[("_id", 1)]):
+                found.setdefault(document["serverName"], []).append(str(document["_id"]))
+        return found
 
     async def path_is_taken(self, path: str) -> bool:
         """Whether a stored server has that gateway path."""

@@ -3,7 +3,11 @@
 import json
 from collections.abc import Iterator
 
+from registry.core.clock import Clock
 from registry.sync.rounds import RoundResult
+
+LINE_SECONDS = 5.0
+"""Time between two lines about how far a reading is, where no bar can be drawn."""
 
 COLUMNS = ("added", "changed", "held", "stale", "returned", "rejected")
 """Kinds of changes, in the order of the table."""
@@ -15,9 +19,15 @@ UNCHANGED = "unchanged"
 
 
 class RoundReport:
-    """Collects results; people are shown those that say something, programs all of them."""
+    """Collects results; people are shown those that say something, programs all of them.
+
+    Attributes:
+        asked: How many servers were to be read.
+        failed: How many could not be.
+    """
 
     def __init__(self) -> None:
+        self.asked = 0
         self._rows: list[RoundResult] = []
         self._totals = dict.fromkeys(COLUMNS, 0)
         self._offered = 0
@@ -62,7 +72,32 @@ class RoundReport:
             "not read": self._unread,
             "tools offered": self._offered,
             **{f"tools {name}": count for name, count in self._totals.items() if count},
+            # Of a reading that somebody interrupted.
+            **({"not reached": self.unreached} if self.unreached else {}),
         }
+
+    @property
+    def unreached(self) -> int:
+        """Return of how many servers nothing is known yet."""
+        return max(0, self.asked - len(self._rows))
+
+
+class Milestones:
+    """Says now and then how far a reading is, for those who see no bar."""
+
+    def __init__(self, report: RoundReport, clock: Clock) -> None:
+        self._report = report
+        self._clock = clock
+        self._told_at = clock.monotonic()
+
+    def line(self) -> str | None:
+        """Return the next line, when it is time for one."""
+        if self._clock.monotonic() - self._told_at < LINE_SECONDS:
+            return None
+        self._told_at = self._clock.monotonic()
+        report = self._report
+        done = report.asked - report.unreached
+        return f"{done} of {report.asked} servers, {report.failed} failed"
 
 
 def _result(row: RoundResult) -> str:
@@ -86,7 +121,7 @@ def _row(name: str, result: str, *counts: str) -> str:
 
 def _facts(row: RoundResult) -> dict[str, object]:
     facts: dict[str, object] = {"server": row.server_name, "result": _result(row)}
-    if row.job_id is not None:
+    if row.job_id is not None and row.state is not None:
         facts |= {"job_id": row.job_id, "state": str(row.state), "counts": {**row.counts}}
     reason = _reason(row)
     return {**facts, "reason": reason} if reason else facts

@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import ObjectId
 from pymongo import DESCENDING, ReturnDocument
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
@@ -47,6 +47,8 @@ ASKED_FOR = [Trigger.MANUAL.value, Trigger.WEBHOOK.value, Trigger.COMMAND.value]
 """What somebody waits for."""
 
 MOST_RUNS_SHOWN = 50
+
+DUPLICATE_KEY = 11000
 
 TIME_SECONDS = 60.0
 """How long the difference between the clocks is taken to stay as it was."""
@@ -179,24 +181,43 @@ class JobRepository:
         return taken
 
     async def begin(
-        self, owner_id: str, owner_name: str, asked: Asked, worker: str, lease_seconds: float
-    ) -> SyncJob | None:
-        """Open a job that this worker holds from the first; None when there is an open one."""
+        self, owners: Mapping[str, str], asked: Asked, worker: str, lease_seconds: float
+    ) -> dict[str, SyncJob]:
+        """Open jobs that this worker holds from the first, in one command.
+
+        Args:
+            owners: Names of the owners, by id.
+            asked: What asks for it.
+            worker: Whose the jobs are.
+            lease_seconds: How long, without news of the worker.
+
+        Returns:
+            The jobs, by owner; none for an owner that has an open one already.
+        """
         now = await self._database_time()
-        row = _new_row(ObjectId(owner_id), owner_name, asked, now)
-        row |= {
+        held = {
             "state": JobState.RUNNING.value,
             "due_at": now + timedelta(seconds=lease_seconds),
             "holder": worker,
-            "lease_id": ObjectId(),
             "started_at": now,
             "attempts": 1,
         }
+        rows = [
+            {**_new_row(ObjectId(owner), name, asked, now), **held, "lease_id": ObjectId()}
+            for owner, name in owners.items()
+        ]
+        if not rows:
+            return {}
+        others = set[int]()
         try:
-            await self._jobs.insert_one(row)
-        except DuplicateKeyError:
-            return None
-        return job_of(row)
+            await self._jobs.insert_many(rows, ordered=False)
+        except BulkWriteError as exc:
+            refused = exc.details["writeErrors"]
+            if any(one["code"] != DUPLICATE_KEY for one in refused):
+                raise
+            others = {one["index"] for one in refused}
+        begun = (job_of(row) for index, row in enumerate(rows) if index not in others)
+        return {job.owner_id: job for job in begun}
 
     async def claim_one(self, job_id: str, worker: str, lease_seconds: float) -> SyncJob | None:
         """Take one job if it is due, or its worker died."""
@@ -311,7 +332,7 @@ class JobRepository:
         if ending.state.is_open:
             before = await self._jobs.find_one_and_update(held, _retried(ending), session=tx)
         else:
-            finished = self._finished(ending, now)
+            finished = self._finished(job, ending, now)
             # An update is cheaper, and there is seldom anything to be read of it.
             plain = {**held, "repeat": {"$exists": False}}
             if (await self._jobs.update_one(plain, finished, session=tx)).matched_count:
@@ -325,10 +346,11 @@ class JobRepository:
             return None
         return _asked(before["repeat"])
 
-    def _finished(self, ending: Ending, now: datetime) -> Doc:
+    def _finished(self, job: SyncJob, ending: Ending, now: datetime) -> Doc:
         changes: Doc = {
             "state": ending.state.value,
             "counts": dict(ending.counts),
+            "started_at": job.started_at or now,
             "finished_at": now,
             "expires_at": now + self._retention,
         }

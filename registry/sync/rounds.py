@@ -1,22 +1,25 @@
 """Has many servers read at once and says what came of each, for the command line."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
-from packages.database.slices import slices
+from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
 from registry.servers.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.repository import JobRepository
-from registry.sync.runner import SyncRunner
+from registry.sync.runner import RENEWALS, SyncRunner
 from registry.sync.values import Asked, Ending, JobState, SyncJob, Trigger
 
 LOOK_SECONDS = 0.2
 """Time between two looks at a job that another process runs."""
 
-SERVERS_AT_ONCE = 500
-"""Documents in memory at a time."""
+
+ASKED = Asked(Trigger.COMMAND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class RoundResult:
     """What came of one server.
 
     Attributes:
-        job_id: None for a server that is turned off.
+        job_id: None for a server that is turned off, and for one that there is not.
         state: Of the job; it is `retrying` when it failed and is tried again later.
         counts: Tools by what became of them.
         error: Why it failed.
@@ -41,7 +44,7 @@ class RoundResult:
     @property
     def has_failed(self) -> bool:
         """Whether the upstream could not be read, even if it is tried again later."""
-        return self.state not in {None, JobState.SUCCEEDED}
+        return self.error is not None or self.state not in {None, JobState.SUCCEEDED}
 
 
 class SyncRound:
@@ -78,15 +81,10 @@ class SyncRound:
 
     async def ids_of(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the ids of the servers of these names, and the names that none has."""
-        found: list[str] = []
-        unknown: list[str] = []
-        for name in dict.fromkeys(names):
-            server = await self._servers.by_name(name)
-            if server is None:
-                unknown.append(name)
-            else:
-                found.append(server.id)
-        return found, unknown
+        asked = list(dict.fromkeys(names))
+        known = await self._servers.ids_by_names(asked)
+        found = [server_id for name in asked for server_id in known.get(name, ())]
+        return found, [name for name in asked if name not in known]
 
     async def run(self, server_ids: Sequence[str], told: Callable[[RoundResult], None]) -> None:
         """Have servers read; *told* hears what came of each as it is known.
@@ -96,34 +94,71 @@ class SyncRound:
         Raises:
             DatabaseUnavailable: It is away.
         """
-        for some in slices(server_ids, SERVERS_AT_ONCE):
-            read = await self._servers.by_ids_unchecked(some)
-            waiting = iter(await self._servers.read_state(read))
+        line = _Line(deque(server_ids))
+        try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._at_once, len(some))):
-                    group.create_task(self._work(waiting, told))
+                for _ in range(min(self._at_once, len(server_ids))):
+                    group.create_task(self._work(line, told))
+        finally:
+            for _, begun in line.begun:
+                if begun is not None:
+                    # Without the database others find them when their leases are over.
+                    with suppress(DatabaseUnavailable):
+                        await self._jobs.release(begun.job)
 
-    async def _work(
-        self, waiting: Iterator[ServerRecord], told: Callable[[RoundResult], None]
-    ) -> None:
-        for server in waiting:
-            told(await self._read(server))
+    async def _work(self, line: "_Line", told: Callable[[RoundResult], None]) -> None:
+        while True:
+            async with line.lock:
+                while line.waiting and not line.begun:
+                    await self._begin(line, told)
+                if not line.begun:
+                    return
+                server, begun = line.begun.popleft()
+            told(await self._read(server, begun))
 
-    async def _read(self, server: ServerRecord) -> RoundResult:
-        if server.effective_status is ServerStatus.INACTIVE:
-            return RoundResult(server.server_name, note="It is turned off.")
-        asked = Asked(Trigger.COMMAND)
-        name, lease_seconds = self._name, self._lease_seconds
-        begun = await self._jobs.begin(server.id, server.server_name, asked, name, lease_seconds)
-        if begun is not None:
-            ending = await self._runner.run(begun, server)
+    async def _begin(self, line: "_Line", told: Callable[[RoundResult], None]) -> None:
+        """Open the jobs of the next servers; one by one that would cost much more."""
+        ids = [line.waiting.popleft() for _ in range(min(self._at_once, len(line.waiting)))]
+        found = await self._servers.read_state(await self._servers.by_ids_unchecked(ids))
+        servers: list[ServerRecord] = []
+        for server in found:
+            if server.effective_status is ServerStatus.INACTIVE:
+                told(RoundResult(server.server_name, note="It is turned off."))
+            else:
+                servers.append(server)
+        names = {server.id: server.server_name for server in servers}
+        jobs = await self._jobs.begin(names, ASKED, self._name, self._lease_seconds)
+        now = self._clock.monotonic()
+        for server in servers:
+            job = jobs.get(server.id)
+            line.begun.append((server, None if job is None else _Begun(job, now)))
+
+    async def _read(self, server: ServerRecord, begun: "_Begun | None") -> RoundResult:
+        job = None if begun is None else await self._held(begun)
+        if job is not None:
+            ending = await self._runner.run(job, server)
             if ending is not None:
-                return _result(server, begun, ending)
-        return await self._joined(server, asked)
+                return _result(server, job, ending)
+        if begun is not None:
+            return await self._joined(server, begun.job)
+        now = self._clock.now()
+        return await self._joined(
+            server, (await self._jobs.open(server.id, server.server_name, ASKED, now))[0]
+        )
 
-    async def _joined(self, server: ServerRecord, asked: Asked) -> RoundResult:
-        """Wait for the job that there is already, or do it if nobody else does."""
-        job, _ = await self._jobs.open(server.id, server.server_name, asked, self._clock.now())
+    async def _held(self, begun: "_Begun") -> SyncJob | None:
+        """Return a job that waited for its turn; None when it may be somebody else's by now."""
+        waited = self._clock.monotonic() - begun.at
+        is_late = waited > self._lease_seconds / RENEWALS
+        if is_late and not await self._jobs.renew(begun.job, self._lease_seconds):
+            return None
+        began_at = begun.job.started_at
+        if began_at is None:
+            return begun.job
+        return replace(begun.job, started_at=began_at + timedelta(seconds=waited))
+
+    async def _joined(self, server: ServerRecord, job: SyncJob) -> RoundResult:
+        """Wait for a job that another process may have, or do it if nobody else does."""
         while True:
             claimed = await self._jobs.claim_one(job.id, self._name, self._lease_seconds)
             ending = None if claimed is None else await self._runner.run(claimed)
@@ -138,7 +173,38 @@ class SyncRound:
             await self._clock.sleep(LOOK_SECONDS)
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A job that waits for its turn in this process.
+
+    Attributes:
+        at: When it was opened, by the monotonic clock.
+    """
+
+    job: SyncJob
+    at: float
+
+
+@dataclass(slots=True)
+class _Line:
+    """Servers in the order in which they are read.
+
+    Attributes:
+        waiting: The ids of those whose jobs are not opened yet.
+        begun: Those whose jobs are; None for the job of another process.
+    """
+
+    waiting: deque[str]
+    begun: deque[tuple[ServerRecord, _Begun | None]] = field(default_factory=deque)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 def _result(server: ServerRecord, job: SyncJob, ending: Ending) -> RoundResult:
     return RoundResult(
         server.server_name, job.id, ending.state, ending.counts, ending.error, ending.note
     )
+
+
+def unknown_server(name: str) -> RoundResult:
+    """Return what came of a server that there is not."""
+    return RoundResult(name, error="There is no server of that name.")

@@ -82,7 +82,10 @@ def completed(row: Mapping[str, Any], now: datetime) -> Completion:
         name, annotations if isinstance(annotations, dict) else None, overrides.metadata
     )
     review = review_of(state, has_pending=has_pending)
-    wanted: dict[str, object] = {**metadata_fields(counts, overrides.tags), **_numbers(row)}
+    wanted: dict[str, object] = {
+        **metadata_fields(counts, overrides.tags, review),
+        **_numbers(row),
+    }
     if review is not None:
         wanted["review"] = review
     shown, is_shown = presented(row["definition"], overrides), row.get("presented")

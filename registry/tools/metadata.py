@@ -20,6 +20,9 @@ FLAGS = (READ_ONLY, DESTRUCTIVE, "idempotent", "sensitive", "human_approval_requ
 COST_TIER = "cost_tier"
 TAG = "tag"
 """Stands before tags where they are told among the effects."""
+REVIEW = "review"
+"""Likewise before what of a tool waits for a decision."""
+NO_EFFECTS = (f"{TAG}:", f"{REVIEW}:")
 
 HINTS = {
     READ_ONLY: "readOnlyHint",
@@ -111,17 +114,23 @@ def hints_of(counts: Known) -> dict[str, bool]:
 
 
 def effects_among(facets: Iterable[str]) -> tuple[str, ...]:
-    """Return the stored *facets* that tell effects: those that are no tags."""
-    return tuple(one for one in facets if not one.startswith(f"{TAG}:"))
+    """Return the stored *facets* that tell effects: neither tags nor what waits."""
+    return tuple(one for one in facets if not one.startswith(NO_EFFECTS))
 
 
-def metadata_fields(counts: Known, tags: Iterable[str] = ()) -> dict[str, object]:
-    """Return the fields of a row that say what counts; *tags* are found by the same index."""
+def metadata_fields(counts: Known, tags: Iterable[str], review: str | None) -> dict[str, object]:
+    """Return the fields of a row that say what counts, and what it is found by."""
     return {
         "metadata": dict(counts.values),
         "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
-        "facets": [*facets_of(counts), *(facet(TAG, tag) for tag in tags)],
+        "facets": refiled((*facets_of(counts), *(facet(TAG, tag) for tag in tags)), review),
     }
+
+
+def refiled(facets: Iterable[str], review: str | None) -> list[str]:
+    """Return *facets* of which what waits for a decision is *review*, and nothing else."""
+    others = [one for one in facets if not one.startswith(f"{REVIEW}:")]
+    return others if review is None else [*others, facet(REVIEW, review)]
 
 
 def _settle(values: dict[str, bool | str], sources: dict[str, Source]) -> None:

@@ -18,9 +18,16 @@ from packages.database.slices import slices
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.tools.completion import Completion, UnreadableRowError, completed
 from registry.tools.differences import Change
-from registry.tools.exposure import WAITING, review_of
+from registry.tools.exposure import review_of
 from registry.tools.happenings import happened
-from registry.tools.metadata import effects_among, facets_of, known, metadata_fields, said_in
+from registry.tools.metadata import (
+    effects_among,
+    facets_of,
+    known,
+    metadata_fields,
+    refiled,
+    said_in,
+)
 from registry.tools.presentation import NO_OVERRIDES, Overrides, overrides_in, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
@@ -63,6 +70,7 @@ STORED_FIELDS = {
     "versions": 1,
     "is_withheld": 1,
     "sync_error": 1,
+    "facets": 1,
 }
 WHOLE_FIELDS = {
     "definition": 1,
@@ -99,7 +107,6 @@ OLDER: tuple[Doc, ...] = (
         "registration_state": RegistrationState.UNSELECTED.value,
         "review": None,
     },
-    {"pending_hash": {"$gt": ""}, "review": None},
 )
 """What tells rows that an earlier release wrote, each answered by an index of its own: a release
 that still runs may write more of them at any time, so no mark says that there are none. Written
@@ -496,6 +503,7 @@ def stored_tool(row: dict[str, Any]) -> StoredTool:
         created_at=row.get("created_at"),
         overrides=overrides_in(row),
         row_id=str(row["_id"]),
+        facets=_texts(row.get("facets")),
         sync_error=row.get("sync_error"),
     )
 
@@ -505,10 +513,17 @@ def _facets(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
 
     Policies are about these, so a row without any must not pass for a tool without effects.
     """
-    stored = row.get("facets")
-    if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
+    stored = _texts(row.get("facets"))
+    if stored is not None:
         return effects_among(stored)
     return facets_of(known(row["name"], said_in(definition), {}))
+
+
+def _texts(stored: object) -> tuple[str, ...] | None:
+    """Return a stored list of texts; None for anything else."""
+    if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
+        return tuple(stored)
+    return None
 
 
 def _served(row: dict[str, Any]) -> ServedTool:
@@ -523,17 +538,17 @@ def _served(row: dict[str, Any]) -> ServedTool:
 
 def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
     tool = insert.definition
-    waits = (insert.registration_state, insert.exposure_state) == WAITING
+    review = review_of((insert.registration_state, insert.exposure_state), has_pending=False)
     return {
         "source_type": "mcp",
         "owner_id": owner,
         "name": tool.name,
         "external_id": tool.name,
-        **definition_fields(tool, NO_OVERRIDES),
+        **definition_fields(tool, NO_OVERRIDES, review),
         "tool_metadata": {},
         "registration_state": insert.registration_state.value,
         "exposure_state": insert.exposure_state.value,
-        **({"review": "new"} if waits else {}),
+        **({} if review is None else {"review": review}),
         "served_version": 1,
         "versions": 1,
         "position": insert.position,
@@ -544,7 +559,7 @@ def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
     }
 
 
-def definition_fields(tool: ToolDefinition, overrides: Overrides) -> Doc:
+def definition_fields(tool: ToolDefinition, overrides: Overrides, review: str | None) -> Doc:
     """Return the fields that follow from the definition that is served, and what people say."""
     counts = known(tool.name, tool.annotations, overrides.metadata)
     fields: Doc = {
@@ -556,7 +571,7 @@ def definition_fields(tool: ToolDefinition, overrides: Overrides) -> Doc:
         "description": tool.description,
         "output_schema": tool.output_schema,
         "annotations": None if tool.annotations is None else json.dumps(tool.annotations),
-        **metadata_fields(counts, overrides.tags),
+        **metadata_fields(counts, overrides.tags, review),
     }
     return {key: value for key, value in fields.items() if value is not None}
 
@@ -582,8 +597,13 @@ def _write(
     if offered_at is not None:
         changes |= {"last_discovered_at": offered_at, "last_synced_at": offered_at}
     gone: list[str] = []
+    has_pending = update.hold is not None or (update.keeps_pending and tool.has_pending)
+    state = (update.registration_state, update.exposure_state)
+    review = review_of(state, has_pending=has_pending)
+    if tool.facets is not None:
+        changes["facets"] = refiled(tool.facets, review)
     if update.serve is not None:
-        served = definition_fields(update.serve, tool.overrides)
+        served = definition_fields(update.serve, tool.overrides, review)
         changes |= {**served, "served_version": number}
         gone += [name for name in OPTIONAL_DEFINITION_FIELDS if name not in served]
     if update.hold is not None:
@@ -594,9 +614,6 @@ def _write(
         gone += ["pending_definition", "pending_hash", "pending_version"]
     if not update.keeps_pending:
         gone.append("seen_hash")
-    has_pending = update.hold is not None or (update.keeps_pending and tool.has_pending)
-    state = (update.registration_state, update.exposure_state)
-    review = review_of(state, has_pending=has_pending)
     if review is None:
         gone.append("review")
     else:

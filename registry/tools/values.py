@@ -88,6 +88,7 @@ class StoredTool:
         created_at: When it was found, likewise.
         overrides: What people changed of it, likewise.
         row_id: ObjectId of its document, 24 hexadecimal characters.
+        facets: What it is found by; None for what another program stored.
         sync_error: Why its upstream's definition could not be taken the last time, if so.
     """
 
@@ -105,6 +106,7 @@ class StoredTool:
     created_at: datetime | None = None
     overrides: Overrides = NO_OVERRIDES
     row_id: str = ""
+    facets: tuple[str, ...] | None = None
     sync_error: str | None = None
 
     @property

@@ -8,7 +8,7 @@ from bson import ObjectId
 
 from packages.database.client import Database
 from registry.core.paging import PageRequest
-from registry.governance.queries import REVIEW_INDEX, SORT, list_query
+from registry.governance.queries import FACETS_INDEX, SORT, list_query
 from registry.governance.repository import GovernedTools
 from registry.governance.values import Sight, ToolFilter
 from registry.tools.exposure import REVIEWS
@@ -24,10 +24,11 @@ FILTERS = {
     "source": (ToolFilter(source_type="mcp"), SORT),
     "registration": (ToolFilter(registration_state=UNSELECTED), None),
     "exposure": (ToolFilter(exposure_state=ACTIVE), None),
-    "queue": (ToolFilter(reviews=REVIEWS), REVIEW_INDEX),
+    "queue": (ToolFilter(reviews=REVIEWS), FACETS_INDEX),
     "queue of an owner": (ToolFilter(reviews=REVIEWS, owner_id=ONE), None),
-    "tag": (ToolFilter(tags=("billing", "eu")), None),
-    "flag": (ToolFilter(flags={"read_only": True}), None),
+    "tag": (ToolFilter(tags=("billing", "eu")), FACETS_INDEX),
+    "flag": (ToolFilter(flags={"read_only": True}), FACETS_INDEX),
+    "queue with a tag": (ToolFilter(reviews=REVIEWS, tags=("eu",)), FACETS_INDEX),
     "everything": (ToolFilter(with_stale=True, with_disabled=True), SORT),
 }
 
@@ -40,7 +41,7 @@ def test_what_is_found_by_an_index_stands_beside_no_choice(name: str) -> None:
 
     choices = {field for field, value in query.found_by.items() if "$in" in str(value)}
     assert query.hint == hint
-    assert choices <= {"review"}
+    assert choices <= {"facets"}
     assert not {"$or", "$and"} & query.found_by.keys()
 
 
@@ -92,7 +93,12 @@ def row(owner: str, name: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-DRAFT = {"registration_state": "unselected", "exposure_state": "draft", "review": "new"}
+DRAFT = {
+    "registration_state": "unselected",
+    "exposure_state": "draft",
+    "review": "new",
+    "facets": ["review:new"],
+}
 
 
 @pytest.mark.wire
@@ -125,7 +131,7 @@ async def test_each_caller_gets_what_they_may_see_and_the_right_total(database: 
 @pytest.mark.wire
 async def test_a_list_is_answered_without_the_index_that_it_names(database: Database) -> None:
     await database.collection("mcp_tools").insert_one(row(ONE, "draft", **DRAFT))
-    await database.collection("mcp_tools").drop_index(REVIEW_INDEX)
+    await database.collection("mcp_tools").drop_index(FACETS_INDEX)
 
     page = await GovernedTools(database).page(EVERYTHING, ToolFilter(reviews=REVIEWS), PAGE)
 

@@ -182,11 +182,17 @@ async def test_rows_get_what_follows_from_what_they_hold(
         "get_0": {**inferred, "served_version": 1},
         "get_1": inferred,
         "get_2": inferred,
-        "held": {**nothing_known, "versions": 2, "pending_version": 2, "review": "change"},
+        "held": {
+            **nothing_known,
+            "versions": 2,
+            "pending_version": 2,
+            "review": "change",
+            "facets": ["review:change"],
+        },
         "new": {
             "metadata": {"read_only": True, "destructive": False},
             "metadata_sources": {"read_only": "upstream", "destructive": "upstream"},
-            "facets": ["read_only:true", "destructive:false"],
+            "facets": ["read_only:true", "destructive:false", "review:new"],
             "versions": 1,
             "review": "new",
         },
@@ -608,8 +614,8 @@ async def test_what_a_replica_of_an_earlier_release_writes_afterwards_is_found(
     at_start, every = await migration.plan(every=False), await migration.plan(every=True)
     report = await migrate(migration)
 
-    # A definition that was only exchanged shows to those who look at every row.
-    assert sorted(at_start.steps[1].wanted.values()) == ["get_1", "omega"]
+    # What became of a row that was complete shows to those who look at every row.
+    assert sorted(at_start.steps[1].wanted.values()) == ["omega"]
     assert sorted(every.steps[1].wanted.values()) == ["get_1", "get_2", "omega"]
     assert list(at_start.steps[2].wanted.values()) == ["later"]
     assert report.left == ()

@@ -264,3 +264,31 @@ async def test_readings_of_a_server_with_tools_that_wait_are_compared_each_time(
     assert first.held == second.held == third.held == ("echo",)
     assert known is not None
     assert "settled_digest" not in known
+
+
+async def test_a_change_that_a_replica_of_an_earlier_release_held_is_numbered_and_found(
+    servers: ServerService, database: Database, discovery: FakeDiscovery, root: UserContext
+) -> None:
+    server = await registered(servers, root, scope="shared_app")
+    discovery.answer = lambda _: found(tool("echo", "Changed."))
+    await servers.refresh(server.id, root)
+    tools, versions = (database.collection(name) for name in ("mcp_tools", "tool_versions"))
+    as_held = await tools.find_one({})
+    assert as_held is not None
+    await tools.update_one(
+        {},
+        {"$unset": {"pending_version": "", "review": ""}, "$set": {"versions": 1, "facets": []}},
+    )
+    await versions.delete_many({})
+
+    again = await servers.refresh(server.id, root)
+
+    row = await tools.find_one({"facets": "review:change"})
+    assert row is not None
+    assert again.held == ("echo",)
+    assert (row["review"], row["pending_version"], row["versions"]) == ("change", 2, 2)
+    assert row["pending_hash"] == as_held["pending_hash"]
+    assert [each["state"] async for each in versions.find(sort=[("version", 1)])] == [
+        "served",
+        "pending",
+    ]

@@ -51,6 +51,7 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
         table = await asyncio.to_thread(run, "more", "same")
         quiet = await asyncio.to_thread(run, "more", "same")
         unknown = await asyncio.to_thread(run, "more", "nobody")
+        unknown_told = await asyncio.to_thread(run, "--json", "nobody", "more")
         neither = await asyncio.to_thread(run)
         jobs = await rest.parts.database.collection("sync_jobs").find({}).to_list()
 
@@ -76,11 +77,22 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
             "2 read, 0 failed, 0 not read, 4 tools offered, 2 tools added"
         )
         assert quiet.stdout == "2 read, 0 failed, 0 not read, 4 tools offered\n"
-        assert (unknown.returncode, unknown.stderr) == (1, "registry: there is no server nobody\n")
+        assert (unknown.returncode, unknown.stderr) == (1, "")
+        assert unknown.stdout.splitlines()[1].split(maxsplit=2) == [
+            "nobody",
+            "failed",
+            "There is no server of that name.",
+        ]
+        assert unknown.stdout.splitlines()[-1] == "1 read, 1 failed, 0 not read, 2 tools offered"
+        assert json.loads(unknown_told.stdout)["servers"][1] == {
+            "server": "nobody",
+            "result": "failed",
+            "reason": "There is no server of that name.",
+        }
         assert (neither.returncode, neither.stderr) == (
             1,
             "registry: say which servers, or --all\n",
         )
         states = sorted((job["trigger"], job["state"]) for job in jobs)
-        assert states == [("command", "retrying"), *[("command", "succeeded")] * 6]
+        assert states == [("command", "retrying"), *[("command", "succeeded")] * 8]
         await rest.parts.database.client.drop_database(rest.parts.database.db.name)

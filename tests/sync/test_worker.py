@@ -127,6 +127,18 @@ class Parts:
             metrics=Metrics(),
         )
 
+    def round(self, name: str, *, at_once: int) -> SyncRound:
+        """Return what has many servers read for a command."""
+        return SyncRound(
+            self.repositories.servers,
+            self.jobs,
+            self.runner(),
+            name=name,
+            at_once=at_once,
+            lease_seconds=LEASE_SECONDS,
+            clock=self.clock,
+        )
+
     async def register(self, name: str, user: UserContext = ALICE, **fields: Any) -> str:
         """Register a server and return its id."""
         body = {"serverName": name, "url": f"http://{name}.example/mcp", **fields}
@@ -678,15 +690,7 @@ async def test_a_round_waits_for_a_server_that_another_process_reads(parts: Part
     await parts.open(server_id)
     one = asyncio.ensure_future(parts.runner().run(await parts.claim()))
     await reading.wait()
-    round_ = SyncRound(
-        parts.repositories.servers,
-        parts.jobs,
-        parts.runner(),
-        name="two",
-        at_once=4,
-        lease_seconds=LEASE_SECONDS,
-        clock=parts.clock,
-    )
+    round_ = parts.round("two", at_once=4)
     told: list[RoundResult] = []
     two = asyncio.ensure_future(round_.run([server_id], told.append))
     await parts.clock.sleep(0.5)
@@ -699,6 +703,107 @@ async def test_a_round_waits_for_a_server_that_another_process_reads(parts: Part
         ("sums", JobState.SUCCEEDED)
     ]
     assert len(parts.discovery.asked) - asked_before == 1
+
+
+class Turns:
+    """Upstreams that hang until they are let go, but for those of the first few readings."""
+
+    def __init__(self, parts: Parts, quick: int) -> None:
+        self._left = quick
+        self.hanging = asyncio.Semaphore(0)
+        self.go = asyncio.Event()
+        parts.discovery.meanwhile = self.take
+
+    async def take(self) -> None:
+        """Hang, unless this is one of the first."""
+        self._left -= 1
+        if self._left < 0:
+            self.hanging.release()
+            await self.go.wait()
+
+    async def until(self, hanging: int) -> None:
+        """Wait until so many hang."""
+        for _ in range(hanging):
+            await self.hanging.acquire()
+
+
+async def test_a_round_that_is_ended_gives_back_what_was_not_read(parts: Parts) -> None:
+    ids = [await parts.register(name) for name in ("one", "two", "three", "four")]
+    turns = Turns(parts, quick=1)
+    told: list[RoundResult] = []
+
+    # The first is read, two hang, and the job of the last one waits for its turn.
+    task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
+    await turns.until(hanging=2)
+    running = (await parts.jobs.page(JobFilter(), ALL_JOBS)).items
+    await end(task)
+
+    jobs = (await parts.jobs.page(JobFilter(), ALL_JOBS)).items
+    assert [result.server_name for result in told] == ["one"]
+    assert sorted(job.state for job in running) == ["running"] * 3 + ["succeeded"]
+    assert sorted(job.state for job in jobs) == ["queued"] * 3 + ["succeeded"]
+    assert {(job.attempts, job.holder) for job in jobs if job.state.is_open} == {(0, None)}
+
+
+async def test_what_waits_too_long_for_its_turn_is_left_to_others_and_read_once(
+    parts: Parts,
+) -> None:
+    ids = [await parts.register(name) for name in ("one", "two", "three", "four")]
+    asked_before = len(parts.discovery.asked)
+    turns = Turns(parts, quick=1)
+    told: list[RoundResult] = []
+    task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
+    await turns.until(hanging=2)
+    await parts.clock.sleep(LEASE_SECONDS + 0.2)
+    (taken,) = await parts.jobs.claim(9, "other", LEASE_SECONDS, parts.clock.now())
+    parts.discovery.meanwhile = None
+    await parts.runner().run(taken)
+    turns.go.set()
+    await task
+
+    assert taken.owner_id == ids[3]
+    assert {(result.server_name, result.state) for result in told} == {
+        (name, JobState.SUCCEEDED) for name in ("one", "two", "three", "four")
+    }
+    last = (await parts.jobs.page(JobFilter(owner_ids=frozenset({ids[3]})), ALL_JOBS)).items
+    assert [run.worker for run in await parts.jobs.runs(taken.id)] == ["other", "cli"]
+    assert [job.state for job in last] == [JobState.SUCCEEDED]
+    assert len(parts.discovery.asked) - asked_before == 4
+
+
+async def test_a_turn_that_comes_late_is_taken_if_nobody_else_did(parts: Parts) -> None:
+    ids = [await parts.register(name) for name in ("one", "two", "three", "four")]
+    turns = Turns(parts, quick=1)
+    told: list[RoundResult] = []
+    task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
+    await turns.until(hanging=2)
+    await parts.clock.sleep(LEASE_SECONDS / 2)
+    turns.go.set()
+    await task
+
+    jobs = (await parts.jobs.page(JobFilter(), ALL_JOBS)).items
+    (run,) = await parts.jobs.runs(next(job.id for job in jobs if job.owner_id == ids[3]))
+    assert [(job.state, job.attempts) for job in jobs] == [(JobState.SUCCEEDED, 1)] * 4
+    assert len(told) == 4
+    # Its time is that of reading it, not of waiting.
+    assert (run.finished_at - run.started_at).total_seconds() < LEASE_SECONDS / 2
+
+
+async def test_what_a_round_was_begun_for_and_others_read_already_is_waited_for(
+    parts: Parts,
+) -> None:
+    ids = [await parts.register(name) for name in ("one", "two")]
+    job = await parts.open(ids[1])
+    told: list[RoundResult] = []
+
+    await parts.round("cli", at_once=2).run(ids, told.append)
+
+    results = {result.server_name: result for result in told}
+    assert {name: result.state for name, result in results.items()} == {
+        "one": JobState.SUCCEEDED,
+        "two": JobState.SUCCEEDED,
+    }
+    assert results["two"].job_id == job.id
 
 
 async def test_the_end_of_a_job_that_is_no_longer_held_is_refused(parts: Parts) -> None:
