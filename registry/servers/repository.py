@@ -69,6 +69,8 @@ INDEXES = [
 no tenant, it makes names unique. Documents without a path are not in the unique one over paths."""
 
 SEARCHED_FIELDS = ("serverName", "config.title", "config.description", "tags")
+NAMES_AT_ONCE = 50
+"""The embedded database compares each document that it finds with all names of a query."""
 WITHOUT_FUNCTIONS = {"config.toolFunctions": 0}
 
 PUBLIC_SHIFT = 4
@@ -368,7 +370,7 @@ class ServerRepository:
     async def ids_by_names(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Return the ids of the servers of each of these names that there is, whoever asks."""
         found: dict[str, list[str]] = {}
-        for some in slices(names):
+        for some in slices(names, NAMES_AT_ONCE):
             query = {"serverName": {"$in": some}}
             async for document in self._servers.find(query, {"serverName": 1}, sort=[("_id", 1)]):
                 found.setdefault(document["serverName"], []).append(str(document["_id"]))
