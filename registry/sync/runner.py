@@ -50,9 +50,9 @@ log = structlog.get_logger()
 WRITE_ATTEMPTS = 5
 """How often what was read is worked into a server that somebody changes meanwhile."""
 
-WRITES_AT_ONCE = 3
-"""Transactions side by side. With more of them databases lose time by conflicts; with four the
-embedded one stands still for seconds while it splits a page that all of them hold."""
+WRITES_AT_ONCE = 2
+"""Transactions side by side. More of them gain nothing: databases lose the time by conflicts, and
+the embedded one stands still for seconds when it has to split a page that several hold."""
 
 TELL_SECONDS = 1.0
 """Time between two notes of how far a reading is."""
