@@ -131,6 +131,34 @@ async def _told(rest: Rest, method: str, path: str, query: str, body: object) ->
 
 
 @pytest.mark.wire
+async def test_what_may_be_asked_for_once_is_not_taken_twice(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    twice = {
+        "/servers": "?page=1&page=2",
+        "/registry/tools": "?review=new&review=change&tag=a&tag=b",
+        "/sync/jobs": "?state=dead&state=queued",
+        f"/servers/{'0' * 24}/refresh": "?accept=true&accept=false",
+    }
+    async with running(rest_settings(mongo_uri, key_files, tmp_path)) as rest:
+        told = {
+            path: await _told(
+                rest, "POST" if path.endswith("refresh") else "GET", f"/api/v1{path}", query, None
+            )
+            for path, query in twice.items()
+        }
+        tags = await rest.ask(ROOT, "GET", "/registry/tools?tag=a&tag=b")
+
+    assert told == {
+        path: [
+            {"field": query[1:].partition("=")[0], "message": "is given more than once"},
+        ]
+        for path, query in twice.items()
+    }
+    assert tags.status_code == 200
+
+
+@pytest.mark.wire
 async def test_a_body_that_says_nothing_is_taken_where_none_is_needed(
     mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path
 ) -> None:

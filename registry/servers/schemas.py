@@ -193,7 +193,12 @@ OnChangePolicy = Annotated[
 
 SyncInterval = Annotated[
     int | None,
-    Field(ge=60, le=30 * 86_400, description="Seconds between two readings when scheduled; 3600."),
+    Field(
+        ge=60,
+        le=30 * 86_400,
+        strict=True,
+        description="Seconds between two readings when scheduled; 3600.",
+    ),
 ]
 
 

@@ -1,14 +1,16 @@
 """Reading JSON bodies strictly: what two parsers could read differently is refused."""
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from typing import Any, get_args, get_origin
 
 import orjson
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -61,18 +63,18 @@ class StrictJsonRoute(APIRoute):
             self.body_field is not None and not self.body_field.field_info.is_required()
         )
         guards = list(_guards(self.dependant))
-        parameters = frozenset(_parameters(self.dependant))
+        parameters = dict(_parameters(self.dependant))
 
         async def strict(request: Request) -> Response:
             has_body = _has_body(request)
-            unknown = [name for name in request.query_params if name not in parameters]
-            if takes_body or has_body or unknown:
+            refused = _refused(request.query_params, parameters)
+            if takes_body or has_body or refused:
                 # FastAPI would read the body first and tell strangers what is wrong with it.
                 for guard in guards:
                     await guard(request)
             strict_request = StrictJsonRequest(request.scope, request.receive)
-            if unknown:
-                raise _unheard_of("query", unknown)
+            if refused:
+                raise RequestValidationError(refused)
             if takes_body:
                 is_left_out = may_be_left_out and not has_body
                 if not is_left_out and not _is_json(request.headers.get("content-type")):
@@ -130,17 +132,37 @@ def _guards(dependant: Dependant) -> Iterator[Callable[[Request], Awaitable[obje
         yield from _guards(dependency)
 
 
-def _parameters(dependant: Dependant) -> Iterator[str]:
-    """Yield the names of the query parameters that a route takes."""
+def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    """Yield the names of the query parameters that a route takes, and whether several times."""
     for field in dependant.query_params:
         kind = field.field_info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             for name, member in kind.model_fields.items():
-                yield member.alias or name
+                yield member.alias or name, _may_repeat(member.annotation)
         else:
-            yield field.alias
+            yield field.alias, _may_repeat(kind)
     for dependency in dependant.dependencies:
         yield from _parameters(dependency)
+
+
+def _may_repeat(annotation: object) -> bool:
+    """Whether a type is one of several values, perhaps among others."""
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, Collection):
+        return True
+    return any(_may_repeat(inner) for inner in get_args(annotation))
+
+
+def _refused(given: QueryParams, parameters: Mapping[str, bool]) -> list[dict[str, object]]:
+    """Return what is wrong with the names of query parameters, as a validation says it."""
+    times = Counter(name for name, _ in given.multi_items())
+    unknown = [_extra("query", name) for name in times if name not in parameters]
+    twice: list[dict[str, object]] = [
+        {"type": "value_error", "loc": ("query", name), "msg": "is given more than once"}
+        for name, count in times.items()
+        if count > 1 and parameters.get(name) is False
+    ]
+    return [*unknown, *twice]
 
 
 async def _require_nothing(request: StrictJsonRequest) -> None:
@@ -157,17 +179,15 @@ async def _require_nothing(request: StrictJsonRequest) -> None:
         said = ""
     if isinstance(said, dict):
         if said:
-            raise _unheard_of("body", said)
+            raise RequestValidationError([_extra("body", name) for name in said])
     elif said is not None:
         raise RequestValidationError(
             [{"type": "value_error", "loc": ("body",), "msg": "takes no members"}]
         )
 
 
-def _unheard_of(where: str, names: Iterable[str]) -> RequestValidationError:
-    return RequestValidationError(
-        [{"type": "extra_forbidden", "loc": (where, name), "msg": ""} for name in names]
-    )
+def _extra(where: str, name: str) -> dict[str, object]:
+    return {"type": "extra_forbidden", "loc": (where, name), "msg": ""}
 
 
 def _has_body(request: Request) -> bool:

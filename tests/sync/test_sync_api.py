@@ -348,6 +348,8 @@ async def test_an_odd_schema_costs_neither_a_reading_nor_the_answers_about_it(
         {"syncIntervalSeconds": 59},
         {"syncIntervalSeconds": 10**12},
         {"syncIntervalSeconds": 1.5},
+        {"syncIntervalSeconds": "600"},
+        {"syncIntervalSeconds": True},
         {"nextSyncAt": "2030-01-01T00:00:00Z"},
     ],
 )
