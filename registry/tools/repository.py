@@ -21,7 +21,9 @@ from registry.tools.differences import Change
 from registry.tools.exposure import review_of
 from registry.tools.happenings import happened
 from registry.tools.metadata import (
+    REVIEW,
     effects_among,
+    facet,
     facets_of,
     known,
     metadata_fields,
@@ -105,7 +107,7 @@ OLDER: tuple[Doc, ...] = (
     {
         "exposure_state": ExposureState.DRAFT.value,
         "registration_state": RegistrationState.UNSELECTED.value,
-        "review": None,
+        "facets": {"$ne": facet(REVIEW, "new")},
     },
 )
 """What tells rows that an earlier release wrote, each answered by an index of its own: a release

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from registry.core.json import JsonObject
+from registry.tools.metadata import REVIEW, facet
 from registry.tools.presentation import NO_OVERRIDES, Overrides
 
 
@@ -118,6 +119,12 @@ class StoredTool:
     def has_pending(self) -> bool:
         """Whether a newer definition waits for review."""
         return self.pending_hash is not None
+
+    @property
+    def is_half_held(self) -> bool:
+        """Whether the newer definition has no number, or is not found among what waits."""
+        is_found = facet(REVIEW, "change") in (self.facets or ())
+        return self.has_pending and (self.pending_version is None or not is_found)
 
     @property
     def waits(self) -> bool:
