@@ -18,6 +18,7 @@ from registry.servers.values import (
     ServerStatus,
     SyncMode,
 )
+from registry.tools.intake import LISTED_TWICE
 from registry.tools.projection import project
 from registry.tools.values import RejectedTool, ServedTool
 
@@ -47,6 +48,10 @@ class Reading:
 NOTHING_OFFERED = (
     "It offered none of the tools that it had. They are kept until it says so a second time."
 )
+MOVED_MEANWHILE = (
+    "It listed a tool twice and left out others that it had, as if its list changed while it was "
+    "read. They are kept until it says so a second time."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +62,31 @@ class Outcome:
     removed: tuple[str, ...] = ()
 
 
-def takes_all_away(server: ServerRecord, reading: Reading) -> bool:
-    """Whether an upstream that had tools says that it has none; some say so while they start."""
-    found = reading.found
-    return (
-        found is not None
-        and not (found.snapshot.tools or found.snapshot.rejected)
-        and bool(tool_names(server.config.get("tools")))
-    )
+def doubt_of(server: ServerRecord, reading: Reading) -> str | None:
+    """Return why an upstream is asked again before it is believed that tools are gone, if so.
+
+    Some offer nothing while they start. In pages of a list that changes while it is read one tool
+    stands twice where another is missing.
+    """
+    found, had = reading.found, tool_names(server.config.get("tools"))
+    if found is None or not had:
+        return None
+    tools, rejected = found.snapshot.tools, found.snapshot.rejected
+    if not (tools or rejected):
+        return NOTHING_OFFERED
+    is_twice = any(tool.reason == LISTED_TWICE for tool in rejected)
+    listed = {tool.name for tool in tools} | {tool.name for tool in rejected}
+    if is_twice and not listed.issuperset(had):
+        return MOVED_MEANWHILE
+    return None
 
 
 def doubted(server: ServerRecord, reading: Reading) -> Reading:
-    """Return *reading*, or a failure when it is the first that would take all tools away."""
-    if not takes_all_away(server, reading) or server.error_message == NOTHING_OFFERED:
+    """Return *reading*, or a failure when it is the first that cannot be believed yet."""
+    doubt = doubt_of(server, reading)
+    if doubt is None or server.error_message == doubt:
         return reading
-    return Reading(failure=NOTHING_OFFERED, began_at=reading.began_at)
+    return Reading(failure=doubt, began_at=reading.began_at)
 
 
 def outcome_of(

@@ -18,7 +18,7 @@ from registry.core.metrics import Metrics
 from registry.core.tasks import end
 from registry.servers.changes import FieldChanges
 from registry.servers.errors import DiscoveryFailedError
-from registry.servers.outcome import NOTHING_OFFERED, Reading, takes_all_away
+from registry.servers.outcome import Reading, doubt_of
 from registry.servers.ports import ServerChanges
 from registry.servers.reader import ServerReader
 from registry.servers.readings import note_reading
@@ -224,9 +224,10 @@ class SyncRunner:
             is_final = True
         attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
 
-        if self._is_doubted(attempt, server, reading):
+        doubt = self._doubt(attempt, server, reading)
+        if doubt is not None:
             upstream_ms = attempt.upstream_ms
-            again = failed(NOTHING_OFFERED, job.attempts, *self._luck(), upstream_ms=upstream_ms)
+            again = failed(doubt, job.attempts, *self._luck(), upstream_ms=upstream_ms)
             return await self._end(attempt, again)
 
         ending: Ending | None = None
@@ -268,10 +269,10 @@ class SyncRunner:
         note_reading(self._connections, written.server, reading, user_id, is_told=written.is_told)
         return ending
 
-    def _is_doubted(self, attempt: _Attempt, server: ServerRecord, reading: Reading) -> bool:
-        """Whether an upstream is asked again before it is believed."""
+    def _doubt(self, attempt: _Attempt, server: ServerRecord, reading: Reading) -> str | None:
+        """Return why an upstream is asked again before it is believed, if so."""
         is_first = attempt.job.attempts == 1 < self._terms.patience.most_attempts
-        return is_first and takes_all_away(server, reading)
+        return doubt_of(server, reading) if is_first else None
 
     def _ending(
         self, attempt: _Attempt, reading: Reading, synced: Synced | None, *, is_final: bool

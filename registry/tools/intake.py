@@ -27,6 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
 MAX_DESCRIPTION_BYTES = 64 * 1024
 MAX_DEFINITION_BYTES = 1024 * 1024
 SHOWN_CHARACTERS = 128
+LISTED_TWICE = "is listed twice; the first is taken"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 TEXT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -52,7 +53,7 @@ def take(raw_tools: Sequence[Listed], fitting: Fitting | None = None) -> ToolSna
             rejected.append(RejectedTool(_shown_name(raw), str(exc)))
             continue
         if tool.name in taken:
-            rejected.append(RejectedTool(tool.name, "is listed twice; the first is taken"))
+            rejected.append(RejectedTool(tool.name, LISTED_TWICE))
         else:
             taken[tool.name] = tool
     return ToolSnapshot(tuple(taken.values()), tuple(rejected))

@@ -23,7 +23,7 @@ from registry.core.paging import PageRequest
 from registry.core.tasks import end
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import DiscoveryFailedError
-from registry.servers.outcome import NOTHING_OFFERED
+from registry.servers.outcome import MOVED_MEANWHILE, NOTHING_OFFERED
 from registry.servers.reader import ServerReader
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
@@ -51,7 +51,9 @@ from registry.sync.worker import (
     SyncWorker,
     WorkerTerms,
 )
+from registry.tools.intake import LISTED_TWICE
 from registry.tools.repository import ToolRepository
+from registry.tools.values import RejectedTool
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY, ROOT
 from tests.fakes.clock import FakeClock
 from tests.fakes.connections import quiet_tracker
@@ -585,6 +587,42 @@ async def test_an_empty_answer_between_good_ones_takes_no_tools(parts: Parts) ->
         await parts.servers.refresh(server_id, ALICE)
 
     assert len(await parts.repositories.tools.served(server_id)) == 1
+
+
+async def test_a_list_that_moves_while_it_is_read_takes_no_tools_at_the_first_look(
+    parts: Parts,
+) -> None:
+    parts.discovery.answer = lambda _: found(tool("one"), tool("two"), tool("three"))
+    server_id = await parts.register("sums")
+    again = RejectedTool("one", LISTED_TWICE)
+    parts.discovery.answer = lambda _: found(tool("one"), tool("three"), rejected=(again,))
+    await parts.open(server_id, Trigger.WEBHOOK)
+
+    first = await parts.runner().run(await parts.claim())
+    after_first = await parts.repositories.tools.served(server_id)
+    await parts.clock.sleep(0.01)
+    second = await parts.runner().run(await parts.claim())
+    after_second = await parts.repositories.tools.served(server_id)
+
+    assert first is not None
+    assert second is not None
+    assert (first.state, first.error) == (JobState.RETRYING, MOVED_MEANWHILE)
+    assert [each.name for each in after_first] == ["one", "two", "three"]
+    assert (second.state, second.counts["stale"]) == (JobState.SUCCEEDED, 1)
+    assert [each.name for each in after_second] == ["one", "three"]
+
+
+async def test_a_tool_that_is_listed_twice_beside_all_others_is_no_reason_for_doubt(
+    parts: Parts,
+) -> None:
+    parts.discovery.answer = lambda _: found(tool("one"), tool("two"))
+    server_id = await parts.register("sums")
+    again = RejectedTool("one", LISTED_TWICE)
+    parts.discovery.answer = lambda _: found(tool("one"), tool("two"), rejected=(again,))
+
+    refreshed = await parts.servers.refresh(server_id, ALICE)
+
+    assert refreshed.failure is None
 
 
 async def test_who_accepts_that_all_tools_are_gone_is_believed_at_once(parts: Parts) -> None:
