@@ -27,6 +27,7 @@ class RoundResult:
     """What came of one server.
 
     Attributes:
+        server_name: Its id, where it was removed before it was its turn.
         job_id: None for a server that is turned off, and for one that there is not.
         state: Of the job; it is `retrying` when it failed and is tried again later.
         counts: Tools by what became of them.
@@ -121,6 +122,8 @@ class SyncRound:
         ids = [line.waiting.popleft() for _ in range(min(self._at_once, len(line.waiting)))]
         found = await self._servers.read_state(await self._servers.by_ids_unchecked(ids))
         servers: list[ServerRecord] = []
+        for server_id in {*ids} - {server.id for server in found}:
+            told(RoundResult(server_id, note="It was removed meanwhile."))
         for server in found:
             if server.effective_status is ServerStatus.INACTIVE:
                 told(RoundResult(server.server_name, note="It is turned off."))

@@ -827,6 +827,19 @@ async def test_a_turn_that_comes_late_is_taken_if_nobody_else_did(parts: Parts) 
     assert (run.finished_at - run.started_at).total_seconds() < LEASE_SECONDS / 2
 
 
+async def test_of_a_server_that_was_removed_meanwhile_a_round_says_so(parts: Parts) -> None:
+    server_id, gone = await parts.register("one"), str(ObjectId())
+    told: list[RoundResult] = []
+
+    await parts.round("cli", at_once=2).run([gone, server_id], told.append)
+
+    results = {result.server_name: (result.state, result.note) for result in told}
+    assert results == {
+        gone: (None, "It was removed meanwhile."),
+        "one": (JobState.SUCCEEDED, None),
+    }
+
+
 async def test_what_a_round_was_begun_for_and_others_read_already_is_waited_for(
     parts: Parts,
 ) -> None:
