@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -76,6 +77,12 @@ EXPECTED = (
 
 def main() -> None:
     """Run the command line."""
+    # A file or socket that took the place of one that was closed would get what is printed.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     app()
 
 
@@ -745,10 +752,17 @@ def _run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "warning
     configure_logging(level, "console")
 
     async def until_told() -> None:
-        task = asyncio.current_task()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def told() -> None:
+            # The second one ends the process at once.
+            loop.remove_signal_handler(signal.SIGTERM)
+            if task is not None:
+                task.cancel()
+
         # What is under way is given back and told about, as on Ctrl-C. Not in threads of tests.
         with suppress(ValueError, RuntimeError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # type: ignore[union-attr]  # there is one
+            loop.add_signal_handler(signal.SIGTERM, told)
         await work()
 
     try:

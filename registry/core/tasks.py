@@ -1,16 +1,24 @@
 """Ending of background tasks."""
 
 import asyncio
+from collections.abc import Iterable
 
 PATIENCE_SECONDS = 0.2
 
 
 async def end(task: asyncio.Task[None]) -> None:
-    """Cancel *task* until it has ended.
+    """Cancel *task* until it has ended."""
+    await end_all([task])
+
+
+async def end_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel *tasks* until they have ended.
 
     Once is not enough: the MongoDB driver can lose a cancellation that arrives while it opens a
     connection, and a task that loops would then go on for ever.
     """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=PATIENCE_SECONDS)

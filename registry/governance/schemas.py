@@ -252,7 +252,7 @@ class ToolRollback(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(ge=1, le=2**31 - 1)
+    version: int = Field(ge=1, le=2**31 - 1, strict=True)
 
 
 class MetadataAnswer(BaseModel):

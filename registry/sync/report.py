@@ -60,7 +60,7 @@ class RoundReport:
         for row in telling:
             told = [str(row.counts.get(name) or "") for name in COLUMNS]
             reason = _reason(row)
-            line = _row(row.server_name[:NAME_CHARACTERS], _result(row), *told)
+            line = _row(_shown(row.server_name), _result(row), *told)
             yield f"{line}{reason}".rstrip()
         sums = self._sums()
         yield ", ".join(f"{count} {name}" for name, count in sums.items())
@@ -98,6 +98,11 @@ class Milestones:
         report = self._report
         done = report.asked - report.unreached
         return f"{done} of {report.asked} servers, {report.failed} failed"
+
+
+def _shown(name: str) -> str:
+    cut = name[:NAME_CHARACTERS]
+    return "".join(char if char.isprintable() else "?" for char in cut)
 
 
 def _result(row: RoundResult) -> str:

@@ -300,15 +300,12 @@ class JobRepository:
 
     async def release(self, job: SyncJob) -> None:
         """Give a job back that was not finished, for others to take at once."""
-        changes: Doc = {
-            "state": JobState.QUEUED.value,
-            "due_at": NOW,
-            "attempts": {"$max": [0, {"$subtract": ["$attempts", 1]}]},
-        }
-        await self._jobs.update_one(
-            {"_id": ObjectId(job.id), "lease_id": _lease(job)},
-            [{"$set": changes}, {"$unset": ["lease_id", "holder", "progress"]}],
-        )
+        await self._jobs.update_one({"_id": ObjectId(job.id), "lease_id": _lease(job)}, GIVEN_BACK)
+
+    async def release_held(self, worker: str) -> None:
+        """Give all jobs back that *worker* has, because it does none of them any more."""
+        held = {"due_at": {"$exists": True}, "state": JobState.RUNNING.value, "holder": worker}
+        await self._jobs.update_many(held, GIVEN_BACK)
 
     async def end(
         self, job: SyncJob, ending: Ending, now: datetime, tx: Transaction | None = None
@@ -420,6 +417,16 @@ class JobRepository:
         return True
 
 
+GIVEN_BACK: list[Doc] = [
+    {
+        "$set": {
+            "state": JobState.QUEUED.value,
+            "due_at": NOW,
+            "attempts": {"$max": [0, {"$subtract": ["$attempts", 1]}]},
+        }
+    },
+    {"$unset": ["lease_id", "holder", "progress"]},
+]
 OF_AN_ATTEMPT = ("lease_id", "holder", "progress", "repeat")
 
 

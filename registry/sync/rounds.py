@@ -9,11 +9,15 @@ from datetime import timedelta
 
 from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
+from registry.core.tasks import end_all
 from registry.servers.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.repository import JobRepository
 from registry.sync.runner import RENEWALS, SyncRunner
 from registry.sync.values import Asked, Ending, JobState, SyncJob, Trigger
+
+BEGUN_AT_ONCE = 8
+"""Jobs that are opened by one command; nobody else can take those that wait for their turn."""
 
 LOOK_SECONDS = 0.2
 """Time between two looks at a job that another process runs."""
@@ -95,20 +99,29 @@ class SyncRound:
         Raises:
             DatabaseUnavailable: It is away.
         """
+        if not server_ids:
+            return
         line = _Line(deque(server_ids))
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._at_once, len(server_ids))):
+                tasks = [
                     group.create_task(self._work(line, told))
-        finally:
-            for _, begun in line.begun:
-                if begun is not None:
-                    # Without the database others find them when their leases are over.
-                    with suppress(DatabaseUnavailable):
-                        await self._jobs.release(begun.job)
+                    for _ in range(min(self._at_once, len(server_ids)))
+                ]
+                try:
+                    await asyncio.wait(tasks)
+                finally:
+                    # The group itself cancels once, which can be lost in the driver.
+                    line.is_over = True
+                    await end_all(tasks)
+        except BaseException:
+            # Also what was just being opened. Without the database others find it later.
+            with suppress(DatabaseUnavailable):
+                await self._jobs.release_held(self._name)
+            raise
 
     async def _work(self, line: "_Line", told: Callable[[RoundResult], None]) -> None:
-        while True:
+        while not line.is_over:
             async with line.lock:
                 while line.waiting and not line.begun:
                     await self._begin(line, told)
@@ -119,7 +132,8 @@ class SyncRound:
 
     async def _begin(self, line: "_Line", told: Callable[[RoundResult], None]) -> None:
         """Open the jobs of the next servers; one by one that would cost much more."""
-        ids = [line.waiting.popleft() for _ in range(min(self._at_once, len(line.waiting)))]
+        most = min(self._at_once, BEGUN_AT_ONCE, len(line.waiting))
+        ids = [line.waiting.popleft() for _ in range(most)]
         found = await self._servers.read_state(await self._servers.by_ids_unchecked(ids))
         servers: list[ServerRecord] = []
         for server_id in {*ids} - {server.id for server in found}:
@@ -162,13 +176,15 @@ class SyncRound:
 
     async def _joined(self, server: ServerRecord, job: SyncJob) -> RoundResult:
         """Wait for a job that another process may have, or do it if nobody else does."""
+        # An attempt that runs already is the one that is waited for.
+        awaited = job.attempts + (0 if job.state is JobState.RUNNING else 1)
         while True:
             claimed = await self._jobs.claim_one(job.id, self._name, self._lease_seconds)
             ending = None if claimed is None else await self._runner.run(claimed)
             if ending is not None:
                 return _result(server, job, ending)
             latest = await self._jobs.get(job.id) or job
-            has_failed = latest.state is JobState.RETRYING and latest.attempts > job.attempts
+            has_failed = latest.state is JobState.RETRYING and latest.attempts >= awaited
             if has_failed or not latest.state.is_open:
                 return RoundResult(
                     server.server_name, job.id, latest.state, latest.counts, latest.error
@@ -195,11 +211,13 @@ class _Line:
     Attributes:
         waiting: The ids of those whose jobs are not opened yet.
         begun: Those whose jobs are; None for the job of another process.
+        is_over: Whether no more of them are to be read.
     """
 
     waiting: deque[str]
     begun: deque[tuple[ServerRecord, _Begun | None]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_over: bool = False
 
 
 def _result(server: ServerRecord, job: SyncJob, ending: Ending) -> RoundResult:

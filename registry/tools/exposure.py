@@ -48,7 +48,12 @@ REVIEWS = ("new", "change")
 
 
 def review_of(state: State, *, has_pending: bool) -> str | None:
-    """Return what of a tool waits for a decision: a `change`, or the tool itself, `new`."""
+    """Return what of a tool waits for a decision: a `change`, or the tool itself, `new`.
+
+    Of what is deleted nothing waits until it is brought back.
+    """
+    if state[1] is ExposureState.DELETED:
+        return None
     if has_pending:
         return "change"
     return "new" if state == WAITING else None

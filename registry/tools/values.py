@@ -124,7 +124,9 @@ class StoredTool:
     def is_half_held(self) -> bool:
         """Whether the newer definition has no number, or is not found among what waits."""
         is_found = facet(REVIEW, "change") in (self.facets or ())
-        return self.has_pending and (self.pending_version is None or not is_found)
+        is_to_be_found = self.exposure_state is not ExposureState.DELETED
+        is_right = self.pending_version is not None and (is_found or not is_to_be_found)
+        return self.has_pending and not is_right
 
     @property
     def waits(self) -> bool:

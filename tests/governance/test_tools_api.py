@@ -621,6 +621,35 @@ async def test_what_waits_for_review_is_told_only_to_those_who_may_decide(
     assert await listed(rest, OTHER, review="pending") == {}
 
 
+async def test_of_a_deleted_tool_nothing_waits_until_it_is_back(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum", "other")
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    upstream.tools = offered("sum", "other", description="Worse.")
+    await refresh(rest, server)
+    (held,) = (await listed(rest, review="pending")).values()
+    everywhere = {"review": "change", "include_disabled": "true", "include_stale": "true"}
+
+    deleted = (
+        await patch(rest, held, registration_state="unselected", exposure_state="deleted")
+    ).json()
+    waiting = await listed(rest, ROOT, **everywhere)
+    row = await rest.parts.database.collection("mcp_tools").find_one({"name": held["name"]})
+    await refresh(rest, server)
+    after_reading = await listed(rest, ROOT, **everywhere)
+    back = (await patch(rest, held, exposure_state="draft")).json()
+    waiting_again = await listed(rest, ROOT, **everywhere)
+
+    assert deleted["review"] is None
+    assert deleted["pending_hash"] == held["pending_hash"]
+    assert (waiting, after_reading) == ({}, {})
+    assert row is not None
+    assert "review:change" not in row["facets"]
+    assert back["review"] == "change"
+    assert set(waiting_again) == {held["name"]}
+
+
 async def test_the_queue_tells_new_tools_from_changes_and_names_their_servers(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
@@ -680,6 +709,8 @@ async def test_the_queue_tells_new_tools_from_changes_and_names_their_servers(
         ("POST", "/{id}/accept", {}),
         ("POST", "/{id}/accept", {"hash": "x"}),
         ("POST", "/{id}/rollback", {"version": 0}),
+        ("POST", "/{id}/rollback", {"version": True}),
+        ("POST", "/{id}/rollback", {"version": "1"}),
         ("POST", "/bulk", {"ids": []}),
         ("POST", "/bulk", {"ids": ["x"]}),
         ("POST", "/bulk/accept", {"tools": []}),

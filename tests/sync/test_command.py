@@ -52,6 +52,7 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
         quiet = await asyncio.to_thread(run, "more", "same")
         unknown = await asyncio.to_thread(run, "more", "nobody")
         unknown_told = await asyncio.to_thread(run, "--json", "nobody", "more")
+        unprintable = await asyncio.to_thread(run, "a\x1b[31mb\nc")
         neither = await asyncio.to_thread(run)
         jobs = await rest.parts.database.collection("sync_jobs").find({}).to_list()
 
@@ -84,6 +85,7 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
             "There is no server of that name.",
         ]
         assert unknown.stdout.splitlines()[-1] == "1 read, 1 failed, 0 not read, 2 tools offered"
+        assert unprintable.stdout.splitlines()[1].split()[:2] == ["a?[31mb?c", "failed"]
         assert json.loads(unknown_told.stdout)["servers"][1] == {
             "server": "nobody",
             "result": "failed",

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,11 @@ class Parts:
         )
 
     def runner(
-        self, *, most_attempts: int = 3, lease_seconds: float = LEASE_SECONDS
+        self,
+        *,
+        most_attempts: int = 3,
+        lease_seconds: float = LEASE_SECONDS,
+        backoff_seconds: float = 0.001,
     ) -> SyncRunner:
         """Return what runs jobs, and tries again at once."""
         return SyncRunner(
@@ -112,7 +117,7 @@ class Parts:
             self.reader,
             RecordedChanges(),
             quiet_tracker(),
-            Terms(Patience(most_attempts, 0.001, 0.001), lease_seconds, 3),
+            Terms(Patience(most_attempts, backoff_seconds, backoff_seconds), lease_seconds, 3),
             clock=self.clock,
             metrics=Metrics(),
         )
@@ -825,6 +830,62 @@ async def test_a_turn_that_comes_late_is_taken_if_nobody_else_did(parts: Parts) 
     assert len(told) == 4
     # Its time is that of reading it, not of waiting.
     assert (run.finished_at - run.started_at).total_seconds() < LEASE_SECONDS / 2
+
+
+async def test_a_round_is_ended_even_when_a_cancellation_is_lost(parts: Parts) -> None:
+    ids = [await parts.register(name) for name in ("one", "two", "three", "four")]
+    asked_before = len(parts.discovery.asked)
+    reading = asyncio.Semaphore(0)
+
+    async def deaf() -> None:
+        reading.release()
+        with suppress(asyncio.CancelledError):
+            await parts.clock.sleep(PATIENCE_SECONDS)
+
+    parts.discovery.meanwhile = deaf
+    told: list[RoundResult] = []
+    task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
+    for _ in range(2):
+        await reading.acquire()
+    task.cancel()
+    async with asyncio.timeout(PATIENCE_SECONDS / 3):
+        await asyncio.wait({task})
+
+    jobs = (await parts.jobs.page(JobFilter(), ALL_JOBS)).items
+    assert task.cancelled()
+    assert len(parts.discovery.asked) - asked_before == 2
+    assert JobState.RUNNING not in {job.state for job in jobs}
+
+
+async def test_that_an_attempt_of_another_process_failed_is_told_when_it_did(
+    parts: Parts,
+) -> None:
+    server_id = await parts.register("sums")
+    reading, going_on = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        reading.set()
+        await going_on.wait()
+
+    def away(_: ConnectionSpec) -> Discovered:
+        raise DiscoveryFailedError("It is away.")
+
+    parts.discovery.meanwhile, parts.discovery.answer = hang, away
+    await parts.open(server_id)
+    runner = parts.runner(backoff_seconds=PATIENCE_SECONDS * 2)
+    one = asyncio.ensure_future(runner.run(await parts.claim()))
+    await reading.wait()
+    asked = len(parts.discovery.asked)
+    told: list[RoundResult] = []
+    two = asyncio.ensure_future(parts.round("cli", at_once=2).run([server_id], told.append))
+    await parts.clock.sleep(0.3)
+    going_on.set()
+    async with asyncio.timeout(PATIENCE_SECONDS / 3):
+        await asyncio.gather(one, two)
+
+    (result,) = told
+    assert (result.state, result.error) == (JobState.RETRYING, "It is away.")
+    assert len(parts.discovery.asked) == asked
 
 
 async def test_of_a_server_that_was_removed_meanwhile_a_round_says_so(parts: Parts) -> None:
