@@ -2,19 +2,24 @@
 
 import asyncio
 import json
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry.auth.identity import UserContext
+from registry.core.clock import SystemClock
 from tests.conftest import CREDS_IV, CREDS_KEY
-from tests.fakes.command import run_registry
+from tests.fakes.command import START, run_registry
 from tests.fakes.plain_upstream import ECHO, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
 
 pytestmark = pytest.mark.wire
 
+PATIENCE_SECONDS = 30.0
 ADD = '{"name":"add","description":"Adds.","inputSchema":{"type":"object"}}'
 
 
@@ -98,3 +103,48 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
         states = sorted((job["trigger"], job["state"]) for job in jobs)
         assert states == [("command", "retrying"), *[("command", "succeeded")] * 8]
         await rest.parts.database.client.drop_database(rest.parts.database.db.name)
+
+
+async def test_interrupted_it_tells_what_it_did_and_gives_the_rest_back(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path, root: UserContext
+) -> None:
+    settings = rest_settings(mongo_uri, key_files, tmp_path, sync_worker=False)
+    async with (
+        running(settings) as rest,
+        plain_upstream() as upstream,
+        await asyncio.start_server(_never_answers, "127.0.0.1") as hanging,
+    ):
+        names = ("quick", "slow", "slower", "slowest")
+        for name in names:
+            await rest.register(root, name, f"{upstream.url}?{name}")
+        address = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}/mcp"
+        await rest.parts.database.collection("mcpservers").update_many(
+            {"serverName": {"$ne": "quick"}}, {"$set": {"config.url": address}}
+        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", START, "sync", "run", *names, "--json", "--at-once", "2"),
+            cwd=tmp_path,
+            env=environment(rest, key_files),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        jobs = rest.parts.database.collection("sync_jobs")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await jobs.count_documents({}) < len(names):
+                await SystemClock().sleep(0.05)
+            process.terminate()
+            out, _ = await process.communicate()
+        left = sorted([job["state"] async for job in jobs.find({})])
+        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
+
+    told = json.loads(out)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [row["server"] for row in told["servers"]] == ["quick"]
+    assert (told["totals"]["read"], told["totals"]["not reached"]) == (1, 3)
+    assert left == ["queued", "queued", "queued", "succeeded"]
+
+
+async def _never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        await reader.read()
+    writer.close()
