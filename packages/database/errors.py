@@ -23,6 +23,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
 
+DUPLICATE_KEY = 11000
+"""The code by which servers say that a unique index has such a value."""
+
 UNREACHABLE = (
     ConnectionFailure,
     ServerSelectionTimeoutError,

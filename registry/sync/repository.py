@@ -14,7 +14,7 @@ from pymongo import DESCENDING, ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
-from packages.database.errors import translates_driver_errors
+from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
 from packages.models.syncing import SyncDelivery, SyncJobRun
 from packages.models.syncing import SyncJob as SyncJobDocument
 from registry.core.clock import Clock
@@ -47,8 +47,6 @@ ASKED_FOR = [Trigger.MANUAL.value, Trigger.WEBHOOK.value, Trigger.COMMAND.value]
 """What somebody waits for."""
 
 MOST_RUNS_SHOWN = 50
-
-DUPLICATE_KEY = 11000
 
 TIME_SECONDS = 60.0
 """How long the difference between the clocks is taken to stay as it was."""

@@ -7,14 +7,13 @@ import structlog
 from bson import ObjectId
 
 from packages.database.client import Database, Doc
-from packages.database.errors import translates_driver_errors
+from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
 from packages.models.usage import PACKED, UsageLog
 from registry.usage.batches import BatchUnreadableError, records_of
 from registry.usage.values import UsageFilter, UsageRecord
 
 log = structlog.get_logger()
 
-DUPLICATE_KEY = 11000
 INSERT_SECONDS = 5.0
 """Longest time for one batch; what waits longer is held back for the next one."""
 

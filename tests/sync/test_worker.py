@@ -770,14 +770,20 @@ class Turns:
             await self.hanging.acquire()
 
 
-async def test_a_round_that_is_ended_gives_back_what_was_not_read(parts: Parts) -> None:
-    ids = [await parts.register(name) for name in ("one", "two", "three", "four")]
+async def one_waits(
+    parts: Parts, ids: list[str]
+) -> tuple[Turns, list[RoundResult], asyncio.Task[None]]:
+    """Have four servers read: one is, two hang, and the job of the last waits for its turn."""
     turns = Turns(parts, quick=1)
     told: list[RoundResult] = []
-
-    # The first is read, two hang, and the job of the last one waits for its turn.
     task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
     await turns.until(hanging=2)
+    return turns, told, task
+
+
+async def test_a_round_that_is_ended_gives_back_what_was_not_read(parts: Parts) -> None:
+    ids = [await parts.register(name) for name in ("one", "two", "three", "four")]
+    _, told, task = await one_waits(parts, ids)
     running = (await parts.jobs.page(JobFilter(), ALL_JOBS)).items
     await end(task)
 
@@ -793,10 +799,7 @@ async def test_what_waits_too_long_for_its_turn_is_left_to_others_and_read_once(
 ) -> None:
     ids = [await parts.register(name) for name in ("one", "two", "three", "four")]
     asked_before = len(parts.discovery.asked)
-    turns = Turns(parts, quick=1)
-    told: list[RoundResult] = []
-    task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
-    await turns.until(hanging=2)
+    turns, told, task = await one_waits(parts, ids)
     await parts.clock.sleep(LEASE_SECONDS + 0.2)
     (taken,) = await parts.jobs.claim(9, "other", LEASE_SECONDS, parts.clock.now())
     parts.discovery.meanwhile = None
@@ -816,10 +819,7 @@ async def test_what_waits_too_long_for_its_turn_is_left_to_others_and_read_once(
 
 async def test_a_turn_that_comes_late_is_taken_if_nobody_else_did(parts: Parts) -> None:
     ids = [await parts.register(name) for name in ("one", "two", "three", "four")]
-    turns = Turns(parts, quick=1)
-    told: list[RoundResult] = []
-    task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
-    await turns.until(hanging=2)
+    turns, told, task = await one_waits(parts, ids)
     await parts.clock.sleep(LEASE_SECONDS / 2)
     turns.go.set()
     await task
