@@ -17,7 +17,6 @@ from registry.tools.lifecycle import DELETED, DISABLED, STALE
 from registry.tools.metadata import REVIEW, TAG, facet
 
 SORT = [("_id", 1)]
-FACETS_INDEX = [("facets", 1), ("_id", 1)]
 SEARCHED_FIELDS = (
     "name",
     "title",
@@ -46,10 +45,11 @@ class ListQuery:
 
     @property
     def hint(self) -> list[tuple[str, int]] | None:
-        """Return the index by which it is found soonest, where databases choose worse ones."""
+        """Return the index by which it is found soonest, where databases choose worse ones.
+
+        None for facets: told to use their index, the embedded database walks all of it.
+        """
         query = self.found_by
-        if "facets" in query and "owner_id" not in query:
-            return FACETS_INDEX
         states = (query.get(name) for name in ("registration_state", "exposure_state"))
         is_broad = not (NARROW & query.keys() or any(isinstance(state, str) for state in states))
         # What most tools are is found soonest in the order of the list itself.

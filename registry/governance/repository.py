@@ -7,7 +7,6 @@ from typing import Any
 
 from bson import ObjectId
 from pymongo import DESCENDING
-from pymongo.errors import OperationFailure
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
@@ -36,9 +35,6 @@ from registry.tools.repository import (
 
 WITHOUT_EVENTS = {"sync_events": 0}
 ROWS_AT_ONCE = 200
-
-BAD_HINT = 2
-"""BadValue: what MongoDB answers when the index of a hint does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +83,13 @@ class GovernedTools:
         query = list_query(sight, narrowed)
         if query.is_empty:
             return Page((), 0, page)
-        try:
-            total, rows = await self._listed(query, page, query.hint)
-        except OperationFailure as exc:
-            if exc.code != BAD_HINT:
-                raise
-            # Somebody dropped the index: a slow answer is better than none.
-            total, rows = await self._listed(query, page, None)
+        total, rows = await self._listed(query, page, query.hint)
         owners = await self._known({row["owner_id"] for row in rows})
         tools = tuple(governed_tool(row, owners.get(row["owner_id"])) for row in rows)
         return Page(tools, total, page)
 
     async def _listed(
-        self, query: ListQuery, page: PageRequest, hint: str | list[tuple[str, int]] | None
+        self, query: ListQuery, page: PageRequest, hint: list[tuple[str, int]] | None
     ) -> tuple[int, list[Doc]]:
         """Return how many tools there are, and those of one page."""
         if query.alternatives:
