@@ -17,6 +17,7 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandListener, ConnectionPoolListener
 from pymongo.read_concern import ReadConcern
 
+from packages.database.batch import Batch, Bulk
 from packages.database.errors import DatabaseUnavailable, ReplicaSetNeeded, translated
 from packages.database.monitoring import SignOfLife
 
@@ -116,6 +117,7 @@ class Database:
         self.client = client
         self.db: AsyncDatabase[Doc] = database
         self._is_standalone = False
+        self._bulk = Bulk(client)
 
     def collection(self, name: str) -> AsyncCollection[Doc]:
         """Return a collection of this database."""
@@ -258,6 +260,10 @@ class Database:
                     write_concern=WriteConcern("majority"),
                     read_preference=ReadPreference.PRIMARY,
                 )
+
+    def batch(self, tx: Transaction) -> Batch:
+        """Return a way to send several writes of a transaction in one round trip."""
+        return Batch(self.db, self._bulk, tx)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -12,6 +12,7 @@ from bson.errors import InvalidId
 from pymongo import DESCENDING
 from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
+from packages.database.batch import Batch
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.models.audit import AuditLog, AuditSeal
@@ -70,6 +71,10 @@ class AuditRepository:
             await self._logs.insert_one(document, session=tx)
         except WriteError as exc:
             raise AuditUnwritableError from exc
+
+    def add(self, document: Doc, batch: Batch) -> None:
+        """Write a record with other writes of its transaction, as `insert` does."""
+        batch.insert(AuditLog.Settings.name, document, refused=lambda _: AuditUnwritableError())
 
     async def insert_all(self, documents: Sequence[Doc], tx: Transaction) -> None:
         """Write records together with the changes they are about.

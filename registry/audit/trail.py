@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import structlog
 from cachetools import TTLCache
 
+from packages.database.batch import Batch
 from packages.database.client import Doc, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.audit.errors import AuditUnwritableError
@@ -58,6 +59,14 @@ class AuditTrail:
             AuditUnwritableError: It cannot be written, so the change must not be either.
         """
         await self._repository.insert(self._document(actor, event), tx)
+        self.written.set()
+
+    def add(self, actor: UserContext, event: AuditEvent, batch: Batch) -> None:
+        """Record a change with other writes of its transaction.
+
+        `batch.send` raises AuditUnwritableError when it cannot be written.
+        """
+        self._repository.add(self._document(actor, event), batch)
         self.written.set()
 
     async def record_all(

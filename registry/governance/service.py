@@ -10,6 +10,7 @@ from datetime import datetime
 
 import structlog
 
+from packages.database.batch import Batch
 from packages.database.client import Database, Transaction
 from registry.access.policy import NO_BITS, Permission
 from registry.audit.refusals import refusal
@@ -367,21 +368,25 @@ class ToolService:
             for tool, decision in decided
         ]
         await self._audit.record_all(user, events, tx)
+        batch = self._database.batch(tx)
         if decided:
-            await self._servers.unsettle(owner_id, tx)
+            self._servers.unsettle(owner_id, batch)
         if any(_is_seen(*each) for each in decided):
-            await self._project(owner_id, now, tx)
+            await self._project(owner_id, now, batch)
+        await batch.send()
 
-    async def _project(self, owner_id: str, now: datetime, tx: Transaction) -> None:
+    async def _project(self, owner_id: str, now: datetime, batch: Batch) -> None:
         """Write what the other application reads of the server's tools."""
-        server = await self._servers.facts_unchecked(owner_id, tx)
+        server = await self._servers.facts_unchecked(owner_id, batch.tx)
         if server is None:
             raise ToolNotFoundError
-        served = await self._tools.served(owner_id, tx)
+        served = await self._tools.served(owner_id, batch.tx)
         writes = projection_fields(served, server.server_name)
         writes["updatedAt"] = time_after(server.updated_at, now)
         # Read in this transaction: a write that came between ends it, and it is begun anew.
-        await self._servers.update(owner_id, server.updated_at, writes, (), tx)
+        self._servers.update(
+            owner_id, server.updated_at, writes, (), batch, outdated=ToolNotFoundError
+        )
 
     async def _bits_in(self, owner_id: str, user: UserContext, tx: Transaction) -> int:
         """Return what *user* may do with a server, as it is in a transaction."""

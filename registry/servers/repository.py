@@ -8,7 +8,7 @@ Updates set single fields, so that what the other application wrote beside them 
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -18,6 +18,7 @@ from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
+from packages.database.batch import Batch
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.database.slices import slices
@@ -414,26 +415,26 @@ class ServerRepository:
         await self._states.insert(server_id, states, tx)
         return server_id
 
-    async def update(
+    def update(
         self,
         server_id: str,
         expected_updated_at: datetime | None,
         changes: Mapping[str, object],
         removed: tuple[str, ...],
-        tx: Transaction,
-    ) -> bool:
-        """Change single fields if nobody else did since; say whether that was so.
+        batch: Batch,
+        outdated: Callable[[], Exception],
+    ) -> None:
+        """Change single fields if nobody else did since, with other writes of a transaction.
 
         Args:
             server_id: Which server.
             expected_updated_at: The `updatedAt` that the change was worked out from.
             changes: Dotted field names in stored spelling, with new values.
             removed: Dotted names of fields to remove.
-            tx: The transaction to change it in.
-
-        Raises:
-            PathTakenError: The new path is taken.
-            ServerUnusableError: The stored document has no place for them.
+            batch: The writes of the transaction to change it in. `send` raises PathTakenError when
+                the new path is taken, and ServerUnusableError when the stored document has no
+                place for the fields.
+            outdated: What `send` raises when somebody else did.
         """
         states = {name: value for name, value in changes.items() if name in SYNC_FIELDS}
         gone_states = [name for name in removed if name in SYNC_FIELDS]
@@ -443,23 +444,24 @@ class ServerRepository:
         gone = [name for name in removed if name not in SYNC_FIELDS]
         if gone:
             operations["$unset"] = dict.fromkeys(gone, "")
-        try:
-            result = await self._servers.update_one(
-                {"_id": ObjectId(server_id), "updatedAt": expected_updated_at},
-                operations,
-                session=tx,
-            )
-        except DuplicateKeyError as exc:
-            raise _taken(exc, "", str(changes.get("path"))) from exc
-        except WriteError as exc:
-            if exc.code not in NO_PLACE:
-                raise
-            raise ServerUnusableError from exc
-        if result.matched_count != 1:
-            return False
+
+        def refused(error: WriteError) -> Exception:
+            if isinstance(error, DuplicateKeyError):
+                return _taken(error, "", str(changes.get("path")))
+            return ServerUnusableError() if error.code in NO_PLACE else error
+
+        async def unmatched() -> None:
+            raise outdated()
+
+        batch.update(
+            MCPServer.Settings.name,
+            {"_id": ObjectId(server_id), "updatedAt": expected_updated_at},
+            operations,
+            unmatched=unmatched,
+            refused=refused,
+        )
         if states or gone_states:
-            await self._states.write(server_id, states, gone_states, tx, is_new=True)
-        return True
+            self._states.add(server_id, states, gone_states, batch)
 
     async def note_read(
         self,
@@ -479,13 +481,11 @@ class ServerRepository:
         query = {"_id": ObjectId(server_id), "updatedAt": expected_updated_at}
         if await self._servers.find_one(query, {"_id": 1}, session=tx) is None:
             return False
-        return await self._states.write(
-            server_id, changes, removed, tx, is_new=False, settled_as=settled_as
-        )
+        return await self._states.write(server_id, changes, removed, tx, settled_as=settled_as)
 
-    async def unsettle(self, server_id: str, tx: Transaction) -> None:
+    def unsettle(self, server_id: str, batch: Batch) -> None:
         """Have the next reading of a server compare all tools, because somebody changed one."""
-        await self._states.unsettle(server_id, tx)
+        self._states.unsettle(server_id, batch)
 
     async def note_connected(self, server_id: str, at: datetime, *, quiet_since: datetime) -> bool:
         """Note when a server was connected to; say whether anything was written.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from packages.database.batch import Batch
 from packages.database.client import Database, Transaction
 from registry.access.policy import ServerScope
 from registry.access.repository import AclRepository
@@ -89,8 +90,8 @@ class Written:
 T = TypeVar("T")
 Confirm = Callable[[Transaction], Awaitable[None]]
 """Raises in the transaction when what it is for is not allowed any more."""
-Finish = Callable[["Written", Transaction], Awaitable[None]]
-"""Writes what belongs to the same transaction."""
+Finish = Callable[["Written", Batch], None]
+"""Adds what belongs to the same transaction."""
 
 
 LARGE_CHARACTERS = 64 * 1024
@@ -235,6 +236,7 @@ class ServerStore:
                     user.user_id, request.server_name, user_key, now, tx
                 )
             stored = record_of({**fields, "_id": server_id})
+            batch = self._database.batch(tx)
             synced: Synced | None = None
             if reading.found is not None:
                 synced = await self._sync.begin(
@@ -246,7 +248,9 @@ class ServerStore:
                     tx,
                     reader=_person(user),
                 )
-                await self._servers.update(server_id, now, dict(synced.projection), (), tx)
+                self._servers.update(
+                    server_id, now, dict(synced.projection), (), batch, outdated=_OutdatedError
+                )
                 stored = changed_record(stored, synced.projection, ())
             changes = server_changes(
                 None,
@@ -256,7 +260,8 @@ class ServerStore:
                 with_user_key=user_key is not None,
             )
             event = AuditEvent(AuditAction.CREATE, EntityType.SERVER, server_id, changes)
-            await self._audit.record(user, event, tx)
+            self._audit.add(user, event, batch)
+            await batch.send()
             return server_id
 
         return await self._transaction(store, None, reading)
@@ -319,6 +324,7 @@ class ServerStore:
         async def store(tx: Transaction) -> Written:
             if confirm is not None:
                 await confirm(tx)
+            batch = self._database.batch(tx)
             is_settled = digest is not None and _is_settled(server, digest, now)
             if is_settled and await self._note_read(
                 server, set_fields, removed, tx, settled_as=digest
@@ -326,9 +332,11 @@ class ServerStore:
                 read = changed_record(server, set_fields, tuple(removed))
                 written = Written(read, NOTHING_CHANGED, is_told=False)
             else:
-                written = await self._store(plan, tx)
+                written = await self._store(plan, batch)
             if finish is not None:
-                await finish(written, tx)
+                finish(written, batch)
+            # Nothing was committed so far: an outdated server is found out here.
+            await batch.send()
             return written
 
         try:
@@ -336,7 +344,8 @@ class ServerStore:
         except (_OutdatedError, VersionTakenError):
             return None
 
-    async def _store(self, plan: "_Plan", tx: Transaction) -> Written:
+    async def _store(self, plan: "_Plan", batch: Batch) -> Written:
+        tx = batch.tx
         server, changes = plan.server, plan.changes
         writes, removed = dict(plan.set_fields), list(plan.removed)
         synced: Synced | None = None
@@ -355,11 +364,14 @@ class ServerStore:
         if is_told:
             if changes.changes or changes.removed or await self._modifies(server, writes, tx):
                 writes["updatedAt"] = time_after(server.updated_at, plan.now)
-            if not await self._servers.update(
-                server.id, server.updated_at, writes, tuple(removed), tx
-            ):
-                # Raised, because what was written to its tools so far must not be committed.
-                raise _OutdatedError
+            self._servers.update(
+                server.id,
+                server.updated_at,
+                writes,
+                tuple(removed),
+                batch,
+                outdated=_OutdatedError,
+            )
         changed = changed_record(server, writes, tuple(removed))
         await self._follow(server, changes, plan.user, plan.now, tx)
         version = await self._versioned(server, changed, changes, plan.user, plan.now, tx)
@@ -374,7 +386,7 @@ class ServerStore:
             recorded["version"] = {"restored": changes.restores, "made": version}
         if recorded:
             event = AuditEvent(plan.action, EntityType.SERVER, server.id, recorded)
-            await self._audit.record(plan.user, event, tx)
+            self._audit.add(plan.user, event, batch)
         return Written(changed, synced, is_told=is_told)
 
     async def _note_read(

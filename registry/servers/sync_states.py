@@ -10,6 +10,7 @@ from datetime import datetime
 from bson import ObjectId
 from pymongo import ASCENDING
 
+from packages.database.batch import Batch
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.models.syncing import SyncState
@@ -53,7 +54,6 @@ class SyncStateRepository:
         removed: Collection[str],
         tx: Transaction,
         *,
-        is_new: bool,
         settled_as: str | None = None,
     ) -> bool:
         """Change single fields; say whether there was something to change.
@@ -63,22 +63,31 @@ class SyncStateRepository:
             changes: Members of a server, with new values.
             removed: Members to remove.
             tx: The transaction to change them in.
-            is_new: Whether it may have none yet. Only where the server itself is written too, so
-                that nothing is left of one that is removed meanwhile.
             settled_as: Change it only if its tools agree with what has this digest.
         """
-        operations: Doc = {}
-        if changes:
-            operations["$set"] = {_stored(name): value for name, value in changes.items()}
-        if removed:
-            operations["$unset"] = {_stored(name): "" for name in removed}
-        if is_new:
-            operations["$setOnInsert"] = {"source_type": "mcp"}
         query: Doc = {"_id": ObjectId(server_id)}
         if settled_as is not None:
             query["settled_digest"] = settled_as
-        result = await self._states.update_one(query, operations, upsert=is_new, session=tx)
-        return is_new or result.matched_count == 1
+        operations = _operations(changes, removed)
+        result = await self._states.update_one(query, operations, session=tx)
+        return result.matched_count == 1
+
+    def add(
+        self,
+        server_id: str,
+        changes: Mapping[str, object],
+        removed: Collection[str],
+        batch: Batch,
+    ) -> None:
+        """Change single fields, with other writes of a transaction; there may be none yet.
+
+        Only where the server itself is written too, so that nothing is left of one that is
+        removed meanwhile.
+        """
+        operations = _operations(changes, removed) | {"$setOnInsert": {"source_type": "mcp"}}
+        batch.update(
+            SyncState.Settings.name, {"_id": ObjectId(server_id)}, operations, upsert=True
+        )
 
     async def due(self, now: datetime, most: int) -> list[str]:
         """Return the ids of servers whose time has come, longest due first."""
@@ -100,7 +109,7 @@ class SyncStateRepository:
         )
         return (await self._states.update_one(held, change)).matched_count == 1
 
-    async def unsettle(self, server_id: str, tx: Transaction) -> None:
+    def unsettle(self, server_id: str, batch: Batch) -> None:
         """Have the next reading of a server compare all tools, because somebody changed one.
 
         Something is written in any case, so that no reading that found them otherwise is stored
@@ -110,7 +119,7 @@ class SyncStateRepository:
             "$inc": {"decisions": 1},
             "$unset": {"settled_digest": "", "settled_at": ""},
         }
-        await self._states.update_one({"_id": ObjectId(server_id)}, change, session=tx)
+        batch.update(SyncState.Settings.name, {"_id": ObjectId(server_id)}, change)
 
     async def delete_of(self, server_id: str, tx: Transaction) -> None:
         """Forget a server."""
@@ -130,6 +139,15 @@ def with_state(server: ServerRecord, row: Mapping[str, object]) -> ServerRecord:
         if isinstance(moment, datetime)
     ]
     return replace(server, registry=ours, last_connected=max(connected, default=None))
+
+
+def _operations(changes: Mapping[str, object], removed: Collection[str]) -> Doc:
+    operations: Doc = {}
+    if changes:
+        operations["$set"] = {_stored(name): value for name, value in changes.items()}
+    if removed:
+        operations["$unset"] = {_stored(name): "" for name in removed}
+    return operations
 
 
 def _stored(name: str) -> str:

@@ -5,7 +5,7 @@ replicas whose clocks differ agree on it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,7 +13,8 @@ from bson import ObjectId
 from pymongo import DESCENDING, ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from packages.database.client import Database, Doc, Transaction
+from packages.database.batch import Batch
+from packages.database.client import Database, Doc
 from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
 from packages.models.syncing import SyncDelivery, SyncJobRun
 from packages.models.syncing import SyncJob as SyncJobDocument
@@ -273,15 +274,14 @@ class JobRepository:
 
     async def renew(self, job: SyncJob, lease_seconds: float) -> bool:
         """Hold a job for longer; False when another attempt has begun."""
-        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
-        result = await self._jobs.update_one(held, [{"$set": {"due_at": _after(lease_seconds)}}])
+        renewed = [{"$set": {"due_at": _after(lease_seconds)}}]
+        result = await self._jobs.update_one(_held(job), renewed)
         return result.matched_count == 1
 
     async def tell(self, job: SyncJob, progress: Progress) -> None:
         """Note how far a running job is."""
         told = {"phase": progress.phase.value, "tools_read": progress.tools_read}
-        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
-        await self._jobs.update_one(held, {"$set": {"progress": told}})
+        await self._jobs.update_one(_held(job), {"$set": {"progress": told}})
 
     async def begin_writing(self, job: SyncJob, seconds: float, tools_read: int) -> bool:
         """Hold a job for as long as it may take to store much; False when another has begun.
@@ -293,25 +293,20 @@ class JobRepository:
             "due_at": _after(seconds),
             "progress": {"phase": Phase.WRITING.value, "tools_read": tools_read},
         }
-        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
-        return (await self._jobs.update_one(held, [{"$set": changes}])).matched_count == 1
+        result = await self._jobs.update_one(_held(job), [{"$set": changes}])
+        return result.matched_count == 1
 
     async def release(self, job: SyncJob) -> None:
         """Give a job back that was not finished, for others to take at once."""
-        await self._jobs.update_one({"_id": ObjectId(job.id), "lease_id": _lease(job)}, GIVEN_BACK)
+        await self._jobs.update_one(_held(job), GIVEN_BACK)
 
     async def release_held(self, worker: str) -> None:
         """Give all jobs back that *worker* has, because it does none of them any more."""
         held = {"due_at": {"$exists": True}, "state": JobState.RUNNING.value, "holder": worker}
         await self._jobs.update_many(held, GIVEN_BACK)
 
-    async def end(
-        self, job: SyncJob, ending: Ending, now: datetime, tx: Transaction | None = None
-    ) -> Asked | None:
-        """Store what came of an attempt, within a transaction where one is given.
-
-        An attempt that begins meanwhile writes to the same job, so that one of the two is done
-        again and finds out here.
+    async def end(self, job: SyncJob, ending: Ending, now: datetime) -> Asked | None:
+        """Store what came of an attempt.
 
         Returns:
             What asked for it again while it ran, for which a job is to be opened.
@@ -319,27 +314,57 @@ class JobRepository:
         Raises:
             LeaseLostError: Another attempt has begun.
         """
-        held = {"_id": ObjectId(job.id), "lease_id": _lease(job)}
         # First, so that whoever sees the job's end sees how it came to it.
-        row = _run_row(job, ending, now, self._retention)
-        run = await self._runs.insert_one(row, session=tx)
-        before: Mapping[str, Any] | None
-        if ending.state.is_open:
-            before = await self._jobs.find_one_and_update(held, _retried(ending), session=tx)
-        else:
-            finished = self._finished(job, ending, now)
-            # An update is cheaper, and there is seldom anything to be read of it.
-            plain = {**held, "repeat": {"$exists": False}}
-            if (await self._jobs.update_one(plain, finished, session=tx)).matched_count:
-                return None
-            before = await self._jobs.find_one_and_update(held, finished, session=tx)
+        run = _run_row(job, ending, now, self._retention)
+        await self._runs.insert_one(run)
+        ended = self._ended(job, ending, now)
+        before = await self._jobs.find_one_and_update(_held(job), ended)
         if before is None:
-            if tx is None:
-                await self._runs.delete_one({"_id": run.inserted_id})
+            await self._runs.delete_one({"_id": run["_id"]})
             raise LeaseLostError
-        if ending.state.is_open or "repeat" not in before:
-            return None
-        return _asked(before["repeat"])
+        return None if ending.state.is_open else _repeat_of(before)
+
+    def end_with(
+        self,
+        job: SyncJob,
+        ending: Ending,
+        now: datetime,
+        batch: Batch,
+        repeated: Callable[[Asked], None],
+    ) -> None:
+        """Store what came of an attempt, with other writes of a transaction.
+
+        An attempt that begins meanwhile writes to the same job, so that one of the two is done
+        again, and `batch.send` raises LeaseLostError.
+
+        Args:
+            job: Which.
+            ending: How it ended.
+            now: When.
+            batch: The writes.
+            repeated: Is told what asked for it again while it ran, for which a job is to be
+                opened.
+        """
+        ended = self._ended(job, ending, now)
+        held = _held(job)
+        # An update is all that can be sent together, and it tells nothing of what was there.
+        plain = held if ending.state.is_open else {**held, "repeat": {"$exists": False}}
+
+        async def unmatched() -> None:
+            before = await self._jobs.find_one_and_update(held, ended, session=batch.tx)
+            if before is None:
+                raise LeaseLostError
+            asked = _repeat_of(before)
+            if asked is not None:
+                repeated(asked)
+
+        batch.insert(SyncJobRun.Settings.name, _run_row(job, ending, now, self._retention))
+        batch.update(SyncJobDocument.Settings.name, plain, ended, unmatched=unmatched)
+
+    def _ended(self, job: SyncJob, ending: Ending, now: datetime) -> Doc | list[Doc]:
+        if ending.state.is_open:
+            return _retried(ending)
+        return self._finished(job, ending, now)
 
     def _finished(self, job: SyncJob, ending: Ending, now: datetime) -> Doc:
         changes: Doc = {
@@ -443,6 +468,15 @@ def _after(seconds: float) -> Doc:
     return {"$add": [NOW, round(seconds * 1000)]}
 
 
+def _held(job: SyncJob) -> Doc:
+    """Return what selects a job as long as nobody else has it."""
+    return {"_id": ObjectId(job.id), "lease_id": _lease(job)}
+
+
+def _repeat_of(row: Mapping[str, Any]) -> Asked | None:
+    return _asked(row["repeat"]) if "repeat" in row else None
+
+
 def _lease(job: SyncJob) -> ObjectId:
     if job.lease_id is None:
         raise LeaseLostError
@@ -482,6 +516,7 @@ def _asked(row: Mapping[str, Any]) -> Asked:
 
 def _run_row(job: SyncJob, ending: Ending, now: datetime, retention: timedelta) -> Doc:
     fields: Doc = {
+        "_id": ObjectId(),
         "job_id": ObjectId(job.id),
         "owner_id": ObjectId(job.owner_id),
         "attempt": job.attempts,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from packages.database.batch import Batch
 from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.audit.values import AuditAction
@@ -242,11 +243,16 @@ class SyncRunner:
             ):
                 raise LeaseLostError
 
-        async def finish(written: Written, tx: Transaction) -> None:
+        def repeated(asked: Asked) -> None:
+            nonlocal repeat
+            repeat = asked
+
+        def finish(written: Written, batch: Batch) -> None:
             nonlocal ending, repeat
             ending = self._ending(attempt, reading, written.synced, is_final=is_final)
+            repeat = None
             attempt.is_ending = True
-            repeat = await self._jobs.end(job, ending, self._clock.now(), tx)
+            self._jobs.end_with(job, ending, self._clock.now(), batch, repeated)
 
         async with self._writing:
             written = await self._store.write(

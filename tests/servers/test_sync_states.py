@@ -212,7 +212,9 @@ async def test_a_decision_about_a_tool_has_all_of_them_compared_again(
     await settled(servers, server, alice)
 
     async def decide(tx: Transaction) -> None:
-        await repositories.servers.unsettle(server.id, tx)
+        batch = database.batch(tx)
+        repositories.servers.unsettle(server.id, batch)
+        await batch.send()
 
     await database.transaction(decide)
     await database.collection("mcp_tools").delete_many({})

@@ -12,7 +12,9 @@ from typing_extensions import override
 
 from registry.cli import app
 
-WRITES = frozenset({"insert", "update", "delete", "findAndModify", "commitTransaction"})
+WRITES = frozenset(
+    {"insert", "update", "delete", "findAndModify", "bulkWrite", "commitTransaction"}
+)
 
 
 class Dying(monitoring.CommandListener):
