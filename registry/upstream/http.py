@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 
 import httpx2
 from typing_extensions import override
 
+from registry.upstream.carrier import AiohttpTransport
 from registry.upstream.errors import UpstreamError, UpstreamTooLargeError
 from registry.upstream.events import EventSplitter, message_of, with_data
 from registry.upstream.guard import DEFAULT_PORTS, UrlGuard
@@ -61,11 +63,17 @@ class Exchange:
 class GuardedTransport(httpx2.AsyncBaseTransport):
     """Checks, pins and counts."""
 
-    def __init__(self, guard: UrlGuard, exchange: Exchange, rewrite: Rewriting | None) -> None:
+    def __init__(
+        self,
+        guard: UrlGuard,
+        exchange: Exchange,
+        carrier: httpx2.AsyncBaseTransport,
+        rewrite: Rewriting | None,
+    ) -> None:
         self._guard = guard
         self._exchange = exchange
+        self._carrier = carrier
         self._rewrite = rewrite
-        self._inner = httpx2.AsyncHTTPTransport(verify=_trusted(), trust_env=False, retries=0)
 
     @override
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -85,7 +93,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             stream=request.stream,
             extensions={**request.extensions, "sni_hostname": host},
         )
-        response = await self._inner.handle_async_request(pinned)
+        response = await self._carrier.handle_async_request(pinned)
         exchange.statuses.append(response.status_code)
         if request.method == "GET" and not exchange.heeds_get:
             # A stream beside the requests, which servers need not offer.
@@ -120,10 +128,15 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             extensions=response.extensions,
         )
 
-    @override
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._inner.aclose()
+
+@asynccontextmanager
+async def carrying() -> AsyncIterator[AiohttpTransport]:
+    """Yield connections for one reading; they are closed after it."""
+    carrier = AiohttpTransport(_trusted())
+    try:
+        yield carrier
+    finally:
+        await carrier.aclose()
 
 
 @cache
@@ -193,6 +206,7 @@ def guarded_client(
     guard: UrlGuard,
     exchange: Exchange,
     headers: dict[str, str],
+    carrier: httpx2.AsyncBaseTransport,
     *,
     connect_timeout_seconds: float,
     read_timeout_seconds: float,
@@ -200,10 +214,11 @@ def guarded_client(
 ) -> httpx2.AsyncClient:
     """Return a client whose every request is checked. It follows no redirect by itself.
 
+    *carrier* outlives it.
     *rewrite* makes of each JSON-RPC message what the client gets in its place.
     """
     return httpx2.AsyncClient(
-        transport=GuardedTransport(guard, exchange, rewrite),
+        transport=GuardedTransport(guard, exchange, carrier, rewrite),
         headers={**headers, "Accept-Encoding": "identity"},
         timeout=httpx2.Timeout(read_timeout_seconds, connect=connect_timeout_seconds),
         follow_redirects=False,

@@ -34,6 +34,7 @@ from typing_extensions import override
 from registry.core.clock import Clock
 from registry.core.definitions import Listed
 from registry.core.json import JsonObject, load_text, members
+from registry.upstream.carrier import AiohttpTransport
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
@@ -43,7 +44,7 @@ from registry.upstream.errors import (
     UpstreamTooLargeError,
 )
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import Exchange, guarded_client
+from registry.upstream.http import Exchange, Rewriting, carrying, guarded_client
 from registry.upstream.messages import Kept, without_lists
 from registry.upstream.values import Limits, Reading, SpokenEras, Target
 
@@ -121,6 +122,32 @@ INITIALIZE = json.dumps(
     }
 )
 LISTED = {listing.method: listing.member for listing in (TOOLS, *FEATURES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The connections of one reading, and what they must keep to."""
+
+    guard: UrlGuard
+    limits: Limits
+    carrier: AiohttpTransport
+
+    def client(
+        self,
+        exchange: Exchange,
+        headers: dict[str, str],
+        rewrite: Rewriting | None = None,
+    ) -> httpx2.AsyncClient:
+        """Return a client of its own for them."""
+        return guarded_client(
+            self.guard,
+            exchange,
+            headers,
+            self.carrier,
+            connect_timeout_seconds=self.limits.connect_timeout_seconds,
+            read_timeout_seconds=self.limits.total_timeout_seconds,
+            rewrite=rewrite,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +239,9 @@ async def read_upstream(
     guard.check_syntax(target.url)
     exchange = Exchange(limits.max_bytes, heeds_get=target.is_sse)
     try:
-        async with asyncio.timeout(limits.total_timeout_seconds):
-            return await _read(target, guard, limits, clock, exchange, progress)
+        async with asyncio.timeout(limits.total_timeout_seconds), carrying() as carrier:
+            wire = Wire(guard, limits, carrier)
+            return await _read(target, wire, clock, exchange, progress)
     except TimeoutError:
         raise _timed_out(target, limits) from None
     except Exception as exc:  # noqa: BLE001 - groups of anything; told apart and translated here
@@ -222,17 +250,17 @@ async def read_upstream(
 
 async def _read(
     target: Target,
-    guard: UrlGuard,
-    limits: Limits,
+    wire: Wire,
     clock: Clock,
     exchange: Exchange,
     progress: Callable[[int], None] | None,
 ) -> Reading:
+    limits = wire.limits
     began_at = clock.monotonic()
     read: Reading | None = None
     features = FeatureLists()
     try:
-        async with _session(target, guard, limits, exchange) as (session, dispatcher):
+        async with _session(target, wire, exchange) as (session, dispatcher):
             handshake = await _shake_hands(session, dispatcher, target)
             init_duration_ms = round((clock.monotonic() - began_at) * 1000)
             tools: tuple[Listed, ...] = ()
@@ -261,7 +289,7 @@ async def _read(
         features.give_up("It did not finish answering in time." if is_late else told)
     speaks_legacy = read.speaks_legacy or target.speaks_legacy
     if speaks_legacy is None:
-        speaks_legacy = await _speaks_legacy(target, guard, limits)
+        speaks_legacy = await _speaks_legacy(target, wire)
     return replace(
         read,
         speaks_legacy=speaks_legacy,
@@ -279,11 +307,12 @@ async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEr
     guard.check_syntax(target.url)
     exchange = Exchange(limits.max_bytes, heeds_get=target.is_sse)
     try:
-        async with asyncio.timeout(limits.total_timeout_seconds):
-            async with _session(target, guard, limits, exchange) as (session, dispatcher):
+        async with asyncio.timeout(limits.total_timeout_seconds), carrying() as carrier:
+            wire = Wire(guard, limits, carrier)
+            async with _session(target, wire, exchange) as (session, dispatcher):
                 handshake = await _shake_hands(session, dispatcher, target)
             modern = handshake.is_modern
-            legacy = not modern or await _speaks_legacy(target, guard, limits)
+            legacy = not modern or await _speaks_legacy(target, wire)
             return SpokenEras(legacy, modern, handshake.version)
     except TimeoutError:
         raise _timed_out(target, limits) from None
@@ -338,8 +367,9 @@ async def _read_features(
 
 @asynccontextmanager
 async def _session(
-    target: Target, guard: UrlGuard, limits: Limits, exchange: Exchange
+    target: Target, wire: Wire, exchange: Exchange
 ) -> AsyncIterator[tuple[ClientSession, RecordingDispatcher]]:
+    limits = wire.limits
     kept = Kept(limits.max_tools)
 
     def client(
@@ -347,12 +377,9 @@ async def _session(
         timeout: httpx2.Timeout | None = None,  # noqa: ARG001 - the SDK's signature
         auth: httpx2.Auth | None = None,  # noqa: ARG001 - as above
     ) -> httpx2.AsyncClient:
-        return guarded_client(
-            guard,
+        return wire.client(
             exchange,
             {**target.headers, **(headers or {})},
-            connect_timeout_seconds=limits.connect_timeout_seconds,
-            read_timeout_seconds=limits.total_timeout_seconds,
             rewrite=partial(without_lists, kept=kept),
         )
 
@@ -392,25 +419,19 @@ async def _adopts_modern(session: ClientSession) -> bool:
     return True
 
 
-async def _speaks_legacy(target: Target, guard: UrlGuard, limits: Limits) -> bool:
+async def _speaks_legacy(target: Target, wire: Wire) -> bool:
     """Whether an upstream that speaks the newest version takes `initialize` too.
 
     One plain request, where a session of the SDK would cost as much as the reading itself.
     """
-    exchange = Exchange(limits.max_bytes, heeds_get=target.is_sse)
+    exchange = Exchange(wire.limits.max_bytes, heeds_get=target.is_sse)
     headers = {
         **target.headers,
         "Accept": "application/json, text/event-stream",
         "Content-Type": "application/json",
     }
     try:
-        async with guarded_client(
-            guard,
-            exchange,
-            headers,
-            connect_timeout_seconds=limits.connect_timeout_seconds,
-            read_timeout_seconds=limits.total_timeout_seconds,
-        ) as client:
+        async with wire.client(exchange, headers) as client:
             async with client.stream("POST", target.url, content=INITIALIZE) as answer:
                 if not await _is_handshake(answer):
                     return False

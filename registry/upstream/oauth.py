@@ -13,7 +13,7 @@ from registry.upstream.errors import (
     UpstreamTimeoutError,
 )
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import Exchange, guarded_client
+from registry.upstream.http import Exchange, carrying, guarded_client
 from registry.upstream.values import Limits, Target
 
 MAX_METADATA_BYTES = 64 * 1024
@@ -37,10 +37,12 @@ async def read_oauth_metadata(
     try:
         async with (
             asyncio.timeout(limits.total_timeout_seconds),
+            carrying() as carrier,
             guarded_client(
                 guard,
                 exchange,
                 {"Accept": "application/json"},
+                carrier,
                 connect_timeout_seconds=limits.connect_timeout_seconds,
                 read_timeout_seconds=limits.total_timeout_seconds,
             ) as client,
