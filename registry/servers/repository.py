@@ -73,6 +73,28 @@ SEARCHED_FIELDS = ("serverName", "config.title", "config.description", "tags")
 NAMES_AT_ONCE = 50
 """The embedded database compares each document that it finds with all names of a query."""
 WITHOUT_FUNCTIONS = {"config.toolFunctions": 0}
+READ_FIELDS = (
+    *("serverName", "author", "scope", "status", "path", "tags", "numStars"),
+    *("lastConnected", "lastError", "errorMessage", "createdAt", "updatedAt", "registry"),
+)
+"""What `record_of` reads besides the id and `config`."""
+
+CONFIG_WITHOUT_FUNCTIONS: Doc = {
+    "$arrayToObject": {
+        "$filter": {
+            "input": {"$objectToArray": "$config"},
+            "cond": {"$ne": ["$$this.k", "toolFunctions"]},
+        }
+    }
+}
+RECORD: Doc = {
+    **dict.fromkeys(READ_FIELDS, 1),
+    "config": {
+        "$cond": [{"$eq": [{"$type": "$config"}, "object"]}, CONFIG_WITHOUT_FUNCTIONS, "$config"]
+    },
+}
+"""What is read of servers. Said so, because the embedded database copies a whole document before
+it leaves something out: 14 ms for 500 tools."""
 
 PUBLIC_SHIFT = 4
 PUBLIC_BIT = VIEW_BIT << PUBLIC_SHIFT
@@ -144,7 +166,7 @@ class ServerRepository:
             granted = await self._acl.granted(user, now)
         keys = await self._visible_keys(visible, narrowed, granted, now)
         chosen = keys[page.offset : page.offset + page.per_page]
-        cursor = self._servers.find({"_id": {"$in": chosen}}, WITHOUT_FUNCTIONS)
+        cursor = self._servers.find({"_id": {"$in": chosen}}, RECORD)
         found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
         # Looked at again: it may have changed since its id was read.
         records = (self._seen(found[key], user, granted) for key in chosen if key in found)
@@ -253,7 +275,7 @@ class ServerRepository:
         total = await self._servers.count_documents(query, **by)
         cursor = self._servers.find(
             query,
-            WITHOUT_FUNCTIONS,
+            RECORD,
             sort=SORT,
             hint=hint,
             skip=page.offset,
@@ -294,7 +316,7 @@ class ServerRepository:
             whole: With its tool functions, which may be megabytes.
         """
         document = await self._servers.find_one(
-            {"_id": ObjectId(server_id)}, None if whole else WITHOUT_FUNCTIONS
+            {"_id": ObjectId(server_id)}, None if whole else RECORD
         )
         if document is None:
             return None
@@ -332,9 +354,7 @@ class ServerRepository:
         self, server_id: str, tx: Transaction | None = None
     ) -> ServerRecord | None:
         """Return a server without its tool functions, whoever asks."""
-        document = await self._servers.find_one(
-            {"_id": ObjectId(server_id)}, WITHOUT_FUNCTIONS, session=tx
-        )
+        document = await self._servers.find_one({"_id": ObjectId(server_id)}, RECORD, session=tx)
         return None if document is None else await self._states.one(record_of(document), tx)
 
     async def ids_unchecked(self) -> list[str]:
@@ -348,7 +368,7 @@ class ServerRepository:
         What is no id of a server is left out.
         """
         ids = [ObjectId(server_id) for server_id in server_ids if ObjectId.is_valid(server_id)]
-        cursor = self._servers.find({"_id": {"$in": ids}}, WITHOUT_FUNCTIONS)
+        cursor = self._servers.find({"_id": {"$in": ids}}, RECORD)
         return [record_of(document) for document in await cursor.to_list()]
 
     async def read_state(self, servers: Iterable[ServerRecord]) -> list[ServerRecord]:
@@ -365,7 +385,7 @@ class ServerRepository:
 
     async def by_name(self, server_name: str) -> ServerRecord | None:
         """Return the server of that name, whoever asks."""
-        document = await self._servers.find_one({"serverName": server_name}, WITHOUT_FUNCTIONS)
+        document = await self._servers.find_one({"serverName": server_name}, RECORD)
         return None if document is None else record_of(document)
 
     async def ids_by_names(self, names: Sequence[str]) -> dict[str, list[str]]:
@@ -656,12 +676,12 @@ class ServerRepository:
 
     async def policy_owner(self, owner_id: str) -> Owner | None:
         """Return what policies need to know of a server, whoever asks."""
-        found = await self._servers.find_one({"_id": ObjectId(owner_id)}, WITHOUT_FUNCTIONS)
+        found = await self._servers.find_one({"_id": ObjectId(owner_id)}, RECORD)
         return None if found is None else _owner(record_of(found))
 
     async def policy_owner_at(self, path: str) -> Owner | None:
         """Return likewise the server at a gateway path."""
-        found = await self._servers.find_one({"path": path}, WITHOUT_FUNCTIONS)
+        found = await self._servers.find_one({"path": path}, RECORD)
         if found is not None:
             return _owner(record_of(found))
         # The other application stores no path: the default follows from the name.

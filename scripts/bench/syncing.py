@@ -29,7 +29,7 @@ AT_ONCE = 16
 TIMEOUT_SECONDS = 600.0
 JOB_SECONDS = 60.0
 WARM_UP = 3
-WRITES = ("insert", "update", "delete", "findAndModify")
+WRITES = ("insert", "update", "delete", "findAndModify", "bulkWrite")
 
 
 def section(report: Report, stage: Stage, plan: Plan) -> None:

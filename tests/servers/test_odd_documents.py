@@ -35,6 +35,8 @@ ODD: list[dict[str, Any]] = [
     {"registry": {"eras": "legacy", "tool_problems": 5, "consecutive_failures": "x"}},
     {"config": None},
     {"config": []},
+    {"config": "text"},
+    {"config": {"": 5, "url.of": 5, "$url": 5, "toolFunctions": None}},
     {"config": {"url": 5, "type": 5}},
     {"config": {"url": "http://[", "type": "streamable-http"}},
     {"config": {"url": "http://127.0.0.1:9/", "type": "sse", "tools": ["a"]}},

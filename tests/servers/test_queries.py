@@ -12,10 +12,12 @@ from registry.access.policy import ServerScope, visibility
 from registry.auth.identity import USER_SCOPES, Role, UserContext
 from registry.servers.repository import (
     ENTRIES_LOOKED_UP,
+    RECORD,
     SORT,
     ServerRepository,
     count_index,
     key_rules,
+    record_of,
 )
 from registry.servers.values import ServerFilter, ServerStatus
 from tests.fakes.rest import Rest, rest_settings, running
@@ -79,6 +81,44 @@ async def test_each_rule_of_a_list_is_answered_by_an_index(rest: Rest, kind: str
     plans = [await explained(rest, {"find": "mcpservers", "filter": query}) for query in queries]
 
     assert all("IXSCAN" in plan and "COLLSCAN" not in plan for plan in plans)
+
+
+async def test_a_server_is_read_as_it_is_stored_but_for_its_functions(rest: Rest) -> None:
+    now = rest.parts.clock.now().replace(microsecond=0)
+    moments = dict.fromkeys(("createdAt", "updatedAt", "lastConnected", "lastError"), now)
+    config = {
+        "type": "sse",
+        "url": URL,
+        "tools": "a, b",
+        "of a later release": {"deep": [1, {"x": 2}]},
+        "toolFunctions": {"a_mcp_full": {"type": "function"}},
+        "": "no name",
+    }
+    document = {
+        "_id": ObjectId(),
+        "serverName": "full",
+        "author": ObjectId(),
+        "scope": "private_user",
+        "status": "error",
+        "path": "/full",
+        "tags": ["x"],
+        "numStars": 3,
+        "numTools": 2,
+        "errorMessage": "It is away.",
+        "registry": {"auto_expose": "none", "of a later release": 1},
+        "config": config,
+        **moments,
+    }
+    servers = rest.parts.database.collection("mcpservers")
+    await servers.insert_one(document)
+
+    read = await servers.find_one({"_id": document["_id"]}, RECORD)
+
+    assert read is not None
+    config.pop("toolFunctions")
+    assert record_of(read) == record_of(document)
+    assert list(read["config"]) == list(config)
+    await servers.delete_one({"_id": document["_id"]})
 
 
 @pytest.mark.parametrize("narrowed", FILTERS)
