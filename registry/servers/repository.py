@@ -37,7 +37,7 @@ from registry.access.policy import (
 from registry.access.ports import Resource
 from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
 from registry.policies.ports import Owner
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
@@ -380,8 +380,7 @@ class ServerRepository:
         document = await self._servers.find_one(
             {"_id": ObjectId(server_id)}, {"config.toolFunctions": 1}, session=tx
         )
-        functions = ((document or {}).get("config") or {}).get("toolFunctions")
-        return functions if isinstance(functions, dict) else {}
+        return members(members((document or {}).get("config")).get("toolFunctions"))
 
     async def by_name(self, server_name: str) -> ServerRecord | None:
         """Return the server of that name, whoever asks."""

@@ -18,7 +18,7 @@ from registry.core.errors import RegistryError
 from registry.core.metrics import Metrics
 from registry.core.tasks import end
 from registry.servers.changes import FieldChanges
-from registry.servers.errors import DiscoveryFailedError
+from registry.servers.errors import DiscoveryFailedError, ServerUnusableError
 from registry.servers.outcome import Reading, doubt_of
 from registry.servers.ports import ServerChanges
 from registry.servers.reader import ServerReader
@@ -205,26 +205,7 @@ class SyncRunner:
     async def _read_and_write(self, attempt: _Attempt, server: ServerRecord) -> Ending | None:
         """Return what came of it; None when the server was changed meanwhile."""
         job = attempt.job
-        began_at = self._clock.monotonic()
-        is_final = False
-        try:
-            reading = await self._reader.read(
-                server.server_name,
-                server.id,
-                server.config,
-                _reader_of(job, server),
-                created_at=server.created_at,
-                progress=attempt.read,
-                known_eras=server.eras,
-            )
-        except DiscoveryFailedError as exc:
-            reading = Reading(failure=exc.message)
-        except RegistryError as exc:
-            # A URL that may not be contacted, a secret that cannot be read: time does not help.
-            reading = Reading(failure=exc.message)
-            is_final = True
-        attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
-
+        reading, is_final = await self._read(attempt, server)
         doubt = self._doubt(attempt, server, reading)
         if doubt is not None:
             upstream_ms = attempt.upstream_ms
@@ -254,17 +235,29 @@ class SyncRunner:
             attempt.is_ending = True
             self._jobs.end_with(job, ending, self._clock.now(), batch, repeated)
 
-        async with self._writing:
-            written = await self._store.write(
-                server,
-                reading,
-                FieldChanges(),
-                _actor(job),
-                accept=False,
-                confirm=begin,
-                finish=finish,
-                action=AuditAction.REFRESH,
+        try:
+            async with self._writing:
+                written = await self._store.write(
+                    server,
+                    reading,
+                    FieldChanges(),
+                    _actor(job),
+                    accept=False,
+                    confirm=begin,
+                    finish=finish,
+                    action=AuditAction.REFRESH,
+                )
+        except RegistryError as exc:
+            # Nothing was stored: of a document that has no place for it, or that is not taken.
+            attempt.is_writing = False
+            refused = failed(
+                exc.message,
+                job.attempts,
+                *self._luck(),
+                is_final=isinstance(exc, ServerUnusableError),
+                upstream_ms=attempt.upstream_ms,
             )
+            return await self._end(attempt, refused)
         if written is None:
             attempt.is_ending = attempt.is_writing = False
             return None
@@ -274,6 +267,30 @@ class SyncRunner:
         user_id = _reader_of(job, server).user_id
         note_reading(self._connections, written.server, reading, user_id, is_told=written.is_told)
         return ending
+
+    async def _read(self, attempt: _Attempt, server: ServerRecord) -> tuple[Reading, bool]:
+        """Return what came of reading an upstream, and whether another time is of no use."""
+        job = attempt.job
+        began_at = self._clock.monotonic()
+        is_final = False
+        try:
+            reading = await self._reader.read(
+                server.server_name,
+                server.id,
+                server.config,
+                _reader_of(job, server),
+                created_at=server.created_at,
+                progress=attempt.read,
+                known_eras=server.eras,
+            )
+        except DiscoveryFailedError as exc:
+            reading = Reading(failure=exc.message)
+        except RegistryError as exc:
+            # A URL that may not be contacted, a secret that cannot be read: time does not help.
+            reading = Reading(failure=exc.message)
+            is_final = True
+        attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
+        return reading, is_final
 
     def _doubt(self, attempt: _Attempt, server: ServerRecord, reading: Reading) -> str | None:
         """Return why an upstream is asked again before it is believed, if so."""

@@ -16,8 +16,15 @@ from yarl import URL
 MAX_HEADER_BYTES = 64 * 1024
 """Longest header of an answer."""
 
+MAX_HEADERS = 1_000
+"""Headers of an answer."""
+
 UNASKED_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """What aiohttp adds by itself; requests come complete."""
+
+
+class UntrustedError(httpx2.ConnectError):
+    """Nobody who is trusted vouches for the server, or not for its name."""
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -69,6 +76,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             skip_auto_headers=UNASKED_HEADERS,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
         )
 
     @override
@@ -106,13 +114,11 @@ def _told_as_transport_error() -> Iterator[None]:
         raise httpx2.ConnectTimeout(str(exc)) from exc
     except TimeoutError as exc:
         raise httpx2.ReadTimeout(str(exc)) from exc
+    except aiohttp.ClientConnectorCertificateError as exc:
+        raise UntrustedError(str(exc)) from exc
     except aiohttp.ClientConnectorError as exc:
         raise httpx2.ConnectError(str(exc)) from exc
-    except (
-        aiohttp.ClientPayloadError,
-        aiohttp.ClientResponseError,
-        aiohttp.ServerDisconnectedError,
-    ) as exc:
+    except aiohttp.ClientResponseError as exc:
         raise httpx2.RemoteProtocolError(str(exc)) from exc
     except aiohttp.ClientError as exc:
         raise httpx2.ReadError(str(exc)) from exc

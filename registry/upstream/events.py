@@ -42,6 +42,11 @@ def message_of(event: bytes) -> bytes | None:
     return b"\n".join(value for name, value in fields if name == b"data") or None
 
 
+def is_silent(event: bytes) -> bool:
+    """Whether there is nothing in an event but comments, as servers send to keep a stream open."""
+    return all(not line or line.startswith(b":") for line in event.splitlines())
+
+
 def with_data(event: bytes, data: bytes) -> bytes:
     """Return *event* with *data*, which is one line, in place of its own."""
     others = [line for line in event.splitlines() if line and _field(line)[0] != b"data"]

@@ -17,11 +17,21 @@ from typing_extensions import override
 
 from registry.upstream.carrier import AiohttpTransport
 from registry.upstream.errors import UpstreamError, UpstreamTooLargeError
-from registry.upstream.events import EventSplitter, message_of, with_data
+from registry.upstream.events import EventSplitter, is_silent, message_of, with_data
 from registry.upstream.guard import DEFAULT_PORTS, UrlGuard
 
 LONG_MESSAGE_BYTES = 256 * 1024
 """From here on a message is read beside the event loop, which others wait for meanwhile."""
+
+MOST_EVENTS = 50_000
+"""Events in all streams of one reading; its bytes would be enough for millions of empty ones."""
+
+EVENTS_AT_ONCE = 500
+"""After so many others have their turn."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+PLAIN = frozenset({"", "identity"})
+"""Content codings that leave a body as it is."""
 
 Rewriting = Callable[[bytes], bytes]
 
@@ -41,6 +51,7 @@ class Exchange:
     max_bytes: int
     heeds_get: bool = True
     taken: int = 0
+    events: int = 0
     refusal: UpstreamError | None = None
     status: int | None = None
     content_type: str = ""
@@ -53,6 +64,13 @@ class Exchange:
         self.taken += size
         if self.taken > self.max_bytes:
             raise self.refused(UpstreamTooLargeError(f"It sent more than {self.max_bytes} bytes."))
+
+    def take_event(self) -> int:
+        """Count an event of a stream against `MOST_EVENTS`; return how many there were."""
+        self.events += 1
+        if self.events > MOST_EVENTS:
+            raise self.refused(UpstreamTooLargeError(f"It sent more than {MOST_EVENTS} events."))
+        return self.events
 
     def refused(self, error: UpstreamError) -> UpstreamError:
         """Remember *error* if it is the first, and return it."""
@@ -107,7 +125,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
     async def _checked(self, response: httpx2.Response) -> httpx2.Response:
         exchange = self._exchange
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
+        if response.headers.get("content-encoding", "").strip().lower() not in PLAIN:
             # We asked for none: what unpacks to a thousand times its size is not for us.
             await response.aclose()
             raise exchange.refused(UpstreamTooLargeError("It sent a compressed answer unasked."))
@@ -115,12 +133,16 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         assert isinstance(stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport's own
         stream = _CountedStream(stream, exchange)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        headers = response.headers
+        # As bytes: what they hold beyond ASCII is no reason to refuse an answer. Of cookies it is,
+        # because they are sent back.
+        headers = [
+            (name, value)
+            for name, value in response.headers.raw
+            if value.isascii() or name.lower() != b"set-cookie"
+        ]
         if self._rewrite is not None and kind in REWRITTEN:
-            stream = REWRITTEN[kind](stream, self._rewrite)
-            headers = httpx2.Headers(
-                [item for item in headers.multi_items() if item[0] != "content-length"]
-            )
+            stream = REWRITTEN[kind](stream, exchange, self._rewrite)
+            headers = [item for item in headers if item[0].lower() != b"content-length"]
         return httpx2.Response(
             response.status_code,
             headers=headers,
@@ -166,8 +188,11 @@ class _CountedStream(httpx2.AsyncByteStream):
 
 
 class _RewrittenStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream, rewrite: Rewriting) -> None:
+    def __init__(
+        self, inner: httpx2.AsyncByteStream, exchange: Exchange, rewrite: Rewriting
+    ) -> None:
         self._inner = inner
+        self._exchange = exchange
         self._rewrite = rewrite
 
     async def _rewritten(self, message: bytes) -> bytes:
@@ -192,8 +217,16 @@ class _RewrittenEvents(_RewrittenStream):
     @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
         events = EventSplitter()
+        is_first = True
         async for chunk in self._inner:
-            for event in events.feed(chunk):
+            piece = chunk.removeprefix(BYTE_ORDER_MARK) if is_first else chunk
+            is_first = False
+            for event in events.feed(piece):
+                if self._exchange.take_event() % EVENTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop, not a time
+                if is_silent(event):
+                    # Whoever reads on would take as long again to find nothing in it.
+                    continue
                 data = message_of(event)
                 yield event if data is None else with_data(event, await self._rewritten(data))
 

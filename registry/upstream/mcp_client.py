@@ -34,7 +34,7 @@ from typing_extensions import override
 from registry.core.clock import Clock
 from registry.core.definitions import Listed
 from registry.core.json import JsonObject, load_text, members
-from registry.upstream.carrier import AiohttpTransport
+from registry.upstream.carrier import AiohttpTransport, UntrustedError
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
@@ -538,18 +538,35 @@ def _told_by_status(exchange: Exchange, target: Target) -> UpstreamError | None:
 
 def _of_leaf(leaf: BaseException, target: Target, limits: Limits) -> UpstreamError | None:
     match leaf:
-        case httpx2.TimeoutException() | TimeoutError():
+        case TimeoutError():
             return _timed_out(target, limits)
-        case httpx2.ConnectError():
-            return UpstreamConnectError(f"Could not connect to {_origin(target)}.")
         case httpx2.TransportError():
-            return UpstreamConnectError(f"The connection to {_origin(target)} broke.")
+            return _of_transport(leaf, target, limits)
         case MCPError() if not str(leaf).startswith(UNPARSED):
             return UpstreamProtocolError(f"{_origin(target)} answered: {_shown(leaf)}")
         case ValidationError() | MCPError():
             return UpstreamProtocolError(f"{_origin(target)} answered something that is not MCP.")
         case _:
             return None
+
+
+def _of_transport(error: httpx2.TransportError, target: Target, limits: Limits) -> UpstreamError:
+    origin = _origin(target)
+    match error:
+        case httpx2.ConnectTimeout():
+            seconds = limits.connect_timeout_seconds
+            return UpstreamTimeoutError(f"{origin} took no connection in {seconds:g} s.")
+        case httpx2.TimeoutException():
+            return _timed_out(target, limits)
+        case UntrustedError():
+            told = f"The certificate of {origin} is not trusted, or is for another name."
+            return UpstreamConnectError(told)
+        case httpx2.ConnectError():
+            return UpstreamConnectError(f"Could not connect to {origin}.")
+        case httpx2.RemoteProtocolError():
+            return UpstreamProtocolError(f"{origin} did not answer in HTTP.")
+        case _:
+            return UpstreamConnectError(f"The connection to {origin} broke.")
 
 
 def _timed_out(target: Target, limits: Limits) -> UpstreamTimeoutError:

@@ -4,18 +4,12 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from pathlib import Path
 
 import httpx2
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from registry.core.clock import SystemClock
-from registry.upstream.carrier import MAX_HEADER_BYTES, AiohttpTransport
+from registry.upstream.carrier import MAX_HEADER_BYTES, AiohttpTransport, UntrustedError
+from tests.fakes.certificates import certificate_file
 
 NAME = "upstream.test"
 PATIENCE = {"connect": 0.5, "read": 0.3, "write": 0.5, "pool": 0.5}
@@ -161,12 +155,12 @@ async def test_redirects_cookies_and_compression_are_left_to_whoever_asked(
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b"", httpx2.RemoteProtocolError),
+        (b"", httpx2.ReadError),
         (b"SSH-2.0-OpenSSH\r\n\r\n", httpx2.RemoteProtocolError),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", httpx2.RemoteProtocolError),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", httpx2.ReadError),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-            httpx2.RemoteProtocolError,
+            httpx2.TransportError,
         ),
         (
             b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * (2 * MAX_HEADER_BYTES) + b"\r\n\r\n",
@@ -220,30 +214,7 @@ async def test_a_stream_that_is_left_early_is_closed(carrier: AiohttpTransport) 
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return contexts of a server that is `NAME`, and of clients that trust it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-    now = SystemClock().now()
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file: Path = tmp_path_factory.mktemp("tls") / "server.pem"
-    file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
+    file = certificate_file(tmp_path_factory.mktemp("tls") / "server.pem", NAME)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(file)
     return server, ssl.create_default_context(cafile=str(file))
@@ -259,9 +230,9 @@ async def test_tls_is_for_the_name_although_the_address_is_contacted(
     async with serving(PLAIN, tls=for_server) as server:
         url = f"https://127.0.0.1:{server.port}/"
         got = await asked(carrier, url, extensions={"sni_hostname": NAME})
-        with pytest.raises(httpx2.ConnectError):
+        with pytest.raises(UntrustedError):
             await asked(carrier, url, extensions={"sni_hostname": "other.test"})
-        with pytest.raises(httpx2.ConnectError):
+        with pytest.raises(UntrustedError):
             await asked(carrier, url)
     await carrier.aclose()
 
@@ -274,7 +245,7 @@ async def test_what_nobody_vouches_for_is_not_spoken_to(
     carrier: AiohttpTransport, certified: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     async with serving(PLAIN, tls=certified[0]) as server:
-        with pytest.raises(httpx2.ConnectError):
+        with pytest.raises(UntrustedError):
             await asked(
                 carrier, f"https://127.0.0.1:{server.port}/", extensions={"sni_hostname": NAME}
             )

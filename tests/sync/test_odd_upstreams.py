@@ -1,0 +1,176 @@
+"""Upstreams whose HTTP or streams are odd: read all the same, or refused in words that help."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.servers.errors import DiscoveryFailedError
+from registry.servers.values import ConnectionSpec, Transport
+from registry.sync.discovery import DiscoveryService
+from registry.upstream.guard import UrlGuard
+from registry.upstream.http import MOST_EVENTS
+from tests.fakes.certificates import certificate_file
+from tests.fakes.upstreams import TOOL
+
+Answering = Callable[[bytes], bytes]
+JSON = "Content-Type: application/json\r\n"
+EVENTS = "Content-Type: text/event-stream\r\n"
+RESULTS = {
+    "initialize": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": "odd", "version": "1"},
+    },
+    "tools/list": {"tools": [TOOL]},
+}
+
+
+def head(headers: bytes | str, size: int | None = None) -> bytes:
+    raw = headers if isinstance(headers, bytes) else headers.encode()
+    length = b"" if size is None else b"Content-Length: %d\r\n" % size
+    return b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + raw + length + b"\r\n"
+
+
+def plain(headers: bytes | str) -> Answering:
+    return lambda body: head(headers, len(body)) + body
+
+
+def streamed(before: bytes) -> Answering:
+    return lambda body: head(EVENTS) + before + b"data: " + body + b"\n\n"
+
+
+@asynccontextmanager
+async def odd(answering: Answering, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Run an upstream of the older era whose answers are made by *answering*."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            asked = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = asked.partition("content-length:")[2].partition("\r\n")[0].strip() or "0"
+            message = json.loads(await reader.readexactly(int(length)) or b"{}")
+            result = RESULTS.get(message.get("method"))
+            if asked.startswith("get"):
+                writer.write(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
+            elif "id" not in message:
+                writer.write(b"HTTP/1.1 202 Taken\r\nContent-Length: 0\r\n\r\n")
+            else:
+                told = (
+                    {"error": {"code": -32601, "message": "No."}}
+                    if result is None
+                    else {"result": result}
+                )
+                answer = {"jsonrpc": "2.0", "id": message["id"], **told}
+                writer.write(answering(json.dumps(answer).encode()))
+            await writer.drain()
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        yield int(server.sockets[0].getsockname()[1])
+
+
+async def read(settings: Settings, url: str) -> list[str]:
+    service = DiscoveryService(
+        UrlGuard(("127.0.0.0/8",)),
+        settings=settings.model_copy(update={"discovery_timeout_seconds": 5.0}),
+        clock=SystemClock(),
+        metrics=Metrics(),
+    )
+    found = await service.discover(ConnectionSpec(url, Transport.STREAMABLE_HTTP))
+    return [tool.name for tool in found.snapshot.tools]
+
+
+@pytest.mark.parametrize(
+    "answering",
+    [
+        plain(JSON.encode() + b"X-Cafe: caf\xe9 \xff\r\n"),
+        plain(JSON.encode() + b"Set-Cookie: a=\x80; Path=/\r\n"),
+        plain("Content-Type: application/json; charset=\xe9\r\n".encode("latin-1")),
+        plain(JSON + "".join(f"X-Many-{number}: x\r\n" for number in range(200))),
+        plain(JSON + f"X-Long: {'x' * 60_000}\r\n"),
+        plain(JSON + "Content-Encoding: \r\n"),
+        plain(JSON + "Content-Encoding: identity\r\n"),
+        streamed(b""),
+        streamed(b"\xef\xbb\xbf"),
+        streamed(b": still here\n\n" * 1_000),
+        streamed(b"\n" * 10_000),
+        streamed(b"retry: 5\nid: 1\n\n"),
+    ],
+    ids=[
+        *("latin-1 header", "latin-1 cookie", "latin-1 type", "many headers", "long header"),
+        *("no coding", "identity", "stream", "byte order mark", "comments", "empty lines", "id"),
+    ],
+)
+async def test_what_is_merely_odd_is_read(settings: Settings, answering: Answering) -> None:
+    async with odd(answering) as port:
+        assert await read(settings, f"http://127.0.0.1:{port}/mcp") == [TOOL["name"]]
+
+
+@pytest.mark.parametrize(
+    ("answering", "told"),
+    [
+        (lambda _: b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "{origin} did not answer in HTTP."),
+        (plain(JSON + f"X-Long: {'x' * 200_000}\r\n"), "{origin} did not answer in HTTP."),
+        (lambda body: head(JSON, 2 * len(body)) + body, "The connection to {origin} broke."),
+        (plain(JSON + "Content-Encoding: gzip\r\n"), "It sent a compressed answer unasked."),
+    ],
+    ids=["no HTTP", "too long a header", "broken off", "compressed"],
+)
+async def test_what_cannot_be_read_is_told(
+    settings: Settings, answering: Answering, told: str
+) -> None:
+    async with odd(answering) as port:
+        origin = f"http://127.0.0.1:{port}"
+        with pytest.raises(DiscoveryFailedError) as caught:
+            await read(settings, f"{origin}/mcp")
+
+    assert caught.value.message == told.format(origin=origin)
+
+
+@pytest.mark.parametrize("event", [b"\n\n", b": ping\n\n", b"id: 1\n\n", b"\r"])
+async def test_a_flood_of_events_is_ended_and_holds_up_nobody(
+    settings: Settings, event: bytes
+) -> None:
+    longest = 0.0
+    clock = SystemClock()
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            before = clock.monotonic()
+            await clock.sleep(0.01)
+            longest = max(longest, clock.monotonic() - before)
+
+    async with odd(streamed(event * (4 * MOST_EVENTS))) as port, asyncio.TaskGroup() as group:
+        watching = group.create_task(watch())
+        with pytest.raises(DiscoveryFailedError) as caught:
+            await read(settings, f"http://127.0.0.1:{port}/mcp")
+        watching.cancel()
+
+    assert caught.value.message == f"It sent more than {MOST_EVENTS} events."
+    assert longest < 2
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_told(
+    settings: Settings, tmp_path: Path
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate_file(tmp_path / "server.pem", "upstream.test"))
+    async with odd(plain(JSON), tls) as port:
+        origin = f"https://127.0.0.1:{port}"
+        with pytest.raises(DiscoveryFailedError) as caught:
+            await read(settings, f"{origin}/mcp")
+
+    told = f"The certificate of {origin} is not trusted, or is for another name."
+    assert caught.value.message == told
