@@ -3,7 +3,9 @@
 Knows the documents of `packages.models`; knows no settings, HTTP or MCP.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -43,6 +45,9 @@ NAMESPACE_EXISTS = 48
 
 HEARTBEAT_MS = 2_000
 """How often a server must show that it lives; the driver's own ten seconds are long to wait."""
+
+CLOSE_SECONDS = 5
+"""Longest time for connections to be closed at the end of a process."""
 
 TRANSACTION_SECONDS = 30
 """Longest time for a transaction with all its retries; the driver's own limit is two minutes."""
@@ -266,8 +271,10 @@ class Database:
         return Batch(self.db, self._bulk, tx)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self.client.close()
+        """Close all connections, as far as that can be done in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.client.close()
 
 
 def _identity(index: Mapping[str, Any]) -> list[tuple[str, object]]:

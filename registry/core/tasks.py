@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Iterable
 
-PATIENCE_SECONDS = 0.2
+PATIENCE_SECONDS = 3.0
+"""Between two cancellations of a task. The driver must have wound up after the first by then: a
+second one in the middle of that leaves one of its locks taken, and its client useless for ever."""
 
 
 async def end(task: asyncio.Task[None]) -> None:

@@ -19,6 +19,9 @@ from registry.sync.values import Asked, Ending, JobState, SyncJob, Trigger
 BEGUN_AT_ONCE = 8
 """Jobs that are opened by one command; nobody else can take those that wait for their turn."""
 
+GIVE_BACK_SECONDS = 10.0
+"""Longest time for giving back what was begun, where the database is away."""
+
 LOOK_SECONDS = 0.2
 """Time between two looks at a job that another process runs."""
 
@@ -116,8 +119,9 @@ class SyncRound:
                     await end_all(tasks)
         except BaseException:
             # Also what was just being opened. Without the database others find it later.
-            with suppress(DatabaseUnavailable):
-                await self._jobs.release_held(self._name)
+            with suppress(DatabaseUnavailable, TimeoutError):
+                async with asyncio.timeout(GIVE_BACK_SECONDS):
+                    await self._jobs.release_held(self._name)
             raise
 
     async def _work(self, line: "_Line", told: Callable[[RoundResult], None]) -> None:

@@ -7,11 +7,13 @@ import pytest
 from bson import ObjectId
 
 from registry.auth.identity import UserContext
+from registry.servers.errors import ServerUnusableError
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
+ENDED = frozenset({"succeeded", "dead", "cancelled"})
 ODD: list[dict[str, Any]] = [
     {},
     {"scope": ["shared_app"]},
@@ -36,6 +38,7 @@ ODD: list[dict[str, Any]] = [
     {"config": None},
     {"config": []},
     {"config": "text"},
+    {"config": [1, {"a": 2}]},
     {"config": {"": 5, "url.of": 5, "$url": 5, "toolFunctions": None}},
     {"config": {"url": 5, "type": 5}},
     {"config": {"url": "http://[", "type": "streamable-http"}},
@@ -70,7 +73,9 @@ async def test_an_odd_server_costs_no_other_one(
     await rest.parts.database.collection("mcpservers").insert_one(document)
 
     listed = await rest.call(root, "GET")
+    asked = await rest.ask(root, "POST", f"/sync/owners/{key}")
     answers = [
+        asked,
         await rest.call(root, "GET", f"/{key}"),
         await rest.call(root, "GET", f"/{key}/tools"),
         await rest.call(root, "GET", f"/{key}/user-keys"),
@@ -83,6 +88,25 @@ async def test_an_odd_server_costs_no_other_one(
     assert {"good"} <= {item["serverName"] for item in listed.json()["servers"]}
     assert [answer.status_code for answer in answers if answer.status_code >= 500] == []
     assert rest.parts.snapshot.route("good") is not None
+    if asked.status_code == 202:
+        job = await rest.job(root, asked.json()["job_id"], until=ENDED | {"retrying"})
+        assert [run["outcome"] for run in job["runs"]] in (["failure"], ["cancelled"], ["success"])
+
+
+@pytest.mark.parametrize("ours", ["text", [1]])
+async def test_a_server_with_no_place_for_what_was_read_is_given_up_at_once(
+    rest: Rest, root: UserContext, upstream: PlainUpstream, ours: object
+) -> None:
+    server = await rest.register(root, "placeless", upstream.url)
+    await rest.parts.database.collection("mcpservers").update_one(
+        {"_id": ObjectId(server["id"])}, {"$set": {"registry": ours}}
+    )
+
+    asked = await rest.ask(root, "POST", f"/sync/owners/{server['id']}")
+    job = await rest.job(root, asked.json()["job_id"])
+
+    assert (job["state"], job["attempts"], len(job["runs"])) == ("dead", 1, 1)
+    assert job["error"] == ServerUnusableError().message
 
 
 async def test_an_odd_token_is_none(rest: Rest, alice: UserContext) -> None:
