@@ -22,6 +22,7 @@ from pymongo.read_concern import ReadConcern
 from packages.database.batch import Batch, Bulk
 from packages.database.errors import DatabaseUnavailable, ReplicaSetNeeded, translated
 from packages.database.monitoring import SignOfLife
+from packages.database.waiting import repair_driver
 
 Doc: TypeAlias = dict[str, Any]
 Transaction: TypeAlias = AsyncClientSession
@@ -101,6 +102,7 @@ class Database:
         timeout_ms: int,
         listeners: Sequence[CommandListener | ConnectionPoolListener] = (),
     ) -> None:
+        repair_driver()
         self._sign_of_life = SignOfLife()
         try:
             client: AsyncMongoClient[Doc] = AsyncMongoClient(

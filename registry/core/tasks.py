@@ -20,7 +20,11 @@ async def end_all(tasks: Iterable[asyncio.Task[None]]) -> None:
     connection, and a task that loops would then go on for ever.
     """
     left = {task for task in tasks if not task.done()}
+    for task in left:
+        # A group whose other task failed has told it already.
+        if not task.cancelling():
+            task.cancel()
     while left:
+        _, left = await asyncio.wait(left, timeout=PATIENCE_SECONDS)
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=PATIENCE_SECONDS)

@@ -19,7 +19,7 @@ from registry.sync.values import Asked, Ending, JobState, SyncJob, Trigger
 BEGUN_AT_ONCE = 8
 """Jobs that are opened by one command; nobody else can take those that wait for their turn."""
 
-GIVE_BACK_SECONDS = 10.0
+GIVE_BACK_SECONDS = 5.0
 """Longest time for giving back what was begun, where the database is away."""
 
 LOOK_SECONDS = 0.2

@@ -14,6 +14,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from tests.conftest import CREDS_IV, CREDS_KEY
 from tests.fakes.command import START, run_registry
+from tests.fakes.mongo_daemon import start_daemon
 from tests.fakes.plain_upstream import ECHO, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
 
@@ -148,3 +149,48 @@ async def _never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     with suppress(ConnectionError):
         await reader.read()
     writer.close()
+
+
+async def test_it_ends_when_its_database_is_away_for_good(
+    key_files: tuple[Path, Path], tmp_path: Path, root: UserContext
+) -> None:
+    with start_daemon(tmp_path / "mongo") as daemon:
+        settings = rest_settings(daemon.uri, key_files, tmp_path, sync_worker=False)
+        async with (
+            running(settings) as rest,
+            plain_upstream() as upstream,
+            await asyncio.start_server(_never_answers, "127.0.0.1") as hanging,
+        ):
+            names = [f"server-{number}" for number in range(12)]
+            for name in names:
+                await rest.register(root, name, f"{upstream.url}?{name}")
+            address = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}/mcp"
+            await rest.parts.database.collection("mcpservers").update_many(
+                {"serverName": {"$in": names[3:]}}, {"$set": {"config.url": address}}
+            )
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", START, "sync", "run", *names, "--json"),
+                cwd=tmp_path,
+                env={
+                    **environment(rest, key_files),
+                    "DISCOVERY_TIMEOUT_SECONDS": "3",
+                    "MONGO_TIMEOUT_MS": "500",
+                },
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            jobs = rest.parts.database.collection("sync_jobs")
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                # None of them is being stored, which has half a minute of its own.
+                while await jobs.count_documents({"state": "succeeded"}) < 3:
+                    await SystemClock().sleep(0.05)
+        daemon.kill()
+        try:
+            async with asyncio.timeout(2 * PATIENCE_SECONDS):
+                _, told = await process.communicate()
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+
+    assert process.returncode == 1
+    assert told.decode().splitlines()[-1] == "registry: MONGO_URI: the database cannot be reached"

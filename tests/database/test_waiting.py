@@ -1,0 +1,50 @@
+"""The driver's waiting leaves no lock behind."""
+
+import asyncio
+
+from pymongo.lock import _async_cond_wait, _async_create_condition, _async_create_lock
+
+from packages.database.waiting import repair_driver
+from registry.core.clock import SystemClock
+
+
+async def test_who_is_cancelled_when_the_time_is_up_leaves_the_lock_free() -> None:
+    repair_driver()
+    clock = SystemClock()
+    lock = _async_create_lock()
+    condition = _async_create_condition(lock)
+
+    async def waiting() -> None:
+        async with lock:
+            await _async_cond_wait(condition, 0.05)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(waiting())
+        await clock.sleep(0.01)
+        async with lock:
+            # The time is up, and the lock cannot be had yet.
+            await clock.sleep(0.1)
+            task.cancel()
+
+    assert task.cancelled()
+    assert not lock.locked()
+    async with asyncio.timeout(1), lock:
+        assert lock.locked()
+
+
+async def test_waiting_ends_by_time_and_by_being_told() -> None:
+    repair_driver()
+    clock = SystemClock()
+    condition = _async_create_condition(_async_create_lock())
+
+    async with condition:
+        assert not await _async_cond_wait(condition, 0.01)
+
+    async def tell() -> None:
+        await clock.sleep(0.02)
+        async with condition:
+            condition.notify_all()
+
+    async with asyncio.TaskGroup() as group, condition:
+        group.create_task(tell())
+        assert await _async_cond_wait(condition, 5)
