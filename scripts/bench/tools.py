@@ -138,7 +138,11 @@ def _rows(owners: list[ObjectId]) -> Iterator[dict[str, Any]]:
             "tool_metadata": {},
             "metadata": {"read_only": is_read_only},
             "metadata_sources": {"read_only": "upstream"},
-            "facets": [*facets, *(f"tag:{tag}" for tag in tags)],
+            "facets": [
+                *facets,
+                *(f"tag:{tag}" for tag in tags),
+                *([] if is_served else ["review:new"]),
+            ],
             **({"tags": tags} if tags else {}),
             **({} if is_served else {"review": "new"}),
             "position": number // OWNERS,
