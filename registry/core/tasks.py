@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterable
 
 PATIENCE_SECONDS = 3.0
-"""Between two cancellations of a task. The driver must have wound up after the first by then: a
-second one in the middle of that leaves one of its locks taken, and its client useless for ever."""
+"""Between two cancellations of a task. What it does to wind up after the first, such as giving a
+job back, is not broken off by the second."""
 
 
 async def end(task: asyncio.Task[None]) -> None:
