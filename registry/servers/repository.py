@@ -513,15 +513,17 @@ class ServerRepository:
         of a server that is off or in error, that failed after *at*, or of which all this is known
         since *quiet_since*.
         """
+        # Looked at first: as an alternative in the update's own query it would keep compatible
+        # servers from finding the document by its id.
+        key = {"_id": ObjectId(server_id)}
+        known = await self._servers.find_one(key, dict.fromkeys(("lastConnected", *TROUBLE), 1))
+        if known is None or not _is_news(known, quiet_since):
+            return False
         result = await self._servers.update_one(
             {
-                "_id": ObjectId(server_id),
+                **key,
                 "status": {"$nin": [ServerStatus.INACTIVE.value, ServerStatus.ERROR.value]},
                 "lastError": {"$not": {"$gt": at}},
-                "$or": [
-                    {"lastConnected": {"$not": {"$gt": quiet_since}}},
-                    *({name: {"$exists": True}} for name in TROUBLE),
-                ],
             },
             {"$max": {"lastConnected": at}, "$unset": dict.fromkeys(TROUBLE, "")},
         )
@@ -811,6 +813,15 @@ def _scope(stored: object) -> ServerScope | None:
 
 def _status(stored: object) -> ServerStatus | None:
     return ServerStatus(stored) if isinstance(stored, str) and stored in STATUSES else None
+
+
+def _is_news(known: Doc, quiet_since: datetime) -> bool:
+    """Whether a connection just now says more than what is stored of a server."""
+    registry = known.get("registry")
+    has_failed = isinstance(registry, dict) and FAILURES.removeprefix("registry.") in registry
+    connected = _moment(known.get("lastConnected"))
+    is_known = connected is not None and connected > quiet_since
+    return has_failed or not known.keys().isdisjoint(TROUBLE) or not is_known
 
 
 def _is_id(stored: object) -> bool:

@@ -37,10 +37,6 @@ from registry.sync.values import (
 from registry.tools.values import Person
 
 NEWEST_FIRST = [("_id", DESCENDING)]
-CLOCK_DIFFERENCE = timedelta(minutes=1)
-"""A replica's clock may be so far behind the database's, and still finds what is due. What it
-finds too early is left alone, by the database's own clock."""
-
 OPEN_ATTEMPTS = 10
 """How often a job is looked for that another process opens or finishes just then."""
 
@@ -52,9 +48,10 @@ MOST_RUNS_SHOWN = 50
 TIME_SECONDS = 60.0
 """How long the difference between the clocks is taken to stay as it was."""
 
+PROMPT_SECONDS = 1.0
+"""An answer within that is taken to be about the moment of its question."""
+
 NOW = "$$NOW"
-IS_DUE: Doc = {"$lte": [{"$toLong": "$due_at"}, {"$toLong": NOW}]}
-"""Compared as numbers, for not every compatible server can compare dates with its own time."""
 
 
 @translates_driver_errors
@@ -149,7 +146,6 @@ class JobRepository:
         most: int,
         worker: str,
         lease_seconds: float,
-        now: datetime,
         *,
         asked_for: bool = False,
     ) -> list[SyncJob]:
@@ -161,15 +157,13 @@ class JobRepository:
             most: How many at most.
             worker: Whose they are.
             lease_seconds: How long, without news of the worker.
-            now: The time here.
             asked_for: Only first attempts at what somebody asked for.
         """
-        # The first condition is for the index alone.
-        horizon: Doc = {"due_at": {"$lte": now + CLOCK_DIFFERENCE}, "$expr": IS_DUE}
+        due = await self._due()
         if asked_for:
-            horizon |= {"trigger": {"$in": ASKED_FOR}, "state": JobState.QUEUED.value}
+            due |= {"trigger": {"$in": ASKED_FOR}, "state": JobState.QUEUED.value}
         # Some of them others take meanwhile.
-        candidates = self._jobs.find(horizon, {"_id": 1}, sort=[("due_at", 1)], limit=most * 2)
+        candidates = self._jobs.find(due, {"_id": 1}, sort=[("due_at", 1)], limit=most * 2)
         taken: list[SyncJob] = []
         async for candidate in candidates:
             if len(taken) >= most:
@@ -222,12 +216,28 @@ class JobRepository:
         """Take one job if it is due, or its worker died."""
         return await self._claim(ObjectId(job_id), worker, lease_seconds)
 
+    async def _due(self) -> Doc:
+        """Return what selects the jobs that are due.
+
+        By a time that is part of the query: one that the database is to look at for itself is
+        looked at in every job that there ever was, by compatible servers.
+        """
+        return {"due_at": {"$lte": await self._database_time()}}
+
     async def _database_time(self) -> datetime:
-        """Return the database's time, which is asked for once in a while and reckoned between."""
+        """Return the database's time, which is asked for once in a while and reckoned between.
+
+        It is late by no more than the way of its question, and never early: what is due just now
+        must not be missed.
+        """
         since = self._clock.monotonic() - self._time_asked_at
         if since > TIME_SECONDS:
+            asked_at = self._clock.monotonic()
             answer = await self._command("hello")
-            self._time_asked_at, since = self._clock.monotonic(), 0.0
+            since = self._clock.monotonic() - asked_at
+            if since > PROMPT_SECONDS:
+                asked_at, since = asked_at + since, 0.0
+            self._time_asked_at = asked_at
             told = answer.get("localTime")
             self._time = told if isinstance(told, datetime) else self._clock.now()
         return self._time + timedelta(seconds=since)
@@ -244,7 +254,7 @@ class JobRepository:
             "progress": {"phase": Phase.READING.value, "tools_read": 0},
         }
         before = await self._jobs.find_one_and_update(
-            {"_id": key, "due_at": {"$exists": True}, "$expr": IS_DUE},
+            {"_id": key, **await self._due()},
             # What asked for it again while a worker had it that died is done by this attempt.
             [{"$set": changes}, {"$unset": ["repeat"]}],
             return_document=ReturnDocument.BEFORE,

@@ -144,16 +144,14 @@ class SyncWorker:
         await self._take_announcements()
         for server in await self._servers.due_for_sync(self._clock.now(), SCHEDULED_AT_ONCE):
             await self._schedule(server)
-        terms, now = self._terms, self._clock.now()
+        terms = self._terms
         free = max(0, terms.at_once - len(self._running))
-        taken = await self._jobs.claim(free, terms.name, terms.lease_seconds, now) if free else []
+        taken = await self._jobs.claim(free, terms.name, terms.lease_seconds) if free else []
         self._begin(group, taken)
         kept = terms.at_once + KEPT_FOR_PEOPLE - len(self._running)
         if kept > 0 and len(taken) == free:
             # Perhaps more are due than there is room for.
-            taken = await self._jobs.claim(
-                kept, terms.name, terms.lease_seconds, now, asked_for=True
-            )
+            taken = await self._jobs.claim(kept, terms.name, terms.lease_seconds, asked_for=True)
             self._begin(group, taken)
         if self._clock.monotonic() - self._counted_at >= COUNT_SECONDS:
             self._counted_at = self._clock.monotonic()

@@ -32,10 +32,12 @@ class FamilyRepository:
 
     async def find_by_token(self, token_id: str) -> Family | None:
         """Return the family of a refresh token that counts, or of a recent access token."""
-        document = await self._families.find_one(
-            {"$or": [{"refresh_token_id": token_id}, {"access_tokens.id": token_id}]}
-        )
-        return None if document is None else _family(document)
+        # One after the other: asked for either, compatible servers use no index.
+        for name in ("refresh_token_id", "access_tokens.id"):
+            document = await self._families.find_one({name: token_id})
+            if document is not None:
+                return _family(document)
+        return None
 
     async def insert(self, family: Family, ids: IssuedIds, tx: Transaction) -> None:
         """Write a new family."""
@@ -138,17 +140,17 @@ class RevocationWriter:
 
     async def concerns(self, family: Family, tx: Transaction) -> bool:
         """Whether a family, what it was generated with, or its user is revoked."""
-        user = {
-            "_id": _key(RevocationKind.USER, family.user_id),
-            "revoked_at": {"$gte": family.created_at},
-        }
+        user = _key(RevocationKind.USER, family.user_id)
         keys = [_key(RevocationKind.SESSION, family.family_id)]
         for ancestor in family.ancestors:
             keys += [
                 _key(kind, ancestor) for kind in (RevocationKind.TOKEN, RevocationKind.SESSION)
             ]
-        query: Doc = {"$or": [{"_id": {"$in": keys}}, user]}
-        return await self._revoked.find_one(query, session=tx) is not None
+        found = self._revoked.find({"_id": {"$in": [user, *keys]}}, {"revoked_at": 1}, session=tx)
+        return any(
+            one["_id"] != user or one["revoked_at"] >= family.created_at
+            for one in await found.to_list()
+        )
 
 
 def _key(kind: RevocationKind, subject: str) -> str:

@@ -1,6 +1,10 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks for tests: one that stands still until it is moved, and one that is wrong."""
 
 from datetime import UTC, datetime, timedelta
+
+from typing_extensions import override
+
+from registry.core.clock import SystemClock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -27,3 +31,14 @@ class FakeClock:
     def move(self, seconds: float) -> None:
         """Let *seconds* pass."""
         self._seconds += seconds
+
+
+class SkewedClock(SystemClock):
+    """The clock of a machine whose time is set wrong."""
+
+    def __init__(self, ahead: timedelta) -> None:
+        self._ahead = ahead
+
+    @override
+    def now(self) -> datetime:
+        return super().now() + self._ahead

@@ -16,7 +16,7 @@ import httpx
 
 from tests.fakes.loopback import NO_CERTIFICATES
 
-START = "from registry.cli import main; main()"
+START = "from registry.__main__ import main; main()"
 READY_SECONDS = 25.0
 END_SECONDS = 15.0
 POLL_SECONDS = 0.05

@@ -56,7 +56,7 @@ from registry.tools.intake import LISTED_TWICE
 from registry.tools.repository import ToolRepository
 from registry.tools.values import RejectedTool
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY, ROOT
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import FakeClock, SkewedClock
 from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
@@ -159,7 +159,7 @@ class Parts:
 
     async def claim(self, worker: str = "one", lease_seconds: float = LEASE_SECONDS) -> SyncJob:
         """Take the one job that is due."""
-        (job,) = await self.jobs.claim(9, worker, lease_seconds, self.clock.now())
+        (job,) = await self.jobs.claim(9, worker, lease_seconds)
         return job
 
     async def job(self, job_id: str, state: JobState) -> SyncJob:
@@ -181,9 +181,7 @@ def parts(database: Database, repositories: ServerRepositories, cipher: Cipher) 
 async def test_a_job_is_taken_once_however_many_want_it(parts: Parts) -> None:
     await parts.open(await parts.register("sums"))
 
-    taken = await asyncio.gather(
-        *(parts.jobs.claim(4, f"w{number}", 30, parts.clock.now()) for number in range(8))
-    )
+    taken = await asyncio.gather(*(parts.jobs.claim(4, f"w{number}", 30) for number in range(8)))
 
     assert [job.attempts for jobs in taken for job in jobs] == [1]
 
@@ -223,16 +221,18 @@ async def test_several_workers_read_each_server_once(parts: Parts) -> None:
 @pytest.mark.requirement("R-158")
 @pytest.mark.requirement("E-09")
 async def test_the_job_of_a_dead_worker_is_taken_over_by_the_databases_clock(
-    parts: Parts,
+    parts: Parts, database: Database
 ) -> None:
     await parts.open(await parts.register("sums"))
     dead = await parts.claim("dead", lease_seconds=0.3)
-    slow = parts.clock.now() - timedelta(seconds=50)
-    fast = parts.clock.now() + timedelta(hours=2)
+    slow, fast = (
+        JobRepository(database, retention=KEPT, clock=SkewedClock(ahead))
+        for ahead in (timedelta(hours=-2), timedelta(hours=2))
+    )
 
-    early = [await parts.jobs.claim(1, "two", 30, now) for now in (slow, fast)]
+    early = [await jobs.claim(1, "two", 30) for jobs in (slow, fast)]
     await parts.clock.sleep(0.4)
-    (taken,) = await parts.jobs.claim(1, "two", 30, slow)
+    (taken,) = await slow.claim(1, "two", 30)
 
     assert early == [[], []]
     assert (taken.id, taken.attempts, taken.holder) == (dead.id, 2, "two")
@@ -347,7 +347,7 @@ async def test_a_long_reading_keeps_its_lease(parts: Parts) -> None:
     async def long() -> None:
         for _ in range(8):
             await parts.clock.sleep(0.2)
-            stolen.extend(await parts.jobs.claim(1, "thief", 30, parts.clock.now()))
+            stolen.extend(await parts.jobs.claim(1, "thief", 30))
 
     parts.discovery.meanwhile = long
     ending = await parts.runner(lease_seconds=0.6).run(job)
@@ -523,7 +523,7 @@ async def test_a_manual_wish_while_a_job_runs_is_that_job(parts: Parts) -> None:
     await parts.open(server_id)
     await parts.runner().run(running)
 
-    assert await parts.jobs.claim(1, "one", 30, parts.clock.now()) == []
+    assert await parts.jobs.claim(1, "one", 30) == []
 
 
 async def test_a_wish_brings_a_waiting_retry_forward_but_the_schedule_does_not(
@@ -535,7 +535,7 @@ async def test_a_wish_brings_a_waiting_retry_forward_but_the_schedule_does_not(
     await parts.jobs.end(await parts.claim(), waiting, parts.clock.now())
 
     await parts.open(server_id, Trigger.SCHEDULE)
-    none = await parts.jobs.claim(1, "one", 30, parts.clock.now())
+    none = await parts.jobs.claim(1, "one", 30)
     await parts.open(server_id, Trigger.MANUAL)
 
     assert none == []
@@ -801,7 +801,7 @@ async def test_what_waits_too_long_for_its_turn_is_left_to_others_and_read_once(
     asked_before = len(parts.discovery.asked)
     turns, told, task = await one_waits(parts, ids)
     await parts.clock.sleep(LEASE_SECONDS + 0.2)
-    (taken,) = await parts.jobs.claim(9, "other", LEASE_SECONDS, parts.clock.now())
+    (taken,) = await parts.jobs.claim(9, "other", LEASE_SECONDS)
     parts.discovery.meanwhile = None
     await parts.runner().run(taken)
     turns.go.set()
