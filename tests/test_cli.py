@@ -4,6 +4,8 @@ import gc
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,31 @@ def test_every_command_and_group_has_help(command: list[str]) -> None:
 
     assert result.exit_code == 0
     assert "Usage:" in result.stdout
+
+
+def test_a_command_starts_and_ends_without_looking_for_garbage(tmp_path: Path) -> None:
+    # What is registered first is called last.
+    told = (
+        "import atexit, gc;"
+        "looked = [];"
+        "atexit.register(lambda: print('looked', len(looked), 'spared', gc.get_freeze_count()));"
+        "look = lambda phase, info: info['generation'] == 2 and looked.append(phase);"
+        "gc.callbacks.append(look);"
+        "from registry.__main__ import main; main()"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", told, "--help"],
+        check=True,
+        cwd=tmp_path,
+        env={},
+        capture_output=True,
+        text=True,
+    )
+
+    *_, looked, _, spared = ended.stdout.split()
+    assert int(looked) == 0
+    assert int(spared) > 10_000
 
 
 def test_the_command_is_a_program(tmp_path: Path) -> None:

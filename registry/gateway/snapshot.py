@@ -47,8 +47,12 @@ USER_KEY_SECONDS = 300
 GATHER_SECONDS = 0.02
 """How long changes are gathered before they are applied: one registration makes many."""
 
+GATHER_SHARE, GATHER_SOON_SECONDS = 3, 0.3
+"""The same after changes that took a while to apply: so many times as long, within this bound.
+While many servers change, each is then read once, and with others."""
+
 MOST_GATHER_SECONDS = 1.0
-"""The same after changes that took long to apply: as long as they took, but no longer."""
+"""The same after changes that took longer than that bound: as long as they took, but no longer."""
 
 ID_CHARACTERS = 24
 HEXADECIMAL = frozenset("0123456789abcdef")
@@ -292,7 +296,7 @@ class Snapshot:
         while not pending.is_over:
             if await pending.wait():
                 # A server of thousands of tools that all change is heard of a hundred times.
-                await self._clock.sleep(min(max(GATHER_SECONDS, took), MOST_GATHER_SECONDS))
+                await self._clock.sleep(_gathering(took))
             taken = pending.take()
             began_at = self._clock.monotonic()
             await self._apply(taken, pending)
@@ -421,3 +425,9 @@ class Snapshot:
 
 def _is_id(text: str) -> bool:
     return len(text) == ID_CHARACTERS and not set(text) - HEXADECIMAL
+
+
+def _gathering(took: float) -> float:
+    """Return the seconds to wait for more changes, after some that took so long to apply."""
+    soon = min(GATHER_SHARE * took, GATHER_SOON_SECONDS)
+    return max(GATHER_SECONDS, soon, min(took, MOST_GATHER_SECONDS))

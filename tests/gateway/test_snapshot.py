@@ -28,7 +28,7 @@ from registry.core.tasks import end
 from registry.gateway.loading import ServerView, SnapshotSources
 from registry.gateway.pacing import ROUND_SECONDS
 from registry.gateway.pending import WATCHED, Pending, Taken
-from registry.gateway.snapshot import GATHER_SECONDS, Snapshot
+from registry.gateway.snapshot import GATHER_SECONDS, Snapshot, _gathering
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import UserKeyMissingError
 from registry.servers.schemas import ServerCreate, ServerUpdate
@@ -436,3 +436,13 @@ async def test_changed_users_are_dropped_together_with_what_makes_everything_be_
     await snapshot._apply(taken, Pending())
 
     assert forgotten == ["revocations", "users"]
+
+
+@pytest.mark.parametrize(
+    ("took", "seconds"),
+    [(0.0, GATHER_SECONDS), (0.05, 0.15), (0.2, 0.3), (0.7, 0.7), (30.0, 1.0)],
+)
+def test_the_longer_changes_take_to_apply_the_more_are_applied_together(
+    took: float, seconds: float
+) -> None:
+    assert _gathering(took) == pytest.approx(seconds)
