@@ -8,7 +8,7 @@ END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 is another empty line."""
 
 LONGEST_END = 4
-MESSAGE = b"message"
+MESSAGE, ENDPOINT = b"message", b"endpoint"
 
 
 class EventSplitter:
@@ -35,11 +35,14 @@ class EventSplitter:
 
 def message_of(event: bytes) -> bytes | None:
     """Return the data of an event that is a message; None of others, and when there is none."""
-    fields = [_field(line) for line in event.splitlines()]
-    kinds = [value for name, value in fields if name == b"event"]
-    if kinds and kinds[-1] not in {b"", MESSAGE}:
-        return None
-    return b"\n".join(value for name, value in fields if name == b"data") or None
+    kind, data = _kind_and_data(event)
+    return data if kind in {b"", MESSAGE} else None
+
+
+def endpoint_of(event: bytes) -> bytes | None:
+    """Return where messages go, of the event that says so; None of others."""
+    kind, data = _kind_and_data(event)
+    return data if kind == ENDPOINT else None
 
 
 def is_silent(event: bytes) -> bool:
@@ -51,6 +54,13 @@ def with_data(event: bytes, data: bytes) -> bytes:
     """Return *event* with *data*, which is one line, in place of its own."""
     others = [line for line in event.splitlines() if line and _field(line)[0] != b"data"]
     return b"\n".join([*others, b"data: " + data, b"", b""])
+
+
+def _kind_and_data(event: bytes) -> tuple[bytes, bytes | None]:
+    fields = [_field(line) for line in event.splitlines()]
+    kinds = [value for name, value in fields if name == b"event"]
+    data = b"\n".join(value for name, value in fields if name == b"data")
+    return kinds[-1] if kinds else b"", data or None
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:

@@ -11,13 +11,24 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 from typing_extensions import override
 
 from registry.upstream.carrier import AiohttpTransport
-from registry.upstream.errors import UpstreamError, UpstreamTooLargeError
-from registry.upstream.events import EventSplitter, is_silent, message_of, with_data
+from registry.upstream.errors import (
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTooLargeError,
+)
+from registry.upstream.events import (
+    EventSplitter,
+    endpoint_of,
+    is_silent,
+    message_of,
+    with_data,
+)
 from registry.upstream.guard import DEFAULT_PORTS, UrlGuard
 
 LONG_MESSAGE_BYTES = 256 * 1024
@@ -43,6 +54,10 @@ class Exchange:
     Attributes:
         heeds_get: Whether answers to GET count, or only open streams beside the requests.
         refusal: The first failure of ours, whatever the layers above made of it.
+        broken: How an answer broke off, whatever the layers above made of it.
+        told: Called on the first of either, for whoever waits for what then never comes.
+        opened_at: Where the stream of the older transport was opened, before it names its
+            endpoint.
         status: Of the last answer.
         content_type: Of the last answer.
         authenticate: `WWW-Authenticate` of the last 401.
@@ -53,6 +68,9 @@ class Exchange:
     taken: int = 0
     events: int = 0
     refusal: UpstreamError | None = None
+    broken: httpx2.TransportError | None = None
+    told: Callable[[], None] | None = None
+    opened_at: str | None = None
     status: int | None = None
     content_type: str = ""
     location: str | None = None
@@ -75,7 +93,31 @@ class Exchange:
     def refused(self, error: UpstreamError) -> UpstreamError:
         """Remember *error* if it is the first, and return it."""
         self.refusal = self.refusal or error
+        self._tell()
         return error
+
+    def broke_off(self, error: httpx2.TransportError) -> None:
+        """Remember that an answer broke off."""
+        self.broken = error
+        self._tell()
+
+    def take_endpoint(self, event: bytes) -> None:
+        """Refuse to send messages to another origin than that of the stream which names it."""
+        if self.opened_at is None or (endpoint := endpoint_of(event)) is None:
+            return
+        opened_at, self.opened_at = urlsplit(self.opened_at), None
+        try:
+            named = urlsplit(urljoin(opened_at.geturl(), endpoint.decode(errors="replace")))
+        except ValueError:
+            raise self.refused(UpstreamProtocolError("Its endpoint is no URL.")) from None
+        if (named.scheme, named.netloc) != (opened_at.scheme, opened_at.netloc):
+            told = "It wants messages to be sent to another origin, which is not done."
+            raise self.refused(UpstreamProtocolError(told))
+
+    def _tell(self) -> None:
+        told, self.told = self.told, None
+        if told is not None:
+            told()
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):
@@ -116,6 +158,8 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         if request.method == "GET" and not exchange.heeds_get:
             # A stream beside the requests, which servers need not offer.
             return await self._checked(response)
+        if request.method == "GET":
+            exchange.opened_at = str(request.url)
         exchange.status = response.status_code
         exchange.content_type = response.headers.get("content-type", "").partition(";")[0].strip()
         exchange.location = response.headers.get("location")
@@ -177,9 +221,13 @@ class _CountedStream(httpx2.AsyncByteStream):
 
     @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._inner:
-            self._exchange.take(len(chunk))
-            yield chunk
+        try:
+            async for chunk in self._inner:
+                self._exchange.take(len(chunk))
+                yield chunk
+        except httpx2.TransportError as exc:
+            self._exchange.broke_off(exc)
+            raise
 
     @override
     async def aclose(self) -> None:
@@ -227,6 +275,7 @@ class _RewrittenEvents(_RewrittenStream):
                 if is_silent(event):
                     # Whoever reads on would take as long again to find nothing in it.
                     continue
+                self._exchange.take_endpoint(event)
                 data = message_of(event)
                 yield event if data is None else with_data(event, await self._rewritten(data))
 

@@ -9,10 +9,10 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -47,6 +47,8 @@ from registry.upstream.guard import UrlGuard
 from registry.upstream.http import Exchange, Rewriting, carrying, guarded_client
 from registry.upstream.messages import Kept, without_lists
 from registry.upstream.values import Limits, Reading, SpokenEras, Target
+
+T = TypeVar("T")
 
 MAX_PAGES = 1000
 SHOWN_CHARACTERS = 200
@@ -104,7 +106,7 @@ OBJECTS: Mapping[str, type[BaseModel]] = {
 }
 """What stands in each list."""
 
-UNPARSED = "Failed to parse"
+UNPARSED, UNEXPECTED = "Failed to parse", "Unexpected content type"
 """How the SDK's own errors about answers begin, which go on with its inner workings."""
 
 EVENT_STREAM = "text/event-stream"
@@ -385,9 +387,8 @@ async def _session(
 
     async with AsyncExitStack() as stack:
         if target.is_sse:
-            streams = await stack.enter_async_context(
-                sse_client(target.url, httpx_client_factory=client)
-            )
+            opening = sse_client(target.url, httpx_client_factory=client)
+            streams = await _opened(opening, exchange, stack)
         else:
             http_client = await stack.enter_async_context(client())
             streams = await stack.enter_async_context(
@@ -404,6 +405,27 @@ async def _session(
             )
         )
         yield session, dispatcher
+
+
+async def _opened(
+    opening: AbstractAsyncContextManager[T],
+    exchange: Exchange,
+    stack: AsyncExitStack,
+) -> T:
+    """Enter *opening*, or leave it at once when the exchange fails.
+
+    The SDK would wait for ever: it tells of a failure through the streams, which nobody reads
+    before they are open.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as wait:
+            exchange.told = lambda: wait.reschedule(loop.time())
+            return await stack.enter_async_context(opening)
+    except TimeoutError:
+        raise exchange.refusal or exchange.broken or TimeoutError from None
+    finally:
+        exchange.told = None
 
 
 async def _adopts_modern(session: ClientSession) -> bool:
@@ -511,7 +533,7 @@ def _translated(
     if told is not None:
         return told
     for leaf in leaves:
-        found = _of_leaf(leaf, target, limits)
+        found = _of_leaf(leaf, target, limits, exchange)
         if found is not None:
             return found
     return UpstreamProtocolError(f"{_origin(target)} did not answer as an MCP server.")
@@ -536,12 +558,19 @@ def _told_by_status(exchange: Exchange, target: Target) -> UpstreamError | None:
             return None
 
 
-def _of_leaf(leaf: BaseException, target: Target, limits: Limits) -> UpstreamError | None:
+def _of_leaf(
+    leaf: BaseException, target: Target, limits: Limits, exchange: Exchange
+) -> UpstreamError | None:
     match leaf:
         case TimeoutError():
             return _timed_out(target, limits)
         case httpx2.TransportError():
             return _of_transport(leaf, target, limits)
+        case MCPError() if str(leaf).startswith(UNEXPECTED):
+            return UpstreamProtocolError(
+                f"{_origin(target)} answered with {exchange.content_type or 'no content type'}, "
+                "not JSON."
+            )
         case MCPError() if not str(leaf).startswith(UNPARSED):
             return UpstreamProtocolError(f"{_origin(target)} answered: {_shown(leaf)}")
         case ValidationError() | MCPError():

@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from tests.fakes.certificates import certificate_file
 from tests.fakes.upstreams import TOOL
 
 Answering = Callable[[bytes], bytes]
+DISCOVERY_SECONDS = 5.0
 JSON = "Content-Type: application/json\r\n"
 EVENTS = "Content-Type: text/event-stream\r\n"
 RESULTS = {
@@ -80,14 +81,34 @@ async def odd(answering: Answering, tls: ssl.SSLContext | None = None) -> AsyncI
         yield int(server.sockets[0].getsockname()[1])
 
 
-async def read(settings: Settings, url: str) -> list[str]:
+@asynccontextmanager
+async def old(events: bytes, *, breaks_off: bool = False) -> AsyncIterator[int]:
+    """Serve a stream of the older transport that begins with *events*; give its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head("Content-Type: text/event-stream\r\n", 1_000_000_000) + events)
+            await writer.drain()
+            if not breaks_off:
+                await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield int(server.sockets[0].getsockname()[1])
+
+
+async def read(
+    settings: Settings, url: str, transport: Transport = Transport.STREAMABLE_HTTP
+) -> list[str]:
     service = DiscoveryService(
         UrlGuard(("127.0.0.0/8",)),
-        settings=settings.model_copy(update={"discovery_timeout_seconds": 5.0}),
+        settings=settings.model_copy(update={"discovery_timeout_seconds": DISCOVERY_SECONDS}),
         clock=SystemClock(),
         metrics=Metrics(),
     )
-    found = await service.discover(ConnectionSpec(url, Transport.STREAMABLE_HTTP))
+    found = await service.discover(ConnectionSpec(url, transport))
     return [tool.name for tool in found.snapshot.tools]
 
 
@@ -124,8 +145,10 @@ async def test_what_is_merely_odd_is_read(settings: Settings, answering: Answeri
         (plain(JSON + f"X-Long: {'x' * 200_000}\r\n"), "{origin} did not answer in HTTP."),
         (lambda body: head(JSON, 2 * len(body)) + body, "The connection to {origin} broke."),
         (plain(JSON + "Content-Encoding: gzip\r\n"), "It sent a compressed answer unasked."),
+        (plain(""), "{origin} answered with no content type, not JSON."),
+        (plain("Content-Type: text/plain\r\n"), "{origin} answered with text/plain, not JSON."),
     ],
-    ids=["no HTTP", "too long a header", "broken off", "compressed"],
+    ids=["no HTTP", "too long a header", "broken off", "compressed", "no type", "text"],
 )
 async def test_what_cannot_be_read_is_told(
     settings: Settings, answering: Answering, told: str
@@ -174,3 +197,32 @@ async def test_a_certificate_that_nobody_vouches_for_is_told(
 
     told = f"The certificate of {origin} is not trusted, or is for another name."
     assert caught.value.message == told
+
+
+@pytest.mark.parametrize(
+    ("events", "breaks_off", "told"),
+    [
+        (
+            b"event: endpoint\ndata: http://example.com/messages\n\n",
+            False,
+            "It wants messages to be sent to another origin, which is not done.",
+        ),
+        (b"event: endpoint\ndata: http://[::1\n\n", False, "Its endpoint is no URL."),
+        (b": ping\n\n" * (MOST_EVENTS + 1), False, f"It sent more than {MOST_EVENTS} events."),
+        (b": ping\n\n", True, "The connection to {origin} broke."),
+    ],
+    ids=["another origin", "no URL", "flood", "broken off"],
+)
+async def test_a_stream_that_opens_no_conversation_is_left_at_once(
+    settings: Settings, events: bytes, told: str, *, breaks_off: bool
+) -> None:
+    clock = SystemClock()
+    began_at = clock.monotonic()
+
+    async with old(events, breaks_off=breaks_off) as port:
+        origin = f"http://127.0.0.1:{port}"
+        with pytest.raises(DiscoveryFailedError) as caught:
+            await read(settings, f"{origin}/sse", Transport.SSE)
+
+    assert caught.value.message == told.format(origin=origin)
+    assert clock.monotonic() - began_at < DISCOVERY_SECONDS / 2
