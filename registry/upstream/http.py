@@ -105,12 +105,14 @@ class Exchange:
         """Refuse to send messages to another origin than that of the stream which names it."""
         if self.opened_at is None or (endpoint := endpoint_of(event)) is None:
             return
-        opened_at, self.opened_at = urlsplit(self.opened_at), None
+        opened_at, self.opened_at = self.opened_at, None
         try:
-            named = urlsplit(urljoin(opened_at.geturl(), endpoint.decode(errors="replace")))
+            is_own = _origin(urljoin(opened_at, endpoint.decode(errors="replace"))) == _origin(
+                opened_at
+            )
         except ValueError:
             raise self.refused(UpstreamProtocolError("Its endpoint is no URL.")) from None
-        if (named.scheme, named.netloc) != (opened_at.scheme, opened_at.netloc):
+        if not is_own:
             told = "It wants messages to be sent to another origin, which is not done."
             raise self.refused(UpstreamProtocolError(told))
 
@@ -118,6 +120,11 @@ class Exchange:
         told, self.told = self.told, None
         if told is not None:
             told()
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):
