@@ -5,7 +5,7 @@ The same as `registry servers import`, for deployments that call scripts.
 
 import typer
 
-from registry.cli import servers_import
+from registry.cli.servers import servers_import
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 app.command()(servers_import)

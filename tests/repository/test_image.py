@@ -33,7 +33,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_the_wheel_holds_the_application_and_the_generated_models(wheel: set[str]) -> None:
     assert {
-        "registry/cli.py",
+        "registry/cli/__init__.py",
+        "registry/cli/command.py",
         "packages/models/_generated/__init__.py",
         "packages/models/_generated/mcpserver.py",
         "packages/models/_generated/.schema-version",

@@ -1,0 +1,58 @@
+"""Commands that read the audit trail."""
+
+from typing import Annotated
+
+import typer
+
+from registry.cli.running import fail, is_hex, read_settings, run
+
+audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
+
+HASH_CHARACTERS = 64
+
+
+@audit.callback()
+def audit_group() -> None:
+    """Read the audit trail."""
+
+
+@audit.command("verify")
+def audit_verify(
+    expect: Annotated[
+        str | None,
+        typer.Option(help="SEQ:HASH of a seal noted earlier, which must still be there."),
+    ] = None,
+) -> None:
+    """Look for records that were removed, altered or slipped in; exit code 1 when there are any.
+
+    Each seal's number and hash are logged as `audit_sealed`. Without one of them, noted outside of
+    the database, nothing shows that the newest records and their seals were not cut off together.
+    """
+
+    async def work() -> None:
+        from registry.wiring import audit_verifier  # noqa: PLC0415 - heavy imports
+
+        expected = None if expect is None else _anchor(expect)
+        async with audit_verifier(read_settings()) as verifier:
+            report = await verifier.verify(expected)
+        for problem in report.problems:
+            typer.echo(f"{problem.finding.value}: {problem.subject}")
+        more = report.problem_count - len(report.problems)
+        if more:
+            typer.echo(f"and {more} more")
+        head = "none" if report.head is None else f"{report.head[0]}:{report.head[1]}"
+        typer.echo(
+            f"{report.records} records, {report.seals} seals, {report.waiting} not sealed yet, "
+            f"problems: {report.problem_count}, head: {head}"
+        )
+        if not report.is_good:
+            raise typer.Exit(1)
+
+    run(work)
+
+
+def _anchor(text: str) -> tuple[int, str]:
+    number, _, hashed = text.partition(":")
+    if not number.isdigit() or len(hashed) != HASH_CHARACTERS or not is_hex(hashed):
+        fail("--expect must be SEQ:HASH, as `registry audit verify` prints it")
+    return int(number), hashed.lower()

@@ -1,0 +1,45 @@
+"""The command line put together, in the order of `registry --help`."""
+
+import os
+
+import typer
+
+from registry.cli.audit import audit
+from registry.cli.creds import creds
+from registry.cli.migrate import migrate
+from registry.cli.schemas import schemas
+from registry.cli.servers import servers
+from registry.cli.serving import doctor, serve, worker
+from registry.cli.sync import sync
+from registry.cli.tokens import token
+from registry.cli.tools import tools
+
+app = typer.Typer(
+    name="registry",
+    help="A registry and gateway for MCP servers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(serve)
+app.command(hidden=True)(worker)
+app.command()(doctor)
+app.command()(migrate)
+app.add_typer(creds, name="creds")
+app.add_typer(tools, name="tools")
+app.add_typer(sync, name="sync")
+app.add_typer(audit, name="audit")
+app.add_typer(token, name="token")
+app.add_typer(schemas, name="schemas")
+app.add_typer(servers, name="servers")
+
+
+def main() -> None:
+    """Run the command line."""
+    # A file or socket that took the place of one that was closed would get what is printed.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    app()

@@ -1,0 +1,171 @@
+"""Commands about the key of stored credentials and what is under which."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from registry.auth.identity import OPERATOR
+from registry.cli.running import fail, progress, read_settings, run
+
+if TYPE_CHECKING:
+    from packages.database.client import Database
+    from packages.database.encryption import Cipher
+    from registry.local.home import LocalHome
+    from registry.rotation import Survey
+
+creds = typer.Typer(help="The key of stored credentials.", no_args_is_help=True)
+
+
+@creds.command("check")
+def creds_check() -> None:
+    """Say under which keys the stored credentials are.
+
+    Ends with 1 when one needs another key than CREDS_KEY, or cannot be read.
+    """
+
+    async def work() -> None:
+        from registry.rotation import survey  # noqa: PLC0415 - heavy imports
+
+        async with _stored() as (database, cipher):
+            found = await survey(database, cipher)
+        _tell_survey(found)
+        if not found.is_clean:
+            raise typer.Exit(1)
+
+    run(work)
+
+
+@creds.command("rotate")
+def creds_rotate(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what would be rewritten; change nothing.")
+    ] = False,
+) -> None:
+    """Encrypt what is under a key of CREDS_KEYS_READABLE anew, under CREDS_KEY.
+
+    May run beside everything else, and again after it was interrupted. What no key opens is left
+    as it is and named; it ends with 1 then.
+    """
+
+    async def work() -> None:
+        from registry.rotation import rotate, survey  # noqa: PLC0415 - heavy imports
+        from registry.wiring import recorded_rotation  # noqa: PLC0415 - heavy imports
+
+        async with _stored() as (database, cipher):
+            found = await survey(database, cipher)
+            if dry_run:
+                for collection, count in found.older.items():
+                    typer.echo(f"{collection}: {count} would be rewritten")
+                _tell_survey(found)
+                if found.unreadable or found.ambiguous:
+                    raise typer.Exit(1)
+                return
+            async with recorded_rotation(database, cipher, OPERATOR, found.key_id, found.older):
+                with progress(found.total, "Looking at") as advanced:
+                    done = await rotate(database, cipher, seen=lambda: advanced(1))
+        for collection, count in done.rewritten.items():
+            typer.echo(f"{collection}: {count} rewritten")
+        for refused in done.refused:
+            typer.echo(f"{refused.ref}: left as it is: {refused.reason}")
+        _tell_survey(done.after)
+        if _new_key_waits():
+            typer.echo(
+                "A new key waits for a restart of the registry; run this again then.", err=True
+            )
+        if not done.is_complete:
+            raise typer.Exit(1)
+
+    run(work)
+
+
+@creds.command("new-key")
+def creds_new_key() -> None:
+    """Make a new CREDS_KEY for the local registry in REGISTRY_HOME.
+
+    The next start takes it up and goes on reading with the former one.
+    """
+
+    async def work() -> None:
+        home = _local_home()
+        home.add_next_key()
+        typer.echo(
+            "A new key waits. Restart the registry to take it up, "
+            "then run `registry creds rotate` and `registry creds forget-old`."
+        )
+
+    run(work)
+
+
+@creds.command("forget-old")
+def creds_forget_old() -> None:
+    """Drop the former keys of the local registry in REGISTRY_HOME, once nothing needs them."""
+
+    async def work() -> None:
+        from registry.rotation import survey  # noqa: PLC0415 - heavy imports
+
+        home = _local_home()
+        former = home.read_keys().creds_keys_readable
+        async with _stored() as (database, cipher):
+            found = await survey(database, cipher)
+        if found.needs_older_key:
+            _tell_survey(found)
+            fail("the former keys are still needed; run `registry creds rotate` first")
+        home.forget_readable_keys(former)
+        typer.echo(f"Former keys dropped: {len(former)}.")
+
+    run(work)
+
+
+def _tell_survey(found: "Survey") -> None:
+    for collection, keys in found.by_key.items():
+        for key_id, count in keys.items():
+            which = "the current key" if key_id == found.key_id else "an older key"
+            typer.echo(f"{collection}: {count} under {which} ({key_id})")
+    for value in found.ambiguous:
+        typer.echo(f"{value.ref}: left as it is: {value.reason}")
+    for value in found.unreadable:
+        typer.echo(f"{value.ref}: unreadable: {value.reason}")
+    counts = {
+        "unreadable": len(found.unreadable),
+        "ambiguous": len(found.ambiguous),
+        "under an older key": found.older.total(),
+    }
+    bad = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    typer.echo(f"{found.total} stored; " + (bad or "all under the current key"), err=True)
+    if found.unreadable:
+        typer.echo("Is the key they were written with in CREDS_KEYS_READABLE?", err=True)
+
+
+@asynccontextmanager
+async def _stored() -> "AsyncIterator[tuple[Database, Cipher]]":
+    from registry.core.metrics import Metrics  # noqa: PLC0415 - heavy imports
+    from registry.wiring import build_cipher, build_database  # noqa: PLC0415
+
+    settings = read_settings()
+    database = build_database(settings, Metrics())
+    try:
+        yield database, build_cipher(settings)
+    finally:
+        await database.close()
+
+
+def _new_key_waits() -> bool:
+    settings = read_settings()
+    if not settings.registry_local:
+        return False
+    from registry.local.home import LocalHome  # noqa: PLC0415 - heavy imports
+
+    return LocalHome(settings.registry_home).has_next_key()
+
+
+def _local_home() -> "LocalHome":
+    from registry.local.home import LocalHome  # noqa: PLC0415 - heavy imports
+    from registry.serving import Location  # noqa: PLC0415
+
+    location = Location()
+    if location.mongo_uri is not None:
+        fail("MONGO_URI is set: change CREDS_KEY and CREDS_KEYS_READABLE where they are set")
+    return LocalHome(location.registry_home)

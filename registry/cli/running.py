@@ -1,0 +1,134 @@
+"""How every command runs: what it is given, and how its failure is told.
+
+Whoever may run commands on this machine with the settings at hand acts as an administrator.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, NoReturn
+
+import typer
+import uvloop
+
+from packages.database.client import MongoAddressError, TopologyError
+from packages.database.errors import DatabaseUnavailable, MongoLoginError
+from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
+from registry.auth.keys import KeyPairError
+from registry.core.errors import RegistryError
+from registry.core.logs import configure_logging
+from registry.core.settings import Settings, SettingsError
+from registry.local.errors import LocalError
+
+EXPECTED = (
+    SettingsError,
+    KeyPairError,
+    LocalError,
+    MongoAddressError,
+    TopologyError,
+    DatabaseUnavailable,
+    SchemasNotGeneratedError,
+    SchemaVersionError,
+    RegistryError,
+)
+
+
+def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "warning") -> None:
+    """Run a command's *work*, and end with one line for each failure that is expected.
+
+    Logs from *level* on go to the console. SIGTERM cancels the work, as Ctrl-C does.
+
+    Raises:
+        typer.Exit: 1 after a failure, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    configure_logging(level, "console")
+
+    async def until_told() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def told() -> None:
+            # The second one ends the process at once.
+            loop.remove_signal_handler(signal.SIGTERM)
+            if task is not None:
+                task.cancel()
+
+        # What is under way is given back and told about, as on Ctrl-C. Not in threads of tests.
+        with suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGTERM, told)
+        await work()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(until_told())
+    except asyncio.CancelledError:
+        raise typer.Exit(128 + signal.SIGTERM) from None
+    except EXPECTED as exc:
+        problems = getattr(exc, "problems", None) or [_sentence(exc)]
+        fail(*problems)
+    except BaseExceptionGroup as group:
+        expected, rest = group.split(EXPECTED)
+        if expected is None or rest is not None:
+            raise
+        fail(*(_sentence(exc) for exc in _leaves(expected)))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _leaves(group: BaseException) -> list[BaseException]:
+    if isinstance(group, BaseExceptionGroup):
+        return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
+    return [group]
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, DatabaseUnavailable) and not isinstance(error, MongoLoginError):
+        return f"{_database_named_by()}: the database cannot be reached"
+    return str(error)
+
+
+def _database_named_by() -> str:
+    from registry.serving import Location  # noqa: PLC0415 - heavy imports
+
+    if Location().mongo_uri is None:
+        return "REGISTRY_HOME (is `registry serve --local` running?)"
+    return "MONGO_URI"
+
+
+def fail(*problems: str) -> NoReturn:
+    """Tell the problems on standard error, each in a line, and end with 1."""
+    for problem in problems:
+        sys.stderr.write(f"registry: {problem}\n")
+    raise typer.Exit(1)
+
+
+def read_settings() -> Settings:
+    """Return the settings of the environment, or of the local instance in REGISTRY_HOME."""
+    from registry.serving import found_settings  # noqa: PLC0415 - heavy imports
+
+    return found_settings()
+
+
+@asynccontextmanager
+async def components() -> AsyncIterator[Any]:
+    """Build everything by the settings at hand, and take it down at the end."""
+    from registry.wiring import components as built  # noqa: PLC0415 - heavy imports
+
+    async with built(read_settings()) as parts:
+        yield parts
+
+
+@contextmanager
+def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar that what is yielded advances, or nothing where none can be drawn."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with typer.progressbar(length=total, label=label, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def is_hex(text: str) -> bool:
+    """Say whether all characters are hexadecimal digits."""
+    return all(character in "0123456789abcdefABCDEF" for character in text)

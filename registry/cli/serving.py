@@ -1,0 +1,64 @@
+"""Commands that serve, and the one that examines what serving needs."""
+
+from typing import Annotated
+
+import typer
+
+from registry.cli.running import read_settings, run
+
+
+def serve(
+    *,
+    local: Annotated[bool, typer.Option("--local", help="Bring an own database along.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Processes that serve; default: REGISTRY_WORKERS, or 1."
+        ),
+    ] = None,
+) -> None:
+    """Serve the API and the gateway.
+
+    With --local everything that is needed is started and kept in REGISTRY_HOME; without it
+    MONGO_URI, CREDS_KEY, CREDS_IV and a JWT key pair must be set.
+
+    SIGTERM and Ctrl-C end it once requests in flight are answered; a second one at once.
+    """
+
+    async def work() -> None:
+        from registry.serving import serve_local, serve_settings  # noqa: PLC0415 - heavy imports
+        from registry.workers.supervisor import StartFailedError  # noqa: PLC0415
+
+        try:
+            await (serve_local(workers) if local else serve_settings(workers))
+        except StartFailedError:
+            # The worker has said why.
+            raise typer.Exit(1) from None
+
+    run(work)
+
+
+def worker(orders: str) -> None:
+    """Serve as one of several processes; `serve --workers` starts these."""
+
+    async def work() -> None:
+        from registry.serving import serve_worker  # noqa: PLC0415 - heavy imports
+
+        await serve_worker(orders)
+
+    run(work)
+
+
+def doctor() -> None:
+    """Check the database, indexes, schema version, keys and stored credentials."""
+
+    async def work() -> None:
+        from registry.doctor import examine  # noqa: PLC0415 - heavy imports
+
+        findings = await examine(read_settings())
+        for finding in findings:
+            typer.echo(f"{'ok  ' if finding.good else 'FAIL'}  {finding.check}: {finding.message}")
+        if not all(finding.good for finding in findings):
+            raise typer.Exit(1)
+
+    run(work)
