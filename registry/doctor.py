@@ -15,7 +15,8 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
 from registry.rotation import survey
-from registry.wiring import build_cipher, build_database, build_keys
+from registry.wiring.database import build_database
+from registry.wiring.keys import build_cipher, build_keys
 
 LISTED = 20
 """Most unreadable values named one by one."""

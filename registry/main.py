@@ -33,7 +33,8 @@ from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
 from registry.web.middleware import RequestRecorder
-from registry.wiring import Components, components
+from registry.wiring.application import components
+from registry.wiring.components import Components
 
 GATEWAY_PATH = "/mcp"
 GATEWAY_PREFIX = f"{GATEWAY_PATH}/"

@@ -33,7 +33,7 @@ from registry.workers.supervisor import Supervisor
 from registry.workers.tie import DRAINING, READY, WorkerEnd
 
 if TYPE_CHECKING:
-    from registry.wiring import Components
+    from registry.wiring.components import Components
 
 log = structlog.get_logger()
 
@@ -151,7 +151,7 @@ async def serve_local(workers: int | None = None) -> None:
     from registry.local.bootstrap import bootstrap  # noqa: PLC0415 - see _serve_alone
     from registry.local.instance import LocalInstance  # noqa: PLC0415
     from registry.main import application  # noqa: PLC0415
-    from registry.wiring import components  # noqa: PLC0415
+    from registry.wiring.application import components  # noqa: PLC0415
 
     checked = load_settings(**PLACEHOLDERS)
     count = workers or checked.registry_workers

@@ -22,7 +22,7 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.store import ServerRepositories
-from registry.wiring import build_repositories
+from registry.wiring.storage import build_repositories
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
 

@@ -17,7 +17,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.main import application
-from registry.wiring import Components
+from registry.wiring.components import Components
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 from tests.fakes.rest import BASE_URL, Rest
 

@@ -30,7 +30,7 @@ def audit_verify(
     """
 
     async def work() -> None:
-        from registry.wiring import audit_verifier  # noqa: PLC0415 - heavy imports
+        from registry.wiring.audit import audit_verifier  # noqa: PLC0415 - heavy imports
 
         expected = None if expect is None else _anchor(expect)
         async with audit_verifier(read_settings()) as verifier:

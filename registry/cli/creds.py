@@ -52,7 +52,7 @@ def creds_rotate(
 
     async def work() -> None:
         from registry.rotation import rotate, survey  # noqa: PLC0415 - heavy imports
-        from registry.wiring import recorded_rotation  # noqa: PLC0415 - heavy imports
+        from registry.wiring.audit import recorded_rotation  # noqa: PLC0415 - heavy imports
 
         async with _stored() as (database, cipher):
             found = await survey(database, cipher)
@@ -142,7 +142,8 @@ def _tell_survey(found: "Survey") -> None:
 @asynccontextmanager
 async def _stored() -> "AsyncIterator[tuple[Database, Cipher]]":
     from registry.core.metrics import Metrics  # noqa: PLC0415 - heavy imports
-    from registry.wiring import build_cipher, build_database  # noqa: PLC0415
+    from registry.wiring.database import build_database  # noqa: PLC0415
+    from registry.wiring.keys import build_cipher  # noqa: PLC0415
 
     settings = read_settings()
     database = build_database(settings, Metrics())

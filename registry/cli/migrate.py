@@ -27,7 +27,7 @@ def migrate(
     """
 
     async def work() -> None:
-        from registry.wiring import migration  # noqa: PLC0415 - heavy imports
+        from registry.wiring.migration import migration  # noqa: PLC0415 - heavy imports
 
         report = None
         async with migration(read_settings(), changes=not dry_run) as migrating:

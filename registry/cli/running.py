@@ -113,7 +113,7 @@ def read_settings() -> Settings:
 @asynccontextmanager
 async def components() -> AsyncIterator[Any]:
     """Build everything by the settings at hand, and take it down at the end."""
-    from registry.wiring import components as built  # noqa: PLC0415 - heavy imports
+    from registry.wiring.application import components as built  # noqa: PLC0415 - heavy imports
 
     async with built(read_settings()) as parts:
         yield parts

@@ -39,7 +39,7 @@ def sync_run(
     async def work() -> None:
         from registry.sync.report import RoundReport  # noqa: PLC0415 - heavy imports
         from registry.sync.rounds import unknown_server  # noqa: PLC0415 - heavy imports
-        from registry.wiring import sync_round  # noqa: PLC0415 - heavy imports
+        from registry.wiring.rounds import sync_round  # noqa: PLC0415 - heavy imports
 
         report = RoundReport()
         try:

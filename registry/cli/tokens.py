@@ -31,7 +31,7 @@ def token_create(
     """Print a bearer token signed with our key."""
 
     async def work() -> None:
-        from registry.wiring import build_issuer, build_keys  # noqa: PLC0415 - heavy imports
+        from registry.wiring.keys import build_issuer, build_keys  # noqa: PLC0415 - heavy imports
 
         if len(user_id) != len(OPERATOR.user_id) or not is_hex(user_id):
             fail("--user-id must be 24 hexadecimal characters")

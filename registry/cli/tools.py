@@ -17,7 +17,7 @@ def tools_verify() -> None:
     """
 
     async def work() -> None:
-        from registry.wiring import tool_verifier  # noqa: PLC0415 - heavy imports
+        from registry.wiring.tools import tool_verifier  # noqa: PLC0415 - heavy imports
 
         count = 0
         async with tool_verifier(read_settings()) as verifier:

@@ -11,7 +11,7 @@ from registry.local.home import LocalHome
 from registry.local.repository import LocalUserRepository
 from registry.servers.errors import ServerExistsError
 from registry.servers.schemas import ServerCreate, ServerUpdate
-from registry.wiring import Components
+from registry.wiring.components import Components
 
 log = structlog.get_logger()
 

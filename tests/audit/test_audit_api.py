@@ -10,7 +10,7 @@ import pytest
 
 from registry.audit.verification import AuditVerifier
 from registry.auth.identity import ALL_SCOPES, Role, Scope, UserContext
-from registry.wiring import audit_verifier
+from registry.wiring.audit import audit_verifier
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
 

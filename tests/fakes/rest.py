@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from registry.auth.identity import UserContext
 from registry.core.settings import Settings
 from registry.main import Application, application
-from registry.wiring import Components
+from registry.wiring.components import Components
 
 JWT_SECRET = "a secret that jarvis-api shares"
 BASE_URL = "http://127.0.0.1:7860"

@@ -32,7 +32,7 @@ from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
-from registry.wiring import build_repositories
+from registry.wiring.storage import build_repositories
 from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon

@@ -21,7 +21,8 @@ from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.main import application
 from registry.rotation import rotate, survey
-from registry.wiring import Components, build_cipher
+from registry.wiring.components import Components
+from registry.wiring.keys import build_cipher
 from tests.conftest import CREDS_IV, CREDS_KEY
 from tests.gateway.serving import serve
 

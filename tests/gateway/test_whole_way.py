@@ -20,7 +20,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.main import application
-from registry.wiring import Components
+from registry.wiring.components import Components
 from tests.fakes.blocking import BlockingCalls
 from tests.fakes.mongo_daemon import start_daemon
 from tests.gateway.serving import serve

@@ -29,7 +29,7 @@ from registry.migration.service import Migration
 from registry.migration.values import Plan, Report
 from registry.servers.store import ServerRepositories
 from registry.tools.values import ServedTool
-from registry.wiring import build_repositories
+from registry.wiring.storage import build_repositories
 from tests.conftest import CREDS_IV
 from tests.fakes.rest import running
 from tests.migration.older import NOW, definition, digest, held, row, server

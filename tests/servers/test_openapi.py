@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from registry.auth.identity import Scope, UserContext
-from registry.wiring import build_cipher
+from registry.wiring.keys import build_cipher
 from tests.fakes.rest import BASE_URL, Rest, rest_settings, running
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]

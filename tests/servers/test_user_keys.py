@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from packages.database.encryption import FieldRef, StoredForm, stored_form
 from registry.auth.identity import Scope, UserContext
-from registry.wiring import build_cipher
+from registry.wiring.keys import build_cipher
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
 

@@ -13,7 +13,7 @@ from packages.database.client import Doc, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.audit.repository import AuditRepository
 from registry.auth.identity import UserContext
-from registry.wiring import build_cipher
+from registry.wiring.keys import build_cipher
 from tests.fakes.rest import Rest
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]

@@ -1,0 +1,196 @@
+"""A running registry, put together of its parts and taken down again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeAlias
+
+from packages.models import check_schema_version
+from registry.audit.sealing import Sealer
+from registry.audit.service import AuditService
+from registry.core.clock import SystemClock
+from registry.core.drain import Drain
+from registry.core.loop_lag import watch_loop
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.core.tasks import end
+from registry.gateway.endpoint import GatewayEndpoint, Surroundings
+from registry.gateway.gates import UpstreamGates, gate_limits
+from registry.gateway.ports import Peers
+from registry.migration.service import Migration
+from registry.servers.user_keys import UserKeyService
+from registry.tokens.gauges import TokenGauges
+from registry.upstream.pool import create_upstream_session
+from registry.usage.repository import UsageRepository
+from registry.usage.service import UsageService
+from registry.versions.service import VersionService
+from registry.wiring.components import Components
+from registry.wiring.connections import build_connections
+from registry.wiring.database import build_database
+from registry.wiring.gateway import build_feed, build_recorder, build_view
+from registry.wiring.identities import build_identities
+from registry.wiring.keys import build_cipher, build_issuer, build_keys
+from registry.wiring.services import (
+    build_connection_service,
+    build_permissions,
+    build_policies,
+    build_servers,
+    build_sessions,
+    build_tokens,
+    build_tools,
+)
+from registry.wiring.storage import build_storage, prepared
+from registry.wiring.sync import build_sync
+from registry.wiring.upstreams import build_upstreams
+from registry.workers.ids import new_worker_id
+from registry.workers.peers import Alone, Siblings
+from registry.workers.totals import Totals
+
+Work: TypeAlias = tuple[Coroutine[Any, Any, None], Callable[[], Awaitable[None]] | None]
+"""What runs as long as the process does, and what is left to do once it was ended."""
+
+
+@asynccontextmanager
+async def components(settings: Settings, peers: Peers | None = None) -> AsyncIterator[Components]:
+    """Build everything, start background work, and take it all down at the end.
+
+    Args:
+        settings: Of this process.
+        peers: The other workers; None when there are none.
+
+    Raises:
+        SchemaVersionError: The generated models are of another release.
+        SchemasNotGeneratedError: There are no generated models.
+        KeyPairError: The signing keys cannot be used.
+        TopologyError: MongoDB is no replica set, and no setting allows that.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    check_schema_version()
+    peers = peers or Alone(new_worker_id())
+    drain = Drain()
+    clock = SystemClock()
+    metrics = Metrics()
+    keys = build_keys(settings)
+    cipher = build_cipher(settings)
+    async with AsyncExitStack() as stack:
+        database = build_database(settings, metrics)
+        stack.push_async_callback(database.close)
+        feed = await build_feed(settings, database, clock)
+        conflicts = await prepared(database, cipher)
+        known = await build_identities(settings, keys, database, clock=clock, metrics=metrics)
+        storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
+        repositories, audit = storage.repositories, storage.audit
+        await Migration(database, repositories, audit, clock=clock).at_start()
+        upstreams = build_upstreams(settings, storage, clock=clock, metrics=metrics)
+        connection_writer, tracker = build_connections(
+            settings, storage, clock=clock, metrics=metrics
+        )
+        snapshot, suspicions = build_view(
+            settings, storage, feed, known, upstreams, tracker, clock=clock, metrics=metrics
+        )
+        servers = build_servers(
+            settings, storage, upstreams, snapshot, tracker, clock=clock, metrics=metrics
+        )
+        issuer = build_issuer(settings, keys, clock)
+        upstream = await stack.enter_async_context(
+            create_upstream_session(
+                upstreams.guard,
+                connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
+                idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
+            )
+        )
+        usage_repository = UsageRepository(database)
+        recorder, usage = await build_recorder(
+            stack, settings, usage_repository, clock=clock, metrics=metrics
+        )
+        sync = build_sync(
+            settings,
+            storage,
+            upstreams.reader,
+            snapshot,
+            connections=tracker,
+            clock=clock,
+            metrics=metrics,
+        )
+        gateway = GatewayEndpoint(
+            Surroundings(
+                routes=snapshot,
+                authenticate=known.authenticator,
+                session=upstream,
+                refusals=audit,
+                recorder=recorder,
+                gates=UpstreamGates(gate_limits(settings), clock, metrics, tracker),
+                peers=peers,
+                announced=sync.announcements.heard,
+                drain=drain,
+                metrics=metrics,
+            ),
+            sealing_keys=list(cipher.derive_keys("gateway-session").values()),
+            settings=settings,
+            clock=clock,
+        )
+        stack.push_async_callback(gateway.close)
+        token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
+        totals = (
+            Totals(metrics.registry, peers, token_gauges.refresh)
+            if isinstance(peers, Siblings)
+            else None
+        )
+        await snapshot.load()
+        sealer = Sealer(storage.audit_repository, storage.audit_keys, clock=clock)
+        work: list[Work] = [
+            (snapshot.follow(), None),
+            (suspicions.follow(), None),
+            (connection_writer.follow(), connection_writer.close),
+            (tracker.follow(), None),
+            (sealer.follow(audit), audit.flush),
+            (watch_loop(clock, metrics.loop_lag), None),
+        ]
+        if usage is not None:
+            work.append((usage.follow(), usage.close))
+        # What is read could not be stored on a standalone server.
+        if settings.sync_worker and not await database.is_standalone():
+            work.append((sync.worker.follow(), None))
+        await _begin(stack, work)
+        yield Components(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            keys=keys,
+            issuer=issuer,
+            verifier=known.verifier,
+            database=database,
+            authenticator=known.authenticator,
+            servers=servers,
+            connections=build_connection_service(settings, storage, tracker, peers, clock),
+            permissions=build_permissions(settings, storage, known.directory, snapshot, clock),
+            user_keys=UserKeyService(database, repositories, snapshot, tracker, clock=clock),
+            versions=VersionService(servers, repositories.versions, upstreams.vault),
+            tokens=build_tokens(settings, storage, clock=clock, metrics=metrics),
+            sessions=build_sessions(
+                settings, storage, known, issuer, clock=clock, metrics=metrics
+            ),
+            token_gauges=token_gauges,
+            snapshot=snapshot,
+            gateway=gateway,
+            peers=peers,
+            drain=drain,
+            totals=totals,
+            audit=audit,
+            audit_service=AuditService(storage.audit_repository),
+            usage=UsageService(usage_repository),
+            tools=build_tools(storage, snapshot, clock),
+            policies=build_policies(settings, storage, known.directory, snapshot, clock),
+            sync=sync.service,
+            index_conflicts=conflicts,
+        )
+
+
+async def _begin(stack: AsyncExitStack, work: Iterable[Work]) -> None:
+    """Start background work, which *stack* ends."""
+    background = await stack.enter_async_context(asyncio.TaskGroup())
+    for doing, finish in work:
+        task = background.create_task(doing)
+        if finish is not None:
+            stack.push_async_callback(finish)
+        stack.push_async_callback(end, task)

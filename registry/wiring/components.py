@@ -1,0 +1,99 @@
+"""What a running registry is made of."""
+
+import asyncio
+from dataclasses import dataclass
+
+from packages.database.client import Database, IndexConflict
+from packages.database.errors import DatabaseUnavailable
+from registry.access.service import PermissionService
+from registry.audit.service import AuditService
+from registry.audit.trail import AuditTrail
+from registry.auth.bearer import BearerAuthenticator
+from registry.auth.jwt import TokenIssuer, TokenVerifier
+from registry.auth.keys import SigningKeys
+from registry.connections.service import ConnectionService
+from registry.core.clock import Clock
+from registry.core.drain import Drain
+from registry.core.json import JsonObject
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.gateway.endpoint import GatewayEndpoint
+from registry.gateway.ports import Peers
+from registry.gateway.snapshot import Snapshot
+from registry.governance.service import ToolService
+from registry.policies.service import PolicyService
+from registry.servers.service import ServerService
+from registry.servers.user_keys import UserKeyService
+from registry.sync.service import SyncService
+from registry.tokens.gauges import TokenGauges
+from registry.tokens.service import TokenService
+from registry.tokens.sessions import SessionService
+from registry.usage.service import UsageService
+from registry.versions.service import VersionService
+from registry.workers.totals import Totals
+
+READY_CHECK_SECONDS = 2.0
+"""How long a readiness check may take; probes give up soon after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """What a running registry is made of."""
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    keys: SigningKeys
+    issuer: TokenIssuer
+    verifier: TokenVerifier
+    database: Database
+    authenticator: BearerAuthenticator
+    servers: ServerService
+    connections: ConnectionService
+    permissions: PermissionService
+    user_keys: UserKeyService
+    versions: VersionService
+    tokens: TokenService
+    sessions: SessionService
+    token_gauges: TokenGauges
+    snapshot: Snapshot
+    gateway: GatewayEndpoint
+    peers: Peers
+    drain: Drain
+    totals: Totals | None
+    audit: AuditTrail
+    audit_service: AuditService
+    usage: UsageService
+    tools: ToolService
+    policies: PolicyService
+    sync: SyncService
+    index_conflicts: list[IndexConflict]
+
+    async def database_is_up(self) -> bool:
+        """Whether MongoDB answers now."""
+        try:
+            async with asyncio.timeout(READY_CHECK_SECONDS):
+                await self.database.ping()
+        except (TimeoutError, DatabaseUnavailable):
+            return False
+        return True
+
+    async def is_staying(self) -> bool:
+        """Whether this process is not on its way out."""
+        return not self.drain.is_leaving
+
+    async def metrics_page(self) -> bytes:
+        """Return the metrics of all workers in Prometheus' text format."""
+        if self.totals is not None:
+            return await self.totals.page()
+        await self.token_gauges.refresh()
+        return self.metrics.render()
+
+    async def snapshot_is_fresh(self) -> bool:
+        """Whether the gateway's view follows the database."""
+        return self.snapshot.is_fresh()
+
+    def snapshot_facts(self) -> JsonObject:
+        """Return how old the gateway's view is, for people."""
+        status = self.snapshot.status()
+        return {"age_seconds": status.age_seconds, "mode": status.mode}

@@ -1,0 +1,38 @@
+"""The client of the database, watched."""
+
+from functools import cache
+
+import structlog
+
+from packages.database.client import Database
+from packages.database.monitoring import CommandTimer, PoolWatcher
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+
+log = structlog.get_logger()
+
+SLOW_COMMAND_SECONDS = 0.5
+"""From here on a database command is logged. A change stream's getMore waits that long idly."""
+
+
+def build_database(settings: Settings, metrics: Metrics) -> Database:
+    """Return a client that reports its commands and connections. Connects on first use."""
+    connections = metrics.database_connections
+    series = cache(metrics.database_commands.labels)
+
+    def observe(name: str, outcome: str, seconds: float) -> None:
+        series(name, outcome).observe(seconds)
+        if seconds > SLOW_COMMAND_SECONDS and name != "getMore":
+            log.warning("database_command_slow", command=name, duration_ms=round(seconds * 1000))
+
+    timer = CommandTimer(observe)
+    watcher = PoolWatcher(
+        opened=connections.labels("open").inc,
+        in_use=connections.labels("in_use").inc,
+        failed=metrics.database_connection_failures.inc,
+    )
+    return Database(
+        settings.mongo_uri.get_secret_value(),
+        timeout_ms=settings.mongo_timeout_ms,
+        listeners=[timer, watcher],
+    )

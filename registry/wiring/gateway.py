@@ -1,0 +1,122 @@
+"""What the gateway goes by: its view of the database, and what takes note of requests."""
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import structlog
+
+from packages.database.changes import ChangeFeed, ChangeStream
+from packages.database.client import Database, TopologyError
+from packages.database.polling import Polling, polling_indexes
+from registry.connections.tracker import ConnectionTracker
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.gateway.calllog import CallLog
+from registry.gateway.loading import SnapshotSources
+from registry.gateway.pending import WATCHED
+from registry.gateway.recorder import Recorder
+from registry.gateway.snapshot import Snapshot
+from registry.gateway.suspicion import Suspicions
+from registry.sync.eras import EraProber
+from registry.telemetry import tracing
+from registry.usage.batches import BatchPacker
+from registry.usage.repository import UsageRepository
+from registry.usage.writer import UsageWriter
+from registry.wiring.identities import Identities
+from registry.wiring.process import process_name
+from registry.wiring.storage import Storage
+from registry.wiring.upstreams import Upstreams
+
+log = structlog.get_logger()
+
+
+async def build_feed(settings: Settings, database: Database, clock: Clock) -> ChangeFeed:
+    """Return what tells the gateway's view of changes.
+
+    Raises:
+        TopologyError: MongoDB is no replica set, and no setting allows that.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    if not await database.is_standalone():
+        return ChangeStream(database, WATCHED)
+    if not settings.mongo_standalone_allowed:
+        raise TopologyError
+    log.warning("database_is_standalone")
+    for name, indexes in polling_indexes(WATCHED).items():
+        await database.ensure_indexes(name, indexes)
+    return Polling(database, WATCHED, sleep=clock.sleep, seconds=settings.snapshot_poll_seconds)
+
+
+def build_view(
+    settings: Settings,
+    storage: Storage,
+    feed: ChangeFeed,
+    known: Identities,
+    upstreams: Upstreams,
+    tracker: ConnectionTracker,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+) -> tuple[Snapshot, Suspicions]:
+    """Return the gateway's view, still empty, and what follows up when an upstream belies it."""
+    repositories = storage.repositories
+    prober = EraProber(
+        storage.database,
+        repositories,
+        upstreams.reader,
+        upstreams.discovery,
+        tracker,
+        clock=clock,
+        failures_until_error=settings.connection_failures_until_error,
+    )
+    suspicions = Suspicions(prober.probe, clock=clock)
+    snapshot = Snapshot(
+        feed,
+        SnapshotSources(
+            servers=repositories.servers,
+            tools=repositories.tools,
+            features=repositories.features,
+            acl=repositories.acl,
+            plugin_auths=repositories.plugin_auths,
+            policies=repositories.policies,
+        ),
+        upstreams.vault,
+        clock=clock,
+        metrics=metrics,
+        settings=settings,
+        users_changed=known.authenticator.forget_users,
+        revocations_changed=known.revocations.load,
+        suspicions=suspicions,
+        connections=tracker,
+    )
+    return snapshot, suspicions
+
+
+async def build_recorder(
+    stack: AsyncExitStack,
+    settings: Settings,
+    repository: UsageRepository,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+) -> tuple[Recorder, UsageWriter | None]:
+    """Return what takes note of gateway requests, and what writes the records, if any are kept.
+
+    Raises:
+        SettingsError: Spans are to be sent, but the extra for that is not installed.
+    """
+    worker = process_name()
+    days = settings.usage_retention_days
+    usage = None
+    if days:
+        usage = UsageWriter(
+            repository,
+            BatchPacker(worker=worker, retention=timedelta(days=days)),
+            most_records=settings.usage_buffer_records,
+            clock=clock,
+            metrics=metrics,
+        )
+    spans = await stack.enter_async_context(tracing(settings, worker))
+    call_log = CallLog(settings.call_log)
+    return Recorder(metrics, clock, notes=usage, call_log=call_log, tracing=spans), usage

@@ -1,0 +1,54 @@
+"""What tells who calls."""
+
+from dataclasses import dataclass
+
+from packages.database.client import Database
+from registry.auth.bearer import BearerAuthenticator
+from registry.auth.jwt import TokenVerifier
+from registry.auth.keys import SigningKeys
+from registry.auth.repository import DirectoryRepository, RevocationRepository
+from registry.auth.revocation import RevocationList
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """What tells who calls."""
+
+    verifier: TokenVerifier
+    directory: DirectoryRepository
+    revocations: RevocationList
+    authenticator: BearerAuthenticator
+
+
+async def build_identities(
+    settings: Settings, keys: SigningKeys, database: Database, *, clock: Clock, metrics: Metrics
+) -> Identities:
+    """Return what tells who calls, with what is revoked read.
+
+    Raises:
+        DatabaseUnavailable: It cannot be read.
+    """
+    verifier = TokenVerifier(
+        keys,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        shared_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+        leeway_seconds=settings.jwt_leeway_seconds,
+    )
+    directory = DirectoryRepository(database)
+    revocations = RevocationList(RevocationRepository(database), clock)
+    await revocations.load()
+    authenticator = BearerAuthenticator(
+        verifier,
+        directory,
+        revocations,
+        clock=clock,
+        metrics=metrics,
+        user_cache_seconds=settings.user_cache_seconds,
+        outage_seconds=settings.gateway_max_staleness_seconds,
+        leeway_seconds=settings.jwt_leeway_seconds,
+    )
+    return Identities(verifier, directory, revocations, authenticator)

@@ -1,0 +1,162 @@
+"""The services of the control plane that take more than a line to build."""
+
+from datetime import timedelta
+
+from registry.access.service import PermissionService
+from registry.auth.jwt import TokenIssuer
+from registry.auth.repository import DirectoryRepository
+from registry.connections.service import ConnectionService
+from registry.connections.tracker import ConnectionTracker
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.gateway.ports import Peers
+from registry.gateway.snapshot import Snapshot
+from registry.governance.history import ToolHistory
+from registry.governance.repository import GovernedTools
+from registry.governance.service import ToolService
+from registry.policies.service import PolicyService, PolicyStore
+from registry.servers.directory import ServerDirectory
+from registry.servers.service import ServerService
+from registry.tokens.families import FamilyRepository, RevocationWriter
+from registry.tokens.service import TokenService
+from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
+from registry.wiring.identities import Identities
+from registry.wiring.storage import Storage
+from registry.wiring.upstreams import Upstreams
+from registry.workers.peers import Siblings
+
+
+def build_servers(
+    settings: Settings,
+    storage: Storage,
+    upstreams: Upstreams,
+    snapshot: Snapshot,
+    tracker: ConnectionTracker,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+) -> ServerService:
+    """Return what registers and changes servers."""
+    return ServerService(
+        storage.database,
+        storage.repositories,
+        upstreams.vault,
+        upstreams.discovery,
+        snapshot,
+        tracker,
+        clock=clock,
+        metrics=metrics,
+        failures_until_error=settings.connection_failures_until_error,
+        admin_sees_private=settings.admin_sees_private,
+    )
+
+
+def build_tools(storage: Storage, snapshot: Snapshot, clock: Clock) -> ToolService:
+    """Return what shows tools and decides about them."""
+    governed = GovernedTools(storage.database)
+    return ToolService(
+        storage.database,
+        storage.repositories,
+        governed,
+        ToolHistory(governed, storage.audit_repository),
+        storage.audit,
+        snapshot,
+        clock=clock,
+    )
+
+
+def build_permissions(
+    settings: Settings,
+    storage: Storage,
+    directory: DirectoryRepository,
+    snapshot: Snapshot,
+    clock: Clock,
+) -> PermissionService:
+    """Return what shares servers."""
+    return PermissionService(
+        storage.database,
+        storage.repositories.acl,
+        storage.repositories.servers,
+        directory,
+        storage.audit,
+        snapshot,
+        clock=clock,
+        admin_sees_private=settings.admin_sees_private,
+    )
+
+
+def build_policies(
+    settings: Settings,
+    storage: Storage,
+    directory: DirectoryRepository,
+    snapshot: Snapshot,
+    clock: Clock,
+) -> PolicyService:
+    """Return what says who may use which single tools."""
+    repositories = storage.repositories
+    return PolicyService(
+        storage.database,
+        PolicyStore(
+            repositories.policies,
+            repositories.servers,
+            repositories.tools,
+            repositories.acl,
+            directory,
+        ),
+        storage.audit,
+        snapshot,
+        clock=clock,
+        admin_sees_private=settings.admin_sees_private,
+    )
+
+
+def build_tokens(
+    settings: Settings, storage: Storage, *, clock: Clock, metrics: Metrics
+) -> TokenService:
+    """Return what keeps users' tokens for upstreams."""
+    return TokenService(
+        storage.database,
+        storage.repositories.tokens,
+        storage.audit,
+        clock=clock,
+        metrics=metrics,
+        reads_enabled=settings.token_reads_enabled,
+    )
+
+
+def build_sessions(
+    settings: Settings,
+    storage: Storage,
+    known: Identities,
+    issuer: TokenIssuer,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+) -> SessionService:
+    """Return what issues our own tokens, exchanges and revokes them."""
+    database = storage.database
+    return SessionService(
+        database,
+        SessionStore(FamilyRepository(database), RevocationWriter(database), known.directory),
+        storage.audit,
+        issuer,
+        known.verifier,
+        known.revocations,
+        clock=clock,
+        metrics=metrics,
+        lifetimes=Lifetimes(settings.token_max_hours, timedelta(days=settings.token_family_days)),
+    )
+
+
+def build_connection_service(
+    settings: Settings, storage: Storage, tracker: ConnectionTracker, peers: Peers, clock: Clock
+) -> ConnectionService:
+    """Return what tells how connections stand, in all workers."""
+    return ConnectionService(
+        tracker,
+        ServerDirectory(storage.repositories.servers, clock),
+        peers if isinstance(peers, Siblings) else None,
+        clock=clock,
+        idle_seconds=settings.connection_idle_seconds,
+    )

@@ -1,0 +1,93 @@
+"""The collections: made where they are missing, checked, and read and written by repositories."""
+
+from dataclasses import dataclass
+
+import structlog
+
+from packages.database.client import Database, IndexConflict
+from packages.database.encryption import Cipher
+from packages.database.schema import prepare
+from registry.access.repository import AclRepository
+from registry.audit.chain import AuditKeys
+from registry.audit.repository import AuditRepository
+from registry.audit.trail import AuditTrail
+from registry.ciphertexts import require_matching_keys
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.features.repository import FeatureRepository
+from registry.indexes import EXTRA_INDEXES
+from registry.policies.repository import PolicyRepository
+from registry.servers.repository import ServerRepository
+from registry.servers.store import ServerRepositories
+from registry.servers.versions import ServerVersionRepository
+from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tokens.repository import TokenRepository
+from registry.tools.repository import ToolRepository
+from registry.wiring.audit import build_audit_keys
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where everything is kept that a registry changes.
+
+    Attributes:
+        cipher: Of what is encrypted there.
+        audit: Records what is changed.
+        audit_keys: Those of its seals.
+    """
+
+    database: Database
+    cipher: Cipher
+    repositories: ServerRepositories
+    audit: AuditTrail
+    audit_repository: AuditRepository
+    audit_keys: AuditKeys
+
+
+async def prepared(database: Database, cipher: Cipher) -> list[IndexConflict]:
+    """Make what is missing of collections and indexes, and check that the keys fit.
+
+    Returns:
+        Indexes that exist with other options, which were left as they are.
+
+    Raises:
+        SettingsError: The stored credentials were encrypted with other keys.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    conflicts = await prepare(database, EXTRA_INDEXES)
+    for conflict in conflicts:
+        log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
+    await require_matching_keys(database, cipher)
+    return conflicts
+
+
+def build_storage(
+    settings: Settings, database: Database, cipher: Cipher, *, clock: Clock, metrics: Metrics
+) -> Storage:
+    """Return all of it; the collections themselves are made by `prepared`."""
+    audit_keys = build_audit_keys(cipher)
+    audit_repository = AuditRepository(database, audit_keys)
+    audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
+    repositories = build_repositories(settings, database, cipher, audit)
+    return Storage(database, cipher, repositories, audit, audit_repository, audit_keys)
+
+
+def build_repositories(
+    settings: Settings, database: Database, cipher: Cipher, audit: AuditTrail
+) -> ServerRepositories:
+    """Return the repositories of the servers domain."""
+    acl = AclRepository(database)
+    return ServerRepositories(
+        servers=ServerRepository(database, acl, admin_sees_private=settings.admin_sees_private),
+        versions=ServerVersionRepository(database, cipher, kept=settings.server_versions_kept),
+        tools=ToolRepository(database, versions_kept=settings.tool_versions_kept),
+        features=FeatureRepository(database),
+        acl=acl,
+        tokens=TokenRepository(database, cipher),
+        plugin_auths=PluginAuthRepository(database, cipher),
+        policies=PolicyRepository(database),
+        audit=audit,
+    )

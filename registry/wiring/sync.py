@@ -1,0 +1,77 @@
+"""What has owners read in the background."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from registry.connections.tracker import ConnectionTracker
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.servers.ports import ServerChanges
+from registry.servers.reader import ServerReader
+from registry.sync.repository import JobRepository
+from registry.sync.runner import SyncRunner, Terms
+from registry.sync.schedule import Patience
+from registry.sync.service import SyncService
+from registry.sync.worker import Announcements, SyncWorker, WorkerTerms
+from registry.wiring.process import process_name
+from registry.wiring.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Synchronisation:
+    """What has owners read in the background."""
+
+    service: SyncService
+    jobs: JobRepository
+    runner: SyncRunner
+    worker: SyncWorker
+    announcements: Announcements
+
+
+def build_sync(
+    settings: Settings,
+    storage: Storage,
+    reader: ServerReader,
+    changes: ServerChanges,
+    *,
+    connections: ConnectionTracker,
+    clock: Clock,
+    metrics: Metrics,
+) -> Synchronisation:
+    """Return what has owners read; its worker is still to be started."""
+    database, repositories = storage.database, storage.repositories
+    jobs = JobRepository(
+        database, retention=timedelta(days=settings.sync_retention_days), clock=clock
+    )
+    patience = Patience(
+        settings.sync_max_attempts,
+        settings.sync_backoff_seconds,
+        settings.sync_backoff_max_seconds,
+    )
+    lease_seconds = settings.sync_lease_seconds
+    runner = SyncRunner(
+        database,
+        repositories,
+        jobs,
+        reader,
+        changes,
+        connections,
+        Terms(patience, lease_seconds, settings.connection_failures_until_error),
+        clock=clock,
+        metrics=metrics,
+    )
+    announcements = Announcements(clock)
+    worker = SyncWorker(
+        jobs,
+        repositories.servers,
+        runner,
+        announcements,
+        WorkerTerms(
+            process_name(), settings.sync_at_once, settings.sync_poll_seconds, lease_seconds
+        ),
+        clock=clock,
+        metrics=metrics,
+    )
+    service = SyncService(database, repositories, jobs, storage.cipher, worker.wake, clock=clock)
+    return Synchronisation(service, jobs, runner, worker, announcements)

@@ -1,0 +1,40 @@
+"""What reads the servers upstream."""
+
+from dataclasses import dataclass
+
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.servers.credentials import CredentialVault
+from registry.servers.reader import ServerReader
+from registry.sync.discovery import DiscoveryService
+from registry.upstream.guard import UrlGuard
+from registry.wiring.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Upstreams:
+    """What reads the servers upstream.
+
+    Attributes:
+        guard: Says which addresses may be contacted.
+        vault: Opens the credentials they are read with.
+        discovery: Asks one what it has.
+        reader: Does so with the credentials that are stored for it.
+    """
+
+    guard: UrlGuard
+    vault: CredentialVault
+    discovery: DiscoveryService
+    reader: ServerReader
+
+
+def build_upstreams(
+    settings: Settings, storage: Storage, *, clock: Clock, metrics: Metrics
+) -> Upstreams:
+    """Return what reads the servers upstream; nothing is contacted yet."""
+    vault = CredentialVault(storage.cipher)
+    guard = UrlGuard(settings.upstream_allowed_networks)
+    discovery = DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics)
+    reader = ServerReader(vault, discovery, storage.repositories.plugin_auths, clock)
+    return Upstreams(guard, vault, discovery, reader)
