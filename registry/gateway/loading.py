@@ -33,8 +33,8 @@ from registry.policies.repository import PolicyRepository
 from registry.policies.values import Policy
 from registry.servers.credentials import CredentialVault, needs_user_key
 from registry.servers.directory import is_user_level
+from registry.servers.lookup import ServerLookup
 from registry.servers.naming import slug_of
-from registry.servers.repository import ServerRepository
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tools.metadata import facets_of, said_in
@@ -60,7 +60,7 @@ USER_KEY_MEMBERS = ("headers", "apiKey", "customUserVars")
 class SnapshotSources:
     """Where the snapshot reads."""
 
-    servers: ServerRepository
+    servers: ServerLookup
     tools: ToolRepository
     features: FeatureRepository
     acl: AclRepository

@@ -105,6 +105,8 @@ class ToolService:
     ) -> None:
         self._database = database
         self._servers = repositories.servers
+        self._lookup = repositories.lookup
+        self._visible = repositories.visible
         self._tools = repositories.tools
         self._governed = governed
         self._histories = histories
@@ -377,7 +379,7 @@ class ToolService:
 
     async def _project(self, owner_id: str, now: datetime, batch: Batch) -> None:
         """Write what the other application reads of the server's tools."""
-        server = await self._servers.facts_unchecked(owner_id, batch.tx)
+        server = await self._lookup.facts_unchecked(owner_id, batch.tx)
         if server is None:
             raise ToolNotFoundError
         served = await self._tools.served(owner_id, batch.tx)
@@ -390,17 +392,17 @@ class ToolService:
 
     async def _bits_in(self, owner_id: str, user: UserContext, tx: Transaction) -> int:
         """Return what *user* may do with a server, as it is in a transaction."""
-        server = await self._servers.facts_unchecked(owner_id, tx)
+        server = await self._lookup.facts_unchecked(owner_id, tx)
         if server is None:
             return NO_BITS
-        return await self._servers.bits(server, user, self._clock.now(), tx)
+        return await self._visible.bits(server, user, self._clock.now(), tx)
 
     async def _bits(self, tool: GovernedTool, user: UserContext) -> int:
-        server = await self._servers.seen(tool.owner_id, user, self._clock.now())
+        server = await self._visible.seen(tool.owner_id, user, self._clock.now())
         return NO_BITS if server is None else server.bits
 
     async def _sight(self, user: UserContext) -> Sight:
-        rights = await self._servers.rights(user, self._clock.now())
+        rights = await self._visible.rights(user, self._clock.now())
         if rights is None:
             return Sight(everything=True)
         governed = {owner for owner, bits in rights.items() if bits & Permission.EDIT}

@@ -15,8 +15,8 @@ from packages.database.client import Transaction
 from packages.database.slices import slices
 from registry.core.json import JsonValue, load_text
 from registry.migration.values import Left, Meant, StepPlan, Written
+from registry.servers.lookup import ServerLookup
 from registry.servers.presenter import tool_names
-from registry.servers.repository import ServerRepository
 from registry.servers.store import ServerRepositories
 from registry.servers.transport import connection_members
 from registry.servers.values import ServerRecord
@@ -74,6 +74,7 @@ class RestoreTools:
 
     def __init__(self, repositories: ServerRepositories) -> None:
         self._servers = repositories.servers
+        self._lookup = repositories.lookup
         self._tools = repositories.tools
         self._versions = repositories.versions
 
@@ -82,13 +83,13 @@ class RestoreTools:
 
         What an earlier release wrote has no version either, which tells where to look.
         """
-        ids = await self._servers.ids_unchecked()
+        ids = await self._lookup.ids_unchecked()
         if not every:
-            ids = await unversioned(self._servers, self._versions)
+            ids = await unversioned(self._lookup, self._versions)
         wanted: dict[str, str] = {}
         meant: dict[str, Meant] = {}
         left: list[Left] = []
-        for server in await _read(self._servers, ids):
+        for server in await _read(self._lookup, ids):
             if not _was_read(server) or await self._tools.has_rows(server.id):
                 continue
             found = await self._snapshot(server)
@@ -124,7 +125,7 @@ class RestoreTools:
         return Written(tuple(done), tuple(left))
 
     async def _snapshot(self, server: ServerRecord, tx: Transaction | None = None) -> ToolSnapshot:
-        functions = await self._servers.tool_functions(server.id, tx)
+        functions = await self._lookup.tool_functions(server.id, tx)
         tools: list[JsonValue] = []
         broken: list[RejectedTool] = []
         for key, function in functions.items():
@@ -181,13 +182,14 @@ class FirstVersions:
 
     def __init__(self, repositories: ServerRepositories) -> None:
         self._servers = repositories.servers
+        self._lookup = repositories.lookup
         self._versions = repositories.versions
 
     async def plan(self, *, every: bool) -> StepPlan:  # noqa: ARG002 - one way serves both
         """Say which servers have no version."""
         wanted: dict[str, str] = {}
         left: list[Left] = []
-        for server in await _read(self._servers, await unversioned(self._servers, self._versions)):
+        for server in await _read(self._lookup, await unversioned(self._lookup, self._versions)):
             problem = self._problem(server)
             if problem is None:
                 wanted[server.id] = server.server_name
@@ -229,16 +231,16 @@ class FirstVersions:
         return None
 
 
-async def unversioned(servers: ServerRepository, versions: ServerVersionRepository) -> list[str]:
+async def unversioned(lookup: ServerLookup, versions: ServerVersionRepository) -> list[str]:
     """Return the ids of the servers that have no version."""
     versioned = await versions.server_ids()
-    return [each for each in await servers.ids_unchecked() if each not in versioned]
+    return [each for each in await lookup.ids_unchecked() if each not in versioned]
 
 
-async def _read(servers: ServerRepository, ids: Sequence[str]) -> list[ServerRecord]:
+async def _read(lookup: ServerLookup, ids: Sequence[str]) -> list[ServerRecord]:
     found: list[ServerRecord] = []
     for some in slices(ids, SERVERS_AT_ONCE):
-        found += await servers.by_ids_unchecked(some)
+        found += await lookup.by_ids_unchecked(some)
     return sorted(found, key=lambda server: server.id)
 
 

@@ -6,14 +6,14 @@ from registry.core.clock import Clock
 from registry.core.json import JsonObject
 from registry.servers.credentials import needs_user_key
 from registry.servers.errors import ServerNotFoundError
-from registry.servers.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus
+from registry.servers.visible import VisibleServers
 
 
 class ServerDirectory:
     """Implements `connections.ports.ServerDirectory`."""
 
-    def __init__(self, servers: ServerRepository, clock: Clock) -> None:
+    def __init__(self, servers: VisibleServers, clock: Clock) -> None:
         self._servers = servers
         self._clock = clock
 

@@ -105,7 +105,8 @@ class ServerService:
         failures_until_error: int,
         admin_sees_private: bool,
     ) -> None:
-        self._servers = repositories.servers
+        self._lookup = repositories.lookup
+        self._visible = repositories.visible
         self._audit = repositories.audit
         self._tools = repositories.tools
         self._tokens = repositories.tokens
@@ -130,7 +131,7 @@ class ServerService:
         """
         if narrowed.author is not None and narrowed.author != user.user_id:
             validate_admin(user)
-        return await self._servers.list_page(user, narrowed, page, self._clock.now())
+        return await self._visible.list_page(user, narrowed, page, self._clock.now())
 
     async def get(self, server_id: str, user: UserContext) -> ServerRecord:
         """Return one server.
@@ -141,7 +142,7 @@ class ServerService:
         return await self._get(server_id, user)
 
     async def _get(self, server_id: str, user: UserContext, *, whole: bool = True) -> ServerRecord:
-        server = await self._servers.get(server_id, user, self._clock.now(), whole=whole)
+        server = await self._visible.get(server_id, user, self._clock.now(), whole=whole)
         if server is None:
             raise ServerNotFoundError
         return server
@@ -163,10 +164,10 @@ class ServerService:
 
     async def find_by_name(self, server_name: str, user: UserContext) -> ServerRecord | None:
         """Return the server of that name if *user* may see it."""
-        server = await self._servers.by_name(server_name)
+        server = await self._lookup.by_name(server_name)
         if server is None:
             return None
-        return await self._servers.get(server.id, user, self._clock.now())
+        return await self._visible.get(server.id, user, self._clock.now())
 
     async def tools(
         self, server_id: str, user: UserContext
@@ -182,7 +183,7 @@ class ServerService:
         server = await self.read(server_id, user)
         served = await self._tools.served(server_id)
         if not served and "auto_expose" not in server.registry:
-            served = restore(await self._servers.tool_functions(server_id), server.server_name)
+            served = restore(await self._lookup.tool_functions(server_id), server.server_name)
         return server, served
 
     async def register(
@@ -431,16 +432,16 @@ class ServerService:
             AdminRequiredError: The caller is a plain user.
         """
         validate_admin(user)
-        return await self._servers.counts(), await self._tokens.counts(self._clock.now())
+        return await self._lookup.counts(), await self._tokens.counts(self._clock.now())
 
     async def _register(
         self, request: ServerCreate, user: UserContext, *, strict: bool
     ) -> ServerRecord:
         if request.scope.is_shared:
             validate_admin(user)
-        if await self._servers.by_name(request.server_name) is not None:
+        if await self._lookup.by_name(request.server_name) is not None:
             raise ServerExistsError("serverName", request.server_name)
-        if request.path is not None and await self._servers.path_is_taken(request.path):
+        if request.path is not None and await self._lookup.path_is_taken(request.path):
             raise PathTakenError(request.path)
         config, user_key = config_of(request, self._vault)
         # What the name's former bearers were given is not for this one.
@@ -541,7 +542,7 @@ class ServerService:
         async def confirm(tx: Transaction) -> None:
             if user.is_admin or server.scope is ServerScope.PRIVATE_USER:
                 return
-            bits = await self._servers.bits(server, user, self._clock.now(), tx)
+            bits = await self._visible.bits(server, user, self._clock.now(), tx)
             try:
                 validate_owner(bits, needed)
             except AccessDeniedError as exc:
@@ -552,10 +553,10 @@ class ServerService:
         return confirm
 
     async def _require_deletable(self, server_id: str, user: UserContext) -> ServerRecord:
-        server = await self._servers.get_unchecked(server_id)
+        server = await self._lookup.get_unchecked(server_id)
         if server is None:
             raise ServerNotFoundError
-        seen = await self._servers.get(server_id, user, self._clock.now())
+        seen = await self._visible.get(server_id, user, self._clock.now())
         try:
             validate_owner(seen.bits if seen is not None else NO_BITS, Permission.DELETE)
         except AccessDeniedError as exc:

@@ -21,6 +21,8 @@ from registry.core.json import JsonObject
 from registry.features.repository import FeatureRepository
 from registry.policies.repository import PolicyRepository
 from registry.servers.changes import FieldChanges
+from registry.servers.documents import record_of
+from registry.servers.lookup import ServerLookup
 from registry.servers.outcome import (
     Reading,
     apply_to_new,
@@ -41,7 +43,7 @@ from registry.servers.registry_sync import (
     auto_expose_of,
     digest_of,
 )
-from registry.servers.repository import ServerRepository, record_of
+from registry.servers.repository import ServerRepository
 from registry.servers.schemas import ServerCreate
 from registry.servers.transport import connection_members
 from registry.servers.values import Discovered, ServerRecord, ServerStatus
@@ -51,6 +53,7 @@ from registry.servers.versions import (
     ServerVersionRepository,
     VersionTakenError,
 )
+from registry.servers.visible import VisibleServers
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
@@ -59,9 +62,17 @@ from registry.tools.values import Person
 
 @dataclass(frozen=True, slots=True)
 class ServerRepositories:
-    """The collections that an operation on a server touches."""
+    """The collections that an operation on a server touches.
+
+    Attributes:
+        servers: Writes servers.
+        lookup: Reads them whoever asks.
+        visible: Reads what a caller may see of them.
+    """
 
     servers: ServerRepository
+    lookup: ServerLookup
+    visible: VisibleServers
     versions: ServerVersionRepository
     tools: ToolRepository
     features: FeatureRepository
@@ -162,6 +173,7 @@ class ServerStore:
         self._failures_until_error = failures_until_error
         self._database = database
         self._servers = repositories.servers
+        self._lookup = repositories.lookup
         self._versions = repositories.versions
         self._tools = repositories.tools
         self._features = repositories.features
@@ -418,7 +430,7 @@ class ServerStore:
             return True
         if "config.toolFunctions" not in writes:
             return False
-        return functions_differ(await self._servers.tool_functions(server.id, tx), writes)
+        return functions_differ(await self._lookup.tool_functions(server.id, tx), writes)
 
     async def _versioned(
         self,

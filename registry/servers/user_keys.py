@@ -56,6 +56,7 @@ class UserKeyService:
     ) -> None:
         self._database = database
         self._servers = repositories.servers
+        self._visible = repositories.visible
         self._plugin_auths = repositories.plugin_auths
         self._audit = repositories.audit
         self._changes = changes
@@ -141,7 +142,7 @@ class UserKeyService:
         await self._changed(server_id, user)
 
     async def _require_visible(self, server_id: str, user: UserContext) -> ServerRecord:
-        server = await self._servers.get(server_id, user, self._clock.now())
+        server = await self._visible.get(server_id, user, self._clock.now())
         if server is None:
             raise ServerNotFoundError
         return server

@@ -10,7 +10,7 @@ from datetime import timedelta
 from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
 from registry.core.tasks import end_all
-from registry.servers.repository import ServerRepository
+from registry.servers.lookup import ServerLookup
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.repository import JobRepository
 from registry.sync.runner import RENEWALS, SyncRunner
@@ -66,7 +66,7 @@ class SyncRound:
 
     def __init__(
         self,
-        servers: ServerRepository,
+        servers: ServerLookup,
         jobs: JobRepository,
         runner: SyncRunner,
         *,

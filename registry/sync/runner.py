@@ -118,7 +118,7 @@ class SyncRunner:
         metrics: Metrics,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._servers = repositories.servers
+        self._lookup = repositories.lookup
         self._store = ServerStore(
             database, repositories, clock, failures_until_error=terms.failures_until_error
         )
@@ -191,7 +191,7 @@ class SyncRunner:
             return await self._end(attempt, ending)
         for _ in range(WRITE_ATTEMPTS):
             server, attempt.server = attempt.server, None
-            server = server or await self._servers.get_unchecked(job.owner_id)
+            server = server or await self._lookup.get_unchecked(job.owner_id)
             gone = _why_not(server)
             if server is None or gone is not None:
                 cancelled = Ending(JobState.CANCELLED, RunOutcome.CANCELLED, gone)

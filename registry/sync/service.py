@@ -62,6 +62,8 @@ class SyncService:
     ) -> None:
         self._database = database
         self._servers = repositories.servers
+        self._lookup = repositories.lookup
+        self._visible = repositories.visible
         self._audit = repositories.audit
         self._jobs = jobs
         self._cipher = cipher
@@ -91,7 +93,7 @@ class SyncService:
         self, user: UserContext, narrowed: JobFilter, page: PageRequest
     ) -> Page[SyncJob]:
         """Return one page of the jobs of servers that *user* may see, newest first."""
-        rights = await self._servers.rights(user, self._clock.now())
+        rights = await self._visible.rights(user, self._clock.now())
         if rights is not None:
             seen = frozenset(owner for owner, bits in rights.items() if bits & Permission.VIEW)
             wanted = narrowed.owner_ids
@@ -169,7 +171,7 @@ class SyncService:
         """
         call = delivery(headers, body)
         now = self._clock.now()
-        server = await self._servers.get_unchecked(owner_id)
+        server = await self._lookup.get_unchecked(owner_id)
         sealed = None if server is None else server.registry.get("webhook_secret")
         if server is None or not isinstance(sealed, str):
             require_genuine(call, NOBODYS_SECRET, now)
@@ -219,16 +221,16 @@ class SyncService:
         job = await self._jobs.get(job_id)
         if job is None:
             raise JobNotFoundError
-        server = await self._servers.seen(job.owner_id, user, self._clock.now())
+        server = await self._visible.seen(job.owner_id, user, self._clock.now())
         if server is None and not (user.is_admin and await self._is_gone(job)):
             raise JobNotFoundError
         return job
 
     async def _is_gone(self, job: SyncJob) -> bool:
-        return await self._servers.facts_unchecked(job.owner_id) is None
+        return await self._lookup.facts_unchecked(job.owner_id) is None
 
     async def _require_editable(self, owner_id: str, user: UserContext) -> ServerRecord:
-        server = await self._servers.get(owner_id, user, self._clock.now(), whole=False)
+        server = await self._visible.get(owner_id, user, self._clock.now(), whole=False)
         if server is None:
             raise ServerNotFoundError
         try:

@@ -10,6 +10,7 @@ import structlog
 from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
+from registry.servers.lookup import ServerLookup
 from registry.servers.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.sync.repository import JobRepository
@@ -98,6 +99,7 @@ class SyncWorker:
         self,
         jobs: JobRepository,
         servers: ServerRepository,
+        lookup: ServerLookup,
         runner: SyncRunner,
         announcements: Announcements,
         terms: WorkerTerms,
@@ -108,6 +110,7 @@ class SyncWorker:
     ) -> None:
         self._jobs = jobs
         self._servers = servers
+        self._lookup = lookup
         self._runner = runner
         self._announcements = announcements
         self._terms = terms
@@ -142,7 +145,7 @@ class SyncWorker:
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
         await self._take_announcements()
-        for server in await self._servers.due_for_sync(self._clock.now(), SCHEDULED_AT_ONCE):
+        for server in await self._lookup.due_for_sync(self._clock.now(), SCHEDULED_AT_ONCE):
             await self._schedule(server)
         terms = self._terms
         free = max(0, terms.at_once - len(self._running))
@@ -186,7 +189,7 @@ class SyncWorker:
                 raise
 
     async def _announced(self, server_id: str) -> None:
-        server = await self._servers.facts_unchecked(server_id)
+        server = await self._lookup.facts_unchecked(server_id)
         if server is None or server.effective_status is ServerStatus.INACTIVE:
             return
         asked = Asked(Trigger.NOTIFICATION)

@@ -74,7 +74,7 @@ def build_view(
     snapshot = Snapshot(
         feed,
         SnapshotSources(
-            servers=repositories.servers,
+            servers=repositories.lookup,
             tools=repositories.tools,
             features=repositories.features,
             acl=repositories.acl,

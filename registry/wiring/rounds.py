@@ -50,7 +50,7 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRoun
             metrics=metrics,
         )
         yield SyncRound(
-            storage.repositories.servers,
+            storage.repositories.lookup,
             sync.jobs,
             sync.runner,
             name=process_name(),

@@ -17,6 +17,7 @@ from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
 from registry.policies.service import PolicyService, PolicyStore
 from registry.servers.directory import ServerDirectory
+from registry.servers.policy_owners import PolicyOwners
 from registry.servers.service import ServerService
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.service import TokenService
@@ -99,7 +100,9 @@ def build_policies(
         storage.database,
         PolicyStore(
             repositories.policies,
-            repositories.servers,
+            PolicyOwners(
+                storage.database, repositories.lookup, repositories.visible, repositories.servers
+            ),
             repositories.tools,
             repositories.acl,
             directory,
@@ -155,7 +158,7 @@ def build_connection_service(
     """Return what tells how connections stand, in all workers."""
     return ConnectionService(
         tracker,
-        ServerDirectory(storage.repositories.servers, clock),
+        ServerDirectory(storage.repositories.visible, clock),
         peers if isinstance(peers, Siblings) else None,
         clock=clock,
         idle_seconds=settings.connection_idle_seconds,

@@ -18,9 +18,11 @@ from registry.core.settings import Settings
 from registry.features.repository import FeatureRepository
 from registry.indexes import EXTRA_INDEXES
 from registry.policies.repository import PolicyRepository
+from registry.servers.lookup import ServerLookup
 from registry.servers.repository import ServerRepository
 from registry.servers.store import ServerRepositories
 from registry.servers.versions import ServerVersionRepository
+from registry.servers.visible import VisibleServers
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
@@ -81,7 +83,9 @@ def build_repositories(
     """Return the repositories of the servers domain."""
     acl = AclRepository(database)
     return ServerRepositories(
-        servers=ServerRepository(database, acl, admin_sees_private=settings.admin_sees_private),
+        servers=ServerRepository(database),
+        lookup=ServerLookup(database),
+        visible=VisibleServers(database, acl, admin_sees_private=settings.admin_sees_private),
         versions=ServerVersionRepository(database, cipher, kept=settings.server_versions_kept),
         tools=ToolRepository(database, versions_kept=settings.tool_versions_kept),
         features=FeatureRepository(database),

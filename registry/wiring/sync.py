@@ -65,6 +65,7 @@ def build_sync(
     worker = SyncWorker(
         jobs,
         repositories.servers,
+        repositories.lookup,
         runner,
         announcements,
         WorkerTerms(

@@ -13,8 +13,9 @@ from registry.access.repository import AclRepository
 from registry.auth.identity import USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
-from registry.servers.repository import ServerRepository, record_of
+from registry.servers.documents import record_of
 from registry.servers.values import ServerFilter, ServerRecord
+from registry.servers.visible import VisibleServers
 
 pytestmark = pytest.mark.wire
 
@@ -95,10 +96,10 @@ async def test_a_list_shows_what_the_decision_allows(
     chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
     # Both ways of looking granted servers up are tried.
     limit = chance.choice([0, 1_000])
-    monkeypatch.setattr("registry.servers.repository.ENTRIES_LOOKED_UP", limit)
+    monkeypatch.setattr("registry.servers.queries.ENTRIES_LOOKED_UP", limit)
     servers = await filled(database, chance, clock)
     acl = AclRepository(database)
-    repository = ServerRepository(database, acl, admin_sees_private=admin_sees_private)
+    visible = VisibleServers(database, acl, admin_sees_private=admin_sees_private)
     grants = await acl.grants_of(None, clock.now())
 
     for user in people():
@@ -111,13 +112,13 @@ async def test_a_list_shows_what_the_decision_allows(
                 expected[record.id] = decision.verdict.bits
         shown: list[ServerRecord] = []
         for number in (1, 2):
-            page = await repository.list_page(
+            page = await visible.list_page(
                 user, ServerFilter(), PageRequest(number, 100), clock.now()
             )
             shown += page.items
             assert page.total == len(expected)
         assert {record.id: record.bits for record in shown} == expected
         for server_id in (str(server["_id"]) for server in servers[:20]):
-            one = await repository.get(server_id, user, clock.now())
+            one = await visible.get(server_id, user, clock.now())
             assert (one is not None) == (server_id in expected)
             assert one is None or one.bits == expected[server_id]

@@ -10,7 +10,6 @@ from pymongo.monitoring import CommandListener, CommandStartedEvent
 from typing_extensions import override
 
 from packages.database.client import Database
-from registry.access.repository import AclRepository
 from registry.audit.trail import AuditTrail
 from registry.connections.tracker import ConnectionTracker
 from registry.connections.writer import ConnectionWriter
@@ -283,7 +282,7 @@ async def test_a_thousand_connections_made_and_lost_write_nothing_but_when(
     await store(database)
     writes, clock, metrics = Writes(), FakeClock(), Metrics()
     counted = Database(database_uri, timeout_ms=5000, listeners=[writes])
-    servers = ServerRepository(counted, AclRepository(counted), admin_sees_private=True)
+    servers = ServerRepository(counted)
     records = ServerHealth(counted, servers, audit, failures_until_error=3, interval_seconds=60)
     writer = ConnectionWriter(
         records, interval_seconds=60, most_servers=10, clock=clock, metrics=metrics

@@ -21,6 +21,7 @@ from packages.database.client import Database
 from registry.access.repository import AclRepository
 from registry.auth.identity import Role, UserContext
 from registry.core.clock import SystemClock
+from registry.servers.lookup import ServerLookup
 from registry.servers.repository import ServerRepository
 from registry.sync.repository import JobRepository
 from registry.sync.values import Asked, Trigger
@@ -87,8 +88,7 @@ async def recur(database: Database, clock: SystemClock) -> None:
     await acl.public_ids(now)
     server = {"_id": ObjectId(OWNER), "serverName": "sums", "status": "active"}
     await database.collection("mcpservers").insert_one(server)
-    servers = ServerRepository(database, acl, admin_sees_private=False)
-    await servers.due_for_sync(now, 10)
-    assert await servers.note_connected(OWNER, now, quiet_since=now)
+    await ServerLookup(database).due_for_sync(now, 10)
+    assert await ServerRepository(database).note_connected(OWNER, now, quiet_since=now)
     await FamilyRepository(database).find_by_token("some")
     assert claimed.id == job.id

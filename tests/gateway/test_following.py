@@ -30,6 +30,7 @@ from registry.gateway.pending import MOST_DELETED, WATCHED, Pending
 from registry.gateway.snapshot import Snapshot
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
+from registry.servers.repository import ServerRepository
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from registry.wiring.storage import build_repositories
@@ -100,7 +101,7 @@ def replicas(database: Database, settings: Settings, cipher: Cipher) -> Replicas
         Snapshot(
             ChangeStream(database, WATCHED),
             SnapshotSources(
-                servers=repositories.servers,
+                servers=repositories.lookup,
                 tools=repositories.tools,
                 features=repositories.features,
                 acl=repositories.acl,
@@ -189,7 +190,7 @@ async def test_what_calls_write_of_a_server_makes_nobody_read_it_again(
 ) -> None:
     server = await two.servers.register(create(), alice, strict=True)
     await two.snapshot.load()
-    repository, now = vars(two.servers)["_servers"], SystemClock().now()
+    repository, now = ServerRepository(two.database), SystemClock().now()
 
     async with two.following():
         await repository.note_failed(server.id, now, "It is away.", failures=1, is_anew=False)

@@ -89,7 +89,7 @@ def snapshot(
     return Snapshot(
         ChangeStream(database, WATCHED),
         SnapshotSources(
-            servers=repositories.servers,
+            servers=repositories.lookup,
             tools=repositories.tools,
             features=repositories.features,
             acl=repositories.acl,

@@ -10,15 +10,8 @@ from bson import ObjectId
 
 from registry.access.policy import ServerScope, visibility
 from registry.auth.identity import USER_SCOPES, Role, UserContext
-from registry.servers.repository import (
-    ENTRIES_LOOKED_UP,
-    RECORD,
-    SORT,
-    ServerRepository,
-    count_index,
-    key_rules,
-    record_of,
-)
+from registry.servers.documents import RECORD, record_of
+from registry.servers.queries import ENTRIES_LOOKED_UP, SORT, count_index, key_rules, list_query
 from registry.servers.values import ServerFilter, ServerStatus
 from tests.fakes.rest import Rest, rest_settings, running
 
@@ -123,7 +116,7 @@ async def test_a_server_is_read_as_it_is_stored_but_for_its_functions(rest: Rest
 
 @pytest.mark.parametrize("narrowed", FILTERS)
 async def test_a_page_of_all_is_read_by_an_index(rest: Rest, narrowed: ServerFilter) -> None:
-    query = ServerRepository.list_query({}, narrowed)
+    query = list_query({}, narrowed)
 
     plan = await explained(
         rest, {"find": "mcpservers", "filter": query, "sort": dict(SORT), "hint": dict(SORT)}
@@ -144,7 +137,7 @@ async def test_the_entries_about_a_user_are_found_by_an_index(rest: Rest) -> Non
 
 @pytest.mark.parametrize("narrowed", FILTERS)
 async def test_a_total_is_counted_by_an_index(rest: Rest, narrowed: ServerFilter) -> None:
-    query = ServerRepository.list_query({}, narrowed)
+    query = list_query({}, narrowed)
     index = count_index(query)
     hint = {} if index is None else {"hint": dict(index)}
     group = {"$group": {"_id": 1, "n": {"$sum": 1}}}

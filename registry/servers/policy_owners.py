@@ -1,0 +1,85 @@
+"""What policies need to know of the servers that offer tools."""
+
+from datetime import datetime
+
+from bson import ObjectId
+
+from packages.database.client import Database, Transaction
+from packages.database.errors import translates_driver_errors
+from packages.models import MCPServer
+from registry.auth.identity import UserContext
+from registry.core.json import JsonObject
+from registry.policies.ports import Owner
+from registry.servers.documents import RECORD, record_of
+from registry.servers.lookup import ServerLookup
+from registry.servers.naming import slug_of
+from registry.servers.repository import ServerRepository
+from registry.servers.values import ServerRecord
+from registry.servers.visible import VisibleServers
+
+
+@translates_driver_errors
+class PolicyOwners:
+    """Implements `policies.ports.Owners`."""
+
+    def __init__(
+        self,
+        database: Database,
+        lookup: ServerLookup,
+        visible: VisibleServers,
+        repository: ServerRepository,
+    ) -> None:
+        self._servers = database.collection(MCPServer.Settings.name)
+        self._lookup = lookup
+        self._visible = visible
+        self._repository = repository
+
+    async def policy_owner(self, owner_id: str) -> Owner | None:
+        """Return what policies need to know of a server, whoever asks."""
+        found = await self._servers.find_one({"_id": ObjectId(owner_id)}, RECORD)
+        return None if found is None else _owner(record_of(found))
+
+    async def policy_owner_at(self, path: str) -> Owner | None:
+        """Return likewise the server at a gateway path."""
+        found = await self._servers.find_one({"path": path}, RECORD)
+        if found is not None:
+            return _owner(record_of(found))
+        # The other application stores no path: the default follows from the name.
+        server = await self._lookup.by_name(slug_of(path) or "")
+        return None if server is None or server.effective_path != path else _owner(server)
+
+    async def held_policy_owner(self, owner_id: str, tx: Transaction) -> Owner | None:
+        """Return likewise a server that no other change may overlap before the end of *tx*."""
+        server = await self._repository.touch(owner_id, tx)
+        return None if server is None else _owner(server)
+
+    async def rights(self, user: UserContext, now: datetime) -> dict[str, int] | None:
+        """Return what *user* may do with each server that they see; None for all with all."""
+        return await self._visible.rights(user, now)
+
+    async def visible(self, user: UserContext, now: datetime) -> list[ServerRecord]:
+        """Return the servers that *user* sees."""
+        return await self._visible.visible(user, now)
+
+    async def tool_functions(self, server_id: str) -> JsonObject:
+        """Return the tools of a server as the other application describes them."""
+        return await self._lookup.tool_functions(server_id)
+
+
+def _owner(server: ServerRecord) -> Owner:
+    config = server.config
+    is_usable = (
+        slug_of(server.effective_path) is not None
+        and config.get("type") in {"streamable-http", "http", "sse", None}
+        and isinstance(config.get("url"), str)
+    )
+    return Owner(
+        id=server.id,
+        name=server.server_name,
+        path=server.effective_path,
+        author=server.author,
+        scope=server.scope,
+        status=server.effective_status.value,
+        is_usable=is_usable,
+        is_described_elsewhere="auto_expose" not in server.registry,
+    )

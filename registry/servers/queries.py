@@ -1,0 +1,73 @@
+"""The queries of lists of servers, and which index each is answered by."""
+
+import re
+from collections.abc import Collection, Sequence
+
+from bson import ObjectId
+from pymongo import ASCENDING, DESCENDING
+
+from packages.database.client import Doc
+from registry.access.policy import ServerScope, Visibility
+from registry.servers.values import ServerFilter
+
+SORT = [("updatedAt", DESCENDING), ("_id", ASCENDING)]
+SEARCHED_FIELDS = ("serverName", "config.title", "config.description", "tags")
+
+ENTRIES_LOOKED_UP = 200
+"""Up to so many granted servers are looked up one by one; for more, the shared ones are read."""
+
+
+def list_query(visible: Doc, narrowed: ServerFilter) -> Doc:
+    """Return the query of a list: the access rules and the caller's filters, all to hold."""
+    rules: list[Doc] = [visible] if visible else []
+    if narrowed.scope is not None:
+        rules.append({"scope": narrowed.scope.value})
+    if narrowed.status is not None:
+        rules.append({"status": narrowed.status.value})
+    if narrowed.author is not None:
+        rules.append({"author": ObjectId(narrowed.author)})
+    if narrowed.query:
+        # Written as an operator: a regex value on an indexed field is not understood by
+        # every compatible server. The text is taken literally.
+        pattern = {"$regex": re.escape(narrowed.query), "$options": "i"}
+        rules.append({"$or": [{name: pattern} for name in SEARCHED_FIELDS]})
+    if len(rules) == 1:
+        return rules[0]
+    return {"$and": rules} if rules else {}
+
+
+def key_rules(visible: Visibility, granted: Collection[str]) -> list[Doc]:
+    """Return the queries that together find what a list shows.
+
+    The first one finds the caller's own servers, the second those that it shows whoever the
+    caller is; the others find what is shown if it is in *granted*, ids of servers.
+    """
+    rules: list[Doc] = [
+        {"author": ObjectId(visible.author)},
+        {"scope": _one_of(visible.scopes)},
+    ]
+    if not visible.granted_scopes:
+        return rules
+    scope = _one_of(visible.granted_scopes)
+    if len(granted) > ENTRIES_LOOKED_UP:
+        return [*rules, {"scope": scope}]
+    ids = [ObjectId(server_id) for server_id in granted]
+    if ids:
+        rules.append({"_id": {"$in": ids}, "scope": scope})
+    # What the other application wrote may be open to the public by its entries alone.
+    return [*rules, {"scope": None}]
+
+
+def _one_of(scopes: Sequence[ServerScope | None]) -> Doc:
+    return {"$in": [None if scope is None else scope.value for scope in scopes]}
+
+
+def count_index(query: Doc) -> list[tuple[str, int]] | None:
+    """Return the index to name for counting, or None when the one condition has its own.
+
+    Without it other counts scan the collection; with it, they read what an index names.
+    """
+    # `status` alone leads nowhere: it comes second in its index.
+    if any(isinstance(query.get(name), str | ObjectId) for name in ("scope", "author")):
+        return None
+    return SORT
