@@ -56,7 +56,7 @@ def make_settings(**changes: Any) -> Settings:
             "jwt_private_key_file": Path("unused"),
             "jwt_public_key_file": Path("unused"),
             "public_url": "http://gateway.example",
-            "upstream_connect_timeout_seconds": 1.0,
+            "upstream_connect_timeout_seconds": 5.0,
             **changes,
         }
     )
@@ -150,7 +150,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
     ) -> Gateway:
         session = await stack.enter_async_context(
             create_upstream_session(
-                UrlGuard(["127.0.0.0/8"]), connect_timeout_seconds=1, idle_timeout_seconds=5
+                UrlGuard(["127.0.0.0/8"]), connect_timeout_seconds=5, idle_timeout_seconds=5
             )
         )
         table, metrics, refusals = FakeRoutes(*routes), Metrics(), RecordedRefusals()
