@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import signal
 
 COLLECT_AFTER = (50_000, 20, 20)
 """What a command imports is 150,000 objects that all stay. The interpreter's own thresholds
@@ -13,9 +14,13 @@ def main() -> None:
     gc.set_threshold(*COLLECT_AFTER)
     # The interpreter's end looks through everything that was ever imported; nothing else does.
     atexit.register(gc.freeze)
-    from registry.cli import main as command  # noqa: PLC0415 - after the above
+    try:
+        from registry.cli import main as command  # noqa: PLC0415 - after the above
 
-    command()
+        command()
+    except KeyboardInterrupt:
+        # While libraries are still loaded; later the command itself says so.
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 if __name__ == "__main__":

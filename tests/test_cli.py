@@ -151,6 +151,24 @@ def test_the_command_is_a_program(tmp_path: Path) -> None:
     assert "A registry and gateway for MCP servers." in ended.stdout
 
 
+def test_a_command_that_is_interrupted_while_it_loads_ends_quietly(tmp_path: Path) -> None:
+    interrupted = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'registry.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from registry.__main__ import main; main()"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", interrupted], check=False, cwd=tmp_path, capture_output=True
+    )
+
+    assert (ended.returncode, ended.stderr) == (130, b"")
+
+
 @pytest.mark.requirement("R-240")
 @pytest.mark.parametrize(
     ("arguments", "role", "scopes"),

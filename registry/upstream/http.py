@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx2
 from typing_extensions import override
@@ -56,8 +56,7 @@ class Exchange:
         refusal: The first failure of ours, whatever the layers above made of it.
         broken: How an answer broke off, whatever the layers above made of it.
         told: Called on the first of either, for whoever waits for what then never comes.
-        opened_at: Where the stream of the older transport was opened, before it names its
-            endpoint.
+        opened_at: The address of a stream of the older transport, until it names its endpoint.
         status: Of the last answer.
         content_type: Of the last answer.
         authenticate: `WWW-Authenticate` of the last 401.
@@ -101,20 +100,27 @@ class Exchange:
         self.broken = error
         self._tell()
 
-    def take_endpoint(self, event: bytes) -> None:
-        """Refuse to send messages to another origin than that of the stream which names it."""
-        if self.opened_at is None or (endpoint := endpoint_of(event)) is None:
-            return
-        opened_at, self.opened_at = self.opened_at, None
+    def endpoint_named(self, event: bytes) -> bytes | None:
+        """Return the event that names the endpoint, as the SDK takes it; None of one before it.
+
+        Messages go to the origin that was registered, however the stream writes it, and to no
+        other.
+        """
+        opened_at, endpoint = self.opened_at, endpoint_of(event)
+        if opened_at is None or endpoint is None:
+            return None
+        self.opened_at = None
         try:
-            is_own = _origin(urljoin(opened_at, endpoint.decode(errors="replace"))) == _origin(
-                opened_at
-            )
+            named = urlsplit(urljoin(opened_at, endpoint.decode(errors="replace")))
+            is_own = _origin(named) == _origin(urlsplit(opened_at))
         except ValueError:
             raise self.refused(UpstreamProtocolError("Its endpoint is no URL.")) from None
         if not is_own:
             told = "It wants messages to be sent to another origin, which is not done."
             raise self.refused(UpstreamProtocolError(told))
+        own = urlsplit(opened_at)
+        place = named._replace(scheme=own.scheme, netloc=own.netloc, fragment="")
+        return with_data(event, place.geturl().encode())
 
     def _tell(self) -> None:
         told, self.told = self.told, None
@@ -122,8 +128,7 @@ class Exchange:
             told()
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
@@ -165,8 +170,6 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         if request.method == "GET" and not exchange.heeds_get:
             # A stream beside the requests, which servers need not offer.
             return await self._checked(response)
-        if request.method == "GET":
-            exchange.opened_at = str(request.url)
         exchange.status = response.status_code
         exchange.content_type = response.headers.get("content-type", "").partition(";")[0].strip()
         exchange.location = response.headers.get("location")
@@ -282,7 +285,12 @@ class _RewrittenEvents(_RewrittenStream):
                 if is_silent(event):
                     # Whoever reads on would take as long again to find nothing in it.
                     continue
-                self._exchange.take_endpoint(event)
+                if self._exchange.opened_at is not None:
+                    # Nothing before it is for anybody: there is no conversation yet.
+                    endpoint = self._exchange.endpoint_named(event)
+                    if endpoint is not None:
+                        yield endpoint
+                    continue
                 data = message_of(event)
                 yield event if data is None else with_data(event, await self._rewritten(data))
 

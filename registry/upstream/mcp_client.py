@@ -109,6 +109,9 @@ OBJECTS: Mapping[str, type[BaseModel]] = {
 UNPARSED, UNEXPECTED = "Failed to parse", "Unexpected content type"
 """How the SDK's own errors about answers begin, which go on with its inner workings."""
 
+CLOSED = "Connection closed"
+"""How the SDK tells that a stream ended."""
+
 EVENT_STREAM = "text/event-stream"
 SESSION_HEADER = "mcp-session-id"
 INITIALIZE = json.dumps(
@@ -239,15 +242,20 @@ async def read_upstream(
         UpstreamError: It may not be contacted, cannot be reached, or answers badly.
     """
     guard.check_syntax(target.url)
-    exchange = Exchange(limits.max_bytes, heeds_get=target.is_sse)
+    exchange = _exchange(target, limits)
     try:
         async with asyncio.timeout(limits.total_timeout_seconds), carrying() as carrier:
             wire = Wire(guard, limits, carrier)
             return await _read(target, wire, clock, exchange, progress)
     except TimeoutError:
-        raise _timed_out(target, limits) from None
+        raise _timed_out(target, limits, exchange) from None
     except Exception as exc:  # noqa: BLE001 - groups of anything; told apart and translated here
         raise _translated(exc, exchange, target, limits) from None
+
+
+def _exchange(target: Target, limits: Limits) -> Exchange:
+    opened_at = target.url if target.is_sse else None
+    return Exchange(limits.max_bytes, heeds_get=target.is_sse, opened_at=opened_at)
 
 
 async def _read(
@@ -307,7 +315,7 @@ async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEr
         UpstreamError: It may not be contacted, cannot be reached, or speaks neither.
     """
     guard.check_syntax(target.url)
-    exchange = Exchange(limits.max_bytes, heeds_get=target.is_sse)
+    exchange = _exchange(target, limits)
     try:
         async with asyncio.timeout(limits.total_timeout_seconds), carrying() as carrier:
             wire = Wire(guard, limits, carrier)
@@ -317,7 +325,7 @@ async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEr
             legacy = not modern or await _speaks_legacy(target, wire)
             return SpokenEras(legacy, modern, handshake.version)
     except TimeoutError:
-        raise _timed_out(target, limits) from None
+        raise _timed_out(target, limits, exchange) from None
     except Exception as exc:  # noqa: BLE001 - as in read_upstream
         raise _translated(exc, exchange, target, limits) from None
 
@@ -566,17 +574,24 @@ def _of_leaf(
             return _timed_out(target, limits)
         case httpx2.TransportError():
             return _of_transport(leaf, target, limits)
-        case MCPError() if str(leaf).startswith(UNEXPECTED):
-            return UpstreamProtocolError(
-                f"{_origin(target)} answered with {exchange.content_type or 'no content type'}, "
-                "not JSON."
-            )
-        case MCPError() if not str(leaf).startswith(UNPARSED):
-            return UpstreamProtocolError(f"{_origin(target)} answered: {_shown(leaf)}")
-        case ValidationError() | MCPError():
+        case MCPError():
+            return _of_answer(leaf, _origin(target), exchange)
+        case ValidationError():
             return UpstreamProtocolError(f"{_origin(target)} answered something that is not MCP.")
         case _:
             return None
+
+
+def _of_answer(error: MCPError, origin: str, exchange: Exchange) -> UpstreamError:
+    text = str(error)
+    if text == CLOSED:
+        return UpstreamConnectError(f"The connection to {origin} broke.")
+    if text.startswith(UNEXPECTED):
+        kind = exchange.content_type or "no content type"
+        return UpstreamProtocolError(f"{origin} answered with {kind}, not JSON.")
+    if text.startswith(UNPARSED):
+        return UpstreamProtocolError(f"{origin} answered something that is not MCP.")
+    return UpstreamProtocolError(f"{origin} answered: {_shown(error)}")
 
 
 def _of_transport(error: httpx2.TransportError, target: Target, limits: Limits) -> UpstreamError:
@@ -598,10 +613,13 @@ def _of_transport(error: httpx2.TransportError, target: Target, limits: Limits) 
             return UpstreamConnectError(f"The connection to {origin} broke.")
 
 
-def _timed_out(target: Target, limits: Limits) -> UpstreamTimeoutError:
-    return UpstreamTimeoutError(
-        f"{_origin(target)} did not finish answering within {limits.total_timeout_seconds:g} s."
-    )
+def _timed_out(
+    target: Target, limits: Limits, exchange: Exchange | None = None
+) -> UpstreamTimeoutError:
+    within = f"within {limits.total_timeout_seconds:g} s."
+    if exchange is not None and exchange.opened_at is not None and exchange.status is not None:
+        return UpstreamTimeoutError(f"The stream of {_origin(target)} named no endpoint {within}")
+    return UpstreamTimeoutError(f"{_origin(target)} did not finish answering {within}")
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -21,7 +21,7 @@ from tests.fakes.certificates import certificate_file
 from tests.fakes.upstreams import TOOL
 
 Answering = Callable[[bytes], bytes]
-DISCOVERY_SECONDS = 5.0
+DISCOVERY_SECONDS = 4.0
 JSON = "Content-Type: application/json\r\n"
 EVENTS = "Content-Type: text/event-stream\r\n"
 RESULTS = {
@@ -48,37 +48,64 @@ def streamed(before: bytes) -> Answering:
     return lambda body: head(EVENTS) + before + b"data: " + body + b"\n\n"
 
 
+TAKEN = b"HTTP/1.1 202 Taken\r\nContent-Length: 0\r\n\r\n"
+
+
+async def asked(reader: asyncio.StreamReader) -> tuple[str, bytes | None]:
+    """Return the method of a request, and the answer to its message if it wants one."""
+    request = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    length = request.partition("content-length:")[2].partition("\r\n")[0].strip() or "0"
+    message = json.loads(await reader.readexactly(int(length)) or b"{}")
+    method = request.partition(" ")[0]
+    if "id" not in message:
+        return method, None
+    result = RESULTS.get(message["method"])
+    refused = {"error": {"code": -32601, "message": "No."}}
+    told = refused if result is None else {"result": result}
+    return method, json.dumps({"jsonrpc": "2.0", "id": message["id"], **told}).encode()
+
+
 @asynccontextmanager
 async def odd(answering: Answering, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Run an upstream of the older era whose answers are made by *answering*."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            asked = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = asked.partition("content-length:")[2].partition("\r\n")[0].strip() or "0"
-            message = json.loads(await reader.readexactly(int(length)) or b"{}")
-            result = RESULTS.get(message.get("method"))
-            if asked.startswith("get"):
+        with suppress(asyncio.IncompleteReadError, OSError):
+            method, answer = await asked(reader)
+            if method == "get":
                 writer.write(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
-            elif "id" not in message:
-                writer.write(b"HTTP/1.1 202 Taken\r\nContent-Length: 0\r\n\r\n")
             else:
-                told = (
-                    {"error": {"code": -32601, "message": "No."}}
-                    if result is None
-                    else {"result": result}
-                )
-                answer = {"jsonrpc": "2.0", "id": message["id"], **told}
-                writer.write(answering(json.dumps(answer).encode()))
+                writer.write(TAKEN if answer is None else answering(answer))
             await writer.drain()
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            writer.close()
+        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield int(server.sockets[0].getsockname()[1])
+
+
+@asynccontextmanager
+async def conversing(opening: str) -> AsyncIterator[int]:
+    """Run an upstream of the older transport whose stream begins with *opening*."""
+    port, streams = 0, list[asyncio.StreamWriter]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, OSError):
+            method, answer = await asked(reader)
+            if method == "get":
+                streams.append(writer)
+                writer.write(head(EVENTS) + opening.format(port=port).encode())
+                await reader.read()
+            else:
+                writer.write(TAKEN)
+                if answer is not None:
+                    streams[0].write(b"data: " + answer + b"\n\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = int(server.sockets[0].getsockname()[1])
+        yield port
 
 
 @asynccontextmanager
@@ -210,8 +237,9 @@ async def test_a_certificate_that_nobody_vouches_for_is_told(
         (b"event: endpoint\ndata: http://[::1\n\n", False, "Its endpoint is no URL."),
         (b": ping\n\n" * (MOST_EVENTS + 1), False, f"It sent more than {MOST_EVENTS} events."),
         (b": ping\n\n", True, "The connection to {origin} broke."),
+        (b"event: endpoint\ndata: /post\n\n", True, "The connection to {origin} broke."),
     ],
-    ids=["another origin", "no URL", "flood", "broken off"],
+    ids=["another origin", "no URL", "flood", "broken off", "broken off later"],
 )
 async def test_a_stream_that_opens_no_conversation_is_left_at_once(
     settings: Settings, events: bytes, told: str, *, breaks_off: bool
@@ -226,3 +254,44 @@ async def test_a_stream_that_opens_no_conversation_is_left_at_once(
 
     assert caught.value.message == told.format(origin=origin)
     assert clock.monotonic() - began_at < DISCOVERY_SECONDS / 2
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "/post",
+        "post?session=1",
+        "http://localhost:{port}/post",
+        "http://LOCALHOST:{port}/post#here",
+        "http://some:body@localhost:{port}/post",
+        "//localhost:{port}//post",
+    ],
+)
+async def test_an_endpoint_of_the_same_origin_is_taken_however_it_is_written(
+    settings: Settings, endpoint: str
+) -> None:
+    event = f"event: endpoint\ndata: {endpoint}\n\n"
+
+    async with conversing(event) as port:
+        tools = await read(settings, f"http://localhost:{port}/sse", Transport.SSE)
+
+    assert tools == [TOOL["name"]]
+
+
+async def test_what_comes_before_the_endpoint_is_nothing_to_anybody(settings: Settings) -> None:
+    early = 'data: {{"jsonrpc":"2.0","method":"notifications/message"}}\n\n'
+
+    async with conversing(early + "event: endpoint\ndata: /post\n\n") as port:
+        tools = await read(settings, f"http://127.0.0.1:{port}/sse", Transport.SSE)
+
+    assert tools == [TOOL["name"]]
+
+
+async def test_a_stream_that_names_no_endpoint_is_told(settings: Settings) -> None:
+    async with old(b": ping\n\n") as port:
+        origin = f"http://127.0.0.1:{port}"
+        with pytest.raises(DiscoveryFailedError) as caught:
+            await read(settings, f"{origin}/sse", Transport.SSE)
+
+    seconds = f"{DISCOVERY_SECONDS:g}"
+    assert caught.value.message == f"The stream of {origin} named no endpoint within {seconds} s."
