@@ -141,16 +141,12 @@ def _tell_survey(found: "Survey") -> None:
 
 @asynccontextmanager
 async def _stored() -> "AsyncIterator[tuple[Database, Cipher]]":
-    from registry.core.metrics import Metrics  # noqa: PLC0415 - heavy imports
-    from registry.wiring.database import build_database  # noqa: PLC0415
+    from registry.wiring.database import connected  # noqa: PLC0415 - heavy imports
     from registry.wiring.keys import build_cipher  # noqa: PLC0415
 
     settings = read_settings()
-    database = build_database(settings, Metrics())
-    try:
+    async with connected(settings) as database:
         yield database, build_cipher(settings)
-    finally:
-        await database.close()
 
 
 def _new_key_waits() -> bool:

@@ -17,7 +17,7 @@ from packages.database.client import MongoAddressError, TopologyError
 from packages.database.errors import DatabaseUnavailable, MongoLoginError
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
-from registry.core.errors import RegistryError
+from registry.core.errors import RegistryError, leaves
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError
 from registry.local.errors import LocalError
@@ -71,15 +71,9 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "warning"
         expected, rest = group.split(EXPECTED)
         if expected is None or rest is not None:
             raise
-        fail(*(_sentence(exc) for exc in _leaves(expected)))
+        fail(*(_sentence(exc) for exc in leaves(expected)))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-
-
-def _leaves(group: BaseException) -> list[BaseException]:
-    if isinstance(group, BaseExceptionGroup):
-        return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
-    return [group]
 
 
 def _sentence(error: BaseException) -> str:

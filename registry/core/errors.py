@@ -77,3 +77,10 @@ class ReplicaSetNeededError(RegistryError):
             "This registry only reads: its MongoDB is a standalone server, and changes need a "
             "replica set."
         )
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors of a group and of the groups in it, or the one error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]

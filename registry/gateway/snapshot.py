@@ -47,7 +47,7 @@ USER_KEY_SECONDS = 300
 GATHER_SECONDS = 0.02
 """How long changes are gathered before they are applied: one registration makes many."""
 
-GATHER_SHARE, GATHER_SOON_SECONDS = 3, 0.3
+GATHER_FACTOR, GATHER_SOON_SECONDS = 3, 0.3
 """The same after changes that took a while to apply: so many times as long, within this bound.
 While many servers change, each is then read once, and with others."""
 
@@ -429,5 +429,5 @@ def _is_id(text: str) -> bool:
 
 def _gathering(took: float) -> float:
     """Return the seconds to wait for more changes, after some that took so long to apply."""
-    soon = min(GATHER_SHARE * took, GATHER_SOON_SECONDS)
+    soon = min(GATHER_FACTOR * took, GATHER_SOON_SECONDS)
     return max(GATHER_SECONDS, soon, min(took, MOST_GATHER_SECONDS))

@@ -227,8 +227,8 @@ class JobRepository:
     async def _database_time(self) -> datetime:
         """Return the database's time, which is asked for once in a while and reckoned between.
 
-        It is ahead by no more than the way of the question took, and never behind: what is due
-        just now must not be missed.
+        It is ahead by no more than the way of the question took, and not behind, so that what is
+        due just now is not missed; after an answer that took long it may be behind.
         """
         since = self._clock.monotonic() - self._time_asked_at
         if since > TIME_SECONDS:

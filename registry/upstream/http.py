@@ -55,8 +55,8 @@ class Exchange:
         heeds_get: Whether answers to GET count, or only open streams beside the requests.
         refusal: The first failure of ours, whatever the layers above made of it.
         broken: How an answer broke off, whatever the layers above made of it.
-        told: Called on the first of either, for whoever waits for what then never comes.
-        opened_at: The address of a stream of the older transport, until it names its endpoint.
+        on_failure: Called on the first of either, for whoever waits for what then never comes.
+        stream_url: Of a stream of the older transport, until it names its endpoint.
         status: Of the last answer.
         content_type: Of the last answer.
         authenticate: `WWW-Authenticate` of the last 401.
@@ -68,8 +68,8 @@ class Exchange:
     events: int = 0
     refusal: UpstreamError | None = None
     broken: httpx2.TransportError | None = None
-    told: Callable[[], None] | None = None
-    opened_at: str | None = None
+    on_failure: Callable[[], None] | None = None
+    stream_url: str | None = None
     status: int | None = None
     content_type: str = ""
     location: str | None = None
@@ -106,26 +106,25 @@ class Exchange:
         Messages go to the origin that was registered, however the stream writes it, and to no
         other.
         """
-        opened_at, endpoint = self.opened_at, endpoint_of(event)
-        if opened_at is None or endpoint is None:
+        stream_url, endpoint = self.stream_url, endpoint_of(event)
+        if stream_url is None or endpoint is None:
             return None
-        self.opened_at = None
+        self.stream_url, own = None, urlsplit(stream_url)
         try:
-            named = urlsplit(urljoin(opened_at, endpoint.decode(errors="replace")))
-            is_own = _origin(named) == _origin(urlsplit(opened_at))
+            named = urlsplit(urljoin(stream_url, endpoint.decode(errors="replace")))
+            is_own = _origin(named) == _origin(own)
         except ValueError:
             raise self.refused(UpstreamProtocolError("Its endpoint is no URL.")) from None
         if not is_own:
             told = "It wants messages to be sent to another origin, which is not done."
             raise self.refused(UpstreamProtocolError(told))
-        own = urlsplit(opened_at)
         place = named._replace(scheme=own.scheme, netloc=own.netloc, fragment="")
         return with_data(event, place.geturl().encode())
 
     def _tell(self) -> None:
-        told, self.told = self.told, None
-        if told is not None:
-            told()
+        on_failure, self.on_failure = self.on_failure, None
+        if on_failure is not None:
+            on_failure()
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
@@ -285,7 +284,7 @@ class _RewrittenEvents(_RewrittenStream):
                 if is_silent(event):
                     # Whoever reads on would take as long again to find nothing in it.
                     continue
-                if self._exchange.opened_at is not None:
+                if self._exchange.stream_url is not None:
                     # Nothing before it is for anybody: there is no conversation yet.
                     endpoint = self._exchange.endpoint_named(event)
                     if endpoint is not None:

@@ -33,6 +33,7 @@ from typing_extensions import override
 
 from registry.core.clock import Clock
 from registry.core.definitions import Listed
+from registry.core.errors import leaves
 from registry.core.json import JsonObject, load_text, members
 from registry.upstream.carrier import AiohttpTransport, UntrustedError
 from registry.upstream.errors import (
@@ -254,8 +255,8 @@ async def read_upstream(
 
 
 def _exchange(target: Target, limits: Limits) -> Exchange:
-    opened_at = target.url if target.is_sse else None
-    return Exchange(limits.max_bytes, heeds_get=target.is_sse, opened_at=opened_at)
+    stream_url = target.url if target.is_sse else None
+    return Exchange(limits.max_bytes, heeds_get=target.is_sse, stream_url=stream_url)
 
 
 async def _read(
@@ -294,7 +295,7 @@ async def _read(
         # Within the SDK a broken connection ends the session from outside of what was asked.
         if read is None:
             raise
-        is_late = any(isinstance(leaf, TimeoutError) for leaf in _leaves(exc))
+        is_late = any(isinstance(leaf, TimeoutError) for leaf in leaves(exc))
         told = _translated(exc, exchange, target, limits).message
         features.give_up("It did not finish answering in time." if is_late else told)
     speaks_legacy = read.speaks_legacy or target.speaks_legacy
@@ -428,12 +429,12 @@ async def _opened(
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(None) as wait:
-            exchange.told = lambda: wait.reschedule(loop.time())
+            exchange.on_failure = lambda: wait.reschedule(loop.time())
             return await stack.enter_async_context(opening)
     except TimeoutError:
         raise exchange.refusal or exchange.broken or TimeoutError from None
     finally:
-        exchange.told = None
+        exchange.on_failure = None
 
 
 async def _adopts_modern(session: ClientSession) -> bool:
@@ -533,14 +534,14 @@ def _translated(
 ) -> UpstreamError:
     if exchange.refusal is not None:
         return exchange.refusal
-    leaves = _leaves(error)
-    for leaf in leaves:
+    errors = leaves(error)
+    for leaf in errors:
         if isinstance(leaf, UpstreamError):
             return leaf
     told = _told_by_status(exchange, target)
     if told is not None:
         return told
-    for leaf in leaves:
+    for leaf in errors:
         found = _of_leaf(leaf, target, limits, exchange)
         if found is not None:
             return found
@@ -617,15 +618,9 @@ def _timed_out(
     target: Target, limits: Limits, exchange: Exchange | None = None
 ) -> UpstreamTimeoutError:
     within = f"within {limits.total_timeout_seconds:g} s."
-    if exchange is not None and exchange.opened_at is not None and exchange.status is not None:
+    if exchange is not None and exchange.stream_url is not None and exchange.status is not None:
         return UpstreamTimeoutError(f"The stream of {_origin(target)} named no endpoint {within}")
     return UpstreamTimeoutError(f"{_origin(target)} did not finish answering {within}")
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
 
 
 def _origin(target: Target) -> str:

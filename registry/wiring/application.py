@@ -26,7 +26,7 @@ from registry.usage.service import UsageService
 from registry.versions.service import VersionService
 from registry.wiring.components import Components
 from registry.wiring.connections import build_connections
-from registry.wiring.database import build_database
+from registry.wiring.database import connected
 from registry.wiring.gateway import build_feed, build_recorder, build_view
 from registry.wiring.identities import build_identities
 from registry.wiring.keys import build_cipher, build_issuer, build_keys
@@ -73,8 +73,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
     keys = build_keys(settings)
     cipher = build_cipher(settings)
     async with AsyncExitStack() as stack:
-        database = build_database(settings, metrics)
-        stack.push_async_callback(database.close)
+        database = await stack.enter_async_context(connected(settings, metrics))
         feed = await build_feed(settings, database, clock)
         conflicts = await prepared(database, cipher)
         known = await build_identities(settings, keys, database, clock=clock, metrics=metrics)

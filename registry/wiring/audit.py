@@ -16,7 +16,7 @@ from registry.core.clock import SystemClock
 from registry.core.json import JsonObject
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.wiring.database import build_database
+from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
 
 
@@ -32,13 +32,10 @@ async def audit_verifier(settings: Settings) -> AsyncIterator[AuditVerifier]:
     Raises:
         DatabaseUnavailable: MongoDB is not there.
     """
-    database = build_database(settings, Metrics())
-    try:
+    async with connected(settings) as database:
         await database.ping()
         keys = build_audit_keys(build_cipher(settings))
         yield AuditVerifier(AuditRepository(database, keys), keys)
-    finally:
-        await database.close()
 
 
 @asynccontextmanager

@@ -1,5 +1,7 @@
 """The client of the database, watched."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 
 import structlog
@@ -36,3 +38,13 @@ def build_database(settings: Settings, metrics: Metrics) -> Database:
         timeout_ms=settings.mongo_timeout_ms,
         listeners=[timer, watcher],
     )
+
+
+@asynccontextmanager
+async def connected(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Database]:
+    """Return such a client while the body runs; its connections are closed after it."""
+    database = build_database(settings, metrics or Metrics())
+    try:
+        yield database
+    finally:
+        await database.close()

@@ -8,7 +8,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.migration.service import Migration
-from registry.wiring.database import build_database
+from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
 from registry.wiring.storage import build_storage, prepared
 
@@ -28,8 +28,7 @@ async def migration(settings: Settings, *, changes: bool) -> AsyncIterator[Migra
     """
     clock, metrics = SystemClock(), Metrics()
     cipher = build_cipher(settings)
-    database = build_database(settings, metrics)
-    try:
+    async with connected(settings, metrics) as database:
         await database.require_replica_set()
         if changes:
             await prepared(database, cipher)
@@ -37,5 +36,3 @@ async def migration(settings: Settings, *, changes: bool) -> AsyncIterator[Migra
             await require_matching_keys(database, cipher)
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
         yield Migration(database, storage.repositories, storage.audit, clock=clock)
-    finally:
-        await database.close()

@@ -9,7 +9,7 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.sync.rounds import SyncRound
 from registry.wiring.connections import build_connections
-from registry.wiring.database import build_database
+from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
 from registry.wiring.process import process_name
 from registry.wiring.storage import build_storage, prepared
@@ -32,8 +32,7 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRoun
     """
     check_schema_version()
     clock, metrics, cipher = SystemClock(), Metrics(), build_cipher(settings)
-    database = build_database(settings, metrics)
-    try:
+    async with connected(settings, metrics) as database:
         await database.require_replica_set()
         await prepared(database, cipher)
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
@@ -58,8 +57,6 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRoun
             lease_seconds=settings.sync_lease_seconds,
             clock=clock,
         )
-    finally:
-        await database.close()
 
 
 class NobodyFollows:

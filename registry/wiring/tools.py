@@ -3,11 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.governance.repository import GovernedTools
 from registry.governance.verification import ToolVerifier
-from registry.wiring.database import build_database
+from registry.wiring.database import connected
 
 
 @asynccontextmanager
@@ -17,9 +16,6 @@ async def tool_verifier(settings: Settings) -> AsyncIterator[ToolVerifier]:
     Raises:
         DatabaseUnavailable: MongoDB is not there.
     """
-    database = build_database(settings, Metrics())
-    try:
+    async with connected(settings) as database:
         await database.ping()
         yield ToolVerifier(GovernedTools(database))
-    finally:
-        await database.close()
