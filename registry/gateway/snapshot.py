@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from cachetools import TTLCache
 
 from packages.database.changes import ChangeFeed, Heard, HistoryLost, Position
 from packages.database.errors import DatabaseUnavailable
@@ -33,16 +32,12 @@ from registry.gateway.pacing import Pace
 from registry.gateway.pending import Pending, Taken
 from registry.gateway.policing import Policing
 from registry.gateway.suspicion import Suspicions
+from registry.gateway.user_headers import UserHeaders
 from registry.gateway.values import Route
 from registry.policies.values import Policy
 from registry.servers.credentials import CredentialVault
-from registry.servers.errors import UserKeyMissingError
 
 log = structlog.get_logger()
-
-USER_KEYS = 10_000
-USER_KEY_SECONDS = 300
-"""How many users' own keys are remembered, and for how long; a change drops them all at once."""
 
 GATHER_SECONDS = 0.02
 """How long changes are gathered before they are applied: one registration makes many."""
@@ -109,8 +104,6 @@ class Snapshot:
             idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
             first_byte_timeout_seconds=settings.gateway_first_byte_timeout_seconds,
         )
-        self._plugin_auths = sources.plugin_auths
-        self._vault = vault
         self._clock = clock
         self._max_staleness_seconds = settings.gateway_max_staleness_seconds
         self._users_changed = users_changed
@@ -123,9 +116,7 @@ class Snapshot:
         self._policing = Policing()
         self._views: dict[str, ServerView] = {}
         self._next_expiry: datetime | None = None
-        self._user_headers: TTLCache[tuple[str, str], Mapping[str, str]] = TTLCache(
-            USER_KEYS, USER_KEY_SECONDS, timer=clock.monotonic
-        )
+        self._user_headers = UserHeaders(sources.plugin_auths, sources.servers, vault, clock)
         self._position: Position | None = None
         self._agreed_at = float("-inf")
         self._change = asyncio.Event()
@@ -181,22 +172,17 @@ class Snapshot:
         """Return the upstream headers with the caller's own key.
 
         Raises:
+            ServerMovedError: The server is at another address than the route's by now.
             UserKeyMissingError: The caller has stored none.
             CredentialUnreadableError: It cannot be decrypted.
             DatabaseUnavailable: It is not remembered and cannot be read.
         """
-        key = (user.user_id, route.server_id)
-        remembered = self._user_headers.get(key)
+        remembered = self._user_headers.cached(user.user_id, route)
         if remembered is not None:
             return remembered
         view = self._views.get(route.server_id)
-        if view is None or view.record is None:
-            raise UserKeyMissingError
-        server = view.record
-        own = await self._plugin_auths.values(user.user_id, server.server_name, server.created_at)
-        headers = self._vault.request_headers(server.id, server.config, own)
-        self._user_headers[key] = headers
-        return headers
+        server = None if view is None else view.record
+        return await self._user_headers.read(user.user_id, route, server)
 
     def forget_user_headers(self) -> None:
         """Drop what is remembered of users' own values."""
@@ -233,6 +219,9 @@ class Snapshot:
 
     async def server_changed(self, server_id: str) -> None:
         """Read one server again; when the database is away, leave that to `follow`."""
+        # A user's key may be what changed, and it must not be sent any more even if nothing can
+        # be read now.
+        self._user_headers.clear()
         try:
             async with self._lock:
                 await self._reload([server_id])

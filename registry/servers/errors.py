@@ -105,6 +105,18 @@ class UserKeyMissingError(RegistryError):
         )
 
 
+class ServerMovedError(RegistryError):
+    """A server moved to another address while a call to it was being made."""
+
+    kind = ErrorKind.UPSTREAM
+
+    def __init__(self, server_name: str) -> None:
+        super().__init__(
+            f"The address of the server {server_name} changed while the call was being made; "
+            "call again."
+        )
+
+
 class UnknownVariableError(RegistryError):
     """The server asks its users for no such value."""
 

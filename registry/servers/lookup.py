@@ -44,6 +44,11 @@ class ServerLookup:
         )
         return None if document is None else record_of(document)
 
+    async def url_unchecked(self, server_id: str) -> object:
+        """Return the address of a server as stored, whoever asks; None when there is none."""
+        found = await self._servers.find_one({"_id": ObjectId(server_id)}, {"config.url": 1})
+        return members((found or {}).get("config")).get("url")
+
     async def ids_unchecked(self) -> list[str]:
         """Return the ids of all servers; for the gateway's snapshot."""
         cursor = self._servers.find({}, {"_id": 1}).sort("_id", ASCENDING)

@@ -1,0 +1,106 @@
+"""Headers made of users' own keys, remembered for the calls that need them.
+
+Above it is the gateway's view, which says what the current configuration of a server is and when
+that changed; below it are the stored keys and the cipher. A key is read after an `await`, during
+which its server may move to another origin or the key may be replaced: nothing read before such a
+change is remembered after it, and no key is paired with an address that it was not stored for.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Protocol, TypeAlias
+
+from cachetools import TTLCache
+
+from registry.core.clock import Clock
+from registry.gateway.values import Route
+from registry.servers.credentials import CredentialVault
+from registry.servers.errors import ServerMovedError, UserKeyMissingError
+from registry.servers.values import ServerRecord
+
+USER_KEYS = 10_000
+USER_KEY_SECONDS = 300
+"""How many users' own keys are remembered, and for how long; a change drops them all at once."""
+
+CacheKey: TypeAlias = tuple[str, str, str, datetime | None]
+"""A user's id, a server's id, its URL and the version of its configuration."""
+
+
+class StoredKeys(Protocol):
+    """Reads users' own values."""
+
+    async def values(
+        self, user_id: str, server_name: str, since: datetime | None
+    ) -> dict[str, str]:
+        """Return a user's values for a server by name, without those stored before *since*."""
+
+
+class StoredUrls(Protocol):
+    """Reads where servers are."""
+
+    async def url_unchecked(self, server_id: str) -> object:
+        """Return `config.url` of a server as stored; None when there is none."""
+
+
+class UserHeaders:
+    """The cache of headers with users' own keys.
+
+    Args:
+        keys: Where the keys are.
+        urls: Where the servers' addresses are.
+        vault: Makes headers of them.
+        clock: Ends what is remembered.
+    """
+
+    def __init__(
+        self, keys: StoredKeys, urls: StoredUrls, vault: CredentialVault, clock: Clock
+    ) -> None:
+        self._keys = keys
+        self._urls = urls
+        self._vault = vault
+        self._generation = 0
+        self._remembered: TTLCache[CacheKey, Mapping[str, str]] = TTLCache(
+            USER_KEYS, USER_KEY_SECONDS, timer=clock.monotonic
+        )
+
+    def clear(self) -> None:
+        """Forget all headers, those that are being made now included."""
+        self._generation += 1
+        self._remembered.clear()
+
+    def cached(self, user_id: str, route: Route) -> Mapping[str, str] | None:
+        """Return the headers for a call over *route*, if they are remembered."""
+        return self._remembered.get(_key(user_id, route))
+
+    async def read(
+        self, user_id: str, route: Route, server: ServerRecord | None
+    ) -> Mapping[str, str]:
+        """Read the headers for a call over *route*; remember them if nothing changed meanwhile.
+
+        Args:
+            user_id: Whose key.
+            route: Where the call goes.
+            server: Its server's current configuration; None when it is not served any more.
+
+        Raises:
+            ServerMovedError: The server is at another address than the route's by now.
+            UserKeyMissingError: The user has stored none.
+            CredentialUnreadableError: It cannot be decrypted.
+            DatabaseUnavailable: It cannot be read.
+        """
+        if server is None:
+            raise UserKeyMissingError
+        generation = self._generation
+        own = await self._keys.values(user_id, server.server_name, server.created_at)
+        # Asked after the key was read: keys go when their server moves, and those that are stored
+        # after that are for the new address, which the view may not know yet.
+        if await self._urls.url_unchecked(server.id) != route.url:
+            raise ServerMovedError(route.server_name)
+        headers = self._vault.request_headers(server.id, server.config, own)
+        if generation == self._generation:
+            self._remembered[_key(user_id, route)] = headers
+        return headers
+
+
+def _key(user_id: str, route: Route) -> CacheKey:
+    return (user_id, route.server_id, route.url, route.modified_at)

@@ -1,0 +1,152 @@
+"""Headers made of users' own keys: what is remembered of them, and for which address."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from packages.database.encryption import Cipher
+from registry.gateway.user_headers import UserHeaders
+from registry.gateway.values import Route
+from registry.servers.credentials import CredentialVault
+from registry.servers.documents import record_of
+from registry.servers.errors import ServerMovedError, UserKeyMissingError
+from registry.servers.values import ServerRecord
+from tests.conftest import ALICE, BOB, CREDS_IV, CREDS_KEY
+from tests.fakes.clock import NOON, FakeClock
+from tests.gateway.fakes import make_route
+
+OLD_URL, NEW_URL = "https://old.example/mcp", "https://new.example/mcp"
+OLD = make_route(OLD_URL, per_user=True, modified_at=NOON)
+NEW = make_route(NEW_URL, per_user=True, modified_at=NOON + timedelta(seconds=1))
+
+
+class Stored:
+    """A user's key and a server's address, each read as slowly as a test likes."""
+
+    def __init__(self, key: str | None, url: str) -> None:
+        self.key = key
+        self.url = url
+        self.reads = 0
+        self.began = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    async def values(
+        self,
+        user_id: str,
+        server_name: str,  # noqa: ARG002 - there is one
+        since: datetime | None,  # noqa: ARG002 - it is as old as its server
+    ) -> dict[str, str]:
+        """Return Alice's key as it is when the read begins."""
+        self.reads += 1
+        self.began.set()
+        found = {"MCP_API_KEY": self.key} if self.key and user_id == ALICE.user_id else {}
+        await self.may_end.wait()
+        return found
+
+    async def url_unchecked(self, server_id: str) -> object:  # noqa: ARG002 - there is one
+        """Return the address as it is now."""
+        return self.url
+
+
+def made(stored: Stored, clock: FakeClock | None = None) -> UserHeaders:
+    vault = CredentialVault(Cipher(CREDS_KEY, CREDS_IV))
+    return UserHeaders(stored, stored, vault, clock or FakeClock())
+
+
+def server_of(route: Route) -> ServerRecord:
+    """Return the configuration that *route* was made of."""
+    return record_of(
+        {
+            "_id": route.server_id,
+            "serverName": route.server_name,
+            "config": {"apiKey": {"source": "user", "authorization_type": "bearer"}},
+            "updatedAt": route.modified_at,
+        }
+    )
+
+
+async def sent(headers: UserHeaders, route: Route) -> Mapping[str, str]:
+    """Return what a call of Alice over *route* sends."""
+    remembered = headers.cached(ALICE.user_id, route)
+    return remembered or await headers.read(ALICE.user_id, route, server_of(route))
+
+
+async def test_a_key_is_read_once() -> None:
+    stored = Stored("sk-old", OLD_URL)
+    headers = made(stored)
+
+    first, second = await sent(headers, OLD), await sent(headers, OLD)
+
+    assert first == second == {"Authorization": "Bearer sk-old"}
+    assert stored.reads == 1
+
+
+async def test_a_key_that_was_removed_while_it_was_read_is_not_remembered() -> None:
+    stored = Stored("sk-old", OLD_URL)
+    headers = made(stored)
+    stored.may_end.clear()
+    in_flight = asyncio.ensure_future(sent(headers, OLD))
+    await stored.began.wait()
+
+    stored.key = None
+    headers.clear()
+    stored.may_end.set()
+    await in_flight
+
+    with pytest.raises(UserKeyMissingError):
+        await sent(headers, OLD)
+
+
+async def test_a_key_read_while_its_server_moves_goes_to_neither_address() -> None:
+    stored = Stored("sk-old", OLD_URL)
+    headers = made(stored)
+    stored.may_end.clear()
+    in_flight = asyncio.ensure_future(sent(headers, OLD))
+    await stored.began.wait()
+
+    stored.key, stored.url = None, NEW_URL
+    headers.clear()
+    stored.may_end.set()
+
+    with pytest.raises(ServerMovedError):
+        await in_flight
+    with pytest.raises(UserKeyMissingError):
+        await sent(headers, NEW)
+
+
+async def test_a_key_for_the_new_address_is_not_sent_to_the_old_one() -> None:
+    stored = Stored("sk-new", NEW_URL)
+    headers = made(stored)
+
+    with pytest.raises(ServerMovedError):
+        await sent(headers, OLD)
+
+    assert await sent(headers, NEW) == {"Authorization": "Bearer sk-new"}
+
+
+async def test_what_is_remembered_for_one_version_of_a_server_is_not_used_for_another() -> None:
+    stored = Stored("sk-old", OLD_URL)
+    headers = made(stored)
+    await sent(headers, OLD)
+
+    later = replace(OLD, modified_at=NOON + timedelta(seconds=1))
+
+    assert headers.cached(ALICE.user_id, OLD) is not None
+    assert headers.cached(ALICE.user_id, later) is None
+    assert headers.cached(ALICE.user_id, NEW) is None
+    assert headers.cached(BOB.user_id, OLD) is None
+
+
+async def test_a_key_is_read_again_after_a_while() -> None:
+    stored, clock = Stored("sk-old", OLD_URL), FakeClock()
+    headers = made(stored, clock)
+    await sent(headers, OLD)
+
+    clock.move(301)
+    await sent(headers, OLD)
+
+    assert stored.reads == 2
