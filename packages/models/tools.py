@@ -37,7 +37,11 @@ class RegisteredTool(Document):
         pending_hash: Its discovery_hash.
         pending_version: Its number in `tool_versions`.
         discovery_hash: SHA-256 of the canonical JSON of *definition*.
-        seen_hash: That of what the upstream offered last, where it is neither of the two.
+        seen_hash: That of what the upstream offered last, where it is neither of the two: it was
+            rejected, or an older one is served again.
+        seen_definition: JSON text of that.
+        rejected_hashes: Of the definitions that people rejected, the latest last.
+        reviewed: Whether a person decided that it is not served, while it is `unselected`.
         position: Where the upstream listed it when it was first seen; lists keep that order.
         served_version: Number of *definition*.
         versions: How many versions there are.
@@ -46,9 +50,10 @@ class RegisteredTool(Document):
         tags: What people file it under; absent for nothing.
         metadata: What counts, from all sources.
         metadata_sources: Who says each of these: `manual`, `upstream` or `inferred`.
-        facets: The same as texts `flag:value`, each tag as `tag:text`, and what waits as
+        facets: The same as texts `flag:value`, each tag as `tag:text`, and the queue as
             `review:change` or `review:new`: one index finds them all.
-        review: What waits for a decision: a `change`, or the tool itself, which is `new`.
+        review: Why it is in the review queue: a `change` or the tool itself, which is `new`,
+            waits for a decision, or what is served is in `drift` from what is offered.
         sync_events: What readings of its upstream did to it, the latest last: `_id`, `at`, `what`,
             `by`, `version`. What people decide is in `audit_logs`.
         sync_error: Why the last sync could not take the upstream's definition, if so.
@@ -73,6 +78,9 @@ class RegisteredTool(Document):
     pending_hash: str | None = None
     pending_version: int | None = None
     seen_hash: str | None = None
+    seen_definition: str | None = None
+    rejected_hashes: list[str] | None = None
+    reviewed: bool | None = None
     is_withheld: bool | None = None
     tool_metadata: dict[str, Any] = Field(default_factory=dict)
     tags: list[str] | None = None

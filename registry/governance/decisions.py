@@ -19,7 +19,7 @@ from registry.tools.lifecycle import (
     after_all,
 )
 from registry.tools.presentation import Overrides
-from registry.tools.values import ExposureState, RegistrationState, ToolDefinition
+from registry.tools.values import ExposureState, RegistrationState, StoredTool, ToolDefinition
 from registry.tools.versions import VersionMove, VersionState
 
 TO_REGISTRATION = {
@@ -32,6 +32,9 @@ TO_EXPOSURE = {
     ExposureState.DELETED: Event.DELETE,
 }
 
+
+REJECTED_KEPT = 50
+"""Of each tool, the latest: an upstream that changes all the time must not make its row grow."""
 
 SAID = frozenset({"display_name", "description", "metadata", "tags", "add_tags", "remove_tags"})
 """Members of a patch that change what people say of a tool."""
@@ -47,7 +50,10 @@ class Decision:
         served_version: Its number.
         overrides: What people say of it from now on; None for what they do.
         ends_pending: Whether nothing waits for review any more.
-        seen_hash: Of what the upstream offers, where that is not what is served or waits.
+        seen: Hash and JSON text of what the upstream offers, where that is not what is served or
+            waits.
+        rejected_hashes: Of definitions that are rejected from now on; None for those there are.
+        reviewed: Whether it was decided that the tool is not served; None for what was.
         ends_withholding: Whether it is not withheld any more.
         versions: What becomes of versions.
     """
@@ -57,7 +63,9 @@ class Decision:
     served_version: int | None = None
     overrides: Overrides | None = None
     ends_pending: bool = False
-    seen_hash: str | None = None
+    seen: tuple[str, str] | None = None
+    rejected_hashes: tuple[str, ...] | None = None
+    reviewed: bool | None = None
     ends_withholding: bool = False
     versions: tuple[VersionMove, ...] = ()
 
@@ -88,6 +96,7 @@ def accepted(tool: GovernedTool, seen: str) -> Decision:
         serve=_definition(tool.pending_definition),
         served_version=stored.pending_version or stored.served_version,
         ends_pending=True,
+        rejected_hashes=_unrejected(stored, stored.pending_hash),
         ends_withholding=True,
         versions=tuple(moves),
     )
@@ -106,6 +115,8 @@ def rejected(tool: GovernedTool, seen: str) -> Decision:
     _require_seen(tool, seen)
     if stored.pending_hash is None:
         return Decision(after(tool.state, Event.DISABLE))
+    text = tool.pending_definition
+    others = [one for one in stored.rejected_hashes if one != stored.pending_hash]
     moves: tuple[VersionMove, ...] = ()
     if stored.pending_version is not None:
         state = VersionState.REJECTED
@@ -113,7 +124,8 @@ def rejected(tool: GovernedTool, seen: str) -> Decision:
     return Decision(
         tool.state,
         ends_pending=True,
-        seen_hash=stored.pending_hash,
+        seen=None if text is None else (stored.pending_hash, text),
+        rejected_hashes=(*others, stored.pending_hash)[-REJECTED_KEPT:],
         ends_withholding=True,
         versions=moves,
     )
@@ -135,14 +147,15 @@ def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> Decision:
         VersionMove(tool.id, stored.served_version, VersionState.SUPERSEDED),
         VersionMove(tool.id, version.version, VersionState.SERVED, is_decision=True),
     )
-    offered = stored.offered_hash
+    offered = _offered_beside(tool)
     waits = stored.pending_hash is not None and not is_pending
     return Decision(
         _moved(tool.state, Event.RELEASE) if is_pending and stored.is_withheld else tool.state,
         serve=_definition(version.definition),
         served_version=version.version,
         ends_pending=is_pending,
-        seen_hash=None if waits or offered == version.discovery_hash else offered,
+        seen=None if waits or offered[0] == version.discovery_hash else offered,
+        rejected_hashes=_unrejected(stored, version.discovery_hash),
         ends_withholding=is_pending,
         versions=moves,
     )
@@ -172,6 +185,7 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> Decision:
     return Decision(
         state,
         overrides=overrides,
+        reviewed=_is_reviewed(tool, state, events),
         # Who sets the state decides about the tool, not about its definition.
         ends_withholding=bool(events) and tool.stored.is_withheld,
     )
@@ -238,6 +252,29 @@ def _shown(tool: GovernedTool) -> dict[str, Any]:
         "metadata": dict(stored.overrides.metadata),
         "tags": list(stored.overrides.tags),
     }
+
+
+def _unrejected(stored: StoredTool, accepted_hash: str) -> tuple[str, ...] | None:
+    """Return the rejected definitions without one that a person decides on again."""
+    if accepted_hash not in stored.rejected_hashes:
+        return None
+    return tuple(one for one in stored.rejected_hashes if one != accepted_hash)
+
+
+def _offered_beside(tool: GovernedTool) -> tuple[str, str]:
+    """Return hash and JSON text of what the upstream offered last, of what does not wait."""
+    stored = tool.stored
+    if stored.seen_hash is not None and tool.seen_definition is not None:
+        return stored.seen_hash, tool.seen_definition
+    return stored.discovery_hash, stored.definition or "{}"
+
+
+def _is_reviewed(tool: GovernedTool, state: State, events: Sequence[Event]) -> bool | None:
+    """Whether it is decided that a tool is not served, if that is to be noted."""
+    reviewed = bool(events) and Event.RESTORE not in events
+    if state != WAITING or not events or reviewed is tool.stored.is_reviewed:
+        return None
+    return reviewed
 
 
 def _require_seen(tool: GovernedTool, seen: str) -> None:

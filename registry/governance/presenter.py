@@ -10,8 +10,12 @@ from registry.core.json import JsonObject, load_text
 from registry.core.text import timestamp
 from registry.governance.errors import NothingWaitsError, ToolMovedOnError, ToolNotFoundError
 from registry.governance.values import GovernedTool, ToolVersionRecord
+from registry.tools.differences import difference
 from registry.tools.exposure import is_served, review_of
 from registry.tools.happenings import ToolEvent
+from registry.tools.public_names import public_name
+
+CHANGE_MEMBERS = ("weight", "path", "told", "before", "after")
 
 
 def present_summary(tool: GovernedTool) -> JsonObject:
@@ -24,13 +28,23 @@ def present_summary(tool: GovernedTool) -> JsonObject:
         "owner_id": tool.owner_id,
         "owner_name": tool.owner_name,
         "name": stored.name,
+        "combined_name": None
+        if tool.owner_slug is None
+        else public_name(tool.owner_slug, stored.name),
         "display_name": overrides.display_name,
         "title": tool.title,
         "description": overrides.description or tool.description,
         "registration_state": stored.registration_state.value,
         "exposure_state": stored.exposure_state.value,
         "is_exposed": is_served(*tool.state),
-        "review": review_of(tool.state, has_pending=tool.stored.has_pending),
+        "review": review_of(
+            tool.state,
+            has_pending=stored.has_pending,
+            is_reviewed=stored.is_reviewed,
+            has_drifted=stored.has_drifted,
+        ),
+        "pending_change": _difference(tool, tool.pending_definition, stored.pending_hash),
+        "drift": _drift(tool),
         "is_withheld": stored.is_withheld,
         "tags": list(overrides.tags),
         "metadata": {
@@ -54,7 +68,6 @@ def present_detail(tool: GovernedTool) -> JsonObject:
     """Return a tool with all that is known of it."""
     return {
         **present_summary(tool),
-        "description_override": tool.stored.overrides.description,
         "upstream_description": tool.description,
         "tool_metadata": dict(tool.tool_metadata),
         "input_schema": _parsed(tool.input_schema),
@@ -62,6 +75,43 @@ def present_detail(tool: GovernedTool) -> JsonObject:
         "annotations": _parsed(tool.annotations),
         "definition": _parsed(tool.stored.definition),
         "pending_definition": _parsed(tool.pending_definition),
+        "offered_definition": _parsed(tool.seen_definition),
+    }
+
+
+def _drift(tool: GovernedTool) -> JsonObject | None:
+    """Return what the server offers of a tool instead of what is served, where a person decided.
+
+    None where the server offers what is served, or where what it offers waits for review.
+    """
+    told = _difference(tool, tool.seen_definition, tool.stored.seen_hash)
+    if told is None:
+        return None
+    return {**told, "is_rejected": tool.stored.seen_hash in tool.stored.rejected_hashes}
+
+
+def _difference(tool: GovernedTool, offered: str | None, digest: str | None) -> JsonObject | None:
+    """Return how an offered definition differs from the one that is served."""
+    if offered is None:
+        return None
+    try:
+        told = difference(load_text(tool.stored.definition or "{}"), load_text(offered))
+    except (ValueError, RecursionError):
+        # Another program wrote it; the rest of the tool is shown all the same.
+        return {"discovery_hash": digest, "weight": None, "changes": []}
+    return {
+        "discovery_hash": digest,
+        "weight": told.weight.name.lower(),
+        "changes": [
+            {
+                "weight": change.weight.name.lower(),
+                "path": change.path,
+                "told": change.told,
+                "before": change.before,
+                "after": change.after,
+            }
+            for change in told.changes
+        ],
     }
 
 
@@ -99,8 +149,7 @@ def present_version(version: ToolVersionRecord) -> JsonObject:
         "weight": version.weight,
         "compared_with": version.compared_with,
         "changes": [
-            {name: change.get(name) for name in ("weight", "path", "told", "before", "after")}
-            for change in version.changes
+            {name: change.get(name) for name in CHANGE_MEMBERS} for change in version.changes
         ],
         "definition": _parsed(version.definition),
         "created_at": timestamp(version.created_at),

@@ -13,23 +13,24 @@ from packages.database.errors import translated, translates_driver_errors
 from packages.models import MCPServer
 from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
-from registry.core.json import load_text, members
+from registry.core.json import members
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
 from registry.governance.queries import SORT, ListQuery, list_query
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
+from registry.servers.naming import default_path, slug_of
 from registry.tools.exposure import review_of
 from registry.tools.happenings import ToolEvent
 from registry.tools.lifecycle import (
     STALE,
     Actor,
 )
-from registry.tools.metadata import known, metadata_fields, refiled
-from registry.tools.presentation import presented
+from registry.tools.metadata import refiled
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
     RowChange,
     definition_fields,
+    effect_fields,
     stored_tool,
 )
 
@@ -56,14 +57,16 @@ class Owner:
     """What is told of a server with each of its tools.
 
     Attributes:
+        slug: The last part of its gateway path.
         read_at: When it was read last.
     """
 
     name: str | None
+    slug: str | None
     read_at: datetime | None
 
 
-NO_OWNER = Owner(None, None)
+NO_OWNER = Owner(None, None, None)
 
 
 @translates_driver_errors
@@ -136,11 +139,8 @@ class GovernedTools:
         wanted = {"_id": {"$in": list(owners)}}
         states = self._states.find(wanted, {"last_synced_at": 1}, session=tx)
         read_at = {row["_id"]: row.get("last_synced_at") async for row in states}
-        rows = self._owners.find(wanted, {"serverName": 1}, session=tx)
-        return {
-            row["_id"]: Owner(str(row.get("serverName") or ""), read_at.get(row["_id"]))
-            async for row in rows
-        }
+        rows = self._owners.find(wanted, {"serverName": 1, "path": 1}, session=tx)
+        return {row["_id"]: _owner(row, read_at.get(row["_id"])) async for row in rows}
 
     async def every(self) -> AsyncIterator[GovernedTool]:
         """Yield all tools, in no order.
@@ -200,49 +200,76 @@ class GovernedTools:
         return None if row is None else _version(row)
 
 
+def _owner(row: Doc, read_at: datetime | None) -> Owner:
+    name, path = str(row.get("serverName") or ""), row.get("path")
+    effective_path = path if isinstance(path, str) and path else default_path(name)
+    return Owner(name, slug_of(effective_path), read_at)
+
+
 def decided_change(tool: GovernedTool, decision: Decision, now: datetime) -> RowChange:
     """Return what a decision writes of a tool's own record."""
+    stored = tool.stored
     registration, exposure = decision.state
-    changes: Doc = {
+    fields: Doc = {
         "registration_state": registration.value,
         "exposure_state": exposure.value,
         "updated_at": now,
     }
-    gone: list[str] = []
-    has_pending = tool.stored.has_pending and not decision.ends_pending
-    review = review_of(decision.state, has_pending=has_pending)
-    _put(changes, gone, "review", review)
-    overrides = decision.overrides or tool.stored.overrides
-    if tool.stored.facets is not None:
-        changes["facets"] = refiled(tool.stored.facets, review)
-    if decision.serve is not None:
-        served = definition_fields(decision.serve, overrides, review)
-        changes |= {**served, "served_version": decision.served_version}
-        gone += [name for name in OPTIONAL_DEFINITION_FIELDS if name not in served]
-    elif decision.overrides is not None:
-        _put(changes, gone, "presented", presented(tool.stored.definition or "{}", overrides))
-        said = members(load_text(tool.annotations)) if tool.annotations else {}
-        counts = known(tool.stored.name, said, overrides.metadata)
-        changes |= metadata_fields(counts, overrides.tags, review)
+    is_reviewed = stored.is_reviewed if decision.reviewed is None else decision.reviewed
+    pending, seen = _offered_later(tool, decision)
+    review = review_of(
+        decision.state,
+        has_pending=pending is not None,
+        is_reviewed=is_reviewed,
+        has_drifted=seen is not None,
+    )
+    fields |= {"review": review, "reviewed": is_reviewed or None}
+    if stored.facets is not None:
+        fields["facets"] = refiled(stored.facets, review)
+    fields |= _served_fields(tool, decision, review, pending or seen)
     if decision.overrides is not None:
-        _put(changes, gone, "display_name", overrides.display_name)
-        _put(changes, gone, "description_override", overrides.description)
-        changes["tool_metadata"] = dict(overrides.metadata)
-        _put(changes, gone, "tags", list(overrides.tags) or None)
+        overrides = decision.overrides
+        fields |= {
+            "display_name": overrides.display_name,
+            "description_override": overrides.description,
+            "tool_metadata": dict(overrides.metadata),
+            "tags": list(overrides.tags) or None,
+        }
     if decision.ends_pending:
-        gone += ["pending_definition", "pending_hash", "pending_version"]
+        fields |= dict.fromkeys(("pending_definition", "pending_hash", "pending_version"))
     if decision.serve is not None or decision.ends_pending:
-        _put(changes, gone, "seen_hash", decision.seen_hash)
+        seen_hash, seen_definition = decision.seen or (None, None)
+        fields |= {"seen_hash": seen_hash, "seen_definition": seen_definition}
+    if decision.rejected_hashes is not None:
+        fields["rejected_hashes"] = list(decision.rejected_hashes) or None
     if decision.ends_withholding:
-        gone.append("is_withheld")
-    return RowChange(tool.id, changes, tuple(gone))
+        fields["is_withheld"] = None
+    return RowChange(tool.id, fields)
 
 
-def _put(changes: Doc, gone: list[str], name: str, value: object) -> None:
-    if value is None:
-        gone.append(name)
-    else:
-        changes[name] = value
+def _offered_later(tool: GovernedTool, decision: Decision) -> tuple[str | None, str | None]:
+    """Return the definitions that wait, and that are offered in vain, after a decision."""
+    pending = None if decision.ends_pending else tool.pending_definition
+    if decision.serve is None and not decision.ends_pending:
+        return pending, tool.seen_definition
+    return pending, None if decision.seen is None else decision.seen[1]
+
+
+def _served_fields(
+    tool: GovernedTool, decision: Decision, review: str | None, offered: str | None
+) -> Doc:
+    """Return what changes of the definition that is served, and of what is said with it."""
+    stored = tool.stored
+    overrides = decision.overrides or stored.overrides
+    if decision.serve is not None:
+        return {
+            **dict.fromkeys(OPTIONAL_DEFINITION_FIELDS),
+            **definition_fields(decision.serve, overrides, review, offered),
+            "served_version": decision.served_version,
+        }
+    if decision.overrides is None and not decision.ends_pending:
+        return {}
+    return effect_fields(stored.name, stored.definition or "{}", overrides, review, offered)
 
 
 def governed_tool(row: dict[str, Any], owner: Owner | None = None) -> GovernedTool:
@@ -256,6 +283,7 @@ def governed_tool(row: dict[str, Any], owner: Owner | None = None) -> GovernedTo
         source_type=row["source_type"],
         owner_id=str(row["owner_id"]),
         owner_name=known_owner.name,
+        owner_slug=known_owner.slug,
         stored=stored_tool(row),
         presented=row.get("presented"),
         title=row.get("title"),
@@ -264,6 +292,7 @@ def governed_tool(row: dict[str, Any], owner: Owner | None = None) -> GovernedTo
         output_schema=row.get("output_schema"),
         annotations=row.get("annotations"),
         pending_definition=row.get("pending_definition"),
+        seen_definition=row.get("seen_definition"),
         tool_metadata=members(row.get("tool_metadata")),
         metadata=members(row.get("metadata")),
         metadata_sources=members(row.get("metadata_sources")),  # type: ignore[arg-type]  # as we write them

@@ -54,10 +54,11 @@ class ToolQuery(BaseModel):
     source_type: Literal["mcp", "openapi"] | None = None
     registration_state: RegistrationState | None = None
     exposure_state: ExposureState | None = None
-    review: Literal["pending", "new", "change"] | None = Field(
+    review: Literal["pending", "new", "change", "drift"] | None = Field(
         default=None,
         description="Only what waits: `new` tools, a `change` of a definition (one that was "
-        "blocked and disabled for it too), or both (`pending`).",
+        "blocked and disabled for it too), or both (`pending`). `drift`: tools that are served "
+        "with another definition than their server offers, because a person decided so.",
     )
     tag: list[Tag] = Field(
         default_factory=list, max_length=MOST_TAGS, description="Only tools with all of them."
@@ -262,6 +263,30 @@ class MetadataAnswer(BaseModel):
     source: str
 
 
+class ChangeAnswer(BaseModel):
+    """One difference between two definitions."""
+
+    weight: str = Field(description="`cosmetic`, `widening`, `narrowing` or `risky`.")
+    path: str = Field(description="JSON Pointer into the definition.")
+    told: str
+    before: str | None
+    after: str | None
+
+
+class OfferedChange(BaseModel):
+    """How a definition that the server offers differs from the one that is served."""
+
+    discovery_hash: str | None = Field(description="Of the offered definition.")
+    weight: str | None = Field(description="Of the gravest change; null for an unreadable one.")
+    changes: list[ChangeAnswer]
+
+
+class Drift(OfferedChange):
+    """A definition that the server offers and that was decided against."""
+
+    is_rejected: bool = Field(description="Whether that definition itself was rejected.")
+
+
 class ToolSummary(BaseModel):
     """One tool."""
 
@@ -269,14 +294,23 @@ class ToolSummary(BaseModel):
     source_type: str
     owner_id: str
     owner_name: str | None = Field(description="Name of the server.")
-    name: str
+    name: str = Field(description="At the server, and at `/mcp/<server>`.")
+    combined_name: str | None = Field(description="What clients see at `/mcp`.")
     display_name: str | None
     title: str | None
     description: str | None
     registration_state: str
     exposure_state: str
     is_exposed: bool = Field(description="Whether it is served while its server is not inactive.")
-    review: str | None = Field(description="What waits: `new`, `change`, or nothing.")
+    review: str | None = Field(
+        description="Why it is in the review queue: `new` and `change` wait for a decision; with "
+        "`drift` the server offers what was decided against."
+    )
+    pending_change: OfferedChange | None = Field(description="The change that waits.")
+    drift: Drift | None = Field(
+        description="What the server offers instead of what is served, since a rejection or a "
+        "rollback."
+    )
     is_withheld: bool
     tags: list[str]
     metadata: dict[str, MetadataAnswer]
@@ -295,7 +329,6 @@ class ToolSummary(BaseModel):
 class ToolDetail(ToolSummary):
     """One tool with all that is known of it."""
 
-    description_override: str | None
     upstream_description: str | None
     tool_metadata: dict[str, Any]
     input_schema: dict[str, Any]
@@ -303,6 +336,9 @@ class ToolDetail(ToolSummary):
     annotations: dict[str, Any] | None
     definition: dict[str, Any]
     pending_definition: dict[str, Any] | None
+    offered_definition: dict[str, Any] | None = Field(
+        description="What the server offers, where that was decided against; see `drift`."
+    )
 
 
 class ToolList(BaseModel):
@@ -310,16 +346,6 @@ class ToolList(BaseModel):
 
     tools: list[ToolSummary]
     pagination: Pagination
-
-
-class ChangeAnswer(BaseModel):
-    """One difference between two definitions."""
-
-    weight: str = Field(description="`cosmetic`, `widening`, `narrowing` or `risky`.")
-    path: str = Field(description="JSON Pointer into the definition.")
-    told: str
-    before: str | None
-    after: str | None
 
 
 class VersionAnswer(BaseModel):

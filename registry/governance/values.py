@@ -16,9 +16,11 @@ class GovernedTool:
 
     Attributes:
         owner_name: Its server's; None where that was not read, or is no more.
+        owner_slug: The last part of its server's gateway path, likewise.
         stored: What a change of it needs, its definition included.
         presented: JSON text that clients get, where that is not the definition.
         pending_definition: JSON text of the definition that waits for review.
+        seen_definition: JSON text of what the upstream offers, where that was decided against.
         tool_metadata: What people said of its effects, as they said it.
         metadata: What counts of all that is said.
     """
@@ -27,6 +29,7 @@ class GovernedTool:
     source_type: str
     owner_id: str
     owner_name: str | None
+    owner_slug: str | None
     stored: StoredTool
     presented: str | None
     title: str | None
@@ -35,6 +38,7 @@ class GovernedTool:
     output_schema: str | None
     annotations: str | None
     pending_definition: str | None
+    seen_definition: str | None
     tool_metadata: Mapping[str, Any]
     metadata: Mapping[str, Any]
     metadata_sources: Mapping[str, str]
@@ -57,8 +61,19 @@ class GovernedTool:
 
     def as_viewed(self) -> "GovernedTool":
         """Return the tool as it is for those who may not decide about it."""
-        stored = replace(self.stored, pending_hash=None, pending_version=None, seen_hash=None)
-        return replace(self, stored=stored, pending_definition=None)
+        stored = replace(
+            self.stored,
+            pending_hash=None,
+            pending_version=None,
+            seen_hash=None,
+            rejected_hashes=(),
+        )
+        return replace(self, stored=stored, pending_definition=None, seen_definition=None)
+
+    @property
+    def offered_definition(self) -> str | None:
+        """Return the JSON text of what the upstream offers, where that is not what is served."""
+        return self.pending_definition or self.seen_definition
 
     @property
     def decision_hash(self) -> str:
@@ -93,7 +108,8 @@ class ToolFilter:
     """What a list of tools is narrowed to.
 
     Attributes:
-        reviews: Only what waits for such a decision: `new` tools, or a `change`; none for all.
+        reviews: Only what is in the review queue for one of these reasons, see `review_of`; none
+            for all.
         flags: Flags of `metadata` and their values.
         tags: It has all of them.
         text: Looked for in names, titles, descriptions and tags.

@@ -73,7 +73,7 @@ def problems_of(tool: GovernedTool) -> Iterator[str]:
         yield "is withheld and served"
     try:
         definition = load_text(stored.definition or "")
-        shown = presented(stored.definition or "", stored.overrides)
+        shown = presented(stored.definition or "", stored.overrides, tool.offered_definition)
     except (ValueError, RecursionError):
         yield "has a definition that is no JSON object"
         return

@@ -13,7 +13,7 @@ from registry.core.json import JsonObject, load_text, members
 from registry.tools.differences import difference
 from registry.tools.exposure import review_of
 from registry.tools.lifecycle import STATES, State
-from registry.tools.metadata import HINTS, known, metadata_fields
+from registry.tools.metadata import HINTS, known, metadata_fields, said_in
 from registry.tools.presentation import overrides_in, presented
 from registry.tools.values import ExposureState, RegistrationState
 from registry.tools.versions import NewVersion, VersionOrigin, VersionState
@@ -78,17 +78,26 @@ def completed(row: Mapping[str, Any], now: datetime) -> Completion:
     overrides = overrides_in(row)
     has_pending = row.get("pending_hash") is not None
     annotations = definition.get("annotations")
+    offered = row.get("pending_definition") or row.get("seen_definition")
     counts = known(
-        name, annotations if isinstance(annotations, dict) else None, overrides.metadata
+        name,
+        annotations if isinstance(annotations, dict) else None,
+        overrides.metadata,
+        None if offered is None else said_in(offered),
     )
-    review = review_of(state, has_pending=has_pending)
+    review = review_of(
+        state,
+        has_pending=has_pending,
+        is_reviewed=row.get("reviewed") is True,
+        has_drifted=row.get("seen_definition") is not None,
+    )
     wanted: dict[str, object] = {
         **metadata_fields(counts, overrides.tags, review),
         **_numbers(row),
     }
     if review is not None:
         wanted["review"] = review
-    shown, is_shown = presented(row["definition"], overrides), row.get("presented")
+    shown, is_shown = presented(row["definition"], overrides, offered), row.get("presented")
     left = None
     if shown is not None and (is_shown is None or _differs_in_effects(is_shown, shown)):
         wanted["presented"] = shown

@@ -13,6 +13,7 @@ from itertools import islice
 from pydantic import JsonValue
 
 from registry.core.json import JsonObject, members
+from registry.tools.metadata import SAFE_HINTS
 
 MOST_CHANGES = 200
 SHOWN_CHARACTERS = 400
@@ -57,14 +58,6 @@ class Difference:
         """Return how much it matters."""
         return max((change.weight for change in self.changes), default=Weight.COSMETIC)
 
-
-SAFER = {
-    "readOnlyHint": True,
-    "destructiveHint": False,
-    "idempotentHint": True,
-    "openWorldHint": False,
-}
-"""Annotations, and the value that promises more."""
 
 UNREAD = frozenset({"icons"})
 """Members that no model reads and that change nothing about a call."""
@@ -118,10 +111,10 @@ def _annotations(before: JsonObject, after: JsonObject) -> Iterator[Change]:
         if before.get(name, _ABSENT) == after.get(name, _ABSENT):
             continue
         weight, told = Weight.RISKY, f"annotation {name} changed"
-        if name in SAFER and _hint(before, name) == _hint(after, name):
+        if name in SAFE_HINTS and _hint(before, name) == _hint(after, name):
             weight, told = Weight.COSMETIC, f"annotation {name} says what it means by default"
-        elif name in SAFER:
-            promises_more = after.get(name) is SAFER[name]
+        elif name in SAFE_HINTS:
+            promises_more = after.get(name) is SAFE_HINTS[name]
             weight = Weight.NARROWING if promises_more else Weight.RISKY
             told = f"annotation {name} {'promises more' if promises_more else 'weakened'}"
         elif name == "title":
@@ -132,7 +125,7 @@ def _annotations(before: JsonObject, after: JsonObject) -> Iterator[Change]:
 def _hint(annotations: JsonObject, name: str) -> JsonValue:
     """Return an annotation, or what it means that there is none."""
     value = annotations.get(name)
-    return not SAFER[name] if value is None else value
+    return not SAFE_HINTS[name] if value is None else value
 
 
 def _schema(before: JsonValue, after: JsonValue, path: str) -> Iterator[Change]:

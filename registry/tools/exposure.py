@@ -45,18 +45,33 @@ def first_state(policy: AutoExpose, origin: Origin, *, read_only: bool) -> State
 
 
 REVIEWS = ("new", "change")
+"""What waits for a decision."""
+
+DRIFT = "drift"
 
 
-def review_of(state: State, *, has_pending: bool) -> str | None:
-    """Return what of a tool waits for a decision: a `change`, or the tool itself, `new`.
+def review_of(
+    state: State, *, has_pending: bool, is_reviewed: bool = False, has_drifted: bool = False
+) -> str | None:
+    """Return why a tool is in the review queue, or None.
 
-    Of what is deleted nothing waits until it is brought back.
+    A `change` of its definition or the tool itself, `new`, waits for a decision. With `drift`
+    nothing waits: another definition than the upstream offers is served because a person decided
+    so, by a rejection or a rollback. Of what is deleted nothing waits until it is brought back.
+
+    Args:
+        state: The tool's.
+        has_pending: Whether a newer definition waits.
+        is_reviewed: Whether a person decided that the tool is not served.
+        has_drifted: Whether the upstream offers what was decided against.
     """
     if state[1] is ExposureState.DELETED:
         return None
     if has_pending:
         return "change"
-    return "new" if state == WAITING else None
+    if state == WAITING and not is_reviewed:
+        return "new"
+    return DRIFT if has_drifted and state == SERVED else None
 
 
 def is_served(registration: RegistrationState, exposure: ExposureState) -> bool:

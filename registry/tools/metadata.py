@@ -31,6 +31,12 @@ HINTS = {
 }
 """Flags that MCP has annotations for."""
 
+SAFE_FLAGS = {READ_ONLY: True, DESTRUCTIVE: False, "idempotent": True}
+"""Flags, each with the value that makes a tool look safer."""
+
+SAFE_HINTS = {**{HINTS[flag]: safe for flag, safe in SAFE_FLAGS.items()}, "openWorldHint": False}
+"""MCP's annotations, each with its safer value; the other one is what MCP takes as the default."""
+
 READ_ONLY_PREFIXES = ("get_", "list_")
 DESTRUCTIVE_PREFIXES = ("delete_", "remove_", "drop_", "destroy_", "purge_")
 HEURISTICS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -82,14 +88,55 @@ def said_in(definition: str) -> JsonObject:
         return {}
 
 
-def known(name: str, annotations: JsonObject | None, manual: Mapping[str, object]) -> Known:
+def known(
+    name: str,
+    annotations: JsonObject | None,
+    manual: Mapping[str, object],
+    offered: JsonObject | None = None,
+) -> Known:
     """Return what counts of all that is said of a tool.
 
     Args:
         name: The tool's.
-        annotations: The upstream's, as it sent them.
+        annotations: The upstream's, as it sent them with the definition that is served.
         manual: What a person said; members that are no flags are left alone.
+        offered: Those of the definition that the upstream offers now, where that is not the one
+            that is served. A claim of safety counts only while both make it.
     """
+    counts = _known(name, annotations, manual)
+    return counts if offered is None else _cautious(counts, _known(name, offered, manual))
+
+
+def cautious_hints(said: JsonObject, offered: JsonObject) -> dict[str, bool]:
+    """Return the annotations to change because the definition offered now takes back safety.
+
+    Args:
+        said: Annotations of the definition that is served.
+        offered: Those of the definition that the upstream offers now.
+    """
+    hints: dict[str, bool] = {}
+    for hint, safe in SAFE_HINTS.items():
+        is_claimed_now = offered.get(hint) is safe
+        is_denied_now = offered.get(hint) is (not safe)
+        if not is_claimed_now and (said.get(hint) is safe or is_denied_now):
+            hints[hint] = not safe
+    return {hint: value for hint, value in hints.items() if said.get(hint) is not value}
+
+
+def _cautious(served: Known, newest: Known) -> Known:
+    values, sources = dict(served.values), dict(served.sources)
+    for flag, safe in SAFE_FLAGS.items():
+        value = newest.values.get(flag)
+        if served.sources.get(flag) is Source.MANUAL or value is safe:
+            continue
+        if value is not None:
+            values[flag], sources[flag] = value, newest.sources[flag]
+        elif values.get(flag) is safe:
+            del values[flag], sources[flag]
+    return Known(values, sources)
+
+
+def _known(name: str, annotations: JsonObject | None, manual: Mapping[str, object]) -> Known:
     values: dict[str, bool | str] = {}
     sources: dict[str, Source] = {}
     for flag in FLAGS:

@@ -3,7 +3,8 @@
 An unchanged upstream changes nothing. A tool that is gone becomes stale, never
 deleted; one that is offered with a definition that cannot be taken is served on as it was. One
 that comes back is served again only if it was, and its definition is the same or may be trusted. A
-definition that was rejected is not brought up again until it changes once more.
+definition that was rejected stays rejected, whatever the policy becomes and however often it is
+offered again, until a person accepts it.
 """
 
 from collections.abc import Mapping
@@ -62,6 +63,7 @@ class ToolUpdate:
         tool: As it was.
         serve: The definition to serve from now on, or None to go on with the stored one.
         hold: A newer definition that waits for review, or None.
+        drift: A definition that was rejected and is offered again, or None.
         keeps_pending: Whether what waited for review before goes on doing so.
         withheld: Whether the tool is disabled until somebody decides on the change.
         difference: Between the definition that was served and the newer one, where there is one.
@@ -72,6 +74,7 @@ class ToolUpdate:
     exposure_state: ExposureState
     serve: ToolDefinition | None = None
     hold: ToolDefinition | None = None
+    drift: ToolDefinition | None = None
     keeps_pending: bool = False
     withheld: bool = False
     difference: Difference | None = None
@@ -80,6 +83,11 @@ class ToolUpdate:
     def name(self) -> str:
         """Return the tool's name."""
         return self.tool.name
+
+    @property
+    def offered(self) -> ToolDefinition | None:
+        """Return the definition that the upstream offers, where that was not served before."""
+        return self.serve or self.hold or self.drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +131,15 @@ def default_on_change(*, is_shared: bool) -> OnChange:
 
 
 def changed_names(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool]) -> list[str]:
-    """Return the stored tools of which the upstream offers another definition than is served.
+    """Return the stored tools of which the upstream offers, or did, another one than is served.
 
-    Their definitions must be known to `reconcile`.
+    Their definitions must be known to `reconcile` and to what writes its result.
     """
     return [
         tool.name
         for tool in snapshot.tools
-        if (row := stored.get(tool.name)) is not None and row.discovery_hash != tool.discovery_hash
+        if (row := stored.get(tool.name)) is not None
+        and (row.discovery_hash != tool.discovery_hash or row.offered_hash != row.discovery_hash)
     ]
 
 
@@ -182,7 +191,8 @@ def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolUpdate |
     is_trusted_now = rules.on_change is OnChange.ACCEPT and tool.discovery_hash == row.pending_hash
     is_news = tool.discovery_hash != row.offered_hash or is_trusted_now
     told = _difference(row, tool) if is_other else None
-    trusts = _trusts(rules, told)
+    is_rejected = tool.discovery_hash in row.rejected_hashes and not rules.accept
+    trusts = _trusts(rules, told) and not is_rejected
     state = before
     if row.registration_state is RegistrationState.STALE:
         is_trusted = not is_other or (is_news and trusts) or rules.accept
@@ -191,6 +201,8 @@ def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolUpdate |
         state = _accepted(tool, rules)
     if not is_other:
         return _as_served(row, before, state)
+    if is_rejected and is_news:
+        return ToolUpdate(row, *state, drift=tool)
     if rules.accept or (is_news and (trusts or not is_served(*state))):
         if row.is_withheld and state == _WITHHELD:
             state = after(state, Event.RELEASE)

@@ -68,6 +68,8 @@ STORED_FIELDS = {
     "pending_hash": 1,
     "pending_version": 1,
     "seen_hash": 1,
+    "rejected_hashes": 1,
+    "reviewed": 1,
     "served_version": 1,
     "versions": 1,
     "is_withheld": 1,
@@ -124,6 +126,7 @@ COMPLETED_FROM = {
             "source_type",
             "owner_id",
             "pending_definition",
+            "seen_definition",
             "presented",
             "metadata",
             "metadata_sources",
@@ -145,13 +148,11 @@ class RowChange:
     """What is written of one tool.
 
     Attributes:
-        fields: To set.
-        gone: To remove.
+        fields: To set; those that are None are removed.
     """
 
     tool_id: str
     fields: Mapping[str, object]
-    gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,9 +322,7 @@ class ToolRepository:
         """Set fields of tools, and remove others."""
         writes = []
         for change in changes:
-            operations: Doc = {"$set": dict(change.fields)}
-            if change.gone:
-                operations["$unset"] = dict.fromkeys(change.gone, "")
+            operations = set_and_unset(change.fields)
             writes.append(UpdateOne({"_id": ObjectId(change.tool_id)}, operations))
         for some in slices(writes):
             await self._tools.bulk_write(some, session=tx)
@@ -497,6 +496,8 @@ def stored_tool(row: dict[str, Any]) -> StoredTool:
         discovery_hash=row["discovery_hash"],
         pending_hash=row.get("pending_hash"),
         seen_hash=row.get("seen_hash"),
+        rejected_hashes=_texts(row.get("rejected_hashes")) or (),
+        is_reviewed=row.get("reviewed") is True,
         served_version=row.get("served_version", 1),
         pending_version=row.get("pending_version"),
         versions=row.get("versions", 1),
@@ -561,21 +562,40 @@ def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
     }
 
 
-def definition_fields(tool: ToolDefinition, overrides: Overrides, review: str | None) -> Doc:
-    """Return the fields that follow from the definition that is served, and what people say."""
-    counts = known(tool.name, tool.annotations, overrides.metadata)
+def definition_fields(
+    tool: ToolDefinition, overrides: Overrides, review: str | None, offered: str | None = None
+) -> Doc:
+    """Return the fields that follow from the definition that is served, and what people say.
+
+    Args:
+        tool: The definition that is served.
+        overrides: What people say.
+        review: Why it is in the review queue, if so.
+        offered: JSON text of the definition that the upstream offers, where that is another.
+    """
     fields: Doc = {
         "definition": tool.definition,
-        "presented": presented(tool.definition, overrides),
         "input_schema": tool.input_schema,
         "discovery_hash": tool.discovery_hash,
         "title": tool.title,
         "description": tool.description,
         "output_schema": tool.output_schema,
         "annotations": None if tool.annotations is None else json.dumps(tool.annotations),
-        **metadata_fields(counts, overrides.tags, review),
+        **effect_fields(tool.name, tool.definition, overrides, review, offered),
     }
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def effect_fields(
+    name: str, definition: str, overrides: Overrides, review: str | None, offered: str | None
+) -> Doc:
+    """Return what clients get of a tool and what counts of its effects; None is to be removed."""
+    newest = None if offered is None else said_in(offered)
+    counts = known(name, said_in(definition), overrides.metadata, newest)
+    return {
+        "presented": presented(definition, overrides, offered),
+        **metadata_fields(counts, overrides.tags, review),
+    }
 
 
 OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schema", "annotations")
@@ -589,47 +609,87 @@ def _write(
     reader: Person | None,
 ) -> UpdateOne:
     tool, number = update.tool, _number(update)
-    changes: Doc = {
+    review = _review(update)
+    fields: Doc = {
         "registration_state": update.registration_state.value,
         "exposure_state": update.exposure_state.value,
         "versions": max(number, tool.versions),
         "updated_at": now,
+        "review": review,
+        "is_withheld": update.withheld or None,
     }
     offered_at = seen_at if update.registration_state is RegistrationState.STALE else now
     if offered_at is not None:
-        changes |= {"last_discovered_at": offered_at, "last_synced_at": offered_at}
-    gone: list[str] = []
-    has_pending = update.hold is not None or (update.keeps_pending and tool.has_pending)
-    state = (update.registration_state, update.exposure_state)
-    review = review_of(state, has_pending=has_pending)
+        fields |= {"last_discovered_at": offered_at, "last_synced_at": offered_at}
     if tool.facets is not None:
-        changes["facets"] = refiled(tool.facets, review)
-    if update.serve is not None:
-        served = definition_fields(update.serve, tool.overrides, review)
-        changes |= {**served, "served_version": number}
-        gone += [name for name in OPTIONAL_DEFINITION_FIELDS if name not in served]
-    if update.hold is not None:
-        changes["pending_definition"] = update.hold.definition
-        changes["pending_hash"] = update.hold.discovery_hash
-        changes["pending_version"] = number
-    elif not update.keeps_pending:
-        gone += ["pending_definition", "pending_hash", "pending_version"]
+        fields["facets"] = refiled(tool.facets, review)
+    if _is_back(update):
+        fields["reviewed"] = None
+    fields |= _served_fields(update, review, number)
     if not update.keeps_pending:
-        gone.append("seen_hash")
-    if review is None:
-        gone.append("review")
-    else:
-        changes["review"] = review
-    if update.withheld:
-        changes["is_withheld"] = True
-    else:
-        gone.append("is_withheld")
+        fields |= _offered_fields(update, number)
     key = {"source_type": "mcp", "owner_id": owner, "name": update.name}
-    operations: Doc = {"$set": changes, "$unset": dict.fromkeys(gone, "")}
+    operations = set_and_unset(fields)
     event = _event_row(update, number, now, reader)
     if event is not None:
         operations["$push"] = {"sync_events": {"$each": [event], "$slice": -SYNC_EVENTS_KEPT}}
     return UpdateOne(key, operations)
+
+
+def set_and_unset(fields: Mapping[str, object]) -> Doc:
+    """Return the update that sets *fields*, and removes those that are None."""
+    operations: Doc = {
+        "$set": {name: value for name, value in fields.items() if value is not None}
+    }
+    gone = [name for name, value in fields.items() if value is None]
+    if gone:
+        operations["$unset"] = dict.fromkeys(gone, "")
+    return operations
+
+
+def _is_back(update: ToolUpdate) -> bool:
+    """Whether a tool is offered again, with another definition: that is to be reviewed."""
+    was_stale = update.tool.registration_state is RegistrationState.STALE
+    return was_stale and update.offered is not None
+
+
+def _review(update: ToolUpdate) -> str | None:
+    tool, keeps = update.tool, update.keeps_pending
+    return review_of(
+        (update.registration_state, update.exposure_state),
+        has_pending=update.hold is not None or (keeps and tool.has_pending),
+        is_reviewed=tool.is_reviewed and not _is_back(update),
+        has_drifted=update.drift is not None or (keeps and tool.has_drifted),
+    )
+
+
+def _served_fields(update: ToolUpdate, review: str | None, number: int) -> Doc:
+    """Return what changes of the definition that is served, and of what is said with it."""
+    tool, serve = update.tool, update.serve
+    if serve is not None:
+        fields = dict.fromkeys(OPTIONAL_DEFINITION_FIELDS) | definition_fields(
+            serve, tool.overrides, review
+        )
+        if serve.discovery_hash in tool.rejected_hashes:
+            kept = [one for one in tool.rejected_hashes if one != serve.discovery_hash]
+            fields["rejected_hashes"] = kept or None
+        return {**fields, "served_version": number}
+    if update.keeps_pending or tool.definition is None:
+        return {}
+    offered = None if update.offered is None else update.offered.definition
+    return effect_fields(tool.name, tool.definition, tool.overrides, review, offered)
+
+
+def _offered_fields(update: ToolUpdate, number: int) -> Doc:
+    """Return what is stored of a definition that is offered and not served; None for nothing."""
+    hold, drift = update.hold, update.drift
+    return {
+        "pending_definition": None if hold is None else hold.definition,
+        "pending_hash": None if hold is None else hold.discovery_hash,
+        "pending_version": None if hold is None else number,
+        "seen_definition": None if drift is None else drift.definition,
+        "seen_hash": None if drift is None else drift.discovery_hash,
+    }
 
 
 def _event_row(

@@ -81,6 +81,8 @@ class StoredTool:
         pending_hash: Of the definition that waits for review, when there is one.
         seen_hash: Of the definition that the upstream offered last, where that is neither: it was
             rejected, or an older one is served again.
+        rejected_hashes: Of the definitions that people rejected, the latest last.
+        is_reviewed: Whether a person decided that it is not served, while it is `unselected`.
         served_version: Number of the definition that is served.
         pending_version: Number of the one that waits.
         versions: How many there are.
@@ -99,6 +101,8 @@ class StoredTool:
     discovery_hash: str
     pending_hash: str | None = None
     seen_hash: str | None = None
+    rejected_hashes: tuple[str, ...] = ()
+    is_reviewed: bool = False
     served_version: int = 1
     pending_version: int | None = None
     versions: int = 1
@@ -121,6 +125,11 @@ class StoredTool:
         return self.pending_hash is not None
 
     @property
+    def has_drifted(self) -> bool:
+        """Whether the upstream offers a definition that was decided against."""
+        return self.seen_hash is not None
+
+    @property
     def is_half_held(self) -> bool:
         """Whether the newer definition has no number, or is not found among what waits."""
         is_found = facet(REVIEW, "change") in (self.facets or ())
@@ -131,10 +140,9 @@ class StoredTool:
     @property
     def waits(self) -> bool:
         """Whether the tool, or a newer definition of it, waits for review."""
-        return self.has_pending or (self.registration_state, self.exposure_state) == (
-            RegistrationState.UNSELECTED,
-            ExposureState.DRAFT,
-        )
+        state = self.registration_state, self.exposure_state
+        is_new = state == (RegistrationState.UNSELECTED, ExposureState.DRAFT)
+        return self.has_pending or (is_new and not self.is_reviewed)
 
 
 @dataclass(frozen=True, slots=True)

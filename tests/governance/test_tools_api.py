@@ -388,6 +388,140 @@ async def test_an_older_version_can_be_served_again_and_survives_a_sync(
     assert (await served(rest, OWNER))["sum"]["description"] == "Newer."
 
 
+READS = {"annotations": {"readOnlyHint": True}}
+DESTROYS = {"annotations": {"destructiveHint": True}, "description": "Deletes all."}
+
+
+async def test_after_a_rollback_the_drift_is_shown_and_no_safety_is_advertised(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum", **READS)
+    server = await rest.register(OWNER, "sums", upstream.url)
+    upstream.tools = offered("sum", **DESTROYS)
+    await refresh(rest, server, OWNER)
+    (changed,) = (await listed(rest, OWNER)).values()
+    await do(rest, changed, "rollback", OWNER, version=1)
+
+    await refresh(rest, server, OWNER)
+
+    (queued,) = (await listed(rest, OWNER, review="drift")).values()
+    assert (queued["served_version"], queued["review"]) == (1, "drift")
+    assert queued["drift"]["discovery_hash"] == changed["discovery_hash"]
+    assert (queued["drift"]["weight"], queued["drift"]["is_rejected"]) == ("risky", False)
+    detail = (await rest.ask(OWNER, "GET", f"{TOOLS}/{queued['id']}")).json()
+    assert detail["offered_definition"]["description"] == "Deletes all."
+    assert detail["metadata"] == {"destructive": {"value": True, "source": "upstream"}}
+    shown = (await served(rest, OWNER))["sum"]
+    assert shown["description"] == "Does sum."
+    assert shown["annotations"] == {"readOnlyHint": False, "destructiveHint": True}
+
+
+async def test_a_drift_ends_when_the_server_offers_what_is_served(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum", **READS)
+    server = await rest.register(OWNER, "sums", upstream.url)
+    upstream.tools = offered("sum", **DESTROYS)
+    await refresh(rest, server, OWNER)
+    (changed,) = (await listed(rest, OWNER)).values()
+    await do(rest, changed, "rollback", OWNER, version=1)
+
+    upstream.tools = offered("sum", **READS)
+    await refresh(rest, server, OWNER)
+
+    assert await listed(rest, OWNER, review="drift") == {}
+    (tool,) = (await listed(rest, OWNER)).values()
+    assert (tool["drift"], tool["review"]) == (None, None)
+    assert (await served(rest, OWNER))["sum"]["annotations"] == {"readOnlyHint": True}
+
+
+async def test_while_a_change_is_held_its_weight_is_shown_and_no_safety_is_advertised(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum", **READS)
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    upstream.tools = offered("sum", **DESTROYS)
+
+    await refresh(rest, server)
+
+    (held,) = (await listed(rest, review="pending")).values()
+    change = held["pending_change"]
+    assert (change["discovery_hash"], change["weight"]) == (held["pending_hash"], "risky")
+    assert {each["path"] for each in change["changes"]} >= {"/description"}
+    shown = (await served(rest))["sum"]
+    assert shown["annotations"] == {"readOnlyHint": False, "destructiveHint": True}
+    for_viewers = (await listed(rest, OTHER))["sum"]
+    assert (for_viewers["pending_change"], for_viewers["drift"]) == (None, None)
+
+
+async def test_a_rejected_definition_stays_rejected_when_the_policy_becomes_to_accept(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum")
+    server = await rest.register(OWNER, "sums", upstream.url, onChange="hold")
+    upstream.tools = offered("sum", **DESTROYS)
+    await refresh(rest, server, OWNER)
+    (held,) = (await listed(rest, OWNER, review="pending")).values()
+    await do(rest, held, "reject", OWNER)
+    accepts = await rest.call(OWNER, "PATCH", f"/{server['id']}", json={"onChange": "accept"})
+    assert accepts.status_code == 200, accepts.text
+
+    upstream.tools = offered("sum", description="Fine.")
+    await refresh(rest, server, OWNER)
+    fine = await served(rest, OWNER)
+    upstream.tools = offered("sum", **DESTROYS)
+    await refresh(rest, server, OWNER)
+
+    assert fine["sum"]["description"] == "Fine."
+    assert (await served(rest, OWNER))["sum"]["description"] == "Fine."
+    (queued,) = (await listed(rest, OWNER, review="drift")).values()
+    assert (queued["drift"]["discovery_hash"], queued["drift"]["is_rejected"]) == (
+        held["pending_hash"],
+        True,
+    )
+    # Whoever serves that version by hand has decided otherwise.
+    await do(rest, queued, "rollback", OWNER, version=2)
+    await refresh(rest, server, OWNER)
+    assert (await served(rest, OWNER))["sum"]["description"] == "Deletes all."
+    assert await listed(rest, OWNER, review="drift") == {}
+
+
+async def test_a_tool_that_a_person_unselects_does_not_wait_again(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum", "other")
+    server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    tool = (await listed(rest))["sum"]
+
+    unselected = await patch(rest, tool, registration_state="unselected")
+    await refresh(rest, server)
+
+    assert unselected.json()["review"] is None
+    assert await listed(rest, review="pending") == {}
+    await patch(rest, tool, exposure_state="deleted")
+    await patch(rest, tool, exposure_state="draft")
+    assert list(await listed(rest, review="pending")) == ["sum"]
+
+
+async def test_the_answer_about_a_tool_has_the_name_that_clients_see(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    upstream.tools = offered("sum.up")
+    await rest.register(ROOT, "sums", upstream.url, scope="shared_app", path="/mcp/adding")
+
+    (tool,) = (await listed(rest)).values()
+
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    headers = {
+        "Authorization": f"Bearer {rest.token(ROOT)}",
+        "Accept": "application/json, text/event-stream",
+    }
+    answer = await rest.client.post("/mcp", json=message, headers=headers)
+    names = [each["name"] for each in answer.json()["result"]["tools"]]
+    assert names == [tool["combined_name"]]
+    assert tool["combined_name"].startswith("adding__sum-up-")
+
+
 @pytest.mark.requirement("R-163")
 async def test_what_people_say_of_a_tool_survives_every_sync(
     rest: Rest, upstream: PlainUpstream

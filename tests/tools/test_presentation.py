@@ -116,3 +116,51 @@ def test_what_no_person_touched_is_served_byte_by_byte() -> None:
     text = definition("x", READS | DESTROYS)
 
     assert presented(text, Overrides(metadata={"billing": {"unit": "call"}})) is None
+
+
+@pytest.mark.parametrize(
+    ("annotations", "offered", "manual", "hints"),
+    [
+        # What the newest definition takes back is advertised no longer.
+        (READS, DESTROYS, {}, CHANGES | DESTROYS),
+        (READS, {}, {}, CHANGES),
+        (SPARES, {}, {}, DESTROYS),
+        ({}, DESTROYS, {}, DESTROYS),
+        ({"idempotentHint": True}, {}, {}, {"idempotentHint": False}),
+        ({"openWorldHint": False}, {"openWorldHint": True}, {}, {"openWorldHint": True}),
+        # What it promises beyond the approved one counts only once it is accepted.
+        ({}, READS | SPARES, {}, {}),
+        (CHANGES | DESTROYS, READS, {}, CHANGES | DESTROYS),
+        (READS, READS, {}, READS),
+        # A person's word stays.
+        (READS, DESTROYS, {"read_only": True}, READS | SPARES),
+        ({}, READS, {"destructive": True}, CHANGES | DESTROYS),
+    ],
+)
+def test_no_safety_is_advertised_that_the_newest_definition_takes_back(
+    annotations: JsonObject, offered: JsonObject, manual: dict[str, Any], hints: dict[str, bool]
+) -> None:
+    text = definition("x", annotations)
+
+    shown = presented(text, Overrides(metadata=manual), definition("x", offered))
+
+    assert json.loads(shown or text)["annotations"] == hints
+
+
+@given(
+    st.dictionaries(st.sampled_from(["readOnlyHint", "destructiveHint", "idempotentHint"]), maybe),
+    st.dictionaries(st.sampled_from(["readOnlyHint", "destructiveHint", "idempotentHint"]), maybe),
+)
+def test_what_counts_of_two_definitions_is_never_safer_than_either(
+    served_says: dict[str, Any], offered_says: dict[str, Any]
+) -> None:
+    counts = known("x", served_says, {}, offered_says).values
+
+    for flag in ("read_only", "idempotent"):
+        both = (
+            known("x", served_says, {}).values.get(flag),
+            known("x", offered_says, {}).values.get(flag),
+        )
+        assert counts.get(flag) is not True or both == (True, True)
+    if known("x", offered_says, {}).values.get("destructive") is True:
+        assert counts["destructive"] is True
