@@ -305,6 +305,11 @@ class Settings(BaseSettings):
     usage_buffer_records: int = Field(
         default=10_000, ge=100, description="Most records of calls that wait for the database."
     )
+    approvals: Literal["required", "advisory"] = Field(
+        default="required",
+        description="What `human_approval_required` does to a tool: `required` refuses its calls, "
+        "because there is nobody yet who could approve them; `advisory` lets them pass.",
+    )
     call_log: Literal["off", "errors", "all"] = Field(
         default="errors", description="Which gateway requests are logged, one line each."
     )

@@ -22,6 +22,7 @@ from registry.gateway.envelope import Envelope
 from registry.gateway.errors import (
     INVALID_REQUEST,
     UNSUPPORTED_PROTOCOL_VERSION,
+    ApprovalRequired,
     HeaderMismatch,
     InvalidParams,
     InvalidRequest,
@@ -143,8 +144,11 @@ def require_arguments(params: Mapping[str, Any], tool: ToolEntry) -> Mapping[str
     """Return the arguments of a call.
 
     Raises:
+        ApprovalRequired: A person would have to approve the call.
         InvalidParams: They are no object, or do not fit the definition that was approved.
     """
+    if tool.requires_approval:
+        raise ApprovalRequired(tool.name)
     arguments = params.get("arguments")
     if arguments is None:
         arguments = {}

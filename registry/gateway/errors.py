@@ -341,6 +341,23 @@ class ToolDenied(ToolUnknown):
     outcome = Outcome.DENIED
 
 
+class ApprovalRequired(Refusal):
+    """A person must approve each call of the tool, and there is no way yet to ask one."""
+
+    status = 403
+    code = 403
+    error = "approval_required"
+    outcome = Outcome.REFUSED
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The tool {name} requires human approval (human_approval_required), and approvals "
+            "are not available yet: the call was not made. An operator may remove the flag from "
+            "the tool, or set APPROVALS=advisory.",
+            facts={"tool": name},
+        )
+
+
 class MethodUnknown(Refusal):
     """The server does not have this JSON-RPC method."""
 

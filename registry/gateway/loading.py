@@ -37,7 +37,7 @@ from registry.servers.lookup import ServerLookup
 from registry.servers.naming import slug_of
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
-from registry.tools.metadata import facets_of, said_in
+from registry.tools.metadata import facets_of, requires_approval, said_in
 from registry.tools.metadata import known as knowledge
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
@@ -105,11 +105,13 @@ class RouteReader:
         *,
         idle_timeout_seconds: float,
         first_byte_timeout_seconds: float,
+        enforces_approvals: bool,
     ) -> None:
         self._sources = sources
         self._vault = vault
         self._idle_timeout_seconds = idle_timeout_seconds
         self._first_byte_timeout_seconds = first_byte_timeout_seconds
+        self._enforces_approvals = enforces_approvals
         self._facets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     async def ids(self) -> list[str]:
@@ -178,6 +180,7 @@ class RouteReader:
                     known.get(row.owner_id),
                     is_behind=row.is_behind,
                     facets=self._shared(row.facets),
+                    requires_approval=self._enforces_approvals and requires_approval(row.facets),
                 )
             )
         async for feature in self._sources.features.rows(ids):
@@ -301,6 +304,7 @@ def _tool_entry(
     *,
     is_behind: bool = False,
     facets: tuple[str, ...] = (),
+    requires_approval: bool = False,
 ) -> ToolEntry:
     if known is not None:
         entry = known.tools.get(name)
@@ -312,7 +316,13 @@ def _tool_entry(
             and entry.facets == facets
         ):
             return entry
-    return tool_entry(name, definition, is_behind=is_behind, facets=facets)
+    return tool_entry(
+        name,
+        definition,
+        is_behind=is_behind,
+        facets=facets,
+        requires_approval=requires_approval,
+    )
 
 
 def _feature_entry(row: FeatureRow, known: Route | None) -> FeatureEntry:

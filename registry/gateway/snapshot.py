@@ -103,6 +103,7 @@ class Snapshot:
             vault,
             idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
             first_byte_timeout_seconds=settings.gateway_first_byte_timeout_seconds,
+            enforces_approvals=settings.approvals == "required",
         )
         self._clock = clock
         self._max_staleness_seconds = settings.gateway_max_staleness_seconds

@@ -62,6 +62,7 @@ class ToolEntry:
         may_repeat: Whether the server says that a second call changes nothing.
         check: Of the arguments, where the server offers another definition than this approved one.
         facets: What is known of its effects, as texts `flag:value`, for policies.
+        requires_approval: Whether calls are refused because a person must approve each.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ToolEntry:
     may_repeat: bool = False
     check: ArgumentCheck | None = field(default=None, repr=False, compare=False)
     facets: tuple[str, ...] = ()
+    requires_approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,12 @@ def may_tell_of_resources(route: Route) -> bool:
 
 
 def tool_entry(
-    name: str, definition: str, *, is_behind: bool = False, facets: tuple[str, ...] = ()
+    name: str,
+    definition: str,
+    *,
+    is_behind: bool = False,
+    facets: tuple[str, ...] = (),
+    requires_approval: bool = False,
 ) -> ToolEntry:
     """Return the entry of one tool from the JSON text of its object.
 
@@ -186,6 +193,7 @@ def tool_entry(
         definition: As clients get it.
         is_behind: Whether the server offers another definition by now.
         facets: What is known of its effects, as texts `flag:value`.
+        requires_approval: Whether a person must approve each call.
     """
     wire = definition.encode()
     schema = None
@@ -194,7 +202,7 @@ def tool_entry(
         schema = candidate if isinstance(candidate, dict) else None
     check = ArgumentCheck(schema or {}) if is_behind else None
     mirrored = schema if PARAM_HEADER_MARK in wire else None
-    return ToolEntry(name, wire, mirrored, _may_repeat(wire), check, facets)
+    return ToolEntry(name, wire, mirrored, _may_repeat(wire), check, facets, requires_approval)
 
 
 def _may_repeat(wire: bytes) -> bool:

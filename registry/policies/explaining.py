@@ -61,6 +61,7 @@ def explain(
     state: State | None,
     rule: Rule,
     *,
+    requires_approval: bool,
     tells_states: bool,
     tells_names: bool,
 ) -> Explanation:
@@ -72,16 +73,19 @@ def explain(
         verdict: What the access rules say of them and the server.
         state: The tool's states; None when there is no such tool.
         rule: The policies about the tool.
+        requires_approval: Whether its calls are refused because a person must approve each.
         tells_states: Whether who asks may know of tools that are not served.
         tells_names: Whether they may know which policies there are.
     """
-    reasons = (
+    reasons: tuple[Reason, ...] = (
         _of_server(owner),
         _of_tool(state, tells_states=tells_states),
         _of_access(verdict),
         _of_scope(user),
         _of_policies(user, rule, tells_names=tells_names),
     )
+    if requires_approval:
+        reasons = (*reasons, APPROVAL_MISSING)
     refused = next((reason for reason in reasons if not reason.passed), None)
     is_known = state is not None and is_served(*state)
     # A tool that is not served is nobody's business, nor are the policies about it.
@@ -96,6 +100,14 @@ def explain(
         reasons=reasons if tells_policies else reasons[:2],
         policies=_consulted(user, rule) if tells_policies and tells_names else (),
     )
+
+
+APPROVAL_MISSING = Reason(
+    "approval",
+    False,
+    "A person must approve each call (human_approval_required), and approvals are not available "
+    "yet; APPROVALS=advisory lets calls pass.",
+)
 
 
 def blocking(user: UserContext, rule: Rule) -> str:

@@ -335,7 +335,7 @@ class PolicyReason(BaseModel):
 class ReasonAnswer(BaseModel):
     """One step on the way to a tool."""
 
-    step: str = Field(description="`server`, `tool`, `access`, `scope` or `policy`.")
+    step: str = Field(description="`server`, `tool`, `access`, `scope`, `policy` or `approval`.")
     passed: bool
     message: str
 

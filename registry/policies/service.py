@@ -61,7 +61,7 @@ from registry.policies.values import (
 )
 from registry.tools.exposure import SERVED
 from registry.tools.lifecycle import State
-from registry.tools.metadata import facets_of, known, said_in
+from registry.tools.metadata import facets_of, known, requires_approval, said_in
 from registry.tools.projection import restore
 from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
 from registry.tools.repository import ToolRepository
@@ -145,6 +145,7 @@ class PolicyService:
         *,
         clock: Clock,
         admin_sees_private: bool,
+        enforces_approvals: bool,
     ) -> None:
         self._database = database
         self._policies = store.policies
@@ -156,6 +157,7 @@ class PolicyService:
         self._changes = changes
         self._clock = clock
         self._admin_sees_private = admin_sees_private
+        self._enforces_approvals = enforces_approvals
 
     async def page(
         self, user: UserContext, narrowed: PolicyFilter, page: PageRequest
@@ -307,6 +309,7 @@ class PolicyService:
             await self._verdict(owner, caller),
             state,
             rule,
+            requires_approval=self._enforces_approvals and requires_approval(facts.facets),
             tells_states=bool(rights & Permission.EDIT),
             tells_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )

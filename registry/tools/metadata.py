@@ -16,7 +16,8 @@ from registry.core.json import JsonObject, load_text, members
 
 READ_ONLY = "read_only"
 DESTRUCTIVE = "destructive"
-FLAGS = (READ_ONLY, DESTRUCTIVE, "idempotent", "sensitive", "human_approval_required")
+HUMAN_APPROVAL_REQUIRED = "human_approval_required"
+FLAGS = (READ_ONLY, DESTRUCTIVE, "idempotent", "sensitive", HUMAN_APPROVAL_REQUIRED)
 COST_TIER = "cost_tier"
 TAG = "tag"
 """Stands before tags where they are told among the effects."""
@@ -70,6 +71,11 @@ class Known:
 def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
     """Return a flag and its value as one text, for the index that all of them share."""
     return f"{flag}:{str(value).lower() if isinstance(value, bool) else value}"
+
+
+def requires_approval(facets: Iterable[str]) -> bool:
+    """Whether what is known of a tool's effects says that a person must approve each call."""
+    return facet(HUMAN_APPROVAL_REQUIRED, value=True) in facets
 
 
 def facets_of(counts: Known) -> tuple[str, ...]:

@@ -111,6 +111,7 @@ def build_policies(
         snapshot,
         clock=clock,
         admin_sees_private=settings.admin_sees_private,
+        enforces_approvals=settings.approvals == "required",
     )
 
 

@@ -28,6 +28,7 @@ class PlainUpstream:
         announces: Say on the stream of each call's answer that the tools changed.
         redirects_to: Answer every request by sending it elsewhere.
         seen: The headers of every request.
+        methods: The methods of all requests that await an answer.
         reached: Set by the first request.
         released: While this is not set, no request is answered.
     """
@@ -36,6 +37,7 @@ class PlainUpstream:
     announces: bool = False
     redirects_to: str | None = None
     seen: list[dict[str, str]] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
     url: str = ""
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,6 +58,7 @@ class PlainUpstream:
         message = json.loads(await request.text())
         if "id" not in message:
             return web.Response(status=202)
+        self.methods.append(message["method"])
         body = '{"jsonrpc":"2.0","id":%s,%s}' % (  # noqa: UP031 - the parts are JSON text
             json.dumps(message["id"]),
             self._outcome(message),

@@ -57,6 +57,24 @@ async def served(rest: Rest, user: UserContext = ROOT) -> dict[str, dict[str, An
     return {tool["name"]: tool for tool in answer.json()["result"]["tools"]}
 
 
+async def called(rest: Rest, path: str, name: str, version: str) -> httpx.Response:
+    """Call a tool through the gateway, in the era of *version*."""
+    params: dict[str, Any] = {"name": name, "arguments": {}}
+    headers = {
+        "Authorization": f"Bearer {rest.token(ROOT)}",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": version,
+    }
+    if version == "2026-07-28":
+        params["_meta"] = {
+            "io.modelcontextprotocol/protocolVersion": version,
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        headers |= {"Mcp-Method": "tools/call", "Mcp-Name": name}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    return await rest.client.post(path, json=message, headers=headers)
+
+
 async def refresh(rest: Rest, server: dict[str, Any], user: UserContext = ROOT) -> None:
     answer = await rest.call(user, "POST", f"/{server['id']}/refresh")
     assert answer.status_code == 200, answer.text
@@ -501,6 +519,40 @@ async def test_a_tool_that_a_person_unselects_does_not_wait_again(
     await patch(rest, tool, exposure_state="deleted")
     await patch(rest, tool, exposure_state="draft")
     assert list(await listed(rest, review="pending")) == ["sum"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "version"),
+    [
+        ("/mcp/sums", "sum", "2025-11-25"),
+        ("/mcp/sums", "sum", "2026-07-28"),
+        ("/mcp", "sums__sum", "2025-11-25"),
+        ("/mcp", "sums__sum", "2026-07-28"),
+    ],
+)
+async def test_a_tool_that_needs_approval_refuses_calls_and_says_why(
+    rest: Rest, upstream: PlainUpstream, path: str, name: str, version: str
+) -> None:
+    upstream.tools = offered("sum")
+    await rest.register(ROOT, "sums", upstream.url, scope="shared_app")
+    (tool,) = (await listed(rest)).values()
+    flagged = await patch(rest, tool, tool_metadata={"human_approval_required": True})
+    assert flagged.status_code == 200, flagged.text
+    asked_before = upstream.methods.count("tools/call")
+
+    answer = await called(rest, path, name, version)
+
+    assert "human_approval_required" in answer.text
+    assert "APPROVALS=advisory" in answer.text
+    assert upstream.methods.count("tools/call") == asked_before
+    explained = await rest.ask(
+        ROOT, "POST", "/access/explain", json={"path": "/mcp/sums", "tool": "sum"}
+    )
+    assert explained.json()["allowed"] is False
+    assert explained.json()["reasons"][-1]["step"] == "approval"
+    await patch(rest, tool, tool_metadata={"human_approval_required": None})
+    await called(rest, path, name, version)
+    assert upstream.methods.count("tools/call") > asked_before
 
 
 async def test_the_answer_about_a_tool_has_the_name_that_clients_see(
