@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import structlog
+from bson import ObjectId
 from pymongo import MongoClient
 from typer.testing import CliRunner, Result
 
+from registry import __version__
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope
 from registry.auth.jwt import TokenVerifier, default_scopes
 from registry.auth.keys import load_signing_keys
@@ -91,6 +93,20 @@ def dead_url() -> str:
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
+
+
+def insert_user(uri: str, user_id: str = ALICE, **fields: object) -> None:
+    client: MongoClient[dict[str, Any]] = MongoClient(uri)
+    with client:
+        client.get_default_database()["users"].insert_one(
+            {
+                "_id": ObjectId(user_id),
+                "username": "alice",
+                "email": "alice@example.org",
+                "role": "ADMIN",
+                **fields,
+            }
+        )
 
 
 def verifier(key_files: tuple[Path, Path]) -> TokenVerifier:
@@ -224,7 +240,7 @@ def test_the_schemas_are_checked() -> None:
 
 
 def test_the_doctor_is_content_with_a_registry_that_ran(database_uri: str) -> None:
-    run("servers", "list")
+    run("token", "revoke", "--jti", "abc")
 
     result = run("doctor")
 
@@ -247,29 +263,171 @@ def test_the_doctor_fails_when_something_is_wrong() -> None:
     assert "FAIL  indexes: missing or with other options: " in result.stdout
 
 
-def test_an_added_server_is_listed(dead_url: str) -> None:
-    added = run("servers", "add", "weather", dead_url, "--author", ALICE)
+def test_an_added_server_is_listed(dead_url: str, database_uri: str) -> None:
+    insert_user(database_uri)
+
+    added = run("servers", "add", "weather", dead_url)
     listed = run("servers", "list")
     as_json = run("servers", "list", "--json")
 
     assert added.exit_code == 0, added.output
-    told = "imported  the command line: weather is error (Could not connect to"
-    assert added.stdout.startswith(told)
-    assert listed.stderr.endswith("1 servers\n")
-    assert dead_url in listed.stdout
+    assert added.stdout.startswith("weather is error: Could not connect to")
+    assert added.stdout.endswith("; 0 tools at /mcp/weather\n")
+    header, row = listed.stdout.splitlines()
+    assert header.split() == ["Name", "Status", "Tools", "Scope", "Path", "URL", "Id"]
+    assert row.split()[:6] == ["weather", "error", "0", "private_user", "/mcp/weather", dead_url]
+    assert listed.stderr == "1 in all\n"
     (server,) = json.loads(as_json.stdout)
-    assert (server["serverName"], server["scope"]) == ("weather", "shared_app")
+    assert (server["serverName"], server["scope"]) == ("weather", "private_user")
     assert server["author"] == ALICE
+
+
+def test_a_server_is_added_with_all_that_the_api_takes(
+    dead_url: str, database_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    insert_user(database_uri)
+    monkeypatch.setenv("WEATHER_KEY", "s3cret")
+    (tmp_path / "region").write_text("north\n")
+
+    added = run(
+        *("servers", "add", "weather", dead_url, "--json", "--owner", "alice@example.org"),
+        *("--title", "The Weather", "--description", "Rain.", "--tag", "a", "--tag", "b"),
+        *("--scope", "shared_app", "--path", "/mcp/rain", "--type", "sse"),
+        *("--key", "env:WEATHER_KEY", "--key-type", "custom", "--key-header", "X-Key"),
+        *("--header", f"X-Region=file:{tmp_path / 'region'}"),
+    )
+
+    assert added.exit_code == 0, added.output
+    shown = json.loads(added.stdout)
+    wanted = {
+        "title": "The Weather",
+        "description": "Rain.",
+        "tags": ["a", "b"],
+        "scope": "shared_app",
+        "path": "/mcp/rain",
+        "type": "sse",
+        "apiKey": {
+            "key": "***",
+            "source": "admin",
+            "authorization_type": "custom",
+            "custom_header": "X-Key",
+        },
+        "headers": {"X-Region": "north"},
+        "author": ALICE,
+    }
+    assert {name: shown[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--key", "env:NOT_SET"], "--key: the environment has no NOT_SET"),
+        (["--key", "file:missing"], "--key: missing cannot be read (No such file or directory)"),
+        (["--key", "k", "--user-key"], "give either --key or --user-key"),
+        (["--header", "X-Region"], "--header: 'X-Region' has no value; write NAME=VALUE"),
+    ],
+)
+def test_a_value_that_is_not_given_is_one_line(
+    dead_url: str, database_uri: str, arguments: list[str], told: str
+) -> None:
+    insert_user(database_uri)
+
+    result = run("servers", "add", "weather", dead_url, *arguments)
+
+    assert (result.exit_code, result.stderr) == (1, f"registry: {told}\n")
+    assert stored_servers(database_uri) == []
+
+
+@pytest.mark.parametrize(
+    ("users", "arguments", "code", "told"),
+    [
+        (0, [], 1, "there is no administrator whose it could be"),
+        (2, [], 1, "there are several administrators"),
+        (1, ["--owner", "nobody"], 3, "there is no user 'nobody'"),
+        (2, ["--owner", "alice"], 1, "several users are called 'alice'"),
+    ],
+)
+def test_a_server_is_added_for_a_user_that_there_is(
+    dead_url: str, database_uri: str, users: int, arguments: list[str], code: int, told: str
+) -> None:
+    for number in range(users):
+        insert_user(database_uri, f"{number}" * 24, email=f"{number}@example.org")
+
+    result = run("servers", "add", "weather", dead_url, *arguments)
+
+    assert result.exit_code == code
+    assert result.stderr.startswith(f"registry: {told}")
+    assert stored_servers(database_uri) == []
 
 
 def test_a_server_that_cannot_be_read_is_refused_when_asked_to(
     dead_url: str, database_uri: str
 ) -> None:
+    insert_user(database_uri)
+
     result = run("servers", "add", "weather", dead_url, "--strict")
 
     assert result.exit_code == 1
-    assert result.stdout.startswith("failed    the command line: ")
+    assert result.stderr.startswith("registry: Could not connect to")
     assert stored_servers(database_uri) == []
+
+
+def test_commands_that_read_make_nothing(database_uri: str) -> None:
+    listed = run("servers", "list")
+
+    client: MongoClient[dict[str, Any]] = MongoClient(database_uri)
+    with client:
+        made = client.get_default_database().list_collection_names()
+    assert (listed.exit_code, listed.stdout, listed.stderr) == (0, "", "none\n")
+    assert made == []
+
+
+def test_commands_load_neither_a_gateway_nor_what_speaks_to_upstreams() -> None:
+    # Half of a second each, which every command would take longer.
+    told = (
+        "import sys; import registry.wiring.commands, registry.serving;"
+        "heavy = {'mcp', 'aiohttp', 'fastapi', 'registry.gateway.values', 'registry.sync.worker'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", told], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert ended.stdout == "[]\n"
+
+
+def test_what_servers_are_called_cannot_command_a_terminal(
+    dead_url: str, database_uri: str
+) -> None:
+    insert_user(database_uri)
+    run("servers", "add", "weather", dead_url)
+    client: MongoClient[dict[str, Any]] = MongoClient(database_uri)
+    with client:
+        servers = client.get_default_database()["mcpservers"]
+        servers.update_one({}, {"$set": {"serverName": "a\x1b[2J\x9b1mb"}})
+
+    tables, as_json = run("servers", "list"), run("servers", "list", "--json")
+
+    assert tables.stdout.splitlines()[1].startswith("a [2J 1mb  ")
+    assert "\x1b" not in as_json.stdout
+    assert "\x9b" not in as_json.stdout
+
+
+def test_the_version_is_told() -> None:
+    result = run("--version")
+
+    assert (result.exit_code, result.stdout) == (0, f"{__version__}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_are_told_how_to_complete(shell: str, tmp_path: Path) -> None:
+    environment = {"_REGISTRY_COMPLETE": f"source_{shell}"}
+
+    ended = run_registry(tmp_path, environment)
+
+    assert ended.returncode == 0
+    assert "_REGISTRY_COMPLETE" in ended.stdout
 
 
 def test_a_token_may_carry_scopes_that_only_policies_know(key_files: tuple[Path, Path]) -> None:
@@ -289,14 +447,15 @@ def test_what_is_no_scope_of_ones_own_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--type", "stdio"], ["--scope", "everyone"], ["--author", "me"]]
+    ("arguments", "member"),
+    [(["--type", "stdio"], "type"), (["--scope", "everyone"], "scope"), (["--path", "x"], "path")],
 )
-def test_a_malformed_server_is_one_line(dead_url: str, arguments: list[str]) -> None:
+def test_a_malformed_server_is_one_line(dead_url: str, arguments: list[str], member: str) -> None:
     result = run("servers", "add", "weather", dead_url, *arguments)
 
     assert result.exit_code == 1
-    assert result.stdout.startswith("failed    ")
-    assert result.stdout.count("\n") == 1
+    assert result.stderr.startswith(f"registry: {member}: ")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.requirement("R-320")
@@ -356,15 +515,14 @@ def test_a_database_that_is_away_is_one_line(tmp_path: Path, key_files: tuple[Pa
     assert ended.stderr == "registry: MONGO_URI: the database cannot be reached\n"
 
 
-def test_adding_a_name_that_is_taken_fails(dead_url: str) -> None:
+def test_adding_a_name_that_is_taken_fails(dead_url: str, database_uri: str) -> None:
+    insert_user(database_uri)
     run("servers", "add", "weather", dead_url)
 
     again = run("servers", "add", "weather", f"{dead_url}/other")
 
-    assert again.exit_code == 1
-    assert again.stdout == (
-        "exists    the command line: a server named weather is there already\n"
-    )
+    assert again.exit_code == 4
+    assert again.stderr == "registry: A server with serverName 'weather' already exists\n"
 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:

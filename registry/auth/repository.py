@@ -15,6 +15,7 @@ from registry.auth.values import DirectoryEntry, Person
 
 USER, GROUP, ROLE = "user", "group", "role"
 BUILT_IN_ROLES = ("ADMIN", "USER")
+ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
 USER_FIELDS = {"name": 1, "username": 1, "email": 1}
 GROUP_FIELDS = {"name": 1, "email": 1}
 
@@ -66,6 +67,25 @@ class DirectoryRepository:
         if names:
             found += [role for role in await self._all_roles() if role.id in names]
         return {(person.kind, person.id): person for person in found}
+
+    async def find_users(self, reference: str) -> list[Person]:
+        """Return the users of that id, or else of that address or username, in any case of it."""
+        if ObjectId.is_valid(reference):
+            row = await self._users.find_one({"_id": ObjectId(reference)}, USER_FIELDS)
+            if row is not None:
+                return [_person(USER, row)]
+        folded = reference.strip().lower()
+        for name in ("email", "username"):
+            # Both applications store them in lower case.
+            rows = await self._users.find({name: folded}, USER_FIELDS).to_list()
+            if folded and rows:
+                return [_person(USER, row) for row in rows]
+        return []
+
+    async def administrators(self) -> list[Person]:
+        """Return the users whose stored role is the administrators'."""
+        rows = await self._users.find({"role": {"$in": ADMIN_ROLES}}, USER_FIELDS).to_list()
+        return [_person(USER, row) for row in rows]
 
     async def search(
         self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.running import fail, is_hex, read_settings, run
+from registry.cli.output import AsJson, show_json
+from registry.cli.running import FAILED, fail, is_hex, read_settings, run
 
 audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
@@ -22,6 +23,8 @@ def audit_verify(
         str | None,
         typer.Option(help="SEQ:HASH of a seal noted earlier, which must still be there."),
     ] = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Look for records that were removed, altered or slipped in; exit code 1 when there are any.
 
@@ -35,6 +38,21 @@ def audit_verify(
         expected = None if expect is None else _anchor(expect)
         async with audit_verifier(read_settings()) as verifier:
             report = await verifier.verify(expected)
+        if as_json:
+            show_json(
+                {
+                    "records": report.records,
+                    "seals": report.seals,
+                    "waiting": report.waiting,
+                    "problem_count": report.problem_count,
+                    "problems": [
+                        {"finding": problem.finding.value, "subject": problem.subject}
+                        for problem in report.problems
+                    ],
+                    "head": None if report.head is None else f"{report.head[0]}:{report.head[1]}",
+                }
+            )
+            raise typer.Exit(0 if report.is_good else FAILED)
         for problem in report.problems:
             typer.echo(f"{problem.finding.value}: {problem.subject}")
         more = report.problem_count - len(report.problems)

@@ -1,9 +1,11 @@
 """The command line put together, in the order of `registry --help`."""
 
 import os
+from typing import Annotated
 
 import typer
 
+from registry import __version__
 from registry.cli.audit import audit
 from registry.cli.creds import creds
 from registry.cli.migrate import migrate
@@ -19,8 +21,31 @@ app = typer.Typer(
     help="A registry and gateway for MCP servers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def registry_command(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and end.",
+            is_eager=True,
+            callback=lambda value: _print_version(wanted=value),
+        ),
+    ] = False,
+) -> None:
+    """Hold the options that belong to no command."""
+
+
 app.command()(serve)
 app.command(hidden=True)(worker)
 app.command()(doctor)
@@ -42,4 +67,4 @@ def main() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    app()
+    app(prog_name="registry")

@@ -1,12 +1,13 @@
 """Commands about the key of stored credentials and what is under which."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from registry.auth.identity import OPERATOR
+from registry.cli.output import AsJson, show_json
 from registry.cli.running import fail, progress, read_settings, run
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ creds = typer.Typer(help="The key of stored credentials.", no_args_is_help=True)
 
 
 @creds.command("check")
-def creds_check() -> None:
+def creds_check(*, as_json: AsJson = False) -> None:
     """Say under which keys the stored credentials are.
 
     Ends with 1 when one needs another key than CREDS_KEY, or cannot be read.
@@ -30,7 +31,7 @@ def creds_check() -> None:
 
         async with _stored() as (database, cipher):
             found = await survey(database, cipher)
-        _tell_survey(found)
+        _tell(found, [], as_json=as_json)
         if not found.is_clean:
             raise typer.Exit(1)
 
@@ -43,6 +44,7 @@ def creds_rotate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what would be rewritten; change nothing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Encrypt what is under a key of CREDS_KEYS_READABLE anew, under CREDS_KEY.
 
@@ -57,20 +59,21 @@ def creds_rotate(
         async with _stored() as (database, cipher):
             found = await survey(database, cipher)
             if dry_run:
-                for collection, count in found.older.items():
-                    typer.echo(f"{collection}: {count} would be rewritten")
-                _tell_survey(found)
+                would = [
+                    f"{name}: {count} would be rewritten" for name, count in found.older.items()
+                ]
+                _tell(found, would, as_json=as_json)
                 if found.unreadable or found.ambiguous:
                     raise typer.Exit(1)
                 return
             async with recorded_rotation(database, cipher, OPERATOR, found.key_id, found.older):
                 with progress(found.total, "Looking at") as advanced:
                     done = await rotate(database, cipher, seen=lambda: advanced(1))
-        for collection, count in done.rewritten.items():
-            typer.echo(f"{collection}: {count} rewritten")
-        for refused in done.refused:
-            typer.echo(f"{refused.ref}: left as it is: {refused.reason}")
-        _tell_survey(done.after)
+        lines = [f"{name}: {count} rewritten" for name, count in done.rewritten.items()]
+        lines += [f"{left.ref}: left as it is: {left.reason}" for left in done.refused]
+        refused = [{"ref": str(left.ref), "reason": left.reason} for left in done.refused]
+        facts = {"rewritten": dict(done.rewritten), "refused": refused}
+        _tell(done.after, lines, as_json=as_json, facts=facts)
         if _new_key_waits():
             typer.echo(
                 "A new key waits for a restart of the registry; run this again then.", err=True
@@ -117,6 +120,33 @@ def creds_forget_old() -> None:
         typer.echo(f"Former keys dropped: {len(former)}.")
 
     run(work)
+
+
+def _tell(
+    found: "Survey",
+    lines: Iterable[str],
+    *,
+    as_json: bool,
+    facts: Mapping[str, object] | None = None,
+) -> None:
+    """Print what was found after *lines*, or both as JSON with *facts* for the lines."""
+    if as_json:
+        show_json({**(facts or {}), **_survey_facts(found)})
+        return
+    for line in lines:
+        typer.echo(line)
+    _tell_survey(found)
+
+
+def _survey_facts(found: "Survey") -> dict[str, object]:
+    return {
+        "key_id": found.key_id,
+        "stored": found.total,
+        "by_key": {name: dict(keys) for name, keys in found.by_key.items()},
+        "under_an_older_key": found.older.total(),
+        "unreadable": [{"ref": str(one.ref), "reason": one.reason} for one in found.unreadable],
+        "ambiguous": [{"ref": str(one.ref), "reason": one.reason} for one in found.ambiguous],
+    }
 
 
 def _tell_survey(found: "Survey") -> None:

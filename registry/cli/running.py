@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 import uvloop
@@ -17,10 +17,18 @@ from packages.database.client import MongoAddressError, TopologyError
 from packages.database.errors import DatabaseUnavailable, MongoLoginError
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
-from registry.core.errors import RegistryError, leaves
+from registry.core.errors import ErrorKind, RegistryError, leaves
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError
 from registry.local.errors import LocalError
+
+if TYPE_CHECKING:
+    from registry.wiring.commands import CommandServices
+
+FAILED = 1
+NOT_FOUND = 3
+CONFLICT = 4
+"""Exit codes; 2 is a command line that cannot be read."""
 
 EXPECTED = (
     SettingsError,
@@ -35,13 +43,14 @@ EXPECTED = (
 )
 
 
-def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "warning") -> None:
+def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "error") -> None:
     """Run a command's *work*, and end with one line for each failure that is expected.
 
     Logs from *level* on go to the console. SIGTERM cancels the work, as Ctrl-C does.
 
     Raises:
-        typer.Exit: 1 after a failure, 130 after Ctrl-C, 143 after SIGTERM.
+        typer.Exit: 3 when something is not there, 4 when it is there already or was modified
+            meanwhile, 1 after any other failure, 130 after Ctrl-C, 143 after SIGTERM.
     """
     configure_logging(level, "console")
 
@@ -66,12 +75,13 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "warning"
         raise typer.Exit(128 + signal.SIGTERM) from None
     except EXPECTED as exc:
         problems = getattr(exc, "problems", None) or [_sentence(exc)]
-        fail(*problems)
+        fail(*problems, code=_code(exc))
     except BaseExceptionGroup as group:
         expected, rest = group.split(EXPECTED)
         if expected is None or rest is not None:
             raise
-        fail(*(_sentence(exc) for exc in leaves(expected)))
+        problems = [_sentence(exc) for exc in leaves(expected)]
+        fail(*problems, code=max(_code(exc) for exc in leaves(expected)))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -90,11 +100,21 @@ def _database_named_by() -> str:
     return "MONGO_URI"
 
 
-def fail(*problems: str) -> NoReturn:
-    """Tell the problems on standard error, each in a line, and end with 1."""
+def _code(error: BaseException) -> int:
+    match getattr(error, "kind", None):
+        case ErrorKind.NOT_FOUND:
+            return NOT_FOUND
+        case ErrorKind.CONFLICT:
+            return CONFLICT
+        case _:
+            return FAILED
+
+
+def fail(*problems: str, code: int = FAILED) -> NoReturn:
+    """Write the problems to standard error, each in a line, and end with *code*."""
     for problem in problems:
-        sys.stderr.write(f"registry: {problem}\n")
-    raise typer.Exit(1)
+        sys.stderr.write(f"registry: {' '.join(problem.split())}\n")
+    raise typer.Exit(code)
 
 
 def read_settings() -> Settings:
@@ -105,12 +125,15 @@ def read_settings() -> Settings:
 
 
 @asynccontextmanager
-async def components() -> AsyncIterator[Any]:
-    """Build everything by the settings at hand, and take it down at the end."""
-    from registry.wiring.application import components as built  # noqa: PLC0415 - heavy imports
+async def services(*, changes: bool = False) -> "AsyncIterator[CommandServices]":
+    """Return the services by the settings at hand: to read, or to change something too.
 
-    async with built(read_settings()) as parts:
-        yield parts
+    They are used in this process, on the database: no gateway need run, and none is started.
+    """
+    from registry.wiring.commands import command_services  # noqa: PLC0415 - heavy imports
+
+    async with command_services(read_settings(), changes=changes) as built:
+        yield built
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from registry.cli.output import AsJson, show_json
 from registry.cli.running import read_settings, run
 
 
@@ -49,14 +50,21 @@ def worker(orders: str) -> None:
     run(work)
 
 
-def doctor() -> None:
+def doctor(*, as_json: AsJson = False) -> None:
     """Check the database, indexes, schema version, keys and stored credentials."""
 
     async def work() -> None:
         from registry.doctor import examine  # noqa: PLC0415 - heavy imports
 
         findings = await examine(read_settings())
-        for finding in findings:
+        if as_json:
+            show_json(
+                [
+                    {"check": one.check, "good": one.good, "message": one.message}
+                    for one in findings
+                ]
+            )
+        for finding in () if as_json else findings:
             typer.echo(f"{'ok  ' if finding.good else 'FAIL'}  {finding.check}: {finding.message}")
         if not all(finding.good for finding in findings):
             raise typer.Exit(1)

@@ -66,7 +66,7 @@ def sync_run(
             raise typer.Exit(1)
 
     # What comes of each server is in the table, its failures too.
-    run(work, level="error")
+    run(work)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import typer
 
 from registry.auth.identity import OPERATOR, SCOPE_NAME, Role, Scope
 from registry.auth.jwt import default_scopes
-from registry.cli.running import components, fail, is_hex, read_settings, run
+from registry.cli.running import fail, is_hex, read_settings, run, services
 from registry.core.clock import SystemClock
 
 token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
@@ -74,8 +74,8 @@ def token_revoke(
             what = TokenRevoke(jti=jti, user_id=user_id)
         except ValidationError:
             fail("give either --jti or --user-id, the latter as 24 hexadecimal characters")
-        async with components() as parts:
-            revoked = await parts.sessions.revoke(what, OPERATOR)
+        async with services(changes=True) as built:
+            revoked = await built.sessions.revoke(what, OPERATOR)
         typer.echo("It was revoked before." if revoked.already else "Revoked.")
 
     run(work)

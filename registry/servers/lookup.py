@@ -13,6 +13,7 @@ from packages.models import MCPServer
 from registry.access.policy import ServerScope
 from registry.core.json import JsonObject, members
 from registry.servers.documents import RECORD, SEEN_FIELDS, record_of, scope_of, status_of
+from registry.servers.naming import slug_of
 from registry.servers.sync_states import SyncStateRepository
 from registry.servers.values import ServerCounts, ServerRecord, ServerStatus, Transport
 
@@ -78,6 +79,24 @@ class ServerLookup:
         """Return the server of that name, whoever asks."""
         document = await self._servers.find_one({"serverName": server_name}, RECORD)
         return None if document is None else record_of(document)
+
+    async def at_path(self, path: str) -> ServerRecord | None:
+        """Return the server at a gateway path, whoever asks."""
+        document = await self._servers.find_one({"path": path}, RECORD)
+        if document is not None:
+            return record_of(document)
+        # The other application stores no path: the default follows from the name.
+        server = await self.by_name(slug_of(path) or "")
+        return None if server is None or server.effective_path != path else server
+
+    async def find(self, reference: str) -> ServerRecord | None:
+        """Return the server of that id, name or gateway path, whoever asks."""
+        if reference.startswith("/"):
+            return await self.at_path(reference.removesuffix("/"))
+        found = None
+        if ObjectId.is_valid(reference):
+            found = await self.get_unchecked(reference)
+        return found or await self.by_name(reference)
 
     async def ids_by_names(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Return the ids of the servers of each of these names that there is, whoever asks."""

@@ -41,12 +41,8 @@ class PolicyOwners:
 
     async def policy_owner_at(self, path: str) -> Owner | None:
         """Return likewise the server at a gateway path."""
-        found = await self._servers.find_one({"path": path}, RECORD)
-        if found is not None:
-            return _owner(record_of(found))
-        # The other application stores no path: the default follows from the name.
-        server = await self._lookup.by_name(slug_of(path) or "")
-        return None if server is None or server.effective_path != path else _owner(server)
+        server = await self._lookup.at_path(path)
+        return None if server is None else _owner(server)
 
     async def held_policy_owner(self, owner_id: str, tx: Transaction) -> Owner | None:
         """Return likewise a server that no other change may overlap before the end of *tx*."""

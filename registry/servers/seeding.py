@@ -12,10 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from bson import ObjectId
 from pydantic import ValidationError
 
-from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.auth.identity import UserContext
 from registry.core.errors import RegistryError
 from registry.servers.errors import ServerExistsError
 from registry.servers.schemas import ServerCreate
@@ -79,16 +78,14 @@ def _read(file: Path) -> object:
 async def import_servers(
     service: ServerService,
     items: Iterable[tuple[str, Any]],
-    author: str,
+    user: UserContext,
     *,
     dry_run: bool,
-    strict: bool = False,
 ) -> AsyncIterator[Report]:
-    """Register each item; one that fails stops nothing, one that exists is left alone."""
-    user = UserContext(author.lower(), "import", Role.ADMIN, ALL_SCOPES)
-    if not ObjectId.is_valid(author):
-        yield Report("--author", Outcome.FAILED, "is not an ObjectId")
-        return
+    """Register each item on behalf of *user*.
+
+    One that fails stops nothing, one that exists is left alone.
+    """
     seen: set[str] = set()
     for source, content in items:
         try:
@@ -101,7 +98,7 @@ async def import_servers(
             elif dry_run:
                 yield Report(source, Outcome.WOULD_IMPORT, f"{name} from {body.url}")
             else:
-                server = await service.register(body, user, strict=strict)
+                server = await service.register(body, user, strict=False)
                 why = f" ({server.error_message})" if server.error_message else ""
                 told = f"{name} is {server.effective_status}{why}"
                 yield Report(source, Outcome.IMPORTED, told)
@@ -110,7 +107,7 @@ async def import_servers(
         except RegistryError as exc:
             yield Report(source, Outcome.FAILED, exc.message)
         except ValidationError as exc:
-            yield Report(source, Outcome.FAILED, _problems(exc))
+            yield Report(source, Outcome.FAILED, "; ".join(problems_of(exc)))
         except UnreadableError as exc:
             yield Report(source, Outcome.FAILED, str(exc))
 
@@ -173,9 +170,10 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip("/ ")).strip("-._").lower()[:64]
 
 
-def _problems(error: ValidationError) -> str:
-    return "; ".join(
+def problems_of(error: ValidationError) -> list[str]:
+    """Return what is wrong with a server that somebody described, member by member."""
+    return [
         f"{'.'.join(str(part) for part in item['loc']) or 'file'}: "
         f"{item['msg'].removeprefix('Value error, ')}"
         for item in error.errors(include_input=False)
-    )
+    ]

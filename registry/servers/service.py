@@ -169,6 +169,13 @@ class ServerService:
             return None
         return await self._visible.get(server.id, user, self._clock.now())
 
+    async def find(self, reference: str, user: UserContext) -> ServerRecord | None:
+        """Return the server of that id, name or gateway path if *user* may see it."""
+        found = await self._lookup.find(reference)
+        if found is None:
+            return None
+        return await self._visible.get(found.id, user, self._clock.now())
+
     async def tools(
         self, server_id: str, user: UserContext
     ) -> tuple[ServerRecord, list[ServedTool]]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from packages.models import check_schema_version
 from registry.audit.sealing import Sealer
 from registry.audit.service import AuditService
+from registry.connections.service import ConnectionService
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.core.loop_lag import watch_loop
@@ -18,6 +19,7 @@ from registry.gateway.endpoint import GatewayEndpoint, Surroundings
 from registry.gateway.gates import UpstreamGates, gate_limits
 from registry.gateway.ports import Peers
 from registry.migration.service import Migration
+from registry.servers.directory import ServerDirectory
 from registry.servers.user_keys import UserKeyService
 from registry.tokens.gauges import TokenGauges
 from registry.upstream.pool import create_upstream_session
@@ -31,7 +33,6 @@ from registry.wiring.gateway import build_feed, build_recorder, build_view
 from registry.wiring.identities import build_identities
 from registry.wiring.keys import build_cipher, build_issuer, build_keys
 from registry.wiring.services import (
-    build_connection_service,
     build_permissions,
     build_policies,
     build_servers,
@@ -161,13 +162,26 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             database=database,
             authenticator=known.authenticator,
             servers=servers,
-            connections=build_connection_service(settings, storage, tracker, peers, clock),
+            connections=ConnectionService(
+                tracker,
+                ServerDirectory(repositories.visible, clock),
+                peers if isinstance(peers, Siblings) else None,
+                clock=clock,
+                idle_seconds=settings.connection_idle_seconds,
+            ),
             permissions=build_permissions(settings, storage, known.directory, snapshot, clock),
             user_keys=UserKeyService(database, repositories, snapshot, tracker, clock=clock),
             versions=VersionService(servers, repositories.versions, upstreams.vault),
             tokens=build_tokens(settings, storage, clock=clock, metrics=metrics),
             sessions=build_sessions(
-                settings, storage, known, issuer, clock=clock, metrics=metrics
+                settings,
+                storage,
+                known.directory,
+                known.verifier,
+                known.revocations,
+                issuer,
+                clock=clock,
+                metrics=metrics,
             ),
             token_gauges=token_gauges,
             snapshot=snapshot,

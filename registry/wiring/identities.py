@@ -31,13 +31,7 @@ async def build_identities(
     Raises:
         DatabaseUnavailable: It cannot be read.
     """
-    verifier = TokenVerifier(
-        keys,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        shared_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
-        leeway_seconds=settings.jwt_leeway_seconds,
-    )
+    verifier = build_verifier(settings, keys)
     directory = DirectoryRepository(database)
     revocations = RevocationList(RevocationRepository(database), clock)
     await revocations.load()
@@ -52,3 +46,14 @@ async def build_identities(
         leeway_seconds=settings.jwt_leeway_seconds,
     )
     return Identities(verifier, directory, revocations, authenticator)
+
+
+def build_verifier(settings: Settings, keys: SigningKeys) -> TokenVerifier:
+    """Return what verifies bearer tokens."""
+    return TokenVerifier(
+        keys,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        shared_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+        leeway_seconds=settings.jwt_leeway_seconds,
+    )

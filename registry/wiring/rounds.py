@@ -8,6 +8,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.sync.rounds import SyncRound
+from registry.wiring.commands import NoGateway
 from registry.wiring.connections import build_connections
 from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
@@ -43,7 +44,7 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRoun
             settings,
             storage,
             upstreams.reader,
-            NobodyFollows(),
+            NoGateway(),
             connections=tracker,
             clock=clock,
             metrics=metrics,
@@ -57,10 +58,3 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRoun
             lease_seconds=settings.sync_lease_seconds,
             clock=clock,
         )
-
-
-class NobodyFollows:
-    """Implements `servers.ports.ServerChanges` where no gateway runs."""
-
-    async def server_changed(self, server_id: str) -> None:
-        """Leave it to the change streams of those that serve."""

@@ -2,37 +2,35 @@
 
 from datetime import timedelta
 
+from registry.access.ports import ResourceChanges
 from registry.access.service import PermissionService
-from registry.auth.jwt import TokenIssuer
+from registry.auth.jwt import TokenIssuer, TokenVerifier
 from registry.auth.repository import DirectoryRepository
-from registry.connections.service import ConnectionService
+from registry.auth.revocation import RevocationList
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.ports import Peers
-from registry.gateway.snapshot import Snapshot
 from registry.governance.history import ToolHistory
 from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
+from registry.policies.ports import PolicyChanges
 from registry.policies.service import PolicyService, PolicyStore
-from registry.servers.directory import ServerDirectory
 from registry.servers.policy_owners import PolicyOwners
+from registry.servers.ports import ServerChanges
 from registry.servers.service import ServerService
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.service import TokenService
 from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
-from registry.wiring.identities import Identities
 from registry.wiring.storage import Storage
 from registry.wiring.upstreams import Upstreams
-from registry.workers.peers import Siblings
 
 
 def build_servers(
     settings: Settings,
     storage: Storage,
     upstreams: Upstreams,
-    snapshot: Snapshot,
+    changes: ServerChanges,
     tracker: ConnectionTracker,
     *,
     clock: Clock,
@@ -44,7 +42,7 @@ def build_servers(
         storage.repositories,
         upstreams.vault,
         upstreams.discovery,
-        snapshot,
+        changes,
         tracker,
         clock=clock,
         metrics=metrics,
@@ -53,7 +51,7 @@ def build_servers(
     )
 
 
-def build_tools(storage: Storage, snapshot: Snapshot, clock: Clock) -> ToolService:
+def build_tools(storage: Storage, changes: ServerChanges, clock: Clock) -> ToolService:
     """Return what shows tools and decides about them."""
     governed = GovernedTools(storage.database)
     return ToolService(
@@ -62,7 +60,7 @@ def build_tools(storage: Storage, snapshot: Snapshot, clock: Clock) -> ToolServi
         governed,
         ToolHistory(governed, storage.audit_repository),
         storage.audit,
-        snapshot,
+        changes,
         clock=clock,
     )
 
@@ -71,7 +69,7 @@ def build_permissions(
     settings: Settings,
     storage: Storage,
     directory: DirectoryRepository,
-    snapshot: Snapshot,
+    changes: ResourceChanges,
     clock: Clock,
 ) -> PermissionService:
     """Return what shares servers."""
@@ -81,7 +79,7 @@ def build_permissions(
         storage.repositories.servers,
         directory,
         storage.audit,
-        snapshot,
+        changes,
         clock=clock,
         admin_sees_private=settings.admin_sees_private,
     )
@@ -91,7 +89,7 @@ def build_policies(
     settings: Settings,
     storage: Storage,
     directory: DirectoryRepository,
-    snapshot: Snapshot,
+    changes: PolicyChanges,
     clock: Clock,
 ) -> PolicyService:
     """Return what says who may use which single tools."""
@@ -108,7 +106,7 @@ def build_policies(
             directory,
         ),
         storage.audit,
-        snapshot,
+        changes,
         clock=clock,
         admin_sees_private=settings.admin_sees_private,
         enforces_approvals=settings.approvals == "required",
@@ -132,7 +130,9 @@ def build_tokens(
 def build_sessions(
     settings: Settings,
     storage: Storage,
-    known: Identities,
+    directory: DirectoryRepository,
+    verifier: TokenVerifier,
+    revocations: RevocationList,
     issuer: TokenIssuer,
     *,
     clock: Clock,
@@ -142,25 +142,12 @@ def build_sessions(
     database = storage.database
     return SessionService(
         database,
-        SessionStore(FamilyRepository(database), RevocationWriter(database), known.directory),
+        SessionStore(FamilyRepository(database), RevocationWriter(database), directory),
         storage.audit,
         issuer,
-        known.verifier,
-        known.revocations,
+        verifier,
+        revocations,
         clock=clock,
         metrics=metrics,
         lifetimes=Lifetimes(settings.token_max_hours, timedelta(days=settings.token_family_days)),
-    )
-
-
-def build_connection_service(
-    settings: Settings, storage: Storage, tracker: ConnectionTracker, peers: Peers, clock: Clock
-) -> ConnectionService:
-    """Return what tells how connections stand, in all workers."""
-    return ConnectionService(
-        tracker,
-        ServerDirectory(storage.repositories.visible, clock),
-        peers if isinstance(peers, Siblings) else None,
-        clock=clock,
-        idle_seconds=settings.connection_idle_seconds,
     )

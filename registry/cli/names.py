@@ -1,0 +1,49 @@
+"""How commands find what they are told: by its id, its name or its path."""
+
+from typing import TYPE_CHECKING
+
+from registry.auth.identity import OPERATOR
+from registry.cli.running import NOT_FOUND, fail, is_hex
+
+if TYPE_CHECKING:
+    from registry.auth.values import Person
+    from registry.servers.values import ServerRecord
+    from registry.wiring.commands import CommandServices
+
+ID_CHARACTERS = 24
+
+
+def is_id(reference: str) -> bool:
+    """Say whether this has the form of an ObjectId."""
+    return len(reference) == ID_CHARACTERS and is_hex(reference)
+
+
+async def server_of(services: "CommandServices", reference: str) -> "ServerRecord":
+    """Return the server of that id, name or gateway path; end the command where there is none."""
+    found = await services.servers.find(reference, OPERATOR)
+    if found is None:
+        fail(f"there is no server {reference!r}", code=NOT_FOUND)
+    return found
+
+
+async def user_of(services: "CommandServices", reference: str) -> "Person":
+    """Return the user of that id, name or address; end the command where there is none or more."""
+    found = await services.directory.find_users(reference)
+    if not found:
+        fail(f"there is no user {reference!r}", code=NOT_FOUND)
+    if len(found) > 1:
+        ids = ", ".join(person.id for person in found)
+        fail(f"several users are called {reference!r}; give the id of one: {ids}")
+    return found[0]
+
+
+async def owner_of(services: "CommandServices", reference: str | None) -> str:
+    """Return the id of whom a new server shall belong to: a user, by default the administrator."""
+    if reference is not None:
+        return (await user_of(services, reference)).id
+    administrators = await services.directory.administrators()
+    if not administrators:
+        fail("there is no administrator whose it could be; say whose it is with --owner")
+    if len(administrators) > 1:
+        fail("there are several administrators; say whose it is with --owner")
+    return administrators[0].id

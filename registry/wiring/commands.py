@@ -1,0 +1,152 @@
+"""The services of the control plane without a gateway and without background work: for commands.
+
+Whoever serves follows what commands change by the change streams.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from packages.database.client import Database
+from packages.models import check_schema_version
+from registry.access.service import PermissionService
+from registry.audit.service import AuditService
+from registry.auth.repository import DirectoryRepository, RevocationRepository
+from registry.auth.revocation import RevocationList
+from registry.core.clock import Clock, SystemClock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.governance.service import ToolService
+from registry.policies.service import PolicyService
+from registry.servers.service import ServerService
+from registry.tokens.sessions import SessionService
+from registry.usage.repository import UsageRepository
+from registry.usage.service import UsageService
+from registry.wiring.connections import build_connections
+from registry.wiring.database import connected
+from registry.wiring.identities import build_verifier
+from registry.wiring.keys import build_cipher, build_issuer, build_keys
+from registry.wiring.services import (
+    build_permissions,
+    build_policies,
+    build_servers,
+    build_sessions,
+    build_tools,
+)
+from registry.wiring.storage import Storage, build_storage, prepared
+from registry.wiring.upstreams import build_upstreams
+
+
+class NoGateway:
+    """Hears of changes where no gateway runs in this process, and leaves them to those that serve.
+
+    Implements `ServerChanges`, `ResourceChanges` and `PolicyChanges`.
+    """
+
+    async def server_changed(self, server_id: str) -> None:
+        """Do nothing."""
+
+    async def policy_changed(self, policy_id: str) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class CommandServices:
+    """The services that a command may use, each built when it is asked for."""
+
+    settings: Settings
+    clock: Clock
+    storage: Storage
+    _metrics: Metrics
+
+    @cached_property
+    def servers(self) -> ServerService:
+        """Return what registers, changes and shows servers."""
+        settings, clock, metrics = self.settings, self.clock, self._metrics
+        upstreams = build_upstreams(settings, self.storage, clock=clock, metrics=metrics)
+        # What readings show is stored by them; nobody here asks for states.
+        _, tracker = build_connections(settings, self.storage, clock=clock, metrics=metrics)
+        return build_servers(
+            settings, self.storage, upstreams, NoGateway(), tracker, clock=clock, metrics=metrics
+        )
+
+    @cached_property
+    def tools(self) -> ToolService:
+        """Return what shows tools and decides about them."""
+        return build_tools(self.storage, NoGateway(), self.clock)
+
+    @cached_property
+    def directory(self) -> DirectoryRepository:
+        """Return what looks people up."""
+        return DirectoryRepository(self.storage.database)
+
+    @cached_property
+    def permissions(self) -> PermissionService:
+        """Return what shares servers."""
+        return build_permissions(
+            self.settings, self.storage, self.directory, NoGateway(), self.clock
+        )
+
+    @cached_property
+    def policies(self) -> PolicyService:
+        """Return what says who may use which single tools."""
+        return build_policies(self.settings, self.storage, self.directory, NoGateway(), self.clock)
+
+    @cached_property
+    def sessions(self) -> SessionService:
+        """Return what issues our own tokens and revokes them."""
+        keys = build_keys(self.settings)
+        return build_sessions(
+            self.settings,
+            self.storage,
+            self.directory,
+            build_verifier(self.settings, keys),
+            # What is revoked here is read from the database by those that check tokens.
+            RevocationList(RevocationRepository(self.storage.database), self.clock),
+            build_issuer(self.settings, keys, self.clock),
+            clock=self.clock,
+            metrics=self._metrics,
+        )
+
+    @cached_property
+    def audit(self) -> AuditService:
+        """Return what reads the audit trail."""
+        return AuditService(self.storage.audit_repository)
+
+    @cached_property
+    def usage(self) -> UsageService:
+        """Return what reads records of calls."""
+        return UsageService(UsageRepository(self.storage.database))
+
+    @property
+    def database(self) -> Database:
+        """Return the database that all of them use."""
+        return self.storage.database
+
+
+@asynccontextmanager
+async def command_services(settings: Settings, *, changes: bool) -> AsyncIterator[CommandServices]:
+    """Connect to the database and return the services.
+
+    Args:
+        settings: Of this installation.
+        changes: Whether something may be changed: collections and indexes that are missing are
+            made then, and the keys must fit what is stored.
+
+    Raises:
+        SchemaVersionError: The generated models are of another release.
+        SettingsError: The stored credentials were encrypted with other keys.
+        TopologyError: Something is to be changed, and MongoDB is no replica set.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    check_schema_version()
+    clock, metrics, cipher = SystemClock(), Metrics(), build_cipher(settings)
+    async with connected(settings, metrics) as database:
+        if changes:
+            await database.require_replica_set()
+            await prepared(database, cipher)
+        else:
+            await database.ping()
+        storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
+        yield CommandServices(settings, clock, storage, metrics)
