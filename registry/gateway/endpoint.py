@@ -24,6 +24,7 @@ from registry.core.errands import Errands
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.admission import Admission
+from registry.gateway.arguments import ArgumentChecker
 from registry.gateway.broker import Broker
 from registry.gateway.client_sessions import ClientSessions
 from registry.gateway.connector import Connector
@@ -156,6 +157,7 @@ class GatewayEndpoint:
             metrics.upstream_list_changes.inc()
             around.announced(route.server_id)
 
+        self._arguments = ArgumentChecker(clock)
         self._one = PassThrough(
             routes,
             Forwarder(
@@ -169,6 +171,7 @@ class GatewayEndpoint:
             self._seal,
             self._streams,
             recorder,
+            arguments=self._arguments,
             until=self._until,
             unknown_tool=self._admission.unknown_tool,
             repeats_reads=settings.gateway_repeat_reads,
@@ -228,7 +231,12 @@ class GatewayEndpoint:
             states,
             standing,
             around.peers,
-            means=Means(self._one.credentials_of, self._admission, self._one.forward_as),
+            means=Means(
+                self._one.credentials_of,
+                self._admission,
+                self._one.forward_as,
+                self._arguments,
+            ),
             recorder=recorder,
         )
         self._old_clients = OldClients(
@@ -283,6 +291,7 @@ class GatewayEndpoint:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._connector.sessions.close()
+        await self._arguments.close()
         self._wire.close()
 
     async def _serve(self, exchange: Exchange) -> None:

@@ -27,6 +27,7 @@ from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway import crossing
 from registry.gateway.admission import Admission
+from registry.gateway.arguments import ArgumentChecker
 from registry.gateway.asks import Ask
 from registry.gateway.broker import WANTED, Broker, Elsewhere
 from registry.gateway.callers import Caller
@@ -82,6 +83,7 @@ class Means:
     credentials_of: CredentialsOf
     admission: Admission
     fast_call: FastCall
+    arguments: ArgumentChecker
 
 
 class HostedServer:
@@ -118,6 +120,7 @@ class HostedServer:
         self._credentials_of = means.credentials_of
         self._admission = means.admission
         self._fast_call = means.fast_call
+        self._arguments = means.arguments
         self._recorder = recorder
         peers.listen(self.told)
 
@@ -221,7 +224,7 @@ class HostedServer:
         method = envelope.method
         match method:
             case "tools/call":
-                owned = self._tool(exchange, envelope, offering)
+                owned = await self._tool(exchange, envelope, offering)
                 await self._call(exchange, envelope, caller, offering, owned, "name")
             case "prompts/get":
                 name = _named(envelope, "name")
@@ -328,7 +331,7 @@ class HostedServer:
             200, page_result(page, exchange.request_id, is_modern=exchange.is_modern)
         )
 
-    def _tool(self, exchange: Exchange, envelope: Envelope, offering: Offering) -> Owned:
+    async def _tool(self, exchange: Exchange, envelope: Envelope, offering: Offering) -> Owned:
         name = _named(envelope, "name")
         owned = offering.tool(name)
         if owned is None or owned.tool is None:
@@ -338,6 +341,8 @@ class HostedServer:
         exchange.tool = owned.tool.name
         exchange.may_repeat = owned.tool.may_repeat
         arguments = require_arguments(envelope.params, owned.tool)
+        if owned.tool.check is not None:
+            await self._arguments.require_fit(owned.tool, arguments)
         if exchange.is_modern and owned.tool.param_header_schema is not None:
             check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
         return owned

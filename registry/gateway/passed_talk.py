@@ -21,7 +21,7 @@ from registry.gateway.values import Route
 
 CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
 
-OwnAnswer = Callable[[Exchange, Envelope, Route], bytes | None]
+OwnAnswer = Callable[[Exchange, Envelope, Route], Awaitable[bytes | None]]
 """Returns what the gateway answers itself; None when the server is to. Raises a Refusal when the
 message may not be sent."""
 
@@ -73,7 +73,7 @@ class PassedTalk:
             Refusal: It got no further, and is no request; those are told on the stream.
         """
         try:
-            own = self._own_answer(exchange, envelope, route)
+            own = await self._own_answer(exchange, envelope, route)
             if own is None:
                 await self._send(envelope, user, route)
                 return

@@ -3,14 +3,15 @@
 What is decided here is decided on what was parsed of them; what goes on is what came.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 import structlog
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
 from multidict import CIMultiDict
 
 from registry.auth.identity import UserContext
+from registry.gateway.arguments import ArgumentChecker
 from registry.gateway.catalogue import Owned, Withheld
 from registry.gateway.envelope import Envelope
 from registry.gateway.eras import (
@@ -55,6 +56,7 @@ class PassThrough:
         seal: Makes and opens session ids.
         streams: Counts what stays open.
         recorder: Is told when a request goes upstream.
+        arguments: Checks those of calls where the server offers another definition.
         until: Ends what stays open.
         unknown_tool: Returns the refusal of a tool that is not there for the caller.
         repeats_reads: Whether what may be repeated is, when a server breaks off.
@@ -68,6 +70,7 @@ class PassThrough:
         streams: StandingStreams,
         recorder: Recorder,
         *,
+        arguments: ArgumentChecker,
         until: Until,
         unknown_tool: UnknownTool,
         repeats_reads: bool,
@@ -77,6 +80,7 @@ class PassThrough:
         self._seal = seal
         self._streams = streams
         self._recorder = recorder
+        self._arguments = arguments
         self._until = until
         self._unknown_tool = unknown_tool
         self._repeats_reads = repeats_reads
@@ -93,7 +97,7 @@ class PassThrough:
         if exchange.is_modern:
             check_modern(envelope, exchange.headers)
         session_id = self._session_id(exchange, user, route)
-        own = self.own_answer(exchange, envelope, route)
+        own = await self.own_answer(exchange, envelope, route)
         if own is not None:
             await exchange.answer(200, own)
             return
@@ -120,7 +124,9 @@ class PassThrough:
         session_id = self._session_id(exchange, user, route)
         await self._forward(exchange, route, user, session_id, b"")
 
-    def own_answer(self, exchange: Exchange, envelope: Envelope, route: Route) -> bytes | None:
+    async def own_answer(
+        self, exchange: Exchange, envelope: Envelope, route: Route
+    ) -> bytes | None:
         """Return the answer to what the server is not asked; check what it is.
 
         Raises:
@@ -128,7 +134,7 @@ class PassThrough:
         """
         method = envelope.method
         if method == "tools/call":
-            self._check_call(exchange, envelope, route)
+            await self._check_call(exchange, envelope, route)
         elif method in PAGE_KINDS:
             return _listed(exchange, envelope, route)
         return None
@@ -188,7 +194,7 @@ class PassThrough:
             return None
         return self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
 
-    def _check_call(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
+    async def _check_call(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
         name = envelope.params.get("name")
         if type(name) is not str:
             raise InvalidParams("tools/call needs the member params.name, a string.")
@@ -198,7 +204,9 @@ class PassThrough:
             raise by_era(exchange, self._unknown_tool(exchange, name, withheld))
         exchange.tool = tool.name
         exchange.may_repeat = tool.may_repeat
-        arguments: Mapping[str, Any] = require_arguments(envelope.params, tool)
+        arguments = require_arguments(envelope.params, tool)
+        if tool.check is not None:
+            await self._arguments.require_fit(tool, arguments)
         if exchange.is_modern and tool.param_header_schema is not None:
             check_param_headers(tool.param_header_schema, arguments, exchange.headers)
 

@@ -13,7 +13,6 @@ from yarl import URL
 from registry.access.policy import ServerFacts, ServerScope
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, members
-from registry.gateway.arguments import ArgumentCheck
 from registry.gateway.headers import HeaderLines, header_lines
 from registry.gateway.listing import ToolPages, build_pages
 from registry.policies.decisions import Rule
@@ -50,6 +49,19 @@ NOT_PUBLIC = "(not public)"
 """In metrics, all servers whose names not everybody may know."""
 
 USER_AGENT = "mcp-gateway-registry"
+
+
+class ArgumentCheck:
+    """Marks a tool whose arguments are checked.
+
+    Attributes:
+        paused_until: Monotonic seconds; before that no check is tried.
+    """
+
+    __slots__ = ("paused_until",)
+
+    def __init__(self) -> None:
+        self.paused_until = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +209,11 @@ def tool_entry(
     """
     wire = definition.encode()
     schema = None
-    if is_behind or PARAM_HEADER_MARK in wire:
+    if PARAM_HEADER_MARK in wire:
         candidate = orjson.loads(wire).get("inputSchema")
         schema = candidate if isinstance(candidate, dict) else None
-    check = ArgumentCheck(schema or {}) if is_behind else None
-    mirrored = schema if PARAM_HEADER_MARK in wire else None
-    return ToolEntry(name, wire, mirrored, _may_repeat(wire), check, facets, requires_approval)
+    check = ArgumentCheck() if is_behind else None
+    return ToolEntry(name, wire, schema, _may_repeat(wire), check, facets, requires_approval)
 
 
 def _may_repeat(wire: bytes) -> bool:

@@ -19,6 +19,7 @@ from registry.core.definitions import (
     definition_text,
 )
 from registry.core.json import JsonObject, canonical_json, members, nesting
+from registry.tools.schema_bounds import excess
 from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
 
 NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
@@ -148,6 +149,9 @@ def _schema(value: JsonValue, member: str) -> str:
         raise RejectionError(f"has an invalid {member}: {reason}") from None
     except (ValueError, RecursionError, OverflowError):
         raise RejectionError(f"has an invalid {member}") from None
+    too_much = excess(value)
+    if too_much is not None:
+        raise RejectionError(f"has an {member} with {too_much}")
     return text
 
 

@@ -1,0 +1,145 @@
+"""How much a JSON Schema asks of those who read it. Pure.
+
+Clients write schemas out in full, and validators walk them so: references to references that
+double at each level make gigabytes of a few kilobytes, and patterns may compile to megabytes each.
+Recursion is counted once; what it costs depends on the arguments, and is bounded where those are
+checked.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from registry.core.json import JsonObject
+
+MAX_EXPANDED = 100_000
+"""Values of a schema in which each reference is replaced by what it refers to: what a
+definition of the largest size holds without any references."""
+
+MAX_REFERENCE_CHAIN = 100
+"""References that follow each other."""
+
+MAX_PATTERN_CHARACTERS = 4096
+MAX_PATTERNS_CHARACTERS = 32 * 1024
+"""Of all patterns of a schema together."""
+
+REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+DEFINITIONS = frozenset({"$defs", "definitions"})
+UNDER_WAY = 0
+
+
+def excess(schema: JsonObject) -> str | None:
+    """Return what a schema has too much of; None when it can be used.
+
+    Args:
+        schema: No deeper than `registry.core.definitions.MAX_DEPTH`.
+    """
+    patterns = 0
+    for pattern in _patterns(schema):
+        if len(pattern) > MAX_PATTERN_CHARACTERS:
+            return f"a pattern of more than {MAX_PATTERN_CHARACTERS} characters"
+        patterns += len(pattern)
+    if patterns > MAX_PATTERNS_CHARACTERS:
+        return f"patterns of more than {MAX_PATTERNS_CHARACTERS} characters together"
+    return _Expansion(schema).excess()
+
+
+class _Expansion:
+    """Counts the values of a schema that is written out in full."""
+
+    def __init__(self, schema: JsonObject) -> None:
+        self._schema = schema
+        self._anchors: dict[str, JsonObject] = {}
+        for part in _objects(schema):
+            for keyword in ("$anchor", "$dynamicAnchor", "$id", "id"):
+                name = part.get(keyword)
+                if isinstance(name, str):
+                    self._anchors.setdefault(name if "id" in keyword else f"#{name}", part)
+        self._known: dict[int, int] = {}
+        self._is_chain_too_long = False
+
+    def excess(self) -> str | None:
+        total = self._size(self._schema, 0)
+        if self._is_chain_too_long:
+            return f"more than {MAX_REFERENCE_CHAIN} references that follow each other"
+        if total > MAX_EXPANDED:
+            return f"references that make more than {MAX_EXPANDED} values of it"
+        return None
+
+    def _size(self, target: Any, depth: int) -> int:
+        known = self._known.get(id(target))
+        if known is not None:
+            return known
+        if depth > MAX_REFERENCE_CHAIN:
+            self._is_chain_too_long = True
+            return 0
+        self._known[id(target)] = UNDER_WAY
+        size, references = _own(target)
+        for reference in references:
+            referred = self._referred(reference)
+            if referred is not None:
+                size += self._size(referred, depth + 1)
+        # Beyond the bound all numbers are the same, and need not become long.
+        size = self._known[id(target)] = min(size, MAX_EXPANDED + 1)
+        return size
+
+    def _referred(self, reference: str) -> Any:
+        found = self._anchors.get(reference)
+        if found is not None:
+            return found
+        base, _, pointer = reference.partition("#")
+        place: Any = self._anchors.get(base) if base else self._schema
+        if pointer and not pointer.startswith("/"):
+            return None
+        for part in unquote(pointer).split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(place, dict):
+                place = place.get(key)
+            elif isinstance(place, list) and key.isdecimal() and len(key) < 10:  # noqa: PLR2004 - digits of any index
+                place = place[int(key)] if int(key) < len(place) else None
+            else:
+                return None
+        return place
+
+
+def _own(target: Any) -> tuple[int, list[str]]:
+    """Return how many values *target* holds itself, and what it refers to."""
+    size, references = 0, []
+    level = [target]
+    while level:
+        size += len(level)
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                for key, inner in value.items():
+                    if key in REFERENCES and isinstance(inner, str):
+                        references.append(inner)
+                    # What is only defined counts where it is referred to.
+                    if key not in DEFINITIONS:
+                        below.append(inner)
+            elif isinstance(value, list):
+                below += value
+        level = below
+    return size, references
+
+
+def _objects(schema: JsonObject) -> Iterator[JsonObject]:
+    level: list[Any] = [schema]
+    while level:
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                yield value
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+        level = below
+
+
+def _patterns(schema: JsonObject) -> Iterator[str]:
+    for part in _objects(schema):
+        pattern, by_pattern = part.get("pattern"), part.get("patternProperties")
+        if isinstance(pattern, str):
+            yield pattern
+        if isinstance(by_pattern, dict):
+            yield from by_pattern
