@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import structlog
 from bson import ObjectId
+from jose import jwt
 from pymongo import MongoClient
 from typer.testing import CliRunner, Result
 
@@ -39,6 +41,7 @@ COMMANDS = [
     ["serve"],
     ["doctor"],
     ["token", "create"],
+    ["token", "list"],
     ["token", "revoke"],
     ["schemas", "check"],
     ["servers", "list"],
@@ -125,6 +128,19 @@ def stored_servers(uri: str) -> list[dict[str, Any]]:
         return list(client.get_default_database()["mcpservers"].find({}))
 
 
+def stored_user(uri: str, *, role: str) -> None:
+    client: MongoClient[dict[str, Any]] = MongoClient(uri)
+    with client:
+        user = {"_id": ObjectId(ALICE), "username": "al", "role": role}
+        client.get_default_database()["users"].insert_one(user)
+
+
+def recorded(uri: str, action: str) -> list[dict[str, Any]]:
+    client: MongoClient[dict[str, Any]] = MongoClient(uri)
+    with client:
+        return list(client.get_default_database()["audit_logs"].find({"action": action}))
+
+
 @pytest.mark.parametrize(
     "command", [[], ["token"], ["schemas"], ["servers"], ["creds"], *COMMANDS], ids=str
 )
@@ -206,6 +222,56 @@ def test_a_created_token_verifies(
     verified = verifier(key_files).verify(result.stdout.removesuffix("\n"))
     assert (verified.user_id, verified.username) == (ALICE, "al")
     assert (verified.role, verified.scopes) == (role, scopes)
+
+
+def test_a_created_token_is_recorded_listed_and_revoked(database_uri: str) -> None:
+    created = run("token", "create", "--user-id", ALICE, "--description", "for automation")
+    jti = jwt.get_unverified_claims(created.stdout.strip())["jti"]
+    listed = run("token", "list", "--json")
+    others = run("token", "list", "--user-id", "b" * 24)
+    revoked_once = run("token", "revoke", "--jti", jti)
+    table = run("token", "list")
+
+    assert f"no user {ALICE} is stored" in created.stderr
+    (record,) = recorded(database_uri, "issue")
+    assert (record["username"], record["changes"]["after"]["token_id"]) == ("operator", jti)
+    (row,) = json.loads(listed.stdout)
+    assert (row["jti"], row["user_id"], row["description"]) == (jti, ALICE, "for automation")
+    assert (row["is_renewable"], row["revoked"]) == (False, False)
+    assert (others.stdout, others.stderr) == ("", "none\n")
+    assert revoked_once.stdout == "Revoked.\n"
+    assert re.search(rf"^{jti} +{ALICE} +user +revoked ", table.stdout, re.MULTILINE)
+
+
+def test_a_token_gets_no_role_above_the_stored_one(database_uri: str) -> None:
+    stored_user(database_uri, role="USER")
+
+    refused = run("token", "create", "--user-id", ALICE, "--role", "admin")
+    allowed = run("token", "create", "--user-id", ALICE)
+
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "No token with the role admin" in refused.stderr
+    assert (allowed.exit_code, allowed.stderr) == (0, "")
+    assert len(recorded(database_uri, "issue")) == 1
+
+
+def test_an_administrator_who_is_stored_as_one_gets_such_a_token(database_uri: str) -> None:
+    stored_user(database_uri, role="ADMIN")
+
+    created = run("token", "create", "--user-id", ALICE, "--role", "admin")
+
+    claims = jwt.get_unverified_claims(created.stdout.strip())
+    assert (claims["role"], claims["username"]) == ("admin", "al")
+
+
+def test_no_token_is_made_that_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGO_URI", f"mongodb://127.0.0.1:{free_port()}/jarvis")
+    monkeypatch.setenv("MONGO_TIMEOUT_MS", "200")
+
+    result = run("token", "create", "--user-id", ALICE)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "registry: MONGO_URI: the database cannot be reached\n"
 
 
 @pytest.mark.parametrize("user_id", ["", "alice", "g" * 24, "a" * 25])
@@ -433,12 +499,14 @@ def test_shells_are_told_how_to_complete(shell: str, tmp_path: Path) -> None:
 def test_a_token_may_carry_scopes_that_only_policies_know(key_files: tuple[Path, Path]) -> None:
     result = run("token", "create", "--user-id", ALICE, "--custom-scope", "finance:read")
 
-    verified = verifier(key_files).verify(result.output.strip())
+    verified = verifier(key_files).verify(result.stdout.strip())
     assert verified.custom_scopes == {"finance:read"}
     assert verified.scopes == default_scopes(Role.USER)
 
 
-@pytest.mark.parametrize("name", ["", "two words", 'quo"te', "read:tools", "ü"])
+@pytest.mark.parametrize(
+    "name", ["", "two words", 'quo"te', "read:tools", "read:catalog", "approve:tools", "ü"]
+)
 def test_what_is_no_scope_of_ones_own_is_refused(name: str) -> None:
     result = run("token", "create", "--user-id", ALICE, "--custom-scope", name)
 
@@ -575,7 +643,7 @@ def revoked(uri: str) -> list[str]:
 @pytest.mark.requirement("R-267")
 def test_tokens_are_revoked(database_uri: str) -> None:
     results = [
-        run("token", "revoke", "--jti", "abc"),
+        run("token", "revoke", "--jti", "abc", "--unrecorded"),
         run("token", "revoke", "--jti", "abc"),
         run("token", "revoke", "--user-id", ALICE),
     ]
@@ -587,6 +655,14 @@ def test_tokens_are_revoked(database_uri: str) -> None:
         "Revoked.\n",
     ]
     assert revoked(database_uri) == ["token:abc", f"user:{ALICE}"]
+
+
+def test_revoking_a_token_that_is_not_on_record_says_so(database_uri: str) -> None:
+    result = run("token", "revoke", "--jti", "abc")
+
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "no issued token with the jti 'abc' is on record" in result.stderr
+    assert revoked(database_uri) == []
 
 
 @pytest.mark.parametrize(

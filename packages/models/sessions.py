@@ -7,19 +7,23 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from beanie import Document, PydanticObjectId
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
 REVOCATION_KINDS = ("token", "session", "user")
 
 
 class TokenFamily(Document):
-    """What came of one `POST /tokens/generate`: its tokens, and those they were exchanged for.
+    """Tokens that were issued together, and those they were exchanged for.
+
+    `POST /tokens/generate` begins one that can be renewed; `registry token create` and local mode
+    begin one with a single access token and no refresh token.
 
     Attributes:
         id: The `sid` claim of all its tokens.
         is_known_user: Whether the user was in `users` when it began.
         hours: Lifetime of its access tokens.
-        refresh_token_id: `jti` of the one refresh token that can be exchanged.
+        refresh_token_id: `jti` of the one refresh token that can be exchanged; none if the family
+            cannot be renewed.
         access_tokens: `{id, expires_at}` of the latest access tokens.
         ancestors: `sid` or `jti` of the tokens it was generated with, the oldest first.
         expires_at: When nothing of it is valid any more, however often it was renewed.
@@ -33,7 +37,7 @@ class TokenFamily(Document):
     scopes: list[str]
     hours: int
     description: str | None = None
-    refresh_token_id: str
+    refresh_token_id: str | None = None
     access_tokens: list[dict[str, Any]]
     ancestors: list[str]
     created_at: datetime
@@ -48,6 +52,7 @@ class TokenFamily(Document):
         keep_nulls = False
         indexes: ClassVar[list[IndexModel]] = [
             IndexModel([("user_id", ASCENDING)]),
+            IndexModel([("created_at", DESCENDING)]),
             IndexModel([("refresh_token_id", ASCENDING)]),
             IndexModel([("access_tokens.id", ASCENDING)]),
             IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
@@ -88,7 +93,6 @@ TOKEN_FAMILIES_VALIDATOR: dict[str, object] = {
             "role",
             "scopes",
             "hours",
-            "refresh_token_id",
             "access_tokens",
             "ancestors",
             "created_at",

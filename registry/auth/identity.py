@@ -25,12 +25,9 @@ class Scope(StrEnum):
     WRITE_TOOLS = "write:tools"
     READ_TOKENS = "read:tokens"
     WRITE_TOKENS = "write:tokens"
-    READ_CATALOG = "read:catalog"
-    WRITE_CATALOG = "write:catalog"
     READ_AUDIT = "read:audit"
     WRITE_ACCESS = "write:access"
     INVOKE_TOOLS = "invoke:tools"
-    APPROVE_TOOLS = "approve:tools"
 
 
 ALL_SCOPES = frozenset(Scope)
@@ -42,12 +39,16 @@ USER_SCOPES = frozenset(
         Scope.WRITE_TOOLS,
         Scope.READ_TOKENS,
         Scope.WRITE_TOKENS,
-        Scope.READ_CATALOG,
         Scope.INVOKE_TOOLS,
         Scope.WRITE_ACCESS,
     }
 )
 """What a plain user may do when the token itself names no scopes (jarvis-api's tokens)."""
+
+RESERVED_SCOPES = frozenset({"read:catalog", "write:catalog", "approve:tools"})
+"""Names of scopes that guard nothing yet, so no token is issued with them and nobody may use them
+for scopes of their own. Earlier releases issued them: such tokens stay good, and policies that
+name these scopes go on applying. Source: docs/decisions/0022-issued-tokens-on-record.md."""
 
 SCOPE_NAME = r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$"
 """Pattern of the name of a scope (RFC 6749, 3.3), at a length of ours."""

@@ -1,4 +1,4 @@
-"""Commands that issue bearer tokens and refuse them."""
+"""Commands that issue bearer tokens, list those that were issued, and revoke them."""
 
 import re
 from datetime import timedelta
@@ -6,18 +6,30 @@ from typing import Annotated
 
 import typer
 
-from registry.auth.identity import OPERATOR, SCOPE_NAME, Role, Scope
+from registry.auth.identity import OPERATOR, RESERVED_SCOPES, SCOPE_NAME, Role, Scope
 from registry.auth.jwt import default_scopes
-from registry.cli.running import fail, is_hex, read_settings, run, services
-from registry.core.clock import SystemClock
+from registry.cli.names import is_id
+from registry.cli.output import MOST_ROWS, AsJson, Column, Limit, read_pages, show_rows
+from registry.cli.running import NOT_FOUND, fail, run, services
 
 token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
+
+COLUMNS = [
+    Column("JTI", "jti"),
+    Column("User", lambda row: row["username"] or row["user_id"]),
+    Column("Role", "role"),
+    Column("State", lambda row: "revoked" if row["revoked"] else "valid"),
+    Column("Expires", "expires_at"),
+    Column("Description", "description", wraps=True),
+]
 
 
 @token.command("create")
 def token_create(
     user_id: Annotated[str, typer.Option(help="ObjectId of the user, 24 hexadecimal characters.")],
-    username: Annotated[str, typer.Option(help="Name shown in records.")] = "",
+    username: Annotated[
+        str, typer.Option(help="Name shown in records; default: the stored user's.")
+    ] = "",
     role: Annotated[Role, typer.Option(help="Role of the token.")] = Role.USER,
     scope: Annotated[
         list[Scope] | None, typer.Option(help="Repeat for several; default: all of the role.")
@@ -27,29 +39,72 @@ def token_create(
         typer.Option(help="A further scope that access policies name; repeat for several."),
     ] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=24 * 365, help="Lifetime.")] = 8,
+    description: Annotated[
+        str | None, typer.Option(help="What it is for, shown in lists and records.")
+    ] = None,
 ) -> None:
-    """Print a bearer token signed with our key."""
+    """Issue a bearer token, record that, and print it.
+
+    A role above the one that the user is stored with is refused. Without the database nothing is
+    issued, because it could be neither recorded nor listed.
+    """
 
     async def work() -> None:
-        from registry.wiring.keys import build_issuer, build_keys  # noqa: PLC0415 - heavy imports
+        from registry.tokens.values import TokenOrder  # noqa: PLC0415 - heavy imports
 
-        if len(user_id) != len(OPERATOR.user_id) or not is_hex(user_id):
-            fail("--user-id must be 24 hexadecimal characters")
+        _require_user_id(user_id)
         custom = frozenset(custom_scope or ())
         for name in sorted(custom):
-            if re.fullmatch(SCOPE_NAME, name) is None or name in set(Scope):
+            if re.fullmatch(SCOPE_NAME, name) is None or name in set(Scope) | RESERVED_SCOPES:
                 fail(f"--custom-scope {name!r} is no scope of your own (RFC 6749, 3.3)")
-        settings = read_settings()
-        issuer = build_issuer(settings, build_keys(settings), SystemClock())
-        typer.echo(
-            issuer.issue(
-                user_id=user_id.lower(),
-                username=username,
-                role=role,
-                scopes=(frozenset(scope) if scope else default_scopes(role)) | custom,
-                lifetime=timedelta(hours=hours),
-            )
+        order = TokenOrder(
+            user_id=user_id.lower(),
+            username=username,
+            role=role,
+            scopes=(frozenset(scope) if scope else default_scopes(role)) | custom,
+            lifetime=timedelta(hours=hours),
+            description=description,
         )
+        async with services(changes=True) as built:
+            issued = await built.sessions.issue(order, OPERATOR)
+        if not issued.is_known_user:
+            typer.echo(
+                f"registry: no user {order.user_id} is stored; the token stands for an account "
+                "that exists only in it",
+                err=True,
+            )
+        typer.echo(issued.access_token)
+
+    run(work)
+
+
+@token.command("list")
+def token_list(
+    user_id: Annotated[
+        str | None, typer.Option("--user-id", help="ObjectId of a user, for theirs alone.")
+    ] = None,
+    *,
+    limit: Limit = MOST_ROWS,
+    as_json: AsJson = False,
+) -> None:
+    """List issued tokens that have not expired, newest first."""
+
+    async def work() -> None:
+        from registry.core.paging import Page, PageRequest  # noqa: PLC0415 - heavy imports
+        from registry.tokens.presenter import present_family  # noqa: PLC0415
+        from registry.tokens.values import ListedFamily  # noqa: PLC0415
+
+        if user_id is not None:
+            _require_user_id(user_id)
+        wanted = None if user_id is None else user_id.lower()
+        async with services() as built:
+
+            async def read(page: PageRequest) -> Page[ListedFamily]:
+                return await built.sessions.list_page(OPERATOR, wanted, page)
+
+            found, total = await read_pages(read, limit)
+        rows = [present_family(listed) for listed in found]
+        show_rows(rows, COLUMNS, as_json=as_json, total=total)
 
     run(work)
 
@@ -62,20 +117,41 @@ def token_revoke(
     user_id: Annotated[
         str | None, typer.Option("--user-id", help="ObjectId of a user, for all their tokens.")
     ] = None,
+    *,
+    unrecorded: Annotated[
+        bool,
+        typer.Option(
+            "--unrecorded",
+            help="Refuse the `jti` though no such token is on record: earlier releases kept none.",
+        ),
+    ] = False,
 ) -> None:
     """Refuse a token from now on, with all that was issued with it, or all tokens of a user."""
 
     async def work() -> None:
         from pydantic import ValidationError  # noqa: PLC0415 - heavy imports
 
+        from registry.tokens.errors import TokenNotOnRecordError  # noqa: PLC0415
         from registry.tokens.schemas import TokenRevoke  # noqa: PLC0415
 
         try:
-            what = TokenRevoke(jti=jti, user_id=user_id)
+            what = TokenRevoke(jti=jti, user_id=user_id, unrecorded=unrecorded)
         except ValidationError:
             fail("give either --jti or --user-id, the latter as 24 hexadecimal characters")
         async with services(changes=True) as built:
-            revoked = await built.sessions.revoke(what, OPERATOR)
+            try:
+                revoked = await built.sessions.revoke(what, OPERATOR)
+            except TokenNotOnRecordError:
+                fail(
+                    f"no issued token with the jti {jti!r} is on record, and nothing was revoked; "
+                    "if an earlier release issued it, add --unrecorded",
+                    code=NOT_FOUND,
+                )
         typer.echo("It was revoked before." if revoked.already else "Revoked.")
 
     run(work)
+
+
+def _require_user_id(user_id: str) -> None:
+    if not is_id(user_id):
+        fail("--user-id must be 24 hexadecimal characters")

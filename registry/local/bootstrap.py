@@ -5,12 +5,13 @@ from datetime import timedelta
 import structlog
 
 from registry.auth.errors import UnauthorizedError
-from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext
 from registry.core.errors import RegistryError
 from registry.local.home import LocalHome
 from registry.local.repository import LocalUserRepository
 from registry.servers.errors import ServerExistsError
 from registry.servers.schemas import ServerCreate, ServerUpdate
+from registry.tokens.values import TokenOrder
 from registry.wiring.components import Components
 
 log = structlog.get_logger()
@@ -27,13 +28,15 @@ async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
     admin = UserContext(user_id, "admin", Role.ADMIN, ALL_SCOPES)
     token = home.read_admin_token()
     if token is None or not await _is_good(parts, token, user_id):
-        token = parts.issuer.issue(
+        order = TokenOrder(
             user_id=user_id,
             username=admin.username,
             role=admin.role,
             scopes=admin.scopes,
             lifetime=TOKEN_LIFETIME,
+            description="administrator of local mode",
         )
+        token = (await parts.sessions.issue(order, OPERATOR)).access_token
         home.write_admin_token(token)
     try:
         await _ensure_demo(parts, admin, demo_url)
@@ -46,6 +49,8 @@ async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
 async def _is_good(parts: Components, token: str, user_id: str) -> bool:
     try:
         verified = parts.verifier.verify(token)
+        # Whether it was revoked, besides.
+        await parts.authenticator.authenticate(f"Bearer {token}")
     except UnauthorizedError:
         return False
     renew_at = (parts.clock.now() + RENEW_BEFORE).timestamp()

@@ -50,6 +50,30 @@ class TooManyGenerationsError(RegistryError):
         super().__init__(f"Tokens can be generated with generated ones {most} times, not more.")
 
 
+class RoleAboveStoredError(RegistryError):
+    """A token was to be issued with a higher role than its user is stored with."""
+
+    kind = ErrorKind.FORBIDDEN
+
+    def __init__(self, user_id: str, role: str, stored: str | None) -> None:
+        super().__init__(
+            f"No token with the role {role} is issued to user {user_id}, whose stored role is "
+            f"{stored or 'USER'}. Change the role of the user first."
+        )
+
+
+class TokenNotOnRecordError(RegistryError):
+    """No token with such a `jti` was ever issued here, as far as the records tell."""
+
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self, jti: str) -> None:
+        super().__init__(
+            f"No issued token with the jti {jti!r} is on record, and nothing was revoked. "
+            "If an earlier release issued it, revoke it with `unrecorded`."
+        )
+
+
 class UserKeyUnreadableError(RegistryError):
     """A value that a user stored for a server was encrypted with another key, or is damaged."""
 

@@ -1,5 +1,6 @@
 """Reads and writes `token_families` and `revoked_tokens`. The only module that writes them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from packages.database.errors import translates_driver_errors
 from packages.models.sessions import RevokedToken, TokenFamily
 from registry.auth.identity import Role
 from registry.auth.revocation import Revocation, RevocationKind
+from registry.core.paging import PageRequest
 from registry.tokens.values import Family, IssuedIds
 
 REMEMBERED_ACCESS_TOKENS = 50
@@ -39,6 +41,21 @@ class FamilyRepository:
                 return _family(document)
         return None
 
+    async def list_page(
+        self, user_id: str | None, now: datetime, page: PageRequest
+    ) -> tuple[list[Family], int]:
+        """Return a page of a user's families, or of all, and how many there are; newest first.
+
+        Those that have expired are left out: they wait for the TTL sweep.
+        """
+        query: Doc = {"expires_at": {"$gt": now}}
+        if user_id is not None:
+            query["user_id"] = ObjectId(user_id)
+        total = await self._families.count_documents(query)
+        cursor = self._families.find(query).sort([("created_at", -1), ("_id", -1)])
+        rows = await cursor.skip(page.offset).limit(page.per_page).to_list()
+        return [_family(row) for row in rows], total
+
     async def insert(self, family: Family, ids: IssuedIds, tx: Transaction) -> None:
         """Write a new family."""
         document: Doc = {
@@ -49,12 +66,13 @@ class FamilyRepository:
             "is_known_user": family.is_known_user,
             "scopes": list(map(str, family.scopes)),
             "hours": family.hours,
-            "refresh_token_id": ids.refresh_id,
             "access_tokens": [{"id": ids.access_id, "expires_at": ids.access_expires_at}],
             "ancestors": list(family.ancestors),
             "created_at": family.created_at,
             "expires_at": family.expires_at,
         }
+        if ids.refresh_id is not None:
+            document["refresh_token_id"] = ids.refresh_id
         if family.description is not None:
             document["description"] = family.description
         await self._families.insert_one(document, session=tx)
@@ -138,23 +156,46 @@ class RevocationWriter:
         )
         return None if before is None else before["revoked_at"]
 
+    async def revoked_at(self, kind: RevocationKind, subject: str) -> datetime | None:
+        """Return when something was revoked, or None when it was not."""
+        found = await self._revoked.find_one({"_id": _key(kind, subject)}, {"revoked_at": 1})
+        return None if found is None else found["revoked_at"]
+
     async def concerns(self, family: Family, tx: Transaction) -> bool:
         """Whether a family, what it was generated with, or its user is revoked."""
-        user = _key(RevocationKind.USER, family.user_id)
-        keys = [_key(RevocationKind.SESSION, family.family_id)]
-        for ancestor in family.ancestors:
-            keys += [
-                _key(kind, ancestor) for kind in (RevocationKind.TOKEN, RevocationKind.SESSION)
-            ]
-        found = self._revoked.find({"_id": {"$in": [user, *keys]}}, {"revoked_at": 1}, session=tx)
-        return any(
-            one["_id"] != user or one["revoked_at"] >= family.created_at
-            for one in await found.to_list()
+        return bool(await self.concerned([family], tx))
+
+    async def concerned(
+        self, families: Sequence[Family], tx: Transaction | None = None
+    ) -> frozenset[str]:
+        """Return the ids of those of *families* that `concerns` is true of."""
+        subjects = {family.family_id: _subjects(family) for family in families}
+        keys = [key for named in subjects.values() for key in named]
+        found = self._revoked.find({"_id": {"$in": keys}}, {"revoked_at": 1}, session=tx)
+        revoked = {one["_id"]: one["revoked_at"] for one in await found.to_list()}
+        return frozenset(
+            family.family_id
+            for family in families
+            for key in subjects[family.family_id]
+            if key in revoked
+            # Of a user only what was issued until then.
+            if key != _key(RevocationKind.USER, family.user_id)
+            or revoked[key] >= family.created_at
         )
 
 
 def _key(kind: RevocationKind, subject: str) -> str:
     return f"{kind.value}:{subject}"
+
+
+def _subjects(family: Family) -> list[str]:
+    """Return the keys of all revocations that would end *family*."""
+    either = (RevocationKind.TOKEN, RevocationKind.SESSION)
+    return [
+        _key(RevocationKind.USER, family.user_id),
+        _key(RevocationKind.SESSION, family.family_id),
+        *(_key(kind, ancestor) for ancestor in family.ancestors for kind in either),
+    ]
 
 
 def _family(document: dict[str, Any]) -> Family:
@@ -170,9 +211,10 @@ def _family(document: dict[str, Any]) -> Family:
         ancestors=tuple(document["ancestors"]),
         created_at=document["created_at"],
         expires_at=document["expires_at"],
-        refresh_token_id=document["refresh_token_id"],
+        refresh_token_id=document.get("refresh_token_id"),
         access_tokens=tuple(
             (item["id"], item["expires_at"]) for item in document["access_tokens"]
         ),
+        exchanged_at=document.get("exchanged_at"),
         revoked_at=document.get("revoked_at"),
     )

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.tokens.naming import server_of, shown_identifier
-from registry.tokens.values import IssuedPair, StoredToken, TokenRecord
+from registry.tokens.values import IssuedPair, ListedFamily, StoredToken, TokenRecord
 
 RECORDED_METADATA = (
     "server_id",
@@ -60,6 +60,7 @@ def present_issued(pair: IssuedPair) -> JsonObject:
     return {
         "success": True,
         "tokens": {
+            "jti": pair.access_id,
             "access_token": pair.access_token,
             "refresh_token": pair.refresh_token,
             "expires_in": pair.expires_in_seconds,
@@ -67,6 +68,28 @@ def present_issued(pair: IssuedPair) -> JsonObject:
             "token_type": "Bearer",
             "scope": " ".join(pair.scopes),
         },
+    }
+
+
+def present_family(listed: ListedFamily) -> JsonObject:
+    """Return tokens that were issued together as they stand in lists."""
+    family = listed.family
+    token_id, expires_at = family.access_tokens[-1]
+    return {
+        "jti": token_id,
+        "session_id": family.family_id,
+        "user_id": family.user_id,
+        "username": family.username,
+        "role": family.role.value,
+        "scope": " ".join(family.scopes),
+        "description": family.description,
+        "generated_with": family.ancestors[-1] if family.ancestors else None,
+        "created_at": timestamp(family.created_at),
+        "renewed_at": None if family.exchanged_at is None else timestamp(family.exchanged_at),
+        "access_expires_at": timestamp(expires_at),
+        "is_renewable": family.refresh_token_id is not None,
+        "expires_at": timestamp(family.expires_at),
+        "revoked": listed.is_revoked,
     }
 
 

@@ -12,6 +12,7 @@ from registry.core.text import OBJECT_ID
 from registry.tokens.presenter import (
     present_created,
     present_detail,
+    present_family,
     present_issued,
     present_refreshed,
     present_summary,
@@ -20,6 +21,7 @@ from registry.tokens.schemas import (
     MAX_IDENTIFIER_CHARACTERS,
     ONE_LINE,
     Issued,
+    IssuedList,
     RevokedAnswer,
     SessionRefresh,
     TokenCreate,
@@ -78,9 +80,35 @@ exchanges = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], route_class=Smal
     responses=errors(408, 415),
 )
 async def generate_token(request: Request, user: Writer, body: TokenGenerate) -> Response:
-    """Issue an access and a refresh token with some of the caller's scopes, or all."""
+    """Issue an access and a refresh token with some of the caller's scopes."""
     return JsonAnswer(
         present_issued(await _sessions(request).generate(body, user)), headers=NO_STORE
+    )
+
+
+@router.get(
+    "/issued", response_model=IssuedList, operation_id="list_issued_tokens", responses=errors(403)
+)
+async def list_issued_tokens(
+    request: Request,
+    user: Reader,
+    user_id: Annotated[
+        str | None, Query(pattern=OBJECT_ID, description="Whose; administrators alone ask others.")
+    ] = None,
+    page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
+    per_page: Annotated[int, Query(ge=1, le=100)] = 50,
+) -> Response:
+    """List tokens that were issued and have not expired, newest first, without their values.
+
+    Users see their own, administrators all.
+    """
+    wanted = None if user_id is None else user_id.lower()
+    found = await _sessions(request).list_page(user, wanted, PageRequest(page, per_page))
+    return JsonAnswer(
+        {
+            "tokens": [present_family(listed) for listed in found.items],
+            "pagination": pagination(found),
+        }
     )
 
 
@@ -111,7 +139,7 @@ async def revoke_token(request: Request, user: Writer, body: TokenRevoke) -> Res
     Users revoke their own, administrators anybody's.
     """
     revoked = await _sessions(request).revoke(body, user)
-    given = body.model_dump(exclude_none=True)
+    given = body.model_dump(exclude_none=True, exclude={"unrecorded"})
     return JsonAnswer({"revoked": True, "already_revoked": revoked.already, **given})
 
 

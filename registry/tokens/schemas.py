@@ -173,7 +173,7 @@ class TokenRefresh(_Body):
 
 
 class TokenGenerate(_Body):
-    """A pair of tokens to issue. Scopes not named: all that the caller has."""
+    """A pair of tokens to issue."""
 
     requested_scopes: (
         Annotated[
@@ -184,7 +184,8 @@ class TokenGenerate(_Body):
     ) = Field(
         default=None,
         description="Some of the scopes that the caller's token has, those among them that only "
-        "access policies know.",
+        "access policies know. If not given: what plain users have by default, as far as the "
+        "caller's token has it.",
     )
     expires_in_hours: Annotated[int, Field(strict=True, ge=1, le=MAX_HOURS)]
     description: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)] | None = None
@@ -205,6 +206,11 @@ class TokenRevoke(_Body):
         Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=256)] | None
     ) = None
     user_id: Annotated[str, StringConstraints(pattern=OBJECT_ID)] | None = None
+    unrecorded: Annotated[bool, Field(strict=True)] = Field(
+        default=False,
+        description="Refuse the `jti` though no token with it is on record, as those of earlier "
+        "releases of the command line are not. Administrators only.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -258,6 +264,7 @@ class TokenList(BaseModel):
 class IssuedTokens(BaseModel):
     """A pair of tokens. Lifetimes are in seconds."""
 
+    jti: str = Field(description="Id of the access token, by which both can be revoked.")
     access_token: str
     refresh_token: str
     expires_in: int
@@ -271,6 +278,34 @@ class Issued(BaseModel):
 
     success: Literal[True]
     tokens: IssuedTokens
+
+
+class IssuedSummary(BaseModel):
+    """Tokens that were issued together, without their values."""
+
+    jti: str = Field(description="Id of the newest access token; revoking it revokes them all.")
+    session_id: str = Field(description="The `sid` claim of all of them.")
+    user_id: str
+    username: str
+    role: str
+    scope: str
+    description: str | None
+    generated_with: str | None = Field(
+        description="`sid` or `jti` of the token that they were generated with."
+    )
+    created_at: datetime
+    renewed_at: datetime | None
+    access_expires_at: datetime = Field(description="Of the newest access token.")
+    is_renewable: bool = Field(description="Whether a refresh token was issued.")
+    expires_at: datetime = Field(description="When none of them is valid any more.")
+    revoked: bool
+
+
+class IssuedList(BaseModel):
+    """One page of issued tokens."""
+
+    tokens: list[IssuedSummary]
+    pagination: Pagination
 
 
 class RevokedAnswer(BaseModel):

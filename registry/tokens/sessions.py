@@ -5,8 +5,9 @@ when an older one turns up, somebody has copied it, and the whole family ends. T
 were generated with, so that revoking that revokes them too.
 """
 
+import math
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,20 +16,41 @@ from packages.database.client import Database, Transaction
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
 from registry.auth.bearer import Directory
-from registry.auth.errors import InsufficientScopeError, UnauthorizedError
-from registry.auth.identity import Role, Scope, UserContext
+from registry.auth.errors import AdminRequiredError, InsufficientScopeError, UnauthorizedError
+from registry.auth.identity import (
+    ALL_SCOPES,
+    RESERVED_SCOPES,
+    USER_SCOPES,
+    Role,
+    Scope,
+    UserContext,
+)
 from registry.auth.jwt import RefreshClaims, TokenIssuer, TokenVerifier, default_scopes
 from registry.auth.revocation import Revocation, RevocationKind, RevocationList
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.core.metrics import Metrics
-from registry.tokens.errors import TokenNotFoundError, TooManyGenerationsError
+from registry.core.paging import Page, PageRequest
+from registry.tokens.errors import (
+    RoleAboveStoredError,
+    TokenNotFoundError,
+    TokenNotOnRecordError,
+    TooManyGenerationsError,
+)
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.presenter import timestamp
 from registry.tokens.schemas import TokenGenerate, TokenRevoke
 from registry.tokens.transactions import in_transaction
-from registry.tokens.values import Family, IssuedIds, IssuedPair, Revoked
+from registry.tokens.values import (
+    Family,
+    IssuedIds,
+    IssuedPair,
+    IssuedToken,
+    ListedFamily,
+    Revoked,
+    TokenOrder,
+)
 
 MINIMUM_REFRESH_LIFETIME = timedelta(days=1)
 """A refresh token lives this long, or as long as its access token."""
@@ -101,11 +123,14 @@ class SessionService:
         self._lifetimes = lifetimes
 
     async def generate(self, request: TokenGenerate, user: UserContext) -> IssuedPair:
-        """Issue a pair with some of the caller's scopes, or all.
+        """Issue a pair with some of the caller's scopes.
+
+        Without a list of them it gets what plain users have, as far as the caller has it: wider
+        ones must be asked for by name.
 
         Raises:
             InsufficientScopeError: The caller lacks some; names them.
-            ValidationFailedError: The lifetime is too long.
+            ValidationFailedError: The lifetime is too long, or a scope is unknown.
             TooManyGenerationsError: The caller's token has too many ancestors.
             UnauthorizedError: The family of the caller's token has ended.
             DatabaseUnavailable: Nothing was issued.
@@ -114,12 +139,7 @@ class SessionService:
             longest = self._lifetimes.max_hours
             if request.expires_in_hours > longest:
                 raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
-            held = user.held_scopes
-            scopes = tuple(dict.fromkeys(request.requested_scopes or sorted(held)))
-            # Scopes of no meaning to us too: policies let their bearers use tools.
-            missing = [scope for scope in scopes if scope not in held]
-            if missing:
-                raise InsufficientScopeError(missing)
+            scopes = _granted(request.requested_scopes, user)
             now = self._clock.now()
             parent = user.session_id or user.token_id
             ancestors = (*user.ancestors, parent) if parent else user.ancestors
@@ -144,19 +164,66 @@ class SessionService:
                 expires_at=await self._end_of(user, now, is_known=entry is not None),
             )
             pair, ids = self._issue(family, now)
-
-            async def work(tx: Transaction) -> None:
-                await self._families.insert(family, ids, tx)
-                event = AuditEvent(
-                    AuditAction.ISSUE,
-                    EntityType.SESSION,
-                    family.family_id,
-                    changes_of(None, _recorded(family, ids)),
-                )
-                await self._audit.record(user, event, tx)
-
-            await self._database.transaction(work)
+            await self._insert(family, ids, user)
             return pair
+
+    async def issue(self, order: TokenOrder, actor: UserContext) -> IssuedToken:
+        """Issue an access token on the operator's behalf, which cannot be renewed.
+
+        Raises:
+            RoleAboveStoredError: The user is stored with a lower role.
+            DatabaseUnavailable: It cannot be recorded, so it was not issued.
+        """
+        async with self._counted("issue"):
+            entry = await self._directory.get(order.user_id)
+            if entry is not None and _power(order.role) > _power(Role.parse(entry.role)):
+                raise RoleAboveStoredError(order.user_id, order.role.value, entry.role)
+            now = self._clock.now()
+            family = Family(
+                family_id=uuid.uuid4().hex,
+                user_id=order.user_id,
+                username=order.username or (entry.username if entry else ""),
+                role=order.role,
+                is_known_user=entry is not None,
+                scopes=tuple(sorted(order.scopes)),
+                hours=math.ceil(order.lifetime / timedelta(hours=1)),
+                description=order.description,
+                ancestors=(),
+                created_at=now,
+                expires_at=now + order.lifetime,
+            )
+            ids = IssuedIds(uuid.uuid4().hex, family.expires_at)
+            await self._insert(family, ids, actor)
+            token = self._access_token(family, ids.access_id, order.lifetime)
+            return IssuedToken(ids.access_id, token, family.is_known_user)
+
+    async def list_page(
+        self, user: UserContext, user_id: str | None, page: PageRequest
+    ) -> Page[ListedFamily]:
+        """Return issued tokens that have not expired, newest first: the caller's, or anybody's.
+
+        Args:
+            user: Who asks.
+            user_id: Whose; None for all that the caller may see.
+            page: Which of them.
+
+        Raises:
+            AdminRequiredError: They are another's, and the caller is no administrator.
+        """
+        if not user.is_admin:
+            if user_id not in {None, user.user_id}:
+                raise AdminRequiredError
+            user_id = user.user_id
+        families, total = await self._families.list_page(user_id, self._clock.now(), page)
+        refused = await self._revocations.concerned(families)
+        return Page(
+            tuple(
+                ListedFamily(family, family.revoked_at is not None or family.family_id in refused)
+                for family in families
+            ),
+            total,
+            page,
+        )
 
     async def exchange(self, refresh_token: str) -> IssuedPair:
         """Take a refresh token in payment for a new pair.
@@ -179,6 +246,8 @@ class SessionService:
                 await self._end(family, claims, REUSED)
                 raise _refused()
             family = await self._as_the_user_is_now(family, claims)
+            issuable = tuple(scope for scope in family.scopes if scope not in RESERVED_SCOPES)
+            family = replace(family, scopes=issuable)
             pair, ids = self._issue(family, now)
 
             async def work(tx: Transaction) -> None:
@@ -206,6 +275,8 @@ class SessionService:
 
         Raises:
             TokenNotFoundError: It is none of the caller's, who is no administrator.
+            TokenNotOnRecordError: No such token is known, and the administrator did not say that
+                it is to be refused all the same.
             DatabaseUnavailable: Nothing was revoked.
         """
         async with self._counted("revoke"):
@@ -220,18 +291,25 @@ class SessionService:
             )
             if family is not None and (user.is_admin or family.user_id == user.user_id):
                 return Revoked(already=not await self._revoke_family(family, user))
-            if jti != user.token_id and not user.is_admin:
-                raise TokenNotFoundError
+            if jti != user.token_id:
+                if not user.is_admin:
+                    raise TokenNotFoundError
+                if not request.unrecorded and not await self._is_revoked(jti):
+                    raise TokenNotOnRecordError(jti)
             return await self._revoke_token(jti, user)
+
+    async def _is_revoked(self, jti: str) -> bool:
+        return await self._revocations.revoked_at(RevocationKind.TOKEN, jti) is not None
 
     async def _revoke_family(
         self, family: Family, actor: UserContext, reason: str | None = None
     ) -> bool:
         """Revoke a family and return whether that was news."""
         now = self._clock.now()
-        revocation = Revocation(
-            RevocationKind.SESSION, family.family_id, now, family.expires_at + MARGIN
-        )
+        # What is generated with a token that cannot be renewed may outlive it.
+        is_renewable = family.refresh_token_id is not None
+        until = family.expires_at + MARGIN if is_renewable else now + LONGEST_LIFETIME
+        revocation = Revocation(RevocationKind.SESSION, family.family_id, now, until)
 
         async def work(tx: Transaction) -> bool:
             if not await self._families.revoke(family.family_id, now, tx):
@@ -299,6 +377,20 @@ class SessionService:
         scopes = tuple(scope for scope in family.scopes if scope in allowed)
         return replace(family, role=role, scopes=scopes)
 
+    async def _insert(self, family: Family, ids: IssuedIds, actor: UserContext) -> None:
+        event = AuditEvent(
+            AuditAction.ISSUE,
+            EntityType.SESSION,
+            family.family_id,
+            changes_of(None, _recorded(family, ids)),
+        )
+
+        async def work(tx: Transaction) -> None:
+            await self._families.insert(family, ids, tx)
+            await self._audit.record(actor, event, tx)
+
+        await self._database.transaction(work)
+
     async def _end_of(self, user: UserContext, now: datetime, *, is_known: bool) -> datetime:
         """Return when a family ends that begins now: not after the one it was generated with."""
         end = now + self._lifetimes.family
@@ -308,37 +400,42 @@ class SessionService:
         is_gone = parent is not None and parent.is_known_user and not is_known
         if parent is None or not parent.is_live(now) or is_gone:
             raise UnauthorizedError("The session of the bearer token has ended.")
-        return min(end, parent.expires_at)
+        # A token of the operator's, like a login, is only what it takes to begin.
+        return end if parent.refresh_token_id is None else min(end, parent.expires_at)
 
     def _issue(self, family: Family, now: datetime) -> tuple[IssuedPair, IssuedIds]:
         left = family.expires_at - now
         access_lifetime = min(timedelta(hours=family.hours), left)
         refresh_lifetime = min(max(access_lifetime, MINIMUM_REFRESH_LIFETIME), left)
-        ids = IssuedIds(uuid.uuid4().hex, now + access_lifetime, uuid.uuid4().hex)
-        access_token = self._issuer.issue(
-            user_id=family.user_id,
-            username=family.username,
-            role=family.role,
-            scopes=frozenset(family.scopes),
-            lifetime=access_lifetime,
-            token_id=ids.access_id,
-            session_id=family.family_id,
-            ancestors=family.ancestors,
-        )
+        refresh_id = uuid.uuid4().hex
+        ids = IssuedIds(uuid.uuid4().hex, now + access_lifetime, refresh_id)
         refresh_token = self._issuer.issue_refresh(
             user_id=family.user_id,
             session_id=family.family_id,
-            token_id=ids.refresh_id,
+            token_id=refresh_id,
             lifetime=refresh_lifetime,
         )
         pair = IssuedPair(
-            access_token,
+            ids.access_id,
+            self._access_token(family, ids.access_id, access_lifetime),
             refresh_token,
             int(access_lifetime.total_seconds()),
             int(refresh_lifetime.total_seconds()),
             family.scopes,
         )
         return pair, ids
+
+    def _access_token(self, family: Family, token_id: str, lifetime: timedelta) -> str:
+        return self._issuer.issue(
+            user_id=family.user_id,
+            username=family.username,
+            role=family.role,
+            scopes=frozenset(family.scopes),
+            lifetime=lifetime,
+            token_id=token_id,
+            session_id=family.family_id,
+            ancestors=family.ancestors,
+        )
 
     async def _record(
         self,
@@ -365,6 +462,28 @@ class SessionService:
             self._operations.labels(operation, "failure").inc()
             raise
         self._operations.labels(operation, "success").inc()
+
+
+def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, ...]:
+    """Return the scopes of a token that *user* has issued.
+
+    Raises:
+        InsufficientScopeError: The caller lacks some; names them.
+        ValidationFailedError: There are no such scopes; names them.
+    """
+    if requested is None:
+        return tuple(sorted(scope for scope in user.scopes if scope in USER_SCOPES))
+    scopes = tuple(dict.fromkeys(requested))
+    # Scopes of no meaning to us are known by whoever holds them: policies let them use tools.
+    known = (ALL_SCOPES | user.custom_scopes) - RESERVED_SCOPES
+    unknown = [scope for scope in scopes if scope not in known]
+    if unknown:
+        named = ", ".join(unknown)
+        raise ValidationFailedError("requested_scopes", f"unknown scopes: {named}")
+    missing = [scope for scope in scopes if scope not in user.held_scopes]
+    if missing:
+        raise InsufficientScopeError(missing)
+    return scopes
 
 
 def _power(role: Role) -> int:

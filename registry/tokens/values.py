@@ -1,7 +1,7 @@
 """Values about stored tokens."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from registry.auth.identity import Role
@@ -115,7 +115,8 @@ class Family:
         hours: Lifetime of its access tokens.
         ancestors: `sid` or `jti` of the tokens it was generated with, the oldest first.
         expires_at: When nothing of it is valid any more.
-        refresh_token_id: `jti` of the one refresh token that can be exchanged.
+        refresh_token_id: `jti` of the one refresh token that can be exchanged; None for tokens
+            that cannot be renewed.
         access_tokens: `jti` and expiry of the latest access tokens.
     """
 
@@ -130,8 +131,9 @@ class Family:
     ancestors: tuple[str, ...]
     created_at: datetime
     expires_at: datetime
-    refresh_token_id: str = ""
+    refresh_token_id: str | None = None
     access_tokens: tuple[tuple[str, datetime], ...] = ()
+    exchanged_at: datetime | None = None
     revoked_at: datetime | None = None
 
     def is_live(self, now: datetime) -> bool:
@@ -141,22 +143,70 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class IssuedIds:
-    """What is stored of a pair of tokens that was issued."""
+    """What is stored of tokens that were issued together. *refresh_id* is None without one."""
 
     access_id: str
     access_expires_at: datetime
-    refresh_id: str
+    refresh_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedPair:
-    """An access and a refresh token as they are handed out, this once."""
+    """An access and a refresh token as they are handed out, this once.
 
+    Attributes:
+        access_id: `jti` of the access token, by which it can be revoked.
+    """
+
+    access_id: str
     access_token: str = field(repr=False)
     refresh_token: str = field(repr=False)
     expires_in_seconds: int
     refresh_expires_in_seconds: int
     scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOrder:
+    """An access token that the operator has issued: for whom, with what, for how long.
+
+    Attributes:
+        username: Shown in records; the stored user's where empty.
+        scopes: Custom ones included.
+    """
+
+    user_id: str
+    username: str
+    role: Role
+    scopes: frozenset[str]
+    lifetime: timedelta
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """One access token as it is handed out, this once.
+
+    Attributes:
+        is_known_user: Whether its user is in `users`.
+    """
+
+    access_id: str
+    access_token: str = field(repr=False)
+    is_known_user: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFamily:
+    """A family in a list.
+
+    Attributes:
+        is_revoked: Whether its tokens are refused: it was revoked, its user's tokens were, or what
+            it was generated with.
+    """
+
+    family: Family
+    is_revoked: bool
 
 
 @dataclass(frozen=True, slots=True)

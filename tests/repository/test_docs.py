@@ -59,6 +59,7 @@ def test_every_log_event_is_listed(texts: dict[str, str]) -> None:
     "command",
     [
         "token create",
+        "token list",
         "token revoke",
         "audit verify",
         "tools verify",

@@ -86,6 +86,7 @@ WITH_INPUT = (
     "gateway_metadata",
     "store_token",
     "list_tokens",
+    "list_issued_tokens",
     "get_token",
     "refresh_token",
     "delete_token",
