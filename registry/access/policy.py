@@ -134,6 +134,11 @@ class ServerFacts:
     scope: ServerScope | None
     grants: Grants = NO_GRANTS
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether an administrator made it for others."""
+        return self.scope is not None and self.scope.is_shared
+
 
 class Rule(StrEnum):
     """The rules, in the words of refusals and traces."""
@@ -205,9 +210,30 @@ def decide(
     verdict = evaluate(user, server, admin_sees_private=admin_sees_private)
     if verdict is ADMINISTRATOR:
         return ALL_TO_ADMINISTRATOR
+    return _decision(verdict, int(needed))
+
+
+def decide_use(
+    user: UserContext, server: ServerFacts, *, admin_uses_private: bool = False
+) -> Decision:
+    """Decide whether *user* may use *server* through the gateway: list, call and listen to it.
+
+    Seeing is not using: a call carries the credentials that the owner stored. Administrators use
+    what is shared like anybody else; what is private to others, and what the other application
+    wrote and whose entries do not name them, only where *admin_uses_private*, and such use is
+    recorded.
+    """
+    if not user.is_admin:
+        return _decision(_of_user(user, server), VIEW_BIT)
+    if server.is_shared:
+        return ALL_TO_ADMINISTRATOR
+    decision = _decision(_of_user(user, server), VIEW_BIT)
+    return ALL_TO_ADMINISTRATOR if admin_uses_private and not decision.allowed else decision
+
+
+def _decision(verdict: Verdict, wanted: int) -> Decision:
     if verdict is AUTHOR:
         return ALL_TO_AUTHOR
-    wanted = int(needed)
     if verdict.bits & wanted == wanted:
         given = next((step.rule for step in verdict.trace if step.bits & wanted), Rule.NO_GRANT)
         return Decision(True, given, verdict)
@@ -219,12 +245,19 @@ def evaluate(
     user: UserContext, server: ServerFacts, *, admin_sees_private: bool = True
 ) -> Verdict:
     """Return all that *user* may do with *server*: what any rule gives, added up."""
-    is_author = server.author == user.user_id
-    scope = server.scope
     if user.is_admin and (
-        admin_sees_private or is_author or scope is not ServerScope.PRIVATE_USER
+        admin_sees_private
+        or server.author == user.user_id
+        or server.scope is not ServerScope.PRIVATE_USER
     ):
         return ADMINISTRATOR
+    return _of_user(user, server)
+
+
+def _of_user(user: UserContext, server: ServerFacts) -> Verdict:
+    """Return what *user* may do with *server* without regard to their being an administrator."""
+    is_author = server.author == user.user_id
+    scope = server.scope
     if scope is ServerScope.PRIVATE_USER:
         return AUTHOR if is_author else STRANGER
     # Entries say who has access; a document without any is its author's all the same.

@@ -117,12 +117,13 @@ class AuditTrail:
     def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
         """Record what the gateway saw without waiting; `flush` writes it.
 
-        The same again is left out for `REPEATED_SECONDS`.
+        The same refusal again is left out for `REPEATED_SECONDS`; what was done never is.
         """
-        key = (actor.user_id, event.action.value, event.entity_id, event.reason)
-        if key in self._repeated:
-            return
-        self._repeated[key] = None
+        if event.outcome is not AuditOutcome.SUCCESS:
+            key = (actor.user_id, event.action.value, event.entity_id, event.reason)
+            if key in self._repeated:
+                return
+            self._repeated[key] = None
         if len(self._waiting) >= WAITING:
             self._lost.inc()
             return

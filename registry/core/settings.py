@@ -342,6 +342,14 @@ class Settings(BaseSettings):
     admin_sees_private: bool = Field(
         default=True, description="Whether admins see other users' private servers."
     )
+    admin_uses_private: bool = Field(
+        default=False,
+        description=(
+            "Whether admins may use other users' private servers at `/mcp` and `/mcp/<server>`, "
+            "with the credentials stored there; each use is audited. "
+            "Needs `ADMIN_SEES_PRIVATE`."
+        ),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged."
     )
@@ -420,6 +428,13 @@ class Settings(BaseSettings):
             msg = "must be an http or https address without a query"
             raise ValueError(msg)
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _administrators_use_what_they_see(self) -> "Settings":
+        if self.admin_uses_private and not self.admin_sees_private:
+            msg = "ADMIN_USES_PRIVATE: needs ADMIN_SEES_PRIVATE=true"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _local_mode_stays_on_loopback(self) -> "Settings":

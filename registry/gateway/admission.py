@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from registry.access.policy import Permission, Rule, ServerScope, decide
+from registry.access.policy import Decision, Rule, decide_use
 from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
@@ -16,6 +16,7 @@ from registry.gateway.translate import challenged
 from registry.gateway.values import Route
 from registry.policies.decisions import deciding
 from registry.policies.explaining import blocking
+from registry.servers.values import Transport
 from registry.tools.public_names import SEPARATOR
 
 RECORDED_CHARACTERS = 256
@@ -33,7 +34,7 @@ class Admission:
         authenticate: Finds out who calls.
         refusals: Takes note of what known callers were refused.
         base_url: The address clients use; refusals point below it.
-        admin_sees_private: Whether administrators may use others' private servers.
+        admin_uses_private: Whether administrators may use others' private servers.
     """
 
     def __init__(
@@ -43,19 +44,27 @@ class Admission:
         *,
         refusals: Refusals,
         base_url: str,
-        admin_sees_private: bool,
+        admin_uses_private: bool,
     ) -> None:
         self._routes = routes
         self._authenticate = authenticate
         self._refusals = refusals
         self._base_url = base_url
-        self._admin_sees_private = admin_sees_private
+        self._admin_uses_private = admin_uses_private
 
-    async def admit(self, exchange: Exchange, needed: Scope) -> tuple[UserContext, Route]:
+    async def admit(
+        self, exchange: Exchange, needed: Scope, *, is_for_stream: bool = False
+    ) -> tuple[UserContext, Route]:
         """Return the caller and the route they may use, and note the route in *exchange*.
 
         The caller is settled before the route is looked up, so that nobody learns which servers
         exist.
+
+        Args:
+            exchange: The request.
+            needed: What the token must allow.
+            is_for_stream: Whether it is a message for an open stream of the HTTP+SSE transport,
+                which becomes a request of its own unless the server speaks that transport too.
 
         Raises:
             Unauthorized: No acceptable token.
@@ -69,6 +78,8 @@ class Admission:
             user = await self._verified(exchange, authorization)
         self._admit_user(exchange, user, needed)
         route = self._admit_to(exchange, user, self._routes.route(exchange.slug))
+        if not is_for_stream or route.transport is Transport.SSE:
+            self.note_use(exchange, user, route)
         exchange.served_by(route)
         return user, route
 
@@ -113,9 +124,7 @@ class Admission:
 
     def seen(self, user: UserContext, route: Route) -> Route | None:
         """Return the server as *user* may use it; None when it does not exist for them."""
-        if not decide(
-            user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
-        ).allowed:
+        if not self._decide(user, route).allowed:
             return None
         return route if route.policies is None else route.policies.seen_by(user)
 
@@ -129,27 +138,34 @@ class Admission:
 
     def view(self, user: UserContext) -> View:
         """Return what of the combined server *user* may see."""
-        return self._routes.catalogue.view(user, admin_sees_private=self._admin_sees_private)
+        return self._routes.catalogue.view(user, admin_uses_private=self._admin_uses_private)
 
     def _admit_to(self, exchange: Exchange, user: UserContext, route: Route | None) -> Route:
         if route is None:
             raise ServerUnknown
-        decision = decide(
-            user, Permission.VIEW, route.facts, admin_sees_private=self._admin_sees_private
-        )
+        decision = self._decide(user, route)
         if not decision.allowed:
             self._note(exchange, user, route.server_id, decision.rule)
             raise ServerUnknown
-        self.note_use(exchange, user, route)
         return route if route.policies is None else route.policies.seen_by(user)
 
     def note_use(self, exchange: Exchange, user: UserContext, route: Route) -> None:
-        """Record that an administrator uses another user's private server; once a request."""
-        if not user.is_admin or not _is_private_of_another(user, route):
+        """Record that an administrator uses, as one, what is private to others; once a request."""
+        if not user.is_admin or route.facts.is_shared:
+            return
+        if self._decide(user, route).rule is not Rule.ADMINISTRATOR:
             return
         before = exchange.route
-        if before is None or before.server_id != route.server_id:
-            self._note(exchange, user, route.server_id, Rule.ADMINISTRATOR, AuditOutcome.SUCCESS)
+        if before is not None and before.server_id == route.server_id:
+            return
+        used: JsonObject = {"method": exchange.method}
+        name = exchange.params.get("name")
+        if isinstance(name, str):
+            used["name"] = name[:RECORDED_CHARACTERS]
+        self._note(exchange, user, route.server_id, Rule.ADMINISTRATOR, AuditOutcome.SUCCESS, used)
+
+    def _decide(self, user: UserContext, route: Route) -> Decision:
+        return decide_use(user, route.facts, admin_uses_private=self._admin_uses_private)
 
     def note_hidden(self, exchange: Exchange, user: UserContext, name: str) -> None:
         """Record that a caller asked the combined server for something of a server hidden to them.
@@ -161,12 +177,7 @@ class Admission:
         """
         member = self._routes.catalogue.member(name.partition(SEPARATOR)[0])
         if member is not None:
-            decision = decide(
-                user,
-                Permission.VIEW,
-                member.route.facts,
-                admin_sees_private=self._admin_sees_private,
-            )
+            decision = self._decide(user, member.route)
             if not decision.allowed:
                 self._note(exchange, user, member.route.server_id, decision.rule)
 
@@ -231,7 +242,3 @@ class Admission:
         slug = quote(exchange.slug, safe="")
         path = f"/mcp/{slug}" if slug else "/mcp"
         return f"{self._base_url}/.well-known/oauth-protected-resource{path}"
-
-
-def _is_private_of_another(user: UserContext, route: Route) -> bool:
-    return route.facts.scope is ServerScope.PRIVATE_USER and route.facts.author != user.user_id

@@ -15,7 +15,7 @@ import orjson
 from cachetools import LRUCache
 from mcp.shared.uri_template import UriTemplate
 
-from registry.access.policy import Permission, decide
+from registry.access.policy import decide_use
 from registry.auth.identity import UserContext
 from registry.core.json import dump_text, load_text
 from registry.gateway.listing import PAGE_SIZE, CursorError, cursor_after, cursor_position
@@ -153,8 +153,8 @@ class Catalogue:
         """Return the server whose names begin with *prefix*."""
         return self._members.get(prefix)
 
-    def view(self, user: UserContext, *, admin_sees_private: bool) -> "View":
-        """Return what *user* may see."""
+    def view(self, user: UserContext, *, admin_uses_private: bool) -> "View":
+        """Return what *user* may use."""
         key: ViewKey = (user.user_id, user.role.value, user.role_principal, user.groups)
         if self._is_policed:
             key = (*key, user.scopes, user.custom_scopes)
@@ -164,12 +164,7 @@ class Catalogue:
         allowed = [
             member
             for member in self._ordered
-            if decide(
-                user,
-                Permission.VIEW,
-                member.route.facts,
-                admin_sees_private=admin_sees_private,
-            ).allowed
+            if decide_use(user, member.route.facts, admin_uses_private=admin_uses_private).allowed
         ]
         if self._is_policed:
             allowed = [member.seen_by(user) for member in allowed]

@@ -133,7 +133,7 @@ class GatewayEndpoint:
             around.authenticate,
             refusals=around.refusals,
             base_url=settings.base_url,
-            admin_sees_private=settings.admin_sees_private,
+            admin_uses_private=settings.admin_uses_private,
         )
         self._max_body_bytes = settings.gateway_max_body_bytes
         self._body_seconds = settings.request_body_timeout_seconds
@@ -377,7 +377,7 @@ class GatewayEndpoint:
         """Take a message of a client of the HTTP+SSE transport."""
         route: Route | None = None
         if exchange.slug:
-            user, route = await self._admission.admit(exchange, needed)
+            user, route = await self._admission.admit(exchange, needed, is_for_stream=True)
         else:
             user = await self._admission.admit_caller(exchange, needed)
         await self._old_clients.take(exchange, envelope, user, route, stream)

@@ -266,6 +266,7 @@ class HostedServer:
                     raise by_era(exchange, NotSubscribable(owned.route.server_name))
                 if begins:
                     self._check_room(caller, envelope.params["uri"])
+                    self._admission.note_use(exchange, caller.user, owned.route)
                 kind = "subscribed" if begins else "unsubscribed"
                 await self._change(caller, {kind: envelope.params["uri"]})
                 await self._result(exchange, {})

@@ -253,6 +253,9 @@ class Standing:
         uris = honoured.uris
         outlet = Outlet(honoured.lists, exchange.request_id)
         async with self._opened(exchange, caller, offering, outlet, uris, None) as stream:
+            owners = (offering.resource(uri) for uri in uris)
+            for route in {one.route.server_id: one.route for one in owners if one}.values():
+                self._admission.note_use(exchange, caller.user, route)
             if uris:
                 # What is acknowledged is told from then on.
                 stream.must_attach = False

@@ -14,7 +14,7 @@ from registry.audit.chain import PURPOSE, AuditKeys
 from registry.audit.repository import AuditRepository
 from registry.audit.sealing import LATE, Sealer
 from registry.audit.trail import AuditTrail
-from registry.audit.values import AuditAction, AuditEvent, EntityType
+from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
 from registry.audit.verification import AuditVerifier, Finding
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
@@ -250,3 +250,17 @@ async def test_a_record_that_commits_late_is_sealed_after_all(
 
     assert await sealer.seal_new() == 1
     assert (await verifier.verify()).is_good
+
+
+async def test_of_what_the_gateway_saw_refusals_are_recorded_once_a_minute_and_uses_each(
+    audit: AuditTrail, audit_repository: AuditRepository, alice: UserContext
+) -> None:
+    use = AuditEvent(AuditAction.CALL, EntityType.SERVER, "5" * 24, reason="administrator")
+    refusal = replace(use, outcome=AuditOutcome.DENIED)
+
+    for event in (use, refusal, use, refusal):
+        audit.note_later(alice, event, PROCESS)
+    await audit.flush()
+
+    found = [row["outcome"] async for row in audit_repository.all_records()]
+    assert sorted(found) == ["denied", "success", "success"]

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.access.policy import Permission, ServerFacts, ServerScope, decide
+from registry.access.policy import ServerFacts, ServerScope, decide_use
 from registry.auth.identity import UserContext
 from registry.gateway.catalogue import Catalogue
 from registry.gateway.differences import (
@@ -88,7 +88,7 @@ async def nothing() -> None:
 
 def pages(catalogue: Catalogue, user: UserContext) -> Mapping[int, tuple[Any, ...]]:
     """Return what a user finds in each kind of list, in any order but that of the names."""
-    view = catalogue.view(user, admin_sees_private=True)
+    view = catalogue.view(user, admin_uses_private=False)
     return {kind: tuple(view.page(name, None) for name in names) for kind, names in LISTS.items()}
 
 
@@ -99,7 +99,7 @@ def different(before: Mapping[int, Any], after: Mapping[int, Any]) -> int:
 
 def seen(user: UserContext, route: Route) -> Route | None:
     """Return a server as a user may use it, if they see it."""
-    if not decide(user, Permission.VIEW, route.facts).allowed:
+    if not decide_use(user, route.facts).allowed:
         return None
     return route if route.policies is None else route.policies.seen_by(user)
 

@@ -71,7 +71,9 @@ async def test_metrics_name_the_servers_that_everybody_may_know(
     start_gateway: StartGateway,
 ) -> None:
     gateway = await start_gateway(
-        make_route(slug="open"), make_route(slug="hidden", facts=PRIVATE)
+        make_route(slug="open"),
+        make_route(slug="hidden", facts=PRIVATE),
+        admin_uses_private=True,
     )
 
     await gateway.post(request("tools/list"), slug="open", user="root")
@@ -185,11 +187,11 @@ async def test_unknown_servers_are_not_told_apart_without_a_token(gateway: Gatew
     assert (known.status_code, known.content) == (unknown.status_code, unknown.content)
 
 
-async def test_authors_reach_their_private_servers_and_admins_as_configured(
+async def test_authors_alone_reach_their_private_servers(
     start_gateway: StartGateway,
 ) -> None:
     mine = ServerFacts("a" * 24, ServerScope.PRIVATE_USER)
-    gateway = await start_gateway(make_route(facts=mine), admin_sees_private=False)
+    gateway = await start_gateway(make_route(facts=mine))
 
     answers = [
         await gateway.post(request("tools/list"), user=user) for user in ("alice", "bob", "root")

@@ -75,7 +75,7 @@ def _names(servers: dict[str, set[str]]) -> dict[tuple[str, str], str]:
         slug: make_route(slug=slug, tools=[tool_entry(name, "{}") for name in sorted(names)])
         for slug, names in servers.items()
     }
-    offering = CombinedOffering(Catalogue(routes).view(ALICE, admin_sees_private=True))
+    offering = CombinedOffering(Catalogue(routes).view(ALICE, admin_uses_private=False))
     found: dict[tuple[str, str], str] = {}
     for slug, names in servers.items():
         for name in names:
@@ -109,7 +109,7 @@ def test_a_qualified_uri_leads_to_the_server_it_names_whatever_others_list() -> 
     greedy = FeatureEntry("{+all}", b'{"uriTemplate":"{+all}"}')
     hostile = make_route(slug="hostile", server_id="0" * 24, resources=[fake], templates=[greedy])
     victim = make_route(slug="victim", server_id="1" * 24)
-    view = Catalogue({"hostile": hostile, "victim": victim}).view(ALICE, admin_sees_private=True)
+    view = Catalogue({"hostile": hostile, "victim": victim}).view(ALICE, admin_uses_private=False)
 
     owned = view.resource(taken)
     own = view.resource(f"mcp.hostile+{taken}")

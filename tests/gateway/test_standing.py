@@ -133,7 +133,7 @@ async def test_a_right_that_is_taken_away_is_told_of(gateway: Gateway) -> None:
 async def test_a_caller_who_became_somebody_else_hears_of_another_list(
     start_gateway: StartGateway,
 ) -> None:
-    gateway: Gateway = await start_gateway(make_route(facts=PRIVATE))
+    gateway: Gateway = await start_gateway(make_route(facts=PRIVATE), admin_uses_private=True)
     async with hearing(gateway, await begin(gateway)) as stream:
         promoted = UserContext(ALICE.user_id, "alice", Role.ADMIN, ALICE.scopes)
         gateway.authenticate.change(promoted)
@@ -145,7 +145,7 @@ async def test_a_caller_who_became_somebody_else_hears_of_another_list(
 async def test_it_does_not_matter_which_request_finds_out_that_a_caller_changed(
     start_gateway: StartGateway,
 ) -> None:
-    gateway: Gateway = await start_gateway(make_route(facts=PRIVATE))
+    gateway: Gateway = await start_gateway(make_route(facts=PRIVATE), admin_uses_private=True)
     session = await begin(gateway)
     async with hearing(gateway, session) as stream:
         gateway.authenticate.change(UserContext(ALICE.user_id, "alice", Role.ADMIN, ALICE.scopes))
