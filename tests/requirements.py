@@ -315,7 +315,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-242": (
         "tests/access/test_policy.py::test_the_decision_follows_scope_author_and_grants",
-        "tests/gateway/test_endpoint.py::test_authors_reach_their_private_servers_and_admins_as_configured",
+        "tests/gateway/test_endpoint.py::test_authors_alone_reach_their_private_servers",
         "tests/gateway/test_whole_way.py::test_what_a_caller_may_not_see_is_answered_like_what_is_not_there",
         "tests/servers/test_api_identity.py::test_a_jarvis_user_sees_what_is_shared_with_their_groups",
     ),

@@ -162,7 +162,9 @@ async def test_names_that_not_everybody_may_know_are_no_labels(
 ) -> None:
     hidden = tool_entry("hidden-tool", '{"name":"hidden-tool","inputSchema":{}}')
     gateway = await start_gateway(
-        make_route(slug="open"), make_route(slug="mine", facts=PRIVATE, tools=[hidden])
+        make_route(slug="open"),
+        make_route(slug="mine", facts=PRIVATE, tools=[hidden]),
+        admin_uses_private=True,
     )
     message = request("tools/call", {"name": "hidden-tool", "arguments": {}})
 
