@@ -212,6 +212,23 @@ class Settings(BaseSettings):
     gateway_session_hours: float = Field(
         default=24.0, gt=0, description="How long a sealed session id stays valid."
     )
+    gateway_upstream_sessions: int = Field(
+        default=10_000, gt=0, description="Most sessions with servers that one worker holds."
+    )
+    gateway_upstream_sessions_per_server: int = Field(
+        default=2_500, gt=0, description="Most of these sessions with one server."
+    )
+    gateway_upstream_sessions_per_user: int = Field(
+        default=500,
+        gt=0,
+        description="Most of these sessions that one user may have. At a bound the session that "
+        "was idle for longest is ended for the new one.",
+    )
+    gateway_upstream_session_idle_seconds: float = Field(
+        default=1800.0,
+        gt=0,
+        description="After which time without a call a session with a server is ended.",
+    )
     gateway_streams_per_worker: int = Field(
         default=6_000, gt=0, description="Most streams open to clients on one worker at a time."
     )

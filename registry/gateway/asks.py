@@ -11,8 +11,12 @@ from registry.gateway.answers import GATEWAY_INFO
 from registry.gateway.messages import (
     Message,
 )
+from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route, ToolEntry
 from registry.servers.values import Era
+
+NOBODY = SessionOwner("")
+"""Owns no session: of what opens a stream of its own."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Ask:
         may_repeat: Whether a second call would change nothing.
         is_standing: Whether it opens a stream that stays open, and takes no place of a call.
         user_id: Whose connection it goes over, where users have their own.
+        owner: Whose session with the server it goes over, where servers keep any.
     """
 
     route: Route
@@ -48,6 +53,7 @@ class Ask:
     may_repeat: bool = False
     is_standing: bool = False
     user_id: str | None = None
+    owner: SessionOwner = NOBODY
 
 
 class Conversation(Protocol):

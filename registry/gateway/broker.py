@@ -246,9 +246,10 @@ class Broker:
 
     async def close(self) -> None:
         """Drop everything that waits for a client."""
-        for parked in self._parked.values():
+        # Taken out one by one: a timer gives up others meanwhile.
+        while self._parked:
+            _, parked = self._parked.popitem()
             await self._connector.leave(parked.conversation)
-        self._parked.clear()
 
     async def _conduct(self, call: _Call) -> None:
         """Pass on what comes until the client has its answer, or is asked for more."""

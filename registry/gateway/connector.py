@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -48,7 +49,14 @@ from registry.gateway.messages import (
     notification_text,
     request_text,
 )
-from registry.gateway.upstream_sessions import UpstreamSession, UpstreamSessions, session_key
+from registry.gateway.ports import Peers
+from registry.gateway.upstream_sessions import (
+    SessionLimits,
+    SessionOwner,
+    UpstreamSession,
+    UpstreamSessions,
+    session_key,
+)
 from registry.gateway.values import Route
 from registry.gateway.wire import UpstreamAnswer, Wire
 from registry.servers.values import Era
@@ -63,6 +71,8 @@ class Connector:
         connect_timeout_seconds: Longest wait for a connection to be made.
         repeats_reads: Whether what may be repeated is sent once more when a server breaks off.
         suspect: Has a server asked again which era it speaks.
+        peers: The other workers.
+        session_limits: How many sessions with servers there may be.
     """
 
     def __init__(
@@ -72,6 +82,8 @@ class Connector:
         errands: Errands,
         clock: Clock,
         *,
+        peers: Peers,
+        session_limits: SessionLimits,
         connect_timeout_seconds: float,
         repeats_reads: bool,
         suspect: Callable[[Route], None],
@@ -82,7 +94,9 @@ class Connector:
         self._repeats_reads = repeats_reads
         self.clock = clock
         self.errands = errands
-        self.sessions = UpstreamSessions(self._shake_hands, self._say_goodbye, errands, clock)
+        self.sessions = UpstreamSessions(
+            self._shake_hands, self._say_goodbye, errands, clock, peers, session_limits
+        )
         self._connect_timeout_seconds = connect_timeout_seconds
         self._timeouts: dict[float, ClientTimeout] = {}
         self._silent = ClientTimeout(
@@ -246,9 +260,9 @@ class Connector:
         Raises:
             Refusal: The server did not shake hands.
         """
-        key = session_key(route, credentials, {}, None)
+        key = session_key(route, credentials, {}, SessionOwner(""))
         session = UpstreamSession(key, route, credentials, "")
-        await self._shake_hands(session, {}, None)
+        await self._shake_hands(session, {})
         return session
 
     def end_session(self, session: UpstreamSession) -> None:
@@ -324,7 +338,7 @@ class Connector:
         return answer
 
     async def _shake_hands(
-        self, session: UpstreamSession, capabilities: Mapping[str, Any], level: str | None
+        self, session: UpstreamSession, capabilities: Mapping[str, Any]
     ) -> None:
         route = session.route
         request_id = self.new_id()
@@ -358,11 +372,14 @@ class Connector:
             session_headers(session),
             notification_text("notifications/initialized"),
         )
-        if level is not None and "logging" in route.capabilities:
-            set_level = request_text(
-                "logging/setLevel", {"level": level}, self.new_id(), is_exact=True
-            )
-            await self.post(route, route.target, session_headers(session), set_level)
+
+    async def set_level(self, session: UpstreamSession, level: str) -> None:
+        """Have the server report from *level* on in *session*; does not raise."""
+        raw = request_text("logging/setLevel", {"level": level}, self.new_id(), is_exact=True)
+        # What ails the server, or the session, shows in the request that follows.
+        with suppress(Refusal):
+            await self.post_in(session, raw)
+            session.level = level
 
     async def _say_goodbye(self, session: UpstreamSession) -> None:
         if session.id is not None:

@@ -49,6 +49,7 @@ from registry.gateway.answers import (
 )
 from registry.gateway.asks import Ask, Conversation
 from registry.gateway.connector import Connector
+from registry.gateway.crossing import LOG_LEVELS
 from registry.gateway.eras import NO_SUCH_PROTOCOL, is_of_another_era
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import Event, read_events
@@ -267,11 +268,13 @@ class StatelessConversation(_Talk):
 
 
 class SessionConversation(_Talk):
-    """With a server of the handshake's era, in a session that others may share."""
+    """With a server of the handshake's era, in the session of the one who asks."""
 
     def __init__(self, connector: Connector, ask: Ask) -> None:
         super().__init__(connector, ask)
         self._session: UpstreamSession | None = None
+        self._session_id: str | None = None
+        self._version: str | None = None
         self._early: bytes | None = None
         self._last_event_id: str | None = None
         self._retry_seconds = DEFAULT_RETRY_SECONDS
@@ -280,11 +283,15 @@ class SessionConversation(_Talk):
         """Send the request in a session, in a new one if the server has forgotten it."""
         ask = self._ask
         raw = request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
-        key = session_key(ask.route, ask.credentials, ask.capabilities, ask.level)
+        key = session_key(ask.route, ask.credentials, ask.capabilities, ask.owner)
         for is_last in (False, True):
             session = self._session = await self._connector.sessions.acquire(
-                key, ask.route, ask.credentials, ask.capabilities, ask.level
+                key, ask.route, ask.credentials, ask.capabilities
             )
+            # Kept: should another worker have opened one too, later calls may use that.
+            self._session_id, self._version = session.id, session.version
+            if ask.level is not None and _is_to_be_set(ask.level, session):
+                await self._connector.set_level(session, ask.level)
             headers = session_headers(session)
             headers.update(ask.passed_on)
             headers["Content-Type"] = JSON
@@ -293,7 +300,7 @@ class SessionConversation(_Talk):
             answer = self._answer = await self._connector.send(ask, self.turn, headers, raw)
             if is_last or session.id is None or not await self._is_forgotten(answer):
                 return
-            self._connector.sessions.forget(session)
+            await self._connector.sessions.forget(session)
             self.is_open, self._early = False, None
             answer.close()
             # Given back here, and not once more if there is no other session to be had.
@@ -362,8 +369,7 @@ class SessionConversation(_Talk):
     @override
     def reply_address(self) -> list[str | None]:
         """Return session id and version."""
-        session = self._session
-        return [None, session.id if session else None, session.version if session else None]
+        return [None, self._session_id, self._version]
 
     @override
     async def close(self) -> None:
@@ -429,3 +435,11 @@ class SseConversation(_Talk):
     def reply_address(self) -> list[str | None]:
         """Return the address that the server takes messages at."""
         return [str(self._endpoint), None, None]
+
+
+def _is_to_be_set(level: str, session: UpstreamSession) -> bool:
+    """Whether the server is to report from another level on than it does."""
+    if session.level is None or session.key.owner.session is not None:
+        return level != session.level
+    # Each request of the stateless era has a level of its own, and gets no more than it wants.
+    return LOG_LEVELS.index(level) < LOG_LEVELS.index(session.level)

@@ -3,7 +3,7 @@
 Whether an origin is allowed is decided in `hosts`; without that, none of this is sent.
 """
 
-from registry.gateway.headers import Headers
+from registry.gateway.headers import CONVERSATION_HEADER, Headers
 
 READABLE = b"mcp-session-id, www-authenticate, retry-after"
 SENDABLE = frozenset(
@@ -19,6 +19,7 @@ SENDABLE = frozenset(
         "traceparent",
         "tracestate",
         "baggage",
+        CONVERSATION_HEADER,
     }
 )
 MAX_AGE_SECONDS = 600

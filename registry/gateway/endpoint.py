@@ -61,6 +61,7 @@ from registry.gateway.sessions import SessionSeal
 from registry.gateway.standing import Standing
 from registry.gateway.streams import StandingStreams, StreamRoom, until_refused
 from registry.gateway.translate import error_body, refusal_for
+from registry.gateway.upstream_sessions import SessionLimits
 from registry.gateway.values import Route
 from registry.gateway.watch import ClientGone
 from registry.gateway.wire import Wire
@@ -182,6 +183,13 @@ class GatewayEndpoint:
             gates,
             self._errands,
             clock,
+            peers=around.peers,
+            session_limits=SessionLimits(
+                total=settings.gateway_upstream_sessions,
+                per_server=settings.gateway_upstream_sessions_per_server,
+                per_user=settings.gateway_upstream_sessions_per_user,
+                idle_seconds=settings.gateway_upstream_session_idle_seconds,
+            ),
             connect_timeout_seconds=connect_timeout_seconds,
             repeats_reads=settings.gateway_repeat_reads,
             suspect=routes.suspect,

@@ -11,6 +11,9 @@ TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 COMMON_FORWARDED = ("accept", "mcp-protocol-version", "last-event-id", *TRACE_HEADERS)
 MCP_NAME = "mcp-name"
 MODERN_FORWARDED = ("mcp-method", MCP_NAME)
+CONVERSATION_HEADER = "x-conversation-id"
+"""By which a client names a conversation, each of which has sessions with servers of its own."""
+
 JSON_LINE = "content-type: application/json\r\n"
 READ_HERE = (
     "access-control-request-headers",
@@ -22,6 +25,7 @@ READ_HERE = (
     "host",
     "mcp-session-id",
     "origin",
+    CONVERSATION_HEADER,
 )
 LISTS = frozenset({"accept", "tracestate", "baggage"})
 """Headers that may be sent in several lines, which mean the same as one joined by commas."""

@@ -47,7 +47,7 @@ from registry.gateway.errors import (
     StateUnknown,
 )
 from registry.gateway.forward import REPEATABLE
-from registry.gateway.headers import TRACE_HEADERS
+from registry.gateway.headers import CONVERSATION_HEADER, TRACE_HEADERS
 from registry.gateway.listing import CursorError, page_result
 from registry.gateway.offering import PAGE_KINDS, Offering, with_public_links
 from registry.gateway.ports import PeerGone, Peers
@@ -60,6 +60,7 @@ from registry.gateway.session_states import (
 )
 from registry.gateway.standing import Standing
 from registry.gateway.translate import by_era, result_body
+from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route, may_tell_of_resources
 from registry.servers.values import Era
 
@@ -185,9 +186,13 @@ class HostedServer:
         await self._end(self._sessions.resume(user, scope_id, sealed))
 
     async def _end(self, session: ClientSession) -> None:
-        self._states.forget(session.nonce)
-        self._standing.session_ended(session.nonce)
+        self._ended(session.nonce)
         await self._peers.tell_all(orjson.dumps({"kind": "ended", "session": session.nonce}))
+
+    def _ended(self, nonce: str) -> None:
+        self._states.forget(nonce)
+        self._standing.session_ended(nonce)
+        self._connector.sessions.end_of(nonce)
 
     async def told(self, message: bytes) -> bytes:
         """Act on what another worker tells, and reply."""
@@ -200,14 +205,15 @@ class HostedServer:
             case "cancel":
                 self._broker.cancel_named(told["session"], told["id"])
             case "ended":
-                self._states.forget(told["session"])
-                self._standing.session_ended(told["session"])
+                self._ended(told["session"])
             case "standing":
                 self._standing.superseded(told["session"], told["opened_at"])
                 return orjson.dumps(self._states.known(told["session"]))
             case "state":
                 self._states.apply(told["session"], told["change"])
                 await self._standing.session_changed(told["session"])
+            case "upstream_session":
+                return self._connector.sessions.told(told)
             case "states":
                 return orjson.dumps(self._states.known(told["session"]))
             case _:
@@ -437,8 +443,17 @@ class HostedServer:
             tool=owned.tool,
             may_repeat=exchange.may_repeat or envelope.method in REPEATABLE,
             user_id=caller.user.user_id if route.is_user_level else None,
+            owner=self._owner(exchange, caller),
         )
         await self._broker.ask(exchange, caller, offering, ask)
+
+    def _owner(self, exchange: Exchange, caller: Caller) -> SessionOwner:
+        session = caller.session
+        return SessionOwner(
+            caller.user.principal,
+            None if session is None else session.nonce,
+            exchange.headers.get(CONVERSATION_HEADER),
+        )
 
     async def _hear(
         self, exchange: Exchange, envelope: Envelope, caller: Caller, raw: bytes | bytearray

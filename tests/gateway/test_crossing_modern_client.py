@@ -10,7 +10,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from registry.gateway import broker, upstream_sessions
+from registry.gateway import broker
 from registry.servers.values import Era
 from tests.fakes.clock import FakeClock
 from tests.gateway.conftest import Gateway, StartGateway
@@ -204,7 +204,7 @@ async def test_log_messages_come_from_the_level_that_was_asked_for(
     assert b'"data":"error"' in loud.content
     assert silent.headers["content-type"] == "application/json"
     assert server.methods.count("logging/setLevel") == 1
-    assert len(server.sessions) == 2
+    assert len(server.sessions) == 1
 
 
 async def test_a_page_to_visit_first_is_asked_for_and_the_call_repeated(
@@ -399,6 +399,19 @@ async def test_a_parked_call_whose_server_has_gone_fails_clearly(
     assert "broke off" in second.json()["error"]["message"]
 
 
+async def test_calls_that_are_parked_may_go_while_the_gateway_closes(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    asking = Asking()
+    upstream.behaviour = asking.server
+    for _ in range(3):
+        await ask(gateway, elicitation={})
+
+    await asyncio.gather(gateway.endpoint.close(), gateway.endpoint.close())
+
+    assert asking.server.methods.count("notifications/cancelled") == 3
+
+
 async def test_a_parked_call_is_found_through_any_worker_and_lost_with_its_own(
     stack: AsyncExitStack, start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
@@ -591,13 +604,13 @@ async def test_sessions_are_shared_by_those_alone_who_are_served_alike(
     await ask(gateway, roots={})
     await ask(gateway, level="debug")
 
-    assert len(set(server.used)) == 4
+    assert len(set(server.used)) == 3
     credentials = {
         (sent.headers["mcp-session-id"], sent.headers["authorization"])
         for sent in upstream.requests
         if "mcp-session-id" in sent.headers
     }
-    assert credentials == {("s1", "a"), ("s2", "b"), ("s3", "a"), ("s4", "a")}
+    assert credentials == {("s1", "a"), ("s2", "b"), ("s3", "a")}
 
 
 async def test_a_changed_credential_has_a_session_of_its_own(
@@ -615,19 +628,15 @@ async def test_a_changed_credential_has_a_session_of_its_own(
 
 
 async def test_a_session_that_nobody_uses_is_ended(
-    stack: AsyncExitStack,
-    start_gateway: StartGateway,
-    upstream: ScriptedUpstream,
-    monkeypatch: pytest.MonkeyPatch,
+    stack: AsyncExitStack, start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    monkeypatch.setattr(upstream_sessions, "SWEEP_SECONDS", 0.01)
     server = upstream.behaviour = LegacyServer(plainly)
-    clock = FakeClock()
     url = await stack.enter_async_context(serve(upstream))
-    gateway = await start_gateway(make_route(f"{url}/mcp", eras=LEGACY), clock=clock)
+    gateway = await start_gateway(
+        make_route(f"{url}/mcp", eras=LEGACY), gateway_upstream_session_idle_seconds=0.1
+    )
 
     await ask(gateway)
-    clock.move(upstream_sessions.IDLE_SECONDS + 1)
     async with asyncio.timeout(WAIT_SECONDS):
         while not server.ended:
             await asyncio.wait({asyncio.ensure_future(upstream.arrived.wait())})
