@@ -12,6 +12,9 @@ from registry.core.json import JsonObject, JsonValue
 MAX_DEPTH = 64
 """Nesting of an object that is taken; real ones stay below 20, and validators recurse."""
 
+LISTED_VIA = "mcp-gateway-registry/via"
+"""Member of `_meta`: the gateways that listed an object on its way here, the last one first."""
+
 TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 NO_NUMBER = "holds a number that cannot be kept"
 

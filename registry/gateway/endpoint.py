@@ -36,6 +36,7 @@ from registry.gateway.eras import (
 )
 from registry.gateway.errors import (
     InternalFailure,
+    LoopDetected,
     MethodNotAllowed,
     Outcome,
     Refusal,
@@ -66,6 +67,7 @@ from registry.gateway.values import Route
 from registry.gateway.watch import ClientGone
 from registry.gateway.wire import Wire
 from registry.servers.values import Era, Transport
+from registry.upstream.loops import Instance, is_gateway
 
 log = structlog.get_logger()
 
@@ -94,6 +96,7 @@ class Surroundings:
         announced: Is told ids of servers that say that their lists changed.
         drain: Says when nothing new may begin.
         metrics: Counts streams.
+        instance: Recognises requests that come back to this deployment.
     """
 
     routes: RouteTable
@@ -106,6 +109,7 @@ class Surroundings:
     announced: Callable[[str], None]
     drain: Drain
     metrics: Metrics
+    instance: Instance
 
 
 class GatewayEndpoint:
@@ -129,6 +133,7 @@ class GatewayEndpoint:
         metrics = around.metrics
         self._routes = routes
         self._drain = around.drain
+        self._instance = around.instance
         self._admission = Admission(
             routes,
             around.authenticate,
@@ -335,13 +340,14 @@ class GatewayEndpoint:
             raise ShuttingDown
         needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
         exchange.params = envelope.params
+        era = message_era(headers, envelope.params)
+        exchange.is_modern = era is Era.MODERN
+        self._refuse_loop(exchange)
         query = exchange.scope.get("query_string")
         stream = stream_name(query) if query else None
         if stream is not None:
             await self._take(exchange, envelope, needed, stream)
             return
-        era = message_era(headers, envelope.params)
-        exchange.is_modern = era is Era.MODERN
         if not exchange.slug:
             user = await self._admission.admit_caller(exchange, needed)
             offering = CombinedOffering(self._admission.view(user))
@@ -356,6 +362,7 @@ class GatewayEndpoint:
     async def _get_or_delete(self, exchange: Exchange) -> None:
         if self._drain.has_begun:
             raise ShuttingDown
+        self._refuse_loop(exchange)
         self._recorder.understood(exchange, {})
         is_modern = header_era(exchange.headers) is Era.MODERN
         serve = self._hosted.get if exchange.method == "GET" else self._hosted.delete
@@ -378,6 +385,22 @@ class GatewayEndpoint:
             await serve(exchange, user, SingleOffering(route))
             return
         await self._one.get_or_delete(exchange, user, route)
+
+    def _refuse_loop(self, exchange: Exchange) -> None:
+        """Refuse a request that was here before; note one that another gateway sends.
+
+        Before the caller is known: somebody who registers this registry in itself, without a
+        token for it, is to learn of the loop rather than of the token.
+        """
+        via = exchange.headers.get("via")
+        if via is None:
+            return
+        # Proxies that put several servers together hide the error of one of them. Tools are listed
+        # from memory, and marked, so that whoever reads them here sees that they are its own.
+        if self._instance.sent(via) and exchange.method != "tools/list":
+            raise LoopDetected
+        if is_gateway(via):
+            exchange.lists_to = self._instance
 
     async def _take(
         self, exchange: Exchange, envelope: Envelope, needed: TokenScope, stream: str

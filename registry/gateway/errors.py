@@ -4,6 +4,7 @@ Refusal
 ├── transport: HostNotAllowed, OriginNotAllowed, MethodNotAllowed, BodyTooLarge, BodyTooSlow, …
 ├── protocol:  MalformedJson, InvalidRequest, InvalidParams, HeaderMismatch, VersionMismatch
 ├── policy:    ServerUnknown, SessionUnknown, ToolUnknown, ToolDenied
+├── loop:      LoopDetected
 └── upstream:  UpstreamUnreachable, UpstreamTimedOut, UpstreamMisbehaved, CredentialsRejected, …
 
 The data plane is itself the rim where HTTP and JSON-RPC meet, so a refusal knows its status and
@@ -13,6 +14,8 @@ its code. Codes of our own equal the HTTP status: JSON-RPC and MCP reserve negat
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar
+
+from registry.upstream.loops import LOOP_DETECTED
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -418,6 +421,20 @@ class InternalFailure(Refusal):
 
     def __init__(self) -> None:
         super().__init__("Something went wrong in the gateway; it was recorded.")
+
+
+class LoopDetected(Refusal):
+    """The request was sent by this deployment itself, and led back to it."""
+
+    status = 508
+    code = 508
+    error = "loop_detected"
+    outcome = Outcome.REFUSED
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"{LOOP_DETECTED}: a server that is registered in this registry leads back to it."
+        )
 
 
 class UpstreamFailed(Refusal):

@@ -26,8 +26,9 @@ READ_HERE = (
     "mcp-session-id",
     "origin",
     CONVERSATION_HEADER,
+    "via",
 )
-LISTS = frozenset({"accept", "tracestate", "baggage"})
+LISTS = frozenset({"accept", "tracestate", "baggage", "via"})
 """Headers that may be sent in several lines, which mean the same as one joined by commas."""
 
 KNOWN: Mapping[bytes, str] = {
@@ -114,7 +115,9 @@ def forwarded_lines(
         session_id: The upstream's own.
         called: What `Mcp-Name` names upstream, where that is not the client's name for it.
     """
-    lines = [stored.text]
+    via = sent.get("via")
+    # The gateways that it came through; whoever sends it on stands last.
+    lines = [stored.text] if via is None else [f"via: {via}\r\n", stored.text]
     names = stored.names
     if "content-type" in sent:
         # Not the client's own words: a charset would make the upstream read another text.

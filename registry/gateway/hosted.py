@@ -48,7 +48,7 @@ from registry.gateway.errors import (
 )
 from registry.gateway.forward import REPEATABLE
 from registry.gateway.headers import CONVERSATION_HEADER, TRACE_HEADERS
-from registry.gateway.listing import CursorError, page_result
+from registry.gateway.listing import CursorError, marked, page_result
 from registry.gateway.offering import PAGE_KINDS, Offering, with_public_links
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.recorder import Recorder
@@ -334,9 +334,10 @@ class HostedServer:
         if page is None:
             await self._unknown(exchange, envelope, caller, offering)
             return
-        await exchange.answer(
-            200, page_result(page, exchange.request_id, is_modern=exchange.is_modern)
-        )
+        answer = page_result(page, exchange.request_id, is_modern=exchange.is_modern)
+        if exchange.lists_to is not None:
+            answer = marked(answer, PAGE_KINDS[envelope.method], exchange.lists_to)
+        await exchange.answer(200, answer)
 
     async def _tool(self, exchange: Exchange, envelope: Envelope, offering: Offering) -> Owned:
         name = _named(envelope, "name")
@@ -417,6 +418,11 @@ class HostedServer:
         self._admission.note_use(exchange, caller.user, route)
         exchange.served_by(route)
         credentials = await self._credentials_of(route, caller.user)
+        via = exchange.headers.get("via")
+        if via is not None:
+            # Of everything that is sent for this request, a handshake before it included.
+            credentials = credentials.copy()
+            credentials["Via"] = ", ".join(filter(None, (via, credentials.get("Via"))))
         self._recorder.forwarding(exchange)
         is_stateless = caller.era in route.eras and caller.era is Era.MODERN
         if Era.LEGACY not in route.eras:

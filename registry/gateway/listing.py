@@ -16,6 +16,10 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from registry.core.json import dump_text, load_text
+from registry.core.json import members as object_members
+from registry.upstream.loops import Instance
+
 PAGE_SIZE = 1000
 """Tools on one page. Clients that ignore `nextCursor` still see all of an ordinary server."""
 
@@ -81,6 +85,16 @@ def page_result(page: bytes, request_id: str | int | None, *, is_modern: bool) -
             b"}}",
         )
     )
+
+
+def marked(answer: bytes, member: str, instance: Instance) -> bytes:
+    """Return a list result as another gateway gets it: each entry says that it was listed here."""
+    body = load_text(answer)
+    entries = object_members(body.get("result")).get(member)
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict):
+            instance.mark(entry)
+    return dump_text(body)
 
 
 def _members(

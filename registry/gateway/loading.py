@@ -106,12 +106,14 @@ class RouteReader:
         idle_timeout_seconds: float,
         first_byte_timeout_seconds: float,
         enforces_approvals: bool,
+        via: str | None,
     ) -> None:
         self._sources = sources
         self._vault = vault
         self._idle_timeout_seconds = idle_timeout_seconds
         self._first_byte_timeout_seconds = first_byte_timeout_seconds
         self._enforces_approvals = enforces_approvals
+        self._via = via
         self._facets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     async def ids(self) -> list[str]:
@@ -257,6 +259,7 @@ class RouteReader:
                 features_known=server.registry.get("features_read") is True,
                 modified_at=server.updated_at,
                 is_user_level=is_user_level(server.config),
+                via=self._via,
             )
         except (ValueError, TypeError, OverflowError) as exc:
             # Written by another program: one unusable document must not cost the others.

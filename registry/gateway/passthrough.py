@@ -25,7 +25,7 @@ from registry.gateway.errors import InvalidParams, Refusal, UpstreamAnswered, Up
 from registry.gateway.farewell import Farewell
 from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
 from registry.gateway.headers import HeaderLines, forwarded_lines, header_lines
-from registry.gateway.listing import CursorError, list_result, page_members, page_result
+from registry.gateway.listing import CursorError, list_result, marked, page_members, page_result
 from registry.gateway.messages import renamed
 from registry.gateway.offering import PAGE_KINDS, SingleOffering, withheld_tool
 from registry.gateway.ports import RouteTable
@@ -136,7 +136,10 @@ class PassThrough:
         if method == "tools/call":
             await self._check_call(exchange, envelope, route)
         elif method in PAGE_KINDS:
-            return _listed(exchange, envelope, route)
+            listed = _listed(exchange, envelope, route)
+            if listed is not None and exchange.lists_to is not None:
+                return marked(listed, PAGE_KINDS[method], exchange.lists_to)
+            return listed
         return None
 
     async def forward_as(
@@ -168,7 +171,8 @@ class PassThrough:
         if route.credential_problem is not None:
             raise UpstreamFailed(route.credential_problem)
         if route.per_user:
-            return upstream_headers(await self._routes.user_headers(user, route))
+            own = await self._routes.user_headers(user, route)
+            return upstream_headers(own, route.headers.get("Via"))
         return route.headers
 
     async def _stand_in(

@@ -16,6 +16,7 @@ from registry.gateway.patience import Patience
 from registry.gateway.tracecontext import TraceContext
 from registry.gateway.values import NO_SERVER, Route
 from registry.gateway.watch import CallWatch, ClientGone
+from registry.upstream.loops import Instance
 
 JSON = "application/json"
 
@@ -56,6 +57,7 @@ class Exchange:
         error_code: Of the JSON-RPC error that it is answered with; 0 without one.
         trace: The trace that the client says it belongs to.
         spans: Made of it when there is tracing.
+        lists_to: Marks what is listed to another gateway; None for all other clients.
         may_repeat: Whether the tool that is called says that a second call changes nothing.
     """
 
@@ -68,6 +70,7 @@ class Exchange:
         "headers",
         "is_modern",
         "label",
+        "lists_to",
         "may_repeat",
         "method",
         "outcome",
@@ -96,6 +99,7 @@ class Exchange:
         self.request_id: RequestId | None = None
         self.is_modern = False
         self.may_repeat = False
+        self.lists_to: Instance | None = None
         self.outcome = Outcome.OK
         self.farewell: Farewell | None = None
         self.params: Mapping[str, Any] = {}

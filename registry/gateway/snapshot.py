@@ -81,6 +81,7 @@ class Snapshot:
         suspicions: Takes note of servers that answer in another way than what is stored of them
             leads to expect.
         connections: Forgets those to servers that changed, or are not served any more.
+        via: Sent to every server, by which requests that come back are recognised.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators
@@ -96,6 +97,7 @@ class Snapshot:
         revocations_changed: Callable[[], Awaitable[None]],
         suspicions: Suspicions | None = None,
         connections: ConnectionTracker | None = None,
+        via: str | None = None,
     ) -> None:
         self._feed = feed
         self._reader = RouteReader(
@@ -104,6 +106,7 @@ class Snapshot:
             idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
             first_byte_timeout_seconds=settings.gateway_first_byte_timeout_seconds,
             enforces_approvals=settings.approvals == "required",
+            via=via,
         )
         self._clock = clock
         self._max_staleness_seconds = settings.gateway_max_staleness_seconds

@@ -38,6 +38,7 @@ GATEWAY_OWNED_HEADERS = frozenset(
         "mcp-protocol-version",
         "mcp-session-id",
         "transfer-encoding",
+        "via",
     }
 )
 """Headers of the protocol itself; a stored header of that name is not sent."""
@@ -250,10 +251,12 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     features_known: bool = False,
     modified_at: datetime | None = None,
     is_user_level: bool = False,
+    via: str | None = None,
 ) -> Route:
     """Return a route with everything precomputed that calls would compute again and again.
 
-    Tools are listed in the order of their names, all else in the order given.
+    Tools are listed in the order of their names, all else in the order given. *via* says to the
+    server that its requests come from this deployment.
 
     Raises:
         ValueError: *url* is no absolute HTTP URL.
@@ -274,7 +277,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         # The old transport knows the handshake only.
         eras=frozenset({Era.LEGACY}) if transport is Transport.SSE else eras,
         protocol_version=protocol_version,
-        headers=upstream_headers(headers),
+        headers=upstream_headers(headers, via),
         credential_problem=credential_problem,
         per_user=per_user,
         idle_timeout_seconds=idle_timeout_seconds,
@@ -299,9 +302,11 @@ def _by_key(entries: Iterable[FeatureEntry]) -> Mapping[str, FeatureEntry]:
     return MappingProxyType(found) if found else NO_FEATURES
 
 
-def upstream_headers(stored: Mapping[str, str]) -> CIMultiDict[str]:
+def upstream_headers(stored: Mapping[str, str], via: str | None = None) -> CIMultiDict[str]:
     """Return the headers that go upstream with every request, without the protocol's own."""
     headers = CIMultiDict({"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
+    if via is not None:
+        headers["Via"] = via
     for name, value in stored.items():
         if name.lower() not in GATEWAY_OWNED_HEADERS:
             headers[name] = value

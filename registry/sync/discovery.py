@@ -1,6 +1,6 @@
 """DiscoveryService: reads one upstream and writes nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -18,8 +18,14 @@ from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.sync.masking import without_sent
 from registry.tools.intake import take
-from registry.upstream.errors import UnsafeAddressError, UpstreamError, UpstreamRefusedError
+from registry.upstream.errors import (
+    UnsafeAddressError,
+    UpstreamError,
+    UpstreamLoopError,
+    UpstreamRefusedError,
+)
 from registry.upstream.guard import UrlGuard
+from registry.upstream.loops import Instance
 from registry.upstream.values import Limits, Reading, Target
 
 log = structlog.get_logger()
@@ -37,9 +43,16 @@ class DiscoveryService:
     """Implements `servers.ports.Discovery`."""
 
     def __init__(
-        self, guard: UrlGuard, *, settings: Settings, clock: Clock, metrics: Metrics
+        self,
+        guard: UrlGuard,
+        instance: Instance,
+        *,
+        settings: Settings,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._guard = guard
+        self._instance = instance
         self._settings = settings
         self._clock = clock
         self._duration = metrics.discovery_duration
@@ -62,8 +75,13 @@ class DiscoveryService:
         outcome = "error"
         try:
             reading = await read_upstream(
-                _target(connection), self._guard, self._limits(connection), self._clock, progress
+                self._target(connection),
+                self._guard,
+                self._limits(connection),
+                self._clock,
+                progress,
             )
+            reading = self._without_loops(reading)
             outcome = "success"
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
@@ -76,6 +94,22 @@ class DiscoveryService:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
         return _discovered(reading)
 
+    def _without_loops(self, reading: Reading) -> Reading:
+        """Leave out what another gateway has from this registry.
+
+        Raises:
+            UpstreamLoopError: It has nothing else.
+        """
+        own = self._instance
+        tools = own.without_own(reading.tools)
+        lists = {member: own.without_own(listed) for member, listed in reading.lists.items()}
+        left_out = len(reading.tools) - len(tools)
+        if left_out:
+            if not tools:
+                raise UpstreamLoopError
+            log.warning("discovery_left_out_own_tools", tools=left_out)
+        return replace(reading, tools=tools, lists=lists)
+
     async def eras(self, connection: ConnectionSpec) -> Eras:
         """Connect in both protocol eras and ask for nothing else.
 
@@ -86,7 +120,9 @@ class DiscoveryService:
         from registry.upstream.mcp_client import read_eras  # noqa: PLC0415 - as above
 
         try:
-            spoken = await read_eras(_target(connection), self._guard, self._limits(connection))
+            spoken = await read_eras(
+                self._target(connection), self._guard, self._limits(connection)
+            )
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
@@ -105,7 +141,7 @@ class DiscoveryService:
 
         try:
             return await read_oauth_metadata(
-                _target(connection), self._guard, self._limits(connection)
+                self._target(connection), self._guard, self._limits(connection)
             )
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
@@ -125,6 +161,16 @@ class DiscoveryService:
         except UpstreamError as exc:
             raise DiscoveryFailedError(exc.message) from exc
 
+    def _target(self, connection: ConnectionSpec) -> Target:
+        known = connection.known_eras
+        return Target(
+            url=connection.url,
+            is_sse=connection.transport is Transport.SSE,
+            headers={**connection.headers, "Via": self._instance.via},
+            # Only one that speaks the newest version can be spared the question.
+            speaks_legacy=Era.LEGACY in known if Era.MODERN in known else None,
+        )
+
     def _limits(self, connection: ConnectionSpec) -> Limits:
         total = self._settings.discovery_timeout_seconds
         own = connection.init_timeout_seconds
@@ -134,17 +180,6 @@ class DiscoveryService:
             max_bytes=self._settings.discovery_max_bytes,
             max_tools=self._settings.discovery_max_tools,
         )
-
-
-def _target(connection: ConnectionSpec) -> Target:
-    known = connection.known_eras
-    return Target(
-        url=connection.url,
-        is_sse=connection.transport is Transport.SSE,
-        headers=connection.headers,
-        # Only one that speaks the newest version can be spared the question.
-        speaks_legacy=Era.LEGACY in known if Era.MODERN in known else None,
-    )
 
 
 def _eras(*, legacy: bool, modern: bool) -> frozenset[Era]:

@@ -12,6 +12,7 @@ from itertools import islice
 
 from pydantic import JsonValue
 
+from registry.core.definitions import LISTED_VIA
 from registry.core.json import JsonObject, members
 from registry.tools.metadata import SAFE_HINTS
 
@@ -102,8 +103,17 @@ def _changes(before: JsonObject, after: JsonObject) -> Iterator[Change]:
         if before.get(name, _ABSENT) != after.get(name, _ABSENT):
             told = f"{name} changed"
             # Some clients give models all of it, and `_meta` says what users are shown.
-            weight = Weight.COSMETIC if name in UNREAD else Weight.RISKY
+            is_unread = name in UNREAD or _only_came_another_way(name, before, after)
+            weight = Weight.COSMETIC if is_unread else Weight.RISKY
             yield _change(weight, _join("", name), told, before, after, name)
+
+
+def _only_came_another_way(name: str, before: JsonObject, after: JsonObject) -> bool:
+    """Whether `_meta` differs only in the gateways that listed the tool."""
+    if name != "_meta":
+        return False
+    was, now = members(before.get(name)), members(after.get(name))
+    return {**was, LISTED_VIA: None} == {**now, LISTED_VIA: None}
 
 
 def _annotations(before: JsonObject, after: JsonObject) -> Iterator[Change]:

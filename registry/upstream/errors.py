@@ -6,6 +6,7 @@ UpstreamError
 ├── UpstreamTimeoutError    no answer in time
 ├── UpstreamTooLargeError   more bytes or tools than we take
 └── UpstreamProtocolError   an answer that is not MCP, or an MCP error
+    ├── UpstreamLoopError       it leads back to this registry
     └── UpstreamRefusedError    credentials are missing or wrong
 """
 
@@ -38,6 +39,16 @@ class UpstreamTooLargeError(UpstreamError):
 
 class UpstreamProtocolError(UpstreamError):
     """The answer is not MCP, or an MCP error."""
+
+
+class UpstreamLoopError(UpstreamProtocolError):
+    """It leads back to this registry, directly or through other gateways."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "It leads back to this registry, which cannot be a server of itself, nor of a gateway "
+            "that it is a server of."
+        )
 
 
 class UpstreamRefusedError(UpstreamProtocolError):

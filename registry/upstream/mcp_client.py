@@ -39,6 +39,7 @@ from registry.upstream.carrier import AiohttpTransport, UntrustedError
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
+    UpstreamLoopError,
     UpstreamProtocolError,
     UpstreamRefusedError,
     UpstreamTimeoutError,
@@ -46,6 +47,7 @@ from registry.upstream.errors import (
 )
 from registry.upstream.guard import UrlGuard
 from registry.upstream.http import Exchange, Rewriting, carrying, guarded_client
+from registry.upstream.loops import LOOP_DETECTED
 from registry.upstream.messages import Kept, without_lists
 from registry.upstream.values import Limits, Reading, SpokenEras, Target
 
@@ -538,6 +540,8 @@ def _translated(
     for leaf in errors:
         if isinstance(leaf, UpstreamError):
             return leaf
+        if isinstance(leaf, MCPError) and LOOP_DETECTED in str(leaf):
+            return UpstreamLoopError()
     told = _told_by_status(exchange, target)
     if told is not None:
         return told

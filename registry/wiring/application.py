@@ -124,6 +124,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 announced=sync.announcements.heard,
                 drain=drain,
                 metrics=metrics,
+                instance=upstreams.instance,
             ),
             sealing_keys=list(cipher.derive_keys("gateway-session").values()),
             settings=settings,

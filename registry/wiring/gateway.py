@@ -89,6 +89,7 @@ def build_view(
         revocations_changed=known.revocations.load,
         suspicions=suspicions,
         connections=tracker,
+        via=upstreams.instance.via,
     )
     return snapshot, suspicions
 

@@ -9,6 +9,7 @@ from registry.servers.credentials import CredentialVault
 from registry.servers.reader import ServerReader
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
+from registry.upstream.loops import Instance
 from registry.wiring.storage import Storage
 
 
@@ -21,12 +22,14 @@ class Upstreams:
         vault: Opens the credentials they are read with.
         discovery: Asks one what it has.
         reader: Does so with the credentials that are stored for it.
+        instance: Recognises what comes back to this deployment.
     """
 
     guard: UrlGuard
     vault: CredentialVault
     discovery: DiscoveryService
     reader: ServerReader
+    instance: Instance
 
 
 def build_upstreams(
@@ -35,6 +38,7 @@ def build_upstreams(
     """Return what reads the servers upstream; nothing is contacted yet."""
     vault = CredentialVault(storage.cipher)
     guard = UrlGuard(settings.upstream_allowed_networks)
-    discovery = DiscoveryService(guard, settings=settings, clock=clock, metrics=metrics)
+    instance = Instance.of(list(storage.cipher.derive_keys("gateway-instance").values()))
+    discovery = DiscoveryService(guard, instance, settings=settings, clock=clock, metrics=metrics)
     reader = ServerReader(vault, discovery, storage.repositories.plugin_auths, clock)
-    return Upstreams(guard, vault, discovery, reader)
+    return Upstreams(guard, vault, discovery, reader, instance)

@@ -25,6 +25,7 @@ from registry.gateway.ports import Peers
 from registry.gateway.recorder import Recorder, Tracing
 from registry.serving import connection_limits
 from registry.upstream.guard import UrlGuard
+from registry.upstream.loops import Instance
 from registry.upstream.pool import create_upstream_session
 from registry.web.connection import protocol_within
 from registry.workers.peers import Alone
@@ -43,6 +44,7 @@ from tests.gateway.serving import serve
 READER = UserContext("e" * 24, "reader", Role.USER, frozenset({TokenScope.READ_TOOLS}))
 NOBODY = UserContext("f" * 24, "nobody", Role.USER, frozenset())
 
+INSTANCE = Instance.of([b"gateway of the tests" * 2])
 ACCEPT = "application/json, text/event-stream"
 
 
@@ -171,6 +173,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
                 peers=peers or Alone("worker00"),
                 drain=drain or Drain(),
                 metrics=metrics,
+                instance=INSTANCE,
             ),
             sealing_keys=[b"k" * 32],
             settings=settings,

@@ -19,6 +19,7 @@ from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedErro
 from registry.servers.values import ConnectionSpec, Era, Transport
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
+from registry.upstream.loops import Instance
 from tests.fakes import upstreams
 from tests.fakes.upstreams import TOOL, Handler, mcp, pages, serve, tools
 from tests.gateway.serving import serve as serve_asgi
@@ -31,6 +32,7 @@ def service(
 ) -> DiscoveryService:
     return DiscoveryService(
         UrlGuard(tuple(networks)),
+        Instance.of([bytes(32)]),
         settings=settings.model_copy(update={"discovery_timeout_seconds": 3.0, **changes}),
         clock=SystemClock(),
         metrics=Metrics(),

@@ -20,6 +20,7 @@ from registry.servers.store import ServerRepositories
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
 from registry.upstream.guard import UrlGuard
+from registry.upstream.loops import Instance
 from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import RecordedChanges
 from tests.fakes.upstreams import TOOL, Handler, mcp, serve, tools, wants
@@ -55,7 +56,11 @@ class Parts:
     ) -> None:
         clock, metrics, vault = SystemClock(), Metrics(), CredentialVault(cipher)
         discovery = DiscoveryService(
-            UrlGuard(("127.0.0.0/8",)), settings=settings, clock=clock, metrics=metrics
+            UrlGuard(("127.0.0.0/8",)),
+            Instance.of([bytes(32)]),
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
         )
         reader = ServerReader(vault, discovery, repositories.plugin_auths, SystemClock())
         self.database = database

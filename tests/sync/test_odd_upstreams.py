@@ -17,6 +17,7 @@ from registry.servers.values import ConnectionSpec, Transport
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
 from registry.upstream.http import MOST_EVENTS
+from registry.upstream.loops import Instance
 from tests.fakes.certificates import certificate_file
 from tests.fakes.upstreams import TOOL
 
@@ -131,6 +132,7 @@ async def read(
 ) -> list[str]:
     service = DiscoveryService(
         UrlGuard(("127.0.0.0/8",)),
+        Instance.of([bytes(32)]),
         settings=settings.model_copy(update={"discovery_timeout_seconds": DISCOVERY_SECONDS}),
         clock=SystemClock(),
         metrics=Metrics(),

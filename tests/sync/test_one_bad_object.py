@@ -15,6 +15,7 @@ from registry.features.values import FeatureKind
 from registry.servers.values import ConnectionSpec, Discovered, Transport
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
+from registry.upstream.loops import Instance
 from tests.fakes.listing import Way, listing
 from tests.sync.bad_objects import bad_tools, nested
 
@@ -28,7 +29,11 @@ SECONDS = 10
 async def read(settings: Settings, way: Way, **lists: bytes) -> Discovered:
     """Return what a real server with these lists is taken for."""
     discovery = DiscoveryService(
-        UrlGuard(("127.0.0.0/8",)), settings=settings, clock=SystemClock(), metrics=Metrics()
+        UrlGuard(("127.0.0.0/8",)),
+        Instance.of([bytes(32)]),
+        settings=settings,
+        clock=SystemClock(),
+        metrics=Metrics(),
     )
     transport = Transport.SSE if way is Way.SSE else Transport.STREAMABLE_HTTP
     async with asyncio.timeout(SECONDS), listing(way, **lists) as (_, url):

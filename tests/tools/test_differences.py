@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.core.definitions import LISTED_VIA
 from registry.tools.differences import Weight, difference
 
 COSMETIC, WIDENING, NARROWING, RISKY = Weight
@@ -124,6 +125,15 @@ def test_the_weightiest_change_counts_and_comes_first() -> None:
     assert [change.weight for change in found.changes] == [RISKY, WIDENING, COSMETIC]
     assert found.changes[0].path == "/description"
     assert (found.changes[1].before, found.changes[1].after) == ("50", "60")
+
+
+def test_a_tool_that_other_gateways_list_by_another_way_is_the_same() -> None:
+    before = {**TOOL, "_meta": {"kept": 1}}
+    after = {**TOOL, "_meta": {"kept": 1, LISTED_VIA: ["mcp-gateway-registry-0011"]}}
+    other = {**TOOL, "_meta": {"kept": 2, LISTED_VIA: ["mcp-gateway-registry-0011"]}}
+
+    weights = [difference(before, new).changes[0].weight for new in (after, other)]
+    assert weights == [COSMETIC, RISKY]
 
 
 def test_paths_are_json_pointers() -> None:
