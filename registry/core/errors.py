@@ -1,7 +1,8 @@
 """The error tree. Errors know neither HTTP nor MCP; each rim renders them once.
 
 RegistryError
-├── kind NOT_FOUND, CONFLICT, FORBIDDEN, UNAUTHORIZED, INVALID, UPSTREAM, UNAVAILABLE, RATE_LIMITED
+├── kind NOT_FOUND, CONFLICT, PRECONDITION_FAILED, FORBIDDEN, UNAUTHORIZED, INVALID, UPSTREAM,
+│   UNAVAILABLE, RATE_LIMITED
 └── one subclass per expected failure, in the errors module of the domain that raises it
 """
 
@@ -18,6 +19,7 @@ class ErrorKind(StrEnum):
     INSUFFICIENT_SCOPE = "insufficient_scope"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
+    PRECONDITION_FAILED = "precondition_failed"
     INVALID = "validation_error"
     RATE_LIMITED = "rate_limited"
     UPSTREAM = "upstream_error"

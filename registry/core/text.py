@@ -5,6 +5,34 @@ from datetime import datetime
 OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 """Pattern of an ObjectId."""
 
+PATTERN_WORDS = {
+    OBJECT_ID: "must be an id: 24 hexadecimal characters",
+    r"^[0-9a-f]{64}$": "must be a SHA-256 hash: 64 lower-case hexadecimal characters",
+    r"^[0-9a-f]{32}$": "must be a trace id: 32 lower-case hexadecimal characters",
+    r"^[^\x00-\x1f\x7f]*$": "must be one line without control characters",
+    r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$": "must be text without control characters",
+    r"^[^\x00]*$": "must not hold a null character",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": (
+        "must be letters, digits, '.', '_' or '-', and begin with a letter or digit"
+    ),
+    r"^/mcp/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$": (
+        "must be /mcp/ and one name of up to 128 letters, digits, '.', '_' or '-' that begins "
+        "with a letter or digit"
+    ),
+    r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}$": (
+        "must be a header name: up to 64 letters, digits and characters of !#$%&'*+-.^_`|~"
+    ),
+    r"^[\x20-\x7e]*$": "must be printable ASCII on one line, or no header can carry it",
+    r"^[A-Za-z_][A-Za-z0-9_]{0,63}$": (
+        "must be up to 64 letters, digits and '_', and not begin with a digit"
+    ),
+    r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$": (
+        "must be a scope name: up to 128 printable ASCII characters without spaces, quotes and "
+        "backslashes (RFC 6749, section 3.3)"
+    ),
+}
+"""What the patterns of the API mean, for those who sent something else."""
+
 
 def timestamp(moment: datetime) -> str:
     """Return a time of UTC in ISO 8601, with milliseconds and `Z`."""

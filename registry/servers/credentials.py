@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import cast
 
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
+from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
 from registry.servers.errors import (
@@ -73,7 +74,13 @@ class CredentialVault:
         """Return `config.oauth` for what was typed, keeping the stored secret where it is masked.
 
         Members of the stored object that this API does not know stay.
+
+        Raises:
+            ValidationFailedError: A member is unknown, and not stored like that.
         """
+        for name, value in (given.model_extra or {}).items():
+            if value != (stored or {}).get(name):
+                raise ValidationFailedError(f"oauth.{name}", "is not a known field")
         typed = cast("JsonObject", given.model_dump(mode="json", exclude_unset=True))
         secret = typed.pop("client_secret", None)
         merged: JsonObject = {**(stored or {}), **typed}

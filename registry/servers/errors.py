@@ -40,6 +40,17 @@ class ServerModifiedError(RegistryError):
         super().__init__("Server was modified by another process", facts)
 
 
+class UnknownEtagError(RegistryError):
+    """`If-Match` names a tag that this API cannot have given (RFC 9110, section 13.1.1)."""
+
+    kind = ErrorKind.PRECONDITION_FAILED
+
+    def __init__(self) -> None:
+        super().__init__(
+            "If-Match is not an ETag of this server; send the ETag header of its last answer."
+        )
+
+
 class ServerForbiddenError(RegistryError):
     """The caller sees the server but may not do this to it."""
 

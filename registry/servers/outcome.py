@@ -32,6 +32,7 @@ class Reading:
 
     Attributes:
         unread: Why nobody asked.
+        needs_oauth: Whether that is because it wants users to authorise the registry by OAuth.
         is_callers_own: Whether what failed are the values of the caller's own, which says nothing
             of the server.
         began_at: When.
@@ -40,10 +41,17 @@ class Reading:
     found: Discovered | None = None
     failure: str | None = None
     unread: str | None = None
+    needs_oauth: bool = False
     oauth_metadata: JsonObject | None = None
     is_callers_own: bool = False
     began_at: datetime | None = None
 
+
+OAUTH_MISSING = (
+    "The server requires OAuth, and the registry cannot authorise users at servers yet: its tools "
+    "are not known, and calls to it fail."
+)
+"""Stored as `errorMessage` of a server with `requiresOAuth`."""
 
 NOTHING_OFFERED = (
     "It offered none of the tools that it had. They are kept until it says so a second time."
@@ -127,6 +135,8 @@ def outcome_of(
     fields = {}
     if reading.oauth_metadata is not None:
         fields["config.oauthMetadata"] = reading.oauth_metadata
+    if reading.needs_oauth:
+        fields["errorMessage"] = OAUTH_MISSING
     found = reading.found
     if found is None:
         return Outcome(fields)

@@ -128,7 +128,7 @@ def _notice(server: ServerRecord) -> str | None:
     if "last_synced_at" in server.registry or server.config.get("tools"):
         return None
     if server.config.get("requiresOAuth") is True:
-        return "Its tools can be read once it is authorised by OAuth."
+        return "Its tools are not known: it requires OAuth, which the registry cannot do yet."
     if needs_user_key(server.config):
         return (
             "Its tools were not read yet, because it wants values of its users' own: store yours "

@@ -15,7 +15,7 @@ from registry.servers.errors import (
     DiscoveryFailedError,
     UserKeyMissingError,
 )
-from registry.servers.outcome import Reading
+from registry.servers.outcome import OAUTH_MISSING, Reading
 from registry.servers.ports import Discovery, Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
@@ -114,9 +114,7 @@ class ServerReader:
             metadata = await self._discovery.oauth_metadata(connection)
         except DiscoveryFailedError as exc:
             return Reading(failure=exc.message)
-        return Reading(
-            oauth_metadata=metadata, unread="its tools can be read once it is authorised by OAuth"
-        )
+        return Reading(oauth_metadata=metadata, unread=OAUTH_MISSING, needs_oauth=True)
 
     def connection(
         self, server_id: str, config: JsonObject, user_values: Mapping[str, str]

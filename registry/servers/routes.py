@@ -19,6 +19,7 @@ from registry.core.json import JsonObject
 from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
 from registry.servers.directory import seen
+from registry.servers.errors import UnknownEtagError
 from registry.servers.presenter import (
     present_connection,
     present_detail,
@@ -71,6 +72,7 @@ server_errors = error_answers(
     {
         404: "There is no such server.",
         409: "The name or path is taken, or the server was modified meanwhile.",
+        412: "`If-Match` is no ETag of this API.",
         502: "The upstream cannot be read.",
     }
 )
@@ -335,6 +337,7 @@ async def refresh_server(
         "capabilities": server.config.get("capabilities"),
         "tools": ", ".join(tool_names(server.config.get("tools"))),
         "initDuration": server.config.get("initDuration"),
+        "ok": refreshed.failure is None and refreshed.unread is None,
         "message": _told(refreshed),
         "updatedAt": timestamp(server.updated_at),
         "permissions": present_flags(server.bits),
@@ -382,7 +385,8 @@ def precondition_of(if_match: str | None, if_unmodified_since: str | None) -> Pr
     """Return what the caller knows of a server, by the headers of its request.
 
     Raises:
-        ValidationFailedError: A header is malformed.
+        ValidationFailedError: `If-Unmodified-Since` is no date.
+        UnknownEtagError: `If-Match` is no ETag of ours.
     """
     since = None
     if if_unmodified_since is not None:
@@ -403,7 +407,7 @@ def _from_etag(tag: str | None) -> datetime | None:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise ValidationFailedError("If-Match", "is not an ETag of this API")
+        raise UnknownEtagError
     return moment
 
 

@@ -8,6 +8,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -117,10 +118,19 @@ class ApiKeyInput(BaseModel):
         return self
 
 
-class OAuthInput(BaseModel):
-    """OAuth client of the upstream. `***` for *client_secret* leaves the stored one alone."""
+OAuthNames = Annotated[
+    list[Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)]],
+    Field(max_length=50),
+]
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+class OAuthInput(BaseModel):
+    """OAuth client of the upstream. `***` for *client_secret* leaves the stored one alone.
+
+    Members that the published schema does not name are taken only as they are stored.
+    """
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
     authorization_url: Url | None = None
     token_url: Url | None = None
@@ -129,6 +139,13 @@ class OAuthInput(BaseModel):
     scope: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=4096)] | None = None
     redirect_uri: Url | None = None
     token_exchange_method: Literal["default_post", "basic_auth_header"] | None = None
+    grant_types_supported: OAuthNames | None = None
+    token_endpoint_auth_methods_supported: OAuthNames | None = None
+    response_types_supported: OAuthNames | None = None
+    code_challenge_methods_supported: OAuthNames | None = None
+    skip_code_challenge_check: bool | None = None
+    revocation_endpoint: Url | None = None
+    revocation_endpoint_auth_methods_supported: OAuthNames | None = None
 
 
 class UserVariable(BaseModel):
@@ -151,7 +168,11 @@ class _ConfigInput(_Wire):
     oauth: OAuthInput | None = None
     requires_oauth: bool | None = Field(default=None, alias="requiresOAuth")
     timeout: Milliseconds | None = Field(default=None, description="Milliseconds of silence.")
-    init_timeout: Milliseconds | None = Field(default=None, description="Milliseconds to connect.")
+    init_timeout: Milliseconds | None = Field(
+        default=None,
+        description="Milliseconds for reading the server: registration, refresh, connection "
+        "test; DISCOVERY_TIMEOUT_SECONDS at most, and by default.",
+    )
     server_instructions: (
         bool | Annotated[str, StringConstraints(pattern=TEXT, max_length=65_536)] | None
     ) = None
@@ -202,12 +223,23 @@ SyncInterval = Annotated[
 ]
 
 
-class ServerCreate(_ConfigInput):
-    """A server to register."""
+def _transport(value: object) -> object:
+    # Clients' own configuration files call it so.
+    return Transport.STREAMABLE_HTTP if value == "http" else value
 
-    server_name: ServerName
+
+TransportInput = Annotated[
+    Transport,
+    BeforeValidator(_transport),
+    Field(description="`http` is taken as another word for `streamable-http`."),
+]
+
+
+class _Registration(_ConfigInput):
+    """What a registration says of a server beside its name."""
+
     url: Url
-    type: Transport = Transport.STREAMABLE_HTTP
+    type: TransportInput = Transport.STREAMABLE_HTTP
     scope: ServerScope = ServerScope.PRIVATE_USER
     tags: Tags = Field(default_factory=list)
     path: Path | None = None
@@ -219,6 +251,12 @@ class ServerCreate(_ConfigInput):
         "webhook.",
     )
     sync_interval_seconds: SyncInterval = None
+
+
+class ServerCreate(_Registration):
+    """A server to register."""
+
+    server_name: ServerName
 
     @model_validator(mode="after")
     def _path_is_free_to_take(self) -> Self:
@@ -236,7 +274,7 @@ class ServerUpdate(_ConfigInput):
     """
 
     url: Url | None = None
-    type: Transport | None = None
+    type: TransportInput | None = None
     scope: ServerScope | None = None
     status: ServerStatus | None = None
     auto_expose: AutoExpose | None = Field(
@@ -280,11 +318,13 @@ class ServerUpdate(_ConfigInput):
     oauth_metadata: ReadOnly = Field(default=None, alias="oauthMetadata")
 
 
-class ConnectionTest(_ConfigInput):
-    """A server to try out without saving anything."""
+class ConnectionTest(_Registration):
+    """A server to try out without saving anything: the body of a registration, name or none.
 
-    url: Url
-    type: Transport = Transport.STREAMABLE_HTTP
+    What does not concern the connection is checked and otherwise ignored.
+    """
+
+    server_name: ServerName | None = None
 
 
 class Toggle(_Wire):
@@ -389,6 +429,15 @@ class UserKey(_Answer):
     updated_at: datetime | None
 
 
+class UserKeyCheck(BaseModel):
+    """What came of trying the caller's values."""
+
+    accepted: bool | None = Field(
+        description="Whether the server takes them; null when that could not be found out."
+    )
+    message: str
+
+
 class UserKeys(_Answer):
     """What a server asks its users for."""
 
@@ -396,6 +445,9 @@ class UserKeys(_Answer):
     server_name: str
     variables: list[UserKey]
     permissions: PermissionFlags
+    check: UserKeyCheck | None = Field(
+        default=None, description="In the answer to `PUT`, where values were stored."
+    )
 
 
 class UserKeysInput(_Wire):
@@ -464,6 +516,7 @@ class RefreshAnswer(_Answer):
     tool_problems: list[ToolProblem] | None = None
     feature_problems: list[FeatureProblem] | None = None
     permissions: PermissionFlags
+    ok: bool = Field(description="Whether the server was read.")
     held_tools: list[str] | None = Field(
         default=None, description="Tools that are new or changed and wait for `accept=true`."
     )

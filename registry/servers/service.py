@@ -3,6 +3,7 @@
 Upstreams are read before a transaction begins, never inside one.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -63,6 +64,22 @@ PATH_ATTEMPTS = 50
 
 WorkOut: TypeAlias = Callable[[ServerRecord], Awaitable[FieldChanges]]
 """From a server as it is stored to what shall be changed of it."""
+
+
+USER_KEY_CHECK_SECONDS = 10
+"""How long somebody who stores values of their own waits to hear whether the server takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserKeyCheck:
+    """What came of trying a user's own values.
+
+    Attributes:
+        accepted: Whether the server takes them; None when that could not be found out.
+    """
+
+    accepted: bool | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,17 +419,41 @@ class ServerService:
         stored = await self._tools.stored(server_id)
         return tuple(sorted(name for name, row in stored.items() if row.waits))
 
-    async def read_first(self, server_id: str, user: UserContext) -> None:
-        """Read a server that was never read, if *user* may change it and it can be read now.
+    async def try_user_keys(self, server_id: str, user: UserContext) -> UserKeyCheck:
+        """Find out whether a server takes the values that *user* stored for it.
 
-        A failure is told by the server's own `status` and `errorMessage`, like that of a refresh.
+        It is read with them, for at most `USER_KEY_CHECK_SECONDS`. Where nobody read it before and
+        *user* may change it, what it offers is stored, too.
 
         Raises:
+            ServerNotFoundError: There is none that *user* may see.
             DatabaseUnavailable: What was read is not stored.
         """
         server = await self.get(server_id, user)
-        if "last_synced_at" in server.registry or not server.bits & Permission.EDIT:
-            return
+        try:
+            async with asyncio.timeout(USER_KEY_CHECK_SECONDS):
+                reading = await self._reader.read(
+                    server.server_name,
+                    server.id,
+                    server.config,
+                    user,
+                    created_at=server.created_at,
+                )
+        except TimeoutError:
+            return UserKeyCheck(None, "The server did not answer in time.")
+        except RegistryError as exc:
+            log.info("server_not_read", server_id=server_id, problem=exc.message)
+            return UserKeyCheck(None, exc.message)
+        note_reading(self._connections, server, reading, user.user_id, is_told=False)
+        if reading.found is None:
+            told = reading.failure or reading.unread or ""
+            return UserKeyCheck(False if reading.is_callers_own else None, told)
+        if "last_synced_at" not in server.registry and server.bits & Permission.EDIT:
+            await self._store_first(server_id, user)
+        return UserKeyCheck(accepted=True, message="The server was read with these values.")
+
+    async def _store_first(self, server_id: str, user: UserContext) -> None:
+        """Read and store a server that was never read; its own `errorMessage` tells a failure."""
         try:
             await self.refresh(server_id, user)
         except RegistryError as exc:

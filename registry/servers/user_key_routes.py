@@ -11,7 +11,7 @@ from registry.auth.identity import Scope, UserContext
 from registry.servers.presenter import timestamp
 from registry.servers.routes import ServerId, server_errors
 from registry.servers.schemas import UserKeys, UserKeysInput
-from registry.servers.service import ServerService
+from registry.servers.service import ServerService, UserKeyCheck
 from registry.servers.user_keys import UserKeyService
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer
@@ -53,11 +53,15 @@ async def put_user_keys(
 ) -> Response:
     """Store values of the caller's own for a server. The gateway uses them for the caller only.
 
-    The first one that an editor of the server stores makes its tools known.
+    The server is read with them, for ten seconds at most, and `check` says whether it takes them;
+    they are stored in any case. The first one that an editor of the server stores makes its tools
+    known.
     """
     await _user_keys(request).store(server_id, body.values, user)
-    await _servers(request).read_first(server_id, user)
-    return await _keys_answer(request, user, server_id)
+    check = None
+    if any(value is not None for value in body.values.values()):
+        check = await _servers(request).try_user_keys(server_id, user)
+    return await _keys_answer(request, user, server_id, check)
 
 
 @router.delete(
@@ -86,10 +90,16 @@ async def delete_user_key(
     return Response(status_code=204)
 
 
-async def _keys_answer(request: Request, user: UserContext, server_id: str) -> Response:
+async def _keys_answer(
+    request: Request, user: UserContext, server_id: str, check: UserKeyCheck | None = None
+) -> Response:
     server, states = await _user_keys(request).states(server_id, user)
+    told: dict[str, object] = {}
+    if check is not None:
+        told["check"] = {"accepted": check.accepted, "message": check.message}
     return JsonAnswer(
         {
+            **told,
             "id": server.id,
             "serverName": server.server_name,
             "variables": [

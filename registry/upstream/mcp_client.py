@@ -563,12 +563,20 @@ def _told_by_status(exchange: Exchange, target: Target) -> UpstreamError | None:
             )
         case _ if 300 <= status < 400:  # noqa: PLR2004 - redirections
             return UpstreamProtocolError(f"{origin} redirects elsewhere, which is not followed.")
-        case _ if exchange.content_type in HTML:
-            return UpstreamProtocolError(f"{origin} answered {status} with HTML, not MCP.")
-        case _ if status >= 400:  # noqa: PLR2004 - errors
-            return UpstreamProtocolError(f"{origin} answered {status}.")
+        case _ if status >= 400 or exchange.content_type in HTML:  # noqa: PLR2004 - errors
+            return UpstreamProtocolError(f"{origin} answered {status}{_hint(exchange, target)}.")
         case _:
             return None
+
+
+def _hint(exchange: Exchange, target: Target) -> str:
+    """Return what an answer that is not MCP suggests."""
+    is_elsewhere = not urlsplit(target.url).path.rstrip("/").endswith("/mcp")
+    if exchange.status == httpx2.codes.NOT_FOUND and is_elsewhere:
+        return (
+            f": there is nothing at that path; many servers are at /mcp: try {_origin(target)}/mcp"
+        )
+    return " with HTML, not MCP" if exchange.content_type in HTML else ""
 
 
 def _of_leaf(

@@ -23,6 +23,7 @@ from registry.core.errors import (
     ReplicaSetNeededError,
     ValidationFailedError,
 )
+from registry.core.text import PATTERN_WORDS
 
 log = structlog.get_logger()
 
@@ -32,6 +33,7 @@ STATUS = {
     ErrorKind.INSUFFICIENT_SCOPE: 403,
     ErrorKind.NOT_FOUND: 404,
     ErrorKind.CONFLICT: 409,
+    ErrorKind.PRECONDITION_FAILED: 412,
     ErrorKind.INVALID: 422,
     ErrorKind.RATE_LIMITED: 429,
     ErrorKind.UPSTREAM: 502,
@@ -200,6 +202,8 @@ def _detail(item: Mapping[str, Any]) -> dict[str, str]:
     field = ".".join(location)[:SHOWN_CHARACTERS] or "body"
     if item["type"] == "extra_forbidden":
         return {"field": field, "message": "is not a known field"}
+    if item["type"] == "string_pattern_mismatch":
+        return {"field": field, "message": PATTERN_WORDS[item["ctx"]["pattern"]]}
     return {"field": field, "message": str(item["msg"]).removeprefix("Value error, ")}
 
 

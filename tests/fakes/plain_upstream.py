@@ -27,6 +27,7 @@ class PlainUpstream:
         tools: JSON text of the list of tools.
         announces: Say on the stream of each call's answer that the tools changed.
         redirects_to: Answer every request by sending it elsewhere.
+        takes_key: The one bearer key that is not refused; None for any.
         seen: The headers of every request.
         methods: The methods of all requests that await an answer.
         reached: Set by the first request.
@@ -36,6 +37,7 @@ class PlainUpstream:
     tools: str = f"[{ECHO}]"
     announces: bool = False
     redirects_to: str | None = None
+    takes_key: str | None = None
     seen: list[dict[str, str]] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     url: str = ""
@@ -53,6 +55,8 @@ class PlainUpstream:
         await self.released.wait()
         if self.redirects_to is not None:
             return web.Response(status=307, headers={"Location": self.redirects_to})
+        if self.takes_key not in {None, request.headers.get("Authorization", "")[7:]}:
+            return web.Response(status=401)
         if request.method != "POST":
             return web.Response(status=405)
         message = json.loads(await request.text())

@@ -1,12 +1,15 @@
 """The servers API over HTTP: what its answers hold."""
 
+import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
 from bson import ObjectId
 
 from registry.auth.identity import UserContext
+from registry.core.text import PATTERN_WORDS
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
 
@@ -360,6 +363,44 @@ async def test_a_whole_answer_may_be_sent_back(
     assert upstream.seen[-1]["x-key"] == KEY
 
 
+OAUTH = {
+    "authorization_url": "https://login.example/authorize",
+    "token_url": "https://login.example/token",
+    "client_id": "registry",
+    "grant_types_supported": ["authorization_code"],
+    "code_challenge_methods_supported": ["S256"],
+    "response_types_supported": ["code"],
+    "token_endpoint_auth_methods_supported": ["client_secret_basic"],
+    "revocation_endpoint": "https://login.example/revoke",
+    "revocation_endpoint_auth_methods_supported": ["client_secret_basic"],
+    "skip_code_challenge_check": False,
+}
+"""All members that the published schema names."""
+
+
+@pytest.mark.requirement("R-129")
+async def test_a_whole_answer_with_all_published_oauth_members_may_be_sent_back(
+    rest: Rest, alice: UserContext
+) -> None:
+    created = await rest.register(alice, "dead", DEAD, oauth=OAUTH)
+    stored = rest.parts.database.db["mcpservers"]
+    # The published schema allows further members, which the other application may have stored.
+    await stored.update_one({"serverName": "dead"}, {"$set": {"config.oauth.audience": "x"}})
+    whole = (await rest.call(alice, "GET", f"/{created['id']}")).json()
+
+    answer = await rest.call(alice, "PUT", f"/{created['id']}", json={**whole, "title": "More"})
+    other = await rest.call(
+        alice, "PATCH", f"/{created['id']}", json={"oauth": {**whole["oauth"], "audience": "y"}}
+    )
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["oauth"] == {**OAUTH, "audience": "x"}
+    assert (other.status_code, other.json()["details"]) == (
+        422,
+        [{"field": "oauth.audience", "message": "is not a known field"}],
+    )
+
+
 async def test_a_whole_answer_may_be_sent_back_after_a_call_has_moved_its_times(
     rest: Rest, upstream: PlainUpstream, alice: UserContext
 ) -> None:
@@ -425,10 +466,8 @@ async def test_a_strange_etag_is_refused_by_name(rest: Rest, alice: UserContext)
         alice, "PATCH", f"/{created['id']}", json={}, headers={"If-Match": '"abc"'}
     )
 
-    assert answer.status_code == 422
-    assert answer.json()["details"] == [
-        {"field": "If-Match", "message": "is not an ETag of this API"}
-    ]
+    assert (answer.status_code, answer.json()["error"]) == (412, "precondition_failed")
+    assert answer.json()["message"].startswith("If-Match is not an ETag of this server")
 
 
 @pytest.mark.requirement("R-132")
@@ -586,6 +625,7 @@ async def test_a_refresh_answers_what_it_found(
         "numTools": 1,
         "capabilities": '{"tools":{"listChanged":true}}',
         "tools": "one",
+        "ok": True,
         "message": "Server health check successful",
         "permissions": ALL_RIGHTS,
     }
@@ -600,6 +640,7 @@ async def test_a_failed_refresh_says_why_and_keeps_the_tools(
 
     answer = (await rest.call(alice, "POST", f"/{created['id']}/refresh")).json()
 
+    assert answer["ok"] is False
     assert answer["message"].startswith("Server health check failed: ")
     assert answer["lastConnected"] == created["lastConnected"]
     assert answer["lastError"] is not None
@@ -616,6 +657,97 @@ async def test_a_connection_is_tried_without_storing_anything(
     assert (body["ok"], body["numTools"], body["tools"][0]["name"]) == (True, 1, "echo")
     assert body["protocolVersion"] == "2025-11-25"
     assert await names(rest, alice) == []
+
+
+async def test_a_connection_is_tried_with_the_body_of_a_registration(
+    rest: Rest, upstream: PlainUpstream, alice: UserContext
+) -> None:
+    registration = {
+        "serverName": "plain",
+        "url": upstream.url,
+        "type": "http",
+        "scope": "private_user",
+        "tags": ["one"],
+        "autoExpose": "none",
+        "syncMode": "manual",
+    }
+
+    tried = await rest.call(alice, "POST", "/connection", json=registration)
+    registered = await rest.call(alice, "POST", json=registration)
+
+    assert (tried.status_code, tried.json()["ok"]) == (200, True)
+    assert (registered.status_code, registered.json()["type"]) == (201, "streamable-http")
+
+
+@pytest.mark.parametrize("path", ["", "/connection"])
+async def test_a_registration_may_ask_for_less_patience(
+    rest: Rest, upstream: PlainUpstream, alice: UserContext, path: str
+) -> None:
+    upstream.released.clear()
+    body = {"serverName": "slow", "url": upstream.url, "initTimeout": 50}
+
+    async with asyncio.timeout(3):
+        answer = await rest.call(alice, "POST", path, json=body)
+
+    assert "within 0.05 s" in answer.text
+
+
+async def test_a_server_that_requires_oauth_says_that_it_cannot_be_used_yet(
+    rest: Rest, upstream: PlainUpstream, alice: UserContext
+) -> None:
+    created = await rest.register(alice, "github", upstream.url, requiresOAuth=True)
+
+    refreshed = (await rest.call(alice, "POST", f"/{created['id']}/refresh")).json()
+    without = await rest.call(alice, "PATCH", f"/{created['id']}", json={"requiresOAuth": False})
+
+    assert (created["status"], created["tools"]) == ("active", "")
+    assert "the registry cannot authorise users at servers yet" in created["errorMessage"]
+    assert (refreshed["ok"], refreshed["errorMessage"]) == (False, created["errorMessage"])
+    assert (without.json()["errorMessage"], without.json()["tools"]) == (None, "echo")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field", "words"),
+    [
+        ("GET", "/not-an-id", None, "server_id", "must be an id: 24 hexadecimal characters"),
+        ("POST", "", {"serverName": "two words", "url": DEAD}, "serverName", "must be letters"),
+        (
+            "POST",
+            "",
+            {"serverName": "x", "url": DEAD, "path": "/other"},
+            "path",
+            "must be /mcp/ and one name",
+        ),
+    ],
+)
+async def test_what_does_not_fit_is_told_in_words(
+    rest: Rest, alice: UserContext, method: str, path: str, body: Any, field: str, words: str
+) -> None:
+    answer = await rest.call(alice, method, path, json=body)
+
+    (detail,) = answer.json()["details"]
+    assert (answer.status_code, detail["field"]) == (422, field)
+    assert detail["message"].startswith(words)
+
+
+async def test_every_pattern_of_the_api_is_told_in_words(rest: Rest) -> None:
+    document = (await rest.client.get("/api/v1/openapi.json")).text
+
+    patterns = {
+        json.loads(text) for text in re.findall(r'"pattern":("(?:[^"\\\\]|\\\\.)*")', document)
+    }
+    assert patterns - PATTERN_WORDS.keys() == set()
+
+
+async def test_an_address_without_mcp_is_told_to_try_it(
+    rest: Rest, upstream: PlainUpstream, alice: UserContext
+) -> None:
+    root = upstream.url.removesuffix("/mcp")
+
+    answer = await rest.call(alice, "POST", "/connection", json={"url": root})
+
+    assert answer.status_code == 502
+    assert f"try {upstream.url}" in answer.json()["message"]
 
 
 async def test_a_connection_that_fails_says_why(rest: Rest, alice: UserContext) -> None:

@@ -126,6 +126,28 @@ async def test_the_first_values_of_an_editor_make_the_tools_known(
     assert "notice" not in after
 
 
+async def test_who_stores_a_key_hears_whether_the_server_takes_it(
+    rest: Rest, root: UserContext, alice: UserContext, upstream: PlainUpstream
+) -> None:
+    server_id = await shared(rest, root, upstream.url, apiKey=OWN_KEY)
+    upstream.takes_key = "right"
+
+    wrong = (await put(rest, alice, server_id, MCP_API_KEY="wrong")).json()
+    right = (await put(rest, alice, server_id, MCP_API_KEY="right")).json()
+    upstream.redirects_to = "http://127.0.0.1:9/mcp"
+    unknown = (await put(rest, alice, server_id, MCP_API_KEY="right")).json()
+    removed = (await put(rest, alice, server_id, MCP_API_KEY=None)).json()
+
+    assert wrong["variables"][0]["isSet"] is True
+    assert [answer["check"]["accepted"] for answer in (wrong, right, unknown)] == [
+        False,
+        True,
+        None,
+    ]
+    assert wrong["check"]["message"]
+    assert "check" not in removed
+
+
 async def test_a_call_without_the_callers_values_says_which_are_missing(
     rest: Rest, root: UserContext, alice: UserContext, upstream: PlainUpstream
 ) -> None:

@@ -24,13 +24,14 @@ def served(name: str, schema: JsonObject, description: str | None = "Does it.") 
 
 @pytest.mark.requirement("R-127")
 def test_the_key_is_the_function_name_and_the_native_name_is_kept() -> None:
-    projection = project([served("search", {"type": "object", "required": ["q"]})], "git hub")
+    # Hyphens stay, as the other application builds the key (docs/decisions/0036).
+    projection = project([served("search", {"type": "object", "required": ["q"]})], "git-hub x")
 
     assert projection.functions == {
-        "search_mcp_git_hub": {
+        "search_mcp_git-hub_x": {
             "type": "function",
             "function": {
-                "name": "search_mcp_git_hub",
+                "name": "search_mcp_git-hub_x",
                 "description": "Does it.",
                 "parameters": {"type": "object", "required": ["q"]},
             },
