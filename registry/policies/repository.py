@@ -68,12 +68,13 @@ class PolicyRepository:
         return [policy_of(row) async for row in self._policies.find(_about(owner_id))]
 
     async def list_page(
-        self, owners: Collection[str] | None, narrowed: PolicyFilter, page: PageRequest
+        self, owners: Collection[str | None] | None, narrowed: PolicyFilter, page: PageRequest
     ) -> Page[PolicyRecord]:
         """Return one page in the order of names.
 
         Args:
-            owners: Only policies about one of these servers; None for all policies.
+            owners: Only policies about one of these servers, None among them for those about
+                all servers; None for all policies.
             narrowed: Which of them.
             page: Which page.
         """
@@ -281,13 +282,15 @@ def _naming(kind: SubjectType, subject_id: str) -> Doc:
             assert_never(kind)
 
 
-def _query(owners: Collection[str] | None, narrowed: PolicyFilter) -> Doc:
+def _query(owners: Collection[str | None] | None, narrowed: PolicyFilter) -> Doc:
     query: Doc = {}
     if narrowed.owner_id is not None:
         is_seen = owners is None or narrowed.owner_id in owners
         query["owner_id"] = ObjectId(narrowed.owner_id) if is_seen else {"$in": []}
     elif owners is not None:
-        query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owners]}
+        # What has no owner is about all servers, and null matches that.
+        ids = [None if owner_id is None else ObjectId(owner_id) for owner_id in owners]
+        query["owner_id"] = {"$in": ids}
     if narrowed.effect is not None:
         query["effect"] = narrowed.effect.value
     if narrowed.is_enabled is not None:

@@ -239,7 +239,8 @@ class ExplainRequest(_Body):
         ToolName, Field(description="Its name, or the one on the combined server, `weather__get`.")
     ]
     user_id: ObjectIdText | None = Field(
-        default=None, description="Their role and groups are looked up where not given."
+        default=None,
+        description="Their role and groups are looked up where not given, for administrators.",
     )
     groups: Annotated[list[ObjectIdText] | None, Field(max_length=MOST_SUBJECTS)] = None
     roles: Annotated[list[Role] | None, Field(min_length=1, max_length=1)] = None

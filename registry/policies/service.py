@@ -4,6 +4,7 @@ A policy about one server is its owners' to write, one about all servers the adm
 a policy gives is the use of tools: it gives no right to see or change a server.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import structlog
@@ -76,6 +77,11 @@ MOST_WARNED = 10
 
 NOBODY_ID = "0" * 24
 
+NOT_LOOKED_UP = (
+    "(Only administrators have others' groups and role looked up; name them as `groups` and "
+    "`roles` where they count.)"
+)
+
 COMBINED_PATH = "/mcp"
 """Of the server that offers the tools of all."""
 
@@ -88,8 +94,8 @@ class Asked:
         tool: Its name there, or the one that it has on the combined server.
         owner_id: The server; or *path* says which, or the tool's name on the combined server.
         is_self: Whether it is about who asks; nothing below counts then.
-        groups: None for those of the user.
-        role: None for that of the user.
+        groups: None for those of the user, if who asks may know them, else for none.
+        role: None for that of the user, likewise.
         scopes: None for those of the role.
     """
 
@@ -163,10 +169,13 @@ class PolicyService:
         self, user: UserContext, narrowed: PolicyFilter, page: PageRequest
     ) -> Page[PolicyRecord]:
         """Return one page of the policies that *user* may write."""
-        owners = None
-        if not user.is_admin:
-            rights = await self._owners.rights(user, self._clock.now()) or {}
+        rights = await self._owners.rights(user, self._clock.now())
+        owners: set[str | None] | None = None
+        if rights is not None:
             owners = {owner for owner, bits in rights.items() if bits & Permission.SHARE}
+            if user.is_admin:
+                # Those about all servers.
+                owners.add(None)
         return await self._policies.list_page(owners, narrowed, page)
 
     async def get(self, policy_id: str, user: UserContext) -> PolicyRecord:
@@ -208,7 +217,7 @@ class PolicyService:
 
         await self._database.transaction(write)
         await self._written(policy_id, AuditAction.CREATE, user)
-        return record, await self._warnings(record.policy)
+        return record, await self._warnings(record.policy, user)
 
     async def update(
         self,
@@ -259,7 +268,7 @@ class PolicyService:
         record, is_changed = await self._database.transaction(write)
         if is_changed:
             await self._written(policy_id, AuditAction.UPDATE, user)
-        return record, await self._warnings(record.policy)
+        return record, await self._warnings(record.policy, user)
 
     async def delete(
         self, policy_id: str, user: UserContext, *, expected_etag: str | None = None
@@ -300,7 +309,8 @@ class PolicyService:
             raise OwnerNotFoundError
         if not asked.is_self and not rights & Permission.SHARE:
             raise PolicyForbiddenError("You may not ask about others: you may not share it.")
-        caller = user if asked.is_self else await self._caller(asked)
+        knows_people = user.is_admin or asked.user_id == user.user_id
+        caller = user if asked.is_self else await self._caller(asked, knows_people=knows_people)
         state, facts = await self._named_tool(owner, asked)
         rule = await self._rule(owner, facts)
         explanation = explain(
@@ -313,6 +323,8 @@ class PolicyService:
             tells_states=bool(rights & Permission.EDIT),
             tells_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )
+        if not asked.is_self and not knows_people and (asked.groups is None or asked.role is None):
+            explanation = replace(explanation, message=f"{explanation.message} {NOT_LOOKED_UP}")
         return Explained(owner.id, facts.name, explanation)
 
     async def _owner(self, asked: Asked, user: UserContext) -> Owner | None:
@@ -369,16 +381,21 @@ class PolicyService:
                     return SERVED, ToolFacts(name, facets)
         return None, ToolFacts(name)
 
-    async def _caller(self, asked: Asked) -> UserContext:
-        """Return the caller whom *asked* describes."""
+    async def _caller(self, asked: Asked, *, knows_people: bool) -> UserContext:
+        """Return the caller whom *asked* describes.
+
+        Unless who asks *knows_people*, stored groups and role do not count: the answer would tell
+        them, of anybody, to whoever owns a server.
+        """
         entry = None if asked.user_id is None else await self._directory.get(asked.user_id)
         if asked.user_id is not None and entry is None:
             raise UnknownSubjectsError([f"user:{asked.user_id}"])
-        role = asked.role or Role.parse(None if entry is None else entry.role)
+        known = entry if knows_people else None
+        role = asked.role or Role.parse(None if known is None else known.role)
         scopes = asked.scopes if asked.scopes is not None else default_scopes(role)
         groups = asked.groups
         if groups is None:
-            groups = frozenset() if entry is None else entry.groups
+            groups = frozenset() if known is None else known.groups
         ours = frozenset(scope for scope in Scope if scope in scopes)
         return UserContext(
             user_id=asked.user_id or NOBODY_ID,
@@ -386,7 +403,7 @@ class PolicyService:
             role=role,
             scopes=ours,
             groups=groups,
-            role_name=entry.role if entry is not None and asked.role is None else None,
+            role_name=known.role if known is not None and asked.role is None else None,
             custom_scopes=scopes - ours,
         )
 
@@ -409,8 +426,6 @@ class PolicyService:
         record = await self._policies.get(policy_id, tx)
         if record is None:
             raise PolicyNotFoundError
-        if user.is_admin:
-            return record
         owner_id = record.policy.target.owner_id
         owner = None
         if owner_id is not None:
@@ -420,7 +435,10 @@ class PolicyService:
                 else await self._owners.held_policy_owner(owner_id, tx)
             )
         if owner is None:
-            raise PolicyNotFoundError
+            # About all servers, or one that is gone.
+            if not user.is_admin:
+                raise PolicyNotFoundError
+            return record
         if not (await self._verdict(owner, user, tx)).bits & Permission.SHARE:
             raise PolicyNotFoundError
         return record
@@ -469,7 +487,7 @@ class PolicyService:
         log.info("policy_written", policy_id=policy_id, action=action, user_id=user.user_id)
         await self._changes.policy_changed(policy_id)
 
-    async def _warnings(self, policy: Policy) -> list[str]:
+    async def _warnings(self, policy: Policy, user: UserContext) -> list[str]:
         """Return what may not be as it was meant."""
         warnings: list[str] = []
         target, subjects = policy.target, policy.subjects
@@ -481,7 +499,12 @@ class PolicyService:
                 warnings.append(f"Closes all tools of {where} to everyone, administrators too.")
         wanted = [name for name in policy.target.tools if WILDCARD not in name]
         if wanted:
-            there = await self._tools.names_among(policy.target.owner_id, wanted)
+            owner_id = policy.target.owner_id
+            owners: Collection[str] | None = None if owner_id is None else (owner_id,)
+            if owner_id is None:
+                # Nor does a warning tell what servers have that they do not see.
+                owners = await self._owners.rights(user, self._clock.now())
+            there = await self._tools.names_among(owners, wanted)
             missing = [name for name in wanted if name not in there]
             if missing:
                 shown = ", ".join(missing[:MOST_WARNED])

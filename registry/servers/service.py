@@ -608,7 +608,7 @@ class ServerService:
         try:
             validate_owner(seen.bits if seen is not None else NO_BITS, Permission.DELETE)
         except AccessDeniedError as exc:
-            if server.scope is ServerScope.PRIVATE_USER:
+            if server.scope is ServerScope.PRIVATE_USER and self._admin_sees_private:
                 message = "Cannot delete another user's private server"
                 raise ServerForbiddenError(message) from exc
             if seen is None:

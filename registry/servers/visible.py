@@ -87,6 +87,10 @@ class VisibleServers:
         items = tuple(record for record in records if record.bits & VIEW_BIT)
         return Page(items, len(keys), page)
 
+    def sees_everything(self, user: UserContext) -> bool:
+        """Whether no server is hidden from *user*."""
+        return visibility(user, admin_sees_private=self._admin_sees_private).everything
+
     async def rights(self, user: UserContext, now: datetime) -> dict[str, int] | None:
         """Return what *user* may do with each server that they see; None for all with all."""
         visible = visibility(user, admin_sees_private=self._admin_sees_private)

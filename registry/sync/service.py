@@ -222,7 +222,10 @@ class SyncService:
         if job is None:
             raise JobNotFoundError
         server = await self._visible.seen(job.owner_id, user, self._clock.now())
-        if server is None and not (user.is_admin and await self._is_gone(job)):
+        # Of a server that is gone nobody knows whether it was private.
+        if server is None and not (
+            self._visible.sees_everything(user) and await self._is_gone(job)
+        ):
             raise JobNotFoundError
         return job
 

@@ -264,11 +264,13 @@ class ToolRepository:
         state = RegistrationState(row["registration_state"]), ExposureState(row["exposure_state"])
         return ToolStanding(state, _facets(row, row["definition"]))
 
-    async def names_among(self, owner_id: str | None, names: Sequence[str]) -> set[str]:
-        """Return those of *names* that a server has a tool of, or, for None, any server."""
+    async def names_among(
+        self, owner_ids: Collection[str] | None, names: Sequence[str]
+    ) -> set[str]:
+        """Return those of *names* that one of these servers has a tool of; None for any server."""
         query: Doc = {"source_type": "mcp", "name": {"$in": list(names)}}
-        if owner_id is not None:
-            query["owner_id"] = ObjectId(owner_id)
+        if owner_ids is not None:
+            query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}
         return {row["name"] async for row in self._tools.find(query, {"_id": 0, "name": 1})}
 
     async def apply(

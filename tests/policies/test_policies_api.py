@@ -609,6 +609,41 @@ async def test_others_are_explained_to_those_who_may_share_the_server(
     assert (nobody.status_code, curious.status_code) == (422, 403)
 
 
+async def test_an_owner_does_not_learn_the_groups_and_the_role_of_others(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    await person(rest, OTHER, ROOT)
+    await rest.parts.database.collection("groups").insert_one(
+        {"_id": ObjectId(GROUP), "name": "finance", "memberIds": [OTHER.user_id]}
+    )
+    server = await rest.register(OWNER, "sums", upstream.url)
+    await rest.parts.database.collection("mcpservers").update_one(
+        {"_id": ObjectId(server["id"])}, {"$unset": {"scope": ""}}
+    )
+    entry = {"principalType": "public", "resourceType": "mcpServer", "permBits": 1}
+    await rest.parts.database.collection("aclentries").insert_one(
+        {**entry, "resourceId": ObjectId(server["id"])}
+    )
+    await make(rest, OWNER, effect="allow", target=about(server), subjects={"groups": [GROUP]})
+    asked = {"server_id": server["id"], "tool": "echo"}
+
+    member = (await explained(rest, OWNER, **asked, user_id=OTHER.user_id)).json()
+    admin = (await explained(rest, OWNER, **asked, user_id=ROOT.user_id)).json()
+    supposed = await explained(
+        rest, OWNER, **asked, user_id=OTHER.user_id, groups=[GROUP], roles=["user"]
+    )
+    by_root = (await explained(rest, ROOT, **asked, user_id=OTHER.user_id)).json()
+
+    for told in (member, admin):
+        assert told["allowed"] is False
+        assert told["policies"][0]["how"] == []
+        assert told["message"].endswith("name them as `groups` and `roles` where they count.)")
+    assert [item["message"] for item in member["reasons"]] == [
+        item["message"] for item in admin["reasons"]
+    ]
+    assert (supposed.json()["allowed"], by_root["allowed"]) == (True, True)
+
+
 async def test_states_are_told_to_those_who_may_change_the_server_alone(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
