@@ -92,6 +92,7 @@ def tokens(
             role=user.role,
             scopes=user.scopes,
             lifetime=timedelta(minutes=10),
+            is_service_account=True,
         )
         for user in (alice, bob, root)
     }

@@ -49,6 +49,7 @@ class Cluster:
             role=user.role,
             scopes=user.held_scopes,
             lifetime=timedelta(minutes=5),
+            is_service_account=True,
             token_id=token_id,
         )
 

@@ -174,33 +174,46 @@ class BearerAuthenticator:
         return context, verified.expires_at + self._leeway_seconds
 
     async def _context(self, token: VerifiedToken) -> UserContext:
-        if token.role is Role.ADMIN:
-            # An administrator's rights do not depend on groups, so nothing is looked up.
+        """Return who a token stands for by what is stored of its user now.
+
+        A token may give fewer rights than its user has, never more.
+
+        Raises:
+            UnauthorizedError: There is no such user, or they are disabled.
+        """
+        entry = await self._directory.get(token.user_id)
+        if entry is None:
+            if not token.is_service_account or token.role is None or token.scopes is None:
+                raise UnauthorizedError("The bearer token's user does not exist.")
             return UserContext(
                 user_id=token.user_id,
                 username=token.username,
                 role=token.role,
-                scopes=token.scopes or frozenset(),
+                scopes=token.scopes,
                 token_id=token.token_id,
                 session_id=token.session_id,
                 ancestors=token.ancestors,
                 custom_scopes=token.custom_scopes,
+                is_service_account=True,
             )
-        entry = await self._directory.get(token.user_id)
-        if entry is None and token.role is None:
-            raise UnauthorizedError("The bearer token's user does not exist.")
-        role = token.role or Role.parse(entry.role if entry else None)
+        if entry.is_disabled:
+            raise UnauthorizedError("The bearer token's user is disabled.")
+        stored = Role.parse(entry.role)
+        role = stored if token.role is None else token.role.limited_to(stored)
+        scopes = token.scopes if token.scopes is not None else default_scopes(role)
+        is_demoted = token.role is Role.ADMIN and role is not Role.ADMIN
         return UserContext(
             user_id=token.user_id,
-            username=token.username or (entry.username if entry else ""),
+            username=token.username or entry.username,
             role=role,
-            scopes=token.scopes if token.scopes is not None else default_scopes(role),
-            groups=entry.groups if entry else frozenset(),
+            scopes=scopes & default_scopes(role) if is_demoted else scopes,
+            groups=entry.groups,
             token_id=token.token_id,
-            role_name=entry.role if entry else None,
+            # What ACL entries give to administrators is not for a token that is none of theirs.
+            role_name=entry.role if role is stored else None,
             session_id=token.session_id,
             ancestors=token.ancestors,
-            custom_scopes=token.custom_scopes,
+            custom_scopes=frozenset() if is_demoted else token.custom_scopes,
         )
 
     def _token_dies_at(self, _key: bytes, token: VerifiedToken, now: float) -> float:

@@ -15,6 +15,10 @@ class Role(StrEnum):
         """Read a stored role without regard to case; anything unknown is a plain user."""
         return cls.ADMIN if stored is not None and stored.lower() == cls.ADMIN else cls.USER
 
+    def limited_to(self, other: "Role") -> "Role":
+        """Return the lower of the two."""
+        return self if other is Role.ADMIN else other
+
 
 class Scope(StrEnum):
     """What a token allows. Space-separated in the `scope` claim (RFC 6749, 3.3)."""
@@ -67,6 +71,7 @@ class UserContext:
         session_id: The family of tokens that it belongs to, when it does.
         ancestors: The tokens and families that it was generated with, the oldest first.
         custom_scopes: What the token names besides: of no meaning but to access policies.
+        is_service_account: Whether the caller is in no `users`, and the token says so.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
 
@@ -80,6 +85,7 @@ class UserContext:
     session_id: str | None = None
     ancestors: tuple[str, ...] = ()
     custom_scopes: frozenset[str] = frozenset()
+    is_service_account: bool = False
 
     @property
     def held_scopes(self) -> frozenset[str]:

@@ -44,6 +44,8 @@ class VerifiedToken:
         session_id: Family of tokens that it belongs to, if any.
         ancestors: Tokens and families that it was generated with, the oldest first.
         custom_scopes: Scopes that are none of ours; access policies may name them.
+        is_service_account: Whether the account may exist in the token alone; any other user must
+            be stored.
     """
 
     user_id: str
@@ -56,6 +58,7 @@ class VerifiedToken:
     session_id: str | None = None
     ancestors: tuple[str, ...] = ()
     custom_scopes: frozenset[str] = frozenset()
+    is_service_account: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,12 @@ class TokenIssuer:
         token_id: str | None = None,
         session_id: str | None = None,
         ancestors: tuple[str, ...] = (),
+        is_service_account: bool = False,
     ) -> str:
         """Return a signed RS256 access token (RFC 9068's claims, plus user_id, username, role).
 
-        `sid` and `anc`, if any, say which family it belongs to and what that came from.
+        `sid` and `anc`, if any, say which family it belongs to and what that came from, and
+        `service_account` that its user need not be stored.
         """
         claims: dict[str, object] = {
             "aud": self._audience,
@@ -106,6 +111,8 @@ class TokenIssuer:
             claims["sid"] = session_id
         if ancestors:
             claims["anc"] = list(ancestors)
+        if is_service_account:
+            claims["service_account"] = True
         return self._signed(user_id, claims, lifetime)
 
     def issue_refresh(
@@ -211,6 +218,7 @@ class TokenVerifier:
             issued_at=_issued_at(claims),
             session_id=str(claims["sid"]) if claims.get("sid") else None,
             ancestors=_ancestors(claims.get("anc")),
+            is_service_account=claims.get("service_account") is True,
         )
 
     def _shared(self, token: str, secret: str) -> VerifiedToken:

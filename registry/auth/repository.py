@@ -18,6 +18,7 @@ BUILT_IN_ROLES = ("ADMIN", "USER")
 ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
 USER_FIELDS = {"name": 1, "username": 1, "email": 1}
 GROUP_FIELDS = {"name": 1, "email": 1}
+ENTRY_FIELDS = {"role": 1, "username": 1, "idOnTheSource": 1, "disabled": 1}
 
 
 @translates_driver_errors
@@ -32,23 +33,24 @@ class DirectoryRepository:
     async def get(self, user_id: str) -> DirectoryEntry | None:
         """Return a user's role, name and groups, or None when there is no such user.
 
-        A group lists its members by `idOnTheSource`, or by the id where a user has none.
+        A group lists a member by `idOnTheSource`, or by the id where a user has none, as the other
+        application resolves it: an entry by the id of a user who has another is no membership.
         """
-        user = await self._users.find_one(
-            {"_id": ObjectId(user_id)}, {"role": 1, "username": 1, "idOnTheSource": 1}
-        )
+        user = await self._users.find_one({"_id": ObjectId(user_id)}, ENTRY_FIELDS)
         if user is None:
             return None
         source_id = user.get("idOnTheSource")
-        members = [user_id] if not isinstance(source_id, str) else [source_id, user_id]
-        groups = self._groups.find({"memberIds": {"$in": members}}, {"_id": 1})
-        stored_role = user.get("role")
+        member_id = source_id if isinstance(source_id, str) and source_id else user_id
+        groups = self._groups.find({"memberIds": member_id}, {"_id": 1})
+        stored_role, disabled = user.get("role"), user.get("disabled")
         return DirectoryEntry(
             role=stored_role if isinstance(stored_role, str) else None,
             username=str(user.get("username") or ""),
             groups=frozenset(
                 [str(group["_id"]) async for group in groups if isinstance(group["_id"], ObjectId)]
             ),
+            # Whatever else somebody stores there, it is not to let anybody in.
+            is_disabled=disabled is not None and disabled is not False,
         )
 
     async def known(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Person]:

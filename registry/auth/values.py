@@ -10,11 +10,13 @@ class DirectoryEntry:
     Attributes:
         role: As stored, for example `ADMIN`; None when there is none.
         groups: ObjectIds of the person's groups, 24 hexadecimal characters each.
+        is_disabled: Whether all of the person's tokens are refused.
     """
 
     role: str | None
     username: str
     groups: frozenset[str]
+    is_disabled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,15 @@ class RoleAboveStoredError(RegistryError):
         )
 
 
+class UserDisabledError(RegistryError):
+    """A token was to be issued to a user who is disabled."""
+
+    kind = ErrorKind.FORBIDDEN
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(f"No token is issued to user {user_id}, who is disabled.")
+
+
 class TokenNotOnRecordError(RegistryError):
     """No token with such a `jti` was ever issued here, as far as the records tell."""
 

@@ -37,6 +37,7 @@ from registry.tokens.errors import (
     TokenNotFoundError,
     TokenNotOnRecordError,
     TooManyGenerationsError,
+    UserDisabledError,
 )
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.presenter import timestamp
@@ -66,6 +67,7 @@ MARGIN = timedelta(hours=1)
 
 REUSED = "refresh token reused"
 USER_GONE = "user is gone"
+USER_DISABLED = "user is disabled"
 
 
 class _ReusedError(Exception):
@@ -132,7 +134,8 @@ class SessionService:
             InsufficientScopeError: The caller lacks some; names them.
             ValidationFailedError: The lifetime is too long, or a scope is unknown.
             TooManyGenerationsError: The caller's token has too many ancestors.
-            UnauthorizedError: The family of the caller's token has ended.
+            UnauthorizedError: The family of the caller's token has ended, or its user is gone or
+                disabled by now.
             DatabaseUnavailable: Nothing was issued.
         """
         async with self._counted("generate"):
@@ -146,22 +149,26 @@ class SessionService:
             if len(ancestors) > MAX_GENERATIONS:
                 raise TooManyGenerationsError(MAX_GENERATIONS)
             entry = await self._directory.get(user.user_id)
-            role = user.role if entry is None else Role.parse(entry.role)
-            if role is not user.role and role is not Role.ADMIN:
+            if entry is None and not user.is_service_account:
+                raise UnauthorizedError("The bearer token's user does not exist.")
+            if entry is not None and entry.is_disabled:
+                raise UnauthorizedError("The bearer token's user is disabled.")
+            role = user.role if entry is None else user.role.limited_to(Role.parse(entry.role))
+            if role is not user.role:
                 # Demoted since the caller's token was issued.
                 scopes = tuple(scope for scope in scopes if scope in default_scopes(role))
             family = Family(
                 family_id=uuid.uuid4().hex,
                 user_id=user.user_id,
                 username=user.username,
-                role=min(role, user.role, key=_power),
+                role=role,
                 is_known_user=entry is not None,
                 scopes=scopes,
                 hours=request.expires_in_hours,
                 description=request.description,
                 ancestors=ancestors,
                 created_at=now,
-                expires_at=await self._end_of(user, now, is_known=entry is not None),
+                expires_at=await self._end_of(user, now),
             )
             pair, ids = self._issue(family, now)
             await self._insert(family, ids, user)
@@ -172,11 +179,14 @@ class SessionService:
 
         Raises:
             RoleAboveStoredError: The user is stored with a lower role.
+            UserDisabledError: The user is disabled.
             DatabaseUnavailable: It cannot be recorded, so it was not issued.
         """
         async with self._counted("issue"):
             entry = await self._directory.get(order.user_id)
-            if entry is not None and _power(order.role) > _power(Role.parse(entry.role)):
+            if entry is not None and entry.is_disabled:
+                raise UserDisabledError(order.user_id)
+            if entry is not None and order.role.limited_to(Role.parse(entry.role)) != order.role:
                 raise RoleAboveStoredError(order.user_id, order.role.value, entry.role)
             now = self._clock.now()
             family = Family(
@@ -361,7 +371,7 @@ class SessionService:
         """Return *family* with no more rights than its user has by now.
 
         Raises:
-            UnauthorizedError: The user is gone; the family is revoked.
+            UnauthorizedError: The user is gone or disabled; the family is revoked.
         """
         entry = await self._directory.get(family.user_id)
         if entry is None:
@@ -370,8 +380,11 @@ class SessionService:
                 raise _refused()
             # Never was in `users`: the operator vouched for the claims.
             return family
-        role = Role.parse(entry.role)
-        if family.role is role or role is Role.ADMIN:
+        if entry.is_disabled:
+            await self._end(family, claims, USER_DISABLED)
+            raise _refused()
+        role = family.role.limited_to(Role.parse(entry.role))
+        if role is family.role:
             return family
         allowed = default_scopes(role)
         scopes = tuple(scope for scope in family.scopes if scope in allowed)
@@ -391,14 +404,13 @@ class SessionService:
 
         await self._database.transaction(work)
 
-    async def _end_of(self, user: UserContext, now: datetime, *, is_known: bool) -> datetime:
+    async def _end_of(self, user: UserContext, now: datetime) -> datetime:
         """Return when a family ends that begins now: not after the one it was generated with."""
         end = now + self._lifetimes.family
         if user.session_id is None:
             return end
         parent = await self._families.get(user.session_id)
-        is_gone = parent is not None and parent.is_known_user and not is_known
-        if parent is None or not parent.is_live(now) or is_gone:
+        if parent is None or not parent.is_live(now):
             raise UnauthorizedError("The session of the bearer token has ended.")
         # A token of the operator's, like a login, is only what it takes to begin.
         return end if parent.refresh_token_id is None else min(end, parent.expires_at)
@@ -435,6 +447,7 @@ class SessionService:
             token_id=token_id,
             session_id=family.family_id,
             ancestors=family.ancestors,
+            is_service_account=not family.is_known_user,
         )
 
     async def _record(
@@ -484,10 +497,6 @@ def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, .
     if missing:
         raise InsufficientScopeError(missing)
     return scopes
-
-
-def _power(role: Role) -> int:
-    return 1 if role is Role.ADMIN else 0
 
 
 def _refused() -> UnauthorizedError:

@@ -1,5 +1,6 @@
 """From an Authorization header to a caller, and what is remembered of it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -116,14 +117,21 @@ def authenticator_with(
 
 
 def own(
-    issuer: TokenIssuer, role: Role = Role.USER, lifetime: timedelta = HOUR, user_id: str = ALICE
+    issuer: TokenIssuer,
+    role: Role = Role.USER,
+    lifetime: timedelta = HOUR,
+    user_id: str = ALICE,
+    *,
+    scopes: Iterable[str] = (Scope.READ_SERVERS,),
+    is_service_account: bool = False,
 ) -> str:
     token = issuer.issue(
         user_id=user_id,
         username="alice",
         role=role,
-        scopes=frozenset({Scope.READ_SERVERS}),
+        scopes=frozenset(scopes),
         lifetime=lifetime,
+        is_service_account=is_service_account,
     )
     return f"Bearer {token}"
 
@@ -184,12 +192,81 @@ async def test_a_jarvis_token_of_an_unknown_user_is_refused(
         await authenticator.authenticate(shared(clock, "b" * 24))
 
 
-async def test_our_own_token_of_an_unknown_user_has_no_groups(
+@pytest.mark.parametrize("role", Role)
+async def test_our_own_token_of_a_user_who_is_gone_is_refused(
+    authenticator: BearerAuthenticator, issuer: TokenIssuer, role: Role
+) -> None:
+    with pytest.raises(UnauthorizedError, match="user does not exist"):
+        await authenticator.authenticate(own(issuer, role, user_id="b" * 24))
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_a_service_account_exists_in_its_token_alone(
+    authenticator: BearerAuthenticator, issuer: TokenIssuer, role: Role
+) -> None:
+    header = own(issuer, role, user_id="b" * 24, is_service_account=True)
+
+    caller = await authenticator.authenticate(header)
+
+    assert (caller.role, caller.groups, caller.is_service_account) == (role, frozenset(), True)
+
+
+async def test_a_service_account_that_is_stored_by_now_is_a_user_like_others(
     authenticator: BearerAuthenticator, issuer: TokenIssuer
 ) -> None:
-    caller = await authenticator.authenticate(own(issuer, user_id="b" * 24))
+    caller = await authenticator.authenticate(own(issuer, Role.ADMIN, is_service_account=True))
 
-    assert caller.groups == frozenset()
+    assert (caller.role, caller.is_service_account) == (Role.USER, False)
+
+
+@pytest.mark.parametrize("kind", ["ours", "of an administrator", "the other application's"])
+async def test_a_disabled_user_is_refused_at_once(
+    authenticator: BearerAuthenticator,
+    directory: FakeDirectory,
+    issuer: TokenIssuer,
+    clock: FakeClock,
+    kind: str,
+) -> None:
+    tokens = {
+        "ours": own(issuer),
+        "of an administrator": own(issuer, Role.ADMIN),
+        "the other application's": shared(clock),
+    }
+    directory.entries[ALICE] = DirectoryEntry("ADMIN", "alice", frozenset())
+    await authenticator.authenticate(tokens[kind])
+    directory.entries[ALICE] = DirectoryEntry("ADMIN", "alice", frozenset(), is_disabled=True)
+
+    authenticator.forget_users()
+
+    with pytest.raises(UnauthorizedError, match="user is disabled"):
+        await authenticator.authenticate(tokens[kind])
+
+
+async def test_a_demoted_administrator_keeps_no_right_of_one(
+    authenticator: BearerAuthenticator, directory: FakeDirectory, issuer: TokenIssuer
+) -> None:
+    directory.entries[ALICE] = DirectoryEntry("ADMIN", "alice", frozenset())
+    header = own(issuer, Role.ADMIN, scopes={Scope.READ_SERVERS, Scope.READ_AUDIT, "custom"})
+    before = await authenticator.authenticate(header)
+    directory.entries[ALICE] = DirectoryEntry("MANAGER", "alice", frozenset())
+
+    authenticator.forget_users()
+    after = await authenticator.authenticate(header)
+
+    assert before.held_scopes == {Scope.READ_SERVERS, Scope.READ_AUDIT, "custom"}
+    assert (before.role, before.role_principal) == (Role.ADMIN, "ADMIN")
+    assert after.held_scopes == {Scope.READ_SERVERS}
+    assert (after.role, after.role_principal) == (Role.USER, "MANAGER")
+
+
+async def test_an_administrators_token_for_a_user_is_a_users(
+    authenticator: BearerAuthenticator, directory: FakeDirectory, issuer: TokenIssuer
+) -> None:
+    directory.entries[ALICE] = DirectoryEntry("ADMIN", "alice", frozenset())
+
+    caller = await authenticator.authenticate(own(issuer, Role.USER))
+
+    assert (caller.role, caller.role_principal) == (Role.USER, "USER")
 
 
 @pytest.mark.parametrize("header", [None, ""])
@@ -309,26 +386,17 @@ async def test_nothing_is_remembered_beyond_a_tokens_end(
     assert not authenticator.holds(header)
 
 
-async def test_an_administrators_own_token_asks_nobody(
-    authenticator: BearerAuthenticator, directory: FakeDirectory, issuer: TokenIssuer
-) -> None:
-    caller = await authenticator.authenticate(own(issuer, Role.ADMIN))
-
-    assert caller.is_admin
-    assert directory.asked == []
-
-
 @pytest.mark.wire
 @pytest.mark.parametrize(
     ("user", "members"),
     [
         ({"idOnTheSource": "entra-1"}, ["someone", "entra-1"]),
         ({}, [ALICE]),
-        ({"idOnTheSource": "entra-1"}, [ALICE]),
+        ({"idOnTheSource": ""}, [ALICE]),
         ({"idOnTheSource": None}, [ALICE]),
     ],
 )
-async def test_groups_list_their_members_by_either_id(
+async def test_groups_list_their_members_by_the_id_of_their_source_or_else_their_own(
     database: Database, user: dict[str, Any], members: list[str]
 ) -> None:
     await database.collection("users").insert_one(
@@ -343,12 +411,52 @@ async def test_groups_list_their_members_by_either_id(
 
 
 @pytest.mark.wire
+async def test_a_user_with_an_id_of_their_source_is_no_member_by_their_own(
+    database: Database,
+) -> None:
+    await database.collection("users").insert_one(
+        {"_id": ObjectId(ALICE), "role": "USER", "username": "alice", "idOnTheSource": "entra-1"}
+    )
+    await database.collection("groups").insert_one({"name": "left", "memberIds": [ALICE]})
+
+    entry = await DirectoryRepository(database).get(ALICE)
+
+    assert entry == DirectoryEntry("USER", "alice", frozenset())
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize(
+    ("stored", "is_disabled"),
+    [
+        ({}, False),
+        ({"disabled": False}, False),
+        ({"disabled": None}, False),
+        ({"disabled": True}, True),
+        ({"disabled": "no"}, True),
+        ({"disabled": 0}, True),
+        ({"disabled": {}}, True),
+    ],
+)
+async def test_whatever_is_stored_as_disabled_but_false_disables(
+    database: Database,
+    stored: dict[str, Any],
+    is_disabled: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    await database.collection("users").insert_one({"_id": ObjectId(ALICE), **stored})
+
+    entry = await DirectoryRepository(database).get(ALICE)
+
+    assert entry is not None
+    assert entry.is_disabled is is_disabled
+
+
+@pytest.mark.wire
 async def test_a_user_who_is_not_there_is_none(database: Database) -> None:
     assert await DirectoryRepository(database).get(ALICE) is None
 
 
 @pytest.mark.wire
-async def test_the_database_is_read_once_for_a_user_and_never_for_an_administrator(
+async def test_the_database_is_read_once_for_a_user_whoever_issued_the_token(
     database: Database,
     database_uri: str,
     verifier: TokenVerifier,
@@ -359,12 +467,12 @@ async def test_the_database_is_read_once_for_a_user_and_never_for_an_administrat
     counter = FindCounter()
     watched = Database(database_uri, timeout_ms=5000, listeners=[counter])
     authenticator = authenticator_with(verifier, DirectoryRepository(watched), clock)
-    user, admin = shared(clock), own(issuer, Role.ADMIN)
+    theirs, ours = shared(clock), own(issuer)
 
-    for header in (admin, user, user, admin, user):
+    for header in (ours, theirs, theirs, ours, theirs):
         await authenticator.authenticate(header)
 
-    assert counter.commands == ["find", "find"]
+    assert counter.commands == ["find", "find"] * 2
     await watched.close()
 
 
@@ -486,7 +594,7 @@ async def test_a_token_that_is_revoked_while_its_user_is_looked_up_is_refused(
         async def get(self, user_id: str) -> DirectoryEntry | None:
             self.asked.append(user_id)
             revocations.add(revocation(RevocationKind.SESSION, "s2", clock))
-            return None
+            return DirectoryEntry("USER", "alice", frozenset())
 
     authenticator = authenticator_with(verifier, Revoking(), clock, revocations)
 
@@ -511,7 +619,7 @@ class AwayDirectory(FakeDirectory):
 async def test_without_the_database_callers_are_known_for_a_while(
     verifier: TokenVerifier, issuer: TokenIssuer, clock: FakeClock
 ) -> None:
-    directory = AwayDirectory()
+    directory = AwayDirectory({ALICE: DirectoryEntry("USER", "alice", frozenset())})
     authenticator = authenticator_with(verifier, directory, clock)
     header, stranger = own(issuer), own(issuer, user_id="b" * 24)
     known = await authenticator.authenticate(header)
@@ -535,7 +643,7 @@ async def test_without_the_database_callers_are_known_for_a_while(
 async def test_what_changed_before_the_database_went_away_counts(
     verifier: TokenVerifier, issuer: TokenIssuer, clock: FakeClock
 ) -> None:
-    directory = AwayDirectory()
+    directory = AwayDirectory({ALICE: DirectoryEntry("USER", "alice", frozenset())})
     authenticator = authenticator_with(verifier, directory, clock)
     header = own(issuer)
     await authenticator.authenticate(header)
@@ -548,8 +656,10 @@ async def test_what_changed_before_the_database_went_away_counts(
 
 
 async def test_an_administrators_narrow_token_is_narrow(
-    authenticator: BearerAuthenticator, issuer: TokenIssuer
+    authenticator: BearerAuthenticator, directory: FakeDirectory, issuer: TokenIssuer
 ) -> None:
+    directory.entries[ALICE] = DirectoryEntry("ADMIN", "alice", frozenset())
+
     caller = await authenticator.authenticate(own(issuer, Role.ADMIN))
 
     assert caller.is_admin

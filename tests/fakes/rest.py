@@ -46,6 +46,7 @@ class Rest:
                 role=user.role,
                 scopes=user.held_scopes,
                 lifetime=timedelta(minutes=5),
+                is_service_account=True,
             )
         return self._tokens[user]
 

@@ -143,6 +143,7 @@ async def test_no_call_fails_while_the_key_is_changed(
             role=alice.role,
             scopes=alice.scopes,
             lifetime=timedelta(hours=1),
+            is_service_account=True,
         )
         headers = {
             "authorization": f"Bearer {bearer}",

@@ -1,7 +1,7 @@
 """From a client through the whole application to a real upstream, on a real database."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,13 +10,14 @@ from pathlib import Path
 import httpx
 import httpx2
 import pytest
+from bson import ObjectId
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import SubscriptionLost, ToolsListChanged
 from mcp.server.mcpserver import MCPServer
 from pydantic import SecretStr
 
-from registry.auth.identity import UserContext
+from registry.auth.identity import ALL_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.main import application
@@ -48,6 +49,7 @@ class Whole:
             role=user.role,
             scopes=user.held_scopes,
             lifetime=timedelta(hours=1),
+            is_service_account=True,
         )
 
     def authorization(self, user: UserContext) -> dict[str, str]:
@@ -124,6 +126,75 @@ async def running(settings: Settings) -> AsyncIterator[Whole]:
 async def whole(settings: Settings) -> AsyncIterator[Whole]:
     async with running(settings) as whole:
         yield whole
+
+
+ADMINISTRATOR = UserContext("9" * 24, "olga", Role.ADMIN, ALL_SCOPES)
+LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+
+
+async def put_user(whole: Whole, **fields: object) -> None:
+    """Store the user behind `ADMINISTRATOR`, or change what is stored."""
+    await whole.parts.database.collection("users").update_one(
+        {"_id": ObjectId(ADMINISTRATOR.user_id)},
+        {"$set": {"username": "olga", "role": "ADMIN", **fields}},
+        upsert=True,
+    )
+
+
+async def remove_user(whole: Whole) -> None:
+    """Remove that user."""
+    users = whole.parts.database.collection("users")
+    await users.delete_one({"_id": ObjectId(ADMINISTRATOR.user_id)})
+
+
+@pytest.mark.parametrize(
+    ("change", "statuses"),
+    [
+        (remove_user, (401, 401, 401)),
+        (lambda whole: put_user(whole, disabled=True), (401, 401, 401)),
+        (lambda whole: put_user(whole, role="USER"), (404, 403, 403)),
+    ],
+    ids=["removed", "disabled", "demoted"],
+)
+async def test_a_token_of_ours_gives_no_more_than_its_user_has_at_this_moment(
+    settings: Settings,
+    alice: UserContext,
+    change: Callable[[Whole], Awaitable[None]],
+    statuses: tuple[int, int, int],
+) -> None:
+    async with running(settings.model_copy(update={"admin_uses_private": True})) as whole:
+        await whole.register(alice, "sums")
+        await put_user(whole)
+        issuer, user = whole.parts.issuer, ADMINISTRATOR
+        token = issuer.issue(
+            user_id=user.user_id,
+            username=user.username,
+            role=user.role,
+            scopes=user.held_scopes,
+            lifetime=timedelta(hours=1),
+        )
+        headers = {
+            "authorization": f"Bearer {token}",
+            "accept": "application/json, text/event-stream",
+        }
+        body = {"expires_in_hours": 1, "requested_scopes": ["read:audit"]}
+
+        async def asked() -> tuple[int, int, int]:
+            answers = [
+                await whole.http.post("/mcp/sums", json=LIST, headers=headers),
+                await whole.http.get("/api/v1/servers/stats", headers=headers),
+                await whole.http.post("/api/v1/tokens/generate", json=body, headers=headers),
+            ]
+            first, second, third = (answer.status_code for answer in answers)
+            return first, second, third
+
+        before = await asked()
+        await change(whole)
+        async with asyncio.timeout(5):
+            while await asked() != statuses:
+                await SystemClock().sleep(0.02)
+
+        assert before == (200, 200, 200)
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto", "2026-07-28"])

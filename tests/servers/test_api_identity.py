@@ -45,6 +45,7 @@ def claims(rest: Rest, **changed: object) -> dict[str, Any]:
         "username": "dora",
         "role": "user",
         "scope": "read:servers",
+        "service_account": True,
         "iat": epoch(rest),
         "exp": epoch(rest, minutes=5),
     }
@@ -345,7 +346,6 @@ async def test_a_jarvis_token_that_is_no_access_token_is_refused(
     ("user", "members"),
     [
         ({"idOnTheSource": "entra-7"}, ["entra-7"]),
-        ({"idOnTheSource": "entra-7"}, [USER_ID]),
         ({}, [USER_ID]),
     ],
 )
@@ -368,6 +368,30 @@ async def test_a_jarvis_user_sees_what_is_shared_with_their_groups(
     answer = await get(rest, jarvis(rest))
 
     assert [server["serverName"] for server in answer.json()["servers"]] == ["team"]
+
+
+async def test_a_jarvis_user_who_left_a_group_there_is_no_member_here(
+    rest: Rest, root: UserContext
+) -> None:
+    # Their own id stays in `memberIds` while the source's is what counts, and was removed.
+    created = await rest.register(root, "team", URL, scope="shared_user")
+    await store_user(rest, {"role": "USER", "idOnTheSource": "entra-7"})
+    groups = rest.parts.database.collection("groups")
+    group = await groups.insert_one({"memberIds": [USER_ID]})
+    await rest.parts.database.collection("aclentries").insert_one(
+        {
+            "principalType": "group",
+            "principalId": group.inserted_id,
+            "resourceType": "mcpServer",
+            "resourceId": ObjectId(created["id"]),
+            "permBits": 1,
+        }
+    )
+
+    listed = await get(rest, jarvis(rest))
+    detail = await get(rest, jarvis(rest), f"/{created['id']}")
+
+    assert (listed.json()["pagination"]["total"], detail.status_code) == (0, 404)
 
 
 async def test_a_shared_server_is_hidden_from_users_without_a_grant(

@@ -406,11 +406,68 @@ async def test_a_demoted_users_old_token_generates_none_of_an_administrator(
 ) -> None:
     owner = UserContext(user.user_id, "vera", Role.ADMIN, ALL_SCOPES)
     await known(rest, user, "USER")
+    wider = {"expires_in_hours": 8, "requested_scopes": ["read:servers", "read:audit"]}
 
-    tokens = await generate(rest, owner, "read:servers", "read:audit")
+    refused = await rest.ask(owner, "POST", "/tokens/generate", json=wider)
+    tokens = await generate(rest, owner, "read:servers")
 
+    assert (refused.status_code, refused.json()["scope"]) == (403, "read:audit")
     assert tokens["scope"] == "read:servers"
     assert claims_of(tokens["access_token"])["role"] == "user"
+
+
+@pytest.mark.parametrize("change", ["removed", "disabled"])
+async def test_an_administrator_who_is_out_gets_no_renewable_pair(
+    rest: Rest, user: UserContext, change: str
+) -> None:
+    await known(rest, user, "ADMIN")
+    token = rest.parts.issuer.issue(
+        user_id=user.user_id,
+        username="vera",
+        role=Role.ADMIN,
+        scopes=ALL_SCOPES,
+        lifetime=timedelta(minutes=5),
+    )
+    body = {"expires_in_hours": 1}
+    before = await using(rest, token, "/tokens/generate", "POST", json=body)
+    users = rest.parts.database.collection("users")
+    if change == "removed":
+        await users.delete_one({"_id": ObjectId(user.user_id)})
+    else:
+        await users.update_one({"_id": ObjectId(user.user_id)}, {"$set": {"disabled": True}})
+    rest.parts.authenticator.forget_users()
+
+    answer = await using(rest, token, "/tokens/generate", "POST", json=body)
+    renewed = await exchange(rest, before.json()["tokens"]["refresh_token"])
+
+    assert (before.status_code, answer.status_code) == (200, 401)
+    assert renewed.json() == REFUSED
+
+
+async def test_a_disabled_users_family_ends(rest: Rest, user: UserContext) -> None:
+    await known(rest, user)
+    tokens = await generate(rest, user)
+    users = rest.parts.database.collection("users")
+    await users.update_one({"_id": ObjectId(user.user_id)}, {"$set": {"disabled": True}})
+    refused = await exchange(rest, tokens["refresh_token"])
+    await users.update_one({"_id": ObjectId(user.user_id)}, {"$unset": {"disabled": ""}})
+
+    answer = await exchange(rest, tokens["refresh_token"])
+
+    assert refused.json() == answer.json() == REFUSED
+    assert (await records(rest))[-1]["reason"] == "user is disabled"
+
+
+async def test_what_a_service_account_generates_is_of_a_service_account(
+    rest: Rest, user: UserContext
+) -> None:
+    first = await generate(rest, user)
+
+    renewed = (await exchange(rest, first["refresh_token"])).json()["tokens"]
+
+    for tokens in (first, renewed):
+        assert claims_of(tokens["access_token"])["service_account"] is True
+        assert (await using(rest, tokens["access_token"])).status_code == 200
 
 
 async def test_a_generated_token_of_a_user_who_is_gone_generates_no_other(

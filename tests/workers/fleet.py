@@ -110,6 +110,7 @@ async def fleet(
         role=user.role,
         scopes=user.scopes,
         lifetime=timedelta(hours=1),
+        is_service_account=True,
     )
     headers = {
         "Authorization": f"Bearer {token}",
