@@ -76,7 +76,9 @@ class ConnectionTracker:
         self._users: TTLCache[UserKey, Connection] = TTLCache(
             most_entries, remembered_seconds, timer=clock.monotonic
         )
-        self._fresh: dict[str | UserKey, tuple[Version, float]] = {}
+        # By server and user: what happens to one server costs no other one its fast path.
+        self._fresh: dict[str, dict[str | None, tuple[Version, float]]] = {}
+        self._fresh_entries = 0
 
     def began(self, server_id: str, version: Version, user_id: str | None) -> int:
         """Note that a server is about to be asked; return what `failed` wants to know.
@@ -86,8 +88,9 @@ class ConnectionTracker:
             version: Of its configuration.
             user_id: Whose connection it is, where users have their own.
         """
-        known = self._fresh.get(server_id if user_id is None else (server_id, user_id))
-        if known is not None and known[0] is version and self._monotonic() < known[1]:
+        fresh = self._fresh.get(server_id)
+        known = None if fresh is None else fresh.get(user_id)
+        if known is not None and known[0] == version and self._monotonic() < known[1]:
             return FRESH
         before = self._servers.get(server_id)
         self._attempted(server_id, version, user_id)
@@ -105,9 +108,9 @@ class ConnectionTracker:
 
     def completed(self, server_id: str, version: Version, user_id: str | None) -> None:
         """Note that a server answered, whatever it said."""
-        key = server_id if user_id is None else (server_id, user_id)
-        known = self._fresh.get(key)
-        if known is not None and known[0] is version and self._monotonic() < known[1]:
+        fresh = self._fresh.get(server_id)
+        known = None if fresh is None else fresh.get(user_id)
+        if known is not None and known[0] == version and self._monotonic() < known[1]:
             return
         if self._works(server_id, version, user_id):
             self._writer.note(server_id, News(Word.CONNECTED, self._clock.now()))
@@ -144,7 +147,7 @@ class ConnectionTracker:
         before = self._users.get(key)
         if _is_old(before, version):
             return
-        self._fresh.pop(key, None)
+        self._forget_fresh(server_id, user_id)
         self._users[key] = _again(before, version, self._clock.now(), problem)
         if before is None or before.state is not ConnectionState.ERROR:
             log.info("user_connection_refused", server_id=server_id, user_id=user_id)
@@ -162,7 +165,7 @@ class ConnectionTracker:
 
     def dropped(self, server_id: str, user_id: str | None) -> None:
         """Note that a stream ended on which a server was listened to: no failure of a call."""
-        self._fresh.clear()
+        self._forget_fresh_of(server_id)
         found = self._servers.get(server_id)
         if found is not None and found.state is ConnectionState.CONNECTED:
             self._servers.pop(server_id, None)
@@ -213,17 +216,17 @@ class ConnectionTracker:
         gone = frozenset(server_ids)
         for server_id in gone:
             self._servers.pop(server_id, None)
+            # A call under way may note it once more; that is forgotten after a while.
+            self._forget_fresh_of(server_id)
             self._writer.forget(server_id)
         for key, _ in _entries(self._users):
             if key[0] in gone:
                 self._users.pop(key, None)
-        # A call under way may note it once more; that is forgotten after a while.
-        self._fresh.clear()
 
     def forget_user(self, server_id: str, user_id: str) -> None:
         """Forget the connection of a user, whose credentials are others now."""
         self._users.pop((server_id, user_id), None)
-        self._fresh.pop((server_id, user_id), None)
+        self._forget_fresh(server_id, user_id)
 
     def of_server(self, server_id: str) -> Connection | None:
         """Return the gateway's own connection to a server, if it is known."""
@@ -271,22 +274,35 @@ class ConnectionTracker:
             return False
         works = Connection(ConnectionState.CONNECTED, version, self._clock.now())
         self._servers[server_id] = works
-        key: str | UserKey = server_id
         if user_id is not None:
-            key = (server_id, user_id)
-            self._users[key] = works
-        if len(self._fresh) >= self._most_entries:
-            self._fresh.clear()
-        self._fresh[key] = (version, self._monotonic() + QUIET_SECONDS)
+            self._users[server_id, user_id] = works
+        self._remember_fresh(server_id, user_id, version)
         if before is not None and before.failures:
             log.info("connection_restored", server_id=server_id, failures=before.failures)
         return True
 
+    def _remember_fresh(self, server_id: str, user_id: str | None, version: Version) -> None:
+        if self._fresh_entries >= self._most_entries:
+            self._forget_fresh_of(next(iter(self._fresh)))
+        fresh = self._fresh.setdefault(server_id, {})
+        self._fresh_entries += user_id not in fresh
+        fresh[user_id] = (version, self._monotonic() + QUIET_SECONDS)
+
+    def _forget_fresh(self, server_id: str, user_id: str) -> None:
+        fresh = self._fresh.get(server_id, {})
+        if fresh.pop(user_id, None) is not None:
+            self._fresh_entries -= 1
+        if not fresh:
+            self._fresh.pop(server_id, None)
+
+    def _forget_fresh_of(self, server_id: str) -> None:
+        self._fresh_entries -= len(self._fresh.pop(server_id, {}))
+
     def _fails(
         self, server_id: str, version: Version, user_id: str | None, attempt: int, problem: str
     ) -> Connection:
-        # Failures in a row are those of all users, so whoever succeeds next must say so.
-        self._fresh.clear()
+        # Failures in a row are those of all its users, so whoever succeeds next must say so.
+        self._forget_fresh_of(server_id)
         now = self._clock.now()
         after = failed(self._servers.get(server_id), version, now, attempt, problem)
         self._servers[server_id] = after

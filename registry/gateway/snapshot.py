@@ -225,7 +225,7 @@ class Snapshot:
         """Read one server again; when the database is away, leave that to `follow`."""
         # A user's key may be what changed, and it must not be sent any more even if nothing can
         # be read now.
-        self._user_headers.clear()
+        self._user_headers.forget([server_id])
         try:
             async with self._lock:
                 await self._reload([server_id])
@@ -382,7 +382,7 @@ class Snapshot:
         self._views |= views
         self._follow_connections(before, server_ids)
         self._publish()
-        self._user_headers.clear()
+        self._user_headers.forget(server_ids)
         self._server_reloads.inc(len(server_ids))
 
     def _follow_connections(

@@ -6,7 +6,7 @@ which its server may move to another origin or the key may be replaced: nothing 
 change is remembered after it, and no key is paired with an address that it was not stored for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
@@ -20,10 +20,14 @@ from registry.servers.values import ServerRecord
 
 USER_KEYS = 10_000
 USER_KEY_SECONDS = 300
-"""How many users' own keys are remembered, and for how long; a change drops them all at once."""
+"""How many users' own keys are remembered, and for how long; a changed key drops them
+all at once."""
 
 CacheKey: TypeAlias = tuple[str, str, str, datetime | None]
 """A user's id, a server's id, its URL and the version of its configuration."""
+
+Generation: TypeAlias = tuple[int, int]
+"""How often all headers were forgotten, and those for one server since then."""
 
 
 class StoredKeys(Protocol):
@@ -58,19 +62,29 @@ class UserHeaders:
         self._keys = keys
         self._urls = urls
         self._vault = vault
-        self._generation = 0
-        self._remembered: TTLCache[CacheKey, Mapping[str, str]] = TTLCache(
+        self._cleared = 0
+        self._forgotten: dict[str, int] = {}
+        self._remembered: TTLCache[CacheKey, tuple[Generation, Mapping[str, str]]] = TTLCache(
             USER_KEYS, USER_KEY_SECONDS, timer=clock.monotonic
         )
 
     def clear(self) -> None:
         """Forget all headers, those that are being made now included."""
-        self._generation += 1
+        self._cleared += 1
+        self._forgotten.clear()
         self._remembered.clear()
+
+    def forget(self, server_ids: Iterable[str]) -> None:
+        """Forget the headers for a few servers, those that are being made now included."""
+        for server_id in server_ids:
+            self._forgotten[server_id] = self._forgotten.get(server_id, 0) + 1
 
     def cached(self, user_id: str, route: Route) -> Mapping[str, str] | None:
         """Return the headers for a call over *route*, if they are remembered."""
-        return self._remembered.get(_key(user_id, route))
+        found = self._remembered.get(_key(user_id, route))
+        if found is None or found[0] != self._generation(route.server_id):
+            return None
+        return found[1]
 
     async def read(
         self, user_id: str, route: Route, server: ServerRecord | None
@@ -90,16 +104,19 @@ class UserHeaders:
         """
         if server is None:
             raise UserKeyMissingError
-        generation = self._generation
+        generation = self._generation(route.server_id)
         own = await self._keys.values(user_id, server.server_name, server.created_at)
         # Asked after the key was read: keys go when their server moves, and those that are stored
         # after that are for the new address, which the view may not know yet.
         if await self._urls.url_unchecked(server.id) != route.url:
             raise ServerMovedError(route.server_name)
         headers = self._vault.request_headers(server.id, server.config, own)
-        if generation == self._generation:
-            self._remembered[_key(user_id, route)] = headers
+        if generation == self._generation(route.server_id):
+            self._remembered[_key(user_id, route)] = (generation, headers)
         return headers
+
+    def _generation(self, server_id: str) -> Generation:
+        return self._cleared, self._forgotten.get(server_id, 0)
 
 
 def _key(user_id: str, route: Route) -> CacheKey:

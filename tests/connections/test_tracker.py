@@ -1,10 +1,16 @@
 """What is known of connections, and what becomes of what happens to them."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
 
-from registry.connections.tracker import MEASURE_SECONDS, QUIET_SECONDS, ConnectionTracker
+from registry.connections.tracker import (
+    FRESH,
+    MEASURE_SECONDS,
+    QUIET_SECONDS,
+    ConnectionTracker,
+)
 from registry.connections.values import Connection, ConnectionState
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.connections import connections_of
@@ -299,3 +305,68 @@ async def test_connections_are_counted_by_state(clock: FakeClock) -> None:
         ("user", "error"): 0,
     }
     assert MEASURE_SECONDS < 15
+
+
+def is_fast(
+    tracker: ConnectionTracker,
+    server_id: str,
+    user_id: str | None = None,
+    version: datetime | None = NOON,
+) -> bool:
+    """Whether a call over a connection has nothing new to say."""
+    return tracker.began(server_id, version, user_id) == FRESH
+
+
+EVENTS: dict[str, Callable[[ConnectionTracker], None]] = {
+    "it fails": lambda tracker: tracker.failed(TWO, NOON, BOB, FRESH, "It is away."),
+    "its stream ends": lambda tracker: tracker.dropped(TWO, BOB),
+    "it is gone": lambda tracker: tracker.forget([TWO]),
+    "it could not be read": lambda tracker: tracker.was_not_read(TWO, NOON, None, "It is away."),
+    "it refuses a user": lambda tracker: tracker.refused(TWO, NOON, BOB, "It says no."),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
+def test_what_happens_to_one_server_costs_no_other_its_fast_path(
+    tracker: ConnectionTracker, event: Callable[[ConnectionTracker], None]
+) -> None:
+    call(tracker, ONE)
+    call(tracker, ONE, user_id=ALICE)
+    call(tracker, TWO, user_id=BOB)
+
+    event(tracker)
+
+    assert (is_fast(tracker, ONE), is_fast(tracker, ONE, ALICE)) == (True, True)
+    assert not is_fast(tracker, TWO, BOB)
+
+
+def test_a_failure_costs_all_users_of_its_server_their_fast_path(
+    tracker: ConnectionTracker,
+) -> None:
+    call(tracker, user_id=ALICE)
+    call(tracker, user_id=BOB)
+    attempt = tracker.began(ONE, NOON, BOB)
+
+    tracker.failed(ONE, NOON, BOB, attempt, "It is away.")
+
+    assert not is_fast(tracker, ONE, ALICE)
+
+
+def test_the_same_version_read_again_is_the_same(tracker: ConnectionTracker) -> None:
+    call(tracker)
+
+    again = datetime.fromisoformat(NOON.isoformat())
+
+    assert again is not NOON
+    assert is_fast(tracker, ONE, version=again)
+    assert not is_fast(tracker, ONE, version=LATER)
+
+
+def test_of_more_servers_than_are_remembered_one_loses_its_fast_path_at_a_time(
+    clock: FakeClock,
+) -> None:
+    tracker = connections_of(clock, most_entries=3).tracker
+    for number in range(4):
+        call(tracker, str(number) * 24)
+
+    assert [is_fast(tracker, str(number) * 24) for number in range(4)] == [False, True, True, True]

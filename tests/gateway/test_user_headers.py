@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -85,7 +86,21 @@ async def test_a_key_is_read_once() -> None:
     assert stored.reads == 1
 
 
-async def test_a_key_that_was_removed_while_it_was_read_is_not_remembered() -> None:
+async def test_what_changes_of_one_server_costs_others_nothing() -> None:
+    stored = Stored("sk-old", OLD_URL)
+    headers = made(stored)
+    other = make_route(OLD_URL, slug="other", per_user=True, modified_at=NOON)
+    await sent(headers, OLD)
+    await sent(headers, other)
+
+    headers.forget([OLD.server_id])
+
+    assert headers.cached(ALICE.user_id, OLD) is None
+    assert headers.cached(ALICE.user_id, other) is not None
+
+
+@pytest.mark.parametrize("is_one", [True, False])
+async def test_a_key_that_was_removed_while_it_was_read_is_not_remembered(*, is_one: bool) -> None:
     stored = Stored("sk-old", OLD_URL)
     headers = made(stored)
     stored.may_end.clear()
@@ -93,7 +108,8 @@ async def test_a_key_that_was_removed_while_it_was_read_is_not_remembered() -> N
     await stored.began.wait()
 
     stored.key = None
-    headers.clear()
+    forget = partial(headers.forget, [OLD.server_id]) if is_one else headers.clear
+    forget()
     stored.may_end.set()
     await in_flight
 
