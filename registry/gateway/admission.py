@@ -52,54 +52,52 @@ class Admission:
         self._base_url = base_url
         self._admin_uses_private = admin_uses_private
 
-    async def admit(
-        self, exchange: Exchange, needed: Scope, *, is_for_stream: bool = False
-    ) -> tuple[UserContext, Route]:
-        """Return the caller and the route they may use, and note the route in *exchange*.
+    async def identify(self, exchange: Exchange) -> UserContext:
+        """Return the caller, of whom nothing is known but what the headers say.
 
-        The caller is settled before the route is looked up, so that nobody learns which servers
-        exist.
+        Comes before the body is read: strangers have nothing parsed.
+
+        Raises:
+            Unauthorized: No acceptable token.
+        """
+        authorization = exchange.headers.get("authorization")
+        user = self._authenticate.cached(authorization) if authorization else None
+        if user is None:
+            user = await self._verified(exchange, authorization)
+        exchange.user = user
+        return user
+
+    def admit(
+        self, exchange: Exchange, user: UserContext, needed: Scope, *, is_for_stream: bool = False
+    ) -> Route:
+        """Return the route that the caller may use, and note it in *exchange*.
 
         Args:
             exchange: The request.
+            user: Who calls.
             needed: What the token must allow.
             is_for_stream: Whether it is a message for an open stream of the HTTP+SSE transport,
                 which becomes a request of its own unless the server speaks that transport too.
 
         Raises:
-            Unauthorized: No acceptable token.
             InsufficientScope: The token does not allow *needed*.
             NotServing: It cannot be told now which servers exist.
             ServerUnknown: There is no such server, or not for this caller.
         """
-        authorization = exchange.headers.get("authorization")
-        user = self._authenticate.cached(authorization) if authorization else None
-        if user is None:
-            user = await self._verified(exchange, authorization)
-        self._admit_user(exchange, user, needed)
+        self.admit_caller(exchange, user, needed)
         route = self._admit_to(exchange, user, self._routes.route(exchange.slug))
         if not is_for_stream or route.transport is Transport.SSE:
             self.note_use(exchange, user, route)
         exchange.served_by(route)
-        return user, route
+        return route
 
-    async def admit_caller(self, exchange: Exchange, needed: Scope) -> UserContext:
-        """Return the caller, who may do *needed* to whatever they may see.
+    def admit_caller(self, exchange: Exchange, user: UserContext, needed: Scope) -> None:
+        """Check that *user* may do *needed* to whatever they may see.
 
         Raises:
-            Unauthorized: No acceptable token.
             InsufficientScope: The token does not allow *needed*.
             NotServing: It cannot be told now which servers exist.
         """
-        authorization = exchange.headers.get("authorization")
-        user = self._authenticate.cached(authorization) if authorization else None
-        if user is None:
-            user = await self._verified(exchange, authorization)
-        self._admit_user(exchange, user, needed)
-        return user
-
-    def _admit_user(self, exchange: Exchange, user: UserContext, needed: Scope) -> None:
-        exchange.user = user
         if user.lacks(needed):
             # All that the gateway ever asks for, or clients would have to come back for the rest.
             error = InsufficientScopeError(GATEWAY_SCOPES)

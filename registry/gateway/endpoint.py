@@ -1,8 +1,9 @@
 """The data plane's entry: every request to `/mcp/<server>`, step by step.
 
-Order: Host and Origin, body limit, envelope, caller, scope, server, era, session, tool,
-credentials, forwarding. Who is calling is settled before anything is looked up, so that nobody
-learns which servers exist; everything is decided on the body, never on headers.
+Order: Host and Origin, caller, body limit, envelope, method, scope, server, era, session, tool,
+credentials, forwarding. Who is calling is settled on the headers, before a body is read or parsed
+and before anything is looked up, so that strangers cost little and nobody learns which servers
+exist; everything else is decided on the body.
 """
 
 import asyncio
@@ -18,9 +19,11 @@ from starlette.types import Receive, Scope, Send
 
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
+from registry.core.asgi import given_body
 from registry.core.clock import Clock
 from registry.core.drain import Drain
 from registry.core.errands import Errands
+from registry.core.json import members
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.admission import Admission
@@ -29,7 +32,14 @@ from registry.gateway.broker import Broker
 from registry.gateway.client_sessions import ClientSessions
 from registry.gateway.connector import Connector
 from registry.gateway.cors import preflight, readable_by
-from registry.gateway.envelope import Envelope, load_object, read_envelope, usable_id
+from registry.gateway.envelope import (
+    METHODS,
+    Envelope,
+    load_object,
+    peek_object,
+    read_envelope,
+    usable_id,
+)
 from registry.gateway.eras import (
     header_era,
     message_era,
@@ -38,6 +48,7 @@ from registry.gateway.errors import (
     InternalFailure,
     LoopDetected,
     MethodNotAllowed,
+    MethodUnknown,
     Outcome,
     Refusal,
     ShuttingDown,
@@ -328,6 +339,7 @@ class GatewayEndpoint:
     async def _post(self, exchange: Exchange) -> None:
         headers = exchange.headers
         check_media(headers)
+        user = await self._identified(exchange)
         raw = await exchange.read_body(self._patience, self._max_body_bytes, self._body_seconds)
         body = load_object(raw)
         exchange.request_id = usable_id(body)
@@ -338,22 +350,25 @@ class GatewayEndpoint:
         # Answers and notifications are for calls that are still in flight.
         if self._drain.has_begun and envelope.is_request:
             raise ShuttingDown
-        needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
-        exchange.params = envelope.params
         era = message_era(headers, envelope.params)
         exchange.is_modern = era is Era.MODERN
+        needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
+        exchange.params = envelope.params
         self._refuse_loop(exchange)
+        if method not in METHODS:
+            await self._unknown_method(exchange, envelope, user)
+            return
         query = exchange.scope.get("query_string")
         stream = stream_name(query) if query else None
         if stream is not None:
-            await self._take(exchange, envelope, needed, stream)
+            await self._take(exchange, envelope, user, needed, stream)
             return
         if not exchange.slug:
-            user = await self._admission.admit_caller(exchange, needed)
+            self._admission.admit_caller(exchange, user, needed)
             offering = CombinedOffering(self._admission.view(user))
             await self._hosted.post(exchange, envelope, user, offering, raw)
             return
-        user, route = await self._admission.admit(exchange, needed)
+        route = self._admission.admit(exchange, user, needed)
         if era not in route.eras or route.transport is Transport.SSE:
             await self._hosted.post(exchange, envelope, user, SingleOffering(route), raw)
             return
@@ -364,10 +379,11 @@ class GatewayEndpoint:
             raise ShuttingDown
         self._refuse_loop(exchange)
         self._recorder.understood(exchange, {})
+        user = await self._admission.identify(exchange)
         is_modern = header_era(exchange.headers) is Era.MODERN
         serve = self._hosted.get if exchange.method == "GET" else self._hosted.delete
         if not exchange.slug:
-            user = await self._admission.admit_caller(exchange, TokenScope.READ_TOOLS)
+            self._admission.admit_caller(exchange, user, TokenScope.READ_TOOLS)
             if is_modern:
                 raise MethodNotAllowed(ALLOWED_POST)
             if exchange.method == "GET" and is_old_client(exchange.headers):
@@ -375,7 +391,7 @@ class GatewayEndpoint:
                 return
             await serve(exchange, user, CombinedOffering(self._admission.view(user)))
             return
-        user, route = await self._admission.admit(exchange, TokenScope.READ_TOOLS)
+        route = self._admission.admit(exchange, user, TokenScope.READ_TOOLS)
         if is_modern:
             raise MethodNotAllowed(ALLOWED_POST)
         if exchange.method == "GET" and is_old_client(exchange.headers):
@@ -389,8 +405,8 @@ class GatewayEndpoint:
     def _refuse_loop(self, exchange: Exchange) -> None:
         """Refuse a request that was here before; note one that another gateway sends.
 
-        Before the caller is known: somebody who registers this registry in itself, without a
-        token for it, is to learn of the loop rather than of the token.
+        Whoever registers this registry in itself, without a token for it, is to learn of the loop
+        rather than of the token.
         """
         via = exchange.headers.get("via")
         if via is None:
@@ -402,15 +418,50 @@ class GatewayEndpoint:
         if is_gateway(via):
             exchange.lists_to = self._instance
 
+    async def _identified(self, exchange: Exchange) -> UserContext:
+        try:
+            return await self._admission.identify(exchange)
+        except Exception:
+            # Of a stranger's request its headers are all that counts, and no body is waited for;
+            # what came with them and is small says what the refusal answers.
+            body = peek_object(given_body(exchange.scope))
+            exchange.request_id = usable_id(body)
+            method, params = body.get("method"), members(body.get("params"))
+            if method in METHODS:
+                exchange.method = method or "response"
+            self._recorder.understood(exchange, params)
+            self._refuse_loop(exchange)
+            raise
+
+    async def _unknown_method(
+        self, exchange: Exchange, envelope: Envelope, user: UserContext
+    ) -> None:
+        if exchange.slug:
+            self._admission.admit(exchange, user, TokenScope.READ_TOOLS)
+        else:
+            self._admission.admit_caller(exchange, user, TokenScope.READ_TOOLS)
+        if not envelope.is_request:
+            # Whoever does not know a notification ignores it.
+            await exchange.answer_empty(202, [(b"content-length", b"0")])
+            return
+        refusal = MethodUnknown()
+        refusal.http_status = 404 if exchange.is_modern else 200
+        raise refusal
+
     async def _take(
-        self, exchange: Exchange, envelope: Envelope, needed: TokenScope, stream: str
+        self,
+        exchange: Exchange,
+        envelope: Envelope,
+        user: UserContext,
+        needed: TokenScope,
+        stream: str,
     ) -> None:
         """Take a message of a client of the HTTP+SSE transport."""
         route: Route | None = None
         if exchange.slug:
-            user, route = await self._admission.admit(exchange, needed, is_for_stream=True)
+            route = self._admission.admit(exchange, user, needed, is_for_stream=True)
         else:
-            user = await self._admission.admit_caller(exchange, needed)
+            self._admission.admit_caller(exchange, user, needed)
         await self._old_clients.take(exchange, envelope, user, route, stream)
 
     async def _end_session(self, user: UserContext, route: Route | None, sealed: str) -> None:

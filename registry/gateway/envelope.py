@@ -5,12 +5,13 @@ another of two equal keys, or read `Name` as `name`, it would execute what was n
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from math import isinf
 from typing import Any, NamedTuple
 
 import orjson
 
+from registry.core.json import MAX_VALUES, holds_more_values, parsing, repeats_members
 from registry.gateway.errors import InvalidParams, InvalidRequest, MalformedJson
 
 RequestId = str | int
@@ -18,13 +19,6 @@ RequestId = str | int
 TOP_MEMBERS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 PARAMS_MEMBERS = frozenset(
     {"name", "uri", "arguments", "cursor", "protocolVersion", "_meta", "ref", "requestState"}
-)
-META_MEMBERS = frozenset(
-    {
-        "io.modelcontextprotocol/protocolVersion",
-        "io.modelcontextprotocol/clientCapabilities",
-        "io.modelcontextprotocol/clientInfo",
-    }
 )
 USUAL_PARAMS = PARAMS_MEMBERS | {
     "capabilities",
@@ -35,7 +29,42 @@ USUAL_PARAMS = PARAMS_MEMBERS | {
     "requestState",
     "task",
 }
+METHODS = frozenset(
+    {
+        # A client's answer.
+        "",
+        "completion/complete",
+        "initialize",
+        "logging/setLevel",
+        "notifications/cancelled",
+        "notifications/initialized",
+        "notifications/progress",
+        "notifications/roots/list_changed",
+        "ping",
+        "prompts/get",
+        "prompts/list",
+        "resources/list",
+        "resources/read",
+        "resources/subscribe",
+        "resources/templates/list",
+        "resources/unsubscribe",
+        "server/discover",
+        "subscriptions/listen",
+        "tools/call",
+        "tools/list",
+    }
+)
+"""Methods that go on, spelled exactly so. What a server makes of any other, `Tools/Call` or an
+extension's, is not known, so neither scope nor policy could be decided; those of tasks name what
+another caller may have begun. See docs/decisions/0027-known-methods.md."""
+
 NOTIFICATION_PREFIX = "notifications/"
+
+PEEKED_BYTES = 4096
+"""Of a stranger's body; parsed in at most 30 microseconds."""
+
+NAMED_REPEAT_BYTES = 64 * 1024
+"""Up to here a refusal names the member that is repeated."""
 
 
 class Envelope(NamedTuple):
@@ -57,19 +86,18 @@ class Envelope(NamedTuple):
     is_canonical: bool
 
 
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with its repeated keys."""
-
-
 def load_object(raw: bytes | bytearray) -> dict[str, Any]:
     """Parse *raw* as one JSON object.
 
     Raises:
         MalformedJson: It is no JSON.
-        InvalidRequest: It is a batch or no object.
+        InvalidRequest: It is a batch or no object, or holds too many values.
     """
+    if holds_more_values(raw, MAX_VALUES):
+        raise InvalidRequest(f"The body holds more than {MAX_VALUES} values.")
     try:
-        body = orjson.loads(raw)
+        with parsing(raw):
+            body = orjson.loads(raw)
     except orjson.JSONDecodeError:
         raise MalformedJson from None
     if type(body) is dict:
@@ -77,6 +105,17 @@ def load_object(raw: bytes | bytearray) -> dict[str, Any]:
     if type(body) is list:
         raise InvalidRequest("Batches are not supported; send one message per request.")
     raise InvalidRequest("The body must be one JSON-RPC message.")
+
+
+def peek_object(raw: bytes | bytearray | None) -> dict[str, Any]:
+    """Return what a small body of a stranger says, for the refusal alone; empty for any other."""
+    if raw is None or len(raw) > PEEKED_BYTES:
+        return {}
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return {}
+    return body if type(body) is dict else {}
 
 
 def usable_id(body: Mapping[str, Any]) -> RequestId | None:
@@ -100,7 +139,10 @@ def read_envelope(raw: bytes | bytearray, body: dict[str, Any]) -> Envelope:
     elif type(params) is not dict:
         raise InvalidParams("The member params must be an object.")
     is_canonical = _is_canonical(raw, body)
-    _refuse_ambiguity(raw, body, params, is_canonical=is_canonical)
+    if not body.keys() <= TOP_MEMBERS:
+        _refuse_lookalikes(body, TOP_MEMBERS)
+    if not params.keys() <= USUAL_PARAMS:
+        _refuse_lookalikes(params, PARAMS_MEMBERS)
     has_id = "id" in body
     if has_id and usable_id(body) is None:
         raise InvalidRequest("The member id must be a string or an integer.")
@@ -115,55 +157,38 @@ def read_envelope(raw: bytes | bytearray, body: dict[str, Any]) -> Envelope:
     return Envelope(method, params, has_id, body, raw, is_canonical)
 
 
-def _refuse_ambiguity(
-    raw: bytes | bytearray, body: dict[str, Any], params: dict[str, Any], *, is_canonical: bool
-) -> None:
-    if not is_canonical:
-        _refuse_repeated_keys(raw)
-    if not body.keys() <= TOP_MEMBERS:
-        _refuse_lookalikes(body, TOP_MEMBERS)
-    if not params.keys() <= USUAL_PARAMS:
-        _refuse_lookalikes(params, PARAMS_MEMBERS)
-
-
 def _is_canonical(raw: bytes | bytearray, body: dict[str, Any]) -> bool:
-    # Text that comes out again as it went in has lost no repeated key. Clients write compact
-    # JSON, so this is the usual case, and far cheaper than looking at every key.
+    """Whether orjson writes *body* as *raw* again.
+
+    Raises:
+        InvalidRequest: An object in it has two members of one name.
+    """
     try:
-        return orjson.dumps(body) == raw
+        written = orjson.dumps(body)
     except orjson.JSONEncodeError:
         # orjson reads deeper nesting than it writes, and what is sent on must be written.
         raise InvalidRequest("The body is nested too deeply.") from None
+    # Text that comes out again as it went in has lost no repeated member. Clients write compact
+    # JSON, so this is the usual case, and cheaper than any other look at the members.
+    if written == raw:
+        return True
+    if repeats_members(raw, written):
+        raise InvalidRequest(_repeated(raw))
+    return False
 
 
-def _refuse_repeated_keys(raw: bytes | bytearray) -> None:
-    try:
-        message = json.loads(raw, object_pairs_hook=_Pairs, parse_int=str, parse_float=_finite)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("The body is nested too deeply or cannot be read twice.") from None
-    _refuse_repeats(message, TOP_MEMBERS)
-    for params in _values(message, "params"):
-        _refuse_repeats(params, PARAMS_MEMBERS)
-        for meta in _values(params, "_meta"):
-            _refuse_repeats(meta, META_MEMBERS)
+def _repeated(raw: bytes | bytearray) -> str:
+    names: list[str] = []
 
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        if len(dict(pairs)) != len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            names.append(next(name for name, times in counts.items() if times > 1))
 
-def _finite(text: str) -> str:
-    if isinf(float(text)):
-        raise InvalidRequest("The body holds a number that is too large to be sent on.")
-    return text
-
-
-def _refuse_repeats(pairs: _Pairs, deciding: frozenset[str]) -> None:
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in deciding and key in seen:
-            raise InvalidRequest(f"The member {key} is repeated.")
-        seen.add(key)
-
-
-def _values(pairs: _Pairs, wanted: str) -> Iterable[_Pairs]:
-    return [value for key, value in pairs if key == wanted and isinstance(value, _Pairs)]
+    if len(raw) <= NAMED_REPEAT_BYTES:
+        json.loads(raw, object_pairs_hook=look, parse_int=str)
+    told = f"The member {names[-1][:64]}" if names else "A member of an object"
+    return f"{told} is repeated."
 
 
 def _refuse_lookalikes(members: Iterable[str], known: frozenset[str]) -> None:

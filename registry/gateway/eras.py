@@ -145,8 +145,11 @@ def require_arguments(params: Mapping[str, Any], tool: ToolEntry) -> Mapping[str
 
     Raises:
         ApprovalRequired: A person would have to approve the call.
-        InvalidParams: They are no object.
+        InvalidParams: They are no object, or the call is to be a task.
     """
+    if "task" in params:
+        # Its result would be fetched by an id that says nothing of whose it is.
+        raise InvalidParams("Calls as tasks are not available here; call without params.task.")
     if tool.requires_approval:
         raise ApprovalRequired(tool.name)
     arguments = params.get("arguments")

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from registry.auth.identity import UserContext
-from registry.core.asgi import given_body
+from registry.core.asgi import declares_more, given_body
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import BodyTooLarge, BodyTooSlow, NotAcceptable, NotJson, Outcome
 from registry.gateway.farewell import Farewell
@@ -157,7 +157,7 @@ class Exchange:
             ClientGone: The client broke off.
         """
         declared = self.headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > max_body_bytes:
+        if declares_more(declared, max_body_bytes):
             raise BodyTooLarge(max_body_bytes)
         whole = given_body(self.scope)
         if whole is not None:

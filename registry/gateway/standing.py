@@ -527,7 +527,8 @@ class Standing:
         if not streams:
             return
         try:
-            user = await self._admission.admit_caller(streams[0].exchange, Scope.READ_TOOLS)
+            user = await self._admission.identify(streams[0].exchange)
+            self._admission.admit_caller(streams[0].exchange, user, Scope.READ_TOOLS)
         except Refusal as refusal:
             for stream in tuple(client.streams):
                 stream.watch.end(refusal)

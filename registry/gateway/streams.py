@@ -106,10 +106,11 @@ async def until_refused(
             async with asyncio.timeout(RECHECK_SECONDS):
                 seen = await changed(seen)
         try:
+            user = await admission.identify(exchange)
             if route is None:
-                await admission.admit_caller(exchange, Scope.READ_TOOLS)
+                admission.admit_caller(exchange, user, Scope.READ_TOOLS)
                 continue
-            _, current = await admission.admit(exchange, Scope.READ_TOOLS)
+            current = admission.admit(exchange, user, Scope.READ_TOOLS)
         except Refusal as refusal:
             return refusal
         except DatabaseUnavailable:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message
 from typing_extensions import override
 
+from registry.core.json import MAX_VALUES, holds_more_values, parsing
 from registry.web.errors import PARSED_BODY
 
 SMALL_BODY_BYTES = 8 * 1024
@@ -31,13 +32,17 @@ class StrictJsonRequest(Request):
 
         Raises:
             json.JSONDecodeError: It is no JSON; holds NaN, an infinity or half a surrogate pair;
-                is nested too deeply; or says one member of an object twice.
+                is nested too deeply; says one member of an object twice; or holds more values
+                than any request needs.
         """
         body = await self.body()
+        if holds_more_values(body, MAX_VALUES):
+            raise json.JSONDecodeError(f"it holds more than {MAX_VALUES} values", "", 0)
         # Refuses what the standard library lets pass: NaN, infinities, lone surrogates, UTF-16.
-        orjson.loads(body)
         try:
-            parsed = json.loads(body, object_pairs_hook=_unique)
+            with parsing(body):
+                orjson.loads(body)
+                parsed = json.loads(body, object_pairs_hook=_unique)
         except json.JSONDecodeError:
             raise
         except RecursionError:
@@ -204,7 +209,7 @@ def _is_json(content_type: str | None) -> bool:
 def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
     parsed = dict(members)
     if len(parsed) != len(members):
-        names = [name for name, _ in members]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in members)
+        twice = next(name for name, times in counts.items() if times > 1)
         raise json.JSONDecodeError(f"it says {twice[:64]!r} twice", "", 0)
     return parsed

@@ -10,6 +10,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.core.asgi import declares_more
 from registry.core.errors import ErrorKind
 from registry.core.metrics import Metrics
 from registry.core.origin import Origin, current_origin
@@ -100,7 +101,7 @@ class RequestRecorder:
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        if declares_more(declared.decode("latin-1"), self._max_body_bytes):
             raise BodyTooLargeError
         taken = 0
         until: float | None = asyncio.get_running_loop().time() + self._body_seconds

@@ -162,7 +162,6 @@ async def test_results_lose_what_only_the_new_era_has(
         ("tools/call", CALL, -32602, -32602),
         ("tools/call", CALL, 77, 77),
         ("resources/read", {"uri": "x://y"}, -32602, -32002),
-        ("something/else", {}, -32601, -32601),
     ],
 )
 async def test_errors_have_the_codes_of_the_old_era(

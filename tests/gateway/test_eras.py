@@ -116,7 +116,9 @@ async def test_a_modern_response_is_refused(gateway: Gateway) -> None:
     assert answer.json()["error"]["code"] == -32600
 
 
-@pytest.mark.parametrize(("named", "status"), [("notifications/x", 200), ("tools/call", 400)])
+@pytest.mark.parametrize(
+    ("named", "status"), [("notifications/cancelled", 200), ("tools/call", 400)]
+)
 async def test_a_modern_notification_must_be_what_its_header_says(
     gateway: Gateway, upstream: ScriptedUpstream, named: str, status: int
 ) -> None:
@@ -126,7 +128,7 @@ async def test_a_modern_notification_must_be_what_its_header_says(
     upstream.behaviour = accept
 
     answer = await gateway.post(
-        {"jsonrpc": "2.0", "method": "notifications/x"},
+        {"jsonrpc": "2.0", "method": "notifications/cancelled"},
         mcp_protocol_version=MODERN,
         mcp_method=named,
     )

@@ -123,6 +123,9 @@ async def test_headers_that_the_gateway_decides_cannot_be_stored(
     assert f"{name} is set by the gateway itself" in answer.json()["message"]
 
 
+NAMES = ",".join(f'"m{number}":0' for number in range(50_000))
+
+
 @pytest.mark.requirement("E-16")
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -139,6 +142,8 @@ async def test_headers_that_the_gateway_decides_cannot_be_stored(
         ('{"serverName":"a","url":"http://a","timeout":1%s}' % ("0" * 5000), "is not valid JSON"),
         ('{"serverName":"a","url":"http://a","title":"\\ud800"}', "is not valid JSON"),
         ('{"serverName":"a","url":"http://a","\\udfff":1}', "is not valid JSON"),
+        ('{"a":[' + "[]," * 250_000 + "1]}", "more than 200000 values"),
+        ("{" + NAMES + "," + NAMES + "}", "says 'm0' twice"),
         ("[" * 900 + "]" * 900, "valid dictionary"),
         ("[" * 100_000, "is not valid JSON"),
         ('{"a":' * 100_000, "is not valid JSON"),
