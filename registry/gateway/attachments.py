@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from multidict import CIMultiDict
 
 from registry.gateway.feed import Feed
-from registry.gateway.feeds import FeedKey, Feeds
+from registry.gateway.feeds import FeedKey, Feeds, feed_key
+from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route
 
 
@@ -21,7 +23,14 @@ class Wanted:
 
     route: Route
     credentials: CIMultiDict[str] = field(repr=False)
+    owner: SessionOwner
+    capabilities: Mapping[str, Any]
     publics: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def feed_key(self) -> FeedKey:
+        """Return what tells the feed apart that this is heard on."""
+        return feed_key(self.route, self.credentials, self.owner, self.capabilities)
 
     def add(self, uri: str, public: str) -> None:
         """Want to hear of *uri*."""
@@ -81,7 +90,7 @@ class Attachments:
         for key, one in wanted.items():
             attachment = self._attached.get(key)
             if attachment is None:
-                feed = self._feeds.feed(key, one.route, one.credentials)
+                feed = self._feeds.feed(one.route, one.credentials, one.owner, one.capabilities)
                 attachment = self._attached[key] = _Attachment(feed, self._tell)
             attachment.follow(self._feeds, one.publics)
         for key in [key for key in self._attached if key not in wanted]:

@@ -57,6 +57,7 @@ from registry.gateway.ports import Peers
 from registry.gateway.reply import Reply
 from registry.gateway.requests import Exchange
 from registry.gateway.sessions import SessionSeal
+from registry.gateway.upstream_sessions import UpstreamSession
 from registry.gateway.watch import CallWatch
 from registry.servers.values import Era
 
@@ -244,6 +245,17 @@ class Broker:
         if future is not None and not future.done():
             future.set_result(dict(body))
 
+    def told(self, told: Mapping[str, Any]) -> bytes:
+        """Act on what another worker tells of a call here, and reply."""
+        match told["kind"]:
+            case "answer":
+                self.receive(told["token"], told["key"], told["body"])
+            case "claim":
+                return WANTED if self.take(told["token"]) else b""
+            case _:
+                self.cancel_named(told["session"], told["id"])
+        return b""
+
     async def close(self) -> None:
         """Drop everything that waits for a client."""
         # Taken out one by one: a timer gives up others meanwhile.
@@ -296,6 +308,23 @@ class Broker:
         call.asked.append(token)
         self._unanswered.add(token)
         await call.reply.notice(self._sealed_question(call, message, address))
+
+    def question_outside(self, session: UpstreamSession, message: Message) -> bytes:
+        """Return what a server asks outside of calls, as the client it is for is to be asked."""
+        token, route = secrets.token_urlsafe(12), session.route
+        asked_at = int(self._clock.now().timestamp())
+        address = ["up", self._peers.own, token, asked_at, route.slug, route.server_id]
+        body = message.editable()
+        address += [message.body["id"], None, session.id, session.version]
+        body["id"] = self._seal.seal(
+            orjson.dumps(address).decode(),
+            principal=session.key.owner.principal,
+            server_id=REPLIES,
+        )
+        self._unanswered.add(token)
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._total_timeout_seconds, self._unanswered.discard, token)
+        return dump_text(body)
 
     async def claim(self, worker: str, token: str, asked_at: int) -> None:
         """Make sure that a client's answer counts: once, and while the call goes on.

@@ -1,7 +1,7 @@
 """Single exchanges with upstreams where the gateway is the client: messages, sessions, streams."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -49,13 +49,11 @@ from registry.gateway.messages import (
     notification_text,
     request_text,
 )
-from registry.gateway.ports import Peers
+from registry.gateway.ports import Peers, RouteTable
 from registry.gateway.upstream_sessions import (
     SessionLimits,
-    SessionOwner,
     UpstreamSession,
     UpstreamSessions,
-    session_key,
 )
 from registry.gateway.values import Route
 from registry.gateway.wire import UpstreamAnswer, Wire
@@ -70,7 +68,7 @@ class Connector:
         gates: How much each server is asked.
         connect_timeout_seconds: Longest wait for a connection to be made.
         repeats_reads: Whether what may be repeated is sent once more when a server breaks off.
-        suspect: Has a server asked again which era it speaks.
+        routes: The servers that can be called now.
         peers: The other workers.
         session_limits: How many sessions with servers there may be.
     """
@@ -86,16 +84,22 @@ class Connector:
         session_limits: SessionLimits,
         connect_timeout_seconds: float,
         repeats_reads: bool,
-        suspect: Callable[[Route], None],
+        routes: RouteTable,
     ) -> None:
         self.wire = wire
-        self.suspect = suspect
+        self.suspect = routes.suspect
         self.gates = gates
         self._repeats_reads = repeats_reads
         self.clock = clock
         self.errands = errands
         self.sessions = UpstreamSessions(
-            self._shake_hands, self._say_goodbye, errands, clock, peers, session_limits
+            self._shake_hands,
+            self._say_goodbye,
+            errands,
+            clock,
+            peers,
+            session_limits,
+            routes,
         )
         self._connect_timeout_seconds = connect_timeout_seconds
         self._timeouts: dict[float, ClientTimeout] = {}
@@ -254,21 +258,6 @@ class Connector:
         except FAILURES as exc:
             raise failed(route, exc) from exc
 
-    async def begin_session(self, route: Route, credentials: CIMultiDict[str]) -> UpstreamSession:
-        """Return a new session that is shared with nobody; the caller ends it.
-
-        Raises:
-            Refusal: The server did not shake hands.
-        """
-        key = session_key(route, credentials, {}, SessionOwner(""))
-        session = UpstreamSession(key, route, credentials, "")
-        await self._shake_hands(session, {})
-        return session
-
-    def end_session(self, session: UpstreamSession) -> None:
-        """Let the server forget a session, in the background."""
-        self.errands.soon(self._say_goodbye(session))
-
     async def ask_in(self, session: UpstreamSession, method: str, params: JsonObject) -> Message:
         """Send a request in *session* and return the answer, which may be an error.
 
@@ -366,12 +355,9 @@ class Connector:
                 self.suspect(route)
             raise UpstreamFailed(f"The server {route.server_name} refused to initialize.")
         session.version = version
-        await self.post(
-            route,
-            route.target,
-            session_headers(session),
-            notification_text("notifications/initialized"),
-        )
+        # Before the server hears that all is set: it may ask for something at once.
+        await self.sessions.begin_reading(session)
+        await self.post_in(session, notification_text("notifications/initialized"))
 
     async def set_level(self, session: UpstreamSession, level: str) -> None:
         """Have the server report from *level* on in *session*; does not raise."""

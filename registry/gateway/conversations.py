@@ -6,6 +6,7 @@ call can be told to belong to that call.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from aiohttp import (
@@ -67,6 +68,9 @@ from registry.gateway.upstream_sessions import UpstreamSession, session_key
 from registry.gateway.wire import ConnectTimedOut, UpstreamAnswer
 from registry.servers.values import Era, Transport
 
+MOST_HEARD = 1_000
+"""What a server may say during a call on the session's stream while the client reads nothing."""
+
 
 async def converse(connector: Connector, ask: Ask) -> Conversation:
     """Send a request and return the conversation about it; the caller closes it.
@@ -91,9 +95,7 @@ async def converse(connector: Connector, ask: Ask) -> Conversation:
         await conversation.start()
     except FAILURES as exc:
         conversation.error = exc
-        # Only a server that is silent may still be at work.
-        is_silent = isinstance(exc, TimeoutError)
-        conversation.is_open &= is_silent and not isinstance(exc, ConnectTimedOut)
+        conversation.is_open &= _may_be_at_work(exc)
         await connector.leave(conversation)
         raise failed(ask.route, exc) from exc
     except BaseException as exc:
@@ -101,6 +103,11 @@ async def converse(connector: Connector, ask: Ask) -> Conversation:
         await connector.leave(conversation)
         raise
     return conversation
+
+
+def _may_be_at_work(failure: Exception) -> bool:
+    """Whether a server that failed so may still work on the request: it is only silent."""
+    return isinstance(failure, TimeoutError) and not isinstance(failure, ConnectTimedOut)
 
 
 class _Talk:
@@ -278,18 +285,102 @@ class SessionConversation(_Talk):
         self._early: bytes | None = None
         self._last_event_id: str | None = None
         self._retry_seconds = DEFAULT_RETRY_SECONDS
+        self._progress_token = members(ask.params.get("_meta")).get("progressToken")
+        self._inbox: deque[Message] = deque()
+        self._woken: asyncio.Future[None] | None = None
+        self._coming: asyncio.Task[Message | None] | None = None
 
     async def start(self) -> None:
-        """Send the request in a session, in a new one if the server has forgotten it."""
+        """Send the request in a session; return when its answer begins or the server asks."""
+        await self._acquire()
+        if self._is_heard:
+            self._coming = self._connector.errands.start(self._send())
+            await self._heard_or_come()
+            if not self._inbox:
+                self._come()
+        else:
+            await self._send()
+
+    @override
+    async def next(self) -> Message:
+        """Return what comes next, on the request's own stream or on that of the session."""
+        if not self._is_heard and self._coming is None:
+            return await super().next()
+        try:
+            return await self._next_heard()
+        except FAILURES as exc:
+            self.error = exc
+            self.is_open &= _may_be_at_work(exc)
+            raise failed(self._route, exc) from exc
+        except Refusal as exc:
+            self.error = exc
+            raise
+
+    async def _next_heard(self) -> Message:
+        while not self._inbox:
+            if self._coming is None:
+                self._coming = self._connector.errands.start(super().next())
+            await self._heard_or_come()
+            if not self._inbox:
+                message = self._come()
+                if message is not None:
+                    return message
+        return self._inbox.popleft()
+
+    async def _heard_or_come(self) -> None:
+        """Wait until something is there: on the session's stream, or as the request's."""
+        assert self._coming is not None  # noqa: S101 - set by whoever waits
+        self._woken = asyncio.get_running_loop().create_future()
+        if not self._inbox:
+            await asyncio.wait((self._coming, self._woken), return_when=asyncio.FIRST_COMPLETED)
+        self._woken = None
+
+    def _come(self) -> Message | None:
+        """Return what came of the request itself; None when it was only sent."""
+        coming, self._coming = self._coming, None
+        assert coming is not None  # noqa: S101 - waited for
+        return coming.result()
+
+    def hear(self, message: Message) -> bool:
+        """Take what the server said on the session's own stream."""
+        if self.is_answered or len(self._inbox) >= MOST_HEARD:
+            return False
+        token = members(message.body.get("params")).get("progressToken")
+        if token is not None and token != self._progress_token:
+            return False
+        self._inbox.append(message)
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+        return True
+
+    @property
+    def _is_heard(self) -> bool:
+        return self._session is not None and self._session.is_heard
+
+    async def _acquire(self) -> UpstreamSession:
+        """Enter a session."""
+        ask = self._ask
+        key = session_key(ask.route, ask.credentials, ask.capabilities, ask.owner)
+        session = self._session = await self._connector.sessions.acquire(
+            key, ask.route, ask.credentials, ask.capabilities
+        )
+        # Kept: should another worker have opened one too, later calls may use that.
+        self._session_id, self._version = session.id, session.version
+        session.begin_call(self)
+        return session
+
+    def _leave_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.end_call(self)
+            self._connector.sessions.release(session)
+
+    async def _send(self) -> None:
+        """Send the request, in a new session if the server has forgotten the one there was."""
         ask = self._ask
         raw = request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
-        key = session_key(ask.route, ask.credentials, ask.capabilities, ask.owner)
         for is_last in (False, True):
-            session = self._session = await self._connector.sessions.acquire(
-                key, ask.route, ask.credentials, ask.capabilities
-            )
-            # Kept: should another worker have opened one too, later calls may use that.
-            self._session_id, self._version = session.id, session.version
+            session = self._session or await self._acquire()
             if ask.level is not None and _is_to_be_set(ask.level, session):
                 await self._connector.set_level(session, ask.level)
             headers = session_headers(session)
@@ -304,8 +395,7 @@ class SessionConversation(_Talk):
             self.is_open, self._early = False, None
             answer.close()
             # Given back here, and not once more if there is no other session to be had.
-            self._session = None
-            self._connector.sessions.release(session)
+            self._leave_session()
 
     async def _is_forgotten(self, answer: UpstreamAnswer) -> bool:
         """Whether the server does not know the session any more, so that it did nothing."""
@@ -374,10 +464,12 @@ class SessionConversation(_Talk):
     @override
     async def close(self) -> None:
         """Give back connection and session."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
         await super().close()
-        session, self._session = self._session, None
-        if session is not None:
-            self._connector.sessions.release(session)
+        self._leave_session()
 
 
 class SseConversation(_Talk):

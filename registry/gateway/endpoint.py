@@ -68,6 +68,7 @@ from registry.gateway.patience import Patience
 from registry.gateway.ports import Authenticate, Peers, Refusals, RouteTable
 from registry.gateway.recorder import STANDING_METHODS, Recorder
 from registry.gateway.requests import Exchange, check_media
+from registry.gateway.session_messages import SessionMessages
 from registry.gateway.session_states import SessionStates
 from registry.gateway.sessions import SessionSeal
 from registry.gateway.standing import Standing
@@ -208,7 +209,7 @@ class GatewayEndpoint:
             ),
             connect_timeout_seconds=connect_timeout_seconds,
             repeats_reads=settings.gateway_repeat_reads,
-            suspect=routes.suspect,
+            routes=routes,
         )
         self._connector = connector
 
@@ -248,6 +249,16 @@ class GatewayEndpoint:
             clock=clock,
             drain=self._drain,
         )
+        messages = SessionMessages(
+            connector,
+            self._broker,
+            standing,
+            self._errands,
+            clock,
+            streams=self._streams,
+            heard_list_changed=heard_list_changed,
+        )
+        connector.sessions.read_with(messages.read)
         self._hosted = HostedServer(
             self._broker,
             connector,
@@ -311,6 +322,7 @@ class GatewayEndpoint:
     async def close(self) -> None:
         """Let go of all that is kept open upstream; no request may be served any more."""
         await self._broker.close()
+        self._connector.sessions.stop_reading()
         await self._errands.close(grace_seconds=CLOSE_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):

@@ -468,6 +468,7 @@ class UpstreamAnswered(UpstreamFailed):
 
     def __init__(self, server_name: str, status: int, answered: int) -> None:
         super().__init__(f"The server {server_name} answered HTTP {answered}.")
+        self.answered = answered
         self.http_status = status
         self.rpc_code = status
 

@@ -1,13 +1,14 @@
 """What one server tells outside of calls, handed to those that listen."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeAlias
 
 from multidict import CIMultiDict
 
 from registry.core.json import members
 from registry.gateway.messages import Message, error_text, result_text
+from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route
 
 UPDATED = "notifications/resources/updated"
@@ -35,6 +36,8 @@ class Feed:
     """What one server tells, to those that listen.
 
     Args:
+        owner: Whose session with the server it is, where the server keeps sessions.
+        capabilities: Of the client whose session it is.
         heard_list_changed: Called when the server says that one of its lists changed.
 
     Attributes:
@@ -45,10 +48,14 @@ class Feed:
         self,
         route: Route,
         credentials: CIMultiDict[str],
+        owner: SessionOwner,
+        capabilities: Mapping[str, Any],
         heard_list_changed: HeardListChanged,
     ) -> None:
         self.route = route
         self.credentials = credentials
+        self.owner = owner
+        self.capabilities = capabilities
         self.version = 0
         self._heard_list_changed = heard_list_changed
         self._by_uri: dict[str, dict[Listener, None]] = {}
@@ -113,11 +120,12 @@ class Feed:
         elif method == UPDATED:
             uri = members(body.get("params")).get("uri")
             if isinstance(uri, str):
-                self._updated(uri)
+                self.updated(uri)
         elif method in LISTS_CHANGED:
             self._heard_list_changed(self.route)
 
-    def _updated(self, uri: str) -> None:
+    def updated(self, uri: str) -> None:
+        """Note that a resource changed."""
         # Servers may tell of what lies below a resource that was subscribed to.
         above = uri
         while True:

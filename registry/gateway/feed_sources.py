@@ -13,23 +13,17 @@ from typing import TypeAlias
 import structlog
 
 from registry.core.json import JsonObject, JsonValue, members
-from registry.gateway.answers import DEFAULT_RETRY_SECONDS, MAX_RETRY_SECONDS
 from registry.gateway.asks import Ask
 from registry.gateway.connector import Connector
 from registry.gateway.conversations import SseConversation, converse
 from registry.gateway.errors import UpstreamFailed
-from registry.gateway.events import read_events
 from registry.gateway.feed import Feed
-from registry.gateway.messages import Kind, Message, read_message
-from registry.gateway.upstream_sessions import UpstreamSession
+from registry.gateway.messages import Kind, Message
+from registry.gateway.upstream_sessions import UpstreamSession, session_key
 from registry.gateway.values import Route
 from registry.servers.values import Era, Transport
 
 log = structlog.get_logger()
-
-OPEN_SECONDS = 1.0
-"""How long subscribing waits for the stream to be open. Some servers send no head before they
-have something to tell."""
 
 ACKNOWLEDGE_SECONDS = 10.0
 SIGN_OF_LIFE_SECONDS = 60.0
@@ -39,8 +33,6 @@ RENEW_SECONDS = 600.0
 """How often a stream of the stateless era is opened anew: it has no other sign of life."""
 
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
-NO_ID = ""
-"""Matches no answer: what comes on these streams answers nothing."""
 
 
 class SourceKind(Enum):
@@ -64,32 +56,38 @@ def source_kind(route: Route) -> SourceKind:
 
 
 async def from_session(connector: Connector, feed: Feed) -> None:
-    """Feed from a session of its own and its GET stream.
+    """Feed from the session of the one who listens, and its GET stream.
 
     Raises:
         ExceptionGroup: Of a Refusal, or of what `connector.FAILURES` names.
     """
-    session = await connector.begin_session(feed.route, feed.credentials)
-    is_open = asyncio.Event()
+    key = session_key(feed.route, feed.credentials, feed.capabilities, feed.owner)
+    session = await connector.sessions.acquire(
+        key, feed.route, feed.credentials, feed.capabilities
+    )
 
     async def subscribe(method: str, uri: str) -> None:
-        await _asked(connector, session, method, {"uri": uri})
+        # In another worker somebody may still listen, who has the same session.
+        if method == "resources/subscribe" or feed.owner.session is not None:
+            await _asked(connector, session, method, {"uri": uri})
 
     async def sign_of_life() -> None:
         await _asked(connector, session, "ping", {})
 
-    async def follow() -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(OPEN_SECONDS):
-                await is_open.wait()
-        await _follow(feed, subscribe, sign_of_life)
+    async def until_lost() -> None:
+        await session.lost.wait()
+        raise UpstreamFailed(f"The server {feed.route.server_name} ended the session.")
 
     try:
+        if not session.is_heard:
+            raise UpstreamFailed(f"The server {feed.route.server_name} has no stream.")
+        session.listeners[feed] = None
         async with asyncio.TaskGroup() as group:
-            group.create_task(_read_session(connector, session, feed, is_open))
-            group.create_task(follow())
+            group.create_task(until_lost())
+            group.create_task(_follow(feed, subscribe, sign_of_life))
     finally:
-        connector.end_session(session)
+        session.listeners.pop(feed, None)
+        connector.sessions.release(session)
 
 
 async def from_subscription(connector: Connector, feed: Feed) -> None:
@@ -181,34 +179,6 @@ async def _asked(
     if error is not None:
         code = members(error).get("code")
         log.debug("feed_request_refused", server=session.route.slug, method=method, code=code)
-
-
-async def _read_session(
-    connector: Connector, session: UpstreamSession, feed: Feed, is_open: asyncio.Event
-) -> None:
-    """Hand on what comes on the GET stream, which is fetched again whenever the server ends it."""
-    last_event_id: str | None = None
-    pause_seconds = DEFAULT_RETRY_SECONDS
-
-    async def reply(raw: bytes) -> None:
-        await connector.post_in(session, raw)
-
-    while True:
-        answer = await connector.fetch_stream(session, last_event_id)
-        is_open.set()
-        try:
-            async for event in read_events(answer.body):
-                if event.id is not None:
-                    last_event_id = event.id
-                if event.retry_ms is not None:
-                    pause_seconds = min(event.retry_ms / 1000, MAX_RETRY_SECONDS)
-                if event.name == "message" and event.data:
-                    message = read_message(event.data, NO_ID)
-                    if message is not None:
-                        await feed.hear(message, reply)
-        finally:
-            answer.close()
-        await connector.clock.sleep(pause_seconds)
 
 
 async def _read_subscription(connector: Connector, feed: Feed, is_open: asyncio.Event) -> None:

@@ -1,13 +1,13 @@
 """Streams that servers tell on outside of calls, kept open while any client wants to hear it.
 
-A feed serves all clients that are served with the same credentials, and is opened again when its
-server was away.
+A feed is part of a client's session with the server; from a server of the stateless era, it serves
+all clients with the same credentials. It is opened again when its server was away.
 """
 
 import asyncio
 import random
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from multidict import CIMultiDict
@@ -21,6 +21,7 @@ from registry.gateway.errors import Refusal
 from registry.gateway.feed import Feed, HeardListChanged, Listener
 from registry.gateway.feed_sources import SOURCES, SourceKind, source_kind
 from registry.gateway.streams import StandingStreams
+from registry.gateway.upstream_sessions import SessionKey, SessionOwner, session_key
 from registry.gateway.values import Route
 
 log = structlog.get_logger()
@@ -32,7 +33,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 STEADY_SECONDS = 30.0
 """A feed that held this long begins with the short pause again."""
 
-FeedKey: TypeAlias = tuple[str, str, SourceKind, tuple[tuple[str, str], ...]]
+FeedKey: TypeAlias = SessionKey | tuple[str, str, tuple[tuple[str, str], ...]]
 
 
 class Feeds:
@@ -64,11 +65,20 @@ class Feeds:
     def __len__(self) -> int:
         return len(self._feeds)
 
-    def feed(self, key: FeedKey, route: Route, credentials: CIMultiDict[str]) -> Feed:
-        """Return the feed of *key*, which is not open before somebody listens."""
+    def feed(
+        self,
+        route: Route,
+        credentials: CIMultiDict[str],
+        owner: SessionOwner,
+        capabilities: Mapping[str, Any],
+    ) -> Feed:
+        """Return the feed that a client is served by, not open before somebody listens."""
+        key = feed_key(route, credentials, owner, capabilities)
         feed = self._feeds.get(key)
         if feed is None:
-            feed = self._feeds[key] = Feed(route, credentials, self._heard_list_changed)
+            feed = self._feeds[key] = Feed(
+                route, credentials, owner, capabilities, self._heard_list_changed
+            )
         return feed
 
     def listen(self, feed: Feed, uris: Iterable[str], listener: Listener) -> None:
@@ -85,7 +95,7 @@ class Feeds:
             feed.drop(uri, listener)
         if feed.uris:
             return
-        key = feed_key(feed.route, feed.credentials)
+        key = feed_key(feed.route, feed.credentials, feed.owner, feed.capabilities)
         if self._feeds.get(key) is feed:
             del self._feeds[key]
         task = self._tasks.pop(feed, None)
@@ -119,6 +129,16 @@ class Feeds:
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
 
-def feed_key(route: Route, credentials: Mapping[str, str]) -> FeedKey:
-    """Return what listeners must have in common to share a feed."""
-    return (route.server_id, route.url, source_kind(route), tuple(credentials.items()))
+def feed_key(
+    route: Route,
+    credentials: Mapping[str, str],
+    owner: SessionOwner,
+    capabilities: Mapping[str, Any],
+) -> FeedKey:
+    """Return what listeners must have in common to share a feed.
+
+    Servers of the stateless era keep nothing for anybody; with all others it is a session.
+    """
+    if source_kind(route) is SourceKind.SUBSCRIPTION:
+        return (route.server_id, route.url, tuple(credentials.items()))
+    return session_key(route, credentials, capabilities, owner)

@@ -5,6 +5,7 @@ called.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from registry.gateway import crossing
 from registry.gateway.admission import Admission
 from registry.gateway.arguments import ArgumentChecker
 from registry.gateway.asks import Ask
-from registry.gateway.broker import WANTED, Broker, Elsewhere
+from registry.gateway.broker import Broker, Elsewhere
 from registry.gateway.callers import Caller
 from registry.gateway.catalogue import Owned
 from registry.gateway.client_sessions import ClientSession, ClientSessions, usable_capabilities
@@ -43,12 +44,14 @@ from registry.gateway.errors import (
     MethodUnknown,
     NotSubscribable,
     PromptUnknown,
+    Refusal,
     ResourceUnknown,
     StateUnknown,
 )
 from registry.gateway.forward import REPEATABLE
 from registry.gateway.headers import CONVERSATION_HEADER, TRACE_HEADERS
 from registry.gateway.listing import CursorError, marked, page_result
+from registry.gateway.messages import notification_text
 from registry.gateway.offering import PAGE_KINDS, Offering, with_public_links
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.recorder import Recorder
@@ -58,7 +61,7 @@ from registry.gateway.session_states import (
     MOST_SUBSCRIPTIONS,
     SessionStates,
 )
-from registry.gateway.standing import Standing
+from registry.gateway.standing import SAID, Standing
 from registry.gateway.translate import by_era, result_body
 from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route, may_tell_of_resources
@@ -68,6 +71,7 @@ log = structlog.get_logger()
 
 CACHED_MS = 30_000
 MODERN_VERSIONS = list(MODERN_PROTOCOL_VERSIONS)
+ROOTS_CHANGED = "notifications/roots/list_changed"
 EMPTY: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
 
 CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
@@ -198,12 +202,8 @@ class HostedServer:
         """Act on what another worker tells, and reply."""
         told: dict[str, Any] = orjson.loads(message)
         match told["kind"]:
-            case "answer":
-                self._broker.receive(told["token"], told["key"], told["body"])
-            case "claim":
-                return WANTED if self._broker.take(told["token"]) else b""
-            case "cancel":
-                self._broker.cancel_named(told["session"], told["id"])
+            case "answer" | "claim" | "cancel":
+                return self._broker.told(told)
             case "ended":
                 self._ended(told["session"])
             case "standing":
@@ -214,6 +214,11 @@ class HostedServer:
                 await self._standing.session_changed(told["session"])
             case "upstream_session":
                 return self._connector.sessions.told(told)
+            case "say":
+                is_said = self._standing.say_here(told["session"], told["raw"].encode())
+                return SAID if is_said else b""
+            case "roots":
+                await self._roots_changed(told["session"])
             case "states":
                 return orjson.dumps(self._states.known(told["session"]))
             case _:
@@ -474,9 +479,19 @@ class HostedServer:
             ):
                 told = {"kind": "cancel", "session": caller.session.nonce, "id": request_id}
                 await self._peers.tell_all(orjson.dumps(told))
+        elif envelope.method == ROOTS_CHANGED and caller.session is not None:
+            await self._roots_changed(caller.session.nonce)
+            told = {"kind": "roots", "session": caller.session.nonce}
+            await self._peers.tell_all(orjson.dumps(told))
         elif not envelope.method.startswith(NOTIFICATION_PREFIX):
             raise InvalidRequest("The message is neither request nor notification.")
         await exchange.answer_empty(202, list(EMPTY))
+
+    async def _roots_changed(self, nonce: str) -> None:
+        """Tell servers that a client's roots changed, in the sessions that are its."""
+        for session in self._connector.sessions.of_client(nonce):
+            with suppress(Refusal):
+                await self._connector.post_in(session, notification_text(ROOTS_CHANGED))
 
     async def _replied(self, envelope: Envelope, caller: Caller, raw: bytes | bytearray) -> None:
         address = self._broker.answer_address(caller.user, envelope.body.get("id"))

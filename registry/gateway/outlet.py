@@ -1,7 +1,8 @@
 """What one open stream is still to be told, and the text of it in its client's era.
 
-Never a queue: what was not told yet is remembered once, however often it happens, so that a
-client that reads slowly costs no more than one that reads at once.
+What was not told yet is remembered once, however often it happens, so that a client that reads
+slowly costs no more than one that reads at once. Only what servers say to a client in their own
+words waits in a queue.
 """
 
 import asyncio
@@ -27,6 +28,9 @@ COMMENT = b": keep-alive\n\n"
 MOST_URIS = 2_000
 """Changed resources that may wait to be told; one that has more to tell is not being read."""
 
+MOST_MESSAGES = 1_000
+"""Messages of servers that may wait likewise."""
+
 
 class Outlet:
     """The things to be told on one stream.
@@ -44,6 +48,7 @@ class Outlet:
         "_is_quiet",
         "_kinds",
         "_lists",
+        "_messages",
         "_subscription_id",
         "_uris",
         "_waiter",
@@ -56,6 +61,7 @@ class Outlet:
         self._subscription_id = subscription_id
         self._kinds = 0
         self._uris: dict[str, None] | None = None
+        self._messages: list[bytes] | None = None
         self._is_quiet = False
         self._waiter: asyncio.Future[None] | None = None
         self.is_closed = False
@@ -77,6 +83,19 @@ class Outlet:
         else:
             self._uris[uri] = None
         self.wake()
+
+    def say(self, raw: bytes) -> bool:
+        """Have a server's own message sent; return whether there is room for it."""
+        if self.is_closed:
+            return False
+        if self._messages is None:
+            self._messages = []
+        if len(self._messages) >= MOST_MESSAGES:
+            self.is_overrun = True
+            return False
+        self._messages.append(event_text(raw))
+        self.wake()
+        return True
 
     def keep_alive(self) -> None:
         """Have something sent that means nothing, so that nobody takes the stream for dead."""
@@ -103,11 +122,12 @@ class Outlet:
 
     def take(self) -> bytes:
         """Return the text of all that is to be told, which is then no more."""
-        if not (self._kinds or self._uris or self._is_quiet):
+        if not (self._kinds or self._uris or self._messages or self._is_quiet):
             return b""
+        texts, self._messages = self._messages or [], None
         kinds, uris, self._kinds, self._uris = self._kinds, self._uris, 0, None
         self._is_quiet = False
-        texts = [self._list_text(kind) for kind in LIST_METHODS if kind & kinds]
+        texts += [self._list_text(kind) for kind in LIST_METHODS if kind & kinds]
         texts += [self._text(RESOURCE_UPDATED, {"uri": uri}) for uri in uris or ()]
         return b"".join(texts) or COMMENT
 

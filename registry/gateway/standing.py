@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import orjson
 import structlog
@@ -50,8 +51,9 @@ from registry.gateway.errors import (
     Refusal,
 )
 from registry.gateway.feed import Feed
-from registry.gateway.feeds import FeedKey, Feeds, feed_key
+from registry.gateway.feeds import FeedKey, Feeds
 from registry.gateway.forward import EVENT_STREAM
+from registry.gateway.headers import CONVERSATION_HEADER
 from registry.gateway.offering import CombinedOffering, Offering, SingleOffering
 from registry.gateway.outlet import Outlet
 from registry.gateway.patience import Patience
@@ -65,6 +67,7 @@ from registry.gateway.session_states import (
 )
 from registry.gateway.streams import StreamRoom
 from registry.gateway.translate import by_era
+from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route, may_tell_of_resources
 from registry.gateway.watch import CallWatch, ClientGone
 from registry.servers.values import Era, Transport
@@ -103,6 +106,8 @@ RESOURCE_SUBSCRIPTIONS = "resourceSubscriptions"
 CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
 """Returns the stored headers for a caller; raises a Refusal when they cannot be used."""
 
+SAID = b"said"
+
 
 class Stream:
     """One open stream.
@@ -112,6 +117,7 @@ class Stream:
         route: The one server it is about; None for all together.
         uris: The resources it is told of, as its client names them.
         nonce: Of its session; None in the stateless era.
+        capabilities: Of its client.
         opened_at: Monotonic time, the same in all workers of a machine.
 
     Attributes:
@@ -125,6 +131,7 @@ class Stream:
     __slots__ = (
         "active_at",
         "attachments",
+        "capabilities",
         "era",
         "exchange",
         "is_sending",
@@ -148,6 +155,7 @@ class Stream:
         route: Route | None,
         uris: Sequence[str],
         nonce: str | None,
+        capabilities: Mapping[str, Any],
         opened_at: float,
     ) -> None:
         self.exchange = exchange
@@ -157,6 +165,7 @@ class Stream:
         self.route = route
         self.uris = uris
         self.nonce = nonce
+        self.capabilities = capabilities
         self.opened_at = self.active_at = opened_at
         self.attachments: Attachments | None = None
         self.must_attach = bool(uris)
@@ -270,6 +279,22 @@ class Standing:
             stream.uris = self._states.subscriptions(nonce)
             await _settled(await self._attach(stream))
 
+    async def say(self, nonce: str, raw: bytes) -> bool:
+        """Say something of a server's on the stream of a session, in whichever worker it is.
+
+        Returns:
+            Whether there is a stream.
+        """
+        if self.say_here(nonce, raw):
+            return True
+        told = {"kind": "say", "session": nonce, "raw": raw.decode()}
+        return SAID in await self._peers.tell_all(orjson.dumps(told))
+
+    def say_here(self, nonce: str, raw: bytes) -> bool:
+        """Say something of a server's on the stream of a session, if that is in this worker."""
+        stream = self._sessions.get(nonce)
+        return stream is not None and stream.outlet.say(raw)
+
     def session_ended(self, nonce: str) -> None:
         """End the stream of a session that has ended."""
         stream = self._sessions.get(nonce)
@@ -307,6 +332,7 @@ class Standing:
                 route=offering.only,
                 uris=uris,
                 nonce=nonce,
+                capabilities=caller.capabilities,
                 opened_at=self._clock.monotonic(),
             )
             self._enter(stream, caller.user)
@@ -416,16 +442,20 @@ class Standing:
             wanted = by_server[route.server_id]
             if wanted is not None:
                 wanted.add(owned.key, uri)
-        return {feed_key(one.route, one.credentials): one for one in by_server.values() if one}
+        return {one.feed_key: one for one in by_server.values() if one}
 
     async def _wanted_of(self, stream: Stream, user: UserContext, route: Route) -> Wanted | None:
         # Nobody tells when a user's own credentials for a server change.
         stream.may_attach_later = stream.may_attach_later or route.per_user
         try:
-            return Wanted(route, await self._credentials_of(route, user))
+            credentials = await self._credentials_of(route, user)
         except (Refusal, RegistryError, DatabaseUnavailable):
             stream.may_attach_later = True
             return None
+        owner = SessionOwner(
+            user.principal, stream.nonce, stream.exchange.headers.get(CONVERSATION_HEADER)
+        )
+        return Wanted(route, credentials, owner, stream.capabilities)
 
     async def _look_after(self) -> None:
         """Look every few seconds at what changes without a word; end with the process."""

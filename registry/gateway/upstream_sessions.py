@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import orjson
 import structlog
@@ -24,14 +24,21 @@ from multidict import CIMultiDict
 
 from registry.core.clock import Clock
 from registry.core.errands import Errands
+from registry.core.json import members
 from registry.gateway.errors import NotServing
-from registry.gateway.ports import Peers
+from registry.gateway.messages import Message, read_message
+from registry.gateway.ports import Peers, RouteTable
 from registry.gateway.values import Route
 
 log = structlog.get_logger()
 
 SWEEP_SECONDS = 30.0
 """How often idle sessions are looked for; more often where the idle time is short."""
+
+RESOURCE_UPDATED = "notifications/resources/updated"
+
+MOST_UNHEARD = 100
+"""Questions that a server may ask while its session begins."""
 
 MOST_BORROWED = 10_000
 """Sessions of other workers that are remembered, 1 kB each."""
@@ -62,6 +69,11 @@ class SessionKey:
     credentials: tuple[tuple[str, str], ...]
     capabilities: str
 
+    @property
+    def client_capabilities(self) -> dict[str, Any]:
+        """Return what the client can be asked."""
+        return dict(orjson.loads(self.capabilities))
+
     @cached_property
     def digest(self) -> str:
         """Return the name of the key among workers, which tells nothing of the credentials."""
@@ -91,6 +103,20 @@ class SessionLimits:
     idle_seconds: float
 
 
+class SessionCall(Protocol):
+    """A call under way in a session."""
+
+    def hear(self, message: Message) -> bool:
+        """Take what the server said on the session's own stream; say whether it was taken."""
+
+
+class ResourceListener(Protocol):
+    """Hears of resources that were subscribed to in a session."""
+
+    def updated(self, uri: str) -> None:
+        """Note that a resource changed."""
+
+
 class UpstreamSession:
     """One session with a server.
 
@@ -102,18 +128,29 @@ class UpstreamSession:
         opened_at: Monotonic time, the same in all workers of a machine.
         in_use: Calls of this worker that are using it.
         was_used: Whether it was used since its holder was last told so.
+        is_heard: Whether the server's own stream (GET) is read, by the holder.
+        reading: What reads it, where that is here.
+        calls: Those under way here, the newest last.
+        listeners: Those here that hear of resources.
+        lost: Set when the session is over.
     """
 
     __slots__ = (
+        "calls",
         "credentials",
         "holder",
         "id",
         "in_use",
+        "is_heard",
         "key",
         "last_used",
         "level",
+        "listeners",
+        "lost",
         "opened_at",
+        "reading",
         "route",
+        "unheard",
         "version",
         "was_used",
     )
@@ -132,6 +169,45 @@ class UpstreamSession:
         self.in_use = 0
         self.last_used = 0.0
         self.was_used = False
+        self.is_heard = False
+        self.reading: asyncio.Task[None] | None = None
+        self.calls: dict[SessionCall, None] = {}
+        self.listeners: dict[ResourceListener, None] = {}
+        self.unheard: list[Message] = []
+        self.lost = asyncio.Event()
+
+    def begin_call(self, call: SessionCall) -> None:
+        """Let *call* hear what the server says from now on, and what nobody was there to hear."""
+        self.calls[call] = None
+        unheard, self.unheard = self.unheard, []
+        for message in unheard:
+            call.hear(message)
+
+    def end_call(self, call: SessionCall) -> None:
+        """Let *call* hear nothing more."""
+        self.calls.pop(call, None)
+
+    def take(self, message: Message) -> bool:
+        """Hand what the server said to whom it concerns here; return whether there is anybody."""
+        if message.body.get("method") == RESOURCE_UPDATED:
+            uri = members(message.body.get("params")).get("uri")
+            for listener in tuple(self.listeners):
+                listener.updated(str(uri))
+            return bool(self.listeners)
+        return any(call.hear(message) for call in reversed(tuple(self.calls)))
+
+    def keep(self, message: Message) -> bool:
+        """Keep a question for the call that is about to begin; return whether there is one."""
+        if self.calls or not self.in_use or len(self.unheard) >= MOST_UNHEARD:
+            return False
+        self.unheard.append(message)
+        return True
+
+    def stop_reading(self) -> None:
+        """Read the server's own stream no more."""
+        reading, self.reading = self.reading, None
+        if reading is not None:
+            reading.cancel()
 
     def told(self) -> dict[str, Any]:
         """Return what another worker needs to use the session."""
@@ -141,12 +217,14 @@ class UpstreamSession:
             "level": self.level,
             "holder": self.holder,
             "opened_at": self.opened_at,
+            "is_heard": self.is_heard,
         }
 
     def adopt(self, told: Mapping[str, Any]) -> None:
         """Become the session that another worker told of."""
         self.id, self.version, self.level = told["id"], told["version"], told["level"]
         self.holder, self.opened_at = told["holder"], told["opened_at"]
+        self.is_heard = told["is_heard"]
 
 
 Opener: TypeAlias = Callable[[UpstreamSession, Mapping[str, Any]], Awaitable[None]]
@@ -154,6 +232,10 @@ Opener: TypeAlias = Callable[[UpstreamSession, Mapping[str, Any]], Awaitable[Non
 version in it."""
 
 Closer: TypeAlias = Callable[[UpstreamSession], Coroutine[Any, Any, None]]
+Reader: TypeAlias = Callable[[UpstreamSession], Awaitable[None]]
+"""Begins to read the stream on which the server speaks by itself; returns once it is open."""
+
+TAKEN = b"taken"
 
 
 def session_key(
@@ -176,6 +258,7 @@ class UpstreamSessions:
         errands: Ends sessions in the background.
         peers: The other workers.
         limits: How many there may be.
+        routes: The servers that can be called now; sessions with others end.
     """
 
     def __init__(
@@ -186,6 +269,7 @@ class UpstreamSessions:
         clock: Clock,
         peers: Peers,
         limits: SessionLimits,
+        routes: RouteTable,
     ) -> None:
         self._open = opener
         self._close = closer
@@ -193,6 +277,7 @@ class UpstreamSessions:
         self._clock = clock
         self._peers = peers
         self._limits = limits
+        self._routes = routes
         self._sweep_seconds = min(SWEEP_SECONDS, limits.idle_seconds / 2)
         self._sessions: dict[SessionKey, UpstreamSession] = {}
         self._opening: dict[SessionKey, tuple[UpstreamSession, asyncio.Task[None]]] = {}
@@ -203,6 +288,16 @@ class UpstreamSessions:
         self._of_server: Counter[str] = Counter()
         self._of_user: Counter[str] = Counter()
         self._is_sweeping = False
+        self._reader: Reader | None = None
+
+    def read_with(self, reader: Reader) -> None:
+        """Have *reader* read the streams that servers have for what they say by themselves."""
+        self._reader = reader
+
+    async def begin_reading(self, session: UpstreamSession) -> None:
+        """Read the server's own stream of a session that has just begun."""
+        if self._reader is not None and session.id is not None:
+            await self._reader(session)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -260,9 +355,25 @@ class UpstreamSessions:
 
     def of_client(self, nonce: str) -> list[UpstreamSession]:
         """Return the sessions of a client session that this worker holds."""
-        keys = self._by_client.get(nonce, ())
-        found = (self._sessions.get(key) for key in keys)
+        found = (self._sessions.get(key) for key in self._by_client.get(nonce, ()))
         return [one for one in found if one is not None and one.holder == self._peers.own]
+
+    async def heard(self, session: UpstreamSession, message: Message) -> bool:
+        """Hand what a server said to whom it concerns, in any worker.
+
+        Returns:
+            Whether there is anybody.
+        """
+        is_taken = session.take(message)
+        if is_taken and message.body.get("method") != RESOURCE_UPDATED:
+            return True
+        told = {
+            "kind": "upstream_session",
+            "event": "heard",
+            "digest": session.key.digest,
+            "raw": message.raw.decode(),
+        }
+        return TAKEN in await self._peers.tell_all(orjson.dumps(told)) or is_taken
 
     def told(self, told: Mapping[str, Any]) -> bytes:
         """Act on what another worker says about a session, and reply."""
@@ -273,12 +384,15 @@ class UpstreamSessions:
         if session is None:
             return b""
         match told["event"]:
+            case "heard":
+                message = read_message(told["raw"].encode(), "")
+                return TAKEN if message is not None and session.take(message) else b""
             case "opened" if _is_older(told["session"], session.told()):
                 # Opened in two workers at once: both keep the older one.
                 if session.holder == self._peers.own:
-                    self._errands.soon(self._close(_copy(session)))
-                    self._let_go(session)
-                session.adopt(told["session"])
+                    self._replace(session, told["session"])
+                else:
+                    session.adopt(told["session"])
             case "lost" if session.id == told["id"]:
                 self._drop(session)
                 return b""
@@ -299,6 +413,7 @@ class UpstreamSessions:
                     await self._open(session, capabilities)
                 except BaseException:
                     self._unreserve(key)
+                    session.stop_reading()
                     raise
                 session.opened_at = self._clock.monotonic()
             session.last_used = self._clock.monotonic()
@@ -317,9 +432,16 @@ class UpstreamSessions:
             and session.holder == self._peers.own
             and _is_older(older, session.told())
         ):
-            self._errands.soon(self._close(_copy(session)))
-            self._let_go(session)
-            session.adopt(older)
+            self._replace(session, older)
+
+    def _replace(self, session: UpstreamSession, older: Mapping[str, Any]) -> None:
+        """End what was opened here, and use what another worker opened before."""
+        former = UpstreamSession(session.key, session.route, session.credentials, session.holder)
+        former.id, former.version = session.id, session.version
+        self._errands.soon(self._close(former))
+        session.stop_reading()
+        self._unreserve(session.key)
+        session.adopt(older)
 
     def _enter(self, session: UpstreamSession) -> None:
         key = session.key
@@ -341,12 +463,10 @@ class UpstreamSessions:
             if not keys:
                 del self._by_client[key.owner.session]
         if session.holder == self._peers.own:
-            self._let_go(session)
+            self._unreserve(session.key)
+        session.stop_reading()
+        session.lost.set()
         return True
-
-    def _let_go(self, session: UpstreamSession) -> None:
-        """Hold a session no longer, though it may still be used."""
-        self._unreserve(session.key)
 
     def _reserve(self, key: SessionKey) -> None:
         """Make room for one more session; of those in use none is ended for it.
@@ -366,9 +486,12 @@ class UpstreamSessions:
             raise NotServing("Too many sessions with this server are in use; try again later.")
         if self._held >= limits.total and not self._evicted(lambda _: True):
             raise NotServing("Too many sessions with servers are in use; try again later.")
+        self._count(key)
+
+    def _count(self, key: SessionKey) -> None:
         self._held += 1
-        self._of_user[user] += 1
-        self._of_server[server] += 1
+        self._of_user[key.owner.principal] += 1
+        self._of_server[key.server_id] += 1
 
     def _unreserve(self, key: SessionKey) -> None:
         self._held -= 1
@@ -416,7 +539,9 @@ class UpstreamSessions:
             if session.holder != own and (session.was_used or session.in_use):
                 session.was_used = False
                 used.setdefault(session.holder, []).append(session)
-            elif not session.in_use and session.last_used < oldest:
+            elif not session.in_use and (
+                session.last_used < oldest or not self._is_current(session.route)
+            ):
                 self._end(session)
         for holder, sessions in used.items():
             self._errands.soon(self._say_used(holder, sessions))
@@ -437,11 +562,19 @@ class UpstreamSessions:
             if is_kept is None:
                 # Its holder died without a word, so that the server still knows the session.
                 session.holder = self._peers.own
-                self._held += 1
-                self._of_user[session.key.owner.principal] += 1
-                self._of_server[session.key.server_id] += 1
+                self._count(session.key)
+                if self._reader is not None and session.is_heard:
+                    await self._reader(session)
             elif not is_kept and not session.in_use:
                 self._drop(session)
+
+    def _is_current(self, route: Route) -> bool:
+        """Whether a server is still to be called where *route* says."""
+        current = self._routes.route(route.slug)
+        return current is not None and (current.server_id, current.url) == (
+            route.server_id,
+            route.url,
+        )
 
     def _is_kept(self, digest: str) -> bool:
         """Note that another worker uses a session; return whether there is such a one."""
@@ -465,6 +598,11 @@ class UpstreamSessions:
         known: list[dict[str, Any]] = [orjson.loads(reply) for reply in replies if reply]
         return min(known, key=lambda one: (one["opened_at"], one["holder"]), default=None)
 
+    def stop_reading(self) -> None:
+        """Read no server's own stream any more."""
+        for session in self._sessions.values():
+            session.stop_reading()
+
     async def close(self) -> None:
         """End all sessions that are held here; what the servers answer does not matter."""
         own = self._peers.own
@@ -479,10 +617,3 @@ class UpstreamSessions:
 def _is_older(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether *one* of two sessions of the same key is the one to keep."""
     return bool((one["opened_at"], one["holder"]) < (other["opened_at"], other["holder"]))
-
-
-def _copy(session: UpstreamSession) -> UpstreamSession:
-    """Return a session's own id and version, for ending it while its calls use another."""
-    copy = UpstreamSession(session.key, session.route, session.credentials, session.holder)
-    copy.id, copy.version = session.id, session.version
-    return copy

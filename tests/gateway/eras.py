@@ -103,8 +103,10 @@ class LegacyServer:
         elif "id" in message and "method" in message:
             self.used.append(session)
             await self._on(received)
-        elif received.method == "GET":
+        elif received.method == "GET" and "last-event-id" in received.headers:
             await self._on(received)
+        elif received.method == "GET":
+            await received.answer(405, b"")
         else:
             self.told.append(message)
             await received.answer(202, b"")

@@ -23,7 +23,14 @@ from registry.servers.values import Era
 from registry.workers.peers import Alone
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.eras import LegacyServer, modern
-from tests.gateway.fakes import LinkedPeers, Request, ScriptedUpstream, linked, make_route
+from tests.gateway.fakes import (
+    FakeRoutes,
+    LinkedPeers,
+    Request,
+    ScriptedUpstream,
+    linked,
+    make_route,
+)
 from tests.gateway.listening import until
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
@@ -223,7 +230,13 @@ class Table:
         self.may_open = asyncio.Event()
         self.may_open.set()
         self.sessions = UpstreamSessions(
-            self._open, self._close, Errands(), SystemClock(), peers or Alone("a"), limits
+            self._open,
+            self._close,
+            Errands(),
+            SystemClock(),
+            peers or Alone("a"),
+            limits,
+            FakeRoutes(),
         )
 
     async def _open(self, session: UpstreamSession, _: Any) -> None:
