@@ -28,6 +28,7 @@ from registry.sync.routes import sync_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.usage.routes import router as usage_router
+from registry.users.routes import groups_router, users_router
 from registry.versions.routes import router as versions_router
 from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
@@ -93,6 +94,7 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.usage = parts.usage
     app.state.tools = parts.tools
     app.state.policies = parts.policies
+    app.state.users = parts.users
     app.state.sync = parts.sync
     app.state.tokens = parts.tokens
     app.state.sessions = parts.sessions
@@ -110,6 +112,8 @@ def control_plane(parts: Components) -> ASGIApp:
     app.include_router(sync_router(base_url))
     app.include_router(permissions_router)
     app.include_router(policies_router)
+    app.include_router(users_router)
+    app.include_router(groups_router)
     app.include_router(audit_router)
     app.include_router(usage_router)
     app.include_router(tokens_router)

@@ -41,6 +41,8 @@ class EntityType(StrEnum):
     USAGE = "usage"
     DATABASE = "database"
     POLICY = "policy"
+    USER = "user"
+    GROUP = "group"
 
 
 class AuditOutcome(StrEnum):

@@ -15,6 +15,7 @@ from registry.cli.serving import doctor, serve, worker
 from registry.cli.sync import sync
 from registry.cli.tokens import token
 from registry.cli.tools import tools
+from registry.cli.users import groups, users
 
 app = typer.Typer(
     name="registry",
@@ -57,6 +58,8 @@ app.add_typer(audit, name="audit")
 app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
+app.add_typer(users, name="users")
+app.add_typer(groups, name="groups")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from registry.cli.running import NOT_FOUND, fail, is_hex
 if TYPE_CHECKING:
     from registry.auth.values import Person
     from registry.servers.values import ServerRecord
+    from registry.users.values import GroupRecord
     from registry.wiring.commands import CommandServices
 
 ID_CHARACTERS = 24
@@ -34,6 +35,17 @@ async def user_of(services: "CommandServices", reference: str) -> "Person":
     if len(found) > 1:
         ids = ", ".join(person.id for person in found)
         fail(f"several users are called {reference!r}; give the id of one: {ids}")
+    return found[0]
+
+
+async def group_of(services: "CommandServices", reference: str) -> "GroupRecord":
+    """Return the group of that id or name; end the command where there is none or more."""
+    found = await services.users.find_groups(reference, OPERATOR)
+    if not found:
+        fail(f"there is no group {reference!r}", code=NOT_FOUND)
+    if len(found) > 1:
+        ids = ", ".join(group.id for group in found)
+        fail(f"several groups are called {reference!r}; give the id of one: {ids}")
     return found[0]
 
 

@@ -13,8 +13,10 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 
 from registry.cli.running import fail
+from registry.core.errors import problems_of
 from registry.core.paging import Page, PageRequest
 
 T = TypeVar("T")
@@ -139,3 +141,17 @@ def one_of(kind: type[E], value: str | None, option: str) -> E | None:
         return None if value is None else kind(value)
     except ValueError:
         fail(f"{option}: {value!r} is none of {', '.join(kind)}")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], said: Mapping[str, Any]) -> M:
+    """Return what the options of a command say, those that were given.
+
+    The command ends with a line for each that cannot take its value.
+    """
+    try:
+        return model.model_validate({k: v for k, v in said.items() if v is not None})
+    except ValidationError as exc:
+        fail(*problems_of(exc))

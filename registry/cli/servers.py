@@ -1,7 +1,7 @@
 """Commands about registered servers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,11 +17,9 @@ from registry.cli.output import (
     read_pages,
     show_json,
     show_rows,
+    validated,
 )
 from registry.cli.running import FAILED, fail, run, services
-
-if TYPE_CHECKING:
-    from registry.servers.schemas import ServerCreate
 
 servers = typer.Typer(help="Registered servers.", no_args_is_help=True)
 
@@ -125,8 +123,9 @@ def servers_add(  # noqa: PLR0913 - options
 
     async def work() -> None:
         from registry.servers.presenter import present_detail  # noqa: PLC0415 - heavy imports
+        from registry.servers.schemas import ServerCreate  # noqa: PLC0415
 
-        request = _request(body)
+        request = validated(ServerCreate, body)
         async with services(changes=True) as built:
             user = acting_for(await owner_of(built, owner))
             server = await built.servers.register(request, user, strict=strict)
@@ -206,16 +205,3 @@ def _api_key(
     if header is not None:
         described["custom_header"] = header
     return described
-
-
-def _request(body: dict[str, Any]) -> "ServerCreate":
-    from pydantic import ValidationError  # noqa: PLC0415 - heavy imports
-
-    from registry.servers.schemas import ServerCreate  # noqa: PLC0415
-    from registry.servers.seeding import problems_of  # noqa: PLC0415
-
-    said = {name: value for name, value in body.items() if value is not None}
-    try:
-        return ServerCreate.model_validate(said)
-    except ValidationError as exc:
-        fail(*problems_of(exc))

@@ -8,7 +8,7 @@ import typer
 
 from registry.auth.identity import OPERATOR, RESERVED_SCOPES, SCOPE_NAME, Role, Scope
 from registry.auth.jwt import default_scopes
-from registry.cli.names import is_id
+from registry.cli.names import is_id, user_of
 from registry.cli.output import MOST_ROWS, AsJson, Column, Limit, read_pages, show_rows
 from registry.cli.running import NOT_FOUND, fail, run, services
 
@@ -26,7 +26,15 @@ COLUMNS = [
 
 @token.command("create")
 def token_create(
-    user_id: Annotated[str, typer.Option(help="ObjectId of the user, 24 hexadecimal characters.")],
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user",
+            "--user-id",
+            help="Id, name or address of a user; an id that no user has stands for an account "
+            "that exists only in the token.",
+        ),
+    ],
     username: Annotated[
         str, typer.Option(help="Name shown in records; default: the stored user's.")
     ] = "",
@@ -52,20 +60,19 @@ def token_create(
     async def work() -> None:
         from registry.tokens.values import TokenOrder  # noqa: PLC0415 - heavy imports
 
-        _require_user_id(user_id)
         custom = frozenset(custom_scope or ())
         for name in sorted(custom):
             if re.fullmatch(SCOPE_NAME, name) is None or name in set(Scope) | RESERVED_SCOPES:
                 fail(f"--custom-scope {name!r} is no scope of your own (RFC 6749, 3.3)")
-        order = TokenOrder(
-            user_id=user_id.lower(),
-            username=username,
-            role=role,
-            scopes=(frozenset(scope) if scope else default_scopes(role)) | custom,
-            lifetime=timedelta(hours=hours),
-            description=description,
-        )
         async with services(changes=True) as built:
+            order = TokenOrder(
+                user_id=user.lower() if is_id(user) else (await user_of(built, user)).id,
+                username=username,
+                role=role,
+                scopes=(frozenset(scope) if scope else default_scopes(role)) | custom,
+                lifetime=timedelta(hours=hours),
+                description=description,
+            )
             issued = await built.sessions.issue(order, OPERATOR)
         if not issued.is_known_user:
             typer.echo(

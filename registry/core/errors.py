@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar
 
+from pydantic import ValidationError
+
 
 class ErrorKind(StrEnum):
     """What went wrong, as the `error` code of the API's envelope spells it."""
@@ -86,3 +88,12 @@ def leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """Return what is wrong with what somebody described, member by member."""
+    return [
+        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: "
+        f"{item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors(include_input=False)
+    ]

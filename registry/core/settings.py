@@ -88,6 +88,12 @@ class Settings(BaseSettings):
         default=15, ge=0, le=300, description="How long a user's role and groups are remembered."
     )
 
+    user_directory: Literal["shared", "registry"] = Field(
+        default="shared",
+        description="Who keeps users and groups: `shared`, the application that shares the "
+        "database, or `registry`: this program, as in local mode.",
+    )
+
     token_reads_enabled: bool = Field(
         default=True, description="Whether users can read the values of their stored tokens."
     )

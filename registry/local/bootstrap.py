@@ -8,10 +8,10 @@ from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext
 from registry.core.errors import RegistryError
 from registry.local.home import LocalHome
-from registry.local.repository import LocalUserRepository
 from registry.servers.errors import ServerExistsError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.tokens.values import TokenOrder
+from registry.users.repository import UserRepository
 from registry.wiring.components import Components
 
 log = structlog.get_logger()
@@ -24,7 +24,7 @@ RENEW_BEFORE = timedelta(days=30)
 
 async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
     """Make sure all of it is there and return the administrator's token."""
-    user_id = await LocalUserRepository(parts.database).ensure_admin(parts.clock.now())
+    user_id = await UserRepository(parts.database).ensure_local_administrator(parts.clock.now())
     admin = UserContext(user_id, "admin", Role.ADMIN, ALL_SCOPES)
     token = home.read_admin_token()
     if token is None or not await _is_good(parts, token, user_id):

@@ -282,6 +282,7 @@ def settings_overrides(home: Path) -> dict[str, object]:
         "jwt_public_key_file": local.public_key_file,
         "registry_home": local.path,
         "registry_local": True,
+        "user_directory": "registry",
         "upstream_allowed_networks": LOOPBACK_NETWORKS,
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from registry.auth.identity import UserContext
-from registry.core.errors import RegistryError
+from registry.core.errors import RegistryError, problems_of
 from registry.servers.errors import ServerExistsError
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
@@ -168,12 +168,3 @@ def _endpoint(content: dict[str, Any], kind: str) -> object:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip("/ ")).strip("-._").lower()[:64]
-
-
-def problems_of(error: ValidationError) -> list[str]:
-    """Return what is wrong with a server that somebody described, member by member."""
-    return [
-        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: "
-        f"{item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors(include_input=False)
-    ]

@@ -50,6 +50,15 @@ class TooManyGenerationsError(RegistryError):
         super().__init__(f"Tokens can be generated with generated ones {most} times, not more.")
 
 
+class UserUnknownError(RegistryError):
+    """A token was to be issued for somebody who is no user."""
+
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self) -> None:
+        super().__init__("User not found")
+
+
 class RoleAboveStoredError(RegistryError):
     """A token was to be issued with a higher role than its user is stored with."""
 

@@ -5,7 +5,14 @@ from datetime import UTC, datetime
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.tokens.naming import server_of, shown_identifier
-from registry.tokens.values import IssuedPair, ListedFamily, StoredToken, TokenRecord
+from registry.tokens.values import (
+    IssuedPair,
+    IssuedToken,
+    ListedFamily,
+    StoredToken,
+    TokenOrder,
+    TokenRecord,
+)
 
 RECORDED_METADATA = (
     "server_id",
@@ -68,6 +75,19 @@ def present_issued(pair: IssuedPair) -> JsonObject:
             "token_type": "Bearer",
             "scope": " ".join(pair.scopes),
         },
+    }
+
+
+def present_issued_for(order: TokenOrder, issued: IssuedToken) -> JsonObject:
+    """Return a token for another user as it is handed out."""
+    return {
+        "jti": issued.access_id,
+        "access_token": issued.access_token,
+        "expires_in": round(order.lifetime.total_seconds()),
+        "token_type": "Bearer",
+        "user_id": order.user_id,
+        "role": order.role.value,
+        "scope": " ".join(sorted(order.scopes)),
     }
 
 

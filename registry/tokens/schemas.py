@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from registry.auth.identity import SCOPE_NAME
+from registry.auth.identity import SCOPE_NAME, Role
 from registry.core.json import JsonObject, JsonValue, canonical_json
 from registry.core.logs import MASK
 from registry.core.text import OBJECT_ID
@@ -191,6 +191,25 @@ class TokenGenerate(_Body):
     description: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)] | None = None
 
 
+class TokenIssue(_Body):
+    """An access token to issue for another user."""
+
+    requested_scopes: (
+        Annotated[
+            list[Annotated[str, StringConstraints(pattern=SCOPE_NAME)]],
+            Field(min_length=1, max_length=64),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Some of the scopes that the caller's token has. If not given: what plain "
+        "users have by default, as far as the caller's token has it.",
+    )
+    role: Role = Field(default=Role.USER, description="Not above the role stored of the user.")
+    expires_in_hours: Annotated[int, Field(strict=True, ge=1, le=MAX_HOURS)] = 8
+    description: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)] | None = None
+
+
 class SessionRefresh(_Body):
     """A refresh token to exchange."""
 
@@ -278,6 +297,18 @@ class Issued(BaseModel):
 
     success: Literal[True]
     tokens: IssuedTokens
+
+
+class IssuedFor(BaseModel):
+    """An access token for another user, which cannot be renewed."""
+
+    jti: str = Field(description="Its id, by which it can be revoked.")
+    access_token: str
+    expires_in: int = Field(description="Lifetime in seconds.")
+    token_type: Literal["Bearer"]
+    user_id: str
+    role: str
+    scope: str
 
 
 class IssuedSummary(BaseModel):

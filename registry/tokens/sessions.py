@@ -38,10 +38,11 @@ from registry.tokens.errors import (
     TokenNotOnRecordError,
     TooManyGenerationsError,
     UserDisabledError,
+    UserUnknownError,
 )
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.presenter import timestamp
-from registry.tokens.schemas import TokenGenerate, TokenRevoke
+from registry.tokens.schemas import TokenGenerate, TokenIssue, TokenRevoke
 from registry.tokens.transactions import in_transaction
 from registry.tokens.values import (
     Family,
@@ -144,10 +145,7 @@ class SessionService:
                 raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
             scopes = _granted(request.requested_scopes, user)
             now = self._clock.now()
-            parent = user.session_id or user.token_id
-            ancestors = (*user.ancestors, parent) if parent else user.ancestors
-            if len(ancestors) > MAX_GENERATIONS:
-                raise TooManyGenerationsError(MAX_GENERATIONS)
+            ancestors = _ancestors(user)
             entry = await self._directory.get(user.user_id)
             if entry is None and not user.is_service_account:
                 raise UnauthorizedError("The bearer token's user does not exist.")
@@ -198,7 +196,7 @@ class SessionService:
                 scopes=tuple(sorted(order.scopes)),
                 hours=math.ceil(order.lifetime / timedelta(hours=1)),
                 description=order.description,
-                ancestors=(),
+                ancestors=order.ancestors,
                 created_at=now,
                 expires_at=now + order.lifetime,
             )
@@ -206,6 +204,45 @@ class SessionService:
             await self._insert(family, ids, actor)
             token = self._access_token(family, ids.access_id, order.lifetime)
             return IssuedToken(ids.access_id, token, family.is_known_user)
+
+    async def issue_for(
+        self, user_id: str, request: TokenIssue, actor: UserContext
+    ) -> tuple[TokenOrder, IssuedToken]:
+        """Issue an access token for another user, on behalf of an administrator.
+
+        It has no scope that the administrator's own token lacks, and ends when that is revoked.
+
+        Raises:
+            AdminRequiredError: *actor* is no administrator.
+            UserUnknownError: There is no such user.
+            RoleAboveStoredError: The user is stored with a lower role.
+            InsufficientScopeError: *actor* lacks some of the scopes; names them.
+            ValidationFailedError: The lifetime is too long, or a scope is beyond the role.
+            TooManyGenerationsError: The token of *actor* has too many ancestors.
+            DatabaseUnavailable: It cannot be recorded, so it was not issued.
+        """
+        if not actor.is_admin:
+            raise AdminRequiredError
+        if await self._directory.get(user_id) is None:
+            raise UserUnknownError
+        longest = self._lifetimes.max_hours
+        if request.expires_in_hours > longest:
+            raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
+        scopes = frozenset(_granted(request.requested_scopes, actor))
+        beyond = sorted((scopes & frozenset(Scope)) - default_scopes(request.role))
+        if beyond:
+            told = f"{', '.join(beyond)}: beyond the role {request.role.value}"
+            raise ValidationFailedError("requested_scopes", told)
+        order = TokenOrder(
+            user_id=user_id,
+            username="",
+            role=request.role,
+            scopes=scopes,
+            lifetime=timedelta(hours=request.expires_in_hours),
+            description=request.description,
+            ancestors=_ancestors(actor),
+        )
+        return order, await self.issue(order, actor)
 
     async def list_page(
         self, user: UserContext, user_id: str | None, page: PageRequest
@@ -497,6 +534,19 @@ def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, .
     if missing:
         raise InsufficientScopeError(missing)
     return scopes
+
+
+def _ancestors(user: UserContext) -> tuple[str, ...]:
+    """Return what a token that is issued with the caller's was generated with.
+
+    Raises:
+        TooManyGenerationsError: That would be too many.
+    """
+    parent = user.session_id or user.token_id
+    ancestors = (*user.ancestors, parent) if parent else user.ancestors
+    if len(ancestors) > MAX_GENERATIONS:
+        raise TooManyGenerationsError(MAX_GENERATIONS)
+    return ancestors
 
 
 def _refused() -> UnauthorizedError:

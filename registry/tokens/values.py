@@ -173,6 +173,7 @@ class TokenOrder:
     Attributes:
         username: Shown in records; the stored user's where empty.
         scopes: Custom ones included.
+        ancestors: What the token of whoever has it issued was generated with, and that token.
     """
 
     user_id: str
@@ -181,6 +182,7 @@ class TokenOrder:
     scopes: frozenset[str]
     lifetime: timedelta
     description: str | None = None
+    ancestors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

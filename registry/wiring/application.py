@@ -39,6 +39,7 @@ from registry.wiring.services import (
     build_sessions,
     build_tokens,
     build_tools,
+    build_users,
 )
 from registry.wiring.storage import build_storage, prepared
 from registry.wiring.sync import build_sync
@@ -195,6 +196,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             usage=UsageService(usage_repository),
             tools=build_tools(storage, snapshot, clock),
             policies=build_policies(settings, storage, known.directory, snapshot, clock),
+            users=build_users(settings, storage, clock),
             sync=sync.service,
             index_conflicts=conflicts,
         )

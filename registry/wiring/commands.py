@@ -23,6 +23,7 @@ from registry.servers.service import ServerService
 from registry.tokens.sessions import SessionService
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
+from registry.users.service import UserService
 from registry.wiring.connections import build_connections
 from registry.wiring.database import connected
 from registry.wiring.identities import build_verifier
@@ -33,6 +34,7 @@ from registry.wiring.services import (
     build_servers,
     build_sessions,
     build_tools,
+    build_users,
 )
 from registry.wiring.storage import Storage, build_storage, prepared
 from registry.wiring.upstreams import build_upstreams
@@ -108,6 +110,11 @@ class CommandServices:
             clock=self.clock,
             metrics=self._metrics,
         )
+
+    @cached_property
+    def users(self) -> UserService:
+        """Return what adds and changes users and groups."""
+        return build_users(self.settings, self.storage, self.clock)
 
     @cached_property
     def audit(self) -> AuditService:

@@ -29,6 +29,7 @@ from registry.tokens.gauges import TokenGauges
 from registry.tokens.service import TokenService
 from registry.tokens.sessions import SessionService
 from registry.usage.service import UsageService
+from registry.users.service import UserService
 from registry.versions.service import VersionService
 from registry.workers.totals import Totals
 
@@ -66,6 +67,7 @@ class Components:
     usage: UsageService
     tools: ToolService
     policies: PolicyService
+    users: UserService
     sync: SyncService
     index_conflicts: list[IndexConflict]
 

@@ -22,6 +22,8 @@ from registry.servers.service import ServerService
 from registry.tokens.families import FamilyRepository, RevocationWriter
 from registry.tokens.service import TokenService
 from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
+from registry.users.repository import GroupRepository, UserRepository
+from registry.users.service import UserService
 from registry.wiring.storage import Storage
 from registry.wiring.upstreams import Upstreams
 
@@ -110,6 +112,18 @@ def build_policies(
         clock=clock,
         admin_sees_private=settings.admin_sees_private,
         enforces_approvals=settings.approvals == "required",
+    )
+
+
+def build_users(settings: Settings, storage: Storage, clock: Clock) -> UserService:
+    """Return what adds and changes users and groups, where that is this program's to do."""
+    return UserService(
+        storage.database,
+        UserRepository(storage.database),
+        GroupRepository(storage.database),
+        storage.audit,
+        clock=clock,
+        is_ours=settings.user_directory == "registry",
     )
 
 

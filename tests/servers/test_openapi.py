@@ -93,6 +93,15 @@ WITH_INPUT = (
     "generate_token",
     "refresh_session",
     "revoke_token",
+    "list_users",
+    "add_user",
+    "get_user",
+    "update_user",
+    "issue_user_token",
+    "list_groups",
+    "add_group",
+    "get_group",
+    "update_group",
 )
 WITHOUT_INPUT = (
     "list_connections",
@@ -116,7 +125,9 @@ async def offline(
 ) -> AsyncIterator[Rest]:
     """Return an application that may not even reach loopback, so that every URL is refused."""
     home = tmp_path_factory.mktemp("home")
-    configured = rest_settings(mongo_uri, key_files, home, upstream_allowed_networks=())
+    configured = rest_settings(
+        mongo_uri, key_files, home, upstream_allowed_networks=(), user_directory="registry"
+    )
     async with running(configured) as rest:
         yield rest
 

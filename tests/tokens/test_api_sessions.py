@@ -58,6 +58,8 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 PARAMETERS = {
+    "user_id": "f" * 24,
+    "group_id": "f" * 24,
     "server_id": "f" * 24,
     "version": "1",
     "tool_id": "f" * 24,

@@ -1,0 +1,1 @@
+"""Users and groups, where no other application keeps them."""

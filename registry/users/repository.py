@@ -1,0 +1,283 @@
+"""Reads and writes `users` and `groups` in the form that jarvis-api's models have.
+
+`registry.auth.repository` reads them to find out who calls. Nothing here makes an address unique:
+jarvis-api has an index for that, and an index of ours could refuse what it may write.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translates_driver_errors
+from registry.auth.identity import Role
+from registry.auth.values import Person
+from registry.core.paging import Page, PageRequest
+from registry.users.values import GroupChange, GroupRecord, UserChange, UserRecord
+
+PROVIDER = "registry"
+"""Says in `users.provider` that this program made the user: jarvis-api knows no password of it."""
+
+LOCAL_EMAIL = "admin@registry.invalid"
+"""Of the administrator of local mode. With a dot after the @, without which jarvis-api's model
+refuses it; nobody gets mail there (RFC 2606, 2)."""
+
+FORMER_LOCAL_EMAIL = "admin@localhost"
+"""What earlier releases stored."""
+
+ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
+USER_FIELDS: Doc = dict.fromkeys(
+    ("name", "username", "email", "role", "provider", "disabled", "idOnTheSource"), 1
+) | {"createdAt": 1, "updatedAt": 1}
+
+
+@translates_driver_errors
+class UserRepository:
+    """Users."""
+
+    def __init__(self, database: Database) -> None:
+        self._users = database.collection("users")
+
+    async def list_page(self, text: str | None, page: PageRequest) -> Page[UserRecord]:
+        """Return one page of the users in whose names or address *text* occurs, by address."""
+        query = _holding(text, ("name", "username", "email"))
+        total = await self._users.count_documents(query)
+        rows = self._users.find(query, USER_FIELDS, sort=[("email", 1), ("_id", 1)])
+        found = await rows.skip(page.offset).limit(page.per_page).to_list()
+        return Page(tuple(map(_user, found)), total, page)
+
+    async def get(self, user_id: str, tx: Transaction | None = None) -> UserRecord | None:
+        """Return a user."""
+        row = await self._users.find_one({"_id": ObjectId(user_id)}, USER_FIELDS, session=tx)
+        return None if row is None else _user(row)
+
+    async def several(
+        self, user_ids: Iterable[str], tx: Transaction | None = None
+    ) -> list[UserRecord]:
+        """Return those of *user_ids* that there are."""
+        query = {"_id": {"$in": [ObjectId(one) for one in user_ids]}}
+        return [_user(row) async for row in self._users.find(query, USER_FIELDS, session=tx)]
+
+    async def members(self, member_ids: Sequence[str]) -> list[Person]:
+        """Return the users whom a group lists so, by name."""
+        by_source = {"idOnTheSource": {"$in": list(member_ids)}}
+        ids = [ObjectId(one) for one in member_ids if ObjectId.is_valid(one)]
+        found = [
+            *await self._users.find(by_source, USER_FIELDS).to_list(),
+            *await self._users.find({"_id": {"$in": ids}}, USER_FIELDS).to_list(),
+        ]
+        users = {record.id: record for record in map(_user, found)}
+        listed = set(member_ids)
+        return sorted(
+            (
+                Person("user", one.id, one.name or one.username, one.username, one.email)
+                for one in users.values()
+                if one.member_id in listed
+            ),
+            key=lambda person: (person.name.lower(), person.id),
+        )
+
+    async def taken(
+        self, email: str | None, username: str | None, but: str | None, tx: Transaction
+    ) -> str | None:
+        """Return which of the two another user has: `email`, `username`, or None for neither."""
+        for field, value in (("email", email), ("username", username)):
+            if not value:
+                continue
+            rows = self._users.find({field: value}, {"_id": 1}, session=tx, limit=2)
+            if any(str(row["_id"]) != but for row in await rows.to_list()):
+                return field
+        return None
+
+    async def insert(
+        self, *, name: str, username: str, email: str, role: Role, now: datetime, tx: Transaction
+    ) -> str:
+        """Write a new user and return the id."""
+        document: Doc = {
+            "name": name,
+            "username": username,
+            "email": email,
+            "emailVerified": True,
+            "provider": PROVIDER,
+            "role": role.value.upper(),
+            "createdAt": now,
+            "updatedAt": now,
+            "__v": 0,
+        }
+        return str((await self._users.insert_one(document, session=tx)).inserted_id)
+
+    async def update(
+        self, user_id: str, change: UserChange, now: datetime, tx: Transaction
+    ) -> None:
+        """Write what is given, and nothing else."""
+        written: Doc = {"updatedAt": now}
+        for name in ("name", "username"):
+            if (value := getattr(change, name)) is not None:
+                written[name] = value
+        if change.role is not None:
+            written["role"] = change.role.value.upper()
+        update: Doc = {"$set": written}
+        if change.is_disabled:
+            written["disabled"] = True
+        elif change.is_disabled is not None:
+            update["$unset"] = {"disabled": ""}
+        await self._users.update_one({"_id": ObjectId(user_id)}, update, session=tx)
+
+    async def ensure_local_administrator(self, now: datetime) -> str:
+        """Create the administrator of local mode if there is none, and return the id."""
+        await self._users.update_one(
+            {"email": FORMER_LOCAL_EMAIL, "provider": "local", "username": "admin"},
+            {"$set": {"email": LOCAL_EMAIL, "updatedAt": now}},
+        )
+        user = await self._users.find_one_and_update(
+            {"email": LOCAL_EMAIL},
+            {
+                "$setOnInsert": {
+                    "name": "Administrator",
+                    "username": "admin",
+                    "emailVerified": True,
+                    "provider": "local",
+                    "role": "ADMIN",
+                    "createdAt": now,
+                    "updatedAt": now,
+                    "__v": 0,
+                }
+            },
+            projection={"_id": 1},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        assert user is not None  # noqa: S101 - an upsert always returns one
+        return str(user["_id"])
+
+    async def hold_administrators(self, now: datetime, tx: Transaction) -> list[str]:
+        """Return the ids of the administrators who are not disabled.
+
+        They are touched, so that no other change of one of them overlaps *tx*.
+        """
+        query: Doc = {"role": {"$in": ADMIN_ROLES}, "disabled": {"$in": [False, None]}}
+        rows = await self._users.find(query, {"_id": 1}, session=tx).to_list()
+        ids = [row["_id"] for row in rows]
+        touch: Doc = {"$set": {"updatedAt": now}}
+        await self._users.update_many({"_id": {"$in": ids}}, touch, session=tx)
+        return [str(one) for one in ids]
+
+
+@translates_driver_errors
+class GroupRepository:
+    """Groups."""
+
+    def __init__(self, database: Database) -> None:
+        self._groups = database.collection("groups")
+
+    async def list_page(self, text: str | None, page: PageRequest) -> Page[GroupRecord]:
+        """Return one page of the groups in whose name *text* occurs, by name."""
+        query = _holding(text, ("name",))
+        total = await self._groups.count_documents(query)
+        rows = self._groups.find(query, sort=[("name", 1), ("_id", 1)])
+        found = await rows.skip(page.offset).limit(page.per_page).to_list()
+        return Page(tuple(map(_group, found)), total, page)
+
+    async def get(self, group_id: str, tx: Transaction | None = None) -> GroupRecord | None:
+        """Return a group."""
+        row = await self._groups.find_one({"_id": ObjectId(group_id)}, session=tx)
+        return None if row is None else _group(row)
+
+    async def find(self, reference: str) -> list[GroupRecord]:
+        """Return the groups of that id, or else of that name."""
+        if ObjectId.is_valid(reference):
+            found = await self.get(reference)
+            if found is not None:
+                return [found]
+        return [_group(row) for row in await self._groups.find({"name": reference}).to_list()]
+
+    async def is_named(self, name: str, but: str | None, tx: Transaction) -> bool:
+        """Whether another group has that name."""
+        rows = self._groups.find({"name": name}, {"_id": 1}, session=tx, limit=2)
+        return any(str(row["_id"]) != but for row in await rows.to_list())
+
+    async def insert(
+        self,
+        name: str,
+        description: str,
+        member_ids: Sequence[str],
+        now: datetime,
+        tx: Transaction,
+    ) -> str:
+        """Write a new group and return the id."""
+        document: Doc = {
+            "name": name,
+            # No idOnTheSource, not even null: jarvis-api's index lets one group have that.
+            "source": "local",
+            "memberIds": list(member_ids),
+            "createdAt": now,
+            "updatedAt": now,
+            "__v": 0,
+        }
+        if description:
+            document["description"] = description
+        return str((await self._groups.insert_one(document, session=tx)).inserted_id)
+
+    async def update(
+        self,
+        group_id: str,
+        change: GroupChange,
+        member_ids: Sequence[str],
+        now: datetime,
+        tx: Transaction,
+    ) -> None:
+        """Write what is given, and the members."""
+        written: Doc = {"updatedAt": now, "memberIds": list(member_ids)}
+        for name in ("name", "description"):
+            if (value := getattr(change, name)) is not None:
+                written[name] = value
+        await self._groups.update_one({"_id": ObjectId(group_id)}, {"$set": written}, session=tx)
+
+
+def _holding(text: str | None, names: Iterable[str]) -> Doc:
+    if not text:
+        return {}
+    pattern = {"$regex": re.escape(text), "$options": "i"}
+    return {"$or": [{name: pattern} for name in names]}
+
+
+def _user(row: dict[str, Any]) -> UserRecord:
+    return UserRecord(
+        id=str(row["_id"]),
+        name=_text(row.get("name")),
+        username=_text(row.get("username")),
+        email=_text(row.get("email")),
+        role=role if isinstance(role := row.get("role"), str) else None,
+        provider=_text(row.get("provider")),
+        is_disabled=row.get("disabled") not in (None, False),
+        source_id=_text(row.get("idOnTheSource")) or None,
+        created_at=_moment(row.get("createdAt")),
+        updated_at=_moment(row.get("updatedAt")),
+    )
+
+
+def _group(row: dict[str, Any]) -> GroupRecord:
+    members = row.get("memberIds")
+    return GroupRecord(
+        id=str(row["_id"]),
+        name=_text(row.get("name")),
+        description=_text(row.get("description")),
+        source=_text(row.get("source")) or "local",
+        member_ids=tuple(one for one in members if isinstance(one, str))
+        if isinstance(members, list)
+        else (),
+        created_at=_moment(row.get("createdAt")),
+        updated_at=_moment(row.get("updatedAt")),
+    )
+
+
+def _text(stored: object) -> str:
+    return stored if isinstance(stored, str) else ""
+
+
+def _moment(stored: object) -> datetime | None:
+    return stored if isinstance(stored, datetime) else None

@@ -1,0 +1,182 @@
+"""The users and groups APIs, for administrators: `/api/v1/users`, `/api/v1/groups`."""
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.core.paging import PageRequest
+from registry.core.text import OBJECT_ID
+from registry.tokens.presenter import present_issued_for
+from registry.tokens.schemas import IssuedFor, TokenIssue
+from registry.tokens.sessions import SessionService
+from registry.users.presenter import present_group, present_members, present_user
+from registry.users.schemas import (
+    ONE_LINE,
+    GroupAnswer,
+    GroupCreate,
+    GroupList,
+    GroupUpdate,
+    UserAnswer,
+    UserCreate,
+    UserList,
+    UserUpdate,
+)
+from registry.users.service import UserService
+from registry.users.values import GroupChange, UserChange
+from registry.web.bodies import StrictJsonRoute
+from registry.web.errors import JsonAnswer, error_answers
+from registry.web.pages import pagination
+
+MAX_PAGE = 1_000_000
+"""Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
+
+NO_STORE = {"Cache-Control": "no-store"}
+"""On the answer that holds a secret."""
+
+Admin = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
+TokenIssuing = Annotated[UserContext, needs(Scope.WRITE_ACCESS, Scope.WRITE_TOKENS)]
+UserId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the user.")]
+GroupId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the group.")]
+Text = Annotated[
+    str | None, Query(max_length=100, pattern=ONE_LINE, description="Part of a name or address.")
+]
+PageNumber = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+PerPage = Annotated[int, Query(ge=1, le=100)]
+
+errors = error_answers(
+    {
+        403: "The caller is no administrator, or another application keeps users and groups.",
+        404: "There is none of that id.",
+        409: "The name or address is taken, or no administrator would be left.",
+    }
+)
+
+
+def _service(request: Request) -> UserService:
+    return cast("UserService", request.app.state.users)
+
+
+users_router = APIRouter(prefix="/api/v1/users", tags=["users"], route_class=StrictJsonRoute)
+groups_router = APIRouter(prefix="/api/v1/groups", tags=["groups"], route_class=StrictJsonRoute)
+
+
+@users_router.get("", response_model=UserList, operation_id="list_users", responses=errors())
+async def list_users(
+    request: Request,
+    actor: Admin,
+    query: Text = None,
+    page: PageNumber = 1,
+    per_page: PerPage = 20,
+) -> Response:
+    """List users by address. For administrators."""
+    found = await _service(request).list_users(query, PageRequest(page, per_page), actor)
+    users = [present_user(user) for user in found.items]
+    return JsonAnswer({"users": users, "pagination": pagination(found)})
+
+
+@users_router.post(
+    "",
+    status_code=201,
+    response_model=UserAnswer,
+    operation_id="add_user",
+    responses=errors(408, 409, 415),
+)
+async def add_user(request: Request, actor: Admin, body: UserCreate) -> Response:
+    """Add a user, where no other application keeps them. For administrators."""
+    return JsonAnswer(present_user(await _service(request).add_user(body, actor)), 201)
+
+
+@users_router.get(
+    "/{user_id}", response_model=UserAnswer, operation_id="get_user", responses=errors(404)
+)
+async def get_user(request: Request, actor: Admin, user_id: UserId) -> Response:
+    """Return a user. For administrators."""
+    return JsonAnswer(present_user(await _service(request).get_user(user_id.lower(), actor)))
+
+
+@users_router.patch(
+    "/{user_id}",
+    response_model=UserAnswer,
+    operation_id="update_user",
+    responses=errors(404, 408, 409, 415),
+)
+async def update_user(
+    request: Request, actor: Admin, user_id: UserId, body: UserUpdate
+) -> Response:
+    """Change the names or the role of a user, or refuse their tokens. For administrators."""
+    change = UserChange(body.name, body.username, body.role, body.disabled)
+    user = await _service(request).change_user(user_id.lower(), change, actor)
+    return JsonAnswer(present_user(user))
+
+
+@users_router.post(
+    "/{user_id}/tokens",
+    status_code=201,
+    response_model=IssuedFor,
+    operation_id="issue_user_token",
+    responses=errors(404, 408, 415),
+)
+async def issue_user_token(
+    request: Request, actor: TokenIssuing, user_id: UserId, body: TokenIssue
+) -> Response:
+    """Issue an access token for a user, with no more than the caller's own scopes. Recorded.
+
+    For administrators.
+    """
+    sessions = cast("SessionService", request.app.state.sessions)
+    order, issued = await sessions.issue_for(user_id.lower(), body, actor)
+    return JsonAnswer(present_issued_for(order, issued), 201, NO_STORE)
+
+
+@groups_router.get("", response_model=GroupList, operation_id="list_groups", responses=errors())
+async def list_groups(
+    request: Request,
+    actor: Admin,
+    query: Text = None,
+    page: PageNumber = 1,
+    per_page: PerPage = 20,
+) -> Response:
+    """List groups by name. For administrators."""
+    found = await _service(request).list_groups(query, PageRequest(page, per_page), actor)
+    groups = [present_group(group) for group in found.items]
+    return JsonAnswer({"groups": groups, "pagination": pagination(found)})
+
+
+@groups_router.post(
+    "",
+    status_code=201,
+    response_model=GroupAnswer,
+    operation_id="add_group",
+    responses=errors(408, 409, 415),
+)
+async def add_group(request: Request, actor: Admin, body: GroupCreate) -> Response:
+    """Add a group, where no other application keeps them. For administrators."""
+    return JsonAnswer(present_members(await _service(request).add_group(body, actor)), 201)
+
+
+@groups_router.get(
+    "/{group_id}", response_model=GroupAnswer, operation_id="get_group", responses=errors(404)
+)
+async def get_group(request: Request, actor: Admin, group_id: GroupId) -> Response:
+    """Return a group with its members. For administrators."""
+    return JsonAnswer(present_members(await _service(request).get_group(group_id.lower(), actor)))
+
+
+@groups_router.patch(
+    "/{group_id}",
+    response_model=GroupAnswer,
+    operation_id="update_group",
+    responses=errors(404, 408, 409, 415),
+)
+async def update_group(
+    request: Request, actor: Admin, group_id: GroupId, body: GroupUpdate
+) -> Response:
+    """Rename a group, or change who is in it. For administrators."""
+    change = GroupChange(
+        body.name, body.description, frozenset(body.add_members), frozenset(body.remove_members)
+    )
+    group = await _service(request).change_group(group_id.lower(), change, actor)
+    return JsonAnswer(present_members(group))

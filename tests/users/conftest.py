@@ -1,0 +1,29 @@
+"""An application that keeps users and groups itself."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.fakes.rest import Rest, rest_settings, running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_rest(
+    mongo_uri: str, key_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Rest]:
+    """Return one real application for all tests of a module."""
+    settings = rest_settings(
+        mongo_uri, key_files, tmp_path_factory.mktemp("home"), user_directory="registry"
+    )
+    async with running(settings) as rest:
+        yield rest
+        await rest.parts.database.client.drop_database(rest.parts.database.db.name)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def rest(module_rest: Rest) -> AsyncIterator[Rest]:
+    """Return the real application over HTTP in this process, with an empty database."""
+    yield module_rest
+    await module_rest.forget_everything()
