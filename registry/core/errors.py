@@ -8,9 +8,11 @@ RegistryError
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
+
+from registry.core.text import PATTERN_WORDS
 
 
 class ErrorKind(StrEnum):
@@ -93,7 +95,15 @@ def leaves(error: BaseException) -> list[BaseException]:
 def problems_of(error: ValidationError) -> list[str]:
     """Return what is wrong with what somebody described, member by member."""
     return [
-        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: "
-        f"{item['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {problem_of(item)}"
         for item in error.errors(include_input=False)
     ]
+
+
+def problem_of(item: Mapping[str, Any]) -> str:
+    """Return what pydantic says of one member, in words where it shows a pattern."""
+    if item["type"] == "extra_forbidden":
+        return "is not a known field"
+    if item["type"] == "string_pattern_mismatch":
+        return PATTERN_WORDS.get(item["ctx"]["pattern"], str(item["msg"]))
+    return str(item["msg"]).removeprefix("Value error, ")

@@ -5,6 +5,13 @@ from datetime import datetime
 OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 """Pattern of an ObjectId."""
 
+EMAIL = r"^[!#-'*+\-./0-9=?A-Z^_`a-z{|}~]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]*\.)+[A-Za-z]{2,63}$"
+"""Pattern of addresses, narrower than the standard: what jarvis-api takes as well, which wants a
+dot after the @."""
+
+USERNAME = r"^[a-z0-9][a-z0-9._@+-]*$"
+"""Pattern of usernames."""
+
 PATTERN_WORDS = {
     OBJECT_ID: "must be an id: 24 hexadecimal characters",
     r"^[0-9a-f]{64}$": "must be a SHA-256 hash: 64 lower-case hexadecimal characters",
@@ -26,6 +33,8 @@ PATTERN_WORDS = {
     r"^[A-Za-z_][A-Za-z0-9_]{0,63}$": (
         "must be up to 64 letters, digits and '_', and not begin with a digit"
     ),
+    EMAIL: "must be an address like ada@example.org",
+    USERNAME: "must be letters, digits and characters of ._@+-, and begin with a letter or digit",
     r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$": (
         "must be a scope name: up to 128 printable ASCII characters without spaces, quotes and "
         "backslashes (RFC 6749, section 3.3)"

@@ -13,13 +13,10 @@ from pydantic import (
 )
 
 from registry.auth.identity import SCOPE_NAME, Role
-from registry.core.text import OBJECT_ID
+from registry.core.text import EMAIL, OBJECT_ID, USERNAME
 from registry.web.pages import Pagination
 
 ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
-EMAIL = r"^[!#-'*+\-./0-9=?A-Z^_`a-z{|}~]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]*\.)+[A-Za-z]{2,63}$"
-"""Narrower than the standard: what jarvis-api takes as well, which wants a dot after the @."""
-
 MAX_MEMBERS_AT_ONCE = 1000
 MAX_HOURS = 24 * 365
 
@@ -41,7 +38,7 @@ Name = Annotated[
 Username = Annotated[
     str,
     BeforeValidator(_lowered),
-    StringConstraints(pattern=r"^[a-z0-9][a-z0-9._@+-]*$", min_length=2, max_length=80),
+    StringConstraints(pattern=USERNAME, min_length=2, max_length=80),
     AfterValidator(_is_no_id),
 ]
 Email = Annotated[str, BeforeValidator(_lowered), StringConstraints(pattern=EMAIL, max_length=254)]

@@ -22,8 +22,8 @@ from registry.core.errors import (
     RegistryError,
     ReplicaSetNeededError,
     ValidationFailedError,
+    problem_of,
 )
-from registry.core.text import PATTERN_WORDS
 
 log = structlog.get_logger()
 
@@ -200,11 +200,7 @@ def _detail(item: Mapping[str, Any]) -> dict[str, str]:
     if item["type"] == "json_invalid":
         return {"field": "body", "message": f"is not valid JSON: {item['ctx']['error']}"}
     field = ".".join(location)[:SHOWN_CHARACTERS] or "body"
-    if item["type"] == "extra_forbidden":
-        return {"field": field, "message": "is not a known field"}
-    if item["type"] == "string_pattern_mismatch":
-        return {"field": field, "message": PATTERN_WORDS[item["ctx"]["pattern"]]}
-    return {"field": field, "message": str(item["msg"]).removeprefix("Value error, ")}
+    return {"field": field, "message": problem_of(item)}
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:

@@ -284,7 +284,7 @@ async def test_an_administrator_issues_a_token_for_somebody(rest: Rest, root: Us
 
     verified = rest.parts.verifier.verify(issued["access_token"])
     assert (verified.user_id, verified.username, verified.role) == (ada["id"], "ada", Role.USER)
-    assert verified.scopes == {Scope.READ_SERVERS}
+    assert verified.scopes == frozenset({Scope.READ_SERVERS})
     assert {name: issued[name] for name in issued if name not in {"access_token", "jti"}} == {
         "expires_in": 3600,
         "token_type": "Bearer",
