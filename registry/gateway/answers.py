@@ -15,7 +15,7 @@ from yarl import URL
 import registry
 from registry.core.json import JsonObject
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
-from registry.gateway.events import Event, EventTooLargeError, read_events
+from registry.gateway.events import read_events
 from registry.gateway.failures import failure
 from registry.gateway.forward import EVENT_STREAM, JSON, SUCCESS, check_status
 from registry.gateway.headers import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, SESSION_HEADER
@@ -28,6 +28,7 @@ from registry.gateway.messages import (
 from registry.gateway.upstream_sessions import UpstreamSession
 from registry.gateway.values import Route
 from registry.gateway.wire import UpstreamAnswer
+from registry.upstream.events import Event, EventTooLargeError
 
 ACCEPT_BOTH = f"{JSON}, {EVENT_STREAM}"
 MAX_ANSWER_BYTES = 64 * 1024 * 1024

@@ -53,7 +53,7 @@ from registry.gateway.connector import Connector
 from registry.gateway.crossing import LOG_LEVELS
 from registry.gateway.eras import NO_SUCH_PROTOCOL, is_of_another_era
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
-from registry.gateway.events import Event, read_events
+from registry.gateway.events import read_events
 from registry.gateway.forward import EVENT_STREAM, JSON, OK, check_status
 from registry.gateway.gates import Turn
 from registry.gateway.headers import CONTENT_LENGTH, CONTENT_TYPE
@@ -67,6 +67,7 @@ from registry.gateway.messages import (
 from registry.gateway.upstream_sessions import UpstreamSession, session_key
 from registry.gateway.wire import ConnectTimedOut, UpstreamAnswer
 from registry.servers.values import Era, Transport
+from registry.upstream.events import Event
 
 MOST_HEARD = 1_000
 """What a server may say during a call on the session's stream while the client reads nothing."""

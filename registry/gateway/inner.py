@@ -8,9 +8,9 @@ import orjson
 from starlette.types import ASGIApp, Message, Scope
 
 from registry.gateway.envelope import RequestId
-from registry.gateway.events import EventParser, EventTooLargeError
 from registry.gateway.forward import EVENT_STREAM
 from registry.gateway.watch import ClientGone
+from registry.upstream.events import EventParser, EventTooLargeError
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Longest answer that is put together in memory."""

@@ -1,68 +1,145 @@
-"""Tell the events of a stream apart, and give them other data. Pure."""
+"""Read server-sent events from what upstreams send, and write them. Pure.
 
-import re
+The one parser of discovery and gateway (https://html.spec.whatwg.org/multipage/server-sent-events.html):
+a server that one of them understands the other understands, too.
+"""
+
 from collections.abc import Iterator
+from typing import NamedTuple
 
-END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
-"""The end of a line and an empty one. Of the latter, a line feed may be still to come, which then
-is another empty line."""
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Largest event that is put together in memory."""
 
-LONGEST_END = 4
-MESSAGE, ENDPOINT = b"message", b"endpoint"
+MAX_RETRY_DIGITS = 9
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MESSAGE, ENDPOINT = "message", "endpoint"
 
 
-class EventSplitter:
-    """Takes the pieces of a stream and gives out its events, each as it came.
+class Event(NamedTuple):
+    """One event.
 
-    What no empty line follows is never given out: it is no event
-    (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+    Attributes:
+        id: The id that it sets, by which its successors can be fetched; None when it sets none.
+        retry_ms: How long to wait before that, when it says.
     """
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the events that *piece* completes."""
-        buffer = self._buffer
-        searched = max(0, len(buffer) - LONGEST_END)
-        buffer += piece
-        begin = 0
-        for end in END.finditer(bytes(buffer), searched):
-            yield bytes(buffer[begin : end.end()])
-            begin = end.end()
-        del buffer[:begin]
+    name: str
+    data: bytes
+    id: str | None = None
+    retry_ms: int | None = None
 
 
-def message_of(event: bytes) -> bytes | None:
-    """Return the data of an event that is a message; None of others, and when there is none."""
-    kind, data = _kind_and_data(event)
-    return data if kind in {b"", MESSAGE} else None
+SILENT = Event(MESSAGE, b"")
+"""Stands for what ends like an event and says nothing: comments, as servers send them to keep a
+stream open, and empty lines."""
 
 
-def endpoint_of(event: bytes) -> bytes | None:
-    """Return where messages go, of the event that says so; None of others."""
-    kind, data = _kind_and_data(event)
-    return data if kind == ENDPOINT else None
+class EventTooLargeError(Exception):
+    """An event is larger than the bound."""
 
 
-def is_silent(event: bytes) -> bool:
-    """Whether there is nothing in an event but comments, as servers send to keep a stream open."""
-    return all(not line or line.startswith(b":") for line in event.splitlines())
+class EventParser:
+    """Puts events together from pieces of a stream, cut anywhere.
+
+    What no empty line follows is never given out: it is no event.
+
+    Args:
+        max_bytes: Of one event.
+    """
+
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._mark: bytes | None = b""
+        self._ended_in_return = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._name = MESSAGE
+        self._data: list[bytes] = []
+        self._id: str | None = None
+        self._retry_ms: int | None = None
+        self._size = 0
+
+    def feed(self, piece: bytes) -> Iterator[Event]:
+        """Yield the events that *piece* completes.
+
+        Raises:
+            EventTooLargeError: One has no end.
+        """
+        for event in self.feed_all(piece):
+            if event is not SILENT:
+                yield event
+
+    def feed_all(self, piece: bytes) -> Iterator[Event]:
+        """Yield likewise, and `SILENT` for each that says nothing, for who counts those, too.
+
+        Raises:
+            EventTooLargeError: One has no end.
+        """
+        for line in self._lines(piece):
+            self._size += len(line)
+            if self._size > self._max_bytes:
+                raise EventTooLargeError
+            if line:
+                self._field(line)
+                continue
+            if self._data or self._id is not None or self._retry_ms is not None:
+                yield Event(self._name, b"\n".join(self._data), self._id, self._retry_ms)
+            else:
+                yield SILENT
+            self._begin()
+
+    def _lines(self, piece: bytes) -> Iterator[bytes]:
+        if self._mark is not None:
+            piece = self._without_mark(piece)
+        if self._ended_in_return and piece:
+            # The line ended with the return; the feed after it belongs to that.
+            piece = piece.removeprefix(b"\n")
+            self._ended_in_return = False
+        if b"\r" in piece:
+            self._ended_in_return = piece.endswith(b"\r")
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *complete, rest = piece.split(b"\n")
+        if complete:
+            # Joined only now, or a long line in many pieces would be copied with each of them.
+            complete[0] = b"".join((*self._pending, complete[0]))
+            self._pending, self._pending_bytes = [], 0
+        if rest:
+            self._pending.append(rest)
+            self._pending_bytes += len(rest)
+            if self._pending_bytes > self._max_bytes:
+                raise EventTooLargeError
+        yield from complete
+
+    def _without_mark(self, piece: bytes) -> bytes:
+        """Return what is to be read of the stream so far, whose mark may be cut in two."""
+        begun = (self._mark or b"") + piece
+        if len(begun) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(begun):
+            self._mark = begun
+            return b""
+        self._mark = None
+        return begun.removeprefix(BYTE_ORDER_MARK)
+
+    def _field(self, line: bytes) -> None:
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value.decode("utf-8", "replace") or MESSAGE
+        elif field == b"id" and b"\0" not in value:
+            self._id = value.decode("utf-8", "replace")
+        elif field == b"retry" and value.isdigit() and len(value) <= MAX_RETRY_DIGITS:
+            self._retry_ms = int(value)
 
 
-def with_data(event: bytes, data: bytes) -> bytes:
-    """Return *event* with *data*, which is one line, in place of its own."""
-    others = [line for line in event.splitlines() if line and _field(line)[0] != b"data"]
-    return b"\n".join([*others, b"data: " + data, b"", b""])
-
-
-def _kind_and_data(event: bytes) -> tuple[bytes, bytes | None]:
-    fields = [_field(line) for line in event.splitlines()]
-    kinds = [value for name, value in fields if name == b"event"]
-    data = b"\n".join(value for name, value in fields if name == b"data")
-    return kinds[-1] if kinds else b"", data or None
-
-
-def _field(line: bytes) -> tuple[bytes, bytes]:
-    name, _, value = line.partition(b":")
-    return name, value.removeprefix(b" ")
+def written(event: Event) -> bytes:
+    """Return the text of an event whose data is one line."""
+    lines = [f"event: {event.name}".encode()]
+    if event.id is not None:
+        lines.append(f"id: {event.id}".encode())
+    if event.retry_ms is not None:
+        lines.append(b"retry: %d" % event.retry_ms)
+    return b"\n".join([*lines, b"data: " + event.data, b"", b""])

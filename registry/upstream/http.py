@@ -22,13 +22,7 @@ from registry.upstream.errors import (
     UpstreamProtocolError,
     UpstreamTooLargeError,
 )
-from registry.upstream.events import (
-    EventSplitter,
-    endpoint_of,
-    is_silent,
-    message_of,
-    with_data,
-)
+from registry.upstream.events import ENDPOINT, MESSAGE, SILENT, Event, EventParser, written
 from registry.upstream.guard import DEFAULT_PORTS, UrlGuard
 
 LONG_MESSAGE_BYTES = 256 * 1024
@@ -40,7 +34,6 @@ MOST_EVENTS = 50_000
 EVENTS_AT_ONCE = 500
 """After so many others have their turn."""
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PLAIN = frozenset({"", "identity"})
 """Content codings that leave a body as it is."""
 
@@ -100,14 +93,14 @@ class Exchange:
         self.broken = error
         self._tell()
 
-    def endpoint_named(self, event: bytes) -> bytes | None:
+    def endpoint_named(self, event: Event) -> bytes | None:
         """Return the event that names the endpoint, as the SDK takes it; None of one before it.
 
         Messages go to the origin that was registered, however the stream writes it, and to no
         other.
         """
-        stream_url, endpoint = self.stream_url, endpoint_of(event)
-        if stream_url is None or endpoint is None:
+        stream_url, endpoint = self.stream_url, event.data
+        if stream_url is None or event.name != ENDPOINT or not endpoint:
             return None
         self.stream_url, own = None, urlsplit(stream_url)
         try:
@@ -119,7 +112,7 @@ class Exchange:
             told = "It wants messages to be sent to another origin, which is not done."
             raise self.refused(UpstreamProtocolError(told))
         place = named._replace(scheme=own.scheme, netloc=own.netloc, fragment="")
-        return with_data(event, place.geturl().encode())
+        return written(event._replace(data=place.geturl().encode()))
 
     def _tell(self) -> None:
         on_failure, self.on_failure = self.on_failure, None
@@ -273,15 +266,12 @@ class _RewrittenBody(_RewrittenStream):
 class _RewrittenEvents(_RewrittenStream):
     @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        events = EventSplitter()
-        is_first = True
+        events = EventParser(self._exchange.max_bytes)
         async for chunk in self._inner:
-            piece = chunk.removeprefix(BYTE_ORDER_MARK) if is_first else chunk
-            is_first = False
-            for event in events.feed(piece):
+            for event in events.feed_all(chunk):
                 if self._exchange.take_event() % EVENTS_AT_ONCE == 0:
                     await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop, not a time
-                if is_silent(event):
+                if event is SILENT:
                     # Whoever reads on would take as long again to find nothing in it.
                     continue
                 if self._exchange.stream_url is not None:
@@ -290,8 +280,11 @@ class _RewrittenEvents(_RewrittenStream):
                     if endpoint is not None:
                         yield endpoint
                     continue
-                data = message_of(event)
-                yield event if data is None else with_data(event, await self._rewritten(data))
+                if event.name == MESSAGE and event.data:
+                    rewritten = await self._rewritten(event.data)
+                    yield written(event._replace(data=rewritten))
+                elif b"\n" not in event.data:
+                    yield written(event)
 
 
 REWRITTEN = {"application/json": _RewrittenBody, "text/event-stream": _RewrittenEvents}

@@ -118,6 +118,24 @@ async def test_results_get_what_the_new_era_demands(
     assert called.json()["result"].keys().isdisjoint({"ttlMs", "cacheScope"})
 
 
+@pytest.mark.parametrize(("mark", "end"), [(b"", b"\r"), (b"\xef\xbb\xbf", b"\n")])
+async def test_events_of_any_form_are_understood(
+    gateway: Gateway, upstream: ScriptedUpstream, mark: bytes, end: bytes
+) -> None:
+    async def on(received: Request) -> None:
+        await received.start(**EVENTS)
+        text = mark + event(answer_to(received, {"content": [{"type": "text", "text": "x"}]}))
+        await received.chunk(text.replace(b"\n", end), more=True)
+        await received.wait_for_disconnect()
+
+    upstream.behaviour = LegacyServer(on)
+
+    async with asyncio.timeout(WAIT_SECONDS):
+        answer = await ask(gateway)
+
+    assert answer.json()["result"]["content"] == [{"type": "text", "text": "x"}]
+
+
 async def test_what_only_the_new_era_knows_does_not_reach_the_server(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:

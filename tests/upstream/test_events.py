@@ -1,4 +1,4 @@
-"""Events of a stream, however its bytes are cut."""
+"""Events of a stream, however its bytes are cut: the parser of discovery and gateway."""
 
 from itertools import pairwise
 
@@ -6,59 +6,120 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.upstream.events import EventSplitter, message_of, with_data
+from registry.upstream.events import (
+    BYTE_ORDER_MARK,
+    SILENT,
+    Event,
+    EventParser,
+    EventTooLargeError,
+    written,
+)
 
-STREAMS = [
-    b": comment\n\ndata: 1\n\nevent: ping\ndata: 2\n\n",
-    b"data: 1\r\n\r\nid: 7\r\ndata: 2\r\n\r\n",
-    b"data: 1\r\rdata:2\r\r",
-    b"\n\n\ndata: 1\n\r\ndata: 2\r\n\n",
-]
+ENDS = ("\n", "\r", "\r\n")
+TEXT = st.text(alphabet="ab: é{}", max_size=6)
+FIELDS = st.one_of(
+    st.tuples(st.just("data"), TEXT),
+    st.tuples(st.just("event"), st.sampled_from(["", "message", "endpoint", "x"])),
+    st.tuples(st.just("id"), TEXT),
+    st.tuples(st.just("retry"), st.sampled_from(["5", "x", ""])),
+    st.tuples(st.sampled_from(["", "other"]), TEXT),
+)
+BLOCKS = st.lists(st.lists(FIELDS, max_size=4), max_size=5)
+
+
+def parsed(*pieces: bytes) -> list[Event]:
+    parser = EventParser()
+    return [event for piece in pieces for event in parser.feed(piece)]
 
 
 @pytest.mark.parametrize(
-    ("event", "message"),
+    ("stream", "events"),
     [
-        (b"data: {}\n\n", b"{}"),
-        (b"data:{}\r\n\r\n", b"{}"),
-        (b"data:  {}\n\n", b" {}"),
-        (b"data: {\ndata: }\n\n", b"{\n}"),
-        (b"event: message\ndata: {}\n\n", b"{}"),
-        (b"event:\ndata: {}\n\n", b"{}"),
-        (b"event: endpoint\ndata: /x\n\n", None),
-        (b"id: 1\ndata:\n\n", None),
-        (b": data: x\n\n", None),
-        (b"database: x\n\n", None),
+        (b"data: {}\n\n", [Event("message", b"{}")]),
+        (b"data:{}\r\n\r\n", [Event("message", b"{}")]),
+        (b"data: 1\r\rdata:2\r\r", [Event("message", b"1"), Event("message", b"2")]),
+        (b"\xef\xbb\xbfdata: 1\n\n", [Event("message", b"1")]),
+        (b"data: \xef\xbb\xbf\n\n", [Event("message", b"\xef\xbb\xbf")]),
+        (b"data:  {}\n\n", [Event("message", b" {}")]),
+        (b"data: {\rdata: }\r\n\n", [Event("message", b"{\n}")]),
+        (b"event:\ndata: {}\n\n", [Event("message", b"{}")]),
+        (b"event: endpoint\ndata: /x\n\n", [Event("endpoint", b"/x")]),
+        (b"id: 1\nretry: 5\n\n", [Event("message", b"", "1", 5)]),
+        (b"id: a\0\n\ndata: 1\n\n", [Event("message", b"1")]),
+        (b": data: x\n\ndatabase: x\n\n", []),
+        (b"data: cut off", []),
+        (b"data: cut off\n", []),
+        (b"data\n\n", [Event("message", b"")]),
     ],
 )
-def test_the_data_of_messages_is_told_from_everything_else(
-    event: bytes, message: bytes | None
+def test_events_are_read_as_the_standard_says(stream: bytes, events: list[Event]) -> None:
+    assert parsed(stream) == events
+
+
+@given(
+    blocks=BLOCKS,
+    end=st.sampled_from(ENDS),
+    cuts=st.sets(st.integers(1, 200)),
+    mark=st.sampled_from([b"", BYTE_ORDER_MARK]),
+)
+def test_events_are_the_same_whatever_ends_lines_and_wherever_the_stream_is_cut(
+    blocks: list[list[tuple[str, str]]], end: str, cuts: set[int], mark: bytes
 ) -> None:
-    assert message_of(event) == message
-
-
-def test_other_data_leaves_the_rest_of_an_event_alone() -> None:
-    event = b"id: 1\r\ndata: a\r\nretry: 5\r\ndata: b\r\n: note\r\n\r\n"
-
-    assert with_data(event, b"c") == b"id: 1\nretry: 5\n: note\ndata: c\n\n"
-
-
-@given(stream=st.sampled_from(STREAMS), cuts=st.sets(st.integers(1, 40)))
-def test_events_are_the_same_wherever_the_stream_is_cut(stream: bytes, cuts: set[int]) -> None:
-    splitter = EventSplitter()
-    edges = [0, *sorted(cuts), len(stream)]
+    lines = [line for block in blocks for line in [*(f"{k}: {v}" for k, v in block), ""]]
+    stream = mark + "".join(line + end for line in lines).encode()
+    edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
     pieces = [stream[begin:end] for begin, end in pairwise(edges)]
 
-    events = [event for piece in pieces for event in splitter.feed(piece)]
+    assert parsed(*pieces) == parsed("".join(f"{line}\n" for line in lines).encode())
 
-    messages = [message for event in events if (message := message_of(event)) is not None]
-    assert messages == [b"1", b"2"] or (b"ping" in stream and messages == [b"1"])
+
+@given(st.lists(st.binary(max_size=12), max_size=12))
+def test_any_bytes_are_read_alike_in_pieces_and_at_once(pieces: list[bytes]) -> None:
+    assert parsed(*pieces) == parsed(b"".join(pieces))
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"data:1", b"\xef", b"\xbb\xbf", b"id:1"])))
+def test_ends_of_lines_and_marks_are_read_alike_however_they_are_cut(pieces: list[bytes]) -> None:
+    whole = b"".join(pieces)
+    # By the standard: the mark goes, and each of the three ends is one.
+    lines = whole.removeprefix(BYTE_ORDER_MARK)
+    usual = lines.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    usual = usual.removeprefix(BYTE_ORDER_MARK) if lines == whole else usual
+
+    single = [whole[at : at + 1] for at in range(len(whole))]
+
+    assert parsed(*pieces) == parsed(*single) == parsed(whole)
+    assert parsed(whole) == parsed(b"\n" + usual)
 
 
 def test_an_event_is_given_out_with_its_last_byte() -> None:
-    splitter = EventSplitter()
+    parser = EventParser()
 
-    assert list(splitter.feed(b"data: 1\n")) == []
-    assert list(splitter.feed(b"\ndata: 2")) == [b"data: 1\n\n"]
-    assert list(splitter.feed(b"\r")) == []
-    assert list(splitter.feed(b"\r")) == [b"data: 2\r\r"]
+    assert list(parser.feed(b"data: 1\n")) == []
+    assert list(parser.feed(b"\ndata: 2")) == [Event("message", b"1")]
+    assert list(parser.feed(b"\r")) == []
+    assert list(parser.feed(b"\r")) == [Event("message", b"2")]
+    assert list(parser.feed(b"\n")) == []
+
+
+def test_what_says_nothing_can_be_counted() -> None:
+    assert list(EventParser().feed_all(b": x\n\n\ndata: 1\n\n")) == [
+        SILENT,
+        SILENT,
+        Event("message", b"1"),
+    ]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_an_event_without_an_end_is_given_up(end: bytes) -> None:
+    parser = EventParser(max_bytes=100)
+    pieces = (list(parser.feed(b"data: 12345" + end)) for _ in range(30))
+
+    with pytest.raises(EventTooLargeError):
+        list(pieces)
+
+
+def test_an_event_is_written_as_it_is_read() -> None:
+    event = Event("endpoint", b"/x", "7", 5)
+
+    assert parsed(written(event)) == [event]
