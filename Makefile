@@ -8,7 +8,9 @@ PYTEST_ARGS ?= -n 2 --dist loadscope
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Everything, and what running needs alone.
 INSTALLED := $(VENV)/.installed
+RUNNABLE := $(VENV)/.runnable
 GENERATED := packages/models/_generated
 MODELS := $(GENERATED)/.schema-version
 SOURCES := registry packages scripts tests
@@ -24,8 +26,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: run
-run: $(INSTALLED) $(MODELS) ## Start a complete local registry; Ctrl-C stops it
-	$(BIN)/registry serve --local
+run: $(RUNNABLE) $(MODELS) ## Start a complete local registry; Ctrl-C stops it
+	@REGISTRY_HOME="$${REGISTRY_HOME:-.registry}" $(BIN)/registry serve --local
 
 .PHONY: test
 test: $(INSTALLED) $(MODELS) ## Run the tests (PYTEST_ARGS="..." replaces the options)
@@ -43,7 +45,7 @@ bench: $(INSTALLED) $(MODELS) ## Measure the gateway and print ratios
 	$(BIN)/python -m scripts.bench
 
 .PHONY: schemas
-schemas: $(INSTALLED) ## Generate the models from the pinned JSON Schemas
+schemas: $(RUNNABLE) ## Generate the models from the pinned JSON Schemas
 	$(BIN)/generate-schemas
 
 .PHONY: docs
@@ -89,13 +91,19 @@ clean: ## Remove what was built, installed and cached; .registry/ stays
 
 # A dead link where the interpreter was: it has been upgraded or removed.
 ifneq ($(shell test -x $(BIN)/python && echo yes),yes)
-.PHONY: $(INSTALLED)
+.PHONY: $(INSTALLED) $(RUNNABLE)
 endif
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install.sh
 	@PYTHON='$(PYTHON)' USE_UV='$(USE_UV)' VENV='$(VENV)' sh scripts/install.sh
+	@touch $@ $(RUNNABLE)
+
+$(RUNNABLE): pyproject.toml constraints-run.txt scripts/install.sh
+	@test $(INSTALLED) -nt constraints.txt || \
+		PYTHON='$(PYTHON)' USE_UV='$(USE_UV)' VENV='$(VENV)' PINS=constraints-run.txt \
+		sh scripts/install.sh
 	@touch $@
 
-$(MODELS): $(INSTALLED) scripts/generate_schemas.py $(shell find packages/models/generator packages/models/schemas -name '*.py' -o -name '*.json' -o -name SHA256SUMS)
+$(MODELS): $(RUNNABLE) $(shell find packages/models/generator packages/models/schemas -name '*.py' -o -name '*.json' -o -name SHA256SUMS)
 	$(BIN)/generate-schemas
 	@touch $@

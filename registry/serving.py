@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp
 
@@ -22,7 +22,7 @@ from packages.models import check_generated
 from registry.auth.keys import KeyPairError, load_signing_keys
 from registry.core.clock import SystemClock
 from registry.core.logs import configure_logging
-from registry.core.settings import Settings, SettingsError, load_settings
+from registry.core.settings import Settings, SettingsError, default_home, load_settings
 from registry.local.home import LocalHome, settings_overrides
 from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
@@ -58,7 +58,7 @@ class Location(BaseSettings):
     """Where a local instance may be, read before there are any settings."""
 
     mongo_uri: SecretStr | None = None
-    registry_home: Path = Path(".registry")
+    registry_home: Path = Field(default_factory=default_home)
 
 
 class KeyFiles(BaseSettings):

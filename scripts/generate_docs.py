@@ -159,6 +159,8 @@ def _bounds(field: FieldInfo) -> list[str]:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
+    if field.default_factory is not None:
+        return "see there"
     value = field.default
     if value is None or value == ():
         return "none"

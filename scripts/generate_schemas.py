@@ -1,101 +1,15 @@
 #!/usr/bin/env python3
-"""Generate the models of the shared collections from the published JSON Schemas.
+"""The same as `generate-schemas`, for a fresh clone: it needs no installation of this project."""
 
-Without `--source`, a version that is pinned under `packages/models/schemas/` is generated offline,
-and any other is downloaded from the releases of jarvis-api and pinned.
-"""
-
-import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
-    # Run as a file from a fresh clone, only this folder is on the path.
+    # Run as a file, only this folder is on the path.
     sys.path.insert(0, str(ROOT))
 
-from packages.models.generator import folder, pins  # noqa: E402 - needs the path above
-from packages.models.generator.download import Limits  # noqa: E402
-from packages.models.generator.errors import GenerationError  # noqa: E402
-from packages.models.generator.pipeline import PINNED_SCHEMAS, generated  # noqa: E402
-from packages.models.generator.releases import normalised_version  # noqa: E402
-from packages.models.generator.sources import Source, files_of  # noqa: E402
-from packages.models.version import SCHEMA_VERSION  # noqa: E402
-
-OUTPUT = ROOT / "packages" / "models" / "_generated"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code. Failures are one line on stderr."""
-    arguments = _parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except GenerationError as exc:
-        print(f"generate-schemas: {exc}", file=sys.stderr)
-        return 1
-    except OSError as exc:
-        reason = exc.strerror or type(exc).__name__
-        print(f"generate-schemas: {exc.filename or arguments.output}: {reason}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    output: Path = arguments.output
-    version = normalised_version(
-        arguments.version or folder.found_version(output) or SCHEMA_VERSION
-    )
-    source = Source(
-        version=version,
-        place=arguments.source,
-        schemas=arguments.schemas,
-        is_said=arguments.version is not None,
-        token=os.environ.get("GITHUB_TOKEN"),  # noqa: TID251 - settings need a configured system
-        limits=Limits(total_seconds=arguments.timeout_seconds),
-    )
-    found = files_of(source, print)
-    files = generated(version, found.files)
-    if arguments.check:
-        folder.require_same(output, files)
-        print(f"{output} is up to date with {version}")
-        return
-    if found.is_new:
-        for name in pins.changed_pins(arguments.schemas, version, found.files):
-            print(f"{name} of {version} was pinned with other content; replaced")
-        pins.write_pinned(arguments.schemas, version, found.files)
-        print(f"pinned {version} in {arguments.schemas / version}")
-    folder.write(output, files)
-    print(f"generated {version} in {output}")
-    if version != SCHEMA_VERSION:
-        print(f"this program expects {SCHEMA_VERSION} and will not start with {version}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="generate-schemas", description=__doc__)
-    parser.add_argument(
-        "--version",
-        help="release such as v0.0.31; default: .schema-version of the output folder, "
-        f"else {SCHEMA_VERSION}",
-    )
-    parser.add_argument(
-        "--source",
-        metavar="DIR|URL",
-        help="take the files from here and pin them; https only, or http on loopback",
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail if the output is not up to date"
-    )
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
-    parser.add_argument(
-        "--schemas", type=Path, default=PINNED_SCHEMAS, help="folder of the pinned schemas"
-    )
-    parser.add_argument(
-        "--timeout-seconds", type=float, default=120.0, help="longest wait for a whole download"
-    )
-    return parser
-
+from packages.models.generator.command import main  # noqa: E402 - needs the path above
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,10 +5,14 @@
 #   VENV    folder of the environment (.venv)
 #   PYTHON  interpreter to make it with (the first fitting one of python3.13, 3.12, 3.11, python3)
 #   USE_UV  1: use uv; 0: use venv and pip; empty: uv when it is installed
+#   PINS    constraints.txt: everything; constraints-run.txt: what running needs
 set -eu
 
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
+pins=${PINS:-constraints.txt}
+# What developers installed stays: it holds what running needs, too.
+[ -e "$venv/.installed" ] && pins=constraints.txt
 oldest=3.11
 newest=3.13
 
@@ -73,16 +77,44 @@ if ! fits "$venv/bin/python"; then
     fi
 fi
 
+# pip says nothing for minutes when it is quiet, and too much when it is not: count.
+counted() {
+    total=$(grep -c '^[a-zA-Z0-9]' "$pins")
+    while read -r word package _; do
+        case $word in
+            Collecting) done=$((${done:-0} + 1)) ;;
+            Installing) package="all of them: this takes a while" ;;
+            *) continue ;;
+        esac
+        if [ -t 1 ]; then
+            printf '\r\033[Kinstall: %s of about %s: %s' "${done:-0}" "$total" "$package"
+        elif [ "$word" = Installing ] || [ $((done % 25)) = 0 ]; then
+            echo "install: ${done:-0} of about $total: $package"
+        fi
+    done
+    [ ! -t 1 ] || printf '\r\033[K'
+}
+
+# Its exit status, for a pipe has that of its last command only.
+failed="$venv/.install-failed"
+
 # The build backend is among the pins, so building this project fetches nothing.
 if [ "$use_uv" = 1 ]; then
-    echo "install: uv, $(describe "$venv/bin/python"), into $venv"
-    uv pip sync --quiet --python "$venv/bin/python" --require-hashes constraints.txt
+    echo "install: uv, $(describe "$venv/bin/python"), $pins into $venv"
+    uv pip sync --python "$venv/bin/python" --require-hashes "$pins"
     uv pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation -e .
 else
-    echo "install: pip, $(describe "$venv/bin/python"), into $venv; this takes a minute or two"
+    echo "install: pip, $(describe "$venv/bin/python"), $pins into $venv"
     "$venv/bin/python" -c "import pip" 2>/dev/null || "$venv/bin/python" -m ensurepip --upgrade
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --require-hashes -r constraints.txt
+    rm -f "$failed"
+    {
+        "$venv/bin/python" -m pip install --disable-pip-version-check --no-color \
+            --progress-bar off --require-hashes -r "$pins" || touch "$failed"
+    } | counted
+    if [ -e "$failed" ]; then
+        rm -f "$failed"
+        fail "pip could not install $pins; what it said is above"
+    fi
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --no-deps --no-build-isolation -e .
 fi

@@ -67,6 +67,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
         "PATH": os.defpath,
         "HOME": str(folder),
         "REGISTRY_PORT": address.rpartition(":")[2],
+        "REGISTRY_HOME": ".registry",
     }
     process = subprocess.Popen(
         [REGISTRY, "serve", "--local"],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+import platformdirs
 from pydantic import (
     Field,
     SecretStr,
@@ -25,6 +26,12 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 CREDS_KEY_HEX_CHARACTERS = 64
 CREDS_IV_HEX_CHARACTERS = 32
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def default_home() -> Path:
+    """Return the folder of local mode: the checkout's own, or else the user's."""
+    own = Path(".registry")
+    return own if own.is_dir() else platformdirs.user_data_path("mcp-gateway-registry")
 
 
 class SettingsError(Exception):
@@ -118,7 +125,10 @@ class Settings(BaseSettings):
         default=10.0, ge=0, description="Longest time for requests in flight to end after that."
     )
     registry_home: Path = Field(
-        default=Path(".registry"), description="Folder of local mode: data, keys, admin token."
+        default_factory=default_home,
+        description="Folder of local mode: data, keys, admin token. By default `.registry` where "
+        "there is one in the working folder (`make run` makes it), else "
+        "`~/.local/share/mcp-gateway-registry`.",
     )
     registry_local: bool = Field(
         default=False, description="Set by `registry serve --local`; relaxes nothing by itself."

@@ -50,8 +50,8 @@ class MissingExtraError(LocalError):
 
     def __init__(self, package: str) -> None:
         super().__init__(
-            f"Local mode needs the package {package}: install the `embedded` extra "
-            "(pip install 'mcp-gateway-registry[embedded]')."
+            f"Local mode needs the package {package}, which is not installed here; the container "
+            "image leaves it out. Serve with a MongoDB of your own (MONGO_URI)."
         )
 
 

@@ -74,7 +74,21 @@ def test_check_runs_format_lint_types_imports_and_tests_in_this_order() -> None:
 
 
 def test_run_starts_the_local_registry() -> None:
-    assert make("--dry-run", "run").splitlines()[-1] == ".venv/bin/registry serve --local"
+    assert make("--dry-run", "run").splitlines()[-1] == (
+        'REGISTRY_HOME="${REGISTRY_HOME:-.registry}" .venv/bin/registry serve --local'
+    )
+
+
+def test_run_installs_what_running_needs_and_test_the_rest(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "constraints-run.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/install.sh", tmp_path / "scripts")
+
+    assert "PINS=constraints-run.txt" in make("--dry-run", "run", folder=tmp_path)
+    first = make("--dry-run", "test", folder=tmp_path).partition("touch .venv/.installed")[0]
+    assert "scripts/install.sh" in first
+    assert "PINS" not in first
 
 
 def test_clean_removes_what_was_made_and_keeps_data_and_the_readme(tmp_path: Path) -> None:

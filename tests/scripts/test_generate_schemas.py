@@ -15,11 +15,12 @@ import pytest
 from bson import ObjectId
 
 from packages.models import SCHEMA_VERSION
+from packages.models.generator import command
 from packages.models.generator.pipeline import PINNED_SCHEMAS
-from scripts import generate_schemas
 from tests.models.release_server import Reply, start_release_server
+from tests.repository.files import ROOT
 
-SCRIPT = Path(generate_schemas.__file__)
+SCRIPT = ROOT / "scripts/generate_schemas.py"
 RAW_OPTIONS = Path(__file__).parent.parent / "models" / "data" / "raw_MCPOptions.json"
 MANDATORY = ["MCPOptions.json", "MCPServerDocument.json", "Token.json"]
 MODULES = [
@@ -59,7 +60,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def run(schemas: Path, output: Path, *arguments: str) -> int:
-    return generate_schemas.main(["--schemas", str(schemas), "--output", str(output), *arguments])
+    return command.main(["--schemas", str(schemas), "--output", str(output), *arguments])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -130,7 +131,7 @@ def test_processes_with_other_hashes_and_folders_write_the_same(tmp_path: Path) 
 def test_the_readme_that_is_kept_in_git_is_left_as_it_is(schemas: Path, output: Path) -> None:
     run(schemas, output)
 
-    kept = generate_schemas.OUTPUT / "README.md"
+    kept = command.OUTPUT / "README.md"
     assert (output / "README.md").read_bytes() == kept.read_bytes()
 
 
