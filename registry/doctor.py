@@ -11,15 +11,20 @@ from packages.database.schema import wanted_indexes
 from packages.models import SCHEMA_VERSION, check_schema_version
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
+from registry.auth.repository import RevocationRepository
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
+from registry.policies.repository import PolicyRepository
 from registry.rotation import survey
+from registry.servers.lookup import ServerLookup
+from registry.tokens.repository import TokenRepository
+from registry.tools.repository import ToolRepository
 from registry.wiring.database import build_database
 from registry.wiring.keys import build_cipher, build_keys
 
 LISTED = 20
-"""Most unreadable values named one by one."""
+"""Most unreadable values, or documents, named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,9 @@ async def examine(settings: Settings) -> list[Finding]:
         findings += reachable
         if reachable[0].good:
             findings.append(await _indexes(database))
-            findings.append(await _ciphertexts(database, build_cipher(settings)))
+            cipher = build_cipher(settings)
+            findings.append(await _documents(database, cipher))
+            findings.append(await _ciphertexts(database, cipher))
     except MongoLoginError as exc:
         findings.append(Finding("database", good=False, message=str(exc)))
     finally:
@@ -118,6 +125,30 @@ def _shape(index: Any) -> tuple[Any, ...]:
         bool(index.get("sparse")),
         index.get("expireAfterSeconds"),
     )
+
+
+async def _documents(database: Database, cipher: Cipher) -> Finding:
+    """Say which documents hold what cannot be read; each costs itself alone."""
+    problems: list[str] = []
+    async for key, told in ServerLookup(database).unreadable():
+        problems.append(f"mcpservers/{key} ({'; '.join(told)})")
+    async for key, told in ToolRepository(database, versions_kept=1).unreadable():
+        problems.append(f"mcp_tools/{key} ({'; '.join(told)})")
+    problems += [
+        f"access_policies/{policy.id} ({policy.problem})"
+        for policy in (await PolicyRepository(database).every()).values()
+        if policy.problem is not None
+    ]
+    for name, keys in (
+        ("tokens", await TokenRepository(database, cipher).unreadable()),
+        ("revoked_tokens", await RevocationRepository(database).unreadable()),
+    ):
+        problems += [f"{name}/{key}" for key in keys]
+    if not problems:
+        return Finding("documents", good=True, message="all readable")
+    more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+    text = f"{len(problems)} that cannot be read as a whole: {', '.join(problems[:LISTED])}{more}"
+    return Finding("documents", good=False, message=text)
 
 
 async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:

@@ -88,6 +88,7 @@ async def test_a_sound_registry_has_only_good_findings(
         "database",
         "replica set",
         "indexes",
+        "documents",
         "credentials",
     ]
     assert findings[-1].message == "5 stored, all readable"
@@ -120,6 +121,45 @@ async def test_of_many_unreadable_values_some_are_named_and_all_counted(
 
     assert found["credentials"].count("tokens/") == LISTED
     assert found["credentials"].endswith(" and 5 more")
+
+
+async def test_documents_that_cannot_be_read_are_named_with_what_is_wrong(
+    database: Database, settings: Settings
+) -> None:
+    keys = [ObjectId() for _ in range(3)]
+    function = {"type": "function", "function": {"parameters": {"default": float("inf")}}}
+    config = {"toolFunctions": {"a_mcp_b": function, "_mcp_b": {"function": {}}}}
+    await database.collection("mcpservers").insert_many(
+        [
+            {"_id": "a text", "serverName": "a"},
+            {"_id": keys[0], "serverName": "b", "registry": {"sync_mode": "hourly"}},
+            {"_id": keys[1], "serverName": "c", "config": config},
+        ]
+    )
+    await database.collection("mcp_tools").insert_one(
+        {
+            **dict.fromkeys(("name", "external_id", "input_schema", "discovery_hash"), "{}"),
+            "_id": keys[2],
+            "owner_id": keys[0],
+            "source_type": "mcp",
+            "definition": "[" * 2_000,
+            "title": 5,
+            "registration_state": "selected",
+            "exposure_state": "active",
+        }
+    )
+
+    found = bad(await examine(settings))["documents"]
+
+    assert found == (
+        "4 that cannot be read as a whole: "
+        "mcpservers/a text (has an _id that is no ObjectId), "
+        f"mcpservers/{keys[0]} (registry.sync_mode is 'hourly', none of manual, scheduled, "
+        "webhook; it counts as manual), "
+        f"mcpservers/{keys[1]} (config.toolFunctions.a_mcp_b holds a number that is not finite; "
+        "the tool '' has no name), "
+        f"mcp_tools/{keys[2]} (definition cannot be read; title cannot be read)"
+    )
 
 
 async def test_values_that_are_no_credentials_are_named_too(

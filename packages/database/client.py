@@ -22,6 +22,7 @@ from pymongo.read_concern import ReadConcern
 from packages.database.batch import Batch, Bulk
 from packages.database.errors import DatabaseUnavailable, ReplicaSetNeeded, translated
 from packages.database.monitoring import SignOfLife
+from packages.database.stored import DECODING
 from packages.database.waiting import repair_driver
 
 Doc: TypeAlias = dict[str, Any]
@@ -107,7 +108,7 @@ class Database:
         try:
             client: AsyncMongoClient[Doc] = AsyncMongoClient(
                 uri,
-                tz_aware=True,
+                **DECODING,
                 appname="mcp-gateway-registry",
                 serverSelectionTimeoutMS=timeout_ms,
                 connectTimeoutMS=timeout_ms,

@@ -13,9 +13,10 @@ from typing import Any
 
 from pymongo import IndexModel
 
-from packages.database.changes import Change, Heard, Position, Watched
+from packages.database.changes import Change, Heard, Position, Watched, row_id
 from packages.database.client import Database, Doc
 from packages.database.errors import translated
+from packages.database.stored import EARLIEST
 
 OVERLAP = timedelta(seconds=5)
 """How far the clocks of those who write may differ without a change being missed."""
@@ -48,6 +49,7 @@ class Polling:
     """Implements `ChangeFeed` by asking again and again.
 
     Args:
+        now: Tells the time. Later times that documents say of themselves hide no others.
         sleep: Waits a number of seconds.
         seconds: How long to wait between two rounds.
     """
@@ -59,11 +61,13 @@ class Polling:
         database: Database,
         watched: Sequence[Watched],
         *,
+        now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]],
         seconds: float,
     ) -> None:
         self._database = database
         self._watched = watched
+        self._now = now
         self._sleep = sleep
         self._seconds = seconds
         self._rounds = max(int(RECHECK_SECONDS / seconds), 1)
@@ -97,7 +101,8 @@ class Polling:
         collection = self._database.collection(item.collection)
         told: list[Change] = [] if changes is None else changes
         count = await collection.estimated_document_count()
-        newest = before.newest if before is not None else await self._newest(item)
+        latest = self._now() + OVERLAP
+        newest = before.newest if before is not None else await self._newest(item, latest)
         floor = before.floor if before is not None else _earlier(newest)
         query: Doc = {item.stamp: {"$type": "date"} if floor is None else {"$gt": floor}}
         fields = {"_id": 1, item.stamp: 1, **({item.link: 1} if item.link else {})}
@@ -105,9 +110,10 @@ class Polling:
         about: dict[Change, None] = {}
         async for row in collection.find(query, fields, batch_size=RECENT):
             moment = row.get(item.stamp)
-            if isinstance(moment, datetime) and (newest is None or moment > newest):
+            if isinstance(moment, datetime) and (newest or EARLIEST) < moment <= latest:
                 newest = moment
-            key = (row["_id"], moment)
+            # By its text: an id, or what stands for a time, may be of a type without a hash.
+            key = (row_id(row["_id"]), moment if isinstance(moment, datetime) else None)
             if len(found) <= RECENT:
                 found.add(key)
             if before is not None and key not in before.recent:
@@ -125,9 +131,10 @@ class Polling:
         kept = frozenset(key for key in found if _is_after(key[1], floor))
         return _Seen(count, newest, floor, kept, counts)
 
-    async def _newest(self, item: Watched) -> datetime | None:
+    async def _newest(self, item: Watched, latest: datetime) -> datetime | None:
         collection = self._database.collection(item.collection)
-        row = await collection.find_one({}, {item.stamp: 1}, sort=[(item.stamp, -1)])
+        query = {item.stamp: {"$lte": latest}}
+        row = await collection.find_one(query, {item.stamp: 1}, sort=[(item.stamp, -1)])
         moment = None if row is None else row.get(item.stamp)
         return moment if isinstance(moment, datetime) else None
 
@@ -168,7 +175,7 @@ def _fewer(before: _Seen | None, counts: Mapping[str, int]) -> list[str]:
 
 
 def _earlier(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment - OVERLAP
+    return None if moment is None else max(moment, EARLIEST + OVERLAP) - OVERLAP
 
 
 def _later(moment: datetime | None, floor: datetime | None) -> datetime | None:

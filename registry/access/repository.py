@@ -12,6 +12,7 @@ from pymongo import UpdateMany
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import id_of, moment_of, text_of
 from registry.access.policy import (
     ALL_BITS,
     NO_BITS,
@@ -24,6 +25,7 @@ from registry.access.policy import (
 from registry.access.ports import RESOURCE_TYPE
 from registry.access.sharing import PUBLIC, AccessRole, Entry, Principal
 from registry.auth.identity import UserContext
+from registry.core.json import choice_of
 
 
 @translates_driver_errors
@@ -149,7 +151,12 @@ class AclRepository:
         names = [f"{RESOURCE_TYPE}_{role.value}" for role in AccessRole]
         query: Doc = {"accessRoleId": {"$in": names}}
         roles = self._roles.find(query, {"accessRoleId": 1}, session=tx)
-        role_ids = {role["accessRoleId"]: role["_id"] async for role in roles}
+        role_ids = {
+            name: role["_id"]
+            async for role in roles
+            if (name := text_of(role.get("accessRoleId"))) is not None
+            and isinstance(role["_id"], ObjectId)
+        }
         by: Doc = {"grantedBy": ObjectId(granted_by), "grantedAt": now, "updatedAt": now}
         # Nothing keeps the other application from writing two entries about one principal.
         writes = [
@@ -171,7 +178,6 @@ class AclRepository:
         )
 
 
-KINDS = {kind.value: kind for kind in PrincipalType}
 NOBODY = "nobody"
 """Stands for the kind of principals that entries name in ways we do not know."""
 
@@ -220,14 +226,14 @@ def _entry(row: dict[str, Any]) -> Entry | None:
         principal=PUBLIC if kind is PrincipalType.PUBLIC else Principal(kind, str(principal)),
         bits=_bits(row.get("permBits")),
         expires_at=_end(row.get("expiredAt")),
-        granted_by=None if by is None else str(by),
-        granted_at=at if isinstance(at := row.get("grantedAt"), datetime) else None,
+        granted_by=id_of(by),
+        granted_at=moment_of(row.get("grantedAt")),
     )
 
 
 def _kind(row: dict[str, Any]) -> PrincipalType | None:
     """Return what kind of principal an entry names in the way that kind is named, or None."""
-    kind = KINDS.get(str(row.get("principalType")))
+    kind = choice_of(PrincipalType, row.get("principalType"))
     match kind:
         case PrincipalType.PUBLIC | None:
             return kind
@@ -247,9 +253,7 @@ def _bits(stored: object) -> int:
 
 
 def _end(stored: object) -> datetime | None:
-    if stored is None or isinstance(stored, datetime):
-        return stored
-    return ENDED
+    return None if stored is None else moment_of(stored) or ENDED
 
 
 def _names(grant: Grant, user: UserContext) -> bool:

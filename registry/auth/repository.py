@@ -5,13 +5,18 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+import structlog
 from bson import ObjectId
 
 from packages.database.client import Database, Doc
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import LATEST, id_of, moment_of, text_of
 from packages.models.sessions import RevokedToken
 from registry.auth.revocation import Revocation, RevocationKind
 from registry.auth.values import DirectoryEntry, Person
+from registry.core.json import choice_of
+
+log = structlog.get_logger()
 
 USER, GROUP, ROLE = "user", "group", "role"
 BUILT_IN_ROLES = ("ADMIN", "USER")
@@ -45,7 +50,7 @@ class DirectoryRepository:
         stored_role, disabled = user.get("role"), user.get("disabled")
         return DirectoryEntry(
             role=stored_role if isinstance(stored_role, str) else None,
-            username=str(user.get("username") or ""),
+            username=text_of(user.get("username")) or "",
             groups=frozenset(
                 [str(group["_id"]) async for group in groups if isinstance(group["_id"], ObjectId)]
             ),
@@ -64,7 +69,7 @@ class DirectoryRepository:
             ids = [ObjectId(key) for asked_kind, key in asked if asked_kind == kind]
             if ids:
                 cursor = rows.find({"_id": {"$in": ids}}, fields)
-                found += [_person(kind, row) for row in await cursor.to_list()]
+                found += _people(kind, await cursor.to_list())
         names = [key for kind, key in asked if kind == ROLE]
         if names:
             found += [role for role in await self._all_roles() if role.id in names]
@@ -75,19 +80,19 @@ class DirectoryRepository:
         if ObjectId.is_valid(reference):
             row = await self._users.find_one({"_id": ObjectId(reference)}, USER_FIELDS)
             if row is not None:
-                return [_person(USER, row)]
+                return _people(USER, [row])
         folded = reference.strip().lower()
         for name in ("email", "username"):
             # Both applications store them in lower case.
             rows = await self._users.find({name: folded}, USER_FIELDS).to_list()
             if folded and rows:
-                return [_person(USER, row) for row in rows]
+                return _people(USER, rows)
         return []
 
     async def administrators(self) -> list[Person]:
         """Return the users whose stored role is the administrators'."""
         rows = await self._users.find({"role": {"$in": ADMIN_ROLES}}, USER_FIELDS).to_list()
-        return [_person(USER, row) for row in rows]
+        return _people(USER, rows)
 
     async def search(
         self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool
@@ -103,12 +108,12 @@ class DirectoryRepository:
             names = ("name", "username", *(("email",) if by_email else ()))
             query: Doc = {"$or": [{name: pattern} for name in names]}
             rows = self._users.find(query, USER_FIELDS, limit=limit)
-            found += [_person(USER, row) for row in await rows.to_list()]
+            found += _people(USER, await rows.to_list())
         names = ("name", *(("email",) if by_email else ()))
         if GROUP in wanted:
             query = {"$or": [{name: pattern} for name in names]}
             rows = self._groups.find(query, GROUP_FIELDS, limit=limit)
-            found += [_person(GROUP, row) for row in await rows.to_list()]
+            found += _people(GROUP, await rows.to_list())
         folded = text.lower()
         if ROLE in wanted:
             found += [role for role in await self._all_roles() if folded in role.id.lower()]
@@ -122,7 +127,7 @@ class DirectoryRepository:
 
     async def _all_roles(self) -> list[Person]:
         rows = await self._roles.find({}, {"name": 1}).to_list()
-        stored = [str(row["name"]) for row in rows if row.get("name")]
+        stored = [name for row in rows if (name := text_of(row.get("name")))]
         return [Person(ROLE, name, name) for name in dict.fromkeys((*BUILT_IN_ROLES, *stored))]
 
 
@@ -136,19 +141,43 @@ class RevocationRepository:
     async def unexpired(self, now: datetime) -> list[Revocation]:
         """Return everything that still refuses something."""
         rows = self._revoked.find({"expires_at": {"$gt": now}})
-        return [
-            Revocation(
-                RevocationKind(row["kind"]), row["subject"], row["revoked_at"], row["expires_at"]
-            )
-            async for row in rows
-        ]
+        found = {str(row["_id"]): _revocation(row) async for row in rows}
+        for key, revocation in found.items():
+            if revocation is None:
+                log.error("revocation_unreadable", revocation_id=key)
+        return [revocation for revocation in found.values() if revocation is not None]
+
+    async def unreadable(self) -> list[str]:
+        """Return the ids of the documents that do not say what is revoked."""
+        rows = self._revoked.find({})
+        return [str(row["_id"]) async for row in rows if _revocation(row) is None]
 
 
-def _person(kind: str, row: dict[str, Any]) -> Person:
-    username, email = row.get("username") or None, row.get("email") or None
+def _revocation(row: dict[str, Any]) -> Revocation | None:
+    """Return a stored revocation; None when it does not say what is revoked.
+
+    One without a time refuses all that was issued so far, and for ever where it has no end.
+    """
+    kind, subject = choice_of(RevocationKind, row.get("kind")), text_of(row.get("subject"))
+    if kind is None or subject is None:
+        return None
+    revoked_at = moment_of(row.get("revoked_at")) or LATEST
+    return Revocation(kind, subject, revoked_at, moment_of(row.get("expires_at")) or LATEST)
+
+
+def _people(kind: str, rows: Iterable[dict[str, Any]]) -> list[Person]:
+    return [person for row in rows if (person := _person(kind, row)) is not None]
+
+
+def _person(kind: str, row: dict[str, Any]) -> Person | None:
+    """Return a stored user or group; None for one whose id nobody can name."""
+    key = id_of(row["_id"])
+    if key is None:
+        return None
+    username, email = text_of(row.get("username")) or None, text_of(row.get("email")) or None
     # Never the address: names are for everybody.
-    name = row.get("name") or username or str(row["_id"])
-    return Person(kind, str(row["_id"]), str(name), username, email)
+    name = text_of(row.get("name")) or username or key
+    return Person(kind, key, name, username, email)
 
 
 def _begins_with(person: Person, text: str, *, by_email: bool) -> bool:

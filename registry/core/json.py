@@ -4,10 +4,12 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
 
 from pydantic import JsonValue as JsonValue  # noqa: PLC0414 - re-exported
 
+E = TypeVar("E", bound=StrEnum)
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 
@@ -48,6 +50,16 @@ def dump_text(value: JsonObject) -> bytes:
 def members(value: object) -> JsonObject:
     """Return *value* if it is an object, else an empty one: foreign documents hold anything."""
     return value if isinstance(value, dict) else {}
+
+
+def choice_of(kind: type[E], value: object) -> E | None:
+    """Return the member of *kind* that a text names; None for anything else."""
+    if not isinstance(value, str):
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        return None
 
 
 MAX_VALUES = 200_000

@@ -1,15 +1,20 @@
 """Reads and writes `mcp_features`. The only module that writes it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+import orjson
+import structlog
 from bson import ObjectId
 from pymongo import UpdateOne
 
 from packages.database.changes import row_id
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
+from packages.database.stored import id_of, text_of, whole_of
 from packages.models.features import ServerFeature
+from registry.core.json import choice_of
 from registry.features.reconcile import FeatureChanges, PlacedFeature
 from registry.features.values import (
     Feature,
@@ -18,6 +23,8 @@ from registry.features.values import (
     FeatureRow,
     StoredFeature,
 )
+
+log = structlog.get_logger()
 
 
 @translates_driver_errors
@@ -36,12 +43,16 @@ class FeatureRepository:
             {"_id": 0, "kind": 1, "key": 1, "definition": 1, "position": 1},
             session=tx,
         )
-        return {
-            (FeatureKind(row["kind"]), row["key"]): StoredFeature(
-                row["definition"], row["position"]
-            )
-            async for row in rows
-        }
+        stored: dict[FeatureKey, StoredFeature] = {}
+        async for row in rows:
+            kind, key = choice_of(FeatureKind, row.get("kind")), text_of(row.get("key"))
+            if kind is not None and key:
+                # What cannot be read differs from what is offered, and is written again.
+                position = whole_of(row.get("position"))
+                stored[kind, key] = StoredFeature(
+                    text_of(row.get("definition")) or "", -1 if position is None else position
+                )
+        return stored
 
     async def rows(self, owner_ids: Sequence[str]) -> AsyncIterator[FeatureRow]:
         """Yield everything stored of several servers, in each one's order.
@@ -54,8 +65,11 @@ class FeatureRepository:
         async with translated():
             rows = self._features.find(query, fields, sort=[("position", 1), ("_id", 1)])
             async for row in rows:
-                feature = Feature(FeatureKind(row["kind"]), row["key"], row["definition"])
-                yield FeatureRow(row_id(row["_id"]), str(row["owner_id"]), feature)
+                feature, owner_id = _feature(row), id_of(row["owner_id"])
+                if feature is None or owner_id is None:
+                    log.warning("feature_unusable", feature_id=str(row["_id"]), server_id=owner_id)
+                else:
+                    yield FeatureRow(row_id(row["_id"]), owner_id, feature)
 
     async def apply(
         self, owner_id: str, changes: FeatureChanges, now: datetime, tx: Transaction
@@ -77,6 +91,19 @@ class FeatureRepository:
     async def delete_of(self, owner_id: str, tx: Transaction) -> None:
         """Remove everything of one server."""
         await self._features.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
+
+
+def _feature(row: Mapping[str, Any]) -> Feature | None:
+    """Return a stored feature; None for one that clients could not read."""
+    kind, key = choice_of(FeatureKind, row.get("kind")), text_of(row.get("key"))
+    definition = text_of(row.get("definition"))
+    if kind is None or not key or definition is None:
+        return None
+    try:
+        is_object = isinstance(orjson.loads(definition), dict)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        is_object = False
+    return Feature(kind, key, definition) if is_object else None
 
 
 def _row(owner: ObjectId, placed: PlacedFeature, now: datetime) -> Doc:

@@ -5,16 +5,15 @@ than a few hundred are in memory as they are stored. What did not change is not 
 view that is served and the one that is being read share it.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
 
 import structlog
 
 from packages.database.changes import row_id
+from packages.database.errors import DatabaseUnavailable
 from registry.access.policy import Grant, Grants, ServerFacts
 from registry.access.repository import AclRepository
 from registry.core.errors import RegistryError
@@ -37,20 +36,26 @@ from registry.servers.lookup import ServerLookup
 from registry.servers.naming import slug_of
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tools.documents import is_object_text
 from registry.tools.metadata import facets_of, requires_approval, said_in
 from registry.tools.metadata import known as knowledge
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
-from registry.tools.values import ServedTool
+from registry.tools.values import ToolDefinition
 
 log = structlog.get_logger()
 
 SERVERS_AT_ONCE = 20
 """Servers read by one query of each collection."""
 
-MAX_CAPABILITIES_CHARACTERS = 64 * 1024
-
 MOST_SETS_OF_FACETS = 1_000
+
+STOPPING = (
+    *("serverName ", "config is "),
+    *(f"config.{name} " for name in ("type", "url", "headers", "apiKey", "customUserVars")),
+)
+"""How problems begin of which a server is not served: half of what says how it is reached, and
+with which credentials, is worse than nothing."""
 
 USER_KEY_MEMBERS = ("headers", "apiKey", "customUserVars")
 """What of a server's `config` its users' own headers are made of."""
@@ -153,6 +158,23 @@ class RouteReader:
         Raises:
             DatabaseUnavailable: They cannot be read.
         """
+        try:
+            return await self._read(server_ids, before, now)
+        except DatabaseUnavailable:
+            raise
+        except Exception as exc:  # noqa: BLE001 - one document must not cost the others
+            if len(server_ids) == 1:
+                reason = type(exc).__name__
+                log.warning("server_unusable", server_id=server_ids[0], reason=reason)
+                return {}
+        views: dict[str, ServerView] = {}
+        for server_id in server_ids:
+            views |= await self.read([server_id], before, now)
+        return views
+
+    async def _read(
+        self, server_ids: Sequence[str], before: Mapping[str, ServerView], now: datetime
+    ) -> dict[str, ServerView]:
         found = await self._sources.servers.by_ids_unchecked(server_ids)
         servers = [server for server in found if _is_served(server)]
         if not servers:
@@ -175,21 +197,23 @@ class RouteReader:
         async for row in self._sources.tools.rows(ids):
             own = rows[row.owner_id]
             own.ids += row.row_id
-            own.tools.append(
-                _tool_entry(
-                    row.name,
-                    row.definition,
-                    known.get(row.owner_id),
-                    is_behind=row.is_behind,
-                    facets=self._shared(row.facets),
-                    requires_approval=self._enforces_approvals and requires_approval(row.facets),
-                )
+            entry = _tool_entry(
+                row.name,
+                row.definition,
+                known.get(row.owner_id),
+                is_behind=row.is_behind,
+                facets=self._shared(row.facets),
+                requires_approval=self._enforces_approvals and requires_approval(row.facets),
             )
+            if entry is None:
+                log.warning("tool_unusable", tool_id=row.row_id.hex(), server_id=row.owner_id)
+            else:
+                own.tools.append(entry)
         async for feature in self._sources.features.rows(ids):
             own = rows[feature.owner_id]
             own.ids += feature.row_id
-            entry = _feature_entry(feature, known.get(feature.owner_id))
-            own.features.setdefault(feature.feature.kind, []).append(entry)
+            listed = _feature_entry(feature, known.get(feature.owner_id))
+            own.features.setdefault(feature.feature.kind, []).append(listed)
         for server_id, grants in (await self._sources.acl.grants_of(ids, now)).items():
             own = rows[server_id]
             own.grants = grants
@@ -199,7 +223,15 @@ class RouteReader:
             if not rows[server.id].tools and "auto_expose" not in server.registry:
                 # The other application alone has described its tools.
                 functions = await self._sources.servers.tool_functions(server.id)
-                rows[server.id].tools = [
+                restored = restore(functions, server.server_name)
+                for rejected in restored.rejected:
+                    log.warning(
+                        "tool_unusable",
+                        tool=rejected.name,
+                        server_id=server.id,
+                        reason=rejected.reason,
+                    )
+                entries = [
                     _tool_entry(
                         tool.name,
                         tool.definition,
@@ -207,8 +239,9 @@ class RouteReader:
                         # Nobody stored what is known of it; it says something itself.
                         facets=self._shared(_facets(tool)),
                     )
-                    for tool in restore(functions, server.server_name)
+                    for tool in restored.tools
                 ]
+                rows[server.id].tools = [entry for entry in entries if entry is not None]
         return rows
 
     def _shared(self, facets: tuple[str, ...]) -> tuple[str, ...]:
@@ -221,6 +254,12 @@ class RouteReader:
         slug = slug_of(server.effective_path)
         transport = _transport(server)
         url = server.config.get("url")
+        if server.problems:
+            told = "; ".join(server.problems)
+            if any(problem.startswith(STOPPING) for problem in server.problems):
+                log.warning("server_unusable", server_id=server.id, reason=told)
+                return None
+            log.warning("server_partly_unreadable", server_id=server.id, reason=told)
         if slug is None or transport is None or not isinstance(url, str):
             return None
         per_user = needs_user_key(server.config)
@@ -250,7 +289,7 @@ class RouteReader:
                     _own_timeout(server) or self._first_byte_timeout_seconds
                 ),
                 tools=rows.tools,
-                capabilities=_capabilities(server.config),
+                capabilities=server.capabilities or NO_CAPABILITIES,
                 instructions=_instructions(server),
                 title=_text(server.config.get("title")) or _text(server.registry.get("title")),
                 prompts=rows.features.get(FeatureKind.PROMPT, ()),
@@ -261,7 +300,7 @@ class RouteReader:
                 is_user_level=is_user_level(server.config),
                 via=self._via,
             )
-        except (ValueError, TypeError, OverflowError) as exc:
+        except (ValueError, TypeError, OverflowError, RecursionError) as exc:
             # Written by another program: one unusable document must not cost the others.
             log.warning("server_unusable", server_id=server.id, reason=type(exc).__name__)
             return None
@@ -296,7 +335,7 @@ def _is_served(server: ServerRecord) -> bool:
     return server.effective_status is not ServerStatus.INACTIVE
 
 
-def _facets(tool: ServedTool) -> tuple[str, ...]:
+def _facets(tool: ToolDefinition) -> tuple[str, ...]:
     return facets_of(knowledge(tool.name, said_in(tool.definition), {}))
 
 
@@ -308,7 +347,8 @@ def _tool_entry(
     is_behind: bool = False,
     facets: tuple[str, ...] = (),
     requires_approval: bool = False,
-) -> ToolEntry:
+) -> ToolEntry | None:
+    """Return the entry of a tool; None when its text is none that clients can read."""
     if known is not None:
         entry = known.tools.get(name)
         is_same = entry is not None and entry.wire == definition.encode()
@@ -319,6 +359,8 @@ def _tool_entry(
             and entry.facets == facets
         ):
             return entry
+    if not is_object_text(definition):
+        return None
     return tool_entry(
         name,
         definition,
@@ -364,17 +406,6 @@ def _eras(server: ServerRecord) -> frozenset[Era]:
     names = stored if isinstance(stored, list) else []
     # Without any it was not read yet: let calls through and the upstream say what it speaks.
     return frozenset(era for era in Era if era.value in names) or frozenset(Era)
-
-
-def _capabilities(config: JsonObject) -> Mapping[str, Any]:
-    text = config.get("capabilities")
-    if not isinstance(text, str) or len(text) > MAX_CAPABILITIES_CHARACTERS:
-        return NO_CAPABILITIES
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return NO_CAPABILITIES
-    return MappingProxyType(found) if isinstance(found, dict) else NO_CAPABILITIES
 
 
 def _instructions(server: ServerRecord) -> str | None:

@@ -80,7 +80,8 @@ def accepted(tool: GovernedTool, seen: str) -> Decision:
     """
     stored = tool.stored
     _require_seen(tool, seen)
-    if stored.pending_hash is None or tool.pending_definition is None:
+    change = _change(tool)
+    if change is None:
         return Decision(after(tool.state, Event.SELECT))
     state = tool.state
     if stored.is_withheld:
@@ -93,10 +94,10 @@ def accepted(tool: GovernedTool, seen: str) -> Decision:
         moves.append(VersionMove(tool.id, stored.pending_version, served, is_decision=True))
     return Decision(
         state,
-        serve=_definition(tool.pending_definition),
+        serve=_definition(change[1]),
         served_version=stored.pending_version or stored.served_version,
         ends_pending=True,
-        rejected_hashes=_unrejected(stored, stored.pending_hash),
+        rejected_hashes=_unrejected(stored, change[0]),
         ends_withholding=True,
         versions=tuple(moves),
     )
@@ -113,10 +114,10 @@ def rejected(tool: GovernedTool, seen: str) -> Decision:
     """
     stored = tool.stored
     _require_seen(tool, seen)
-    if stored.pending_hash is None:
+    change = _change(tool)
+    if change is None:
         return Decision(after(tool.state, Event.DISABLE))
-    text = tool.pending_definition
-    others = [one for one in stored.rejected_hashes if one != stored.pending_hash]
+    others = [one for one in stored.rejected_hashes if one != change[0]]
     moves: tuple[VersionMove, ...] = ()
     if stored.pending_version is not None:
         state = VersionState.REJECTED
@@ -124,8 +125,8 @@ def rejected(tool: GovernedTool, seen: str) -> Decision:
     return Decision(
         tool.state,
         ends_pending=True,
-        seen=None if text is None else (stored.pending_hash, text),
-        rejected_hashes=(*others, stored.pending_hash)[-REJECTED_KEPT:],
+        seen=change,
+        rejected_hashes=(*others, change[0])[-REJECTED_KEPT:],
         ends_withholding=True,
         versions=moves,
     )
@@ -278,10 +279,16 @@ def _is_reviewed(tool: GovernedTool, state: State, events: Sequence[Event]) -> b
 
 
 def _require_seen(tool: GovernedTool, seen: str) -> None:
-    if tool.pending_definition is None and tool.state != WAITING:
+    if _change(tool) is None and tool.state != WAITING:
         raise NothingWaitsError
     if seen != tool.decision_hash:
         raise ToolMovedOnError(tool.decision_hash)
+
+
+def _change(tool: GovernedTool) -> tuple[str, str] | None:
+    """Return hash and text of the newer definition that waits; half of one is none."""
+    digest, text = tool.stored.pending_hash, tool.pending_definition
+    return None if digest is None or text is None else (digest, text)
 
 
 def _moved(state: State, event: Event) -> State:
@@ -309,7 +316,10 @@ def _tagged(before: Sequence[str], patch: ToolPatch) -> tuple[str, ...]:
 
 def _definition(text: str) -> ToolDefinition:
     """Return a stored definition as it was taken from the upstream."""
-    taken = take([load_text(text)])
+    try:
+        taken = take([load_text(text)])
+    except (ValueError, RecursionError):
+        raise ToolStateError("That definition cannot be served: it is no JSON object.") from None
     if not taken.tools:
         raise ToolStateError(f"That definition cannot be served: it {taken.rejected[0].reason}.")
     return taken.tools[0]

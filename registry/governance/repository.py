@@ -1,6 +1,7 @@
 """Reads tools and their versions for people, and says what their decisions write."""
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,29 +11,36 @@ from pymongo import DESCENDING
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
+from packages.database.stored import (
+    NotJsonError,
+    id_of,
+    json_of,
+    moment_of,
+    text_of,
+    texts_of,
+    whole_of,
+)
 from packages.models import MCPServer
 from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
-from registry.core.json import members
+from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
 from registry.governance.queries import SORT, ListQuery, list_query
 from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
 from registry.servers.naming import default_path, slug_of
+from registry.tools.documents import fields_of, stored_tool
 from registry.tools.exposure import review_of
 from registry.tools.happenings import ToolEvent
-from registry.tools.lifecycle import (
-    STALE,
-    Actor,
-)
+from registry.tools.lifecycle import Actor
 from registry.tools.metadata import refiled
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
     RowChange,
     definition_fields,
     effect_fields,
-    stored_tool,
 )
+from registry.tools.values import RegistrationState
 
 WITHOUT_EVENTS = {"sync_events": 0}
 ROWS_AT_ONCE = 200
@@ -87,9 +95,10 @@ class GovernedTools:
         if query.is_empty:
             return Page((), 0, page)
         total, rows = await self._listed(query, page, query.hint)
-        owners = await self._known({row["owner_id"] for row in rows})
-        tools = tuple(governed_tool(row, owners.get(row["owner_id"])) for row in rows)
-        return Page(tools, total, page)
+        ids = [id_of(row.get("owner_id")) or "" for row in rows]
+        owners = await self._known(set(ids))
+        tools = [governed_tool(row, owners.get(one)) for row, one in zip(rows, ids, strict=True)]
+        return Page(tuple(tools), total, page)
 
     async def _listed(
         self, query: ListQuery, page: PageRequest, hint: list[tuple[str, int]] | None
@@ -121,10 +130,10 @@ class GovernedTools:
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
         """Return one tool, whoever asks."""
         row = await self._tools.find_one({"_id": ObjectId(tool_id)}, WITHOUT_EVENTS, session=tx)
-        if row is None:
+        owner_id = id_of((row or {}).get("owner_id"))
+        if row is None or owner_id is None:
             return None
-        owners = await self._known({row["owner_id"]}, tx)
-        return governed_tool(row, owners.get(row["owner_id"]))
+        return governed_tool(row, (await self._known({owner_id}, tx)).get(owner_id))
 
     async def several(self, tool_ids: Iterable[str], tx: Transaction) -> dict[str, GovernedTool]:
         """Return those of some tools of one owner that exist, by id, without their owner."""
@@ -133,14 +142,14 @@ class GovernedTools:
         return {str(row["_id"]): governed_tool(row) async for row in rows}
 
     async def _known(
-        self, owners: Collection[ObjectId], tx: Transaction | None = None
-    ) -> dict[ObjectId, Owner]:
+        self, owner_ids: Collection[str], tx: Transaction | None = None
+    ) -> dict[str, Owner]:
         """Return what is told of owners with their tools, of those that exist."""
-        wanted = {"_id": {"$in": list(owners)}}
+        wanted = {"_id": {"$in": [ObjectId(one) for one in owner_ids if one]}}
         states = self._states.find(wanted, {"last_synced_at": 1}, session=tx)
-        read_at = {row["_id"]: row.get("last_synced_at") async for row in states}
+        read_at = {row["_id"]: moment_of(row.get("last_synced_at")) async for row in states}
         rows = self._owners.find(wanted, {"serverName": 1, "path": 1}, session=tx)
-        return {row["_id"]: _owner(row, read_at.get(row["_id"])) async for row in rows}
+        return {str(row["_id"]): _owner(row, read_at.get(row["_id"])) async for row in rows}
 
     async def every(self) -> AsyncIterator[GovernedTool]:
         """Yield all tools, in no order.
@@ -165,21 +174,27 @@ class GovernedTools:
                 listed = names.split(",") if isinstance(names, str) else []
                 yield OwnerFacts(
                     str(row["_id"]),
-                    str(row.get("serverName") or ""),
+                    text_of(row.get("serverName")) or "",
                     tuple(name.strip() for name in listed if name.strip()),
-                    row.get("numTools") or 0,
+                    whole_of(row.get("numTools")) or 0,
                 )
 
     async def owners_of(self, tool_ids: Iterable[str]) -> dict[str, str]:
         """Return the owners of those of the tools that exist."""
         ids = [ObjectId(tool_id) for tool_id in tool_ids]
         rows = self._tools.find({"_id": {"$in": ids}}, {"owner_id": 1})
-        return {str(row["_id"]): str(row["owner_id"]) async for row in rows}
+        return {
+            str(row["_id"]): owner_id
+            async for row in rows
+            if (owner_id := id_of(row.get("owner_id"))) is not None
+        }
 
     async def sync_events(self, tool_id: str) -> list[ToolEvent]:
         """Return what readings of its upstream did to one tool, in no order."""
         row = await self._tools.find_one({"_id": ObjectId(tool_id)}, {"sync_events": 1})
-        return [_sync_event(event) for event in (row or {}).get("sync_events") or ()]
+        stored = (row or {}).get("sync_events")
+        events = stored if isinstance(stored, list) else []
+        return [event for one in events if (event := _sync_event(one)) is not None]
 
     async def versions(self, tool_id: str, page: PageRequest) -> Page[ToolVersionRecord]:
         """Return one page of the stored versions of one tool, newest first."""
@@ -276,65 +291,78 @@ def governed_tool(row: dict[str, Any], owner: Owner | None = None) -> GovernedTo
     """Return a stored row as a value; of its owner, what was read."""
     known_owner = owner or NO_OWNER
     read_at = known_owner.read_at
-    is_stale = row["registration_state"] == STALE.value
-    is_broken = is_stale or "sync_error" in row
+    stored = stored_tool(row)
+    fields, _ = fields_of(row)
+    is_stale = stored.registration_state is RegistrationState.STALE
+    is_broken = is_stale or stored.sync_error is not None
     return GovernedTool(
         id=str(row["_id"]),
-        source_type=row["source_type"],
-        owner_id=str(row["owner_id"]),
+        source_type=fields.get("source_type", "mcp"),
+        owner_id=id_of(row.get("owner_id")) or "",
         owner_name=known_owner.name,
         owner_slug=known_owner.slug,
-        stored=stored_tool(row),
-        presented=row.get("presented"),
-        title=row.get("title"),
-        description=row.get("description"),
-        input_schema=row["input_schema"],
-        output_schema=row.get("output_schema"),
-        annotations=row.get("annotations"),
-        pending_definition=row.get("pending_definition"),
-        seen_definition=row.get("seen_definition"),
-        tool_metadata=members(row.get("tool_metadata")),
-        metadata=members(row.get("metadata")),
-        metadata_sources=members(row.get("metadata_sources")),  # type: ignore[arg-type]  # as we write them
-        sync_error=row.get("sync_error"),
-        last_discovered_at=_latest(row, "last_discovered_at", None if is_stale else read_at),
-        last_synced_at=_latest(row, "last_synced_at", None if is_broken else read_at),
-        created_at=row.get("created_at"),
-        updated_at=row.get("updated_at"),
+        stored=stored,
+        presented=fields.get("presented"),
+        title=fields.get("title"),
+        description=fields.get("description"),
+        input_schema=fields.get("input_schema", "{}"),
+        output_schema=fields.get("output_schema"),
+        annotations=fields.get("annotations"),
+        pending_definition=fields.get("pending_definition"),
+        seen_definition=fields.get("seen_definition"),
+        tool_metadata=fields.get("tool_metadata", {}),
+        metadata=fields.get("metadata", {}),
+        metadata_sources=fields.get("metadata_sources", {}),
+        sync_error=stored.sync_error,
+        last_discovered_at=_latest(
+            fields.get("last_discovered_at"), None if is_stale else read_at
+        ),
+        last_synced_at=_latest(fields.get("last_synced_at"), None if is_broken else read_at),
+        created_at=fields.get("created_at"),
+        updated_at=fields.get("updated_at"),
     )
 
 
-def _latest(row: dict[str, Any], name: str, read_at: datetime | None) -> datetime | None:
+def _latest(stored: datetime | None, read_at: datetime | None) -> datetime | None:
     """Return a time of a row, or when its owner was read, whichever is later."""
-    stored: datetime | None = row.get(name)
     if read_at is None or stored is None:
         return stored or read_at
     return max(stored, read_at)
 
 
-def _sync_event(stored: dict[str, Any]) -> ToolEvent:
-    return ToolEvent(
-        str(stored["_id"]),
-        stored["at"],
-        tuple(stored["what"]),
-        Actor.SYNC.value,
-        stored.get("by"),
-        stored.get("version"),
-    )
+def _sync_event(stored: object) -> ToolEvent | None:
+    event = members(stored)
+    at, what = moment_of(event.get("at")), texts_of(event.get("what"))
+    if at is None or not what:
+        return None
+    by, version = _person(event.get("by")), whole_of(event.get("version"))
+    return ToolEvent(str(event.get("_id")), at, what, Actor.SYNC.value, by, version)
+
+
+def _person(stored: object) -> dict[str, str] | None:
+    named = {name: one for name, one in members(stored).items() if isinstance(one, str)}
+    return named or None
 
 
 def _version(row: dict[str, Any]) -> ToolVersionRecord:
+    fields, _ = fields_of(row)
     return ToolVersionRecord(
-        version=row["version"],
-        state=row["state"],
-        origin=row["origin"],
-        discovery_hash=row["discovery_hash"],
-        definition=row["definition"],
-        weight=row.get("weight"),
-        changes=tuple(row.get("changes") or ()),
-        compared_with=row.get("compared_with"),
-        created_at=row["created_at"],
-        created_by=row.get("created_by"),
-        decided_at=row.get("decided_at"),
-        decided_by=row.get("decided_by"),
+        version=fields.get("version", 0),
+        state=fields.get("state", ""),
+        origin=fields.get("origin", ""),
+        discovery_hash=fields.get("discovery_hash", ""),
+        definition=fields.get("definition", "{}"),
+        weight=fields.get("weight"),
+        changes=tuple(_changes(row.get("changes"))),
+        compared_with=fields.get("compared_with"),
+        created_at=fields.get("created_at") or row["_id"].generation_time,
+        created_by=_person(fields.get("created_by")),
+        decided_at=fields.get("decided_at"),
+        decided_by=_person(fields.get("decided_by")),
     )
+
+
+def _changes(stored: object) -> Iterator[JsonObject]:
+    for change in stored if isinstance(stored, list) else ():
+        with suppress(NotJsonError):
+            yield members(json_of(change))

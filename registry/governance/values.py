@@ -78,7 +78,8 @@ class GovernedTool:
     @property
     def decision_hash(self) -> str:
         """Return the hash of what a review decides on: the newer definition, or the only one."""
-        return self.stored.pending_hash or self.stored.discovery_hash
+        waits = None if self.pending_definition is None else self.stored.pending_hash
+        return waits or self.stored.discovery_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from packages.database.client import Transaction
 from packages.database.slices import slices
-from registry.core.json import JsonValue, load_text
 from registry.migration.values import Left, Meant, StepPlan, Written
 from registry.servers.lookup import ServerLookup
 from registry.servers.presenter import tool_names
@@ -21,7 +20,6 @@ from registry.servers.store import ServerRepositories
 from registry.servers.transport import connection_members
 from registry.servers.values import ServerRecord
 from registry.servers.versions import ServerVersionRepository
-from registry.tools.intake import take
 from registry.tools.lifecycle import EXPOSED
 from registry.tools.projection import restore
 from registry.tools.reconcile import Changes, ToolInsert
@@ -126,16 +124,7 @@ class RestoreTools:
 
     async def _snapshot(self, server: ServerRecord, tx: Transaction | None = None) -> ToolSnapshot:
         functions = await self._lookup.tool_functions(server.id, tx)
-        tools: list[JsonValue] = []
-        broken: list[RejectedTool] = []
-        for key, function in functions.items():
-            try:
-                restored = restore({key: function}, server.server_name)
-                tools += [load_text(tool.definition) for tool in restored]
-            except (ValueError, TypeError, RecursionError):
-                broken.append(RejectedTool(key, "is stored in a form that cannot be read"))
-        taken = take(tools)
-        return ToolSnapshot(taken.tools, (*broken, *taken.rejected))
+        return restore(functions, server.server_name)
 
 
 class CompleteTools:

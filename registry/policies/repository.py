@@ -11,6 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import text_of
 from packages.models.policies import AccessPolicy
 from registry.auth.identity import Role
 from registry.core.paging import Page, PageRequest
@@ -254,7 +255,7 @@ def _moment(value: object) -> datetime | None:
 def _person(value: object) -> Person | None:
     if not isinstance(value, dict):
         return None
-    return Person(str(value.get("user_id", "")), str(value.get("username", "")))
+    return Person(text_of(value.get("user_id")) or "", text_of(value.get("username")) or "")
 
 
 def _is_about(row: dict[str, Any], tool: str) -> bool:

@@ -361,7 +361,7 @@ class PolicyService:
         names = [*await self._tools.stored(owner.id)]
         if owner.is_described_elsewhere:
             functions = await self._owners.tool_functions(owner.id)
-            names += [tool.name for tool in restore(functions, owner.name)]
+            names += [tool.name for tool in restore(functions, owner.name).tools]
         return next((name for name in names if public_suffix(prefix, name) == suffix), None)
 
     async def _rule(self, owner: Owner, tool: ToolFacts) -> Rule:
@@ -375,7 +375,7 @@ class PolicyService:
             return standing.state, ToolFacts(name, standing.facets)
         if owner.is_described_elsewhere:
             functions = await self._owners.tool_functions(owner.id)
-            for tool in restore(functions, owner.name):
+            for tool in restore(functions, owner.name).tools:
                 if tool.name == name:
                     facets = facets_of(known(name, said_in(tool.definition), {}))
                     return SERVED, ToolFacts(name, facets)

@@ -1,19 +1,37 @@
-"""How stored documents of `mcpservers` become records, and new servers become documents."""
+"""How stored documents of `mcpservers` become records, and new servers become documents.
 
-import math
-from collections.abc import Container
-from datetime import UTC, datetime
+Everybody who reads that collection reads it by `record_of`, or by what that is made of.
+"""
+
+from collections.abc import Container, Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import cast
 
 from beanie import PydanticObjectId
 from bson import ObjectId
+from pydantic import JsonValue
 
 from packages.database.client import Doc
+from packages.database.stored import (
+    EARLIEST,
+    LATEST,
+    NotJsonError,
+    id_of,
+    json_of,
+    moment_of,
+    text_of,
+    texts_of,
+    whole_of,
+)
 from packages.models import MCPConfig, MCPServer
 from registry.access.policy import NO_BITS, ServerScope
-from registry.servers.values import ServerRecord, ServerStatus
+from registry.core.json import JsonObject, choice_of, members
+from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.tools.naming import normalized_server_name
 
-WITHOUT_FUNCTIONS = {"config.toolFunctions": 0}
+FUNCTIONS = "toolFunctions"
+WITHOUT_FUNCTIONS = {f"config.{FUNCTIONS}": 0}
 READ_FIELDS = (
     *("serverName", "author", "scope", "status", "path", "tags", "numStars"),
     *("lastConnected", "lastError", "errorMessage", "createdAt", "updatedAt", "registry"),
@@ -24,7 +42,7 @@ CONFIG_WITHOUT_FUNCTIONS: Doc = {
     "$arrayToObject": {
         "$filter": {
             "input": {"$objectToArray": "$config"},
-            "cond": {"$ne": ["$$this.k", "toolFunctions"]},
+            "cond": {"$ne": ["$$this.k", FUNCTIONS]},
         }
     }
 }
@@ -53,34 +71,133 @@ SEEN_FIELDS = {
 """What says who may do what with a server, and how connections to it stand. A document may be
 megabytes, of which little more than these are not tools."""
 
-SCOPES = frozenset(scope.value for scope in ServerScope)
-STATUSES = frozenset(status.value for status in ServerStatus)
+
+IDENTITY = ("serverName", "author")
+"""Members that a server must have to be served."""
+
+CHOICES: tuple[tuple[str, type[StrEnum], str], ...] = (
+    ("scope", ServerScope, ServerScope.PRIVATE_USER.value),
+    ("status", ServerStatus, ServerStatus.ACTIVE.value),
+)
+"""Members with a few known values, and what another one counts as."""
+
+SYNC_MODE = "sync_mode"
+MOST_CHARACTERS = 40
+MOST_TOLD = 20
+"""Problems named of one document."""
+
+
+class NotAServerError(ValueError):
+    """A document of `mcpservers` has an id that neither application gives or asks for."""
+
+    def __init__(self, document_id: object) -> None:
+        super().__init__("has an _id that is no ObjectId")
+        self.document_id = str(document_id)
 
 
 def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
-    """Return a stored document as a value, whatever it lacks."""
-    config = document.get("config")
-    ours = document.get("registry")
-    tags = document.get("tags")
-    path = document.get("path")
+    """Return a stored document as a value, whatever else it lacks or holds.
+
+    Each member is what it should be, or what stands for a missing one; what was left out is in
+    `problems`. The members of `config` and `registry` are JSON, those of `registry` times too.
+
+    Raises:
+        NotAServerError: It has no id by which it can be reached.
+    """
+    server_id = id_of(document.get("_id"))
+    if server_id is None:
+        raise NotAServerError(document.get("_id"))
+    problems: list[str] = []
+    for name in IDENTITY:
+        # Not read by everybody: what is not there says nothing.
+        kind = ObjectId if name == "author" else str
+        if name in document and (not document[name] or not isinstance(document[name], kind)):
+            problems.append(f"{name} is no {'ObjectId' if name == 'author' else 'text'}")
+    for name, choices, otherwise in CHOICES:
+        stored = document.get(name)
+        if stored is not None and choice_of(choices, stored) is None:
+            problems.append(_unknown(name, stored, choices, otherwise))
+    path = text_of(document.get("path"))
     return ServerRecord(
-        id=str(document["_id"]),
-        server_name=str(document.get("serverName") or ""),
-        author=str(document.get("author") or ""),
+        id=server_id,
+        server_name=text_of(document.get("serverName")) or "",
+        author=id_of(document.get("author")) or "",
         scope=scope_of(document.get("scope")),
-        status=status_of(document.get("status")),
-        path=path if isinstance(path, str) and path else None,
-        tags=tuple(str(tag) for tag in tags) if isinstance(tags, list) else (),
-        num_stars=_whole(document.get("numStars")),
+        status=choice_of(ServerStatus, document.get("status")),
+        path=path or None,
+        tags=texts_of(document.get("tags")),
+        num_stars=whole_of(document.get("numStars")) or 0,
         last_connected=moment_of(document.get("lastConnected")),
         last_error=moment_of(document.get("lastError")),
-        error_message=document.get("errorMessage"),
+        error_message=text_of(document.get("errorMessage")),
         created_at=moment_of(document.get("createdAt")),
         updated_at=moment_of(document.get("updatedAt")),
-        config=config if isinstance(config, dict) else {},
-        registry=ours if isinstance(ours, dict) else {},
+        config=_config(document.get("config"), problems),
+        registry=_ours(document.get("registry"), problems),
         bits=bits,
+        problems=tuple(problems[:MOST_TOLD]),
     )
+
+
+def records_of(documents: Iterable[Doc], bits: int = NO_BITS) -> list[ServerRecord]:
+    """Return the servers among *documents*, in their order."""
+    return [record_of(document, bits) for document in documents if id_of(document["_id"])]
+
+
+def _config(stored: object, problems: list[str]) -> JsonObject:
+    if stored is None:
+        return {}
+    if not isinstance(stored, dict):
+        problems.append("config is no object")
+        return {}
+    config: JsonObject = {}
+    for name, value in stored.items():
+        try:
+            if name == FUNCTIONS and isinstance(value, dict):
+                # Each on its own: an upstream's schema must not cost the other tools.
+                config[name] = cast("JsonValue", functions_of(value, problems))
+            else:
+                config[name] = json_of(value)
+        except NotJsonError as exc:
+            problems.append(f"config.{name} holds {exc}")
+    return config
+
+
+def functions_of(stored: object, problems: list[str]) -> JsonObject:
+    """Return stored tool functions as JSON, without those that it cannot say."""
+    functions: JsonObject = {}
+    for name, value in members(stored).items():
+        try:
+            functions[name] = json_of(value)
+        except NotJsonError as exc:
+            problems.append(f"config.{FUNCTIONS}.{name} holds {exc}")
+    return functions
+
+
+def _ours(stored: object, problems: list[str]) -> Mapping[str, object]:
+    if stored is None:
+        return {}
+    if not isinstance(stored, dict):
+        problems.append("registry is no object")
+        return {}
+    ours: dict[str, object] = {}
+    for name, value in stored.items():
+        try:
+            ours[name] = moment_of(value) or json_of(value)
+        except NotJsonError as exc:
+            problems.append(f"registry.{name} holds {exc}")
+    mode = stored.get(SYNC_MODE)
+    if mode is not None and choice_of(SyncMode, mode) is None:
+        problems.append(_unknown(f"registry.{SYNC_MODE}", mode, SyncMode, SyncMode.MANUAL.value))
+    return ours
+
+
+def _unknown(name: str, stored: object, choices: type[StrEnum], otherwise: str) -> str:
+    """Say that a stored value is none of those that there are, and what it counts as."""
+    text = text_of(stored)
+    said = "no text" if text is None else f"{text[:MOST_CHARACTERS]!r}"
+    known = ", ".join(choice.value for choice in choices)
+    return f"{name} is {said}, none of {known}; it counts as {otherwise}"
 
 
 def new_document(fields: Doc, apart: Container[str]) -> Doc:
@@ -106,26 +223,26 @@ def new_document(fields: Doc, apart: Container[str]) -> Doc:
     return document
 
 
+def new_record(server_id: str, fields: Doc) -> ServerRecord:
+    """Return what was stored of a new server as a value, its *fields* as for `new_document`."""
+    key, author = ObjectId(server_id), ObjectId(fields["author"])
+    return record_of({**fields, "_id": key, "author": author})
+
+
 def scope_of(stored: object) -> ServerScope | None:
     """Read a stored scope. One that we do not know is for nobody but the author."""
-    if stored is None:
-        return None
-    if isinstance(stored, str) and stored in SCOPES:
-        return ServerScope(stored)
-    return ServerScope.PRIVATE_USER
+    return None if stored is None else choice_of(ServerScope, stored) or ServerScope.PRIVATE_USER
 
 
-def status_of(stored: object) -> ServerStatus | None:
-    """Read a stored status; None when it is none that we know."""
-    return ServerStatus(stored) if isinstance(stored, str) and stored in STATUSES else None
+def unchanged_since(known: datetime | None) -> Doc:
+    """Return the query for a server whose `updatedAt` is still as it was read by `record_of`.
 
-
-def moment_of(stored: object) -> datetime | None:
-    """Read a stored time, aware of its zone."""
-    if not isinstance(stored, datetime):
-        return None
-    return stored if stored.tzinfo else stored.replace(tzinfo=UTC)
-
-
-def _whole(stored: object) -> int:
-    return int(stored) if isinstance(stored, int | float) and math.isfinite(stored) else 0
+    What is no date was read as None, and what no clock of ours can say as the earliest or the
+    latest time: compared as it was read, such a server could never be changed again.
+    """
+    if known is None:
+        is_no_date: Doc = {"$not": {"$gte": EARLIEST}}
+        return {"$or": [{"updatedAt": is_no_date}, {"updatedAt": {"$type": "array"}}]}
+    if known >= LATEST:
+        return {"updatedAt": {"$gte": known}}
+    return {"updatedAt": {"$lte": known} if known <= EARLIEST else known}

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from packages.database.client import Doc
-from registry.servers.documents import moment_of
+from packages.database.stored import moment_of
 
 FAILURES = "registry.consecutive_failures"
 TROUBLE = ("lastError", "errorMessage", FAILURES)

@@ -1,21 +1,36 @@
 """Reads `mcpservers` whoever asks. Callers decide what of it they tell, and whom."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 
+import structlog
 from bson import ObjectId
+from bson.errors import InvalidBSON
 from pymongo import ASCENDING
 
 from packages.database.client import Database, Doc, Transaction
-from packages.database.errors import translates_driver_errors
+from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
+from packages.database.stored import id_of, text_of
 from packages.models import MCPServer
 from registry.access.policy import ServerScope
-from registry.core.json import JsonObject, members
-from registry.servers.documents import RECORD, SEEN_FIELDS, record_of, scope_of, status_of
+from registry.core.json import JsonObject, choice_of, members
+from registry.servers.documents import (
+    FUNCTIONS,
+    RECORD,
+    SEEN_FIELDS,
+    NotAServerError,
+    functions_of,
+    record_of,
+    records_of,
+    scope_of,
+)
 from registry.servers.naming import slug_of
 from registry.servers.sync_states import SyncStateRepository
 from registry.servers.values import ServerCounts, ServerRecord, ServerStatus, Transport
+from registry.tools.projection import restore
+
+log = structlog.get_logger()
 
 NAMES_AT_ONCE = 50
 """The embedded database compares each document that it finds with all names of a query."""
@@ -53,7 +68,15 @@ class ServerLookup:
     async def ids_unchecked(self) -> list[str]:
         """Return the ids of all servers; for the gateway's snapshot."""
         cursor = self._servers.find({}, {"_id": 1}).sort("_id", ASCENDING)
-        return [str(row["_id"]) for row in await cursor.to_list() if _is_id(row["_id"])]
+        ids: list[str] = []
+        for row in await cursor.to_list():
+            server_id = id_of(row["_id"])
+            if server_id is None:
+                reason = str(NotAServerError(row["_id"]))
+                log.warning("server_unusable", server_id=str(row["_id"]), reason=reason)
+            else:
+                ids.append(server_id)
+        return ids
 
     async def by_ids_unchecked(self, server_ids: Iterable[str]) -> list[ServerRecord]:
         """Return servers without their tool functions and what is known of their reading.
@@ -62,7 +85,7 @@ class ServerLookup:
         """
         ids = [ObjectId(server_id) for server_id in server_ids if ObjectId.is_valid(server_id)]
         cursor = self._servers.find({"_id": {"$in": ids}}, RECORD)
-        return [record_of(document) for document in await cursor.to_list()]
+        return records_of(await cursor.to_list())
 
     async def read_state(self, servers: Iterable[ServerRecord]) -> list[ServerRecord]:
         """Return *servers* with what is known of their reading."""
@@ -73,18 +96,18 @@ class ServerLookup:
         document = await self._servers.find_one(
             {"_id": ObjectId(server_id)}, {"config.toolFunctions": 1}, session=tx
         )
-        return members(members((document or {}).get("config")).get("toolFunctions"))
+        return functions_of(members((document or {}).get("config")).get(FUNCTIONS), [])
 
     async def by_name(self, server_name: str) -> ServerRecord | None:
         """Return the server of that name, whoever asks."""
-        document = await self._servers.find_one({"serverName": server_name}, RECORD)
-        return None if document is None else record_of(document)
+        documents = self._servers.find({"serverName": server_name}, RECORD)
+        return next(iter(records_of(await documents.to_list())), None)
 
     async def at_path(self, path: str) -> ServerRecord | None:
         """Return the server at a gateway path, whoever asks."""
-        document = await self._servers.find_one({"path": path}, RECORD)
-        if document is not None:
-            return record_of(document)
+        found = records_of(await self._servers.find({"path": path}, RECORD).to_list())
+        if found:
+            return found[0]
         # The other application stores no path: the default follows from the name.
         server = await self.by_name(slug_of(path) or "")
         return None if server is None or server.effective_path != path else server
@@ -104,7 +127,9 @@ class ServerLookup:
         for some in slices(names, NAMES_AT_ONCE):
             query = {"serverName": {"$in": some}}
             async for document in self._servers.find(query, {"serverName": 1}, sort=[("_id", 1)]):
-                found.setdefault(document["serverName"], []).append(str(document["_id"]))
+                name, server_id = text_of(document["serverName"]), id_of(document["_id"])
+                if name is not None and server_id is not None:
+                    found.setdefault(name, []).append(server_id)
         return found
 
     async def path_is_taken(self, path: str) -> bool:
@@ -115,6 +140,38 @@ class ServerLookup:
         """Return servers in mode `scheduled` whose time has come, whoever asks."""
         due = await self._states.due(now, most)
         return await self._states.joined(await self.by_ids_unchecked(due)) if due else []
+
+    async def unreadable(self) -> AsyncIterator[tuple[str, list[str]]]:
+        """Yield the ids of the servers with something that cannot be read, and what that is.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        async with translated():
+            ids = [row["_id"] async for row in self._servers.find({}, {"_id": 1})]
+            for server_id in ids:
+                # One at a time: a document may be megabytes, or none that can be decoded.
+                try:
+                    problems = await self._problems_of(server_id)
+                except InvalidBSON as exc:
+                    problems = [f"cannot be decoded: {exc}"]
+                if problems:
+                    yield str(server_id), problems
+
+    async def _problems_of(self, server_id: object) -> list[str]:
+        document = await self._servers.find_one({"_id": server_id})
+        if document is None:
+            return []
+        try:
+            server = record_of(document)
+        except NotAServerError as exc:
+            return [str(exc)]
+        problems = list(server.problems)
+        if "auto_expose" not in server.registry:
+            # Tools that the other application alone has described.
+            found = restore(members(server.config.get(FUNCTIONS)), server.server_name)
+            problems += [f"the tool {tool.name!r} {tool.reason}" for tool in found.rejected]
+        return problems
 
     async def counts(self) -> ServerCounts:
         """Count all servers by one aggregation, so that the numbers agree with each other."""
@@ -128,13 +185,14 @@ class ServerLookup:
             }
         }
         pipeline: list[Doc] = [
+            {"$match": {"_id": {"$type": "objectId"}}},
             {
                 "$group": {
                     "_id": {"scope": "$scope", "status": "$status", "type": "$config.type"},
                     "count": {"$sum": 1},
                     "tools": {"$sum": names},
                 }
-            }
+            },
         ]
         by_scope = dict.fromkeys(ServerScope, 0)
         by_status = dict.fromkeys(ServerStatus, 0)
@@ -146,12 +204,16 @@ class ServerLookup:
             total += count
             tools += int(group["tools"])
             by_scope[scope_of(key.get("scope")) or ServerScope.PRIVATE_USER] += count
-            by_status[status_of(key.get("status")) or ServerStatus.ACTIVE] += count
-            transport = str(key.get("type") or Transport.SSE.value)
-            transport = Transport.STREAMABLE_HTTP.value if transport == "http" else transport
+            by_status[choice_of(ServerStatus, key.get("status")) or ServerStatus.ACTIVE] += count
+            transport = transport_named(key.get("type"))
             by_transport[transport] = by_transport.get(transport, 0) + count
         return ServerCounts(total, by_scope, by_status, by_transport, tools)
 
 
-def _is_id(stored: object) -> bool:
-    return isinstance(stored, ObjectId)
+def transport_named(stored: object) -> str:
+    """Return under which name statistics count a stored transport; what is no text has none."""
+    if stored is None:
+        # As the other application reads it.
+        return Transport.SSE.value
+    name = text_of(stored) or "unknown"
+    return Transport.STREAMABLE_HTTP.value if name == "http" else name

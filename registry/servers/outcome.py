@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, datetime, timedelta
 from typing import cast
 
 from registry.access.policy import ServerScope
@@ -354,6 +354,7 @@ def _read(name: str, value: object) -> object:
 
 def time_after(previous: datetime | None, now: datetime) -> datetime:
     """Return a time after *previous* even when the clock did not move between two changes."""
-    if previous is None or now > previous:
+    if previous is None or now > previous or previous.year == MAXYEAR:
+        # There is no later time than the last one, which other programs can store.
         return now
     return previous + timedelta(milliseconds=1)

@@ -89,6 +89,8 @@ def present_detail(server: ServerRecord) -> JsonObject:
     unlisted = server.registry.get("feature_problems")
     if unlisted:
         answer["featureProblems"] = cast("JsonValue", unlisted)
+    if server.problems:
+        answer["documentProblems"] = list(server.problems)
     return answer
 
 

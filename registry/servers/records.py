@@ -31,6 +31,7 @@ NOT_RECORDED = frozenset(
         "lastSyncStatus",
         "nextSyncAt",
         "webhook",
+        "documentProblems",
     }
 )
 """Members that move at every reading of the upstream, or repeat what the tools say."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from packages.database.client import Transaction
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, choice_of
 from registry.features.reconcile import NO_CHANGES, FeatureChanges
 from registry.features.reconcile import reconcile as reconcile_features
 from registry.features.repository import FeatureRepository
@@ -23,7 +23,6 @@ from registry.tools.reconcile import (
     Changes,
     OnChange,
     Rules,
-    ToolInsert,
     changed_names,
     default_on_change,
     reconcile,
@@ -164,7 +163,11 @@ class RegistrySyncService:
         if stored:
             served = await self._tools.served(owner.id, tx)
         else:
-            served = [served_as_found(insert) for insert in tools.inserts if insert.is_served]
+            served = [
+                ServedTool.as_found(insert.definition)
+                for insert in tools.inserts
+                if insert.is_served
+            ]
         return Synced(tools, features, projection_fields(served, owner.name))
 
 
@@ -189,23 +192,9 @@ def digest_of(server: ServerRecord, found: Discovered) -> str:
     return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
 
 
-def served_as_found(insert: ToolInsert) -> ServedTool:
-    """Return what clients get of a tool that nobody has said anything of yet."""
-    tool = insert.definition
-    return ServedTool(
-        name=tool.name,
-        title=tool.title,
-        description=tool.description,
-        definition=tool.definition,
-        input_schema=tool.input_schema,
-    )
-
-
 def auto_expose_of(server: ServerRecord) -> AutoExpose:
     """Return which new tools of a server are served at once."""
-    stored = server.registry.get("auto_expose")
-    known = {item.value for item in AutoExpose}
-    return AutoExpose(stored) if stored in known else AutoExpose.ALL
+    return choice_of(AutoExpose, server.registry.get("auto_expose")) or AutoExpose.ALL
 
 
 def _is_unread(server: ServerRecord) -> bool:
@@ -214,11 +203,8 @@ def _is_unread(server: ServerRecord) -> bool:
 
 
 def _on_change(server: ServerRecord) -> OnChange:
-    stored = server.registry.get("on_change")
-    known = {item.value for item in OnChange}
-    if stored in known:
-        return OnChange(stored)
-    return default_on_change(is_shared=server.effective_scope.is_shared)
+    stored = choice_of(OnChange, server.registry.get("on_change"))
+    return stored or default_on_change(is_shared=server.effective_scope.is_shared)
 
 
 def _origin(server: ServerRecord, stored: Mapping[str, object]) -> Origin:

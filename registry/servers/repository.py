@@ -19,7 +19,12 @@ from packages.database.errors import translates_driver_errors
 from packages.models import MCPServer
 from registry.access.policy import ServerScope
 from registry.access.ports import Resource
-from registry.servers.documents import WITHOUT_FUNCTIONS, new_document, record_of
+from registry.servers.documents import (
+    WITHOUT_FUNCTIONS,
+    new_document,
+    record_of,
+    unchanged_since,
+)
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
 from registry.servers.failures import FAILURES, TROUBLE, is_news
 from registry.servers.indexes import PATH_INDEX
@@ -102,7 +107,7 @@ class ServerRepository:
 
         batch.update(
             MCPServer.Settings.name,
-            {"_id": ObjectId(server_id), "updatedAt": expected_updated_at},
+            {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)},
             operations,
             unmatched=unmatched,
             refused=refused,
@@ -125,7 +130,7 @@ class ServerRepository:
         Its document is left as it is. False when it was changed, was never read, or its tools are
         not known to agree with what has the digest *settled_as*.
         """
-        query = {"_id": ObjectId(server_id), "updatedAt": expected_updated_at}
+        query = {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}
         if await self._servers.find_one(query, {"_id": 1}, session=tx) is None:
             return False
         return await self._states.write(server_id, changes, removed, tx, settled_as=settled_as)
@@ -251,7 +256,7 @@ class ServerRepository:
     ) -> bool:
         """Remove a server if nobody changed it since; say whether that was so."""
         result = await self._servers.delete_one(
-            {"_id": ObjectId(server_id), "updatedAt": expected_updated_at}, session=tx
+            {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}, session=tx
         )
         if result.deleted_count != 1:
             return False

@@ -1,6 +1,5 @@
 """The servers API: `/api/v1/servers`."""
 
-import json
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Annotated, cast
@@ -15,7 +14,6 @@ from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.connections.service import ConnectionService
 from registry.core.errors import ValidationFailedError
-from registry.core.json import JsonObject
 from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
 from registry.servers.directory import seen
@@ -292,7 +290,7 @@ async def list_server_tools(request: Request, user: ToolReader, server_id: Serve
             "serverName": server.server_name,
             "tools": [_native(tool) for tool in tools],
             "numTools": len(tools),
-            "capabilities": _capabilities(server),
+            "capabilities": server.capabilities,
             "cached": True,
             "retrievedAt": timestamp(retrieved),
             "permissions": present_flags(server.bits),
@@ -414,15 +412,6 @@ def _from_etag(tag: str | None) -> datetime | None:
 def _native(tool: ServedTool | ToolDefinition) -> orjson.Fragment:
     # Verbatim: a schema may hold numbers that do not survive a round trip through Python.
     return orjson.Fragment(tool.definition)
-
-
-def _capabilities(server: ServerRecord) -> JsonObject:
-    stored = server.config.get("capabilities")
-    try:
-        parsed = json.loads(stored) if isinstance(stored, str) else {}
-    except ValueError:
-        parsed = {}
-    return parsed if isinstance(parsed, dict) else {}
 
 
 def _connection(found: Discovered) -> dict[str, object]:

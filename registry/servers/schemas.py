@@ -305,6 +305,7 @@ class ServerUpdate(_ConfigInput):
     tool_functions: ReadOnly = None
     init_duration: ReadOnly = None
     tool_problems: ReadOnly = None
+    document_problems: ReadOnly = None
     feature_problems: ReadOnly = None
     permissions: ReadOnly = None
     notice: ReadOnly = None
@@ -414,6 +415,10 @@ class ServerDetail(ServerSummary):
     on_change: str | None = None
     tool_problems: list[ToolProblem] | None = None
     feature_problems: list[FeatureProblem] | None = None
+    document_problems: list[str] | None = Field(
+        default=None,
+        description="What is stored of it in a way that cannot be read, and what it counts as.",
+    )
     notice: str | None = Field(
         default=None, description="Why there are no tools, where that is no failure."
     )

@@ -207,7 +207,9 @@ class ServerService:
         server = await self.read(server_id, user)
         served = await self._tools.served(server_id)
         if not served and "auto_expose" not in server.registry:
-            served = restore(await self._lookup.tool_functions(server_id), server.server_name)
+            functions = await self._lookup.tool_functions(server_id)
+            found = restore(functions, server.server_name).tools
+            served = [ServedTool.as_found(tool) for tool in found]
         return server, served
 
     async def register(

@@ -21,7 +21,7 @@ from registry.core.json import JsonObject
 from registry.features.repository import FeatureRepository
 from registry.policies.repository import PolicyRepository
 from registry.servers.changes import FieldChanges
-from registry.servers.documents import record_of
+from registry.servers.documents import new_record
 from registry.servers.lookup import ServerLookup
 from registry.servers.outcome import (
     Reading,
@@ -247,7 +247,7 @@ class ServerStore:
                 await self._plugin_auths.store(
                     user.user_id, request.server_name, user_key, now, tx
                 )
-            stored = record_of({**fields, "_id": server_id})
+            stored = new_record(server_id, fields)
             batch = self._database.batch(tx)
             synced: Synced | None = None
             if reading.found is not None:

@@ -4,6 +4,7 @@ To everybody else these are members of a server's `registry`, as is what lives i
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,6 +14,7 @@ from pymongo import ASCENDING
 from packages.database.batch import Batch
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import NotJsonError, id_of, json_of, moment_of
 from packages.models.syncing import SyncState
 from registry.servers.values import OURS, SYNC_FIELDS, ServerRecord
 
@@ -97,7 +99,7 @@ class SyncStateRepository:
             sort=[("next_sync_at", ASCENDING)],
             limit=most,
         )
-        return [str(row["_id"]) async for row in rows]
+        return [one async for row in rows if (one := id_of(row["_id"])) is not None]
 
     async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
         """Set when a server is due next, or that it is not; False when others did so already."""
@@ -131,7 +133,10 @@ def with_state(server: ServerRecord, row: Mapping[str, object]) -> ServerRecord:
 
     Whoever reads a server connects to it.
     """
-    known = {name: value for name, value in row.items() if name in FIELDS}
+    known: dict[str, object] = {}
+    for name in FIELDS & row.keys():
+        with suppress(NotJsonError):
+            known[name] = moment_of(row[name]) or json_of(row[name])
     ours = {**server.registry, **known}
     connected = [
         moment

@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+import orjson
+
 from registry.access.policy import ServerScope
-from registry.core.json import JsonObject
+from registry.core.definitions import MAX_DEPTH
+from registry.core.json import JsonObject, choice_of, nesting
 from registry.features.values import NOTHING_READ, FeatureSnapshot
 from registry.servers.naming import default_path
 from registry.tools.values import ToolSnapshot
@@ -27,6 +30,11 @@ class SyncMode(StrEnum):
     SCHEDULED = "scheduled"
     WEBHOOK = "webhook"
 
+
+MOST_SYNC_SECONDS = 366 * 86_400
+"""Longer intervals, which other programs may store, end beyond what a date can say."""
+
+MAX_CAPABILITIES_CHARACTERS = 64 * 1024
 
 DEFAULT_SYNC_SECONDS = 3600
 """Between two readings of a server in mode `scheduled` that names no interval."""
@@ -115,6 +123,7 @@ class ServerRecord:
         registry: Our own facts about the server.
         bits: What the caller may do with it (`access.policy.Permission`), where it was read on
             behalf of one.
+        problems: What another program stored in a way that cannot be read, each in words.
     """
 
     id: str
@@ -133,6 +142,7 @@ class ServerRecord:
     config: JsonObject = field(repr=False)
     registry: Mapping[str, object]
     bits: int = 0
+    problems: tuple[str, ...] = ()
 
     @property
     def effective_status(self) -> ServerStatus:
@@ -145,28 +155,38 @@ class ServerRecord:
         return self.scope or ServerScope.PRIVATE_USER
 
     @property
+    def capabilities(self) -> JsonObject:
+        """Return the capabilities that the upstream stated; none that cannot be stated again."""
+        text = self.config.get("capabilities")
+        if not isinstance(text, str) or len(text) > MAX_CAPABILITIES_CHARACTERS:
+            return {}
+        try:
+            # It knows neither numbers nor characters that could not be written again.
+            found = orjson.loads(text)
+        except (orjson.JSONDecodeError, UnicodeEncodeError):
+            return {}
+        is_flat = isinstance(found, dict) and nesting(found, MAX_DEPTH) <= MAX_DEPTH
+        return found if is_flat else {}
+
+    @property
     def eras(self) -> frozenset[Era]:
         """Return the protocol eras that the upstream spoke when it was read last."""
         stored = self.registry.get("eras")
-        known = {era.value for era in Era}
-        return (
-            frozenset(Era(era) for era in stored if era in known)
-            if isinstance(stored, list)
-            else frozenset()
-        )
+        names = stored if isinstance(stored, list) else []
+        return frozenset(era for era in Era if era.value in names)
 
     @property
     def sync_mode(self) -> SyncMode:
         """Return what has its tools read anew; documents that do not say so wait for people."""
-        stored = self.registry.get("sync_mode")
-        known = {mode.value for mode in SyncMode}
-        return SyncMode(str(stored)) if stored in known else SyncMode.MANUAL
+        return choice_of(SyncMode, self.registry.get("sync_mode")) or SyncMode.MANUAL
 
     @property
     def sync_interval_seconds(self) -> int:
         """Return the time between two readings in mode `scheduled`."""
         stored = self.registry.get("sync_interval_seconds")
-        return stored if isinstance(stored, int) and stored > 0 else DEFAULT_SYNC_SECONDS
+        if not isinstance(stored, int) or stored <= 0:
+            return DEFAULT_SYNC_SECONDS
+        return min(stored, MOST_SYNC_SECONDS)
 
     @property
     def effective_path(self) -> str:

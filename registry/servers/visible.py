@@ -13,6 +13,7 @@ from pymongo.errors import OperationFailure
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import moment_of
 from packages.models import MCPServer
 from registry.access.policy import (
     ALL_BITS,
@@ -28,7 +29,7 @@ from registry.access.policy import (
 from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.paging import Page, PageRequest
-from registry.servers.documents import RECORD, SEEN_FIELDS, moment_of, record_of
+from registry.servers.documents import RECORD, SEEN_FIELDS, record_of, records_of, scope_of
 from registry.servers.queries import SORT, count_index, key_rules, list_query
 from registry.servers.sync_states import SyncStateRepository
 from registry.servers.values import ServerFilter, ServerRecord
@@ -37,12 +38,12 @@ PUBLIC_SHIFT = 4
 PUBLIC_BIT = VIEW_BIT << PUBLIC_SHIFT
 """Beside the four bits that entries give a user: that an entry lets everybody see."""
 
-ENTRIES_DECIDE = (ServerScope.SHARED_USER.value, None)
+ENTRIES_DECIDE = (ServerScope.SHARED_USER, None)
 """Scopes as stored of servers that their authors see by entries, where there are any."""
 
 NEVER = datetime.min.replace(tzinfo=UTC)
 
-Key: TypeAlias = tuple[ObjectId, datetime, str | None]
+Key: TypeAlias = tuple[ObjectId, datetime, ServerScope | None]
 """A server's id, `updatedAt` and scope."""
 
 BAD_HINT = 2
@@ -109,7 +110,7 @@ class VisibleServers:
         visible = visibility(user, admin_sees_private=self._admin_sees_private)
         if visible.everything:
             cursor = self._servers.find({}, SEEN_FIELDS, sort=SORT)
-            return [record_of(document, ALL_BITS) for document in await cursor.to_list()]
+            return records_of(await cursor.to_list(), ALL_BITS)
         granted: dict[str, int] = {}
         if visible.granted_scopes:
             granted = await self._acl.granted(user, now)
@@ -202,8 +203,13 @@ class VisibleServers:
     async def _keys(self, rule: Doc, narrowed: ServerFilter) -> list[Key]:
         cursor = self._servers.find(list_query(rule, narrowed), {"updatedAt": 1, "scope": 1})
         return [
-            (document["_id"], moment_of(document.get("updatedAt")) or NEVER, document.get("scope"))
+            (
+                document["_id"],
+                moment_of(document.get("updatedAt")) or NEVER,
+                scope_of(document.get("scope")),
+            )
             for document in await cursor.to_list()
+            if isinstance(document["_id"], ObjectId)
         ]
 
     async def _page_of_all(self, narrowed: ServerFilter, page: PageRequest) -> Page[ServerRecord]:
@@ -236,4 +242,4 @@ class VisibleServers:
             limit=-page.per_page,
         )
         documents = await cursor.to_list()
-        return Page(tuple(record_of(document, ALL_BITS) for document in documents), total, page)
+        return Page(tuple(records_of(documents, ALL_BITS)), total, page)

@@ -11,6 +11,7 @@ from pymongo import ASCENDING, IndexModel
 from packages.database.client import Database, Doc, Transaction
 from packages.database.encryption import Cipher, DecryptionError, FieldRef
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import moment_of, text_of
 from registry.tokens.errors import UserKeyUnreadableError
 from registry.tokens.repository import since_filter
 
@@ -74,12 +75,18 @@ class PluginAuthRepository:
         found: dict[str, str] = {}
         query = {**_auth_key(user_id, server_name), **since_filter("updatedAt", since)}
         async for document in self._auths.find(query):
-            reference = FieldRef("pluginauths", str(document["_id"]), "value")
+            name = text_of(document.get("authField"))
+            if name is None:
+                continue
+            # An id of another program may be any text; a place has no slash in its id.
+            key = str(document["_id"]).replace("/", "%2F")
+            reference = FieldRef("pluginauths", key, "value")
             try:
-                value = self._cipher.decrypt(str(document["value"]), reference)
+                # What is no text is no ciphertext either.
+                stored = text_of(document.get("value")) or ""
+                found[name] = self._cipher.decrypt(stored, reference)
             except DecryptionError as exc:
-                raise UserKeyUnreadableError(str(document["authField"])) from exc
-            found[str(document["authField"])] = value
+                raise UserKeyUnreadableError(name) from exc
         return found
 
     async def stored(
@@ -95,7 +102,11 @@ class PluginAuthRepository:
             {"authField": 1, "updatedAt": 1},
             session=tx,
         )
-        return {row["authField"]: row.get("updatedAt") async for row in rows}
+        return {
+            name: moment_of(row.get("updatedAt"))
+            async for row in rows
+            if (name := text_of(row.get("authField"))) is not None
+        }
 
     async def remove(
         self, user_id: str, server_name: str, names: Collection[str], tx: Transaction

@@ -4,6 +4,7 @@ The collection is shared with jarvis-api and holds other kinds of tokens too, so
 the types it means.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from packages.database.client import Database, Doc, Transaction
 from packages.database.encryption import Cipher, FieldRef
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import NotJsonError, id_of, json_of, moment_of, text_of
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
 from registry.tokens.naming import (
@@ -81,12 +83,13 @@ class TokenRepository:
         document = await self._tokens.find_one(
             {**_owned(token_id, user_id), "expiresAt": {"$gt": now}}
         )
-        if document is None:
+        record = None if document is None else _record(document)
+        if document is None or record is None:
             return None
         reference = FieldRef("tokens", token_id, "token")
         # Foreign programs write here too; what is no text is no ciphertext either.
-        value = self._cipher.decrypt(str(document.get("token")), reference)
-        return StoredToken(_record(document), value)
+        value = self._cipher.decrypt(text_of(document.get("token")) or "", reference)
+        return StoredToken(record, value)
 
     async def list_page(
         self, user_id: str, narrowed: TokenFilter, now: datetime, page: PageRequest
@@ -103,7 +106,8 @@ class TokenRepository:
         rows = self._tokens.find(
             query, {"token": 0}, sort=NEWEST_FIRST, skip=page.offset, limit=page.per_page
         )
-        return Page(tuple([_record(row) async for row in rows]), total, page)
+        records = [record async for row in rows if (record := _record(row)) is not None]
+        return Page(tuple(records), total, page)
 
     async def find(self, token_id: str, user_id: str, tx: Transaction) -> TokenRecord | None:
         """Return a token, expired or not."""
@@ -291,18 +295,27 @@ class TokenRepository:
         by_type = dict.fromkeys(TokenType, 0)
         active_by_type = dict.fromkeys(TokenType, 0)
         expired = 0
-        users: set[ObjectId] = set()
+        users: set[str] = set()
         async for group in await self._tokens.aggregate(pipeline):
             count, key = int(group["count"]), group["_id"]
-            kind = STORED_TYPES[key["type"]]
+            kind = STORED_TYPES.get(text_of(key["type"]) or "")
+            if kind is None:
+                # An array that holds a type is found by it too.
+                continue
             by_type[kind] += count
             if key["active"]:
                 active_by_type[kind] += count
-                users.add(key["user"])
+                # Of a token that is nobody's nothing is known but that it is there.
+                users |= {user} if (user := id_of(key.get("user"))) is not None else set()
             else:
                 expired += count
         active = sum(active_by_type.values())
         return TokenCounts(active + expired, by_type, active, expired, len(users), active_by_type)
+
+    async def unreadable(self) -> list[str]:
+        """Return the ids of the tokens of the types we know that no caller can have."""
+        rows = self._tokens.find({"type": {"$in": stored_types()}}, {"token": 0, "metadata": 0})
+        return [str(row["_id"]) async for row in rows if _record(row) is None]
 
     def _values(self, written: NewToken) -> Doc:
         return {
@@ -349,26 +362,35 @@ def _called(identifier: str) -> list[Doc]:
     return conditions
 
 
-def _record(document: dict[str, Any]) -> TokenRecord:
+def _record(document: dict[str, Any]) -> TokenRecord | None:
+    """Return a stored token; None for one that no caller can have."""
+    token_id, user_id = id_of(document["_id"]), id_of(document.get("userId"))
+    stored_type = text_of(document.get("type"))
+    if token_id is None or user_id is None or stored_type is None:
+        return None
     facts = members(document.get("registry"))
-    created_at, ends_at = document.get("createdAt"), document.get("expiresAt")
     return TokenRecord(
-        token_id=str(document["_id"]),
-        user_id=str(document["userId"]),
-        key=_key(document["type"], document.get("identifier"), facts.get("identifier")),
-        created_at=(
-            created_at if isinstance(created_at, datetime) else document["_id"].generation_time
-        ),
-        expires_at=ends_at if isinstance(ends_at, datetime) else ENDED,
-        metadata=members(document.get("metadata")),
+        token_id=token_id,
+        user_id=user_id,
+        key=_key(stored_type, document.get("identifier"), facts.get("identifier")),
+        created_at=moment_of(document.get("createdAt")) or document["_id"].generation_time,
+        expires_at=moment_of(document.get("expiresAt")) or ENDED,
+        metadata=_metadata(document.get("metadata")),
         access_token=_recalled(members(facts.get("access_token"))),
     )
 
 
+def _metadata(stored: object) -> JsonObject:
+    """Return stored metadata without the members that JSON cannot say."""
+    metadata: JsonObject = {}
+    for name, value in members(stored).items():
+        with suppress(NotJsonError):
+            metadata[name] = json_of(value)
+    return metadata
+
+
 def _key(stored_type: object, identifier: object, given: object) -> StoredKey:
-    return StoredKey(
-        str(stored_type), str(identifier or ""), given if isinstance(given, str) else None
-    )
+    return StoredKey(text_of(stored_type) or "", text_of(identifier) or "", text_of(given))
 
 
 def _remembered(access: TokenRecord) -> Doc:
@@ -387,4 +409,4 @@ def _recalled(facts: JsonObject) -> tuple[StoredKey, JsonObject] | None:
     if not isinstance(stored_type, str) or stored_type not in stored_types(TokenType.OAUTH_ACCESS):
         return None
     key = _key(stored_type, facts.get("identifier"), facts.get("given_identifier"))
-    return key, members(facts.get("metadata"))
+    return key, _metadata(facts.get("metadata"))

@@ -40,7 +40,7 @@ def overrides_in(row: Mapping[str, Any]) -> Overrides:
         row.get("display_name"),
         row.get("description_override"),
         members(row.get("tool_metadata")),
-        tuple(tags) if isinstance(tags, list) else (),
+        tuple(tags) if isinstance(tags, list | tuple) else (),
     )
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
+from registry.tools.intake import take
 from registry.tools.naming import DELIMITER, function_name, normalized_server_name
-from registry.tools.values import ServedTool
+from registry.tools.values import RejectedTool, ServedTool, ToolSnapshot
 
 MAX_PROJECTION_BYTES = 8 * 1024 * 1024
 """Half of what one document may hold. Tools beyond it are left out of `toolFunctions` only."""
@@ -188,40 +189,38 @@ def _number(value: JsonValue) -> JsonValue:
     return value
 
 
-def restore(functions: JsonObject, server_name: str) -> list[ServedTool]:
+def restore(functions: JsonObject, server_name: str) -> ToolSnapshot:
     """Return the tools of a server that only the other application has described.
 
     Reads today's key form (`<tool>_mcp_<server>`) and the older ones (`<tool>_<server>`,
-    `required` beside `parameters`).
+    `required` beside `parameters`). They are taken by the same rules as an upstream's.
     """
-    return [
-        tool
-        for key, value in functions.items()
-        if isinstance(value, dict) and (tool := _restored(key, value, server_name)) is not None
-    ]
+    found: list[JsonValue] = []
+    broken: list[RejectedTool] = []
+    for key, value in functions.items():
+        tool = _restored(key, value, server_name)
+        if tool is None:
+            broken.append(RejectedTool(key, "is stored in a form that cannot be read"))
+        else:
+            found.append(tool)
+    taken = take(found)
+    return ToolSnapshot(taken.tools, (*broken, *taken.rejected))
 
 
-def _restored(key: str, value: JsonObject, server_name: str) -> ServedTool | None:
-    function = value.get("function")
-    if not isinstance(function, dict):
+def _restored(key: str, value: JsonValue, server_name: str) -> JsonObject | None:
+    function = members(value).get("function")
+    if not isinstance(value, dict) or not isinstance(function, dict):
         return None
     own_name = value.get("mcpToolName")
     name = own_name if isinstance(own_name, str) and own_name else _tool_name(key, server_name)
-    parameters = function.get("parameters")
-    schema: JsonObject = {"type": "object", **(parameters if isinstance(parameters, dict) else {})}
+    schema: JsonObject = {"type": "object", **members(function.get("parameters"))}
     if isinstance(function.get("required"), list) and "required" not in schema:
         schema["required"] = function["required"]
     description = function.get("description")
     tool: JsonObject = {"name": name, "inputSchema": schema}
     if isinstance(description, str):
         tool["description"] = description
-    return ServedTool(
-        name=name,
-        title=None,
-        description=description if isinstance(description, str) else None,
-        definition=json.dumps(tool, separators=(",", ":"), ensure_ascii=False),
-        input_schema=json.dumps(schema, separators=(",", ":"), ensure_ascii=False),
-    )
+    return tool
 
 
 def _tool_name(key: str, server_name: str) -> str:

@@ -5,32 +5,37 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
+import structlog
 from bson import ObjectId
 from pymongo import DeleteMany, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from packages.database.changes import row_id
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
+from packages.database.stored import text_of
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.tools.completion import Completion, UnreadableRowError, completed
 from registry.tools.differences import Change
+from registry.tools.documents import (
+    facets_in,
+    problems_of,
+    served_tool,
+    stored_tool,
+    tool_row,
+)
 from registry.tools.exposure import review_of
 from registry.tools.happenings import happened
 from registry.tools.metadata import (
     REVIEW,
-    effects_among,
     facet,
-    facets_of,
     known,
     metadata_fields,
     refiled,
     said_in,
 )
-from registry.tools.presentation import NO_OVERRIDES, Overrides, overrides_in, presented
+from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
 from registry.tools.values import (
     ExposureState,
@@ -43,6 +48,8 @@ from registry.tools.values import (
     ToolStanding,
 )
 from registry.tools.versions import NewVersion, VersionMove, VersionState, versions_of
+
+log = structlog.get_logger()
 
 SERVED_QUERY: Doc = {
     "registration_state": RegistrationState.SELECTED.value,
@@ -101,7 +108,7 @@ CURRENT = (VersionState.SERVED.value, VersionState.PENDING.value)
 ROWS_AT_ONCE = 500
 """Decoding them keeps everything else waiting."""
 
-STATE_FIELDS = {"_id": 0, "registration_state": 1, "exposure_state": 1}
+STATE_FIELDS = {"registration_state": 1, "exposure_state": 1}
 IN_ORDER = [("position", 1), ("name", 1)]
 
 OLDER: tuple[Doc, ...] = (
@@ -206,7 +213,8 @@ class ToolRepository:
             STORED_FIELDS,
             session=tx,
         )
-        return {row["name"]: stored_tool(row) async for row in rows}
+        tools = [stored_tool(row) async for row in rows]
+        return {tool.name: tool for tool in tools if tool.name}
 
     async def with_definitions(
         self,
@@ -222,7 +230,8 @@ class ToolRepository:
         for some in slices(names):
             rows = self._tools.find({**key, "name": {"$in": some}}, fields, session=tx)
             async for row in rows:
-                found[row["name"]] = stored_tool(row)
+                tool = stored_tool(row)
+                found[tool.name] = tool
         return found
 
     async def served(self, owner_id: str, tx: Transaction | None = None) -> list[ServedTool]:
@@ -233,7 +242,7 @@ class ToolRepository:
             sort=IN_ORDER,
             session=tx,
         )
-        return [_served(row) async for row in rows]
+        return [tool async for row in rows if (tool := served_tool(row)) is not None]
 
     async def rows(self, owner_ids: Sequence[str]) -> AsyncIterator[ToolRow]:
         """Yield the tools that clients get, of several servers, in no order.
@@ -247,11 +256,14 @@ class ToolRepository:
         fields = dict.fromkeys(ROW_FIELDS, 1)
         async with translated():
             async for row in self._tools.find(query, fields, batch_size=ROWS_AT_ONCE):
-                owner_id = owners[row["owner_id"]]
-                text = row.get("presented") or row["definition"]
-                is_behind = "pending_hash" in row or "seen_hash" in row
-                facets = _facets(row, text)
-                yield ToolRow(row_id(row["_id"]), owner_id, row["name"], text, is_behind, facets)
+                key = row["owner_id"]
+                # An array that holds the id is found by it too.
+                owner_id = owners[key] if isinstance(key, ObjectId) else str(key)
+                found = tool_row(row, owner_id) if isinstance(key, ObjectId) else None
+                if found is None:
+                    log.warning("tool_unusable", tool_id=str(row["_id"]), server_id=owner_id)
+                else:
+                    yield found
 
     async def standing(self, owner_id: str, name: str) -> ToolStanding | None:
         """Return what decides about the use of one tool of a server, or None."""
@@ -261,8 +273,9 @@ class ToolRepository:
         )
         if row is None:
             return None
-        state = RegistrationState(row["registration_state"]), ExposureState(row["exposure_state"])
-        return ToolStanding(state, _facets(row, row["definition"]))
+        tool = stored_tool(row)
+        state = tool.registration_state, tool.exposure_state
+        return ToolStanding(state, facets_in(row, tool.definition or ""))
 
     async def names_among(
         self, owner_ids: Collection[str] | None, names: Sequence[str]
@@ -271,7 +284,8 @@ class ToolRepository:
         query: Doc = {"source_type": "mcp", "name": {"$in": list(names)}}
         if owner_ids is not None:
             query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}
-        return {row["name"] async for row in self._tools.find(query, {"_id": 0, "name": 1})}
+        rows = self._tools.find(query, {"_id": 0, "name": 1})
+        return {name async for row in rows if (name := text_of(row["name"])) is not None}
 
     async def apply(
         self,
@@ -457,6 +471,18 @@ class ToolRepository:
         checks = [_checked(row, now) async for row in rows]
         return [check for check in checks if check.lacks or check.left is not None]
 
+    async def unreadable(self) -> AsyncIterator[tuple[str, list[str]]]:
+        """Yield the ids of the tools that cannot be read as we write them, and what is wrong.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        async with translated():
+            async for row in self._tools.find({}, batch_size=CHECKED_AT_ONCE):
+                problems = problems_of(row)
+                if problems:
+                    yield str(row["_id"]), problems
+
     async def count_served(self) -> int:
         """Return how many tools are selected and active, of all owners."""
         return await self._tools.count_documents(SERVED_QUERY)
@@ -472,11 +498,11 @@ def _checked(row: Doc, now: datetime | None = None) -> RowCheck:
     completion: Completion | None = None
     left: str | None = "has a definition that cannot be read"
     try:
-        completion = completed(row, now or row["_id"].generation_time)
+        completion = completed(row, now or _made_at(row))
         left = completion.left
     except UnreadableRowError as exc:
         left = str(exc)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         # Another program wrote it; what is wrong with one row must not cost the others.
         pass
     return RowCheck(
@@ -489,56 +515,11 @@ def _checked(row: Doc, now: datetime | None = None) -> RowCheck:
     )
 
 
-def stored_tool(row: dict[str, Any]) -> StoredTool:
-    """Return what a change of a tool needs of its row, as far as that was read."""
-    return StoredTool(
-        name=row["name"],
-        registration_state=RegistrationState(row["registration_state"]),
-        exposure_state=ExposureState(row["exposure_state"]),
-        discovery_hash=row["discovery_hash"],
-        pending_hash=row.get("pending_hash"),
-        seen_hash=row.get("seen_hash"),
-        rejected_hashes=_texts(row.get("rejected_hashes")) or (),
-        is_reviewed=row.get("reviewed") is True,
-        served_version=row.get("served_version", 1),
-        pending_version=row.get("pending_version"),
-        versions=row.get("versions", 1),
-        is_withheld=row.get("is_withheld") is True,
-        definition=row.get("definition"),
-        created_at=row.get("created_at"),
-        overrides=overrides_in(row),
-        row_id=str(row["_id"]),
-        facets=_texts(row.get("facets")),
-        sync_error=row.get("sync_error"),
-    )
-
-
-def _facets(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
-    """Return what is known of a tool's effects; of one that another program stored, what it says.
-
-    Policies are about these, so a row without any must not pass for a tool without effects.
-    """
-    stored = _texts(row.get("facets"))
-    if stored is not None:
-        return effects_among(stored)
-    return facets_of(known(row["name"], said_in(definition), {}))
-
-
-def _texts(stored: object) -> tuple[str, ...] | None:
-    """Return a stored list of texts; None for anything else."""
-    if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
-        return tuple(stored)
-    return None
-
-
-def _served(row: dict[str, Any]) -> ServedTool:
-    return ServedTool(
-        name=row["name"],
-        title=row.get("display_name") or row.get("title"),
-        description=row.get("description_override") or row.get("description"),
-        definition=row.get("presented") or row["definition"],
-        input_schema=row["input_schema"],
-    )
+def _made_at(row: Doc) -> datetime:
+    key = row["_id"]
+    if not isinstance(key, ObjectId):
+        raise UnreadableRowError("has an _id that is no ObjectId")
+    return key.generation_time
 
 
 def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:

@@ -189,3 +189,8 @@ class ServedTool:
     description: str | None
     definition: str
     input_schema: str
+
+    @classmethod
+    def as_found(cls, tool: ToolDefinition) -> "ServedTool":
+        """Return what clients get of a tool that nobody has said anything of."""
+        return cls(tool.name, tool.title, tool.description, tool.definition, tool.input_schema)

@@ -45,7 +45,13 @@ async def build_feed(settings: Settings, database: Database, clock: Clock) -> Ch
     log.warning("database_is_standalone")
     for name, indexes in polling_indexes(WATCHED).items():
         await database.ensure_indexes(name, indexes)
-    return Polling(database, WATCHED, sleep=clock.sleep, seconds=settings.snapshot_poll_seconds)
+    return Polling(
+        database,
+        WATCHED,
+        now=clock.now,
+        sleep=clock.sleep,
+        seconds=settings.snapshot_poll_seconds,
+    )
 
 
 def build_view(

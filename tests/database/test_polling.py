@@ -65,7 +65,8 @@ async def at_once(_seconds: float) -> None:
 
 
 def feed(database: Database) -> Polling:
-    return Polling(database, WATCHED, sleep=at_once, seconds=0.5)
+    now = NOW + timedelta(days=1)
+    return Polling(database, WATCHED, now=lambda: now, sleep=at_once, seconds=0.5)
 
 
 def row(owner: str, name: str, at: datetime = NOW) -> dict[str, Any]:
@@ -197,3 +198,20 @@ async def test_nothing_is_changed_without_a_transaction(database: Database) -> N
     assert await database.is_standalone()
     with pytest.raises(ReplicaSetNeeded):
         await database.transaction(write)
+
+
+@pytest.mark.parametrize("stamp", [datetime(9999, 1, 1, tzinfo=UTC), {"a": 1}, []])
+async def test_a_time_of_another_program_hides_no_change(
+    database: Database, stamp: object
+) -> None:
+    rows = database.collection("rows")
+    await rows.insert_many([row("a", "1"), {**row("odd", "1"), "updated_at": stamp}])
+    async with aclosing(feed(database).changes(None)) as heard:
+        rounds = Rounds(heard)
+        await rounds.next()
+        await rounds.next()
+
+        await rows.update_one({"_id": "a1"}, {"$set": {"updated_at": NOW + timedelta(seconds=1)}})
+
+        assert await rounds.next() == {Change("rows", "", "a")}
+        assert await rounds.next() == set()

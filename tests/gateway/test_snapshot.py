@@ -1,6 +1,7 @@
 """The gateway's view of the database: what it holds, and how it follows."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -316,6 +317,42 @@ async def test_unusable_documents_of_other_programs_cost_no_other_server_its_rou
 
     assert snapshot.route("weather")
     assert [slug for slug in "abcd" if snapshot.route(slug)] == []
+
+
+@pytest.mark.requirement("E-22")
+async def test_a_schema_with_ref_and_id_neither_stops_the_view_nor_costs_its_own_server(
+    snapshot: Snapshot, other_replica: ServerService, database: Database, alice: UserContext
+) -> None:
+    servers = database.collection("mcpservers")
+    reference = {"properties": {"a": {"$ref": "#/$defs/a", "$id": "a"}}}
+    odd = {"parameters": {"type": "object", "default": float("inf")}}
+    document = {
+        "serverName": "linked",
+        "author": ObjectId(alice.user_id),
+        "config": {
+            "type": "streamable-http",
+            "url": URL,
+            "capabilities": "[" * 5_000 + "]" * 5_000,
+            "toolFunctions": {
+                "find_mcp_linked": {"type": "function", "function": {"parameters": reference}},
+                "endless_mcp_linked": {"type": "function", "function": odd},
+                "_mcp_linked": {"type": "function", "function": {}},
+            },
+        },
+    }
+    async with following(snapshot):
+        await servers.insert_one(document)
+        await until(lambda: snapshot.route("linked"))
+        await other_replica.register(create(), alice, strict=False)
+        await until(lambda: snapshot.route("weather"))
+
+    await snapshot.load()
+
+    route = snapshot.route("linked")
+    assert route is not None
+    assert snapshot.route("weather")
+    assert list(route.tools) == ["find"]
+    assert json.loads(route.tools["find"].wire)["inputSchema"] == {"type": "object", **reference}
 
 
 async def test_tools_that_only_the_other_application_described_are_served(

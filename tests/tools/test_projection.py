@@ -134,7 +134,7 @@ def test_old_forms_of_the_other_application_are_read_back() -> None:
         "create_github": {"type": "function", "function": {"name": "create_github"}},
     }
 
-    tools = restore(functions, "github")
+    tools = restore(functions, "github").tools
 
     assert [tool.name for tool in tools] == ["search", "create"]
     assert json.loads(tools[0].definition) == {

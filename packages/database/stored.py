@@ -1,0 +1,139 @@
+"""Values of documents that other programs write too: read as what they should be, or not at all.
+
+The driver is told here how to decode what it would otherwise read as something else or refuse,
+so that no document keeps another one from being read. A stored value may be of any BSON type at
+any place; whoever reads one asks for what it should be.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import DatetimeMS, ObjectId
+from bson.code import Code
+from bson.codec_options import TypeCodec, TypeDecoder, TypeRegistry
+from bson.dbref import DBRef
+from pydantic import JsonValue
+from typing_extensions import override
+
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+LATEST = datetime.max.replace(microsecond=999_000, tzinfo=UTC)
+"""As what dates before and after these are read: a document holds dates of 290 million years."""
+
+
+class StoredCode:
+    """JavaScript in a document. The driver's own is a text to `isinstance`, and has no hash."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+
+
+class _CodeCodec(TypeCodec):
+    python_type = StoredCode
+    bson_type = Code
+
+    @override
+    def transform_python(self, value: StoredCode) -> Code:
+        return value.code
+
+    @override
+    def transform_bson(self, value: Code) -> StoredCode:
+        return StoredCode(value)
+
+
+class _ReferenceDecoder(TypeDecoder):
+    """Leaves a sub-document with `$ref` and `$id` what it is: a JSON Schema may have both."""
+
+    bson_type = DBRef
+
+    @override
+    def transform_bson(self, value: DBRef) -> dict[str, Any]:
+        return dict(value.as_doc())
+
+
+DECODING: Mapping[str, Any] = {
+    "tz_aware": True,
+    "type_registry": TypeRegistry([_CodeCodec(), _ReferenceDecoder()]),
+    # As texts: the client takes these options in the words of connection strings.
+    "datetime_conversion": "DATETIME_CLAMP",
+    "unicode_decode_error_handler": "replace",
+}
+"""Options of the client. No date and no text keeps a document from being read."""
+
+
+class NotJsonError(ValueError):
+    """A stored value has no counterpart in JSON. The message completes "holds"."""
+
+
+def text_of(stored: object) -> str | None:
+    """Return a stored text, or None."""
+    return stored if isinstance(stored, str) else None
+
+
+def texts_of(stored: object) -> tuple[str, ...]:
+    """Return the texts of a stored array; what is none is left out."""
+    return tuple(one for one in stored if isinstance(one, str)) if isinstance(stored, list) else ()
+
+
+def moment_of(stored: object) -> datetime | None:
+    """Return a stored time, aware of its zone, or None."""
+    if not isinstance(stored, datetime):
+        return None
+    return stored if stored.tzinfo else stored.replace(tzinfo=UTC)
+
+
+def whole_of(stored: object) -> int | None:
+    """Return a stored whole number, or None; some programs store all numbers as floats."""
+    if isinstance(stored, float) and math.isfinite(stored):
+        return int(stored)
+    return int(stored) if isinstance(stored, int) else None
+
+
+def id_of(stored: object) -> str | None:
+    """Return a stored ObjectId in 24 hexadecimal characters, or None."""
+    return str(stored) if isinstance(stored, ObjectId) else None
+
+
+def json_of(stored: object) -> JsonValue:
+    """Return a stored value as JSON: times and ids as texts, all else as it is.
+
+    Raises:
+        NotJsonError: JSON has nothing for it, or for something in it.
+    """
+    value: JsonValue
+    match stored:
+        case None | bool() | str():
+            value = stored
+        case int():
+            # The driver's 64-bit numbers are a class of their own.
+            value = int(stored)
+        case float() if math.isfinite(stored):
+            value = stored
+        case float():
+            raise NotJsonError("a number that is not finite")
+        case dict():
+            value = {str(name): json_of(item) for name, item in stored.items()}
+        case list():
+            value = [json_of(item) for item in stored]
+        case ObjectId():
+            value = str(stored)
+        case datetime():
+            value = stored.isoformat()
+        case _:
+            raise NotJsonError(f"a value of the type {_name(stored)}")
+    return value
+
+
+def _name(stored: object) -> str:
+    match stored:
+        case StoredCode():
+            return "Code"
+        case bytes():
+            return "Binary"
+        case DatetimeMS():
+            return "Date"
+        case _:
+            return type(stored).__name__

@@ -1,0 +1,197 @@
+"""How stored rows of `mcp_tools` and `tool_versions` become values, whatever they hold.
+
+A validator keeps impossible states out of the database; nothing keeps out the rest that another
+program, or a hand, may write. What is not as we write it is left out, and what cannot be served
+without it is not served.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from packages.database.changes import row_id
+from packages.database.stored import NotJsonError, id_of, json_of, moment_of, text_of, whole_of
+from registry.core.json import JsonObject, choice_of
+from registry.tools.metadata import effects_among, facets_of, known, said_in
+from registry.tools.presentation import overrides_in
+from registry.tools.values import (
+    ExposureState,
+    RegistrationState,
+    ServedTool,
+    StoredTool,
+    ToolRow,
+)
+
+JSON_TEXTS = (
+    "annotations",
+    "definition",
+    "input_schema",
+    "output_schema",
+    "pending_definition",
+    "presented",
+    "seen_definition",
+)
+TEXTS = (
+    "description",
+    "description_override",
+    "discovery_hash",
+    "display_name",
+    "exposure_state",
+    "name",
+    "origin",
+    "pending_hash",
+    "registration_state",
+    "review",
+    "seen_hash",
+    "source_type",
+    "state",
+    "sync_error",
+    "title",
+    "weight",
+)
+NUMBERS = ("compared_with", "pending_version", "position", "served_version", "version", "versions")
+TIMES = ("created_at", "decided_at", "last_discovered_at", "last_synced_at", "updated_at")
+OBJECTS = ("created_by", "decided_by", "metadata", "metadata_sources", "tool_metadata")
+LISTS = ("facets", "rejected_hashes", "tags")
+
+NEEDED = ("name", "registration_state", "exposure_state", "definition", "discovery_hash")
+"""Without them a row says nothing of a tool."""
+
+
+def fields_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the members of a row that are as we write them, and the names of those that are not.
+
+    Members that have no table here are left out.
+    """
+    fields: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name, stored in row.items():
+        reader = READERS.get(name)
+        if reader is None or stored is None:
+            continue
+        value = reader(stored)
+        if value is None:
+            wrong.append(name)
+        else:
+            fields[name] = value
+    return fields, wrong
+
+
+def problems_of(row: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a whole row, each in words; nothing for a sound one."""
+    fields, wrong = fields_of(row)
+    problems = [f"{name} cannot be read" for name in wrong]
+    problems += [f"{name} is missing" for name in NEEDED if name not in {*fields, *wrong}]
+    problems += [f"{name} is no ObjectId" for name in ("_id", "owner_id") if not id_of(row[name])]
+    return problems
+
+
+def stored_tool(row: Mapping[str, Any]) -> StoredTool:
+    """Return what a change of a tool needs of its row, as far as that was read.
+
+    A row whose states cannot be read is that of a disabled tool.
+    """
+    fields, _ = fields_of(row)
+    registration = choice_of(RegistrationState, fields.get("registration_state"))
+    exposure = choice_of(ExposureState, fields.get("exposure_state"))
+    is_known = registration is not None and exposure is not None
+    return StoredTool(
+        name=fields.get("name", ""),
+        registration_state=(registration if is_known else None) or RegistrationState.UNSELECTED,
+        exposure_state=(exposure if is_known else None) or ExposureState.DISABLED,
+        discovery_hash=fields.get("discovery_hash", ""),
+        pending_hash=fields.get("pending_hash"),
+        seen_hash=fields.get("seen_hash"),
+        rejected_hashes=fields.get("rejected_hashes", ()),
+        is_reviewed=row.get("reviewed") is True,
+        served_version=fields.get("served_version", 1),
+        pending_version=fields.get("pending_version"),
+        versions=fields.get("versions", 1),
+        is_withheld=row.get("is_withheld") is True,
+        definition=fields.get("definition"),
+        created_at=fields.get("created_at"),
+        overrides=overrides_in(fields),
+        row_id=str(row.get("_id", "")),
+        facets=fields.get("facets"),
+        sync_error=fields.get("sync_error"),
+    )
+
+
+def served_tool(row: Mapping[str, Any]) -> ServedTool | None:
+    """Return a tool as clients get it; None when its row does not say."""
+    fields, _ = fields_of(row)
+    name, definition = fields.get("name"), fields.get("presented") or fields.get("definition")
+    if not name or definition is None or ("presented" in row and "presented" not in fields):
+        return None
+    return ServedTool(
+        name=name,
+        title=fields.get("display_name") or fields.get("title"),
+        description=fields.get("description_override") or fields.get("description"),
+        definition=definition,
+        input_schema=fields.get("input_schema") or '{"type":"object"}',
+    )
+
+
+def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
+    """Return a served tool as the gateway reads it; None when its row does not say.
+
+    Whether its definition is JSON is looked at when it is taken into the view, where it was not
+    before.
+    """
+    name = text_of(row.get("name"))
+    definition = text_of(row["presented"] if "presented" in row else row.get("definition"))
+    if not name or not definition:
+        return None
+    is_behind = "pending_hash" in row or "seen_hash" in row
+    facets = facets_in(row, definition)
+    return ToolRow(row_id(row["_id"]), owner_id, name, definition, is_behind, facets)
+
+
+def facets_in(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
+    """Return what is known of a tool's effects; of one that another program stored, what it says.
+
+    Policies are about these, so a row without any must not pass for a tool without effects.
+    """
+    stored = _texts(row.get("facets"))
+    if stored is not None:
+        return effects_among(stored)
+    return facets_of(known(str(row.get("name")), said_in(definition), {}))
+
+
+def is_object_text(text: str) -> bool:
+    """Whether a text is a JSON object that clients can read."""
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return False
+
+
+def _json_text(stored: object) -> str | None:
+    text = text_of(stored)
+    return text if text is not None and is_object_text(text) else None
+
+
+def _texts(stored: object) -> tuple[str, ...] | None:
+    """Return a stored list of texts; None for anything else."""
+    if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
+        return tuple(stored)
+    return None
+
+
+def _object(stored: object) -> JsonObject | None:
+    try:
+        value = json_of(stored)
+    except NotJsonError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+READERS = {
+    **dict.fromkeys(JSON_TEXTS, _json_text),
+    **dict.fromkeys(TEXTS, text_of),
+    **dict.fromkeys(NUMBERS, whole_of),
+    **dict.fromkeys(TIMES, moment_of),
+    **dict.fromkeys(OBJECTS, _object),
+    **dict.fromkeys(LISTS, _texts),
+}

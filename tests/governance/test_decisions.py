@@ -1,0 +1,77 @@
+"""What decisions about a tool mean, whatever its row holds."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from registry.core.errors import RegistryError
+from registry.governance.decisions import Decision, accepted, rejected
+from registry.governance.errors import NothingWaitsError, ToolStateError
+from registry.governance.repository import governed_tool
+from registry.governance.values import GovernedTool
+from registry.tools.values import ExposureState, RegistrationState
+
+DEFINITION = '{"name":"t","inputSchema":{"type":"object"}}'
+
+
+def tool(**fields: Any) -> GovernedTool:
+    """Return a tool as it is read from a row, which another program may have written."""
+    row = {
+        "_id": ObjectId(),
+        "owner_id": ObjectId(),
+        "name": "t",
+        "definition": DEFINITION,
+        "discovery_hash": "served",
+        "registration_state": "selected",
+        "exposure_state": "active",
+        **fields,
+    }
+    return governed_tool({name: value for name, value in row.items() if value is not None})
+
+
+def outcome(decide: Any, decided: GovernedTool) -> Decision | type[RegistryError]:
+    try:
+        decision: Decision = decide(decided, decided.decision_hash)
+    except RegistryError as exc:
+        return type(exc)
+    return decision
+
+
+@pytest.mark.parametrize("decide", [accepted, rejected])
+@pytest.mark.parametrize(
+    "half", [{"pending_hash": "new"}, {"pending_definition": DEFINITION}], ids=str
+)
+def test_nobody_can_decide_about_half_a_definition(decide: Any, half: dict[str, str]) -> None:
+    assert outcome(decide, tool(**half)) is NothingWaitsError
+
+
+def test_a_definition_that_is_no_json_cannot_be_accepted() -> None:
+    waiting = tool(pending_hash="new", pending_definition="[" * 100)
+
+    assert outcome(accepted, waiting) is NothingWaitsError
+
+
+def test_a_definition_that_is_no_tool_cannot_be_accepted() -> None:
+    assert outcome(accepted, tool(pending_hash="new", pending_definition="{}")) is ToolStateError
+
+
+@pytest.mark.parametrize("decide", [accepted, rejected])
+def test_every_row_is_decided_about_or_refused_in_words(decide: Any) -> None:
+    for state, exposure, half, definition, withheld in product(
+        [*RegistrationState, "odd", None],
+        [*ExposureState, 5, None],
+        ["new", 5, None],
+        [DEFINITION, "{}", "no json", 5, None],
+        [True, "yes", None],
+    ):
+        decided = tool(
+            registration_state=state,
+            exposure_state=exposure,
+            pending_hash=half,
+            pending_definition=definition,
+            is_withheld=withheld,
+        )
+
+        assert outcome(decide, decided)
