@@ -85,7 +85,7 @@ clean: ## Remove what was built, installed and cached; .registry/ stays
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache .schemathesis .coverage .coverage.* \
 		tests/crossapp/releases/*/node_modules tests/npm/node_modules \
-		tests/clients/fastmcp/.venv
+		tests/clients/fastmcp/.venv tests/clients/python_v1/.venv
 	find $(GENERATED) -mindepth 1 ! -name README.md -delete
 	find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +
 

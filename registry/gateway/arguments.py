@@ -20,7 +20,7 @@ import structlog
 from registry.core.clock import Clock
 from registry.gateway import argument_process
 from registry.gateway.argument_process import HEAD, UNCHECKABLE
-from registry.gateway.errors import InvalidParams
+from registry.gateway.errors import ArgumentsRefused
 from registry.gateway.values import ArgumentCheck, ToolEntry
 
 log = structlog.get_logger()
@@ -53,12 +53,12 @@ class ArgumentChecker:
         """Check the arguments of a call of a tool that has a check.
 
         Raises:
-            InvalidParams: They do not fit, or nobody can tell.
+            ArgumentsRefused: They do not fit, or nobody can tell.
         """
         if tool.check is not None:
             problem = await self._problem(tool.check, tool.wire, arguments)
             if problem is not None:
-                raise InvalidParams(f"The arguments do not fit the tool's definition: {problem}.")
+                raise ArgumentsRefused(problem)
 
     async def _problem(
         self, check: ArgumentCheck, definition: bytes, arguments: Mapping[str, Any]

@@ -326,24 +326,18 @@ class Broker:
         loop.call_later(self._total_timeout_seconds, self._unanswered.discard, token)
         return dump_text(body)
 
-    async def claim(self, worker: str, token: str, asked_at: int) -> None:
-        """Make sure that a client's answer counts: once, and while the call goes on.
+    async def claim(self, worker: str, token: str, asked_at: int) -> bool:
+        """Whether a client's answer counts: once, and while the call goes on.
 
         A worker that cannot be reached may be one of another replica. Its call is believed to go
         on for as long as a call may.
-
-        Raises:
-            AnswerUnwanted: It does not.
         """
         if worker == self._peers.own:
-            is_wanted = self.take(token)
-        else:
-            told = orjson.dumps({"kind": "claim", "token": token})
-            reply = await self._peers.tell(worker, told)
-            passed = self._clock.now().timestamp() - asked_at
-            is_wanted = passed < self._total_timeout_seconds if reply is None else reply == WANTED
-        if not is_wanted:
-            raise AnswerUnwanted
+            return self.take(token)
+        told = orjson.dumps({"kind": "claim", "token": token})
+        reply = await self._peers.tell(worker, told)
+        passed = self._clock.now().timestamp() - asked_at
+        return passed < self._total_timeout_seconds if reply is None else reply == WANTED
 
     def take(self, token: str) -> bool:
         """Whether a question of this worker has no answer yet; from now on it has."""

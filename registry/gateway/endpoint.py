@@ -73,7 +73,7 @@ from registry.gateway.session_states import SessionStates
 from registry.gateway.sessions import SessionSeal
 from registry.gateway.standing import Standing
 from registry.gateway.streams import StandingStreams, StreamRoom, until_refused
-from registry.gateway.translate import error_body, refusal_for
+from registry.gateway.translate import refusal_body, refusal_for, status_of
 from registry.gateway.upstream_sessions import SessionLimits
 from registry.gateway.values import Route
 from registry.gateway.watch import ClientGone
@@ -359,19 +359,22 @@ class GatewayEndpoint:
         method = envelope.method
         exchange.method = method or "response"
         self._recorder.understood(exchange, envelope.params)
+        exchange.params = envelope.params
+        era = message_era(headers, envelope.params)
+        exchange.is_modern = era is Era.MODERN
+        query = exchange.scope.get("query_string")
+        stream = stream_name(query) if query else None
+        exchange.is_answered_inside = (
+            envelope.is_request and stream is None and not exchange.is_modern
+        )
         # Answers and notifications are for calls that are still in flight.
         if self._drain.has_begun and envelope.is_request:
             raise ShuttingDown
-        era = message_era(headers, envelope.params)
-        exchange.is_modern = era is Era.MODERN
-        needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
-        exchange.params = envelope.params
         self._refuse_loop(exchange)
         if method not in METHODS:
             await self._unknown_method(exchange, envelope, user)
             return
-        query = exchange.scope.get("query_string")
-        stream = stream_name(query) if query else None
+        needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
         if stream is not None:
             await self._take(exchange, envelope, user, needed, stream)
             return
@@ -518,12 +521,11 @@ class GatewayEndpoint:
             if exchange.client.is_event_stream:
                 last = farewell(exchange.farewell, refusal, exchange.request_id)
                 if not last and exchange.client.sends_whole_events:
-                    error = error_body(refusal, exchange.request_id, exchange.trace_id)
-                    last = event_text(error)
+                    last = event_text(refusal_body(exchange, refusal))
                 await exchange.client.send({"type": "http.response.body", "body": last})
             return
-        body = error_body(refusal, exchange.request_id, exchange.trace_id)
-        await exchange.answer(refusal.http_status, body, refusal.headers)
+        body = refusal_body(exchange, refusal)
+        await exchange.answer(status_of(exchange, refusal), body, refusal.headers)
 
 
 def _is_hosted(route: Route) -> bool:

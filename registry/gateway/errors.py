@@ -73,12 +73,18 @@ class Refusal(Exception):  # noqa: N818 - a decision that travels as an exceptio
         message: Safe to show: names things, never secrets, never an upstream's own words.
         facts: Members of the error's `data`.
         headers: Further response headers.
+        is_of_http: Whether clients act on the status itself, in every era: they send another
+            token, or begin another session.
+        is_for_model: Whether whoever asked for a tool can act on it: by other arguments, another
+            tool, a word to the user. In the handshake's era it is a result of the call.
     """
 
     status: ClassVar[int] = 400
     code: ClassVar[int] = INVALID_REQUEST
     error: ClassVar[str] = "validation_error"
     outcome: ClassVar[Outcome] = Outcome.INVALID
+    is_of_http: ClassVar[bool] = False
+    is_for_model: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -195,6 +201,15 @@ class InvalidParams(Refusal):
     code = INVALID_PARAMS
 
 
+class ArgumentsRefused(InvalidParams):
+    """The arguments of a call do not fit the tool's definition."""
+
+    is_for_model = True
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The arguments do not fit the tool's definition: {problem}.")
+
+
 class HeaderMismatch(Refusal):
     """Headers repeat, or disagree with the body."""
 
@@ -229,6 +244,7 @@ class Unauthorized(Refusal):
     code = 401
     error = "unauthorized"
     outcome = Outcome.UNAUTHORIZED
+    is_of_http = True
 
 
 class InsufficientScope(Refusal):
@@ -238,6 +254,7 @@ class InsufficientScope(Refusal):
     code = 403
     error = "insufficient_scope"
     outcome = Outcome.UNAUTHORIZED
+    is_of_http = True
 
 
 class ServerUnknown(Refusal):
@@ -247,6 +264,7 @@ class ServerUnknown(Refusal):
     code = 404
     error = "not_found"
     outcome = Outcome.REFUSED
+    is_of_http = True
 
     def __init__(self) -> None:
         super().__init__("There is no such server.")
@@ -259,6 +277,7 @@ class SessionUnknown(Refusal):
     code = 404
     error = "not_found"
     outcome = Outcome.REFUSED
+    is_of_http = True
 
     def __init__(self) -> None:
         super().__init__("Session not found; initialize a new one.")
@@ -351,6 +370,7 @@ class ApprovalRequired(Refusal):
     code = 403
     error = "approval_required"
     outcome = Outcome.REFUSED
+    is_for_model = True
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -364,6 +384,7 @@ class ApprovalRequired(Refusal):
 class MethodUnknown(Refusal):
     """The server does not have this JSON-RPC method."""
 
+    status = 404
     code = -32601
     error = "not_found"
     outcome = Outcome.REFUSED
@@ -389,9 +410,14 @@ class NotServing(Refusal):
     code = 503
     error = "service_unavailable"
     outcome = Outcome.UNAVAILABLE
+    is_for_model = True
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, headers=[(b"retry-after", str(RETRY_AFTER_SECONDS).encode())])
+        super().__init__(
+            message,
+            facts={"retry_after_seconds": RETRY_AFTER_SECONDS},
+            headers=[(b"retry-after", str(RETRY_AFTER_SECONDS).encode())],
+        )
 
 
 class UpstreamBusy(NotServing):
@@ -444,6 +470,7 @@ class UpstreamFailed(Refusal):
     code = 502
     error = "upstream_error"
     outcome = Outcome.UPSTREAM_ERROR
+    is_for_model = True
 
 
 class InputRefused(UpstreamFailed):
@@ -471,6 +498,12 @@ class UpstreamAnswered(UpstreamFailed):
         self.answered = answered
         self.http_status = status
         self.rpc_code = status
+
+
+class SessionForgotten(UpstreamAnswered):
+    """The server does not know the session of a client that talks to it itself."""
+
+    is_of_http = True
 
 
 class UpstreamTimedOut(UpstreamFailed):

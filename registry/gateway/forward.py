@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Send
 from registry.gateway.errors import (
     CredentialsRejected,
     NotServing,
+    SessionForgotten,
     UpstreamAnswered,
     UpstreamFailed,
 )
@@ -56,6 +57,7 @@ EMPTY = frozenset({ACCEPTED, NO_CONTENT})
 """Answers to notifications and responses; they have no body whose form could be wrong."""
 
 OK = 200
+NOT_FOUND = 404
 SUCCESS = range(200, 300)
 REDIRECTS = range(300, 400)
 SERVER_ERRORS = range(500, 600)
@@ -391,4 +393,5 @@ def _refuse_foreign(status: int, content_type: str, route: Route) -> None:
         shown = content_type.partition(";")[0].strip()[:64] or "no content type"
         raise UpstreamFailed(f"The server {route.server_name} answered {shown} instead of JSON.")
     passed_on = 502 if status in SERVER_ERRORS and status != NotServing.status else status
-    raise UpstreamAnswered(route.server_name, passed_on, status)
+    kind = SessionForgotten if status == NOT_FOUND else UpstreamAnswered
+    raise kind(route.server_name, passed_on, status)

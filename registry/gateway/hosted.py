@@ -47,6 +47,7 @@ from registry.gateway.errors import (
     Refusal,
     ResourceUnknown,
     StateUnknown,
+    UpstreamFailed,
 )
 from registry.gateway.forward import REPEATABLE
 from registry.gateway.headers import CONVERSATION_HEADER, TRACE_HEADERS
@@ -62,7 +63,7 @@ from registry.gateway.session_states import (
     SessionStates,
 )
 from registry.gateway.standing import SAID, Standing
-from registry.gateway.translate import by_era, result_body
+from registry.gateway.translate import result_body
 from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route, may_tell_of_resources
 from registry.servers.values import Era
@@ -160,7 +161,7 @@ class HostedServer:
                     elsewhere.worker, scope, raw, client.receive, client.pass_on
                 )
             except PeerGone:
-                raise by_era(exchange, StateUnknown()) from None
+                raise StateUnknown from None
 
     async def get(self, exchange: Exchange, user: UserContext, offering: Offering) -> None:
         """Open the standing stream of a session."""
@@ -242,7 +243,7 @@ class HostedServer:
                 owned_prompt = offering.prompt(name)
                 if owned_prompt is None:
                     self._note_hidden(exchange, offering, name)
-                    raise by_era(exchange, PromptUnknown(name))
+                    raise PromptUnknown(name)
                 await self._call(exchange, envelope, caller, offering, owned_prompt, "name")
             case "resources/read":
                 owned = self._resource(exchange, envelope, offering)
@@ -267,14 +268,14 @@ class HostedServer:
             case "logging/setLevel":
                 level = envelope.params.get("level")
                 if level not in crossing.LOG_LEVELS:
-                    raise by_era(exchange, InvalidParams("There is no such log level."))
+                    raise InvalidParams("There is no such log level.")
                 await self._change(caller, {"level": level})
                 await self._result(exchange, {})
             case "resources/subscribe" | "resources/unsubscribe":
                 owned = self._resource(exchange, envelope, offering)
                 begins = envelope.method == "resources/subscribe"
                 if begins and not may_tell_of_resources(owned.route):
-                    raise by_era(exchange, NotSubscribable(owned.route.server_name))
+                    raise NotSubscribable(owned.route.server_name)
                 if begins:
                     self._check_room(caller, envelope.params["uri"])
                     self._admission.note_use(exchange, caller.user, owned.route)
@@ -299,7 +300,7 @@ class HostedServer:
             case "subscriptions/listen":
                 await self._standing.listen(exchange, caller, offering, envelope)
             case "ping" | "initialize" | "logging/setLevel":
-                raise _unknown_method(exchange)
+                raise MethodUnknown
             case _:
                 await self._unknown(exchange, envelope, caller, offering)
 
@@ -308,7 +309,7 @@ class HostedServer:
     ) -> None:
         """Let the one server behind the path say whether it knows the method."""
         if offering.only is None:
-            raise _unknown_method(exchange)
+            raise MethodUnknown
         owned = Owned(offering.only, "")
         await self._call(exchange, envelope, caller, offering, owned, None)
 
@@ -335,7 +336,7 @@ class HostedServer:
         try:
             page = offering.page(PAGE_KINDS[envelope.method], envelope.params.get("cursor"))
         except CursorError:
-            raise by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
+            raise InvalidParams("The cursor is not one of ours.") from None
         if page is None:
             await self._unknown(exchange, envelope, caller, offering)
             return
@@ -350,7 +351,7 @@ class HostedServer:
         if owned is None or owned.tool is None:
             self._note_hidden(exchange, offering, name)
             withheld = offering.withheld(name)
-            raise by_era(exchange, self._admission.unknown_tool(exchange, name, withheld))
+            raise self._admission.unknown_tool(exchange, name, withheld)
         exchange.tool = owned.tool.name
         exchange.may_repeat = owned.tool.may_repeat
         arguments = require_arguments(envelope.params, owned.tool)
@@ -369,7 +370,7 @@ class HostedServer:
         owned = offering.resource(uri)
         if owned is None:
             code = INVALID_PARAMS if exchange.is_modern else crossing.RESOURCE_NOT_FOUND
-            raise by_era(exchange, ResourceUnknown(uri, code))
+            raise ResourceUnknown(uri, code)
         return owned
 
     async def _complete(
@@ -385,7 +386,7 @@ class HostedServer:
             case _:
                 pass
         if owned is None:
-            raise by_era(exchange, InvalidParams("There is nothing of that reference."))
+            raise InvalidParams("There is nothing of that reference.")
         params = {**envelope.params, "ref": {**ref, key: owned.key}}
         await self._dispatch(exchange, envelope, caller, offering, owned, params)
 
@@ -504,9 +505,14 @@ class HostedServer:
         body = load_text(raw)
         body["id"] = request_id
         credentials = await self._credentials_of(route, caller.user)
-        # Last, because an answer that could not be sent on must not count.
-        await self._broker.claim(worker, token, asked_at)
-        await self._connector.reply(route, credentials, reply_address, dump_text(body))
+        # Last, because an answer that could not be sent on must not count. One that comes when
+        # nobody waits any more is no fault of the client: an error would end its session.
+        if not await self._broker.claim(worker, token, asked_at):
+            return
+        try:
+            await self._connector.reply(route, credentials, reply_address, dump_text(body))
+        except UpstreamFailed as failure:
+            log.info("gateway_answer_not_taken", server=route.slug, reason=failure.message)
 
     async def _change(self, caller: Caller, change: JsonObject) -> None:
         """Note something about a session, in all workers: any of them may serve it next."""
@@ -586,12 +592,6 @@ def _named(envelope: Envelope, member: str) -> str:
     if type(value) is not str:
         raise InvalidParams(f"{envelope.method} needs the member params.{member}, a string.")
     return value
-
-
-def _unknown_method(exchange: Exchange) -> MethodUnknown:
-    refusal = MethodUnknown()
-    refusal.http_status = 404 if exchange.is_modern else 200
-    return refusal
 
 
 def _exactly(envelope: Envelope, params: JsonObject) -> JsonObject:

@@ -181,7 +181,7 @@ class InnerTalk:
             raw, request_id = self._hello
             inner = await self._exchange(scope, "POST", raw, request_id, quietly=True)
             self._note(inner)
-            if inner.status not in SUCCESS:
+            if inner.status not in SUCCESS or "error" in (inner.answer or {}):
                 return False
             await self._exchange(
                 scope, "POST", b'{"jsonrpc":"2.0","method":"notifications/initialized"}'

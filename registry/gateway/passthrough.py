@@ -34,7 +34,7 @@ from registry.gateway.requests import Exchange
 from registry.gateway.sessions import SessionSeal
 from registry.gateway.standin import is_away, may_go_unheard, stand_in_result
 from registry.gateway.streams import StandingStreams
-from registry.gateway.translate import by_era, result_body
+from registry.gateway.translate import result_body
 from registry.gateway.values import Route, upstream_headers
 from registry.servers.values import Era
 
@@ -205,7 +205,7 @@ class PassThrough:
         tool = route.tools.get(name)
         if tool is None:
             withheld = withheld_tool(route, name)
-            raise by_era(exchange, self._unknown_tool(exchange, name, withheld))
+            raise self._unknown_tool(exchange, name, withheld)
         exchange.tool = tool.name
         exchange.may_repeat = tool.may_repeat
         arguments = require_arguments(envelope.params, tool)
@@ -305,7 +305,7 @@ def _listed(exchange: Exchange, envelope: Envelope, route: Route) -> bytes | Non
             return list_result(pieces, exchange.request_id, is_modern=exchange.is_modern)
         page = SingleOffering(route).page(kind, cursor)
     except CursorError:
-        raise by_era(exchange, InvalidParams("The cursor is not one of ours.")) from None
+        raise InvalidParams("The cursor is not one of ours.") from None
     if page is None:
         return None
     return page_result(page, exchange.request_id, is_modern=exchange.is_modern)

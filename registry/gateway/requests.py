@@ -58,6 +58,8 @@ class Exchange:
         trace: The trace that the client says it belongs to.
         spans: Made of it when there is tracing.
         lists_to: Marks what is listed to another gateway; None for all other clients.
+        is_answered_inside: Whether a failure is told within the JSON-RPC answer, whose HTTP status
+            is 200: that of a request of the handshake's era that was understood.
         may_repeat: Whether the tool that is called says that a second call changes nothing.
     """
 
@@ -68,6 +70,7 @@ class Exchange:
         "error_code",
         "farewell",
         "headers",
+        "is_answered_inside",
         "is_modern",
         "label",
         "lists_to",
@@ -98,6 +101,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.request_id: RequestId | None = None
         self.is_modern = False
+        self.is_answered_inside = False
         self.may_repeat = False
         self.lists_to: Instance | None = None
         self.outcome = Outcome.OK

@@ -66,7 +66,6 @@ from registry.gateway.session_states import (
     SessionStates,
 )
 from registry.gateway.streams import StreamRoom
-from registry.gateway.translate import by_era
 from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route, may_tell_of_resources
 from registry.gateway.watch import CallWatch, ClientGone
@@ -258,7 +257,7 @@ class Standing:
             Refusal: It cannot be opened, or its caller may not have it any more.
             ClientGone: There is nobody left to tell.
         """
-        honoured = _honoured(exchange, offering, envelope.params.get("notifications"))
+        honoured = _honoured(offering, envelope.params.get("notifications"))
         uris = honoured.uris
         outlet = Outlet(honoured.lists, exchange.request_id)
         async with self._opened(exchange, caller, offering, outlet, uris, None) as stream:
@@ -597,18 +596,16 @@ class _Honoured:
         return told
 
 
-def _honoured(exchange: Exchange, offering: Offering, asked: object) -> _Honoured:
+def _honoured(offering: Offering, asked: object) -> _Honoured:
     if not isinstance(asked, dict):
-        refusal = InvalidParams("subscriptions/listen needs params.notifications, an object.")
-        raise by_era(exchange, refusal)
+        raise InvalidParams("subscriptions/listen needs params.notifications, an object.")
     wanted = asked.get(RESOURCE_SUBSCRIPTIONS) or []
     if (
         not isinstance(wanted, list)
         or len(wanted) > MOST_SUBSCRIPTIONS
         or not all(isinstance(uri, str) and len(uri) <= MAX_URI_CHARACTERS for uri in wanted)
     ):
-        refusal = InvalidParams(f"resourceSubscriptions takes up to {MOST_SUBSCRIPTIONS} URIs.")
-        raise by_era(exchange, refusal)
+        raise InvalidParams(f"resourceSubscriptions takes up to {MOST_SUBSCRIPTIONS} URIs.")
     lists = sum(kind for name, kind in LISTS.items() if asked.get(name) is True)
     uris = tuple(uri for uri in dict.fromkeys(wanted) if may_subscribe(offering, uri))
     return _Honoured(lists, uris)

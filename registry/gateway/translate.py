@@ -20,6 +20,9 @@ from registry.gateway.errors import (
 from registry.gateway.requests import Exchange
 from registry.servers.errors import UserKeyMissingError
 
+ERROR_META_KEY = "mcp-gateway-registry/error"
+"""Member of `_meta` of a failed result that the gateway made: what an error's `data` says."""
+
 
 def challenged(error: UnauthorizedError | InsufficientScopeError, metadata_url: str) -> Refusal:
     """Return the refusal with the `WWW-Authenticate` header (RFC 6750, 3; RFC 9728, 5.1)."""
@@ -49,10 +52,28 @@ def refusal_for(error: Exception) -> Refusal:
             return InternalFailure()
 
 
-def by_era(exchange: Exchange, refusal: Refusal) -> Refusal:
-    """Give an error about parameters the status it has in the client's era."""
-    refusal.http_status = 400 if exchange.is_modern else 200
-    return refusal
+def status_of(exchange: Exchange, refusal: Refusal) -> int:
+    """Return the HTTP status of a refusal.
+
+    The Python SDK 1.x ends the whole session on an HTTP error. So what was understood, in the era
+    that has sessions, is answered 200, its failure inside; docs/decisions/0029-errors-inside.md.
+    """
+    return 200 if exchange.is_answered_inside and not refusal.is_of_http else refusal.http_status
+
+
+def refusal_body(exchange: Exchange, refusal: Refusal) -> bytes:
+    """Return the answer to a request that is refused: an error, or a tool's failed result."""
+    request_id = exchange.request_id
+    is_result = refusal.is_for_model and exchange.method == "tools/call"
+    if not exchange.is_answered_inside or not is_result or request_id is None:
+        return error_body(refusal, request_id, exchange.trace_id)
+    error = {"code": refusal.rpc_code, **_facts(refusal, exchange.trace_id)}
+    told = {
+        "content": [{"type": "text", "text": refusal.message}],
+        "isError": True,
+        "_meta": {ERROR_META_KEY: error},
+    }
+    return result_body(told, request_id)
 
 
 def error_body(
@@ -65,7 +86,6 @@ def error_body(
         request_id: Of the request; None when it is not known.
         trace_id: By which logs and records can be found.
     """
-    traced = {} if trace_id is None else {"trace_id": trace_id}
     return orjson.dumps(
         {
             "jsonrpc": "2.0",
@@ -73,10 +93,15 @@ def error_body(
             "error": {
                 "code": refusal.rpc_code,
                 "message": refusal.message,
-                "data": {"error": refusal.error, **refusal.facts, **traced},
+                "data": _facts(refusal, trace_id),
             },
         }
     )
+
+
+def _facts(refusal: Refusal, trace_id: str | None) -> dict[str, object]:
+    traced = {} if trace_id is None else {"trace_id": trace_id}
+    return {"error": refusal.error, **refusal.facts, **traced}
 
 
 def result_body(result: Mapping[str, object], request_id: RequestId) -> bytes:

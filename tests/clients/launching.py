@@ -19,6 +19,7 @@ TYPESCRIPT = NPM / "clients"
 
 INSPECTOR = MODULES / "@modelcontextprotocol/inspector/clients/launcher/build/index.js"
 FASTMCP = HERE / "fastmcp"
+PYTHON_SDK_V1 = HERE / "python_v1"
 RUN_SECONDS = 90
 
 
@@ -91,13 +92,13 @@ async def run_inspector(
     }
 
 
-def fastmcp_python() -> str:
-    """Return the Python of FastMCP's environment, which is made if it is not there yet.
+def python_of(folder: Path) -> str:
+    """Return the Python of a client's environment, which is made if it is not there yet.
 
     Safe to call from several processes at once.
     """
-    pins = FASTMCP / "requirements.txt"
-    environment = FASTMCP / ".venv"
+    pins = folder / "requirements.txt"
+    environment = folder / ".venv"
     python = environment / "bin" / "python"
     wanted = f"{sys.version}\n{pins.read_text()}"
     stamp = environment / ".installed"

@@ -10,7 +10,7 @@ from tests.clients.conftest import Registered
 from tests.clients.launching import (
     FASTMCP,
     TYPESCRIPT,
-    fastmcp_python,
+    python_of,
     run_conversation,
     run_inspector,
 )
@@ -66,7 +66,7 @@ async def converse(cell: Cell, server: Registered, home: Path) -> Report:
         case Program.PYTHON:
             return await python_sdk.converse(*told)
         case Program.FASTMCP:
-            python = await asyncio.to_thread(fastmcp_python)
+            python = await asyncio.to_thread(python_of, FASTMCP)
             return await run_conversation(python, FASTMCP / "client.py", *told)
         case Program.INSPECTOR:
             return await run_inspector(await asyncio.to_thread(new_node), home, *told)

@@ -34,7 +34,7 @@ class Case:
         after: Bytes that pass before it.
         moment: The same for people.
         status: That the client gets; None when it gets no answer.
-        code: Of the JSON-RPC error; None when there is none.
+        code: Of the failed result or the JSON-RPC error; None when there is none.
         counted: The outcome in metrics; None when there was no request.
         told: What the client is told, or has.
         is_whole: Whether the client has the whole answer.
@@ -73,11 +73,11 @@ def _upstream(
     after: int,
     moment: str,
     form: Form,
-    status: int,
+    code: int,
     counted: str,
     told: str,
 ) -> Case:
-    code = status if status >= 400 else None
+    # The request was understood, so that what goes wrong is told within its answer.
     return Case(
         Place.UPSTREAM,
         Direction.ANSWER,
@@ -85,8 +85,8 @@ def _upstream(
         after,
         moment,
         form,
-        status,
-        code,
+        200,
+        code if code >= 400 else None,
         counted,
         told,
         told == ANSWER,

@@ -12,6 +12,7 @@ from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
+    CallToolResult,
     CreateMessageResult,
     ElicitResult,
     ListRootsResult,
@@ -289,8 +290,9 @@ async def test_lists_and_other_servers_are_whole_while_a_server_is_away(
         refused, answered = await asyncio.gather(away, there, return_exceptions=True)
 
     assert len(listed.tools) == 2 * len(TOOLS)
-    assert isinstance(refused, MCPError)
-    assert "The server old cannot be reached." in str(refused)
+    assert isinstance(refused, CallToolResult)
+    assert refused.is_error
+    assert text(refused) == "The server old cannot be reached."
     assert text(answered) == "This is a simple text response for testing."
 
 
@@ -509,8 +511,8 @@ async def test_an_answer_to_a_question_counts_once_and_while_the_call_goes_on(
 
     assert any('"result"' in line for line in rest)
     assert [message["id"] for message in answers] == ["q1"]
-    assert statuses[0] == 202
-    assert all(400 <= status < 500 for status in statuses[1:])
+    # What comes too late is taken, and goes nowhere: an error would end the session of some clients.
+    assert statuses == [202, 202, 202]
 
 
 async def _until_data(lines: AsyncIterator[str]) -> AsyncIterator[str]:

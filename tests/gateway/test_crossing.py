@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,7 +209,8 @@ async def test_what_the_client_did_not_declare_is_not_asked(
 ) -> None:
     async with meet(speech, kind, path, sampling_callback=answers.sampled) as it:
         possible = await it.call("test_input_required_result_capabilities")
-        await _fails(it.call("test_elicitation", {"message": "Who?"}))
+        with suppress(MCPError):
+            assert (await it.call("test_elicitation", {"message": "Who?"})).is_error
 
     assert text(possible) == "Answered: greeting."
     assert len(answers.asked) == 1

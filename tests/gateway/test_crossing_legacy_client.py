@@ -14,6 +14,7 @@ from registry.gateway.values import tool_entry
 from registry.servers.values import Era
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.eras import EVENTS, RESERVED, event, notice
+from tests.gateway.failing import error_of, outcome
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
@@ -324,8 +325,8 @@ async def test_a_server_that_asks_again_and_again_is_given_up(
 
     answer = await gateway.post(request("tools/call", CALL), mcp_session_id=session)
 
-    assert answer.status_code == 502
-    assert "more than 10 times" in answer.json()["error"]["message"]
+    assert outcome(answer) == 502
+    assert "more than 10 times" in error_of(answer)["message"]
     assert len(upstream.requests) == 11
 
 
@@ -354,8 +355,8 @@ async def test_a_server_that_asks_what_the_client_cannot_give_is_refused(
 
     answer = await gateway.post(request("tools/call", CALL), mcp_session_id=session)
 
-    assert answer.status_code == 502
-    assert "cannot give" in answer.json()["error"]["message"]
+    assert outcome(answer) == 502
+    assert "cannot give" in error_of(answer)["message"]
     assert len(upstream.requests) == 1
 
 
@@ -372,7 +373,7 @@ async def test_a_page_to_visit_is_asked_of_clients_that_open_pages(
     async with calling(gateway, able) as stream:
         asked = await stream.next()
 
-    assert refused.status_code == 502
+    assert outcome(refused) == 502
     assert asked["params"] == page["params"]
 
 
@@ -391,7 +392,8 @@ async def test_a_client_that_answers_with_an_error_ends_the_call(
         answer = await stream.next()
 
     assert answer["id"] == "c"
-    assert "not now" in answer["error"]["message"]
+    assert answer["result"]["isError"] is True
+    assert "not now" in answer["result"]["content"][0]["text"]
 
 
 async def test_a_cancelled_call_closes_the_servers_stream(

@@ -11,6 +11,7 @@ from starlette.types import Message
 from registry.gateway.errors import NotServing, ShuttingDown
 from registry.gateway.farewell import SUBSCRIPTION_ID, Farewell, farewell
 from tests.gateway.conftest import Gateway, head, request
+from tests.gateway.failing import error_of, outcome
 from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream
 
 MODERN = {"mcp_protocol_version": "2026-07-28"}
@@ -51,9 +52,9 @@ async def test_a_new_request_is_told_to_go_elsewhere(
     called = await gateway.call()
     listened = await gateway.http.get("/mcp/demo", headers=head())
 
-    assert [called.status_code, listened.status_code] == [503, 503]
+    assert [outcome(called), outcome(listened)] == [503, 503]
     assert called.json()["id"] == 1
-    assert called.json()["error"]["data"]["error"] == "service_unavailable"
+    assert error_of(called)["data"]["error"] == "service_unavailable"
     assert {got.headers["connection"] for got in (called, listened)} == {"close"}
     assert all(int(got.headers["retry-after"]) > 0 for got in (called, listened))
     assert upstream.requests == []

@@ -14,6 +14,7 @@ from tests.fakes.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway import fault_table
 from tests.gateway.conftest import Gateway, StartGateway, head, request
+from tests.gateway.failing import error_of
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.fault_table import CASES, Case, Form, Place
 from tests.gateway.serving import serve
@@ -116,21 +117,24 @@ async def test_a_fault_has_the_stated_outcome_and_is_felt_by_nobody_else(
     again = await stage.call()
 
     assert (answer.status_code if answer is not None else None) == case.status
-    assert error_of(answer) == (case.code, case.told if case.code else None)
+    assert failure_of(answer) == (case.code, case.told if case.code else None)
     assert is_whole(answer) is case.is_whole
     assert counted == ([case.counted] if case.counted else [])
     assert other.status_code == 200
     assert is_whole(again)
 
 
-def error_of(answer: httpx.Response | None) -> tuple[int | None, str | None]:
+def failure_of(answer: httpx.Response | None) -> tuple[int | None, str | None]:
     if answer is None or answer.headers.get("content-type") != "application/json":
         return None, None
     try:
-        error = answer.json().get("error")
+        body = answer.json()
     except ValueError:
         return None, None
-    return (error["code"], error["message"]) if error else (None, None)
+    if "error" not in body and "isError" not in body["result"]:
+        return None, None
+    error = error_of(answer)
+    return error["code"], error["message"]
 
 
 def is_whole(answer: httpx.Response | None) -> bool:

@@ -20,6 +20,7 @@ from registry.gateway.wire import ConnectTimedOut, Wire
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
 from tests.gateway.conftest import Gateway, StartGateway, head, request
+from tests.gateway.failing import error_of, outcome
 from tests.gateway.fakes import PRIVATE, Request, ScriptedUpstream, make_route
 from tests.gateway.serving import serve
 
@@ -48,7 +49,7 @@ async def two(
 
 
 def statuses(answers: list[httpx.Response]) -> set[int]:
-    return {answer.status_code for answer in answers}
+    return {outcome(answer) for answer in answers}
 
 
 @pytest.mark.requirement("R-230")
@@ -109,12 +110,12 @@ async def test_a_full_queue_refuses_at_once(
         refused = await gateway.call()
         first.cancel()
 
-    assert refused.status_code == 503
+    assert outcome(refused) == 503
     assert refused.headers["retry-after"] == "2"
-    assert refused.json()["error"] == {
+    assert error_of(refused) == {
         "code": 503,
         "message": "Too many calls to demo are under way; try again in a moment.",
-        "data": {"error": "upstream_busy"},
+        "data": {"error": "upstream_busy", "retry_after_seconds": 2},
     }
 
 
@@ -141,15 +142,15 @@ async def test_a_dead_server_is_left_alone_and_keeps_its_tools(dead: Gateway) ->
     stream = await dead.http.get("/mcp/demo", headers=head())
 
     assert statuses(failed) == {502}
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    assert refused.json()["error"]["data"] == {
+    assert (outcome(refused), refused.headers["retry-after"]) == (503, "1")
+    assert error_of(refused)["data"] == {
         "error": "upstream_unavailable",
         "retry_after_seconds": 1,
     }
-    assert "demo failed several times in a row" in refused.json()["error"]["message"]
+    assert "demo failed several times in a row" in error_of(refused)["message"]
     assert len(listed.json()["result"]["tools"]) == 2
     assert hello.json()["result"]["serverInfo"]["name"] == "demo"
-    assert stream.status_code == 503
+    assert outcome(stream) == 503
 
 
 async def test_a_server_that_comes_back_is_found_by_one_call(
@@ -165,7 +166,7 @@ async def test_a_server_that_comes_back_is_found_by_one_call(
     found = await dead.call()
     after = await asyncio.gather(*(dead.call() for _ in range(10)))
 
-    assert (still_refused.status_code, found.status_code) == (503, 200)
+    assert (outcome(still_refused), outcome(found)) == (503, 200)
     assert statuses(after) == {200}
 
 
@@ -231,7 +232,7 @@ async def test_only_what_has_no_effects_is_sent_again_when_the_connection_is_clo
 
     assert len(seen) == times
     assert seen == [orjson.dumps(message)] * times
-    assert (answer.status_code == 200) is (times == 2)
+    assert (outcome(answer) == 200) is (times == 2)
 
 
 async def test_nothing_is_sent_a_third_time(
@@ -242,7 +243,7 @@ async def test_nothing_is_sent_a_third_time(
 
     answer = await gateway.post(RESOURCE)
 
-    assert (answer.status_code, len(seen)) == (502, 2)
+    assert (outcome(answer), len(seen)) == (502, 2)
 
 
 async def test_repeats_can_be_turned_off(
@@ -264,7 +265,7 @@ async def test_an_answer_that_broke_off_is_not_asked_for_again_once_it_began(
 
     answer = await gateway.post(RESOURCE)
 
-    assert (answer.status_code, len(seen)) == (502, 1)
+    assert (outcome(answer), len(seen)) == (502, 1)
 
 
 async def test_a_connection_that_the_upstream_closed_meanwhile_costs_no_call(
@@ -328,8 +329,8 @@ async def test_a_connection_that_is_not_made_in_time_is_given_up(
     async with asyncio.timeout(WAIT_SECONDS):
         answer = await gateway.call()
 
-    assert answer.status_code == 504
-    assert answer.json()["error"] == {
+    assert outcome(answer) == 504
+    assert error_of(answer) == {
         "code": 504,
         "message": "The server demo took no connection in time.",
         "data": {"error": "upstream_error", "timeout": "connect"},

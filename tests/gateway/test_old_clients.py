@@ -337,7 +337,7 @@ async def test_a_server_that_is_away_is_told_for_each_call(start_gateway: StartG
         called = await client.message()
 
     assert [tool["name"] for tool in listed["result"]["tools"]] == ["add", "echo"]
-    assert "cannot be reached" in called["error"]["message"]
+    assert "cannot be reached" in called["result"]["content"][0]["text"]
 
 
 async def test_its_stream_ends_as_soon_as_it_may_not_use_the_server(gateway: Gateway) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from registry.servers.values import Era, Transport
 from tests.gateway.conftest import Gateway, StartGateway, head, request
+from tests.gateway.failing import error_of, outcome
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.raw_old import HELLO, WAIT_SECONDS, raw_old
 from tests.gateway.serving import serve
@@ -174,9 +175,9 @@ async def test_an_endpoint_of_another_origin_is_refused(
     called = await gateway.call()
     opened = await gateway.http.get("/mcp/demo", headers=head(**OLD))
 
-    assert [called.status_code, opened.status_code] == [502, 502]
-    assert "another origin" in called.json()["error"]["message"]
-    assert "another origin" in opened.json()["error"]["message"]
+    assert [outcome(called), outcome(opened)] == [502, 502]
+    assert "another origin" in error_of(called)["message"]
+    assert "another origin" in error_of(opened)["message"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ async def test_a_stream_that_ends_or_makes_no_sense_gives_a_clear_error(
 
     answer = await gateway.call()
 
-    assert answer.status_code == 502
+    assert outcome(answer) == 502
     assert answer.json()["id"] == 1
 
 
@@ -220,7 +221,7 @@ async def test_an_answer_that_is_no_stream_gives_a_clear_error(
     called = await gateway.call()
     opened = await gateway.http.get("/mcp/demo", headers=head(**OLD))
 
-    assert [called.status_code, opened.status_code] == [502, 502]
+    assert [outcome(called), outcome(opened)] == [502, 502]
 
 
 async def test_a_silent_stream_is_given_up(gateway: Gateway, upstream: ScriptedUpstream) -> None:
@@ -233,7 +234,7 @@ async def test_a_silent_stream_is_given_up(gateway: Gateway, upstream: ScriptedU
     called = await gateway.call()
     opened = await gateway.http.get("/mcp/demo", headers=head(**OLD))
 
-    assert [called.status_code, opened.status_code] == [504, 504]
+    assert [outcome(called), outcome(opened)] == [504, 504]
 
 
 async def test_the_handshake_needs_no_server(gateway: Gateway, upstream: ScriptedUpstream) -> None:
@@ -352,13 +353,13 @@ async def test_a_server_that_is_back_is_asked_again_by_everybody(
     paused = await gateway.call()
     upstream.behaviour = OldServer(RESULT)
     async with asyncio.timeout(WAIT_SECONDS):
-        while (await gateway.call()).status_code != 200:
+        while outcome(await gateway.call()) != 200:
             pass
     upstream.behaviour = OldServer(RESULT)
     again = await gateway.call()
 
-    assert (failed.status_code, paused.status_code) == (502, 503)
-    assert again.status_code == 200
+    assert (outcome(failed), outcome(paused)) == (502, 503)
+    assert outcome(again) == 200
 
 
 @pytest.mark.parametrize(
@@ -384,5 +385,5 @@ async def test_an_answer_that_is_no_message_gives_a_clear_error(
     params = {"name": "demo__echo", "arguments": {}}
     told = await gateway.post(request("tools/call", params), slug="")
 
-    assert told.status_code == 502
-    assert told.json()["error"]["data"]["error"] == "upstream_error"
+    assert outcome(told) == 502
+    assert error_of(told)["data"]["error"] == "upstream_error"
