@@ -444,6 +444,13 @@ class GatewayEndpoint:
             method, params = body.get("method"), members(body.get("params"))
             if method in METHODS:
                 exchange.method = method or "response"
+                query = exchange.scope.get("query_string")
+                exchange.is_modern = message_era(exchange.headers, params) is Era.MODERN
+                exchange.is_answered_inside = not (
+                    exchange.is_modern
+                    or exchange.request_id is None
+                    or (query and stream_name(query))
+                )
             self._recorder.understood(exchange, params)
             self._refuse_loop(exchange)
             raise
@@ -459,9 +466,7 @@ class GatewayEndpoint:
             # Whoever does not know a notification ignores it.
             await exchange.answer_empty(202, [(b"content-length", b"0")])
             return
-        refusal = MethodUnknown()
-        refusal.http_status = 404 if exchange.is_modern else 200
-        raise refusal
+        raise MethodUnknown
 
     async def _take(
         self,

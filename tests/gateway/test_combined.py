@@ -511,7 +511,7 @@ async def test_an_answer_to_a_question_counts_once_and_while_the_call_goes_on(
 
     assert any('"result"' in line for line in rest)
     assert [message["id"] for message in answers] == ["q1"]
-    # What comes too late is taken, and goes nowhere: an error would end the session of some clients.
+    # What comes too late is taken, and goes nowhere: an error would end sessions of some clients.
     assert statuses == [202, 202, 202]
 
 
