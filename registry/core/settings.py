@@ -245,6 +245,12 @@ class Settings(BaseSettings):
         gt=0,
         description="After which time without a call a session with a server is ended.",
     )
+    gateway_watched_servers: int = Field(
+        default=500,
+        ge=0,
+        description="Most servers that one worker listens to for changed lists while clients have "
+        "streams open.",
+    )
     gateway_streams_per_worker: int = Field(
         default=6_000, gt=0, description="Most streams open to clients on one worker at a time."
     )

@@ -27,6 +27,7 @@ from registry.core.json import members
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.admission import Admission
+from registry.gateway.announced import AnnouncedLists
 from registry.gateway.arguments import ArgumentChecker
 from registry.gateway.broker import Broker
 from registry.gateway.client_sessions import ClientSessions
@@ -61,7 +62,7 @@ from registry.gateway.gates import UpstreamGates
 from registry.gateway.headers import read_headers
 from registry.gateway.hosted import HostedServer, Means
 from registry.gateway.hosts import HostGuard
-from registry.gateway.offering import COMBINED, CombinedOffering, SingleOffering
+from registry.gateway.offering import COMBINED, PAGE_KINDS, CombinedOffering, SingleOffering
 from registry.gateway.old_clients import OldClients, is_old_client, stream_name
 from registry.gateway.passthrough import PassThrough
 from registry.gateway.patience import Patience
@@ -171,8 +172,11 @@ class GatewayEndpoint:
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
 
+        self._announced = AnnouncedLists(routes, clock)
+
         def heard_list_changed(route: Route) -> None:
             metrics.upstream_list_changes.inc()
+            self._announced.heard(route)
             around.announced(route.server_id)
 
         self._arguments = ArgumentChecker(clock)
@@ -248,6 +252,7 @@ class GatewayEndpoint:
             errands=self._errands,
             clock=clock,
             drain=self._drain,
+            most_watched=settings.gateway_watched_servers,
         )
         messages = SessionMessages(
             connector,
@@ -285,6 +290,7 @@ class GatewayEndpoint:
             until=self._until,
             credentials_of=self._one.credentials_of,
             own_answer=self._one.own_answer,
+            heard_list_changed=heard_list_changed,
             end_session=self._end_session,
             base_path=urlsplit(settings.base_url).path,
             max_seconds=settings.gateway_session_hours * 3600,
@@ -384,6 +390,8 @@ class GatewayEndpoint:
             await self._hosted.post(exchange, envelope, user, offering, raw)
             return
         route = self._admission.admit(exchange, user, needed)
+        if method in PAGE_KINDS and await self._announced.settle(exchange.slug):
+            route = self._admission.admit(exchange, user, needed)
         if era not in route.eras or route.transport is Transport.SSE:
             await self._hosted.post(exchange, envelope, user, SingleOffering(route), raw)
             return
@@ -480,6 +488,8 @@ class GatewayEndpoint:
         route: Route | None = None
         if exchange.slug:
             route = self._admission.admit(exchange, user, needed, is_for_stream=True)
+            if envelope.method in PAGE_KINDS and await self._announced.settle(exchange.slug):
+                route = self._admission.admit(exchange, user, needed, is_for_stream=True)
         else:
             self._admission.admit_caller(exchange, user, needed)
         await self._old_clients.take(exchange, envelope, user, route, stream)

@@ -42,6 +42,7 @@ class Feed:
 
     Attributes:
         version: Grows with each change of what is subscribed to.
+        is_watched: Whether it is kept open for what the server says of its lists alone.
     """
 
     def __init__(
@@ -57,10 +58,16 @@ class Feed:
         self.owner = owner
         self.capabilities = capabilities
         self.version = 0
+        self.is_watched = False
         self._heard_list_changed = heard_list_changed
         self._by_uri: dict[str, dict[Listener, None]] = {}
         self._tried = 0
         self._move = asyncio.Event()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is any reason to keep it open."""
+        return self.is_watched or bool(self._by_uri)
 
     @property
     def uris(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from registry.core.clock import Clock
 from registry.core.errands import Errands
 from registry.core.metrics import Metrics
 from registry.gateway.answers import FAILURES
+from registry.gateway.asks import NOBODY
 from registry.gateway.connector import Connector
 from registry.gateway.errors import Refusal
 from registry.gateway.feed import Feed, HeardListChanged, Listener
@@ -61,6 +62,7 @@ class Feeds:
         self._heard_list_changed = heard_list_changed
         self._feeds: dict[FeedKey, Feed] = {}
         self._tasks: dict[Feed, asyncio.Task[None]] = {}
+        self._watched: dict[str, Feed] = {}
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -85,15 +87,35 @@ class Feeds:
         """Let *listener* hear of *uris*."""
         for uri in uris:
             feed.add(uri, listener)
-        if feed.uris and feed not in self._tasks:
-            self._tasks[feed] = self._errands.start(self._run(feed))
-            self._open_feeds.inc()
+        self._open(feed)
 
     def leave(self, feed: Feed, uris: Iterable[str], listener: Listener) -> None:
         """Let *listener* hear of *uris* no more; a feed that nobody listens to ends."""
         for uri in uris:
             feed.drop(uri, listener)
-        if feed.uris:
+        self._close(feed)
+
+    def watch(self, routes: Mapping[str, Route]) -> None:
+        """Hear of changed lists of exactly these servers, by their ids."""
+        for server_id, feed in tuple(self._watched.items()):
+            route = routes.get(server_id)
+            if route is None or (route.url, route.headers) != (feed.route.url, feed.credentials):
+                del self._watched[server_id]
+                feed.is_watched = False
+                self._close(feed)
+        for server_id, route in routes.items():
+            if server_id not in self._watched:
+                feed = self._watched[server_id] = self.feed(route, route.headers, NOBODY, {})
+                feed.is_watched = True
+                self._open(feed)
+
+    def _open(self, feed: Feed) -> None:
+        if feed.is_wanted and feed not in self._tasks:
+            self._tasks[feed] = self._errands.start(self._run(feed))
+            self._open_feeds.inc()
+
+    def _close(self, feed: Feed) -> None:
+        if feed.is_wanted:
             return
         key = feed_key(feed.route, feed.credentials, feed.owner, feed.capabilities)
         if self._feeds.get(key) is feed:

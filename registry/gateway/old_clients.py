@@ -23,6 +23,7 @@ from registry.gateway.answers import FAILURES, failed
 from registry.gateway.connector import Connector
 from registry.gateway.envelope import Envelope
 from registry.gateway.errors import NotServing, Refusal, SessionUnknown
+from registry.gateway.feed import HeardListChanged
 from registry.gateway.headers import Headers
 from registry.gateway.inner_talk import InnerTalk
 from registry.gateway.offering import COMBINED
@@ -107,6 +108,7 @@ class OldClients:
     Args:
         serve: The gateway, for messages that become requests to it.
         standing: Counts the streams that stay open to each server.
+        heard_list_changed: Called when a server says that one of its lists changed.
         base_path: What stands before the gateway's paths where clients see them.
         max_seconds: Longest life of a stream: as long as its name is valid.
     """
@@ -124,6 +126,7 @@ class OldClients:
         until: Until,
         credentials_of: CredentialsOf,
         own_answer: OwnAnswer,
+        heard_list_changed: HeardListChanged,
         end_session: EndSession,
         base_path: str,
         max_seconds: float,
@@ -138,6 +141,7 @@ class OldClients:
         self._until = until
         self._credentials_of = credentials_of
         self._own_answer = own_answer
+        self._heard_list_changed = heard_list_changed
         self._end_session = end_session
         self._base_path = base_path
         self._max_seconds = max_seconds
@@ -273,6 +277,7 @@ class OldClients:
             stream.outbox,
             self._credentials_of,
             self._own_answer,
+            self._heard_list_changed,
         )
         stream.closing.push_async_callback(passed.close)
         relaying = self._errands.start(self._relayed(passed, stream))

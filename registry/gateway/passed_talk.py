@@ -14,6 +14,8 @@ from registry.gateway.connector import Connector
 from registry.gateway.envelope import Envelope
 from registry.gateway.errors import Refusal, ServerUnknown
 from registry.gateway.events import event_text
+from registry.gateway.feed import HeardListChanged
+from registry.gateway.forward import ANNOUNCEMENT
 from registry.gateway.outbox import Outbox
 from registry.gateway.requests import Exchange
 from registry.gateway.translate import error_body
@@ -33,6 +35,7 @@ class PassedTalk:
         channel: The server's stream.
         route: The server that it belongs to.
         outbox: What the client gets on its stream.
+        heard_list_changed: Called when the server says that one of its lists changed.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class PassedTalk:
         outbox: Outbox,
         credentials_of: CredentialsOf,
         own_answer: OwnAnswer,
+        heard_list_changed: HeardListChanged,
     ) -> None:
         self._connector = connector
         self._channel = channel
@@ -50,6 +54,7 @@ class PassedTalk:
         self._outbox = outbox
         self._credentials_of = credentials_of
         self._own_answer = own_answer
+        self._heard_list_changed = heard_list_changed
 
     async def relay(self) -> None:
         """Pass on what the server says until it ends its stream. Its failure is that, too."""
@@ -58,6 +63,8 @@ class PassedTalk:
         try:
             async for event in self._channel.events:
                 if event.name == "message" and event.data:
+                    if ANNOUNCEMENT in event.data:
+                        self._heard_list_changed(self._route)
                     await self._outbox.put(event_text(event.data))
         except FAILURES as exc:
             raise failed(self._route, exc) from exc

@@ -10,10 +10,12 @@ message is told on one of them, and a client that opens another has lost the for
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -67,7 +69,7 @@ from registry.gateway.session_states import (
 )
 from registry.gateway.streams import StreamRoom
 from registry.gateway.upstream_sessions import SessionOwner
-from registry.gateway.values import Route, may_tell_of_resources
+from registry.gateway.values import Route, may_tell_of_lists, may_tell_of_resources
 from registry.gateway.watch import CallWatch, ClientGone
 from registry.servers.values import Era, Transport
 
@@ -196,6 +198,7 @@ class Standing:
         feeds: Where changes of resources are heard of.
         room: Bounds the streams.
         drain: Says when all streams are to end.
+        most_watched: Servers that are listened to for changed lists while streams are open.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, by keyword
@@ -212,6 +215,7 @@ class Standing:
         errands: Errands,
         clock: Clock,
         drain: Drain,
+        most_watched: int,
     ) -> None:
         self._admission = admission
         self._routes = routes
@@ -225,6 +229,9 @@ class Standing:
         self._clock = clock
         self._drain = drain
         self._clients: dict[str, _Client] = {}
+        self._most_watched = most_watched
+        # Open streams by the id of the server that they are about; None for all together.
+        self._about: Counter[str | None] = Counter()
         self._sessions: dict[str, Stream] = {}
         self._seen: Catalogue | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -356,6 +363,9 @@ class Standing:
         if client is None:
             client = self._clients[key] = _Client(user)
         client.streams[stream] = None
+        self._about[_about(stream)] += 1
+        if self._about[_about(stream)] == 1:
+            self._watch()
         if stream.nonce is not None:
             former = self._sessions.get(stream.nonce)
             self._sessions[stream.nonce] = stream
@@ -372,10 +382,24 @@ class Standing:
             del self._sessions[stream.nonce]
         if stream.attachments is not None:
             stream.attachments.close()
+        self._about[_about(stream)] -= 1
+        if not self._about[_about(stream)]:
+            del self._about[_about(stream)]
+            self._watch()
         if not self._clients:
             self._seen = None
             for task in self._tasks:
                 task.cancel()
+
+    def _watch(self) -> None:
+        """Have those servers listened to whose changed lists somebody here is to hear of."""
+        all_routes = (member.route for member in self._routes.catalogue.by_server.values())
+        may_be = (
+            route
+            for route in all_routes
+            if (None in self._about or route.server_id in self._about) and _can_be_watched(route)
+        )
+        self._feeds.watch({route.server_id: route for route in islice(may_be, self._most_watched)})
 
     async def _take_over(self, stream: Stream, nonce: str) -> None:
         """Have other workers end an older stream, and say what they know of the session."""
@@ -500,6 +524,7 @@ class Standing:
             return
         if has_changed:
             await self._compare()
+            self._watch()
         doubtful = [
             client
             for key, client in self._clients.items()
@@ -611,6 +636,12 @@ def _honoured(offering: Offering, asked: object) -> _Honoured:
     return _Honoured(lists, uris)
 
 
+def _can_be_watched(route: Route) -> bool:
+    """Whether the server tells of its lists, and can be listened to for everybody."""
+    is_everybodys = not route.per_user and route.credential_problem is None
+    return is_everybodys and may_tell_of_lists(route)
+
+
 def may_subscribe(offering: Offering, uri: str) -> bool:
     """Whether there is such a resource, of a server that tells when it changes."""
     owned = offering.resource(uri)
@@ -620,6 +651,10 @@ def may_subscribe(offering: Offering, uri: str) -> bool:
 def _is_hosted(route: Route, era: Era) -> bool:
     """Whether the gateway is the server of clients of *era* at the path of *route*."""
     return era not in route.eras or route.transport is Transport.SSE
+
+
+def _about(stream: Stream) -> str | None:
+    return None if stream.route is None else stream.route.server_id
 
 
 def _key(stream: Stream) -> str:

@@ -296,7 +296,9 @@ class UpstreamSessions:
 
     async def begin_reading(self, session: UpstreamSession) -> None:
         """Read the server's own stream of a session that has just begun."""
-        if self._reader is not None and session.id is not None:
+        is_shared = session.id is None and session.key.owner.principal
+        # Without an id it would be everybody's stream.
+        if self._reader is not None and not is_shared:
             await self._reader(session)
 
     def __len__(self) -> int:
@@ -476,8 +478,11 @@ class UpstreamSessions:
         """
         limits = self._limits
         user, server = key.owner.principal, key.server_id
-        if self._of_user[user] >= limits.per_user and not self._evicted(
-            lambda one: one.owner.principal == user
+        # Without a person: the gateway's own, one for each server at most.
+        if (
+            user
+            and self._of_user[user] >= limits.per_user
+            and not self._evicted(lambda one: one.owner.principal == user)
         ):
             raise NotServing("You have too many sessions with servers in use; end some first.")
         if self._of_server[server] >= limits.per_server and not self._evicted(

@@ -191,6 +191,14 @@ def may_tell_of_resources(route: Route) -> bool:
     return members(route.capabilities.get("resources")).get("subscribe") is True
 
 
+def may_tell_of_lists(route: Route) -> bool:
+    """Whether the server says that it tells when one of its lists changes."""
+    return any(
+        members(route.capabilities.get(kind)).get("listChanged") is True
+        for kind in ("tools", "prompts", "resources")
+    )
+
+
 def tool_entry(
     name: str,
     definition: str,

@@ -23,11 +23,14 @@ log = structlog.get_logger()
 SCHEDULED_AT_ONCE = 100
 """Owners whose jobs are opened in one round; the rest come in the next."""
 
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 0.5
 """How long after an announcement the upstream is read: several changes come close together."""
 
 PAUSE_SECONDS = 30.0
-"""Least time between two readings that an upstream's own announcements begin."""
+MOST_IN_A_ROW = 5
+"""How many readings an upstream's own announcements may begin within that time; what is announced
+beyond that is read when it is over. Whoever waits for a new tool waits seconds, and an upstream
+that announces without end is read ten times a minute."""
 
 KEPT_FOR_PEOPLE = 2
 """Jobs run beyond the usual number when somebody asked for them: servers that hang must not keep
@@ -46,15 +49,29 @@ class Announcements:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._due: dict[str, float] = {}
-        self._last: dict[str, float] = {}
+        self._last: dict[str, list[float]] = {}
+        self._wake: Callable[[], None] | None = None
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Have *wake* called when another server is to be read."""
+        self._wake = wake
 
     def heard(self, server_id: str) -> None:
         """Note that a server announced other tools."""
         if server_id in self._due:
             return
         now = self._clock.monotonic()
-        earliest = self._last.get(server_id, now - PAUSE_SECONDS) + PAUSE_SECONDS
+        recent = self._last.get(server_id, [])
+        earliest = recent[0] + PAUSE_SECONDS if len(recent) >= MOST_IN_A_ROW else now
         self._due[server_id] = max(now + SETTLE_SECONDS, earliest)
+        if self._wake is not None:
+            self._wake()
+
+    def seconds_left(self) -> float | None:
+        """Return in how many seconds the next server is to be read; None when none is."""
+        if not self._due:
+            return None
+        return max(0.0, min(self._due.values()) - self._clock.monotonic())
 
     def take(self) -> list[str]:
         """Return the servers that are to be read now."""
@@ -62,12 +79,14 @@ class Announcements:
             return []
         now = self._clock.monotonic()
         ready = [server_id for server_id, due in self._due.items() if due <= now]
-        self._last = {
-            server_id: at for server_id, at in self._last.items() if now - at < PAUSE_SECONDS
+        recent = {
+            server_id: [at for at in times if now - at < PAUSE_SECONDS]
+            for server_id, times in self._last.items()
         }
+        self._last = {server_id: times for server_id, times in recent.items() if times}
         for server_id in ready:
             del self._due[server_id]
-            self._last[server_id] = now
+            self._last.setdefault(server_id, []).append(now)
         return ready
 
     def put_back(self, server_id: str) -> None:
@@ -120,6 +139,7 @@ class SyncWorker:
         self._chance = chance
         self._running: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
+        announcements.listen(self.wake)
 
     def wake(self) -> None:
         """Have it look at once, because there is a new job."""
@@ -208,6 +228,9 @@ class SyncWorker:
     async def _pause(self, seconds: float) -> None:
         """Wait until something is to be done, or it is time to look for it."""
         spread = seconds * (0.8 + 0.4 * self._chance())
+        announced = self._announcements.seconds_left()
+        if announced is not None and seconds < AWAY_SECONDS:
+            spread = min(spread, announced)
         try:
             async with asyncio.timeout(spread):
                 await self._woken.wait()

@@ -78,7 +78,9 @@ async def telling(
     monkeypatch.setattr(feeds, "FIRST_PAUSE_SECONDS", 0.05)
     server = TellingServer(is_sse=transport is Transport.SSE)
     url = await stack.enter_async_context(serve(server))
-    gateway = await start_gateway(gateway_upstream_session_idle_seconds=0.5)
+    gateway = await start_gateway(
+        gateway_upstream_session_idle_seconds=0.5, gateway_watched_servers=0
+    )
     started = Telling(gateway, server, f"{url}/mcp")
     started.gateway.routes.replace(started.route(transport=transport))
     yield started

@@ -46,6 +46,7 @@ from registry.sync.values import (
     Trigger,
 )
 from registry.sync.worker import (
+    MOST_IN_A_ROW,
     PAUSE_SECONDS,
     SETTLE_SECONDS,
     Announcements,
@@ -966,15 +967,31 @@ def test_announcements_are_bounded_and_the_last_one_counts() -> None:
     at_once = announcements.take()
     clock.move(SETTLE_SECONDS)
     first = announcements.take()
-    announcements.heard("sums")
-    clock.move(SETTLE_SECONDS)
-    too_soon = announcements.take()
+    soon = []
+    for _ in range(MOST_IN_A_ROW):
+        announcements.heard("sums")
+        clock.move(SETTLE_SECONDS)
+        soon.append(announcements.take())
     clock.move(PAUSE_SECONDS)
-    second = announcements.take()
+    last = announcements.take()
     clock.move(PAUSE_SECONDS)
 
-    assert (at_once, first, too_soon, second) == ([], ["sums"], [], ["sums"])
+    assert (at_once, first) == ([], ["sums"])
+    assert soon == [["sums"]] * (MOST_IN_A_ROW - 1) + [[]]
+    assert last == ["sums"]
     assert announcements.take() == []
+
+
+def test_who_reads_is_woken_by_an_announcement_and_told_when_it_is_due() -> None:
+    woken: list[str] = []
+    announcements = Announcements(FakeClock())
+    announcements.listen(lambda: woken.append("woken"))
+    before = announcements.seconds_left()
+
+    announcements.heard("sums")
+    announcements.heard("sums")
+
+    assert (woken, before, announcements.seconds_left()) == (["woken"], None, SETTLE_SECONDS)
 
 
 @pytest.fixture

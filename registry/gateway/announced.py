@@ -1,0 +1,55 @@
+"""Servers that said that their lists changed, until the gateway has read them again.
+
+Where bytes pass, clients hear of it in the same moment and ask at once, when the gateway does not
+know the new list yet. So their question waits for it, but not for long.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from registry.core.clock import Clock
+from registry.gateway.ports import RouteTable
+from registry.gateway.values import Route
+
+LONGEST_WAIT_SECONDS = 3.0
+"""After an announcement; a reading takes one or two seconds, and may find nothing new."""
+
+
+class AnnouncedLists:
+    """What was announced a moment ago.
+
+    Args:
+        routes: Has another route of a server once it was read again and has changed.
+        wait_seconds: How long after an announcement lists wait.
+    """
+
+    def __init__(
+        self, routes: RouteTable, clock: Clock, *, wait_seconds: float = LONGEST_WAIT_SECONDS
+    ) -> None:
+        self._routes = routes
+        self._clock = clock
+        self._wait_seconds = wait_seconds
+        self._announced: dict[str, tuple[Route | None, float]] = {}
+
+    def heard(self, route: Route) -> None:
+        """Note that the server of *route* said that a list changed."""
+        now = self._clock.monotonic()
+        for slug, (_, until) in tuple(self._announced.items()):
+            if until <= now:
+                del self._announced[slug]
+        self._announced[route.slug] = (self._routes.route(route.slug), now + self._wait_seconds)
+
+    async def settle(self, slug: str) -> bool:
+        """Wait until the lists of a server are as it announced; return whether they changed."""
+        announced = self._announced.get(slug)
+        if announced is None:
+            return False
+        route, until = announced
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
+                seen = -1
+                while self._routes.route(slug) is route:
+                    seen = await self._routes.changed(seen)
+        if self._announced.get(slug) is announced:
+            del self._announced[slug]
+        return self._routes.route(slug) is not route
