@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from packages.database.client import Database, MongoAddressError, TopologyError
 from packages.database.encryption import Cipher
 from packages.database.errors import DatabaseUnavailable, MongoLoginError, translated
 from packages.database.schema import wanted_indexes
+from packages.database.slices import slices
 from packages.models import SCHEMA_VERSION, check_schema_version
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
@@ -17,7 +19,9 @@ from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
 from registry.policies.repository import PolicyRepository
 from registry.rotation import survey
+from registry.servers.credentials import CredentialVault
 from registry.servers.lookup import ServerLookup
+from registry.servers.transport import environment_places, taken
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
 from registry.wiring.database import build_database
@@ -25,6 +29,9 @@ from registry.wiring.keys import build_cipher, build_keys
 
 LISTED = 20
 """Most unreadable values, or documents, named one by one."""
+
+AT_ONCE = 100
+"""Servers read by one query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ async def examine(settings: Settings) -> list[Finding]:
             cipher = build_cipher(settings)
             findings.append(await _documents(database, cipher))
             findings.append(await _ciphertexts(database, cipher))
+            findings.append(await _environment(database, cipher))
     except MongoLoginError as exc:
         findings.append(Finding("database", good=False, message=str(exc)))
     finally:
@@ -165,3 +173,27 @@ async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:
     if older := found.older.total() + len(found.ambiguous):
         text += f"; {older} not under CREDS_KEY alone, see `registry creds check`"
     return Finding("credentials", good=True, message=text)
+
+
+async def _environment(database: Database, cipher: Cipher) -> Finding:
+    """Look for what the other application would put variables of its environment into."""
+    places: list[str] = []
+    vault, servers = CredentialVault(cipher), ServerLookup(database)
+    for ids in slices(await servers.ids_unchecked(), AT_ONCE):
+        for server in await servers.by_ids_unchecked(ids):
+            found = taken(server.config, partial(_text_of, vault, server.id))
+            where = f"mcpservers/{server.id}/config."
+            places += [where + place for place in environment_places(found)]
+    if places:
+        listed = ", ".join(places[:LISTED])
+        more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+        text = (
+            "jarvis-api sends variables of its environment, CREDS_KEY among them, where `${` "
+            f"stands: {listed}{more}"
+        )
+        return Finding("environment", good=False, message=text)
+    return Finding("environment", good=True, message="no server is sent variables of it")
+
+
+def _text_of(vault: CredentialVault, server_id: str, stored: str, field: str) -> str:
+    return vault.decrypt(stored, server_id, field)

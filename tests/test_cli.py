@@ -319,6 +319,7 @@ def test_the_doctor_is_content_with_a_registry_that_ran(database_uri: str) -> No
         "ok    replica set",
         "ok    indexes",
         "ok    credentials",
+        "ok    environment",
     ]
 
 

@@ -90,8 +90,9 @@ async def test_a_sound_registry_has_only_good_findings(
         "indexes",
         "documents",
         "credentials",
+        "environment",
     ]
-    assert findings[-1].message == "5 stored, all readable"
+    assert findings[-2].message == "5 stored, all readable"
 
 
 @pytest.mark.requirement("E-13")
@@ -279,3 +280,26 @@ async def test_many_more_workers_than_processors_are_found(settings: Settings) -
     found = bad(await examine(changed(settings, registry_workers=256)))
 
     assert "256 for" in found["workers"]
+
+
+async def test_what_the_other_application_would_put_its_environment_into_is_named(
+    database: Database, settings: Settings, cipher: Cipher
+) -> None:
+    config = {
+        "url": "https://a.example/mcp?x=${CREDS_KEY}",
+        "headers": {"X-Team": "${JWT_SECRET}", "X-Odd": "fine"},
+        "oauth": {"scope": "${A}", "client_secret": cipher.encrypt_shared("${B}")},
+        "apiKey": {"key": cipher.encrypt_shared("${C}")},
+        "description": "Costs ${10}",
+    }
+    server = await database.collection("mcpservers").insert_one(
+        {"serverName": "weather", "config": config}
+    )
+
+    found = bad(await examine(settings))
+
+    place = f"mcpservers/{server.inserted_id}/config."
+    places = ["url", "headers.X-Team", "oauth.scope", "apiKey.key", "oauth.client_secret"]
+    assert set(found) == {"environment"}
+    named = found["environment"].partition("stands: ")[2].split(", ")
+    assert sorted(named) == sorted(place + name for name in places)

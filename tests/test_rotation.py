@@ -470,9 +470,9 @@ async def test_the_doctor_reads_with_all_keys_and_tells_of_older_ones(
         }
     )
 
-    before = (await examine(both))[-1]
+    before = (await examine(both))[-2]
     await rotate(database, BOTH)
-    after = (await examine(both))[-1]
+    after = (await examine(both))[-2]
 
     assert before.good
     assert before.message == (

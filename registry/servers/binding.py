@@ -1,16 +1,21 @@
-"""Stored secrets are bound to the origin they were given for. Pure.
+"""Stored secrets are bound to the address they were given for. Pure.
 
 Whoever may change a server's URL is not always who typed its secrets, and may not read them. So a
-change that leads elsewhere does not take them along: they are typed again, or removed.
+change that leads to another origin does not take them along: they are typed again, or removed.
+Within an origin, where another path may be somebody else's, an owner decides: an owner's change
+takes them along, that of others does not.
+Source: docs/decisions/0023-secrets-and-addresses.md.
 """
 
 from urllib.parse import urlsplit
 
+from registry.access.policy import Permission
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
-from registry.servers.credentials import is_secret_header
+from registry.servers.credentials import is_secret_header, masked_oauth
 from registry.servers.schemas import ServerUpdate
+from registry.servers.values import ServerRecord
 
 Origin = tuple[str, str, int | None]
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -22,26 +27,50 @@ def leaves_origin(request: ServerUpdate, config: JsonObject) -> bool:
     return request.url is not None and are_apart(request.url, config.get("url"))
 
 
+def users_keys_stay(url: object, current: ServerRecord) -> bool:
+    """Whether what users stored for a server may be sent to *url*, which a change leads it to."""
+    stored = current.config.get("url")
+    if url == stored:
+        return True
+    return isinstance(url, str) and not are_apart(url, stored) and is_owner(current)
+
+
+def is_owner(server: ServerRecord) -> bool:
+    """Whether it was read on behalf of an owner, or of an administrator."""
+    return bool(server.bits & Permission.SHARE)
+
+
 def are_apart(address: str, stored: object) -> bool:
     """Whether an address has another scheme, host or port than a stored one."""
     return not isinstance(stored, str) or _origin(address) != _origin(stored)
 
 
-def require_secrets_again(request: ServerUpdate, config: JsonObject) -> None:
-    """Check that an update takes no stored secret to another origin.
+def require_secrets_again(request: ServerUpdate, current: ServerRecord) -> None:
+    """Check that an update takes no stored secret to another origin, nor to another path unasked.
 
     Raises:
         ValidationFailedError: It would; names the first such member.
     """
+    config = current.config
+    moves = request.url is not None and request.url != config.get("url")
     if leaves_origin(request, config):
         for field in _kept(request, config):
             raise ValidationFailedError(
                 field, "must be given again, or removed, because url leads to another origin"
             )
-    elif _oauth_moves(request, config) and "oauth.client_secret" in _kept(request, config):
+    elif moves and not is_owner(current):
+        for field in _kept(request, config):
+            raise ValidationFailedError(
+                field,
+                "must be given again, or removed, because url changes; an owner of the server may "
+                "change it without",
+            )
+    elif _oauth_moves(request, config, within_origins=not is_owner(current)) and (
+        "oauth.client_secret" in _kept(request, config)
+    ):
         raise ValidationFailedError(
             "oauth.client_secret",
-            "must be given again, because it would be sent to another origin",
+            "must be given again, because it would be sent to another address",
         )
 
 
@@ -66,10 +95,12 @@ def _kept(request: ServerUpdate, config: JsonObject) -> list[str]:
     return kept
 
 
-def _oauth_moves(request: ServerUpdate, config: JsonObject) -> bool:
+def _oauth_moves(request: ServerUpdate, config: JsonObject, *, within_origins: bool) -> bool:
+    """Whether OAuth leads elsewhere: to another origin, or, *within_origins*, to another path."""
     stored = members(config.get("oauth"))
+    shown = masked_oauth(stored)
     return request.oauth is not None and any(
-        are_apart(address, stored.get(name))
+        address != shown.get(name) and (within_origins or are_apart(address, stored.get(name)))
         for name in OAUTH_ADDRESSES
         if (address := getattr(request.oauth, name)) is not None
     )

@@ -8,10 +8,12 @@ from pydantic import BaseModel, JsonValue
 
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
-from registry.servers.binding import leaves_origin, require_secrets_again
+from registry.servers.binding import require_secrets_again, users_keys_stay
 from registry.servers.credentials import (
     VARIABLE,
     CredentialVault,
+    masked_url,
+    require_no_secret,
     user_key_template,
     user_variables,
 )
@@ -78,7 +80,7 @@ class FieldChanges:
     Attributes:
         user_key: The caller's own key to store for the server, when one was typed.
         reconnects: Whether the upstream must be read anew.
-        leaves_origin: Whether what users stored for the server must not go where it is now.
+        drops_user_keys: Whether what users stored for the server must not go where it is now.
         restores: The version of the connection that they bring back, if they do.
     """
 
@@ -86,7 +88,7 @@ class FieldChanges:
     removed: tuple[str, ...] = ()
     user_key: str | None = field(default=None, repr=False)
     reconnects: bool = False
-    leaves_origin: bool = False
+    drops_user_keys: bool = False
     restores: int | None = None
 
 
@@ -94,6 +96,7 @@ def config_of(
     request: ServerCreate | ConnectionTest, vault: CredentialVault
 ) -> tuple[JsonObject, str | None]:
     """Return the `config` to store, and the caller's own key when the server wants one."""
+    require_no_secret(request.url, "url")
     given = _given(request)
     config: JsonObject = {
         stored: _plain(given[name])
@@ -124,7 +127,8 @@ def update_of(
             secret would be taken to another origin.
     """
     _refuse_read_only(request, current)
-    require_secrets_again(request, current.config)
+    request = _with_stored_url(request, current.config)
+    require_secrets_again(request, current)
     given = _given(request)
     for name in REQUIRED:
         if name in given and given[name] is None:
@@ -154,8 +158,23 @@ def update_of(
         ),
         user_key=_user_key(request.api_key),
         reconnects=_reconnects(request, given, current),
-        leaves_origin=leaves_origin(request, current.config),
+        drops_user_keys=request.url is not None and not users_keys_stay(request.url, current),
     )
+
+
+def _with_stored_url(request: ServerUpdate, config: JsonObject) -> ServerUpdate:
+    """Return the request with the stored address where that was sent back as it was shown.
+
+    Raises:
+        ValidationFailedError: It is another one, and holds a secret.
+    """
+    stored = config.get("url")
+    if request.url is None or request.url == stored:
+        return request
+    if isinstance(stored, str) and request.url == masked_url(stored):
+        return request.model_copy(update={"url": stored})
+    require_no_secret(request.url, "url")
+    return request
 
 
 def _put_connection(

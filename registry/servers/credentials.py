@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
+
+from pydantic import JsonValue
 
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
 from registry.core.errors import ValidationFailedError
@@ -24,6 +27,7 @@ from registry.servers.schemas import ApiKeyInput, OAuthInput
 
 COLLECTION = "mcpservers"
 PLACEHOLDER = "{{MCP_API_KEY}}"
+PLACE = re.compile(r"\{\{[^{}]*\}\}")
 VARIABLE = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
 """Where a header holds a value of the user's own."""
 
@@ -31,12 +35,122 @@ DEFAULT_CUSTOM_HEADER = "X-Api-Key"
 SECRET_HEADER = re.compile(
     r"(?i)(auth|bearer|cookie|credential|jwt|key|pass|pwd|secret|session|signature|token)"
 )
-"""Names of headers whose values are encrypted and masked."""
+"""Names of headers whose values are secrets, whatever else the names say."""
+
+PLAIN_HEADER = re.compile(
+    r"(?i)^(accept-language|user-agent|from|referer"
+    r"|(x-)?([a-z]+-)*(account|app|application|branch|catalog|channel|client|cluster|country"
+    r"|currency|database|department|dry-run|env|environment|features?|format|group|language"
+    r"|locale|mode|name|namespace|org|organisation|organization|owner|platform|priority|product"
+    r"|project|readonly|region|repository|schema|service|source|stage|team|tenant|timezone"
+    r"|toolsets?|unit|version|warehouse|workspace|zone)(-?(id|name))?)$"
+)
+"""Names of headers that say who or what asks. The values of all others are taken for secrets."""
+
+TEMPLATE_WORDS = re.compile(r"(?i)\b(basic|bearer|token|apikey|api-key|key)\b|[\s:=,;/\"'.-]+")
+"""What a template may hold besides placeholders: names of schemes, and what separates."""
+
+SECRET_PARAMETER = re.compile(
+    r"(?i:apikey|api[-_]key|accesskey|secret|passw|pwd|token(?!s)|credential|signature"
+    r"|authorization|bearer|jwt)"
+    r"|(?i:(?:^|[-_.])(?:key|auth|pw|pat|pin|sig|code|session))$"
+    r"|[a-z]Key$"
+)
+"""Names of parameters of an address whose values are secrets."""
+
+SECRET_MEMBER = re.compile(r"(?i)(secret|passw|private|assertion|(access|refresh|id)_?token$)")
+"""Names of members of `oauth` whose values are secrets, also where other programs put them."""
+
+LONG_VALUE = 16
+"""From here on a parameter of an address that is a value without a name is taken for a secret."""
+
+
+def masked_url(url: str) -> str:
+    """Return an address without user and password, and with the values of secrets masked."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    if "@" not in parts.netloc and not parts.query and not parts.fragment:
+        return url
+    return urlunsplit(
+        parts._replace(
+            netloc=parts.netloc.rpartition("@")[2],
+            query=_masked_parameters(parts.query),
+            fragment=_masked_parameters(parts.fragment),
+        )
+    )
+
+
+def has_secret(url: str) -> bool:
+    """Whether an address holds a user, a password or another secret, as far as names tell."""
+    return masked_url(url) != url
+
+
+def _masked_parameters(query: str) -> str:
+    # Split and put together by hand: an address without secrets must stay as it was written.
+    return "&".join(map(_masked_parameter, query.split("&"))) if query else query
+
+
+def _masked_parameter(parameter: str) -> str:
+    name, equals, value = parameter.partition("=")
+    if equals and value and SECRET_PARAMETER.search(unquote_plus(name)):
+        return f"{name}={MASK}"
+    is_bare = not equals and len(name) >= LONG_VALUE
+    return MASK if is_bare else parameter
+
+
+def masked_oauth(oauth: Mapping[str, JsonValue]) -> JsonObject:
+    """Return `config.oauth` as it is shown."""
+    shown: JsonObject = {}
+    for name, value in oauth.items():
+        if value is None:
+            continue
+        if SECRET_MEMBER.search(name):
+            shown[name] = MASK
+        elif isinstance(value, str) and "://" in value:
+            shown[name] = masked_url(value)
+        else:
+            shown[name] = value
+    return shown
+
+
+def is_template(value: object) -> bool:
+    """Whether a header's value holds places for values of users, and no text that is a secret."""
+    text = str(value)
+    return "{{" in text and not TEMPLATE_WORDS.sub("", PLACE.sub("", text))
 
 
 def is_secret_header(name: str, value: object) -> bool:
-    """Whether a header's value is a secret. One with a placeholder is a template, no secret."""
-    return bool(SECRET_HEADER.search(name)) and "{{" not in str(value)
+    """Whether a header's value is encrypted and masked.
+
+    It is, unless the name is known to be that of no secret: nobody can list all names that
+    secrets have. A template holds none; text beside its placeholders may be one.
+    """
+    if is_template(value):
+        return False
+    return bool(SECRET_HEADER.search(name)) or PLAIN_HEADER.match(name) is None
+
+
+MIXED = (
+    "mixes a text with {{...}}, and could not be stored encrypted; give the text in a header of "
+    "its own, or ask users for the whole value"
+)
+
+
+def require_no_secret(url: str, field: str) -> None:
+    """Check that an address holds no secret: it is stored and shown in clear.
+
+    Raises:
+        ValidationFailedError: It does. jarvis-api reads addresses as they are stored, so that they
+            cannot be encrypted.
+    """
+    if has_secret(url):
+        raise ValidationFailedError(
+            field,
+            "must not hold a secret (user, password, or a parameter such as api_key): addresses "
+            "are stored and shown in clear; use apiKey or a header",
+        )
 
 
 def is_stored_header(value: str) -> bool:
@@ -78,18 +192,28 @@ class CredentialVault:
         Raises:
             ValidationFailedError: A member is unknown, and not stored like that.
         """
+        shown = masked_oauth(stored or {})
         for name, value in (given.model_extra or {}).items():
-            if value != (stored or {}).get(name):
+            if value != shown.get(name):
                 raise ValidationFailedError(f"oauth.{name}", "is not a known field")
         typed = cast("JsonObject", given.model_dump(mode="json", exclude_unset=True))
         secret = typed.pop("client_secret", None)
+        # What is sent back as it was shown stays as it is stored.
+        typed = {name: value for name, value in typed.items() if value != shown.get(name)}
+        for name, value in typed.items():
+            if isinstance(value, str) and "://" in value:
+                require_no_secret(value, f"oauth.{name}")
         merged: JsonObject = {**(stored or {}), **typed}
         if isinstance(secret, str) and secret != MASK:
             merged["client_secret"] = self._cipher.encrypt_shared(secret)
         return {name: value for name, value in merged.items() if value is not None}
 
     def stored_headers(self, given: Mapping[str, str], stored: JsonObject | None) -> JsonObject:
-        """Return `config.headers` for what was typed, keeping stored values where masked."""
+        """Return `config.headers` for what was typed, keeping stored values where masked.
+
+        Raises:
+            ValidationFailedError: A header mixes a secret with values of users.
+        """
         kept = {name.lower(): value for name, value in (stored or {}).items()}
         headers: JsonObject = {}
         for name, value in given.items():
@@ -97,6 +221,9 @@ class CredentialVault:
                 if name.lower() in kept:
                     headers[name] = kept[name.lower()]
             elif is_secret_header(name, value):
+                if PLACE.search(value):
+                    # The other application puts values of users into it, so it must be readable.
+                    raise ValidationFailedError(f"headers.{name}", MIXED)
                 headers[name] = self._cipher.encrypt_shared(value)
             else:
                 headers[name] = value

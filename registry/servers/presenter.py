@@ -1,8 +1,8 @@
 """Stored servers as answers: config flattened to the root, secrets masked. Pure."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import cast
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import JsonValue
 
@@ -12,7 +12,12 @@ from registry.connections.values import ConnectionView
 from registry.core import text
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
-from registry.servers.credentials import is_secret_header, needs_user_key
+from registry.servers.credentials import (
+    is_secret_header,
+    masked_oauth,
+    masked_url,
+    needs_user_key,
+)
 from registry.servers.values import ServerRecord, SyncMode
 
 PLAIN_CONFIG_FIELDS = (
@@ -58,7 +63,7 @@ def present_summary(server: ServerRecord) -> JsonObject:
     }
     url = config.get("url")
     if isinstance(url, str):
-        answer["url"] = without_userinfo(url)
+        answer["url"] = masked_url(url)
     answer.update(masked_credentials(config))
     return answer
 
@@ -152,18 +157,9 @@ def timestamp(moment: datetime | None) -> str | None:
     return None if moment is None else text.timestamp(moment)
 
 
-def without_userinfo(url: str) -> str:
-    """Return *url* without user name and password, which foreign documents may hold."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def masked_credentials(config: JsonObject) -> JsonObject:
+def masked_credentials(
+    config: JsonObject, header_members: Sequence[str] = ("headers",)
+) -> JsonObject:
     """Return the members of a `config` that hold secrets, which are masked."""
     answer: JsonObject = {}
     api_key = config.get("apiKey")
@@ -178,14 +174,12 @@ def masked_credentials(config: JsonObject) -> JsonObject:
         answer["apiKey"] = shown
     oauth = config.get("oauth")
     if isinstance(oauth, dict):
-        masked: JsonObject = {name: value for name, value in oauth.items() if value is not None}
-        if "client_secret" in masked:
-            masked["client_secret"] = MASK
-        answer["oauth"] = masked
-    headers = config.get("headers")
-    if isinstance(headers, dict) and headers:
-        answer["headers"] = {
-            name: MASK if is_secret_header(name, value) else value
-            for name, value in headers.items()
-        }
+        answer["oauth"] = masked_oauth(oauth)
+    for member in header_members:
+        headers = config.get(member)
+        if isinstance(headers, dict) and headers:
+            answer[member] = {
+                name: MASK if is_secret_header(name, value) else value
+                for name, value in headers.items()
+            }
     return answer

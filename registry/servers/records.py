@@ -7,7 +7,6 @@ from pydantic import JsonValue
 
 from registry.audit.values import changes_of
 from registry.core.json import JsonObject
-from registry.core.logs import without_secrets
 from registry.features.reconcile import NO_CHANGES, FeatureChanges
 from registry.features.values import FeatureKind
 from registry.servers.credentials import replaced_secrets
@@ -78,8 +77,7 @@ def _shown(server: ServerRecord | None) -> JsonObject | None:
     if server is None:
         return None
     return {
-        # An address may hold a key, which those who may see the server see, but no others.
-        name: without_secrets(value) if name == "url" and isinstance(value, str) else value
+        name: value
         for name, value in {
             **present_detail(server),
             "eras": cast("JsonValue", server.registry.get("eras")),

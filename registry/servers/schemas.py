@@ -50,9 +50,28 @@ Title = Annotated[
     StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=256),
 ]
 Description = Annotated[str, StringConstraints(pattern=TEXT, max_length=8192)]
+ENVIRONMENT = "${"
+"""Begins a name that jarvis-api replaces by a variable of its own environment, its keys among
+them, in what it connects to servers with."""
+
+NAMES_ENVIRONMENT = (
+    "must not hold `${`: the application that shares the database would send a variable of its "
+    "environment to the server"
+)
+
+
+def _names_no_environment(value: str) -> str:
+    if ENVIRONMENT in value:
+        raise ValueError(NAMES_ENVIRONMENT)
+    return value
+
+
+NoEnvironment = AfterValidator(_names_no_environment)
+
 Url = Annotated[
     str,
     StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=2048),
+    NoEnvironment,
 ]
 Tag = Annotated[
     str,
@@ -64,10 +83,16 @@ Path = Annotated[
     StringConstraints(pattern=r"^/mcp/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"),
     Field(description="Gateway path; `/mcp/<serverName>` when not given."),
 ]
-Secret = Annotated[str, StringConstraints(pattern=ONE_LINE, min_length=1, max_length=16_384)]
+Secret = Annotated[
+    str,
+    StringConstraints(pattern=ONE_LINE, min_length=1, max_length=16_384),
+    NoEnvironment,
+]
 HeaderName = Annotated[str, StringConstraints(pattern=HEADER_NAME)]
 HeaderValue = Annotated[
-    str, StringConstraints(pattern=r"^[\x20-\x7e]*$", min_length=1, max_length=8192)
+    str,
+    StringConstraints(pattern=r"^[\x20-\x7e]*$", min_length=1, max_length=8192),
+    NoEnvironment,
 ]
 
 
@@ -79,7 +104,10 @@ def _fits_a_header(value: str) -> str:
 
 
 UserValue = Annotated[
-    str, StringConstraints(min_length=1, max_length=8192), AfterValidator(_fits_a_header)
+    str,
+    StringConstraints(min_length=1, max_length=8192),
+    AfterValidator(_fits_a_header),
+    NoEnvironment,
 ]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 Milliseconds = Annotated[int, Field(ge=0, le=3_600_000, strict=True)]
@@ -119,7 +147,7 @@ class ApiKeyInput(BaseModel):
 
 
 OAuthNames = Annotated[
-    list[Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256)]],
+    list[Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=256), NoEnvironment]],
     Field(max_length=50),
 ]
 
@@ -134,9 +162,13 @@ class OAuthInput(BaseModel):
 
     authorization_url: Url | None = None
     token_url: Url | None = None
-    client_id: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=2048)] | None = None
+    client_id: (
+        Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=2048), NoEnvironment] | None
+    ) = None
     client_secret: Secret | None = None
-    scope: Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=4096)] | None = None
+    scope: (
+        Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=4096), NoEnvironment] | None
+    ) = None
     redirect_uri: Url | None = None
     token_exchange_method: Literal["default_post", "basic_auth_header"] | None = None
     grant_types_supported: OAuthNames | None = None

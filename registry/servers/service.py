@@ -536,7 +536,7 @@ class ServerService:
                 user,
                 changes.user_key,
                 created_at=current.created_at,
-                use_stored_key=not changes.leaves_origin,
+                use_stored_key=not changes.drops_user_keys,
             )
         written = await self._store.write(
             current,

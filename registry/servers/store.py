@@ -464,7 +464,7 @@ class ServerStore:
             await self._acl.follow_scope(
                 server.id, server.author, scope, granted_by=user.user_id, now=now, tx=tx
             )
-        if changes.leaves_origin:
+        if changes.drops_user_keys:
             # Given for another origin; users are asked again.
             await self._drop_credentials(server, tx)
         if changes.user_key is not None:

@@ -15,8 +15,15 @@ from pydantic import JsonValue
 
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
-from registry.servers.credentials import is_secret_header, is_stored_header
+from registry.servers.credentials import (
+    has_secret,
+    is_secret_header,
+    is_stored_header,
+    masked_oauth,
+    masked_url,
+)
 from registry.servers.errors import CredentialUnreadableError
+from registry.servers.schemas import ENVIRONMENT
 
 CONNECTION_MEMBERS = (
     "type",
@@ -40,6 +47,9 @@ CONNECTION_MEMBERS = (
 """Members of `config` that belong to it, those of transports that only jarvis-api connects too."""
 
 HEADER_MEMBERS = ("headers", "oauth_headers")
+ADDRESSES = ("url", "proxy")
+"""Members that another program may have written a secret into."""
+
 KEPT_IN_CLEAR = ("args", "env")
 """Members that jarvis-api keeps in clear, although they are where keys of programs stand."""
 
@@ -115,7 +125,19 @@ def taken(config: JsonObject, decrypt: Decrypt) -> TransportConfig:
                 text = None
         secrets[path] = Secret(text, is_encrypted)
     for path in secrets:
-        _put(plain, path, MASK)
+        _put(plain, path, _mask(path, _at(plain, path)))
+    return TransportConfig(plain, secrets)
+
+
+def with_secrets_apart(found: TransportConfig) -> TransportConfig:
+    """Return *found* with what earlier releases took for no secret masked and apart."""
+    plain = copy.deepcopy(found.plain)
+    secrets = dict(found.secrets)
+    for path, value, _ in _stored_secrets(plain):
+        masked = _mask(path, value)
+        if path not in secrets and value != masked:
+            secrets[path] = Secret(value, is_encrypted=False)
+            _put(plain, path, masked)
     return TransportConfig(plain, secrets)
 
 
@@ -142,6 +164,34 @@ def given_back(
     return stored
 
 
+def environment_places(config: TransportConfig) -> tuple[str, ...]:
+    """Return the places where the other application would put variables of its environment."""
+    found = dict.fromkeys(
+        dotted(path) for path, text in _texts(config.plain) if ENVIRONMENT in text
+    )
+    for path, secret in config.secrets.items():
+        # A program that it starts itself may have them.
+        if path[0] not in KEPT_IN_CLEAR and any(
+            ENVIRONMENT in text for _, text in _texts(secret.value)
+        ):
+            found[dotted(path)] = None
+    return tuple(found)
+
+
+def _texts(value: JsonValue, above: Path = ()) -> Iterator[tuple[Path, str]]:
+    match value:
+        case dict():
+            for name, member in value.items():
+                yield from _texts(member, (*above, name))
+        case list():
+            for member in value:
+                yield from _texts(member, above)
+        case str():
+            yield above, value
+        case _:
+            pass
+
+
 def dotted(path: Path) -> str:
     """Return a place as people are told of it."""
     return ".".join(path)
@@ -157,9 +207,29 @@ def _stored_secrets(config: JsonObject) -> Iterator[tuple[Path, JsonValue, bool]
         for name, value in members(config.get(parent)).items():
             if value is not None and is_secret_header(name, value):
                 yield (parent, name), value, is_stored_header(str(value))
+    yield from _misplaced_secrets(config)
     for name in KEPT_IN_CLEAR:
         if config.get(name) is not None:
             yield (name,), config[name], False
+
+
+def _misplaced_secrets(config: JsonObject) -> Iterator[tuple[Path, JsonValue, bool]]:
+    """Yield the secrets that another program put where only it keeps any."""
+    oauth = members(config.get("oauth"))
+    for name, shown in masked_oauth(oauth).items():
+        if name != "client_secret" and oauth[name] != shown:
+            yield ("oauth", name), oauth[name], False
+    for name in ADDRESSES:
+        value = config.get(name)
+        if isinstance(value, str) and has_secret(value):
+            yield (name,), value, False
+
+
+def _mask(path: Path, value: JsonValue) -> JsonValue:
+    """Return what stands in the place of a secret."""
+    if path[0] in ADDRESSES and isinstance(value, str):
+        return masked_url(value)
+    return masked_oauth({path[1]: value})[path[1]] if path[0] == "oauth" else MASK
 
 
 def _values(config: TransportConfig) -> dict[Path, JsonValue]:

@@ -22,7 +22,7 @@ from packages.models.server_versions import ServerVersion
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
 from registry.servers.credentials import CredentialVault
-from registry.servers.transport import Secret, TransportConfig, taken
+from registry.servers.transport import Secret, TransportConfig, taken, with_secrets_apart
 from registry.tools.values import Person
 
 SEALED = "sealed"
@@ -299,7 +299,7 @@ class ServerVersionRepository:
         except (DecryptionError, ValueError, TypeError):
             # What it says besides is of use all the same.
             opened = {path: Secret(None, is_encrypted=True) for path in paths}
-        return TransportConfig(plain, opened)
+        return with_secrets_apart(TransportConfig(plain, opened))
 
 
 def _ref(key: ObjectId) -> FieldRef:

@@ -4,13 +4,13 @@ from pydantic import JsonValue
 
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
-from registry.servers.presenter import masked_credentials, timestamp, without_userinfo
-from registry.servers.transport import CONNECTION_MEMBERS
+from registry.servers.credentials import masked_url
+from registry.servers.presenter import masked_credentials, timestamp
+from registry.servers.transport import ADDRESSES, CONNECTION_MEMBERS, HEADER_MEMBERS
 from registry.servers.versions import ServerVersionRecord, ServerVersionState
 from registry.versions.differences import MemberDifference
 
-ADDRESSES = ("url", "proxy")
-CREDENTIALS = frozenset({"apiKey", "oauth", "headers"})
+CREDENTIALS = frozenset({"apiKey", "oauth", *HEADER_MEMBERS})
 SHOWN_OF_API_KEYS = frozenset(
     {"apiKey.source", "apiKey.authorization_type", "apiKey.custom_header"}
 )
@@ -50,20 +50,21 @@ def present_difference(difference: MemberDifference) -> JsonObject:
 
 def _transport(plain: JsonObject) -> JsonObject:
     shown: JsonObject = {
-        name: _without_userinfo(name, plain[name])
+        name: _masked(name, plain[name])
         for name in CONNECTION_MEMBERS
         if name in plain and name not in CREDENTIALS
     }
-    return {**shown, **masked_credentials(plain)}
+    return {**shown, **masked_credentials(plain, HEADER_MEMBERS)}
 
 
 def _shown(field: str, value: JsonValue) -> JsonValue:
     if field.startswith("apiKey.") and field not in SHOWN_OF_API_KEYS and value is not None:
         return MASK
-    return _without_userinfo(field, value)
+    return _masked(field, value)
 
 
-def _without_userinfo(name: str, value: JsonValue) -> JsonValue:
-    if name in ADDRESSES and isinstance(value, str):
-        return without_userinfo(value)
+def _masked(name: str, value: JsonValue) -> JsonValue:
+    is_address = name in ADDRESSES or name.startswith("oauth.")
+    if is_address and isinstance(value, str) and "://" in value:
+        return masked_url(value)
     return value

@@ -10,12 +10,14 @@ import structlog
 
 from registry.audit.values import AuditAction
 from registry.auth.identity import UserContext
+from registry.core.errors import ValidationFailedError
 from registry.core.paging import Page, PageRequest
-from registry.servers.binding import are_apart
+from registry.servers.binding import users_keys_stay
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import CredentialVault
+from registry.servers.schemas import NAMES_ENVIRONMENT
 from registry.servers.service import ServerService
-from registry.servers.transport import connection_members, given_back
+from registry.servers.transport import connection_members, environment_places, given_back
 from registry.servers.values import NO_PRECONDITION, Precondition, ServerRecord
 from registry.servers.versions import (
     ServerVersionOrigin,
@@ -136,7 +138,8 @@ class VersionService:
             VersionInUseError: It is reached so already.
             VersionUnreadableError: A secret of the version cannot be decrypted.
             UnsafeUrlError: The version's URL may not be contacted.
-            ValidationFailedError: The version is of a kind that cannot be connected to.
+            ValidationFailedError: The version is of a kind that cannot be connected to, or names a
+                variable of the other application's environment.
         """
 
         async def work_out(current: ServerRecord) -> FieldChanges:
@@ -156,6 +159,8 @@ class VersionService:
         if wanted.transport.unreadable:
             raise VersionUnreadableError(wanted.version, wanted.transport.unreadable)
         stored = connection_members(current.config)
+        for place in environment_places(wanted.transport):
+            raise ValidationFailedError(place, NAMES_ENVIRONMENT)
         members = given_back(wanted.transport, stored, now, self._vault.encrypt)
         return FieldChanges(
             changes={
@@ -165,7 +170,7 @@ class VersionService:
             },
             removed=tuple(f"config.{name}" for name in stored if name not in members),
             reconnects=True,
-            leaves_origin=are_apart(str(members.get("url")), stored.get("url")),
+            drops_user_keys=not users_keys_stay(members.get("url"), current),
             restores=wanted.version,
         )
 

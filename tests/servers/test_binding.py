@@ -3,8 +3,11 @@
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
+from packages.database.client import Database, Transaction
 from registry.auth.identity import UserContext
+from registry.core.clock import SystemClock
 from registry.core.errors import ValidationFailedError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
@@ -89,6 +92,105 @@ async def test_a_url_changes_with_new_secrets_without_any_or_within_its_origin(
     changed = await servers.update(server.id, update(**given), alice)
 
     assert changed.config["url"] == given["url"]
+
+
+SAME_ORIGIN = "https://mcp.example.com/other"
+
+
+async def edited_by(
+    database: Database, servers: ServerService, user: UserContext, root: UserContext, **stored: Any
+) -> ServerRecord:
+    """Return a shared server that *user* may edit but does not own."""
+    server = await registered(servers, root, scope="shared_user", **stored)
+    await database.collection("aclentries").insert_one(
+        {
+            "principalType": "user",
+            "principalId": ObjectId(user.user_id),
+            "principalModel": "User",
+            "resourceType": "mcpServer",
+            "resourceId": ObjectId(server.id),
+            "permBits": 3,
+        }
+    )
+    return server
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "field"),
+    [
+        ({"apiKey": KEY}, {"url": SAME_ORIGIN}, "apiKey.key"),
+        ({"apiKey": KEY}, {"url": SAME_ORIGIN, "apiKey": {"key": "***"}}, "apiKey.key"),
+        ({"apiKey": KEY}, {"url": f"{URL}?x=1"}, "apiKey.key"),
+        ({"oauth": CLIENT}, {"url": SAME_ORIGIN}, "oauth.client_secret"),
+        ({"headers": HEADERS}, {"url": SAME_ORIGIN}, "headers.X-Auth-Token"),
+        (
+            {"oauth": CLIENT},
+            {"oauth": {"token_url": "https://as.example.com/other"}},
+            "oauth.client_secret",
+        ),
+    ],
+)
+async def test_an_editor_takes_no_stored_secret_to_another_path(
+    database: Database,
+    servers: ServerService,
+    discovery: FakeDiscovery,
+    alice: UserContext,
+    root: UserContext,
+    stored: dict[str, Any],
+    given: dict[str, Any],
+    field: str,
+) -> None:
+    server = await edited_by(database, servers, alice, root, **stored)
+    asked = len(discovery.asked)
+
+    with pytest.raises(ValidationFailedError) as refused:
+        await servers.update(server.id, update(**given), alice)
+    changed = await servers.update(server.id, update(**given), root)
+
+    assert refused.value.facts["details"][0]["field"] == field  # type: ignore[index]  # a list
+    assert len(discovery.asked) == asked + 1
+    assert changed.updated_at != server.updated_at
+
+
+async def test_an_editor_changes_the_path_with_new_secrets(
+    database: Database, servers: ServerService, alice: UserContext, root: UserContext
+) -> None:
+    server = await edited_by(database, servers, alice, root, apiKey=KEY)
+
+    changed = await servers.update(
+        server.id, update(url=SAME_ORIGIN, apiKey={"key": "new"}), alice
+    )
+    titled = await servers.update(server.id, update(url=SAME_ORIGIN, title="Mine"), alice)
+
+    assert changed.config["url"] == SAME_ORIGIN
+    assert titled.config["title"] == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("is_by_owner", "kept"), [(True, {"MCP_API_KEY": "of-alice"}), (False, {})]
+)
+async def test_keys_of_users_follow_a_path_that_an_owner_changes_alone(
+    database: Database,
+    servers: ServerService,
+    repositories: ServerRepositories,
+    alice: UserContext,
+    root: UserContext,
+    *,
+    is_by_owner: bool,
+    kept: dict[str, str],
+) -> None:
+    server = await edited_by(database, servers, alice, root, apiKey={"source": "user"})
+
+    async def store(tx: Transaction) -> None:
+        now = SystemClock().now()
+        await repositories.plugin_auths.store(alice.user_id, "weather", "of-alice", now, tx)
+
+    await database.transaction(store)
+
+    changer = root if is_by_owner else alice
+    await servers.update(server.id, update(url=SAME_ORIGIN), changer)
+
+    assert await repositories.plugin_auths.values(alice.user_id, "weather", None) == kept
 
 
 async def test_a_client_secret_is_not_taken_to_another_authorization_server(
