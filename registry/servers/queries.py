@@ -2,28 +2,35 @@
 
 import re
 from collections.abc import Collection, Sequence
+from enum import StrEnum
 
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING
 
 from packages.database.client import Doc
 from registry.access.policy import ServerScope, Visibility
-from registry.servers.values import ServerFilter
+from registry.servers.values import ServerFilter, ServerStatus
 
 SORT = [("updatedAt", DESCENDING), ("_id", ASCENDING)]
 SEARCHED_FIELDS = ("serverName", "config.title", "config.description", "tags")
+
+DEFAULT_SCOPE, DEFAULT_STATUS = ServerScope.PRIVATE_USER, ServerStatus.ACTIVE
+"""As what a server is shown whose document does not say. See `ServerRecord`."""
 
 ENTRIES_LOOKED_UP = 200
 """Up to so many granted servers are looked up one by one; for more, the shared ones are read."""
 
 
 def list_query(visible: Doc, narrowed: ServerFilter) -> Doc:
-    """Return the query of a list: the access rules and the caller's filters, all to hold."""
+    """Return the query of a list: the access rules and the caller's filters, all to hold.
+
+    Filters are about what is shown; `ServerFilter.admits` says the same of a server in memory.
+    """
     rules: list[Doc] = [visible] if visible else []
     if narrowed.scope is not None:
-        rules.append({"scope": narrowed.scope.value})
+        rules.append({"scope": _shown_as(narrowed.scope, DEFAULT_SCOPE)})
     if narrowed.status is not None:
-        rules.append({"status": narrowed.status.value})
+        rules.append({"status": _shown_as(narrowed.status, DEFAULT_STATUS)})
     if narrowed.author is not None:
         rules.append({"author": ObjectId(narrowed.author)})
     if narrowed.query:
@@ -34,6 +41,16 @@ def list_query(visible: Doc, narrowed: ServerFilter) -> Doc:
     if len(rules) == 1:
         return rules[0]
     return {"$and": rules} if rules else {}
+
+
+def _shown_as(wanted: StrEnum, default: StrEnum) -> object:
+    """Return the condition for a member that is shown as *wanted*.
+
+    What lacks it, or has an unknown value there, is shown with the default.
+    """
+    if wanted is not default:
+        return wanted.value
+    return {"$nin": [one.value for one in type(default) if one is not default]}
 
 
 def key_rules(visible: Visibility, granted: Collection[str]) -> list[Doc]:

@@ -232,6 +232,27 @@ class ServerFilter:
     status: ServerStatus | None = None
     author: str | None = None
 
+    def admits(self, server: ServerRecord) -> bool:
+        """Whether a server is among what is listed, by what is shown of it.
+
+        The same as `registry.servers.queries.list_query` asks of the database.
+        """
+        if self.scope not in {None, server.effective_scope}:
+            return False
+        if self.status not in {None, server.effective_status}:
+            return False
+        if self.author not in {None, server.author}:
+            return False
+        return not self.query or any(self._is_found_in(text) for text in _searched(server))
+
+    def _is_found_in(self, text: object) -> bool:
+        return isinstance(text, str) and (self.query or "").lower() in text.lower()
+
+
+def _searched(server: ServerRecord) -> tuple[object, ...]:
+    config = server.config
+    return (server.server_name, config.get("title"), config.get("description"), *server.tags)
+
 
 @dataclass(frozen=True, slots=True)
 class ServerCounts:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Code, ObjectId
 
 from registry.access.policy import ServerScope, visibility
 from registry.auth.identity import USER_SCOPES, Role, UserContext
@@ -209,3 +209,55 @@ async def test_a_dropped_database_does_not_stop_the_process(
         async with asyncio.timeout(DROP_SECONDS):
             while (await rest.call(root, "GET")).json()["servers"]:
                 pass
+
+
+@pytest.mark.requirement("R-115")
+@pytest.mark.parametrize(
+    "narrowed",
+    [
+        *FILTERS,
+        *(ServerFilter(scope=scope) for scope in ServerScope),
+        *(ServerFilter(status=status) for status in ServerStatus),
+        ServerFilter(query="NAME"),
+    ],
+)
+async def test_a_filter_is_about_what_is_shown_in_the_database_as_in_memory(
+    rest: Rest, root: UserContext, narrowed: ServerFilter
+) -> None:
+    values = [None, "unknown", 5, Code("active"), *ServerScope, *ServerStatus]
+    documents: list[dict[str, Any]] = [
+        {
+            "_id": ObjectId(),
+            "serverName": f"name-{place}-{number}",
+            "author": ObjectId(("a" if number % 2 else "b") * 24),
+            "config": {"title": "Other" if number % 3 else "Some text"},
+            place: value,
+        }
+        for place in ("scope", "status")
+        for number, value in enumerate(values)
+    ]
+    servers = rest.parts.database.collection("mcpservers")
+    await servers.insert_many([*documents, {"serverName": "neither"}])
+
+    records = [record_of(document) for document in await servers.find({}).to_list()]
+    found = await servers.find(list_query({}, narrowed), {"_id": 1}).to_list()
+    listed = await rest.call(
+        root,
+        "GET",
+        "?per_page=100",
+        params={
+            name: value
+            for name, value in (
+                ("per_page", 100),
+                ("query", narrowed.query),
+                ("scope", narrowed.scope),
+                ("status", narrowed.status),
+                ("author", narrowed.author),
+            )
+            if value is not None
+        },
+    )
+
+    expected = {record.id for record in records if narrowed.admits(record)}
+    assert {str(row["_id"]) for row in found} == expected
+    assert listed.json()["pagination"]["total"] == len(expected)
