@@ -1,8 +1,12 @@
 """Fixtures for all tests: a MongoDB-compatible server on a socket, keys, people, a clock."""
 
+import ipaddress
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck
@@ -44,11 +48,37 @@ BOB = UserContext("b" * 24, "bob", Role.USER, USER_SCOPES)
 ROOT = UserContext("c" * 24, "root", Role.ADMIN, ALL_SCOPES)
 
 
+CONNECTED_ELSEWHERE: list[str] = []
+"""Where tests tried to connect to beyond this machine."""
+
+
+def _refuse_connections_elsewhere(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "socket.connect" or not isinstance(arguments[1], tuple):
+        return
+    host = str(arguments[1][0]).partition("%")[0]
+    with suppress(ValueError):
+        if not ipaddress.ip_address(host).is_loopback:
+            CONNECTED_ELSEWHERE.append(host)
+            raise ConnectionRefusedError(f"A test connects to {host}.")
+
+
+@pytest.fixture(autouse=True)
+def no_connection_elsewhere() -> Iterator[None]:
+    """Fail each test that opens a connection to anywhere but this machine."""
+    CONNECTED_ELSEWHERE.clear()
+    yield
+    assert CONNECTED_ELSEWHERE == []
+
+
 class TestTarget(BaseSettings):
     """Where the tests' database is, if not started here."""
 
     __test__ = False
     test_mongo_uri: SecretStr | None = None
+
+
+if TestTarget().test_mongo_uri is None:
+    sys.addaudithook(_refuse_connections_elsewhere)
 
 
 @pytest.fixture(scope="session")

@@ -20,34 +20,68 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_URL_CHARACTERS = 2048
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-NEVER_ALLOWED: tuple[IPNetwork, ...] = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "0.0.0.0/8",
-        "169.254.0.0/16",
-        "100.100.100.200/32",
-        "168.63.129.16/32",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-        "::/128",
-        "fe80::/10",
-        "fec0::/10",
-        "fd00:ec2::254/128",
-        "ff00::/8",
-    )
-)
-"""Metadata services of clouds, link-local, multicast and reserved: no setting allows them."""
 
-EMBEDDED_IPV4 = (
-    ipaddress.ip_network("64:ff9b::/96"),
-    ipaddress.ip_network("64:ff9b:1::/48"),
-    ipaddress.ip_network("2002::/16"),
-    ipaddress.ip_network("2001::/32"),
-    ipaddress.ip_network("::/96"),
-    ipaddress.ip_network("::ffff:0:0:0/96"),
+def _networks(*texts: str) -> tuple[IPNetwork, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+NEVER_ALLOWED = _networks(
+    # "This network", link-local, multicast, reserved and broadcast.
+    "0.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/128",
+    "fe80::/10",
+    "fec0::/10",
+    "ff00::/8",
+    # Metadata and credential services of clouds, where they are not link-local: Oracle's among the
+    # protocol assignments, Alibaba, Azure, Amazon, Google.
+    "192.0.0.0/24",
+    "100.100.100.200/32",
+    "168.63.129.16/32",
+    "fd00:ec2::/32",
+    "fd20:ce::/32",
+)
+"""No setting allows these."""
+
+NOT_PUBLIC = _networks(
+    # https://www.iana.org/assignments/iana-ipv4-special-registry, what is not globally reachable.
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "172.16.0.0/12",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    # https://www.iana.org/assignments/iana-ipv6-special-registry, likewise, within 2000::/3.
+    "2001::/23",
+    "2001:db8::/32",
+    "2002::/16",
+    "3fff::/20",
+)
+"""`UPSTREAM_ALLOWED_NETWORKS` can allow these. Kept here, for the table of Python's `ipaddress` is
+another one with each release."""
+
+PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+"""All that is allocated for unicast between networks; what is beyond it is not public either."""
+
+EMBEDDED_IPV4 = _networks(
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "2002::/16",
+    "2001::/32",
+    "::/96",
+    "::ffff:0:0:0/96",
 )
 """Forms of IPv6 that lead to an IPv4 address: NAT64, 6to4, Teredo, IPv4-compatible and
 IPv4-translated."""
+
+MAPPED_IPV4 = ipaddress.IPv6Network("::ffff:0:0/96")
+LOOPBACK_IPV6 = ipaddress.IPv6Address("::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +201,15 @@ class UrlGuard:
 
     def _judge(self, address: IPAddress, host: str) -> None:
         if isinstance(address, ipaddress.IPv6Address):
-            if address.ipv4_mapped is not None:
-                self._judge(address.ipv4_mapped, host)
+            # Without its zone, which would be compared, too.
+            address = ipaddress.IPv6Address(int(address))
+            if address in MAPPED_IPV4:
+                self._judge(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF), host)
                 return
-            hidden = any(address in network for network in EMBEDDED_IPV4)
-            if hidden and not address.is_loopback:
-                raise UnsafeAddressError(f"{host} leads to an address that may not be contacted")
-        if any(address in network for network in NEVER_ALLOWED):
+        is_hidden = address != LOOPBACK_IPV6 and _is_in(address, EMBEDDED_IPV4)
+        if is_hidden or _is_in(address, NEVER_ALLOWED):
             raise UnsafeAddressError(f"{host} leads to an address that may not be contacted")
-        if any(address in network for network in self._allowed):
-            return
-        if not address.is_global:
+        if not is_public(address) and not _is_in(address, self._allowed):
             raise UnsafeAddressError(
                 f"{host} leads to a private address; "
                 "UPSTREAM_ALLOWED_NETWORKS can allow its network"
@@ -190,6 +222,17 @@ class UrlGuard:
         looks_numeric = last.isdigit() or last.startswith("0x")
         if looks_numeric and _literal(host) is None:
             raise UnsafeAddressError("names its host by an unusual form of number")
+
+
+def is_public(address: IPAddress) -> bool:
+    """Whether an address is anybody's on the internet, as far as its form tells."""
+    if isinstance(address, ipaddress.IPv6Address) and address not in PUBLIC_IPV6:
+        return False
+    return not _is_in(address, NOT_PUBLIC) and not _is_in(address, NEVER_ALLOWED)
+
+
+def _is_in(address: IPAddress, networks: Sequence[IPNetwork]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _literal(host: str) -> IPAddress | None:

@@ -31,6 +31,12 @@ LONG_MESSAGE_BYTES = 256 * 1024
 MOST_EVENTS = 50_000
 """Events in all streams of one reading; its bytes would be enough for millions of empty ones."""
 
+ADDRESSES_TRIED = 8
+"""Of one name."""
+
+NEXT_ADDRESS_SECONDS = 2.0
+"""Longest wait for a connection to an address while there are others to try."""
+
 EVENTS_AT_ONCE = 500
 """After so many others have their turn."""
 
@@ -138,6 +144,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         self._exchange = exchange
         self._carrier = carrier
         self._rewrite = rewrite
+        self._reached: str | None = None
 
     @override
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -147,17 +154,11 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             parts = self._guard.check_syntax(str(request.url))
             host = parts.hostname or ""
             port = parts.port or DEFAULT_PORTS[parts.scheme]
-            address = (await self._guard.resolve(host, port))[0]
+            # All of them were judged.
+            addresses = [address.host for address in await self._guard.resolve(host, port)]
         except UpstreamError as exc:
             raise exchange.refused(exc) from None
-        pinned = httpx2.Request(
-            request.method,
-            request.url.copy_with(host=address.host),
-            headers=request.headers,
-            stream=request.stream,
-            extensions={**request.extensions, "sni_hostname": host},
-        )
-        response = await self._carrier.handle_async_request(pinned)
+        response = await self._sent(request, host, addresses[:ADDRESSES_TRIED])
         exchange.statuses.append(response.status_code)
         if request.method == "GET" and not exchange.heeds_get:
             # A stream beside the requests, which servers need not offer.
@@ -168,6 +169,36 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         if response.status_code == httpx2.codes.UNAUTHORIZED:
             exchange.authenticate = response.headers.get("www-authenticate")
         return await self._checked(response)
+
+    async def _sent(
+        self, request: httpx2.Request, host: str, addresses: list[str]
+    ) -> httpx2.Response:
+        """Send to the first of the addresses that takes a connection, in turn."""
+        # A stable sort: the one that took a connection before goes first.
+        addresses.sort(key=lambda address: address != self._reached)
+        usual = request.extensions.get("timeout", {})
+        for tried, address in enumerate(addresses, 1):
+            is_last = tried == len(addresses)
+            timeouts = usual
+            if not is_last and usual.get("connect") is not None:
+                timeouts = {**usual, "connect": min(usual["connect"], NEXT_ADDRESS_SECONDS)}
+            pinned = httpx2.Request(
+                request.method,
+                request.url.copy_with(host=address),
+                headers=request.headers,
+                stream=request.stream,
+                extensions={**request.extensions, "timeout": timeouts, "sni_hostname": host},
+            )
+            try:
+                response = await self._carrier.handle_async_request(pinned)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                # Nothing was sent yet.
+                if is_last:
+                    raise
+                continue
+            self._reached = address
+            return response
+        raise AssertionError("A name has at least one address.")
 
     async def _checked(self, response: httpx2.Response) -> httpx2.Response:
         exchange = self._exchange

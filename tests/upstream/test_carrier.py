@@ -1,14 +1,19 @@
 """What carries the requests of discovery, against servers that answer as they like."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
+from typing_extensions import override
 
 from registry.upstream.carrier import MAX_HEADER_BYTES, AiohttpTransport, UntrustedError
+from registry.upstream.errors import UnsafeAddressError
+from registry.upstream.guard import AddressInfo, CheckedAddress, Lookup, UrlGuard
+from registry.upstream.http import Exchange, guarded_client
 from tests.fakes.certificates import certificate_file
 
 NAME = "upstream.test"
@@ -251,3 +256,67 @@ async def test_what_nobody_vouches_for_is_not_spoken_to(
             )
 
     assert server.heads == []
+
+
+class Resolving(UrlGuard):
+    """Answers each name with the same addresses, judged as ever."""
+
+    def __init__(self, *hosts: str) -> None:
+        super().__init__(("127.0.0.0/8", "::1/128"))
+        self._hosts = hosts
+
+    @override
+    async def resolve(
+        self, host: str, port: int, *, lookup: Lookup | None = None
+    ) -> list[CheckedAddress]:
+        async def look_up(_host: str, _port: int) -> list[AddressInfo]:
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+                for address in self._hosts
+            ]
+
+        return await super().resolve(host, port, lookup=look_up)
+
+
+async def test_each_address_of_a_name_is_tried_until_one_takes_a_connection(
+    carrier: AiohttpTransport,
+) -> None:
+    async with serving(PLAIN) as server:
+        guard = Resolving("127.9.9.9", "127.8.8.8", "127.0.0.1")
+        async with guarded_client(
+            guard,
+            Exchange(10_000),
+            {},
+            carrier,
+            connect_timeout_seconds=5,
+            read_timeout_seconds=5,
+        ) as client:
+            url = f"http://{NAME}:{server.port}/"
+            answers = [await client.post(url, content=b"body") for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert server.bodies == [b"body", b"body"]
+    assert all(f"{NAME}:{server.port}" in head for head in server.heads)
+
+
+async def test_a_name_none_of_whose_addresses_answers_is_a_failed_connection(
+    carrier: AiohttpTransport,
+) -> None:
+    guard = Resolving("127.9.9.9", "127.8.8.8")
+    async with guarded_client(
+        guard, Exchange(10_000), {}, carrier, connect_timeout_seconds=5, read_timeout_seconds=5
+    ) as client:
+        with pytest.raises(httpx2.ConnectError):
+            await client.get(f"http://{NAME}:1/")
+
+
+async def test_one_address_that_may_not_be_contacted_is_enough(carrier: AiohttpTransport) -> None:
+    async with serving(PLAIN) as server:
+        guard, exchange = Resolving("127.0.0.1", "10.0.0.1"), Exchange(10_000)
+        async with guarded_client(
+            guard, exchange, {}, carrier, connect_timeout_seconds=5, read_timeout_seconds=5
+        ) as client:
+            with pytest.raises(UnsafeAddressError):
+                await client.get(f"http://{NAME}:{server.port}/")
+
+    assert server.connections == 0

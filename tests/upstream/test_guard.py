@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
-from registry.upstream.guard import NEVER_ALLOWED, UrlGuard
+from registry.upstream.guard import NEVER_ALLOWED, NOT_PUBLIC, UrlGuard, is_public
 
 STRICT = UrlGuard(())
 LOOPBACK = UrlGuard(("127.0.0.0/8", "::1/128"))
@@ -62,6 +62,17 @@ def test_urls_of_a_form_that_hides_its_target_are_refused(url: str, reason: str)
         "::127.0.0.1",
         "2001:0:7f00:1::",
         "192.0.2.1",
+        "192.88.99.1",
+        "198.18.0.1",
+        "203.0.113.9",
+        "2001:db8::1",
+        "2001:2::1",
+        "2001:10::1",
+        "3fff::1",
+        "5f00::1",
+        "100::1",
+        "4000::1",
+        "fd12::1",
     ],
 )
 async def test_private_addresses_are_refused_in_every_spelling(host: str) -> None:
@@ -76,7 +87,12 @@ async def test_private_addresses_are_refused_in_every_spelling(host: str) -> Non
         "::ffff:169.254.169.254",
         "100.100.100.200",
         "168.63.129.16",
+        "192.0.0.192",
+        "192.0.0.9",
+        "::ffff:192.0.0.192",
         "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
         "fe80::1",
         "fec0::1",
         "0.0.0.0",  # noqa: S104 - an address to refuse
@@ -85,6 +101,9 @@ async def test_private_addresses_are_refused_in_every_spelling(host: str) -> Non
         "ff02::1",
         "255.255.255.255",
         "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::a9fe:a9fe",
+        "2002:a9fe:a9fe::",
+        "2001:0:a9fe:a9fe::",
         "::ffff:0:a9fe:a9fe",
     ],
 )
@@ -105,6 +124,7 @@ async def test_an_allowed_network_is_allowed_and_others_stay_refused() -> None:
 
 async def test_public_addresses_are_allowed() -> None:
     assert (await STRICT.resolve("93.184.216.34", 443))[0].host == "93.184.216.34"
+    assert (await STRICT.resolve("192.31.196.1", 443))[0].host == "192.31.196.1"
     assert (await STRICT.resolve("2606:2800:220:1::1", 443))[0].host == "2606:2800:220:1::1"
 
 
@@ -124,12 +144,44 @@ async def test_a_name_that_does_not_exist_is_a_failed_connection() -> None:
 
 
 @given(st.ip_addresses())
-def test_nothing_that_is_not_global_is_allowed_without_a_setting(
+def test_what_is_allowed_without_a_setting_is_public(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     try:
         STRICT.judge_literal(str(address))
     except UnsafeAddressError:
         return
-    assert address.is_global
-    assert not any(address in network for network in NEVER_ALLOWED)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    assert is_public(mapped or address)
+
+
+@pytest.mark.parametrize("network", [*NEVER_ALLOWED, *NOT_PUBLIC], ids=str)
+def test_the_first_and_the_last_address_of_each_network_are_refused(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> None:
+    for address in (network[0], network[-1]):
+        with pytest.raises(UnsafeAddressError):
+            STRICT.judge_literal(str(address))
+        assert not is_public(address)
+
+
+@given(st.ip_addresses(v=4))
+def test_no_ipv4_address_is_reached_by_a_form_of_ipv6_that_it_would_not_be_reached_by(
+    address: ipaddress.IPv4Address,
+) -> None:
+    def is_allowed(host: str) -> bool:
+        try:
+            STRICT.judge_literal(host)
+        except UnsafeAddressError:
+            return False
+        return True
+
+    number = int(address)
+    mapped = ipaddress.IPv6Address((0xFFFF << 32) | number)
+    nat64 = ipaddress.IPv6Address((0x64FF9B << 96) | number)
+    six_to_four = ipaddress.IPv6Address((0x2002 << 112) | (number << 80))
+    teredo = ipaddress.IPv6Address((0x20010000 << 96) | (number ^ 0xFFFF_FFFF))
+    compatible = ipaddress.IPv6Address(number)
+
+    assert is_allowed(str(mapped)) == is_allowed(str(address))
+    assert not any(is_allowed(str(host)) for host in (nat64, six_to_four, teredo, compatible))
