@@ -13,11 +13,15 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+import typer
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+
+from registry.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
 REGISTRY = Path(sys.executable).with_name("registry")
@@ -159,3 +163,17 @@ async def test_sharing_and_the_trail_work_as_written(local: Local) -> None:
     )
     assert generated["tokens"]["scope"] == "read:servers"
     assert {"share", "issue"} <= {record["action"] for record in trail["records"]}
+
+
+def test_every_command_is_in_the_readme() -> None:
+    lines = README.read_text().splitlines()
+    rows = [line.split("|")[1] for line in lines if line.startswith("| `registry ")]
+    told = {name for row in rows for name in re.findall(r"[a-z][a-z-]*", row)}
+
+    assert command_names(typer.main.get_command(app)) - told == set()
+
+
+def command_names(command: Any) -> set[str]:
+    """Return the names of all commands below one, hidden ones left out."""
+    inner = {name: one for name, one in getattr(command, "commands", {}).items() if not one.hidden}
+    return set(inner).union(*(command_names(one) for one in inner.values()))

@@ -1,8 +1,13 @@
 """Permissions as answers. Pure."""
 
 from datetime import datetime
+from typing import cast
 
-from registry.access.policy import Permission
+from pydantic import JsonValue
+
+from registry.access.policy import Permission, PrincipalType
+from registry.access.ports import RESOURCE_TYPE
+from registry.access.service import Sharing
 from registry.access.sharing import AccessRole, Entry
 from registry.auth.values import Person
 from registry.core.json import JsonObject
@@ -33,6 +38,29 @@ def present_entry(entry: Entry, person: Person | None, *, with_email: bool) -> J
     if with_email and person is not None and person.email:
         answer["email"] = person.email
     return answer
+
+
+def present_sharing(sharing: Sharing, *, with_email: bool) -> JsonObject:
+    """Return who has access to a resource."""
+    resource = sharing.resource
+    return {
+        "resourceType": RESOURCE_TYPE,
+        "resourceId": resource.id,
+        "serverName": resource.name,
+        "scope": None if resource.scope is None else resource.scope.value,
+        "principals": [
+            present_entry(
+                entry,
+                sharing.people.get((entry.principal.type.value, entry.principal.id or "")),
+                with_email=with_email,
+            )
+            for entry in sharing.entries
+            if entry.principal.type is not PrincipalType.PUBLIC
+        ],
+        "public": sharing.is_public,
+        "publicAccessRoleId": public_role(is_public=sharing.is_public),
+        "permissions": cast("JsonValue", present_flags(sharing.verdict.bits)),
+    }
 
 
 def public_role(*, is_public: bool) -> str | None:

@@ -5,13 +5,9 @@ from typing import Annotated, Literal, cast
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from registry.access.policy import PrincipalType
-from registry.access.ports import RESOURCE_TYPE
 from registry.access.presenter import (
-    present_entry,
-    present_flags,
     present_person,
-    public_role,
+    present_sharing,
 )
 from registry.access.schemas import (
     PermissionsAnswer,
@@ -122,25 +118,7 @@ def _tag(header: str | None) -> str | None:
 
 
 def _answer(sharing: Sharing, user: UserContext) -> Response:
-    resource = sharing.resource
     return JsonAnswer(
-        {
-            "resourceType": RESOURCE_TYPE,
-            "resourceId": resource.id,
-            "serverName": resource.name,
-            "scope": None if resource.scope is None else resource.scope.value,
-            "principals": [
-                present_entry(
-                    entry,
-                    sharing.people.get((entry.principal.type.value, entry.principal.id or "")),
-                    with_email=user.is_admin,
-                )
-                for entry in sharing.entries
-                if entry.principal.type is not PrincipalType.PUBLIC
-            ],
-            "public": sharing.is_public,
-            "publicAccessRoleId": public_role(is_public=sharing.is_public),
-            "permissions": present_flags(sharing.verdict.bits),
-        },
+        present_sharing(sharing, with_email=user.is_admin),
         headers={"ETag": f'"{sharing.etag}"'},
     )

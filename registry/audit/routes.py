@@ -5,13 +5,11 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from registry.audit.presenter import present_record
 from registry.audit.schemas import AuditAnswer, AuditQuery
 from registry.audit.service import AuditService
-from registry.audit.values import AuditRecord
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
-from registry.core.json import JsonObject
-from registry.core.text import timestamp
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 
@@ -38,26 +36,7 @@ async def list_audit(
     page = await service.page(asked.narrowed(), asked.cursor, asked.limit)
     return JsonAnswer(
         {
-            "records": [_presented(record) for record in page.records],
+            "records": [present_record(record) for record in page.records],
             "next_cursor": page.next_cursor,
         }
     )
-
-
-def _presented(record: AuditRecord) -> JsonObject:
-    return {
-        "id": record.id,
-        "timestamp": timestamp(record.timestamp),
-        "action": record.action,
-        "entity_type": record.entity_type,
-        "entity_id": record.entity_id,
-        "outcome": record.outcome,
-        "reason": record.reason,
-        "user_id": record.user_id,
-        "username": record.username,
-        "role": record.role,
-        "token_id": record.token_id,
-        "request_id": record.request_id,
-        "source_address": record.source_address,
-        "changes": record.changes,
-    }

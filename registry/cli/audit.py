@@ -4,17 +4,61 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.output import AsJson, show_json
-from registry.cli.running import FAILED, fail, is_hex, read_settings, run
+from registry.cli.names import user_id_of
+from registry.cli.output import AsJson, Column, Limit, read_cursor, show_json, show_rows, validated
+from registry.cli.running import FAILED, fail, is_hex, read_settings, run, services
 
 audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
 HASH_CHARACTERS = 64
 
 
-@audit.callback()
-def audit_group() -> None:
-    """Read the audit trail."""
+COLUMNS = [
+    Column("Time", "timestamp"),
+    Column("Who", lambda row: row["username"] or row["user_id"]),
+    Column("Action", "action"),
+    Column("What", lambda row: f"{row['entity_type']} {row['entity_id'] or ''}"),
+    Column("Outcome", "outcome"),
+    Column("Reason", "reason", wraps=True),
+]
+
+
+@audit.command("list")
+def audit_list(
+    *,
+    action: Annotated[str | None, typer.Option(help="For example create or delete.")] = None,
+    entity_type: Annotated[str | None, typer.Option("--type", help="Such as server.")] = None,
+    entity: Annotated[str | None, typer.Option("--id", help="Id of what it is about.")] = None,
+    user: Annotated[str | None, typer.Option(help="Id, name or address of who did it.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="success, denied or failed.")] = None,
+    since: Annotated[str | None, typer.Option(help="Time with a zone, 2030-01-31T18:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Likewise; before then.")] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List who did what, newest first."""
+
+    async def work() -> None:
+        from registry.audit.presenter import present_record  # noqa: PLC0415 - heavy imports
+        from registry.audit.schemas import AuditQuery  # noqa: PLC0415
+
+        async with services() as built:
+            said = {
+                "action": action,
+                "entity_type": entity_type,
+                "entity_id": entity,
+                "user_id": None if user is None else await user_id_of(built, user),
+                "outcome": outcome,
+                "since": since,
+                "until": until,
+            }
+            narrowed = validated(AuditQuery, said).narrowed()
+            found = await read_cursor(
+                lambda cursor, count: built.audit.page(narrowed, cursor, count), limit
+            )
+        show_rows([present_record(one) for one in found], COLUMNS, as_json=as_json)
+
+    run(work)
 
 
 @audit.command("verify")

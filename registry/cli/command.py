@@ -9,12 +9,14 @@ from registry import __version__
 from registry.cli.audit import audit
 from registry.cli.creds import creds
 from registry.cli.migrate import migrate
+from registry.cli.policies import policies
 from registry.cli.schemas import schemas
 from registry.cli.servers import servers
 from registry.cli.serving import doctor, serve, worker
 from registry.cli.sync import sync
 from registry.cli.tokens import token
 from registry.cli.tools import tools
+from registry.cli.usage import usage
 from registry.cli.users import groups, users
 
 app = typer.Typer(
@@ -51,6 +53,7 @@ app.command()(serve)
 app.command(hidden=True)(worker)
 app.command()(doctor)
 app.command()(migrate)
+app.command()(usage)
 app.add_typer(creds, name="creds")
 app.add_typer(tools, name="tools")
 app.add_typer(sync, name="sync")
@@ -58,6 +61,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(token, name="token")
 app.add_typer(schemas, name="schemas")
 app.add_typer(servers, name="servers")
+app.add_typer(policies, name="policies")
 app.add_typer(users, name="users")
 app.add_typer(groups, name="groups")
 

@@ -4,9 +4,12 @@ from typing import TYPE_CHECKING
 
 from registry.auth.identity import OPERATOR
 from registry.cli.running import NOT_FOUND, fail, is_hex
+from registry.core.paging import PageRequest
+from registry.tools.public_names import SEPARATOR, public_name
 
 if TYPE_CHECKING:
     from registry.auth.values import Person
+    from registry.governance.values import GovernedTool
     from registry.servers.values import ServerRecord
     from registry.users.values import GroupRecord
     from registry.wiring.commands import CommandServices
@@ -36,6 +39,41 @@ async def user_of(services: "CommandServices", reference: str) -> "Person":
         ids = ", ".join(person.id for person in found)
         fail(f"several users are called {reference!r}; give the id of one: {ids}")
     return found[0]
+
+
+async def tool_of(services: "CommandServices", reference: str) -> "GovernedTool":
+    """Return the tool of that id, or of that name on a server; end the command where none is."""
+    if is_id(reference):
+        return await services.tools.get(reference.lower(), OPERATOR)
+    from registry.governance.values import ToolFilter  # noqa: PLC0415 - heavy imports
+    from registry.servers.naming import slug_of  # noqa: PLC0415
+
+    server, separator, name = reference.rpartition("/")
+    if not separator:
+        server, separator, name = reference.partition(SEPARATOR)
+    if not server or not name:
+        fail(f"{reference!r} names no tool; write SERVER/TOOL, or its id")
+    find = services.servers.find
+    owner = await find(server, OPERATOR) or await find(f"/mcp/{server}", OPERATOR)
+    if owner is None:
+        fail(f"there is no server {server!r}", code=NOT_FOUND)
+    slug = slug_of(owner.effective_path) or owner.server_name
+    page = PageRequest(1, 100)
+    while True:
+        narrowed = ToolFilter(owner_id=owner.id, with_stale=True, with_disabled=True)
+        found = await services.tools.page(OPERATOR, narrowed, page)
+        for tool in found.items:
+            own = tool.stored.name
+            if own == name or public_name(slug, own) == reference:
+                return await services.tools.get(tool.id, OPERATOR)
+        if page.page >= found.total_pages:
+            fail(f"{owner.server_name} has no tool {name!r}", code=NOT_FOUND)
+        page = PageRequest(page.page + 1, page.per_page)
+
+
+async def user_id_of(services: "CommandServices", reference: str) -> str:
+    """Return the id of a user; one that is no user's may stand in old records."""
+    return reference if is_id(reference) else (await user_of(services, reference)).id
 
 
 async def group_of(services: "CommandServices", reference: str) -> "GroupRecord":

@@ -16,6 +16,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from registry.cli.running import fail
+from registry.core.cursor import Page as CursorPage
 from registry.core.errors import problems_of
 from registry.core.paging import Page, PageRequest
 
@@ -118,6 +119,11 @@ def _print_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
     typer.echo("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
 
+def confirmed(question: str) -> bool:
+    """Ask somebody at a terminal; nobody there is no."""
+    return sys.stdin.isatty() and typer.confirm(question)
+
+
 async def read_pages(
     read: Callable[[PageRequest], Awaitable[Page[T]]], limit: int
 ) -> tuple[list[T], int]:
@@ -130,6 +136,20 @@ async def read_pages(
         if number >= page.total_pages or (limit and len(items) >= limit):
             return items[: limit or None], page.total
         number += 1
+
+
+async def read_cursor(
+    read: Callable[[str | None, int], Awaitable[CursorPage[T]]], limit: int
+) -> list[T]:
+    """Return the first records of a list that goes on by cursors, all where *limit* is 0."""
+    records: list[T] = []
+    cursor = None
+    while True:
+        page = await read(cursor, min(PER_PAGE, limit - len(records)) if limit else PER_PAGE)
+        records += page.records
+        cursor = page.next_cursor
+        if cursor is None or (limit and len(records) >= limit):
+            return records
 
 
 E = TypeVar("E", bound=StrEnum)

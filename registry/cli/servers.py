@@ -1,25 +1,32 @@
 """Commands about registered servers."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext
 from registry.cli.given import given, pairs
-from registry.cli.names import owner_of
+from registry.cli.names import group_of, owner_of, server_of, user_of
 from registry.cli.output import (
     MOST_ROWS,
     AsJson,
     Column,
     Limit,
+    confirmed,
     one_of,
     read_pages,
+    show_fields,
     show_json,
     show_rows,
+    text,
     validated,
 )
 from registry.cli.running import FAILED, fail, run, services
+
+if TYPE_CHECKING:
+    from registry.servers.values import ServerRecord
+    from registry.wiring.commands import CommandServices
 
 servers = typer.Typer(help="Registered servers.", no_args_is_help=True)
 
@@ -129,14 +136,10 @@ def servers_add(  # noqa: PLR0913 - options
         async with services(changes=True) as built:
             user = acting_for(await owner_of(built, owner))
             server = await built.servers.register(request, user, strict=strict)
-        detail = present_detail(server)
         if as_json:
-            show_json(detail)
-            return
-        why = f": {server.error_message}" if server.error_message else ""
-        typer.echo(
-            f"{name} is {detail['status']}{why}; {detail['numTools']} tools at {detail['path']}"
-        )
+            show_json(present_detail(server))
+        else:
+            _tell(server)
 
     run(work)
 
@@ -205,3 +208,257 @@ def _api_key(
     if header is not None:
         described["custom_header"] = header
     return described
+
+
+Server = Annotated[str, typer.Argument(metavar="SERVER", help="Id, name or gateway path.")]
+
+
+@servers.command("show")
+def servers_show(server: Server, *, as_json: AsJson = False) -> None:
+    """Show everything about a server but its secrets."""
+
+    async def work() -> None:
+        from registry.servers.presenter import present_detail  # noqa: PLC0415 - heavy imports
+
+        async with services() as built:
+            found = await server_of(built, server)
+            detail = present_detail(await built.servers.read(found.id, OPERATOR))
+        functions = detail.pop("toolFunctions")
+        show_fields({**detail, "toolFunctions": functions} if as_json else detail, as_json=as_json)
+
+    run(work)
+
+
+@servers.command("update")
+def servers_update(  # noqa: PLR0913 - options
+    server: Server,
+    *,
+    url: Annotated[str | None, typer.Option(help="Address of the MCP endpoint.")] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="streamable-http or sse.")] = None,
+    title: Annotated[str | None, typer.Option(help="Name for people.")] = None,
+    description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="All tags it shall have; repeat for several.")
+    ] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="shared_app, shared_user or private_user.")
+    ] = None,
+    path: Annotated[str | None, typer.Option(help="Gateway path.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="API key of the server: env:NAME, file:PATH, - to be asked.")
+    ] = None,
+    key_type: Annotated[str, typer.Option(help="bearer, basic or custom.")] = "bearer",
+    key_header: Annotated[
+        str | None, typer.Option(help="Header that carries a custom key.")
+    ] = None,
+    user_key: Annotated[
+        bool, typer.Option("--user-key", help="Each user gives a key of their own.")
+    ] = False,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(help="All headers it shall have: NAME=VALUE, the value as for --key."),
+    ] = None,
+    on_change: Annotated[str | None, typer.Option(help="accept, hold or block.")] = None,
+    sync_mode: Annotated[str | None, typer.Option(help="manual, scheduled or webhook.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the fields of a server that are given, and no others."""
+    body: dict[str, Any] = {
+        "url": url,
+        "type": kind,
+        "title": title,
+        "description": description,
+        "tags": tag or None,
+        "scope": scope,
+        "path": path,
+        "headers": pairs(header, "--header") or None,
+        "apiKey": _api_key(key, key_type, key_header, is_users=user_key),
+        "onChange": on_change,
+        "syncMode": sync_mode,
+    }
+
+    async def work() -> None:
+        from registry.servers.presenter import present_detail  # noqa: PLC0415 - heavy imports
+        from registry.servers.schemas import ServerUpdate  # noqa: PLC0415
+
+        request = validated(ServerUpdate, body)
+        if not request.model_fields_set:
+            fail("say what to change")
+        async with services(changes=True) as built:
+            found = await server_of(built, server)
+            changed = await built.servers.update(found.id, request, OPERATOR)
+        if as_json:
+            show_json(present_detail(changed))
+        else:
+            _tell(changed)
+
+    run(work)
+
+
+@servers.command("remove")
+def servers_remove(
+    server: Server,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a server with its tools and the credentials stored for it."""
+
+    async def work() -> None:
+        async with services(changes=True) as built:
+            found = await server_of(built, server)
+            if not yes and not confirmed(f"Remove {found.server_name} with all its tools?"):
+                fail("nothing was removed; --yes does not ask")
+            await built.servers.delete(found.id, OPERATOR)
+        if as_json:
+            show_json({"id": found.id, "serverName": found.server_name, "removed": True})
+        else:
+            typer.echo(f"{found.server_name} is removed")
+
+    run(work)
+
+
+@servers.command("toggle")
+def servers_toggle(
+    server: Server,
+    *,
+    enabled: Annotated[
+        bool | None,
+        typer.Option("--on/--off", help="Which; default: the other than it is."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a server on or off."""
+
+    async def work() -> None:
+        from registry.servers.presenter import present_detail  # noqa: PLC0415 - heavy imports
+        from registry.servers.values import ServerStatus  # noqa: PLC0415
+
+        async with services(changes=True) as built:
+            found = await server_of(built, server)
+            is_off = found.effective_status is ServerStatus.INACTIVE
+            wanted = is_off if enabled is None else enabled
+            changed = await built.servers.toggle(found.id, OPERATOR, enabled=wanted)
+        if as_json:
+            show_json(present_detail(changed))
+        else:
+            _tell(changed)
+
+    run(work)
+
+
+@servers.command("refresh")
+def servers_refresh(
+    server: Server,
+    *,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Serve new and changed tools at once.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a server again and take over what changed; exit code 1 when it cannot be read."""
+
+    async def work() -> None:
+        from registry.servers.presenter import present_detail  # noqa: PLC0415 - heavy imports
+
+        async with services(changes=True) as built:
+            found = await server_of(built, server)
+            refreshed = await built.servers.refresh(found.id, OPERATOR, accept=accept)
+        problem = refreshed.failure or refreshed.unread
+        if as_json:
+            detail = present_detail(refreshed.server)
+            held = list(refreshed.held)
+            show_json({**detail, "failure": problem, "heldTools": held})
+        elif problem is None:
+            waiting = f"; {len(refreshed.held)} wait for review" if refreshed.held else ""
+            _tell(refreshed.server, waiting)
+        if problem is not None:
+            fail(f"{found.server_name} cannot be read: {problem}")
+
+    run(work)
+
+
+ENTRY_COLUMNS = [
+    Column("Type", "type"),
+    Column("Name", "name"),
+    Column("Role", lambda row: row["role"] or row["permBits"]),
+    Column("Until", "expiresAt"),
+    Column("Id", "id"),
+]
+
+
+@servers.command("share")
+def servers_share(
+    server: Server,
+    *,
+    user: Annotated[
+        list[str] | None, typer.Option(help="NAME=viewer, editor or owner; repeat for several.")
+    ] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Likewise a group.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="Likewise a role: ADMIN, USER or one that is stored.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(help="user:NAME, group:NAME or role:NAME to take out.")
+    ] = None,
+    public: Annotated[
+        bool | None, typer.Option("--public/--no-public", help="Whether everybody may see it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List who has access to a server; with options, change that first."""
+    given_to = [("user", user), ("group", group), ("role", role)]
+
+    async def work() -> None:
+        from registry.access.presenter import present_sharing  # noqa: PLC0415 - heavy imports
+        from registry.access.schemas import PermissionsUpdate  # noqa: PLC0415
+
+        is_change = bool(user or group or role or remove) or public is not None
+        async with services(changes=is_change) as built:
+            found = await server_of(built, server)
+            updated = []
+            for kind, texts in given_to:
+                for text in texts or []:
+                    name, _, wanted = text.rpartition("=")
+                    principal = await _principal(built, kind, name)
+                    updated.append({**principal, "role": wanted})
+            removed = []
+            for text in remove or []:
+                kind, _, name = text.partition(":")
+                removed.append(await _principal(built, kind, name))
+            if is_change:
+                said = {"updated": updated, "removed": removed, "public": public}
+                request = validated(PermissionsUpdate, said).request()
+                sharing = await built.permissions.change(found.id, request, OPERATOR)
+            else:
+                sharing = await built.permissions.get(found.id, OPERATOR)
+        presented = present_sharing(sharing, with_email=True)
+        if as_json:
+            show_json(presented)
+            return
+        rows: Any = presented["principals"]
+        if presented["public"]:
+            everybody = {"type": "public", "name": "everybody", "role": "viewer"}
+            rows = [*rows, {**everybody, "expiresAt": None, "id": None}]
+        show_rows(rows, ENTRY_COLUMNS, as_json=False)
+
+    run(work)
+
+
+async def _principal(built: "CommandServices", kind: str, name: str) -> dict[str, str]:
+    if not name or kind not in {"user", "group", "role"}:
+        fail("write --user NAME=viewer, and --remove user:NAME, group:NAME or role:NAME")
+    if kind == "user":
+        name = (await user_of(built, name)).id
+    elif kind == "group":
+        name = (await group_of(built, name)).id
+    return {"type": kind, "id": name}
+
+
+def _tell(server: "ServerRecord", more: str = "") -> None:
+    from registry.servers.presenter import present_summary  # noqa: PLC0415 - heavy imports
+
+    row = present_summary(server)
+    why = f": {server.error_message}" if server.error_message else ""
+    said = f"{row['serverName']} is {row['status']}{why}; {row['numTools']} tools"
+    typer.echo(text(f"{said} at {row['path']}{more}"))

@@ -1,11 +1,217 @@
 """Commands about registered tools."""
 
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-from registry.cli.output import AsJson, show_json
-from registry.cli.running import read_settings, run
+from registry.auth.identity import OPERATOR
+from registry.cli.given import given
+from registry.cli.names import server_of, tool_of
+from registry.cli.output import (
+    CONTROL,
+    MOST_ROWS,
+    AsJson,
+    Column,
+    Limit,
+    read_pages,
+    show_fields,
+    show_json,
+    show_rows,
+    text,
+    validated,
+)
+from registry.cli.running import FAILED, fail, read_settings, run, services
+
+if TYPE_CHECKING:
+    from registry.core.settings import Settings
 
 tools = typer.Typer(help="Registered tools.", no_args_is_help=True)
+
+
+COLUMNS = [
+    Column("Tool", lambda row: f"{row['owner_name'] or row['owner_id']}/{row['name']}"),
+    Column("Served", "is_exposed"),
+    Column("Review", "review"),
+    Column("State", lambda row: f"{row['registration_state']} {row['exposure_state']}"),
+    Column("Version", "served_version"),
+    Column("Id", "id"),
+]
+
+Tool = Annotated[
+    str, typer.Argument(metavar="TOOL", help="Id, SERVER/TOOL, or SERVER__TOOL as clients see it.")
+]
+
+
+@tools.command("list")
+def tools_list(
+    *,
+    server: Annotated[str | None, typer.Option(help="Id, name or gateway path.")] = None,
+    query: Annotated[str | None, typer.Option(help="Text to look for.")] = None,
+    review: Annotated[
+        str | None, typer.Option(help="Only what waits: pending, new, change or drift.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what is stale, disabled or deleted.")
+    ] = False,
+    limit: Limit = MOST_ROWS,
+    as_json: AsJson = False,
+) -> None:
+    """List tools."""
+
+    async def work() -> None:
+        from registry.governance.presenter import present_summary  # noqa: PLC0415 - heavy imports
+        from registry.governance.schemas import ToolQuery  # noqa: PLC0415
+
+        async with services() as built:
+            said = {
+                "owner_id": None if server is None else (await server_of(built, server)).id,
+                "query": query,
+                "review": review,
+                "include_stale": everything,
+                "include_disabled": everything,
+            }
+            narrowed = validated(ToolQuery, said).narrowed()
+            found, total = await read_pages(
+                lambda page: built.tools.page(OPERATOR, narrowed, page), limit
+            )
+        rows = [present_summary(one) for one in found]
+        show_rows(rows, COLUMNS, as_json=as_json, total=total)
+
+    run(work)
+
+
+@tools.command("show")
+def tools_show(tool: Tool, *, as_json: AsJson = False) -> None:
+    """Show all that is known of a tool."""
+
+    async def work() -> None:
+        from registry.governance.presenter import present_detail  # noqa: PLC0415 - heavy imports
+
+        async with services() as built:
+            found = await tool_of(built, tool)
+        show_fields(present_detail(found), as_json=as_json)
+
+    run(work)
+
+
+Hash = Annotated[
+    str | None,
+    typer.Option(
+        "--hash", help="Of what was looked at; refused when something else waits by now."
+    ),
+]
+
+
+@tools.command("accept")
+def tools_accept(tool: Tool, *, seen: Hash = None, as_json: AsJson = False) -> None:
+    """Serve what waits for review."""
+    _decide(tool, seen, accept=True, as_json=as_json)
+
+
+@tools.command("reject")
+def tools_reject(tool: Tool, *, seen: Hash = None, as_json: AsJson = False) -> None:
+    """Do not serve what waits for review."""
+    _decide(tool, seen, accept=False, as_json=as_json)
+
+
+def _decide(tool: str, seen: str | None, *, accept: bool, as_json: bool) -> None:
+    async def work() -> None:
+        from registry.governance.presenter import present_detail  # noqa: PLC0415 - heavy imports
+
+        async with services(changes=True) as built:
+            found = await tool_of(built, tool)
+            decide = built.tools.accept if accept else built.tools.reject
+            decided = await decide(found.id, seen or found.decision_hash, OPERATOR)
+        presented = present_detail(decided)
+        if as_json:
+            show_json(presented)
+        else:
+            show_rows([presented], COLUMNS, as_json=False)
+
+    run(work)
+
+
+@tools.command("call")
+def tools_call(
+    tool: Tool,
+    arguments: Annotated[
+        str, typer.Argument(help="JSON object, or @FILE to read it from one.")
+    ] = "{}",
+    *,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose call it is: env:NAME, file:PATH, - to be asked; "
+            "default: the administrator of local mode."
+        ),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the registry; default: PUBLIC_URL.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Call a tool through the running gateway, with a token, as any client does.
+
+    Policies, states and limits count, and the call is in the records. Exit code 1 when the tool
+    fails.
+    """
+    given_arguments = _arguments(arguments)
+
+    async def work() -> None:
+        from registry.cli.calling import call_tool  # noqa: PLC0415 - heavy imports
+
+        settings = read_settings()
+        async with services() as built:
+            found = await tool_of(built, tool)
+            server = await server_of(built, found.owner_id)
+        bearer = _token(settings, token)
+        address = f"{(url or settings.base_url).rstrip('/')}{server.effective_path}"
+        result = await call_tool(address, bearer, found.stored.name, given_arguments)
+        if as_json:
+            show_json(result)
+        else:
+            for line in spoken(result):
+                typer.echo(line)
+        if result.get("isError"):
+            raise typer.Exit(FAILED)
+
+    run(work)
+
+
+def _arguments(said: str) -> dict[str, Any]:
+    what = "the arguments"
+    read = given(f"file:{said[1:]}", what) if said.startswith("@") else said
+    try:
+        parsed = json.loads(read)
+    except (ValueError, RecursionError):
+        fail(f"{what} are not JSON")
+    if not isinstance(parsed, dict):
+        fail(f"{what} are no JSON object")
+    return parsed
+
+
+def _token(settings: "Settings", said: str | None) -> str:
+    if said is not None:
+        return given(said, "--token").strip()
+    from registry.local.home import LocalHome  # noqa: PLC0415 - heavy imports
+
+    home = LocalHome(settings.registry_home)
+    token = home.read_admin_token() if settings.registry_local else None
+    if token is None:
+        fail("say whose call it is with --token; `registry token create` makes one")
+    return token
+
+
+def spoken(result: dict[str, Any]) -> list[str]:
+    """Return what a tool answered as lines for people; what is no text is named."""
+    lines: list[str] = []
+    for block in result.get("content") or []:
+        if block.get("type") == "text":
+            lines += [CONTROL.sub(" ", line) for line in str(block.get("text")).split("\n")]
+        else:
+            lines.append(f"[{text(block.get('type'))} {text(block.get('mimeType'))}]")
+    return lines
 
 
 @tools.command("verify")

@@ -1,6 +1,5 @@
 """The usage API: `/api/v1/usage`."""
 
-from dataclasses import asdict
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Query, Request
@@ -8,11 +7,9 @@ from starlette.responses import Response
 
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
-from registry.core.json import JsonObject
-from registry.core.text import timestamp
+from registry.usage.presenter import present_record
 from registry.usage.schemas import UsageAnswer, UsageQuery
 from registry.usage.service import UsageService
-from registry.usage.values import UsageRecord
 from registry.web.bodies import StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 
@@ -39,12 +36,7 @@ async def list_usage(
     page = await service.page(asked.narrowed(), asked.cursor, asked.limit)
     return JsonAnswer(
         {
-            "records": [_presented(record) for record in page.records],
+            "records": [present_record(record) for record in page.records],
             "next_cursor": page.next_cursor,
         }
     )
-
-
-def _presented(record: UsageRecord) -> JsonObject:
-    moment = timestamp(record.started_at)
-    return {**asdict(record), "started_at": moment}

@@ -1,0 +1,178 @@
+"""Commands about policies: who may use which single tools."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from registry.auth.identity import OPERATOR
+from registry.cli.names import is_id, server_of
+from registry.cli.output import (
+    MOST_ROWS,
+    AsJson,
+    Column,
+    Limit,
+    confirmed,
+    read_pages,
+    show_fields,
+    show_json,
+    show_rows,
+    validated,
+)
+from registry.cli.running import NOT_FOUND, fail, run, services
+
+if TYPE_CHECKING:
+    from registry.policies.values import PolicyRecord
+    from registry.wiring.commands import CommandServices
+
+policies = typer.Typer(help="Who may use which single tools.", no_args_is_help=True)
+
+COLUMNS = [
+    Column("Name", "name"),
+    Column("Effect", "effect"),
+    Column("Enabled", "is_enabled"),
+    Column("Server", lambda row: row["target"]["owner_id"] or "all"),
+    Column("Tools", lambda row: row["target"]["tools"] or "all"),
+    Column("Who", lambda row: _who(row["subjects"]), wraps=True),
+    Column("Id", "id"),
+]
+
+Policy = Annotated[str, typer.Argument(metavar="POLICY", help="Id or name.")]
+File = Annotated[Path, typer.Argument(help="JSON: the body of POST /api/v1/access/policies.")]
+
+
+@policies.command("list")
+def policies_list(
+    *,
+    server: Annotated[
+        str | None, typer.Option(help="Only what applies to this: id, name or path.")
+    ] = None,
+    limit: Limit = MOST_ROWS,
+    as_json: AsJson = False,
+) -> None:
+    """List policies."""
+
+    async def work() -> None:
+        from registry.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.policies.values import PolicyFilter  # noqa: PLC0415
+
+        async with services() as built:
+            about = None if server is None else (await server_of(built, server)).id
+            narrowed = PolicyFilter(applies_to=about)
+            found, total = await read_pages(
+                lambda page: built.policies.page(OPERATOR, narrowed, page), limit
+            )
+        rows = [present_policy(one) for one in found]
+        show_rows(rows, COLUMNS, as_json=as_json, total=total)
+
+    run(work)
+
+
+@policies.command("show")
+def policies_show(policy: Policy, *, as_json: AsJson = False) -> None:
+    """Show a policy."""
+
+    async def work() -> None:
+        from registry.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+
+        async with services() as built:
+            record = await _policy_of(built, policy)
+        show_fields(present_policy(record), as_json=as_json)
+
+    run(work)
+
+
+@policies.command("add")
+def policies_add(file: File, *, as_json: AsJson = False) -> None:
+    """Make a policy of a file."""
+
+    async def work() -> None:
+        from registry.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.policies.schemas import PolicyCreate  # noqa: PLC0415
+
+        change = validated(PolicyCreate, _read(file)).change()
+        async with services(changes=True) as built:
+            record, warnings = await built.policies.create(change, OPERATOR)
+        _tell(present_policy(record), warnings, as_json=as_json)
+
+    run(work)
+
+
+@policies.command("update")
+def policies_update(policy: Policy, file: File, *, as_json: AsJson = False) -> None:
+    """Change the members of a policy that a file names, and no others."""
+
+    async def work() -> None:
+        from registry.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.policies.schemas import PolicyUpdate  # noqa: PLC0415
+
+        change = validated(PolicyUpdate, _read(file)).change()
+        async with services(changes=True) as built:
+            found = await _policy_of(built, policy)
+            record, warnings = await built.policies.update(found.policy.id, change, OPERATOR)
+        _tell(present_policy(record), warnings, as_json=as_json)
+
+    run(work)
+
+
+@policies.command("remove")
+def policies_remove(
+    policy: Policy,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a policy."""
+
+    async def work() -> None:
+        async with services(changes=True) as built:
+            found = (await _policy_of(built, policy)).policy
+            if not yes and not confirmed(f"Remove the policy {found.name}?"):
+                fail("nothing was removed; --yes does not ask")
+            await built.policies.delete(found.id, OPERATOR)
+        if as_json:
+            show_json({"id": found.id, "name": found.name, "removed": True})
+        else:
+            typer.echo(f"{found.name} is removed")
+
+    run(work)
+
+
+async def _policy_of(built: "CommandServices", reference: str) -> "PolicyRecord":
+    from registry.policies.values import PolicyFilter  # noqa: PLC0415 - heavy imports
+
+    if is_id(reference):
+        return await built.policies.get(reference.lower(), OPERATOR)
+    found, _ = await read_pages(
+        lambda page: built.policies.page(OPERATOR, PolicyFilter(text=reference), page), 0
+    )
+    named = [one for one in found if one.policy.name == reference]
+    if not named:
+        fail(f"there is no policy {reference!r}", code=NOT_FOUND)
+    return named[0]
+
+
+def _who(subjects: dict[str, Any]) -> object:
+    named = [
+        f"{kind}: {', '.join(names)}"
+        for kind, names in subjects.items()
+        if names and names is not True
+    ]
+    return "everyone" if subjects["everyone"] else named
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as exc:
+        fail(f"{file} cannot be read ({exc.strerror})")
+    except (ValueError, RecursionError):
+        fail(f"{file} is not JSON")
+    if not isinstance(content, dict):
+        fail(f"{file} holds no JSON object")
+    return content
+
+
+def _tell(presented: dict[str, Any], warnings: list[str], *, as_json: bool) -> None:
+    show_fields({**presented, "warnings": warnings}, as_json=as_json)

@@ -1,0 +1,167 @@
+"""The commands about servers, policies and records, one at a time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from registry.cli import app
+from tests.fakes.command import free_port
+from tests.test_cli import ALICE, insert_user, stored_servers
+from tests.test_cli import collected as collected  # noqa: PLC0414 - a fixture
+from tests.test_cli import environment as environment  # noqa: PLC0414 - a fixture
+from tests.test_cli import restored_logging as restored_logging  # noqa: PLC0414 - a fixture
+
+pytestmark = [
+    pytest.mark.wire,
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
+
+
+@pytest.fixture
+def weather(environment: None, database_uri: str) -> dict[str, Any]:
+    """Return a stored server whose upstream is away."""
+    insert_user(database_uri)
+    url = f"http://127.0.0.1:{free_port()}/mcp"
+    return dict(printed("servers", "add", "weather", url, "--scope", "shared_user"))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def printed(*arguments: str) -> Any:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("by", ["id", "serverName", "path"])
+def test_a_server_is_found_by_id_name_and_path(weather: dict[str, Any], by: str) -> None:
+    shown = printed("servers", "show", weather[by])
+
+    assert (shown["id"], shown["serverName"]) == (weather["id"], "weather")
+
+
+def test_a_server_is_changed(weather: dict[str, Any]) -> None:
+    title, tags = ("--title", "The Weather"), ("--tag", "a", "--tag", "b")
+    changed = printed("servers", "update", "weather", *title, *tags, "--key", "s3cret")
+    off = printed("servers", "toggle", "weather")
+    still_off = printed("servers", "toggle", "weather", "--off")
+
+    assert (changed["title"], changed["tags"]) == ("The Weather", ["a", "b"])
+    assert changed["apiKey"] == {
+        "key": "***",
+        "source": "admin",
+        "authorization_type": "bearer",
+    }
+    assert (off["status"], still_off["status"]) == ("inactive", "inactive")
+
+
+def test_a_server_that_cannot_be_read_fails_the_refresh(weather: dict[str, Any]) -> None:
+    result = run("servers", "refresh", "weather")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("registry: weather cannot be read: Could not connect to")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_server_is_removed_when_that_is_meant(
+    weather: dict[str, Any], database_uri: str
+) -> None:
+    asked = run("servers", "remove", "weather")
+    kept = len(stored_servers(database_uri))
+    removed = run("servers", "remove", "weather", "--yes")
+
+    assert (asked.exit_code, kept) == (1, 1)
+    assert (removed.exit_code, removed.stdout) == (0, "weather is removed\n")
+    assert stored_servers(database_uri) == []
+
+
+def test_a_server_is_shared_by_names(weather: dict[str, Any], database_uri: str) -> None:
+    insert_user(database_uri, "b" * 24, username="ben", email="ben@example.org", role="USER")
+
+    given = printed("servers", "share", "weather", "--user", "ben=editor", "--role", "USER=viewer")
+    taken = printed("servers", "share", "weather", "--remove", "user:ben@example.org")
+    listed = run("servers", "share", "weather")
+
+    assert [(one["type"], one["id"], one["role"]) for one in given["principals"]] == [
+        ("user", ALICE, "owner"),
+        ("user", "b" * 24, "editor"),
+        ("role", "USER", "viewer"),
+    ]
+    assert [one["id"] for one in taken["principals"]] == [ALICE, "USER"]
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["Type", "user", "role"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        (["servers", "show", "nowhere"], 3, "there is no server 'nowhere'"),
+        (["servers", "show", "f" * 24], 3, f"there is no server '{'f' * 24}'"),
+        (["servers", "update", "weather"], 1, "say what to change"),
+        (["servers", "update", "weather", "--scope", "all"], 1, "scope: "),
+        (["servers", "list", "--status", "on"], 1, "--status: 'on' is none of active, inactive"),
+        (["servers", "share", "weather", "--user", "bob=viewer"], 3, "there is no user 'bob'"),
+        (["servers", "share", "weather", "--remove", "bob"], 1, "write --user NAME=viewer"),
+        (["tools", "show", "weather"], 1, "'weather' names no tool; write SERVER/TOOL"),
+        (["tools", "show", "weather/get"], 3, "weather has no tool 'get'"),
+        (["tools", "show", "nowhere__get"], 3, "there is no server 'nowhere'"),
+        (["tools", "accept", "f" * 24], 3, "Tool not found"),
+        (["tools", "call", "weather/get", "[]"], 1, "the arguments are no JSON object"),
+        (["policies", "show", "nothing"], 3, "there is no policy 'nothing'"),
+        (["policies", "add", "missing.json"], 1, "missing.json cannot be read"),
+        (["audit", "list", "--action", "hack"], 1, "action: "),
+        (["audit", "list", "--since", "yesterday"], 1, "since: "),
+        (["usage", "--server", "nowhere"], 3, "there is no server 'nowhere'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_one_line(
+    weather: dict[str, Any], command: list[str], code: int, told: str
+) -> None:
+    result = run(*command)
+
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith(f"registry: {told}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_policies_are_added_changed_shown_and_removed(
+    weather: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = {
+        "name": "no rain",
+        "effect": "deny",
+        "target": {"owner_id": weather["id"], "tools": ["rain*"]},
+        "subjects": {"everyone": True},
+    }
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    (tmp_path / "part.json").write_text(json.dumps({"is_enabled": False}))
+
+    added = printed("policies", "add", str(tmp_path / "whole.json"))
+    changed = printed("policies", "update", "no rain", str(tmp_path / "part.json"))
+    listed = run("policies", "list", "--server", "weather")
+    removed = run("policies", "remove", added["id"], "--yes")
+
+    assert (added["name"], added["is_enabled"], changed["is_enabled"]) == ("no rain", True, False)
+    assert [line.split()[:4] for line in listed.stdout.splitlines()] == [
+        ["Name", "Effect", "Enabled", "Server"],
+        ["no", "rain", "deny", "no"],
+    ]
+    assert removed.exit_code == 0
+    assert printed("policies", "list") == []
+
+
+def test_what_was_done_is_listed_newest_first(weather: dict[str, Any]) -> None:
+    run("servers", "toggle", "weather")
+
+    records = printed("audit", "list", "--type", "server", "--id", weather["id"])
+    one = printed("audit", "list", "--limit", "1")
+    calls = printed("usage")
+
+    assert [record["action"] for record in records] == ["update", "create"]
+    assert [record["action"] for record in one] == ["update"]
+    assert calls == []
