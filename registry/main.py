@@ -14,7 +14,7 @@ import registry
 from registry.access.routes import router as permissions_router
 from registry.audit.refusals import RefusalRecorder
 from registry.audit.routes import router as audit_router
-from registry.auth.dependencies import challenge
+from registry.auth.errors import challenge
 from registry.auth.routes import auth_router
 from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
@@ -34,6 +34,7 @@ from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
 from registry.web.middleware import RequestRecorder
+from registry.web.welcome import welcome_router
 from registry.wiring.application import components
 from registry.wiring.components import Components
 
@@ -98,12 +99,13 @@ def control_plane(parts: Components) -> ASGIApp:
     app.state.sync = parts.sync
     app.state.tokens = parts.tokens
     app.state.sessions = parts.sessions
-    metadata_url = f"{base_url}/.well-known/oauth-protected-resource"
 
     def challenge_for(error: RegistryError, _request: Request) -> Mapping[str, str]:
-        return challenge(error, metadata_url)
+        header = challenge(error)
+        return {} if header is None else {"WWW-Authenticate": header}
 
     install_error_handlers(app, challenge_for, RefusalRecorder(parts.audit).note)
+    app.include_router(welcome_router(registry.__version__, base_url))
     app.include_router(servers_router)
     app.include_router(user_keys_router)
     app.include_router(connections_router)

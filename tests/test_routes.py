@@ -14,6 +14,12 @@ from registry.main import control_plane
 from tests.fakes.rest import Rest, rest_settings, running
 
 OPEN = {
+    ("GET", "/"),
+    ("GET", "/docs"),
+    ("GET", "/docs/{name}"),
+    # Refuses every caller, in words.
+    ("POST", "/register"),
+    ("GET", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/gateway"),
     ("GET", "/health/ready"),

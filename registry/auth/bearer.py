@@ -9,7 +9,7 @@ from typing import Protocol
 from cachetools import TLRUCache
 
 from packages.database.errors import DatabaseUnavailable
-from registry.auth.errors import UnauthorizedError
+from registry.auth.errors import AUTHENTICATION_HELP, UnauthorizedError
 from registry.auth.identity import Role, UserContext
 from registry.auth.jwt import TokenVerifier, VerifiedToken, default_scopes
 from registry.auth.revocation import RevocationList
@@ -97,7 +97,9 @@ class BearerAuthenticator:
             DatabaseUnavailable: The user cannot be looked up.
         """
         if not authorization:
-            raise UnauthorizedError("A bearer token is required.", token_was_sent=False)
+            raise UnauthorizedError(
+                f"A bearer token is required. {AUTHENTICATION_HELP}", token_was_sent=False
+            )
         remembered = self.cached(authorization)
         if remembered is not None:
             return remembered

@@ -1,6 +1,5 @@
 """The caller's authority as it stands in an endpoint's signature."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 from fastapi import Request, Security
@@ -10,7 +9,6 @@ from typing_extensions import override
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
-from registry.core.errors import RegistryError
 
 
 class Caller(HTTPBearer):
@@ -48,18 +46,3 @@ class Caller(HTTPBearer):
 def needs(*scopes: Scope) -> Any:
     """Return the dependency that lets in whoever holds all of *scopes*, and documents them."""
     return Security(Caller(*scopes), scopes=[scope.value for scope in scopes])
-
-
-def challenge(error: RegistryError, metadata_url: str) -> Mapping[str, str]:
-    """Return the `WWW-Authenticate` header of a refusal (RFC 6750, 3; RFC 9728, 5.1)."""
-    parts = [f'resource_metadata="{metadata_url}"']
-    match error:
-        case UnauthorizedError(token_was_sent=True):
-            parts.insert(0, 'error="invalid_token"')
-        case UnauthorizedError():
-            pass
-        case InsufficientScopeError(needed=needed):
-            parts[:0] = ['error="insufficient_scope"', f'scope="{" ".join(needed)}"']
-        case _:
-            return {}
-    return {"WWW-Authenticate": "Bearer " + ", ".join(parts)}

@@ -4,6 +4,13 @@ from collections.abc import Sequence
 
 from registry.core.errors import ErrorKind, RegistryError
 
+REALM = 'Bearer realm="mcp-gateway-registry"'
+
+AUTHENTICATION_HELP = (
+    "Send the header Authorization: Bearer TOKEN; an operator makes tokens with `registry token "
+    "create`, and whoever has one makes narrower ones with POST /api/v1/tokens/generate."
+)
+
 
 class UnauthorizedError(RegistryError):
     """No bearer token, or one that cannot be accepted. *reason* never quotes the token."""
@@ -24,6 +31,23 @@ class InsufficientScopeError(RegistryError):
         self.needed = tuple(needed)
         names = " ".join(needed)
         super().__init__(f"The token needs the scope {names}.", {"scope": names})
+
+
+def challenge(error: RegistryError) -> str | None:
+    """Return the `WWW-Authenticate` header of a refusal (RFC 6750, section 3), if it has one.
+
+    It names no `resource_metadata` (RFC 9728, section 5.1): clients take that for an invitation to
+    an authorization server, and there is none that issues tokens for this registry.
+    """
+    match error:
+        case UnauthorizedError(token_was_sent=True):
+            return f'{REALM}, error="invalid_token", error_description="{error.message}"'
+        case UnauthorizedError():
+            return REALM
+        case InsufficientScopeError(needed=needed):
+            return f'{REALM}, error="insufficient_scope", scope="{" ".join(needed)}"'
+        case _:
+            return None
 
 
 class AdminRequiredError(RegistryError):

@@ -259,7 +259,9 @@ class TokenVerifier:
                 issuer=self._issuer if own else None,
             )
         except ExpiredSignatureError:
-            raise UnauthorizedError("The bearer token has expired.") from None
+            raise UnauthorizedError(
+                "The bearer token has expired. Get a new one as you got this one."
+            ) from None
         except JOSEError:
             raise UnauthorizedError("The bearer token cannot be verified.") from None
         except Exception:  # noqa: BLE001 - a library's slip on hostile input must not be a pass or a 500

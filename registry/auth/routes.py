@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from registry.auth.errors import AUTHENTICATION_HELP
 from registry.auth.identity import Scope
 from registry.auth.keys import SigningKeys
 from registry.web.errors import ErrorEnvelope, JsonAnswer
@@ -30,6 +31,14 @@ class ResourceMetadata(BaseModel):
     bearer_methods_supported: list[str]
     scopes_supported: list[str]
     resource_name: str
+
+
+class RegistrationRefusal(BaseModel):
+    """An error of RFC 7591, in our envelope."""
+
+    error: str
+    error_description: str
+    message: str
 
 
 def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
@@ -82,5 +91,23 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
     ) -> Response:
         """Answer a gateway path's metadata. Every name has one, so that none is given away."""
         return metadata(f"{base_url}/mcp/{slug}")
+
+    @router.post(
+        "/register",
+        operation_id="register_oauth_client",
+        status_code=400,
+        response_model=RegistrationRefusal,
+        responses={400: {"model": RegistrationRefusal, "description": "Always."}},
+    )
+    async def register_client() -> Response:
+        """Refuse to register an OAuth client (RFC 7591, section 3.2.2), and say what to do.
+
+        Clients without an accepted token look for an authorization server, and for want of its
+        metadata ask here (MCP authorization, 2025-03-26). What they show is this answer.
+        """
+        message = f"This registry has no OAuth authorization server. {AUTHENTICATION_HELP}"
+        return JsonAnswer(
+            {"error": "invalid_request", "error_description": message, "message": message}, 400
+        )
 
     return router

@@ -1,7 +1,5 @@
 """Who is calling, what their token allows, and whether the server exists for them."""
 
-from urllib.parse import quote
-
 from registry.access.policy import Decision, Rule, decide_use
 from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
@@ -63,7 +61,7 @@ class Admission:
         authorization = exchange.headers.get("authorization")
         user = self._authenticate.cached(authorization) if authorization else None
         if user is None:
-            user = await self._verified(exchange, authorization)
+            user = await self._verified(authorization)
         exchange.user = user
         return user
 
@@ -102,7 +100,7 @@ class Admission:
             # All that the gateway ever asks for, or clients would have to come back for the rest.
             error = InsufficientScopeError(GATEWAY_SCOPES)
             self._note(exchange, user, None, error.message)
-            raise challenged(error, self._metadata_url(exchange))
+            raise challenged(error)
         if not self._routes.is_fresh():
             raise NotServing("The gateway has lost touch with its database; try again soon.")
 
@@ -229,14 +227,8 @@ class Admission:
         origin = Origin(None, str(client[0]) if client else None)
         self._refusals.note_later(user, event, origin)
 
-    async def _verified(self, exchange: Exchange, authorization: str | None) -> UserContext:
+    async def _verified(self, authorization: str | None) -> UserContext:
         try:
             return await self._authenticate.authenticate(authorization)
         except UnauthorizedError as exc:
-            raise challenged(exc, self._metadata_url(exchange)) from None
-
-    def _metadata_url(self, exchange: Exchange) -> str:
-        # The path is the caller's own text and goes into a header.
-        slug = quote(exchange.slug, safe="")
-        path = f"/mcp/{slug}" if slug else "/mcp"
-        return f"{self._base_url}/.well-known/oauth-protected-resource{path}"
+            raise challenged(exc) from None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import orjson
 
 from packages.database.errors import DatabaseUnavailable
-from registry.auth.errors import InsufficientScopeError, UnauthorizedError
+from registry.auth.errors import InsufficientScopeError, UnauthorizedError, challenge
 from registry.core.errors import ErrorKind, RegistryError
 from registry.gateway.envelope import RequestId
 from registry.gateway.errors import (
@@ -24,16 +24,10 @@ ERROR_META_KEY = "mcp-gateway-registry/error"
 """Member of `_meta` of a failed result that the gateway made: what an error's `data` says."""
 
 
-def challenged(error: UnauthorizedError | InsufficientScopeError, metadata_url: str) -> Refusal:
-    """Return the refusal with the `WWW-Authenticate` header (RFC 6750, 3; RFC 9728, 5.1)."""
-    parts = [f'resource_metadata="{metadata_url}"']
-    kind: type[Refusal] = Unauthorized
-    if isinstance(error, InsufficientScopeError):
-        kind = InsufficientScope
-        parts[:0] = ['error="insufficient_scope"', f'scope="{" ".join(error.needed)}"']
-    elif error.token_was_sent:
-        parts.insert(0, 'error="invalid_token"')
-    headers = [(b"www-authenticate", f"Bearer {', '.join(parts)}".encode())]
+def challenged(error: UnauthorizedError | InsufficientScopeError) -> Refusal:
+    """Return the refusal with the `WWW-Authenticate` header."""
+    kind = InsufficientScope if isinstance(error, InsufficientScopeError) else Unauthorized
+    headers = [(b"www-authenticate", (challenge(error) or "").encode())]
     return kind(error.message, facts=error.facts, headers=headers)
 
 

@@ -285,8 +285,45 @@ class _Registration(_ConfigInput):
     sync_interval_seconds: SyncInterval = None
 
 
+GITHUB: JsonObject = {
+    "serverName": "github",
+    "title": "GitHub MCP Server",
+    "description": "GitHub repositories, issues and pull requests",
+    "type": "streamable-http",
+    "url": "https://api.githubcopilot.com/mcp/",
+    "scope": "private_user",
+    "tags": ["github", "code"],
+    "requiresOAuth": True,
+    "oauth": {
+        "authorization_url": "https://github.com/login/oauth/authorize",
+        "token_url": "https://github.com/login/oauth/access_token",
+        "client_id": "Iv23lidC6dSy1q3Yr2sI",
+        "client_secret": "your client secret",
+        "scope": "repo user read:org",
+    },
+}
+TAVILY: JsonObject = {
+    "serverName": "tavilysearchv1",
+    "title": "Tavily",
+    "description": "Search the web",
+    "type": "streamable-http",
+    "url": "https://mcp.tavily.com/mcp",
+    "scope": "private_user",
+    "tags": ["search"],
+    "apiKey": {
+        "key": "your key",
+        "source": "admin",
+        "authorization_type": "custom",
+        "custom_header": "tavilyApiKey",
+    },
+}
+"""Examples of registrations in the API description."""
+
+
 class ServerCreate(_Registration):
     """A server to register."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [TAVILY, GITHUB]})
 
     server_name: ServerName
 
@@ -304,6 +341,12 @@ class ServerUpdate(_ConfigInput):
 
     A whole answer may be sent back: read-only members are accepted if they are unchanged.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"description": "Updated description", "tags": ["github", "production"]}]
+        }
+    )
 
     url: Url | None = None
     type: TransportInput | None = None
@@ -362,6 +405,8 @@ class ConnectionTest(_Registration):
 
 class Toggle(_Wire):
     """Whether the server shall be served."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
 
     enabled: bool = Field(strict=True)
 

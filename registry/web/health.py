@@ -60,6 +60,12 @@ def health_router(
         return JsonAnswer({"status": "ok", "checks": {}})
 
     @router.get(
+        "/health",
+        response_model=Health,
+        operation_id="health",
+        responses={503: {"model": Health, "description": "A check is red."}},
+    )
+    @router.get(
         "/health/ready",
         response_model=Health,
         operation_id="ready",

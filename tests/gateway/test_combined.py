@@ -22,6 +22,7 @@ from mcp_types import (
     TextContent,
 )
 
+from registry.auth.errors import REALM
 from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import FeatureEntry, tool_entry
 from registry.servers.values import Era, Transport
@@ -523,12 +524,10 @@ async def _until_data(lines: AsyncIterator[str]) -> AsyncIterator[str]:
             return
 
 
-async def test_without_a_token_the_caller_is_led_to_the_metadata_of_the_path(
+async def test_without_a_token_the_caller_is_asked_for_one(
     combined: Gateway,
 ) -> None:
     answer = await combined.post(request("ping"), slug="", user=None)
 
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == (
-        'Bearer resource_metadata="http://gateway.example/.well-known/oauth-protected-resource/mcp"'
-    )
+    assert answer.headers["www-authenticate"] == REALM

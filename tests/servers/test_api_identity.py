@@ -12,6 +12,7 @@ import pytest
 from bson import ObjectId
 from jose import jwt
 
+from registry.auth.errors import AUTHENTICATION_HELP, REALM
 from registry.auth.identity import Role, Scope, UserContext
 from tests.fakes.keys import write_key_pair
 from tests.fakes.rest import JWT_SECRET, SERVERS, Rest
@@ -19,8 +20,6 @@ from tests.fakes.rest import JWT_SECRET, SERVERS, Rest
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 URL = "http://127.0.0.1:9/mcp"
-METADATA = "http://127.0.0.1:7860/.well-known/oauth-protected-resource"
-INVALID = f'Bearer error="invalid_token", resource_metadata="{METADATA}"'
 USER_ID = "d" * 24
 
 
@@ -83,7 +82,8 @@ async def get(rest: Rest, token: str, path: str = "") -> httpx.Response:
 def assert_refused(answer: httpx.Response) -> None:
     assert answer.status_code == 401, answer.text
     assert answer.json()["error"] == "unauthorized"
-    assert answer.headers["WWW-Authenticate"] == INVALID
+    invalid = f'{REALM}, error="invalid_token", error_description="{answer.json()["message"]}"'
+    assert answer.headers["WWW-Authenticate"] == invalid
 
 
 async def test_a_request_without_a_token_is_told_where_to_get_one(rest: Rest) -> None:
@@ -91,9 +91,9 @@ async def test_a_request_without_a_token_is_told_where_to_get_one(rest: Rest) ->
 
     assert (answer.status_code, answer.json()) == (
         401,
-        {"error": "unauthorized", "message": "A bearer token is required."},
+        {"error": "unauthorized", "message": f"A bearer token is required. {AUTHENTICATION_HELP}"},
     )
-    assert answer.headers["WWW-Authenticate"] == f'Bearer resource_metadata="{METADATA}"'
+    assert answer.headers["WWW-Authenticate"] == REALM
 
 
 @pytest.mark.requirement("R-110")
@@ -258,8 +258,7 @@ async def test_a_missing_scope_is_named_in_the_challenge_and_the_body(rest: Rest
         },
     )
     assert answer.headers["WWW-Authenticate"] == (
-        'Bearer error="insufficient_scope", scope="read:servers read:tools", '
-        f'resource_metadata="{METADATA}"'
+        f'{REALM}, error="insufficient_scope", scope="read:servers read:tools"'
     )
 
 
@@ -457,7 +456,7 @@ async def test_a_stranger_is_not_told_what_is_wrong_with_a_body(
     answer = await rest.client.post(SERVERS, content=body, headers={"Content-Type": kind})
 
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == f'Bearer resource_metadata="{METADATA}"'
+    assert answer.headers["www-authenticate"] == REALM
 
 
 async def test_a_body_is_not_looked_at_when_the_token_does_not_allow_writing(rest: Rest) -> None:

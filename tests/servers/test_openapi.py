@@ -112,7 +112,10 @@ WITHOUT_INPUT = (
     "ready",
     "gateway_ready",
     "combined_metadata",
+    "register_oauth_client",
     "metrics",
+    "welcome",
+    "health",
 )
 
 GOOD = [(operation, GenerationMode.POSITIVE) for operation in (*WITH_INPUT, *WITHOUT_INPUT)]
