@@ -48,6 +48,7 @@ from registry.gateway.messages import (
     INPUT_REQUIRED,
     Kind,
     Message,
+    notification_text,
     request_text,
     with_id,
 )
@@ -89,6 +90,7 @@ STATES = "states"
 """What the seals are bound to besides the principal; no server has such an id."""
 
 PARKED_KEY = "input"
+ELICITATION_COMPLETE = "notifications/elicitation/complete"
 TOLD_ELSEWHERE = LISTS_CHANGED | {UPDATED, "notifications/subscriptions/acknowledged"}
 """What a server says outside of calls; clients hear of it on their standing streams."""
 
@@ -127,6 +129,7 @@ class _Call:
     conversation: Conversation | None = None
     rounds: int = 0
     asked: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
 
 
 class Broker:
@@ -374,6 +377,11 @@ class Broker:
             if crossing.wants_input(body):
                 await self._ask_on(call, members(body["result"]))
                 return False
+            for page in call.pages:
+                # The server goes on, so the user has done there what they were sent for.
+                await call.reply.notice(
+                    notification_text(ELICITATION_COMPLETE, {"elicitationId": page})
+                )
             answer = _legacy_answer(ask.method, body)
             await call.reply.finish(self._text(call, answer))
             return True
@@ -443,9 +451,11 @@ class Broker:
             for key, one in wanted.items():
                 questions[key] = loop.create_future()
                 address = ["worker", self._peers.own, token, key]
-                text = request_text(
-                    str(one["method"]), members(one.get("params")) or None, "", is_exact=False
-                )
+                params = members(one.get("params"))
+                if params.get("mode") == "url":
+                    params = _with_elicitation_id(params)
+                    call.pages.append(str(params["elicitationId"]))
+                text = request_text(str(one["method"]), params or None, "", is_exact=False)
                 message = Message(Kind.REQUEST, text)
                 await call.reply.notice(self._sealed_question(call, message, address))
             answers = {key: await future for key, future in questions.items()}
@@ -564,6 +574,11 @@ class Broker:
                 del self._parked[token]
                 self._errands.soon(self._connector.leave(parked.conversation))
         self._sweep_later()
+
+
+def _with_elicitation_id(params: JsonObject) -> JsonObject:
+    """Return a page to visit as the handshake's era asks for it; the stateless one has no id."""
+    return {"elicitationId": secrets.token_urlsafe(12), **params}
 
 
 async def _notice(call: _Call, message: Message) -> None:

@@ -98,6 +98,14 @@ class ClientSessions:
             session = self._read[key] = _session(sealed, orjson.loads(text.removeprefix(OWN_MARK)))
         return session
 
+    def end(self, session: ClientSession) -> str:
+        """Resume *session* no more; return what `end_named` of other workers takes."""
+        return self._seal.end(session.id)
+
+    def end_named(self, name: str) -> None:
+        """Do what `end` did in the worker that returned *name*."""
+        self._seal.end_named(name)
+
 
 def usable_capabilities(told: object) -> JsonObject:
     """Return those of a client's capabilities that servers may make use of."""

@@ -52,6 +52,7 @@ from registry.gateway.errors import (
     MethodUnknown,
     Outcome,
     Refusal,
+    RequestCancelled,
     ShuttingDown,
 )
 from registry.gateway.events import event_text
@@ -68,6 +69,7 @@ from registry.gateway.passthrough import PassThrough
 from registry.gateway.patience import Patience
 from registry.gateway.ports import Authenticate, Peers, Refusals, RouteTable
 from registry.gateway.recorder import STANDING_METHODS, Recorder
+from registry.gateway.reply import Reply
 from registry.gateway.requests import Exchange, check_media
 from registry.gateway.session_messages import SessionMessages
 from registry.gateway.session_states import SessionStates
@@ -192,6 +194,7 @@ class GatewayEndpoint:
             ),
             self._seal,
             self._streams,
+            around.peers,
             recorder,
             arguments=self._arguments,
             until=self._until,
@@ -523,6 +526,10 @@ class GatewayEndpoint:
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         exchange.outcome = refusal.outcome
         exchange.error_code = refusal.rpc_code
+        if isinstance(refusal, RequestCancelled):
+            # A request that was cancelled gets no answer: a stream that ends without any.
+            await Reply(exchange).leave()
+            return
         if refusal.outcome in {Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT}:
             log.warning(
                 "gateway_upstream_failed",

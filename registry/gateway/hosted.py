@@ -72,6 +72,7 @@ log = structlog.get_logger()
 
 CACHED_MS = 30_000
 MODERN_VERSIONS = list(MODERN_PROTOCOL_VERSIONS)
+NO_TASKS = "Tasks are not offered at this path; send tools/call without params.task."
 ROOTS_CHANGED = "notifications/roots/list_changed"
 EMPTY: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
 
@@ -191,8 +192,10 @@ class HostedServer:
         await self._end(self._sessions.resume(user, scope_id, sealed))
 
     async def _end(self, session: ClientSession) -> None:
+        name = self._sessions.end(session)
         self._ended(session.nonce)
-        await self._peers.tell_all(orjson.dumps({"kind": "ended", "session": session.nonce}))
+        told = {"kind": "ended", "session": session.nonce, "name": name}
+        await self._peers.tell_all(orjson.dumps(told))
 
     def _ended(self, nonce: str) -> None:
         self._states.forget(nonce)
@@ -206,7 +209,9 @@ class HostedServer:
             case "answer" | "claim" | "cancel":
                 return self._broker.told(told)
             case "ended":
-                self._ended(told["session"])
+                self._sessions.end_named(told["name"])
+                if told["session"] is not None:
+                    self._ended(told["session"])
             case "standing":
                 self._standing.superseded(told["session"], told["opened_at"])
                 return orjson.dumps(self._states.known(told["session"]))
@@ -352,6 +357,9 @@ class HostedServer:
             self._note_hidden(exchange, offering, name)
             withheld = offering.withheld(name)
             raise self._admission.unknown_tool(exchange, name, withheld)
+        if not exchange.is_modern and "task" in envelope.params:
+            # Whoever made it a task would never find it again: nothing here answers tasks/get.
+            raise InvalidParams(NO_TASKS)
         exchange.tool = owned.tool.name
         exchange.may_repeat = owned.tool.may_repeat
         arguments = require_arguments(envelope.params, owned.tool)

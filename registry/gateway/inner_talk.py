@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Scope
 
 from registry.core.errands import Errands
 from registry.core.json import members
+from registry.gateway.answers import CANCELLED
 from registry.gateway.envelope import Envelope, RequestId
-from registry.gateway.errors import NotServing, RequestCancelled, UpstreamFailed
+from registry.gateway.errors import NotServing, UpstreamFailed
 from registry.gateway.events import event_text
 from registry.gateway.forward import SUCCESS
 from registry.gateway.inner import InnerExchange
@@ -76,6 +77,8 @@ class InnerTalk:
         self._end_session = end_session
         self._gone = asyncio.Event()
         self._asked: set[asyncio.Task[None]] = set()
+        self._under_way: set[RequestId | None] = set()
+        self._cancelled: set[RequestId | None] = set()
         self._listening: asyncio.Task[None] | None = None
         self._renewing = asyncio.Lock()
         self._hello: tuple[bytes, RequestId | None] | None = None
@@ -96,6 +99,11 @@ class InnerTalk:
                 raise NotServing("Too many requests of this client are under way.")
             self._begin(self._ask(exchange.scope, raw, envelope, exchange.request_id))
             return
+        if envelope.method == CANCELLED:
+            # Before the server hears of it: its answer may just end.
+            request_id = envelope.params.get("requestId")
+            if isinstance(request_id, str | int) and request_id in self._under_way:
+                self._cancelled.add(request_id)
         # In order: a server may refuse requests before it heard that all is set.
         inner = await self._exchange(exchange.scope, "POST", raw)
         if inner.status not in SUCCESS:
@@ -123,6 +131,16 @@ class InnerTalk:
         task.add_done_callback(self._asked.discard)
 
     async def _ask(
+        self, scope: Scope, raw: bytes, envelope: Envelope, request_id: RequestId | None
+    ) -> None:
+        self._under_way.add(request_id)
+        try:
+            await self._answered(scope, raw, envelope, request_id)
+        finally:
+            self._under_way.discard(request_id)
+            self._cancelled.discard(request_id)
+
+    async def _answered(
         self, scope: Scope, raw: bytes, envelope: Envelope, request_id: RequestId | None
     ) -> None:
         if envelope.method == "initialize":
@@ -155,10 +173,12 @@ class InnerTalk:
             inner.last_event_id = inner.last_event_id or last
         if inner.is_stream and inner.answer is not None:
             return
+        if inner.answer is None and request_id in self._cancelled:
+            return
         if inner.answer is None:
             lost = UpstreamFailed("The answer was lost on its way; it may have had effects.")
             await self._tell(error_body(lost, request_id))
-        elif members(inner.answer.get("error")).get("code") != RequestCancelled.code:
+        else:
             await self._tell(bytes(inner.body))
 
     async def _initialize(self, scope: Scope, raw: bytes, request_id: RequestId | None) -> None:

@@ -6,6 +6,7 @@ What is decided here is decided on what was parsed of them; what goes on is what
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+import orjson
 import structlog
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
 from multidict import CIMultiDict
@@ -28,7 +29,7 @@ from registry.gateway.headers import HeaderLines, forwarded_lines, header_lines
 from registry.gateway.listing import CursorError, list_result, marked, page_members, page_result
 from registry.gateway.messages import renamed
 from registry.gateway.offering import PAGE_KINDS, SingleOffering, withheld_tool
-from registry.gateway.ports import RouteTable
+from registry.gateway.ports import Peers, RouteTable
 from registry.gateway.recorder import STANDING_METHODS, Recorder
 from registry.gateway.requests import Exchange
 from registry.gateway.sessions import SessionSeal
@@ -39,6 +40,9 @@ from registry.gateway.values import Route, upstream_headers
 from registry.servers.values import Era
 
 log = structlog.get_logger()
+
+ENDED = frozenset({200, 202, 204, 404})
+"""What servers answer to the end of a session that is over now."""
 
 Until: TypeAlias = Callable[[Exchange, Route | None], Callable[[], Awaitable[Exception]]]
 """Returns what waits for a reason to end a standing stream."""
@@ -55,6 +59,7 @@ class PassThrough:
         forwarder: Sends.
         seal: Makes and opens session ids.
         streams: Counts what stays open.
+        peers: The other workers.
         recorder: Is told when a request goes upstream.
         arguments: Checks those of calls where the server offers another definition.
         until: Ends what stays open.
@@ -62,12 +67,13 @@ class PassThrough:
         repeats_reads: Whether what may be repeated is, when a server breaks off.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators
         self,
         routes: RouteTable,
         forwarder: Forwarder,
         seal: SessionSeal,
         streams: StandingStreams,
+        peers: Peers,
         recorder: Recorder,
         *,
         arguments: ArgumentChecker,
@@ -79,6 +85,7 @@ class PassThrough:
         self._forwarder = forwarder
         self._seal = seal
         self._streams = streams
+        self._peers = peers
         self._recorder = recorder
         self._arguments = arguments
         self._until = until
@@ -123,6 +130,13 @@ class PassThrough:
         """Pass on what belongs to a session but is no message."""
         session_id = self._session_id(exchange, user, route)
         await self._forward(exchange, route, user, session_id, b"")
+        if exchange.method != "DELETE" or session_id is None:
+            return
+        if exchange.client.status in ENDED:
+            # Lists are answered here, and would be for ever.
+            name = self._seal.end(exchange.headers["mcp-session-id"])
+            told = {"kind": "ended", "session": None, "name": name}
+            await self._peers.tell_all(orjson.dumps(told))
 
     async def own_answer(
         self, exchange: Exchange, envelope: Envelope, route: Route

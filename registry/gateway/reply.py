@@ -34,6 +34,11 @@ class Reply:
         else:
             await self._exchange.answer(status, raw)
 
+    async def leave(self) -> None:
+        """End without an answer."""
+        await self._open()
+        await self._send(b"", is_last=True)
+
     async def _open(self) -> None:
         client = self._exchange.client
         if not client.has_started:

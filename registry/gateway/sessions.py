@@ -7,6 +7,7 @@ another server, a sealed id simply does not open.
 
 import base64
 import binascii
+import hashlib
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +28,9 @@ REMEMBERED = 2_000
 """Opened ids that are remembered, 0.6 kB each: opening one takes 6 us, finding it less than one.
 Most sessions are dropped without a word, so this is mostly memory of what is over."""
 
+MOST_ENDED = 50_000
+"""Ended sessions that are remembered, 0.15 kB each; the oldest are forgotten first."""
+
 DOMAIN = b"mcp-session-id/1"
 
 
@@ -44,6 +48,9 @@ class SessionSeal:
         self._lifetime_seconds = int(lifetime.total_seconds())
         self._clock = clock
         self._opened: dict[tuple[str, str, str], tuple[str, float]] = {}
+        # Of what is remembered, by the digest of the sealed id.
+        self._opened_from: dict[bytes, tuple[str, str, str]] = {}
+        self._ended: dict[bytes, None] = {}
 
     def seal(self, upstream_id: str, *, principal: str, server_id: str) -> str:
         """Return the id that *principal* may use at *server_id* for *upstream_id*."""
@@ -64,13 +71,35 @@ class SessionSeal:
         remembered = self._opened.get(key)
         if remembered is None:
             upstream_id, seconds_left = self._decrypt(sealed_id, principal, server_id)
+            digest = _digest(sealed_id)
+            if digest in self._ended:
+                raise SessionUnknown
             if len(self._opened) >= REMEMBERED:
                 self._opened.clear()
+                self._opened_from.clear()
+            self._opened_from[digest] = key
             remembered = self._opened[key] = (upstream_id, now + seconds_left)
         if remembered[1] <= now:
             del self._opened[key]
+            self._opened_from.pop(_digest(sealed_id), None)
             raise SessionUnknown
         return remembered[0]
+
+    def end(self, sealed_id: str) -> str:
+        """Open *sealed_id* no more; return what `end_named` of other workers takes."""
+        name = _digest(sealed_id).hex()
+        self.end_named(name)
+        return name
+
+    def end_named(self, name: str) -> None:
+        """Do what `end` did in the worker that returned *name*."""
+        digest = bytes.fromhex(name)
+        key = self._opened_from.pop(digest, None)
+        if key is not None:
+            self._opened.pop(key, None)
+        if len(self._ended) >= MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[digest] = None
 
     def _decrypt(self, sealed_id: str, principal: str, server_id: str) -> tuple[str, float]:
         if len(sealed_id) > MAX_SEALED_CHARACTERS:
@@ -91,6 +120,10 @@ class SessionSeal:
             with suppress(ValueError, InvalidTag):
                 return sealer.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], bound_to)
         return None
+
+
+def _digest(sealed_id: str) -> bytes:
+    return hashlib.sha256(sealed_id.encode()).digest()[:16]
 
 
 def _text(raw: bytes) -> str:
