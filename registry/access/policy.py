@@ -128,11 +128,13 @@ class ServerFacts:
     Attributes:
         author: ObjectId of the user who registered it, 24 hexadecimal characters.
         scope: None when the stored document has none (written by the other application).
+        tenant_id: The tenant that it is of; None is one of its own. See `UserContext`.
     """
 
     author: str
     scope: ServerScope | None
     grants: Grants = NO_GRANTS
+    tenant_id: str | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -151,6 +153,7 @@ class Rule(StrEnum):
     ROLE = "an ACL entry names the role of the user"
     PUBLIC = "an ACL entry names the public"
     PRIVATE = "another user's private server"
+    TENANT = "a server of another tenant"
     NO_GRANT = "no ACL entry grants it"
 
 
@@ -192,6 +195,7 @@ class Decision:
 ADMINISTRATOR = Verdict(ALL_BITS, (Step(Rule.ADMINISTRATOR, ALL_BITS),))
 AUTHOR = Verdict(ALL_BITS, (Step(Rule.AUTHOR, ALL_BITS),))
 STRANGER = Verdict(NO_BITS, (Step(Rule.PRIVATE, NO_BITS),))
+FOREIGNER = Verdict(NO_BITS, (Step(Rule.TENANT, NO_BITS),))
 NOBODY = Verdict(NO_BITS, (Step(Rule.NO_GRANT, NO_BITS),))
 ALL_TO_ADMINISTRATOR = Decision(True, Rule.ADMINISTRATOR, ADMINISTRATOR)
 ALL_TO_AUTHOR = Decision(True, Rule.AUTHOR, AUTHOR)
@@ -223,6 +227,8 @@ def decide_use(
     wrote and whose entries do not name them, only where *admin_uses_private*, and such use is
     recorded.
     """
+    if user.tenant_id != server.tenant_id and not user.is_of_all_tenants:
+        return _decision(FOREIGNER, VIEW_BIT)
     if not user.is_admin:
         return _decision(_of_user(user, server), VIEW_BIT)
     if server.is_shared:
@@ -237,6 +243,8 @@ def _decision(verdict: Verdict, wanted: int) -> Decision:
     if verdict.bits & wanted == wanted:
         given = next((step.rule for step in verdict.trace if step.bits & wanted), Rule.NO_GRANT)
         return Decision(True, given, verdict)
+    if verdict is FOREIGNER:
+        return Decision(False, Rule.TENANT, verdict)
     refused = Rule.PRIVATE if verdict is STRANGER else Rule.NO_GRANT
     return Decision(False, refused, verdict)
 
@@ -245,6 +253,8 @@ def evaluate(
     user: UserContext, server: ServerFacts, *, admin_sees_private: bool = True
 ) -> Verdict:
     """Return all that *user* may do with *server*: what any rule gives, added up."""
+    if user.tenant_id != server.tenant_id and not user.is_of_all_tenants:
+        return FOREIGNER
     if user.is_admin and (
         admin_sees_private
         or server.author == user.user_id
@@ -300,6 +310,8 @@ def _granted(user: UserContext, grants: Grants, *, with_public: bool) -> list[St
 @dataclass(frozen=True, slots=True)
 class Visibility:
     """What a list may show a caller: the rules of `evaluate` for VIEW, as sets.
+
+    All of it is of the caller's tenant.
 
     Attributes:
         everything: No other member matters then.

@@ -18,12 +18,14 @@ class Resource:
     Attributes:
         author: ObjectId of the user who made it, 24 hexadecimal characters.
         scope: None where the other application made it.
+        tenant_id: The tenant that it is of.
     """
 
     id: str
     name: str
     author: str
     scope: ServerScope | None
+    tenant_id: str | None
 
 
 class Resources(Protocol):

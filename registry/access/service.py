@@ -165,7 +165,9 @@ class PermissionService:
         self, text: str, kinds: Iterable[str], limit: int, user: UserContext
     ) -> list[Person]:
         """Return users, groups and roles whose names hold *text*, or emails for administrators."""
-        return await self._directory.search(text, kinds, limit, by_email=user.is_admin)
+        return await self._directory.search(
+            text, kinds, limit, by_email=user.is_admin, tenant_id=user.tenant_id
+        )
 
     async def _require_shareable(
         self, resource_id: str, user: UserContext, tx: Transaction | None = None
@@ -188,7 +190,12 @@ class PermissionService:
         now = self._clock.now()
         stored = await self._acl.entries_of(resource_id, tx)
         entries = list(merged(entry for entry in stored if entry.is_alive(now)).values())
-        facts = ServerFacts(resource.author, resource.scope, Grants.of(map(_grant, entries)))
+        facts = ServerFacts(
+            resource.author,
+            resource.scope,
+            Grants.of(map(_grant, entries)),
+            tenant_id=resource.tenant_id,
+        )
         verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
         return resource, entries, verdict
 

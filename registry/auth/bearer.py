@@ -216,6 +216,7 @@ class BearerAuthenticator:
             session_id=token.session_id,
             ancestors=token.ancestors,
             custom_scopes=frozenset() if is_demoted else token.custom_scopes,
+            tenant_id=entry.tenant_id,
         )
 
     def _token_dies_at(self, _key: bytes, token: VerifiedToken, now: float) -> float:

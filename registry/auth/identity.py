@@ -72,6 +72,9 @@ class UserContext:
         ancestors: The tokens and families that it was generated with, the oldest first.
         custom_scopes: What the token names besides: of no meaning but to access policies.
         is_service_account: Whether the caller is in no `users`, and the token says so.
+        tenant_id: The tenant that the caller is of; None is a tenant of its own, of all that is
+            stored without one.
+        is_of_all_tenants: Whether the caller is the registry itself, or its operator.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
 
@@ -86,6 +89,8 @@ class UserContext:
     ancestors: tuple[str, ...] = ()
     custom_scopes: frozenset[str] = frozenset()
     is_service_account: bool = False
+    tenant_id: str | None = None
+    is_of_all_tenants: bool = False
 
     @property
     def held_scopes(self) -> frozenset[str]:
@@ -114,5 +119,16 @@ class UserContext:
         return tuple(scope for scope in needed if scope not in self.scopes)
 
 
-OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES)
+def tenant_of(stored: object) -> str | None:
+    """Read a stored `tenantId`.
+
+    As in the other application, none and an empty one are the same. What is no text is a tenant of
+    its own, which no other one is taken for.
+    """
+    if stored is None or stored == "":
+        return None
+    return stored if isinstance(stored, str) else f"\x00{type(stored).__name__}:{stored}"
+
+
+OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)
 """Who acts in commands on the server, and in what the registry does by itself."""

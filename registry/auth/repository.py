@@ -12,6 +12,7 @@ from packages.database.client import Database, Doc
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import LATEST, id_of, moment_of, text_of
 from packages.models.sessions import RevokedToken
+from registry.auth.identity import tenant_of
 from registry.auth.revocation import Revocation, RevocationKind
 from registry.auth.values import DirectoryEntry, Person
 from registry.core.json import choice_of
@@ -23,7 +24,7 @@ BUILT_IN_ROLES = ("ADMIN", "USER")
 ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
 USER_FIELDS = {"name": 1, "username": 1, "email": 1}
 GROUP_FIELDS = {"name": 1, "email": 1}
-ENTRY_FIELDS = {"role": 1, "username": 1, "idOnTheSource": 1, "disabled": 1}
+ENTRY_FIELDS = {"role": 1, "username": 1, "idOnTheSource": 1, "disabled": 1, "tenantId": 1}
 
 
 @translates_driver_errors
@@ -56,6 +57,7 @@ class DirectoryRepository:
             ),
             # Whatever else somebody stores there, it is not to let anybody in.
             is_disabled=disabled is not None and disabled is not False,
+            tenant_id=tenant_of(user.get("tenantId")),
         )
 
     async def known(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Person]:
@@ -95,23 +97,25 @@ class DirectoryRepository:
         return _people(USER, rows)
 
     async def search(
-        self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool
+        self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool, tenant_id: str | None
     ) -> list[Person]:
         """Return up to *limit* people whose names hold *text*, those that begin with it first.
 
-        Without *by_email* nothing that is found, or not, tells of anybody's address.
+        Without *by_email* nothing that is found, or not, tells of anybody's address. Nobody of
+        another tenant is found.
         """
+        tenant: Doc = {"tenantId": {"$in": [None, ""]} if tenant_id is None else tenant_id}
         wanted = set(kinds)
         pattern = {"$regex": re.escape(text), "$options": "i"}
         found: list[Person] = []
         if USER in wanted:
             names = ("name", "username", *(("email",) if by_email else ()))
-            query: Doc = {"$or": [{name: pattern} for name in names]}
+            query: Doc = {**tenant, "$or": [{name: pattern} for name in names]}
             rows = self._users.find(query, USER_FIELDS, limit=limit)
             found += _people(USER, await rows.to_list())
         names = ("name", *(("email",) if by_email else ()))
         if GROUP in wanted:
-            query = {"$or": [{name: pattern} for name in names]}
+            query = {**tenant, "$or": [{name: pattern} for name in names]}
             rows = self._groups.find(query, GROUP_FIELDS, limit=limit)
             found += _people(GROUP, await rows.to_list())
         folded = text.lower()

@@ -11,12 +11,14 @@ class DirectoryEntry:
         role: As stored, for example `ADMIN`; None when there is none.
         groups: ObjectIds of the person's groups, 24 hexadecimal characters each.
         is_disabled: Whether all of the person's tokens are refused.
+        tenant_id: The tenant that the person is of.
     """
 
     role: str | None
     username: str
     groups: frozenset[str]
     is_disabled: bool = False
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

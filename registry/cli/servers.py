@@ -1,11 +1,12 @@
 """Commands about registered servers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext
+from registry.auth.identity import OPERATOR, UserContext
 from registry.cli.given import given, pairs
 from registry.cli.names import group_of, owner_of, server_of, user_of
 from registry.cli.output import (
@@ -192,7 +193,7 @@ def servers_import(
 
 def acting_for(user_id: str) -> UserContext:
     """Return who registers what shall be this user's: the operator, in that user's name."""
-    return UserContext(user_id, OPERATOR.username, Role.ADMIN, ALL_SCOPES)
+    return replace(OPERATOR, user_id=user_id)
 
 
 def _api_key(

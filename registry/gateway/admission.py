@@ -83,7 +83,7 @@ class Admission:
             ServerUnknown: There is no such server, or not for this caller.
         """
         self.admit_caller(exchange, user, needed)
-        route = self._admit_to(exchange, user, self._routes.route(exchange.slug))
+        route = self._admit_to(exchange, user, self._routes.route(exchange.slug, user.tenant_id))
         if not is_for_stream or route.transport is Transport.SSE:
             self.note_use(exchange, user, route)
         exchange.served_by(route)
@@ -110,7 +110,7 @@ class Admission:
         Raises:
             ServerUnknown: They may not, or it is another server now.
         """
-        route = self._routes.route(slug)
+        route = self._routes.route(slug, user.tenant_id)
         if route is None or route.server_id != server_id:
             raise ServerUnknown
         seen = self.seen(user, route)
@@ -171,7 +171,7 @@ class Admission:
             user: Who asked.
             name: Of the tool or prompt.
         """
-        member = self._routes.catalogue.member(name.partition(SEPARATOR)[0])
+        member = self._routes.catalogue.member(name.partition(SEPARATOR)[0], user.tenant_id)
         if member is not None:
             decision = self._decide(user, member.route)
             if not decision.allowed:

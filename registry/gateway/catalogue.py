@@ -39,6 +39,7 @@ REMEMBERED_NARROWED = 200_000
 """Tools of servers with policies, as views have them, that are remembered with these."""
 
 ViewKey: TypeAlias = tuple[object, ...]
+MemberKey: TypeAlias = tuple[str | None, str]
 PageKey: TypeAlias = tuple[int, str, str | None]
 T = TypeVar("T", ToolEntry, FeatureEntry)
 
@@ -115,7 +116,7 @@ class Catalogue:
     """All routes of one version of the gateway's view.
 
     Args:
-        routes: By slug.
+        routes: By any key.
         former: Whatever of it did not change is used again.
 
     Attributes:
@@ -130,13 +131,13 @@ class Catalogue:
             is_same = member is not None and member.route is route
             members.append(member if member is not None and is_same else Member(route))
         self.by_server: dict[str, Member] = {member.route.server_id: member for member in members}
-        self._members: dict[str, Member] = {}
+        self._members: dict[MemberKey, Member] = {}
         # Should hashes ever collide, the older server keeps its names.
         for member in sorted(members, key=lambda member: member.route.server_id):
-            self._members.setdefault(member.prefix, member)
-        self._ordered = sorted(
-            self._members.values(), key=lambda member: member.prefix + SEPARATOR
-        )
+            self._members.setdefault((member.route.facts.tenant_id, member.prefix), member)
+        self._ordered: dict[str | None, list[Member]] = {}
+        for member in sorted(self._members.values(), key=lambda member: member.prefix + SEPARATOR):
+            self._ordered.setdefault(member.route.facts.tenant_id, []).append(member)
         self._is_policed = any(member.route.policies is not None for member in members)
         self._narrowed = 0
         self._views: dict[ViewKey, View] = {}
@@ -145,17 +146,23 @@ class Catalogue:
         self._pages: LRUCache[PageKey, bytes] = LRUCache(REMEMBERED_PAGE_BYTES, getsizeof=len)
 
     @property
-    def members(self) -> Mapping[str, Member]:
-        """Return the servers by what their names begin with."""
+    def members(self) -> "Mapping[MemberKey, Member]":
+        """Return the servers by their tenants and what their names begin with."""
         return self._members
 
-    def member(self, prefix: str) -> "Member | None":
-        """Return the server whose names begin with *prefix*."""
-        return self._members.get(prefix)
+    def member(self, prefix: str, tenant_id: str | None = None) -> "Member | None":
+        """Return the server of a tenant whose names begin with *prefix*."""
+        return self._members.get((tenant_id, prefix))
 
     def view(self, user: UserContext, *, admin_uses_private: bool) -> "View":
         """Return what *user* may use."""
-        key: ViewKey = (user.user_id, user.role.value, user.role_principal, user.groups)
+        key: ViewKey = (
+            user.user_id,
+            user.role.value,
+            user.role_principal,
+            user.groups,
+            user.tenant_id,
+        )
         if self._is_policed:
             key = (*key, user.scopes, user.custom_scopes)
         view = self._views.get(key)
@@ -163,7 +170,7 @@ class Catalogue:
             return view
         allowed = [
             member
-            for member in self._ordered
+            for member in self._ordered.get(user.tenant_id, ())
             if decide_use(user, member.route.facts, admin_uses_private=admin_uses_private).allowed
         ]
         if self._is_policed:

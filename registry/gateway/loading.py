@@ -276,7 +276,12 @@ class RouteReader:
                 server_id=server.id,
                 server_name=server.server_name,
                 slug=slug,
-                facts=ServerFacts(server.author, server.scope, Grants.of(rows.grants)),
+                facts=ServerFacts(
+                    server.author,
+                    server.scope,
+                    Grants.of(rows.grants),
+                    tenant_id=server.tenant_id,
+                ),
                 url=url,
                 transport=transport,
                 eras=_eras(server),

@@ -16,8 +16,8 @@ from registry.usage.values import Course, Facts
 class RouteTable(Protocol):
     """The servers that can be called now: active ones only."""
 
-    def route(self, slug: str) -> Route | None:
-        """Return the route of `/mcp/<slug>`, or None."""
+    def route(self, slug: str, tenant_id: str | None = None) -> Route | None:
+        """Return the route of `/mcp/<slug>` for callers of a tenant, or None."""
 
     @property
     def catalogue(self) -> Catalogue:

@@ -114,7 +114,7 @@ class Snapshot:
         self._revocations_changed = revocations_changed
         self._suspicions = suspicions
         self._connections = connections
-        self._routes: dict[str, Route] = {}
+        self._routes: Mapping[str | None, Mapping[str, Route]] = {}
         self._catalogue = Catalogue({})
         self._policies: dict[str, Policy] = {}
         self._policing = Policing()
@@ -131,9 +131,10 @@ class Snapshot:
         self._server_reloads = metrics.snapshot_reloads.labels("server")
         metrics.snapshot_age.set_function(lambda: clock.monotonic() - self._agreed_at)
 
-    def route(self, slug: str) -> Route | None:
-        """Return the route of `/mcp/<slug>`, or None."""
-        return self._routes.get(slug)
+    def route(self, slug: str, tenant_id: str | None = None) -> Route | None:
+        """Return the route of `/mcp/<slug>` for callers of a tenant, or None."""
+        routes = self._routes.get(tenant_id)
+        return None if routes is None else routes.get(slug)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -141,8 +142,11 @@ class Snapshot:
         return self._catalogue
 
     def routes(self) -> Mapping[str, Route]:
-        """Return all routes by slug, the oldest server first; another one after each change."""
-        return self._routes
+        """Return the routes of what is of no tenant by slug, the oldest server first.
+
+        Another one after each change.
+        """
+        return self._routes.get(None, {})
 
     def is_fresh(self) -> bool:
         """Whether the view agreed with the database recently enough to be served."""
@@ -402,16 +406,17 @@ class Snapshot:
         self._connections.outdate(versions)
 
     def _publish(self) -> None:
-        """Replace the table in one step; of two servers on one slug the older one keeps it."""
-        routes: dict[str, Route] = {}
+        """Replace the table in one step; of a tenant's servers on one slug the oldest keeps it."""
+        routes: dict[str | None, dict[str, Route]] = {}
         expiries: list[datetime] = []
         bare = [self._views[server_id].route for server_id in sorted(self._views)]
         for route in self._policing.applied(bare):
-            routes.setdefault(route.slug, route)
+            routes.setdefault(route.facts.tenant_id, {}).setdefault(route.slug, route)
             if route.facts.grants.next_expiry is not None:
                 expiries.append(route.facts.grants.next_expiry)
         self._routes = routes
-        self._catalogue = Catalogue(routes, self._catalogue)
+        served = (route for by_slug in routes.values() for route in by_slug.values())
+        self._catalogue = Catalogue({route.server_id: route for route in served}, self._catalogue)
         self._next_expiry = min(expiries, default=None)
         self._notify()
 

@@ -561,7 +561,7 @@ class Standing:
                 await self._clock.sleep(0)
 
     def _compare_route(self, stream: Stream, former: Route, user: UserContext) -> None:
-        published = self._routes.route(former.slug)
+        published = self._routes.route(former.slug, former.facts.tenant_id)
         route = None if published is None else self._admission.seen(user, published)
         if (
             route is None

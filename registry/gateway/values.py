@@ -272,12 +272,14 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     target = URL(url)
     if target.scheme not in {"http", "https"} or not target.host:
         raise ValueError("The address is no absolute HTTP URL.")
+    # Of two tenants' servers at one path neither is counted by it, nor told to the other.
+    is_public = facts.scope is ServerScope.SHARED_APP and facts.tenant_id is None
     ordered = sorted(tools, key=lambda tool: tool.name)
     return Route(
         server_id=server_id,
         server_name=server_name,
         slug=slug,
-        label=slug if facts.scope is ServerScope.SHARED_APP else NOT_PUBLIC,
+        label=slug if is_public else NOT_PUBLIC,
         facts=facts,
         url=url,
         target=target,

@@ -21,6 +21,7 @@ class Owner:
         status: `active`, `inactive` or `error`.
         is_usable: Whether the gateway can make a route of what is stored.
         is_described_elsewhere: Whether the other application alone has described its tools.
+        tenant_id: The tenant that it is of.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Owner:
     status: str
     is_usable: bool
     is_described_elsewhere: bool
+    tenant_id: str | None
 
 
 class Placed(Protocol):

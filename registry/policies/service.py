@@ -405,6 +405,7 @@ class PolicyService:
             groups=groups,
             role_name=known.role if known is not None and asked.role is None else None,
             custom_scopes=scopes - ours,
+            tenant_id=None if entry is None else entry.tenant_id,
         )
 
     async def _verdict(
@@ -412,7 +413,12 @@ class PolicyService:
     ) -> Verdict:
         """Return what *user* may do with a server."""
         entries = await self._acl.grants_of([owner.id], self._clock.now(), tx)
-        facts = ServerFacts(owner.author, owner.scope, Grants.of(entries.get(owner.id, [])))
+        facts = ServerFacts(
+            owner.author,
+            owner.scope,
+            Grants.of(entries.get(owner.id, [])),
+            tenant_id=owner.tenant_id,
+        )
         return evaluate(user, facts, admin_sees_private=self._admin_sees_private)
 
     async def _require(

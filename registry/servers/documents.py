@@ -26,6 +26,7 @@ from packages.database.stored import (
 )
 from packages.models import MCPConfig, MCPServer
 from registry.access.policy import NO_BITS, ServerScope
+from registry.auth.identity import tenant_of
 from registry.core.json import JsonObject, choice_of, members
 from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.tools.naming import normalized_server_name
@@ -33,7 +34,7 @@ from registry.tools.naming import normalized_server_name
 FUNCTIONS = "toolFunctions"
 WITHOUT_FUNCTIONS = {f"config.{FUNCTIONS}": 0}
 READ_FIELDS = (
-    *("serverName", "author", "scope", "status", "path", "tags", "numStars"),
+    *("serverName", "author", "scope", "status", "path", "tags", "numStars", "tenantId"),
     *("lastConnected", "lastError", "errorMessage", "createdAt", "updatedAt", "registry"),
 )
 """What `record_of` reads besides the id and `config`."""
@@ -60,6 +61,7 @@ SEEN_FIELDS = {
     "path": 1,
     "author": 1,
     "scope": 1,
+    "tenantId": 1,
     "status": 1,
     "updatedAt": 1,
     "lastConnected": 1,
@@ -130,6 +132,7 @@ def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
         last_connected=moment_of(document.get("lastConnected")),
         last_error=moment_of(document.get("lastError")),
         error_message=text_of(document.get("errorMessage")),
+        tenant_id=tenant_of(document.get("tenantId")),
         created_at=moment_of(document.get("createdAt")),
         updated_at=moment_of(document.get("updatedAt")),
         config=_config(document.get("config"), problems),

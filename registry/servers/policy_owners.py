@@ -78,4 +78,5 @@ def _owner(server: ServerRecord) -> Owner:
         status=server.effective_status.value,
         is_usable=is_usable,
         is_described_elsewhere="auto_expose" not in server.registry,
+        tenant_id=server.tenant_id,
     )

@@ -9,6 +9,7 @@ from pymongo import ASCENDING, DESCENDING
 
 from packages.database.client import Doc
 from registry.access.policy import ServerScope, Visibility
+from registry.auth.identity import UserContext
 from registry.servers.values import ServerFilter, ServerStatus
 
 SORT = [("updatedAt", DESCENDING), ("_id", ASCENDING)]
@@ -21,12 +22,19 @@ ENTRIES_LOOKED_UP = 200
 """Up to so many granted servers are looked up one by one; for more, the shared ones are read."""
 
 
-def list_query(visible: Doc, narrowed: ServerFilter) -> Doc:
+def tenant_rule(user: UserContext) -> Doc:
+    """Return the condition that a server is of the caller's tenant; none for the operator."""
+    if user.is_of_all_tenants:
+        return {}
+    return {"tenantId": {"$in": [None, ""]} if user.tenant_id is None else user.tenant_id}
+
+
+def list_query(visible: Doc, narrowed: ServerFilter, tenant: Doc) -> Doc:
     """Return the query of a list: the access rules and the caller's filters, all to hold.
 
     Filters are about what is shown; `ServerFilter.admits` says the same of a server in memory.
     """
-    rules: list[Doc] = [visible] if visible else []
+    rules: list[Doc] = [rule for rule in (visible, tenant) if rule]
     if narrowed.scope is not None:
         rules.append({"scope": _shown_as(narrowed.scope, DEFAULT_SCOPE)})
     if narrowed.status is not None:

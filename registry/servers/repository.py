@@ -285,12 +285,16 @@ class ServerRepository:
     async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:
         """Return what sharing needs to know of a server, whoever asks."""
         document = await self._servers.find_one(
-            {"_id": ObjectId(resource_id)}, {"serverName": 1, "author": 1, "scope": 1}, session=tx
+            {"_id": ObjectId(resource_id)},
+            {"serverName": 1, "author": 1, "scope": 1, "tenantId": 1},
+            session=tx,
         )
         if document is None:
             return None
         record = record_of(document)
-        return Resource(record.id, record.server_name, record.author, record.scope)
+        return Resource(
+            record.id, record.server_name, record.author, record.scope, record.tenant_id
+        )
 
     async def follow_sharing(
         self, resource: Resource, scope: ServerScope | None, now: datetime, tx: Transaction

@@ -206,6 +206,7 @@ class ServerStore:
             "serverName": request.server_name,
             "config": dict(config),
             "author": user.user_id,
+            **({} if user.tenant_id is None else {"tenantId": user.tenant_id}),
             "scope": request.scope.value,
             "status": (ServerStatus.ERROR if reading.failure else ServerStatus.ACTIVE).value,
             "path": path,

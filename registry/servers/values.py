@@ -124,6 +124,7 @@ class ServerRecord:
         bits: What the caller may do with it (`access.policy.Permission`), where it was read on
             behalf of one.
         problems: What another program stored in a way that cannot be read, each in words.
+        tenant_id: The tenant that it is of.
     """
 
     id: str
@@ -143,6 +144,7 @@ class ServerRecord:
     registry: Mapping[str, object]
     bits: int = 0
     problems: tuple[str, ...] = ()
+    tenant_id: str | None = None
 
     @property
     def effective_status(self) -> ServerStatus:

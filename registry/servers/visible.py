@@ -30,7 +30,7 @@ from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.paging import Page, PageRequest
 from registry.servers.documents import RECORD, SEEN_FIELDS, record_of, records_of, scope_of
-from registry.servers.queries import SORT, count_index, key_rules, list_query
+from registry.servers.queries import SORT, count_index, key_rules, list_query, tenant_rule
 from registry.servers.sync_states import SyncStateRepository
 from registry.servers.values import ServerFilter, ServerRecord
 
@@ -75,11 +75,11 @@ class VisibleServers:
         """
         visible = visibility(user, admin_sees_private=self._admin_sees_private)
         if visible.everything:
-            return await self._page_of_all(narrowed, page)
+            return await self._page_of_all(narrowed, page, user)
         granted: dict[str, int] = {}
         if visible.granted_scopes:
             granted = await self._acl.granted(user, now)
-        keys = await self._visible_keys(visible, narrowed, granted, now)
+        keys = await self._visible_keys(visible, narrowed, granted, now, user)
         chosen = keys[page.offset : page.offset + page.per_page]
         cursor = self._servers.find({"_id": {"$in": chosen}}, RECORD)
         found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
@@ -100,8 +100,10 @@ class VisibleServers:
         granted: dict[str, int] = {}
         if visible.granted_scopes:
             granted = await self._acl.granted(user, now)
-        keys = await self._visible_keys(visible, ServerFilter(), granted, now)
-        cursor = self._servers.find({"_id": {"$in": keys}}, {"author": 1, "scope": 1})
+        keys = await self._visible_keys(visible, ServerFilter(), granted, now, user)
+        cursor = self._servers.find(
+            {"_id": {"$in": keys}}, {"author": 1, "scope": 1, "tenantId": 1}
+        )
         seen = (self._seen(record_of(row), user, granted) for row in await cursor.to_list())
         return {record.id: record.bits for record in seen if record.bits & VIEW_BIT}
 
@@ -109,12 +111,12 @@ class VisibleServers:
         """Return all that *user* may see, with `SEEN_FIELDS` alone, last changed first."""
         visible = visibility(user, admin_sees_private=self._admin_sees_private)
         if visible.everything:
-            cursor = self._servers.find({}, SEEN_FIELDS, sort=SORT)
+            cursor = self._servers.find(tenant_rule(user), SEEN_FIELDS, sort=SORT)
             return records_of(await cursor.to_list(), ALL_BITS)
         granted: dict[str, int] = {}
         if visible.granted_scopes:
             granted = await self._acl.granted(user, now)
-        keys = await self._visible_keys(visible, ServerFilter(), granted, now)
+        keys = await self._visible_keys(visible, ServerFilter(), granted, now, user)
         cursor = self._servers.find({"_id": {"$in": keys}}, SEEN_FIELDS)
         found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
         records = (self._seen(found[key], user, granted) for key in keys if key in found)
@@ -164,7 +166,7 @@ class VisibleServers:
         return self._judged(record, user, grants)
 
     def _judged(self, record: ServerRecord, user: UserContext, grants: Grants) -> ServerRecord:
-        facts = ServerFacts(record.author, record.scope, grants)
+        facts = ServerFacts(record.author, record.scope, grants, tenant_id=record.tenant_id)
         verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
         return replace(record, bits=verdict.bits)
 
@@ -174,15 +176,19 @@ class VisibleServers:
         narrowed: ServerFilter,
         granted: dict[str, int],
         now: datetime,
+        user: UserContext,
     ) -> list[ObjectId]:
         """Return the ids of all that is visible, in the order of lists.
 
         One query for each rule, each answered by an index of its own: one query with all rules
         in an `$or` is answered by reading everything, and slowly.
         """
+        tenant = tenant_rule(user)
         own_rule, open_rule, *granted_rules = key_rules(visible, granted)
-        keys = {key: moment for key, moment, _ in await self._keys(open_rule, narrowed)}
-        shared = [key for rule in granted_rules for key in await self._keys(rule, narrowed)]
+        keys = {key: moment for key, moment, _ in await self._keys(open_rule, narrowed, tenant)}
+        shared = [
+            key for rule in granted_rules for key in await self._keys(rule, narrowed, tenant)
+        ]
         if any(scope is None for _, _, scope in shared):
             for server_id in await self._acl.public_ids(now):
                 granted[server_id] = granted.get(server_id, NO_BITS) | PUBLIC_BIT
@@ -190,7 +196,7 @@ class VisibleServers:
             bits = granted.get(str(key), NO_BITS)
             if bits & VIEW_BIT or (scope is None and bits & PUBLIC_BIT):
                 keys[key] = moment
-        own = [key for key in await self._keys(own_rule, narrowed) if key[0] not in keys]
+        own = [key for key in await self._keys(own_rule, narrowed, tenant) if key[0] not in keys]
         doubtful = [str(key) for key, _, scope in own if scope in ENTRIES_DECIDE]
         named = await self._acl.grants_of(doubtful, now) if doubtful else {}
         keys |= {
@@ -200,8 +206,9 @@ class VisibleServers:
         by_id = sorted(keys)
         return sorted(by_id, key=keys.__getitem__, reverse=True)
 
-    async def _keys(self, rule: Doc, narrowed: ServerFilter) -> list[Key]:
-        cursor = self._servers.find(list_query(rule, narrowed), {"updatedAt": 1, "scope": 1})
+    async def _keys(self, rule: Doc, narrowed: ServerFilter, tenant: Doc) -> list[Key]:
+        query = list_query(rule, narrowed, tenant)
+        cursor = self._servers.find(query, {"updatedAt": 1, "scope": 1})
         return [
             (
                 document["_id"],
@@ -212,8 +219,10 @@ class VisibleServers:
             if isinstance(document["_id"], ObjectId)
         ]
 
-    async def _page_of_all(self, narrowed: ServerFilter, page: PageRequest) -> Page[ServerRecord]:
-        query = list_query({}, narrowed)
+    async def _page_of_all(
+        self, narrowed: ServerFilter, page: PageRequest, user: UserContext
+    ) -> Page[ServerRecord]:
+        query = list_query({}, narrowed, tenant_rule(user))
         try:
             return await self._page(query, page, hint=SORT, counted_by=count_index(query))
         except OperationFailure as exc:

@@ -66,7 +66,7 @@ NOT_STORED = (
     "may."
 )
 
-SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES)
+SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)
 """Who acts when nobody in particular asked."""
 
 

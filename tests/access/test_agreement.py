@@ -1,6 +1,7 @@
 """The decision function and the lists say the same, whatever is stored."""
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -60,7 +61,9 @@ def people() -> list[UserContext]:
         )
         for number, user_id in enumerate(USERS)
     ]
-    return [*plain, UserContext(USERS[0], "root", Role.ADMIN, USER_SCOPES)]
+    people = [*plain, UserContext(USERS[0], "root", Role.ADMIN, USER_SCOPES)]
+    # Each of them without a tenant, and in one.
+    return [*people, *(replace(one, tenant_id="acme") for one in people)]
 
 
 async def filled(database: Database, chance: random.Random, clock: SystemClock) -> list[Any]:
@@ -73,6 +76,9 @@ async def filled(database: Database, chance: random.Random, clock: SystemClock) 
             "author": ObjectId(chance.choice(USERS)),
             "updatedAt": clock.now() - timedelta(seconds=chance.randrange(20)),
         }
+        tenant = chance.choice([None, None, "", "acme", "other"])
+        if tenant is not None:
+            server["tenantId"] = tenant
         scope = chance.choice(SCOPES)
         servers.append(server if scope is None else {**server, "scope": scope})
     await database.collection("mcpservers").insert_many(servers)
@@ -106,7 +112,12 @@ async def test_a_list_shows_what_the_decision_allows(
         expected = {}
         for server in servers:
             record = record_of(server)
-            facts = ServerFacts(record.author, record.scope, Grants.of(grants.get(record.id, [])))
+            facts = ServerFacts(
+                record.author,
+                record.scope,
+                Grants.of(grants.get(record.id, [])),
+                tenant_id=record.tenant_id,
+            )
             decision = decide(user, Permission.VIEW, facts, admin_sees_private=admin_sees_private)
             if decision.allowed:
                 expected[record.id] = decision.verdict.bits

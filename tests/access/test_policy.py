@@ -8,14 +8,16 @@ from registry.access.policy import (
     Grant,
     Grants,
     Permission,
+    PrincipalType,
     Rule,
     ServerFacts,
     ServerScope,
     Step,
     decide,
+    decide_use,
     evaluate,
 )
-from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext, tenant_of
 
 ALICE = UserContext("a" * 24, "alice", Role.USER, ALL_SCOPES, frozenset({"9" * 24}))
 BOB = UserContext("b" * 24, "bob", Role.USER, ALL_SCOPES)
@@ -102,3 +104,46 @@ def test_entries_of_groups_count_for_their_members() -> None:
 
     assert evaluate(anna, facts).permissions == VIEW | EDIT
     assert not evaluate(BOB, facts).bits
+
+
+TENANTS = [None, "acme", "other"]
+
+
+@pytest.mark.parametrize("own", TENANTS)
+@pytest.mark.parametrize("theirs", TENANTS)
+@pytest.mark.parametrize("scope", [*ServerScope, None])
+@pytest.mark.parametrize("user", [ALICE, ROOT], ids=["author", "administrator"])
+def test_nobody_sees_or_uses_what_is_of_another_tenant(
+    user: UserContext, scope: ServerScope | None, own: str | None, theirs: str | None
+) -> None:
+    caller = replace(user, tenant_id=own)
+    public = Grants.of([Grant(PrincipalType.PUBLIC, None, VIEW)])
+    facts = ServerFacts(ALICE.user_id, scope, public, tenant_id=theirs)
+
+    seen = decide(caller, VIEW, facts)
+    used = decide_use(caller, facts, admin_uses_private=True)
+
+    if own != theirs:
+        assert (seen.allowed, seen.rule, seen.verdict.bits) == (False, Rule.TENANT, 0)
+        assert (used.allowed, used.rule) == (False, Rule.TENANT)
+    else:
+        assert (seen, used) == (
+            decide(user, VIEW, replace(facts, tenant_id=None)),
+            decide_use(user, replace(facts, tenant_id=None), admin_uses_private=True),
+        )
+
+
+def test_the_operator_is_of_all_tenants() -> None:
+    facts = ServerFacts(ALICE.user_id, ServerScope.PRIVATE_USER, tenant_id="acme")
+
+    assert decide(OPERATOR, VIEW, facts).allowed
+
+
+@pytest.mark.parametrize(
+    ("stored", "tenant"),
+    [(None, None), ("", None), ("acme", "acme"), (7, "\x00int:7"), (True, "\x00bool:True")],
+)
+def test_no_tenant_and_an_empty_one_are_the_same_and_odd_ones_are_nobody_elses(
+    stored: object, tenant: str | None
+) -> None:
+    assert tenant_of(stored) == tenant

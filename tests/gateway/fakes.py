@@ -107,9 +107,10 @@ class FakeRoutes:
         self.problem: Exception | None = None
         self.suspected: list[str] = []
 
-    def route(self, slug: str) -> Route | None:
-        """Return the route of `/mcp/<slug>`, or None."""
-        return self.routes.get(slug)
+    def route(self, slug: str, tenant_id: str | None = None) -> Route | None:
+        """Return the route of `/mcp/<slug>` for callers of a tenant, or None."""
+        found = self.routes.get(slug)
+        return found if found is not None and found.facts.tenant_id == tenant_id else None
 
     async def changed(self, seen: int) -> int:
         """Wait for a change that a test announces."""

@@ -135,8 +135,8 @@ def test_servers_that_are_the_same_keep_their_place_in_the_catalogue() -> None:
 
     new = Catalogue({"demo": same, "other": later}, old)
 
-    assert new.members["demo"] is old.members["demo"]
-    assert new.members["other"] is not old.members["other"]
+    assert new.members[None, "demo"] is old.members[None, "demo"]
+    assert new.members[None, "other"] is not old.members[None, "other"]
     assert differences(old, new) == []
 
 

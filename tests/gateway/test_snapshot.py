@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -483,3 +484,52 @@ def test_the_longer_changes_take_to_apply_the_more_are_applied_together(
     took: float, seconds: float
 ) -> None:
     assert _gathering(took) == pytest.approx(seconds)
+
+
+def in_tenant(tenant: object, **fields: object) -> dict[str, Any]:
+    """Return a server as the other application stores it: without a path."""
+    return {
+        "_id": ObjectId(),
+        "serverName": "weather",
+        "config": {"url": f"http://127.0.0.1:9/{tenant}", "type": "streamable-http"},
+        "author": ObjectId("a" * 24),
+        "scope": "shared_app",
+        **({} if tenant is None else {"tenantId": tenant}),
+        **fields,
+    }
+
+
+async def test_one_name_in_several_tenants_leads_each_to_their_own(
+    snapshot: Snapshot, database: Database, alice: UserContext
+) -> None:
+    tenants = ["acme", "other", None]
+    async with following(snapshot):
+        await database.collection("mcpservers").insert_many([in_tenant(one) for one in tenants])
+        await until(lambda: all(snapshot.route("weather", one) for one in tenants))
+
+        routes = [snapshot.route("weather", one) for one in (*tenants, "third")]
+
+    assert [route and route.url.rpartition("/")[2] for route in routes] == [
+        "acme",
+        "other",
+        "None",
+        None,
+    ]
+    combined = snapshot.catalogue
+    for tenant in tenants:
+        user = replace(alice, tenant_id=tenant)
+        members = combined.view(user, admin_uses_private=True).members
+        assert [member.route for member in members] == [snapshot.route("weather", tenant)]
+
+
+async def test_a_server_that_changes_its_tenant_is_left_to_the_other_one(
+    snapshot: Snapshot, database: Database
+) -> None:
+    servers = database.collection("mcpservers")
+    async with following(snapshot):
+        await servers.insert_one(in_tenant("acme"))
+        await until(lambda: snapshot.route("weather", "acme"))
+        await servers.update_one({}, {"$set": {"tenantId": "other"}})
+        await until(lambda: snapshot.route("weather", "other"))
+
+        assert snapshot.route("weather", "acme") is None

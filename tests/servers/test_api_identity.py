@@ -393,6 +393,52 @@ async def test_a_jarvis_user_who_left_a_group_there_is_no_member_here(
     assert (listed.json()["pagination"]["total"], detail.status_code) == (0, 404)
 
 
+@pytest.mark.parametrize("role", ["USER", "ADMIN"])
+async def test_a_jarvis_user_sees_what_is_of_their_tenant(rest: Rest, role: str) -> None:
+    def server(name: str, **fields: object) -> dict[str, object]:
+        config = {"url": URL, "type": "streamable-http"}
+        return {"serverName": name, "config": config, "author": ObjectId(), **fields}
+
+    servers = rest.parts.database.collection("mcpservers")
+    stored = await servers.insert_many(
+        [
+            server("own", scope="shared_app", tenantId="acme"),
+            server("theirs", scope="shared_app", tenantId="other"),
+            server("nobodys", scope="shared_app"),
+        ]
+    )
+    await rest.parts.database.collection("users").insert_one(
+        {"_id": ObjectId(), "name": "Ann Otherwise", "tenantId": "other"}
+    )
+    await store_user(rest, {"role": role, "tenantId": "acme", "name": "Dora Otherwise"})
+    token = jarvis(rest)
+
+    names = [item["serverName"] for item in (await get(rest, token)).json()["servers"]]
+    details = [(await get(rest, token, f"/{key}")).status_code for key in stored.inserted_ids]
+    found = await rest.client.get(
+        "/api/v1/permissions/search-principals",
+        params={"q": "otherwise"},
+        headers={"Authorization": f"Bearer {token}"},
+    )
+
+    assert (names, details) == (["own"], [200, 404, 404])
+    assert [one["name"] for one in found.json()["results"]] == ["Dora Otherwise"]
+
+
+async def test_a_server_registered_by_a_user_of_a_tenant_is_of_that_tenant(rest: Rest) -> None:
+    await store_user(rest, {"role": "ADMIN", "tenantId": "acme"})
+    headers = {"Authorization": f"Bearer {jarvis(rest)}"}
+
+    answer = await rest.client.post(
+        SERVERS, json={"serverName": "mine", "url": URL}, headers=headers
+    )
+    shown = await get(rest, jarvis(rest), f"/{answer.json()['id']}")
+
+    stored = await rest.parts.database.collection("mcpservers").find_one({"serverName": "mine"})
+    assert stored is not None
+    assert (answer.status_code, shown.status_code, stored["tenantId"]) == (201, 200, "acme")
+
+
 async def test_a_shared_server_is_hidden_from_users_without_a_grant(
     rest: Rest, root: UserContext
 ) -> None:

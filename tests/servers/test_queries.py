@@ -116,7 +116,7 @@ async def test_a_server_is_read_as_it_is_stored_but_for_its_functions(rest: Rest
 
 @pytest.mark.parametrize("narrowed", FILTERS)
 async def test_a_page_of_all_is_read_by_an_index(rest: Rest, narrowed: ServerFilter) -> None:
-    query = list_query({}, narrowed)
+    query = list_query({}, narrowed, {})
 
     plan = await explained(
         rest, {"find": "mcpservers", "filter": query, "sort": dict(SORT), "hint": dict(SORT)}
@@ -137,7 +137,7 @@ async def test_the_entries_about_a_user_are_found_by_an_index(rest: Rest) -> Non
 
 @pytest.mark.parametrize("narrowed", FILTERS)
 async def test_a_total_is_counted_by_an_index(rest: Rest, narrowed: ServerFilter) -> None:
-    query = list_query({}, narrowed)
+    query = list_query({}, narrowed, {})
     index = count_index(query)
     hint = {} if index is None else {"hint": dict(index)}
     group = {"$group": {"_id": 1, "n": {"$sum": 1}}}
