@@ -575,7 +575,7 @@ class UpstreamSessions:
 
     def _is_current(self, route: Route) -> bool:
         """Whether a server is still to be called where *route* says."""
-        current = self._routes.route(route.slug)
+        current = self._routes.route(route.slug, route.facts.tenant_id)
         return current is not None and (current.server_id, current.url) == (
             route.server_id,
             route.url,
