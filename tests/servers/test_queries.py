@@ -240,7 +240,7 @@ async def test_a_filter_is_about_what_is_shown_in_the_database_as_in_memory(
     await servers.insert_many([*documents, {"serverName": "neither"}])
 
     records = [record_of(document) for document in await servers.find({}).to_list()]
-    found = await servers.find(list_query({}, narrowed), {"_id": 1}).to_list()
+    found = await servers.find(list_query({}, narrowed, {}), {"_id": 1}).to_list()
     listed = await rest.call(
         root,
         "GET",
