@@ -86,6 +86,10 @@ class CredentialsRefusedError(DiscoveryFailedError):
     """An upstream refused the credentials that it was sent."""
 
 
+class OAuthRequiredError(CredentialsRefusedError):
+    """An upstream that refused what it was sent says where its OAuth metadata is."""
+
+
 class CredentialUnreadableError(RegistryError):
     """A stored secret cannot be decrypted with the current keys. It is left as it is."""
 

@@ -36,6 +36,7 @@ class Reading:
         is_callers_own: Whether what failed are the values of the caller's own, which says nothing
             of the server.
         began_at: When.
+        wants_oauth: Whether it failed because the server itself says that it wants OAuth.
     """
 
     found: Discovered | None = None
@@ -44,6 +45,7 @@ class Reading:
     needs_oauth: bool = False
     oauth_metadata: JsonObject | None = None
     is_callers_own: bool = False
+    wants_oauth: bool = False
     began_at: datetime | None = None
 
 
@@ -128,6 +130,7 @@ def outcome_of(
             "lastError": now,
             "errorMessage": reading.failure,
             "registry.consecutive_failures": failures,
+            **({"registry.wants_oauth": True} if reading.wants_oauth else {}),
         }
         if status is ServerStatus.ACTIVE and failures >= failures_until_error:
             fields["status"] = ServerStatus.ERROR.value
@@ -151,7 +154,12 @@ def outcome_of(
         "registry.tool_problems": _problems(found.snapshot.rejected),
         "registry.features_read": True,
     }
-    removed = ["lastError", "errorMessage", "registry.consecutive_failures"]
+    removed = [
+        "lastError",
+        "errorMessage",
+        "registry.consecutive_failures",
+        "registry.wants_oauth",
+    ]
     told: dict[str, object] = {
         "registry.instructions": found.instructions,
         "registry.title": found.title,
@@ -277,6 +285,7 @@ VOLATILE = frozenset(
         "registry.feature_problems",
         "registry.features_read",
         "registry.auto_expose",
+        "registry.wants_oauth",
     }
 )
 """Fields that move at every reading; alone they are no modification of the server."""

@@ -47,7 +47,9 @@ def present_summary(server: ServerRecord) -> JsonObject:
         "id": server.id,
         "serverName": server.server_name,
         **{name: config[name] for name in PLAIN_CONFIG_FIELDS if config.get(name) is not None},
-        "requiresOAuth": config.get("requiresOAuth") is True,
+        # As it was registered, or as the server itself says.
+        "requiresOAuth": config.get("requiresOAuth") is True
+        or server.registry.get("wants_oauth") is True,
         "tools": ", ".join(tools),
         "author": server.author,
         "scope": server.effective_scope.value,

@@ -13,6 +13,7 @@ from registry.servers.errors import (
     USER_VARIABLE,
     CredentialsRefusedError,
     DiscoveryFailedError,
+    OAuthRequiredError,
     UserKeyMissingError,
 )
 from registry.servers.outcome import OAUTH_MISSING, Reading
@@ -100,7 +101,8 @@ class ServerReader:
             return await self._nothing(bare, exc)
         except DiscoveryFailedError as exc:
             is_own = bool(values) and isinstance(exc, CredentialsRefusedError)
-            return Reading(failure=exc.message, is_callers_own=is_own)
+            wants_oauth = isinstance(exc, OAuthRequiredError)
+            return Reading(failure=exc.message, is_callers_own=is_own, wants_oauth=wants_oauth)
 
     async def _nothing(self, connection: ConnectionSpec, why: UserKeyMissingError) -> Reading:
         try:

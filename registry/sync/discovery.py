@@ -12,6 +12,7 @@ from registry.features.intake import take as take_features
 from registry.servers.errors import (
     CredentialsRefusedError,
     DiscoveryFailedError,
+    OAuthRequiredError,
     UnsafeUrlError,
 )
 from registry.servers.ports import Progressing
@@ -22,6 +23,7 @@ from registry.upstream.errors import (
     UnsafeAddressError,
     UpstreamError,
     UpstreamLoopError,
+    UpstreamOAuthError,
     UpstreamRefusedError,
 )
 from registry.upstream.guard import UrlGuard
@@ -87,6 +89,8 @@ class DiscoveryService:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
             log.info("discovery_failed", problem=without_sent(exc.message, connection))
+            if isinstance(exc, UpstreamOAuthError):
+                raise OAuthRequiredError(without_sent(exc.message, connection)) from None
             if isinstance(exc, UpstreamRefusedError):
                 raise CredentialsRefusedError(without_sent(exc.message, connection)) from None
             raise DiscoveryFailedError(without_sent(exc.message, connection)) from None

@@ -8,6 +8,7 @@ UpstreamError
 └── UpstreamProtocolError   an answer that is not MCP, or an MCP error
     ├── UpstreamLoopError       it leads back to this registry
     └── UpstreamRefusedError    credentials are missing or wrong
+        └── UpstreamOAuthError      it wants OAuth
 """
 
 from registry.core.errors import ErrorKind, RegistryError
@@ -53,3 +54,7 @@ class UpstreamLoopError(UpstreamProtocolError):
 
 class UpstreamRefusedError(UpstreamProtocolError):
     """Credentials are missing or wrong."""
+
+
+class UpstreamOAuthError(UpstreamRefusedError):
+    """It names OAuth metadata where credentials are missing or wrong (RFC 9728, 5.1)."""

@@ -24,6 +24,7 @@ from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp_types.version import (
+    HANDSHAKE_PROTOCOL_VERSIONS,
     LATEST_HANDSHAKE_VERSION,
     LATEST_MODERN_VERSION,
     MODERN_PROTOCOL_VERSIONS,
@@ -40,6 +41,7 @@ from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamLoopError,
+    UpstreamOAuthError,
     UpstreamProtocolError,
     UpstreamRefusedError,
     UpstreamTimeoutError,
@@ -49,6 +51,7 @@ from registry.upstream.guard import UrlGuard
 from registry.upstream.http import Exchange, Rewriting, carrying, guarded_client
 from registry.upstream.loops import LOOP_DETECTED
 from registry.upstream.messages import Kept, without_lists
+from registry.upstream.oauth import RESOURCE_METADATA
 from registry.upstream.values import Limits, Reading, SpokenEras, Target
 
 T = TypeVar("T")
@@ -117,6 +120,13 @@ CLOSED = "Connection closed"
 
 EVENT_STREAM = "text/event-stream"
 SESSION_HEADER = "mcp-session-id"
+CAPABILITIES = {
+    "sampling": {"context": {}, "tools": {}},
+    "elicitation": {"form": {}, "url": {}},
+    "roots": {"listChanged": True},
+}
+"""What a client of the gateway may have that servers can make use of."""
+
 INITIALIZE = json.dumps(
     {
         "jsonrpc": "2.0",
@@ -124,7 +134,7 @@ INITIALIZE = json.dumps(
         "method": "initialize",
         "params": {
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
-            "capabilities": {},
+            "capabilities": CAPABILITIES,
             "clientInfo": CLIENT.model_dump(mode="json", exclude_none=True),
         },
     }
@@ -160,9 +170,14 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What an upstream said first."""
+    """What an upstream said first.
+
+    Attributes:
+        names_legacy: Whether it said that it speaks a version with a handshake.
+    """
 
     is_modern: bool
+    names_legacy: bool
     version: str
     capabilities: JsonObject
     instructions: str | None
@@ -281,7 +296,7 @@ async def _read(
                 tools = await _all_of(TOOLS, session, dispatcher, limits, progress)
             read = Reading(
                 protocol_version=handshake.version,
-                speaks_legacy=not handshake.is_modern,
+                speaks_legacy=handshake.names_legacy,
                 speaks_modern=handshake.is_modern,
                 capabilities=handshake.capabilities,
                 instructions=handshake.instructions,
@@ -325,7 +340,7 @@ async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEr
             async with _session(target, wire, exchange) as (session, dispatcher):
                 handshake = await _shake_hands(session, dispatcher, target)
             modern = handshake.is_modern
-            legacy = not modern or await _speaks_legacy(target, wire)
+            legacy = handshake.names_legacy or await _speaks_legacy(target, wire)
             return SpokenEras(legacy, modern, handshake.version)
     except TimeoutError:
         raise _timed_out(target, limits, exchange) from None
@@ -346,6 +361,7 @@ async def _shake_hands(
     )
     return Handshake(
         is_modern=modern,
+        names_legacy=not modern or _names_handshake_version(result.get("supportedVersions")),
         version=LATEST_MODERN_VERSION if modern else str(result.get("protocolVersion")),
         capabilities=members(result.get("capabilities")),
         instructions=_text(result.get("instructions"), MAX_INSTRUCTIONS_CHARACTERS),
@@ -413,9 +429,24 @@ async def _session(
                 dispatcher=dispatcher,
                 client_info=CLIENT,
                 read_timeout_seconds=limits.total_timeout_seconds,
+                # With these a client declares what it can be asked. Servers list tools by it, and
+                # the gateway relays all of it to whoever calls.
+                sampling_callback=_asks_nobody,
+                sampling_capabilities=types.SamplingCapability.model_validate(
+                    CAPABILITIES["sampling"]
+                ),
+                elicitation_callback=_asks_nobody,
+                list_roots_callback=_asks_nobody,
             )
         )
         yield session, dispatcher
+
+
+async def _asks_nobody(context: Any, params: Any = None) -> types.ErrorData:  # noqa: ARG001 - the SDK's signature
+    """Refuse what a server asks while it is read."""
+    return types.ErrorData(
+        code=types.INVALID_REQUEST, message="There is nobody to ask while the server is read."
+    )
 
 
 async def _opened(
@@ -452,6 +483,12 @@ async def _adopts_modern(session: ClientSession) -> bool:
     return True
 
 
+def _names_handshake_version(versions: object) -> bool:
+    return isinstance(versions, list) and any(
+        version in versions for version in HANDSHAKE_PROTOCOL_VERSIONS
+    )
+
+
 async def _speaks_legacy(target: Target, wire: Wire) -> bool:
     """Whether an upstream that speaks the newest version takes `initialize` too.
 
@@ -462,6 +499,9 @@ async def _speaks_legacy(target: Target, wire: Wire) -> bool:
         **target.headers,
         "Accept": "application/json, text/event-stream",
         "Content-Type": "application/json",
+        # A server of the newest version wants each message to say what it is.
+        "MCP-Protocol-Version": LATEST_HANDSHAKE_VERSION,
+        "Mcp-Method": "initialize",
     }
     try:
         async with wire.client(exchange, headers) as client:
@@ -470,7 +510,13 @@ async def _speaks_legacy(target: Target, wire: Wire) -> bool:
                     return False
             session_id = answer.headers.get(SESSION_HEADER)
             if session_id is not None:
-                await client.delete(target.url, headers={SESSION_HEADER: session_id})
+                await client.delete(
+                    target.url,
+                    headers={
+                        SESSION_HEADER: session_id,
+                        "MCP-Protocol-Version": LATEST_HANDSHAKE_VERSION,
+                    },
+                )
     except TimeoutError:
         raise
     except Exception:  # noqa: BLE001 - whatever the reason, it did not take it
@@ -557,6 +603,11 @@ def _told_by_status(exchange: Exchange, target: Target) -> UpstreamError | None:
     match status:
         case None:
             return None
+        case 401 if RESOURCE_METADATA.search(exchange.authenticate or ""):
+            return UpstreamOAuthError(
+                f"{origin} answered 401 and names OAuth metadata: it wants OAuth, which the "
+                "registry cannot do yet, or other credentials than it was sent."
+            )
         case 401 | 403:
             return UpstreamRefusedError(
                 f"{origin} answered {status}: credentials are missing or wrong."

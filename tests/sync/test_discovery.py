@@ -15,7 +15,12 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.features.values import FeatureKind
-from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedError, UnsafeUrlError
+from registry.servers.errors import (
+    CredentialsRefusedError,
+    DiscoveryFailedError,
+    OAuthRequiredError,
+    UnsafeUrlError,
+)
 from registry.servers.values import ConnectionSpec, Era, Transport
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
@@ -446,3 +451,111 @@ async def test_the_official_servers_lists_are_read_in_the_newest_era(settings: S
         FeatureKind.TEMPLATE: ["notes://{day}"],
     }
     assert discovered.title == "Everything"
+
+
+async def test_it_is_read_with_all_that_a_client_of_the_gateway_can_be_asked(
+    settings: Settings,
+) -> None:
+    declared: list[Any] = []
+
+    def results(method: str, params: dict[str, Any]) -> object:
+        meta = params.get("_meta", {})
+        declared.append(meta.get("io.modelcontextprotocol/clientCapabilities"))
+        return tools(TOOL)(method, params)
+
+    async def legacy(request: web.Request) -> web.StreamResponse:
+        message = await request.json() if request.method == "POST" else {}
+        if message.get("method") == "initialize":
+            declared.append(message["params"]["capabilities"])
+        return await mcp(tools(TOOL))(request)
+
+    for handler in (mcp(results, modern=True), legacy):
+        async with serve(handler) as url:
+            await service(settings).discover(spec(url))
+
+    assert [set(one) for one in declared if one] == [{"sampling", "elicitation", "roots"}] * 2
+    assert all(set(one["elicitation"]) == {"form", "url"} for one in declared if one)
+
+
+async def test_what_a_server_asks_while_it_is_read_is_refused_in_words(
+    settings: Settings,
+) -> None:
+    refused: list[str] = []
+
+    async def asks(request: web.Request) -> web.StreamResponse:
+        message = await request.json() if request.method == "POST" else {}
+        if message.get("id") == "q":
+            refused.append(message["error"]["message"])
+            return web.Response(status=202)
+        if message.get("method") != "tools/list":
+            return await mcp(tools(TOOL))(request)
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        asked = {"jsonrpc": "2.0", "id": "q", "method": "roots/list"}
+        result = {"jsonrpc": "2.0", "id": message["id"], "result": {"tools": [TOOL]}}
+        await answer.write(f"data: {json.dumps(asked)}\n\n".encode())
+        async with asyncio.timeout(5):
+            while not refused:
+                await SystemClock().sleep(0.01)
+        await answer.write(f"data: {json.dumps(result)}\n\n".encode())
+        return answer
+
+    async with serve(asks) as url:
+        found = await service(settings).discover(spec(url))
+
+    assert [tool.name for tool in found.snapshot.tools] == ["echo"]
+    assert refused == ["There is nobody to ask while the server is read."]
+
+
+async def test_a_server_of_the_newest_version_is_asked_for_the_handshake_in_full(
+    settings: Settings,
+) -> None:
+    hellos: list[Any] = []
+
+    async def strict(request: web.Request) -> web.StreamResponse:
+        message = await request.json() if request.method == "POST" else {}
+        if message.get("method") == "initialize":
+            hellos.append(request.headers)
+        return await mcp(tools(TOOL), modern=True)(request)
+
+    async with serve(strict) as url:
+        found = await service(settings).discover(spec(url))
+
+    assert found.eras == {Era.MODERN}
+    assert [(one["MCP-Protocol-Version"], one["Mcp-Method"]) for one in hellos] == [
+        ("2025-11-25", "initialize")
+    ]
+
+
+async def test_a_server_that_names_versions_of_both_eras_is_not_asked(settings: Settings) -> None:
+    methods: list[str] = []
+
+    async def both(request: web.Request) -> web.StreamResponse:
+        message = await request.json() if request.method == "POST" else {}
+        methods.append(message.get("method", ""))
+        if message.get("method") != "server/discover":
+            return await mcp(tools(TOOL), modern=True)(request)
+        result = {
+            "resultType": "complete",
+            "supportedVersions": ["2026-07-28", "2025-11-25"],
+            "capabilities": {"tools": {}},
+            "ttlMs": 0,
+            "cacheScope": "private",
+        }
+        return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    async with serve(both) as url:
+        found = await service(settings).discover(spec(url))
+
+    assert found.eras == set(Era)
+    assert "initialize" not in methods
+
+
+async def test_a_server_that_names_its_oauth_metadata_is_recognised(settings: Settings) -> None:
+    async def wants_oauth(_request: web.Request) -> web.StreamResponse:
+        challenge = 'Bearer resource_metadata="https://x.example/.well-known/x"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    async with serve(wants_oauth) as url:
+        with pytest.raises(OAuthRequiredError, match="it wants OAuth"):
+            await service(settings).discover(spec(url))
