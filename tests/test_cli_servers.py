@@ -165,3 +165,33 @@ def test_what_was_done_is_listed_newest_first(weather: dict[str, Any]) -> None:
     assert [record["action"] for record in records] == ["update", "create"]
     assert [record["action"] for record in one] == ["update"]
     assert calls == []
+
+
+def test_a_configuration_of_a_client_is_imported(
+    weather: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_KEY", "s3cret")
+    url = weather["url"]
+    content = {
+        "mcpServers": {
+            "rain": {"url": url, "headers": {"Authorization": "Bearer ${THE_KEY}"}},
+            "files": {"command": "npx"},
+            "keys": {"url": url, "headers": {"X-Key": "${CREDS_KEY}"}},
+            "given": {"url": url, "headers": {"X-Key": "${input:one}"}},
+        }
+    }
+    (tmp_path / "mcp.json").write_text(json.dumps(content))
+
+    imported = run("servers", "import", str(tmp_path / "mcp.json"), "--set", "one=env:THE_KEY")
+    rain = printed("servers", "show", "rain")
+
+    assert imported.exit_code == 1
+    assert [line.split()[0] for line in imported.stdout.splitlines()] == [
+        "imported",
+        "skipped",
+        "failed",
+        "imported",
+    ]
+    assert "needs CREDS_KEY" in imported.stdout
+    assert "s3cret" not in imported.output
+    assert (rain["scope"], rain["headers"]) == ("private_user", {"Authorization": "***"})

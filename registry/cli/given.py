@@ -2,9 +2,18 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import typer
+
+from registry.cli.output import CONTROL
 from registry.cli.running import fail
+from registry.core.settings import Settings
+
+if TYPE_CHECKING:
+    from registry.servers.file_forms import Question
 
 FROM_ENVIRONMENT = "env:"
 FROM_FILE = "file:"
@@ -63,3 +72,28 @@ def pairs(texts: list[str] | None, what: str) -> dict[str, str]:
             fail(f"{what}: {name or one!r} has no value; write NAME=VALUE")
         found[name.strip()] = given(value, f"{what} {name}")
     return found
+
+
+def answering(texts: list[str] | None) -> "Callable[[Question], str | None]":
+    """Return what knows the values that files leave open: `--set`, the environment, or somebody.
+
+    What is typed once counts for all files.
+    """
+    known = pairs(texts, "--set")
+
+    def answer(question: "Question") -> str | None:
+        if question.name in known:
+            return known[question.name]
+        value = None
+        # A file from elsewhere may name any variable; ours open the database and all credentials.
+        if question.kind == "env" and question.name.lower() not in Settings.model_fields:
+            value = os.environ.get(question.name)  # noqa: TID251 - a file names it, no setting
+        if value is None and question.default is None and sys.stdin.isatty():
+            label = f"{question.name} ({question.description})"[:200]
+            shown = CONTROL.sub(" ", label if question.description else question.name)
+            value = typer.prompt(shown, hide_input=question.is_secret, err=True)
+        if value:
+            known[question.name] = value
+        return value or None
+
+    return answer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.auth.identity import OPERATOR, UserContext
-from registry.cli.given import given, pairs
+from registry.cli.given import answering, given, pairs
 from registry.cli.names import group_of, owner_of, server_of, user_of
 from registry.cli.output import (
     MOST_ROWS,
@@ -152,16 +152,31 @@ def servers_import(
     ],
     *,
     owner: Owner = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Of those that name none: shared_app, private_user, ...")
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="NAME=VALUE of what a file leaves open, the value as for servers add --key.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the files; contact and store nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import server files: the API's create body, or the older file store's form.
+    """Import mcp.json of Claude, Cursor and VS Code, server.json, and files of our own forms.
 
-    A server that exists is left alone. One whose file names no scope is for everybody, that is
-    shared_app. Where there is no administrator yet, what is imported is nobody's.
+    A server that exists is left alone, and a bad entry costs only itself. Programs (stdio) are
+    named and left out. Values that a file leaves open, ${input:key} or ${KEY}, are taken from
+    --set, from the environment, or asked for.
+
+    What names no scope is private in the forms of clients and of registries, and for everybody
+    (shared_app) in our own. Where there is no administrator yet, what is imported is nobody's.
     """
+    answer = answering(values)
 
     async def work() -> None:
         from registry.servers.seeding import import_servers, read_files  # noqa: PLC0415 - heavy
@@ -174,7 +189,9 @@ def servers_import(
         async with services(changes=not dry_run) as built:
             is_nobodys = owner is None and not await built.directory.administrators()
             user = OPERATOR if is_nobodys else acting_for(await owner_of(built, owner))
-            async for report in import_servers(built.servers, items, user, dry_run=dry_run):
+            async for report in import_servers(
+                built.servers, items, user, dry_run=dry_run, answer=answer, scope=scope
+            ):
                 failed |= report.outcome.is_failure
                 if as_json:
                     outcome = report.outcome.value

@@ -1,7 +1,7 @@
 """Import server files: once, idempotently, each file on its own.
 
-Two forms are read: the body of `POST /api/v1/servers`, and the older file store's form
-(`server_name`, `proxy_pass_url`, `supported_transports`, …).
+`file_forms` says which forms are read; here are the body of `POST /api/v1/servers`, and the older
+file store's form (`server_name`, `proxy_pass_url`, `supported_transports`, …).
 """
 
 import json
@@ -17,6 +17,15 @@ from pydantic import ValidationError
 from registry.auth.identity import UserContext
 from registry.core.errors import RegistryError, problems_of
 from registry.servers.errors import ServerExistsError
+from registry.servers.file_forms import (
+    Answer,
+    Described,
+    FormError,
+    Question,
+    SkippedError,
+    body_of,
+    described,
+)
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 
@@ -31,6 +40,7 @@ class Outcome(StrEnum):
     IMPORTED = "imported"
     WOULD_IMPORT = "would"
     EXISTS = "exists"
+    SKIPPED = "skipped"
     FAILED = "failed"
 
     @property
@@ -75,21 +85,40 @@ def _read(file: Path) -> object:
         return Unreadable("is not JSON")
 
 
+def _no_answer(_question: Question) -> str | None:
+    return None
+
+
 async def import_servers(
     service: ServerService,
     items: Iterable[tuple[str, Any]],
     user: UserContext,
     *,
     dry_run: bool,
+    answer: Answer = _no_answer,
+    scope: str | None = None,
 ) -> AsyncIterator[Report]:
-    """Register each item on behalf of *user*.
+    """Register each entry of each item on behalf of *user*.
 
     One that fails stops nothing, one that exists is left alone.
+
+    Args:
+        service: Registers them.
+        items: What files hold, and where it is from.
+        user: Whose they will be.
+        dry_run: Only say what would be done.
+        answer: Knows the values that files leave to whoever uses them.
+        scope: Of those that name none.
     """
+    entries = [
+        (f"{source}: {entry.label}" if entry.label else source, entry)
+        for source, content in items
+        for entry in described(content)
+    ]
     seen: set[str] = set()
-    for source, content in items:
+    for source, entry in entries:
         try:
-            body = parse(content)
+            body = parse(entry, answer, scope)
             name = body.server_name
             known = name in seen or await service.find_by_name(name, user) is not None
             seen.add(name)
@@ -108,28 +137,37 @@ async def import_servers(
             yield Report(source, Outcome.FAILED, exc.message)
         except ValidationError as exc:
             yield Report(source, Outcome.FAILED, "; ".join(problems_of(exc)))
-        except UnreadableError as exc:
+        except SkippedError as exc:
+            yield Report(source, Outcome.SKIPPED, str(exc))
+        except FormError as exc:
             yield Report(source, Outcome.FAILED, str(exc))
 
 
-class UnreadableError(Exception):
-    """A file in neither of the two forms."""
+def parse(entry: Described, answer: Answer = _no_answer, scope: str | None = None) -> ServerCreate:
+    """Return the server that an entry describes.
 
-
-def parse(content: object) -> ServerCreate:
-    """Return the server that a file describes, in either form.
+    Files of clients and of registries are for whoever imports them; those of the two forms of
+    ours are for everybody, unless they or *scope* say otherwise.
 
     Raises:
-        UnreadableError: It is no JSON object.
+        FormError: It is in no form, or lacks something.
+        SkippedError: It is for something else than this registry.
         ValidationError: A field cannot take its value.
     """
+    content = entry.content
     if isinstance(content, Unreadable):
-        raise UnreadableError(content.problem)
+        raise FormError(content.problem)
     if not isinstance(content, dict):
-        raise UnreadableError("holds no JSON object")
+        raise FormError("holds no JSON object")
+    if entry.form:
+        found = body_of(entry, answer)
+        if scope is not None:
+            found["scope"] = scope
+        return ServerCreate.model_validate({k: v for k, v in found.items() if v is not None})
+    default = {"scope": scope or "shared_app"}
     if "proxy_pass_url" in content:
-        return ServerCreate.model_validate(_from_file_store(content))
-    return ServerCreate.model_validate({"scope": "shared_app", **content})
+        return ServerCreate.model_validate({**_from_file_store(content), **default})
+    return ServerCreate.model_validate({**default, **content})
 
 
 def _from_file_store(content: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import pytest
 
 from packages.database.client import Database
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.servers.file_forms import described
+from registry.servers.schemas import ServerCreate
 from registry.servers.seeding import Outcome, Report, import_servers, parse, read_files
 from registry.servers.service import ServerService
 from tests.fakes.discovery import FakeDiscovery
@@ -45,6 +47,11 @@ def write(folder: Path, name: str, content: object) -> Path:
 async def run(servers: ServerService, *paths: Path, dry_run: bool = False) -> list[Report]:
     items = read_files(paths)
     return [item async for item in import_servers(servers, items, IMPORTER, dry_run=dry_run)]
+
+
+def parsed(content: object) -> ServerCreate:
+    (entry,) = described(content)
+    return parse(entry)
 
 
 def outcomes(reports: list[Report]) -> dict[str, Outcome]:
@@ -106,7 +113,7 @@ async def test_the_same_server_in_two_files_is_imported_once(
 async def test_a_private_server_of_somebody_else_is_not_overwritten(
     servers: ServerService, alice: UserContext, tmp_path: Path
 ) -> None:
-    body = parse({**CREATE, "scope": "private_user"})
+    body = parsed({**CREATE, "scope": "private_user"})
     await servers.register(body, alice, strict=False)
 
     reports = await run(servers, write(tmp_path, "a.json", CREATE))
@@ -119,7 +126,7 @@ async def test_a_bad_file_is_reported_and_stops_nothing(
     servers: ServerService, tmp_path: Path
 ) -> None:
     write(tmp_path, "a.json", "{")
-    write(tmp_path, "b.json", [CREATE])
+    write(tmp_path, "b.json", [])
     write(tmp_path, "c.json", {"serverName": "x"})
     write(tmp_path, "d.json", {**CREATE, "tags": "sky"})
     write(tmp_path, "e.json", {**FILE_STORE, "proxy_pass_url": 7})
@@ -228,7 +235,7 @@ async def test_a_server_that_cannot_be_reached_is_imported_with_its_error(
 def test_an_endpoint_is_found_as_the_file_store_found_it(
     changed: dict[str, Any], url: str, kind: str
 ) -> None:
-    body = parse({**FILE_STORE, **changed})
+    body = parsed({**FILE_STORE, **changed})
 
     assert (body.url, body.type) == (url, kind)
 
@@ -245,4 +252,4 @@ def test_an_endpoint_is_found_as_the_file_store_found_it(
 def test_a_server_of_the_file_store_is_named_by_its_path(
     changed: dict[str, Any], name: str
 ) -> None:
-    assert parse({**FILE_STORE, **changed}).server_name == name
+    assert parsed({**FILE_STORE, **changed}).server_name == name
