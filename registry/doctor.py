@@ -1,4 +1,7 @@
-"""Look at a registry's surroundings and say what is wrong, check by check. Changes nothing."""
+"""Look at a registry's surroundings and say what is wrong, check by check.
+
+Changes nothing, unless it is asked to repair what can be repaired without a decision.
+"""
 
 import os
 from dataclasses import dataclass
@@ -7,25 +10,33 @@ from typing import Any
 
 from packages.database.client import Database, MongoAddressError, TopologyError
 from packages.database.encryption import Cipher
-from packages.database.errors import DatabaseUnavailable, MongoLoginError, translated
+from packages.database.errors import (
+    DatabaseUnavailable,
+    MongoLoginError,
+    ReplicaSetNeeded,
+    translated,
+)
 from packages.database.schema import wanted_indexes
 from packages.database.slices import slices
 from packages.models import SCHEMA_VERSION, check_schema_version
 from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
 from registry.auth.repository import RevocationRepository
+from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
 from registry.policies.repository import PolicyRepository
 from registry.rotation import survey
 from registry.servers.credentials import CredentialVault
+from registry.servers.leftovers import Leftovers
 from registry.servers.lookup import ServerLookup
 from registry.servers.transport import environment_places, taken
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
 from registry.wiring.database import build_database
 from registry.wiring.keys import build_cipher, build_keys
+from registry.wiring.storage import build_storage
 
 LISTED = 20
 """Most unreadable values, or documents, named one by one."""
@@ -43,8 +54,13 @@ class Finding:
     message: str
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    """Return the findings. A check that needs the database is left out when it is away."""
+async def examine(settings: Settings, *, repair: bool = False) -> list[Finding]:
+    """Return the findings. A check that needs the database is left out when it is away.
+
+    Args:
+        settings: Of this installation.
+        repair: Whether what is left of deleted servers is removed.
+    """
     findings = [_schema_version(), _keys(settings), _workers(settings)]
     try:
         database = build_database(settings, Metrics())
@@ -58,6 +74,7 @@ async def examine(settings: Settings) -> list[Finding]:
             cipher = build_cipher(settings)
             findings.append(await _documents(database, cipher))
             findings.append(await _ciphertexts(database, cipher))
+            findings.append(await _leftovers(settings, database, cipher, repair=repair))
             findings.append(await _environment(database, cipher))
     except MongoLoginError as exc:
         findings.append(Finding("database", good=False, message=str(exc)))
@@ -157,6 +174,27 @@ async def _documents(database: Database, cipher: Cipher) -> Finding:
     more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
     text = f"{len(problems)} that cannot be read as a whole: {', '.join(problems[:LISTED])}{more}"
     return Finding("documents", good=False, message=text)
+
+
+async def _leftovers(
+    settings: Settings, database: Database, cipher: Cipher, *, repair: bool
+) -> Finding:
+    """Say of which servers something is left that are no more; remove it, if asked to."""
+    clock = SystemClock()
+    storage = build_storage(settings, database, cipher, clock=clock, metrics=Metrics())
+    leftovers = Leftovers(database, storage.repositories, clock=clock)
+    found = await leftovers.find(every=True)
+    if not found:
+        return Finding("leftovers", good=True, message="nothing of deleted servers")
+    if repair:
+        try:
+            removed = [one for one in found if await leftovers.remove(one)]
+        except ReplicaSetNeeded as exc:
+            return Finding("leftovers", good=False, message=str(exc))
+        return Finding("leftovers", good=True, message=f"of {len(removed)} servers removed")
+    listed = ", ".join(found[:LISTED])
+    text = f"of {len(found)} deleted servers, removed by `registry doctor --repair`: {listed}"
+    return Finding("leftovers", good=False, message=text)
 
 
 async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:

@@ -90,9 +90,10 @@ async def test_a_sound_registry_has_only_good_findings(
         "indexes",
         "documents",
         "credentials",
+        "leftovers",
         "environment",
     ]
-    assert findings[-2].message == "5 stored, all readable"
+    assert findings[-3].message == "5 stored, all readable"
 
 
 @pytest.mark.requirement("E-13")

@@ -171,11 +171,9 @@ class AclRepository:
         """Remove what is stored about a principal."""
         await self._entries.delete_many(_key(server_id, principal), session=tx)
 
-    async def delete_of(self, server_id: str, tx: Transaction) -> None:
-        """Remove all entries about a server."""
-        await self._entries.delete_many(
-            {"resourceType": RESOURCE_TYPE, "resourceId": ObjectId(server_id)}, session=tx
-        )
+    async def delete_of(self, server_id: str, tx: Transaction) -> int:
+        """Remove all entries about a server; return how many there were."""
+        return (await self._entries.delete_many(_about(server_id), session=tx)).deleted_count
 
 
 NOBODY = "nobody"

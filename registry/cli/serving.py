@@ -50,13 +50,19 @@ def worker(orders: str) -> None:
     run(work)
 
 
-def doctor(*, as_json: AsJson = False) -> None:
+def doctor(
+    *,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is left of deleted servers.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check the database, indexes, schema version, keys and stored credentials."""
 
     async def work() -> None:
         from registry.doctor import examine  # noqa: PLC0415 - heavy imports
 
-        findings = await examine(read_settings())
+        findings = await examine(read_settings(), repair=repair)
         if as_json:
             show_json(
                 [

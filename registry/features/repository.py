@@ -88,9 +88,15 @@ class FeatureRepository:
                 query: Doc = {"owner_id": owner, "kind": kind.value, "key": {"$in": gone}}
                 await self._features.delete_many(query, session=tx)
 
-    async def delete_of(self, owner_id: str, tx: Transaction) -> None:
-        """Remove everything of one server."""
-        await self._features.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
+    async def delete_of(self, owner_id: str, tx: Transaction) -> int:
+        """Remove everything of one server; return how much it was."""
+        query = {"owner_id": ObjectId(owner_id)}
+        return (await self._features.delete_many(query, session=tx)).deleted_count
+
+    async def owner_ids(self) -> set[str]:
+        """Return the ids of all owners."""
+        found = await self._features.distinct("owner_id")
+        return {one for stored in found if (one := id_of(stored)) is not None}
 
 
 def _feature(row: Mapping[str, Any]) -> Feature | None:

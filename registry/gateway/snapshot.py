@@ -81,6 +81,7 @@ class Snapshot:
         suspicions: Takes note of servers that answer in another way than what is stored of them
             leads to expect.
         connections: Forgets those to servers that changed, or are not served any more.
+        servers_missing: Told of servers that changed and are not served; they may be deleted.
         via: Sent to every server, by which requests that come back are recognised.
     """
 
@@ -97,6 +98,7 @@ class Snapshot:
         revocations_changed: Callable[[], Awaitable[None]],
         suspicions: Suspicions | None = None,
         connections: ConnectionTracker | None = None,
+        servers_missing: Callable[[Iterable[str]], None] = lambda _: None,
         via: str | None = None,
     ) -> None:
         self._feed = feed
@@ -114,6 +116,7 @@ class Snapshot:
         self._revocations_changed = revocations_changed
         self._suspicions = suspicions
         self._connections = connections
+        self._servers_missing = servers_missing
         self._routes: Mapping[str | None, Mapping[str, Route]] = {}
         self._catalogue = Catalogue({})
         self._policies: dict[str, Policy] = {}
@@ -385,6 +388,9 @@ class Snapshot:
         }
         self._views |= views
         self._follow_connections(before, server_ids)
+        missing = [server_id for server_id in server_ids if server_id not in views]
+        if missing:
+            self._servers_missing(missing)
         self._publish()
         self._user_headers.forget(server_ids)
         self._server_reloads.inc(len(server_ids))

@@ -135,6 +135,14 @@ class ServerRepository:
             return False
         return await self._states.write(server_id, changes, removed, tx, settled_as=settled_as)
 
+    async def read_ids(self) -> set[str]:
+        """Return the ids of the servers that were ever registered or read here."""
+        return await self._states.server_ids()
+
+    async def forget_reading(self, server_id: str, tx: Transaction) -> bool:
+        """Remove what is known of the reading of a server; say whether there was something."""
+        return await self._states.delete_of(server_id, tx)
+
     def unsettle(self, server_id: str, batch: Batch) -> None:
         """Have the next reading of a server compare all tools, because somebody changed one."""
         self._states.unsettle(server_id, batch)

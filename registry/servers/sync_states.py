@@ -123,9 +123,15 @@ class SyncStateRepository:
         }
         batch.update(SyncState.Settings.name, {"_id": ObjectId(server_id)}, change)
 
-    async def delete_of(self, server_id: str, tx: Transaction) -> None:
-        """Forget a server."""
-        await self._states.delete_one({"_id": ObjectId(server_id)}, session=tx)
+    async def server_ids(self) -> set[str]:
+        """Return the ids of all servers of which something is known."""
+        rows = self._states.find({}, {"_id": 1})
+        return {one async for row in rows if (one := id_of(row["_id"])) is not None}
+
+    async def delete_of(self, server_id: str, tx: Transaction) -> bool:
+        """Forget a server; say whether anything was known of it."""
+        result = await self._states.delete_one({"_id": ObjectId(server_id)}, session=tx)
+        return result.deleted_count == 1
 
 
 def with_state(server: ServerRecord, row: Mapping[str, object]) -> ServerRecord:

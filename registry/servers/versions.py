@@ -18,6 +18,7 @@ from pymongo.errors import DuplicateKeyError
 from packages.database.client import Database, Doc, Transaction
 from packages.database.encryption import Cipher, DecryptionError, FieldRef
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import id_of
 from packages.models.server_versions import ServerVersion
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
@@ -184,11 +185,12 @@ class ServerVersionRepository:
         rows = self._versions.find(
             {"state": ServerVersionState.ACTIVE.value}, {"_id": 0, "server_id": 1}
         )
-        return {str(row["server_id"]) async for row in rows}
+        return {one async for row in rows if (one := id_of(row.get("server_id"))) is not None}
 
-    async def delete_of(self, server_id: str, tx: Transaction) -> None:
-        """Remove all versions of one server."""
-        await self._versions.delete_many({"server_id": ObjectId(server_id)}, session=tx)
+    async def delete_of(self, server_id: str, tx: Transaction) -> int:
+        """Remove all versions of one server; return how many there were."""
+        query = {"server_id": ObjectId(server_id)}
+        return (await self._versions.delete_many(query, session=tx)).deleted_count
 
     async def _latest(
         self, server_id: str, tx: Transaction

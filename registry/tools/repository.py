@@ -14,7 +14,7 @@ from pymongo.errors import BulkWriteError
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
-from packages.database.stored import text_of
+from packages.database.stored import id_of, text_of
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.tools.completion import Completion, UnreadableRowError, completed
 from registry.tools.differences import Change
@@ -396,10 +396,20 @@ class ToolRepository:
             session=tx,
         )
 
-    async def delete_of(self, owner_id: str, tx: Transaction) -> None:
-        """Remove all tools of one server, and all that they ever were."""
-        await self._versions.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
-        await self._tools.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
+    async def delete_of(self, owner_id: str, tx: Transaction) -> int:
+        """Remove all tools of one server, and all that they ever were; return how much it was."""
+        owned = {"owner_id": ObjectId(owner_id)}
+        versions = await self._versions.delete_many(owned, session=tx)
+        tools = await self._tools.delete_many(owned, session=tx)
+        return versions.deleted_count + tools.deleted_count
+
+    async def owner_ids(self) -> set[str]:
+        """Return the ids of all owners of tools, or of versions of tools."""
+        found = [
+            *await self._tools.distinct("owner_id"),
+            *await self._versions.distinct("owner_id"),
+        ]
+        return {one for stored in found if (one := id_of(stored)) is not None}
 
     async def has_rows(self, owner_id: str, tx: Transaction | None = None) -> bool:
         """Whether there are tools of a server, in whatever state."""

@@ -20,6 +20,7 @@ from registry.gateway.gates import UpstreamGates, gate_limits
 from registry.gateway.ports import Peers
 from registry.migration.service import Migration
 from registry.servers.directory import ServerDirectory
+from registry.servers.leftovers import Leftovers
 from registry.servers.user_keys import UserKeyService
 from registry.tokens.gauges import TokenGauges
 from registry.upstream.pool import create_upstream_session
@@ -86,8 +87,17 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         connection_writer, tracker = build_connections(
             settings, storage, clock=clock, metrics=metrics
         )
+        leftovers = Leftovers(database, repositories, clock=clock)
         snapshot, suspicions = build_view(
-            settings, storage, feed, known, upstreams, tracker, clock=clock, metrics=metrics
+            settings,
+            storage,
+            feed,
+            known,
+            upstreams,
+            tracker,
+            leftovers,
+            clock=clock,
+            metrics=metrics,
         )
         servers = build_servers(
             settings, storage, upstreams, snapshot, tracker, clock=clock, metrics=metrics
@@ -150,9 +160,11 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         ]
         if usage is not None:
             work.append((usage.follow(), usage.close))
-        # What is read could not be stored on a standalone server.
-        if settings.sync_worker and not await database.is_standalone():
-            work.append((sync.worker.follow(), None))
+        if not await database.is_standalone():
+            # On one nothing that is read could be stored, nor what is left removed.
+            work.append((leftovers.follow(), None))
+            if settings.sync_worker:
+                work.append((sync.worker.follow(), None))
         await _begin(stack, work)
         yield Components(
             settings=settings,

@@ -18,6 +18,7 @@ from registry.gateway.pending import WATCHED
 from registry.gateway.recorder import Recorder
 from registry.gateway.snapshot import Snapshot
 from registry.gateway.suspicion import Suspicions
+from registry.servers.leftovers import Leftovers
 from registry.sync.eras import EraProber
 from registry.telemetry import tracing
 from registry.usage.batches import BatchPacker
@@ -61,6 +62,7 @@ def build_view(
     known: Identities,
     upstreams: Upstreams,
     tracker: ConnectionTracker,
+    leftovers: Leftovers,
     *,
     clock: Clock,
     metrics: Metrics,
@@ -95,6 +97,7 @@ def build_view(
         revocations_changed=known.revocations.load,
         suspicions=suspicions,
         connections=tracker,
+        servers_missing=leftovers.note,
         via=upstreams.instance.via,
     )
     return snapshot, suspicions
