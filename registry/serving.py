@@ -2,11 +2,11 @@
 
 import asyncio
 import gc
-import json
 import resource
 import shlex
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -42,6 +42,9 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 COLLECT_AFTER = (20_000, 20, 20)
 """Objects that are more than at the last collection, and how many collections of the younger make
 one of the older; the interpreter's own are 700, 10 and 10."""
+
+COMMAND = shlex.quote(sys.argv[0]) if Path(sys.argv[0]).name != "__main__.py" else "registry"
+"""How this program was called, for lines to copy."""
 
 PLACEHOLDERS: dict[str, object] = {
     "mongo_uri": "mongodb://127.0.0.1/",
@@ -155,25 +158,28 @@ async def serve_local(workers: int | None = None) -> None:
 
     checked = load_settings(**PLACEHOLDERS)
     count = workers or checked.registry_workers
-    configure_logging(checked.log_level, checked.log_format)
+    configure_logging(checked.log_level, checked.log_format, is_local=True)
     with _bound(checked, count) as listeners:
         port = listeners[0].getsockname()[1]
         async with LocalInstance(checked.registry_home, SystemClock()) as instance:
             settings = load_settings(
-                **instance.settings_overrides(), registry_port=port, registry_workers=count
+                **instance.settings_overrides(),
+                **local_defaults(checked),
+                registry_port=port,
+                registry_workers=count,
             )
 
-            def announce(token: str) -> None:
-                print(announcement(settings, instance.home, token), flush=True)  # noqa: T201 - for people
+            def announce() -> None:
+                print(announcement(settings, instance.home), flush=True)  # noqa: T201 - for people
 
             if count == 1:
                 async with application(settings) as (app, parts):
-                    token = await bootstrap(parts, instance.home, instance.demo_url)
-                    await _serve(app, parts, listeners[0], lambda: announce(token))
+                    await bootstrap(parts, instance.home, instance.demo_url)
+                    await _serve(app, parts, listeners[0], announce)
                 return
             async with components(settings) as parts:
-                token = await bootstrap(parts, instance.home, instance.demo_url)
-            await _supervise(settings, listeners, lambda: announce(token))
+                await bootstrap(parts, instance.home, instance.demo_url)
+            await _supervise(settings, listeners, announce)
 
 
 async def serve_worker(told: str) -> None:
@@ -188,11 +194,16 @@ async def serve_worker(told: str) -> None:
     orders = Orders.read(told)
     overrides: dict[str, object] = {}
     if orders.local_home is not None:
-        overrides = settings_overrides(Path(orders.local_home))
+        overrides = {
+            **settings_overrides(Path(orders.local_home)),
+            **local_defaults(load_settings(**PLACEHOLDERS)),
+        }
     settings = load_settings(
         **overrides, registry_port=orders.port, registry_workers=orders.workers
     )
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(
+        settings.log_level, settings.log_format, is_local=orders.local_home is not None
+    )
     structlog.contextvars.bind_contextvars(worker=orders.worker)
     siblings = Siblings(orders.place)
     listener = socket.socket(fileno=orders.listener)
@@ -303,33 +314,36 @@ def _settle_garbage() -> None:
     gc.set_threshold(*COLLECT_AFTER)
 
 
-def announcement(settings: Settings, home: LocalHome, token: str) -> str:
-    """Return what local mode prints when it is ready."""
+def local_defaults(settings: Settings) -> dict[str, object]:
+    """Return the settings that local mode has otherwise, where nobody set them."""
+    wanted: dict[str, object] = {"call_log": "calls"}
+    return {name: value for name, value in wanted.items() if name not in settings.model_fields_set}
+
+
+def announcement(settings: Settings, home: LocalHome) -> str:
+    """Return what local mode prints when it is ready. The token is in a file, not here."""
     base = settings.base_url
-    configuration = {
-        "mcpServers": {
-            "registry": {
-                "type": "http",
-                "url": f"{base}/mcp",
-                "headers": {"Authorization": f"Bearer {token}"},
-            }
-        }
-    }
     return "\n".join(
         [
             "",
             f"Registry ready at {base}",
-            f"  API description  {base}/api/v1/openapi.json",
-            f"  Admin token      {home.admin_token_file}",
+            f"  API description  {base}/docs",
             f"  All servers      {base}/mcp",
             f"  Demo server      {base}/mcp/demo",
+            f"  Admin token      {home.admin_token_file}",
             "",
-            "Client configuration (Claude, Cursor; VS Code wants servers for mcpServers):",
-            json.dumps(configuration, indent=2),
-            "",
-            "Try it:",
+            "Try it, or connect Claude Code:",
             f"  TOKEN=$(cat {shlex.quote(str(home.admin_token_file))})",
             f'  curl -s -H "Authorization: Bearer $TOKEN" {base}/api/v1/servers',
+            (
+                f"  claude mcp add --transport http registry {base}/mcp "
+                '--header "Authorization: Bearer $TOKEN"'
+            ),
+            "",
+            "The configuration of another client (claude, cursor, vscode, codex, mcp-json):",
+            f"  {COMMAND} client-config --client cursor",
+            "",
+            "Ctrl-C ends it. Tool calls are shown below.",
             "",
         ]
     )

@@ -7,6 +7,7 @@ import typer
 
 from registry import __version__
 from registry.cli.audit import audit
+from registry.cli.clients import client_config
 from registry.cli.creds import creds
 from registry.cli.migrate import migrate
 from registry.cli.policies import policies
@@ -54,6 +55,7 @@ app.command(hidden=True)(worker)
 app.command()(doctor)
 app.command()(migrate)
 app.command()(usage)
+app.command()(client_config)
 app.add_typer(creds, name="creds")
 app.add_typer(tools, name="tools")
 app.add_typer(sync, name="sync")

@@ -1,5 +1,6 @@
 """Commands that serve, and the one that examines what serving needs."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -27,6 +28,8 @@ def serve(
     """
 
     async def work() -> None:
+        if local and sys.stderr.isatty():
+            typer.echo("Starting: database, demo server, API and gateway ...", err=True)
         from registry.serving import serve_local, serve_settings  # noqa: PLC0415 - heavy imports
         from registry.workers.supervisor import StartFailedError  # noqa: PLC0415
 

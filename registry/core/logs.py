@@ -63,8 +63,34 @@ SILENCED = ("mcp", "httpx2", "httpcore2")
 """Libraries that quote what upstreams send, keys and all. What matters of it is told by ours."""
 
 
-def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
-    """Send structlog's events, and those of the standard library, to standard error."""
+CALL_FACTS = ("server", "tool", "outcome", "duration_ms", "error_code")
+"""What somebody at a terminal reads of a `gateway_call`."""
+
+
+def for_one_reader(
+    _logger: object, method: str, event: MutableMapping[str, object]
+) -> Mapping[str, object]:
+    """Keep what somebody who tries the registry out reads: calls and troubles (a processor)."""
+    if event.get("event") == "gateway_call":
+        kept = ("event", "level", "timestamp", *CALL_FACTS)
+        return {name: event[name] for name in kept if name in event}
+    if method in {"debug", "info"}:
+        raise structlog.DropEvent
+    return event
+
+
+def configure_logging(
+    level: str, log_format: Literal["auto", "json", "console"], *, is_local: bool = False
+) -> None:
+    """Send structlog's events, and those of the standard library, to standard error.
+
+    Args:
+        level: Least severity that is logged.
+        log_format: `auto` is text for people on a terminal, and JSON elsewhere.
+        is_local: On a terminal, leave out what only operators of servers read.
+    """
+    is_terminal = sys.stderr.isatty()
+    is_json = log_format == "json" or (log_format == "auto" and not is_terminal)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -72,10 +98,12 @@ def configure_logging(level: str, log_format: Literal["json", "console"]) -> Non
         structlog.processors.format_exc_info,
         redact,
     ]
+    if is_local and not is_json and level != "debug":
+        shared.append(for_one_reader)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if is_json
+        else structlog.dev.ConsoleRenderer(colors=is_terminal)
     )
     severity = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(

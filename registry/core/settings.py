@@ -349,8 +349,10 @@ class Settings(BaseSettings):
         description="What `human_approval_required` does to a tool: `required` refuses its calls, "
         "because there is nobody yet who could approve them; `advisory` lets them pass.",
     )
-    call_log: Literal["off", "errors", "all"] = Field(
-        default="errors", description="Which gateway requests are logged, one line each."
+    call_log: Literal["off", "errors", "calls", "all"] = Field(
+        default="errors",
+        description="Which gateway requests are logged, one line each: none, those that did not "
+        "end well, besides these all tool calls (local mode's default), or all.",
     )
     otel_exporter_otlp_endpoint: str | None = Field(
         default=None,
@@ -392,8 +394,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged."
     )
-    log_format: Literal["json", "console"] = Field(
-        default="json", description="One JSON object a line, or text for people."
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto",
+        description="One JSON object a line, or text for people; `auto` is text on a terminal.",
     )
 
     @field_validator(

@@ -1,4 +1,4 @@
-"""Log gateway requests, one line each: none, those that did not end well, or all.
+"""Log gateway requests, one line each: none, those that did not end well, all calls, or all.
 
 A line costs more than the call it is about, so errors are limited to a few a second. The usage
 record of a call says all that its line says.
@@ -14,7 +14,7 @@ from registry.usage.values import clean_name
 
 log = structlog.get_logger()
 
-Mode = Literal["off", "errors", "all"]
+Mode = Literal["off", "errors", "calls", "all"]
 LINES_A_SECOND = 20
 """Errors that are logged; the next line says how many were left out. All are in the metrics."""
 
@@ -24,6 +24,7 @@ class CallLog:
 
     def __init__(self, mode: Mode) -> None:
         self.logs_all = mode == "all"
+        self.logs_calls = mode in {"calls", "all"}
         self.logs_errors = mode != "off"
         self._second = 0.0
         self._lines = 0

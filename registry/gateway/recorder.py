@@ -104,6 +104,7 @@ class Recorder:
         self._tracing = tracing
         self._call_log = call_log
         self._logs_all = call_log is not None and call_log.logs_all
+        self._logs_calls = call_log is not None and call_log.logs_calls
         self._logs_errors = call_log is not None and call_log.logs_errors
         self._in_flight = 0
         metrics.gateway_in_flight.set_function(lambda: self._in_flight)
@@ -157,14 +158,17 @@ class Recorder:
             self._time_phases(exchange, now)
         if method in TARGETS:
             outcome = self._note_call(exchange, now)
-        if self._logs_all or (
-            self._logs_errors and outcome is not Outcome.OK and not _has_left(exchange)
-        ):
-            assert self._call_log is not None  # noqa: S101 - one of the two is set with it
+        if self._logs_errors and self._is_logged(exchange, outcome):
+            assert self._call_log is not None  # noqa: S101 - set with it
             self._call_log.note(exchange, outcome, now)
         if exchange.spans is not None:
             exchange.spans.end(exchange, outcome)
         return seconds
+
+    def _is_logged(self, exchange: Exchange, outcome: Outcome) -> bool:
+        if self._logs_all or (self._logs_calls and exchange.method == "tools/call"):
+            return True
+        return outcome is not Outcome.OK and not _has_left(exchange)
 
     def _time_phases(self, exchange: Exchange, now: float) -> None:
         phases = self._phases.get(exchange.label)

@@ -10,7 +10,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.core.logs import MASK, configure_logging, redact
+from registry.core.logs import MASK, configure_logging, for_one_reader, redact
 
 SENTINEL = "S3NTINEL"
 JWT = f"eyJhbGciOiJSUzI1NiJ9.eyJpZCI6IjEyMzQ1In0.{SENTINEL}"
@@ -168,3 +168,25 @@ def test_people_may_read_text_instead(
 
     assert "index_conflict" in capsys.readouterr().err
     assert not sys.stderr.isatty()
+
+
+def test_at_a_terminal_a_call_is_told_in_short_and_only_troubles_besides() -> None:
+    call = {
+        "event": "gateway_call",
+        "server": "demo",
+        "tool": "add",
+        "outcome": "ok",
+        "duration_ms": 1.5,
+        "response_bytes": 70,
+    }
+
+    assert for_one_reader(None, "info", call) == {
+        "event": "gateway_call",
+        "server": "demo",
+        "tool": "add",
+        "outcome": "ok",
+        "duration_ms": 1.5,
+    }
+    assert for_one_reader(None, "warning", {"event": "x"}) == {"event": "x"}
+    with pytest.raises(structlog.DropEvent):
+        for_one_reader(None, "info", {"event": "audit_sealed"})
