@@ -90,13 +90,18 @@ class VisibleServers:
 
     def sees_everything(self, user: UserContext) -> bool:
         """Whether no server is hidden from *user*."""
-        return visibility(user, admin_sees_private=self._admin_sees_private).everything
+        visible = visibility(user, admin_sees_private=self._admin_sees_private)
+        return visible.everything and user.tenant_id is None
 
     async def rights(self, user: UserContext, now: datetime) -> dict[str, int] | None:
         """Return what *user* may do with each server that they see; None for all with all."""
         visible = visibility(user, admin_sees_private=self._admin_sees_private)
         if visible.everything:
-            return None
+            if user.tenant_id is None:
+                # What is of a tenant is among it: looking for it would read all servers.
+                return None
+            cursor = self._servers.find(tenant_rule(user), {"_id": 1})
+            return {str(row["_id"]): ALL_BITS for row in await cursor.to_list()}
         granted: dict[str, int] = {}
         if visible.granted_scopes:
             granted = await self._acl.granted(user, now)

@@ -15,6 +15,7 @@ from jose import jwt
 from registry.auth.errors import AUTHENTICATION_HELP, REALM
 from registry.auth.identity import Role, Scope, UserContext
 from tests.fakes.keys import write_key_pair
+from tests.fakes.plain_upstream import plain_upstream
 from tests.fakes.rest import JWT_SECRET, SERVERS, Rest
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
@@ -423,6 +424,21 @@ async def test_a_jarvis_user_sees_what_is_of_their_tenant(rest: Rest, role: str)
 
     assert (names, details) == (["own"], [200, 404, 404])
     assert [one["name"] for one in found.json()["results"]] == ["Dora Otherwise"]
+
+
+async def test_an_administrator_of_a_tenant_finds_no_tools_of_another_one(
+    rest: Rest, root: UserContext
+) -> None:
+    async with plain_upstream() as upstream:
+        await rest.register(root, "theirs", upstream.url, scope="shared_app")
+    await store_user(rest, {"role": "ADMIN", "tenantId": "acme"})
+    headers = {"Authorization": f"Bearer {jarvis(rest)}"}
+
+    found = await rest.client.get("/api/v1/registry/tools", headers=headers)
+    everything = await rest.ask(root, "GET", "/registry/tools")
+
+    assert found.json()["tools"] == []
+    assert [tool["name"] for tool in everything.json()["tools"]] == ["echo"]
 
 
 async def test_a_server_registered_by_a_user_of_a_tenant_is_of_that_tenant(rest: Rest) -> None:
