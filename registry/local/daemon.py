@@ -5,15 +5,21 @@ docs/decisions/0003-embedded-database.md.
 """
 
 import importlib.util
+import ipaddress
 import re
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -99,20 +105,73 @@ async def embedded_database(home: LocalHome, clock: Clock) -> AsyncIterator[Embe
 
 
 async def _create_user(home: LocalHome, clock: Clock) -> str:
-    """Run the daemon without authentication once, to give it the one user it has.
+    """Run the daemon without passwords once, to give it the one user it has.
 
-    Loopback is shared with every other user of the machine, so the port alone must not open it.
+    Loopback is shared with every other user of the machine, and whoever came first could make a
+    user of their own. So the daemon takes connections with one certificate alone then, whose key
+    is in the home folder, which nobody else reads, and is removed at the end.
     """
     port = available_port(None)
     password = secrets.token_urlsafe(PASSWORD_BYTES)
-    async with supervised(_spec(home, f"mongodb://{HOST}:{port}/"), clock) as child:
-        await child.ready()
-        client: AsyncMongoClient[dict[str, object]] = AsyncMongoClient(HOST, port)
-        async with client:
-            known = await client.admin.command("usersInfo", USER)
-            command = "updateUser" if known["users"] else "createUser"
-            await client.admin.command(command, USER, pwd=password, roles=["root"])
+    certificate = home.path / "database.pem"
+    try:
+        _write_certificate(certificate, clock.now())
+        uri = f"mongodb://{HOST}:{port}/?" + urlencode(
+            {"tls": "true", "tlsCAFile": certificate, "tlsCertificateKeyFile": certificate}
+        )
+        async with supervised(_spec(home, uri, *_only_with(certificate)), clock) as child:
+            await child.ready()
+            client: AsyncMongoClient[dict[str, object]] = AsyncMongoClient(uri)
+            async with client:
+                known = await client.admin.command("usersInfo", 1)
+                names = {user["user"] for user in known["users"]}
+                if names - {USER}:
+                    problem = f"holds users that are not ours: {', '.join(sorted(names - {USER}))}"
+                    raise LocalHomeError(home.data, problem)
+                command = "updateUser" if names else "createUser"
+                await client.admin.command(command, USER, pwd=password, roles=["root"])
+    finally:
+        certificate.unlink(missing_ok=True)
     return f"mongodb://{USER}:{password}@{HOST}:{port}/{DEFAULT_DATABASE}?authSource=admin"
+
+
+def _only_with(certificate: Path) -> tuple[str, ...]:
+    """Return the options by which the daemon refuses whoever does not hold *certificate*."""
+    return (
+        *("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)),
+        *("--tls-ca-file", str(certificate), "--tls-require-client-cert"),
+    )
+
+
+def _write_certificate(path: Path, now: datetime) -> None:
+    """Write a certificate that vouches for itself and nothing else, with its key, for an hour."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "embedded database")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
 
 
 def _with_port(home: LocalHome, uri: str) -> str:

@@ -1,17 +1,21 @@
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
+from typing_extensions import override
 
 from registry.core.clock import SystemClock
 from registry.local import daemon
+from registry.local.children import accepts
 from registry.local.daemon import EmbeddedDatabase, embedded_database
 from registry.local.errors import LocalHomeError, MissingExtraError
 from registry.local.home import LocalHome
@@ -99,6 +103,74 @@ async def test_a_later_start_keeps_the_data_and_the_connection_string(
 
     assert counts == [1, 2]
     assert uris == [home.read_mongo_uri()] * 2
+
+
+class AttackedClock(SystemClock):
+    """A clock whose every wait is somebody else's chance to make a user of their own.
+
+    Attributes:
+        made: Whether they could, once for each try.
+    """
+
+    def __init__(self, home: LocalHome) -> None:
+        self._home = home
+        self.made: list[bool] = []
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        """Attack the daemon while it asks nobody for a password, then wait."""
+        port = _open_port(self._home)
+        if port is not None and not self.made:
+            await until_async(lambda: accepts(port))
+            self.made.append(await _made_a_user(port, ""))
+            self.made.append(await _made_a_user(port, "?tls=true&tlsInsecure=true"))
+        await super().sleep(seconds)
+
+
+@pytest.mark.wire
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+async def test_nobody_else_makes_a_user_during_the_first_start(home: LocalHome) -> None:
+    clock = AttackedClock(home)
+
+    with home.locked():
+        home.prepare()
+        async with embedded_database(home, clock) as database:
+            await database.ready()
+            client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(database.uri)
+            async with client:
+                known = await client.admin.command("usersInfo", 1)
+    gc.collect()
+
+    assert clock.made == [False, False]
+    assert [user["user"] for user in known["users"]] == ["registry"]
+    assert not (home.path / "database.pem").exists()
+
+
+def _open_port(home: LocalHome) -> int | None:
+    """Return the port of a daemon without passwords, which its command line tells everybody."""
+    try:
+        pid = (home.path / "database.pid").read_text().split()[0]
+        words = (Path("/proc") / pid / "cmdline").read_bytes().split(b"\0")
+    except (OSError, IndexError):
+        return None
+    # Before it is executed, the new process has the command line of this one.
+    is_open = b"--port" in words and b"--auth" not in words
+    return int(words[words.index(b"--port") + 1]) if is_open else None
+
+
+async def _made_a_user(port: int, options: str) -> bool:
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+        f"mongodb://127.0.0.1:{port}/{options}",
+        serverSelectionTimeoutMS=1500,
+        connectTimeoutMS=300,
+        socketTimeoutMS=1000,
+    )
+    async with client:
+        try:
+            await client.admin.command("createUser", "mallory", pwd="x", roles=["root"])
+        except PyMongoError:
+            return False
+    return True
 
 
 @pytest.mark.wire
@@ -195,7 +267,7 @@ async def test_a_missing_package_names_the_extra(
 ) -> None:
     monkeypatch.setattr(daemon, "PACKAGE", "no_such_package")
 
-    with pytest.raises(MissingExtraError, match="install the `embedded` extra"):
+    with pytest.raises(MissingExtraError, match="SecantusDB, which is not installed"):
         async with embedded_database(home, clock):
             pass
 
