@@ -181,19 +181,29 @@ class Settings(BaseSettings):
         description="How long a client may take nothing of an answer before it is cut off.",
     )
     gateway_first_byte_timeout_seconds: float = Field(
-        default=60.0,
+        default=600.0,
         gt=0,
         description="Longest wait for the beginning of an upstream's answer; a server's own "
-        "`timeout` goes before it.",
+        "`timeout` goes before it. Clients have timeouts of their own, which end a call sooner.",
     )
     gateway_idle_timeout_seconds: float = Field(
-        default=60.0,
+        default=600.0,
         gt=0,
         description="Longest silence of an upstream within one answer; a server's own `timeout` "
         "goes before it.",
     )
     gateway_total_timeout_seconds: float = Field(
-        default=600.0, gt=0, description="Longest time for one answer that is not a GET stream."
+        default=600.0,
+        gt=0,
+        description="Longest time for one answer that is not a GET stream; a server's own "
+        "`timeout`, where it is longer, goes before it.",
+    )
+    gateway_max_answer_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        gt=0,
+        description="Longest answer, or event of one, that is put together in memory: on `/mcp` "
+        "and between clients and servers of different protocols. Elsewhere answers of any length "
+        "pass in pieces.",
     )
     gateway_connections_per_upstream: int = Field(
         default=100, gt=0, description="Most calls under way to one server at a time."

@@ -31,9 +31,6 @@ from registry.gateway.wire import UpstreamAnswer
 from registry.upstream.events import Event, EventTooLargeError
 
 ACCEPT_BOTH = f"{JSON}, {EVENT_STREAM}"
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""Longest answer that is put together in memory."""
-
 MAX_SHORT_ANSWER_BYTES = 16 * 1024
 """Longest answer to a notification that is read; nothing in it is of interest."""
 
@@ -107,11 +104,16 @@ def session_headers(session: UpstreamSession) -> CIMultiDict[str]:
     return headers
 
 
+def too_large(route: Route) -> UpstreamFailed:
+    """Return the refusal of an answer, or an event of one, that is over the bound."""
+    return broken(route, "sent more at once than GATEWAY_MAX_ANSWER_BYTES allows")
+
+
 def failed(route: Route, error: Exception) -> Refusal:
     """Return what the client is told of a failed conversation."""
     match error:
         case EventTooLargeError():
-            return UpstreamFailed(f"The server {route.server_name} sent too large an event.")
+            return too_large(route)
         case orjson.JSONDecodeError():
             return UpstreamFailed(f"The server {route.server_name} sent what is no JSON.")
         case _:
@@ -137,7 +139,7 @@ async def only_answer(answer: UpstreamAnswer, route: Route, request_id: str) -> 
     content_type = answer.headers.get(CONTENT_TYPE, "").lower()
     if not content_type.startswith(EVENT_STREAM):
         return Message(Kind.ANSWER, await whole_answer(answer, route, content_type))
-    async for event in read_events(answer.body):
+    async for event in read_events(answer.body, answer.max_bytes):
         message = read_message(event.data, request_id) if event.data else None
         if message is not None and message.kind is Kind.ANSWER:
             return message
@@ -158,11 +160,11 @@ async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) 
         shown = content_type.partition(";")[0].strip()[:64] or "no content type"
         raise UpstreamFailed(f"The server {route.server_name} answered {shown} instead of JSON.")
     length = "" if CONTENT_ENCODING in answer.headers else answer.headers.get(CONTENT_LENGTH, "")
-    if length.isdecimal() and int(length) <= MAX_ANSWER_BYTES:
+    if length.isdecimal() and int(length) <= answer.max_bytes:
         return await answer.body.read()
     whole = bytearray()
     async for chunk in answer.body.iter_any():
         whole += chunk
-        if len(whole) > MAX_ANSWER_BYTES:
-            raise UpstreamFailed(f"The server {route.server_name} sent too large an answer.")
+        if len(whole) > answer.max_bytes:
+            raise too_large(route)
     return bytes(whole)

@@ -179,7 +179,11 @@ class Broker:
         """
         call = _Call(exchange, caller, offering, ask, Reply(exchange))
         parked = self._resumed(call)
-        watch = CallWatch(self._patience, exchange.client.receive, self._total_timeout_seconds)
+        watch = CallWatch(
+            self._patience,
+            exchange.client.receive,
+            max(self._total_timeout_seconds, ask.route.idle_timeout_seconds),
+        )
         key = _call_key(caller.session, exchange.request_id)
         if key is not None:
             self._under_way[key] = watch

@@ -189,7 +189,7 @@ class Connector:
             if turn is not None:
                 turn.answered(answer.status)
             check_is_stream(answer, route)
-            events = read_events(answer.body)
+            events = read_events(answer.body, answer.max_bytes)
             return Channel(answer, events, await endpoint_of(events, route))
         except BaseException:
             answer.close()

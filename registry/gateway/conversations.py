@@ -173,7 +173,7 @@ class _Talk:
             self.is_open = False
             return await whole_answer(answer, self._route, content_type)
         check_status(answer.status, self._route)
-        self._events = read_events(answer.body)
+        self._events = read_events(answer.body, answer.max_bytes)
         return None
 
     async def _read(self) -> AsyncGenerator[Message, None]:
@@ -447,7 +447,7 @@ class SessionConversation(_Talk):
         check_status(self._answer.status, self._route)
         if self._answer.status != OK:
             raise UpstreamAnswered(self._route.server_name, 502, self._answer.status)
-        self._events = read_events(self._answer.body)
+        self._events = read_events(self._answer.body, self._answer.max_bytes)
 
     @override
     def _message(self, event: Event) -> Message | None:

@@ -170,7 +170,9 @@ class GatewayEndpoint:
         )
         self._streams = StandingStreams(settings.gateway_streams_per_upstream)
         self._patience = Patience()
-        wire = self._wire = Wire(around.session, self._patience)
+        wire = self._wire = Wire(
+            around.session, self._patience, max_answer_bytes=settings.gateway_max_answer_bytes
+        )
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
 
@@ -296,6 +298,7 @@ class GatewayEndpoint:
             heard_list_changed=heard_list_changed,
             end_session=self._end_session,
             base_path=urlsplit(settings.base_url).path,
+            max_answer_bytes=settings.gateway_max_answer_bytes,
             max_seconds=settings.gateway_session_hours * 3600,
         )
 

@@ -6,13 +6,13 @@ from registry.upstream.connection import Body
 from registry.upstream.events import Event, EventParser
 
 
-async def read_events(body: Body) -> AsyncIterator[Event]:
-    """Yield the events of *body* as they are complete.
+async def read_events(body: Body, max_bytes: int) -> AsyncIterator[Event]:
+    """Yield the events of *body*, each of at most *max_bytes*, as they are complete.
 
     Raises:
         EventTooLargeError: One has no end.
     """
-    parser = EventParser()
+    parser = EventParser(max_bytes)
     async for chunk in body.iter_any():
         for event in parser.feed(chunk):
             yield event

@@ -257,6 +257,7 @@ class Forwarder:
         first_byte_seconds = None
         if standing_until is None:
             timeout, total_seconds = self._call_timeout(route), self._total_timeout_seconds
+            total_seconds = max(total_seconds, route.idle_timeout_seconds)
             first_byte_seconds = route.first_byte_timeout_seconds
         gate = self._gates.of(route)
         turn = gate.call(is_standing=standing_until is not None, user_id=user_id)
@@ -343,7 +344,7 @@ async def _edited(answer: UpstreamAnswer, edit: Edit) -> AsyncIterator[bytes]:
         async for chunk in answer.body.iter_any():
             yield chunk
         return
-    async for event in read_events(answer.body):
+    async for event in read_events(answer.body, answer.max_bytes):
         if event.data:
             yield event_text(edit(event.data))
 

@@ -12,9 +12,6 @@ from registry.gateway.forward import EVENT_STREAM
 from registry.gateway.watch import ClientGone
 from registry.upstream.events import EventParser, EventTooLargeError
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""Longest answer that is put together in memory."""
-
 Tell = Callable[[bytes], Awaitable[None]]
 """Takes a JSON-RPC message for the client."""
 
@@ -28,6 +25,7 @@ class InnerExchange:
         gone: Set when nobody wants the answer any more.
         tell: Gets each message of an answer that is an event stream; the answer itself, too.
         request_id: Of the JSON-RPC request, if it is one.
+        max_bytes: Of an answer that is put together in memory.
 
     Attributes:
         status: HTTP status; 0 until there is one.
@@ -40,6 +38,7 @@ class InnerExchange:
     __slots__ = (
         "_gone",
         "_is_read",
+        "_max_bytes",
         "_parser",
         "_request_body",
         "_request_id",
@@ -61,6 +60,8 @@ class InnerExchange:
         gone: asyncio.Event,
         tell: Tell,
         request_id: RequestId | None = None,
+        *,
+        max_bytes: int,
     ) -> None:
         self._scope = scope
         self._request_body = body
@@ -68,6 +69,7 @@ class InnerExchange:
         self._tell = tell
         self._request_id = request_id
         self._is_read = False
+        self._max_bytes = max_bytes
         self._parser: EventParser | None = None
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
@@ -100,10 +102,10 @@ class InnerExchange:
             self.status = message["status"]
             self.headers = dict(message["headers"])
             if self.headers.get(b"content-type", b"").startswith(EVENT_STREAM.encode()):
-                self._parser = EventParser()
+                self._parser = EventParser(self._max_bytes)
         elif self._parser is None:
             self.body += message.get("body", b"")
-            if len(self.body) > MAX_ANSWER_BYTES:
+            if len(self.body) > self._max_bytes:
                 self.body.clear()
                 raise ClientGone
         else:

@@ -60,6 +60,7 @@ class InnerTalk:
         scope: Head of the request that opened the client's stream.
         outbox: What the client gets on that stream.
         end_session: Called at the end with the session, if one was begun.
+        max_answer_bytes: Of an answer that is put together in memory.
     """
 
     def __init__(
@@ -69,12 +70,15 @@ class InnerTalk:
         outbox: Outbox,
         errands: Errands,
         end_session: EndSession,
+        *,
+        max_answer_bytes: int,
     ) -> None:
         self._serve = serve
         self._stream_scope = scope
         self._outbox = outbox
         self._errands = errands
         self._end_session = end_session
+        self._max_answer_bytes = max_answer_bytes
         self._gone = asyncio.Event()
         self._asked: set[asyncio.Task[None]] = set()
         self._under_way: set[RequestId | None] = set()
@@ -258,7 +262,14 @@ class InnerTalk:
             headers.append((b"last-event-id", last_event_id.encode()))
         inner_scope = {**scope, "method": method, "query_string": b"", "headers": headers}
         tell = _forget if quietly else self._tell
-        inner = InnerExchange(inner_scope, raw, self._gone, tell, request_id)
+        inner = InnerExchange(
+            inner_scope,
+            raw,
+            self._gone,
+            tell,
+            request_id,
+            max_bytes=self._max_answer_bytes,
+        )
         await inner.run(self._serve)
         return inner
 

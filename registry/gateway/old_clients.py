@@ -110,6 +110,7 @@ class OldClients:
         standing: Counts the streams that stay open to each server.
         heard_list_changed: Called when a server says that one of its lists changed.
         base_path: What stands before the gateway's paths where clients see them.
+        max_answer_bytes: Of an answer that is put together in memory.
         max_seconds: Longest life of a stream: as long as its name is valid.
     """
 
@@ -129,6 +130,7 @@ class OldClients:
         heard_list_changed: HeardListChanged,
         end_session: EndSession,
         base_path: str,
+        max_answer_bytes: int,
         max_seconds: float,
     ) -> None:
         self._serve = serve
@@ -144,6 +146,7 @@ class OldClients:
         self._heard_list_changed = heard_list_changed
         self._end_session = end_session
         self._base_path = base_path
+        self._max_answer_bytes = max_answer_bytes
         self._max_seconds = max_seconds
         self._streams: dict[str, _Stream] = {}
         self._of_one: Counter[str] = Counter()
@@ -259,7 +262,12 @@ class OldClients:
                 await self._end_session(user, route, session)
 
             talk = stream.talk = InnerTalk(
-                self._serve, exchange.scope, stream.outbox, self._errands, end_session
+                self._serve,
+                exchange.scope,
+                stream.outbox,
+                self._errands,
+                end_session,
+                max_answer_bytes=self._max_answer_bytes,
             )
             stream.closing.push_async_callback(talk.close)
             return

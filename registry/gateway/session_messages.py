@@ -137,7 +137,7 @@ class SessionMessages:
     async def _hear_all(
         self, session: UpstreamSession, answer: UpstreamAnswer, position: "_Position"
     ) -> None:
-        async for event in read_events(answer.body):
+        async for event in read_events(answer.body, answer.max_bytes):
             if event.id is not None:
                 position.last_event_id = event.id
             position.pause_seconds = DEFAULT_RETRY_SECONDS

@@ -127,6 +127,11 @@ class UpstreamAnswer:
         self._idle = idle
         self._silence = silence
 
+    @property
+    def max_bytes(self) -> int:
+        """Return the longest message that is put together in memory of it."""
+        return self._wire.max_answer_bytes
+
     def rest(self) -> None:
         """Let the upstream be silent for as long as it likes from now on."""
         self._silence.end()
@@ -145,10 +150,14 @@ class Wire:
     Args:
         session: Makes the connections.
         patience: Says when the time that an upstream is silent is worth measuring.
+        max_answer_bytes: Longest message that is put together in memory of an answer.
     """
 
-    def __init__(self, session: ClientSession, patience: Patience) -> None:
+    def __init__(
+        self, session: ClientSession, patience: Patience, *, max_answer_bytes: int
+    ) -> None:
         self._session = session
+        self.max_answer_bytes = max_answer_bytes
         self._patience = patience
         self._targets: LRUCache[URL, Target] = LRUCache(TARGETS)
         self._last: tuple[URL, Target] | None = None

@@ -15,6 +15,6 @@ TIMEOUT = ClientTimeout(connect=5, sock_connect=5, sock_read=5)
 @asynccontextmanager
 async def wire_over(session: aiohttp.ClientSession) -> AsyncIterator[Wire]:
     """Give what sends over connections that *session* makes."""
-    wire = Wire(session, Patience())
+    wire = Wire(session, Patience(), max_answer_bytes=2**20)
     yield wire
     wire.close()

@@ -354,7 +354,7 @@ async def test_a_name_server_that_is_silent_holds_up_no_other_name() -> None:
             idle_timeout_seconds=1,
             lookup=look_up,
         ) as session:
-            wire = Wire(session, Patience())
+            wire = Wire(session, Patience(), max_answer_bytes=2**20)
             timeout = ClientTimeout(connect=0.3, sock_connect=0.3, sock_read=0.3)
 
             async def ask(host: str) -> str:
