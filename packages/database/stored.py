@@ -30,6 +30,10 @@ class StoredCode:
     def __init__(self, code: Code) -> None:
         self.code = code
 
+    @override
+    def __repr__(self) -> str:
+        return repr(self.code)
+
 
 class _CodeCodec(TypeCodec):
     python_type = StoredCode

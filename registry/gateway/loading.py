@@ -127,6 +127,7 @@ class RouteReader:
         Raises:
             DatabaseUnavailable: They cannot be read.
         """
+        await self._sources.servers.warn_of_odd_ids()
         return await self._sources.servers.ids_unchecked()
 
     async def policies(self) -> dict[str, Policy]:

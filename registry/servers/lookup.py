@@ -66,17 +66,17 @@ class ServerLookup:
         return members((found or {}).get("config")).get("url")
 
     async def ids_unchecked(self) -> list[str]:
-        """Return the ids of all servers; for the gateway's snapshot."""
+        """Return the ids of all servers; what is no ObjectId is the id of none."""
         cursor = self._servers.find({}, {"_id": 1}).sort("_id", ASCENDING)
-        ids: list[str] = []
-        for row in await cursor.to_list():
-            server_id = id_of(row["_id"])
-            if server_id is None:
-                reason = str(NotAServerError(row["_id"]))
-                log.warning("server_unusable", server_id=str(row["_id"]), reason=reason)
-            else:
-                ids.append(server_id)
-        return ids
+        found = [id_of(row["_id"]) for row in await cursor.to_list()]
+        return [server_id for server_id in found if server_id is not None]
+
+    async def warn_of_odd_ids(self) -> None:
+        """Name the documents in the log that are no servers, because of their ids."""
+        query: Doc = {"_id": {"$not": {"$type": "objectId"}}}
+        async for row in self._servers.find(query, {"_id": 1}):
+            reason = str(NotAServerError(row["_id"]))
+            log.warning("server_unusable", server_id=str(row["_id"]), reason=reason)
 
     async def by_ids_unchecked(self, server_ids: Iterable[str]) -> list[ServerRecord]:
         """Return servers without their tool functions and what is known of their reading.

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from bson import Code, ObjectId, encode
 from hypothesis import given, strategies
+from structlog.testing import capture_logs
 
 from packages.database.client import Database
 from packages.database.stored import EARLIEST, LATEST
 from registry.core.json import canonical_json
 from registry.servers.documents import NotAServerError, record_of, unchanged_since
 from registry.servers.presenter import present_detail
+from registry.servers.store import ServerRepositories
 from registry.servers.values import ServerRecord, SyncMode
 from registry.tools.documents import problems_of, served_tool, stored_tool, tool_row
 from registry.tools.projection import restore
@@ -146,3 +148,18 @@ async def test_whatever_its_time_of_change_a_server_is_found_unchanged_until_it_
     changed = await servers.count_documents({"_id": KEY, **unchanged_since(known)})
 
     assert (found, changed) == (1, 0)
+
+
+async def test_documents_that_are_no_servers_are_named_in_the_log(
+    database: Database, repositories: ServerRepositories
+) -> None:
+    servers = database.collection("mcpservers")
+    await servers.insert_many(
+        [{"_id": key, "serverName": str(key)} for key in (KEY, "a text", Code("x"))]
+    )
+
+    with capture_logs() as logs:
+        await repositories.lookup.warn_of_odd_ids()
+
+    assert sorted(entry["server_id"] for entry in logs) == ["Code('x', None)", "a text"]
+    assert await repositories.lookup.ids_unchecked() == [str(KEY)]
