@@ -4,7 +4,7 @@ Nothing that may have effects is ever sent twice. What has none is sent once mor
 closes the connection without an answer, as it does when it restarts (RFC 9110, 9.2.2).
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from time import monotonic
 from typing import TypeVar
 
@@ -38,8 +38,10 @@ from registry.gateway.headers import (
 )
 from registry.gateway.patience import Patience
 from registry.gateway.values import Route
+from registry.gateway.verdict import GOOD_ENDS, KEY_ENDS
 from registry.gateway.watch import CallWatch
 from registry.gateway.wire import UpstreamAnswer, Wire
+from registry.upstream.masking import starred
 
 WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
@@ -64,6 +66,8 @@ SERVER_ERRORS = range(500, 600)
 CREDENTIAL_STATUSES = frozenset({401, 403, 407})
 
 
+OWN_HEADERS = frozenset({"accept-encoding", "user-agent"})
+
 SendT = TypeVar("SendT", bound=Send)
 REPEATABLE = frozenset(
     {
@@ -85,6 +89,8 @@ that nobody uses. Tools are called again only if they say of themselves that thi
 
 ANNOUNCEMENT = b"list_changed"
 """How the notifications about lists end; some servers write the slashes before it as escapes."""
+
+Sent = tuple[HeaderLines | Mapping[str, str], Route]
 
 Edit = Callable[[bytes], bytes]
 """From a message of the upstream to what the client gets."""
@@ -108,6 +114,8 @@ class Client:
         head_at: Monotonic seconds when the head of the upstream's answer was there; 0 until then.
         sent_bytes: Length of the body so far.
         tail: The last piece of the body.
+        sent: The stored headers that went upstream and the server's address, once they are known;
+            an answer that tells of an error is given without them.
     """
 
     __slots__ = (
@@ -121,6 +129,7 @@ class Client:
         "receive",
         "seal",
         "sends_whole_events",
+        "sent",
         "sent_bytes",
         "status",
         "tail",
@@ -133,6 +142,7 @@ class Client:
         self.head_at = 0.0
         self.sent_bytes = 0
         self.tail = b""
+        self.sent: Sent | None = None
         self.seal: SealSession | None = None
         self.edit: Edit | None = None
         self.has_started = False
@@ -155,6 +165,9 @@ class Client:
         """Send a part of the answer."""
         body = message.get("body")
         if body:
+            if self.sent is not None and (KEY_ENDS in body or self.status != OK):
+                body = _without(self.sent, body)
+                message = {**message, "body": body}
             self.sent_bytes += len(body)
             self.tail = body
         return self._send(message)
@@ -174,6 +187,10 @@ class Client:
         """Send a whole answer."""
         self.has_started = True
         self.status = status
+        if self.sent is not None and (
+            status != OK or (KEY_ENDS in body and not body.endswith(GOOD_ENDS))
+        ):
+            body = _without(self.sent, body)
         self.sent_bytes += len(body)
         self.tail = body
         if self.extra_headers:
@@ -189,6 +206,18 @@ class Client:
             if self.extra_headers:
                 message = {**message, "headers": [*message["headers"], *self.extra_headers]}
         await self.send(message)
+
+
+def _without(sent: Sent, body: bytes) -> bytes:
+    """Return a piece of an answer without the credentials that it was asked with."""
+    stored, route = sent
+    if isinstance(stored, HeaderLines):
+        lines = (line.partition(": ") for line in stored.text.split("\r\n"))
+        headers = [(name, value) for name, _, value in lines]
+    else:
+        headers = [*stored.items()]
+    said = [(name, value) for name, value in headers if name.lower() not in OWN_HEADERS]
+    return starred(bytes(body), said, route.url)
 
 
 class Forwarder:
@@ -387,6 +416,10 @@ def check_status(status: int, route: Route) -> None:
         )
     if status < OK:
         raise UpstreamFailed(f"The server {route.server_name} wants to leave HTTP.")
+    if status >= SERVER_ERRORS.stop:
+        raise UpstreamFailed(
+            f"The server {route.server_name} answered HTTP {status}, which is no status."
+        )
 
 
 def _refuse_foreign(status: int, content_type: str, route: Route) -> None:

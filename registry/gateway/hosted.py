@@ -432,6 +432,7 @@ class HostedServer:
         self._admission.note_use(exchange, caller.user, route)
         exchange.served_by(route)
         credentials = await self._credentials_of(route, caller.user)
+        exchange.client.sent = (credentials, route)
         via = exchange.headers.get("via")
         if via is not None:
             # Of everything that is sent for this request, a handshake before it included.

@@ -300,6 +300,7 @@ class PassThrough:
             stored = header_lines(await self.credentials_of(route, user))
         else:
             stored = route.lines
+        exchange.client.sent = (stored, route)
         self._recorder.forwarding(exchange)
         return forwarded_lines(
             stored,

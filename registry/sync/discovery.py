@@ -17,7 +17,6 @@ from registry.servers.errors import (
 )
 from registry.servers.ports import Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
-from registry.sync.masking import without_sent
 from registry.tools.intake import take
 from registry.upstream.errors import (
     UnsafeAddressError,
@@ -28,6 +27,7 @@ from registry.upstream.errors import (
 )
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance
+from registry.upstream.masking import without_sent
 from registry.upstream.values import Limits, Reading, Target
 
 log = structlog.get_logger()
@@ -88,12 +88,12 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            log.info("discovery_failed", problem=without_sent(exc.message, connection))
+            log.info("discovery_failed", problem=_without_sent(exc.message, connection))
             if isinstance(exc, UpstreamOAuthError):
-                raise OAuthRequiredError(without_sent(exc.message, connection)) from None
+                raise OAuthRequiredError(_without_sent(exc.message, connection)) from None
             if isinstance(exc, UpstreamRefusedError):
-                raise CredentialsRefusedError(without_sent(exc.message, connection)) from None
-            raise DiscoveryFailedError(without_sent(exc.message, connection)) from None
+                raise CredentialsRefusedError(_without_sent(exc.message, connection)) from None
+            raise DiscoveryFailedError(_without_sent(exc.message, connection)) from None
         finally:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
         return _discovered(reading)
@@ -130,7 +130,7 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            raise DiscoveryFailedError(without_sent(exc.message, connection)) from None
+            raise DiscoveryFailedError(_without_sent(exc.message, connection)) from None
         eras = _eras(legacy=spoken.speaks_legacy, modern=spoken.speaks_modern)
         return Eras(eras, spoken.protocol_version)
 
@@ -150,7 +150,7 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            raise DiscoveryFailedError(without_sent(exc.message, connection)) from None
+            raise DiscoveryFailedError(_without_sent(exc.message, connection)) from None
 
     async def check_url(self, url: str) -> None:
         """Refuse a URL that may not be contacted, without contacting it.
@@ -189,6 +189,10 @@ class DiscoveryService:
 def _eras(*, legacy: bool, modern: bool) -> frozenset[Era]:
     spoken = {Era.LEGACY: legacy, Era.MODERN: modern}
     return frozenset(era for era, is_spoken in spoken.items() if is_spoken)
+
+
+def _without_sent(text: str, connection: ConnectionSpec) -> str:
+    return without_sent(text, connection.headers.items(), connection.url)
 
 
 def _discovered(reading: Reading) -> Discovered:

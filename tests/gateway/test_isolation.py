@@ -235,6 +235,18 @@ async def test_only_what_has_no_effects_is_sent_again_when_the_connection_is_clo
     assert (outcome(answer) == 200) is (times == 2)
 
 
+@pytest.mark.parametrize("status", [b"600", b"777", b"999"])
+async def test_a_status_that_there_is_none_of_is_a_broken_answer(
+    stack: AsyncExitStack, start_gateway: StartGateway, status: bytes
+) -> None:
+    url, _ = await count_requests(stack, lambda _: ANSWER.replace(b"200 OK", status + b" Odd"))
+    gateway = await start_gateway(make_route(url))
+
+    answer = await gateway.post(RESOURCE)
+
+    assert f"answered HTTP {status.decode()}" in answer.json()["error"]["message"]
+
+
 async def test_nothing_is_sent_a_third_time(
     stack: AsyncExitStack, start_gateway: StartGateway
 ) -> None:
