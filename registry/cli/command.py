@@ -14,6 +14,7 @@ from registry.cli.policies import policies
 from registry.cli.schemas import schemas
 from registry.cli.servers import servers
 from registry.cli.serving import doctor, serve, worker
+from registry.cli.setup import apply, export
 from registry.cli.sync import sync
 from registry.cli.tokens import token
 from registry.cli.tools import tools
@@ -56,6 +57,8 @@ app.command()(doctor)
 app.command()(migrate)
 app.command()(usage)
 app.command()(client_config)
+app.command()(export)
+app.command()(apply)
 app.add_typer(creds, name="creds")
 app.add_typer(tools, name="tools")
 app.add_typer(sync, name="sync")

@@ -97,3 +97,17 @@ def answering(texts: list[str] | None) -> "Callable[[Question], str | None]":
         return value or None
 
     return answer
+
+
+def referenced(texts: list[str] | None) -> Callable[[str, str], str | None]:
+    """Return what knows what `${env:NAME}` and `${file:PATH}` in our own files stand for."""
+    known = pairs(texts, "--set")
+
+    def resolve(kind: str, name: str) -> str | None:
+        if kind == "file":
+            return _read(Path(name).expanduser(), name)
+        if name in known or name.lower() in Settings.model_fields:
+            return known.get(name)
+        return os.environ.get(name) or None  # noqa: TID251 - a file names it, no setting
+
+    return resolve

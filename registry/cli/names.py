@@ -1,8 +1,9 @@
 """How commands find what they are told: by its id, its name or its path."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from registry.auth.identity import OPERATOR
+from registry.auth.identity import OPERATOR, UserContext
 from registry.cli.running import NOT_FOUND, fail, is_hex
 from registry.core.paging import PageRequest
 from registry.tools.public_names import SEPARATOR, public_name
@@ -97,3 +98,8 @@ async def owner_of(services: "CommandServices", reference: str | None) -> str:
     if len(administrators) > 1:
         fail("there are several administrators; say whose it is with --owner")
     return administrators[0].id
+
+
+def acting_for(user_id: str) -> UserContext:
+    """Return who registers what shall be this user's: the operator, in that user's name."""
+    return replace(OPERATOR, user_id=user_id)

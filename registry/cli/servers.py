@@ -1,14 +1,13 @@
 """Commands about registered servers."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from registry.auth.identity import OPERATOR, UserContext
+from registry.auth.identity import OPERATOR
 from registry.cli.given import answering, given, pairs
-from registry.cli.names import group_of, owner_of, server_of, user_of
+from registry.cli.names import acting_for, group_of, owner_of, server_of, user_of
 from registry.cli.output import (
     MOST_ROWS,
     AsJson,
@@ -24,6 +23,7 @@ from registry.cli.output import (
     validated,
 )
 from registry.cli.running import FAILED, fail, run, services
+from registry.cli.setup import export
 
 if TYPE_CHECKING:
     from registry.servers.values import ServerRecord
@@ -40,6 +40,8 @@ COLUMNS = [
     Column("URL", "url", wraps=True),
     Column("Id", "id"),
 ]
+
+servers.command("export")(export)
 
 Owner = Annotated[
     str | None,
@@ -206,11 +208,6 @@ def servers_import(
             raise typer.Exit(FAILED)
 
     run(work)
-
-
-def acting_for(user_id: str) -> UserContext:
-    """Return who registers what shall be this user's: the operator, in that user's name."""
-    return replace(OPERATOR, user_id=user_id)
 
 
 def _api_key(

@@ -3,7 +3,7 @@
 Whoever serves follows what commands change by the change streams.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,8 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.governance.service import ToolService
 from registry.policies.service import PolicyService
+from registry.servers.credentials import CredentialVault
+from registry.servers.errors import CredentialUnreadableError
 from registry.servers.service import ServerService
 from registry.tokens.sessions import SessionService
 from registry.usage.repository import UsageRepository
@@ -125,6 +127,18 @@ class CommandServices:
     def usage(self) -> UsageService:
         """Return what reads records of calls."""
         return UsageService(UsageRepository(self.storage.database))
+
+    def secret_of(self, server_id: str) -> Callable[[str, str], str | None]:
+        """Return what opens the stored secrets of a server; None for those that no key opens."""
+        vault = CredentialVault(self.storage.cipher)
+
+        def opened(place: str, stored: str) -> str | None:
+            try:
+                return vault.decrypt(stored, server_id, f"config.{place}")
+            except CredentialUnreadableError:
+                return None
+
+        return opened
 
     @property
     def database(self) -> Database:
