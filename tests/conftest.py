@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
+from packages.database.changes import ChangeStream
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.schema import prepare
@@ -24,7 +25,11 @@ from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.gateway.loading import SnapshotSources
+from registry.gateway.pending import WATCHED
+from registry.gateway.snapshot import Snapshot
 from registry.indexes import EXTRA_INDEXES
+from registry.servers.credentials import CredentialVault
 from registry.servers.store import ServerRepositories
 from registry.wiring.storage import build_repositories
 from tests.fakes.keys import write_key_pair
@@ -160,10 +165,47 @@ def audit(audit_repository: AuditRepository, clock: SystemClock) -> AuditTrail:
 
 @pytest.fixture
 def repositories(
-    settings: Settings, database: Database, cipher: Cipher, audit: AuditTrail
+    settings: Settings,
+    database: Database,
+    cipher: Cipher,
+    audit: AuditTrail,
+    clock: SystemClock,
 ) -> ServerRepositories:
     """Return the real repositories of the servers domain."""
-    return build_repositories(settings, database, cipher, audit)
+    return build_repositories(settings, database, cipher, audit, clock)
+
+
+@pytest.fixture
+def view(
+    database: Database,
+    repositories: ServerRepositories,
+    cipher: Cipher,
+    settings: Settings,
+    clock: SystemClock,
+) -> Snapshot:
+    """Return what lists are answered from, once it was loaded; nothing follows the database."""
+
+    async def nothing() -> None:
+        pass
+
+    return Snapshot(
+        ChangeStream(database, WATCHED),
+        SnapshotSources(
+            inventory=repositories.inventory,
+            servers=repositories.lookup,
+            tools=repositories.tools,
+            features=repositories.features,
+            acl=repositories.acl,
+            plugin_auths=repositories.plugin_auths,
+            policies=repositories.policies,
+        ),
+        CredentialVault(cipher),
+        clock=clock,
+        metrics=Metrics(),
+        settings=settings,
+        users_changed=lambda: None,
+        revocations_changed=nothing,
+    )
 
 
 @pytest.fixture

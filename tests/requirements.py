@@ -132,9 +132,8 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-044": (
         "tests/database/test_schema.py::test_preparing_again_changes_nothing",
         "tests/models/test_generated.py::test_the_indexes_of_servers_are_the_published_ones",
-        "tests/servers/test_queries.py::test_a_page_of_all_is_read_by_an_index",
-        "tests/access/test_agreement.py::test_a_list_shows_what_the_decision_allows",
-        "tests/servers/test_queries.py::test_a_total_is_counted_by_an_index",
+        "tests/servers/test_queries.py::test_a_list_takes_the_same_few_commands_however_long_it_is",
+        "tests/access/test_agreement.py::test_a_list_shows_what_the_decision_allows_and_a_query_finds",
     ),
     "R-045": (
         "tests/servers/test_service.py::test_of_fifty_registrations_of_one_name_exactly_one_wins",
@@ -349,7 +348,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_api_servers.py::test_administrators_narrow_a_list_to_one_author",
     ),
     "R-248": (
-        "tests/servers/test_queries.py::test_a_total_is_counted_by_an_index",
+        "tests/servers/test_queries.py::test_a_list_takes_the_same_few_commands_however_long_it_is",
         "tests/servers/test_service.py::test_lists_and_totals_hold_only_what_the_caller_may_see",
     ),
     "R-249": (

@@ -1,7 +1,7 @@
 """The one decision function: what may this caller do with this server?
 
-Pure: facts in, decision out, with the rules that gave it. Lists ask `visibility`, which says the
-same for many servers at once; a test with random data holds the two together.
+Pure: facts in, decision out, with the rules that gave it. Lists, the gateway and single requests
+all ask it, about what they hold in memory or just read.
 
 Scope and ACL entries say one thing: `private_user` is for the author alone, `shared_app` lets
 everybody see, `shared_user` is for whom the entries name. A server that the other application
@@ -307,33 +307,9 @@ def _granted(user: UserContext, grants: Grants, *, with_public: bool) -> list[St
     return steps
 
 
-@dataclass(frozen=True, slots=True)
-class Visibility:
-    """What a list may show a caller: the rules of `evaluate` for VIEW, as sets.
+def sees_everything(user: UserContext, *, admin_sees_private: bool = True) -> bool:
+    """Whether jobs and policies of all servers there are and were may be listed to *user*.
 
-    All of it is of the caller's tenant.
-
-    Attributes:
-        everything: No other member matters then.
-        author: Private servers of this user are shown, and those that no entries are about.
-        scopes: Servers of these scopes are shown; None stands for a missing one.
-        granted_scopes: Of these scopes, the servers in whose entries the caller is named.
+    What is of a tenant is among them: looking for it would ask about all servers.
     """
-
-    everything: bool
-    author: str
-    scopes: tuple[ServerScope | None, ...] = ()
-    granted_scopes: tuple[ServerScope | None, ...] = ()
-
-
-def visibility(user: UserContext, *, admin_sees_private: bool = True) -> Visibility:
-    """Return what lists show *user*."""
-    if not user.is_admin:
-        return Visibility(
-            everything=False,
-            author=user.user_id,
-            scopes=(ServerScope.SHARED_APP,),
-            granted_scopes=(ServerScope.SHARED_USER, None),
-        )
-    shared = (ServerScope.SHARED_APP, ServerScope.SHARED_USER, None)
-    return Visibility(everything=admin_sees_private, author=user.user_id, scopes=shared)
+    return user.is_admin and admin_sees_private and user.tenant_id is None

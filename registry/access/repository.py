@@ -16,7 +16,6 @@ from packages.database.stored import id_of, moment_of, text_of
 from registry.access.policy import (
     ALL_BITS,
     NO_BITS,
-    VIEW_BIT,
     Grant,
     Permission,
     PrincipalType,
@@ -24,7 +23,6 @@ from registry.access.policy import (
 )
 from registry.access.ports import RESOURCE_TYPE
 from registry.access.sharing import PUBLIC, AccessRole, Entry, Principal
-from registry.auth.identity import UserContext
 from registry.core.json import choice_of
 
 
@@ -49,55 +47,6 @@ class AclRepository:
             if isinstance(entry.get("resourceId"), ObjectId) and not _has_expired(grant, now):
                 grants.setdefault(str(entry["resourceId"]), []).append(grant)
         return grants
-
-    async def granted(self, user: UserContext, now: datetime) -> dict[str, int]:
-        """Return the bits that entries about *user*, their groups and role give, by server id.
-
-        Entries about the public are left out: most are about servers that everybody sees anyway.
-        """
-        groups = [ObjectId(group) for group in user.groups]
-        entries = self._entries.find(
-            {
-                # One list, which one index answers; what kind each names is looked at below.
-                "principalId": {"$in": [ObjectId(user.user_id), *groups, user.role_principal]},
-                "resourceType": RESOURCE_TYPE,
-            },
-            {
-                "_id": 0,
-                "principalType": 1,
-                "principalId": 1,
-                "resourceId": 1,
-                "permBits": 1,
-                "expiredAt": 1,
-            },
-        )
-        bits: dict[str, int] = {}
-        for entry in await entries.to_list():
-            grant = _grant(entry)
-            if not isinstance(entry.get("resourceId"), ObjectId):
-                continue
-            if _names(grant, user) and not _has_expired(grant, now):
-                key = str(entry["resourceId"])
-                bits[key] = bits.get(key, NO_BITS) | int(grant.permissions)
-        return bits
-
-    async def public_ids(self, now: datetime) -> set[str]:
-        """Return the ids of the servers whose entries let everybody see them."""
-        entries = self._entries.find(
-            {
-                "principalId": None,
-                "principalType": PrincipalType.PUBLIC.value,
-                "resourceType": RESOURCE_TYPE,
-            },
-            {"_id": 0, "resourceId": 1, "permBits": 1, "expiredAt": 1},
-        )
-        return {
-            str(entry["resourceId"])
-            for entry in await entries.to_list()
-            if _bits(entry.get("permBits")) & VIEW_BIT
-            and isinstance(entry.get("resourceId"), ObjectId)
-            and not _has_expired(_grant(entry), now)
-        }
 
     async def entries_of(self, server_id: str, tx: Transaction | None = None) -> list[Entry]:
         """Return all entries about a server, those that ended included."""
@@ -252,19 +201,6 @@ def _bits(stored: object) -> int:
 
 def _end(stored: object) -> datetime | None:
     return None if stored is None else moment_of(stored) or ENDED
-
-
-def _names(grant: Grant, user: UserContext) -> bool:
-    """Whether the entry that was found by its id is about that kind of principal."""
-    match grant.principal_type:
-        case PrincipalType.USER:
-            return grant.principal_id == user.user_id
-        case PrincipalType.GROUP:
-            return grant.principal_id in user.groups
-        case PrincipalType.ROLE:
-            return grant.principal_id == user.role_principal
-        case _:
-            return False
 
 
 def _has_expired(grant: Grant, now: datetime) -> bool:

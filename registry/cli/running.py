@@ -23,7 +23,7 @@ from registry.core.settings import Settings, SettingsError
 from registry.local.errors import LocalError
 
 if TYPE_CHECKING:
-    from registry.wiring.commands import CommandServices
+    from registry.wiring.commands import CommandServices, Lists
 
 FAILED = 1
 NOT_FOUND = 3
@@ -125,14 +125,17 @@ def read_settings() -> Settings:
 
 
 @asynccontextmanager
-async def services(*, changes: bool = False) -> "AsyncIterator[CommandServices]":
+async def services(
+    *, changes: bool = False, lists: "Lists | None" = None
+) -> "AsyncIterator[CommandServices]":
     """Return the services by the settings at hand: to read, or to change something too.
 
+    Lists of servers or tools have to be asked for: what they are answered from is read first.
     They are used in this process, on the database: no gateway need run, and none is started.
     """
     from registry.wiring.commands import command_services  # noqa: PLC0415 - heavy imports
 
-    async with command_services(read_settings(), changes=changes) as built:
+    async with command_services(read_settings(), changes=changes, lists=lists) as built:
         yield built
 
 

@@ -74,7 +74,7 @@ def servers_list(
         narrowed = ServerFilter(
             query, one_of(ServerScope, scope, "--scope"), one_of(ServerStatus, status, "--status")
         )
-        async with services() as built:
+        async with services(lists="servers") as built:
             found, total = await read_pages(
                 lambda page: built.servers.list_page(OPERATOR, narrowed, page), limit
             )

@@ -268,7 +268,9 @@ class Settings(BaseSettings):
         default=2_000, gt=0, description="Most of these streams that one user may have open."
     )
     gateway_max_staleness_seconds: float = Field(
-        default=60.0, gt=0, description="How long the gateway serves on without the database."
+        default=60.0,
+        gt=0,
+        description="How long the gateway and lists are served on without the database.",
     )
     snapshot_poll_seconds: float = Field(
         default=0.5,

@@ -30,8 +30,8 @@ from registry.gateway.values import (
 )
 from registry.policies.repository import PolicyRepository
 from registry.policies.values import Policy
-from registry.servers.credentials import CredentialVault, needs_user_key
-from registry.servers.directory import is_user_level
+from registry.servers.credentials import CredentialVault, is_user_level, needs_user_key
+from registry.servers.inventory import Inventory, ListedServer, listed_server
 from registry.servers.lookup import ServerLookup
 from registry.servers.naming import slug_of
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
@@ -41,7 +41,7 @@ from registry.tools.metadata import facets_of, requires_approval, said_in
 from registry.tools.metadata import known as knowledge
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
-from registry.tools.values import ToolDefinition
+from registry.tools.values import ListedTool, ToolDefinition, ToolTraits
 
 log = structlog.get_logger()
 
@@ -63,8 +63,13 @@ USER_KEY_MEMBERS = ("headers", "apiKey", "customUserVars")
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSources:
-    """Where the snapshot reads."""
+    """Where the snapshot reads, and the inventory that it keeps.
 
+    Attributes:
+        inventory: What lists are answered from, in step with the routes.
+    """
+
+    inventory: Inventory
     servers: ServerLookup
     tools: ToolRepository
     features: FeatureRepository
@@ -75,14 +80,17 @@ class SnapshotSources:
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What the gateway holds of one server.
+    """What is held of one server.
 
     Attributes:
+        listed: What lists need to know of it.
+        route: What calls need to know of it; None where it is not served.
         row_ids: Ids of all documents beside its own that it was made of, 12 bytes each.
         record: What its users' own headers are made of, where they bring keys.
     """
 
-    route: Route
+    listed: ListedServer
+    route: Route | None
     row_ids: bytes
     record: ServerRecord | None
 
@@ -95,6 +103,7 @@ class _Rows:
     """What is stored beside a server's own document, as far as it was read."""
 
     ids: bytearray
+    listed: list[ListedTool]
     tools: list[ToolEntry]
     features: dict[FeatureKind, list[FeatureEntry]]
     grants: list[Grant]
@@ -120,6 +129,7 @@ class RouteReader:
         self._enforces_approvals = enforces_approvals
         self._via = via
         self._facets: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._traits: dict[ToolTraits, ToolTraits] = {}
 
     async def ids(self) -> list[str]:
         """Return the ids of all servers.
@@ -149,7 +159,7 @@ class RouteReader:
     async def read(
         self, server_ids: Sequence[str], before: Mapping[str, ServerView], now: datetime
     ) -> dict[str, ServerView]:
-        """Return those of a few servers that are served.
+        """Return what is held of a few servers.
 
         Args:
             server_ids: Which; few enough for one query.
@@ -176,38 +186,55 @@ class RouteReader:
     async def _read(
         self, server_ids: Sequence[str], before: Mapping[str, ServerView], now: datetime
     ) -> dict[str, ServerView]:
-        found = await self._sources.servers.by_ids_unchecked(server_ids)
-        servers = [server for server in found if _is_served(server)]
+        servers = await self._sources.servers.by_ids_unchecked(server_ids)
         if not servers:
             return {}
         rows = await self._rows(servers, before, now)
-        views: dict[str, ServerView] = {}
-        for server in servers:
-            route = self._build(server, rows[server.id])
-            if route is not None:
-                record = _for_user_keys(server) if route.per_user else None
-                views[server.id] = ServerView(route, bytes(rows[server.id].ids), record)
-        return views
+        return {
+            server.id: self._view(server, rows[server.id], before.get(server.id))
+            for server in servers
+        }
+
+    def _view(self, server: ServerRecord, rows: _Rows, before: ServerView | None) -> ServerView:
+        grants = Grants.of(rows.grants)
+        facts = ServerFacts(server.author, server.scope, grants, tenant_id=server.tenant_id)
+        listed = listed_server(server, facts, rows.listed)
+        if before is not None:
+            if listed == before.listed:
+                listed = before.listed
+            elif listed.tools == before.listed.tools:
+                listed = replace(listed, tools=before.listed.tools)
+        route = self._build(server, listed.facts, rows) if _is_served(server) else None
+        record = _for_user_keys(server) if route is not None and route.per_user else None
+        return ServerView(listed, route, bytes(rows.ids), record)
 
     async def _rows(
         self, servers: Sequence[ServerRecord], before: Mapping[str, ServerView], now: datetime
     ) -> dict[str, _Rows]:
         ids = [server.id for server in servers]
-        rows = {server_id: _Rows(bytearray(), [], {}, []) for server_id in ids}
-        known = {server_id: before[server_id].route for server_id in ids if server_id in before}
+        rows = {server_id: _Rows(bytearray(), [], [], {}, []) for server_id in ids}
+        known = {
+            server_id: route
+            for server_id in ids
+            if server_id in before and (route := before[server_id].route) is not None
+        }
         async for row in self._sources.tools.rows(ids):
-            own = rows[row.owner_id]
-            own.ids += row.row_id
+            owner_id = row.listed.owner_id
+            own = rows[owner_id]
+            own.ids += row.listed.row_id
+            own.listed.append(row.listed._replace(traits=self._shared_traits(row.listed.traits)))
+            if not row.is_served:
+                continue
             entry = _tool_entry(
                 row.name,
                 row.definition,
-                known.get(row.owner_id),
+                known.get(owner_id),
                 is_behind=row.is_behind,
                 facets=self._shared(row.facets),
                 requires_approval=self._enforces_approvals and requires_approval(row.facets),
             )
             if entry is None:
-                log.warning("tool_unusable", tool_id=row.row_id.hex(), server_id=row.owner_id)
+                log.warning("tool_unusable", tool_id=row.listed.row_id.hex(), server_id=owner_id)
             else:
                 own.tools.append(entry)
         async for feature in self._sources.features.rows(ids):
@@ -221,7 +248,11 @@ class RouteReader:
             for grant in grants:
                 own.ids += b"" if grant.entry_id is None else row_id(grant.entry_id)
         for server in servers:
-            if not rows[server.id].tools and "auto_expose" not in server.registry:
+            if (
+                not rows[server.id].tools
+                and "auto_expose" not in server.registry
+                and _is_served(server)
+            ):
                 # The other application alone has described its tools.
                 functions = await self._sources.servers.tool_functions(server.id)
                 restored = restore(functions, server.server_name)
@@ -251,7 +282,12 @@ class RouteReader:
             self._facets.clear()
         return self._facets.setdefault(facets, facets)
 
-    def _build(self, server: ServerRecord, rows: _Rows) -> Route | None:
+    def _shared_traits(self, traits: ToolTraits) -> ToolTraits:
+        if len(self._traits) > MOST_SETS_OF_FACETS:
+            self._traits.clear()
+        return self._traits.setdefault(traits, traits)
+
+    def _build(self, server: ServerRecord, facts: ServerFacts, rows: _Rows) -> Route | None:
         slug = slug_of(server.effective_path)
         transport = _transport(server)
         url = server.config.get("url")
@@ -277,12 +313,7 @@ class RouteReader:
                 server_id=server.id,
                 server_name=server.server_name,
                 slug=slug,
-                facts=ServerFacts(
-                    server.author,
-                    server.scope,
-                    Grants.of(rows.grants),
-                    tenant_id=server.tenant_id,
-                ),
+                facts=facts,
                 url=url,
                 transport=transport,
                 eras=_eras(server),

@@ -1,7 +1,8 @@
 """The gateway's view of the database: loaded at start, kept fresh by a feed of changes.
 
 Calls read it and nothing else. Only servers that are served have a route: inactive, hidden and
-unknown ones cannot be told apart by looking here.
+unknown ones cannot be told apart by looking here. What lists need of all servers goes to the
+inventory in the same step.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ from registry.gateway.user_headers import UserHeaders
 from registry.gateway.values import Route
 from registry.policies.values import Policy
 from registry.servers.credentials import CredentialVault
+from registry.servers.inventory import ListedServer
 
 log = structlog.get_logger()
 
@@ -51,6 +53,9 @@ MOST_GATHER_SECONDS = 1.0
 
 ID_CHARACTERS = 24
 HEXADECIMAL = frozenset("0123456789abcdef")
+
+MANY, MANY_OF = 500, 3
+"""More servers than this, and than every third, are sooner read with all others."""
 
 RETRY_SECONDS = 0.5
 """Pause before the feed is opened again."""
@@ -102,6 +107,7 @@ class Snapshot:
         via: str | None = None,
     ) -> None:
         self._feed = feed
+        self._inventory = sources.inventory
         self._reader = RouteReader(
             sources,
             vault,
@@ -111,7 +117,6 @@ class Snapshot:
             via=via,
         )
         self._clock = clock
-        self._max_staleness_seconds = settings.gateway_max_staleness_seconds
         self._users_changed = users_changed
         self._revocations_changed = revocations_changed
         self._suspicions = suspicions
@@ -125,14 +130,13 @@ class Snapshot:
         self._next_expiry: datetime | None = None
         self._user_headers = UserHeaders(sources.plugin_auths, sources.servers, vault, clock)
         self._position: Position | None = None
-        self._agreed_at = float("-inf")
         self._change = asyncio.Event()
         self._version = 0
         self._lock = asyncio.Lock()
         self._policies_unreadable = metrics.policies_unreadable
         self._full_reloads = metrics.snapshot_reloads.labels("full")
         self._server_reloads = metrics.snapshot_reloads.labels("server")
-        metrics.snapshot_age.set_function(lambda: clock.monotonic() - self._agreed_at)
+        metrics.snapshot_age.set_function(lambda: self._inventory.age_seconds)
 
     def route(self, slug: str, tenant_id: str | None = None) -> Route | None:
         """Return the route of `/mcp/<slug>` for callers of a tenant, or None."""
@@ -153,11 +157,11 @@ class Snapshot:
 
     def is_fresh(self) -> bool:
         """Whether the view agreed with the database recently enough to be served."""
-        return self._clock.monotonic() - self._agreed_at <= self._max_staleness_seconds
+        return self._inventory.is_fresh()
 
     def status(self) -> SnapshotStatus:
         """Return how old the view is, and how it is kept fresh."""
-        age = self._clock.monotonic() - self._agreed_at
+        age = self._inventory.age_seconds
         return SnapshotStatus(None if age == float("inf") else round(age, 3), self._feed.mode)
 
     def suspect(self, route: Route) -> None:
@@ -221,12 +225,13 @@ class Snapshot:
                 # Calls go on meanwhile.
                 await self._clock.sleep(0)
             before, self._views = self._views, views
+            self._inventory.replace_all(_listed(views))
             self._follow_connections(before, {*before, *views})
             await self._follow_policies(policies)
             self._publish()
             self._user_headers.clear()
             self._full_reloads.inc()
-            self._agreed_at = began_at
+            self._inventory.agrees(began_at)
 
     async def server_changed(self, server_id: str) -> None:
         """Read one server again; when the database is away, leave that to `follow`."""
@@ -304,7 +309,7 @@ class Snapshot:
             await self._drop_expired_grants()
             if taken.position is not None:
                 self._position = taken.position
-            self._agreed_at = max(self._agreed_at, taken.heard_at)
+            self._inventory.agrees(taken.heard_at)
 
     async def _drop_expired_grants(self) -> None:
         # An entry that runs out is no change of its document, so no stream tells of it.
@@ -315,7 +320,7 @@ class Snapshot:
             ended = [
                 server_id
                 for server_id, view in self._views.items()
-                if (ends_at := view.route.facts.grants.next_expiry) is not None and ends_at <= now
+                if (ends_at := _next_expiry(view)) is not None and ends_at <= now
             ]
             await self._reload(ended)
 
@@ -331,7 +336,13 @@ class Snapshot:
         async with self._lock:
             await self._reload_policies(taken.policies)
             servers = taken.servers | about_deleted(self._views, taken.deleted)
-            for ids in slices(sorted(servers), SERVERS_AT_ONCE):
+        if len(servers) > max(MANY, len(self._views) // MANY_OF):
+            # Each few that are read again cost a new table of all routes.
+            await self._load()
+            return
+        for ids in slices(sorted(servers), SERVERS_AT_ONCE):
+            # Given back after each few: whoever changes a server meanwhile waits for it.
+            async with self._lock:
                 await self._reload(ids)
                 callers = pending.take_callers()
                 await self._apply_callers(callers)
@@ -371,7 +382,7 @@ class Snapshot:
         self._policies_unreadable.set(
             sum(1 for policy in self._policies.values() if policy.problem is not None)
         )
-        routes = [view.route for view in self._views.values()]
+        routes = [view.route for view in self._views.values() if view.route is not None]
 
         async def rest() -> None:
             await self._clock.sleep(0)
@@ -387,6 +398,7 @@ class Snapshot:
             if server_id in self._views
         }
         self._views |= views
+        self._inventory.replace(server_ids, _listed(views))
         self._follow_connections(before, server_ids)
         missing = [server_id for server_id in server_ids if server_id not in views]
         if missing:
@@ -400,31 +412,43 @@ class Snapshot:
     ) -> None:
         if self._connections is None:
             return
-        views = self._views
-        gone = [server_id for server_id in before if server_id not in views]
+        served = {
+            server_id: view.route
+            for server_id in server_ids
+            if (view := self._views.get(server_id)) is not None and view.route is not None
+        }
+        gone = [
+            server_id
+            for server_id, view in before.items()
+            if view.route is not None and server_id not in served
+        ]
         if gone:
             self._connections.forget(gone)
-        versions = {
-            server_id: views[server_id].route.modified_at
-            for server_id in server_ids
-            if server_id in views
-        }
-        self._connections.outdate(versions)
+        self._connections.outdate(
+            {server_id: route.modified_at for server_id, route in served.items()}
+        )
 
     def _publish(self) -> None:
         """Replace the table in one step; of a tenant's servers on one slug the oldest keeps it."""
         routes: dict[str | None, dict[str, Route]] = {}
-        expiries: list[datetime] = []
-        bare = [self._views[server_id].route for server_id in sorted(self._views)]
+        views = [self._views[server_id] for server_id in sorted(self._views)]
+        bare = [view.route for view in views if view.route is not None]
         for route in self._policing.applied(bare):
             routes.setdefault(route.facts.tenant_id, {}).setdefault(route.slug, route)
-            if route.facts.grants.next_expiry is not None:
-                expiries.append(route.facts.grants.next_expiry)
         self._routes = routes
         served = (route for by_slug in routes.values() for route in by_slug.values())
         self._catalogue = Catalogue({route.server_id: route for route in served}, self._catalogue)
-        self._next_expiry = min(expiries, default=None)
+        ends = (ends_at for view in views if (ends_at := _next_expiry(view)) is not None)
+        self._next_expiry = min(ends, default=None)
         self._notify()
+
+
+def _listed(views: Mapping[str, ServerView]) -> dict[str, ListedServer]:
+    return {server_id: view.listed for server_id, view in views.items()}
+
+
+def _next_expiry(view: ServerView) -> datetime | None:
+    return view.listed.facts.grants.next_expiry
 
 
 def _is_id(text: str) -> bool:

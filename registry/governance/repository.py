@@ -1,6 +1,6 @@
 """Reads tools and their versions for people, and says what their decisions write."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,8 +26,7 @@ from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import Decision
-from registry.governance.queries import SORT, ListQuery, list_query
-from registry.governance.values import GovernedTool, Sight, ToolFilter, ToolVersionRecord
+from registry.governance.values import GovernedTool, ToolVersionRecord
 from registry.servers.naming import default_path, slug_of
 from registry.tools.documents import fields_of, stored_tool
 from registry.tools.exposure import review_of
@@ -87,45 +86,17 @@ class GovernedTools:
         self._states = database.collection(SyncState.Settings.name)
         self._owners = database.collection(MCPServer.Settings.name)
 
-    async def page(
-        self, sight: Sight, narrowed: ToolFilter, page: PageRequest
-    ) -> Page[GovernedTool]:
-        """Return one page of what is seen, in the order in which tools were found."""
-        query = list_query(sight, narrowed)
-        if query.is_empty:
-            return Page((), 0, page)
-        total, rows = await self._listed(query, page, query.hint)
-        ids = [id_of(row.get("owner_id")) or "" for row in rows]
-        owners = await self._known(set(ids))
-        tools = [governed_tool(row, owners.get(one)) for row, one in zip(rows, ids, strict=True)]
-        return Page(tuple(tools), total, page)
-
-    async def _listed(
-        self, query: ListQuery, page: PageRequest, hint: list[tuple[str, int]] | None
-    ) -> tuple[int, list[Doc]]:
-        """Return how many tools there are, and those of one page."""
-        if query.alternatives:
-            counted = await self._tools.aggregate([*query.stages, {"$count": "total"}])
-            totals = await counted.to_list()
-            chosen: list[Doc] = [
-                {"$sort": dict(SORT)},
-                {"$skip": page.offset},
-                {"$limit": page.per_page},
-            ]
-            stages = [*query.stages, *chosen, {"$project": WITHOUT_EVENTS}]
-            rows = await (await self._tools.aggregate(stages)).to_list()
-            return (totals[0]["total"] if totals else 0), rows
-        by: Doc = {} if hint is None else {"hint": hint}
-        total = await self._tools.count_documents(query.found_by, **by)
-        cursor = self._tools.find(
-            query.found_by,
-            WITHOUT_EVENTS,
-            sort=SORT,
-            hint=hint,
-            skip=page.offset,
-            limit=-page.per_page,
-        )
-        return total, await cursor.to_list()
+    async def some(self, tool_ids: Sequence[str]) -> list[GovernedTool]:
+        """Return those of some tools that exist, in that order, whoever asks."""
+        wanted = {"_id": {"$in": [ObjectId(tool_id) for tool_id in tool_ids]}}
+        rows = await self._tools.find(wanted, WITHOUT_EVENTS).to_list()
+        found = {str(row["_id"]): row for row in rows}
+        owners = await self._known({id_of(row.get("owner_id")) or "" for row in rows})
+        return [
+            governed_tool(row, owners.get(id_of(row.get("owner_id")) or ""))
+            for tool_id in tool_ids
+            if (row := found.get(tool_id)) is not None
+        ]
 
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
         """Return one tool, whoever asks."""

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from packages.models.tools import MOST_TAGS
+from registry.core import search
 from registry.core.text import OBJECT_ID
 from registry.governance.values import ToolFilter, ToolPatch
 from registry.servers.schemas import Tag
@@ -70,7 +71,7 @@ class ToolQuery(BaseModel):
     human_approval_required: bool | None = None
     cost_tier: Annotated[Line | None, Field(max_length=64)] = None
     query: Annotated[Line | None, Field(max_length=200)] = Field(
-        default=None, description="Text to look for in names, titles, descriptions and tags."
+        default=None, description=search.DESCRIPTION
     )
     include_stale: bool = Field(
         default=False,

@@ -131,21 +131,6 @@ class ToolFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """Which tools a caller sees.
-
-    Attributes:
-        everything: All of them.
-        governed: Owners of which all tools are seen: those the caller may change.
-        viewed: Owners of which the tools are seen that are served.
-    """
-
-    everything: bool = False
-    governed: frozenset[str] = frozenset()
-    viewed: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class ToolPatch:
     """What a person changes of a tool.
 

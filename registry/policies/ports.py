@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from packages.database.client import Transaction
@@ -59,10 +58,13 @@ class Owners(Protocol):
     async def held_policy_owner(self, owner_id: str, tx: Transaction) -> Owner | None:
         """Return a server as it is in a transaction that no other change of it may overlap."""
 
-    async def rights(self, user: UserContext, now: datetime) -> Mapping[str, int] | None:
-        """Return what *user* may do with each server that they see; None for all with all."""
+    def sees_everything(self, user: UserContext) -> bool:
+        """Whether no server is hidden from *user*, nor what is left of a removed one."""
 
-    async def visible(self, user: UserContext, now: datetime) -> Sequence[Placed]:
+    def rights(self, user: UserContext) -> Mapping[str, int]:
+        """Return what *user* may do with each server that they see."""
+
+    def visible(self, user: UserContext) -> Sequence[Placed]:
         """Return the servers that *user* sees."""
 
     async def tool_functions(self, server_id: str) -> JsonObject:

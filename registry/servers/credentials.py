@@ -363,6 +363,11 @@ def needs_user_key(config: JsonObject) -> bool:
     return bool(needed_variables(config))
 
 
+def is_user_level(config: JsonObject) -> bool:
+    """Whether each user connects with credentials of their own."""
+    return config.get("requiresOAuth") is True or needs_user_key(config)
+
+
 def filled_in(text: str, values: Mapping[str, str], config: JsonObject) -> str | None:
     """Return *text* with the caller's values in place; None when it wants others too."""
     asked = {USER_VARIABLE, *members(config.get("customUserVars"))}

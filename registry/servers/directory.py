@@ -3,10 +3,8 @@
 from registry.auth.identity import UserContext
 from registry.connections.values import SeenServer
 from registry.core.clock import Clock
-from registry.core.json import JsonObject
-from registry.servers.credentials import needs_user_key
 from registry.servers.errors import ServerNotFoundError
-from registry.servers.values import ServerRecord, ServerStatus
+from registry.servers.inventory import seen
 from registry.servers.visible import VisibleServers
 
 
@@ -18,8 +16,12 @@ class ServerDirectory:
         self._clock = clock
 
     async def visible(self, user: UserContext) -> list[SeenServer]:
-        """Return all servers that *user* may see."""
-        return [seen(server) for server in await self._servers.visible(user, self._clock.now())]
+        """Return all servers that *user* may see.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        return [server.seen for server in self._servers.listed(user)]
 
     async def one(self, server_id: str, user: UserContext) -> SeenServer:
         """Return one server.
@@ -31,20 +33,3 @@ class ServerDirectory:
         if server is None:
             raise ServerNotFoundError
         return seen(server)
-
-
-def seen(server: ServerRecord) -> SeenServer:
-    """Return what connections need to know of a server."""
-    return SeenServer(
-        id=server.id,
-        name=server.server_name,
-        version=server.updated_at,
-        is_off=server.effective_status is ServerStatus.INACTIVE,
-        requires_oauth=server.config.get("requiresOAuth") is True,
-        is_user_level=is_user_level(server.config),
-    )
-
-
-def is_user_level(config: JsonObject) -> bool:
-    """Whether each user connects with credentials of their own."""
-    return config.get("requiresOAuth") is True or needs_user_key(config)

@@ -153,6 +153,21 @@ class UserKeyNotFoundError(RegistryError):
         super().__init__("You have stored no such value for this server")
 
 
+class ListsOutdatedError(RegistryError):
+    """Lists would show how things were when the database was last heard of, and that is long ago.
+
+    `GATEWAY_MAX_STALENESS_SECONDS` says how long is too long, for the gateway likewise.
+    """
+
+    kind = ErrorKind.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Lists are out of date: this registry has not heard from its database for a while. "
+            "Try again in a moment."
+        )
+
+
 class PathTakenError(ServerExistsError):
     """Another server has the gateway path."""
 

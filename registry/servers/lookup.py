@@ -13,8 +13,7 @@ from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
 from packages.database.stored import id_of, text_of
 from packages.models import MCPServer
-from registry.access.policy import ServerScope
-from registry.core.json import JsonObject, choice_of, members
+from registry.core.json import JsonObject, members
 from registry.servers.documents import (
     FUNCTIONS,
     RECORD,
@@ -23,11 +22,10 @@ from registry.servers.documents import (
     functions_of,
     record_of,
     records_of,
-    scope_of,
 )
 from registry.servers.naming import slug_of
 from registry.servers.sync_states import SyncStateRepository
-from registry.servers.values import ServerCounts, ServerRecord, ServerStatus, Transport
+from registry.servers.values import ServerRecord
 from registry.tools.projection import restore
 
 log = structlog.get_logger()
@@ -172,48 +170,3 @@ class ServerLookup:
             found = restore(members(server.config.get(FUNCTIONS)), server.server_name)
             problems += [f"the tool {tool.name!r} {tool.reason}" for tool in found.rejected]
         return problems
-
-    async def counts(self) -> ServerCounts:
-        """Count all servers by one aggregation, so that the numbers agree with each other."""
-        is_text = {"$eq": [{"$type": "$config.tools"}, "string"]}
-        names = {
-            "$size": {
-                "$filter": {
-                    "input": {"$split": [{"$cond": [is_text, "$config.tools", ""]}, ","]},
-                    "cond": {"$ne": [{"$trim": {"input": "$$this"}}, ""]},
-                }
-            }
-        }
-        pipeline: list[Doc] = [
-            {"$match": {"_id": {"$type": "objectId"}}},
-            {
-                "$group": {
-                    "_id": {"scope": "$scope", "status": "$status", "type": "$config.type"},
-                    "count": {"$sum": 1},
-                    "tools": {"$sum": names},
-                }
-            },
-        ]
-        by_scope = dict.fromkeys(ServerScope, 0)
-        by_status = dict.fromkeys(ServerStatus, 0)
-        by_transport: dict[str, int] = {transport.value: 0 for transport in Transport}
-        total = tools = 0
-        async for group in await self._servers.aggregate(pipeline):
-            count = int(group["count"])
-            key = group["_id"]
-            total += count
-            tools += int(group["tools"])
-            by_scope[scope_of(key.get("scope")) or ServerScope.PRIVATE_USER] += count
-            by_status[choice_of(ServerStatus, key.get("status")) or ServerStatus.ACTIVE] += count
-            transport = transport_named(key.get("type"))
-            by_transport[transport] = by_transport.get(transport, 0) + count
-        return ServerCounts(total, by_scope, by_status, by_transport, tools)
-
-
-def transport_named(stored: object) -> str:
-    """Return under which name statistics count a stored transport; what is no text has none."""
-    if stored is None:
-        # As the other application reads it.
-        return Transport.SSE.value
-    name = text_of(stored) or "unknown"
-    return Transport.STREAMABLE_HTTP.value if name == "http" else name

@@ -1,6 +1,6 @@
 """What policies need to know of the servers that offer tools."""
 
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 
 from bson import ObjectId
 
@@ -9,7 +9,7 @@ from packages.database.errors import translates_driver_errors
 from packages.models import MCPServer
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject
-from registry.policies.ports import Owner
+from registry.policies.ports import Owner, Placed
 from registry.servers.documents import RECORD, record_of
 from registry.servers.lookup import ServerLookup
 from registry.servers.naming import slug_of
@@ -49,13 +49,17 @@ class PolicyOwners:
         server = await self._repository.touch(owner_id, tx)
         return None if server is None else _owner(server)
 
-    async def rights(self, user: UserContext, now: datetime) -> dict[str, int] | None:
-        """Return what *user* may do with each server that they see; None for all with all."""
-        return await self._visible.rights(user, now)
+    def sees_everything(self, user: UserContext) -> bool:
+        """Whether no server is hidden from *user*, nor what is left of a removed one."""
+        return self._visible.sees_everything(user)
 
-    async def visible(self, user: UserContext, now: datetime) -> list[ServerRecord]:
+    def rights(self, user: UserContext) -> Mapping[str, int]:
+        """Return what *user* may do with each server that they see."""
+        return self._visible.rights(user)
+
+    def visible(self, user: UserContext) -> Sequence[Placed]:
         """Return the servers that *user* sees."""
-        return await self._visible.visible(user, now)
+        return self._visible.listed(user)
 
     async def tool_functions(self, server_id: str) -> JsonObject:
         """Return the tools of a server as the other application describes them."""

@@ -1,7 +1,7 @@
 """What readings of upstreams show of the connections that they were made over."""
 
 from registry.connections.tracker import ConnectionTracker
-from registry.servers.directory import is_user_level
+from registry.servers.credentials import is_user_level
 from registry.servers.outcome import Reading
 from registry.servers.values import ServerRecord
 

@@ -13,11 +13,12 @@ from registry.access.presenter import present_flags
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.connections.service import ConnectionService
+from registry.core import search
 from registry.core.errors import ValidationFailedError
 from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
-from registry.servers.directory import seen
 from registry.servers.errors import UnknownEtagError
+from registry.servers.inventory import seen
 from registry.servers.presenter import (
     present_connection,
     present_detail,
@@ -93,7 +94,7 @@ async def list_servers(
     request: Request,
     user: Reader,
     query: Annotated[
-        str | None, Query(max_length=200, pattern=ONE_LINE, description="Text to look for.")
+        str | None, Query(max_length=200, pattern=ONE_LINE, description=search.DESCRIPTION)
     ] = None,
     scope: ServerScope | None = None,
     status: ServerStatus | None = None,

@@ -124,6 +124,7 @@ class ServerService:
     ) -> None:
         self._lookup = repositories.lookup
         self._visible = repositories.visible
+        self._inventory = repositories.inventory
         self._audit = repositories.audit
         self._tools = repositories.tools
         self._tokens = repositories.tokens
@@ -145,10 +146,11 @@ class ServerService:
 
         Raises:
             AdminRequiredError: Somebody else's servers were asked for by a plain user.
+            ListsOutdatedError: Nobody heard of the database for a while.
         """
         if narrowed.author is not None and narrowed.author != user.user_id:
             validate_admin(user)
-        return await self._visible.list_page(user, narrowed, page, self._clock.now())
+        return await self._visible.list_page(user, narrowed, page)
 
     async def get(self, server_id: str, user: UserContext) -> ServerRecord:
         """Return one server.
@@ -480,9 +482,10 @@ class ServerService:
 
         Raises:
             AdminRequiredError: The caller is a plain user.
+            ListsOutdatedError: Nobody heard of the database for a while.
         """
         validate_admin(user)
-        return await self._lookup.counts(), await self._tokens.counts(self._clock.now())
+        return self._inventory.counts(), await self._tokens.counts(self._clock.now())
 
     async def _register(
         self, request: ServerCreate, user: UserContext, *, strict: bool

@@ -22,6 +22,7 @@ from registry.features.repository import FeatureRepository
 from registry.policies.repository import PolicyRepository
 from registry.servers.changes import FieldChanges
 from registry.servers.documents import new_record
+from registry.servers.inventory import Inventory
 from registry.servers.lookup import ServerLookup
 from registry.servers.outcome import (
     Reading,
@@ -67,11 +68,13 @@ class ServerRepositories:
     Attributes:
         servers: Writes servers.
         lookup: Reads them whoever asks.
+        inventory: Has them all in memory, as far as lists need them.
         visible: Reads what a caller may see of them.
     """
 
     servers: ServerRepository
     lookup: ServerLookup
+    inventory: Inventory
     visible: VisibleServers
     versions: ServerVersionRepository
     tools: ToolRepository

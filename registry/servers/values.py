@@ -94,6 +94,9 @@ class Discovered:
     features: FeatureSnapshot = NOTHING_READ
 
 
+UNKNOWN_SCOPE = ServerScope.PRIVATE_USER
+"""What a server without a scope is shown with: the most careful reading."""
+
 OURS = "registry."
 SYNC_FIELDS = frozenset(
     OURS + name
@@ -154,7 +157,7 @@ class ServerRecord:
     @property
     def effective_scope(self) -> ServerScope:
         """Return the scope, or the most careful reading of a document that has none."""
-        return self.scope or ServerScope.PRIVATE_USER
+        return self.scope or UNKNOWN_SCOPE
 
     @property
     def capabilities(self) -> JsonObject:
@@ -233,27 +236,6 @@ class ServerFilter:
     scope: ServerScope | None = None
     status: ServerStatus | None = None
     author: str | None = None
-
-    def admits(self, server: ServerRecord) -> bool:
-        """Whether a server is among what is listed, by what is shown of it.
-
-        The same as `registry.servers.queries.list_query` asks of the database.
-        """
-        if self.scope not in {None, server.effective_scope}:
-            return False
-        if self.status not in {None, server.effective_status}:
-            return False
-        if self.author not in {None, server.author}:
-            return False
-        return not self.query or any(self._is_found_in(text) for text in _searched(server))
-
-    def _is_found_in(self, text: object) -> bool:
-        return isinstance(text, str) and (self.query or "").lower() in text.lower()
-
-
-def _searched(server: ServerRecord) -> tuple[object, ...]:
-    config = server.config
-    return (server.server_name, config.get("title"), config.get("description"), *server.tags)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,53 +1,33 @@
-"""Reads what a caller may see of `mcpservers`.
+"""Reads what a caller may see of servers.
 
-Every read takes the caller and applies the access rules in the query or to what was found.
+Lists are decided in memory, by the same function as everything else, and read the documents of
+one page; what is asked for by its id is read and decided from the database alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import TypeAlias
+from datetime import datetime
 
 from bson import ObjectId
-from pymongo.errors import OperationFailure
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import moment_of
 from packages.models import MCPServer
 from registry.access.policy import (
-    ALL_BITS,
-    NO_BITS,
     VIEW_BIT,
     Grants,
     ServerFacts,
-    ServerScope,
-    Visibility,
     evaluate,
-    visibility,
+    sees_everything,
 )
 from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
 from registry.core.paging import Page, PageRequest
-from registry.servers.documents import RECORD, SEEN_FIELDS, record_of, records_of, scope_of
-from registry.servers.queries import SORT, count_index, key_rules, list_query, tenant_rule
+from registry.core.search import best_first, words_of
+from registry.servers.documents import RECORD, SEEN_FIELDS, record_of, records_of
+from registry.servers.inventory import Inventory, ListedServer
 from registry.servers.sync_states import SyncStateRepository
-from registry.servers.values import ServerFilter, ServerRecord
-
-PUBLIC_SHIFT = 4
-PUBLIC_BIT = VIEW_BIT << PUBLIC_SHIFT
-"""Beside the four bits that entries give a user: that an entry lets everybody see."""
-
-ENTRIES_DECIDE = (ServerScope.SHARED_USER, None)
-"""Scopes as stored of servers that their authors see by entries, where there are any."""
-
-NEVER = datetime.min.replace(tzinfo=UTC)
-
-Key: TypeAlias = tuple[ObjectId, datetime, ServerScope | None]
-"""A server's id, `updatedAt` and scope."""
-
-BAD_HINT = 2
-"""BadValue: what MongoDB answers when the index of a hint does not exist."""
+from registry.servers.values import UNKNOWN_SCOPE, ServerFilter, ServerRecord
 
 
 @translates_driver_errors
@@ -59,73 +39,62 @@ class VisibleServers:
     """
 
     def __init__(
-        self, database: Database, acl: AclRepository, *, admin_sees_private: bool
+        self,
+        database: Database,
+        acl: AclRepository,
+        inventory: Inventory,
+        *,
+        admin_sees_private: bool,
     ) -> None:
         self._servers = database.collection(MCPServer.Settings.name)
         self._states = SyncStateRepository(database)
         self._acl = acl
+        self._inventory = inventory
         self._admin_sees_private = admin_sees_private
 
     async def list_page(
-        self, user: UserContext, narrowed: ServerFilter, page: PageRequest, now: datetime
+        self, user: UserContext, narrowed: ServerFilter, page: PageRequest
     ) -> Page[ServerRecord]:
-        """Return one page of what *user* may see, newest change first.
+        """Return one page of what *user* may see, the best match or the newest change first.
 
         Without tool functions, and without what is known of their reading.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
         """
-        visible = visibility(user, admin_sees_private=self._admin_sees_private)
-        if visible.everything:
-            return await self._page_of_all(narrowed, page, user)
-        granted: dict[str, int] = {}
-        if visible.granted_scopes:
-            granted = await self._acl.granted(user, now)
-        keys = await self._visible_keys(visible, narrowed, granted, now, user)
-        chosen = keys[page.offset : page.offset + page.per_page]
-        cursor = self._servers.find({"_id": {"$in": chosen}}, RECORD)
-        found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
-        # Looked at again: it may have changed since its id was read.
-        records = (self._seen(found[key], user, granted) for key in chosen if key in found)
-        items = tuple(record for record in records if record.bits & VIEW_BIT)
-        return Page(items, len(keys), page)
+        found = _narrowed(self.listed(user), narrowed)
+        chosen = found[page.offset : page.offset + page.per_page]
+        query = {"_id": {"$in": [ObjectId(server.id) for server in chosen]}}
+        rows = await self._servers.find(query, RECORD).to_list() if chosen else []
+        records = {record.id: record for record in records_of(rows)}
+        # Looked at again: it may have changed since, or be gone.
+        seen = [
+            self._judged(records[server.id], user, server.facts.grants)
+            for server in chosen
+            if server.id in records
+        ]
+        items = tuple(record for record in seen if record.bits & VIEW_BIT)
+        return Page(items, len(found), page)
+
+    def listed(self, user: UserContext) -> list[ListedServer]:
+        """Return all that *user* may see, last changed first. No database.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        return [server for server, _ in self._seen(user)]
+
+    def rights(self, user: UserContext) -> dict[str, int]:
+        """Return what *user* may do with each server that they see. No database.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        return {server.id: bits for server, bits in self._seen(user)}
 
     def sees_everything(self, user: UserContext) -> bool:
-        """Whether no server is hidden from *user*."""
-        visible = visibility(user, admin_sees_private=self._admin_sees_private)
-        return visible.everything and user.tenant_id is None
-
-    async def rights(self, user: UserContext, now: datetime) -> dict[str, int] | None:
-        """Return what *user* may do with each server that they see; None for all with all."""
-        visible = visibility(user, admin_sees_private=self._admin_sees_private)
-        if visible.everything:
-            if user.tenant_id is None:
-                # What is of a tenant is among it: looking for it would read all servers.
-                return None
-            cursor = self._servers.find(tenant_rule(user), {"_id": 1})
-            return {str(row["_id"]): ALL_BITS for row in await cursor.to_list()}
-        granted: dict[str, int] = {}
-        if visible.granted_scopes:
-            granted = await self._acl.granted(user, now)
-        keys = await self._visible_keys(visible, ServerFilter(), granted, now, user)
-        cursor = self._servers.find(
-            {"_id": {"$in": keys}}, {"author": 1, "scope": 1, "tenantId": 1}
-        )
-        seen = (self._seen(record_of(row), user, granted) for row in await cursor.to_list())
-        return {record.id: record.bits for record in seen if record.bits & VIEW_BIT}
-
-    async def visible(self, user: UserContext, now: datetime) -> list[ServerRecord]:
-        """Return all that *user* may see, with `SEEN_FIELDS` alone, last changed first."""
-        visible = visibility(user, admin_sees_private=self._admin_sees_private)
-        if visible.everything:
-            cursor = self._servers.find(tenant_rule(user), SEEN_FIELDS, sort=SORT)
-            return records_of(await cursor.to_list(), ALL_BITS)
-        granted: dict[str, int] = {}
-        if visible.granted_scopes:
-            granted = await self._acl.granted(user, now)
-        keys = await self._visible_keys(visible, ServerFilter(), granted, now, user)
-        cursor = self._servers.find({"_id": {"$in": keys}}, SEEN_FIELDS)
-        found = {document["_id"]: record_of(document) for document in await cursor.to_list()}
-        records = (self._seen(found[key], user, granted) for key in keys if key in found)
-        return [record for record in records if record.bits & VIEW_BIT]
+        """Whether no server is hidden from *user*, nor what is left of a removed one."""
+        return sees_everything(user, admin_sees_private=self._admin_sees_private)
 
     async def get(
         self, server_id: str, user: UserContext, now: datetime, *, whole: bool = True
@@ -162,98 +131,26 @@ class VisibleServers:
         judged = self._judged(record_of(document), user, Grants.of(grants))
         return judged if judged.bits & VIEW_BIT else None
 
-    def _seen(
-        self, record: ServerRecord, user: UserContext, granted: Mapping[str, int]
-    ) -> ServerRecord:
-        bits = granted.get(record.id, NO_BITS)
-        users = {user.user_id: bits & ALL_BITS} if bits & ALL_BITS else {}
-        grants = Grants(users=users, public=bits >> PUBLIC_SHIFT)
-        return self._judged(record, user, grants)
+    def _seen(self, user: UserContext) -> Iterator[tuple[ListedServer, int]]:
+        sees_private = self._admin_sees_private
+        for server in self._inventory.servers():
+            bits = evaluate(user, server.facts, admin_sees_private=sees_private).bits
+            if bits & VIEW_BIT:
+                yield server, bits
 
     def _judged(self, record: ServerRecord, user: UserContext, grants: Grants) -> ServerRecord:
         facts = ServerFacts(record.author, record.scope, grants, tenant_id=record.tenant_id)
         verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
         return replace(record, bits=verdict.bits)
 
-    async def _visible_keys(
-        self,
-        visible: Visibility,
-        narrowed: ServerFilter,
-        granted: dict[str, int],
-        now: datetime,
-        user: UserContext,
-    ) -> list[ObjectId]:
-        """Return the ids of all that is visible, in the order of lists.
 
-        One query for each rule, each answered by an index of its own: one query with all rules
-        in an `$or` is answered by reading everything, and slowly.
-        """
-        tenant = tenant_rule(user)
-        own_rule, open_rule, *granted_rules = key_rules(visible, granted)
-        keys = {key: moment for key, moment, _ in await self._keys(open_rule, narrowed, tenant)}
-        shared = [
-            key for rule in granted_rules for key in await self._keys(rule, narrowed, tenant)
-        ]
-        if any(scope is None for _, _, scope in shared):
-            for server_id in await self._acl.public_ids(now):
-                granted[server_id] = granted.get(server_id, NO_BITS) | PUBLIC_BIT
-        for key, moment, scope in shared:
-            bits = granted.get(str(key), NO_BITS)
-            if bits & VIEW_BIT or (scope is None and bits & PUBLIC_BIT):
-                keys[key] = moment
-        own = [key for key in await self._keys(own_rule, narrowed, tenant) if key[0] not in keys]
-        doubtful = [str(key) for key, _, scope in own if scope in ENTRIES_DECIDE]
-        named = await self._acl.grants_of(doubtful, now) if doubtful else {}
-        keys |= {
-            key: moment for key, moment, _ in own if Grants.of(named.get(str(key), [])).are_none
-        }
-        # Twice, because the order is descending by time and ascending by id.
-        by_id = sorted(keys)
-        return sorted(by_id, key=keys.__getitem__, reverse=True)
-
-    async def _keys(self, rule: Doc, narrowed: ServerFilter, tenant: Doc) -> list[Key]:
-        query = list_query(rule, narrowed, tenant)
-        cursor = self._servers.find(query, {"updatedAt": 1, "scope": 1})
-        return [
-            (
-                document["_id"],
-                moment_of(document.get("updatedAt")) or NEVER,
-                scope_of(document.get("scope")),
-            )
-            for document in await cursor.to_list()
-            if isinstance(document["_id"], ObjectId)
-        ]
-
-    async def _page_of_all(
-        self, narrowed: ServerFilter, page: PageRequest, user: UserContext
-    ) -> Page[ServerRecord]:
-        query = list_query({}, narrowed, tenant_rule(user))
-        try:
-            return await self._page(query, page, hint=SORT, counted_by=count_index(query))
-        except OperationFailure as exc:
-            if exc.code != BAD_HINT:
-                raise
-        # Somebody dropped the index: a slow answer is better than none.
-        return await self._page(query, page)
-
-    async def _page(
-        self,
-        query: Doc,
-        page: PageRequest,
-        *,
-        hint: list[tuple[str, int]] | None = None,
-        counted_by: list[tuple[str, int]] | None = None,
-    ) -> Page[ServerRecord]:
-        by: Doc = {} if counted_by is None else {"hint": counted_by}
-        total = await self._servers.count_documents(query, **by)
-        cursor = self._servers.find(
-            query,
-            RECORD,
-            sort=SORT,
-            hint=hint,
-            skip=page.offset,
-            # Negative: all in one answer, so that no cursor stays open to be asked or closed.
-            limit=-page.per_page,
-        )
-        documents = await cursor.to_list()
-        return Page(tuple(records_of(documents, ALL_BITS)), total, page)
+def _narrowed(servers: Iterable[ListedServer], narrowed: ServerFilter) -> Sequence[ListedServer]:
+    """Return what is asked for, in the order in which it is shown."""
+    found = [
+        server
+        for server in servers
+        if (narrowed.scope is None or (server.facts.scope or UNKNOWN_SCOPE) is narrowed.scope)
+        and (narrowed.status is None or server.status is narrowed.status)
+        and (narrowed.author is None or server.facts.author == narrowed.author)
+    ]
+    return best_first(found, words_of(narrowed.query))

@@ -8,7 +8,7 @@ from registry.auth.identity import OPERATOR
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.servers.changes import FieldChanges
-from registry.servers.directory import is_user_level
+from registry.servers.credentials import is_user_level
 from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedError
 from registry.servers.reader import ServerReader
 from registry.servers.store import ServerRepositories, ServerStore

@@ -9,7 +9,6 @@ import structlog
 from packages.database.client import Database, Transaction
 from packages.database.encryption import Cipher, DecryptionError, FieldRef
 from registry.access.errors import AccessDeniedError
-from registry.access.policy import Permission
 from registry.access.rbac import validate_owner
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
@@ -93,9 +92,8 @@ class SyncService:
         self, user: UserContext, narrowed: JobFilter, page: PageRequest
     ) -> Page[SyncJob]:
         """Return one page of the jobs of servers that *user* may see, newest first."""
-        rights = await self._visible.rights(user, self._clock.now())
-        if rights is not None:
-            seen = frozenset(owner for owner, bits in rights.items() if bits & Permission.VIEW)
+        if not self._visible.sees_everything(user):
+            seen = frozenset(self._visible.rights(user))
             wanted = narrowed.owner_ids
             narrowed = replace(narrowed, owner_ids=seen if wanted is None else wanted & seen)
         return await self._jobs.page(narrowed, page)

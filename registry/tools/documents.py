@@ -11,16 +11,29 @@ from typing import Any
 import orjson
 
 from packages.database.changes import row_id
-from packages.database.stored import NotJsonError, id_of, json_of, moment_of, text_of, whole_of
+from packages.database.stored import (
+    NotJsonError,
+    id_of,
+    json_of,
+    moment_of,
+    text_of,
+    texts_of,
+    whole_of,
+)
 from registry.core.json import JsonObject, choice_of
-from registry.tools.metadata import effects_among, facets_of, known, said_in
+from registry.core.search import searchable
+from registry.tools.exposure import SERVED
+from registry.tools.lifecycle import State
+from registry.tools.metadata import TAG, effects_among, facet, facets_of, known, said_in
 from registry.tools.presentation import overrides_in
 from registry.tools.values import (
     ExposureState,
+    ListedTool,
     RegistrationState,
     ServedTool,
     StoredTool,
     ToolRow,
+    ToolTraits,
 )
 
 JSON_TEXTS = (
@@ -93,13 +106,11 @@ def stored_tool(row: Mapping[str, Any]) -> StoredTool:
     A row whose states cannot be read is that of a disabled tool.
     """
     fields, _ = fields_of(row)
-    registration = choice_of(RegistrationState, fields.get("registration_state"))
-    exposure = choice_of(ExposureState, fields.get("exposure_state"))
-    is_known = registration is not None and exposure is not None
+    registration, exposure = states_in(row)
     return StoredTool(
         name=fields.get("name", ""),
-        registration_state=(registration if is_known else None) or RegistrationState.UNSELECTED,
-        exposure_state=(exposure if is_known else None) or ExposureState.DISABLED,
+        registration_state=registration,
+        exposure_state=exposure,
         discovery_hash=fields.get("discovery_hash", ""),
         pending_hash=fields.get("pending_hash"),
         seen_hash=fields.get("seen_hash"),
@@ -134,7 +145,7 @@ def served_tool(row: Mapping[str, Any]) -> ServedTool | None:
 
 
 def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
-    """Return a served tool as the gateway reads it; None when its row does not say.
+    """Return a tool as the gateway and lists read it; None when its row does not say.
 
     Whether its definition is JSON is looked at when it is taken into the view, where it was not
     before.
@@ -143,9 +154,36 @@ def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
     definition = text_of(row["presented"] if "presented" in row else row.get("definition"))
     if not name or not definition:
         return None
-    is_behind = "pending_hash" in row or "seen_hash" in row
-    facets = facets_in(row, definition)
-    return ToolRow(row_id(row["_id"]), owner_id, name, definition, is_behind, facets)
+    states = states_in(row)
+    facets, tags = facets_in(row, definition), texts_of(row.get("tags"))
+    text = searchable(
+        [name],
+        [row.get("display_name"), row.get("title")],
+        tags,
+        [row.get("description_override"), row.get("description")],
+    )
+    traits = ToolTraits(
+        text_of(row.get("source_type")) or "mcp",
+        *states,
+        _texts(row.get("facets")) or (*facets, *(facet(TAG, tag) for tag in tags)),
+    )
+    return ToolRow(
+        ListedTool(row_id(row["_id"]), owner_id, traits, text),
+        name,
+        definition,
+        is_served=states == SERVED,
+        is_behind="pending_hash" in row or "seen_hash" in row,
+        facets=facets,
+    )
+
+
+def states_in(row: Mapping[str, Any]) -> State:
+    """Return the states of a tool; where one cannot be read, those of a disabled one."""
+    registration = choice_of(RegistrationState, row.get("registration_state"))
+    exposure = choice_of(ExposureState, row.get("exposure_state"))
+    if registration is None or exposure is None:
+        return RegistrationState.UNSELECTED, ExposureState.DISABLED
+    return registration, exposure
 
 
 def facets_in(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:

@@ -92,13 +92,9 @@ WHOLE_FIELDS = {
     "tags": 1,
 }
 ROW_FIELDS = (
-    "owner_id",
-    "name",
-    "definition",
-    "presented",
-    "pending_hash",
-    "seen_hash",
-    "facets",
+    *("owner_id", "name", "definition", "presented", "pending_hash", "seen_hash", "facets"),
+    *("source_type", "registration_state", "exposure_state"),
+    *("title", "display_name", "tags", "description", "description_override"),
 )
 SYNC_EVENTS_KEPT = 100
 """Of each tool, the latest. They are part of its row, and so of the same write."""
@@ -245,14 +241,14 @@ class ToolRepository:
         return [tool async for row in rows if (tool := served_tool(row)) is not None]
 
     async def rows(self, owner_ids: Sequence[str]) -> AsyncIterator[ToolRow]:
-        """Yield the tools that clients get, of several servers, in no order.
+        """Yield the tools of several servers, in whatever state, in no order.
 
         Raises:
             DatabaseUnavailable: It is away.
         """
         # One text for each owner, however many tools it has.
         owners = {ObjectId(owner_id): owner_id for owner_id in owner_ids}
-        query = {"owner_id": {"$in": list(owners)}, **SERVED_QUERY}
+        query = {"owner_id": {"$in": list(owners)}}
         fields = dict.fromkeys(ROW_FIELDS, 1)
         async with translated():
             async for row in self._tools.find(query, fields, batch_size=ROWS_AT_ONCE):

@@ -158,20 +158,48 @@ class ToolStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolRow:
-    """A served tool as the gateway reads it.
+class ToolTraits:
+    """What lists narrow tools by; few differ, so that many tools share one of these.
+
+    Attributes:
+        facets: Effects, tags and what waits for a decision, as texts `flag:value`.
+    """
+
+    source_type: str
+    registration_state: RegistrationState
+    exposure_state: ExposureState
+    facets: tuple[str, ...]
+
+
+class ListedTool(NamedTuple):
+    """What lists need to know of one tool.
 
     Attributes:
         row_id: ObjectId of its document, 12 bytes.
-        definition: JSON text of the whole tool object.
-        is_behind: Whether the upstream offers another definition by now.
-        facets: What is known of its effects, as texts `flag:value`.
+        text: What it is searched by.
     """
 
     row_id: bytes
     owner_id: str
+    traits: ToolTraits
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRow:
+    """A tool as the gateway reads it.
+
+    Attributes:
+        definition: JSON text of the whole tool object, as clients get it.
+        is_served: Whether they do.
+        is_behind: Whether the upstream offers another definition by now.
+        facets: What is known of its effects, as texts `flag:value`.
+    """
+
+    listed: ListedTool
     name: str
     definition: str
+    is_served: bool
     is_behind: bool = False
     facets: tuple[str, ...] = ()
 

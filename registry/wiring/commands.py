@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 from packages.database.client import Database
 from packages.models import check_schema_version
@@ -21,7 +22,9 @@ from registry.governance.service import ToolService
 from registry.policies.service import PolicyService
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import CredentialUnreadableError
+from registry.servers.inventory import InventorySources
 from registry.servers.service import ServerService
+from registry.servers.store import ServerRepositories
 from registry.tokens.sessions import SessionService
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
@@ -53,6 +56,10 @@ class NoGateway:
 
     async def policy_changed(self, policy_id: str) -> None:
         """Do nothing."""
+
+
+Lists: TypeAlias = Literal["servers", "tools"]
+"""`tools` has lists of servers answered too; `servers` alone are sooner read."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +154,16 @@ class CommandServices:
 
 
 @asynccontextmanager
-async def command_services(settings: Settings, *, changes: bool) -> AsyncIterator[CommandServices]:
+async def command_services(
+    settings: Settings, *, changes: bool, lists: Lists | None
+) -> AsyncIterator[CommandServices]:
     """Connect to the database and return the services.
 
     Args:
         settings: Of this installation.
         changes: Whether something may be changed: collections and indexes that are missing are
             made then, and the keys must fit what is stored.
+        lists: What lists are asked for, which are answered from memory: it is read first.
 
     Raises:
         SchemaVersionError: The generated models are of another release.
@@ -170,4 +180,14 @@ async def command_services(settings: Settings, *, changes: bool) -> AsyncIterato
         else:
             await database.ping()
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
+        if lists is not None:
+            await _read_lists(storage.repositories, clock, with_tools=lists == "tools")
         yield CommandServices(settings, clock, storage, metrics)
+
+
+async def _read_lists(repositories: ServerRepositories, clock: Clock, *, with_tools: bool) -> None:
+    sources = InventorySources(repositories.lookup, repositories.tools, repositories.acl)
+    began_at = clock.monotonic()
+    servers = await sources.read(clock.now(), with_tools=with_tools)
+    repositories.inventory.replace_all(servers)
+    repositories.inventory.agrees(began_at)

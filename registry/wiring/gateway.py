@@ -82,6 +82,7 @@ def build_view(
     snapshot = Snapshot(
         feed,
         SnapshotSources(
+            inventory=repositories.inventory,
             servers=repositories.lookup,
             tools=repositories.tools,
             features=repositories.features,

@@ -18,6 +18,7 @@ from registry.core.settings import Settings
 from registry.features.repository import FeatureRepository
 from registry.indexes import EXTRA_INDEXES
 from registry.policies.repository import PolicyRepository
+from registry.servers.inventory import Inventory
 from registry.servers.lookup import ServerLookup
 from registry.servers.repository import ServerRepository
 from registry.servers.store import ServerRepositories
@@ -73,19 +74,23 @@ def build_storage(
     audit_keys = build_audit_keys(cipher)
     audit_repository = AuditRepository(database, audit_keys)
     audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)
-    repositories = build_repositories(settings, database, cipher, audit)
+    repositories = build_repositories(settings, database, cipher, audit, clock)
     return Storage(database, cipher, repositories, audit, audit_repository, audit_keys)
 
 
 def build_repositories(
-    settings: Settings, database: Database, cipher: Cipher, audit: AuditTrail
+    settings: Settings, database: Database, cipher: Cipher, audit: AuditTrail, clock: Clock
 ) -> ServerRepositories:
     """Return the repositories of the servers domain."""
     acl = AclRepository(database)
+    inventory = Inventory(clock, max_staleness_seconds=settings.gateway_max_staleness_seconds)
     return ServerRepositories(
         servers=ServerRepository(database),
         lookup=ServerLookup(database),
-        visible=VisibleServers(database, acl, admin_sees_private=settings.admin_sees_private),
+        inventory=inventory,
+        visible=VisibleServers(
+            database, acl, inventory, admin_sees_private=settings.admin_sees_private
+        ),
         versions=ServerVersionRepository(database, cipher, kept=settings.server_versions_kept),
         tools=ToolRepository(database, versions_kept=settings.tool_versions_kept),
         features=FeatureRepository(database),

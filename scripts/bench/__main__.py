@@ -15,13 +15,13 @@ from scripts.bench import (
     calls,
     growth,
     isolation,
+    listing,
     lists,
     memory,
     pages,
     readiness,
     streams,
     syncing,
-    tools,
     workers,
 )
 from scripts.bench.plan import Plan
@@ -40,7 +40,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "access": access.section,
     "readiness": readiness.section,
     "sync": syncing.section,
-    "tools": tools.section,
+    "lists": listing.section,
 }
 
 

@@ -1,33 +1,49 @@
-"""The decision function and the lists say the same, whatever is stored."""
+"""Lists from memory, single reads and queries say the same, whatever is stored."""
 
 import random
+import re
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Code, ObjectId
 
-from packages.database.client import Database
-from registry.access.policy import Grants, Permission, ServerFacts, decide
+from packages.database.client import Database, Doc
+from registry.access.policy import Grants, Permission, ServerFacts, ServerScope, decide
 from registry.access.repository import AclRepository
 from registry.auth.identity import USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
-from registry.servers.documents import record_of
-from registry.servers.values import ServerFilter, ServerRecord
+from registry.gateway.snapshot import Snapshot
+from registry.servers.documents import records_of
+from registry.servers.store import ServerRepositories
+from registry.servers.values import ServerFilter, ServerRecord, ServerStatus
 from registry.servers.visible import VisibleServers
 
 pytestmark = pytest.mark.wire
 
 SERVERS = 150
-SCOPES = ["private_user", "shared_user", "shared_app", None, "unheard_of"]
+SCOPES = ["private_user", "shared_user", "shared_app", None, "unheard_of", 7, Code("shared_app")]
+STATUSES = ["active", "active", "inactive", "error", None, "unheard_of", Code("error")]
 USERS = [str(ObjectId()) for _ in range(5)]
 GROUPS = [str(ObjectId()) for _ in range(4)]
 ROLES = ["USER", "ADMIN", "EDITORS"]
+WORDS = ["weather", "mail", "search", "file"]
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+FILTERS = [
+    ServerFilter(),
+    *(ServerFilter(scope=scope) for scope in ServerScope),
+    *(ServerFilter(status=status) for status in ServerStatus),
+    ServerFilter(author=USERS[1]),
+    ServerFilter(query="weather"),
+    ServerFilter(query="Mail search"),
+    ServerFilter("file", ServerScope.SHARED_USER, ServerStatus.ACTIVE, USERS[2]),
+]
 
 
-def entry(chance: random.Random, server_id: ObjectId, clock: SystemClock) -> dict[str, Any]:
+def entry(chance: random.Random, server_id: object, clock: SystemClock) -> dict[str, Any]:
     kind = chance.choice(["user", "group", "role", "public", "unheard_of"])
     stored: dict[str, Any] = {
         "principalType": kind,
@@ -66,70 +82,148 @@ def people() -> list[UserContext]:
     return [*people, *(replace(one, tenant_id="acme") for one in people)]
 
 
-async def filled(database: Database, chance: random.Random, clock: SystemClock) -> list[Any]:
-    servers = []
-    for number in range(SERVERS):
-        server: dict[str, Any] = {
-            "_id": ObjectId(),
-            "serverName": f"s{number}",
-            "config": {},
-            "author": ObjectId(chance.choice(USERS)),
-            "updatedAt": clock.now() - timedelta(seconds=chance.randrange(20)),
-        }
-        tenant = chance.choice([None, None, "", "acme", "other"])
-        if tenant is not None:
-            server["tenantId"] = tenant
-        scope = chance.choice(SCOPES)
-        servers.append(server if scope is None else {**server, "scope": scope})
+def text(chance: random.Random) -> str:
+    return " ".join(chance.sample(WORDS, chance.randrange(3))).title()
+
+
+def server(chance: random.Random, number: int, clock: SystemClock) -> dict[str, Any]:
+    """Return a document as this application, another one or a hand may have written it."""
+    config = {"type": "sse", "url": "http://127.0.0.1:9/mcp", "title": text(chance)}
+    stored: dict[str, Any] = {
+        "_id": chance.choice([ObjectId()] * 20 + [f"text {number}", number]),
+        "serverName": f"s{number} {chance.choice(WORDS)}",
+        "config": chance.choice([{**config, "description": text(chance)}] * 9 + [{}, "odd", None]),
+        "author": ObjectId(chance.choice(USERS)),
+        "updatedAt": clock.now() - timedelta(seconds=chance.randrange(20)),
+        "tags": chance.choice([[chance.choice(WORDS)], [], "odd", None]),
+        "scope": chance.choice(SCOPES),
+        "status": chance.choice(STATUSES),
+        "path": chance.choice([f"/mcp/s{number}", None, number]),
+        "tenantId": chance.choice([None, None, "", "acme", "other"]),
+    }
+    for name in ("scope", "status", "config", "updatedAt", "tags", "path", "tenantId"):
+        if stored[name] is None or chance.random() < 0.05:
+            del stored[name]
+    return stored
+
+
+async def filled(database: Database, chance: random.Random, clock: SystemClock) -> None:
+    servers = [server(chance, number, clock) for number in range(SERVERS)]
     await database.collection("mcpservers").insert_many(servers)
-    named = [server for server in servers for _ in range(chance.choice([0, 0, 1, 2, 4]))]
+    named = [one for one in servers for _ in range(chance.choice([0, 0, 1, 2, 4]))]
     await database.collection("aclentries").insert_many(
-        [entry(chance, server["_id"], clock) for server in named]
+        [entry(chance, one["_id"], clock) for one in named]
     )
-    return servers
 
 
-@pytest.mark.requirement("R-242", "R-248")
+def in_words(narrowed: ServerFilter) -> Doc:
+    """Return the query of what a filter means, without who may see it."""
+    rules: list[Doc] = [{"_id": {"$type": "objectId"}}]
+    if narrowed.query is not None:
+        fields = ("serverName", "config.title", "config.description", "tags")
+        for word in narrowed.query.split():
+            pattern = {"$regex": re.escape(word), "$options": "i"}
+            rules.append({"$or": [{name: pattern} for name in fields]})
+    if narrowed.author is not None:
+        rules.append({"author": ObjectId(narrowed.author)})
+    known = [scope.value for scope in ServerScope]
+    if narrowed.scope is ServerScope.PRIVATE_USER:
+        rules.append({"scope": {"$nin": [one for one in known if one != "private_user"]}})
+    elif narrowed.scope is not None:
+        rules.append({"scope": narrowed.scope.value})
+    if narrowed.status is ServerStatus.ACTIVE:
+        rules.append({"status": {"$nin": ["inactive", "error"]}})
+    elif narrowed.status is not None:
+        rules.append({"status": narrowed.status.value})
+    return {"$and": rules}
+
+
+async def queried(
+    database: Database,
+    grants: dict[str, Any],
+    user: UserContext,
+    narrowed: ServerFilter,
+    *,
+    admin_sees_private: bool,
+) -> dict[str, int]:
+    """Return what a caller may do with what they see, last changed first: found by a query."""
+    rows = await database.collection("mcpservers").find(in_words(narrowed)).to_list()
+    records = sorted(records_of(rows), key=lambda record: record.id)
+    records.sort(key=lambda record: record.updated_at or LONG_AGO, reverse=True)
+    found: dict[str, int] = {}
+    for record in records:
+        facts = ServerFacts(
+            record.author,
+            record.scope,
+            Grants.of(grants.get(record.id, [])),
+            tenant_id=record.tenant_id,
+        )
+        decision = decide(user, Permission.VIEW, facts, admin_sees_private=admin_sees_private)
+        if decision.allowed:
+            found[record.id] = decision.verdict.bits
+    return found
+
+
+async def listed(
+    visible: VisibleServers, user: UserContext, narrowed: ServerFilter
+) -> list[ServerRecord]:
+    pages = [await visible.list_page(user, narrowed, PageRequest(one, 40)) for one in range(1, 6)]
+    found = [record for page in pages for record in page.items]
+    assert {page.total for page in pages} == {len(found)}
+    return found
+
+
+@pytest.mark.requirement("R-242", "R-248", "R-115", "R-117")
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("admin_sees_private", [True, False])
-async def test_a_list_shows_what_the_decision_allows(
+async def test_a_list_shows_what_the_decision_allows_and_a_query_finds(
     database: Database,
+    repositories: ServerRepositories,
+    view: Snapshot,
     clock: SystemClock,
-    monkeypatch: pytest.MonkeyPatch,
     seed: int,
     admin_sees_private: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
-    # Both ways of looking granted servers up are tried.
-    limit = chance.choice([0, 1_000])
-    monkeypatch.setattr("registry.servers.queries.ENTRIES_LOOKED_UP", limit)
-    servers = await filled(database, chance, clock)
+    await filled(database, chance, clock)
     acl = AclRepository(database)
-    visible = VisibleServers(database, acl, admin_sees_private=admin_sees_private)
+    visible = VisibleServers(
+        database, acl, repositories.inventory, admin_sees_private=admin_sees_private
+    )
     grants = await acl.grants_of(None, clock.now())
+    await view.load()
 
     for user in people():
-        expected = {}
-        for server in servers:
-            record = record_of(server)
-            facts = ServerFacts(
-                record.author,
-                record.scope,
-                Grants.of(grants.get(record.id, [])),
-                tenant_id=record.tenant_id,
+        for narrowed in FILTERS:
+            expected = await queried(
+                database, grants, user, narrowed, admin_sees_private=admin_sees_private
             )
-            decision = decide(user, Permission.VIEW, facts, admin_sees_private=admin_sees_private)
-            if decision.allowed:
-                expected[record.id] = decision.verdict.bits
-        shown: list[ServerRecord] = []
-        for number in (1, 2):
-            page = await visible.list_page(
-                user, ServerFilter(), PageRequest(number, 100), clock.now()
-            )
-            shown += page.items
-            assert page.total == len(expected)
-        assert {record.id: record.bits for record in shown} == expected
-        for server_id in (str(server["_id"]) for server in servers[:20]):
+            shown = await listed(visible, user, narrowed)
+            assert {record.id: record.bits for record in shown} == expected
+            if narrowed.query is None:
+                assert [record.id for record in shown] == list(expected)
+        expected = await queried(
+            database, grants, user, ServerFilter(), admin_sees_private=admin_sees_private
+        )
+        assert visible.rights(user) == expected
+        for server_id in [one.id for one in repositories.inventory.servers()][:20]:
             one = await visible.get(server_id, user, clock.now())
             assert (one is not None) == (server_id in expected)
             assert one is None or one.bits == expected[server_id]
+
+
+async def test_statistics_count_what_lists_show(
+    database: Database, repositories: ServerRepositories, view: Snapshot, clock: SystemClock
+) -> None:
+    await filled(database, random.Random(9), clock)  # noqa: S311 - repeatable, not secret
+    await database.collection("mcpservers").update_many({}, {"$unset": {"tenantId": ""}})
+    await view.load()
+    root = next(one for one in people() if one.is_admin)
+
+    counts = repositories.inventory.counts()
+
+    for status, number in counts.by_status.items():
+        narrowed = ServerFilter(status=status)
+        assert len(await listed(repositories.visible, root, narrowed)) == number
+    for scope, number in counts.by_scope.items():
+        assert len(await listed(repositories.visible, root, ServerFilter(scope=scope))) == number

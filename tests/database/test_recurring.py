@@ -19,7 +19,6 @@ from typing_extensions import override
 
 from packages.database.client import Database
 from registry.access.repository import AclRepository
-from registry.auth.identity import Role, UserContext
 from registry.core.clock import SystemClock
 from registry.servers.lookup import ServerLookup
 from registry.servers.repository import ServerRepository
@@ -84,8 +83,6 @@ async def recur(database: Database, clock: SystemClock) -> None:
     await jobs.claim(1, "worker", 30, asked_for=True)
     assert await jobs.renew(claimed, 30)
     await acl.grants_of([OWNER], now)
-    await acl.granted(UserContext(OWNER, "anna", Role.USER, frozenset()), now)
-    await acl.public_ids(now)
     server = {"_id": ObjectId(OWNER), "serverName": "sums", "status": "active"}
     await database.collection("mcpservers").insert_one(server)
     await ServerLookup(database).due_for_sync(now, 10)

@@ -103,14 +103,17 @@ class Rest:
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
+    async def follow(self) -> None:
+        """Let lists show what was written past the services, as they do a moment later."""
+        await self.parts.snapshot.load()
+
     async def forget_everything(self) -> None:
         """Empty the database, as if the application had just started on a new one."""
         database = self.parts.database.db
         for name in await database.list_collection_names():
             await database[name].delete_many({})
         self.parts.authenticator.forget_users()
-        # Deleted past the services, so that it would be heard of a moment later.
-        await self.parts.snapshot.load()
+        await self.follow()
 
 
 def rest_settings(

@@ -78,7 +78,7 @@ def replicas(database: Database, settings: Settings, cipher: Cipher) -> Replicas
     clock, metrics, discovery = SystemClock(), Metrics(), FakeDiscovery()
     keys = AuditKeys(cipher.derive_keys(PURPOSE))
     audit = AuditTrail(AuditRepository(database, keys), clock=clock, metrics=Metrics())
-    repositories = build_repositories(settings, database, cipher, audit)
+    repositories = build_repositories(settings, database, cipher, audit, clock)
 
     async def nothing() -> None:
         pass
@@ -101,6 +101,7 @@ def replicas(database: Database, settings: Settings, cipher: Cipher) -> Replicas
         Snapshot(
             ChangeStream(database, WATCHED),
             SnapshotSources(
+                inventory=repositories.inventory,
                 servers=repositories.lookup,
                 tools=repositories.tools,
                 features=repositories.features,

@@ -53,7 +53,7 @@ def migrating(settings: Settings, database: Database, cipher: Cipher) -> Migrati
     clock = SystemClock()
     keys = AuditKeys(cipher.derive_keys(PURPOSE))
     trail = AuditTrail(AuditRepository(database, keys), clock=clock, metrics=Metrics())
-    repositories = build_repositories(settings, database, cipher, trail)
+    repositories = build_repositories(settings, database, cipher, trail, clock)
     return Migration(database, repositories, trail, clock=clock)
 
 

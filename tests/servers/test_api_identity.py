@@ -364,6 +364,7 @@ async def test_a_jarvis_user_sees_what_is_shared_with_their_groups(
             "permBits": 1,
         }
     )
+    await rest.follow()
 
     answer = await get(rest, jarvis(rest))
 

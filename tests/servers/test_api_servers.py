@@ -233,6 +233,7 @@ async def test_pages_follow_the_last_change_and_neither_repeat_nor_skip(
     same = {"updatedAt": rest.parts.clock.now()}
     servers = rest.parts.database.collection("mcpservers")
     await servers.update_many({"serverName": {"$in": ["s1", "s2", "s3"]}}, {"$set": same})
+    await rest.follow()
 
     pages = [await names(rest, alice, f"?page={page}&per_page=2") for page in (1, 2, 3)]
 
@@ -242,7 +243,7 @@ async def test_pages_follow_the_last_change_and_neither_repeat_nor_skip(
 @pytest.mark.requirement("R-114")
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("FINDME", ["named-findme", "described", "titled", "tagged"]), (".*", []), ("find.e", [])],
+    [("FINDME", ["named-findme", "titled", "tagged", "described"]), (".*", []), ("find.e", [])],
 )
 async def test_a_search_looks_at_names_titles_descriptions_and_tags(
     rest: Rest, alice: UserContext, text: str, found: list[str]
@@ -802,6 +803,7 @@ async def test_a_bare_document_of_the_other_application_is_shown_with_defaults(
         "config": {"url": "http://user:pass@example.com/sse", "requiresOAuth": "odd"},
     }
     inserted = await servers.insert_one(document)
+    await rest.follow()
 
     listed = (await rest.call(alice, "GET")).json()["servers"]
     detail = (await rest.call(alice, "GET", f"/{inserted.inserted_id}")).json()

@@ -101,6 +101,7 @@ async def test_what_is_left_of_a_server_goes_when_its_deletion_is_heard_of(
     gone, kept = [await registered(servers, name, alice) for name in ("gone", "kept")]
     await servers.toggle(kept, alice, enabled=False)
     sources = SnapshotSources(
+        repositories.inventory,
         repositories.lookup,
         repositories.tools,
         repositories.features,

@@ -18,6 +18,7 @@ from registry.core.clock import SystemClock
 from registry.core.errors import ValidationFailedError
 from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
+from registry.gateway.snapshot import Snapshot
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import (
     CredentialsRefusedError,
@@ -638,13 +639,14 @@ async def test_new_tools_of_a_shared_server_wait_until_a_refresh_accepts_them(
 
 @pytest.mark.requirement("R-117")
 async def test_lists_and_totals_hold_only_what_the_caller_may_see(
-    servers: ServerService, alice: UserContext, bob: UserContext, root: UserContext
+    servers: ServerService, alice: UserContext, bob: UserContext, root: UserContext, view: Snapshot
 ) -> None:
     await registered(servers, alice, "alices")
     await registered(servers, bob, "bobs")
     await registered(servers, root, "everyones", scope="shared_app")
     await registered(servers, root, "somes", scope="shared_user")
 
+    await view.load()
     seen = {
         user.username: await servers.list_page(user, ServerFilter(), FIRST_PAGE)
         for user in (alice, bob, root)
@@ -689,11 +691,12 @@ async def test_an_acl_entry_of_the_other_application_opens_a_shared_server(
     ],
 )
 async def test_a_search_is_literal_and_ignores_case(
-    servers: ServerService, alice: UserContext, query: str, expected: set[str]
+    servers: ServerService, alice: UserContext, query: str, expected: set[str], view: Snapshot
 ) -> None:
     await registered(servers, alice, title="Forecasts", tags=["Sunny"])
     await registered(servers, alice, "literal", description="matches wind.* and no other")
 
+    await view.load()
     page = await servers.list_page(alice, ServerFilter(query=query), FIRST_PAGE)
 
     assert {item.server_name for item in page.items} == expected
@@ -701,9 +704,10 @@ async def test_a_search_is_literal_and_ignores_case(
 
 @pytest.mark.requirement("R-115")
 async def test_only_administrators_list_by_another_author(
-    servers: ServerService, alice: UserContext, bob: UserContext, root: UserContext
+    servers: ServerService, alice: UserContext, bob: UserContext, root: UserContext, view: Snapshot
 ) -> None:
     await registered(servers, alice)
+    await view.load()
     narrowed = ServerFilter(author=alice.user_id)
 
     with pytest.raises(AdminRequiredError):
@@ -715,7 +719,7 @@ async def test_only_administrators_list_by_another_author(
 
 @pytest.mark.requirement("E-22")
 async def test_a_document_of_the_other_application_is_listed_with_defaults_and_not_rewritten(
-    servers: ServerService, database: Database, alice: UserContext
+    servers: ServerService, database: Database, alice: UserContext, view: Snapshot
 ) -> None:
     document = {
         "_id": ObjectId(),
@@ -734,6 +738,7 @@ async def test_a_document_of_the_other_application_is_listed_with_defaults_and_n
     }
     await database.collection("mcpservers").insert_one(document)
 
+    await view.load()
     page = await servers.list_page(alice, ServerFilter(), FIRST_PAGE)
     _, tools = await servers.tools(str(document["_id"]), alice)
 
@@ -746,11 +751,12 @@ async def test_a_document_of_the_other_application_is_listed_with_defaults_and_n
 
 @pytest.mark.requirement("R-137")
 async def test_statistics_add_up_and_name_every_kind(
-    servers: ServerService, alice: UserContext, root: UserContext
+    servers: ServerService, alice: UserContext, root: UserContext, view: Snapshot
 ) -> None:
     await registered(servers, alice)
     await registered(servers, root, "shared", scope="shared_app", type="sse")
 
+    await view.load()
     counts, tokens = await servers.stats(root)
 
     assert counts.total == sum(counts.by_scope.values()) == sum(counts.by_status.values()) == 2
