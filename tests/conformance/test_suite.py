@@ -25,11 +25,7 @@ NOT_APPLICABLE: dict[str, str] = {}
 """Scored scenarios that one server passes and a path of many cannot, with the reason."""
 
 
-KNOWN_DIFFERENCES = {
-    "server-session-lifecycle": (
-        "Lists come from memory, so a session that was ended is missed only by what is forwarded."
-    )
-}
+KNOWN_DIFFERENCES: dict[str, str] = {}
 """Scenarios, none of them scored, that fail behind the gateway alone, with the reason."""
 
 
