@@ -271,7 +271,8 @@ async def test_what_the_caller_may_not_use_is_like_what_does_not_exist(
     assert not [tool for tool in listed.tools if tool.name.startswith("private")]
     assert refused.value.error.code == -32602
     assert refused.value.error.message == f"Unknown tool: {name}"
-    assert upstream.requests == []
+    # A client's session may be listened for, but nothing is called.
+    assert not [one for one in upstream.requests if b"tools/call" in one.body]
 
 
 @pytest.mark.requirement("R-230")
@@ -404,7 +405,7 @@ async def test_a_cancelled_call_is_cancelled_upstream(
             await upstream.gone.wait()
 
     assert told.status_code == 202
-    assert calling.result().json()["error"]["message"] == "Request cancelled"
+    assert (calling.result().status_code, calling.result().content) == (200, b"")
 
 
 async def test_servers_of_the_old_transport_take_part(
