@@ -110,7 +110,9 @@ def _print_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
     is_terminal = sys.stdout.isatty()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column.title, no_wrap=not (column.wraps and is_terminal))
+        wraps = column.wraps and is_terminal
+        # An address is one word: folded, not cut.
+        table.add_column(column.title, no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     console = Console(highlight=False) if is_terminal else Console(width=FILE_WIDTH)
