@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from registry.auth.identity import OPERATOR, UserContext
 from registry.cli.running import NOT_FOUND, fail, is_hex
-from registry.core.paging import PageRequest
 from registry.tools.public_names import SEPARATOR, public_name
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ async def tool_of(services: "CommandServices", reference: str) -> "GovernedTool"
     """Return the tool of that id, or of that name on a server; end the command where none is."""
     if is_id(reference):
         return await services.tools.get(reference.lower(), OPERATOR)
-    from registry.governance.values import ToolFilter  # noqa: PLC0415 - heavy imports
-    from registry.servers.naming import slug_of  # noqa: PLC0415
+    from registry.servers.naming import slug_of  # noqa: PLC0415 - heavy imports
 
     server, separator, name = reference.rpartition("/")
     if not separator:
@@ -59,17 +57,15 @@ async def tool_of(services: "CommandServices", reference: str) -> "GovernedTool"
     if owner is None:
         fail(f"there is no server {server!r}", code=NOT_FOUND)
     slug = slug_of(owner.effective_path) or owner.server_name
-    page = PageRequest(1, 100)
-    while True:
-        narrowed = ToolFilter(owner_id=owner.id, with_stale=True, with_disabled=True)
-        found = await services.tools.page(OPERATOR, narrowed, page)
-        for tool in found.items:
-            own = tool.stored.name
-            if own == name or public_name(slug, own) == reference:
-                return await services.tools.get(tool.id, OPERATOR)
-        if page.page >= found.total_pages:
-            fail(f"{owner.server_name} has no tool {name!r}", code=NOT_FOUND)
-        page = PageRequest(page.page + 1, page.per_page)
+    stored = await services.storage.repositories.tools.stored(owner.id)
+    ids = [
+        tool.row_id
+        for own, tool in stored.items()
+        if own == name or public_name(slug, own) == reference
+    ]
+    if not ids:
+        fail(f"{owner.server_name} has no tool {name!r}", code=NOT_FOUND)
+    return await services.tools.get(ids[0], OPERATOR)
 
 
 async def user_id_of(services: "CommandServices", reference: str) -> str:

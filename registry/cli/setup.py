@@ -40,7 +40,7 @@ def export(
         from registry.servers.declared import exported  # noqa: PLC0415 - heavy imports
         from registry.servers.values import ServerFilter  # noqa: PLC0415
 
-        async with services() as built:
+        async with services(lists="servers") as built:
             if names:
                 found = [await server_of(built, name) for name in names]
             else:

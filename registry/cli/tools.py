@@ -63,7 +63,7 @@ def tools_list(
         from registry.governance.presenter import present_summary  # noqa: PLC0415 - heavy imports
         from registry.governance.schemas import ToolQuery  # noqa: PLC0415
 
-        async with services() as built:
+        async with services(lists="tools") as built:
             said = {
                 "owner_id": None if server is None else (await server_of(built, server)).id,
                 "query": query,
