@@ -72,7 +72,7 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
             "127.0.0.0/8,localhost",
             "'localhost' does not appear to be an IPv4 or IPv6 network",
         ),
-        ("LOG_FORMAT", "xml", "Input should be 'json' or 'console'"),
+        ("LOG_FORMAT", "xml", "Input should be 'auto', 'json' or 'console'"),
     ],
 )
 def test_a_malformed_setting_is_one_line(
