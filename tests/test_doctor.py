@@ -183,10 +183,10 @@ async def test_values_that_are_no_credentials_are_named_too(
 
 
 async def test_a_missing_index_is_named(database: Database, settings: Settings) -> None:
-    await database.collection("tokens").drop_index("registry_user_type_identifier")
+    await database.collection("tokens").drop_index("registry_by_identifier")
 
     assert bad(await examine(settings)) == {
-        "indexes": "missing or with other options: tokens.registry_user_type_identifier"
+        "indexes": "missing or with other options: tokens.registry_by_identifier"
     }
 
 

@@ -20,7 +20,12 @@ from pymongo.monitoring import CommandListener, ConnectionPoolListener
 from pymongo.read_concern import ReadConcern
 
 from packages.database.batch import Batch, Bulk
-from packages.database.errors import DatabaseUnavailable, ReplicaSetNeeded, translated
+from packages.database.errors import (
+    DUPLICATE_KEY,
+    DatabaseUnavailable,
+    ReplicaSetNeeded,
+    translated,
+)
 from packages.database.monitoring import SignOfLife
 from packages.database.stored import DECODING
 from packages.database.waiting import repair_driver
@@ -34,6 +39,9 @@ DEFAULT_DATABASE = "jarvis"
 
 NOT_THERE_CODES = frozenset({26, 27})
 """There is no such collection; there is no such index."""
+
+TOLD_DUPLICATES = 5
+"""Documents, and groups of them, that are named where a unique index cannot be made."""
 
 INDEX_CONFLICT_CODES = frozenset({85, 86})
 """IndexOptionsConflict and IndexKeySpecsConflict: the other application declared it otherwise."""
@@ -203,7 +211,7 @@ class Database:
             try:
                 await collection.create_indexes(indexes)
             except OperationFailure as exc:
-                if exc.code not in INDEX_CONFLICT_CODES:
+                if exc.code not in {*INDEX_CONFLICT_CODES, DUPLICATE_KEY}:
                     raise
             else:
                 return conflicts
@@ -212,14 +220,32 @@ class Database:
                 try:
                     await collection.create_indexes([index])
                 except OperationFailure as exc:
-                    if exc.code not in INDEX_CONFLICT_CODES:
+                    if exc.code not in {*INDEX_CONFLICT_CODES, DUPLICATE_KEY}:
                         raise
+                    label = str(index.document["name"])
+                    if exc.code == DUPLICATE_KEY:
+                        problem = await self._duplicates(name, index)
+                        conflicts.append(IndexConflict(name, label, problem))
+                        continue
                     existing = [_identity(item) async for item in await collection.list_indexes()]
                     if _identity(index.document) in existing:
                         continue
-                    label = str(index.document["name"])
                     conflicts.append(IndexConflict(name, label, str(exc.details or exc)))
         return conflicts
+
+    async def _duplicates(self, name: str, index: IndexModel) -> str:
+        """Say which documents keep a unique index from being made."""
+        keys = {key.replace(".", "_"): f"${key}" for key in index.document["key"]}
+        stages: list[Doc] = [
+            {"$match": index.document.get("partialFilterExpression") or {}},
+            {"$group": {"_id": keys, "ids": {"$push": "$_id"}, "count": {"$sum": 1}}},
+            {"$match": {"count": {"$gt": 1}}},
+            {"$limit": TOLD_DUPLICATES},
+        ]
+        groups = await (await self.db[name].aggregate(stages)).to_list()
+        ids = [" and ".join(map(str, group["ids"][:TOLD_DUPLICATES])) for group in groups]
+        fields = ", ".join(index.document["key"])
+        return f"documents have the same {fields}: {'; '.join(ids)}"
 
     async def drop_indexes(self, name: str, indexes: Sequence[str]) -> None:
         """Drop those of *indexes* that a collection of ours has."""

@@ -27,7 +27,7 @@ from registry.servers.documents import (
 )
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
 from registry.servers.failures import FAILURES, TROUBLE, is_news
-from registry.servers.indexes import PATH_INDEX
+from registry.servers.indexes import OWN_PATH, PATH_INDEX
 from registry.servers.sync_states import SyncStateRepository
 from registry.servers.values import OURS, SYNC_FIELDS, ServerRecord, ServerStatus
 
@@ -57,7 +57,7 @@ class ServerRepository:
         """
         ours: Mapping[str, object] = fields.get("registry") or {}
         states = {name: value for name, value in ours.items() if OURS + name in SYNC_FIELDS}
-        document = new_document(fields, states)
+        document = new_document({**fields, "registry": {**ours, "path": fields["path"]}}, states)
         try:
             # Not by Beanie's own insert: its binding is global, and ours is to this database.
             await self._servers.insert_one(document, session=tx)
@@ -93,6 +93,8 @@ class ServerRepository:
         operations: Doc = {
             "$set": {name: value for name, value in changes.items() if name not in states}
         }
+        if "path" in changes:
+            operations["$set"][OWN_PATH] = changes["path"]
         gone = [name for name in removed if name not in SYNC_FIELDS]
         if gone:
             operations["$unset"] = dict.fromkeys(gone, "")
@@ -319,6 +321,6 @@ class ServerRepository:
 def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
     details = error.details or {}
     pattern = details.get("keyPattern") or {}
-    if "path" in pattern or PATH_INDEX in str(details.get("errmsg", "")):
+    if OWN_PATH in pattern or PATH_INDEX in str(details.get("errmsg", "")):
         return PathTakenError(path)
     return ServerExistsError("serverName", server_name)

@@ -4,6 +4,7 @@ The collection is shared with jarvis-api and holds other kinds of tokens too, so
 the types it means.
 """
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,12 +44,11 @@ TOKEN_INDEXES = [
     IndexModel([("createdAt", ASCENDING)]),
     IndexModel(
         [("userId", ASCENDING), ("type", ASCENDING), ("identifier", ASCENDING)],
-        name="registry_user_type_identifier",
-        unique=True,
-        partialFilterExpression={"type": {"$in": list(STORED_TYPES)}},
+        name="registry_by_identifier",
     ),
 ]
-"""Besides the published TTL index. The unique one covers only the kinds that we write."""
+"""Besides the published TTL index. None is unique: jarvis-api may write two tokens of one kind.
+Ours are kept apart by their ids."""
 
 ENDED = datetime(1970, 1, 1, tzinfo=UTC)
 """When a token ended whose end is no time."""
@@ -148,6 +148,7 @@ class TokenRepository:
             {
                 "$set": {**values, "metadata": written.metadata},
                 "$unset": {"registry.access_token": ""},
+                "$setOnInsert": {"_id": _id_at(user_id, key)},
             },
             projection={"_id": 1},
             upsert=True,
@@ -337,6 +338,15 @@ def _owned(token_id: str, user_id: str) -> Doc:
         "userId": ObjectId(user_id),
         "type": {"$in": stored_types()},
     }
+
+
+def _id_at(user_id: str, key: StoredKey) -> ObjectId:
+    """Return the id of the token that is inserted at *key*.
+
+    Always the same, so that of two who insert one at once the second finds the key taken.
+    """
+    place = "\0".join(str(value) for value in _at(user_id, key).values())
+    return ObjectId(hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest()[:12])
 
 
 def _at(user_id: str, key: StoredKey) -> Doc:

@@ -62,7 +62,12 @@ async def prepared(database: Database, cipher: Cipher) -> list[IndexConflict]:
     """
     conflicts = await prepare(database, EXTRA_INDEXES)
     for conflict in conflicts:
-        log.warning("index_conflict", collection=conflict.collection, index=conflict.index)
+        log.warning(
+            "index_conflict",
+            collection=conflict.collection,
+            index=conflict.index,
+            problem=conflict.message,
+        )
     await require_matching_keys(database, cipher)
     return conflicts
 

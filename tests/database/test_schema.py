@@ -202,3 +202,32 @@ async def test_many_processes_may_prepare_an_empty_database_at_once(database_uri
     await databases[0].client.drop_database(databases[0].db.name)
     for each in databases:
         await each.close()
+
+
+SAME_TOKEN = {"userId": ObjectId("a" * 24), "type": "mcp_oauth", "identifier": "mcp:x"}
+
+
+async def test_what_the_other_application_may_write_twice_is_no_conflict(
+    database: Database,
+) -> None:
+    await database.collection("tokens").insert_many([dict(SAME_TOKEN), dict(SAME_TOKEN)])
+    servers = [{"serverName": name, "path": path} for name in "ab" for path in (None, "/mcp/x")]
+    await database.collection("mcpservers").insert_many(
+        [server | {"tenantId": str(number)} for number, server in enumerate(servers)]
+    )
+
+    assert await prepare(database, EXTRA_INDEXES) == []
+
+
+async def test_documents_that_keep_an_index_from_being_unique_are_named_and_stop_nothing(
+    database: Database,
+) -> None:
+    servers = database.collection("mcpservers")
+    await servers.drop_index("serverName_1_tenantId_1")
+    one, two = ObjectId(), ObjectId()
+    await servers.insert_many([{"_id": one, "serverName": "x"}, {"_id": two, "serverName": "x"}])
+
+    (conflict,) = await prepare(database, EXTRA_INDEXES)
+
+    assert (conflict.collection, conflict.index) == ("mcpservers", "serverName_1_tenantId_1")
+    assert f"{one} and {two}" in conflict.message
