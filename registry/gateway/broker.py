@@ -9,14 +9,18 @@ stays in the worker that has it, which the sealed id names.
 import asyncio
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import orjson
 import structlog
 from aiohttp import ClientError
+from starlette.types import Message as ASGIMessage
+from starlette.types import Receive
 
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
@@ -55,6 +59,7 @@ from registry.gateway.messages import (
 from registry.gateway.offering import RESOURCE_LINK, Offering, publish_links
 from registry.gateway.patience import Patience
 from registry.gateway.ports import Peers
+from registry.gateway.replay import Replay, Replays
 from registry.gateway.reply import Reply
 from registry.gateway.requests import Exchange
 from registry.gateway.sessions import SessionSeal
@@ -77,6 +82,15 @@ MAX_ADDRESS_BYTES = 2_000
 """Longest address that is sealed into a question's id; servers choose ids as they like."""
 
 WANTED = b"wanted"
+
+RESUMABLE_SINCE = "2025-11-25"
+"""The version from which on event streams begin with an id."""
+
+OPEN_AFTER_SECONDS = 1.0
+"""An answer that takes longer begins as an event stream, before there is anything to say."""
+
+MOST_DETACHED = 50
+"""Calls of one caller that go on after their connections are lost."""
 
 PARKED_SECONDS = 300.0
 MOST_PARKED = 1_000
@@ -135,6 +149,9 @@ class _Call:
 class Broker:
     """Conducts the conversations of this worker.
 
+    Attributes:
+        replays: Keeps the answers that clients may fetch the rest of.
+
     Args:
         connector: Opens conversations with servers.
         seal: Seals what clients bring back.
@@ -163,6 +180,8 @@ class Broker:
         self._clock = clock
         self._total_timeout_seconds = total_timeout_seconds
         self._under_way: dict[CallKey, CallWatch] = {}
+        self._detached: Counter[str] = Counter()
+        self.replays = Replays(peers.own, clock)
         # By the call that asked, and the name that the server gave the question.
         self._questions: dict[str, dict[str, asyncio.Future[JsonObject]]] = {}
         self._parked: dict[str, Parked] = {}
@@ -179,9 +198,15 @@ class Broker:
         """
         call = _Call(exchange, caller, offering, ask, Reply(exchange))
         parked = self._resumed(call)
+        may_resume = caller.session is not None and caller.session.version >= RESUMABLE_SINCE
+        receive = exchange.client.receive
+        opening: asyncio.TimerHandle | None = None
+        if may_resume:
+            receive = partial(self._until_given_up, receive, caller)
+            opening = self._open_later(call)
         watch = CallWatch(
             self._patience,
-            exchange.client.receive,
+            receive,
             max(self._total_timeout_seconds, ask.route.idle_timeout_seconds),
         )
         key = _call_key(caller.session, exchange.request_id)
@@ -202,11 +227,55 @@ class Broker:
                 f"The server {ask.route.server_name} sent what cannot be read."
             ) from exc
         finally:
+            if opening is not None:
+                opening.cancel()
+            if exchange.client.replay is not None:
+                self._errands.soon(self._end_replay(exchange.client.replay))
             if key is not None:
                 self._under_way.pop(key, None)
             self._unanswered.difference_update(call.asked)
             if call.conversation is not None:
                 await self._connector.leave(call.conversation)
+
+    def _open_later(self, call: _Call) -> asyncio.TimerHandle:
+        """Have an event stream begun if the answer takes long, so that it can be resumed."""
+        session = call.caller.session
+        assert session is not None  # noqa: S101 - whoever has none cannot resume
+        call.exchange.client.replay = self.replays.begin(session.nonce)
+
+        def begin() -> None:
+            self._errands.soon(call.reply.open())
+
+        return asyncio.get_running_loop().call_later(OPEN_AFTER_SECONDS, begin)
+
+    async def _end_replay(self, replay: Replay) -> None:
+        # In the background: what the endpoint says of a failure is still to come.
+        self.replays.end(replay)
+
+    async def _until_given_up(self, receive: Receive, caller: Caller) -> ASGIMessage:
+        """Return the client's disconnect only if it ends the call: a lost connection does not.
+
+        It may come back for the answer, or cancel the call by a notification. How many calls go on
+        so is bounded for each caller.
+        """
+        message = await receive()
+        principal = caller.user.principal
+        if message["type"] == "http.disconnect" and self._detached[principal] < MOST_DETACHED:
+            self._detached[principal] += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._detached[principal] -= 1
+                if not self._detached[principal]:
+                    del self._detached[principal]
+        return message
+
+    def end_of(self, nonce: str) -> None:
+        """End what is under way here in a session that has ended."""
+        for key, watch in tuple(self._under_way.items()):
+            if key[0] == nonce:
+                watch.end(RequestCancelled())
+        self.replays.forget(nonce)
 
     def cancel(self, session: ClientSession, request_id: RequestId) -> bool:
         """End a request of *session*, if it is under way here."""

@@ -283,6 +283,7 @@ class GatewayEndpoint:
                 self._arguments,
             ),
             recorder=recorder,
+            patience=self._patience,
         )
         self._old_clients = OldClients(
             self,
@@ -547,6 +548,8 @@ class GatewayEndpoint:
                 last = farewell(exchange.farewell, refusal, exchange.request_id)
                 if not last and exchange.client.sends_whole_events:
                     last = event_text(refusal_body(exchange, refusal))
+                    if exchange.client.replay is not None:
+                        last = exchange.client.replay.add(last)
                 await exchange.client.send({"type": "http.response.body", "body": last})
             return
         body = refusal_body(exchange, refusal)

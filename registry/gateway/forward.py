@@ -37,6 +37,7 @@ from registry.gateway.headers import (
     returned_headers,
 )
 from registry.gateway.patience import Patience
+from registry.gateway.replay import Replay
 from registry.gateway.values import Route
 from registry.gateway.verdict import GOOD_ENDS, KEY_ENDS
 from registry.gateway.watch import CallWatch
@@ -116,6 +117,7 @@ class Client:
         tail: The last piece of the body.
         sent: The stored headers that went upstream and the server's address, once they are known;
             an answer that tells of an error is given without them.
+        replay: Keeps the events of the answer for a client that lost its connection.
     """
 
     __slots__ = (
@@ -127,6 +129,7 @@ class Client:
         "is_event_stream",
         "monotonic",
         "receive",
+        "replay",
         "seal",
         "sends_whole_events",
         "sent",
@@ -143,6 +146,7 @@ class Client:
         self.sent_bytes = 0
         self.tail = b""
         self.sent: Sent | None = None
+        self.replay: Replay | None = None
         self.seal: SealSession | None = None
         self.edit: Edit | None = None
         self.has_started = False

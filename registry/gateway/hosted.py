@@ -54,8 +54,11 @@ from registry.gateway.headers import CONVERSATION_HEADER, TRACE_HEADERS
 from registry.gateway.listing import CursorError, marked, page_result
 from registry.gateway.messages import notification_text
 from registry.gateway.offering import PAGE_KINDS, Offering, with_public_links
+from registry.gateway.patience import Patience
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.recorder import Recorder
+from registry.gateway.replay import worker_of
+from registry.gateway.reply import STREAM_HEADERS
 from registry.gateway.requests import Exchange
 from registry.gateway.session_states import (
     MAX_URI_CHARACTERS,
@@ -66,6 +69,7 @@ from registry.gateway.standing import SAID, Standing
 from registry.gateway.translate import result_body
 from registry.gateway.upstream_sessions import SessionOwner
 from registry.gateway.values import Route, may_tell_of_resources
+from registry.gateway.watch import CallWatch
 from registry.servers.values import Era
 
 log = structlog.get_logger()
@@ -104,6 +108,7 @@ class HostedServer:
         peers: The other workers.
         means: Of the endpoint.
         recorder: Is told when a request goes upstream.
+        patience: Says which waits are worth watching.
     """
 
     def __init__(
@@ -117,8 +122,10 @@ class HostedServer:
         *,
         means: Means,
         recorder: Recorder,
+        patience: Patience,
     ) -> None:
         self._broker = broker
+        self._patience = patience
         self._connector = connector
         self._sessions = sessions
         self._states = states
@@ -174,7 +181,38 @@ class HostedServer:
             info=session.info if session else {},
             session=session,
         )
-        await self._standing.stream(exchange, caller, offering)
+        last_event_id = exchange.headers.get("last-event-id")
+        if (
+            session is None
+            or last_event_id is None
+            or not await self._replayed(exchange, session, last_event_id)
+        ):
+            await self._standing.stream(exchange, caller, offering)
+
+    async def _replayed(
+        self, exchange: Exchange, session: ClientSession, last_event_id: str
+    ) -> bool:
+        """Send what came of an answer after an event; return whether it is kept anywhere."""
+        worker, client = worker_of(last_event_id), exchange.client
+        if worker is not None and worker != self._peers.own:
+            with suppress(PeerGone):
+                await self._peers.forward(
+                    worker, exchange.scope, b"", client.receive, client.pass_on
+                )
+                return True
+            return False
+        found = self._broker.replays.find(last_event_id, session.nonce)
+        if found is None:
+            return False
+        replay, number = found
+        await client.start(200, list(STREAM_HEADERS), is_event_stream=True)
+        with CallWatch(self._patience, client.receive, None):
+            while events := await replay.after(number):
+                number += len(events)
+                body = b"".join(events)
+                await client.send({"type": "http.response.body", "body": body, "more_body": True})
+        await client.send({"type": "http.response.body", "body": b""})
+        return True
 
     async def delete(self, exchange: Exchange, user: UserContext, offering: Offering) -> None:
         """End a session: what belongs to it is dropped, in all workers."""
@@ -198,6 +236,7 @@ class HostedServer:
         await self._peers.tell_all(orjson.dumps(told))
 
     def _ended(self, nonce: str) -> None:
+        self._broker.end_of(nonce)
         self._states.forget(nonce)
         self._standing.session_ended(nonce)
         self._connector.sessions.end_of(nonce)

@@ -117,7 +117,7 @@ class Events:
         """Return the next message."""
         async with asyncio.timeout(WAIT_SECONDS):
             async for line in self._lines:
-                if line.startswith("data: "):
+                if line.startswith("data: {"):
                     return orjson.loads(line[6:])
         raise AssertionError("the stream ended")
 
