@@ -33,6 +33,7 @@ from registry.versions.routes import router as versions_router
 from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
+from registry.web.hosts import HostGuard, answer_misdirected
 from registry.web.middleware import RequestRecorder
 from registry.web.welcome import welcome_router
 from registry.wiring.application import components
@@ -40,22 +41,44 @@ from registry.wiring.components import Components
 
 GATEWAY_PATH = "/mcp"
 GATEWAY_PREFIX = f"{GATEWAY_PATH}/"
+HEALTH_PATH = "/health"
+HEALTH_PREFIX = f"{HEALTH_PATH}/"
 
 
 class Application:
-    """Sends gateway paths to the data plane and everything else to the control plane."""
+    """Sends gateway paths to the data plane and everything else to the control plane.
 
-    def __init__(self, control: ASGIApp, gateway: ASGIApp) -> None:
+    Args:
+        control: The REST application.
+        gateway: The data plane.
+        hosts: Whoever asks for another host is answered by *misdirected*, on both planes.
+        misdirected: Refuses.
+    """
+
+    def __init__(
+        self, control: ASGIApp, gateway: ASGIApp, *, hosts: HostGuard, misdirected: ASGIApp
+    ) -> None:
         self._control = control
         self._gateway = gateway
+        self._hosts = hosts
+        self._misdirected = misdirected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
         path = scope.get("path", "")
-        if scope["type"] == "http" and (path.startswith(GATEWAY_PREFIX) or path == GATEWAY_PATH):
+        if scope["type"] != "http":
+            await self._control(scope, receive, send)
+        elif not self._hosts.is_addressed(scope) and not _is_probe(path):
+            await self._misdirected(scope, receive, send)
+        elif path.startswith(GATEWAY_PREFIX) or path == GATEWAY_PATH:
             await self._gateway(scope, receive, send)
         else:
             await self._control(scope, receive, send)
+
+
+def _is_probe(path: str) -> bool:
+    # Probes of balancers and orchestrators come by address. What they are told is no secret.
+    return path == HEALTH_PATH or path.startswith(HEALTH_PREFIX)
 
 
 @asynccontextmanager
@@ -69,7 +92,13 @@ async def application(
         peers: The other workers; None when there are none.
     """
     async with components(settings, peers) as parts:
-        yield Application(control_plane(parts), parts.gateway), parts
+        app = Application(
+            control_plane(parts),
+            parts.gateway,
+            hosts=HostGuard.from_settings(settings),
+            misdirected=_recorded(parts, answer_misdirected),
+        )
+        yield app, parts
 
 
 def control_plane(parts: Components) -> ASGIApp:
@@ -127,8 +156,12 @@ def control_plane(parts: Components) -> ASGIApp:
         "staying": parts.is_staying,
     }
     app.include_router(health_router(checks, parts.metrics_page, parts.snapshot_facts))
+    return _recorded(parts, RefuseWhileDraining(app, parts.drain))
+
+
+def _recorded(parts: Components, app: ASGIApp) -> ASGIApp:
     return RequestRecorder(
-        RefuseWhileDraining(app, parts.drain),
+        app,
         metrics=parts.metrics,
         max_body_bytes=parts.settings.gateway_max_body_bytes,
         body_seconds=parts.settings.request_body_timeout_seconds,

@@ -139,7 +139,9 @@ class Settings(BaseSettings):
         description="Address clients use; default `http://<host>:<port>`.",
     )
     allowed_hosts: CommaSeparated = Field(
-        default=(), description="Further `Host` values answered besides PUBLIC_URL's and loopback."
+        default=(),
+        description="Further `Host` values answered besides PUBLIC_URL's and loopback, "
+        "with a port or, for any port, without.",
     )
     allowed_origins: CommaSeparated = Field(
         default=(), description="Browser origins that may call the gateway."

@@ -50,6 +50,7 @@ from registry.gateway.errors import (
     LoopDetected,
     MethodNotAllowed,
     MethodUnknown,
+    OriginNotAllowed,
     Outcome,
     Refusal,
     RequestCancelled,
@@ -62,7 +63,6 @@ from registry.gateway.forward import Forwarder
 from registry.gateway.gates import UpstreamGates
 from registry.gateway.headers import read_headers
 from registry.gateway.hosted import HostedServer, Means
-from registry.gateway.hosts import HostGuard
 from registry.gateway.offering import COMBINED, PAGE_KINDS, CombinedOffering, SingleOffering
 from registry.gateway.old_clients import OldClients, is_old_client, stream_name
 from registry.gateway.passthrough import PassThrough
@@ -83,6 +83,7 @@ from registry.gateway.watch import ClientGone
 from registry.gateway.wire import Wire
 from registry.servers.values import Era, Transport
 from registry.upstream.loops import Instance, is_gateway
+from registry.web.hosts import HostGuard
 
 log = structlog.get_logger()
 
@@ -159,12 +160,7 @@ class GatewayEndpoint:
         self._max_body_bytes = settings.gateway_max_body_bytes
         self._body_seconds = settings.request_body_timeout_seconds
         self._recorder = recorder
-        self._hosts = HostGuard(
-            base_url=settings.base_url,
-            bind_host=settings.registry_host,
-            allowed_hosts=settings.allowed_hosts,
-            allowed_origins=settings.allowed_origins,
-        )
+        self._hosts = HostGuard.from_settings(settings)
         self._seal = SessionSeal(
             sealing_keys, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
         )
@@ -346,10 +342,11 @@ class GatewayEndpoint:
     async def _serve(self, exchange: Exchange) -> None:
         scope = exchange.scope
         headers = exchange.headers = read_headers(scope["headers"])
-        server = scope.get("server")
         origin = headers.get("origin")
-        self._hosts.check(headers.get("host"), origin, server[1] if server else None)
         if origin is not None:
+            server = scope.get("server")
+            if not self._hosts.is_allowed_origin(origin, server[1] if server else None):
+                raise OriginNotAllowed
             exchange.client.extra_headers = readable_by(origin)
         match scope["method"]:
             case "POST":

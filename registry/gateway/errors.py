@@ -1,7 +1,7 @@
 """Every way the gateway itself refuses a request.
 
 Refusal
-├── transport: HostNotAllowed, OriginNotAllowed, MethodNotAllowed, BodyTooLarge, BodyTooSlow, …
+├── transport: OriginNotAllowed, MethodNotAllowed, BodyTooLarge, BodyTooSlow, …
 ├── protocol:  MalformedJson, InvalidRequest, InvalidParams, HeaderMismatch, VersionMismatch
 ├── policy:    ServerUnknown, SessionUnknown, ToolUnknown, ToolDenied
 ├── loop:      LoopDetected
@@ -99,18 +99,6 @@ class Refusal(Exception):  # noqa: N818 - a decision that travels as an exceptio
         self.headers = tuple(headers)
         self.http_status = self.status
         self.rpc_code = self.code
-
-
-class HostNotAllowed(Refusal):
-    """The `Host` header names no address of ours (DNS rebinding)."""
-
-    status = 421
-    code = 421
-    error = "misdirected_request"
-    outcome = Outcome.REFUSED
-
-    def __init__(self) -> None:
-        super().__init__("This Host is not served here; ALLOWED_HOSTS lists further ones.")
 
 
 class OriginNotAllowed(Refusal):

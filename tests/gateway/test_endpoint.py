@@ -507,13 +507,11 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(
         ({"content_type": 'application/json; charset="utf-16"'}, 415),
         ({"content_encoding": "gzip"}, 415),
         ({"accept": "text/html"}, 406),
-        ({"host": "evil.example"}, 421),
-        ({"host": "127.0.0.1:1"}, 421),
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
     ],
 )
-async def test_requests_that_browsers_or_rebinding_could_make_are_refused(
+async def test_requests_that_pages_of_others_could_make_are_refused(
     gateway: Gateway, upstream: ScriptedUpstream, headers: dict[str, str], status: int
 ) -> None:
     answer = await gateway.call(**headers)
@@ -537,16 +535,10 @@ async def test_ordinary_variations_are_served(gateway: Gateway, headers: dict[st
     assert answer.status_code == 200
 
 
-async def test_allowed_hosts_and_origins_are_served(start_gateway: StartGateway) -> None:
-    gateway = await start_gateway(
-        make_route(),
-        allowed_hosts=("inner.example",),
-        allowed_origins=("https://console.example",),
-    )
+async def test_allowed_origins_are_served(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(make_route(), allowed_origins=("https://console.example",))
 
-    answer = await gateway.post(
-        request("tools/list"), host="inner.example:81", origin="https://console.example"
-    )
+    answer = await gateway.post(request("tools/list"), origin="https://console.example")
 
     assert answer.status_code == 200
 
