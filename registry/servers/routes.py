@@ -71,7 +71,6 @@ server_errors = error_answers(
     {
         404: "There is no such server.",
         409: "The name or path is taken, or the server was modified meanwhile.",
-        412: "`If-Match` is no ETag of this API.",
         502: "The upstream cannot be read.",
     }
 )
@@ -199,13 +198,13 @@ async def get_server(request: Request, user: Reader, server_id: ServerId) -> Res
     "/{server_id}",
     response_model=ServerDetail,
     operation_id="update_server",
-    responses=server_errors(404, 408, 409, 415, 502),
+    responses=server_errors(404, 408, 409, 412, 415, 502),
 )
 @router.put(
     "/{server_id}",
     response_model=ServerDetail,
     operation_id="put_server",
-    responses=server_errors(404, 408, 409, 415, 502),
+    responses=server_errors(404, 408, 409, 412, 415, 502),
 )
 async def update_server(
     request: Request,
@@ -226,7 +225,7 @@ async def update_server(
     "/{server_id}",
     status_code=204,
     operation_id="delete_server",
-    responses=server_errors(404, 409),
+    responses=server_errors(404, 409, 412),
 )
 async def delete_server(
     request: Request,
@@ -246,7 +245,7 @@ async def delete_server(
     "/{server_id}/toggle",
     response_model=ToggleAnswer,
     operation_id="toggle_server",
-    responses=server_errors(404, 408, 409, 415),
+    responses=server_errors(404, 408, 409, 412, 415),
 )
 async def toggle_server(
     request: Request,
@@ -303,7 +302,7 @@ async def list_server_tools(request: Request, user: ToolReader, server_id: Serve
     "/{server_id}/refresh",
     response_model=RefreshAnswer,
     operation_id="refresh_server",
-    responses=server_errors(404, 409, 502),
+    responses=server_errors(404, 409, 412, 502),
 )
 async def refresh_server(
     request: Request,

@@ -46,9 +46,15 @@ TOKEN_INDEXES = [
         [("userId", ASCENDING), ("type", ASCENDING), ("identifier", ASCENDING)],
         name="registry_by_identifier",
     ),
+    IndexModel(
+        [("registry.place", ASCENDING)],
+        name="registry_own_place",
+        unique=True,
+        partialFilterExpression={"registry.place": {"$type": "string"}},
+    ),
 ]
-"""Besides the published TTL index. None is unique: jarvis-api may write two tokens of one kind.
-Ours are kept apart by their ids."""
+"""Besides the published TTL index. Unique are those that we inserted: jarvis-api may write two
+tokens of one kind."""
 
 ENDED = datetime(1970, 1, 1, tzinfo=UTC)
 """When a token ended whose end is no time."""
@@ -148,7 +154,7 @@ class TokenRepository:
             {
                 "$set": {**values, "metadata": written.metadata},
                 "$unset": {"registry.access_token": ""},
-                "$setOnInsert": {"_id": _id_at(user_id, key)},
+                "$setOnInsert": {"registry.place": _place(user_id, key)},
             },
             projection={"_id": 1},
             upsert=True,
@@ -168,8 +174,9 @@ class TokenRepository:
             **self._values(written),
             "metadata": written.metadata,
         }
+        document["registry"] = {"place": _place(user_id, key)}
         if key.given_identifier is not None:
-            document["registry"] = {"identifier": key.given_identifier}
+            document["registry"]["identifier"] = key.given_identifier
         await self._tokens.insert_one(document, session=tx)
 
     async def renew(self, token_id: str, user_id: str, written: NewToken, tx: Transaction) -> None:
@@ -340,13 +347,10 @@ def _owned(token_id: str, user_id: str) -> Doc:
     }
 
 
-def _id_at(user_id: str, key: StoredKey) -> ObjectId:
-    """Return the id of the token that is inserted at *key*.
-
-    Always the same, so that of two who insert one at once the second finds the key taken.
-    """
+def _place(user_id: str, key: StoredKey) -> str:
+    """Return what one inserted token alone may have: of two at once one is refused."""
     place = "\0".join(str(value) for value in _at(user_id, key).values())
-    return ObjectId(hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest()[:12])
+    return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _at(user_id: str, key: StoredKey) -> Doc:

@@ -127,7 +127,7 @@ async def diff_server_version(
     "/{server_id}/versions/{version}/rollback",
     response_model=ServerDetail,
     operation_id="roll_back_server",
-    responses=errors(404, 408, 409, 415, 502),
+    responses=errors(404, 408, 409, 412, 415, 502),
 )
 async def roll_back_server(
     request: Request,

@@ -77,6 +77,7 @@ USUAL_ERRORS = {
     401: "No acceptable bearer token.",
     403: "Not allowed, or the token lacks a scope.",
     408: "The request body did not arrive in time.",
+    412: "`If-Match` is no ETag of this API.",
     413: "The request body is too large.",
     415: "The request body is not JSON.",
     422: "A field or parameter cannot take that value.",

@@ -346,7 +346,7 @@ async def test_tokens_of_a_server_are_stored_where_jarvis_looks_for_them(
     }
     access = found["mcp_oauth", "mcp:weather"]
     assert cipher.decrypt(access["token"], None) == SENTINEL  # type: ignore[arg-type]  # names no place
-    assert access["registry"] == {"identifier": "github_mcp_server"}
+    assert access["registry"]["identifier"] == "github_mcp_server"
 
 
 @pytest.mark.requirement("R-260")
