@@ -19,7 +19,7 @@ from packages.database.errors import (
 from packages.database.schema import wanted_indexes
 from packages.database.slices import slices
 from packages.models import SCHEMA_VERSION, check_schema_version
-from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
+from packages.models.errors import SchemaMembersError, SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
 from registry.auth.repository import RevocationRepository
 from registry.core.clock import SystemClock
@@ -86,7 +86,7 @@ async def examine(settings: Settings, *, repair: bool = False) -> list[Finding]:
 def _schema_version() -> Finding:
     try:
         check_schema_version()
-    except (SchemasNotGeneratedError, SchemaVersionError) as exc:
+    except (SchemaMembersError, SchemasNotGeneratedError, SchemaVersionError) as exc:
         return Finding("schemas", good=False, message=str(exc))
     return Finding("schemas", good=True, message=f"generated from {SCHEMA_VERSION}")
 

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp
 
 import registry
-from packages.models import check_generated
+from packages.models import check_generated, check_schema_version
 from registry.auth.keys import KeyPairError, load_signing_keys
 from registry.core.clock import SystemClock
 from registry.core.logs import configure_logging
@@ -156,6 +156,8 @@ async def serve_local(workers: int | None = None) -> None:
     from registry.main import application  # noqa: PLC0415
     from registry.wiring.application import components  # noqa: PLC0415
 
+    # Before the database is started, which a release that does not fit would leave running.
+    check_schema_version()
     checked = load_settings(**PLACEHOLDERS)
     count = workers or checked.registry_workers
     configure_logging(checked.log_level, checked.log_format, is_local=True)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from packages.models.errors import (
+    SchemaMembersError,
     SchemasNotGeneratedError,
     SchemaVersionError,
     UnknownTransportError,
@@ -57,6 +58,7 @@ __all__ = [
     "OAuthMetadata",
     "PluginAuth",
     "SSETransport",
+    "SchemaMembersError",
     "SchemaVersionError",
     "SchemasNotGeneratedError",
     "StdioTransport",
@@ -86,15 +88,20 @@ def check_generated() -> None:
 
 
 def check_schema_version() -> None:
-    """Compare the generated models with the release this program expects.
+    """Compare the generated models with the release this program expects and with what it writes.
 
     Raises:
         SchemasNotGeneratedError: There are none.
         SchemaVersionError: They come from another release.
+        SchemaMembersError: They lack members that are written, or hold them as another type.
     """
     found = str(_load(GENERATED, "__version__"))
     if found != SCHEMA_VERSION:
         raise SchemaVersionError(expected=SCHEMA_VERSION, found=found)
+    # Not at the top: it needs Pydantic, and the generator runs without the rest.
+    from packages.models.written import check_members  # noqa: PLC0415
+
+    check_members(vars(import_module(GENERATED)), found)
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,7 @@
 """What is wrong with the generated models, each with the command that mends it."""
 
+from collections.abc import Sequence
+
 GENERATE_COMMAND = "python scripts/generate_schemas.py"
 
 
@@ -23,6 +25,16 @@ class SchemaVersionError(RuntimeError):
         )
         self.expected = expected
         self.found = found
+
+
+class SchemaMembersError(RuntimeError):
+    """The generated models lack what this program writes, or hold it as another type."""
+
+    def __init__(self, version: str, problems: Sequence[str]) -> None:
+        super().__init__(
+            f"The models of {version} do not fit what this program writes: {'; '.join(problems)}. "
+            "Use a release of this program that knows them, or generate the models of another."
+        )
 
 
 class UnknownTransportError(ValueError):

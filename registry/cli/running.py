@@ -15,7 +15,7 @@ import uvloop
 
 from packages.database.client import MongoAddressError, TopologyError
 from packages.database.errors import DatabaseUnavailable, MongoLoginError
-from packages.models.errors import SchemasNotGeneratedError, SchemaVersionError
+from packages.models.errors import SchemaMembersError, SchemasNotGeneratedError, SchemaVersionError
 from registry.auth.keys import KeyPairError
 from registry.core.errors import ErrorKind, RegistryError, leaves
 from registry.core.logs import configure_logging
@@ -37,6 +37,7 @@ EXPECTED = (
     MongoAddressError,
     TopologyError,
     DatabaseUnavailable,
+    SchemaMembersError,
     SchemasNotGeneratedError,
     SchemaVersionError,
     RegistryError,

@@ -1,5 +1,6 @@
 """The command that generates the models, as an operator runs it."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -390,9 +391,14 @@ def test_a_hostile_schema_cannot_write_code(schemas: Path, output: Path, release
     [
         ("x-collection", 'tokens"\n        import os'),
         ("x-indexes", [{"fields": {'a"': 1}}]),
-        ("x-indexes", [{"fields": {"a": 1}, "name": "x"}]),
+        ("x-indexes", [{"fields": {"a": 1}, "storageEngine": "x"}]),
         ("x-indexes", [{"fields": {"a": 1}, "expireAfterSeconds": "0"}]),
         ("x-indexes", [{"fields": {}}]),
+        ("x-indexes", [{"fields": {"a": True}}]),
+        ("x-indexes", [{"fields": {"a": "upwards"}}]),
+        ("x-indexes", [{"fields": {"a": ["text"]}}]),
+        ("x-indexes", [{"fields": {"a": 1}, "partialFilterExpression": {"b": float("inf")}}]),
+        ("x-indexes", [{"fields": {"a": 1}, "partialFilterExpression": []}]),
         ("x-indexes", "a"),
     ],
 )
@@ -406,6 +412,140 @@ def test_a_malformed_annotation_is_refused(
 
     assert code == 1
     assert not output.exists()
+
+
+def test_partial_and_text_indexes_come_out_as_they_are_declared(
+    schemas: Path, output: Path, release: Path
+) -> None:
+    schema = json.loads((release / "Token.json").read_bytes())
+    partial = {"email": {"$exists": True}, "type": {"$in": ["a", 'b"']}}
+    schema["x-indexes"] = [
+        {"fields": {"email": 1}, "unique": True, "partialFilterExpression": partial},
+        {"fields": {"identifier": "text", "type": -1}, "weights": {"identifier": 3}},
+    ]
+    (release / "Token.json").write_text(json.dumps(schema))
+
+    assert run(schemas, output, "--version", "v0.0.32", "--source", str(release)) == 0
+
+    first, second = (index.document for index in imported(output).Token.Settings.indexes)
+    assert first["partialFilterExpression"] == partial
+    assert dict(second["key"]) == {"identifier": "text", "type": -1}
+    assert second["weights"] == {"identifier": 3}
+
+
+def test_a_published_id_does_not_take_the_place_of_the_documents_own(
+    schemas: Path, output: Path, release: Path
+) -> None:
+    schema = json.loads((release / "Token.json").read_bytes())
+    schema["properties"]["id"] = {"type": "string"}
+    (release / "Token.json").write_text(json.dumps(schema))
+
+    assert run(schemas, output, "--version", "v0.0.32", "--source", str(release)) == 0
+
+    fields = imported(output).Token.model_fields
+    assert fields["id"].alias == "_id"
+    assert fields["id_"].alias == "id"
+
+
+def test_a_file_that_is_new_is_said_to_be_left_out(
+    schemas: Path, output: Path, release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (release / "Role.json").write_text("{}")
+
+    assert run(schemas, output, "--version", "v0.0.32", "--source", str(release)) == 0
+
+    assert "Role.json of v0.0.32 is not taken" in capsys.readouterr().out
+    assert not (schemas / "v0.0.32" / "Role.json").exists()
+
+
+def test_what_a_release_changes_is_printed(
+    schemas: Path, output: Path, release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = json.loads((release / "Token.json").read_bytes())
+    del schema["properties"]["email"]
+    schema["properties"]["audience"] = {"type": "array", "items": {"type": "string"}}
+    schema["properties"]["type"] = {"type": "integer"}
+    schema["required"] = [*schema["required"], "identifier", "audience"]
+    schema["x-indexes"] = [{"fields": {"userId": 1}}]
+    (release / "Token.json").write_text(json.dumps(schema))
+
+    assert run(schemas, output, "--version", "v0.0.32", "--source", str(release)) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("against the pinned v0.0.31:") + 1
+    assert lines[start : start + 6] == [
+        "  added: Token.audience (array of string, required)",
+        "  removed: Token.email (string)",
+        "  required now: Token.identifier",
+        "  retyped: Token.type (string -> integer)",
+        "  index removed: Token (expiresAt: 1), expireAfterSeconds=0",
+        "  index added: Token (userId: 1)",
+    ]
+
+
+def test_a_release_that_changes_nothing_says_so(
+    schemas: Path, output: Path, release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(schemas, output, "--version", "v0.0.32", "--source", str(release)) == 0
+
+    assert "no field differs from the pinned v0.0.31" in capsys.readouterr().out
+
+
+def sums_of(files: dict[str, bytes]) -> bytes:
+    lines = (f"{hashlib.sha256(files[name]).hexdigest()} *{name}\n" for name in files)
+    return "".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("altered", "complaint_of"),
+    [
+        ("Token.json", "v0.0.32/Token.json does not match its sum in SHA256SUMS"),
+        (None, None),
+    ],
+)
+def test_a_download_is_checked_against_the_sums_of_its_release(
+    schemas: Path,
+    output: Path,
+    release: Path,
+    capsys: pytest.CaptureFixture[str],
+    altered: str | None,
+    complaint_of: str | None,
+) -> None:
+    files = contents(release)
+    with start_release_server() as server:
+        listed = sums_of({**files, "Role.json": b"{}"})
+        server.replies["/v0.0.32/SHA256SUMS"] = Reply(listed)
+        for name, content in files.items():
+            server.replies[f"/v0.0.32/{name}"] = Reply(
+                content + (b" " if name == altered else b"")
+            )
+
+        code = run(schemas, output, "--version", "v0.0.32", "--source", server.url)
+
+    if complaint_of is not None:
+        assert code == 1
+        assert complaint(capsys) == f"generate-schemas: {complaint_of}"
+        assert not output.exists()
+        return
+    assert code == 0
+    assert "Role.json of v0.0.32 is not taken" in capsys.readouterr().out
+
+
+def test_a_listed_file_that_the_release_does_not_give_is_refused(
+    schemas: Path, output: Path, release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = contents(release)
+    with start_release_server() as server:
+        server.replies["/v0.0.32/SHA256SUMS"] = Reply(sums_of({**files, "User.json": b"{}"}))
+        for name, content in files.items():
+            server.replies[f"/v0.0.32/{name}"] = Reply(content)
+
+        code = run(schemas, output, "--version", "v0.0.32", "--source", server.url)
+
+    assert code == 1
+    assert complaint(capsys) == (
+        "generate-schemas: v0.0.32/User.json is listed in SHA256SUMS and missing"
+    )
 
 
 @pytest.mark.requirement("R-310")

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from packages.models.generator import folder, pins
+from packages.models.generator.differences import differences
 from packages.models.generator.download import Limits
 from packages.models.generator.errors import GenerationError
-from packages.models.generator.pipeline import PINNED_SCHEMAS, generated
-from packages.models.generator.releases import normalised_version
+from packages.models.generator.pipeline import PINNED_SCHEMAS, generated, modules_of
+from packages.models.generator.releases import Files, normalised_version
 from packages.models.generator.sources import Source, files_of
 from packages.models.version import SCHEMA_VERSION
 
@@ -56,6 +57,7 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"{output} is up to date with {version}")
         return
     if found.is_new:
+        _report_differences(arguments.schemas, version, found.files)
         for name in pins.changed_pins(arguments.schemas, version, found.files):
             print(f"{name} of {version} was pinned with other content; replaced")
         pins.write_pinned(arguments.schemas, version, found.files)
@@ -64,6 +66,23 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"generated {version} in {output}")
     if version != SCHEMA_VERSION:
         print(f"this program expects {SCHEMA_VERSION} and will not start with {version}")
+
+
+def _report_differences(schemas: Path, version: str, files: Files) -> None:
+    """Print what *files* change against the pin that they replace, or else the newest one."""
+    others = [name for name in pins.pinned_versions(schemas) if name != version]
+    last = version if pins.is_pinned(schemas, version) else next(iter(others), None)
+    if last is None:
+        return
+    try:
+        former = modules_of(pins.read_pinned(schemas, last))
+    except GenerationError as exc:
+        print(f"not compared with the pinned {last}: {exc}")
+        return
+    found = differences(former, modules_of(files))
+    print(f"against the pinned {last}:" if found else f"no field differs from the pinned {last}")
+    for line in found:
+        print(f"  {line}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -62,6 +62,8 @@ class Release:
         self.token = token
         self.token_origin = _origin(self.api_url or self.url)
         self.deadline = time.monotonic() + self.limits.total_seconds
+        self.offered: frozenset[str] = frozenset()
+        """Names of all files of the release, where it lists them: GitHub's API does."""
 
     def files(self, names: Collection[str]) -> dict[str, bytes]:
         """Return those of *names* that the release has.
@@ -98,7 +100,9 @@ class Release:
         if content is None:
             raise GenerationError(f"{api_url.host} knows no release {self.version}")
         found: dict[str, bytes] = {}
-        for name, asset in sorted(_assets(content).items()):
+        assets = _assets(content)
+        self.offered = frozenset(assets)
+        for name, asset in sorted(assets.items()):
             if name in names:
                 data = self._get(client, _checked(asset), name)
                 if data is not None:

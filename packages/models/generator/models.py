@@ -14,6 +14,7 @@ from packages.models.generator.shapes import (
     description,
     generated_class,
     object_schema,
+    required_of,
 )
 from packages.models.generator.transports import BASE, transports_of
 
@@ -28,6 +29,7 @@ class Module:
         root: Schema of the root class.
         classes: Schemas of all other classes by name, in the order they are needed.
         defaults_to_now: Wire names of the fields that default to the current time.
+        published_required: What the file requires of each class; the classes require less.
     """
 
     published: Published
@@ -37,6 +39,7 @@ class Module:
     collection: str | None = None
     indexes: tuple[Index, ...] = ()
     defaults_to_now: frozenset[str] = field(default=frozenset())
+    published_required: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def wire_names(self) -> set[str]:
@@ -78,6 +81,7 @@ def document_module(published: Published, schema: Schema, baseline: Schema | Non
         collection_of(published, annotated),
         indexes_of(published, annotated),
         frozenset(clocked),
+        {**shapes.required, published.model: required_of(shapes.flattened(schema))},
     )
 
 
@@ -89,10 +93,12 @@ def config_module(published: Published, schema: Schema, baseline: Schema | None)
     described = description(schema) or description(baseline or {})
     root = {"allOf": [_base_ref(), object_schema(found.flat)], "description": described}
     classes: dict[str, Schema] = {**found.classes, BASE: object_schema(found.shared)}
+    required = {**found.required, **{one.name: one.required for one in found.variants}}
     for variant in found.variants:
         own = {**object_schema(variant.own), "required": sorted(variant.required)}
         classes[variant.name] = {"allOf": [_base_ref(), own]}
-    return Module(published, origin(published.file, schema), root, classes)
+    made_from = origin(published.file, schema)
+    return Module(published, made_from, root, classes, published_required=required)
 
 
 def is_raw(schema: Schema) -> bool:

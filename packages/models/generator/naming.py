@@ -13,8 +13,10 @@ RESERVED = (
     | frozenset(keyword.kwlist)
     | frozenset({"bool", "dict", "float", "int", "list", "str"})
     | ANNOTATION_NAMES
-) - {"id"}
-"""Names that a field must not take: it would hide what the class or its annotations need."""
+    | {"id"}
+)
+"""Names that a field must not take: it would hide what the class or its annotations need. A
+published `id` is one of them: the document's own `id` is `_id`."""
 
 CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 

@@ -4,13 +4,14 @@ import hashlib
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from packages.models.generator.errors import GenerationError
 from packages.models.generator.releases import ALL, Files, version_key
 
 SUMS = "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
+LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 KNOWN_FILES = frozenset(published.file for published in ALL)
 
@@ -43,15 +44,46 @@ def read_verified(folder: Path) -> dict[str, bytes]:
     Raises:
         GenerationError: A file is missing, altered or not listed.
     """
-    listed = _listed(folder)
+    listed = listed_sums(_read(folder / SUMS), folder.name)
+    for name in sorted(listed):
+        if name not in KNOWN_FILES:
+            raise GenerationError(f"{folder.name}/{SUMS} lists {name}, which is no known schema")
     for entry in sorted(folder.iterdir()):
         if entry.name != SUMS and entry.name not in listed:
             raise GenerationError(f"{_shown(entry)} is not listed in {SUMS}")
     files = {name: _read(folder / name) for name in sorted(listed)}
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != listed[name]:
-            raise GenerationError(f"{_shown(folder / name)} does not match its sum in {SUMS}")
+    require_sums(files, listed, folder.name)
     return files
+
+
+def listed_sums(content: bytes, where: str) -> dict[str, str]:
+    """Return the sums that a SHA256SUMS file lists, by file name.
+
+    Raises:
+        GenerationError: A line is malformed, or a file is listed twice.
+    """
+    listed: dict[str, str] = {}
+    for line in content.decode("utf-8", errors="replace").splitlines():
+        found = LINE.fullmatch(line.rstrip())
+        if found is None or found[2] in listed:
+            raise GenerationError(f"{where}/{SUMS} has a malformed line: {line[:80]!r}")
+        listed[found[2]] = found[1]
+    return listed
+
+
+def require_sums(files: Files, listed: Mapping[str, str], where: str) -> None:
+    """Check *files* against the sums of their release.
+
+    Raises:
+        GenerationError: A schema is missing, altered or not listed.
+    """
+    for name in sorted(KNOWN_FILES & listed.keys() - files.keys()):
+        raise GenerationError(f"{where}/{name} is listed in {SUMS} and missing")
+    for name in sorted(files):
+        if name not in listed:
+            raise GenerationError(f"{where}/{name} is not listed in {SUMS}")
+        if hashlib.sha256(files[name]).hexdigest() != listed[name]:
+            raise GenerationError(f"{where}/{name} does not match its sum in {SUMS}")
 
 
 def changed_pins(schemas: Path, version: str, files: Files) -> list[str]:
@@ -89,17 +121,6 @@ def write_pinned(schemas: Path, version: str, files: Files) -> None:
 def _sums(files: Files) -> str:
     lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
     return "".join(lines)
-
-
-def _listed(folder: Path) -> dict[str, str]:
-    text = _read(folder / SUMS).decode("utf-8", errors="replace")
-    listed: dict[str, str] = {}
-    for line in text.splitlines():
-        found = LINE.fullmatch(line.rstrip())
-        if found is None or found[2] in listed or found[2] not in KNOWN_FILES:
-            raise GenerationError(f"{_shown(folder / SUMS)} has a malformed line: {line[:80]!r}")
-        listed[found[2]] = found[1]
-    return listed
 
 
 def _read(path: Path) -> bytes:

@@ -26,6 +26,15 @@ def generated(version: str, files: Files) -> dict[str, str]:
     Raises:
         GenerationError: A file is missing or cannot be understood.
     """
+    return folder.contents(version, modules_of(files))
+
+
+def modules_of(files: Files) -> list[Module]:
+    """Return the modules that *files* lead to, not rendered yet.
+
+    Raises:
+        GenerationError: A file is missing or cannot be understood.
+    """
     baseline = pins.read_verified(BASELINE)
     modules: list[Module] = [
         config_module(CONFIG, _schema(CONFIG, files), _baseline(CONFIG, baseline))
@@ -33,7 +42,7 @@ def generated(version: str, files: Files) -> dict[str, str]:
     for published in DOCUMENTS:
         schema = _schema(published, files)
         modules.append(document_module(published, schema, _baseline(published, baseline)))
-    return folder.contents(version, modules)
+    return modules
 
 
 def _schema(published: Published, files: Files) -> Schema:

@@ -158,6 +158,6 @@ def _settings(collection: str, indexes: tuple[Index, ...]) -> str:
 
 
 def _index(index: Index) -> str:
-    keys = ", ".join(f'("{key}", {direction})' for key, direction in index.keys)
+    keys = ", ".join(f'("{key}", {direction!r})' for key, direction in index.keys)
     options = "".join(f", {name}={value!r}" for name, value in index.options)
     return f"IndexModel([{keys}]{options})"

@@ -72,6 +72,7 @@ class Shapes:
         self.definitions: Schema = definitions if isinstance(definitions, dict) else {}
         self.keep_bounds = keep_bounds
         self.classes: dict[str, Schema] = {}
+        self.required: dict[str, frozenset[str]] = {}
         self._open: set[str] = set()
 
     def flattened(self, node: object, depth: int = 0) -> Schema:
@@ -175,6 +176,7 @@ class Shapes:
             chosen = f"{owner}{wanted}" if count == 1 else f"{owner}{wanted}{count}"
             count += 1
         self.classes[chosen] = model
+        self.required[chosen] = required_of(node)
         return {"$ref": f"#/definitions/{chosen}"}
 
     def _referred(self, ref: str, *, name: str, owner: str, depth: int) -> Schema:
@@ -248,6 +250,12 @@ def object_schema(properties: Schema, *, described: str = "") -> Schema:
     """Return an open object of which every property may be missing."""
     schema: Schema = {"type": "object", "properties": properties, "additionalProperties": True}
     return {**schema, "description": described} if described else schema
+
+
+def required_of(node: Schema) -> frozenset[str]:
+    """Return what *node* requires, whether or not the class made of it does."""
+    names = node.get("required", [])
+    return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
 
 
 def is_object_id(node: Schema) -> bool:

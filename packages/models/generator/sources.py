@@ -54,7 +54,7 @@ def files_of(source: Source, report: Report) -> Found:
         files = pins.read_pinned(source.schemas, source.version)
         _require_all(files, source.version)
         return Found(files, is_new=False)
-    files = _fetched(source)
+    files = _fetched(source, report)
     for name in sorted(files):
         require_version(name, files[name], source.version)
     pinned: Files = {}
@@ -73,14 +73,33 @@ def files_of(source: Source, report: Report) -> Found:
     return Found(files, is_new=True)
 
 
-def _fetched(source: Source) -> dict[str, bytes]:
-    if source.place is not None and "://" not in source.place:
-        files = _from_folder(Path(source.place), source.version)
-        if source.is_said:
-            return {
-                name: labelled(name, content, source.version) for name, content in files.items()
-            }
-        return files
+def _fetched(source: Source, report: Report) -> dict[str, bytes]:
+    """Return the known files of a source, checked against its sums where it has any."""
+    place = source.place
+    is_folder = place is not None and "://" not in place
+    if place is not None and is_folder:
+        given, offered = _from_folder(Path(place), source.version)
+    else:
+        given, offered = _from_release(source)
+    sums = given.pop(pins.SUMS, None)
+    if sums is not None:
+        listed = pins.listed_sums(sums, source.version)
+        pins.require_sums(given, listed, source.version)
+        offered |= listed.keys()
+    elif not is_folder:
+        report(f"{source.version} has no {pins.SUMS}, so its files are checked by https alone")
+    new = {name for name in offered if name.endswith(".json")} - FILE_NAMES
+    for name in sorted(new):
+        report(
+            f"{name} of {source.version} is not taken: this program uses no such document; "
+            "packages/models/generator/releases.py lists those that it does"
+        )
+    if is_folder and source.is_said:
+        return {name: labelled(name, content, source.version) for name, content in given.items()}
+    return given
+
+
+def _from_release(source: Source) -> tuple[dict[str, bytes], set[str]]:
     is_github = source.place is None or source.place.rstrip("/") == RELEASES_URL
     release = Release(
         source.version,
@@ -90,18 +109,18 @@ def _fetched(source: Source) -> dict[str, bytes]:
         token=source.token if is_github else None,
         limits=source.limits,
     )
-    return release.files(FILE_NAMES)
+    files = release.files(FILE_NAMES | {pins.SUMS})
+    return files, set(release.offered)
 
 
-def _from_folder(folder: Path, version: str) -> dict[str, bytes]:
+def _from_folder(folder: Path, version: str) -> tuple[dict[str, bytes], set[str]]:
     nested = folder / version
     chosen = nested if nested.is_dir() else folder
     if not chosen.is_dir():
         raise GenerationError(f"{folder} is no folder")
-    if (chosen / pins.SUMS).is_file():
-        return pins.read_verified(chosen)
-    present = sorted(name for name in FILE_NAMES if (chosen / name).is_file())
-    return {name: (chosen / name).read_bytes() for name in present}
+    present = {entry.name for entry in chosen.iterdir() if entry.is_file()}
+    wanted = sorted(present & (FILE_NAMES | {pins.SUMS}))
+    return {name: (chosen / name).read_bytes() for name in wanted}, present
 
 
 def _last_pinned(schemas: Path, name: str) -> tuple[str, bytes]:

@@ -1,7 +1,7 @@
 """The variants of a configuration: what they share, and what tells them apart."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from packages.models.generator.errors import GenerationError
 from packages.models.generator.naming import class_name
@@ -45,6 +45,8 @@ class Transports:
     shared: Schema
     variants: tuple[Variant, ...]
     classes: Schema
+    required: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """What the file requires of each nested class."""
 
     @property
     def flat(self) -> Schema:
@@ -94,7 +96,7 @@ def transports_of(file: str, schema: Schema) -> Transports:
         replace(v, own={name: shape for name, shape in v.own.items() if name not in shared})
         for v in variants
     )
-    return Transports(shared, own, shapes.classes)
+    return Transports(shared, own, shapes.classes, shapes.required)
 
 
 def _variant(file: str, shapes: Shapes, node: object) -> Variant:

@@ -18,7 +18,8 @@ from packages.models.generator.naming import class_name, field_name, field_names
         ("apiKey", "api_key"),
         ("idOnTheSource", "id_on_the_source"),
         ("client_id", "client_id"),
-        ("_id", "id"),
+        ("_id", "id_"),
+        ("id", "id_"),
         ("HTTPServer2Name", "http_server2_name"),
         ("x-request.id", "x_request_id"),
         ("@@toStringTag", "to_string_tag"),
@@ -45,7 +46,7 @@ def test_names_that_would_be_the_same_are_told_apart() -> None:
 def test_no_field_hides_what_the_document_or_python_needs() -> None:
     wire_names = [*dir(Document), *keyword.kwlist, "str", "int", "Any", "Literal"]
 
-    names = {field_name(name) for name in wire_names} - {"id"}
+    names = {field_name(name) for name in wire_names}
 
     assert names & ({*dir(Document), *keyword.kwlist, "str", "int"}) == set()
 

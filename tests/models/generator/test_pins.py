@@ -62,7 +62,6 @@ def test_an_unlisted_file_is_refused(tmp_path: Path) -> None:
     [
         "nonsense",
         f"{'0' * 64}  ../../secret.json",
-        f"{'0' * 64}  Unknown.json",
         f"{'0' * 63}  Token.json",
     ],
 )
@@ -79,4 +78,13 @@ def test_a_folder_without_sums_is_refused(tmp_path: Path) -> None:
     (tmp_path / "v1.2.3").mkdir()
 
     with pytest.raises(GenerationError, match="SHA256SUMS cannot be read"):
+        pins.read_pinned(tmp_path, "v1.2.3")
+
+
+def test_a_pin_of_an_unknown_schema_is_refused(tmp_path: Path) -> None:
+    pins.write_pinned(tmp_path, "v1.2.3", FILES)
+    sums = tmp_path / "v1.2.3" / "SHA256SUMS"
+    sums.write_text(f"{sums.read_text()}{'0' * 64}  Unknown.json\n")
+
+    with pytest.raises(GenerationError, match=r"lists Unknown\.json, which is no known schema"):
         pins.read_pinned(tmp_path, "v1.2.3")
