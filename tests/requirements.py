@@ -34,7 +34,10 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/local/test_instance.py::test_kill_9_of_the_registry_takes_the_children_along_and_loses_nothing",
         "tests/test_serving.py::test_local_mode_serves_and_keeps_everything_over_a_kill",
     ),
-    "R-002": ("tests/database/test_schema.py::test_one_collection_takes_tools_of_both_kinds",),
+    "R-002": (
+        "tests/database/test_schema.py::test_one_collection_takes_tools_of_both_kinds",
+        "tests/servers/test_described_elsewhere.py::test_of_the_storage_examples_what_can_be_served_is_counted_everywhere",
+    ),
     "R-003": (
         "tests/servers/test_unreachable_upstreams.py::test_every_reading_route_answers_without_one_connection_to_anywhere_else",
         "tests/gateway/test_eras.py::test_a_dead_upstream_does_not_empty_the_list",

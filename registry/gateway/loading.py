@@ -107,6 +107,7 @@ class _Rows:
     tools: list[ToolEntry]
     features: dict[FeatureKind, list[FeatureEntry]]
     grants: list[Grant]
+    served: list[str]
 
 
 class RouteReader:
@@ -198,7 +199,8 @@ class RouteReader:
     def _view(self, server: ServerRecord, rows: _Rows, before: ServerView | None) -> ServerView:
         grants = Grants.of(rows.grants)
         facts = ServerFacts(server.author, server.scope, grants, tenant_id=server.tenant_id)
-        listed = listed_server(server, facts, rows.listed)
+        described = rows.served if server.is_described_elsewhere else None
+        listed = listed_server(server, facts, rows.listed, described)
         if before is not None:
             if listed == before.listed:
                 listed = before.listed
@@ -212,7 +214,7 @@ class RouteReader:
         self, servers: Sequence[ServerRecord], before: Mapping[str, ServerView], now: datetime
     ) -> dict[str, _Rows]:
         ids = [server.id for server in servers]
-        rows = {server_id: _Rows(bytearray(), [], [], {}, []) for server_id in ids}
+        rows = {server_id: _Rows(bytearray(), [], [], {}, [], []) for server_id in ids}
         known = {
             server_id: route
             for server_id in ids
@@ -225,6 +227,7 @@ class RouteReader:
             own.listed.append(row.listed._replace(traits=self._shared_traits(row.listed.traits)))
             if not row.is_served:
                 continue
+            own.served.append(row.name)
             entry = _tool_entry(
                 row.name,
                 row.definition,
@@ -248,33 +251,35 @@ class RouteReader:
             for grant in grants:
                 own.ids += b"" if grant.entry_id is None else row_id(grant.entry_id)
         for server in servers:
-            if (
-                not rows[server.id].tools
-                and "auto_expose" not in server.registry
-                and _is_served(server)
-            ):
-                # The other application alone has described its tools.
-                functions = await self._sources.servers.tool_functions(server.id)
-                restored = restore(functions, server.server_name)
-                for rejected in restored.rejected:
-                    log.warning(
-                        "tool_unusable",
-                        tool=rejected.name,
-                        server_id=server.id,
-                        reason=rejected.reason,
-                    )
-                entries = [
-                    _tool_entry(
-                        tool.name,
-                        tool.definition,
-                        known.get(server.id),
-                        # Nobody stored what is known of it; it says something itself.
-                        facets=self._shared(_facets(tool)),
-                    )
-                    for tool in restored.tools
-                ]
-                rows[server.id].tools = [entry for entry in entries if entry is not None]
+            if server.is_described_elsewhere and not rows[server.id].listed:
+                await self._restore(server, rows[server.id], known.get(server.id))
         return rows
+
+    async def _restore(self, server: ServerRecord, rows: _Rows, known: Route | None) -> None:
+        """Read the tools of a server that the other application alone has described."""
+        functions = await self._sources.servers.tool_functions(server.id)
+        restored = restore(functions, server.server_name)
+        for rejected in restored.rejected:
+            log.warning(
+                "tool_unusable",
+                tool=rejected.name,
+                server_id=server.id,
+                reason=rejected.reason,
+            )
+        rows.served = [tool.name for tool in restored.tools]
+        if not _is_served(server):
+            return
+        entries = [
+            _tool_entry(
+                tool.name,
+                tool.definition,
+                known,
+                # Nobody stored what is known of it; it says something itself.
+                facets=self._shared(_facets(tool)),
+            )
+            for tool in restored.tools
+        ]
+        rows.tools = [entry for entry in entries if entry is not None]
 
     def _shared(self, facets: tuple[str, ...]) -> tuple[str, ...]:
         """Return the same for all tools of which the same is known; there are few such sets."""

@@ -15,10 +15,9 @@ from packages.database.client import Transaction
 from packages.database.slices import slices
 from registry.migration.values import Left, Meant, StepPlan, Written
 from registry.servers.lookup import ServerLookup
-from registry.servers.presenter import tool_names
 from registry.servers.store import ServerRepositories
 from registry.servers.transport import connection_members
-from registry.servers.values import ServerRecord
+from registry.servers.values import READ_HERE, ServerRecord, names_in
 from registry.servers.versions import ServerVersionRepository
 from registry.tools.lifecycle import EXPOSED
 from registry.tools.projection import restore
@@ -29,8 +28,6 @@ from registry.tools.values import RejectedTool, ToolSnapshot
 SERVERS = "mcpservers"
 TOOLS = "mcp_tools"
 SERVERS_AT_ONCE = 200
-READ_BY_US = "auto_expose"
-"""Member of `registry` that a server has once this program has read its tools."""
 
 
 class Step(Protocol):
@@ -234,7 +231,7 @@ async def _read(lookup: ServerLookup, ids: Sequence[str]) -> list[ServerRecord]:
 
 
 def _was_read(server: ServerRecord) -> bool:
-    return READ_BY_US in server.registry and bool(tool_names(server.config.get("tools")))
+    return READ_HERE in server.registry and bool(names_in(server.config.get("tools")))
 
 
 def _rejected(server: ServerRecord, rejected: Sequence[RejectedTool]) -> list[Left]:

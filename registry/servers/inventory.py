@@ -21,7 +21,6 @@ from registry.core.search import searchable
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import ListsOutdatedError
 from registry.servers.lookup import ServerLookup
-from registry.servers.presenter import tool_names
 from registry.servers.values import (
     UNKNOWN_SCOPE,
     ServerCounts,
@@ -29,6 +28,7 @@ from registry.servers.values import (
     ServerStatus,
     Transport,
 )
+from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
 from registry.tools.values import ListedTool
 
@@ -49,7 +49,8 @@ class ListedServer:
     Attributes:
         facts: What the access decision is made on.
         transport: As it is stored; what has none speaks SSE.
-        tool_names: How many tools its document names, for statistics.
+        served: How many tools it serves, for statistics.
+        described: Their names, where the other application alone has described them.
         text: What it is searched by.
         tools: All of it, in the order of their ids.
     """
@@ -59,7 +60,8 @@ class ListedServer:
     status: ServerStatus
     effective_path: str
     transport: str
-    tool_names: int
+    served: int
+    described: tuple[str, ...] | None
     text: str = field(repr=False)
     tools: tuple[ListedTool, ...] = field(repr=False)
 
@@ -70,17 +72,29 @@ class ListedServer:
 
 
 def listed_server(
-    server: ServerRecord, facts: ServerFacts, tools: Iterable[ListedTool]
+    server: ServerRecord,
+    facts: ServerFacts,
+    tools: Iterable[ListedTool],
+    described: Collection[str] | None = None,
 ) -> ListedServer:
-    """Return what lists need of a stored server."""
+    """Return what lists need of a stored server.
+
+    Args:
+        server: As it is stored.
+        facts: What the access decision is made on.
+        tools: Its rows.
+        described: Names of the tools that are served, if we never read it.
+    """
     config = server.config
+    names = None if described is None else server.in_stored_order(described)
     return ListedServer(
         seen=seen(server),
         facts=facts,
         status=server.effective_status,
         effective_path=server.effective_path,
         transport=transport_named(config.get("type")),
-        tool_names=len(tool_names(config.get("tools"))),
+        served=len(server.tool_names if names is None else names),
+        described=names,
         text=searchable(
             [server.server_name], [config.get("title")], server.tags, [config.get("description")]
         ),
@@ -128,15 +142,29 @@ class InventorySources:
             servers = await self.servers.by_ids_unchecked(ids)
             grants = await self.acl.grants_of(ids, now)
             tools: dict[str, list[ListedTool]] = {}
-            if with_tools:
-                async for row in self.tools.rows(ids):
-                    tools.setdefault(row.listed.owner_id, []).append(row.listed)
+            described: dict[str, list[str]] = {
+                server.id: [] for server in servers if server.is_described_elsewhere
+            }
+            async for row in self.tools.rows(ids if with_tools else list(described)):
+                owner_id = row.listed.owner_id
+                tools.setdefault(owner_id, []).append(row.listed)
+                if row.is_served and owner_id in described:
+                    described[owner_id].append(row.name)
             for server in servers:
+                if server.id in described and server.id not in tools:
+                    functions = await self.servers.tool_functions(server.id)
+                    restored = restore(functions, server.server_name)
+                    described[server.id] = [tool.name for tool in restored.tools]
                 entries = Grants.of(grants.get(server.id, ()))
                 facts = ServerFacts(
                     server.author, server.scope, entries, tenant_id=server.tenant_id
                 )
-                found[server.id] = listed_server(server, facts, tools.get(server.id, ()))
+                found[server.id] = listed_server(
+                    server,
+                    facts,
+                    tools.get(server.id, ()) if with_tools else (),
+                    described.get(server.id),
+                )
         return found
 
 
@@ -241,7 +269,7 @@ class Inventory:
             by_scope={scope: scopes[scope] for scope in ServerScope},
             by_status={status: statuses[status] for status in ServerStatus},
             by_transport={**dict.fromkeys(map(str, Transport), 0), **transports},
-            tools=sum(server.tool_names for server in servers),
+            tools=sum(server.served for server in servers),
         )
 
     def _all_tools(self) -> list[ListedTool]:

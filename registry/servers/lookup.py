@@ -25,7 +25,7 @@ from registry.servers.documents import (
 )
 from registry.servers.naming import slug_of
 from registry.servers.sync_states import SyncStateRepository
-from registry.servers.values import ServerRecord
+from registry.servers.values import ServerRecord, names_in
 from registry.tools.projection import restore
 
 log = structlog.get_logger()
@@ -165,8 +165,8 @@ class ServerLookup:
         except NotAServerError as exc:
             return [str(exc)]
         problems = list(server.problems)
-        if "auto_expose" not in server.registry:
-            # Tools that the other application alone has described.
-            found = restore(members(server.config.get(FUNCTIONS)), server.server_name)
+        if server.is_described_elsewhere:
+            functions, named = (server.config.get(name) for name in (FUNCTIONS, "tools"))
+            found = restore(members(functions), server.server_name, names_in(named))
             problems += [f"the tool {tool.name!r} {tool.reason}" for tool in found.rejected]
         return problems

@@ -8,8 +8,7 @@ from typing import cast
 
 from registry.access.policy import ServerScope
 from registry.core.json import JsonObject
-from registry.features.values import FeatureProblem
-from registry.servers.presenter import tool_names
+from registry.servers.presenter import listed_problems
 from registry.servers.values import (
     DEFAULT_SYNC_SECONDS,
     SYNC_FIELDS,
@@ -17,13 +16,11 @@ from registry.servers.values import (
     ServerRecord,
     ServerStatus,
     SyncMode,
+    names_in,
 )
 from registry.tools.intake import LISTED_TWICE
 from registry.tools.projection import project
-from registry.tools.values import RejectedTool, ServedTool
-
-LISTED_PROBLEMS = 100
-"""Most tool problems kept on a server; an upstream may offer thousands of broken tools."""
+from registry.tools.values import ServedTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ def doubt_of(server: ServerRecord, reading: Reading) -> str | None:
     Some offer nothing while they start. In pages of a list that changes while it is read one tool
     stands twice where another is missing.
     """
-    found, had = reading.found, tool_names(server.config.get("tools"))
+    found, had = reading.found, names_in(server.config.get("tools"))
     if found is None or not had:
         return None
     tools, rejected = found.snapshot.tools, found.snapshot.rejected
@@ -151,7 +148,7 @@ def outcome_of(
         "registry.protocol_version": found.protocol_version,
         "registry.eras": sorted(era.value for era in found.eras),
         "registry.last_synced_at": now,
-        "registry.tool_problems": _problems(found.snapshot.rejected),
+        "registry.tool_problems": listed_problems(found.snapshot.rejected),
         "registry.features_read": True,
     }
     removed = [
@@ -163,7 +160,7 @@ def outcome_of(
     told: dict[str, object] = {
         "registry.instructions": found.instructions,
         "registry.title": found.title,
-        "registry.feature_problems": _problems(found.features.problems),
+        "registry.feature_problems": listed_problems(found.features.problems),
     }
     for name, value in told.items():
         if value:
@@ -219,16 +216,6 @@ def projection_fields(served: list[ServedTool], server_name: str) -> dict[str, o
         "numTools": projection.num_tools,
         "registry.functions_omitted": projection.omitted,
     }
-
-
-def _problems(
-    rejected: tuple[RejectedTool, ...] | tuple[FeatureProblem, ...],
-) -> list[dict[str, str]]:
-    problems = [{"name": item.name, "reason": item.reason} for item in rejected[:LISTED_PROBLEMS]]
-    if len(rejected) > LISTED_PROBLEMS:
-        more = len(rejected) - LISTED_PROBLEMS
-        problems.append({"name": "", "reason": f"and {more} more that cannot be taken"})
-    return problems
 
 
 OF_A_CONNECTION = frozenset({"lastConnected", "config.initDuration"})

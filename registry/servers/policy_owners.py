@@ -81,6 +81,6 @@ def _owner(server: ServerRecord) -> Owner:
         scope=server.scope,
         status=server.effective_status.value,
         is_usable=is_usable,
-        is_described_elsewhere="auto_expose" not in server.registry,
+        is_described_elsewhere=server.is_described_elsewhere,
         tenant_id=server.tenant_id,
     )

@@ -12,6 +12,7 @@ from registry.connections.values import ConnectionView
 from registry.core import text
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
+from registry.features.values import FeatureProblem
 from registry.servers.credentials import (
     is_secret_header,
     masked_oauth,
@@ -19,6 +20,10 @@ from registry.servers.credentials import (
     needs_user_key,
 )
 from registry.servers.values import ServerRecord, SyncMode
+from registry.tools.values import RejectedTool
+
+LISTED_PROBLEMS = 100
+"""Most tool problems told of a server; an upstream may offer thousands of broken tools."""
 
 PLAIN_CONFIG_FIELDS = (
     "title",
@@ -42,7 +47,7 @@ PLAIN_CONFIG_FIELDS = (
 def present_summary(server: ServerRecord) -> JsonObject:
     """Return a server as it stands in lists."""
     config = server.config
-    tools = tool_names(config.get("tools"))
+    tools = server.tool_names
     answer: JsonObject = {
         "id": server.id,
         "serverName": server.server_name,
@@ -91,6 +96,8 @@ def present_detail(server: ServerRecord) -> JsonObject:
     if isinstance(metadata, dict):
         answer["oauthMetadata"] = metadata
     problems = server.registry.get("tool_problems")
+    if server.described is not None and server.is_described_elsewhere:
+        problems = listed_problems(server.described.rejected)
     if problems:
         answer["toolProblems"] = cast("JsonValue", problems)
     unlisted = server.registry.get("feature_problems")
@@ -147,11 +154,15 @@ def _notice(server: ServerRecord) -> str | None:
     return None
 
 
-def tool_names(stored: JsonValue) -> list[str]:
-    """Return the names in a comma-joined list; spaces around commas do not count."""
-    if not isinstance(stored, str):
-        return []
-    return [name for part in stored.split(",") if (name := part.strip())]
+def listed_problems(
+    rejected: Sequence[RejectedTool] | Sequence[FeatureProblem],
+) -> list[dict[str, str]]:
+    """Return what cannot be taken of a server, each with the reason."""
+    problems = [{"name": item.name, "reason": item.reason} for item in rejected[:LISTED_PROBLEMS]]
+    if len(rejected) > LISTED_PROBLEMS:
+        more = len(rejected) - LISTED_PROBLEMS
+        problems.append({"name": "", "reason": f"and {more} more that cannot be taken"})
+    return problems
 
 
 def timestamp(moment: datetime | None) -> str | None:

@@ -16,8 +16,7 @@ from registry.features.reconcile import NO_CHANGES, FeatureChanges
 from registry.features.reconcile import reconcile as reconcile_features
 from registry.features.repository import FeatureRepository
 from registry.servers.outcome import projection_fields
-from registry.servers.presenter import tool_names
-from registry.servers.values import Discovered, ServerRecord
+from registry.servers.values import Discovered, ServerRecord, names_in
 from registry.tools.exposure import AutoExpose, Origin, is_served
 from registry.tools.reconcile import (
     Changes,
@@ -54,7 +53,7 @@ class _Owner:
             for name, row in stored.items()
             if is_served(row.registration_state, row.exposure_state)
         }
-        return set(tool_names(self.config.get("tools"))) == served
+        return set(names_in(self.config.get("tools"))) == served
 
 
 @dataclass(frozen=True, slots=True)

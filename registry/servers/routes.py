@@ -24,7 +24,6 @@ from registry.servers.presenter import (
     present_detail,
     present_summary,
     timestamp,
-    tool_names,
 )
 from registry.servers.schemas import (
     ONE_LINE,
@@ -331,9 +330,9 @@ async def refresh_server(
         "lastConnected": timestamp(server.last_connected),
         "lastError": timestamp(server.last_error),
         "errorMessage": server.error_message,
-        "numTools": len(tool_names(server.config.get("tools"))),
+        "numTools": len(server.tool_names),
         "capabilities": server.config.get("capabilities"),
-        "tools": ", ".join(tool_names(server.config.get("tools"))),
+        "tools": ", ".join(server.tool_names),
         "initDuration": server.config.get("initDuration"),
         "ok": refreshed.failure is None and refreshed.unread is None,
         "message": _told(refreshed),

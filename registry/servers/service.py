@@ -20,11 +20,12 @@ from registry.auth.identity import UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError, ValidationFailedError
-from registry.core.json import JsonObject
+from registry.core.json import JsonObject, members
 from registry.core.metrics import Metrics
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
 from registry.servers.credentials import CredentialVault, needs_user_key
+from registry.servers.documents import FUNCTIONS
 from registry.servers.errors import (
     USER_VARIABLE,
     DiscoveryFailedError,
@@ -208,11 +209,15 @@ class ServerService:
         """
         server = await self.read(server_id, user)
         served = await self._tools.served(server_id)
-        if not served and "auto_expose" not in server.registry:
-            functions = await self._lookup.tool_functions(server_id)
+        if not served and await self._has_no_rows(server):
+            functions = members(server.config.get(FUNCTIONS))
             found = restore(functions, server.server_name).tools
             served = [ServedTool.as_found(tool) for tool in found]
         return server, served
+
+    async def _has_no_rows(self, server: ServerRecord) -> bool:
+        """Whether the tools of a server are stored in its document alone."""
+        return server.is_described_elsewhere and not await self._tools.has_rows(server.id)
 
     async def register(
         self, request: ServerCreate, user: UserContext, *, strict: bool

@@ -35,7 +35,6 @@ from registry.servers.outcome import (
     spared,
     time_after,
 )
-from registry.servers.presenter import tool_names
 from registry.servers.records import server_changes
 from registry.servers.registry_sync import (
     NOTHING_CHANGED,
@@ -47,7 +46,7 @@ from registry.servers.registry_sync import (
 from registry.servers.repository import ServerRepository
 from registry.servers.schemas import ServerCreate
 from registry.servers.transport import connection_members
-from registry.servers.values import Discovered, ServerRecord, ServerStatus
+from registry.servers.values import Discovered, ServerRecord, ServerStatus, names_in
 from registry.servers.versions import (
     Occasion,
     ServerVersionOrigin,
@@ -520,7 +519,7 @@ class ServerStore:
 def is_large(server: ServerRecord | None, reading: Reading | None) -> bool:
     """Whether storing what came of a reading may take long."""
     found = reading.found if reading is not None else None
-    stored = 0 if server is None else len(tool_names(server.config.get("tools")))
+    stored = 0 if server is None else len(names_in(server.config.get("tools")))
     return found is not None and (_characters(found) > LARGE_CHARACTERS or stored > LARGE_TOOLS)
 
 

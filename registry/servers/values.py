@@ -1,6 +1,6 @@
 """Values about servers that travel between modules."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +12,7 @@ from registry.core.definitions import MAX_DEPTH
 from registry.core.json import JsonObject, choice_of, nesting
 from registry.features.values import NOTHING_READ, FeatureSnapshot
 from registry.servers.naming import default_path
-from registry.tools.values import ToolSnapshot
+from registry.tools.values import RejectedTool, ToolSnapshot
 
 
 class ServerStatus(StrEnum):
@@ -113,6 +113,30 @@ SYNC_FIELDS = frozenset(
 """Members of a server that move at every reading; they are kept apart from its document."""
 
 
+READ_HERE = "auto_expose"
+"""Member of `registry` that a server has once this program has registered or read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedTools:
+    """What there is of the tools of a server that the other application alone has described.
+
+    Attributes:
+        served: Names of the tools that are served.
+        rejected: What cannot be served, as far as that was asked.
+    """
+
+    served: tuple[str, ...]
+    rejected: tuple[RejectedTool, ...] = ()
+
+
+def names_in(stored: object) -> tuple[str, ...]:
+    """Return the names in a comma-joined list; spaces around commas do not count."""
+    if not isinstance(stored, str):
+        return ()
+    return tuple(name for part in stored.split(",") if (name := part.strip()))
+
+
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
     """A stored server.
@@ -128,6 +152,8 @@ class ServerRecord:
             behalf of one.
         problems: What another program stored in a way that cannot be read, each in words.
         tenant_id: The tenant that it is of.
+        described: What is served of a server that we never read, and what is not and why; None
+            where that was not looked up.
     """
 
     id: str
@@ -148,6 +174,28 @@ class ServerRecord:
     bits: int = 0
     problems: tuple[str, ...] = ()
     tenant_id: str | None = None
+    described: DescribedTools | None = None
+
+    @property
+    def is_described_elsewhere(self) -> bool:
+        """Whether the other application alone has described its tools: we never read it."""
+        return READ_HERE not in self.registry
+
+    def in_stored_order(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return names of tools in the order of `config.tools`, and then of the alphabet."""
+        order = {name: place for place, name in enumerate(names_in(self.config.get("tools")))}
+        return tuple(sorted(names, key=lambda name: (order.get(name, len(order)), name)))
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Return the names of the tools that are served.
+
+        Where we read the server `config.tools` says so, because we wrote it. The other application
+        may name tools there that it does not describe.
+        """
+        if self.described is not None and self.is_described_elsewhere:
+            return self.described.served
+        return names_in(self.config.get("tools"))
 
     @property
     def effective_status(self) -> ServerStatus:

@@ -22,12 +22,22 @@ from registry.access.policy import (
 )
 from registry.access.repository import AclRepository
 from registry.auth.identity import UserContext
+from registry.core.json import members
 from registry.core.paging import Page, PageRequest
 from registry.core.search import best_first, words_of
-from registry.servers.documents import RECORD, SEEN_FIELDS, record_of, records_of
+from registry.servers.documents import FUNCTIONS, RECORD, SEEN_FIELDS, record_of, records_of
 from registry.servers.inventory import Inventory, ListedServer
 from registry.servers.sync_states import SyncStateRepository
-from registry.servers.values import UNKNOWN_SCOPE, ServerFilter, ServerRecord
+from registry.servers.values import (
+    UNKNOWN_SCOPE,
+    DescribedTools,
+    ServerFilter,
+    ServerRecord,
+    names_in,
+)
+from registry.tools.exposure import is_served
+from registry.tools.projection import restore
+from registry.tools.repository import ToolRepository
 
 
 @translates_driver_errors
@@ -43,6 +53,7 @@ class VisibleServers:
         database: Database,
         acl: AclRepository,
         inventory: Inventory,
+        tools: ToolRepository,
         *,
         admin_sees_private: bool,
     ) -> None:
@@ -50,6 +61,7 @@ class VisibleServers:
         self._states = SyncStateRepository(database)
         self._acl = acl
         self._inventory = inventory
+        self._tools = tools
         self._admin_sees_private = admin_sees_private
 
     async def list_page(
@@ -69,7 +81,7 @@ class VisibleServers:
         records = {record.id: record for record in records_of(rows)}
         # Looked at again: it may have changed since, or be gone.
         seen = [
-            self._judged(records[server.id], user, server.facts.grants)
+            self._judged(_described(records[server.id], server), user, server.facts.grants)
             for server in chosen
             if server.id in records
         ]
@@ -108,7 +120,27 @@ class VisibleServers:
             whole: With its tool functions, which may be megabytes.
         """
         server = await self._one(server_id, None if whole else RECORD, user, now)
-        return None if server is None else await self._states.one(server)
+        if server is None:
+            return None
+        server = await self._states.one(server)
+        return (
+            await self._with_tools(server) if whole and server.is_described_elsewhere else server
+        )
+
+    async def _with_tools(self, server: ServerRecord) -> ServerRecord:
+        """Return a server that we never read with what there is of its tools."""
+        functions = members(server.config.get(FUNCTIONS))
+        found = restore(functions, server.server_name, names_in(server.config.get("tools")))
+        rows = await self._tools.stored(server.id)
+        names = {tool.name for tool in found.tools}
+        if rows:
+            names = {
+                name
+                for name, row in rows.items()
+                if is_served(row.registration_state, row.exposure_state)
+            }
+        described = DescribedTools(server.in_stored_order(names), found.rejected)
+        return replace(server, described=described)
 
     async def seen(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
         """Return a server that *user* may see, with `SEEN_FIELDS` alone, or None."""
@@ -142,6 +174,12 @@ class VisibleServers:
         facts = ServerFacts(record.author, record.scope, grants, tenant_id=record.tenant_id)
         verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
         return replace(record, bits=verdict.bits)
+
+
+def _described(record: ServerRecord, listed: ListedServer) -> ServerRecord:
+    if listed.described is None:
+        return record
+    return replace(record, described=DescribedTools(listed.described))
 
 
 def _narrowed(servers: Iterable[ListedServer], narrowed: ServerFilter) -> Sequence[ListedServer]:

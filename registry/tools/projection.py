@@ -31,6 +31,8 @@ REFERENCE_BYTES = 64
 BSON_INT_LIMIT = 2**63
 """Whole numbers beyond it do not fit a document; they become floating-point numbers."""
 
+NOT_DESCRIBED = "is named in config.tools but has no definition in config.toolFunctions"
+
 _SCHEMA_MAPS = frozenset({"properties", "patternProperties", "dependentSchemas"})
 
 
@@ -189,11 +191,16 @@ def _number(value: JsonValue) -> JsonValue:
     return value
 
 
-def restore(functions: JsonObject, server_name: str) -> ToolSnapshot:
+def restore(functions: JsonObject, server_name: str, named: Iterable[str] = ()) -> ToolSnapshot:
     """Return the tools of a server that only the other application has described.
 
     Reads today's key form (`<tool>_mcp_<server>`) and the older ones (`<tool>_<server>`,
     `required` beside `parameters`). They are taken by the same rules as an upstream's.
+
+    Args:
+        functions: `config.toolFunctions`.
+        server_name: Whose.
+        named: The names in `config.tools`; those without a function are rejected.
     """
     found: list[JsonValue] = []
     broken: list[RejectedTool] = []
@@ -204,7 +211,12 @@ def restore(functions: JsonObject, server_name: str) -> ToolSnapshot:
         else:
             found.append(tool)
     taken = take(found)
-    return ToolSnapshot(taken.tools, (*broken, *taken.rejected))
+    described = {tool.name for tool in taken.tools} | {tool.name for tool in taken.rejected}
+    described |= {_tool_name(tool.name, server_name) for tool in broken}
+    missing = [
+        RejectedTool(name, NOT_DESCRIBED) for name in dict.fromkeys(named) if name not in described
+    ]
+    return ToolSnapshot(taken.tools, (*broken, *taken.rejected, *missing))
 
 
 def _restored(key: str, value: JsonValue, server_name: str) -> JsonObject | None:
@@ -218,7 +230,8 @@ def _restored(key: str, value: JsonValue, server_name: str) -> JsonObject | None
         schema["required"] = function["required"]
     description = function.get("description")
     tool: JsonObject = {"name": name, "inputSchema": schema}
-    if isinstance(description, str):
+    if isinstance(description, str) and description:
+        # An empty one stands for none, as `project` writes it.
         tool["description"] = description
     return tool
 

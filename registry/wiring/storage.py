@@ -89,15 +89,16 @@ def build_repositories(
     """Return the repositories of the servers domain."""
     acl = AclRepository(database)
     inventory = Inventory(clock, max_staleness_seconds=settings.gateway_max_staleness_seconds)
+    tools = ToolRepository(database, versions_kept=settings.tool_versions_kept)
     return ServerRepositories(
         servers=ServerRepository(database),
         lookup=ServerLookup(database),
         inventory=inventory,
         visible=VisibleServers(
-            database, acl, inventory, admin_sees_private=settings.admin_sees_private
+            database, acl, inventory, tools, admin_sees_private=settings.admin_sees_private
         ),
         versions=ServerVersionRepository(database, cipher, kept=settings.server_versions_kept),
-        tools=ToolRepository(database, versions_kept=settings.tool_versions_kept),
+        tools=tools,
         features=FeatureRepository(database),
         acl=acl,
         tokens=TokenRepository(database, cipher),

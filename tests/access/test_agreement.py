@@ -188,7 +188,11 @@ async def test_a_list_shows_what_the_decision_allows_and_a_query_finds(
     await filled(database, chance, clock)
     acl = AclRepository(database)
     visible = VisibleServers(
-        database, acl, repositories.inventory, admin_sees_private=admin_sees_private
+        database,
+        acl,
+        repositories.inventory,
+        repositories.tools,
+        admin_sees_private=admin_sees_private,
     )
     grants = await acl.grants_of(None, clock.now())
     await view.load()
