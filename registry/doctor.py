@@ -16,7 +16,7 @@ from packages.database.errors import (
     ReplicaSetNeeded,
     translated,
 )
-from packages.database.schema import wanted_indexes
+from packages.database.schema import OWN_VALIDATORS, wanted_indexes
 from packages.database.slices import slices
 from packages.models import SCHEMA_VERSION, check_schema_version
 from packages.models.errors import SchemaMembersError, SchemasNotGeneratedError, SchemaVersionError
@@ -121,6 +121,11 @@ async def _database(database: Database) -> list[Finding]:
 
 
 async def _indexes(database: Database) -> Finding:
+    async with translated():
+        existing_names = await database.db.list_collection_names()
+    if OWN_VALIDATORS.keys().isdisjoint(existing_names):
+        text = "none yet: no registry was started on this database; `registry serve` makes them"
+        return Finding("indexes", good=True, message=text)
     missing: list[str] = []
     for name, indexes in wanted_indexes(EXTRA_INDEXES).items():
         existing = await _existing_indexes(database, name)

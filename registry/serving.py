@@ -71,6 +71,13 @@ class KeyFiles(BaseSettings):
     jwt_public_key_file: Path | None = None
 
 
+class Secrets(BaseSettings):
+    """The keys of credentials, read whatever else is wrong with the settings."""
+
+    creds_key: SecretStr | None = None
+    creds_iv: SecretStr | None = None
+
+
 def found_settings() -> Settings:
     """Return the environment's settings, or those of the local instance in REGISTRY_HOME.
 
@@ -83,6 +90,14 @@ def found_settings() -> Settings:
     if location.mongo_uri is None and home.mongo_uri_file.exists():
         return load_settings(**settings_overrides(home.path))
     return load_settings()
+
+
+def is_untouched() -> bool:
+    """Whether nothing says how to serve: none of the needed settings, and no local instance."""
+    told = {*KeyFiles().model_fields_set, *Secrets().model_fields_set}
+    location = Location()
+    is_local = LocalHome(location.registry_home).mongo_uri_file.exists()
+    return not told and location.mongo_uri is None and not is_local
 
 
 def checked_settings() -> Settings:

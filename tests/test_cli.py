@@ -325,11 +325,54 @@ def test_the_doctor_is_content_with_a_registry_that_ran(database_uri: str) -> No
     ]
 
 
-def test_the_doctor_fails_when_something_is_wrong() -> None:
+def test_the_doctor_fails_when_something_is_wrong(database_uri: str) -> None:
+    run("token", "revoke", "--jti", "abc")
+    with MongoClient[dict[str, object]](database_uri) as client:
+        client.get_default_database()["mcp_tools"].drop_indexes()
+
     result = run("doctor")
 
     assert result.exit_code == 1
     assert "FAIL  indexes: missing or with other options: " in result.stdout
+
+
+def test_a_database_on_which_nothing_was_started_is_no_fault() -> None:
+    result = run("doctor")
+
+    assert result.exit_code == 0, result.output
+    assert "ok    indexes: none yet: no registry was started on this database" in result.stdout
+
+
+NEEDED = ("MONGO_URI", "CREDS_KEY", "CREDS_IV", "JWT_PRIVATE_KEY_FILE", "JWT_PUBLIC_KEY_FILE")
+
+
+def test_before_the_first_start_the_doctor_says_how_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_HOME", str(tmp_path / "new"))
+    for name in NEEDED:
+        monkeypatch.delenv(name, raising=False)
+
+    result = run("doctor")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("ok    start: nothing was started here yet; `registry serve")
+    assert not (tmp_path / "new").exists()
+
+
+def test_half_of_the_settings_is_no_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_HOME", str(tmp_path / "new"))
+    for name in NEEDED[2:]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MONGO_URI", raising=False)
+    monkeypatch.setenv("CREDS_KEY", "0f" * 32)
+
+    result = run("doctor")
+
+    assert result.exit_code == 1
+    assert "MONGO_URI" in result.output
 
 
 def test_an_added_server_is_listed(dead_url: str, database_uri: str) -> None:

@@ -8,6 +8,11 @@ import typer
 from registry.cli.output import AsJson, show_json
 from registry.cli.running import read_settings, run
 
+NOT_STARTED = (
+    "nothing was started here yet; `registry serve --local` starts a registry with all that it "
+    "needs, and with MONGO_URI, CREDS_KEY, CREDS_IV and a JWT key pair set `registry serve` does"
+)
+
 
 def serve(
     *,
@@ -60,12 +65,19 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the database, indexes, schema version, keys and stored credentials."""
+    """Check the database, indexes, schema version, keys and stored credentials.
+
+    Before the first start there is nothing to check, which is nothing wrong.
+    """
 
     async def work() -> None:
-        from registry.doctor import examine  # noqa: PLC0415 - heavy imports
+        from registry.doctor import Finding, examine  # noqa: PLC0415 - heavy imports
+        from registry.serving import is_untouched  # noqa: PLC0415 - heavy imports
 
-        findings = await examine(read_settings(), repair=repair)
+        if is_untouched():
+            findings = [Finding("start", good=True, message=NOT_STARTED)]
+        else:
+            findings = await examine(read_settings(), repair=repair)
         if as_json:
             show_json(
                 [

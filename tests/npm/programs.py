@@ -37,7 +37,7 @@ def require_program(name: str) -> str:
     found = shutil.which(name)
     if found is not None:
         return found
-    return _cannot_run(f"{name} is not installed; these tests need Node and npm")
+    return _cannot_run(f"{name} is not installed; these tests need it")
 
 
 def install(folder: Path, npm: str) -> Path:
