@@ -1,5 +1,6 @@
 """Fixtures for all tests: a MongoDB-compatible server on a socket, keys, people, a clock."""
 
+import gc
 import ipaddress
 import sys
 import uuid
@@ -65,6 +66,15 @@ def _refuse_connections_elsewhere(event: str, arguments: tuple[Any, ...]) -> Non
         if not ipaddress.ip_address(host).is_loopback:
             CONNECTED_ELSEWHERE.append(host)
             raise ConnectionRefusedError(f"A test connects to {host}.")
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Keep the collector of cycles from running by itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,34 @@ Listed: TypeAlias = JsonValue | Unreadable
 """What stands in a list of an upstream."""
 
 
+class Allowance:
+    """How much is left for the definitions of one server.
+
+    Args:
+        max_bytes: Of all together; None for any number.
+
+    Attributes:
+        told: Why one is not taken; completes a sentence that begins with its name.
+    """
+
+    def __init__(self, max_bytes: int | None) -> None:
+        self._left = max_bytes
+        self.told = f"does not fit into the {max_bytes} bytes of all definitions of its server"
+
+    def take(self, definition: str | bytes) -> bool:
+        """Take as much as *definition* needs; return False, and take nothing, if it is not there.
+
+        A smaller one may fit still.
+        """
+        if self._left is None:
+            return True
+        size = len(definition if isinstance(definition, bytes) else definition.encode())
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
 def definition_text(raw: JsonObject, max_bytes: int) -> str:
     """Return the text under which an upstream's object is stored, its keys in their order.
 

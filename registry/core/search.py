@@ -21,6 +21,10 @@ DESCRIPTION = (
 """Of the query parameter, in the API."""
 
 
+MAX_SEARCHED = 4096
+"""Characters of one field that are searched, from its beginning: all of it is in memory."""
+
+
 class Searched(Protocol):
     """Something that is searched for."""
 
@@ -45,7 +49,9 @@ def searchable(*fields: Iterable[object]) -> str:
     """Return the text that `rank` looks in; of each field those values that are strings."""
     return SEPARATOR.join(
         "\n".join(
-            folded(value).replace(SEPARATOR, " ") for value in field if isinstance(value, str)
+            folded(value[:MAX_SEARCHED]).replace(SEPARATOR, " ")
+            for value in field
+            if isinstance(value, str)
         )
         for field in fields
     )

@@ -164,6 +164,14 @@ class Settings(BaseSettings):
     discovery_max_tools: int = Field(
         default=10_000, gt=0, description="Most tools taken from one upstream."
     )
+    server_max_definition_bytes: int = Field(
+        default=8 * 1024 * 1024,
+        gt=0,
+        description=(
+            "Most bytes of the tools of one server, all definitions together, that are taken and "
+            "served; as much again of its prompts, resources and templates."
+        ),
+    )
 
     gateway_max_body_bytes: int = Field(
         default=4 * 1024 * 1024, gt=0, description="Largest request body at the gateway and API."

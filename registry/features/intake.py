@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from registry.core.definitions import (
     MAX_DEPTH,
     TOO_DEEP,
+    Allowance,
     Fitting,
     Listed,
     RejectionError,
@@ -42,6 +43,7 @@ def take(
     lists: Mapping[str, Sequence[Listed]],
     unread: Mapping[str, str],
     fitting: Fitting | None = None,
+    max_bytes: int | None = None,
 ) -> FeatureSnapshot:
     """Return what can be stored and what cannot.
 
@@ -49,9 +51,13 @@ def take(
         lists: Objects as they came, by the member of the result that listed them.
         unread: Why others could not be read.
         fitting: What is asked besides.
+        max_bytes: Of all together; what does not fit any more is not taken.
     """
+    left = Allowance(max_bytes)
     problems = [FeatureProblem(name, reason) for name, reason in unread.items()]
-    taken = {LISTS[name]: _taken(name, items, problems, fitting) for name, items in lists.items()}
+    taken = {
+        LISTS[name]: _taken(name, items, problems, fitting, left) for name, items in lists.items()
+    }
     return FeatureSnapshot(taken, tuple(problems))
 
 
@@ -60,6 +66,7 @@ def _taken(
     items: Sequence[Listed],
     problems: list[FeatureProblem],
     fitting: Fitting | None,
+    left: Allowance,
 ) -> tuple[Feature, ...]:
     kind = LISTS[name]
     taken: dict[str, Feature] = {}
@@ -73,6 +80,8 @@ def _taken(
         if feature.key in taken:
             told = f"{name}/{_shown(raw, KEYS[kind])}"
             problems.append(FeatureProblem(told, "is listed twice; the first is taken"))
+        elif not left.take(feature.definition):
+            problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", left.told))
         else:
             taken[feature.key] = feature
     return tuple(taken.values())

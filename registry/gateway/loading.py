@@ -16,6 +16,7 @@ from packages.database.changes import row_id
 from packages.database.errors import DatabaseUnavailable
 from registry.access.policy import Grant, Grants, ServerFacts
 from registry.access.repository import AclRepository
+from registry.core.definitions import Allowance
 from registry.core.errors import RegistryError
 from registry.core.json import JsonObject
 from registry.features.repository import FeatureRepository
@@ -87,12 +88,14 @@ class ServerView:
         route: What calls need to know of it; None where it is not served.
         row_ids: Ids of all documents beside its own that it was made of, 12 bytes each.
         record: What its users' own headers are made of, where they bring keys.
+        definition_bytes: Of all that it offers together.
     """
 
     listed: ListedServer
     route: Route | None
     row_ids: bytes
     record: ServerRecord | None
+    definition_bytes: int = 0
 
 
 NO_VIEWS: Mapping[str, ServerView] = MappingProxyType({})
@@ -120,6 +123,7 @@ class RouteReader:
         *,
         idle_timeout_seconds: float,
         first_byte_timeout_seconds: float,
+        max_definition_bytes: int,
         enforces_approvals: bool,
         via: str | None,
     ) -> None:
@@ -127,6 +131,7 @@ class RouteReader:
         self._vault = vault
         self._idle_timeout_seconds = idle_timeout_seconds
         self._first_byte_timeout_seconds = first_byte_timeout_seconds
+        self._max_definition_bytes = max_definition_bytes
         self._enforces_approvals = enforces_approvals
         self._via = via
         self._facets: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -206,9 +211,38 @@ class RouteReader:
                 listed = before.listed
             elif listed.tools == before.listed.tools:
                 listed = replace(listed, tools=before.listed.tools)
+        definition_bytes = self._bound(server.id, rows)
         route = self._build(server, listed.facts, rows) if _is_served(server) else None
         record = _for_user_keys(server) if route is not None and route.per_user else None
-        return ServerView(listed, route, bytes(rows.ids), record)
+        return ServerView(listed, route, bytes(rows.ids), record, definition_bytes)
+
+    def _bound(self, server_id: str, rows: _Rows) -> int:
+        """Leave out what does not fit into a server's bytes; return how many bytes there are.
+
+        More can be stored than is ever taken in one reading: what an upstream makes unreadable is
+        served on, and it may offer other tools beside.
+        """
+        sizes = [len(tool.wire) for tool in rows.tools]
+        lists = rows.features.values()
+        feature_sizes = [len(feature.wire) for features in lists for feature in features]
+        most = self._max_definition_bytes
+        if sum(sizes) > most:
+            left = Allowance(most)
+            tools = sorted(rows.tools, key=lambda tool: tool.name)
+            rows.tools = [tool for tool in tools if left.take(tool.wire)]
+            self._warn_left_out(server_id, "tools", len(tools) - len(rows.tools))
+        if sum(feature_sizes) > most:
+            left = Allowance(most)
+            for kind, features in rows.features.items():
+                rows.features[kind] = [one for one in features if left.take(one.wire)]
+                self._warn_left_out(
+                    server_id, kind.value, len(features) - len(rows.features[kind])
+                )
+        return sum(sizes) + sum(feature_sizes)
+
+    def _warn_left_out(self, server_id: str, kind: str, number: int) -> None:
+        if number:
+            log.warning("definitions_left_out", server_id=server_id, kind=kind, number=number)
 
     async def _rows(
         self, servers: Sequence[ServerRecord], before: Mapping[str, ServerView], now: datetime
@@ -390,7 +424,10 @@ def _tool_entry(
     facets: tuple[str, ...] = (),
     requires_approval: bool = False,
 ) -> ToolEntry | None:
-    """Return the entry of a tool; None when its text is none that clients can read."""
+    """Return the entry of a tool; None when it cannot be served.
+
+    Its text may be none that clients can read, or ask for too much on each call.
+    """
     if known is not None:
         entry = known.tools.get(name)
         is_same = entry is not None and entry.wire == definition.encode()
@@ -403,13 +440,16 @@ def _tool_entry(
             return entry
     if not is_object_text(definition):
         return None
-    return tool_entry(
-        name,
-        definition,
-        is_behind=is_behind,
-        facets=facets,
-        requires_approval=requires_approval,
-    )
+    try:
+        return tool_entry(
+            name,
+            definition,
+            is_behind=is_behind,
+            facets=facets,
+            requires_approval=requires_approval,
+        )
+    except (ValueError, RecursionError):
+        return None
 
 
 def _feature_entry(row: FeatureRow, known: Route | None) -> FeatureEntry:

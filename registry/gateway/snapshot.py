@@ -87,6 +87,7 @@ class Snapshot:
             leads to expect.
         connections: Forgets those to servers that changed, or are not served any more.
         servers_missing: Told of servers that changed and are not served; they may be deleted.
+        freed: Told how many bytes of definitions were read, or are held no more.
         via: Sent to every server, by which requests that come back are recognised.
     """
 
@@ -104,6 +105,7 @@ class Snapshot:
         suspicions: Suspicions | None = None,
         connections: ConnectionTracker | None = None,
         servers_missing: Callable[[Iterable[str]], None] = lambda _: None,
+        freed: Callable[[int], None] = lambda _: None,
         via: str | None = None,
     ) -> None:
         self._feed = feed
@@ -113,6 +115,7 @@ class Snapshot:
             vault,
             idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
             first_byte_timeout_seconds=settings.gateway_first_byte_timeout_seconds,
+            max_definition_bytes=settings.server_max_definition_bytes,
             enforces_approvals=settings.approvals == "required",
             via=via,
         )
@@ -122,6 +125,7 @@ class Snapshot:
         self._suspicions = suspicions
         self._connections = connections
         self._servers_missing = servers_missing
+        self._freed = freed
         self._routes: Mapping[str | None, Mapping[str, Route]] = {}
         self._catalogue = Catalogue({})
         self._policies: dict[str, Policy] = {}
@@ -229,6 +233,7 @@ class Snapshot:
             self._follow_connections(before, {*before, *views})
             await self._follow_policies(policies)
             self._publish()
+            self._freed(_definition_bytes(before) + _definition_bytes(views))
             self._user_headers.clear()
             self._full_reloads.inc()
             self._inventory.agrees(began_at)
@@ -404,6 +409,7 @@ class Snapshot:
         if missing:
             self._servers_missing(missing)
         self._publish()
+        self._freed(_definition_bytes(before) + _definition_bytes(views))
         self._user_headers.forget(server_ids)
         self._server_reloads.inc(len(server_ids))
 
@@ -445,6 +451,10 @@ class Snapshot:
 
 def _listed(views: Mapping[str, ServerView]) -> dict[str, ListedServer]:
     return {server_id: view.listed for server_id, view in views.items()}
+
+
+def _definition_bytes(views: Mapping[str, ServerView]) -> int:
+    return sum(view.definition_bytes for view in views.values())
 
 
 def _next_expiry(view: ServerView) -> datetime | None:

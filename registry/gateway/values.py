@@ -15,6 +15,7 @@ from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, members
 from registry.gateway.headers import HeaderLines, header_lines
 from registry.gateway.listing import ToolPages, build_pages
+from registry.gateway.mirrored import mirrored_part
 from registry.policies.decisions import Rule
 from registry.servers.values import Era, Transport
 
@@ -71,7 +72,8 @@ class ToolEntry:
 
     Attributes:
         wire: JSON text of the whole tool object, as clients get it.
-        param_header_schema: The parsed input schema, when it asks for `Mcp-Param-*` headers.
+        param_header_schema: Of the input schema the arguments that are mirrored in `Mcp-Param-*`
+            headers, and nothing else; None when there are none.
         may_repeat: Whether the server says that a second call changes nothing.
         check: Of the arguments, where the server offers another definition than this approved one.
         facets: What is known of its effects, as texts `flag:value`, for policies.
@@ -215,12 +217,14 @@ def tool_entry(
         is_behind: Whether the server offers another definition by now.
         facets: What is known of its effects, as texts `flag:value`.
         requires_approval: Whether a person must approve each call.
+
+    Raises:
+        ValueError: More arguments are mirrored in headers than can be checked on each call.
     """
     wire = definition.encode()
     schema = None
     if PARAM_HEADER_MARK in wire:
-        candidate = orjson.loads(wire).get("inputSchema")
-        schema = candidate if isinstance(candidate, dict) else None
+        schema = mirrored_part(orjson.loads(wire).get("inputSchema"))
     check = ArgumentCheck() if is_behind else None
     return ToolEntry(name, wire, schema, _may_repeat(wire), check, facets, requires_approval)
 

@@ -1,5 +1,6 @@
 """DiscoveryService: reads one upstream and writes nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -42,7 +43,11 @@ class Eras:
 
 
 class DiscoveryService:
-    """Implements `servers.ports.Discovery`."""
+    """Implements `servers.ports.Discovery`.
+
+    Args:
+        freed: Told how many bytes an upstream sent: what is made of them is soon dropped.
+    """
 
     def __init__(
         self,
@@ -52,12 +57,14 @@ class DiscoveryService:
         settings: Settings,
         clock: Clock,
         metrics: Metrics,
+        freed: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._guard = guard
         self._instance = instance
         self._settings = settings
         self._clock = clock
         self._duration = metrics.discovery_duration
+        self._freed = freed
 
     async def discover(
         self, connection: ConnectionSpec, progress: Progressing | None = None
@@ -82,6 +89,7 @@ class DiscoveryService:
                 self._limits(connection),
                 self._clock,
                 progress,
+                self._freed,
             )
             reading = self._without_loops(reading)
             outcome = "success"
@@ -96,7 +104,7 @@ class DiscoveryService:
             raise DiscoveryFailedError(_without_sent(exc.message, connection)) from None
         finally:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
-        return _discovered(reading)
+        return _discovered(reading, self._settings.server_max_definition_bytes)
 
     def _without_loops(self, reading: Reading) -> Reading:
         """Leave out what another gateway has from this registry.
@@ -195,16 +203,16 @@ def _without_sent(text: str, connection: ConnectionSpec) -> str:
     return without_sent(text, connection.headers.items(), connection.url)
 
 
-def _discovered(reading: Reading) -> Discovered:
+def _discovered(reading: Reading, max_bytes: int) -> Discovered:
     from registry.upstream.mcp_client import problem_of  # noqa: PLC0415 - as above
 
     return Discovered(
-        snapshot=take(reading.tools, problem_of),
+        snapshot=take(reading.tools, problem_of, max_bytes),
         capabilities=reading.capabilities,
         protocol_version=reading.protocol_version,
         eras=_eras(legacy=reading.speaks_legacy, modern=reading.speaks_modern),
         instructions=reading.instructions,
         init_duration_ms=reading.init_duration_ms,
         title=reading.title,
-        features=take_features(reading.lists, reading.unread, problem_of),
+        features=take_features(reading.lists, reading.unread, problem_of, max_bytes),
     )

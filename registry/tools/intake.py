@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 
 import jsonschema_rs
@@ -12,6 +13,7 @@ from pydantic import JsonValue
 from registry.core.definitions import (
     MAX_DEPTH,
     TOO_DEEP,
+    Allowance,
     Fitting,
     Listed,
     RejectionError,
@@ -32,35 +34,54 @@ LISTED_TWICE = "is listed twice; the first is taken"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 TEXT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-TAKEN: LRUCache[str, ToolDefinition] = LRUCache(
-    4 * 1024 * 1024, getsizeof=lambda tool: len(tool.definition)
-)
+MOST_REMEMBERED = 2_000
+"""Tools of the longest list that is remembered: those of longer ones would push each other out,
+and keep what was read beside them in memory."""
+
+PARSED_TIMES = 32
+"""How much larger than its text a parsed value may be, nearly."""
+
+
+def _weight(tool: ToolDefinition) -> int:
+    """Return about how many bytes it takes to remember a tool."""
+    texts = (tool.definition, tool.input_schema, tool.output_schema, tool.description)
+    parsed = 0 if tool.annotations is None else len(TEXT.encode(tool.annotations))
+    return sum(sys.getsizeof(text) for text in texts) + PARSED_TIMES * parsed
+
+
+TAKEN: LRUCache[str, ToolDefinition] = LRUCache(12 * 1024 * 1024, getsizeof=_weight)
 """Tools that were taken lately, by their text: most readings find what the one before found."""
 
 
-def take(raw_tools: Sequence[Listed], fitting: Fitting | None = None) -> ToolSnapshot:
+def take(
+    raw_tools: Sequence[Listed], fitting: Fitting | None = None, max_bytes: int | None = None
+) -> ToolSnapshot:
     """Return what can be stored and what cannot, in the upstream's order.
 
     Args:
         raw_tools: Objects as they came.
         fitting: What is asked besides; None for what was stored before.
+        max_bytes: Of all definitions together; what does not fit any more is not taken.
     """
+    left = Allowance(max_bytes)
     taken: dict[str, ToolDefinition] = {}
     rejected: list[RejectedTool] = []
     for raw in raw_tools:
         try:
-            tool = _remembered(raw, fitting)
+            tool = _remembered(raw, fitting, is_kept=len(raw_tools) <= MOST_REMEMBERED)
         except RejectionError as exc:
             rejected.append(RejectedTool(_shown_name(raw), str(exc)))
             continue
         if tool.name in taken:
             rejected.append(RejectedTool(tool.name, LISTED_TWICE))
+        elif not left.take(tool.definition):
+            rejected.append(RejectedTool(tool.name, left.told))
         else:
             taken[tool.name] = tool
     return ToolSnapshot(tuple(taken.values()), tuple(rejected))
 
 
-def _remembered(raw: Listed, fitting: Fitting | None) -> ToolDefinition:
+def _remembered(raw: Listed, fitting: Fitting | None, *, is_kept: bool) -> ToolDefinition:
     """Take a tool, without looking at it again if the same one was taken before."""
     if isinstance(raw, Unreadable):
         raise RejectionError(raw.reason)
@@ -77,7 +98,8 @@ def _remembered(raw: Listed, fitting: Fitting | None) -> ToolDefinition:
         problem = fitting("tools", members(raw))
         if problem is not None:
             raise RejectionError(problem)
-        TAKEN[tool.definition] = tool
+        if is_kept and _weight(tool) <= TAKEN.maxsize:
+            TAKEN[tool.definition] = tool
     return tool
 
 

@@ -23,6 +23,9 @@ MAX_PATTERN_CHARACTERS = 4096
 MAX_PATTERNS_CHARACTERS = 32 * 1024
 """Of all patterns of a schema together."""
 
+MAX_MIRRORED = 100
+"""Arguments that are mirrored in headers: each is checked, or sent, on each call."""
+
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 DEFINITIONS = frozenset({"$defs", "definitions"})
 UNDER_WAY = 0
@@ -34,6 +37,8 @@ def excess(schema: JsonObject) -> str | None:
     Args:
         schema: No deeper than `registry.core.definitions.MAX_DEPTH`.
     """
+    if sum("x-mcp-header" in part for part in _objects(schema)) > MAX_MIRRORED:
+        return f"x-mcp-header on more than {MAX_MIRRORED} arguments"
     patterns = 0
     for pattern in _patterns(schema):
         if len(pattern) > MAX_PATTERN_CHARACTERS:

@@ -251,10 +251,12 @@ async def read_upstream(
     limits: Limits,
     clock: Clock,
     progress: Callable[[int], None] | None = None,
+    taken: Callable[[int], None] = lambda _: None,
 ) -> Reading:
     """Connect to *target*, read everything a registration needs, and disconnect.
 
-    *progress* is told how many tools were read so far, after each page of them.
+    *progress* is told how many tools were read so far, after each page of them, and *taken* in the
+    end how many bytes were, whatever came of them.
 
     Raises:
         UpstreamError: It may not be contacted, cannot be reached, or answers badly.
@@ -269,6 +271,8 @@ async def read_upstream(
         raise _timed_out(target, limits, exchange) from None
     except Exception as exc:  # noqa: BLE001 - groups of anything; told apart and translated here
         raise _translated(exc, exchange, target, limits) from None
+    finally:
+        taken(exchange.taken)
 
 
 def _exchange(target: Target, limits: Limits) -> Exchange:
@@ -556,7 +560,8 @@ async def _all_of(
     for _ in range(MAX_PAGES):
         params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
         await session.send_request(listing.request(params=params), listing.result)
-        page = dispatcher.raw[listing.method]
+        # Taken away from what the SDK may keep for a while.
+        page = dispatcher.raw.pop(listing.method)
         listed = page.get(listing.member)
         if not isinstance(listed, list):
             raise UpstreamProtocolError(f"Its {told} is no list.")

@@ -12,6 +12,7 @@ from registry.connections.service import ConnectionService
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.core.loop_lag import watch_loop
+from registry.core.memory import FreedMemory
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
@@ -83,7 +84,10 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
         repositories, audit = storage.repositories, storage.audit
         await Migration(database, repositories, audit, clock=clock).at_start()
-        upstreams = build_upstreams(settings, storage, clock=clock, metrics=metrics)
+        memory = FreedMemory(clock)
+        upstreams = build_upstreams(
+            settings, storage, clock=clock, metrics=metrics, freed=memory.note
+        )
         connection_writer, tracker = build_connections(
             settings, storage, clock=clock, metrics=metrics
         )
@@ -98,6 +102,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             leftovers,
             clock=clock,
             metrics=metrics,
+            freed=memory.note,
         )
         servers = build_servers(
             settings, storage, upstreams, snapshot, tracker, clock=clock, metrics=metrics
@@ -157,6 +162,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             (tracker.follow(), None),
             (sealer.follow(audit), audit.flush),
             (watch_loop(clock, metrics.loop_lag), None),
+            (memory.follow(), None),
         ]
         if usage is not None:
             work.append((usage.follow(), usage.close))

@@ -1,5 +1,6 @@
 """What the gateway goes by: its view of the database, and what takes note of requests."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
@@ -55,7 +56,7 @@ async def build_feed(settings: Settings, database: Database, clock: Clock) -> Ch
     )
 
 
-def build_view(
+def build_view(  # noqa: PLR0913 - collaborators
     settings: Settings,
     storage: Storage,
     feed: ChangeFeed,
@@ -66,6 +67,7 @@ def build_view(
     *,
     clock: Clock,
     metrics: Metrics,
+    freed: Callable[[int], None],
 ) -> tuple[Snapshot, Suspicions]:
     """Return the gateway's view, still empty, and what follows up when an upstream belies it."""
     repositories = storage.repositories
@@ -99,6 +101,7 @@ def build_view(
         suspicions=suspicions,
         connections=tracker,
         servers_missing=leftovers.note,
+        freed=freed,
         via=upstreams.instance.via,
     )
     return snapshot, suspicions

@@ -1,5 +1,6 @@
 """What reads the servers upstream."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from registry.core.clock import Clock
@@ -33,12 +34,19 @@ class Upstreams:
 
 
 def build_upstreams(
-    settings: Settings, storage: Storage, *, clock: Clock, metrics: Metrics
+    settings: Settings,
+    storage: Storage,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+    freed: Callable[[int], None] = lambda _: None,
 ) -> Upstreams:
     """Return what reads the servers upstream; nothing is contacted yet."""
     vault = CredentialVault(storage.cipher)
     guard = UrlGuard(settings.upstream_allowed_networks)
     instance = Instance.of(list(storage.cipher.derive_keys("gateway-instance").values()))
-    discovery = DiscoveryService(guard, instance, settings=settings, clock=clock, metrics=metrics)
+    discovery = DiscoveryService(
+        guard, instance, settings=settings, clock=clock, metrics=metrics, freed=freed
+    )
     reader = ServerReader(vault, discovery, storage.repositories.plugin_auths, clock)
     return Upstreams(guard, vault, discovery, reader, instance)

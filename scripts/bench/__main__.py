@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from scripts.bench import (
     access,
     calls,
+    definitions,
     growth,
     isolation,
     listing,
@@ -34,6 +35,7 @@ SECTIONS: Mapping[str, Callable[[Report, Stage, Plan], None]] = {
     "isolation": isolation.section,
     "streams": streams.section,
     "growth": growth.section,
+    "definitions": definitions.section,
     "fleet": memory.section,
     "workers": workers.section,
     "pages": pages.section,

@@ -1,7 +1,8 @@
 """A cheap MCP upstream (handshake era and 2026-07-28), so that what is measured is the gateway.
 
 Run as `python -m scripts.bench.upstream PORT`. Below `/many/` it lists `TOOLS_EACH` tools, which
-are others at each path, and below `/tools/<number>/` as many as that says.
+are others at each path, below `/tools/<number>/` as many as that says, and below
+`/enumerations/<number>/` so many with an enumeration of nearly a megabyte.
 """
 
 import sys
@@ -28,6 +29,9 @@ TOOLS_EACH = 100
 TOOL_BYTES = 600
 MANY = "/many/"
 SOME = "/tools/"
+ENUMERATIONS = "/enumerations/"
+ENUMERATED = 90_000
+"""Values that a definition of the largest size may have, nearly."""
 
 
 def _many(path: str) -> list[dict[str, Any]]:
@@ -41,7 +45,16 @@ def _listed(path: str) -> list[dict[str, Any]]:
     if path.startswith(SOME):
         count = int(path.split("/")[2])
         return [_tool(f"search_{number:03}_records", path) for number in range(count)]
+    if path.startswith(ENUMERATIONS):
+        count = int(path.split("/")[2])
+        return [_enumeration(f"choose_{number:02}", path) for number in range(count)]
     return [ECHO]
+
+
+def _enumeration(name: str, path: str) -> dict[str, Any]:
+    values = [f"{name[-2:]}{number:05}" for number in range(ENUMERATED)]
+    properties = {"value": {"type": "string", "enum": values, "description": path}}
+    return {"name": name, "inputSchema": {"type": "object", "properties": properties}}
 
 
 def _tool(name: str, path: str) -> dict[str, Any]:

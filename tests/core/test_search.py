@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from registry.core.search import best_first, folded, rank, searchable, words_of
+from registry.core.search import MAX_SEARCHED, best_first, folded, rank, searchable, words_of
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,10 @@ def test_a_query_without_words_leaves_everything_as_it_is() -> None:
 
 def test_what_is_no_text_is_not_searched() -> None:
     assert searchable(["a"], [None, 3], [["b"]]) == "a\x1f\x1f"
+
+
+def test_only_the_beginning_of_a_long_field_is_searched_and_held() -> None:
+    found = item("a", description="x" * MAX_SEARCHED + " end")
+
+    assert rank(found.text, words_of("end")) is None
+    assert len(found.text) < MAX_SEARCHED + 10

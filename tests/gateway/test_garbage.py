@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,15 +22,6 @@ from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream
 ROUNDS = 3
 OF_REQUESTS = {CallWatch, Client, ClientGone, Cycle, Envelope, Exchange, Turn, UpstreamAnswer}
 """Made for each request."""
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Keep the collector from running by itself."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def left_over() -> set[str]:

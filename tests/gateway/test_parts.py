@@ -1,12 +1,20 @@
 """The pure parts of the data plane: headers, cursors, routes, request heads."""
 
+import json
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp.shared.inbound import validate_mcp_param_headers, x_mcp_header_map
 from multidict import CIMultiDict
 
 from registry.access.policy import ServerFacts, ServerScope
+from registry.core.json import JsonObject
 from registry.gateway.errors import HeaderMismatch
 from registry.gateway.headers import forwarded_lines, header_lines, read_headers
 from registry.gateway.listing import CursorError, build_pages, page_members
+from registry.gateway.mirrored import mirrored_part
 from registry.gateway.values import tool_entry, upstream_headers
 from registry.gateway.wire import request_head
 from registry.servers.values import Era, Transport
@@ -89,12 +97,68 @@ def test_foreign_cursors_are_refused(cursor: object) -> None:
 
 def test_only_tools_that_mirror_arguments_keep_their_schema() -> None:
     plain = tool_entry("a", '{"name":"a","inputSchema":{"type":"object"}}')
-    mirrored = tool_entry(
-        "b", '{"name":"b","inputSchema":{"properties":{"r":{"x-mcp-header":"R"}}}}'
-    )
+    inner = {"type": "string", "x-mcp-header": "R", "enum": ["a", "b"]}
+    other = {"type": "object", "properties": {"r": inner, "s": {"type": "string"}}}
+    schema = {"type": "object", "properties": {"o": other, "p": {"type": "integer"}}}
+    mirrored = tool_entry("b", json.dumps({"name": "b", "inputSchema": schema}))
 
     assert plain.param_header_schema is None
-    assert mirrored.param_header_schema == {"properties": {"r": {"x-mcp-header": "R"}}}
+    kept = {"r": {"type": "string", "x-mcp-header": "R"}}
+    assert mirrored.param_header_schema == {"properties": {"o": {"properties": kept}}}
+
+
+def test_a_tool_that_mirrors_arguments_wrongly_mirrors_none() -> None:
+    schema = {"type": "object", "properties": {"r": {"type": "array", "x-mcp-header": "R"}}}
+
+    assert mirrored_part(schema) is None
+    assert mirrored_part(None) is None
+
+
+def test_a_tool_that_mirrors_too_many_arguments_has_no_entry() -> None:
+    properties = {
+        f"p{number}": {"type": "string", "x-mcp-header": f"P{number}"} for number in range(101)
+    }
+    definition = {"name": "a", "inputSchema": {"type": "object", "properties": properties}}
+
+    with pytest.raises(ValueError, match="mirrored"):
+        tool_entry("a", json.dumps(definition))
+
+
+POSITIONS = st.recursive(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["string", "integer", "boolean"])},
+        optional={"x-mcp-header": st.sampled_from(["A", "B", "C", "D"]), "enum": st.just([1])},
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {"type": st.just("object")},
+        optional={
+            "properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+            "items": inner,
+        },
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    POSITIONS,
+    st.dictionaries(
+        st.sampled_from("abc"),
+        st.sampled_from(["1", 1, True, None, {"a": "1", "b": 1}]),
+        max_size=3,
+    ),
+    st.dictionaries(st.sampled_from(["mcp-param-a", "mcp-param-b"]), st.just("1"), max_size=2),
+)
+def test_the_mirrored_part_decides_as_the_whole_schema_does(
+    schema: JsonObject, arguments: dict[str, Any], headers: dict[str, str]
+) -> None:
+    part = mirrored_part(schema)
+
+    told = None if part is None else validate_mcp_param_headers(part, arguments, headers)
+
+    # Of several that do not agree another one may be named.
+    assert (told is None) is (validate_mcp_param_headers(schema, arguments, headers) is None)
+    assert x_mcp_header_map(part) == (x_mcp_header_map(schema) if part is not None else {})
 
 
 def test_a_route_shows_no_secret() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from packages.database.encryption import Cipher
 from registry.access.policy import Permission, decide
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
+from registry.core.memory import MUCH_BYTES, FreedMemory
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
@@ -36,8 +38,11 @@ from registry.servers.errors import UserKeyMissingError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
+from registry.servers.values import ConnectionSpec, Discovered
+from tests.fakes.clock import FakeClock
 from tests.fakes.connections import quiet_tracker
-from tests.fakes.discovery import FakeDiscovery, RecordedChanges
+from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
+from tests.fakes.memory import GivenBack
 
 pytestmark = pytest.mark.wire
 
@@ -47,14 +52,18 @@ PATIENCE_SECONDS = 5.0
 
 @pytest.fixture
 def other_replica(
-    database: Database, repositories: ServerRepositories, cipher: Cipher, clock: SystemClock
+    database: Database,
+    repositories: ServerRepositories,
+    cipher: Cipher,
+    clock: SystemClock,
+    offering: FakeDiscovery,
 ) -> ServerService:
     """Return a service whose changes reach the snapshot through the database alone."""
     return ServerService(
         database,
         repositories,
         CredentialVault(cipher),
-        FakeDiscovery(),
+        offering,
         RecordedChanges(),
         quiet_tracker(),
         failures_until_error=3,
@@ -62,6 +71,23 @@ def other_replica(
         metrics=Metrics(),
         admin_sees_private=True,
     )
+
+
+@pytest.fixture
+def offering() -> FakeDiscovery:
+    """Return what the service of the other replica reads of servers."""
+    return FakeDiscovery()
+
+
+@pytest.fixture
+async def given_back() -> GivenBack:
+    return GivenBack()
+
+
+@pytest.fixture
+def memory(given_back: GivenBack) -> FreedMemory:
+    """Return what the snapshot tells of what it holds no more."""
+    return FreedMemory(FakeClock(), given_back)
 
 
 @pytest.fixture
@@ -84,6 +110,7 @@ def snapshot(
     clock: SystemClock,
     forgotten: list[str],
     metrics: Metrics,
+    memory: FreedMemory,
 ) -> Snapshot:
     async def revocations_changed() -> None:
         forgotten.append("revocations")
@@ -105,6 +132,7 @@ def snapshot(
         settings=settings,
         users_changed=lambda: forgotten.append("users"),
         revocations_changed=revocations_changed,
+        freed=memory.note,
     )
 
 
@@ -536,3 +564,85 @@ async def test_a_server_that_changes_its_tenant_is_left_to_the_other_one(
         await until(lambda: snapshot.route("weather", "other"))
 
         assert snapshot.route("weather", "acme") is None
+
+
+def described(size: int) -> Callable[[ConnectionSpec], Discovered]:
+    """Return what answers with eight tools that take so many bytes together."""
+    tools = [tool(f"tool{number}", "x" * (size // 8)) for number in range(8)]
+    return lambda _: found(*tools)
+
+
+async def test_what_a_large_server_took_is_given_back_when_it_is_gone(
+    snapshot: Snapshot,
+    other_replica: ServerService,
+    offering: FakeDiscovery,
+    memory: FreedMemory,
+    given_back: GivenBack,
+    alice: UserContext,
+) -> None:
+    offering.answer = described(MUCH_BYTES)
+    server = await other_replica.register(create(), alice, strict=False)
+    await snapshot.load()
+    async with asyncio.TaskGroup() as group, asyncio.timeout(PATIENCE_SECONDS):
+        task = group.create_task(memory.follow())
+        await given_back.came()
+        await other_replica.delete(server.id, alice)
+        await snapshot.server_changed(server.id)
+        await given_back.came()
+        await end(task)
+
+    assert given_back.times == 2
+
+
+async def test_of_a_server_that_took_little_nothing_is_given_back(
+    snapshot: Snapshot,
+    other_replica: ServerService,
+    memory: FreedMemory,
+    given_back: GivenBack,
+    alice: UserContext,
+) -> None:
+    await other_replica.register(create(), alice, strict=False)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(memory.follow())
+        await snapshot.load()
+        await SystemClock().sleep(0)
+        await end(task)
+
+    assert given_back.times == 0
+
+
+async def test_what_does_not_fit_into_the_bytes_of_a_server_costs_only_itself(
+    snapshot: Snapshot,
+    other_replica: ServerService,
+    offering: FakeDiscovery,
+    settings: Settings,
+    alice: UserContext,
+) -> None:
+    offering.answer = described(settings.server_max_definition_bytes + 1)
+    await other_replica.register(create(), alice, strict=False)
+    offering.answer = lambda _: found(tool("echo"))
+    await other_replica.register(create("other"), alice, strict=False)
+
+    await snapshot.load()
+
+    route, other = snapshot.route("weather"), snapshot.route("other")
+    assert route is not None
+    assert other is not None
+    assert [*route.tools] == [f"tool{number}" for number in range(7)]
+    assert [*other.tools] == ["echo"]
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_what_is_held_of_a_server_goes_without_the_collector(
+    snapshot: Snapshot, other_replica: ServerService, alice: UserContext
+) -> None:
+    server = await other_replica.register(create(), alice, strict=False)
+    await snapshot.load()
+    snapshot.catalogue.view(alice, admin_uses_private=True).page("tools", None)
+    held = weakref.ref(snapshot.catalogue.by_server[server.id])
+
+    await other_replica.delete(server.id, alice)
+    await snapshot.server_changed(server.id)
+
+    # Nor could it help: what is there when the process begins to serve is kept from it.
+    assert held() is None

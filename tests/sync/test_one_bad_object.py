@@ -1,7 +1,9 @@
 """An object of a list that cannot be read costs only itself, however the list arrives."""
 
 import asyncio
+import gc
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -26,7 +28,9 @@ SECONDS = 10
 """Far more than any of it takes; what hangs or is refused as a whole fails sooner."""
 
 
-async def read(settings: Settings, way: Way, **lists: bytes) -> Discovered:
+async def read(
+    settings: Settings, way: Way, freed: Callable[[int], None] = lambda _: None, **lists: bytes
+) -> Discovered:
     """Return what a real server with these lists is taken for."""
     discovery = DiscoveryService(
         UrlGuard(("127.0.0.0/8",)),
@@ -34,6 +38,7 @@ async def read(settings: Settings, way: Way, **lists: bytes) -> Discovered:
         settings=settings,
         clock=SystemClock(),
         metrics=Metrics(),
+        freed=freed,
     )
     transport = Transport.SSE if way is Way.SSE else Transport.STREAMABLE_HTTP
     async with asyncio.timeout(SECONDS), listing(way, **lists) as (_, url):
@@ -222,3 +227,37 @@ async def test_whatever_stands_between_two_good_tools_they_are_taken(
     assert {"good0", "good1"} <= taken
     assert len(found.snapshot.tools) + len(found.snapshot.rejected) == 3
     assert not named or "bad" in taken | {tool.name for tool in found.snapshot.rejected}
+
+
+async def test_what_does_not_fit_into_the_bytes_of_a_server_costs_only_itself(
+    settings: Settings,
+) -> None:
+    bounded = settings.model_copy(update={"server_max_definition_bytes": 200})
+    large = b'{"name":"large","description":"%s","inputSchema":{"type":"object"}}' % (b"x" * 200)
+    prompts = page(b'{"name":"p"}', b'{"name":"much","description":"%s"}' % (b"x" * 200))
+
+    found = await read(bounded, Way.LEGACY_JSON, tools=page(large, *GOOD), prompts=prompts)
+
+    told = "does not fit into the 200 bytes of all definitions of its server"
+    assert [tool.name for tool in found.snapshot.tools] == GOOD_NAMES
+    assert [(one.name, one.reason) for one in found.snapshot.rejected] == [("large", told)]
+    assert [one.key for one in found.features.lists[FeatureKind.PROMPT]] == ["p"]
+    assert [(one.name, one.reason) for one in found.features.problems] == [("prompts/much", told)]
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("way", list(Way))
+async def test_what_was_read_is_dropped_and_its_bytes_are_told(
+    settings: Settings, way: Way
+) -> None:
+    sent: list[int] = []
+    tools = page(*GOOD)
+
+    taken = await read(settings, way, sent.append, tools=tools)
+
+    left = [
+        item for item in gc.get_objects() if type(item) is dict and item.get("name") == "good0"
+    ]
+    assert len(taken.snapshot.tools) == len(GOOD)
+    assert left == []
+    assert sum(sent) > len(tools)

@@ -125,3 +125,23 @@ def test_another_content_has_another_hash(one: dict[str, int], two: dict[str, in
     (first,), (second,) = take([raw(x=one)]).tools, take([raw(x=two)]).tools
 
     assert (first.discovery_hash == second.discovery_hash) == (one == two)
+
+
+def test_what_does_not_fit_into_the_bytes_of_its_server_costs_only_itself() -> None:
+    large = raw(name="large", blob="x" * 2_000)
+    small = [raw(name=f"small{number}") for number in range(3)]
+
+    snapshot = take([small[0], large, *small[1:]], max_bytes=1_000)
+
+    assert [tool.name for tool in snapshot.tools] == ["small0", "small1", "small2"]
+    assert [(item.name, item.reason) for item in snapshot.rejected] == [
+        ("large", "does not fit into the 1000 bytes of all definitions of its server")
+    ]
+
+
+def test_a_tool_that_is_too_large_to_be_remembered_is_taken() -> None:
+    values: list[list[int]] = [[] for _ in range(300_000)]
+
+    snapshot = take([raw(annotations={"values": values})], lambda _kind, _raw: None)
+
+    assert [tool.name for tool in snapshot.tools] == ["find"]

@@ -52,6 +52,8 @@ TREE: JsonObject = {
         ({"properties": {"a": {"pattern": "a" * (MAX_PATTERN_CHARACTERS + 1)}}}, "a pattern of"),
         ({"patternProperties": {"a" * (MAX_PATTERN_CHARACTERS + 1): {}}}, "a pattern of"),
         ({"allOf": [{"pattern": str(i) * 900} for i in range(10, 40)]}, "patterns of more"),
+        ({"properties": {f"p{i}": {"x-mcp-header": "P"} for i in range(101)}}, "x-mcp-header on"),
+        ({"properties": {f"p{i}": {"x-mcp-header": "P"} for i in range(100)}}, None),
         ({"properties": {"pattern": {"type": "string"}, "$ref": {"type": "string"}}}, None),
     ],
 )

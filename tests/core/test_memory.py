@@ -1,0 +1,63 @@
+"""What is freed goes back to the system, some time after it was much."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from registry.core.clock import SystemClock
+from registry.core.memory import AFTER_SECONDS, MUCH_BYTES, FreedMemory, give_back
+from registry.core.tasks import end
+from tests.fakes.clock import FakeClock
+from tests.fakes.memory import GivenBack
+
+PATIENCE_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def following(memory: FreedMemory) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group, asyncio.timeout(PATIENCE_SECONDS):
+        task = group.create_task(memory.follow())
+        yield
+        await end(task)
+
+
+async def test_much_that_was_freed_is_given_back_once_and_later() -> None:
+    clock, given = FakeClock(), GivenBack()
+    memory = FreedMemory(clock, given)
+
+    async with following(memory):
+        memory.note(MUCH_BYTES)
+        memory.note(MUCH_BYTES)
+        await given.came()
+
+    assert given.times == 1
+    assert clock.monotonic() == AFTER_SECONDS
+
+
+async def test_little_is_kept_until_it_is_much_together() -> None:
+    given = GivenBack()
+    memory = FreedMemory(FakeClock(), given)
+
+    async with following(memory):
+        memory.note(MUCH_BYTES // 2)
+        await SystemClock().sleep(0)
+        assert given.times == 0
+        memory.note(MUCH_BYTES // 2 + 1)
+        await given.came()
+
+
+async def test_each_time_it_is_much_counts_anew() -> None:
+    given = GivenBack()
+    memory = FreedMemory(FakeClock(), given)
+
+    async with following(memory):
+        for _ in range(3):
+            memory.note(MUCH_BYTES)
+            await given.came()
+            memory.note(MUCH_BYTES // 2)
+
+    assert given.times == 3
+
+
+def test_it_is_given_back_wherever_this_runs() -> None:
+    give_back()
