@@ -17,7 +17,7 @@ from packages.database.encryption import Cipher, DecryptionError, FieldRef, Stor
 from packages.database.errors import DatabaseUnavailable, translated
 from registry.core.json import members
 from registry.core.settings import SettingsError
-from registry.servers.credentials import is_secret_header, is_stored_header
+from registry.servers.credentials import is_plaintext, is_secret_header, is_stored_header
 from registry.servers.versions import SEALED
 from registry.tokens.values import STORED_TYPES
 
@@ -105,7 +105,7 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
         config = members(document.get("config"))
         for parent, name in (("apiKey", "key"), ("oauth", "client_secret")):
             value = members(config.get(parent)).get(name)
-            if isinstance(value, str):
+            if isinstance(value, str) and not is_plaintext(value):
                 path = f"config.{parent}.{name}"
                 yield _secret("mcpservers", document, path, value, StoredForm.V2)
         sealed = members(document.get("registry")).get("webhook_secret")

@@ -125,6 +125,9 @@ class AclRepository:
         return (await self._entries.delete_many(_about(server_id), session=tx)).deleted_count
 
 
+MOST_BITS = 31
+"""All rights of jarvis-api: ours, and `VIEW_INSIGHTS`, which is of no meaning here."""
+
 NOBODY = "nobody"
 """Stands for the kind of principals that entries name in ways we do not know."""
 
@@ -196,7 +199,10 @@ def _bits(stored: object) -> int:
     # from nought on gives nothing.
     if isinstance(stored, float) and stored.is_integer():
         stored = int(stored)
-    return stored & ALL_BITS if isinstance(stored, int) and stored > 0 else NO_BITS
+    # Beyond the highest right that there is, no query of the other application finds an entry.
+    if not isinstance(stored, int) or not 0 < stored <= MOST_BITS:
+        return NO_BITS
+    return stored & ALL_BITS
 
 
 def _end(stored: object) -> datetime | None:

@@ -31,7 +31,12 @@ from registry.gateway.values import (
 )
 from registry.policies.repository import PolicyRepository
 from registry.policies.values import Policy
-from registry.servers.credentials import CredentialVault, is_user_level, needs_user_key
+from registry.servers.credentials import (
+    CredentialVault,
+    is_user_level,
+    names_caller,
+    needs_user_key,
+)
 from registry.servers.inventory import Inventory, ListedServer, listed_server
 from registry.servers.lookup import ServerLookup
 from registry.servers.naming import slug_of
@@ -338,7 +343,7 @@ class RouteReader:
             log.warning("server_partly_unreadable", server_id=server.id, reason=told)
         if slug is None or transport is None or not isinstance(url, str):
             return None
-        per_user = needs_user_key(server.config)
+        per_user = needs_user_key(server.config) or names_caller(server.config)
         headers: Mapping[str, str] = {}
         problem: str | None = None
         if not per_user:

@@ -196,12 +196,12 @@ class Snapshot:
             CredentialUnreadableError: It cannot be decrypted.
             DatabaseUnavailable: It is not remembered and cannot be read.
         """
-        remembered = self._user_headers.cached(user.user_id, route)
+        remembered = self._user_headers.cached(user, route)
         if remembered is not None:
             return remembered
         view = self._views.get(route.server_id)
         server = None if view is None else view.record
-        return await self._user_headers.read(user.user_id, route, server)
+        return await self._user_headers.read(user, route, server)
 
     def forget_user_headers(self) -> None:
         """Drop what is remembered of users' own values."""

@@ -12,9 +12,10 @@ from typing import Protocol, TypeAlias
 
 from cachetools import TTLCache
 
+from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.gateway.values import Route
-from registry.servers.credentials import CredentialVault
+from registry.servers.credentials import CredentialVault, caller_values
 from registry.servers.errors import ServerMovedError, UserKeyMissingError
 from registry.servers.values import ServerRecord
 
@@ -23,8 +24,8 @@ USER_KEY_SECONDS = 300
 """How many users' own keys are remembered, and for how long; a changed key drops them
 all at once."""
 
-CacheKey: TypeAlias = tuple[str, str, str, datetime | None]
-"""A user's id, a server's id, its URL and the version of its configuration."""
+CacheKey: TypeAlias = tuple[tuple[str, str, str | None], str, str, datetime | None]
+"""What headers may tell of a user, a server's id, its URL and the version of its configuration."""
 
 Generation: TypeAlias = tuple[int, int]
 """How often all headers were forgotten, and those for one server since then."""
@@ -79,20 +80,20 @@ class UserHeaders:
         for server_id in server_ids:
             self._forgotten[server_id] = self._forgotten.get(server_id, 0) + 1
 
-    def cached(self, user_id: str, route: Route) -> Mapping[str, str] | None:
+    def cached(self, user: UserContext, route: Route) -> Mapping[str, str] | None:
         """Return the headers for a call over *route*, if they are remembered."""
-        found = self._remembered.get(_key(user_id, route))
+        found = self._remembered.get(_key(user, route))
         if found is None or found[0] != self._generation(route.server_id):
             return None
         return found[1]
 
     async def read(
-        self, user_id: str, route: Route, server: ServerRecord | None
+        self, user: UserContext, route: Route, server: ServerRecord | None
     ) -> Mapping[str, str]:
         """Read the headers for a call over *route*; remember them if nothing changed meanwhile.
 
         Args:
-            user_id: Whose key.
+            user: Whose key.
             route: Where the call goes.
             server: Its server's current configuration; None when it is not served any more.
 
@@ -105,19 +106,22 @@ class UserHeaders:
         if server is None:
             raise UserKeyMissingError
         generation = self._generation(route.server_id)
-        own = await self._keys.values(user_id, server.server_name, server.created_at)
+        own = await self._keys.values(user.user_id, server.server_name, server.created_at)
         # Asked after the key was read: keys go when their server moves, and those that are stored
         # after that are for the new address, which the view may not know yet.
         if await self._urls.url_unchecked(server.id) != route.url:
             raise ServerMovedError(route.server_name)
-        headers = self._vault.request_headers(server.id, server.config, own)
+        headers = self._vault.request_headers(
+            server.id, server.config, {**caller_values(user), **own}
+        )
         if generation == self._generation(route.server_id):
-            self._remembered[_key(user_id, route)] = (generation, headers)
+            self._remembered[_key(user, route)] = (generation, headers)
         return headers
 
     def _generation(self, server_id: str) -> Generation:
         return self._cleared, self._forgotten.get(server_id, 0)
 
 
-def _key(user_id: str, route: Route) -> CacheKey:
-    return (user_id, route.server_id, route.url, route.modified_at)
+def _key(user: UserContext, route: Route) -> CacheKey:
+    told = (user.user_id, user.username, user.role_name)
+    return (told, route.server_id, route.url, route.modified_at)

@@ -1,5 +1,6 @@
 """From what a caller typed to the stored fields that change. Pure but for encryption."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -10,6 +11,7 @@ from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.servers.binding import require_secrets_again, users_keys_stay
 from registry.servers.credentials import (
+    FILLED_BY_THE_OTHER_APPLICATION,
     VARIABLE,
     CredentialVault,
     masked_url,
@@ -42,8 +44,8 @@ PLAIN_CONFIG = {
 }
 """Attributes of the request to members of `config`, stored as they are."""
 
-FILLED_BY_THE_OTHER_APPLICATION = "LIBRECHAT_"
-"""So begin names of values that jarvis-api knows by itself; such headers are not sent here."""
+TITLE = re.compile(r"(?:[^\W_]|[ '-])+")
+"""Titles that jarvis-api takes; earlier releases of it take letters of English alone."""
 
 OWN = {
     "auto_expose": "auto_expose",
@@ -98,6 +100,7 @@ def config_of(
     """Return the `config` to store, and the caller's own key when the server wants one."""
     require_no_secret(request.url, "url")
     given = _given(request)
+    _require_title(given.get("title"))
     config: JsonObject = {
         stored: _plain(given[name])
         for name, stored in PLAIN_CONFIG.items()
@@ -145,6 +148,8 @@ def update_of(
         if name in given:
             _put(changes, removed, f"registry.{stored}", _plain(given[name]))
     config = current.config
+    if given.get("title") != config.get("title"):
+        _require_title(given.get("title"))
     _put_connection(request, given, config, vault, changes, removed)
     return FieldChanges(
         changes={
@@ -282,6 +287,18 @@ def _require_asked_for(config: JsonObject) -> None:
             if name not in asked and not name.startswith(FILLED_BY_THE_OTHER_APPLICATION):
                 told = f"holds {{{{{name}}}}}, which customUserVars does not name"
                 raise ValidationFailedError(f"headers.{header}", told)
+
+
+def _require_title(title: object) -> None:
+    """Check that jarvis-api would take a title.
+
+    Raises:
+        ValidationFailedError: It would not, and could not save the server from its own forms.
+    """
+    if isinstance(title, str) and not TITLE.fullmatch(title):
+        raise ValidationFailedError(
+            "title", "may hold letters, digits, spaces, apostrophes and hyphens"
+        )
 
 
 def _variables(given: Mapping[str, UserVariable]) -> JsonObject:

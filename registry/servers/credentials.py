@@ -15,12 +15,14 @@ from urllib.parse import unquote_plus, urlsplit, urlunsplit
 from pydantic import JsonValue
 
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
+from registry.auth.identity import UserContext
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
 from registry.servers.errors import (
     USER_VARIABLE,
     CredentialUnreadableError,
+    CredentialUnusableError,
     UserKeyMissingError,
 )
 from registry.servers.schemas import ApiKeyInput, OAuthInput
@@ -60,6 +62,16 @@ SECRET_PARAMETER = re.compile(
 
 SECRET_MEMBER = re.compile(r"(?i)(secret|passw|private|assertion|(access|refresh|id)_?token$)")
 """Names of members of `oauth` whose values are secrets, also where other programs put them."""
+
+SENDABLE = re.compile(r"[\x20-\x7e\t]*")
+"""What a header can carry."""
+
+CALLER_VALUES = ("LIBRECHAT_USER_ID", "LIBRECHAT_USER_USERNAME", "LIBRECHAT_USER_ROLE")
+"""What jarvis-api fills in of whoever calls, and is known here too."""
+
+FILLED_BY_THE_OTHER_APPLICATION = "LIBRECHAT_"
+"""So begin names of values that jarvis-api knows by itself; headers with others of them than
+`CALLER_VALUES` are not sent here."""
 
 LONG_VALUE = 16
 """From here on a parameter of an address that is a value without a name is taken for a secret."""
@@ -138,19 +150,44 @@ MIXED = (
 )
 
 
+OAUTH_ADDRESSES = ("authorization_url", "token_url", "redirect_uri", "revocation_endpoint")
+
+
+def is_web_address(value: object) -> bool:
+    """Whether *value* is an address that a browser could open."""
+    try:
+        parts = urlsplit(str(value))
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
 def require_no_secret(url: str, field: str) -> None:
     """Check that an address holds no secret: it is stored and shown in clear.
 
     Raises:
-        ValidationFailedError: It does. jarvis-api reads addresses as they are stored, so that they
-            cannot be encrypted.
+        ValidationFailedError: It does, or a place for values of users. jarvis-api reads addresses
+            as they are stored, so that they cannot be encrypted.
     """
+    if "{{" in url:
+        raise ValidationFailedError(
+            field, "must not hold {{...}}: only headers are filled in for each user here"
+        )
     if has_secret(url):
         raise ValidationFailedError(
             field,
             "must not hold a secret (user, password, or a parameter such as api_key): addresses "
             "are stored and shown in clear; use apiKey or a header",
         )
+
+
+def is_plaintext(value: str) -> bool:
+    """Whether a key or an OAuth secret in `config` was stored in clear by the other application.
+
+    It takes what has no colon as it is, also what looks like the oldest form, which neither
+    application writes there; early builds of it encrypted nothing.
+    """
+    return ":" not in value
 
 
 def is_stored_header(value: str) -> bool:
@@ -203,9 +240,14 @@ class CredentialVault:
         for name, value in typed.items():
             if isinstance(value, str) and "://" in value:
                 require_no_secret(value, f"oauth.{name}")
+            if name in OAUTH_ADDRESSES and value is not None and not is_web_address(value):
+                raise ValidationFailedError(f"oauth.{name}", "must be an http(s) address")
         merged: JsonObject = {**(stored or {}), **typed}
         if isinstance(secret, str) and secret != MASK:
             merged["client_secret"] = self._cipher.encrypt_shared(secret)
+            if not merged.get("client_id"):
+                # jarvis-api refuses the whole configuration otherwise.
+                raise ValidationFailedError("oauth.client_secret", "needs oauth.client_id")
         return {name: value for name, value in merged.items() if value is not None}
 
     def stored_headers(self, given: Mapping[str, str], stored: JsonObject | None) -> JsonObject:
@@ -244,6 +286,7 @@ class CredentialVault:
 
         Raises:
             CredentialUnreadableError: A stored secret cannot be decrypted.
+            CredentialUnusableError: A value cannot be sent in a header.
             UserKeyMissingError: The server needs values of the caller's own that are not there.
         """
         missing = [name for name in needed_variables(config) if name not in user_values]
@@ -266,6 +309,9 @@ class CredentialVault:
             headers.update(
                 self._api_key_header(api_key, server_id, user_values.get(USER_VARIABLE))
             )
+        for name, value in headers.items():
+            if not SENDABLE.fullmatch(value):
+                raise CredentialUnusableError(name)
         return headers
 
     def _api_key_header(
@@ -293,11 +339,13 @@ class CredentialVault:
         return self._cipher.encrypt_shared(secret)
 
     def decrypt(self, stored: str, server_id: str, field: str) -> str:
-        """Return the text of a stored secret.
+        """Return the text of a stored secret; one in clear as it is.
 
         Raises:
             CredentialUnreadableError: The current keys do not open it.
         """
+        if is_plaintext(stored):
+            return stored
         try:
             return self._cipher.decrypt(stored, FieldRef(COLLECTION, server_id, field))
         except DecryptionError as exc:
@@ -365,12 +413,41 @@ def needs_user_key(config: JsonObject) -> bool:
 
 def is_user_level(config: JsonObject) -> bool:
     """Whether each user connects with credentials of their own."""
-    return config.get("requiresOAuth") is True or needs_user_key(config)
+    return config.get("requiresOAuth") is True or needs_user_key(config) or names_caller(config)
+
+
+def names_caller(config: JsonObject) -> bool:
+    """Whether headers tell the server who calls."""
+    return any(
+        name in CALLER_VALUES
+        for value in members(config.get("headers")).values()
+        for name in VARIABLE.findall(str(value))
+    )
+
+
+def caller_values(user: UserContext) -> dict[str, str]:
+    """Return what headers may tell of a caller, as jarvis-api does; nothing of the registry."""
+    if user.is_of_all_tenants:
+        return {}
+    told = (user.user_id, user.username, user.role_principal)
+    values = zip(CALLER_VALUES, told, strict=True)
+    return {name: value for name, value in values if SENDABLE.fullmatch(value)}
+
+
+def unsent_headers(config: JsonObject) -> dict[str, str]:
+    """Return the headers that wait for what only jarvis-api knows, each with that name."""
+    known = {*CALLER_VALUES, *members(config.get("customUserVars"))}
+    return {
+        header: name
+        for header, value in members(config.get("headers")).items()
+        for name in VARIABLE.findall(str(value))
+        if name.startswith(FILLED_BY_THE_OTHER_APPLICATION) and name not in known
+    }
 
 
 def filled_in(text: str, values: Mapping[str, str], config: JsonObject) -> str | None:
     """Return *text* with the caller's values in place; None when it wants others too."""
-    asked = {USER_VARIABLE, *members(config.get("customUserVars"))}
+    asked = {USER_VARIABLE, *CALLER_VALUES, *members(config.get("customUserVars"))}
     names = VARIABLE.findall(text)
     if any(name not in asked or name not in values for name in names):
         return None

@@ -28,6 +28,7 @@ from packages.models import MCPConfig, MCPServer
 from registry.access.policy import NO_BITS, ServerScope
 from registry.auth.identity import tenant_of
 from registry.core.json import JsonObject, choice_of, members
+from registry.servers.credentials import unsent_headers
 from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.tools.naming import normalized_server_name
 
@@ -85,6 +86,7 @@ CHOICES: tuple[tuple[str, type[StrEnum], str], ...] = (
 
 SYNC_MODE = "sync_mode"
 MOST_CHARACTERS = 40
+URL_HOLDS_PLACES = "config.url holds {{...}}"
 MOST_TOLD = 20
 """Problems named of one document."""
 
@@ -119,6 +121,14 @@ def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
         stored = document.get(name)
         if stored is not None and choice_of(choices, stored) is None:
             problems.append(_unknown(name, stored, choices, otherwise))
+    config = _config(document.get("config"), problems)
+    if "{{" in (text_of(config.get("url")) or ""):
+        problems.append(f"{URL_HOLDS_PLACES}, which only jarvis-api fills in; use a header")
+    for header, name in unsent_headers(config).items():
+        problems.append(
+            f"config.headers.{header} holds {{{{{name}}}}}, which is not known here; "
+            "the header is not sent"
+        )
     path = text_of(document.get("path"))
     return ServerRecord(
         id=server_id,
@@ -135,7 +145,7 @@ def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
         tenant_id=tenant_of(document.get("tenantId")),
         created_at=moment_of(document.get("createdAt")),
         updated_at=moment_of(document.get("updatedAt")),
-        config=_config(document.get("config"), problems),
+        config=config,
         registry=_ours(document.get("registry"), problems),
         bits=bits,
         problems=tuple(problems[:MOST_TOLD]),

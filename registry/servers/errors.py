@@ -102,6 +102,18 @@ class CredentialUnreadableError(RegistryError):
         )
 
 
+class CredentialUnusableError(RegistryError):
+    """A key or a header's value has characters that no header can carry."""
+
+    kind = ErrorKind.UPSTREAM
+
+    def __init__(self, header: str) -> None:
+        super().__init__(
+            f"The value for the header {header} has characters that no header can carry (only "
+            "printable ASCII can be sent); enter it again."
+        )
+
+
 class UserKeyMissingError(RegistryError):
     """The server wants values of each user's own, and this user has not stored them all."""
 

@@ -8,10 +8,16 @@ from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
-from registry.servers.credentials import CredentialVault, needs_user_key
+from registry.servers.credentials import (
+    CredentialVault,
+    caller_values,
+    names_caller,
+    needs_user_key,
+)
 from registry.servers.errors import (
     USER_VARIABLE,
     CredentialsRefusedError,
+    CredentialUnusableError,
     DiscoveryFailedError,
     OAuthRequiredError,
     UserKeyMissingError,
@@ -20,6 +26,8 @@ from registry.servers.outcome import OAUTH_MISSING, Reading
 from registry.servers.ports import Discovery, Progressing
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
+
+URL_WITH_PLACES = "holds {{...}}, which only jarvis-api fills in; use a header"
 
 
 class ServerReader:
@@ -73,9 +81,9 @@ class ServerReader:
             CredentialUnreadableError: A stored secret cannot be decrypted.
         """
         began_at = self._clock.now()
-        values: dict[str, str] = {}
+        values = caller_values(user) if names_caller(config) else {}
         if use_stored_key and needs_user_key(config):
-            values = await self._plugin_auths.values(user.user_id, server_name, created_at)
+            values |= await self._plugin_auths.values(user.user_id, server_name, created_at)
         if user_key is not None:
             values[USER_VARIABLE] = user_key
         reading = await self._read(server_id, config, values, progress, known_eras)
@@ -97,6 +105,8 @@ class ServerReader:
             connection = self.connection(server_id, config, values)
             connection = replace(connection, known_eras=known_eras)
             return Reading(found=await self._discovery.discover(connection, progress))
+        except CredentialUnusableError as exc:
+            return Reading(failure=exc.message)
         except UserKeyMissingError as exc:
             return await self._nothing(bare, exc)
         except DiscoveryFailedError as exc:
@@ -141,6 +151,8 @@ def _address(config: JsonObject) -> ConnectionSpec:
         transport = Transport.SSE.value
     if transport not in {item.value for item in Transport} or not isinstance(url, str):
         raise ValidationFailedError("type", f"{transport} servers cannot be connected to")
+    if "{{" in url:
+        raise ValidationFailedError("url", URL_WITH_PLACES)
     init_timeout = config.get("initTimeout")
     return ConnectionSpec(
         url=url,

@@ -140,6 +140,9 @@ class ApiKeyInput(BaseModel):
         if (self.authorization_type == "custom") != (self.custom_header is not None):
             msg = "custom_header is required when authorization_type is custom, and only then"
             raise ValueError(msg)
+        is_encoded = self.authorization_type == "basic" and ":" in (self.key or "")
+        if self.key is not None and not is_encoded:
+            _fits_a_header(self.key)
         if self.custom_header is not None and FORBIDDEN_HEADERS.match(self.custom_header):
             msg = f"custom_header {self.custom_header} is set by the gateway itself"
             raise ValueError(msg)

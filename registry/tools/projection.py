@@ -237,7 +237,16 @@ def _restored(key: str, value: JsonValue, server_name: str) -> JsonObject | None
 
 
 def _tool_name(key: str, server_name: str) -> str:
+    # Names of servers, and of tools, may hold the delimiter themselves.
+    known = normalized_server_name(server_name)
+    for server in (known, server_name):
+        if name := _without(key, f"{DELIMITER}{server}"):
+            return name
+    # Stored before the server was renamed, or under a name made up for reading it.
     name, delimiter, _server = key.rpartition(DELIMITER)
-    if delimiter:
-        return name
-    return key.removesuffix(f"_{normalized_server_name(server_name)}")
+    return name if delimiter else key.removesuffix(f"_{known}")
+
+
+def _without(text: str, ending: str) -> str:
+    """Return *text* without *ending*; empty when it does not end so."""
+    return text[: -len(ending)] if text.endswith(ending) else ""

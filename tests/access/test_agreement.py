@@ -49,7 +49,9 @@ def entry(chance: random.Random, server_id: object, clock: SystemClock) -> dict[
         "principalType": kind,
         "resourceType": chance.choice(["mcpServer"] * 9 + ["agent"]),
         "resourceId": chance.choice([server_id] * 9 + [str(server_id)]),
-        "permBits": chance.choice([0, 1, 1, 1, 2, 3, 7, 15, 16, 17, "1", None, 1.0, 1.5, -1]),
+        "permBits": chance.choice(
+            [0, 1, 1, 1, 2, 3, 7, 15, 16, 17, 31, 33, 47, "1", None, 1.0, 1.5, -1]
+        ),
     }
     if kind == "role":
         stored["principalId"] = chance.choice(ROLES)

@@ -388,7 +388,9 @@ async def test_searching_and_sharing_take_their_scope(rest: Rest, alice: UserCon
     assert [(a.status_code, a.json().get("scope")) for a in answers] == [(403, "write:access")] * 2
 
 
-@pytest.mark.parametrize("dead", [{"permBits": 0}, {"permBits": 1, "expires": True}])
+@pytest.mark.parametrize(
+    "dead", [{"permBits": 0}, {"permBits": 33}, {"permBits": 1, "expires": True}]
+)
 async def test_a_public_entry_of_no_lasting_use_makes_no_server_public(
     rest: Rest, root: UserContext, alice: UserContext, bob: UserContext, dead: dict[str, Any]
 ) -> None:

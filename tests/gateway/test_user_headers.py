@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
+from bson import ObjectId
 
 from packages.database.encryption import Cipher
 from registry.gateway.user_headers import UserHeaders
@@ -62,7 +63,7 @@ def server_of(route: Route) -> ServerRecord:
     """Return the configuration that *route* was made of."""
     return record_of(
         {
-            "_id": route.server_id,
+            "_id": ObjectId("5" * 24),
             "serverName": route.server_name,
             "config": {"apiKey": {"source": "user", "authorization_type": "bearer"}},
             "updatedAt": route.modified_at,
@@ -72,8 +73,8 @@ def server_of(route: Route) -> ServerRecord:
 
 async def sent(headers: UserHeaders, route: Route) -> Mapping[str, str]:
     """Return what a call of Alice over *route* sends."""
-    remembered = headers.cached(ALICE.user_id, route)
-    return remembered or await headers.read(ALICE.user_id, route, server_of(route))
+    remembered = headers.cached(ALICE, route)
+    return remembered or await headers.read(ALICE, route, server_of(route))
 
 
 async def test_a_key_is_read_once() -> None:
@@ -95,8 +96,8 @@ async def test_what_changes_of_one_server_costs_others_nothing() -> None:
 
     headers.forget([OLD.server_id])
 
-    assert headers.cached(ALICE.user_id, OLD) is None
-    assert headers.cached(ALICE.user_id, other) is not None
+    assert headers.cached(ALICE, OLD) is None
+    assert headers.cached(ALICE, other) is not None
 
 
 @pytest.mark.parametrize("is_one", [True, False])
@@ -151,10 +152,10 @@ async def test_what_is_remembered_for_one_version_of_a_server_is_not_used_for_an
 
     later = replace(OLD, modified_at=NOON + timedelta(seconds=1))
 
-    assert headers.cached(ALICE.user_id, OLD) is not None
-    assert headers.cached(ALICE.user_id, later) is None
-    assert headers.cached(ALICE.user_id, NEW) is None
-    assert headers.cached(BOB.user_id, OLD) is None
+    assert headers.cached(ALICE, OLD) is not None
+    assert headers.cached(ALICE, later) is None
+    assert headers.cached(ALICE, NEW) is None
+    assert headers.cached(BOB, OLD) is None
 
 
 async def test_a_key_is_read_again_after_a_while() -> None:

@@ -26,7 +26,8 @@ VARIABLES = {
 TEMPLATES = {
     "X-Region": "{{REGION}}",
     "X-Account": "id-{{ACCOUNT}}",
-    "X-Other": "{{LIBRECHAT_USER_ID}}",
+    "X-Who": "{{LIBRECHAT_USER_ID}}",
+    "X-Other": "{{LIBRECHAT_USER_EMAIL}}",
 }
 
 
@@ -102,12 +103,13 @@ async def test_the_gateway_uses_the_callers_values_and_nobody_elses(
     seen = [(await called_with(rest, user, upstream))[0] for user in (alice, bob)]
 
     assert [
-        (got.get("authorization"), got.get("x-region"), got.get("x-account"), got.get("x-other"))
+        (got.get("authorization"), got.get("x-region"), got.get("x-account"), got.get("x-who"))
         for got in seen
     ] == [
-        ("Bearer alices", "alices-region", "id-alices", None),
-        ("Bearer {{REGION}}", "{{REGION}}-region", "id-{{REGION}}", None),
+        ("Bearer alices", "alices-region", "id-alices", alice.user_id),
+        ("Bearer {{REGION}}", "{{REGION}}-region", "id-{{REGION}}", bob.user_id),
     ]
+    assert not any("x-other" in got for got in seen)
 
 
 async def test_the_first_values_of_an_editor_make_the_tools_known(
