@@ -126,7 +126,11 @@ class Database:
                 event_listeners=[*listeners, self._sign_of_life],
             )
             database = client.get_default_database(
-                DEFAULT_DATABASE, write_concern=WriteConcern("majority")
+                DEFAULT_DATABASE,
+                write_concern=WriteConcern("majority"),
+                # Whatever the connection string says: a secondary may not know yet of a right
+                # that was withdrawn, or of a token that was revoked.
+                read_preference=ReadPreference.PRIMARY,
             )
         except (PyMongoError, ValueError):
             raise MongoAddressError from None
@@ -193,7 +197,11 @@ class Database:
             except OperationFailure as exc:
                 if exc.code != NAMESPACE_EXISTS:
                     raise
-                await self.db.command("collMod", name, validator=validator)
+                # A change of options locks the collection: not at each start of each worker.
+                found = await self.db.list_collections(filter={"name": name})
+                options = [item.get("options") or {} async for item in found]
+                if [item.get("validator") for item in options] != [validator]:
+                    await self.db.command("collMod", name, validator=validator)
 
     async def ensure_indexes(
         self, name: str, indexes: Sequence[IndexModel]

@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, IndexModel, ReadPreference
 from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
+from typing_extensions import override
 
 from packages.database.client import (
     Database,
@@ -351,4 +358,46 @@ async def test_lost_connections_are_reported(daemon: RunningDaemon) -> None:
         await database.ping()
 
     assert failures
+    await database.close()
+
+
+async def test_reads_are_the_primarys_whatever_the_connection_string_says() -> None:
+    database = Database("mongodb://127.0.0.1/?readPreference=secondary", timeout_ms=100)
+
+    assert database.collection("users").read_preference == ReadPreference.PRIMARY
+    await database.close()
+
+
+class _Commands(CommandListener):
+    """Names of the commands that were sent."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    @override
+    def started(self, event: CommandStartedEvent) -> None:
+        """Note one."""
+        self.names.append(event.command_name)
+
+    @override
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Ignore it."""
+
+    @override
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Ignore it."""
+
+
+async def test_a_validator_that_is_there_is_not_written_again(database_uri: str) -> None:
+    commands = _Commands()
+    database = Database(database_uri, timeout_ms=5000, listeners=[commands])
+    first = {"$jsonSchema": {"required": ["a"]}}
+    for _ in range(2):
+        await database.ensure_collection("things", first)
+    assert "collMod" not in commands.names
+
+    await database.ensure_collection("things", {"$jsonSchema": {"required": ["b"]}})
+
+    assert commands.names.count("collMod") == 1
+    await database.client.drop_database(database.db.name)
     await database.close()
