@@ -32,6 +32,9 @@ OPERATIONS = {
     "reject_tool": AuditAction.REJECT,
     "roll_back_tool": AuditAction.ROLLBACK,
     "explain_access": AuditAction.READ,
+    "generate_token": AuditAction.ISSUE,
+    "issue_user_token": AuditAction.ISSUE,
+    "revoke_token": AuditAction.REVOKE,
 }
 """What routes do whose method does not say it, by the operation's id."""
 
@@ -43,10 +46,21 @@ ENTITY_TYPES = {
     "usage": EntityType.USAGE,
     "access": EntityType.POLICY,
     "tools": EntityType.TOOL,
+    "users": EntityType.USER,
+    "groups": EntityType.GROUP,
 }
 """By the tag of the route."""
 
-ID_PARAMETERS = ("server_id", "resource_id", "token_id", "policy_id", "tool_id", "owner_id")
+ID_PARAMETERS = (
+    "server_id",
+    "resource_id",
+    "token_id",
+    "policy_id",
+    "tool_id",
+    "owner_id",
+    "user_id",
+    "group_id",
+)
 DENIALS = frozenset({ErrorKind.FORBIDDEN, ErrorKind.INSUFFICIENT_SCOPE})
 FAILURES = frozenset({ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.CONFLICT})
 SECRET_READS = frozenset({EntityType.TOKEN, EntityType.PERMISSION})

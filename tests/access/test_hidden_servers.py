@@ -83,7 +83,10 @@ async def operations(rest: Rest) -> list[tuple[str, str, str]]:
         (method.upper(), path.removeprefix("/api/v1"), operation["operationId"])
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
-        if path.startswith("/api/v1") and "{" in path and "token_id" not in path
+        if path.startswith("/api/v1")
+        and "{" in path
+        # Tokens, users and groups are of no server.
+        and not path.startswith(("/api/v1/tokens", "/api/v1/users", "/api/v1/groups"))
         # Its credential is a signature.
         if operation["operationId"] != "receive_webhook"
     ]

@@ -11,6 +11,7 @@ import pytest
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserContext
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
+from tests.gateway.failing import error_of
 from tests.servers.conftest import module_rest as module_rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
@@ -321,7 +322,7 @@ async def test_while_a_change_is_held_arguments_must_fit_what_was_approved(
             "Accept": "application/json, text/event-stream",
         }
         answer = await rest.client.post(f"/mcp/{path}".rstrip("/"), json=message, headers=headers)
-        return str(answer.json()["error"]["message"])
+        return str(error_of(answer)["message"])
 
     before = await call("sum", 7)
     await refresh(rest, server)

@@ -64,6 +64,8 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
     tools = await rest.ask(root, "GET", "/registry/tools")
     policy = {"name": "x", "effect": "allow", "target": {}, "subjects": {"everyone": True}}
     made = await rest.ask(root, "POST", "/access/policies", json=policy)
+    user = await rest.ask(root, "POST", "/users", json={"username": "a", "email": "a@b.example"})
+    group = await rest.ask(root, "POST", "/groups", json={"name": "a"})
     values = {
         "job_id": job_id,
         "owner_id": server["id"],
@@ -74,6 +76,9 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "resource_type": "mcpServer",
         "resource_id": server["id"],
         "slug": "weather",
+        "user_id": user.json()["id"],
+        "group_id": group.json()["id"],
+        "name": "swagger-ui.css",
     }
     swept = await paths(rest, **values)
     database = await rest.parts.database.client.address

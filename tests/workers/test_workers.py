@@ -20,6 +20,7 @@ from registry.core.clock import SystemClock
 from registry.workers.relay import RELAY_HEADER
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
 from tests.fakes.loopback import NO_CERTIFICATES
+from tests.gateway.failing import error_of, outcome
 from tests.workers.fleet import Fleet, fleet
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]
@@ -49,7 +50,7 @@ def meeting_places(environment: dict[str, str]) -> list[Path]:
 async def outcomes(tasks: list[asyncio.Task[httpx.Response]]) -> list[int]:
     """Return the status of each answer; 0 where the connection broke."""
     await asyncio.wait(tasks)
-    return [0 if task.exception() else task.result().status_code for task in tasks]
+    return [0 if task.exception() else outcome(task.result()) for task in tasks]
 
 
 async def test_the_death_of_a_worker_costs_its_own_calls_and_nothing_else(
@@ -60,11 +61,11 @@ async def test_the_death_of_a_worker_costs_its_own_calls_and_nothing_else(
         calls = [loop.create_task(running.nap(1.5, number)) for number in range(24)]
         await running.until_asleep(24)
         running.kill(0)
-        during = [(await running.nap(0, number)).status_code for number in range(30)]
+        during = [outcome(await running.nap(0, number)) for number in range(30)]
         statuses = await outcomes(calls)
         await running.until("worker_started", 3)
         await until_served_by_all(running)
-        after = [(await running.nap(0, number)).status_code for number in range(30)]
+        after = [outcome(await running.nap(0, number)) for number in range(30)]
         (place,) = meeting_places(environment)
         sockets = [path.suffix for path in place.iterdir()].count(".sock")
         code = await running.end(signal.SIGTERM)
@@ -142,7 +143,7 @@ async def test_a_signal_to_one_worker_replaces_it_without_a_lost_call(
 
         async def caller(number: int) -> None:
             while not done.is_set():
-                statuses.append((await running.nap(0.05, number)).status_code)
+                statuses.append(outcome(await running.nap(0.05, number)))
 
         async def more() -> None:
             aim = len(statuses) + 24
@@ -187,7 +188,7 @@ async def test_the_end_of_all_answers_what_is_in_flight_and_refuses_what_is_new(
         rest = [piece async for piece in pieces]
         slow_ones_done = [task.done() for task in slow]
         # Another worker than the stream's may hear of the end a moment later.
-        while (on_the_kept := await running.call(kept, 0)).status_code == httpx.codes.OK:
+        while outcome(on_the_kept := await running.call(kept, 0)) == httpx.codes.OK:
             await SystemClock().sleep(0.01)
         with pytest.raises(httpx.ConnectError):
             await running.nap(0)
@@ -197,8 +198,8 @@ async def test_the_end_of_all_answers_what_is_in_flight_and_refuses_what_is_new(
     assert [task.result().status_code for task in slow] == [200] * 6
     assert (first, rest) == (b": hello\n\n", [])
     assert slow_ones_done == [False] * 6
-    assert on_the_kept.status_code == 503
-    assert on_the_kept.json()["error"]["data"]["error"] == "service_unavailable"
+    assert outcome(on_the_kept) == 503
+    assert error_of(on_the_kept)["data"]["error"] == "service_unavailable"
     assert on_the_kept.headers["connection"] == "close"
     assert code == 0
     assert seconds < MUCH_LESS_THAN_IT_MAY_SECONDS
@@ -221,7 +222,7 @@ async def test_the_end_does_not_wait_for_ever(
         code = await running.end(signal.SIGTERM)
         seconds = time.monotonic() - began
 
-    assert slow.result().status_code == 503
+    assert outcome(slow.result()) == 503
     assert slow.result().json()["id"] == 1
     assert (code, seconds < MUCH_LESS_THAN_IT_MAY_SECONDS) == (0, True)
 
@@ -244,7 +245,7 @@ async def test_a_second_signal_ends_it_at_once(
         code = await running.end(signal.SIGINT)
         seconds = time.monotonic() - began
 
-    assert slow.result().status_code == 503
+    assert outcome(slow.result()) == 503
     assert (code, seconds < MUCH_LESS_THAN_IT_MAY_SECONDS) == (0, True)
 
 
