@@ -64,8 +64,10 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
     tools = await rest.ask(root, "GET", "/registry/tools")
     policy = {"name": "x", "effect": "allow", "target": {}, "subjects": {"everyone": True}}
     made = await rest.ask(root, "POST", "/access/policies", json=policy)
-    user = await rest.ask(root, "POST", "/users", json={"username": "a", "email": "a@b.example"})
-    group = await rest.ask(root, "POST", "/groups", json={"name": "a"})
+    # The other application owns the directory here.
+    users, groups = (rest.parts.database.collection(name) for name in ("users", "groups"))
+    user_id = (await users.insert_one({"name": "A", "email": "a@b.example"})).inserted_id
+    group_id = (await groups.insert_one({"name": "A", "memberIds": []})).inserted_id
     values = {
         "job_id": job_id,
         "owner_id": server["id"],
@@ -76,8 +78,8 @@ async def test_every_reading_route_answers_without_one_connection_to_anywhere_el
         "resource_type": "mcpServer",
         "resource_id": server["id"],
         "slug": "weather",
-        "user_id": user.json()["id"],
-        "group_id": group.json()["id"],
+        "user_id": str(user_id),
+        "group_id": str(group_id),
         "name": "swagger-ui.css",
     }
     swept = await paths(rest, **values)
