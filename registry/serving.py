@@ -23,7 +23,7 @@ from registry.auth.keys import KeyPairError, load_signing_keys
 from registry.core.clock import SystemClock
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError, default_home, load_settings
-from registry.local.home import LocalHome, settings_overrides
+from registry.local.home import LocalHome, settings_overrides, write_private
 from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
 from registry.workers.listeners import listening
@@ -62,6 +62,7 @@ class Location(BaseSettings):
 
     mongo_uri: SecretStr | None = None
     registry_home: Path = Field(default_factory=default_home)
+    registry_port: int | None = None
 
 
 class KeyFiles(BaseSettings):
@@ -88,7 +89,11 @@ def found_settings() -> Settings:
     location = Location()
     home = LocalHome(location.registry_home)
     if location.mongo_uri is None and home.mongo_uri_file.exists():
-        return load_settings(**settings_overrides(home.path))
+        overrides = settings_overrides(home.path)
+        if location.registry_port is None and home.port_file.exists():
+            # Where it was served last, for commands of another shell.
+            overrides["registry_port"] = home.port_file.read_text(encoding="utf-8").strip()
+        return load_settings(**overrides)
     return load_settings()
 
 
@@ -179,6 +184,7 @@ async def serve_local(workers: int | None = None) -> None:
     with _bound(checked, count) as listeners:
         port = listeners[0].getsockname()[1]
         async with LocalInstance(checked.registry_home, SystemClock()) as instance:
+            write_private(instance.home.port_file, f"{port}\n")
             settings = load_settings(
                 **instance.settings_overrides(),
                 **local_defaults(checked),

@@ -18,6 +18,7 @@ from pymongo import MongoClient
 
 from packages.database.encryption import Cipher
 from packages.database.errors import MongoLoginError
+from registry.serving import found_settings
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
@@ -229,3 +230,16 @@ def test_a_process_that_only_supervises_others_loads_no_data_plane() -> None:
     ).stdout.split()
 
     assert {"aiohttp", "beanie", "fastapi", "mcp", "pymongo"}.isdisjoint(loaded)
+
+
+def test_commands_of_another_shell_know_where_the_local_registry_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    with RunningRegistry(tmp_path, {"REGISTRY_HOME": str(home)}, "--local") as running:
+        running.wait_until_ready()
+        port = running.url.rpartition(":")[2]
+    monkeypatch.setenv("REGISTRY_HOME", str(home))
+    monkeypatch.delenv("REGISTRY_PORT", raising=False)
+
+    assert found_settings().registry_port == int(port)

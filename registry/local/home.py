@@ -66,6 +66,7 @@ class LocalHome:
         self.mongo_uri_file = self.path / "mongo.uri"
         self.demo_url_file = self.path / "demo.url"
         self.admin_token_file = self.path / "admin.token"
+        self.port_file = self.path / "port"
         self.lock_file = self.path / "registry.lock"
         self.data = self.path / "data"
         self.logs = self.path / "logs"
