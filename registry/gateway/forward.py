@@ -39,7 +39,7 @@ from registry.gateway.headers import (
 from registry.gateway.patience import Patience
 from registry.gateway.replay import Replay
 from registry.gateway.values import Route
-from registry.gateway.verdict import GOOD_ENDS, KEY_ENDS
+from registry.gateway.verdict import KEY_ENDS, is_good
 from registry.gateway.watch import CallWatch
 from registry.gateway.wire import UpstreamAnswer, Wire
 from registry.upstream.masking import starred
@@ -169,7 +169,9 @@ class Client:
         """Send a part of the answer."""
         body = message.get("body")
         if body:
-            if self.sent is not None and (KEY_ENDS in body or self.status != OK):
+            if self.sent is not None and (
+                self.status != OK or (KEY_ENDS in body and not is_good(bytes(body)))
+            ):
                 body = _without(self.sent, body)
                 message = {**message, "body": body}
             self.sent_bytes += len(body)
@@ -191,9 +193,7 @@ class Client:
         """Send a whole answer."""
         self.has_started = True
         self.status = status
-        if self.sent is not None and (
-            status != OK or (KEY_ENDS in body and not body.endswith(GOOD_ENDS))
-        ):
+        if self.sent is not None and (status != OK or (KEY_ENDS in body and not is_good(body))):
             body = _without(self.sent, body)
         self.sent_bytes += len(body)
         self.tail = body

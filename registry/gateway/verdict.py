@@ -39,11 +39,40 @@ def judge(answer: bytes) -> tuple[Outcome, int]:
     return _read(answer)
 
 
-def _read(answer: bytes) -> tuple[Outcome, int]:
-    text = answer
+def is_good(answer: bytes) -> bool:
+    """Whether *answer*, or each event in it, certainly tells of no error and of no failed tool."""
+    if len(answer) > MAX_JUDGED_BYTES:
+        return False
+    texts = [answer]
     if not answer.startswith(b"{"):
         lines = [line for line in answer.splitlines() if line.startswith(DATA)]
-        text = lines[-1].removeprefix(DATA) if lines else answer
+        texts = [text for line in lines if (text := line.removeprefix(DATA).strip())]
+    try:
+        return bool(texts) and all(_tells_no_error(orjson.loads(text)) for text in texts)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _tells_no_error(message: object) -> bool:
+    match message:
+        case {"error": _} | {"result": {"isError": True}}:
+            return False
+        case {"result": {}} | {"method": str()}:
+            return True
+        case _:
+            return False
+
+
+def _message_text(answer: bytes) -> bytes:
+    """Return the JSON text of an answer, or of the last event of a stream."""
+    if answer.startswith(b"{"):
+        return answer
+    lines = [line for line in answer.splitlines() if line.startswith(DATA)]
+    return lines[-1].removeprefix(DATA) if lines else answer
+
+
+def _read(answer: bytes) -> tuple[Outcome, int]:
+    text = _message_text(answer)
     try:
         message = orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -96,7 +96,8 @@ async def messages(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, An
         yield orjson.loads(await answer.read())
         return
     async for line in answer.content:
-        if line.startswith(b"data: "):
+        # The first event of a stream may hold nothing but its id.
+        if line.startswith(b"data: ") and line.strip() != b"data:":
             yield orjson.loads(line.removeprefix(b"data: "))
 
 

@@ -38,6 +38,8 @@ async def test_a_server_with_secrets_is_listed_and_shown_with_masks(
         },
     )
 
+    await rest.follow()
+
     listed = await ada.ask("GET")
     shown = await ada.ask("GET", f"/{created['_id']}")
 
@@ -173,6 +175,7 @@ async def test_a_token_that_the_other_application_signed_logs_in_with_the_stored
     ada = await person(rest, other, "ada")
     boss = await person(rest, other, "boss", role="ADMIN")
     await create_server(other, ada, upstream.url)
+    await rest.follow()
 
     seen = [await who.sees() for who in (ada, boss)]
 
@@ -292,6 +295,7 @@ async def test_two_servers_of_one_title_have_names_and_paths_of_their_own(
     ada = await person(rest, other, "ada")
     for _ in range(2):
         await create_server(other, ada, upstream.url)
+    await rest.follow()
 
     async def both_are_served() -> bool:
         answers = [await ada.may_call(name) for name in ("my-weather", "my-weather-2")]

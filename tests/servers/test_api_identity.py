@@ -414,6 +414,7 @@ async def test_a_jarvis_user_sees_what_is_of_their_tenant(rest: Rest, role: str)
     )
     await store_user(rest, {"role": role, "tenantId": "acme", "name": "Dora Otherwise"})
     token = jarvis(rest)
+    await rest.follow()
 
     names = [item["serverName"] for item in (await get(rest, token)).json()["servers"]]
     details = [(await get(rest, token, f"/{key}")).status_code for key in stored.inserted_ids]
