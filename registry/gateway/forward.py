@@ -207,6 +207,7 @@ class Client:
         """Send what another worker answers in our place."""
         if message["type"] == "http.response.start":
             self.has_started = True
+            self.status = message["status"]
             if self.extra_headers:
                 message = {**message, "headers": [*message["headers"], *self.extra_headers]}
         await self.send(message)
