@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 
 import structlog
 
@@ -302,15 +303,18 @@ class Snapshot:
                 pending.finish()
 
     async def _apply_heard(self, pending: Pending) -> None:
-        took = 0.0
+        took, applied_at = 0.0, -inf
         while not pending.is_over:
             if await pending.wait():
                 # A server of thousands of tools that all change is heard of a hundred times.
-                await self._clock.sleep(_gathering(took))
+                idle = self._clock.monotonic() - applied_at
+                await self._clock.sleep(_gathering(took, idle))
             taken = pending.take()
             began_at = self._clock.monotonic()
             await self._apply(taken, pending)
-            took = self._clock.monotonic() - began_at
+            if not taken.is_quiet:
+                applied_at = self._clock.monotonic()
+                took = applied_at - began_at
             await self._drop_expired_grants()
             if taken.position is not None:
                 self._position = taken.position
@@ -465,7 +469,12 @@ def _is_id(text: str) -> bool:
     return len(text) == ID_CHARACTERS and not set(text) - HEXADECIMAL
 
 
-def _gathering(took: float) -> float:
-    """Return the seconds to wait for more changes, after some that took so long to apply."""
+def _gathering(took: float, idle: float) -> float:
+    """Return the seconds to wait for more changes.
+
+    Args:
+        took: How long the last changes took to apply.
+        idle: How long ago that was; what comes long after them is no part of a burst.
+    """
     soon = min(GATHER_FACTOR * took, GATHER_SOON_SECONDS)
-    return max(GATHER_SECONDS, soon, min(took, MOST_GATHER_SECONDS))
+    return max(GATHER_SECONDS, max(soon, min(took, MOST_GATHER_SECONDS)) - idle)

@@ -508,13 +508,21 @@ async def test_changed_users_are_dropped_together_with_what_makes_everything_be_
 
 
 @pytest.mark.parametrize(
-    ("took", "seconds"),
-    [(0.0, GATHER_SECONDS), (0.05, 0.15), (0.2, 0.3), (0.7, 0.7), (30.0, 1.0)],
+    ("took", "idle", "seconds"),
+    [
+        (0.0, 0.0, GATHER_SECONDS),
+        (0.05, 0.0, 0.15),
+        (0.2, 0.0, 0.3),
+        (0.7, 0.0, 0.7),
+        (30.0, 0.0, 1.0),
+        (30.0, 0.4, 0.6),
+        (30.0, 2.0, GATHER_SECONDS),
+    ],
 )
 def test_the_longer_changes_take_to_apply_the_more_are_applied_together(
-    took: float, seconds: float
+    took: float, idle: float, seconds: float
 ) -> None:
-    assert _gathering(took) == pytest.approx(seconds)
+    assert _gathering(took, idle) == pytest.approx(seconds)
 
 
 def in_tenant(tenant: object, **fields: object) -> dict[str, Any]:
