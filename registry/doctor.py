@@ -26,6 +26,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
+from registry.local.errors import LOCAL_DATABASE_STOPPED
 from registry.policies.repository import PolicyRepository
 from registry.rotation import survey
 from registry.servers.credentials import CredentialVault
@@ -67,7 +68,7 @@ async def examine(settings: Settings, *, repair: bool = False) -> list[Finding]:
     except MongoAddressError as exc:
         return [*findings, Finding("database", good=False, message=str(exc))]
     try:
-        reachable = await _database(database)
+        reachable = await _database(settings, database)
         findings += reachable
         if reachable[0].good:
             findings.append(await _indexes(database))
@@ -107,14 +108,17 @@ def _workers(settings: Settings) -> Finding:
     return Finding("workers", good=True, message=text)
 
 
-async def _database(database: Database) -> list[Finding]:
+async def _database(settings: Settings, database: Database) -> list[Finding]:
     reached = Finding("database", good=True, message=f"reached, named {database.db.name}")
     try:
         await database.require_replica_set()
     except (MongoLoginError, MongoAddressError) as exc:
         return [Finding("database", good=False, message=str(exc))]
     except DatabaseUnavailable:
-        return [Finding("database", good=False, message="cannot be reached at MONGO_URI")]
+        text = (
+            LOCAL_DATABASE_STOPPED if settings.registry_local else "cannot be reached at MONGO_URI"
+        )
+        return [Finding("database", good=False, message=text)]
     except TopologyError as exc:
         return [reached, Finding("replica set", good=False, message=str(exc))]
     return [reached, Finding("replica set", good=True, message="transactions are possible")]

@@ -228,7 +228,7 @@ def test_a_created_token_is_recorded_listed_and_revoked(database_uri: str) -> No
     created = run("token", "create", "--user-id", ALICE, "--description", "for automation")
     jti = jwt.get_unverified_claims(created.stdout.strip())["jti"]
     listed = run("token", "list", "--json")
-    others = run("token", "list", "--user-id", "b" * 24)
+    others = run("token", "list", "--user", "b" * 24)
     revoked_once = run("token", "revoke", "--jti", jti)
     table = run("token", "list")
 
@@ -240,7 +240,41 @@ def test_a_created_token_is_recorded_listed_and_revoked(database_uri: str) -> No
     assert (row["is_renewable"], row["revoked"]) == (False, False)
     assert (others.stdout, others.stderr) == ("", "none\n")
     assert revoked_once.stdout == "Revoked.\n"
-    assert re.search(rf"^{jti} +{ALICE} +user +revoked ", table.stdout, re.MULTILINE)
+    assert "Token expires" in table.stdout
+    expires = json.loads(listed.stdout)[0]["access_expires_at"]
+    shown = rf"^{jti} +{ALICE} +user +revoked +{expires} +- +for automation"
+    assert re.search(shown, table.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--scope", "read:audit"], "read:audit: beyond the role user"),
+        (["--hours", "721"], "must not be over 720"),
+    ],
+)
+def test_the_command_issues_no_more_than_the_api(
+    database_uri: str, arguments: list[str], told: str
+) -> None:
+    stored_user(database_uri, role="ADMIN")
+
+    refused = run("token", "create", "--user", "al", *arguments)
+
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert told in refused.stderr
+    assert recorded(database_uri, "issue") == []
+
+
+def test_tokens_of_a_user_are_listed_and_revoked_by_name(database_uri: str) -> None:
+    stored_user(database_uri, role="USER")
+    run("token", "create", "--user", "al")
+
+    listed = json.loads(run("token", "list", "--user", "al", "--json").stdout)
+    revoked_all = run("token", "revoke", "--user", "al")
+
+    assert [row["user_id"] for row in listed] == [ALICE]
+    assert revoked_all.stdout == "Revoked.\n"
+    assert revoked(database_uri) == [f"user:{ALICE}"]
 
 
 def test_a_token_gets_no_role_above_the_stored_one(database_uri: str) -> None:
@@ -674,8 +708,8 @@ def test_a_local_registry_that_is_stopped_is_one_line(tmp_path: Path) -> None:
 
     assert ended.returncode == 1
     assert ended.stderr == (
-        "registry: REGISTRY_HOME (is `registry serve --local` running?): "
-        "the database cannot be reached\n"
+        "registry: the local registry's database does not answer: start it with "
+        f"`registry serve --local` and leave that running (REGISTRY_HOME is {home.path})\n"
     )
 
 
@@ -712,10 +746,16 @@ def test_revoking_a_token_that_is_not_on_record_says_so(database_uri: str) -> No
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--jti", "a", "--user-id", ALICE], ["--user-id", "alice"], ["--jti", ""]]
+    ("arguments", "code", "told"),
+    [
+        ([], 1, "either --jti or --user"),
+        (["--jti", "a", "--user-id", ALICE], 1, "either --jti or --user"),
+        (["--user-id", "alice"], 3, "there is no user 'alice'"),
+        (["--jti", ""], 1, "jti: "),
+    ],
 )
-def test_a_revocation_names_one_thing(arguments: list[str]) -> None:
+def test_a_revocation_names_one_thing(arguments: list[str], code: int, told: str) -> None:
     result = run("token", "revoke", *arguments)
 
-    assert result.exit_code == 1
-    assert "either --jti or --user-id" in result.stderr
+    assert result.exit_code == code
+    assert told in result.stderr

@@ -45,6 +45,20 @@ def test_a_server_is_found_by_id_name_and_path(weather: dict[str, Any], by: str)
     assert (shown["id"], shown["serverName"]) == (weather["id"], "weather")
 
 
+def test_a_secret_on_the_command_line_is_warned_of(
+    weather: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_KEY", "s3cret")
+    update = ("servers", "update", "weather", "--json")
+
+    shown = run(*update, "--key", "s3cret", "--header", "X-Api-Key=s3cret")
+    named = run(*update, "--key", "env:THE_KEY", "--header", "X-Region=eu")
+
+    warned = [line.partition(": a secret on")[0] for line in shown.stderr.splitlines()]
+    assert warned == ["registry: warning: --header X-Api-Key", "registry: warning: --key"]
+    assert (shown.exit_code, "s3cret" in shown.output, named.stderr) == (0, False, "")
+
+
 def test_a_server_is_changed(weather: dict[str, Any]) -> None:
     title, tags = ("--title", "The Weather"), ("--tag", "a", "--tag", "b")
     changed = printed("servers", "update", "weather", *title, *tags, "--key", "s3cret")

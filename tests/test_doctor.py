@@ -224,6 +224,10 @@ async def test_without_a_database_the_rest_is_examined(settings: Settings) -> No
     findings = await examine(away)
 
     assert bad(findings) == {"database": "cannot be reached at MONGO_URI"}
+
+    findings = await examine(away.model_copy(update={"registry_local": True}))
+
+    assert "start it with `registry serve --local`" in bad(findings)["database"]
     assert [item.check for item in findings] == ["schemas", "keys", "workers", "database"]
 
 

@@ -19,6 +19,8 @@ OPEN = {
     ("GET", "/docs/{name}"),
     # Refuses every caller, in words.
     ("POST", "/register"),
+    *(("HEAD", path) for path in ("/", "/docs", "/docs/{name}", "/metrics")),
+    *(("HEAD", f"/health{more}") for more in ("", "/live", "/gateway", "/ready")),
     ("GET", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/gateway"),

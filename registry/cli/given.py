@@ -10,6 +10,7 @@ import typer
 
 from registry.cli.output import CONTROL
 from registry.cli.running import fail
+from registry.core.logs import SECRET_KEYS
 from registry.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ FROM_FILE = "file:"
 MOST_BYTES = 64 * 1024
 
 
-def given(reference: str, what: str) -> str:
+def given(reference: str, what: str, *, is_secret: bool = False) -> str:
     """Return the value that is meant: `env:NAME`, `file:PATH`, `-` for a line of input, or itself.
 
-    The command ends where there is none.
+    A secret that stands on the command line itself is taken with a warning. The command ends where
+    there is no value.
     """
     if reference == "-":
         return _asked(what)
@@ -35,6 +37,12 @@ def given(reference: str, what: str) -> str:
         return value
     if reference.startswith(FROM_FILE):
         return _read(Path(reference.removeprefix(FROM_FILE)).expanduser(), what)
+    if is_secret:
+        sys.stderr.write(
+            f"registry: warning: {what}: a secret on the command line can be read in lists of "
+            "processes and in the shell's history; write env:NAME, file:PATH or - (asks, or reads "
+            "standard input) instead\n"
+        )
     return reference
 
 
@@ -70,7 +78,8 @@ def pairs(texts: list[str] | None, what: str) -> dict[str, str]:
         name, separator, value = one.partition("=")
         if not separator or not name:
             fail(f"{what}: {name or one!r} has no value; write NAME=VALUE")
-        found[name.strip()] = given(value, f"{what} {name}")
+        is_secret = SECRET_KEYS.search(name) is not None
+        found[name.strip()] = given(value, f"{what} {name}", is_secret=is_secret)
     return found
 
 

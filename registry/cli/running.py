@@ -20,7 +20,7 @@ from registry.auth.keys import KeyPairError
 from registry.core.errors import ErrorKind, RegistryError, leaves
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError
-from registry.local.errors import LocalError
+from registry.local.errors import LOCAL_DATABASE_STOPPED, LocalError
 
 if TYPE_CHECKING:
     from registry.wiring.commands import CommandServices, Lists
@@ -89,16 +89,13 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "error") 
 
 def _sentence(error: BaseException) -> str:
     if isinstance(error, DatabaseUnavailable) and not isinstance(error, MongoLoginError):
-        return f"{_database_named_by()}: the database cannot be reached"
+        from registry.serving import Location  # noqa: PLC0415 - heavy imports
+
+        location = Location()
+        if location.mongo_uri is None:
+            return f"{LOCAL_DATABASE_STOPPED} (REGISTRY_HOME is {location.registry_home})"
+        return "MONGO_URI: the database cannot be reached"
     return str(error)
-
-
-def _database_named_by() -> str:
-    from registry.serving import Location  # noqa: PLC0415 - heavy imports
-
-    if Location().mongo_uri is None:
-        return "REGISTRY_HOME (is `registry serve --local` running?)"
-    return "MONGO_URI"
 
 
 def _code(error: BaseException) -> int:

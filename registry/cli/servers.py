@@ -100,7 +100,8 @@ def servers_add(  # noqa: PLR0913 - options
     ] = None,
     path: Annotated[str | None, typer.Option(help="Gateway path; default /mcp/NAME.")] = None,
     key: Annotated[
-        str | None, typer.Option(help="API key of the server: env:NAME, file:PATH, - to be asked.")
+        str | None,
+        typer.Option(help="API key of the server: env:NAME, file:PATH, - to type or pipe it."),
     ] = None,
     key_type: Annotated[str, typer.Option(help="bearer, basic or custom.")] = "bearer",
     key_header: Annotated[
@@ -219,7 +220,7 @@ def _api_key(
         return None
     described = {"source": "user" if is_users else "admin", "authorization_type": kind}
     if key is not None:
-        described["key"] = given(key, "--key")
+        described["key"] = given(key, "--key", is_secret=True)
     if header is not None:
         described["custom_header"] = header
     return described
@@ -260,7 +261,8 @@ def servers_update(  # noqa: PLR0913 - options
     ] = None,
     path: Annotated[str | None, typer.Option(help="Gateway path.")] = None,
     key: Annotated[
-        str | None, typer.Option(help="API key of the server: env:NAME, file:PATH, - to be asked.")
+        str | None,
+        typer.Option(help="API key of the server: env:NAME, file:PATH, - to type or pipe it."),
     ] = None,
     key_type: Annotated[str, typer.Option(help="bearer, basic or custom.")] = "bearer",
     key_header: Annotated[

@@ -8,9 +8,10 @@ import typer
 
 from registry.auth.identity import OPERATOR, RESERVED_SCOPES, SCOPE_NAME, Role, Scope
 from registry.auth.jwt import default_scopes
-from registry.cli.names import is_id, user_of
+from registry.cli.names import is_id, user_id_of, user_of
 from registry.cli.output import MOST_ROWS, AsJson, Column, Limit, read_pages, show_rows
 from registry.cli.running import NOT_FOUND, fail, run, services
+from registry.core.errors import problems_of
 
 token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
 
@@ -19,7 +20,8 @@ COLUMNS = [
     Column("User", lambda row: row["username"] or row["user_id"]),
     Column("Role", "role"),
     Column("State", lambda row: "revoked" if row["revoked"] else "valid"),
-    Column("Expires", "expires_at"),
+    Column("Token expires", "access_expires_at"),
+    Column("Renewable until", lambda row: row["expires_at"] if row["is_renewable"] else None),
     Column("Description", "description", wraps=True),
 ]
 
@@ -40,21 +42,23 @@ def token_create(
     ] = "",
     role: Annotated[Role, typer.Option(help="Role of the token.")] = Role.USER,
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="Repeat for several; default: all of the role.")
+        list[Scope] | None,
+        typer.Option(help="One of the role's; repeat for several; default: all of the role."),
     ] = None,
     custom_scope: Annotated[
         list[str] | None,
         typer.Option(help="A further scope that access policies name; repeat for several."),
     ] = None,
-    hours: Annotated[float, typer.Option(min=0.01, max=24 * 365, help="Lifetime.")] = 8,
+    hours: Annotated[float, typer.Option(min=0.01, help="Lifetime; at most TOKEN_MAX_HOURS.")] = 8,
     description: Annotated[
         str | None, typer.Option(help="What it is for, shown in lists and records.")
     ] = None,
 ) -> None:
-    """Issue a bearer token, record that, and print it.
+    """Issue a bearer token that cannot be renewed, record that, and print it.
 
-    A role above the one that the user is stored with is refused. Without the database nothing is
-    issued, because it could be neither recorded nor listed.
+    The API's rules hold: no role above the one that the user is stored with, no scope beyond the
+    role, and no more hours than TOKEN_MAX_HOURS. Without the database nothing is issued, because
+    it could be neither recorded nor listed.
     """
 
     async def work() -> None:
@@ -87,8 +91,9 @@ def token_create(
 
 @token.command("list")
 def token_list(
-    user_id: Annotated[
-        str | None, typer.Option("--user-id", help="ObjectId of a user, for theirs alone.")
+    user: Annotated[
+        str | None,
+        typer.Option("--user", "--user-id", help="Id, name or address of a user: theirs alone."),
     ] = None,
     *,
     limit: Limit = MOST_ROWS,
@@ -101,10 +106,8 @@ def token_list(
         from registry.tokens.presenter import present_family  # noqa: PLC0415
         from registry.tokens.values import ListedFamily  # noqa: PLC0415
 
-        if user_id is not None:
-            _require_user_id(user_id)
-        wanted = None if user_id is None else user_id.lower()
         async with services() as built:
+            wanted = None if user is None else (await user_id_of(built, user)).lower()
 
             async def read(page: PageRequest) -> Page[ListedFamily]:
                 return await built.sessions.list_page(OPERATOR, wanted, page)
@@ -121,8 +124,9 @@ def token_revoke(
     jti: Annotated[
         str | None, typer.Option("--jti", help="Id of a token: its `jti` claim.")
     ] = None,
-    user_id: Annotated[
-        str | None, typer.Option("--user-id", help="ObjectId of a user, for all their tokens.")
+    user: Annotated[
+        str | None,
+        typer.Option("--user", "--user-id", help="Id, name or address of a user: all theirs."),
     ] = None,
     *,
     unrecorded: Annotated[
@@ -141,11 +145,14 @@ def token_revoke(
         from registry.tokens.errors import TokenNotOnRecordError  # noqa: PLC0415
         from registry.tokens.schemas import TokenRevoke  # noqa: PLC0415
 
-        try:
-            what = TokenRevoke(jti=jti, user_id=user_id, unrecorded=unrecorded)
-        except ValidationError:
-            fail("give either --jti or --user-id, the latter as 24 hexadecimal characters")
+        if (jti is None) is (user is None):
+            fail("give either --jti or --user")
         async with services(changes=True) as built:
+            user_id = None if user is None else await user_id_of(built, user)
+            try:
+                what = TokenRevoke(jti=jti, user_id=user_id, unrecorded=unrecorded)
+            except ValidationError as exc:
+                fail(*problems_of(exc))
             try:
                 revoked = await built.sessions.revoke(what, OPERATOR)
             except TokenNotOnRecordError:
@@ -157,8 +164,3 @@ def token_revoke(
         typer.echo("It was revoked before." if revoked.already else "Revoked.")
 
     run(work)
-
-
-def _require_user_id(user_id: str) -> None:
-    if not is_id(user_id):
-        fail("--user-id must be 24 hexadecimal characters")

@@ -42,7 +42,7 @@ from registry.gateway.values import Route
 from registry.gateway.verdict import KEY_ENDS, is_good
 from registry.gateway.watch import CallWatch
 from registry.gateway.wire import UpstreamAnswer, Wire
-from registry.upstream.masking import starred
+from registry.upstream.masking import has_secrets, masked
 
 WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
@@ -194,7 +194,13 @@ class Client:
         self.has_started = True
         self.status = status
         if self.sent is not None and (status != OK or (KEY_ENDS in body and not is_good(body))):
-            body = _without(self.sent, body)
+            whole, body = len(body), _without(self.sent, body)
+            if len(body) != whole:
+                length = (b"content-length", str(len(body)).encode())
+                headers = [
+                    length if name == b"content-length" else (name, value)
+                    for name, value in headers
+                ]
         self.sent_bytes += len(body)
         self.tail = body
         if self.extra_headers:
@@ -215,14 +221,17 @@ class Client:
 
 def _without(sent: Sent, body: bytes) -> bytes:
     """Return a piece of an answer without the credentials that it was asked with."""
-    stored, route = sent
+    return masked(bytes(body), _said(sent), sent[1].url)
+
+
+def _said(sent: Sent) -> list[tuple[str, str]]:
+    stored, _ = sent
     if isinstance(stored, HeaderLines):
         lines = (line.partition(": ") for line in stored.text.split("\r\n"))
         headers = [(name, value) for name, _, value in lines]
     else:
         headers = [*stored.items()]
-    said = [(name, value) for name, value in headers if name.lower() not in OWN_HEADERS]
-    return starred(bytes(body), said, route.url)
+    return [(name, value) for name, value in headers if name.lower() not in OWN_HEADERS]
 
 
 class Forwarder:
@@ -347,7 +356,9 @@ class Forwarder:
                 headers.append((b"content-length", str(len(whole)).encode()))
             await client.answer(status, headers, whole)
             return
-        if length is not None and not is_stream:
+        # Where credentials are cut out of an answer, its length changes.
+        may_be_cut = client.sent is not None and has_secrets(_said(client.sent), route.url)
+        if length is not None and not is_stream and not may_be_cut:
             headers.append((b"content-length", str(length).encode()))
         await client.start(status, headers, is_event_stream=is_stream)
         client.sends_whole_events = client.edit is not None

@@ -36,7 +36,7 @@ async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
             lifetime=TOKEN_LIFETIME,
             description="administrator of local mode",
         )
-        token = (await parts.sessions.issue(order, OPERATOR)).access_token
+        token = (await parts.sessions.issue(order, OPERATOR, is_own=True)).access_token
         home.write_admin_token(token)
     try:
         await _ensure_demo(parts, admin, demo_url)

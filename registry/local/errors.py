@@ -10,6 +10,12 @@ LocalError
 
 from pathlib import Path
 
+LOCAL_DATABASE_STOPPED = (
+    "the local registry's database does not answer: start it with `registry serve --local` and "
+    "leave that running"
+)
+"""What commands say that look for the database of a local registry which is not running."""
+
 
 class LocalError(Exception):
     """Local mode cannot start or go on."""

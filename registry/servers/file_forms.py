@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from registry.servers.values import STDIO_UNSUPPORTED
+
 MAX_DEPTH = 4
 """Of lists in lists. Real files have three: an answer, its list, a server."""
 
@@ -19,10 +21,7 @@ PLACEHOLDER = re.compile(r"\$\{(?:(env|input):)?([^{}:]+)(?::-([^{}]*))?\}")
 BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 NAME_CHARACTERS = 64
 
-BRIDGE = (
-    "runs a program on the client's machine (stdio), and no such is started here: serve it over "
-    "HTTP with a bridge such as `mcp-proxy --port 8096 -- PROGRAM`, and register its address"
-)
+BRIDGE = f"runs a program on the client's machine (stdio): {STDIO_UNSUPPORTED}"
 DISABLED = "is disabled in the file"
 
 

@@ -21,7 +21,7 @@ from registry.access.schemas import PermissionFlags
 from registry.connections.values import ConnectionState
 from registry.core.json import JsonObject
 from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
-from registry.servers.values import ServerStatus, SyncMode, Transport
+from registry.servers.values import STDIO_UNSUPPORTED, ServerStatus, SyncMode, Transport
 from registry.tools.exposure import AutoExpose
 from registry.tools.reconcile import OnChange
 from registry.web.pages import Pagination
@@ -259,6 +259,8 @@ SyncInterval = Annotated[
 
 
 def _transport(value: object) -> object:
+    if value == "stdio":
+        raise ValueError(STDIO_UNSUPPORTED)
     # Clients' own configuration files call it so.
     return Transport.STREAMABLE_HTTP if value == "http" else value
 

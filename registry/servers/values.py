@@ -47,6 +47,14 @@ class Transport(StrEnum):
     SSE = "sse"
 
 
+STDIO_UNSUPPORTED = (
+    "programs (stdio) are not started by the registry; serve it over HTTP with a bridge, "
+    "such as `npx -y supergateway --stdio PROGRAM --outputTransport streamableHttp --port 9000` "
+    "or `mcp-proxy --port 9000 -- PROGRAM`, and register http://127.0.0.1:9000/mcp"
+)
+"""The bridges are those that the README names."""
+
+
 class Era(StrEnum):
     """Protocol eras: the handshake up to 2025-11-25, the stateless one from 2026-07-28."""
 

@@ -172,15 +172,26 @@ class SessionService:
             await self._insert(family, ids, user)
             return pair
 
-    async def issue(self, order: TokenOrder, actor: UserContext) -> IssuedToken:
-        """Issue an access token on the operator's behalf, which cannot be renewed.
+    async def issue(
+        self, order: TokenOrder, actor: UserContext, *, is_own: bool = False
+    ) -> IssuedToken:
+        """Issue an access token that cannot be renewed, by the rules of commands and of the API.
+
+        Args:
+            order: What is issued, for whom.
+            actor: Who has it issued.
+            is_own: Whether it is the program's own, whose lifetime `TOKEN_MAX_HOURS` does not
+                limit.
 
         Raises:
             RoleAboveStoredError: The user is stored with a lower role.
             UserDisabledError: The user is disabled.
+            ValidationFailedError: The lifetime is too long, or a scope is beyond the role.
             DatabaseUnavailable: It cannot be recorded, so it was not issued.
         """
         async with self._counted("issue"):
+            if not is_own:
+                self._require_within_bounds(order)
             entry = await self._directory.get(order.user_id)
             if entry is not None and entry.is_disabled:
                 raise UserDisabledError(order.user_id)
@@ -215,34 +226,34 @@ class SessionService:
         Raises:
             AdminRequiredError: *actor* is no administrator.
             UserUnknownError: There is no such user.
-            RoleAboveStoredError: The user is stored with a lower role.
             InsufficientScopeError: *actor* lacks some of the scopes; names them.
-            ValidationFailedError: The lifetime is too long, or a scope is beyond the role.
             TooManyGenerationsError: The token of *actor* has too many ancestors.
+            RegistryError: `issue` refuses it.
             DatabaseUnavailable: It cannot be recorded, so it was not issued.
         """
         if not actor.is_admin:
             raise AdminRequiredError
         if await self._directory.get(user_id) is None:
             raise UserUnknownError
-        longest = self._lifetimes.max_hours
-        if request.expires_in_hours > longest:
-            raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
-        scopes = frozenset(_granted(request.requested_scopes, actor))
-        beyond = sorted((scopes & frozenset(Scope)) - default_scopes(request.role))
-        if beyond:
-            told = f"{', '.join(beyond)}: beyond the role {request.role.value}"
-            raise ValidationFailedError("requested_scopes", told)
         order = TokenOrder(
             user_id=user_id,
             username="",
             role=request.role,
-            scopes=scopes,
+            scopes=frozenset(_granted(request.requested_scopes, actor)),
             lifetime=timedelta(hours=request.expires_in_hours),
             description=request.description,
             ancestors=_ancestors(actor),
         )
         return order, await self.issue(order, actor)
+
+    def _require_within_bounds(self, order: TokenOrder) -> None:
+        longest = self._lifetimes.max_hours
+        if order.lifetime > timedelta(hours=longest):
+            raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
+        beyond = sorted((order.scopes & frozenset(Scope)) - default_scopes(order.role))
+        if beyond:
+            told = f"{', '.join(beyond)}: beyond the role {order.role.value}"
+            raise ValidationFailedError("requested_scopes", told)
 
     async def list_page(
         self, user: UserContext, user_id: str | None, page: PageRequest

@@ -33,19 +33,23 @@ def without_sent(text: str, headers: Iterable[tuple[str, str]], url: str) -> str
     return text
 
 
-def starred(answer: bytes, headers: Iterable[tuple[str, str]], url: str) -> bytes:
-    """Return an answer with stars in place of what went upstream, of the same length.
+def masked(answer: bytes, headers: Iterable[tuple[str, str]], url: str) -> bytes:
+    """Return an answer with a mask in place of what went upstream, which tells nothing of it.
 
-    So nothing that was said of its length changes. Found are values as they were sent, and in
-    base64, in a URL and in JSON.
+    Found are values as they were sent, and in base64, in a URL and in JSON.
     """
     for value in _sent(headers, url):
         if not _is_a_secret(value):
             continue
         for form in _forms(value):
             if form in answer:
-                answer = answer.replace(form, b"*" * len(form))
+                answer = answer.replace(form, MASK.encode())
     return answer
+
+
+def has_secrets(headers: Iterable[tuple[str, str]], url: str) -> bool:
+    """Whether `masked` would cut out anything that went upstream."""
+    return any(map(_is_a_secret, _sent(headers, url)))
 
 
 def _is_a_secret(value: str) -> bool:

@@ -54,17 +54,20 @@ def health_router(
     """
     router = APIRouter(tags=["health"])
 
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", response_model=Health, operation_id="live")
     async def live() -> Response:
         """Answer 200 as long as the process runs; look no further."""
         return JsonAnswer({"status": "ok", "checks": {}})
 
+    @router.head("/health", include_in_schema=False)
     @router.get(
         "/health",
         response_model=Health,
         operation_id="health",
         responses={503: {"model": Health, "description": "A check is red."}},
     )
+    @router.head("/health/ready", include_in_schema=False)
     @router.get(
         "/health/ready",
         response_model=Health,
@@ -76,6 +79,7 @@ def health_router(
         results = {name: await check() for name, check in checks.items()}
         return _answer(results, snapshot)
 
+    @router.head("/health/gateway", include_in_schema=False)
     @router.get(
         "/health/gateway",
         response_model=Health,
@@ -87,6 +91,7 @@ def health_router(
         results = {name: await checks[name]() for name in GATEWAY_CHECKS if name in checks}
         return _answer(results, snapshot)
 
+    @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", operation_id="metrics", response_class=Response)
     async def prometheus() -> Response:
         """Answer the metrics of all workers in Prometheus' text format."""

@@ -95,6 +95,8 @@ def welcome_router(version: str, base_url: str) -> APIRouter:
     router = APIRouter(tags=["welcome"])
     page = PAGE.format(version=version, base=base_url)
 
+    # Probes of balancers and of link checkers ask with HEAD.
+    @router.head("/", include_in_schema=False)
     @router.get("/", operation_id="welcome", response_model=Welcome)
     async def welcome(request: Request) -> Response:
         """Say what this is: a page to browsers, JSON to everybody else."""
@@ -105,7 +107,7 @@ def welcome_router(version: str, base_url: str) -> APIRouter:
             headers={"Vary": "Accept"},
         )
 
-    @router.get("/docs", include_in_schema=False)
+    @router.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs() -> Response:
         """Show the API with Swagger UI."""
         answer = get_swagger_ui_html(
@@ -118,7 +120,7 @@ def welcome_router(version: str, base_url: str) -> APIRouter:
         answer.headers.update(SECURITY_HEADERS)
         return answer
 
-    @router.get("/docs/{name}", include_in_schema=False)
+    @router.api_route("/docs/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs_file(name: str) -> Response:
         """Answer one of Swagger UI's own files."""
         media_type = FILES.get(name)

@@ -187,7 +187,7 @@ async def test_a_large_answer_of_unknown_length_arrives_whole(
 
 
 async def test_a_large_answer_of_known_length_keeps_its_length(
-    gateway: Gateway, upstream: ScriptedUpstream
+    stack: AsyncExitStack, start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
     body = b'"' + b"x" * 1_000_000 + b'"'
 
@@ -195,6 +195,8 @@ async def test_a_large_answer_of_known_length_keeps_its_length(
         await received.answer(200, body)
 
     upstream.behaviour = large
+    url = await stack.enter_async_context(serve(upstream))
+    gateway = await start_gateway(make_route(f"{url}/mcp", headers={}))
 
     answer = await gateway.call()
 

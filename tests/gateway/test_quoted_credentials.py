@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from registry.gateway.forward import WHOLE_BODY_BYTES
 from registry.servers.values import Era
 from tests.gateway.conftest import StartGateway, request
 from tests.gateway.eras import LegacyServer, modern
@@ -76,7 +77,25 @@ async def test_an_error_is_told_without_the_credentials_that_were_sent(
     as_modern = await gateway.post(message, slug=path, **headers)
     as_legacy = await gateway.post(request("tools/call", {**CALL, "name": name}), slug=path)
 
-    assert [secret for secret in SECRETS if secret in as_modern.text + as_legacy.text] == []
+    told = as_modern.text + as_legacy.text
+    assert [secret for secret in SECRETS if secret in told] == []
+    assert "****" not in told
+
+
+async def test_a_long_error_is_cut_without_telling_how_long_the_credentials_are(
+    stack: AsyncExitStack, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    async def on(received: Request) -> None:
+        error = {"code": -32001, "message": f"{'.' * 2 * WHOLE_BODY_BYTES} {KEY}"}
+        await received.answer(500, orjson.dumps({"jsonrpc": "2.0", "id": 1, "error": error}))
+
+    upstream.behaviour = on
+    url = await stack.enter_async_context(serve(upstream))
+    gateway = await start_gateway(make_route(f"{url}/mcp", headers=HEADERS))
+
+    answer = await gateway.call()
+
+    assert answer.json()["error"]["message"].endswith(". ***")
 
 
 async def test_a_result_that_is_no_error_passes_as_it_is(

@@ -94,6 +94,12 @@ async def test_a_field_that_cannot_be_taken_is_named(
     assert await stored(rest) == 0
 
 
+async def test_a_program_is_refused_with_the_bridge_to_use(rest: Rest, alice: UserContext) -> None:
+    answer = await rest.call(alice, "POST", json={**GOOD, "type": "stdio"})
+
+    assert "npx -y supergateway --stdio PROGRAM" in answer.json()["message"]
+
+
 async def test_refusals_quote_no_values(rest: Rest, alice: UserContext) -> None:
     answer = await rest.call(alice, "POST", json={**GOOD, "apiKey": {"key": ["sk-sentinel"]}})
 

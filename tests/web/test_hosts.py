@@ -130,6 +130,15 @@ async def test_a_page_whose_name_was_bound_to_our_address_gets_nothing(
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/health/gateway"])
 async def test_probes_may_come_by_address(rest: Rest, path: str) -> None:
     answer = await rest.client.get(path, headers={"Host": "10.1.2.3:7860"})
+    by_head = await rest.client.head(path, headers={"Host": "10.1.2.3:7860"})
+
+    assert (answer.status_code, by_head.status_code) == (200, 200)
+
+
+@in_one_loop
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/swagger-ui.css", "/metrics"])
+async def test_pages_are_asked_for_with_head(rest: Rest, path: str) -> None:
+    answer = await rest.client.head(path)
 
     assert answer.status_code == 200
 
