@@ -32,6 +32,7 @@ from registry.rotation import survey
 from registry.servers.credentials import CredentialVault
 from registry.servers.leftovers import Leftovers
 from registry.servers.lookup import ServerLookup
+from registry.servers.lost_tools import LostTools
 from registry.servers.transport import environment_places, taken
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
@@ -60,7 +61,7 @@ async def examine(settings: Settings, *, repair: bool = False) -> list[Finding]:
 
     Args:
         settings: Of this installation.
-        repair: Whether what is left of deleted servers is removed.
+        repair: Whether what is left of deleted servers is removed, and lost tools are restored.
     """
     findings = [_schema_version(), _keys(settings), _workers(settings)]
     try:
@@ -75,7 +76,12 @@ async def examine(settings: Settings, *, repair: bool = False) -> list[Finding]:
             cipher = build_cipher(settings)
             findings.append(await _documents(database, cipher))
             findings.append(await _ciphertexts(database, cipher))
-            findings.append(await _leftovers(settings, database, cipher, repair=repair))
+            clock = SystemClock()
+            storage = build_storage(settings, database, cipher, clock=clock, metrics=Metrics())
+            leftovers = Leftovers(database, storage.repositories, clock=clock)
+            findings.append(await _leftovers(leftovers, repair=repair))
+            lost = LostTools(database, storage.repositories, clock=clock)
+            findings.append(await _lost_tools(lost, repair=repair))
             findings.append(await _environment(database, cipher))
     except MongoLoginError as exc:
         findings.append(Finding("database", good=False, message=str(exc)))
@@ -185,13 +191,8 @@ async def _documents(database: Database, cipher: Cipher) -> Finding:
     return Finding("documents", good=False, message=text)
 
 
-async def _leftovers(
-    settings: Settings, database: Database, cipher: Cipher, *, repair: bool
-) -> Finding:
+async def _leftovers(leftovers: Leftovers, *, repair: bool) -> Finding:
     """Say of which servers something is left that are no more; remove it, if asked to."""
-    clock = SystemClock()
-    storage = build_storage(settings, database, cipher, clock=clock, metrics=Metrics())
-    leftovers = Leftovers(database, storage.repositories, clock=clock)
     found = await leftovers.find(every=True)
     if not found:
         return Finding("leftovers", good=True, message="nothing of deleted servers")
@@ -204,6 +205,28 @@ async def _leftovers(
     listed = ", ".join(found[:LISTED])
     text = f"of {len(found)} deleted servers, removed by `registry doctor --repair`: {listed}"
     return Finding("leftovers", good=False, message=text)
+
+
+async def _lost_tools(lost: LostTools, *, repair: bool) -> Finding:
+    """Say which servers that were read here have no rows of tools; restore them, if asked to."""
+    found = await lost.find()
+    if not found:
+        return Finding("tools", good=True, message="every server that was read here has its tools")
+    if repair:
+        try:
+            counts = {server_id: await lost.restore(server_id) for server_id in found}
+        except ReplicaSetNeeded as exc:
+            return Finding("tools", good=False, message=str(exc))
+        unreadable = [server_id for server_id, count in counts.items() if not count]
+        if not unreadable:
+            text = f"{sum(counts.values())} tools of {len(found)} servers restored"
+            return Finding("tools", good=True, message=text)
+        listed = ", ".join(unreadable[:LISTED])
+        text = f"of {len(unreadable)} servers cannot be restored; refresh them: {listed}"
+        return Finding("tools", good=False, message=text)
+    listed = ", ".join(found[:LISTED])
+    text = f"of {len(found)} servers are lost, restored by `registry doctor --repair`: {listed}"
+    return Finding("tools", good=False, message=text)
 
 
 async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:

@@ -554,7 +554,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-321": ("tests/servers/test_seeding.py::test_files_of_both_forms_are_imported",),
     "R-322": (
-        "tests/migration/test_migration.py::test_an_application_that_starts_serves_an_older_database_as_it_is_now",
+        "tests/servers/test_api_servers.py::test_a_bare_document_of_the_other_application_is_shown_with_defaults",
         "tests/models/test_documents.py::test_a_server_of_an_earlier_release_is_read_and_gains_nothing_by_saving",
     ),
     "R-330": (
@@ -895,7 +895,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-007": ("tests/repository/test_services.py::test_discovery_writes_nothing",),
     "R-008": (
         "tests/repository/test_services.py::test_one_service_alone_reconciles",
-        "tests/repository/test_services.py::test_rows_are_written_by_that_service_and_by_the_migration",
+        "tests/repository/test_services.py::test_that_service_alone_writes_rows",
     ),
     "R-060": (
         "tests/database/test_schema.py::test_the_database_itself_refuses_a_tool_in_a_bad_state",

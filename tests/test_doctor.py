@@ -91,9 +91,10 @@ async def test_a_sound_registry_has_only_good_findings(
         "documents",
         "credentials",
         "leftovers",
+        "tools",
         "environment",
     ]
-    assert findings[-3].message == "5 stored, all readable"
+    assert findings[-4].message == "5 stored, all readable"
 
 
 @pytest.mark.requirement("E-13")

@@ -23,7 +23,6 @@ class AuditAction(StrEnum):
     ACCEPT = "accept"
     REJECT = "reject"
     ROLLBACK = "rollback"
-    MIGRATE = "migrate"
     CALL = "call"
 
 
@@ -39,7 +38,6 @@ class EntityType(StrEnum):
     CREDENTIALS = "credentials"
     AUDIT = "audit"
     USAGE = "usage"
-    DATABASE = "database"
     POLICY = "policy"
     USER = "user"
     GROUP = "group"

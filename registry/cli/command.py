@@ -9,7 +9,6 @@ from registry import __version__
 from registry.cli.audit import audit
 from registry.cli.clients import client_config
 from registry.cli.creds import creds
-from registry.cli.migrate import migrate
 from registry.cli.policies import policies
 from registry.cli.schemas import schemas
 from registry.cli.servers import servers
@@ -54,7 +53,6 @@ def registry_command(
 app.command()(serve)
 app.command(hidden=True)(worker)
 app.command()(doctor)
-app.command()(migrate)
 app.command()(usage)
 app.command()(client_config)
 app.command()(export)

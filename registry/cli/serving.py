@@ -61,7 +61,10 @@ def worker(orders: str) -> None:
 def doctor(
     *,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Remove what is left of deleted servers.")
+        bool,
+        typer.Option(
+            "--repair", help="Remove what is left of deleted servers; restore lost tools."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -121,11 +121,6 @@ class RegistrySyncService:
             accept: Serve new and changed tools at once, because somebody just reviewed them.
         """
         stored = {} if _is_unread(server) else await self._tools.stored(server.id, tx)
-        half_held = [row.row_id for row in stored.values() if row.is_half_held]
-        if half_held:
-            # A replica of an earlier release, which still runs, held these changes.
-            await self._tools.complete(half_held, now, tx)
-            stored = await self._tools.stored(server.id, tx)
         stored = await self._tools.with_definitions(
             server.id, stored, changed_names(found.snapshot, stored), tx
         )

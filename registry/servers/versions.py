@@ -140,22 +140,6 @@ class ServerVersionRepository:
         is_new = bool(made) and made[-1][1] is occasion
         return newest + len(made) if is_new else None
 
-    async def exists_of(self, server_id: str, tx: Transaction) -> bool:
-        """Whether a server has versions."""
-        query: Doc = {"server_id": ObjectId(server_id)}
-        return await self._versions.find_one(query, {"_id": 1}, session=tx) is not None
-
-    async def record_found(
-        self, server_id: str, config: JsonObject, now: datetime, tx: Transaction
-    ) -> None:
-        """Make version 1 of a server that has none.
-
-        Raises:
-            VersionTakenError: Somebody else made it first.
-        """
-        occasion = Occasion(now, None, ServerVersionOrigin.FOUND)
-        await self._insert(server_id, 0, [(self.taken(server_id, config), occasion)], tx)
-
     async def page(self, server_id: str, page: PageRequest) -> Page[ServerVersionRecord]:
         """Return one page of a server's versions, newest first."""
         query: Doc = {"server_id": ObjectId(server_id)}

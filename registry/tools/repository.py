@@ -2,21 +2,18 @@
 
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 from bson import ObjectId
 from pymongo import DeleteMany, InsertOne, UpdateOne
-from pymongo.errors import BulkWriteError
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
 from packages.database.stored import id_of, text_of
 from packages.models.tools import RegisteredTool, ToolVersion
-from registry.tools.completion import Completion, UnreadableRowError, completed
 from registry.tools.differences import Change
 from registry.tools.documents import (
     facets_in,
@@ -28,8 +25,6 @@ from registry.tools.documents import (
 from registry.tools.exposure import review_of
 from registry.tools.happenings import happened
 from registry.tools.metadata import (
-    REVIEW,
-    facet,
     known,
     metadata_fields,
     refiled,
@@ -107,43 +102,7 @@ ROWS_AT_ONCE = 500
 STATE_FIELDS = {"registration_state": 1, "exposure_state": 1}
 IN_ORDER = [("position", 1), ("name", 1)]
 
-OLDER: tuple[Doc, ...] = (
-    {"facets": None},
-    {
-        "exposure_state": ExposureState.DRAFT.value,
-        "registration_state": RegistrationState.UNSELECTED.value,
-        "facets": {"$ne": facet(REVIEW, "new")},
-    },
-)
-"""What tells rows that an earlier release wrote, each answered by an index of its own: a release
-that still runs may write more of them at any time, so no mark says that there are none. Written
-with null and not with `$exists`, which not every compatible server answers by an index."""
-
-
 CHECKED_AT_ONCE = 200
-COMPLETED_FROM = {
-    **STORED_FIELDS,
-    **WHOLE_FIELDS,
-    **dict.fromkeys(
-        (
-            "source_type",
-            "owner_id",
-            "pending_definition",
-            "seen_definition",
-            "presented",
-            "metadata",
-            "metadata_sources",
-            "facets",
-            "review",
-            "updated_at",
-        ),
-        1,
-    ),
-}
-"""What says whether a row lacks something, and what it is completed from."""
-
-CHANGES_WITH = ("updated_at", "discovery_hash", "pending_hash")
-"""Of these one differs whenever that does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,34 +115,6 @@ class RowChange:
 
     tool_id: str
     fields: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class RowCheck:
-    """One row that was looked at.
-
-    Attributes:
-        completion: What it lacks; None when that cannot be told.
-        left: Why something about it was left as it is.
-        as_read: What differs in it once somebody changes what it lacks.
-    """
-
-    id: str
-    owner_id: str
-    name: str
-    completion: Completion | None
-    left: str | None
-    as_read: Mapping[str, object] = field(repr=False)
-
-    @property
-    def lacks(self) -> bool:
-        """Whether something is to be written."""
-        return self.completion is not None and self.completion.is_change
-
-    @property
-    def is_two(self) -> bool:
-        """Whether versions are to be written with it."""
-        return self.completion is not None and bool(self.completion.versions)
 
 
 @translates_driver_errors
@@ -412,71 +343,6 @@ class ToolRepository:
         query: Doc = {"source_type": "mcp", "owner_id": ObjectId(owner_id)}
         return await self._tools.find_one(query, {"_id": 1}, session=tx) is not None
 
-    async def incomplete(self, *, every: bool) -> AsyncIterator[RowCheck]:
-        """Yield what was looked at: tools that lack what rows have today, or cannot be read.
-
-        Args:
-            every: Look at all rows; otherwise at those that an index tells.
-
-        Raises:
-            DatabaseUnavailable: It is away.
-        """
-        async with translated():
-            for query in ({},) if every else OLDER:
-                async for row in self._tools.find(
-                    query, COMPLETED_FROM, batch_size=CHECKED_AT_ONCE
-                ):
-                    if row.get("source_type") == "mcp":
-                        yield _checked(row)
-
-    async def complete(
-        self, tool_ids: Collection[str], now: datetime, tx: Transaction
-    ) -> list[RowCheck]:
-        """Write what tools lack of what rows have today; what clients get stays as it is.
-
-        Returns:
-            Those that still lacked something, or cannot be read.
-        """
-        checks = await self._checks(tool_ids, now, tx)
-        writes = [_completing(check) for check in checks if check.lacks]
-        if writes:
-            await self._tools.bulk_write(writes, session=tx)
-        for check in checks:
-            if check.completion is not None and check.completion.versions:
-                made = check.completion.versions
-                await self.write_versions(check.owner_id, made, now, tx, person=None)
-        return checks
-
-    async def complete_alone(
-        self, tool_ids: Collection[str], now: datetime
-    ) -> tuple[list[RowCheck], list[str]]:
-        """Do the same without a transaction, each row by itself.
-
-        Returns:
-            What was found; and the ids of those that were left for a transaction: they lack
-            versions too, somebody changed them meanwhile, or the database refused them.
-        """
-        checks = await self._checks(tool_ids, now)
-        writes = [_completing(check) for check in checks if check.lacks and not check.is_two]
-        if writes:
-            # What was refused is among those that are left.
-            with suppress(BulkWriteError):
-                await self._tools.bulk_write(writes, ordered=False)
-        lacking = [check.id for check in checks if check.lacks]
-        left = await self._checks(lacking, now)
-        return checks, [check.id for check in left if check.lacks]
-
-    async def _checks(
-        self, tool_ids: Collection[str], now: datetime, tx: Transaction | None = None
-    ) -> list[RowCheck]:
-        """Return those of some tools that lack something, or cannot be read."""
-        if not tool_ids:
-            return []
-        query = {"_id": {"$in": [ObjectId(tool_id) for tool_id in tool_ids]}}
-        rows = self._tools.find(query, COMPLETED_FROM, session=tx)
-        checks = [_checked(row, now) async for row in rows]
-        return [check for check in checks if check.lacks or check.left is not None]
-
     async def unreadable(self) -> AsyncIterator[tuple[str, list[str]]]:
         """Yield the ids of the tools that cannot be read as we write them, and what is wrong.
 
@@ -488,44 +354,6 @@ class ToolRepository:
                 problems = problems_of(row)
                 if problems:
                     yield str(row["_id"]), problems
-
-    async def count_served(self) -> int:
-        """Return how many tools are selected and active, of all owners."""
-        return await self._tools.count_documents(SERVED_QUERY)
-
-
-def _completing(check: RowCheck) -> UpdateOne:
-    """Return the update of a row that is still as it was read."""
-    operations = {} if check.completion is None else check.completion.operations
-    return UpdateOne({"_id": ObjectId(check.id), **check.as_read}, operations)
-
-
-def _checked(row: Doc, now: datetime | None = None) -> RowCheck:
-    completion: Completion | None = None
-    left: str | None = "has a definition that cannot be read"
-    try:
-        completion = completed(row, now or _made_at(row))
-        left = completion.left
-    except UnreadableRowError as exc:
-        left = str(exc)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        # Another program wrote it; what is wrong with one row must not cost the others.
-        pass
-    return RowCheck(
-        str(row["_id"]),
-        str(row.get("owner_id")),
-        str(row.get("name")),
-        completion,
-        left,
-        {name: row.get(name) for name in CHANGES_WITH},
-    )
-
-
-def _made_at(row: Doc) -> datetime:
-    key = row["_id"]
-    if not isinstance(key, ObjectId):
-        raise UnreadableRowError("has an _id that is no ObjectId")
-    return key.generation_time
 
 
 def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:

@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from registry.core.json import JsonObject
-from registry.tools.metadata import REVIEW, facet
 from registry.tools.presentation import NO_OVERRIDES, Overrides
 
 
@@ -128,14 +127,6 @@ class StoredTool:
     def has_drifted(self) -> bool:
         """Whether the upstream offers a definition that was decided against."""
         return self.seen_hash is not None
-
-    @property
-    def is_half_held(self) -> bool:
-        """Whether the newer definition has no number, or is not found among what waits."""
-        is_found = facet(REVIEW, "change") in (self.facets or ())
-        is_to_be_found = self.exposure_state is not ExposureState.DELETED
-        is_right = self.pending_version is not None and (is_found or not is_to_be_found)
-        return self.has_pending and not is_right
 
     @property
     def waits(self) -> bool:

@@ -19,7 +19,6 @@ from registry.core.tasks import end
 from registry.gateway.endpoint import GatewayEndpoint, Surroundings
 from registry.gateway.gates import UpstreamGates, gate_limits
 from registry.gateway.ports import Peers
-from registry.migration.service import Migration
 from registry.servers.directory import ServerDirectory
 from registry.servers.leftovers import Leftovers
 from registry.servers.user_keys import UserKeyService
@@ -83,7 +82,6 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         known = await build_identities(settings, keys, database, clock=clock, metrics=metrics)
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
         repositories, audit = storage.repositories, storage.audit
-        await Migration(database, repositories, audit, clock=clock).at_start()
         memory = FreedMemory(clock)
         upstreams = build_upstreams(
             settings, storage, clock=clock, metrics=metrics, freed=memory.note

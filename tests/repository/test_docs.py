@@ -65,8 +65,6 @@ def test_every_log_event_is_listed(texts: dict[str, str]) -> None:
         "tools verify",
         "servers import",
         "doctor",
-        "migrate",
-        "migrate --dry-run",
         "serve",
         "serve --local",
         *(f"creds {name}" for name in ("check", "rotate", "new-key", "forget-old")),

@@ -35,7 +35,7 @@ def test_one_service_alone_reconciles() -> None:
 
 
 @pytest.mark.requirement("R-008")
-def test_rows_are_written_by_that_service_and_by_the_migration() -> None:
+def test_that_service_alone_writes_rows() -> None:
     callers = {
         name
         for name, tree in MODULES.items()
@@ -46,7 +46,7 @@ def test_rows_are_written_by_that_service_and_by_the_migration() -> None:
         and "tools" in ast.unparse(node.func.value)
     }
 
-    assert callers == {"registry.servers.registry_sync", "registry.migration.steps"}
+    assert callers == {"registry.servers.registry_sync"}
 
 
 @pytest.mark.requirement("R-006")

@@ -1,1 +1,0 @@
-"""Brings what earlier releases wrote up to date: at start what is told by an index, else all."""
