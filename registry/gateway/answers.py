@@ -17,7 +17,14 @@ from registry.core.json import JsonObject
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import read_events
 from registry.gateway.failures import failure
-from registry.gateway.forward import EVENT_STREAM, JSON, SUCCESS, check_status
+from registry.gateway.forward import (
+    EVENT_STREAM,
+    JSON,
+    SUCCESS,
+    check_status,
+    too_large,
+    whole_body,
+)
 from registry.gateway.headers import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, SESSION_HEADER
 from registry.gateway.messages import (
     Kind,
@@ -104,11 +111,6 @@ def session_headers(session: UpstreamSession) -> CIMultiDict[str]:
     return headers
 
 
-def too_large(route: Route) -> UpstreamFailed:
-    """Return the refusal of an answer, or an event of one, that is over the bound."""
-    return broken(route, "sent more at once than GATEWAY_MAX_ANSWER_BYTES allows")
-
-
 def failed(route: Route, error: Exception) -> Refusal:
     """Return what the client is told of a failed conversation."""
     match error:
@@ -162,9 +164,4 @@ async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) 
     length = "" if CONTENT_ENCODING in answer.headers else answer.headers.get(CONTENT_LENGTH, "")
     if length.isdecimal() and int(length) <= answer.max_bytes:
         return await answer.body.read()
-    whole = bytearray()
-    async for chunk in answer.body.iter_any():
-        whole += chunk
-        if len(whole) > answer.max_bytes:
-            raise too_large(route)
-    return bytes(whole)
+    return await whole_body(answer, route)

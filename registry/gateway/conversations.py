@@ -52,7 +52,7 @@ from registry.gateway.asks import Ask, Conversation
 from registry.gateway.connector import Connector
 from registry.gateway.crossing import LOG_LEVELS
 from registry.gateway.eras import NO_SUCH_PROTOCOL, is_of_another_era
-from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
+from registry.gateway.errors import NoJsonRpcAnswer, Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.events import read_events
 from registry.gateway.forward import EVENT_STREAM, JSON, OK, check_status
 from registry.gateway.gates import Turn
@@ -65,6 +65,7 @@ from registry.gateway.messages import (
     request_text,
 )
 from registry.gateway.upstream_sessions import UpstreamSession, session_key
+from registry.gateway.verdict import may_be_answer
 from registry.gateway.wire import ConnectTimedOut, UpstreamAnswer
 from registry.servers.values import Era, Transport
 from registry.upstream.events import Event
@@ -139,7 +140,7 @@ class _Talk:
             if self._reader is None:
                 whole = await self._at_once()
                 if whole is not None:
-                    self._wonder(whole)
+                    self._check(whole)
                     self.is_answered, self.is_open = True, False
                     return Message(Kind.ANSWER, whole)
                 self._reader = self._read()
@@ -154,10 +155,18 @@ class _Talk:
             self.is_answered, self.is_open = True, False
         return message
 
-    def _wonder(self, whole: bytes) -> None:
-        """Have the server asked again what it speaks if its answer suggests it."""
+    def _check(self, whole: bytes) -> None:
+        """Have the server asked again what it speaks if its answer suggests it.
+
+        Raises:
+            NoJsonRpcAnswer: It is none.
+        """
         answer = self._answer
-        if answer is None or answer.status not in NO_SUCH_PROTOCOL:
+        if answer is None:
+            return
+        if answer.status == OK and not may_be_answer(whole):
+            raise NoJsonRpcAnswer(self._route.server_name)
+        if answer.status not in NO_SUCH_PROTOCOL:
             return
         if is_of_another_era(self.era, answer.status, whole):
             self._connector.suspect(self._route)
@@ -516,7 +525,7 @@ class SseConversation(_Talk):
             if event.name == "message":
                 message = read_message(event.data, hello_id)
                 if message is not None and message.kind is Kind.ANSWER:
-                    if "error" in message.body:
+                    if not isinstance(message.body.get("result"), dict):
                         raise broken(self._route, "refused to initialize")
                     return
         raise broken(self._route, "closed its stream")

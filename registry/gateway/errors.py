@@ -488,6 +488,18 @@ class UpstreamAnswered(UpstreamFailed):
         self.rpc_code = status
 
 
+class NoJsonRpcAnswer(UpstreamFailed):
+    """The server answered a request with HTTP 200, and with no JSON-RPC answer in it.
+
+    It is there, so that nobody answers in its place, and works for nobody.
+    """
+
+    def __init__(self, server_name: str) -> None:
+        super().__init__(
+            f"The server {server_name} answered with HTTP 200 but without a JSON-RPC answer."
+        )
+
+
 class SessionForgotten(UpstreamAnswered):
     """The server does not know the session of a client that talks to it itself."""
 

@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Send
 
 from registry.gateway.errors import (
     CredentialsRejected,
+    NoJsonRpcAnswer,
     NotServing,
     SessionForgotten,
     UpstreamAnswered,
@@ -39,7 +40,14 @@ from registry.gateway.headers import (
 from registry.gateway.patience import Patience
 from registry.gateway.replay import Replay
 from registry.gateway.values import Route
-from registry.gateway.verdict import KEY_ENDS, is_good
+from registry.gateway.verdict import (
+    KEY_ENDS,
+    MAX_JUDGED_BYTES,
+    Answer,
+    is_good,
+    may_be_answer,
+    read_handshake,
+)
 from registry.gateway.watch import CallWatch
 from registry.gateway.wire import UpstreamAnswer, Wire
 from registry.upstream.masking import has_secrets, masked
@@ -106,6 +114,9 @@ class Client:
     Attributes:
         seal: Makes the client's session id of the upstream's; None drops it.
         edit: Changes each message of the answer; None lets the bytes pass.
+        awaits_answer: Whether it sent a request, so that a JSON-RPC answer is due.
+        is_handshake: Whether that is the first of a session: its answer is read as a whole, and
+            parsed, before it counts.
         has_started: Whether the status line was sent, so that no error can be sent any more.
         status: The one that was sent; 0 until then.
         is_event_stream: Whether the body may end after any event.
@@ -122,11 +133,13 @@ class Client:
 
     __slots__ = (
         "_send",
+        "awaits_answer",
         "edit",
         "extra_headers",
         "has_started",
         "head_at",
         "is_event_stream",
+        "is_handshake",
         "monotonic",
         "receive",
         "replay",
@@ -149,6 +162,8 @@ class Client:
         self.replay: Replay | None = None
         self.seal: SealSession | None = None
         self.edit: Edit | None = None
+        self.awaits_answer = False
+        self.is_handshake = False
         self.has_started = False
         self.status = 0
         self.is_event_stream = False
@@ -323,8 +338,9 @@ class Forwarder:
                         )
                     try:
                         client.answered()
-                        turn.answered(answer.status)
-                        await self._relay(answer, route, client)
+                        turn.answered(answer.status, is_handshake=client.is_handshake)
+                        if await self._relay(answer, route, client) is Answer.ERROR:
+                            turn.declined()
                     finally:
                         answer.close()
                 except BaseException as exc:
@@ -334,7 +350,8 @@ class Forwarder:
         except (TimeoutError, ClientError, HttpProcessingError, OSError, ValueError) as exc:
             raise failure(route.server_name, exc) from exc
 
-    async def _relay(self, answer: UpstreamAnswer, route: Route, client: Client) -> None:
+    async def _relay(self, answer: UpstreamAnswer, route: Route, client: Client) -> Answer:
+        """Relay an answer; return what it is where that was looked for."""
         status = answer.status
         if status != OK:
             check_status(status, route)
@@ -348,28 +365,45 @@ class Forwarder:
         if session_id is not None and client.seal is not None:
             headers.append((b"mcp-session-id", client.seal(session_id).encode()))
         longest = WHOLE_BODY_BYTES if client.edit is None else EDITED_BODY_BYTES
-        if not is_stream and length is not None and length <= longest:
-            whole = await answer.body.read()
+        is_short = length is not None and length <= longest
+        if not is_stream and (is_short or client.is_handshake):
+            whole = await answer.body.read() if is_short else await whole_body(answer, route)
+            found = _checked(whole, status, route, client)
             if client.edit is not None:
                 whole = client.edit(whole)
             if status != NO_CONTENT:
                 headers.append((b"content-length", str(len(whole)).encode()))
             await client.answer(status, headers, whole)
-            return
+            return found
         # Where credentials are cut out of an answer, its length changes.
         may_be_cut = client.sent is not None and has_secrets(_said(client.sent), route.url)
         if length is not None and not is_stream and not may_be_cut:
             headers.append((b"content-length", str(length).encode()))
         await client.start(status, headers, is_event_stream=is_stream)
+        return await self._relay_pieces(answer, route, client, is_stream=is_stream)
+
+    async def _relay_pieces(
+        self, answer: UpstreamAnswer, route: Route, client: Client, *, is_stream: bool
+    ) -> Answer:
+        """Relay the body of an answer as it comes."""
         client.sends_whole_events = client.edit is not None
         # ASGI servers may keep the head back until there is some body.
         await client.send({"type": "http.response.body", "body": b"", "more_body": True})
         pieces = answer.body.iter_any() if client.edit is None else _edited(answer, client.edit)
+        whole = b""
         async for piece in pieces:
+            if client.is_handshake and len(whole) <= MAX_JUDGED_BYTES:
+                whole += piece
             if is_stream and announces(client.tail, piece):
                 self._heard_list_changed(route)
             await client.send({"type": "http.response.body", "body": piece, "more_body": True})
+        found = Answer.RESULT
+        if client.is_handshake and len(whole) <= MAX_JUDGED_BYTES:
+            # The stream has ended, so that an event of our own can follow what it said.
+            client.sends_whole_events = True
+            found = _checked(whole, answer.status, route, client)
         await client.send({"type": "http.response.body", "body": b""})
+        return found
 
     def _call_timeout(self, route: Route) -> ClientTimeout:
         idle_seconds = route.idle_timeout_seconds
@@ -381,6 +415,47 @@ class Forwarder:
                 sock_read=idle_seconds,
             )
         return timeout
+
+
+def _checked(body: bytes, status: int, route: Route, client: Client) -> Answer:
+    """Return what the answer to a request is.
+
+    Raises:
+        NoJsonRpcAnswer: It is none.
+    """
+    if status != OK or not client.awaits_answer:
+        return Answer.RESULT
+    found = Answer.RESULT
+    if client.is_handshake:
+        found = read_handshake(body)
+        # It can be resumed, and says nothing of the server before it is.
+        found = Answer.ERROR if found is Answer.LATER else found
+    elif len(body) <= MAX_JUDGED_BYTES and not may_be_answer(body):
+        found = Answer.INVALID
+    if found is Answer.INVALID:
+        raise NoJsonRpcAnswer(route.server_name)
+    return found
+
+
+def too_large(route: Route) -> UpstreamFailed:
+    """Return the refusal of an answer, or an event of one, that is over the bound."""
+    return UpstreamFailed(
+        f"The server {route.server_name} sent more at once than GATEWAY_MAX_ANSWER_BYTES allows."
+    )
+
+
+async def whole_body(answer: UpstreamAnswer, route: Route) -> bytes:
+    """Return the whole body of an answer.
+
+    Raises:
+        UpstreamFailed: It is over the bound.
+    """
+    whole = bytearray()
+    async for chunk in answer.body.iter_any():
+        whole += chunk
+        if len(whole) > answer.max_bytes:
+            raise too_large(route)
+    return bytes(whole)
 
 
 async def _edited(answer: UpstreamAnswer, edit: Edit) -> AsyncIterator[bytes]:

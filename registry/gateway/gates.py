@@ -264,6 +264,7 @@ class Turn:
         "_epoch",
         "_front_status",
         "_gate",
+        "_is_declined",
         "_is_standing",
         "_user_id",
         "_version",
@@ -273,6 +274,7 @@ class Turn:
     def __init__(self, gate: Gate, user_id: str | None, *, is_standing: bool) -> None:
         self._gate = gate
         self._is_standing = is_standing
+        self._is_declined = False
         self._front_status = 0
         self._epoch = 0
         self._works = 0
@@ -354,8 +356,8 @@ class Turn:
         else:
             gate.leave()
 
-    def answered(self, status: int) -> None:
-        """Note the head of an answer."""
+    def answered(self, status: int, *, is_handshake: bool = False) -> None:
+        """Note the head of an answer; that of a handshake says nothing before it is read."""
         gate = self._gate
         if status in FRONT_FAILURES:
             self._front_status = status
@@ -363,8 +365,12 @@ class Turn:
             return
         if gate.breaker.state is not State.CLOSED:
             gate.answered()
-        if self._attempt is not FRESH and status < BAD_REQUEST:
+        if self._attempt is not FRESH and status < BAD_REQUEST and not is_handshake:
             self._tell_of_head()
+
+    def declined(self) -> None:
+        """Note that the server did not do what was asked, which says nothing of its connection."""
+        self._is_declined = True
 
     def _tell_of_head(self) -> None:
         connections, server_id = self._gate.connections, self._gate.route.server_id
@@ -382,7 +388,10 @@ class Turn:
         route = self._gate.route
         server_id, version, user_id = route.server_id, self._version, self._user_id
         if error is None and not self._front_status:
-            connections.completed(server_id, version, user_id)
+            if self._is_declined:
+                connections.abandoned(server_id, user_id)
+            else:
+                connections.completed(server_id, version, user_id)
             return
         evidence = Evidence.FAILS if self._front_status else evidence_of(error)
         if evidence is Evidence.REFUSES and not route.is_user_level:

@@ -22,7 +22,13 @@ from registry.gateway.eras import (
     is_of_another_era,
     require_arguments,
 )
-from registry.gateway.errors import InvalidParams, Refusal, UpstreamAnswered, UpstreamFailed
+from registry.gateway.errors import (
+    InvalidParams,
+    NoJsonRpcAnswer,
+    Refusal,
+    UpstreamAnswered,
+    UpstreamFailed,
+)
 from registry.gateway.farewell import Farewell
 from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
 from registry.gateway.headers import HeaderLines, forwarded_lines, header_lines
@@ -43,6 +49,9 @@ log = structlog.get_logger()
 
 ENDED = frozenset({200, 202, 204, 404})
 """What servers answer to the end of a session that is over now."""
+
+HANDSHAKES = frozenset({"initialize", "server/discover"})
+"""Requests that a client begins with, whose answers are read before they count."""
 
 Until: TypeAlias = Callable[[Exchange, Route | None], Callable[[], Awaitable[Exception]]]
 """Returns what waits for a reason to end a standing stream."""
@@ -108,6 +117,8 @@ class PassThrough:
         if own is not None:
             await exchange.answer(200, own)
             return
+        exchange.client.awaits_answer = envelope.is_request
+        exchange.client.is_handshake = envelope.method in HANDSHAKES
         try:
             await self._forward(exchange, route, user, session_id, envelope.raw)
             if exchange.client.status in NO_SUCH_PROTOCOL:
@@ -115,7 +126,8 @@ class PassThrough:
         except UpstreamFailed as failure:
             if isinstance(failure, UpstreamAnswered):
                 self._wonder(exchange, route, failure.http_status, b"")
-            if exchange.client.has_started or not is_away(failure):
+            is_unanswered = isinstance(failure, NoJsonRpcAnswer)
+            if exchange.client.has_started or is_unanswered or not is_away(failure):
                 raise
             if not await self._stand_in(exchange, envelope, route, failure.message):
                 raise
@@ -170,6 +182,7 @@ class PassThrough:
             body = renamed(envelope, member, owned.key)
             called = encode_header_value(owned.key)
         headers = await self._headers_for(exchange, owned.route, user, called=called)
+        exchange.client.awaits_answer = envelope.is_request
         await self._forwarder.exchange(
             "POST",
             owned.route,

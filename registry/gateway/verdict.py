@@ -3,6 +3,9 @@
 A tool that fails is a successful exchange over HTTP, and often in JSON-RPC too.
 """
 
+from collections.abc import Iterable
+from enum import Enum
+
 import orjson
 
 from registry.gateway.errors import Outcome
@@ -25,7 +28,19 @@ KEY_ENDS = b'rror"'
 """In every answer that tells of an error: of `"error"` and of `"isError"`."""
 
 DATA = b"data:"
+EVENT_ID = b"id:"
 GOOD = (Outcome.OK, 0)
+
+
+class Answer(Enum):
+    """What a server said to a request that begins a session, or asks what the server speaks."""
+
+    RESULT = "result"
+    ERROR = "error"
+    """An error of JSON-RPC: it may be the fault of what the client asked for."""
+    LATER = "later"
+    """A stream that has ended and can be resumed (2025-11-25)."""
+    INVALID = "invalid"
 
 
 def judge(answer: bytes) -> tuple[Outcome, int]:
@@ -39,6 +54,49 @@ def judge(answer: bytes) -> tuple[Outcome, int]:
     return _read(answer)
 
 
+def may_be_answer(body: bytes) -> bool:
+    """Whether *body* is an answer of JSON-RPC, as far as its text shows.
+
+    Nothing is parsed where it has the name of a member of answers, as all ordinary results have.
+    """
+    if b'"result"' in body or b'"error"' in body:
+        return True
+    return _kind_of([body]) is not Answer.INVALID
+
+
+def read_handshake(body: bytes) -> Answer:
+    """Return what the whole of an answer, a message or an event stream, holds."""
+    if not body.lstrip().startswith((b"{", b"[")):
+        lines = body.splitlines()
+        found = _kind_of(_data_of(lines))
+        is_resumable = any(line.startswith(EVENT_ID) for line in lines)
+        return Answer.LATER if found is Answer.INVALID and is_resumable else found
+    return _kind_of([body])
+
+
+def _kind_of(texts: Iterable[bytes]) -> Answer:
+    found = Answer.INVALID
+    for text in texts:
+        try:
+            message = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            continue
+        match message:
+            case {"result": {}}:
+                return Answer.RESULT
+            case {"error": {}}:
+                found = Answer.ERROR
+            case _:
+                pass
+    return found
+
+
+def _data_of(lines: Iterable[bytes]) -> list[bytes]:
+    """Return what the events of a stream carry; messages are written on one line."""
+    data = (line.removeprefix(DATA).strip() for line in lines if line.startswith(DATA))
+    return [text for text in data if text]
+
+
 def is_good(answer: bytes) -> bool:
     """Whether *answer*, or each event in it, certainly tells of no error and of no failed tool."""
     if answer.startswith(b"{") and answer.endswith(GOOD_ENDS):
@@ -48,8 +106,7 @@ def is_good(answer: bytes) -> bool:
         return False
     texts = [answer]
     if not answer.startswith(b"{"):
-        lines = [line for line in answer.splitlines() if line.startswith(DATA)]
-        texts = [text for line in lines if (text := line.removeprefix(DATA).strip())]
+        texts = _data_of(answer.splitlines())
     try:
         return bool(texts) and all(_tells_no_error(orjson.loads(text)) for text in texts)
     except orjson.JSONDecodeError:

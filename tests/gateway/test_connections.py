@@ -17,6 +17,7 @@ from registry.servers.values import Era, Transport
 from tests.conftest import ALICE, BOB
 from tests.fakes.connections import Connections, connections_of
 from tests.gateway.conftest import Gateway, StartGateway, head, request
+from tests.gateway.eras import LegacyServer
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
 from tests.gateway.serving import serve
 
@@ -121,6 +122,70 @@ async def test_an_error_that_the_server_answers_is_a_connection_that_works(
     await watched.gateway.call()
 
     assert (watched.state, await watched.told()) == ("connected", ["connected"])
+
+
+NO_ANSWER = "The server demo answered with HTTP 200 but without a JSON-RPC answer."
+HELLO = request("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}})
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"<html>", {}),
+        (b"", {}),
+        (b"null", {}),
+        (b'{"jsonrpc":"2.0","id":1}', {}),
+        (b'{"jsonrpc":"2.0","id":1,"result":"hello"}', {}),
+        (b'{"error":"no such page"}', {}),
+        (b"event: message\ndata: hello\n\n", {"content_type": "text/event-stream"}),
+    ],
+)
+async def test_a_handshake_without_an_answer_is_told_and_leaves_the_error_that_is_known(
+    start: StartWatched, body: bytes, headers: dict[str, str]
+) -> None:
+    watched = await start()
+    watched.upstream.behaviour = answering(503, b"", content_type="text/html")
+    await watched.gateway.call()
+    watched.upstream.behaviour = answering(200, body, **headers)
+
+    answer = await watched.gateway.post(HELLO)
+
+    assert watched.known is not None
+    assert (watched.state, watched.known.problem) == ("error", NO_ANSWER)
+    assert NO_ANSWER in answer.text
+    assert await watched.told() == ["failed"]
+
+
+async def test_a_handshake_that_is_refused_reaches_the_client_and_says_nothing_of_the_connection(
+    start: StartWatched,
+) -> None:
+    watched = await start()
+    watched.upstream.behaviour = answering(503, b"", content_type="text/html")
+    await watched.gateway.call()
+    refusal = b'{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"no such version"}}'
+    watched.upstream.behaviour = answering(200, refusal)
+
+    answer = await watched.gateway.post(HELLO)
+
+    assert (answer.content, watched.state) == (refusal, "error")
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/demo"])
+async def test_a_call_without_an_answer_is_an_error_of_the_connection(
+    start: StartWatched, path: str
+) -> None:
+    watched = await start()
+    no_answer = answering(200, b'{"jsonrpc":"2.0","id":1}')
+    # On `/mcp` the gateway opens a session with the server first.
+    watched.upstream.behaviour = LegacyServer(no_answer) if path == "/mcp" else no_answer
+    name = "demo__echo" if path == "/mcp" else "echo"
+    call = request("tools/call", {"name": name, "arguments": {}})
+
+    answer = await watched.gateway.http.post(path, json=call, headers=head())
+
+    assert NO_ANSWER in answer.text
+    assert watched.known is not None
+    assert (watched.state, watched.known.problem) == ("error", NO_ANSWER)
 
 
 @pytest.mark.parametrize(

@@ -530,7 +530,8 @@ async def test_calls_one_after_another_share_a_connection(start_gateway: StartGa
             length = int(sent.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
             await reader.readexactly(length)
             writer.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n"
+                b'{"result":{}}'
             )
 
     async with await asyncio.start_server(answer_all, "127.0.0.1", 0) as server:
@@ -542,7 +543,7 @@ async def test_calls_one_after_another_share_a_connection(start_gateway: StartGa
             connection.close()
             await connection.wait_closed()
 
-    assert [answer.content for answer in answers] == [b"{}"] * 3
+    assert [answer.content for answer in answers] == [b'{"result":{}}'] * 3
     assert len(connections) == 1
 
 

@@ -175,7 +175,7 @@ async def test_errors_that_the_server_itself_answers_do_not_count(
     gateway: Gateway, upstream: ScriptedUpstream, status: int
 ) -> None:
     async def refuse(received: Request) -> None:
-        await received.answer(status, b"{}")
+        await received.answer(status, b'{"result":{}}')
 
     upstream.behaviour = refuse
 
@@ -203,7 +203,9 @@ async def count_requests(
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp", seen
 
 
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+ANSWER = (
+    b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{"result":{}}'
+)
 READER = '{"name":"echo","inputSchema":{},"annotations":{"readOnlyHint":true}}'
 REPEATER = '{"name":"echo","inputSchema":{},"annotations":{"idempotentHint":true}}'
 WRITER = '{"name":"echo","inputSchema":{},"annotations":{"readOnlyHint":false}}'

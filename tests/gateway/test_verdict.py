@@ -3,7 +3,13 @@
 import pytest
 
 from registry.gateway.errors import Outcome
-from registry.gateway.verdict import MAX_JUDGED_BYTES, judge
+from registry.gateway.verdict import (
+    MAX_JUDGED_BYTES,
+    Answer,
+    judge,
+    may_be_answer,
+    read_handshake,
+)
 
 GOOD = (Outcome.OK, 0)
 FAILED = (Outcome.TOOL_ERROR, 0)
@@ -36,3 +42,34 @@ FAILED = (Outcome.TOOL_ERROR, 0)
 )  # fmt: skip
 def test_an_answer_tells_how_the_call_ended(answer: bytes, verdict: tuple[Outcome, int]) -> None:
     assert judge(answer) == verdict
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"jsonrpc":"2.0","id":1,"result":{}}', True),
+        (b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"m"}}', True),
+        (b'{"\\u0072esult":{}}', True),
+        (b'{"jsonrpc":"2.0","id":1}', False),
+        (b"OK", False),
+        (b"", False),
+    ],
+)
+def test_a_body_that_names_no_member_of_answers_is_none(body: bytes, found: bool) -> None:  # noqa: FBT001 - a table
+    assert may_be_answer(body) is found
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b' {"id":1,"result":{}}', Answer.RESULT),
+        (b'{"id":1,"result":null}', Answer.INVALID),
+        (b'{"id":1,"error":{"code":1}}', Answer.ERROR),
+        (b'{"id":1,"error":"no"}', Answer.INVALID),
+        (b'data: {"method":"x"}\n\ndata: {"id":1,"result":{}}\n\n', Answer.RESULT),
+        (b'data: {"method":"x"}\n\n', Answer.INVALID),
+        (b"id: 1\ndata: \n\n", Answer.LATER),
+    ],
+)
+def test_the_answer_to_a_handshake_is_read(body: bytes, found: Answer) -> None:
+    assert read_handshake(body) is found
