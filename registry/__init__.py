@@ -1,5 +1,13 @@
 """Registry and gateway for MCP servers."""
 
-from importlib.metadata import version
+__version__: str
 
-__version__ = version("mcp-gateway-registry")
+
+def __getattr__(name: str) -> str:
+    # Read when it is asked for: looking it up takes longer than `registry --help` may.
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version  # noqa: PLC0415
+
+    globals()[name] = found = version("mcp-gateway-registry")
+    return found

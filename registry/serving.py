@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp
 
 import registry
@@ -22,8 +20,8 @@ from packages.models import check_generated, check_schema_version
 from registry.auth.keys import KeyPairError, load_signing_keys
 from registry.core.clock import SystemClock
 from registry.core.logs import configure_logging
-from registry.core.settings import Settings, SettingsError, default_home, load_settings
-from registry.local.home import LocalHome, settings_overrides, write_private
+from registry.core.settings import Settings, SettingsError, load_settings
+from registry.local.home import KeyFiles, LocalHome, settings_overrides, write_private
 from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
 from registry.workers.listeners import listening
@@ -55,54 +53,6 @@ PLACEHOLDERS: dict[str, object] = {
     "registry_local": True,
 }
 """Lets the other settings be checked before local mode starts anything."""
-
-
-class Location(BaseSettings):
-    """Where a local instance may be, read before there are any settings."""
-
-    mongo_uri: SecretStr | None = None
-    registry_home: Path = Field(default_factory=default_home)
-    registry_port: int | None = None
-
-
-class KeyFiles(BaseSettings):
-    """The key files, read whatever else is wrong with the settings."""
-
-    jwt_private_key_file: Path | None = None
-    jwt_public_key_file: Path | None = None
-
-
-class Secrets(BaseSettings):
-    """The keys of credentials, read whatever else is wrong with the settings."""
-
-    creds_key: SecretStr | None = None
-    creds_iv: SecretStr | None = None
-
-
-def found_settings() -> Settings:
-    """Return the environment's settings, or those of the local instance in REGISTRY_HOME.
-
-    Raises:
-        SettingsError: Neither is there, or something is malformed.
-        LocalHomeError: The home folder is damaged.
-    """
-    location = Location()
-    home = LocalHome(location.registry_home)
-    if location.mongo_uri is None and home.mongo_uri_file.exists():
-        overrides = settings_overrides(home.path)
-        if location.registry_port is None and home.port_file.exists():
-            # Where it was served last, for commands of another shell.
-            overrides["registry_port"] = home.port_file.read_text(encoding="utf-8").strip()
-        return load_settings(**overrides)
-    return load_settings()
-
-
-def is_untouched() -> bool:
-    """Whether nothing says how to serve: none of the needed settings, and no local instance."""
-    told = {*KeyFiles().model_fields_set, *Secrets().model_fields_set}
-    location = Location()
-    is_local = LocalHome(location.registry_home).mongo_uri_file.exists()
-    return not told and location.mongo_uri is None and not is_local
 
 
 def checked_settings() -> Settings:

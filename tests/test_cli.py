@@ -19,8 +19,8 @@ from pymongo import MongoClient
 from typer.testing import CliRunner, Result
 
 from registry import __version__
-from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope
-from registry.auth.jwt import TokenVerifier, default_scopes
+from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, default_scopes
+from registry.auth.jwt import TokenVerifier
 from registry.auth.keys import load_signing_keys
 from registry.cli import app
 from registry.core.settings import Settings
@@ -528,19 +528,43 @@ def test_commands_that_read_make_nothing(database_uri: str) -> None:
     assert made == []
 
 
-def test_commands_load_neither_a_gateway_nor_what_speaks_to_upstreams() -> None:
-    # Half of a second each, which every command would take longer.
+SERVING = {"mcp", "aiohttp", "fastapi", "uvicorn", "registry.gateway.values", "registry.serving"}
+CHANGING = {"registry.servers.schemas", "registry.tokens.sessions", "registry.users.service"}
+LIBRARIES = {"pymongo", "beanie", "structlog", "cryptography", "pydantic_settings", "uvloop"}
+
+
+@pytest.mark.parametrize(
+    ("line", "barred"),
+    [
+        ("--help", SERVING | CHANGING | LIBRARIES),
+        ("servers list --help", SERVING | CHANGING | LIBRARIES),
+        ("COMPLETION", SERVING | CHANGING | LIBRARIES),
+        ("--version", SERVING | CHANGING | LIBRARIES),
+        ("servers list", SERVING | CHANGING),
+        ("tools list", SERVING),
+    ],
+    ids=["help", "help of a command", "completion", "version", "servers", "tools"],
+)
+@pytest.mark.usefixtures("key_files", "database_uri")
+def test_commands_that_read_load_what_they_need(
+    monkeypatch: pytest.MonkeyPatch, line: str, barred: set[str]
+) -> None:
+    # Each library takes up to half of a second, which every command would take longer.
     told = (
-        "import sys; import registry.wiring.commands, registry.serving;"
-        "heavy = {'mcp', 'aiohttp', 'fastapi', 'registry.gateway.values', 'registry.sync.worker'};"
-        "print(sorted(heavy & set(sys.modules)))"
+        f"import sys; sys.argv = ['registry', *{line!r}.split()]\n"
+        "try: from registry.__main__ import main; main()\n"
+        f"finally: print(sorted({barred!r} & set(sys.modules)), file=sys.stderr)"
     )
+    if line == "COMPLETION":
+        monkeypatch.setenv("_REGISTRY_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", "registry ser")
+        monkeypatch.setenv("COMP_CWORD", "1")
 
     ended = subprocess.run(
-        [sys.executable, "-c", told], check=True, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", told], check=False, cwd=ROOT, capture_output=True, text=True
     )
 
-    assert ended.stdout == "[]\n"
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (0, "[]")
 
 
 def test_what_servers_are_called_cannot_command_a_terminal(

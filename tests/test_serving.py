@@ -18,7 +18,7 @@ from pymongo import MongoClient
 
 from packages.database.encryption import Cipher
 from packages.database.errors import MongoLoginError
-from registry.serving import found_settings
+from registry.local.home import found_settings
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon

@@ -10,8 +10,8 @@ from cachetools import TLRUCache
 
 from packages.database.errors import DatabaseUnavailable
 from registry.auth.errors import AUTHENTICATION_HELP, UnauthorizedError
-from registry.auth.identity import Role, UserContext
-from registry.auth.jwt import TokenVerifier, VerifiedToken, default_scopes
+from registry.auth.identity import Role, UserContext, default_scopes
+from registry.auth.jwt import TokenVerifier, VerifiedToken
 from registry.auth.revocation import RevocationList
 from registry.auth.values import DirectoryEntry
 from registry.core.clock import Clock

@@ -130,5 +130,10 @@ def tenant_of(stored: object) -> str | None:
     return stored if isinstance(stored, str) else f"\x00{type(stored).__name__}:{stored}"
 
 
+def default_scopes(role: Role) -> frozenset[Scope]:
+    """Return what a user of *role* may do when the token names no scopes."""
+    return ALL_SCOPES if role is Role.ADMIN else USER_SCOPES
+
+
 OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)
 """Who acts in commands on the server, and in what the registry does by itself."""

@@ -15,7 +15,7 @@ from jose import jwk, jwt
 from jose.exceptions import ExpiredSignatureError, JOSEError
 
 from registry.auth.errors import UnauthorizedError
-from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope
+from registry.auth.identity import Role, Scope
 from registry.auth.keys import SigningKeys
 from registry.core.clock import Clock
 
@@ -271,11 +271,6 @@ class TokenVerifier:
 def refresh_audience(audience: str) -> str:
     """Return the `aud` of refresh tokens, which no access token has."""
     return f"{audience}:refresh"
-
-
-def default_scopes(role: Role) -> frozenset[Scope]:
-    """Return what a user of *role* may do when the token names no scopes."""
-    return ALL_SCOPES if role is Role.ADMIN else USER_SCOPES
 
 
 def _user_id(claim: object) -> str:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from registry import __version__
 from registry.cli.audit import audit
 from registry.cli.clients import client_config
 from registry.cli.creds import creds
@@ -30,6 +29,8 @@ app = typer.Typer(
 
 def _print_version(*, wanted: bool) -> None:
     if wanted:
+        from registry import __version__  # noqa: PLC0415 - looked up
+
         typer.echo(__version__)
         raise typer.Exit
 

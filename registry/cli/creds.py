@@ -189,8 +189,7 @@ def _new_key_waits() -> bool:
 
 
 def _local_home() -> "LocalHome":
-    from registry.local.home import LocalHome  # noqa: PLC0415 - heavy imports
-    from registry.serving import Location  # noqa: PLC0415
+    from registry.local.home import LocalHome, Location  # noqa: PLC0415 - heavy imports
 
     location = Location()
     if location.mongo_uri is not None:

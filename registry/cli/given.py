@@ -10,8 +10,6 @@ import typer
 
 from registry.cli.output import CONTROL
 from registry.cli.running import fail
-from registry.core.logs import SECRET_KEYS
-from registry.core.settings import Settings
 
 if TYPE_CHECKING:
     from registry.servers.file_forms import Question
@@ -73,6 +71,8 @@ def _read(path: Path, what: str) -> str:
 
 def pairs(texts: list[str] | None, what: str) -> dict[str, str]:
     """Return what `NAME=VALUE` options say, each value as `given` reads it."""
+    from registry.core.logs import SECRET_KEYS  # noqa: PLC0415 - heavy imports
+
     found: dict[str, str] = {}
     for one in texts or []:
         name, separator, value = one.partition("=")
@@ -95,7 +95,7 @@ def answering(texts: list[str] | None) -> "Callable[[Question], str | None]":
             return known[question.name]
         value = None
         # A file from elsewhere may name any variable; ours open the database and all credentials.
-        if question.kind == "env" and question.name.lower() not in Settings.model_fields:
+        if question.kind == "env" and not _is_a_setting(question.name):
             value = os.environ.get(question.name)  # noqa: TID251 - a file names it, no setting
         if value is None and question.default is None and sys.stdin.isatty():
             label = f"{question.name} ({question.description})"[:200]
@@ -115,8 +115,14 @@ def referenced(texts: list[str] | None) -> Callable[[str, str], str | None]:
     def resolve(kind: str, name: str) -> str | None:
         if kind == "file":
             return _read(Path(name).expanduser(), name)
-        if name in known or name.lower() in Settings.model_fields:
+        if name in known or _is_a_setting(name):
             return known.get(name)
         return os.environ.get(name) or None  # noqa: TID251 - a file names it, no setting
 
     return resolve
+
+
+def _is_a_setting(name: str) -> bool:
+    from registry.core.settings import Settings  # noqa: PLC0415 - heavy imports
+
+    return name.lower() in Settings.model_fields

@@ -10,15 +10,17 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from pydantic import BaseModel, ValidationError
 
 from registry.cli.running import fail
-from registry.core.cursor import Page as CursorPage
-from registry.core.errors import problems_of
 from registry.core.paging import Page, PageRequest
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from registry.core.cursor import Page as CursorPage
 
 T = TypeVar("T")
 
@@ -141,7 +143,7 @@ async def read_pages(
 
 
 async def read_cursor(
-    read: Callable[[str | None, int], Awaitable[CursorPage[T]]], limit: int
+    read: "Callable[[str | None, int], Awaitable[CursorPage[T]]]", limit: int
 ) -> list[T]:
     """Return the first records of a list that goes on by cursors, all where *limit* is 0."""
     records: list[T] = []
@@ -165,7 +167,7 @@ def one_of(kind: type[E], value: str | None, option: str) -> E | None:
         fail(f"{option}: {value!r} is none of {', '.join(kind)}")
 
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound="BaseModel")
 
 
 def validated(model: type[M], said: Mapping[str, Any]) -> M:
@@ -173,6 +175,10 @@ def validated(model: type[M], said: Mapping[str, Any]) -> M:
 
     The command ends with a line for each that cannot take its value.
     """
+    from pydantic import ValidationError  # noqa: PLC0415 - heavy imports
+
+    from registry.core.errors import problems_of  # noqa: PLC0415
+
     try:
         return model.model_validate({k: v for k, v in said.items() if v is not None})
     except ValidationError as exc:

@@ -11,18 +11,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
-import uvloop
-
-from packages.database.client import MongoAddressError, TopologyError
-from packages.database.errors import DatabaseUnavailable, MongoLoginError
-from packages.models.errors import SchemaMembersError, SchemasNotGeneratedError, SchemaVersionError
-from registry.auth.keys import KeyPairError
-from registry.core.errors import ErrorKind, RegistryError, leaves
-from registry.core.logs import configure_logging
-from registry.core.settings import Settings, SettingsError
-from registry.local.errors import LOCAL_DATABASE_STOPPED, LocalError
 
 if TYPE_CHECKING:
+    from registry.core.settings import Settings
     from registry.wiring.commands import CommandServices, Lists
 
 FAILED = 1
@@ -30,18 +21,33 @@ NOT_FOUND = 3
 CONFLICT = 4
 """Exit codes; 2 is a command line that cannot be read."""
 
-EXPECTED = (
-    SettingsError,
-    KeyPairError,
-    LocalError,
-    MongoAddressError,
-    TopologyError,
-    DatabaseUnavailable,
-    SchemaMembersError,
-    SchemasNotGeneratedError,
-    SchemaVersionError,
-    RegistryError,
-)
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Return the failures that are told in a line; imported once there is one."""
+    from packages.database.client import MongoAddressError, TopologyError  # noqa: PLC0415
+    from packages.database.errors import DatabaseUnavailable  # noqa: PLC0415
+    from packages.models.errors import (  # noqa: PLC0415
+        SchemaMembersError,
+        SchemasNotGeneratedError,
+        SchemaVersionError,
+    )
+    from registry.auth.keys import KeyPairError  # noqa: PLC0415
+    from registry.core.errors import RegistryError  # noqa: PLC0415
+    from registry.core.settings import SettingsError  # noqa: PLC0415
+    from registry.local.errors import LocalError  # noqa: PLC0415
+
+    return (
+        SettingsError,
+        KeyPairError,
+        LocalError,
+        MongoAddressError,
+        TopologyError,
+        DatabaseUnavailable,
+        SchemaMembersError,
+        SchemasNotGeneratedError,
+        SchemaVersionError,
+        RegistryError,
+    )
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "error") -> None:
@@ -53,6 +59,10 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "error") 
         typer.Exit: 3 when something is not there, 4 when it is there already or was modified
             meanwhile, 1 after any other failure, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    import uvloop  # noqa: PLC0415 - not for `registry --help`
+
+    from registry.core.logs import configure_logging  # noqa: PLC0415 - heavy imports
+
     configure_logging(level, "console")
 
     async def until_told() -> None:
@@ -74,22 +84,35 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "error") 
             runner.run(until_told())
     except asyncio.CancelledError:
         raise typer.Exit(128 + signal.SIGTERM) from None
-    except EXPECTED as exc:
-        problems = getattr(exc, "problems", None) or [_sentence(exc)]
-        fail(*problems, code=_code(exc))
-    except BaseExceptionGroup as group:
-        expected, rest = group.split(EXPECTED)
-        if expected is None or rest is not None:
-            raise
-        problems = [_sentence(exc) for exc in leaves(expected)]
-        fail(*problems, code=max(_code(exc) for exc in leaves(expected)))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    except typer.Exit:
+        raise
+    except (Exception, BaseExceptionGroup) as exc:
+        _tell(exc)
+        raise
+
+
+def _tell(error: BaseException) -> None:
+    """End the command if *error*, or all in that group, is expected; else do nothing."""
+    if isinstance(error, BaseExceptionGroup):
+        from registry.core.errors import leaves  # noqa: PLC0415 - heavy imports
+
+        expected, rest = error.split(_expected())
+        if expected is not None and rest is None:
+            problems = [_sentence(exc) for exc in leaves(expected)]
+            fail(*problems, code=max(_code(exc) for exc in leaves(expected)))
+    elif isinstance(error, _expected()):
+        problems = getattr(error, "problems", None) or [_sentence(error)]
+        fail(*problems, code=_code(error))
 
 
 def _sentence(error: BaseException) -> str:
+    from packages.database.errors import DatabaseUnavailable, MongoLoginError  # noqa: PLC0415
+
     if isinstance(error, DatabaseUnavailable) and not isinstance(error, MongoLoginError):
-        from registry.serving import Location  # noqa: PLC0415 - heavy imports
+        from registry.local.errors import LOCAL_DATABASE_STOPPED  # noqa: PLC0415
+        from registry.local.home import Location  # noqa: PLC0415
 
         location = Location()
         if location.mongo_uri is None:
@@ -99,6 +122,8 @@ def _sentence(error: BaseException) -> str:
 
 
 def _code(error: BaseException) -> int:
+    from registry.core.errors import ErrorKind  # noqa: PLC0415
+
     match getattr(error, "kind", None):
         case ErrorKind.NOT_FOUND:
             return NOT_FOUND
@@ -115,9 +140,9 @@ def fail(*problems: str, code: int = FAILED) -> NoReturn:
     raise typer.Exit(code)
 
 
-def read_settings() -> Settings:
+def read_settings() -> "Settings":
     """Return the settings of the environment, or of the local instance in REGISTRY_HOME."""
-    from registry.serving import found_settings  # noqa: PLC0415 - heavy imports
+    from registry.local.home import found_settings  # noqa: PLC0415 - heavy imports
 
     return found_settings()
 

@@ -75,7 +75,7 @@ def doctor(
 
     async def work() -> None:
         from registry.doctor import Finding, examine  # noqa: PLC0415 - heavy imports
-        from registry.serving import is_untouched  # noqa: PLC0415 - heavy imports
+        from registry.local.home import is_untouched  # noqa: PLC0415
 
         if is_untouched():
             findings = [Finding("start", good=True, message=NOT_STARTED)]

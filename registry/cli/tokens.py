@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
-from registry.auth.identity import OPERATOR, RESERVED_SCOPES, SCOPE_NAME, Role, Scope
-from registry.auth.jwt import default_scopes
+from registry.auth.identity import (
+    OPERATOR,
+    RESERVED_SCOPES,
+    SCOPE_NAME,
+    Role,
+    Scope,
+    default_scopes,
+)
 from registry.cli.names import is_id, user_id_of, user_of
 from registry.cli.output import MOST_ROWS, AsJson, Column, Limit, read_pages, show_rows
 from registry.cli.running import NOT_FOUND, fail, run, services
-from registry.core.errors import problems_of
 
 token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
 
@@ -142,6 +147,7 @@ def token_revoke(
     async def work() -> None:
         from pydantic import ValidationError  # noqa: PLC0415 - heavy imports
 
+        from registry.core.errors import problems_of  # noqa: PLC0415
         from registry.tokens.errors import TokenNotOnRecordError  # noqa: PLC0415
         from registry.tokens.schemas import TokenRevoke  # noqa: PLC0415
 

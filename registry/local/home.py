@@ -17,9 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
 
+from registry.core.settings import Settings, default_home, load_settings
 from registry.local.errors import HomeInUseError, KeyWaitsError, LocalHomeError
 
 RSA_BITS = 2048
@@ -233,6 +234,10 @@ class LocalHome:
                 f"read; restore it from a backup, or remove {self.path} to start anew"
             )
             raise LocalHomeError(self.env_file, problem)
+        # Commands read homes, and do without these.
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
+
         private = rsa.generate_private_key(RSA_EXPONENT, RSA_BITS)
         write_private(
             self.private_key_file,
@@ -286,6 +291,54 @@ def settings_overrides(home: Path) -> dict[str, object]:
         "user_directory": "registry",
         "upstream_allowed_networks": LOOPBACK_NETWORKS,
     }
+
+
+class Location(BaseSettings):
+    """Where a local instance may be, read before there are any settings."""
+
+    mongo_uri: SecretStr | None = None
+    registry_home: Path = Field(default_factory=default_home)
+    registry_port: int | None = None
+
+
+class KeyFiles(BaseSettings):
+    """The key files, read whatever else is wrong with the settings."""
+
+    jwt_private_key_file: Path | None = None
+    jwt_public_key_file: Path | None = None
+
+
+class Secrets(BaseSettings):
+    """The keys of credentials, read whatever else is wrong with the settings."""
+
+    creds_key: SecretStr | None = None
+    creds_iv: SecretStr | None = None
+
+
+def found_settings() -> Settings:
+    """Return the environment's settings, or those of the local instance in REGISTRY_HOME.
+
+    Raises:
+        SettingsError: Neither is there, or something is malformed.
+        LocalHomeError: The home folder is damaged.
+    """
+    location = Location()
+    home = LocalHome(location.registry_home)
+    if location.mongo_uri is None and home.mongo_uri_file.exists():
+        overrides = settings_overrides(home.path)
+        if location.registry_port is None and home.port_file.exists():
+            # Where it was served last, for commands of another shell.
+            overrides["registry_port"] = home.port_file.read_text(encoding="utf-8").strip()
+        return load_settings(**overrides)
+    return load_settings()
+
+
+def is_untouched() -> bool:
+    """Whether nothing says how to serve: none of the needed settings, and no local instance."""
+    told = {*KeyFiles().model_fields_set, *Secrets().model_fields_set}
+    location = Location()
+    is_local = LocalHome(location.registry_home).mongo_uri_file.exists()
+    return not told and location.mongo_uri is None and not is_local
 
 
 def write_private(path: Path, text: str) -> None:

@@ -22,8 +22,7 @@ from registry.access.repository import AclRepository
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
 from registry.auth.errors import InsufficientScopeError
-from registry.auth.identity import Role, Scope, UserContext
-from registry.auth.jwt import default_scopes
+from registry.auth.identity import Role, Scope, UserContext, default_scopes
 from registry.auth.repository import GROUP, USER, DirectoryRepository
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest

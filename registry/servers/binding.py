@@ -7,6 +7,9 @@ takes them along, that of others does not.
 Source: docs/decisions/0023-secrets-and-addresses.md.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from registry.access.policy import Permission
@@ -14,8 +17,10 @@ from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.core.logs import MASK
 from registry.servers.credentials import is_secret_header, masked_oauth
-from registry.servers.schemas import ServerUpdate
 from registry.servers.values import ServerRecord
+
+if TYPE_CHECKING:
+    from registry.servers.schemas import ServerUpdate
 
 Origin = tuple[str, str, int | None]
 DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -1,9 +1,11 @@
 """From what a caller typed to the stored fields that change. Pure but for encryption."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel, JsonValue
 
@@ -20,15 +22,16 @@ from registry.servers.credentials import (
     user_variables,
 )
 from registry.servers.presenter import present_detail
-from registry.servers.schemas import (
-    ApiKeyInput,
-    ConnectionTest,
-    ServerCreate,
-    ServerUpdate,
-    UserVariable,
-    read_only_fields,
-)
 from registry.servers.values import ServerRecord
+
+if TYPE_CHECKING:
+    from registry.servers.schemas import (
+        ApiKeyInput,
+        ConnectionTest,
+        ServerCreate,
+        ServerUpdate,
+        UserVariable,
+    )
 
 PLAIN_CONFIG = {
     "title": "title",
@@ -315,6 +318,8 @@ def _user_key(given: ApiKeyInput | None) -> str | None:
 
 
 def _refuse_read_only(request: ServerUpdate, current: ServerRecord) -> None:
+    from registry.servers.schemas import read_only_fields  # noqa: PLC0415 - not to read
+
     shown = present_detail(current)
     for name, wire_name in read_only_fields().items():
         if name not in request.model_fields_set or name in MOVING:

@@ -5,11 +5,13 @@ Secrets are stored in the form that jarvis-api reads (v2). A server whose key ea
 and the variable that fills it.
 """
 
+from __future__ import annotations
+
 import base64
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 from pydantic import JsonValue
@@ -25,7 +27,9 @@ from registry.servers.errors import (
     CredentialUnusableError,
     UserKeyMissingError,
 )
-from registry.servers.schemas import ApiKeyInput, OAuthInput
+
+if TYPE_CHECKING:
+    from registry.servers.schemas import ApiKeyInput, OAuthInput
 
 COLLECTION = "mcpservers"
 PLACEHOLDER = "{{MCP_API_KEY}}"

@@ -21,7 +21,13 @@ from registry.access.schemas import PermissionFlags
 from registry.connections.values import ConnectionState
 from registry.core.json import JsonObject
 from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
-from registry.servers.values import STDIO_UNSUPPORTED, ServerStatus, SyncMode, Transport
+from registry.servers.values import (
+    ENVIRONMENT,
+    STDIO_UNSUPPORTED,
+    ServerStatus,
+    SyncMode,
+    Transport,
+)
 from registry.tools.exposure import AutoExpose
 from registry.tools.reconcile import OnChange
 from registry.web.pages import Pagination
@@ -50,10 +56,6 @@ Title = Annotated[
     StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=256),
 ]
 Description = Annotated[str, StringConstraints(pattern=TEXT, max_length=8192)]
-ENVIRONMENT = "${"
-"""Begins a name that jarvis-api replaces by a variable of its own environment, its keys among
-them, in what it connects to servers with."""
-
 NAMES_ENVIRONMENT = (
     "must not hold `${`: the application that shares the database would send a variable of its "
     "environment to the server"

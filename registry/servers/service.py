@@ -3,11 +3,13 @@
 Upstreams are read before a transaction begins, never inside one.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import structlog
 
@@ -41,7 +43,6 @@ from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reader import ServerReader
 from registry.servers.readings import note_reading
 from registry.servers.registry_sync import Synced
-from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
 from registry.servers.store import Confirm, ServerRepositories, ServerStore
 from registry.servers.values import (
     NO_PRECONDITION,
@@ -55,6 +56,9 @@ from registry.servers.values import (
 from registry.tokens.values import TokenCounts
 from registry.tools.projection import restore
 from registry.tools.values import ServedTool
+
+if TYPE_CHECKING:
+    from registry.servers.schemas import ConnectionTest, ServerCreate, ServerUpdate
 
 log = structlog.get_logger()
 
@@ -327,6 +331,8 @@ class ServerService:
             ServerForbiddenError: *user* sees it but may not change it.
             ServerModifiedError: It changed since the caller read it.
         """
+        from registry.servers.schemas import ServerUpdate  # noqa: PLC0415 - see command_services
+
         status = ServerStatus.ACTIVE if enabled else ServerStatus.INACTIVE
         return await self.update(
             server_id,

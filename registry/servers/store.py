@@ -3,11 +3,13 @@
 Nothing here decides whether it may be written, and nothing here reads an upstream.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from packages.database.batch import Batch
 from packages.database.client import Database, Transaction
@@ -44,7 +46,6 @@ from registry.servers.registry_sync import (
     digest_of,
 )
 from registry.servers.repository import ServerRepository
-from registry.servers.schemas import ServerCreate
 from registry.servers.transport import connection_members
 from registry.servers.values import Discovered, ServerRecord, ServerStatus, names_in
 from registry.servers.versions import (
@@ -58,6 +59,9 @@ from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
 from registry.tools.values import Person
+
+if TYPE_CHECKING:
+    from registry.servers.schemas import ServerCreate
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +363,7 @@ class ServerStore:
         except (_OutdatedError, VersionTakenError):
             return None
 
-    async def _store(self, plan: "_Plan", batch: Batch) -> Written:
+    async def _store(self, plan: _Plan, batch: Batch) -> Written:
         tx = batch.tx
         server, changes = plan.server, plan.changes
         writes, removed = dict(plan.set_fields), list(plan.removed)

@@ -23,7 +23,7 @@ from registry.servers.credentials import (
     masked_url,
 )
 from registry.servers.errors import CredentialUnreadableError
-from registry.servers.schemas import ENVIRONMENT
+from registry.servers.values import ENVIRONMENT
 
 CONNECTION_MEMBERS = (
     "type",

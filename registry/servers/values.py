@@ -47,6 +47,10 @@ class Transport(StrEnum):
     SSE = "sse"
 
 
+ENVIRONMENT = "${"
+"""Begins a name that jarvis-api replaces by a variable of its own environment, its keys among
+them, in what it connects to servers with."""
+
 STDIO_UNSUPPORTED = (
     "programs (stdio) are not started by the registry; serve it over HTTP with a bridge, "
     "such as `npx -y supergateway --stdio PROGRAM --outputTransport streamableHttp --port 9000` "

@@ -24,8 +24,9 @@ from registry.auth.identity import (
     Role,
     Scope,
     UserContext,
+    default_scopes,
 )
-from registry.auth.jwt import RefreshClaims, TokenIssuer, TokenVerifier, default_scopes
+from registry.auth.jwt import RefreshClaims, TokenIssuer, TokenVerifier
 from registry.auth.revocation import Revocation, RevocationKind, RevocationList
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError

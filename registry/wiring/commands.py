@@ -1,38 +1,25 @@
 """The services of the control plane without a gateway and without background work: for commands.
 
-Whoever serves follows what commands change by the change streams.
+Whoever serves follows what commands change by the change streams. What a service needs is imported
+when it is asked for, so that commands which only read answer soon.
 """
+
+from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from packages.database.client import Database
 from packages.models import check_schema_version
-from registry.access.service import PermissionService
-from registry.audit.service import AuditService
-from registry.auth.repository import DirectoryRepository, RevocationRepository
-from registry.auth.revocation import RevocationList
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.governance.service import ToolService
-from registry.policies.service import PolicyService
-from registry.servers.credentials import CredentialVault
-from registry.servers.errors import CredentialUnreadableError
-from registry.servers.inventory import InventorySources
-from registry.servers.service import ServerService
 from registry.servers.store import ServerRepositories
-from registry.tokens.sessions import SessionService
-from registry.usage.repository import UsageRepository
-from registry.usage.service import UsageService
-from registry.users.service import UserService
-from registry.wiring.connections import build_connections
 from registry.wiring.database import connected
-from registry.wiring.identities import build_verifier
-from registry.wiring.keys import build_cipher, build_issuer, build_keys
+from registry.wiring.keys import build_cipher
 from registry.wiring.services import (
     build_permissions,
     build_policies,
@@ -42,7 +29,17 @@ from registry.wiring.services import (
     build_users,
 )
 from registry.wiring.storage import Storage, build_storage, prepared
-from registry.wiring.upstreams import build_upstreams
+
+if TYPE_CHECKING:
+    from registry.access.service import PermissionService
+    from registry.audit.service import AuditService
+    from registry.auth.repository import DirectoryRepository
+    from registry.governance.service import ToolService
+    from registry.policies.service import PolicyService
+    from registry.servers.service import ServerService
+    from registry.tokens.sessions import SessionService
+    from registry.usage.service import UsageService
+    from registry.users.service import UserService
 
 
 class NoGateway:
@@ -74,6 +71,9 @@ class CommandServices:
     @cached_property
     def servers(self) -> ServerService:
         """Return what registers, changes and shows servers."""
+        from registry.wiring.connections import build_connections  # noqa: PLC0415
+        from registry.wiring.upstreams import build_upstreams  # noqa: PLC0415
+
         settings, clock, metrics = self.settings, self.clock, self._metrics
         upstreams = build_upstreams(settings, self.storage, clock=clock, metrics=metrics)
         # What readings show is stored by them; nobody here asks for states.
@@ -90,6 +90,8 @@ class CommandServices:
     @cached_property
     def directory(self) -> DirectoryRepository:
         """Return what looks people up."""
+        from registry.auth.repository import DirectoryRepository  # noqa: PLC0415
+
         return DirectoryRepository(self.storage.database)
 
     @cached_property
@@ -107,6 +109,11 @@ class CommandServices:
     @cached_property
     def sessions(self) -> SessionService:
         """Return what issues our own tokens and revokes them."""
+        from registry.auth.repository import RevocationRepository  # noqa: PLC0415
+        from registry.auth.revocation import RevocationList  # noqa: PLC0415
+        from registry.wiring.identities import build_verifier  # noqa: PLC0415
+        from registry.wiring.keys import build_issuer, build_keys  # noqa: PLC0415
+
         keys = build_keys(self.settings)
         return build_sessions(
             self.settings,
@@ -128,15 +135,23 @@ class CommandServices:
     @cached_property
     def audit(self) -> AuditService:
         """Return what reads the audit trail."""
+        from registry.audit.service import AuditService  # noqa: PLC0415
+
         return AuditService(self.storage.audit_repository)
 
     @cached_property
     def usage(self) -> UsageService:
         """Return what reads records of calls."""
+        from registry.usage.repository import UsageRepository  # noqa: PLC0415
+        from registry.usage.service import UsageService  # noqa: PLC0415
+
         return UsageService(UsageRepository(self.storage.database))
 
     def secret_of(self, server_id: str) -> Callable[[str, str], str | None]:
         """Return what opens the stored secrets of a server; None for those that no key opens."""
+        from registry.servers.credentials import CredentialVault  # noqa: PLC0415
+        from registry.servers.errors import CredentialUnreadableError  # noqa: PLC0415
+
         vault = CredentialVault(self.storage.cipher)
 
         def opened(place: str, stored: str) -> str | None:
@@ -186,6 +201,8 @@ async def command_services(
 
 
 async def _read_lists(repositories: ServerRepositories, clock: Clock, *, with_tools: bool) -> None:
+    from registry.servers.inventory import InventorySources  # noqa: PLC0415
+
     sources = InventorySources(repositories.lookup, repositories.tools, repositories.acl)
     began_at = clock.monotonic()
     servers = await sources.read(clock.now(), with_tools=with_tools)

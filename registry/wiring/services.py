@@ -1,31 +1,33 @@
-"""The services of the control plane that take more than a line to build."""
+"""The services of the control plane that take more than a line to build.
+
+What each needs is imported where it is built: a command needs one of them.
+"""
+
+from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from registry.access.ports import ResourceChanges
-from registry.access.service import PermissionService
-from registry.auth.jwt import TokenIssuer, TokenVerifier
-from registry.auth.repository import DirectoryRepository
-from registry.auth.revocation import RevocationList
-from registry.connections.tracker import ConnectionTracker
-from registry.core.clock import Clock
-from registry.core.metrics import Metrics
-from registry.core.settings import Settings
-from registry.governance.history import ToolHistory
-from registry.governance.repository import GovernedTools
-from registry.governance.service import ToolService
-from registry.policies.ports import PolicyChanges
-from registry.policies.service import PolicyService, PolicyStore
-from registry.servers.policy_owners import PolicyOwners
-from registry.servers.ports import ServerChanges
-from registry.servers.service import ServerService
-from registry.tokens.families import FamilyRepository, RevocationWriter
-from registry.tokens.service import TokenService
-from registry.tokens.sessions import Lifetimes, SessionService, SessionStore
-from registry.users.repository import GroupRepository, UserRepository
-from registry.users.service import UserService
-from registry.wiring.storage import Storage
-from registry.wiring.upstreams import Upstreams
+if TYPE_CHECKING:
+    from registry.access.ports import ResourceChanges
+    from registry.access.service import PermissionService
+    from registry.auth.jwt import TokenIssuer, TokenVerifier
+    from registry.auth.repository import DirectoryRepository
+    from registry.auth.revocation import RevocationList
+    from registry.connections.tracker import ConnectionTracker
+    from registry.core.clock import Clock
+    from registry.core.metrics import Metrics
+    from registry.core.settings import Settings
+    from registry.governance.service import ToolService
+    from registry.policies.ports import PolicyChanges
+    from registry.policies.service import PolicyService
+    from registry.servers.ports import ServerChanges
+    from registry.servers.service import ServerService
+    from registry.tokens.service import TokenService
+    from registry.tokens.sessions import SessionService
+    from registry.users.service import UserService
+    from registry.wiring.storage import Storage
+    from registry.wiring.upstreams import Upstreams
 
 
 def build_servers(
@@ -39,6 +41,8 @@ def build_servers(
     metrics: Metrics,
 ) -> ServerService:
     """Return what registers and changes servers."""
+    from registry.servers.service import ServerService  # noqa: PLC0415
+
     return ServerService(
         storage.database,
         storage.repositories,
@@ -55,6 +59,10 @@ def build_servers(
 
 def build_tools(storage: Storage, changes: ServerChanges, clock: Clock) -> ToolService:
     """Return what shows tools and decides about them."""
+    from registry.governance.history import ToolHistory  # noqa: PLC0415
+    from registry.governance.repository import GovernedTools  # noqa: PLC0415
+    from registry.governance.service import ToolService  # noqa: PLC0415
+
     governed = GovernedTools(storage.database)
     return ToolService(
         storage.database,
@@ -75,6 +83,8 @@ def build_permissions(
     clock: Clock,
 ) -> PermissionService:
     """Return what shares servers."""
+    from registry.access.service import PermissionService  # noqa: PLC0415
+
     return PermissionService(
         storage.database,
         storage.repositories.acl,
@@ -95,6 +105,9 @@ def build_policies(
     clock: Clock,
 ) -> PolicyService:
     """Return what says who may use which single tools."""
+    from registry.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
+    from registry.servers.policy_owners import PolicyOwners  # noqa: PLC0415
+
     repositories = storage.repositories
     return PolicyService(
         storage.database,
@@ -117,6 +130,9 @@ def build_policies(
 
 def build_users(settings: Settings, storage: Storage, clock: Clock) -> UserService:
     """Return what adds and changes users and groups, where that is this program's to do."""
+    from registry.users.repository import GroupRepository, UserRepository  # noqa: PLC0415
+    from registry.users.service import UserService  # noqa: PLC0415
+
     return UserService(
         storage.database,
         UserRepository(storage.database),
@@ -131,6 +147,8 @@ def build_tokens(
     settings: Settings, storage: Storage, *, clock: Clock, metrics: Metrics
 ) -> TokenService:
     """Return what keeps users' tokens for upstreams."""
+    from registry.tokens.service import TokenService  # noqa: PLC0415
+
     return TokenService(
         storage.database,
         storage.repositories.tokens,
@@ -153,6 +171,9 @@ def build_sessions(
     metrics: Metrics,
 ) -> SessionService:
     """Return what issues our own tokens, exchanges and revokes them."""
+    from registry.tokens.families import FamilyRepository, RevocationWriter  # noqa: PLC0415
+    from registry.tokens.sessions import Lifetimes, SessionService, SessionStore  # noqa: PLC0415
+
     database = storage.database
     return SessionService(
         database,

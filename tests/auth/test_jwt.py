@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from jose import jwt
 
 from registry.auth.errors import UnauthorizedError
-from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope
+from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, default_scopes
 from registry.auth.jwt import (
     RefreshClaims,
     TokenIssuer,
     TokenVerifier,
     VerifiedToken,
-    default_scopes,
     refresh_audience,
 )
 from registry.auth.keys import SigningKeys
