@@ -40,6 +40,16 @@ START_SECONDS = 90.0
 """Three at once on a busy machine; alone they take a few seconds."""
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
 ACCEPT = "application/json, text/event-stream"
 
 
@@ -74,24 +84,29 @@ class Cluster:
         assert answer.is_success, answer.text
         return dict(answer.json()) if answer.content else {}
 
-    async def seen(self, token: str) -> list[tuple[int, list[str]]]:
+    async def seen(self, token: str, path: str, **headers: str) -> list[tuple[int, list[str]]]:
         """Return what each gateway answers to `tools/list`: status and names of tools."""
 
         async def ask(replica: httpx.AsyncClient) -> tuple[int, list[str]]:
-            sent = {"Authorization": f"Bearer {token}", "Accept": ACCEPT}
-            answer = await replica.post("/mcp/shared", json=LIST, headers=sent)
+            sent = {"Authorization": f"Bearer {token}", "Accept": ACCEPT, **headers}
+            answer = await replica.post(path, json=LIST, headers=sent)
             tools = answer.json().get("result", {}).get("tools", [])
             return answer.status_code, [tool["name"] for tool in tools]
 
         return list(await asyncio.gather(*(ask(replica) for replica in self.replicas)))
 
     async def agree(
-        self, change: str, token: str, expected: Callable[[tuple[int, list[str]]], bool]
+        self,
+        change: str,
+        token: str,
+        expected: Callable[[tuple[int, list[str]]], bool],
+        path: str = "/mcp/shared",
+        **headers: str,
     ) -> None:
         """Note how long after a change it takes until all gateways answer as expected."""
         began_at = time.monotonic()
         async with asyncio.timeout(MOST_SECONDS):
-            while not all(map(expected, await self.seen(token))):
+            while not all(map(expected, await self.seen(token, path, **headers))):
                 await SystemClock().sleep(0.005)
         self.seconds[change] = time.monotonic() - began_at
 
@@ -127,6 +142,23 @@ async def cluster(
             await client.aclose()
 
 
+def refused(status: int) -> Callable[[tuple[int, list[str]]], bool]:
+    return lambda seen: seen[0] == status
+
+
+async def end_session(cluster: Cluster, token: str, path: str) -> None:
+    """Begin a session on one replica, end it on another, and note how long all take to agree."""
+    first, second, _ = cluster.replicas
+    sent = {"Authorization": f"Bearer {token}", "Accept": ACCEPT}
+    greeted = await first.post(path, json=HELLO, headers=sent)
+    session = {"Mcp-Session-Id": greeted.headers["mcp-session-id"]}
+    seen = await cluster.seen(token, path, **session)
+    assert [status for status, _ in seen] == [200] * REPLICAS
+    ended = await second.delete(path, headers={**sent, **session})
+    assert ended.status_code == 200
+    await cluster.agree(f"end a session of {path}", token, refused(404), path, **session)
+
+
 @pytest.mark.requirement("R-233")
 async def test_a_change_on_one_replica_is_in_force_on_all_within_a_second(
     cluster: Cluster,
@@ -148,9 +180,6 @@ async def test_a_change_on_one_replica_is_in_force_on_all_within_a_second(
     def lists(*names: str) -> Callable[[tuple[int, list[str]]], bool]:
         return lambda seen: seen == (200, list(names))
 
-    def refused(status: int) -> Callable[[tuple[int, list[str]]], bool]:
-        return lambda seen: seen[0] == status
-
     async with plain_upstream() as upstream:
         server = await cluster.ask(
             0,
@@ -168,7 +197,9 @@ async def test_a_change_on_one_replica_is_in_force_on_all_within_a_second(
         await cluster.ask(2, root, "POST", f"{path}/toggle", enabled=True)
         await cluster.agree("switch on", by_root, lists("echo"))
 
-        assert [status for status, _ in await cluster.seen(by_bob)] == [404] * REPLICAS
+        assert [status for status, _ in await cluster.seen(by_bob, "/mcp/shared")] == [
+            404
+        ] * REPLICAS
         reader = {"type": "user", "id": bob.user_id}
         permissions = f"/permissions/mcpServer/{server['id']}"
         shared = {"updated": [{**reader, "role": "viewer"}]}
@@ -207,6 +238,10 @@ async def test_a_change_on_one_replica_is_in_force_on_all_within_a_second(
         await cluster.agree("switch it on by a raw write", by_root, lists())
         await cluster.ask(0, root, "DELETE", policy)
         await cluster.agree("remove the policy", by_root, lists("echo"))
+
+        upstream.session_id = "one"
+        await end_session(cluster, by_root, "/mcp")
+        await end_session(cluster, by_root, "/mcp/shared")
 
         await cluster.agree("nothing", revoked, lists("echo"))
         await cluster.ask(2, root, "POST", "/tokens/revoke", jti="to-be-revoked", unrecorded=True)

@@ -20,8 +20,10 @@ from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
 from packages.models.policies import ACCESS_POLICIES_VALIDATOR, FORMER_NAME_INDEX, AccessPolicy
 from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
 from packages.models.sessions import (
+    ENDED_SESSIONS_VALIDATOR,
     REVOKED_TOKENS_VALIDATOR,
     TOKEN_FAMILIES_VALIDATOR,
+    EndedSession,
     RevokedToken,
     TokenFamily,
 )
@@ -57,6 +59,7 @@ OWN_DOCUMENTS = (
     AuditSeal,
     TokenFamily,
     RevokedToken,
+    EndedSession,
     UsageLog,
 )
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
@@ -73,6 +76,7 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,
     RevokedToken.Settings.name: REVOKED_TOKENS_VALIDATOR,
+    EndedSession.Settings.name: ENDED_SESSIONS_VALIDATOR,
     UsageLog.Settings.name: USAGE_RECORDS_VALIDATOR,
 }
 

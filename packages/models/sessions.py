@@ -85,6 +85,30 @@ class RevokedToken(Document):
         ]
 
 
+class EndedSession(Document):
+    """A session of a gateway's client that has ended before its time.
+
+    Its `_id` is `<name>` or `<name>:<nonce>`: a digest of the session id, and what tells the
+    session apart where the gateway is its server.
+
+    Attributes:
+        expires_at: When the session would have expired by itself.
+    """
+
+    id: str  # type: ignore[assignment]  # holds all that a replica needs to hear
+    ended_at: datetime
+    expires_at: datetime
+
+    class Settings:
+        """Where Beanie keeps it."""
+
+        name = "ended_sessions"
+        keep_nulls = False
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
+        ]
+
+
 TOKEN_FAMILIES_VALIDATOR: dict[str, object] = {
     "$jsonSchema": {
         "bsonType": "object",
@@ -124,6 +148,17 @@ REVOKED_TOKENS_VALIDATOR: dict[str, object] = {
             "subject": {"bsonType": "string", "minLength": 1},
             "revoked_at": {"bsonType": "date"},
             "revoked_by": {"bsonType": "objectId"},
+            "expires_at": {"bsonType": "date"},
+        },
+    }
+}
+ENDED_SESSIONS_VALIDATOR: dict[str, object] = {
+    "$jsonSchema": {
+        "bsonType": "object",
+        "required": ["ended_at", "expires_at"],
+        "properties": {
+            "_id": {"bsonType": "string", "minLength": 1},
+            "ended_at": {"bsonType": "date"},
             "expires_at": {"bsonType": "date"},
         },
     }

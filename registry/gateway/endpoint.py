@@ -33,6 +33,7 @@ from registry.gateway.broker import Broker
 from registry.gateway.client_sessions import ClientSessions
 from registry.gateway.connector import Connector
 from registry.gateway.cors import preflight, readable_by
+from registry.gateway.ended_sessions import EndedSessions
 from registry.gateway.envelope import (
     METHODS,
     Envelope,
@@ -109,6 +110,7 @@ class Surroundings:
         recorder: Takes note of each request.
         gates: How much each server is asked.
         peers: The other workers.
+        ended_sessions: Tells them and other replicas of sessions that clients end.
         announced: Is told ids of servers that say that their lists changed.
         drain: Says when nothing new may begin.
         metrics: Counts streams.
@@ -122,6 +124,7 @@ class Surroundings:
     recorder: Recorder
     gates: UpstreamGates
     peers: Peers
+    ended_sessions: EndedSessions
     announced: Callable[[str], None]
     drain: Drain
     metrics: Metrics
@@ -192,7 +195,7 @@ class GatewayEndpoint:
             ),
             self._seal,
             self._streams,
-            around.peers,
+            around.ended_sessions,
             recorder,
             arguments=self._arguments,
             until=self._until,
@@ -277,10 +280,12 @@ class GatewayEndpoint:
                 self._admission,
                 self._one.forward_as,
                 self._arguments,
+                around.ended_sessions,
             ),
             recorder=recorder,
             patience=self._patience,
         )
+        around.ended_sessions.listen(self._hosted.session_ended)
         self._old_clients = OldClients(
             self,
             connector,

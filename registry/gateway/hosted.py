@@ -35,6 +35,7 @@ from registry.gateway.callers import Caller
 from registry.gateway.catalogue import Owned
 from registry.gateway.client_sessions import ClientSession, ClientSessions, usable_capabilities
 from registry.gateway.connector import Connector
+from registry.gateway.ended_sessions import EndedSessions
 from registry.gateway.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.eras import check_modern, check_param_headers, require_arguments
 from registry.gateway.errors import (
@@ -95,6 +96,7 @@ class Means:
     admission: Admission
     fast_call: FastCall
     arguments: ArgumentChecker
+    ended_sessions: EndedSessions
 
 
 class HostedServer:
@@ -133,6 +135,7 @@ class HostedServer:
         self._peers = peers
         self._credentials_of = means.credentials_of
         self._admission = means.admission
+        self._ended_sessions = means.ended_sessions
         self._fast_call = means.fast_call
         self._arguments = means.arguments
         self._recorder = recorder
@@ -232,8 +235,18 @@ class HostedServer:
     async def _end(self, session: ClientSession) -> None:
         name = self._sessions.end(session)
         self._ended(session.nonce)
-        told = {"kind": "ended", "session": session.nonce, "name": name}
-        await self._peers.tell_all(orjson.dumps(told))
+        await self._ended_sessions.tell(name, session.nonce)
+
+    def session_ended(self, name: str, nonce: str | None) -> None:
+        """Do what `end` did in another worker or replica.
+
+        Args:
+            name: Of the session's id.
+            nonce: Of the session; None where a server of its own stands behind the path.
+        """
+        self._sessions.end_named(name)
+        if nonce is not None:
+            self._ended(nonce)
 
     def _ended(self, nonce: str) -> None:
         self._broker.end_of(nonce)
@@ -248,9 +261,7 @@ class HostedServer:
             case "answer" | "claim" | "cancel":
                 return self._broker.told(told)
             case "ended":
-                self._sessions.end_named(told["name"])
-                if told["session"] is not None:
-                    self._ended(told["session"])
+                self.session_ended(told["name"], told["session"])
             case "standing":
                 self._standing.superseded(told["session"], told["opened_at"])
                 return orjson.dumps(self._states.known(told["session"]))

@@ -6,7 +6,6 @@ What is decided here is decided on what was parsed of them; what goes on is what
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-import orjson
 import structlog
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
 from multidict import CIMultiDict
@@ -14,6 +13,7 @@ from multidict import CIMultiDict
 from registry.auth.identity import UserContext
 from registry.gateway.arguments import ArgumentChecker
 from registry.gateway.catalogue import Owned, Withheld
+from registry.gateway.ended_sessions import EndedSessions
 from registry.gateway.envelope import Envelope
 from registry.gateway.eras import (
     NO_SUCH_PROTOCOL,
@@ -35,7 +35,7 @@ from registry.gateway.headers import HeaderLines, forwarded_lines, header_lines
 from registry.gateway.listing import CursorError, list_result, marked, page_members, page_result
 from registry.gateway.messages import renamed
 from registry.gateway.offering import PAGE_KINDS, SingleOffering, withheld_tool
-from registry.gateway.ports import Peers, RouteTable
+from registry.gateway.ports import RouteTable
 from registry.gateway.recorder import STANDING_METHODS, Recorder
 from registry.gateway.requests import Exchange
 from registry.gateway.sessions import SessionSeal
@@ -68,7 +68,7 @@ class PassThrough:
         forwarder: Sends.
         seal: Makes and opens session ids.
         streams: Counts what stays open.
-        peers: The other workers.
+        ended_sessions: Tells everybody else of sessions that clients end.
         recorder: Is told when a request goes upstream.
         arguments: Checks those of calls where the server offers another definition.
         until: Ends what stays open.
@@ -82,7 +82,7 @@ class PassThrough:
         forwarder: Forwarder,
         seal: SessionSeal,
         streams: StandingStreams,
-        peers: Peers,
+        ended_sessions: EndedSessions,
         recorder: Recorder,
         *,
         arguments: ArgumentChecker,
@@ -94,7 +94,7 @@ class PassThrough:
         self._forwarder = forwarder
         self._seal = seal
         self._streams = streams
-        self._peers = peers
+        self._ended_sessions = ended_sessions
         self._recorder = recorder
         self._arguments = arguments
         self._until = until
@@ -147,8 +147,7 @@ class PassThrough:
         if exchange.client.status in ENDED:
             # Lists are answered here, and would be for ever.
             name = self._seal.end(exchange.headers["mcp-session-id"])
-            told = {"kind": "ended", "session": None, "name": name}
-            await self._peers.tell_all(orjson.dumps(told))
+            await self._ended_sessions.tell(name)
 
     async def own_answer(
         self, exchange: Exchange, envelope: Envelope, route: Route

@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from packages.database.changes import Heard, Position, Watched, row_id
+from packages.database.changes import Change, Heard, Position, Watched, row_id
 
 USERS = frozenset({"users", "groups"})
 REVOKED = "revoked_tokens"
+ENDED_SESSIONS = "ended_sessions"
 USER_KEYS = "pluginauths"
 SERVERS = "mcpservers"
 POLICIES = "access_policies"
@@ -41,6 +42,7 @@ WATCHED = (
     Watched(POLICIES, stamp="updated_at", is_counted=True),
     Watched(USER_KEYS),
     Watched(REVOKED, stamp="revoked_at"),
+    Watched(ENDED_SESSIONS, stamp="ended_at"),
     *(Watched(name) for name in sorted(USERS)),
 )
 """Everything that the gateway's view depends on."""
@@ -50,6 +52,9 @@ LINKED: Mapping[str, str] = {item.collection: item.link for item in WATCHED if i
 
 MOST_DELETED = 20_000
 """Ids of deleted documents remembered; of more, everything is read again."""
+
+MOST_ENDED_AT_ONCE = 1_000
+"""Ended sessions remembered by their keys; of more, the latest are read."""
 
 
 @dataclass(slots=True)
@@ -61,6 +66,8 @@ class Taken:
         deleted: Ids of deleted documents that were about a server; see `row_id`.
         policies: Ids of policies to read again.
         revocations: Whether tokens were revoked.
+        ended_sessions: Keys of client sessions that have ended; an empty one where they are not
+            known.
         users: Whether users or groups changed.
         user_keys: Whether users' own keys changed.
         is_too_much: Whether to read everything again.
@@ -72,6 +79,7 @@ class Taken:
     deleted: set[bytes] = field(default_factory=set)
     policies: set[str] = field(default_factory=set)
     revocations: bool = False
+    ended_sessions: set[str] = field(default_factory=set)
     users: bool = False
     user_keys: bool = False
     is_too_much: bool = False
@@ -86,6 +94,7 @@ class Taken:
             or self.deleted
             or self.policies
             or self.revocations
+            or self.ended_sessions
             or self.users
             or self.user_keys
             or self.is_too_much
@@ -106,25 +115,8 @@ class Pending:
         if heard.position is not None:
             pending.position = heard.position
         pending.heard_at = now
-        change = heard.change
-        if change is not None:
-            match change.collection:
-                case "mcpservers":
-                    pending.servers.add(change.document_id)
-                case "access_policies":
-                    pending.policies.add(change.document_id)
-                case "revoked_tokens":
-                    pending.revocations = True
-                case "pluginauths":
-                    pending.user_keys = True
-                case "users" | "groups":
-                    pending.users = True
-                case _ if change.link is not None:
-                    pending.servers.add(change.link)
-                case _ if len(pending.deleted) < MOST_DELETED:
-                    pending.deleted.add(row_id(change.document_id))
-                case _:
-                    pending.is_too_much = True
+        if heard.change is not None:
+            _note(pending, heard.change)
         self._heard.set()
 
     def finish(self) -> None:
@@ -147,8 +139,34 @@ class Pending:
         """Return only what was heard of who may call, leaving the rest."""
         pending = self._next
         taken = Taken(
-            policies=pending.policies, revocations=pending.revocations, users=pending.users
+            policies=pending.policies,
+            revocations=pending.revocations,
+            ended_sessions=pending.ended_sessions,
+            users=pending.users,
         )
-        pending.policies = set()
+        pending.policies, pending.ended_sessions = set(), set()
         pending.revocations = pending.users = False
         return taken
+
+
+def _note(pending: Taken, change: Change) -> None:
+    match change.collection:
+        case "mcpservers":
+            pending.servers.add(change.document_id)
+        case "access_policies":
+            pending.policies.add(change.document_id)
+        case "revoked_tokens":
+            pending.revocations = True
+        case "ended_sessions":
+            is_room = len(pending.ended_sessions) < MOST_ENDED_AT_ONCE
+            pending.ended_sessions.add(change.document_id if is_room else "")
+        case "pluginauths":
+            pending.user_keys = True
+        case "users" | "groups":
+            pending.users = True
+        case _ if change.link is not None:
+            pending.servers.add(change.link)
+        case _ if len(pending.deleted) < MOST_DELETED:
+            pending.deleted.add(row_id(change.document_id))
+        case _:
+            pending.is_too_much = True

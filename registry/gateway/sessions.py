@@ -31,6 +31,9 @@ Most sessions are dropped without a word, so this is mostly memory of what is ov
 MOST_ENDED = 50_000
 """Ended sessions that are remembered, 0.15 kB each; the oldest are forgotten first."""
 
+NAME_CHARACTERS = 32
+HEXADECIMAL = frozenset("0123456789abcdef")
+
 DOMAIN = b"mcp-session-id/1"
 
 
@@ -120,6 +123,11 @@ class SessionSeal:
             with suppress(ValueError, InvalidTag):
                 return sealer.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], bound_to)
         return None
+
+
+def is_session_name(text: str) -> bool:
+    """Whether *text* may be what `SessionSeal.end` returns."""
+    return len(text) == NAME_CHARACTERS and not set(text) - HEXADECIMAL
 
 
 def _digest(sealed_id: str) -> bytes:

@@ -6,7 +6,7 @@ inventory in the same step.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,6 +84,7 @@ class Snapshot:
     Args:
         users_changed: Called when a user or a group changed.
         revocations_changed: Called when a token was revoked, or may have been.
+        sessions_ended: Called with keys of client sessions that have ended in any replica.
         suspicions: Takes note of servers that answer in another way than what is stored of them
             leads to expect.
         connections: Forgets those to servers that changed, or are not served any more.
@@ -103,6 +104,7 @@ class Snapshot:
         settings: Settings,
         users_changed: Callable[[], None],
         revocations_changed: Callable[[], Awaitable[None]],
+        sessions_ended: Callable[[Collection[str]], Awaitable[None]] | None = None,
         suspicions: Suspicions | None = None,
         connections: ConnectionTracker | None = None,
         servers_missing: Callable[[Iterable[str]], None] = lambda _: None,
@@ -123,6 +125,7 @@ class Snapshot:
         self._clock = clock
         self._users_changed = users_changed
         self._revocations_changed = revocations_changed
+        self._sessions_ended = sessions_ended
         self._suspicions = suspicions
         self._connections = connections
         self._servers_missing = servers_missing
@@ -216,7 +219,7 @@ class Snapshot:
         """
         # Taken before anything is read: what this read misses comes after it.
         position = await self._feed.now()
-        await self._apply_callers(Taken(revocations=True, users=True))
+        await self._apply_callers(_all_of_callers())
         await self._load()
         self._position = position
 
@@ -281,7 +284,7 @@ class Snapshot:
             opened = await anext(feed)
             if self._position is None:
                 # The feed is open, so whatever this read misses will come through it.
-                await self._apply_callers(Taken(revocations=True, users=True))
+                await self._apply_callers(_all_of_callers())
                 await self._load()
                 self._position = opened.position
             await self._follow_changes(feed)
@@ -361,6 +364,8 @@ class Snapshot:
         """Follow changes of who may call, before anything that may take longer."""
         if taken.revocations:
             await self._revocations_changed()
+        if taken.ended_sessions and self._sessions_ended is not None:
+            await self._sessions_ended(taken.ended_sessions)
         if taken.users:
             self._users_changed()
         if taken.revocations or taken.users:
@@ -463,6 +468,10 @@ def _definition_bytes(views: Mapping[str, ServerView]) -> int:
 
 def _next_expiry(view: ServerView) -> datetime | None:
     return view.listed.facts.grants.next_expiry
+
+
+def _all_of_callers() -> Taken:
+    return Taken(revocations=True, ended_sessions={""}, users=True)
 
 
 def _is_id(text: str) -> bool:

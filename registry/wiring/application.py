@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 from packages.models import check_schema_version
@@ -16,6 +17,7 @@ from registry.core.memory import FreedMemory
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.core.tasks import end
+from registry.gateway.ended_sessions import EndedSessionRepository, EndedSessions
 from registry.gateway.endpoint import GatewayEndpoint, Surroundings
 from registry.gateway.gates import UpstreamGates, gate_limits
 from registry.gateway.ports import Peers
@@ -89,6 +91,12 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         connection_writer, tracker = build_connections(
             settings, storage, clock=clock, metrics=metrics
         )
+        ended_sessions = EndedSessions(
+            peers,
+            EndedSessionRepository(database),
+            lifetime=timedelta(hours=settings.gateway_session_hours),
+            clock=clock,
+        )
         leftovers = Leftovers(database, repositories, clock=clock)
         snapshot, suspicions = build_view(
             settings,
@@ -98,6 +106,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             upstreams,
             tracker,
             leftovers,
+            ended_sessions,
             clock=clock,
             metrics=metrics,
             freed=memory.note,
@@ -135,6 +144,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
                 recorder=recorder,
                 gates=UpstreamGates(gate_limits(settings), clock, metrics, tracker),
                 peers=peers,
+                ended_sessions=ended_sessions,
                 announced=sync.announcements.heard,
                 drain=drain,
                 metrics=metrics,

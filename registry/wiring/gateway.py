@@ -14,6 +14,7 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.calllog import CallLog
+from registry.gateway.ended_sessions import EndedSessions
 from registry.gateway.loading import SnapshotSources
 from registry.gateway.pending import WATCHED
 from registry.gateway.recorder import Recorder
@@ -64,6 +65,7 @@ def build_view(  # noqa: PLR0913 - collaborators
     upstreams: Upstreams,
     tracker: ConnectionTracker,
     leftovers: Leftovers,
+    ended_sessions: EndedSessions,
     *,
     clock: Clock,
     metrics: Metrics,
@@ -98,6 +100,7 @@ def build_view(  # noqa: PLR0913 - collaborators
         settings=settings,
         users_changed=known.authenticator.forget_users,
         revocations_changed=known.revocations.load,
+        sessions_ended=ended_sessions.heard,
         suspicions=suspicions,
         connections=tracker,
         servers_missing=leftovers.note,

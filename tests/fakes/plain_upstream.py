@@ -27,6 +27,7 @@ class PlainUpstream:
         tools: JSON text of the list of tools.
         announces: Say on the stream of each call's answer that the tools changed.
         redirects_to: Answer every request by sending it elsewhere.
+        session_id: Of the one session that it keeps; None where it keeps none.
         takes_key: The one bearer key that is not refused; None for any.
         seen: The headers of every request.
         methods: The methods of all requests that await an answer.
@@ -37,6 +38,7 @@ class PlainUpstream:
     tools: str = f"[{ECHO}]"
     announces: bool = False
     redirects_to: str | None = None
+    session_id: str | None = None
     takes_key: str | None = None
     seen: list[dict[str, str]] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
@@ -58,7 +60,8 @@ class PlainUpstream:
         if self.takes_key not in {None, request.headers.get("Authorization", "")[7:]}:
             return web.Response(status=401)
         if request.method != "POST":
-            return web.Response(status=405)
+            ends_session = request.method == "DELETE" and self.session_id is not None
+            return web.Response(status=200 if ends_session else 405)
         message = json.loads(await request.text())
         if "id" not in message:
             return web.Response(status=202)
@@ -70,7 +73,8 @@ class PlainUpstream:
         if self.announces and message["method"] == "tools/call":
             told = f"data: {TOOLS_CHANGED}\n\ndata: {body}\n\n"
             return web.Response(text=told, content_type="text/event-stream")
-        return web.Response(text=body, content_type="application/json")
+        named = {} if self.session_id is None else {"Mcp-Session-Id": self.session_id}
+        return web.Response(text=body, content_type="application/json", headers=named)
 
     def _outcome(self, message: dict[str, object]) -> str:
         match message["method"]:

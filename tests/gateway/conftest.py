@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.calllog import CallLog
+from registry.gateway.ended_sessions import EndedSessions
 from registry.gateway.endpoint import GatewayEndpoint, Surroundings
 from registry.gateway.gates import UpstreamGates, gate_limits
 from registry.gateway.ports import Peers
@@ -146,6 +148,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         tracing: Tracing | None = None,
         drain: Drain | None = None,
         peers: Peers | None = None,
+        ended_sessions: EndedSessions | None = None,
         clock: Clock | None = None,
         connections: ConnectionTracker | None = None,
         **changes: Any,
@@ -158,6 +161,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         table, metrics, refusals = FakeRoutes(*routes), Metrics(), RecordedRefusals()
         notes = RecordedCalls()
         clock = clock or SystemClock()
+        peers = peers or Alone("worker00")
         recorder = Recorder(metrics, clock, notes=notes, call_log=call_log, tracing=tracing)
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
         settings = make_settings(**changes)
@@ -170,7 +174,9 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
                 recorder=recorder,
                 gates=UpstreamGates(gate_limits(settings), SystemClock(), metrics, connections),
                 announced=lambda _: None,
-                peers=peers or Alone("worker00"),
+                peers=peers,
+                ended_sessions=ended_sessions
+                or EndedSessions(peers, None, lifetime=timedelta(hours=1), clock=clock),
                 drain=drain or Drain(),
                 metrics=metrics,
                 instance=INSTANCE,

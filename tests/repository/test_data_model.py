@@ -34,6 +34,7 @@ def modules_by_collection() -> dict[str, set[str]]:
         "AuditSeal": "audit_seals",
         "TokenFamily": "token_families",
         "RevokedToken": "revoked_tokens",
+        "EndedSession": "ended_sessions",
         "UsageLog": "usage_records",
         "SyncState": "sync_states",
         "SyncJobDocument": "sync_jobs",
