@@ -144,6 +144,7 @@ class ChangeStream:
         self._links = {item.collection: item.link for item in watched}
         self._unheeded = {item.collection: item.unheeded for item in watched if item.unheeded}
         links = {item.link for item in watched if item.link is not None}
+        most_unheeded = max((len(item.unheeded) for item in watched), default=0)
         self._pipeline: list[Mapping[str, Any]] = [
             # What ends a stream has no collection.
             {"$match": {"ns.coll": {"$in": [*self._links, None]}}},
@@ -152,8 +153,9 @@ class ChangeStream:
                     "ns": 1,
                     "documentKey": 1,
                     "operationType": 1,
-                    # Their names alone: the values may be megabytes.
-                    "touched": TOUCHED,
+                    # Their names alone, and one more than may go unheeded: an event of the whole
+                    # document may be larger than the server can send, and ends the stream.
+                    "touched": {"$slice": [TOUCHED, most_unheeded + 1]},
                     **{f"fullDocument.{name}": 1 for name in sorted(links)},
                 }
             },

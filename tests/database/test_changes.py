@@ -1,15 +1,12 @@
 """Change streams: what is told, and when the stream is over."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pymongo.errors import OperationFailure
-from typing_extensions import override
 
 from packages.database.changes import (
     Change,
@@ -19,7 +16,8 @@ from packages.database.changes import (
     Watched,
 )
 from packages.database.client import Database
-from packages.database.errors import DatabaseUnavailable, translated
+from packages.database.errors import DatabaseUnavailable
+from tests.fakes.fake_mongo import OK, fake_mongo, release
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 
 pytestmark = pytest.mark.wire
@@ -114,6 +112,7 @@ async def test_the_present_position_is_known_before_anything_changes(database: D
         ({"$set": {"seen": 2, "other": 2}}, True),
         ({"$set": {"seen": 2}, "$unset": {"other": ""}}, True),
         ({"$set": {"ours.other": 1}}, True),
+        ({"$set": {"seen": 2, "ours.count": 2, "other": 2}}, True),
     ],
 )
 async def test_an_update_of_unheeded_fields_alone_is_not_told(
@@ -133,6 +132,19 @@ async def test_an_update_of_unheeded_fields_alone_is_not_told(
     assert first == Change("watched", "a" if is_told else "last")
 
 
+async def test_an_update_of_more_than_a_message_may_hold_is_told(database: Database) -> None:
+    megabytes = "x" * 7_500_000
+    watched = database.collection("watched")
+    await watched.insert_one({"_id": "a", "owner_id": 1, "one": megabytes})
+    async with aclosing(watching(database).changes(None)) as stream:
+        await anext(stream)
+
+        # The document and what changed of it: 22 MB.
+        await watched.update_one({"_id": "a"}, {"$set": {"two": megabytes}})
+
+        assert await next_change(stream) == Change("watched", "a", "1")
+
+
 @pytest.mark.parametrize("forged", [{"_data": "82DEADBEEF"}, {"_data": "zz"}, {"other": 1}])
 async def test_there_is_no_going_on_from_a_forged_position(
     database: Database, forged: dict[str, object]
@@ -141,46 +153,43 @@ async def test_there_is_no_going_on_from_a_forged_position(
         await anext(watching(database).changes(forged))
 
 
-class FailingStream(ChangeStream):
-    """Fails in the middle with a code of the server."""
-
-    code = 0
-
-    @asynccontextmanager
-    @override
-    async def _opened(self, after: object) -> AsyncGenerator[Any, None]:
-        async def fail() -> None:
-            raise OperationFailure("refused", self.code)
-
-        async with translated():
-            yield SimpleNamespace(resume_token=None, alive=True, try_next=fail)
+def opened(command: dict[str, Any]) -> dict[str, Any]:
+    """Answer that a stream is open, unless it is to go on from where there is nothing."""
+    if command["pipeline"][0]["$changeStream"].get("resumeAfter") == {"_data": "unknown"}:
+        return {"ok": 0, "code": 9, "errmsg": "refused"}
+    token = {"_data": "00"}
+    cursor = {"id": 1, "ns": "test.$cmd", "firstBatch": [], "postBatchResumeToken": token}
+    return {"ok": 1, "cursor": cursor}
 
 
 @pytest.mark.parametrize(
-    ("code", "after", "error"),
+    ("code", "label", "position", "error"),
     [
-        (286, None, HistoryLost),
-        (260, None, HistoryLost),
-        (280, None, HistoryLost),
-        (10334, None, HistoryLost),
+        (286, "NonResumableChangeStreamError", None, HistoryLost),
+        (260, "NonResumableChangeStreamError", None, HistoryLost),
+        # An event of more than 16 MB, as earlier and later releases tell it.
+        (280, "NonResumableChangeStreamError", None, HistoryLost),
+        (10334, "", None, HistoryLost),
         # Somebody killed the cursor: it goes on where it was.
-        (237, None, DatabaseUnavailable),
+        (237, "", None, DatabaseUnavailable),
         # It does not go on from there.
-        (9, {"_data": "00"}, HistoryLost),
-        # The server steps down.
-        (91, {"_data": "00"}, DatabaseUnavailable),
+        (0, "", {"_data": "unknown"}, HistoryLost),
     ],
 )
 async def test_what_the_server_answers_tells_whether_there_is_a_going_on(
-    database: Database, code: int, after: object, error: type[Exception]
+    code: int, label: str, position: object, error: type[Exception]
 ) -> None:
-    stream = FailingStream(database, [Watched("watched")])
-    stream.code = code
+    refused = {"ok": 0, "code": code, "errmsg": "refused", "errorLabels": [label]}
+    answers = {"aggregate": opened, "getMore": lambda _: refused, "killCursors": lambda _: OK}
+    with fake_mongo({**release(21), "setName": "rs0"}, answers) as server:
+        database = Database(f"{server.uri}test", timeout_ms=2000)
+        stream = ChangeStream(database, [Watched("watched")])
+        async with aclosing(stream.changes(position)) as changes:
+            with pytest.raises(error):
+                await next_heard(changes)
+        await database.close()
 
-    async with aclosing(stream.changes(after)) as changes:
-        await anext(changes)
-        with pytest.raises(error):
-            await anext(changes)
+    assert server.asked.count("aggregate") == 1
 
 
 async def test_a_dropped_collection_says_nothing_of_single_documents(database: Database) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import OperationFailure
 from typing_extensions import override
 
 from packages.database.changes import Change, ChangeStream, Heard
@@ -365,6 +366,44 @@ async def test_a_stream_whose_cursor_was_killed_goes_on(two: Replicas, alice: Us
 
     assert killed["cursorsKilled"] == [cursor]
     assert two.reloads("full") == 1
+
+
+class TooLargeOnce(ChangeStream):
+    """Fails at its first change as at an event of more than 16 MB."""
+
+    failures = 0
+
+    @asynccontextmanager
+    @override
+    async def _opened(self, after: Any) -> AsyncGenerator[Any, None]:
+        async with super()._opened(after) as stream:
+            try_next = stream.try_next
+
+            async def failing() -> Any:
+                event = await try_next()
+                if event is not None and not self.failures:
+                    self.failures += 1
+                    raise OperationFailure("BSONObj size is invalid", 10334)
+                return event
+
+            stream.try_next = failing
+            yield stream
+
+
+async def test_after_an_event_that_is_too_large_all_is_read_once_and_followed_on(
+    two: Replicas, alice: UserContext
+) -> None:
+    feed = TooLargeOnce(two.database, WATCHED)
+    two.snapshot._feed = feed
+
+    async with two.following():
+        await two.servers.register(create(), alice, strict=True)
+        await until(lambda: two.snapshot.route("weather"))
+        await two.servers.register(create("tides"), alice, strict=True)
+        await until(lambda: two.snapshot.route("tides"))
+
+    assert feed.failures == 1
+    assert two.reloads("full") == 2
 
 
 async def test_a_position_that_the_database_refuses_makes_everything_be_read(
