@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from packages.database.client import Database, MongoAddressError, TopologyError
+from packages.database.client import (
+    Database,
+    MongoAddressError,
+    TopologyError,
+    UnsupportedServerError,
+    index_keys,
+)
 from packages.database.encryption import Cipher
 from packages.database.errors import (
     DatabaseUnavailable,
@@ -127,6 +133,8 @@ async def _database(settings: Settings, database: Database) -> list[Finding]:
         return [Finding("database", good=False, message=text)]
     except TopologyError as exc:
         return [reached, Finding("replica set", good=False, message=str(exc))]
+    except UnsupportedServerError as exc:
+        return [Finding("database", good=False, message=str(exc))]
     return [reached, Finding("replica set", good=True, message="transactions are possible")]
 
 
@@ -156,11 +164,9 @@ async def _existing_indexes(database: Database, name: str) -> list[tuple[Any, ..
 
 
 def _shape(index: Any) -> tuple[Any, ...]:
-    keys = index["key"]
-    pairs = keys.items() if hasattr(keys, "items") else keys
     return (
         # A direction is a number, which some servers store as a float, or a kind such as "text".
-        tuple((name, str(d) if isinstance(d, str) else int(d)) for name, d in pairs),
+        tuple((name, str(d) if isinstance(d, str) else int(d)) for name, d in index_keys(index)),
         bool(index.get("unique")),
         bool(index.get("sparse")),
         index.get("expireAfterSeconds"),

@@ -586,7 +586,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_of_fifty_registrations_of_one_name_exactly_one_wins",
     ),
     "E-02": (
-        "tests/database/test_client.py::test_a_standalone_server_is_refused",
+        "tests/database/test_client.py::test_a_server_that_cannot_be_used_is_refused",
         "tests/servers/test_service.py::test_a_registration_that_fails_half_way_leaves_nothing",
         "tests/test_serving.py::test_a_standalone_database_is_one_line",
         "tests/sync/test_worker.py::test_a_sync_killed_at_any_write_leaves_the_old_or_the_new_set",

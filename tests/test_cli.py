@@ -18,6 +18,7 @@ from jose import jwt
 from pymongo import MongoClient
 from typer.testing import CliRunner, Result
 
+from packages.database.client import ServerVersionError
 from registry import __version__
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, default_scopes
 from registry.auth.jwt import TokenVerifier
@@ -27,6 +28,7 @@ from registry.core.settings import Settings
 from registry.local.home import LocalHome
 from scripts.seed_database import main as seed_main
 from tests.fakes.command import free_port, run_registry
+from tests.fakes.fake_mongo import fake_mongo, release
 
 # A command ends while the driver may still be connecting; the driver leaves such sockets to the
 # garbage collector.
@@ -685,6 +687,21 @@ def test_a_database_that_is_away_is_one_line(tmp_path: Path, key_files: tuple[Pa
 
     assert ended.returncode == 1
     assert ended.stderr == "registry: MONGO_URI: the database cannot be reached\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["servers list", "tools verify", "creds check", "audit verify", "migrate --dry-run"]
+)
+def test_a_database_of_an_older_release_is_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"buildInfo": lambda _: {"ok": 1, "version": "5.0.31"}}
+    with fake_mongo({**release(13), "setName": "rs0"}, answers) as server:
+        monkeypatch.setenv("MONGO_URI", server.uri)
+        ended = run(*command.split())
+
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert ended.stderr == f"registry: {ServerVersionError('5.0.31')}\n"
 
 
 def test_adding_a_name_that_is_taken_fails(dead_url: str, database_uri: str) -> None:

@@ -9,11 +9,12 @@ import pytest
 from bson import ObjectId
 from pydantic import SecretStr
 
-from packages.database.client import Database
+from packages.database.client import Database, ServerVersionError, ShardedClusterError
 from packages.database.encryption import Cipher
 from packages.database.errors import MongoLoginError
 from registry.core.settings import Settings
 from registry.doctor import LISTED, Finding, examine
+from tests.fakes.fake_mongo import fake_mongo, release
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
 
@@ -248,6 +249,23 @@ async def test_a_standalone_server_is_a_finding(settings: Settings, tmp_path: Pa
         findings = await examine(changed(settings, mongo_uri=SecretStr(f"{daemon.uri}test")))
 
     assert "replica set" in bad(findings)
+
+
+@pytest.mark.parametrize(
+    ("hello", "problem"),
+    [
+        ({**release(13), "setName": "rs0"}, ServerVersionError("5.0.31")),
+        ({**release(21), "msg": "isdbgrid"}, ShardedClusterError()),
+    ],
+    ids=["older", "sharded"],
+)
+async def test_a_server_that_cannot_be_used_is_a_finding(
+    settings: Settings, hello: dict[str, object], problem: Exception
+) -> None:
+    with fake_mongo(hello, {"buildInfo": lambda _: {"ok": 1, "version": "5.0.31"}}) as server:
+        findings = await examine(changed(settings, mongo_uri=SecretStr(server.uri)))
+
+    assert bad(findings) == {"database": str(problem)}
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

@@ -14,12 +14,17 @@ import pytest
 from bson import ObjectId
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from pydantic import SecretStr
 from pymongo import MongoClient
 
+from packages.database.client import ServerVersionError, TopologyError
 from packages.database.encryption import Cipher
 from packages.database.errors import MongoLoginError
+from registry.core.settings import Settings
 from registry.local.home import found_settings
+from registry.wiring.application import components
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
+from tests.fakes.fake_mongo import fake_mongo, release
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
 
@@ -142,10 +147,22 @@ def test_keys_that_are_no_pair_are_one_line(tmp_path: Path, environment: dict[st
 
 @pytest.mark.requirement("E-02")
 def test_a_standalone_database_is_one_line(tmp_path: Path, environment: dict[str, str]) -> None:
-    with start_daemon(tmp_path / "mongo", "--standalone") as daemon:
-        (line,) = refusal(tmp_path, {**environment, "MONGO_URI": daemon.uri})
+    with fake_mongo(release(21)) as server:
+        (line,) = refusal(tmp_path, {**environment, "MONGO_URI": server.uri})
 
-    assert "replica set" in line
+    assert line == str(TopologyError())
+
+
+async def test_nothing_is_written_to_a_database_that_is_too_old(settings: Settings) -> None:
+    answers = {"buildInfo": lambda _: {"ok": 1, "version": "5.0.31"}}
+    with fake_mongo({**release(13), "setName": "rs0"}, answers) as server:
+        older = settings.model_copy(update={"mongo_uri": SecretStr(server.uri)})
+
+        with pytest.raises(ServerVersionError):
+            async with components(older):
+                pass
+
+    assert {*server.asked} <= {"ismaster", "hello", "buildInfo", "endSessions"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import pymongo
+import structlog
 from beanie import Document, init_beanie
 from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -22,8 +23,10 @@ from pymongo.read_concern import ReadConcern
 from packages.database.batch import Batch, Bulk
 from packages.database.errors import (
     DUPLICATE_KEY,
+    LOGIN_CODES,
     DatabaseUnavailable,
     ReplicaSetNeeded,
+    is_unreachable,
     translated,
 )
 from packages.database.monitoring import SignOfLife
@@ -34,6 +37,17 @@ Doc: TypeAlias = dict[str, Any]
 Transaction: TypeAlias = AsyncClientSession
 R = TypeVar("R")
 
+log = structlog.get_logger()
+
+LEAST_RELEASE = "6.0"
+LEAST_WIRE_VERSION = 17
+"""What servers of that release say in `hello`. Source: docs/decisions/0045-mongodb-releases.md."""
+
+ROUTER = "isdbgrid"
+"""What a router of a sharded cluster (`mongos`) says of itself in `hello`."""
+
+COMMAND_NOT_FOUND = 59
+
 DEFAULT_DATABASE = "jarvis"
 """Name of the shared database when the connection string has none."""
 
@@ -43,8 +57,8 @@ NOT_THERE_CODES = frozenset({26, 27})
 TOLD_DUPLICATES = 5
 """Documents, and groups of them, that are named where a unique index cannot be made."""
 
-INDEX_CONFLICT_CODES = frozenset({85, 86})
-"""IndexOptionsConflict and IndexKeySpecsConflict: the other application declared it otherwise."""
+DUPLICATES_MS = 10_000
+"""Longest time to look for them: it reads the whole collection."""
 
 INDEX_IDENTITY = frozenset(
     {"key", "unique", "sparse", "expireAfterSeconds", "partialFilterExpression", "collation"}
@@ -52,6 +66,12 @@ INDEX_IDENTITY = frozenset(
 """What makes two indexes differ. A name, a version or `background` does not."""
 
 NAMESPACE_EXISTS = 48
+
+SOCKET_TIMEOUT_MS = 30_000
+"""Longest wait for an answer, but for that to the creation of an index."""
+
+INDEX_BUILD_SECONDS = 86_400
+"""Longest time for the indexes of a collection to be built."""
 
 HEARTBEAT_MS = 2_000
 """How often a server must show that it lives; the driver's own ten seconds are long to wait."""
@@ -63,7 +83,11 @@ TRANSACTION_SECONDS = 30
 """Longest time for a transaction with all its retries; the driver's own limit is two minutes."""
 
 
-class TopologyError(Exception):
+class UnsupportedServerError(Exception):
+    """The server is there, and is none that can be used."""
+
+
+class TopologyError(UnsupportedServerError):
     """The server is no replica set, so it has neither transactions nor change streams."""
 
     def __init__(self) -> None:
@@ -71,6 +95,24 @@ class TopologyError(Exception):
             "MongoDB runs as a standalone server. Transactions and change streams need a replica "
             "set; one node is enough (start mongod with --replSet and run rs.initiate())."
         )
+
+
+class ShardedClusterError(UnsupportedServerError):
+    """The server is a router of a sharded cluster."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MONGO_URI names a sharded cluster (mongos), which is not supported: its change "
+            "streams can be many seconds late. Use a replica set; one node is enough."
+        )
+
+
+class ServerVersionError(UnsupportedServerError):
+    """The server is of a release that is too old."""
+
+    def __init__(self, version: str | None) -> None:
+        release = "MongoDB" if version is None else f"MongoDB {version}"
+        super().__init__(f"{release} is too old: release {LEAST_RELEASE} or later is needed.")
 
 
 class MongoAddressError(Exception):
@@ -85,7 +127,7 @@ class MongoAddressError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IndexConflict:
-    """An index that exists with other options than we want; it is left as it is."""
+    """An index that is not as we want it: another one is in its place, or it cannot be made."""
 
     collection: str
     index: str
@@ -98,6 +140,7 @@ class Database:
     Args:
         uri: Connection string; its path names the database.
         timeout_ms: Longest wait for a server to be found, and for a connection.
+        socket_timeout_ms: Longest wait for an answer, if that is longer.
         listeners: PyMongo command and pool listeners.
 
     Raises:
@@ -109,10 +152,12 @@ class Database:
         uri: str,
         *,
         timeout_ms: int,
+        socket_timeout_ms: int = SOCKET_TIMEOUT_MS,
         listeners: Sequence[CommandListener | ConnectionPoolListener] = (),
     ) -> None:
         repair_driver()
         self._sign_of_life = SignOfLife()
+        self._socket_timeout_ms = max(timeout_ms, socket_timeout_ms)
         try:
             client: AsyncMongoClient[Doc] = AsyncMongoClient(
                 uri,
@@ -122,7 +167,7 @@ class Database:
                 connectTimeoutMS=timeout_ms,
                 # A primary that is silent is given up after this and the connect timeout together.
                 heartbeatFrequencyMS=HEARTBEAT_MS,
-                socketTimeoutMS=max(timeout_ms, 30_000),
+                socketTimeoutMS=self._socket_timeout_ms,
                 event_listeners=[*listeners, self._sign_of_life],
             )
             database = client.get_default_database(
@@ -156,6 +201,7 @@ class Database:
         """Whether the server has neither transactions nor change streams; remembered.
 
         Raises:
+            UnsupportedServerError: It is too old, or a router of a sharded cluster.
             MongoLoginError: It refuses our user.
             MongoAddressError: The name in the connection string leads nowhere.
             DatabaseUnavailable: It cannot be asked.
@@ -171,6 +217,19 @@ class Database:
 
         Raises:
             TopologyError: The server is a standalone one.
+            UnsupportedServerError: It is too old, or a router of a sharded cluster.
+            MongoLoginError: It refuses our user.
+            MongoAddressError: The name in the connection string leads nowhere.
+            DatabaseUnavailable: It cannot be asked.
+        """
+        if "setName" not in await self.require_supported():
+            raise TopologyError
+
+    async def require_supported(self) -> Doc:
+        """Check that the server can be used, at least to read, and return what it says of itself.
+
+        Raises:
+            UnsupportedServerError: It is too old, or a router of a sharded cluster.
             MongoLoginError: It refuses our user.
             MongoAddressError: The name in the connection string leads nowhere.
             DatabaseUnavailable: It cannot be asked.
@@ -179,9 +238,27 @@ class Database:
             try:
                 hello = await self.client.admin.command("hello")
             except ConfigurationError:
+                # Of a server that is too old for the driver as well.
+                if self._knows_old_server():
+                    raise ServerVersionError(None) from None
                 raise MongoAddressError from None
-        if "setName" not in hello and hello.get("msg") != "isdbgrid":
-            raise TopologyError
+            except OperationFailure as exc:
+                if exc.code != COMMAND_NOT_FOUND:
+                    raise
+                hello = {}
+            if hello.get("maxWireVersion", 0) < LEAST_WIRE_VERSION:
+                build = await self.client.admin.command("buildInfo")
+                raise ServerVersionError(str(build["version"]))
+        if hello.get("msg") == ROUTER:
+            raise ShardedClusterError
+        return hello
+
+    def _knows_old_server(self) -> bool:
+        servers = self.client.topology_description.server_descriptions().values()
+        return any(
+            server.is_server_type_known and server.max_wire_version < LEAST_WIRE_VERSION
+            for server in servers
+        )
 
     async def bind(self, documents: Sequence[type[Document]]) -> None:
         """Bind Beanie documents to this database. Creates no index: `ensure_indexes` does."""
@@ -206,52 +283,92 @@ class Database:
     async def ensure_indexes(
         self, name: str, indexes: Sequence[IndexModel]
     ) -> list[IndexConflict]:
-        """Create what is missing. Existing indexes are never dropped or changed.
+        """Create what is missing, and wait until it is built, however long that takes.
+
+        Existing indexes are never dropped or changed. Several processes may do this at once: the
+        server builds each index once, and answers all of them when it is built.
 
         Returns:
-            Those that cannot be made because one with other options stands in their place.
+            Those that cannot be made: one with other options stands in their place, documents do
+            not fit, or the server has no such indexes.
         """
         conflicts: list[IndexConflict] = []
-        collection = self.db[name]
         async with translated():
             if not indexes:
                 return conflicts
             try:
-                await collection.create_indexes(indexes)
+                await self._build_indexes(name, indexes)
             except OperationFailure as exc:
-                if exc.code not in {*INDEX_CONFLICT_CODES, DUPLICATE_KEY}:
+                if not _is_of_one_index(exc):
                     raise
             else:
                 return conflicts
             # One by one, so that the one that cannot be made keeps none of the others away.
             for index in indexes:
                 try:
-                    await collection.create_indexes([index])
+                    await self._build_indexes(name, [index])
                 except OperationFailure as exc:
-                    if exc.code not in {*INDEX_CONFLICT_CODES, DUPLICATE_KEY}:
+                    if not _is_of_one_index(exc):
                         raise
-                    label = str(index.document["name"])
+                    existing = await self.db[name].list_indexes()
+                    if _identity(index.document) in [_identity(one) async for one in existing]:
+                        continue
+                    problem = str(exc.details or exc)
                     if exc.code == DUPLICATE_KEY:
-                        problem = await self._duplicates(name, index)
-                        conflicts.append(IndexConflict(name, label, problem))
-                        continue
-                    existing = [_identity(item) async for item in await collection.list_indexes()]
-                    if _identity(index.document) in existing:
-                        continue
-                    conflicts.append(IndexConflict(name, label, str(exc.details or exc)))
+                        problem = await self._duplicates(name, index) or problem
+                    label = str(index.document["name"])
+                    conflicts.append(IndexConflict(name, label, problem))
         return conflicts
 
-    async def _duplicates(self, name: str, index: IndexModel) -> str:
-        """Say which documents keep a unique index from being made."""
+    async def _build_indexes(self, name: str, indexes: Sequence[IndexModel]) -> None:
+        """Create indexes of a collection, and report when it takes long.
+
+        Raises:
+            OperationFailure: One of them cannot be made.
+            DatabaseUnavailable: The server went away.
+        """
+
+        async def create() -> None:
+            # A build may take longer than anything else that is asked of the server. With the
+            # usual timeout none of those who need it would ever see it end.
+            with pymongo.timeout(INDEX_BUILD_SECONDS):
+                await self.db[name].create_indexes(indexes)
+
+        loop = asyncio.get_running_loop()
+        began_at, is_reported = loop.time(), False
+        names = [str(index.document["name"]) for index in indexes]
+        task = loop.create_task(create())
+        try:
+            while not (await asyncio.wait({task}, timeout=self._socket_timeout_ms / 1000))[0]:
+                # Nobody else would find out within the build's time that the server is gone.
+                await self.ping()
+                is_reported = True
+                seconds = round(loop.time() - began_at)
+                log.info("index_build_running", collection=name, indexes=names, seconds=seconds)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        task.result()
+        if is_reported:
+            seconds = round(loop.time() - began_at)
+            log.info("index_build_finished", collection=name, indexes=names, seconds=seconds)
+
+    async def _duplicates(self, name: str, index: IndexModel) -> str | None:
+        """Say which documents keep a unique index from being made; None when that takes long."""
         keys = {key.replace(".", "_"): f"${key}" for key in index.document["key"]}
+        some = {"$firstN": {"input": "$_id", "n": TOLD_DUPLICATES}}
         stages: list[Doc] = [
             {"$match": index.document.get("partialFilterExpression") or {}},
-            {"$group": {"_id": keys, "ids": {"$push": "$_id"}, "count": {"$sum": 1}}},
+            {"$group": {"_id": keys, "ids": some, "count": {"$sum": 1}}},
             {"$match": {"count": {"$gt": 1}}},
             {"$limit": TOLD_DUPLICATES},
         ]
-        groups = await (await self.db[name].aggregate(stages)).to_list()
-        ids = [" and ".join(map(str, group["ids"][:TOLD_DUPLICATES])) for group in groups]
+        try:
+            found = await self.db[name].aggregate(stages, maxTimeMS=DUPLICATES_MS)
+            groups = await found.to_list()
+        except OperationFailure:
+            return None
+        ids = [" and ".join(map(str, group["ids"])) for group in groups]
         fields = ", ".join(index.document["key"])
         return f"documents have the same {fields}: {'; '.join(ids)}"
 
@@ -314,10 +431,33 @@ class Database:
                 await self.client.close()
 
 
+def index_keys(index: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the fields of an index in their order, as they are given when it is made.
+
+    Servers name those of a text index in its weights alone.
+    """
+    keys = dict(index["key"])
+    text = {name for name, kind in keys.items() if kind == "text"}
+    text |= {*(index.get("weights") or ())}
+    found: Doc = {}
+    for name, kind in keys.items():
+        if kind == "text":
+            # Their order among themselves means nothing, and servers do not keep it.
+            found |= dict.fromkeys(sorted(text - {"_fts"}), kind)
+        elif name != "_ftsx":
+            found[name] = kind
+    return list(found.items())
+
+
+def _is_of_one_index(error: OperationFailure) -> bool:
+    """Whether the server says that it cannot make an index, rather than that it can do nothing."""
+    return not is_unreachable(error) and error.code not in LOGIN_CODES
+
+
 def _identity(index: Mapping[str, Any]) -> list[tuple[str, object]]:
     # The order of the key's fields counts, and a plain dictionary would not compare it.
     values = {
-        name: list(value.items()) if name == "key" else value
+        name: index_keys(index) if name == "key" else value
         for name, value in index.items()
         if name in INDEX_IDENTITY and value is not False
     }

@@ -24,7 +24,7 @@ CONFLICT = 4
 
 def _expected() -> tuple[type[Exception], ...]:
     """Return the failures that are told in a line; imported once there is one."""
-    from packages.database.client import MongoAddressError, TopologyError  # noqa: PLC0415
+    from packages.database.client import MongoAddressError, UnsupportedServerError  # noqa: PLC0415
     from packages.database.errors import DatabaseUnavailable  # noqa: PLC0415
     from packages.models.errors import (  # noqa: PLC0415
         SchemaMembersError,
@@ -41,7 +41,7 @@ def _expected() -> tuple[type[Exception], ...]:
         KeyPairError,
         LocalError,
         MongoAddressError,
-        TopologyError,
+        UnsupportedServerError,
         DatabaseUnavailable,
         SchemaMembersError,
         SchemasNotGeneratedError,

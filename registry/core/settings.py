@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     mongo_uri: SecretStr = Field(
-        description="MongoDB connection string of a replica set; its path names the database."
+        description="Connection string of a MongoDB replica set, release 6.0 or later; its path "
+        "names the database."
     )
     mongo_timeout_ms: int = Field(
         default=5000, ge=100, description="Longest wait for the database in milliseconds."

@@ -67,6 +67,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         SchemaVersionError: The generated models are of another release.
         SchemasNotGeneratedError: There are no generated models.
         KeyPairError: The signing keys cannot be used.
+        UnsupportedServerError: MongoDB is too old, or a sharded cluster.
         TopologyError: MongoDB is no replica set, and no setting allows that.
         DatabaseUnavailable: MongoDB is not there.
     """

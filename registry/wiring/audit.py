@@ -33,7 +33,6 @@ async def audit_verifier(settings: Settings) -> AsyncIterator[AuditVerifier]:
         DatabaseUnavailable: MongoDB is not there.
     """
     async with connected(settings) as database:
-        await database.ping()
         keys = build_audit_keys(build_cipher(settings))
         yield AuditVerifier(AuditRepository(database, keys), keys)
 

@@ -183,6 +183,7 @@ async def command_services(
     Raises:
         SchemaVersionError: The generated models are of another release.
         SettingsError: The stored credentials were encrypted with other keys.
+        UnsupportedServerError: MongoDB is too old, or a sharded cluster.
         TopologyError: Something is to be changed, and MongoDB is no replica set.
         DatabaseUnavailable: MongoDB is not there.
     """
@@ -192,8 +193,6 @@ async def command_services(
         if changes:
             await database.require_replica_set()
             await prepared(database, cipher)
-        else:
-            await database.ping()
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
         if lists is not None:
             await _read_lists(storage.repositories, clock, with_tools=lists == "tools")

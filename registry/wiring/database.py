@@ -42,9 +42,16 @@ def build_database(settings: Settings, metrics: Metrics) -> Database:
 
 @asynccontextmanager
 async def connected(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Database]:
-    """Return such a client while the body runs; its connections are closed after it."""
+    """Return such a client while the body runs; its connections are closed after it.
+
+    Raises:
+        UnsupportedServerError: MongoDB is too old, or a sharded cluster.
+        MongoAddressError: The name in the connection string leads nowhere.
+        DatabaseUnavailable: MongoDB is not there.
+    """
     database = build_database(settings, metrics or Metrics())
     try:
+        await database.require_supported()
         yield database
     finally:
         await database.close()

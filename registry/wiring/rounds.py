@@ -28,6 +28,7 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[SyncRoun
 
     Raises:
         SchemaVersionError: The generated models are of another release.
+        UnsupportedServerError: MongoDB is too old, or a sharded cluster.
         TopologyError: MongoDB is no replica set.
         DatabaseUnavailable: MongoDB is not there.
     """

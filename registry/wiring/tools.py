@@ -14,8 +14,8 @@ async def tool_verifier(settings: Settings) -> AsyncIterator[ToolVerifier]:
     """Return what checks the tools in the database.
 
     Raises:
+        UnsupportedServerError: MongoDB is too old, or a sharded cluster.
         DatabaseUnavailable: MongoDB is not there.
     """
     async with connected(settings) as database:
-        await database.ping()
         yield ToolVerifier(GovernedTools(database))

@@ -1,11 +1,14 @@
 """Connections, transactions and indexes, against a real server."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pymongo import ASCENDING, IndexModel, ReadPreference
+import structlog
+from pymongo import ASCENDING, TEXT, IndexModel, ReadPreference
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.monitoring import (
     CommandFailedEvent,
@@ -19,8 +22,9 @@ from packages.database.client import (
     Database,
     IndexConflict,
     MongoAddressError,
-    TopologyError,
     Transaction,
+    UnsupportedServerError,
+    index_keys,
 )
 from packages.database.errors import (
     DatabaseUnavailable,
@@ -30,10 +34,12 @@ from packages.database.errors import (
     translates_driver_errors,
 )
 from packages.database.monitoring import CommandTimer, PoolWatcher
+from tests.fakes.fake_mongo import OK, UNKNOWN_COMMAND, Answer, fake_mongo, release
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 
 pytestmark = pytest.mark.wire
 
+UNKNOWN_HELLO: dict[str, Answer] = {"hello": lambda _: UNKNOWN_COMMAND}
 NOBODY_LISTENS = "mongodb://127.0.0.1:1/test"
 SENTINEL = "s3ntinel"
 
@@ -151,16 +157,46 @@ async def test_a_replica_set_is_accepted(database: Database) -> None:
     await database.require_replica_set()
 
 
-@pytest.mark.requirement("E-02")
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.usefixtures("collected")
-async def test_a_standalone_server_is_refused(tmp_path: Path) -> None:
-    with start_daemon(tmp_path, "--standalone") as daemon:
-        database = Database(daemon.uri, timeout_ms=5000)
+def build(version: str) -> dict[str, Answer]:
+    return {"buildInfo": lambda _: {"ok": 1, "version": version}}
 
-        with pytest.raises(TopologyError, match="need a replica set"):
+
+@pytest.mark.requirement("E-02")
+@pytest.mark.parametrize(
+    ("hello", "answers", "problem"),
+    [
+        (release(21), {}, "need a replica set"),
+        ({**release(21), "msg": "isdbgrid"}, {}, "a sharded cluster .mongos., which is not"),
+        (
+            {**release(13), "setName": "rs0"},
+            build("5.0.31"),
+            "MongoDB 5.0.31 is too old: release 6.0 or later is needed",
+        ),
+        # Older ones know no `hello`, and older ones still are refused by the driver.
+        ({**release(9), "setName": "rs0"}, build("4.4.0") | UNKNOWN_HELLO, "MongoDB 4.4.0 is too"),
+        ({**release(7), "setName": "rs0"}, {}, "MongoDB is too old: release 6.0 or later"),
+    ],
+    ids=["standalone", "sharded", "5.0", "4.4", "4.0"],
+)
+async def test_a_server_that_cannot_be_used_is_refused(
+    hello: dict[str, object], answers: dict[str, Answer], problem: str
+) -> None:
+    with fake_mongo(hello, answers) as server:
+        database = Database(server.uri, timeout_ms=5000)
+
+        with pytest.raises(UnsupportedServerError, match=problem):
             await database.require_replica_set()
 
+        await database.close()
+
+
+async def test_the_least_release_is_accepted_and_a_standalone_one_can_be_read() -> None:
+    with fake_mongo(release(17)) as server:
+        database = Database(server.uri, timeout_ms=5000)
+
+        await database.require_supported()
+
+        assert await database.is_standalone()
         await database.close()
 
 
@@ -309,6 +345,93 @@ async def test_indexes_are_made_once(database: Database) -> None:
 
     assert await database.ensure_indexes("rows", [index]) == []
     assert await database.ensure_indexes("rows", [index]) == []
+
+
+async def test_a_build_that_outlasts_the_usual_timeout_is_awaited_by_all_who_need_it() -> None:
+    is_built = threading.Event()
+
+    def create(_: object) -> dict[str, Any]:
+        is_built.wait(30)
+        return OK
+
+    def ping(_: object) -> dict[str, Any]:
+        if server.asked.count("ping") >= 6:
+            is_built.set()
+        return OK
+
+    answers = {"createIndexes": create, "ping": ping}
+    with (
+        fake_mongo({**release(17), "setName": "rs0"}, answers) as server,
+        structlog.testing.capture_logs() as logged,
+    ):
+        both = [Database(server.uri, timeout_ms=50, socket_timeout_ms=50) for _ in range(2)]
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(each.ensure_indexes("rows", [IndexModel("a")])) for each in both
+            ]
+        for each in both:
+            await each.close()
+
+    assert [task.result() for task in tasks] == [[], []]
+    assert server.asked.count("createIndexes") == 2
+    assert {line["event"] for line in logged} == {"index_build_running", "index_build_finished"}
+    assert logged[0]["collection"] == "rows"
+    assert logged[0]["indexes"] == ["a_1"]
+
+
+async def test_a_server_that_goes_away_during_a_build_is_not_waited_for() -> None:
+    is_over = threading.Event()
+
+    def create(_: object) -> dict[str, Any]:
+        is_over.wait(30)
+        return OK
+
+    def break_off(_: object) -> dict[str, Any]:
+        raise ConnectionError
+
+    answers = {"createIndexes": create, "ping": break_off}
+    with fake_mongo({**release(17), "setName": "rs0"}, answers) as server:
+        database = Database(server.uri, timeout_ms=50, socket_timeout_ms=50)
+        async with asyncio.timeout(20):
+            with pytest.raises(DatabaseUnavailable):
+                await database.ensure_indexes("rows", [IndexModel("a")])
+        await database.close()
+        is_over.set()
+
+
+async def test_an_index_of_a_kind_that_the_server_does_not_have_costs_only_itself(
+    database: Database,
+) -> None:
+    unusual = IndexModel([("a", TEXT)], name="words")
+
+    conflicts = await database.ensure_indexes("rows", [unusual, IndexModel("b"), IndexModel("c")])
+
+    assert {"b_1", "c_1"} <= (await database.collection("rows").index_information()).keys()
+    assert [(item.collection, item.index) for item in conflicts] in ([], [("rows", "words")])
+
+
+@pytest.mark.parametrize(
+    ("made", "listed"),
+    [
+        (IndexModel([("a", 1), ("b", -1)]), {"key": {"a": 1, "b": -1}}),
+        (
+            IndexModel([("b", TEXT), ("a", TEXT)], weights={"a": 5}),
+            {"key": {"_fts": "text", "_ftsx": 1}, "weights": {"a": 5, "b": 1}},
+        ),
+        (
+            IndexModel([("z", 1), ("a", TEXT), ("c", -1)]),
+            {"key": {"z": 1, "_fts": "text", "_ftsx": 1, "c": -1}, "weights": {"a": 1}},
+        ),
+        (
+            IndexModel([("$**", TEXT)]),
+            {"key": {"_fts": "text", "_ftsx": 1}, "weights": {"$**": 1}},
+        ),
+    ],
+)
+def test_an_index_is_known_again_as_servers_list_it(
+    made: IndexModel, listed: dict[str, Any]
+) -> None:
+    assert index_keys(listed) == index_keys(made.document)
 
 
 @pytest.mark.requirement("R-033")
