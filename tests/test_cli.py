@@ -357,6 +357,7 @@ def test_the_doctor_is_content_with_a_registry_that_ran(database_uri: str) -> No
         "ok    documents",
         "ok    credentials",
         "ok    leftovers",
+        "ok    tools",
         "ok    environment",
     ]
 
