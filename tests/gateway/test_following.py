@@ -376,7 +376,8 @@ class TooLargeOnce(ChangeStream):
     @asynccontextmanager
     @override
     async def _opened(self, after: Any) -> AsyncGenerator[Any, None]:
-        async with super()._opened(after) as stream:
+        async with super()._opened(after) as opened:
+            stream: Any = opened
             try_next = stream.try_next
 
             async def failing() -> Any:
