@@ -14,9 +14,11 @@ SEPARATOR = "\x1f"
 
 
 DESCRIPTION = (
-    "Words to look for in names, titles, tags and descriptions. All of them must occur, each in "
-    "any of these; case and accents do not count. Found in a name comes first, then title, tags "
-    "and description; otherwise the order is that of the list."
+    "Words to look for in names, titles, tags and descriptions, of tools in the name of their "
+    "server and their own name at `/mcp`, and of servers in the names of the tools that they "
+    "serve. All of them must occur, each in any of these; case and accents do not count. Found in "
+    "a name comes first, then title, tags, description, and the rest; otherwise the order is that "
+    "of the list."
 )
 """Of the query parameter, in the API."""
 
@@ -55,6 +57,11 @@ def searchable(*fields: Iterable[object]) -> str:
         )
         for field in fields
     )
+
+
+def joined(text: str, more: str) -> str:
+    """Return the text of the fields of one `searchable` text, and of another after them."""
+    return f"{text}{SEPARATOR}{more}"
 
 
 def words_of(query: str | None) -> tuple[str, ...]:

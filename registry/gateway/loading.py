@@ -37,7 +37,13 @@ from registry.servers.credentials import (
     names_caller,
     needs_user_key,
 )
-from registry.servers.inventory import Inventory, ListedServer, listed_server
+from registry.servers.inventory import (
+    Inventory,
+    ListedServer,
+    listed_server,
+    listed_tool,
+    owner_words,
+)
 from registry.servers.lookup import ServerLookup
 from registry.servers.naming import slug_of
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
@@ -253,6 +259,7 @@ class RouteReader:
         self, servers: Sequence[ServerRecord], before: Mapping[str, ServerView], now: datetime
     ) -> dict[str, _Rows]:
         ids = [server.id for server in servers]
+        owners = {server.id: owner_words(server) for server in servers}
         rows = {server_id: _Rows(bytearray(), [], [], {}, [], []) for server_id in ids}
         known = {
             server_id: route
@@ -263,7 +270,8 @@ class RouteReader:
             owner_id = row.listed.owner_id
             own = rows[owner_id]
             own.ids += row.listed.row_id
-            own.listed.append(row.listed._replace(traits=self._shared_traits(row.listed.traits)))
+            tool = listed_tool(row, owners[owner_id])
+            own.listed.append(tool._replace(traits=self._shared_traits(tool.traits)))
             if not row.is_served:
                 continue
             own.served.append(row.name)

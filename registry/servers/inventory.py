@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
+from typing import NamedTuple
 
 from packages.database.slices import slices
 from packages.database.stored import text_of
@@ -17,10 +18,11 @@ from registry.access.policy import Grants, ServerFacts, ServerScope
 from registry.access.repository import AclRepository
 from registry.connections.values import SeenServer
 from registry.core.clock import Clock
-from registry.core.search import searchable
+from registry.core.search import joined, searchable
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import ListsOutdatedError
 from registry.servers.lookup import ServerLookup
+from registry.servers.naming import slug_of
 from registry.servers.values import (
     UNKNOWN_SCOPE,
     ServerCounts,
@@ -29,8 +31,9 @@ from registry.servers.values import (
     Transport,
 )
 from registry.tools.projection import restore
+from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
 from registry.tools.repository import ToolRepository
-from registry.tools.values import ListedTool
+from registry.tools.values import ListedTool, ToolRow
 
 NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -40,6 +43,17 @@ FEW = 200
 """Servers of which tools are put in order when they are asked for."""
 
 by_row_id = attrgetter("row_id")
+
+
+class OwnerWords(NamedTuple):
+    """What a server's tools are found by beside their own words.
+
+    Attributes:
+        prefix: First half of their names on the combined server.
+    """
+
+    server_name: str
+    prefix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,21 @@ class ListedServer:
         return self.seen.id
 
 
+def owner_words(server: ServerRecord) -> OwnerWords:
+    """Return what a server's tools are found by beside their own words."""
+    slug = slug_of(server.effective_path) or server.server_name
+    return OwnerWords(server.server_name, public_prefix(slug))
+
+
+def listed_tool(row: ToolRow, owner: OwnerWords) -> ListedTool:
+    """Return what lists need of a stored tool: it is found by its server's name too."""
+    combined = f"{owner.prefix}{SEPARATOR}{public_suffix(owner.prefix, row.name)}"
+    # The least of the fields: what is said of the tool itself comes first.
+    return row.listed._replace(
+        text=joined(row.listed.text, searchable([combined], [owner.server_name]))
+    )
+
+
 def listed_server(
     server: ServerRecord,
     facts: ServerFacts,
@@ -87,16 +116,24 @@ def listed_server(
     """
     config = server.config
     names = None if described is None else server.in_stored_order(described)
+    served = server.tool_names if names is None else names
+    owner = owner_words(server)
+    combined = (f"{owner.prefix}{SEPARATOR}{public_suffix(owner.prefix, one)}" for one in served)
     return ListedServer(
         seen=seen(server),
         facts=facts,
         status=server.effective_status,
         effective_path=server.effective_path,
         transport=transport_named(config.get("type")),
-        served=len(server.tool_names if names is None else names),
+        served=len(served),
         described=names,
         text=searchable(
-            [server.server_name], [config.get("title")], server.tags, [config.get("description")]
+            [server.server_name],
+            [config.get("title")],
+            server.tags,
+            [config.get("description")],
+            # Of those alone that whoever sees the server is told of.
+            [*served, *combined],
         ),
         tools=tuple(sorted(tools, key=by_row_id)),
     )
@@ -141,13 +178,14 @@ class InventorySources:
         for ids in slices(await self.servers.ids_unchecked(), READ_AT_ONCE):
             servers = await self.servers.by_ids_unchecked(ids)
             grants = await self.acl.grants_of(ids, now)
+            owners = {server.id: owner_words(server) for server in servers}
             tools: dict[str, list[ListedTool]] = {}
             described: dict[str, list[str]] = {
                 server.id: [] for server in servers if server.is_described_elsewhere
             }
             async for row in self.tools.rows(ids if with_tools else list(described)):
                 owner_id = row.listed.owner_id
-                tools.setdefault(owner_id, []).append(row.listed)
+                tools.setdefault(owner_id, []).append(listed_tool(row, owners[owner_id]))
                 if row.is_served and owner_id in described:
                     described[owner_id].append(row.name)
             for server in servers:
