@@ -944,8 +944,8 @@ PROVEN: dict[str, tuple[str, ...]] = {
 
 LATER: dict[str, str] = {
     "R-053": (
-        "There is one tenant so far; `tenantId` in shared documents is carried untouched, and "
-        "isolation by tenant comes later."
+        "Callers of one tenant are kept from what is of another one (decision 0048); keys are not "
+        "prefixed by tenant, and full tenants come later."
     ),
     "E-07": (
         "A record is written in the transaction of its change, which the driver retries as a "

@@ -19,7 +19,9 @@ class AuditLog(Document):
 
     Attributes:
         entity_id: ObjectId of the document concerned, or a text id such as a token's `jti`.
+        server_id: The server that it is about, or whose tool or policy; absent of others.
         user_id: Who did it.
+        tenant_id: The tenant that they were of; absent without one.
         changes: `before` and `after` hold the members that changed, secrets as `***`; `secrets`
             names those that were replaced.
         kid: Id of the key that *mac* was made with.
@@ -32,7 +34,9 @@ class AuditLog(Document):
     action: str
     entity_type: str
     entity_id: PydanticObjectId | str | None = None
+    server_id: PydanticObjectId | str | None = None
     user_id: PydanticObjectId
+    tenant_id: str | None = None
     username: str
     role: str
     token_id: str | None = None

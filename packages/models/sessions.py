@@ -27,6 +27,7 @@ class TokenFamily(Document):
         access_tokens: `{id, expires_at}` of the latest access tokens.
         ancestors: `sid` or `jti` of the tokens it was generated with, the oldest first.
         expires_at: When nothing of it is valid any more, however often it was renewed.
+        tenant_id: The tenant that the user was of when it began; absent without one.
     """
 
     id: str  # type: ignore[assignment]  # made by us, because the tokens carry it
@@ -44,6 +45,7 @@ class TokenFamily(Document):
     exchanged_at: datetime | None = None
     revoked_at: datetime | None = None
     expires_at: datetime
+    tenant_id: str | None = None
 
     class Settings:
         """Where Beanie keeps it."""

@@ -64,6 +64,7 @@ class Grant:
         principal_id: None for the public.
         expires_at: When the entry ends; whoever holds entries for long must drop it then.
         entry_id: Id of its document.
+        tenant_id: The tenant that the entry says it is of; None where it says none.
     """
 
     principal_type: str
@@ -71,6 +72,7 @@ class Grant:
     permissions: Permission
     expires_at: datetime | None = None
     entry_id: str | None = field(default=None, compare=False)
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,19 @@ class Grants:
         return not (self.users or self.groups or self.roles or self.public)
 
     @classmethod
-    def of(cls, entries: Iterable[Grant]) -> "Grants":
-        """Add up *entries*; those about unknown kinds of principals count for nobody."""
+    def of(cls, entries: Iterable[Grant], tenant_id: str | None) -> "Grants":
+        """Add up *entries* about a server of a tenant.
+
+        Those about unknown kinds of principals, or that say another tenant, count for nobody.
+        """
         users: dict[str, int] = {}
         groups: dict[str, int] = {}
         roles: dict[str, int] = {}
         public = NO_BITS
         expiries: list[datetime] = []
         for entry in entries:
+            if entry.tenant_id is not None and entry.tenant_id != tenant_id:
+                continue
             name = entry.principal_id or ""
             match entry.principal_type:
                 case PrincipalType.USER:
@@ -222,7 +229,8 @@ def decide_use(
 ) -> Decision:
     """Decide whether *user* may use *server* through the gateway: list, call and listen to it.
 
-    Seeing is not using: a call carries the credentials that the owner stored. Administrators use
+    Seeing is not using: a call carries the credentials that the owner stored. What is of another
+    tenant nobody uses, whatever they see. Administrators use
     what is shared like anybody else; what is private to others, and what the other application
     wrote and whose entries do not name them, only where *admin_uses_private*, and such use is
     recorded.
@@ -253,7 +261,7 @@ def evaluate(
     user: UserContext, server: ServerFacts, *, admin_sees_private: bool = True
 ) -> Verdict:
     """Return all that *user* may do with *server*: what any rule gives, added up."""
-    if user.tenant_id != server.tenant_id and not user.is_of_all_tenants:
+    if user.tenant_id != server.tenant_id and not user.sees_all_tenants:
         return FOREIGNER
     if user.is_admin and (
         admin_sees_private
@@ -308,8 +316,5 @@ def _granted(user: UserContext, grants: Grants, *, with_public: bool) -> list[St
 
 
 def sees_everything(user: UserContext, *, admin_sees_private: bool = True) -> bool:
-    """Whether jobs and policies of all servers there are and were may be listed to *user*.
-
-    What is of a tenant is among them: looking for it would ask about all servers.
-    """
-    return user.is_admin and admin_sees_private and user.tenant_id is None
+    """Whether jobs and policies of all servers there are and were may be listed to *user*."""
+    return user.is_admin and admin_sees_private and user.sees_all_tenants

@@ -23,6 +23,7 @@ from registry.access.policy import (
 )
 from registry.access.ports import RESOURCE_TYPE
 from registry.access.sharing import PUBLIC, AccessRole, Entry, Principal
+from registry.auth.identity import tenant_of
 from registry.core.json import choice_of
 
 
@@ -48,10 +49,20 @@ class AclRepository:
                 grants.setdefault(str(entry["resourceId"]), []).append(grant)
         return grants
 
-    async def entries_of(self, server_id: str, tx: Transaction | None = None) -> list[Entry]:
-        """Return all entries about a server, those that ended included."""
+    async def entries_of(
+        self, server_id: str, tenant_id: str | None, tx: Transaction | None = None
+    ) -> list[Entry]:
+        """Return all entries about a server of a tenant, those that ended included.
+
+        Those that say another tenant are left out, as `Grants.of` does.
+        """
         rows = self._entries.find(_about(server_id), session=tx)
-        return [entry async for row in rows if (entry := _entry(row)) is not None]
+        return [
+            entry
+            async for row in rows
+            if tenant_of(row.get("tenantId")) in {None, tenant_id}
+            and (entry := _entry(row)) is not None
+        ]
 
     async def follow_scope(
         self,
@@ -59,6 +70,7 @@ class AclRepository:
         author: str,
         scope: ServerScope,
         *,
+        tenant_id: str | None,
         granted_by: str,
         now: datetime,
         tx: Transaction,
@@ -79,22 +91,27 @@ class AclRepository:
             }
             await self._entries.delete_many({**_about(server_id), **others}, session=tx)
         if is_new or scope is ServerScope.PRIVATE_USER:
-            await self.put(server_id, [Entry(owner, ALL_BITS)], granted_by, now, tx)
+            entry = Entry(owner, ALL_BITS)
+            await self.put(server_id, tenant_id, [entry], granted_by, now, tx)
         if scope is ServerScope.SHARED_APP:
             seen = Entry(PUBLIC, AccessRole.VIEWER.bits)
-            await self.put(server_id, [seen], granted_by, now, tx)
+            await self.put(server_id, tenant_id, [seen], granted_by, now, tx)
         elif scope is ServerScope.SHARED_USER and not is_new:
             await self.remove(server_id, PUBLIC, tx)
 
     async def put(
         self,
         server_id: str,
+        tenant_id: str | None,
         entries: Sequence[Entry],
         granted_by: str,
         now: datetime,
         tx: Transaction,
     ) -> None:
-        """Write entries in place of what is stored about their principals."""
+        """Write entries in place of what is stored about their principals.
+
+        They say the server's tenant: jarvis-api reads those of its user's tenant alone.
+        """
         if not entries:
             return
         names = [f"{RESOURCE_TYPE}_{role.value}" for role in AccessRole]
@@ -107,6 +124,8 @@ class AclRepository:
             and isinstance(role["_id"], ObjectId)
         }
         by: Doc = {"grantedBy": ObjectId(granted_by), "grantedAt": now, "updatedAt": now}
+        if tenant_id is not None:
+            by["tenantId"] = tenant_id
         # Nothing keeps the other application from writing two entries about one principal.
         writes = [
             UpdateMany(
@@ -150,7 +169,7 @@ def _key(server_id: str, principal: Principal) -> Doc:
 def _written(entry: Entry, by: Doc, role_ids: Mapping[str, ObjectId]) -> Doc:
     """Return the update that makes a stored entry say what *entry* says."""
     values: Doc = {**by, "permBits": entry.bits}
-    unset: Doc = {}
+    unset: Doc = {} if "tenantId" in by else {"tenantId": ""}
     if entry.principal.id is not None:
         values["principalModel"] = entry.principal.type.value.capitalize()
     role = "" if entry.role is None else f"{RESOURCE_TYPE}_{entry.role.value}"
@@ -223,4 +242,5 @@ def _grant(entry: dict[str, Any]) -> Grant:
         permissions=Permission(_bits(entry.get("permBits"))),
         expires_at=_end(entry.get("expiredAt")),
         entry_id=str(entry["_id"]) if "_id" in entry else None,
+        tenant_id=tenant_of(entry.get("tenantId")),
     )

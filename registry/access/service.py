@@ -39,7 +39,7 @@ from registry.access.sharing import (
 )
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
-from registry.auth.identity import UserContext
+from registry.auth.identity import Tenants, UserContext
 from registry.auth.repository import DirectoryRepository
 from registry.auth.values import Person
 from registry.core.clock import Clock
@@ -130,8 +130,9 @@ class PermissionService:
             LastOwnerError: No owner would be left.
             SharingModifiedError: The entries are not those of *expected_etag* any more.
         """
-        _, present, _ = await self._require_shareable(resource_id, user)
-        await self._require_known((*(request.principals or ()), *request.updated), present)
+        found, present, _ = await self._require_shareable(resource_id, user)
+        wanted = (*(request.principals or ()), *request.updated)
+        await self._require_known(wanted, present, found.tenant_id)
 
         async def write(tx: Transaction) -> None:
             # Read and judged again: within the transaction nobody else can change it.
@@ -146,7 +147,9 @@ class PermissionService:
                 return
             for principal in planned.removed:
                 await self._acl.remove(resource_id, principal, tx)
-            await self._acl.put(resource_id, planned.put, user.user_id, now, tx)
+            await self._acl.put(
+                resource_id, resource.tenant_id, planned.put, user.user_id, now, tx
+            )
             await self._resources.follow_sharing(resource, planned.scope, now, tx)
             changes = changes_of(
                 _told(entries, resource.scope), _told(planned.after, planned.scope)
@@ -166,7 +169,7 @@ class PermissionService:
     ) -> list[Person]:
         """Return users, groups and roles whose names hold *text*, or emails for administrators."""
         return await self._directory.search(
-            text, kinds, limit, by_email=user.is_admin, tenant_id=user.tenant_id
+            text, kinds, limit, by_email=user.is_admin, tenants=user.tenants
         )
 
     async def _require_shareable(
@@ -188,12 +191,12 @@ class PermissionService:
         if resource is None:
             raise ResourceNotFoundError
         now = self._clock.now()
-        stored = await self._acl.entries_of(resource_id, tx)
+        stored = await self._acl.entries_of(resource_id, resource.tenant_id, tx)
         entries = list(merged(entry for entry in stored if entry.is_alive(now)).values())
         facts = ServerFacts(
             resource.author,
             resource.scope,
-            Grants.of(map(_grant, entries)),
+            Grants.of(map(_grant, entries), resource.tenant_id),
             tenant_id=resource.tenant_id,
         )
         verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
@@ -202,10 +205,12 @@ class PermissionService:
     async def _sharing(
         self, resource: Resource, entries: list[Entry], verdict: Verdict
     ) -> Sharing:
-        people = await self._directory.known(_named(entries))
+        people = await self._directory.known(_named(entries), Tenants(resource.tenant_id))
         return Sharing(resource, tuple(entries), people, verdict)
 
-    async def _require_known(self, wanted: tuple[Entry, ...], present: list[Entry]) -> None:
+    async def _require_known(
+        self, wanted: tuple[Entry, ...], present: list[Entry], tenant_id: str | None
+    ) -> None:
         """Check what is new; an entry may stay although its principal is gone by now."""
         now = self._clock.now()
         stays = {(entry.principal, entry.bits, entry.expires_at) for entry in present}
@@ -217,7 +222,7 @@ class PermissionService:
         for entry in entries:
             if entry.expires_at is not None and entry.expires_at <= now:
                 raise EntryExpiredError(str(entry.principal), entry.expires_at)
-        known = await self._directory.known(_named(entries))
+        known = await self._directory.known(_named(entries), Tenants(tenant_id))
         unknown = [
             str(entry.principal)
             for entry in entries

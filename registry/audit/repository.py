@@ -19,9 +19,12 @@ from packages.models.audit import AuditLog, AuditSeal
 from registry.audit.chain import AuditKeys, sign_record
 from registry.audit.errors import AuditUnwritableError
 from registry.audit.values import (
+    NAMED_FOR_SERVERS,
+    NO_SERVERS,
     AuditEvent,
     AuditFilter,
     AuditRecord,
+    Shown,
 )
 from registry.auth.identity import UserContext
 from registry.core.origin import Origin
@@ -48,7 +51,9 @@ class AuditRepository:
             "action": event.action.value,
             "entity_type": event.entity_type.value,
             "entity_id": _id(event.entity_id),
+            "server_id": _id(event.about_server),
             "user_id": ObjectId(actor.user_id),
+            "tenant_id": actor.tenant_id,
             "username": actor.username,
             "role": actor.role.value,
             "token_id": actor.token_id,
@@ -99,10 +104,20 @@ class AuditRepository:
             raise AuditUnwritableError from exc
 
     async def page(
-        self, narrowed: AuditFilter, before: tuple[datetime, str] | None, limit: int
+        self,
+        narrowed: AuditFilter,
+        before: tuple[datetime, str] | None,
+        limit: int,
+        shown: Shown | None = None,
     ) -> list[AuditRecord]:
-        """Return up to *limit* records, newest first, older than the place *before*."""
-        rows = self._logs.find(_query(narrowed, before), sort=NEWEST_FIRST, limit=limit)
+        """Return up to *limit* records, newest first, older than the place *before*.
+
+        Where *shown* says so, only some of them.
+        """
+        query = _query(narrowed, before)
+        if shown is not None:
+            query = {"$and": [query, _shown(shown)]}
+        rows = self._logs.find(query, sort=NEWEST_FIRST, limit=limit)
         return [_record(row) async for row in rows]
 
     async def all_records(self) -> AsyncGenerator[Doc, None]:
@@ -183,6 +198,25 @@ def _query(narrowed: AuditFilter, before: tuple[datetime, str] | None) -> Doc:
     }
     # Said twice, because an index is entered by the plain condition only.
     return {"$and": [{"timestamp": {"$lte": moment}}, older, query]}
+
+
+def _shown(shown: Shown) -> Doc:
+    servers = [ObjectId(one) for one in shown.server_ids]
+    of_tenant: Doc = {"tenant_id": shown.tenant_id}
+    if not shown.whole_tenant:
+        of_tenant["entity_type"] = {"$in": sorted(NO_SERVERS)}
+    return {
+        "$or": [
+            {"user_id": ObjectId(shown.user_id)},
+            of_tenant,
+            {"server_id": {"$in": servers}},
+            # Earlier releases wrote no server_id.
+            {
+                "entity_type": {"$in": sorted(NAMED_FOR_SERVERS)},
+                "entity_id": {"$in": servers},
+            },
+        ]
+    }
 
 
 def _record(row: dict[str, Any]) -> AuditRecord:

@@ -28,12 +28,15 @@ router = APIRouter(prefix="/api/v1/audit", tags=["audit"], route_class=StrictJso
 @router.get("", response_model=AuditAnswer, operation_id="list_audit", responses=errors())
 async def list_audit(
     request: Request,
-    _user: Auditor,
+    user: Auditor,
     asked: Annotated[AuditQuery, Query()],
 ) -> Response:
-    """List changes, secret reads and refused attempts, newest first."""
+    """List changes, secret reads and refused attempts, newest first.
+
+    Administrators see all of their tenant; others what is about servers that they may see.
+    """
     service = cast("AuditService", request.app.state.audit)
-    page = await service.page(asked.narrowed(), asked.cursor, asked.limit)
+    page = await service.page(user, asked.narrowed(), asked.cursor, asked.limit)
     return JsonAnswer(
         {
             "records": [present_record(record) for record in page.records],

@@ -3,26 +3,47 @@
 from datetime import datetime
 
 from registry.audit.repository import AuditRepository
-from registry.audit.values import AuditFilter, AuditRecord
+from registry.audit.values import AuditFilter, AuditRecord, Shown
+from registry.auth.identity import UserContext
+from registry.auth.ports import SeenServers
 from registry.core.cursor import Page, newest_page
 
 
 class AuditService:
-    """Reads the audit trail. Whoever may call it sees all of it."""
+    """Reads the audit trail.
 
-    def __init__(self, repository: AuditRepository) -> None:
+    Whoever sees all servers that there are and were sees all of it, others what is about servers
+    that they see, and their own doing.
+    """
+
+    def __init__(self, repository: AuditRepository, servers: SeenServers) -> None:
         self._repository = repository
+        self._servers = servers
 
     async def page(
-        self, narrowed: AuditFilter, cursor: str | None, limit: int
+        self, user: UserContext, narrowed: AuditFilter, cursor: str | None, limit: int
     ) -> Page[AuditRecord]:
-        """Return up to *limit* records that are older than *cursor*.
+        """Return up to *limit* records that *user* may see and that are older than *cursor*.
 
         Raises:
             BadCursorError: *cursor* is none of ours.
+            ListsOutdatedError: Nobody heard of the database for a while, which says what *user*
+                may see.
         """
+        shown = self._shown(user)
 
         async def read(before: tuple[datetime, str] | None, count: int) -> list[AuditRecord]:
-            return await self._repository.page(narrowed, before, count)
+            return await self._repository.page(narrowed, before, count, shown)
 
         return await newest_page(read, lambda one: (one.timestamp, one.id), cursor, limit)
+
+    def _shown(self, user: UserContext) -> Shown | None:
+        """Return which records *user* is shown; None for all."""
+        if user.is_of_all_tenants or self._servers.sees_everything(user):
+            return None
+        return Shown(
+            user.user_id,
+            frozenset(self._servers.rights(user)),
+            user.tenant_id,
+            whole_tenant=self._servers.sees_private(user),
+        )

@@ -43,6 +43,22 @@ class EntityType(StrEnum):
     GROUP = "group"
 
 
+NAMED_FOR_SERVERS = frozenset({EntityType.SERVER, EntityType.USER_KEY, EntityType.PERMISSION})
+"""Of these the entity's id is that of a server."""
+
+NO_SERVERS = frozenset(
+    {
+        EntityType.SESSION,
+        EntityType.CREDENTIALS,
+        EntityType.AUDIT,
+        EntityType.USAGE,
+        EntityType.USER,
+        EntityType.GROUP,
+    }
+)
+"""Records about these name no server. Those about stored tokens do, whoever may see it."""
+
+
 class AuditOutcome(StrEnum):
     """How it ended."""
 
@@ -59,6 +75,7 @@ class AuditEvent:
         entity_id: 24 hexadecimal characters, or another text id; None for many or none.
         changes: `before`, `after` and `secrets`, without any secret's value; see `changes_of`.
         reason: Why it was refused.
+        server_id: The server of a tool or a policy; that of what is named for a server follows.
     """
 
     action: AuditAction
@@ -67,6 +84,29 @@ class AuditEvent:
     changes: JsonObject = field(default_factory=dict)
     outcome: AuditOutcome = AuditOutcome.SUCCESS
     reason: str | None = None
+    server_id: str | None = None
+
+    @property
+    def about_server(self) -> str | None:
+        """Return the id of the server that it is about, or None."""
+        return self.entity_id if self.entity_type in NAMED_FOR_SERVERS else self.server_id
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Which records somebody is shown who may not see all of them: those of which any is true.
+
+    Attributes:
+        user_id: It is their own doing.
+        server_ids: It is about one of these servers.
+        tenant_id: It was done by somebody of this tenant, or of none, and
+        whole_tenant: this is so, or else it is about what is no server's, nor anybody's token.
+    """
+
+    user_id: str
+    server_ids: frozenset[str]
+    tenant_id: str | None
+    whole_tenant: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,22 @@ SCOPE_NAME = r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$"
 
 
 @dataclass(frozen=True, slots=True)
+class Tenants:
+    """Whose things are meant: those of one tenant, or of all.
+
+    Attributes:
+        one: The tenant; None for what is of none.
+        are_all: Whether *one* is of no meaning.
+    """
+
+    one: str | None = None
+    are_all: bool = False
+
+
+ALL_TENANTS = Tenants(are_all=True)
+
+
+@dataclass(frozen=True, slots=True)
 class UserContext:
     """A verified caller.
 
@@ -73,7 +89,7 @@ class UserContext:
         custom_scopes: What the token names besides: of no meaning but to access policies.
         is_service_account: Whether the caller is in no `users`, and the token says so.
         tenant_id: The tenant that the caller is of; None is a tenant of its own, of all that is
-            stored without one.
+            stored without one. Administrators without one see all, see `sees_all_tenants`.
         is_of_all_tenants: Whether the caller is the registry itself, or its operator.
         principal: Names the caller across requests; sealed ids are bound to it.
     """
@@ -111,6 +127,24 @@ class UserContext:
     def is_admin(self) -> bool:
         """Whether the caller administers the registry."""
         return self.role is Role.ADMIN
+
+    @property
+    def sees_all_tenants(self) -> bool:
+        """Whether what is of any tenant is shown to the caller.
+
+        That is the registry itself, its operator, and administrators without a tenant, whom nobody
+        but the operator makes. Source: docs/decisions/0048-what-is-of-a-tenant.md.
+        """
+        return self.is_of_all_tenants or (self.is_admin and self.tenant_id is None)
+
+    @property
+    def tenants(self) -> Tenants:
+        """Return whose things are shown to the caller."""
+        return ALL_TENANTS if self.sees_all_tenants else Tenants(self.tenant_id)
+
+    def sees_tenant(self, tenant_id: str | None) -> bool:
+        """Whether what is of *tenant_id*, or of none, is shown to the caller."""
+        return self.tenant_id == tenant_id or self.sees_all_tenants
 
     def lacks(self, *needed: Scope) -> tuple[Scope, ...]:
         """Return those of *needed* that the token does not allow."""

@@ -12,7 +12,7 @@ from packages.database.client import Database, Doc
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import LATEST, id_of, moment_of, text_of
 from packages.models.sessions import RevokedToken
-from registry.auth.identity import tenant_of
+from registry.auth.identity import Tenants, tenant_of
 from registry.auth.revocation import Revocation, RevocationKind
 from registry.auth.values import DirectoryEntry, Person
 from registry.core.json import choice_of
@@ -25,6 +25,13 @@ ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
 USER_FIELDS = {"name": 1, "username": 1, "email": 1}
 GROUP_FIELDS = {"name": 1, "email": 1}
 ENTRY_FIELDS = {"role": 1, "username": 1, "idOnTheSource": 1, "disabled": 1, "tenantId": 1}
+
+
+def of_tenants(tenants: Tenants, field: str = "tenantId") -> Doc:
+    """Return the query for documents of *tenants*, which say so in *field*."""
+    if tenants.are_all:
+        return {}
+    return {field: {"$in": [None, ""]} if tenants.one is None else tenants.one}
 
 
 @translates_driver_errors
@@ -40,28 +47,37 @@ class DirectoryRepository:
         """Return a user's role, name and groups, or None when there is no such user.
 
         A group lists a member by `idOnTheSource`, or by the id where a user has none, as the other
-        application resolves it: an entry by the id of a user who has another is no membership.
+        application resolves it: an entry by the id of a user who has another is no membership. Nor
+        is one in a group of another tenant.
         """
         user = await self._users.find_one({"_id": ObjectId(user_id)}, ENTRY_FIELDS)
         if user is None:
             return None
         source_id = user.get("idOnTheSource")
         member_id = source_id if isinstance(source_id, str) and source_id else user_id
-        groups = self._groups.find({"memberIds": member_id}, {"_id": 1})
+        tenant_id = tenant_of(user.get("tenantId"))
+        groups = self._groups.find({"memberIds": member_id}, {"_id": 1, "tenantId": 1})
         stored_role, disabled = user.get("role"), user.get("disabled")
         return DirectoryEntry(
             role=stored_role if isinstance(stored_role, str) else None,
             username=text_of(user.get("username")) or "",
             groups=frozenset(
-                [str(group["_id"]) async for group in groups if isinstance(group["_id"], ObjectId)]
+                [
+                    str(group["_id"])
+                    async for group in groups
+                    if isinstance(group["_id"], ObjectId)
+                    and tenant_of(group.get("tenantId")) == tenant_id
+                ]
             ),
             # Whatever else somebody stores there, it is not to let anybody in.
             is_disabled=disabled is not None and disabled is not False,
-            tenant_id=tenant_of(user.get("tenantId")),
+            tenant_id=tenant_id,
         )
 
-    async def known(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Person]:
-        """Return those of *wanted*, kinds and ids, that exist."""
+    async def known(
+        self, wanted: Iterable[tuple[str, str]], tenants: Tenants
+    ) -> dict[tuple[str, str], Person]:
+        """Return those of *wanted*, kinds and ids, that exist, of *tenants*."""
         asked = list(wanted)
         found: list[Person] = []
         for kind, rows, fields in (
@@ -70,7 +86,7 @@ class DirectoryRepository:
         ):
             ids = [ObjectId(key) for asked_kind, key in asked if asked_kind == kind]
             if ids:
-                cursor = rows.find({"_id": {"$in": ids}}, fields)
+                cursor = rows.find({"_id": {"$in": ids}, **of_tenants(tenants)}, fields)
                 found += _people(kind, await cursor.to_list())
         names = [key for kind, key in asked if kind == ROLE]
         if names:
@@ -97,14 +113,14 @@ class DirectoryRepository:
         return _people(USER, rows)
 
     async def search(
-        self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool, tenant_id: str | None
+        self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool, tenants: Tenants
     ) -> list[Person]:
         """Return up to *limit* people whose names hold *text*, those that begin with it first.
 
         Without *by_email* nothing that is found, or not, tells of anybody's address. Nobody of
-        another tenant is found.
+        other tenants than *tenants* is found.
         """
-        tenant: Doc = {"tenantId": {"$in": [None, ""]} if tenant_id is None else tenant_id}
+        tenant = of_tenants(tenants)
         wanted = set(kinds)
         pattern = {"$regex": re.escape(text), "$options": "i"}
         found: list[Person] = []

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from registry.auth.identity import OPERATOR
 from registry.cli.names import user_id_of
 from registry.cli.output import AsJson, Column, Limit, read_cursor, show_json, show_rows, validated
 from registry.cli.running import FAILED, fail, is_hex, read_settings, run, services
@@ -54,7 +55,7 @@ def audit_list(
             }
             narrowed = validated(AuditQuery, said).narrowed()
             found = await read_cursor(
-                lambda cursor, count: built.audit.page(narrowed, cursor, count), limit
+                lambda cursor, count: built.audit.page(OPERATOR, narrowed, cursor, count), limit
             )
         show_rows([present_record(one) for one in found], COLUMNS, as_json=as_json)
 

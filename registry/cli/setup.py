@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from registry.auth.identity import OPERATOR
+from registry.auth.identity import ALL_TENANTS, OPERATOR
 from registry.cli.given import referenced
 from registry.cli.names import acting_for, owner_of, server_of
 from registry.cli.output import AsJson, read_pages, show_json, text
@@ -47,7 +47,9 @@ def export(
                 found, _ = await read_pages(
                     lambda page: built.servers.list_page(OPERATOR, ServerFilter(), page), 0
                 )
-            known = await built.directory.known({("user", one.author) for one in found})
+            known = await built.directory.known(
+                {("user", one.author) for one in found}, ALL_TENANTS
+            )
             owners = {key[1]: person.email or person.username for key, person in known.items()}
             entries = [exported(one, owners.get(one.author)) for one in found]
         entries.sort(key=lambda entry: str(entry["serverName"]))

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from registry.auth.identity import OPERATOR
 from registry.cli.names import server_of, user_id_of
 from registry.cli.output import AsJson, Column, Limit, read_cursor, show_rows, validated
 from registry.cli.running import run, services
@@ -47,7 +48,7 @@ def usage(
             }
             narrowed = validated(UsageQuery, said).narrowed()
             found = await read_cursor(
-                lambda cursor, count: built.usage.page(narrowed, cursor, count), limit
+                lambda cursor, count: built.usage.page(OPERATOR, narrowed, cursor, count), limit
             )
         show_rows([present_record(one) for one in found], COLUMNS, as_json=as_json)
 

@@ -387,7 +387,7 @@ class ToolService:
         person = Person(user.user_id, user.username)
         await self._tools.write_versions(owner_id, moves, now, tx, person=person)
         events = [
-            AuditEvent(action, EntityType.TOOL, tool.id, told(tool, decision))
+            AuditEvent(action, EntityType.TOOL, tool.id, told(tool, decision), server_id=owner_id)
             for tool, decision in decided
         ]
         await self._audit.record_all(user, events, tx)

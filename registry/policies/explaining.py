@@ -6,7 +6,8 @@ Decides nothing by itself: the steps are those of the gateway, asked in its orde
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from registry.access.policy import VIEW_BIT, Verdict
+from registry.access.policy import VIEW_BIT
+from registry.access.policy import Decision as AccessDecision
 from registry.auth.identity import Scope, UserContext
 from registry.policies.decisions import Rule, decide, deciding, ways
 from registry.policies.ports import Owner
@@ -57,7 +58,7 @@ class Explanation:
 def explain(
     user: UserContext,
     owner: Owner,
-    verdict: Verdict,
+    access: AccessDecision,
     state: State | None,
     rule: Rule,
     *,
@@ -70,7 +71,7 @@ def explain(
     Args:
         user: About whom it is.
         owner: The server.
-        verdict: What the access rules say of them and the server.
+        access: What the gateway decides of them and the server.
         state: The tool's states; None when there is no such tool.
         rule: The policies about the tool.
         requires_approval: Whether its calls are refused because a person must approve each.
@@ -80,7 +81,7 @@ def explain(
     reasons: tuple[Reason, ...] = (
         _of_server(owner),
         _of_tool(state, tells_states=tells_states),
-        _of_access(verdict),
+        _of_access(access, is_admin=user.is_admin),
         _of_scope(user),
         _of_policies(user, rule, tells_names=tells_names),
     )
@@ -140,12 +141,17 @@ def _of_tool(state: State | None, *, tells_states: bool) -> Reason:
     return Reason("tool", False, f"The tool is {words}; served is what is selected and active.")
 
 
-def _of_access(verdict: Verdict) -> Reason:
-    given = [step.rule.value for step in verdict.trace if step.bits & VIEW_BIT]
-    if given:
+def _of_access(access: AccessDecision, *, is_admin: bool) -> Reason:
+    steps = access.verdict.trace
+    if access.allowed:
+        # An administrator may use it without any rule that names them.
+        given = [step.rule.value for step in steps if step.bits & VIEW_BIT] or [access.rule.value]
         return Reason("access", True, f"They may use the server: {'; '.join(given)}.")
-    said = "; ".join(step.rule.value for step in verdict.trace)
-    return Reason("access", False, f"They may not use the server: {said}.")
+    said = "; ".join(step.rule.value for step in steps)
+    told = f"They may not use the server: {said}."
+    if is_admin:
+        told += " Administrators see it without being named, and use it only if they are."
+    return Reason("access", False, told)
 
 
 def _of_scope(user: UserContext) -> Reason:

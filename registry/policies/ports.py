@@ -52,8 +52,8 @@ class Owners(Protocol):
     async def policy_owner(self, owner_id: str) -> Owner | None:
         """Return a server, whoever asks."""
 
-    async def policy_owner_at(self, path: str) -> Owner | None:
-        """Return the server at a gateway path, whoever asks."""
+    async def policy_owner_at(self, path: str, tenant_id: str | None) -> Owner | None:
+        """Return the server at a gateway path of a tenant, whoever asks."""
 
     async def held_policy_owner(self, owner_id: str, tx: Transaction) -> Owner | None:
         """Return a server as it is in a transaction that no other change of it may overlap."""

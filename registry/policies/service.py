@@ -16,13 +16,15 @@ from registry.access.policy import (
     Permission,
     ServerFacts,
     Verdict,
+    decide_use,
     evaluate,
 )
+from registry.access.policy import Decision as AccessDecision
 from registry.access.repository import AclRepository
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
 from registry.auth.errors import InsufficientScopeError
-from registry.auth.identity import Role, Scope, UserContext, default_scopes
+from registry.auth.identity import Role, Scope, Tenants, UserContext, default_scopes
 from registry.auth.repository import GROUP, USER, DirectoryRepository
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest
@@ -150,6 +152,7 @@ class PolicyService:
         *,
         clock: Clock,
         admin_sees_private: bool,
+        admin_uses_private: bool,
         enforces_approvals: bool,
     ) -> None:
         self._database = database
@@ -162,6 +165,7 @@ class PolicyService:
         self._changes = changes
         self._clock = clock
         self._admin_sees_private = admin_sees_private
+        self._admin_uses_private = admin_uses_private
         self._enforces_approvals = enforces_approvals
 
     async def page(
@@ -172,7 +176,7 @@ class PolicyService:
         if not self._owners.sees_everything(user):
             rights = self._owners.rights(user)
             owners = {owner for owner, bits in rights.items() if bits & Permission.SHARE}
-            if user.is_admin:
+            if _writes_about_all(user):
                 # Those about all servers.
                 owners.add(None)
         return await self._policies.list_page(owners, narrowed, page)
@@ -202,8 +206,8 @@ class PolicyService:
         policy_id = new_policy_id()
         blank = Policy(policy_id, "", Effect.ALLOW, Target(), NOBODY)
         record = _changed(PolicyRecord(blank, None, 0, now, person, now, person), change)
-        await self._require_known(change.subjects, NOBODY)
         owner_id = change.target.owner_id
+        await self._require_known(change.subjects, NOBODY, await self._named(owner_id, user))
 
         async def write(tx: Transaction) -> None:
             await self._require_may_write(owner_id, user, tx)
@@ -211,7 +215,9 @@ class PolicyService:
                 raise TooManyPoliciesError(MOST_ABOUT_ONE)
             await self._policies.insert(record, tx)
             told = changes_of(None, present_content(record))
-            event = AuditEvent(AuditAction.CREATE, EntityType.POLICY, policy_id, told)
+            event = AuditEvent(
+                AuditAction.CREATE, EntityType.POLICY, policy_id, told, server_id=owner_id
+            )
             await self._audit.record(user, event, tx)
 
         await self._database.transaction(write)
@@ -240,7 +246,9 @@ class PolicyService:
         seen = await self._require(policy_id, user)
         if "subjects" in change.given:
             # Who was named before may stay, though gone by now.
-            await self._require_known(change.subjects, seen.policy.subjects)
+            target = change.target if "target" in change.given else seen.policy.target
+            tenants = await self._named(target.owner_id, user)
+            await self._require_known(change.subjects, seen.policy.subjects, tenants)
 
         async def write(tx: Transaction) -> tuple[PolicyRecord, bool]:
             before = await self._require(policy_id, user, tx)
@@ -260,7 +268,9 @@ class PolicyService:
             if not await self._policies.update(after, tx):
                 raise PolicyModifiedError(before.etag, expected_etag)
             told = changes_of(present_content(before), present_content(after))
-            event = AuditEvent(AuditAction.UPDATE, EntityType.POLICY, policy_id, told)
+            event = AuditEvent(
+                AuditAction.UPDATE, EntityType.POLICY, policy_id, told, server_id=owner_id
+            )
             await self._audit.record(user, event, tx)
             return after, True
 
@@ -285,7 +295,13 @@ class PolicyService:
             if not await self._policies.delete(policy_id, tx):
                 raise PolicyNotFoundError
             told = changes_of(present_content(record), None)
-            event = AuditEvent(AuditAction.DELETE, EntityType.POLICY, policy_id, told)
+            event = AuditEvent(
+                AuditAction.DELETE,
+                EntityType.POLICY,
+                policy_id,
+                told,
+                server_id=record.policy.target.owner_id,
+            )
             await self._audit.record(user, event, tx)
 
         await self._database.transaction(write)
@@ -309,13 +325,15 @@ class PolicyService:
         if not asked.is_self and not rights & Permission.SHARE:
             raise PolicyForbiddenError("You may not ask about others: you may not share it.")
         knows_people = user.is_admin or asked.user_id == user.user_id
-        caller = user if asked.is_self else await self._caller(asked, knows_people=knows_people)
+        caller = (
+            user if asked.is_self else await self._caller(asked, user, knows_people=knows_people)
+        )
         state, facts = await self._named_tool(owner, asked)
         rule = await self._rule(owner, facts)
         explanation = explain(
             caller,
             owner,
-            await self._verdict(owner, caller),
+            await self._use(owner, caller),
             state,
             rule,
             requires_approval=self._enforces_approvals and requires_approval(facts.facets),
@@ -331,12 +349,12 @@ class PolicyService:
         if asked.owner_id is not None:
             return await self._owners.policy_owner(asked.owner_id)
         if not asked.is_combined:
-            return await self._owners.policy_owner_at(asked.gateway_path)
+            return await self._owners.policy_owner_at(asked.gateway_path, user.tenant_id)
         prefix, separator, _ = asked.tool.partition(SEPARATOR)
         if not separator:
             return None
         if public_prefix(prefix) == prefix:
-            return await self._owners.policy_owner_at(f"{COMBINED_PATH}/{prefix}")
+            return await self._owners.policy_owner_at(f"{COMBINED_PATH}/{prefix}", user.tenant_id)
         # Shortened, and not to be undone: it is one of those that they see, or none.
         for server in self._owners.visible(user):
             if _prefix_of(server.effective_path) == prefix:
@@ -380,13 +398,15 @@ class PolicyService:
                     return SERVED, ToolFacts(name, facets)
         return None, ToolFacts(name)
 
-    async def _caller(self, asked: Asked, *, knows_people: bool) -> UserContext:
+    async def _caller(self, asked: Asked, user: UserContext, *, knows_people: bool) -> UserContext:
         """Return the caller whom *asked* describes.
 
         Unless who asks *knows_people*, stored groups and role do not count: the answer would tell
         them, of anybody, to whoever owns a server.
         """
         entry = None if asked.user_id is None else await self._directory.get(asked.user_id)
+        if entry is not None and not user.sees_tenant(entry.tenant_id):
+            entry = None
         if asked.user_id is not None and entry is None:
             raise UnknownSubjectsError([f"user:{asked.user_id}"])
         known = entry if knows_people else None
@@ -404,21 +424,29 @@ class PolicyService:
             groups=groups,
             role_name=known.role if known is not None and asked.role is None else None,
             custom_scopes=scopes - ours,
-            tenant_id=None if entry is None else entry.tenant_id,
+            tenant_id=user.tenant_id if entry is None else entry.tenant_id,
         )
 
     async def _verdict(
         self, owner: Owner, user: UserContext, tx: Transaction | None = None
     ) -> Verdict:
         """Return what *user* may do with a server."""
+        facts = await self._facts(owner, tx)
+        return evaluate(user, facts, admin_sees_private=self._admin_sees_private)
+
+    async def _use(self, owner: Owner, user: UserContext) -> AccessDecision:
+        """Return whether *user* may use a server, as the gateway decides it."""
+        facts = await self._facts(owner)
+        return decide_use(user, facts, admin_uses_private=self._admin_uses_private)
+
+    async def _facts(self, owner: Owner, tx: Transaction | None = None) -> ServerFacts:
         entries = await self._acl.grants_of([owner.id], self._clock.now(), tx)
-        facts = ServerFacts(
+        return ServerFacts(
             owner.author,
             owner.scope,
-            Grants.of(entries.get(owner.id, [])),
+            Grants.of(entries.get(owner.id, []), owner.tenant_id),
             tenant_id=owner.tenant_id,
         )
-        return evaluate(user, facts, admin_sees_private=self._admin_sees_private)
 
     async def _require(
         self, policy_id: str, user: UserContext, tx: Transaction | None = None
@@ -441,7 +469,7 @@ class PolicyService:
             )
         if owner is None:
             # About all servers, or one that is gone.
-            if not user.is_admin:
+            if not _writes_about_all(user):
                 raise PolicyNotFoundError
             return record
         if not (await self._verdict(owner, user, tx)).bits & Permission.SHARE:
@@ -458,9 +486,12 @@ class PolicyService:
             UnknownOwnerError: There is no such server that they may see.
         """
         if owner_id is None:
-            if not user.is_admin:
+            if not _writes_about_all(user):
                 raise PolicyForbiddenError(
-                    "Policies about all servers are for administrators; name a server as "
+                    "Policies about all servers are for administrators without a tenant; name a "
+                    "server as target.owner_id."
+                    if user.is_admin
+                    else "Policies about all servers are for administrators; name a server as "
                     "target.owner_id."
                 )
             return
@@ -476,14 +507,21 @@ class PolicyService:
                 "Policies about this server are for those who may share it."
             )
 
-    async def _require_known(self, subjects: Subjects, before: Subjects) -> None:
+    async def _named(self, owner_id: str | None, user: UserContext) -> Tenants:
+        """Return whose people a policy of *user* about a server, or about all, may name."""
+        owner = None if owner_id is None else await self._owners.policy_owner(owner_id)
+        if owner is None or not user.sees_tenant(owner.tenant_id):
+            return user.tenants
+        return Tenants(owner.tenant_id)
+
+    async def _require_known(self, subjects: Subjects, before: Subjects, tenants: Tenants) -> None:
         asked = [
             *((USER, user_id) for user_id in sorted(subjects.users - before.users)),
             *((GROUP, group_id) for group_id in sorted(subjects.groups - before.groups)),
         ]
         if not asked:
             return
-        found = await self._directory.known(asked)
+        found = await self._directory.known(asked, tenants)
         unknown = [f"{kind}:{key}" for kind, key in asked if (kind, key) not in found]
         if unknown:
             raise UnknownSubjectsError(unknown)
@@ -522,6 +560,11 @@ class PolicyService:
                 "nobody from a tool; deny it to users, groups or roles instead."
             )
         return warnings
+
+
+def _writes_about_all(user: UserContext) -> bool:
+    """Whether *user* may write policies about all servers, which are those of all tenants."""
+    return user.is_admin and user.sees_all_tenants
 
 
 def _prefix_of(path: str) -> str:

@@ -16,6 +16,7 @@ from packages.database.slices import slices
 from packages.database.stored import text_of
 from registry.access.policy import Grants, ServerFacts, ServerScope
 from registry.access.repository import AclRepository
+from registry.auth.identity import UserContext
 from registry.connections.values import SeenServer
 from registry.core.clock import Clock
 from registry.core.search import joined, searchable
@@ -193,7 +194,7 @@ class InventorySources:
                     functions = await self.servers.tool_functions(server.id)
                     restored = restore(functions, server.server_name)
                     described[server.id] = [tool.name for tool in restored.tools]
-                entries = Grants.of(grants.get(server.id, ()))
+                entries = Grants.of(grants.get(server.id, ()), server.tenant_id)
                 facts = ServerFacts(
                     server.author, server.scope, entries, tenant_id=server.tenant_id
                 )
@@ -292,13 +293,13 @@ class Inventory:
             return everything
         return [tool for tool in everything if tool.owner_id in server_ids]
 
-    def counts(self) -> ServerCounts:
-        """Count all servers, whoever may see them.
+    def counts(self, user: UserContext) -> ServerCounts:
+        """Count all servers of the tenants that *user* sees, private ones too.
 
         Raises:
             ListsOutdatedError: Nobody heard of the database for a while.
         """
-        servers = self.servers()
+        servers = [server for server in self.servers() if user.sees_tenant(server.facts.tenant_id)]
         scopes = Counter(server.facts.scope or UNKNOWN_SCOPE for server in servers)
         statuses = Counter(server.status for server in servers)
         transports = Counter(server.transport for server in servers)

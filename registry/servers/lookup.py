@@ -13,6 +13,8 @@ from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
 from packages.database.stored import id_of, text_of
 from packages.models import MCPServer
+from registry.auth.identity import ALL_TENANTS, Tenants
+from registry.auth.repository import of_tenants
 from registry.core.json import JsonObject, members
 from registry.servers.documents import (
     FUNCTIONS,
@@ -96,19 +98,28 @@ class ServerLookup:
         )
         return functions_of(members((document or {}).get("config")).get(FUNCTIONS), [])
 
-    async def by_name(self, server_name: str) -> ServerRecord | None:
-        """Return the server of that name, whoever asks."""
-        documents = self._servers.find({"serverName": server_name}, RECORD)
+    async def by_name(
+        self, server_name: str, tenants: Tenants = ALL_TENANTS
+    ) -> ServerRecord | None:
+        """Return the server of that name and of *tenants*, whoever asks."""
+        query = {"serverName": server_name, **of_tenants(tenants)}
+        documents = self._servers.find(query, RECORD)
         return next(iter(records_of(await documents.to_list())), None)
 
-    async def at_path(self, path: str) -> ServerRecord | None:
-        """Return the server at a gateway path, whoever asks."""
-        found = records_of(await self._servers.find({"path": path}, RECORD).to_list())
-        if found:
-            return found[0]
-        # The other application stores no path: the default follows from the name.
-        server = await self.by_name(slug_of(path) or "")
-        return None if server is None or server.effective_path != path else server
+    async def name_is_taken(self, server_name: str, tenant_id: str | None) -> bool:
+        """Whether a server of a tenant has that name."""
+        query = {"serverName": server_name, **of_tenants(Tenants(tenant_id))}
+        return await self._servers.find_one(query, {"_id": 1}) is not None
+
+    async def at_path(self, path: str, tenants: Tenants = ALL_TENANTS) -> ServerRecord | None:
+        """Return the server at a gateway path of *tenants*, whoever asks."""
+        where = of_tenants(tenants)
+        found = records_of(await self._servers.find({"path": path, **where}, RECORD).to_list())
+        if not found:
+            # The other application stores no path: the default follows from the name.
+            named = {"serverName": slug_of(path) or "", **where}
+            found = records_of(await self._servers.find(named, RECORD).to_list())
+        return next((server for server in found if server.effective_path == path), None)
 
     async def find(self, reference: str) -> ServerRecord | None:
         """Return the server of that id, name or gateway path, whoever asks."""
@@ -130,9 +141,10 @@ class ServerLookup:
                     found.setdefault(name, []).append(server_id)
         return found
 
-    async def path_is_taken(self, path: str) -> bool:
-        """Whether a stored server has that gateway path."""
-        return await self._servers.find_one({"path": path}, {"_id": 1}) is not None
+    async def path_is_taken(self, path: str, tenant_id: str | None) -> bool:
+        """Whether a stored server of a tenant has that gateway path."""
+        query = {"path": path, **of_tenants(Tenants(tenant_id))}
+        return await self._servers.find_one(query, {"_id": 1}) is not None
 
     async def due_for_sync(self, now: datetime, most: int) -> list[ServerRecord]:
         """Return servers in mode `scheduled` whose time has come, whoever asks."""

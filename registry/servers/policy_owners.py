@@ -7,7 +7,7 @@ from bson import ObjectId
 from packages.database.client import Database, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.models import MCPServer
-from registry.auth.identity import UserContext
+from registry.auth.identity import Tenants, UserContext
 from registry.core.json import JsonObject
 from registry.policies.ports import Owner, Placed
 from registry.servers.documents import RECORD, record_of
@@ -39,9 +39,9 @@ class PolicyOwners:
         found = await self._servers.find_one({"_id": ObjectId(owner_id)}, RECORD)
         return None if found is None else _owner(record_of(found))
 
-    async def policy_owner_at(self, path: str) -> Owner | None:
-        """Return likewise the server at a gateway path."""
-        server = await self._lookup.at_path(path)
+    async def policy_owner_at(self, path: str, tenant_id: str | None) -> Owner | None:
+        """Return likewise the server at a gateway path of a tenant."""
+        server = await self._lookup.at_path(path, Tenants(tenant_id))
         return None if server is None else _owner(server)
 
     async def held_policy_owner(self, owner_id: str, tx: Transaction) -> Owner | None:

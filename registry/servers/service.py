@@ -188,7 +188,7 @@ class ServerService:
 
     async def find_by_name(self, server_name: str, user: UserContext) -> ServerRecord | None:
         """Return the server of that name if *user* may see it."""
-        server = await self._lookup.by_name(server_name)
+        server = await self._lookup.by_name(server_name, user.tenants)
         if server is None:
             return None
         return await self._visible.get(server.id, user, self._clock.now())
@@ -489,23 +489,25 @@ class ServerService:
         return await self._reader.discover("new", config, values)
 
     async def stats(self, user: UserContext) -> tuple[ServerCounts, TokenCounts]:
-        """Count all servers and tokens.
+        """Count all servers and tokens of the tenants that *user* sees.
 
         Raises:
             AdminRequiredError: The caller is a plain user.
             ListsOutdatedError: Nobody heard of the database for a while.
         """
         validate_admin(user)
-        return self._inventory.counts(), await self._tokens.counts(self._clock.now())
+        tokens = await self._tokens.counts(self._clock.now(), user.tenants)
+        return self._inventory.counts(user), tokens
 
     async def _register(
         self, request: ServerCreate, user: UserContext, *, strict: bool
     ) -> ServerRecord:
         if request.scope.is_shared:
             validate_admin(user)
-        if await self._lookup.by_name(request.server_name) is not None:
+        tenant_id = user.tenant_id
+        if await self._lookup.name_is_taken(request.server_name, tenant_id):
             raise ServerExistsError("serverName", request.server_name)
-        if request.path is not None and await self._lookup.path_is_taken(request.path):
+        if request.path is not None and await self._lookup.path_is_taken(request.path, tenant_id):
             raise PathTakenError(request.path)
         config, user_key = config_of(request, self._vault)
         # What the name's former bearers were given is not for this one.

@@ -245,6 +245,7 @@ class ServerStore:
                 server_id,
                 user.user_id,
                 request.scope,
+                tenant_id=user.tenant_id,
                 granted_by=user.user_id,
                 now=now,
                 tx=tx,
@@ -252,7 +253,12 @@ class ServerStore:
             )
             if user_key is not None:
                 await self._plugin_auths.store(
-                    user.user_id, request.server_name, user_key, now, tx
+                    user.user_id,
+                    request.server_name,
+                    user_key,
+                    now,
+                    tx,
+                    tenant_id=user.tenant_id,
                 )
             stored = new_record(server_id, fields)
             batch = self._database.batch(tx)
@@ -469,14 +475,25 @@ class ServerStore:
         if scope is not None:
             scope = ServerScope(str(scope))
             await self._acl.follow_scope(
-                server.id, server.author, scope, granted_by=user.user_id, now=now, tx=tx
+                server.id,
+                server.author,
+                scope,
+                tenant_id=server.tenant_id,
+                granted_by=user.user_id,
+                now=now,
+                tx=tx,
             )
         if changes.drops_user_keys:
             # Given for another origin; users are asked again.
             await self._drop_credentials(server, tx)
         if changes.user_key is not None:
             await self._plugin_auths.store(
-                user.user_id, server.server_name, changes.user_key, now, tx
+                user.user_id,
+                server.server_name,
+                changes.user_key,
+                now,
+                tx,
+                tenant_id=user.tenant_id,
             )
 
     async def remove(self, server: ServerRecord, user: UserContext, confirm: Confirm) -> bool:
@@ -515,9 +532,9 @@ class ServerStore:
 
     async def _drop_credentials(self, server: ServerRecord, tx: Transaction) -> tuple[int, int]:
         """Remove what users stored for a server; return how many tokens and keys there were."""
-        name, since = server.server_name, server.created_at
-        tokens = await self._tokens.delete_of_server(name, since, tx)
-        return tokens, await self._plugin_auths.delete_of_server(name, since, tx)
+        named = server.server_name, server.tenant_id, server.created_at
+        tokens = await self._tokens.delete_of_server(*named, tx)
+        return tokens, await self._plugin_auths.delete_of_server(*named, tx)
 
 
 def is_large(server: ServerRecord | None, reading: Reading | None) -> bool:

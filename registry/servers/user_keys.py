@@ -108,7 +108,9 @@ class UserKeyService:
             now = self._clock.now()
             name = server.server_name
             for variable, value in given.items():
-                await self._plugin_auths.store(user.user_id, name, value, now, tx, name=variable)
+                await self._plugin_auths.store(
+                    user.user_id, name, value, now, tx, name=variable, tenant_id=user.tenant_id
+                )
             gone = removed
             if removed:
                 stored = await self._plugin_auths.stored(user.user_id, name, server.created_at, tx)

@@ -108,6 +108,10 @@ class VisibleServers:
         """Whether no server is hidden from *user*, nor what is left of a removed one."""
         return sees_everything(user, admin_sees_private=self._admin_sees_private)
 
+    def sees_private(self, user: UserContext) -> bool:
+        """Whether others' private servers of the tenants that *user* sees are shown to them."""
+        return user.is_admin and self._admin_sees_private
+
     async def get(
         self, server_id: str, user: UserContext, now: datetime, *, whole: bool = True
     ) -> ServerRecord | None:
@@ -151,7 +155,7 @@ class VisibleServers:
     ) -> int:
         """Return what *user* may do with a server by its entries as they are in a transaction."""
         grants = (await self._acl.grants_of([server.id], now, tx)).get(server.id, [])
-        return self._judged(server, user, Grants.of(grants)).bits
+        return self._judged(server, user, Grants.of(grants, server.tenant_id)).bits
 
     async def _one(
         self, server_id: str, fields: Doc | None, user: UserContext, now: datetime
@@ -160,7 +164,8 @@ class VisibleServers:
         if document is None:
             return None
         grants = (await self._acl.grants_of([server_id], now)).get(server_id, [])
-        judged = self._judged(record_of(document), user, Grants.of(grants))
+        record = record_of(document)
+        judged = self._judged(record, user, Grants.of(grants, record.tenant_id))
         return judged if judged.bits & VIEW_BIT else None
 
     def _seen(self, user: UserContext) -> Iterator[tuple[ListedServer, int]]:

@@ -9,7 +9,8 @@ from bson import ObjectId
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.models.sessions import RevokedToken, TokenFamily
-from registry.auth.identity import Role
+from registry.auth.identity import Role, Tenants, tenant_of
+from registry.auth.repository import of_tenants
 from registry.auth.revocation import Revocation, RevocationKind
 from registry.core.paging import PageRequest
 from registry.tokens.values import Family, IssuedIds
@@ -42,13 +43,15 @@ class FamilyRepository:
         return None
 
     async def list_page(
-        self, user_id: str | None, now: datetime, page: PageRequest
+        self, user_id: str | None, tenants: Tenants, now: datetime, page: PageRequest
     ) -> tuple[list[Family], int]:
         """Return a page of a user's families, or of all, and how many there are; newest first.
 
+        Those of users of other tenants than *tenants* are left out.
+
         Those that have expired are left out: they wait for the TTL sweep.
         """
-        query: Doc = {"expires_at": {"$gt": now}}
+        query: Doc = {"expires_at": {"$gt": now}, **of_tenants(tenants, "tenant_id")}
         if user_id is not None:
             query["user_id"] = ObjectId(user_id)
         total = await self._families.count_documents(query)
@@ -75,6 +78,8 @@ class FamilyRepository:
             document["refresh_token_id"] = ids.refresh_id
         if family.description is not None:
             document["description"] = family.description
+        if family.tenant_id is not None:
+            document["tenant_id"] = family.tenant_id
         await self._families.insert_one(document, session=tx)
 
     async def exchange(
@@ -217,4 +222,5 @@ def _family(document: dict[str, Any]) -> Family:
         ),
         exchanged_at=document.get("exchanged_at"),
         revoked_at=document.get("revoked_at"),
+        tenant_id=tenant_of(document.get("tenant_id")),
     )

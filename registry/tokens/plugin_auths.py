@@ -13,7 +13,7 @@ from packages.database.encryption import Cipher, DecryptionError, FieldRef
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import moment_of, text_of
 from registry.tokens.errors import UserKeyUnreadableError
-from registry.tokens.repository import since_filter
+from registry.tokens.repository import OWNED, of_other_tenants, since_filter
 
 PLUGIN_AUTH_INDEXES = [
     IndexModel([("userId", ASCENDING), ("pluginKey", ASCENDING), ("authField", ASCENDING)])
@@ -33,6 +33,7 @@ class PluginAuthRepository:
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._auths = database.collection("pluginauths")
+        self._users = database.collection("users")
         self._cipher = cipher
 
     async def store(
@@ -44,8 +45,10 @@ class PluginAuthRepository:
         tx: Transaction,
         *,
         name: str = API_KEY_FIELD,
+        tenant_id: str | None = None,
     ) -> None:
-        """Store a value of a user for a server in the form jarvis-api reads (v1)."""
+        """Store a value of a user of a tenant for a server in the form jarvis-api reads (v1)."""
+        tenant: Doc = {} if tenant_id is None else {"tenantId": tenant_id}
         # Two that stored the first one at once may have left two.
         await self._auths.update_many(
             {
@@ -54,7 +57,11 @@ class PluginAuthRepository:
                 "authField": name,
             },
             {
-                "$set": {"value": self._cipher.encrypt_fixed_iv(value), "updatedAt": now},
+                "$set": {
+                    "value": self._cipher.encrypt_fixed_iv(value),
+                    "updatedAt": now,
+                    **tenant,
+                },
                 "$setOnInsert": {"createdAt": now, "__v": 0},
             },
             upsert=True,
@@ -116,10 +123,12 @@ class PluginAuthRepository:
         return (await self._auths.delete_many(key, session=tx)).deleted_count
 
     async def delete_of_server(
-        self, server_name: str, since: datetime | None, tx: Transaction
+        self, server_name: str, tenant_id: str | None, since: datetime | None, tx: Transaction
     ) -> int:
         """Remove all users' values for one server; say how many. See `TokenRepository`'s."""
-        query = {"pluginKey": plugin_key(server_name), **since_filter("updatedAt", since)}
+        query: Doc = {"pluginKey": plugin_key(server_name), **since_filter("updatedAt", since)}
+        rows = await self._auths.find(query, OWNED, session=tx).to_list()
+        query["_id"] = {"$nin": await of_other_tenants(rows, tenant_id, self._users, tx)}
         return (await self._auths.delete_many(query, session=tx)).deleted_count
 
 

@@ -5,6 +5,7 @@ the types it means.
 """
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,11 +13,14 @@ from typing import Any
 
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo.asynchronous.collection import AsyncCollection
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.encryption import Cipher, FieldRef
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import NotJsonError, id_of, json_of, moment_of, text_of
+from registry.auth.identity import ALL_TENANTS, Tenants, tenant_of
+from registry.auth.repository import of_tenants
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
 from registry.tokens.naming import (
@@ -78,6 +82,7 @@ class TokenRepository:
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._tokens = database.collection("tokens")
+        self._users = database.collection("users")
         self._cipher = cipher
 
     async def get(self, token_id: str, user_id: str, now: datetime) -> StoredToken | None:
@@ -262,32 +267,37 @@ class TokenRepository:
         await self._tokens.delete_one(_owned(token_id, user_id), session=tx)
 
     async def delete_of_server(
-        self, server_name: str, since: datetime | None, tx: Transaction
+        self, server_name: str, tenant_id: str | None, since: datetime | None, tx: Transaction
     ) -> int:
         """Remove what all users stored for one server, and nothing else; say how much.
 
+        What users of another tenant stored under the name is for a server of theirs.
+
         Args:
             server_name: Others may have had the name, here or in the other application alone.
+            tenant_id: The tenant that this server is of.
             since: When this server came to be; what is older is not about it. None for all.
             tx: The transaction to do it in.
         """
         prefix = access_identifier(server_name)
-        result = await self._tokens.delete_many(
-            {
-                **since_filter("createdAt", since),
-                "type": {"$in": [*STORED_TYPES, "mcp_oauth_client"]},
-                "identifier": {
-                    "$in": [prefix, refresh_identifier(server_name), f"{prefix}:client"]
-                },
-            },
-            session=tx,
-        )
+        query: Doc = {
+            **since_filter("createdAt", since),
+            "type": {"$in": [*STORED_TYPES, "mcp_oauth_client"]},
+            "identifier": {"$in": [prefix, refresh_identifier(server_name), f"{prefix}:client"]},
+        }
+        rows = await self._tokens.find(query, OWNED, session=tx).to_list()
+        query["_id"] = {"$nin": await of_other_tenants(rows, tenant_id, self._users, tx)}
+        result = await self._tokens.delete_many(query, session=tx)
         return result.deleted_count
 
-    async def counts(self, now: datetime) -> TokenCounts:
+    async def counts(self, now: datetime, tenants: Tenants = ALL_TENANTS) -> TokenCounts:
         """Count the tokens of the types we know, from one snapshot of the collection."""
+        match: Doc = {"type": {"$in": stored_types()}}
+        if not tenants.are_all:
+            people = self._users.find(of_tenants(tenants), {"_id": 1})
+            match["userId"] = {"$in": [user["_id"] for user in await people.to_list()]}
         pipeline: list[Doc] = [
-            {"$match": {"type": {"$in": stored_types()}}},
+            {"$match": match},
             {
                 # By user, rather than gathering users in a set: sets grow with the collection.
                 "$group": {
@@ -337,6 +347,31 @@ def since_filter(name: str, moment: datetime | None) -> Doc:
     """Return the query for documents whose time *name* is not before *moment*; None for all."""
     # Documents without the time are of no time that could be too early.
     return {} if moment is None else {"$or": [{name: {"$gte": moment}}, {name: None}]}
+
+
+OWNED: Doc = {"userId": 1, "tenantId": 1}
+
+
+async def of_other_tenants(
+    rows: Sequence[Doc], tenant_id: str | None, users: AsyncCollection[Doc], tx: Transaction | None
+) -> list[object]:
+    """Return the ids of those of *rows* that users of other tenants than *tenant_id* stored.
+
+    Where a row does not say the tenant, its user does.
+    """
+    unsaid = {str(row.get("userId")) for row in rows if tenant_of(row.get("tenantId")) is None}
+    ids = [ObjectId(one) for one in unsaid if ObjectId.is_valid(one)]
+    found = users.find({"_id": {"$in": ids}}, {"tenantId": 1}, session=tx) if ids else None
+    tenants = (
+        {str(user["_id"]): tenant_of(user.get("tenantId")) for user in await found.to_list()}
+        if found is not None
+        else {}
+    )
+    return [
+        row["_id"]
+        for row in rows
+        if (tenant_of(row.get("tenantId")) or tenants.get(str(row.get("userId")))) != tenant_id
+    ]
 
 
 def _owned(token_id: str, user_id: str) -> Doc:

@@ -19,6 +19,7 @@ from registry.auth.bearer import Directory
 from registry.auth.errors import AdminRequiredError, InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import (
     ALL_SCOPES,
+    ALL_TENANTS,
     RESERVED_SCOPES,
     USER_SCOPES,
     Role,
@@ -168,6 +169,7 @@ class SessionService:
                 ancestors=ancestors,
                 created_at=now,
                 expires_at=await self._end_of(user, now),
+                tenant_id=user.tenant_id,
             )
             pair, ids = self._issue(family, now)
             await self._insert(family, ids, user)
@@ -211,6 +213,7 @@ class SessionService:
                 ancestors=order.ancestors,
                 created_at=now,
                 expires_at=now + order.lifetime,
+                tenant_id=None if entry is None else entry.tenant_id,
             )
             ids = IssuedIds(uuid.uuid4().hex, family.expires_at)
             await self._insert(family, ids, actor)
@@ -234,7 +237,8 @@ class SessionService:
         """
         if not actor.is_admin:
             raise AdminRequiredError
-        if await self._directory.get(user_id) is None:
+        entry = await self._directory.get(user_id)
+        if entry is None or not actor.sees_tenant(entry.tenant_id):
             raise UserUnknownError
         order = TokenOrder(
             user_id=user_id,
@@ -261,6 +265,8 @@ class SessionService:
     ) -> Page[ListedFamily]:
         """Return issued tokens that have not expired, newest first: the caller's, or anybody's.
 
+        Administrators of a tenant see those of its users.
+
         Args:
             user: Who asks.
             user_id: Whose; None for all that the caller may see.
@@ -273,7 +279,9 @@ class SessionService:
             if user_id not in {None, user.user_id}:
                 raise AdminRequiredError
             user_id = user.user_id
-        families, total = await self._families.list_page(user_id, self._clock.now(), page)
+        # What is one's own is shown, whatever tenant one was of when it was issued.
+        tenants = ALL_TENANTS if user_id == user.user_id else user.tenants
+        families, total = await self._families.list_page(user_id, tenants, self._clock.now(), page)
         refused = await self._revocations.concerned(families)
         return Page(
             tuple(
@@ -333,7 +341,7 @@ class SessionService:
         """Refuse a token with its family and all that was generated with it, or all of a user.
 
         Raises:
-            TokenNotFoundError: It is none of the caller's, who is no administrator.
+            TokenNotFoundError: It is none of the caller's, nor of users whom they administer.
             TokenNotOnRecordError: No such token is known, and the administrator did not say that
                 it is to be refused all the same.
             DatabaseUnavailable: Nothing was revoked.
@@ -348,10 +356,14 @@ class SessionService:
                 if family_id is not None
                 else await self._families.find_by_token(jti)
             )
-            if family is not None and (user.is_admin or family.user_id == user.user_id):
+            if family is not None and (
+                family.user_id == user.user_id
+                or (user.is_admin and user.sees_tenant(family.tenant_id))
+            ):
                 return Revoked(already=not await self._revoke_family(family, user))
             if jti != user.token_id:
-                if not user.is_admin:
+                # Of a token that is not on record nobody knows whose it is.
+                if not user.sees_all_tenants:
                     raise TokenNotFoundError
                 if not request.unrecorded and not await self._is_revoked(jti):
                     raise TokenNotOnRecordError(jti)
@@ -396,8 +408,10 @@ class SessionService:
         return Revoked(already)
 
     async def _revoke_user(self, user_id: str, actor: UserContext) -> Revoked:
-        if user_id != actor.user_id and not actor.is_admin:
-            raise TokenNotFoundError
+        if user_id != actor.user_id and not actor.sees_all_tenants:
+            entry = await self._directory.get(user_id)
+            if not actor.is_admin or entry is None or not actor.sees_tenant(entry.tenant_id):
+                raise TokenNotFoundError
         now = self._clock.now()
         revocation = Revocation(RevocationKind.USER, user_id, now, now + LONGEST_LIFETIME)
 
@@ -574,6 +588,7 @@ def _holder(family: Family, claims: RefreshClaims) -> UserContext:
         scopes=frozenset[Scope](),
         token_id=claims.token_id,
         session_id=family.family_id,
+        tenant_id=family.tenant_id,
     )
 
 

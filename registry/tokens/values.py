@@ -118,6 +118,7 @@ class Family:
         refresh_token_id: `jti` of the one refresh token that can be exchanged; None for tokens
             that cannot be renewed.
         access_tokens: `jti` and expiry of the latest access tokens.
+        tenant_id: The tenant that the user was of when it began.
     """
 
     family_id: str
@@ -135,6 +136,7 @@ class Family:
     access_tokens: tuple[tuple[str, datetime], ...] = ()
     exchanged_at: datetime | None = None
     revoked_at: datetime | None = None
+    tenant_id: str | None = None
 
     def is_live(self, now: datetime) -> bool:
         """Whether its tokens are accepted, as far as the family itself knows."""

@@ -197,7 +197,12 @@ def _is_wanted(facts: dict[str, Any], narrowed: UsageFilter) -> bool:
         wanted = getattr(narrowed, name)
         if wanted is not None and str(facts.get(name)) != wanted.lower():
             return False
-    return True
+    shown = narrowed.shown
+    return (
+        shown is None
+        or str(facts.get("server_id")) in shown.server_ids
+        or str(facts.get("user_id")) == shown.user_id
+    )
 
 
 def _is_in_time(record: UsageRecord, narrowed: UsageFilter) -> bool:

@@ -85,6 +85,12 @@ def _query(narrowed: UsageFilter, before: tuple[datetime, str] | None) -> Doc:
         value = getattr(narrowed, name)
         if value is not None:
             facts[name] = ObjectId(value)
+    if narrowed.shown is not None:
+        servers = [ObjectId(one) for one in narrowed.shown.server_ids]
+        query["$or"] = [
+            {"calls.server_id": {"$in": servers}},
+            {"calls.user_id": ObjectId(narrowed.shown.user_id)},
+        ]
     if facts:
         query["calls"] = {"$elemMatch": facts}
     if narrowed.trace_id is not None:

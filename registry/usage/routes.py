@@ -28,12 +28,15 @@ router = APIRouter(prefix="/api/v1/usage", tags=["usage"], route_class=StrictJso
 @router.get("", response_model=UsageAnswer, operation_id="list_usage", responses=errors())
 async def list_usage(
     request: Request,
-    _user: Auditor,
+    user: Auditor,
     asked: Annotated[UsageQuery, Query()],
 ) -> Response:
-    """List calls at the gateway, newest first: who called what, how long it took, how it ended."""
+    """List calls at the gateway, newest first: who called what, how long it took, how it ended.
+
+    Of servers that the caller may see, and the caller's own.
+    """
     service = cast("UsageService", request.app.state.usage)
-    page = await service.page(asked.narrowed(), asked.cursor, asked.limit)
+    page = await service.page(user, asked.narrowed(), asked.cursor, asked.limit)
     return JsonAnswer(
         {
             "records": [present_record(record) for record in page.records],

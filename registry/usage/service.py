@@ -1,26 +1,39 @@
 """Answer who called what, newest first."""
 
+from dataclasses import replace
 from datetime import datetime
 
+from registry.auth.identity import UserContext
+from registry.auth.ports import SeenServers
 from registry.core.cursor import PLACE, Page, newest_page
 from registry.usage.repository import UsageRepository
-from registry.usage.values import UsageFilter, UsageRecord
+from registry.usage.values import Shown, UsageFilter, UsageRecord
 
 
 class UsageService:
-    """Reads records of calls. Whoever may call it sees all of them."""
+    """Reads records of calls.
 
-    def __init__(self, repository: UsageRepository) -> None:
+    Whoever sees all servers that there are and were sees all of them, others those of servers that
+    they see, and their own.
+    """
+
+    def __init__(self, repository: UsageRepository, servers: SeenServers) -> None:
         self._repository = repository
+        self._servers = servers
 
     async def page(
-        self, narrowed: UsageFilter, cursor: str | None, limit: int
+        self, user: UserContext, narrowed: UsageFilter, cursor: str | None, limit: int
     ) -> Page[UsageRecord]:
-        """Return up to *limit* records that are older than *cursor*.
+        """Return up to *limit* records that *user* may see and that are older than *cursor*.
 
         Raises:
             BadCursorError: *cursor* is none of ours.
+            ListsOutdatedError: Nobody heard of the database for a while, which says what *user*
+                may see.
         """
+        if not (user.is_of_all_tenants or self._servers.sees_everything(user)):
+            shown = Shown(user.user_id, frozenset(self._servers.rights(user)))
+            narrowed = replace(narrowed, shown=shown)
 
         async def read(before: tuple[datetime, str] | None, count: int) -> list[UsageRecord]:
             return await self._repository.page(narrowed, before, count)

@@ -66,8 +66,20 @@ Course: TypeAlias = tuple[float, float, float, float, int, int, str | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """Which records somebody is shown who may not see all: their own, and those of servers."""
+
+    user_id: str
+    server_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class UsageFilter:
-    """What a list of records is narrowed to. Times: *since* is included, *until* is not."""
+    """What a list of records is narrowed to. Times: *since* is included, *until* is not.
+
+    Attributes:
+        shown: None for all.
+    """
 
     server_id: str | None = None
     user_id: str | None = None
@@ -77,6 +89,7 @@ class UsageFilter:
     trace_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    shown: Shown | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from pymongo import ReturnDocument
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
-from registry.auth.identity import Role
+from registry.auth.identity import Role, Tenants, tenant_of
+from registry.auth.repository import of_tenants
 from registry.auth.values import Person
 from registry.core.paging import Page, PageRequest
 from registry.users.values import GroupChange, GroupRecord, UserChange, UserRecord
@@ -31,7 +32,7 @@ FORMER_LOCAL_EMAIL = "admin@localhost"
 
 ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
 USER_FIELDS: Doc = dict.fromkeys(
-    ("name", "username", "email", "role", "provider", "disabled", "idOnTheSource"), 1
+    ("name", "username", "email", "role", "provider", "disabled", "idOnTheSource", "tenantId"), 1
 ) | {"createdAt": 1, "updatedAt": 1}
 
 
@@ -42,9 +43,11 @@ class UserRepository:
     def __init__(self, database: Database) -> None:
         self._users = database.collection("users")
 
-    async def list_page(self, text: str | None, page: PageRequest) -> Page[UserRecord]:
+    async def list_page(
+        self, text: str | None, tenants: Tenants, page: PageRequest
+    ) -> Page[UserRecord]:
         """Return one page of the users in whose names or address *text* occurs, by address."""
-        query = _holding(text, ("name", "username", "email"))
+        query = {**of_tenants(tenants), **_holding(text, ("name", "username", "email"))}
         total = await self._users.count_documents(query)
         rows = self._users.find(query, USER_FIELDS, sort=[("email", 1), ("_id", 1)])
         found = await rows.skip(page.offset).limit(page.per_page).to_list()
@@ -62,8 +65,8 @@ class UserRepository:
         query = {"_id": {"$in": [ObjectId(one) for one in user_ids]}}
         return [_user(row) async for row in self._users.find(query, USER_FIELDS, session=tx)]
 
-    async def members(self, member_ids: Sequence[str]) -> list[Person]:
-        """Return the users whom a group lists so, by name."""
+    async def members(self, member_ids: Sequence[str], tenant_id: str | None) -> list[Person]:
+        """Return the users of a tenant whom a group lists so, by name."""
         by_source = {"idOnTheSource": {"$in": list(member_ids)}}
         ids = [ObjectId(one) for one in member_ids if ObjectId.is_valid(one)]
         found = [
@@ -76,25 +79,39 @@ class UserRepository:
             (
                 Person("user", one.id, one.name or one.username, one.username, one.email)
                 for one in users.values()
-                if one.member_id in listed
+                if one.member_id in listed and one.tenant_id == tenant_id
             ),
             key=lambda person: (person.name.lower(), person.id),
         )
 
     async def taken(
-        self, email: str | None, username: str | None, but: str | None, tx: Transaction
+        self,
+        email: str | None,
+        username: str | None,
+        tenant_id: str | None,
+        but: str | None,
+        tx: Transaction,
     ) -> str | None:
-        """Return which of the two another user has: `email`, `username`, or None for neither."""
+        """Return which of the two another user of a tenant has: `email`, `username`, or None."""
         for field, value in (("email", email), ("username", username)):
             if not value:
                 continue
-            rows = self._users.find({field: value}, {"_id": 1}, session=tx, limit=2)
+            query = {field: value, **of_tenants(Tenants(tenant_id))}
+            rows = self._users.find(query, {"_id": 1}, session=tx, limit=2)
             if any(str(row["_id"]) != but for row in await rows.to_list()):
                 return field
         return None
 
     async def insert(
-        self, *, name: str, username: str, email: str, role: Role, now: datetime, tx: Transaction
+        self,
+        *,
+        name: str,
+        username: str,
+        email: str,
+        role: Role,
+        tenant_id: str | None,
+        now: datetime,
+        tx: Transaction,
     ) -> str:
         """Write a new user and return the id."""
         document: Doc = {
@@ -104,6 +121,7 @@ class UserRepository:
             "emailVerified": True,
             "provider": PROVIDER,
             "role": role.value.upper(),
+            **_tenant(tenant_id),
             "createdAt": now,
             "updatedAt": now,
             "__v": 0,
@@ -154,12 +172,19 @@ class UserRepository:
         assert user is not None  # noqa: S101 - an upsert always returns one
         return str(user["_id"])
 
-    async def hold_administrators(self, now: datetime, tx: Transaction) -> list[str]:
-        """Return the ids of the administrators who are not disabled.
+    async def hold_administrators(
+        self, tenant_id: str | None, now: datetime, tx: Transaction
+    ) -> list[str]:
+        """Return the ids of the administrators who see a tenant, and are not disabled.
 
         They are touched, so that no other change of one of them overlaps *tx*.
         """
-        query: Doc = {"role": {"$in": ADMIN_ROLES}, "disabled": {"$in": [False, None]}}
+        query: Doc = {
+            "role": {"$in": ADMIN_ROLES},
+            "disabled": {"$in": [False, None]},
+            # Those without a tenant see all.
+            "tenantId": {"$in": list({None, "", tenant_id})},
+        }
         rows = await self._users.find(query, {"_id": 1}, session=tx).to_list()
         ids = [row["_id"] for row in rows]
         touch: Doc = {"$set": {"updatedAt": now}}
@@ -174,9 +199,11 @@ class GroupRepository:
     def __init__(self, database: Database) -> None:
         self._groups = database.collection("groups")
 
-    async def list_page(self, text: str | None, page: PageRequest) -> Page[GroupRecord]:
+    async def list_page(
+        self, text: str | None, tenants: Tenants, page: PageRequest
+    ) -> Page[GroupRecord]:
         """Return one page of the groups in whose name *text* occurs, by name."""
-        query = _holding(text, ("name",))
+        query = {**of_tenants(tenants), **_holding(text, ("name",))}
         total = await self._groups.count_documents(query)
         rows = self._groups.find(query, sort=[("name", 1), ("_id", 1)])
         found = await rows.skip(page.offset).limit(page.per_page).to_list()
@@ -195,9 +222,12 @@ class GroupRepository:
                 return [found]
         return [_group(row) for row in await self._groups.find({"name": reference}).to_list()]
 
-    async def is_named(self, name: str, but: str | None, tx: Transaction) -> bool:
-        """Whether another group has that name."""
-        rows = self._groups.find({"name": name}, {"_id": 1}, session=tx, limit=2)
+    async def is_named(
+        self, name: str, tenant_id: str | None, but: str | None, tx: Transaction
+    ) -> bool:
+        """Whether another group of a tenant has that name."""
+        query = {"name": name, **of_tenants(Tenants(tenant_id))}
+        rows = self._groups.find(query, {"_id": 1}, session=tx, limit=2)
         return any(str(row["_id"]) != but for row in await rows.to_list())
 
     async def insert(
@@ -205,6 +235,7 @@ class GroupRepository:
         name: str,
         description: str,
         member_ids: Sequence[str],
+        tenant_id: str | None,
         now: datetime,
         tx: Transaction,
     ) -> str:
@@ -214,6 +245,7 @@ class GroupRepository:
             # No idOnTheSource, not even null: jarvis-api's index lets one group have that.
             "source": "local",
             "memberIds": list(member_ids),
+            **_tenant(tenant_id),
             "createdAt": now,
             "updatedAt": now,
             "__v": 0,
@@ -238,6 +270,10 @@ class GroupRepository:
         await self._groups.update_one({"_id": ObjectId(group_id)}, {"$set": written}, session=tx)
 
 
+def _tenant(tenant_id: str | None) -> Doc:
+    return {} if tenant_id is None else {"tenantId": tenant_id}
+
+
 def _holding(text: str | None, names: Iterable[str]) -> Doc:
     if not text:
         return {}
@@ -255,6 +291,7 @@ def _user(row: dict[str, Any]) -> UserRecord:
         provider=_text(row.get("provider")),
         is_disabled=row.get("disabled") not in (None, False),
         source_id=_text(row.get("idOnTheSource")) or None,
+        tenant_id=tenant_of(row.get("tenantId")),
         created_at=_moment(row.get("createdAt")),
         updated_at=_moment(row.get("updatedAt")),
     )
@@ -267,6 +304,7 @@ def _group(row: dict[str, Any]) -> GroupRecord:
         name=_text(row.get("name")),
         description=_text(row.get("description")),
         source=_text(row.get("source")) or "local",
+        tenant_id=tenant_of(row.get("tenantId")),
         member_ids=tuple(one for one in members if isinstance(one, str))
         if isinstance(members, list)
         else (),

@@ -74,7 +74,7 @@ class UserService:
             AdminRequiredError: *actor* is no administrator.
         """
         validate_admin(actor)
-        return await self._users.list_page(text, page)
+        return await self._users.list_page(text, actor.tenants, page)
 
     async def get_user(self, user_id: str, actor: UserContext) -> UserRecord:
         """Return a user.
@@ -84,7 +84,7 @@ class UserService:
             UserNotFoundError: There is none of that id.
         """
         validate_admin(actor)
-        return await self._require_user(user_id)
+        return await self._require_user(user_id, actor)
 
     async def add_user(self, request: UserCreate, actor: UserContext) -> UserRecord:
         """Add a user.
@@ -100,16 +100,17 @@ class UserService:
         now = self._clock.now()
 
         async def write(tx: Transaction) -> UserRecord:
-            await self._require_free(email, username, None, tx)
+            await self._require_free(email, username, actor.tenant_id, None, tx)
             user_id = await self._users.insert(
                 name=request.name or username,
                 username=username,
                 email=email,
                 role=request.role,
+                tenant_id=actor.tenant_id,
                 now=now,
                 tx=tx,
             )
-            user = await self._require_user(user_id, tx)
+            user = await self._require_user(user_id, actor, tx)
             told = changes_of(None, present_user(user))
             event = AuditEvent(AuditAction.CREATE, EntityType.USER, user_id, told)
             await self._audit.record(actor, event, tx)
@@ -135,14 +136,14 @@ class UserService:
         now = self._clock.now()
 
         async def write(tx: Transaction) -> UserRecord:
-            before = await self._require_user(user_id, tx)
-            await self._require_free(None, change.username, user_id, tx)
+            before = await self._require_user(user_id, actor, tx)
+            await self._require_free(None, change.username, before.tenant_id, user_id, tx)
             if change.is_disabled or change.role is Role.USER:
-                left = await self._users.hold_administrators(now, tx)
+                left = await self._users.hold_administrators(before.tenant_id, now, tx)
                 if left == [user_id]:
                     raise LastAdministratorError
             await self._users.update(user_id, change, now, tx)
-            after = await self._require_user(user_id, tx)
+            after = await self._require_user(user_id, actor, tx)
             told = changes_of(_said(present_user(before)), _said(present_user(after)))
             if told != {"before": {}, "after": {}}:
                 event = AuditEvent(AuditAction.UPDATE, EntityType.USER, user_id, told)
@@ -162,7 +163,7 @@ class UserService:
             AdminRequiredError: *actor* is no administrator.
         """
         validate_admin(actor)
-        return await self._groups.list_page(text, page)
+        return await self._groups.list_page(text, actor.tenants, page)
 
     async def find_groups(self, reference: str, actor: UserContext) -> list[GroupRecord]:
         """Return the groups of that id or name.
@@ -171,7 +172,8 @@ class UserService:
             AdminRequiredError: *actor* is no administrator.
         """
         validate_admin(actor)
-        return await self._groups.find(reference)
+        found = await self._groups.find(reference)
+        return [group for group in found if actor.sees_tenant(group.tenant_id)]
 
     async def get_group(self, group_id: str, actor: UserContext) -> Group:
         """Return a group with its members.
@@ -181,8 +183,9 @@ class UserService:
             GroupNotFoundError: There is none of that id.
         """
         validate_admin(actor)
-        record = await self._require_group(group_id)
-        return Group(record, tuple(await self._users.members(record.member_ids)))
+        record = await self._require_group(group_id, actor)
+        members = await self._users.members(record.member_ids, record.tenant_id)
+        return Group(record, tuple(members))
 
     async def add_group(self, request: GroupCreate, actor: UserContext) -> Group:
         """Add a group.
@@ -194,16 +197,17 @@ class UserService:
             UnknownMembersError: A member is no user.
         """
         self._require_ours(actor)
-        now = self._clock.now()
+        now, tenant_id = self._clock.now(), actor.tenant_id
 
         async def write(tx: Transaction) -> str:
-            if await self._groups.is_named(request.name, None, tx):
+            if await self._groups.is_named(request.name, tenant_id, None, tx):
                 raise GroupExistsError(request.name)
-            members = [one.member_id for one in await self._require_users(request.members, tx)]
+            users = await self._require_users(request.members, tenant_id, tx)
+            members = [one.member_id for one in users]
             group_id = await self._groups.insert(
-                request.name, request.description, members, now, tx
+                request.name, request.description, members, tenant_id, now, tx
             )
-            told = present_group(await self._require_group(group_id, tx))
+            told = present_group(await self._require_group(group_id, actor, tx))
             told["members"] = [*request.members[:LISTED_MEMBERS]]
             event = AuditEvent(
                 AuditAction.CREATE, EntityType.GROUP, group_id, changes_of(None, told)
@@ -233,10 +237,13 @@ class UserService:
         now = self._clock.now()
 
         async def write(tx: Transaction) -> None:
-            before = await self._require_group(group_id, tx)
-            if change.name is not None and await self._groups.is_named(change.name, group_id, tx):
+            before = await self._require_group(group_id, actor, tx)
+            tenant_id = before.tenant_id
+            if change.name is not None and await self._groups.is_named(
+                change.name, tenant_id, group_id, tx
+            ):
                 raise GroupExistsError(change.name)
-            added = await self._require_users(change.added, tx)
+            added = await self._require_users(change.added, tenant_id, tx)
             # Somebody who is no user any more may still be listed by id.
             gone = {one.member_id for one in await self._users.several(change.removed, tx)}
             gone |= change.removed
@@ -245,7 +252,7 @@ class UserService:
             if len(members) > MOST_MEMBERS:
                 raise TooManyMembersError(MOST_MEMBERS)
             await self._groups.update(group_id, change, members, now, tx)
-            after = await self._require_group(group_id, tx)
+            after = await self._require_group(group_id, actor, tx)
             told = changes_of(_said(present_group(before)), _said(present_group(after)))
             told["members"] = {
                 "added": [*sorted(change.added)[:LISTED_MEMBERS]],
@@ -263,30 +270,42 @@ class UserService:
         if not self._is_ours:
             raise DirectoryElsewhereError
 
-    async def _require_user(self, user_id: str, tx: Transaction | None = None) -> UserRecord:
+    async def _require_user(
+        self, user_id: str, actor: UserContext, tx: Transaction | None = None
+    ) -> UserRecord:
         user = await self._users.get(user_id, tx)
-        if user is None:
+        if user is None or not actor.sees_tenant(user.tenant_id):
             raise UserNotFoundError
         return user
 
-    async def _require_group(self, group_id: str, tx: Transaction | None = None) -> GroupRecord:
+    async def _require_group(
+        self, group_id: str, actor: UserContext, tx: Transaction | None = None
+    ) -> GroupRecord:
         group = await self._groups.get(group_id, tx)
-        if group is None:
+        if group is None or not actor.sees_tenant(group.tenant_id):
             raise GroupNotFoundError
         return group
 
-    async def _require_users(self, user_ids: Iterable[str], tx: Transaction) -> list[UserRecord]:
+    async def _require_users(
+        self, user_ids: Iterable[str], tenant_id: str | None, tx: Transaction
+    ) -> list[UserRecord]:
         wanted = list(dict.fromkeys(user_ids))
         found = await self._users.several(wanted, tx) if wanted else []
+        found = [one for one in found if one.tenant_id == tenant_id]
         unknown = sorted(set(wanted) - {one.id for one in found})
         if unknown:
             raise UnknownMembersError(unknown)
         return sorted(found, key=lambda one: wanted.index(one.id))
 
     async def _require_free(
-        self, email: str | None, username: str | None, but: str | None, tx: Transaction
+        self,
+        email: str | None,
+        username: str | None,
+        tenant_id: str | None,
+        but: str | None,
+        tx: Transaction,
     ) -> None:
-        taken = await self._users.taken(email, username, but, tx)
+        taken = await self._users.taken(email, username, tenant_id, but, tx)
         if taken is not None:
             raise UserExistsError(taken, str(email if taken == "email" else username))
 

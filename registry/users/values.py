@@ -15,6 +15,7 @@ class UserRecord:
         role: As stored, `ADMIN` or `USER` where this program wrote it; None when there is none.
         provider: Who vouches for the user; `registry` where this program does.
         source_id: `idOnTheSource`: what groups list the user by, where there is one.
+        tenant_id: The tenant that the user is of.
     """
 
     id: str
@@ -25,6 +26,7 @@ class UserRecord:
     provider: str
     is_disabled: bool
     source_id: str | None
+    tenant_id: str | None
     created_at: datetime | None
     updated_at: datetime | None
 
@@ -46,6 +48,7 @@ class GroupRecord:
     Attributes:
         member_ids: `idOnTheSource` of each member, or the id of a user who has none.
         source: `local`, or the directory that it was taken over from.
+        tenant_id: The tenant that the group is of.
     """
 
     id: str
@@ -53,6 +56,7 @@ class GroupRecord:
     description: str
     source: str
     member_ids: tuple[str, ...]
+    tenant_id: str | None
     created_at: datetime | None
     updated_at: datetime | None
 

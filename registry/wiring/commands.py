@@ -137,7 +137,7 @@ class CommandServices:
         """Return what reads the audit trail."""
         from registry.audit.service import AuditService  # noqa: PLC0415
 
-        return AuditService(self.storage.audit_repository)
+        return AuditService(self.storage.audit_repository, self.storage.repositories.visible)
 
     @cached_property
     def usage(self) -> UsageService:
@@ -145,7 +145,9 @@ class CommandServices:
         from registry.usage.repository import UsageRepository  # noqa: PLC0415
         from registry.usage.service import UsageService  # noqa: PLC0415
 
-        return UsageService(UsageRepository(self.storage.database))
+        return UsageService(
+            UsageRepository(self.storage.database), self.storage.repositories.visible
+        )
 
     def secret_of(self, server_id: str) -> Callable[[str, str], str | None]:
         """Return what opens the stored secrets of a server; None for those that no key opens."""

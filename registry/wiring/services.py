@@ -124,6 +124,7 @@ def build_policies(
         changes,
         clock=clock,
         admin_sees_private=settings.admin_sees_private,
+        admin_uses_private=settings.admin_uses_private,
         enforces_approvals=settings.approvals == "required",
     )
 

@@ -89,7 +89,7 @@ def decision_microseconds() -> float:
     grants = [Grant("user", str(ObjectId()), Permission.VIEW) for _ in range(GRANTS // 2)]
     grants += [Grant("group", str(ObjectId()), Permission.VIEW) for _ in range(GRANTS // 2 - 1)]
     grants.append(Grant("group", next(iter(groups)), Permission.VIEW))
-    server = ServerFacts(str(ObjectId()), ServerScope.SHARED_USER, Grants.of(grants))
+    server = ServerFacts(str(ObjectId()), ServerScope.SHARED_USER, Grants.of(grants, None))
     if not decide(user, Permission.VIEW, server).allowed:
         raise RuntimeError("the decision is wrong")
     began_at = time.perf_counter()

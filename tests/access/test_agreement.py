@@ -157,7 +157,7 @@ async def queried(
         facts = ServerFacts(
             record.author,
             record.scope,
-            Grants.of(grants.get(record.id, [])),
+            Grants.of(grants.get(record.id, []), record.tenant_id),
             tenant_id=record.tenant_id,
         )
         decision = decide(user, Permission.VIEW, facts, admin_sees_private=admin_sees_private)
@@ -226,7 +226,7 @@ async def test_statistics_count_what_lists_show(
     await view.load()
     root = next(one for one in people() if one.is_admin)
 
-    counts = repositories.inventory.counts()
+    counts = repositories.inventory.counts(root)
 
     for status, number in counts.by_status.items():
         narrowed = ServerFilter(status=status)

@@ -27,7 +27,7 @@ VIEW, EDIT = Permission.VIEW, Permission.EDIT
 
 
 def server(scope: ServerScope | None, *grants: Grant) -> ServerFacts:
-    return ServerFacts(ALICE.user_id, scope, Grants.of(grants))
+    return ServerFacts(ALICE.user_id, scope, Grants.of(grants, None))
 
 
 def to_alice(bits: Permission = VIEW) -> Grant:
@@ -117,20 +117,33 @@ def test_nobody_sees_or_uses_what_is_of_another_tenant(
     user: UserContext, scope: ServerScope | None, own: str | None, theirs: str | None
 ) -> None:
     caller = replace(user, tenant_id=own)
-    public = Grants.of([Grant(PrincipalType.PUBLIC, None, VIEW)])
+    public = Grants.of([Grant(PrincipalType.PUBLIC, None, VIEW)], theirs)
     facts = ServerFacts(ALICE.user_id, scope, public, tenant_id=theirs)
 
     seen = decide(caller, VIEW, facts)
     used = decide_use(caller, facts, admin_uses_private=True)
 
     if own != theirs:
-        assert (seen.allowed, seen.rule, seen.verdict.bits) == (False, Rule.TENANT, 0)
         assert (used.allowed, used.rule) == (False, Rule.TENANT)
+        # Whom the operator made, without a tenant, sees what is of any, and uses none of it.
+        expected = (True, Rule.ADMINISTRATOR) if caller.sees_all_tenants else (False, Rule.TENANT)
+        assert (seen.allowed, seen.rule) == expected
     else:
         assert (seen, used) == (
             decide(user, VIEW, replace(facts, tenant_id=None)),
             decide_use(user, replace(facts, tenant_id=None), admin_uses_private=True),
         )
+
+
+def test_an_entry_that_says_another_tenant_counts_for_nobody() -> None:
+    grant = Grant(PrincipalType.PUBLIC, None, VIEW)
+
+    given = [
+        Grants.of([replace(grant, tenant_id=said)], "acme").public
+        for said in (None, "acme", "other")
+    ]
+
+    assert given == [1, 1, 0]
 
 
 def test_the_operator_is_of_all_tenants() -> None:

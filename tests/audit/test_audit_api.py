@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 URL = "http://127.0.0.1:9/mcp"
 SECRET = "sk-sentinel-7391"
-AUDITOR = UserContext("e" * 24, "audrey", Role.USER, frozenset({Scope.READ_AUDIT}))
+AUDITOR = UserContext("e" * 24, "audrey", Role.ADMIN, frozenset({Scope.READ_AUDIT}))
+CLERK = UserContext("f" * 24, "carl", Role.USER, frozenset({Scope.READ_AUDIT}))
 
 
 async def trail(rest: Rest, user: UserContext = AUDITOR, **query: Any) -> httpx.Response:
@@ -261,3 +262,39 @@ async def test_new_records_are_sealed_by_the_running_application(
 
 async def test_an_administrators_token_reads_the_trail(rest: Rest, root: UserContext) -> None:
     assert (await trail(rest, replace(root, scopes=ALL_SCOPES))).status_code == 200
+
+
+async def test_who_is_no_administrator_is_shown_nothing_of_others_private_servers(
+    rest: Rest, alice: UserContext, root: UserContext
+) -> None:
+    private = await rest.register(alice, "hers", URL)
+    shared = await rest.register(root, "everybodys", URL, scope="shared_app")
+    policy = {
+        "name": "closed",
+        "effect": "deny",
+        "target": {"owner_id": private["id"]},
+        "subjects": {"everyone": True},
+    }
+    assert (await rest.ask(alice, "POST", "/access/policies", json=policy)).status_code == 201
+    await rest.ask(CLERK, "GET", "/users")
+
+    found = (await trail(rest, CLERK)).json()["records"]
+    everything = await records(rest)
+
+    told = {(record["entity_type"], record["username"]) for record in found}
+    assert told == {("server", "root"), ("user", "carl")}
+    assert {record["entity_id"] for record in found} == {shared["id"], None}
+    assert {"policy", "server"} < {record["entity_type"] for record in everything}
+
+
+async def test_records_of_earlier_releases_are_divided_by_what_they_say(
+    rest: Rest, alice: UserContext, root: UserContext
+) -> None:
+    await rest.register(alice, "hers", URL)
+    shared = await rest.register(root, "everybodys", URL, scope="shared_app")
+    logs = rest.parts.database.collection("audit_logs")
+    await logs.update_many({}, {"$unset": {"server_id": ""}})
+
+    found = (await trail(rest, CLERK)).json()["records"]
+
+    assert [record["entity_id"] for record in found] == [shared["id"]]

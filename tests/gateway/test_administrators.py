@@ -32,7 +32,7 @@ from tests.gateway.test_standing import PROMPT, PROMPTS_CHANGED
 PATHS = {"/mcp/demo": "", "/mcp": "demo__"}
 ALL_WAYS = pytest.mark.parametrize("speech", Speech)
 NO_SCOPE = ServerFacts(AUTHOR, None)
-ADMINISTRATORS = Grants.of([Grant(PrincipalType.ROLE, "ADMIN", Permission.VIEW)])
+ADMINISTRATORS = Grants.of([Grant(PrincipalType.ROLE, "ADMIN", Permission.VIEW)], None)
 RESOURCE = "test://static-text"
 
 

@@ -659,3 +659,22 @@ async def test_states_are_told_to_those_who_may_change_the_server_alone(
     assert by_other["message"] == unknown["message"]
     assert by_other["reasons"] == unknown["reasons"]
     assert by_other["policies"] == unknown["policies"] == []
+
+
+async def test_an_administrator_is_explained_what_the_gateway_decides_about_private_servers(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(OWNER, "hers", upstream.url)
+    asked = {"server_id": server["id"], "tool": "echo"}
+
+    by_root = (await explained(rest, ROOT, **asked)).json()
+    by_owner = (await explained(rest, OWNER, **asked)).json()
+    headers = {
+        "Authorization": f"Bearer {rest.token(ROOT)}",
+        "Accept": "application/json, text/event-stream",
+    }
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    used = await rest.client.post("/mcp/hers", json=message, headers=headers)
+
+    assert (by_root["allowed"], by_owner["allowed"], used.status_code) == (False, True, 404)
+    assert "use it only if they are" in by_root["message"]

@@ -236,7 +236,7 @@ async def test_a_servers_tokens_go_with_it_and_no_others(
         {"_id": "theirs", "type": "other", "identifier": "mcp:weather"}
     )
 
-    await database.transaction(lambda tx: tokens.delete_of_server("weather", None, tx))
+    await database.transaction(lambda tx: tokens.delete_of_server("weather", None, None, tx))
 
     rows = await database.collection("tokens").find({}).to_list()
     assert {str(row["_id"]) for row in rows} == {kept, "theirs"}
@@ -314,7 +314,7 @@ async def test_a_servers_keys_go_with_it(auths: PluginAuthRepository, database: 
     await database.transaction(lambda tx: auths.store(ALICE, "weather", SENTINEL, NOW, tx))
     await database.transaction(lambda tx: auths.store(BOB, "other", SENTINEL, NOW, tx))
 
-    await database.transaction(lambda tx: auths.delete_of_server("weather", None, tx))
+    await database.transaction(lambda tx: auths.delete_of_server("weather", None, None, tx))
 
     assert await auths.values(ALICE, "weather", None) == {}
     assert await auths.values(BOB, "other", None) == {"MCP_API_KEY": SENTINEL}

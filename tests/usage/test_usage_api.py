@@ -16,7 +16,7 @@ from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fix
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
-AUDITOR = UserContext("e" * 24, "audrey", Role.USER, frozenset({Scope.READ_AUDIT}))
+AUDITOR = UserContext("e" * 24, "audrey", Role.ADMIN, frozenset({Scope.READ_AUDIT}))
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
