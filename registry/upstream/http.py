@@ -6,6 +6,7 @@ that a second look-up cannot lead elsewhere. All answers together are bounded.
 
 import asyncio
 import contextlib
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import httpx2
 from typing_extensions import override
 
+from registry.core.json import load_text, members
 from registry.upstream.carrier import AiohttpTransport
 from registry.upstream.errors import (
     UpstreamError,
@@ -44,6 +46,7 @@ PLAIN = frozenset({"", "identity"})
 """Content codings that leave a body as it is."""
 
 Rewriting = Callable[[bytes], bytes]
+RequestId = str | int
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class Exchange:
         status: Of the last answer.
         content_type: Of the last answer.
         authenticate: `WWW-Authenticate` of the last 401.
+        asked: The ids of all requests, as text.
     """
 
     max_bytes: int
@@ -74,6 +78,7 @@ class Exchange:
     location: str | None = None
     authenticate: str | None = None
     statuses: list[int] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
 
     def take(self, size: int) -> None:
         """Count *size* bytes against the bound."""
@@ -120,6 +125,29 @@ class Exchange:
         place = named._replace(scheme=own.scheme, netloc=own.netloc, fragment="")
         return written(event._replace(data=place.geturl().encode()))
 
+    def answered(self, message: bytes, request_id: RequestId | None) -> bytes:
+        """Return *message* as the SDK takes it; it would wait for ever for another answer.
+
+        Args:
+            message: What came.
+            request_id: Of the request that it came for; None on a stream that belongs to none.
+
+        Raises:
+            UpstreamProtocolError: It answers what was not asked.
+        """
+        body = members(json.loads(message))
+        if "method" in body or not ("result" in body or "error" in body):
+            return message
+        answered_id = body.get("id")
+        if answered_id is None and "error" in body and request_id is not None:
+            # Of a message that it could not read; of this request, for there is no other.
+            return json.dumps({**body, "id": request_id}, ensure_ascii=False).encode()
+        # The SDK takes a number that came back as text.
+        if str(answered_id) not in self.asked:
+            told = "It answered under another id than that of the request."
+            raise self.refused(UpstreamProtocolError(told))
+        return message
+
     def _tell(self) -> None:
         on_failure, self.on_failure = self.on_failure, None
         if on_failure is not None:
@@ -150,6 +178,9 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request to a checked address."""
         exchange = self._exchange
+        request_id = None if self._rewrite is None else _request_id(await request.aread())
+        if request_id is not None:
+            exchange.asked.add(str(request_id))
         try:
             parts = self._guard.check_syntax(str(request.url))
             host = parts.hostname or ""
@@ -162,13 +193,13 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         exchange.statuses.append(response.status_code)
         if request.method == "GET" and not exchange.heeds_get:
             # A stream beside the requests, which servers need not offer.
-            return await self._checked(response)
+            return await self._checked(response, None)
         exchange.status = response.status_code
         exchange.content_type = response.headers.get("content-type", "").partition(";")[0].strip()
         exchange.location = response.headers.get("location")
         if response.status_code == httpx2.codes.UNAUTHORIZED:
             exchange.authenticate = response.headers.get("www-authenticate")
-        return await self._checked(response)
+        return await self._checked(response, request_id)
 
     async def _sent(
         self, request: httpx2.Request, host: str, addresses: list[str]
@@ -200,7 +231,9 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             return response
         raise AssertionError("A name has at least one address.")
 
-    async def _checked(self, response: httpx2.Response) -> httpx2.Response:
+    async def _checked(
+        self, response: httpx2.Response, request_id: RequestId | None
+    ) -> httpx2.Response:
         exchange = self._exchange
         if response.headers.get("content-encoding", "").strip().lower() not in PLAIN:
             # We asked for none: what unpacks to a thousand times its size is not for us.
@@ -218,7 +251,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             if value.isascii() or name.lower() != b"set-cookie"
         ]
         if self._rewrite is not None and kind in REWRITTEN:
-            stream = REWRITTEN[kind](stream, exchange, self._rewrite)
+            stream = REWRITTEN[kind](stream, exchange, self._rewrite, request_id)
             headers = [item for item in headers if item[0].lower() != b"content-length"]
         return httpx2.Response(
             response.status_code,
@@ -270,16 +303,23 @@ class _CountedStream(httpx2.AsyncByteStream):
 
 class _RewrittenStream(httpx2.AsyncByteStream):
     def __init__(
-        self, inner: httpx2.AsyncByteStream, exchange: Exchange, rewrite: Rewriting
+        self,
+        inner: httpx2.AsyncByteStream,
+        exchange: Exchange,
+        rewrite: Rewriting,
+        request_id: RequestId | None,
     ) -> None:
         self._inner = inner
         self._exchange = exchange
         self._rewrite = rewrite
+        self._request_id = request_id
 
     async def _rewritten(self, message: bytes) -> bytes:
         if len(message) < LONG_MESSAGE_BYTES:
-            return self._rewrite(message)
-        return await asyncio.to_thread(self._rewrite, message)
+            rewritten = self._rewrite(message)
+        else:
+            rewritten = await asyncio.to_thread(self._rewrite, message)
+        return self._exchange.answered(rewritten, self._request_id)
 
     @override
     async def aclose(self) -> None:
@@ -316,6 +356,15 @@ class _RewrittenEvents(_RewrittenStream):
                     yield written(event._replace(data=rewritten))
                 elif b"\n" not in event.data:
                     yield written(event)
+
+
+def _request_id(body: bytes) -> RequestId | None:
+    """Return the id of the request in the body that the SDK sends; None of all else."""
+    message = members(load_text(body)) if body else {}
+    request_id = message.get("id")
+    if "method" in message and isinstance(request_id, str | int):
+        return request_id
+    return None
 
 
 REWRITTEN = {"application/json": _RewrittenBody, "text/event-stream": _RewrittenEvents}

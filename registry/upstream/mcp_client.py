@@ -311,7 +311,7 @@ async def _read(
             left = limits.total_timeout_seconds - (clock.monotonic() - began_at)
             # Half of what is left: whatever happens here, the tools have been read.
             async with asyncio.timeout(left / 2):
-                await _read_features(features, handshake, session, dispatcher, limits)
+                await _read_features(features, handshake, session, dispatcher, limits, exchange)
     except Exception as exc:
         # Within the SDK a broken connection ends the session from outside of what was asked.
         if read is None:
@@ -379,6 +379,7 @@ async def _read_features(
     session: ClientSession,
     dispatcher: RecordingDispatcher,
     limits: Limits,
+    exchange: Exchange,
 ) -> None:
     for listing in FEATURES:
         if listing.capability not in handshake.capabilities:
@@ -395,7 +396,13 @@ async def _read_features(
                 # Many servers with resources know no templates, or the reverse.
                 features.lists[listing.member] = ()
             else:
-                features.unread[listing.member] = f"It answered: {_shown(exc)}"
+                is_closed = str(exc) == CLOSED
+                told = (
+                    "The connection broke."
+                    if is_closed
+                    else _of_answer(exc, "It", exchange).message
+                )
+                features.unread[listing.member] = told
 
 
 @asynccontextmanager

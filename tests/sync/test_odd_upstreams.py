@@ -25,6 +25,8 @@ Answering = Callable[[bytes], bytes]
 DISCOVERY_SECONDS = 4.0
 JSON = "Content-Type: application/json\r\n"
 EVENTS = "Content-Type: text/event-stream\r\n"
+NO_HTTP = "{origin} did not answer in HTTP."
+OTHER_ID = "It answered under another id than that of the request."
 RESULTS = {
     "initialize": {
         "protocolVersion": "2025-06-18",
@@ -43,6 +45,10 @@ def head(headers: bytes | str, size: int | None = None) -> bytes:
 
 def plain(headers: bytes | str) -> Answering:
     return lambda body: head(headers, len(body)) + body
+
+
+def under_id(body: bytes, request_id: object) -> bytes:
+    return json.dumps({**json.loads(body), "id": request_id}).encode()
 
 
 def streamed(before: bytes) -> Answering:
@@ -170,24 +176,45 @@ async def test_what_is_merely_odd_is_read(settings: Settings, answering: Answeri
 @pytest.mark.parametrize(
     ("answering", "told"),
     [
-        (lambda _: b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "{origin} did not answer in HTTP."),
-        (plain(JSON + f"X-Long: {'x' * 200_000}\r\n"), "{origin} did not answer in HTTP."),
+        (lambda _: b"SSH-2.0-OpenSSH_9.6\r\n\r\n", NO_HTTP),
+        (plain(JSON + f"X-Long: {'x' * 200_000}\r\n"), NO_HTTP),
         (lambda body: head(JSON, 2 * len(body)) + body, "The connection to {origin} broke."),
         (plain(JSON + "Content-Encoding: gzip\r\n"), "It sent a compressed answer unasked."),
         (plain(""), "{origin} answered with no content type, not JSON."),
         (plain("Content-Type: text/plain\r\n"), "{origin} answered with text/plain, not JSON."),
+        (lambda body: plain(JSON)(under_id(body, 99)), OTHER_ID),
+        (lambda body: plain(JSON)(under_id(body, None)), OTHER_ID),
+        (lambda body: streamed(b"")(under_id(body, "other")), OTHER_ID),
+        (lambda body: head(JSON + f"Content-Length: {len(body)}\r\n", len(body)) + body, NO_HTTP),
     ],
-    ids=["no HTTP", "too long a header", "broken off", "compressed", "no type", "text"],
+    ids=[
+        *("no HTTP", "too long a header", "broken off", "compressed", "no type", "text"),
+        *("another id", "no id", "another id in a stream", "two lengths"),
+    ],
 )
 async def test_what_cannot_be_read_is_told(
     settings: Settings, answering: Answering, told: str
 ) -> None:
+    clock = SystemClock()
+    began_at = clock.monotonic()
+
     async with odd(answering) as port:
         origin = f"http://127.0.0.1:{port}"
         with pytest.raises(DiscoveryFailedError) as caught:
             await read(settings, f"{origin}/mcp")
 
     assert caught.value.message == told.format(origin=origin)
+    assert clock.monotonic() - began_at < DISCOVERY_SECONDS / 2
+
+
+async def test_an_error_without_an_id_answers_the_request_that_it_came_for(
+    settings: Settings,
+) -> None:
+    def answering(body: bytes) -> bytes:
+        return plain(JSON)(under_id(body, None) if b'"error"' in body else body)
+
+    async with odd(answering) as port:
+        assert await read(settings, f"http://127.0.0.1:{port}/mcp") == [TOOL["name"]]
 
 
 @pytest.mark.parametrize("event", [b"\n\n", b": ping\n\n", b"id: 1\n\n", b"\r"])

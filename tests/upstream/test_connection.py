@@ -179,6 +179,8 @@ async def test_pieces_that_came_before_the_end_are_read() -> None:
         b"SSH-2.0-OpenSSH\r\n",
         b"HTTP/7.3 200 OK\r\n\r\n",
         OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        # RFC 9112 6.3 allows to take equal ones as one, and does not ask for it.
+        OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
         OK + b"Content-Length: -2\r\n\r\n{}",
         OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         OK + b"Bad Name : x\r\nContent-Length: 0\r\n\r\n",
