@@ -263,15 +263,12 @@ class Cipher:
             raise DecryptionError(ref, UnreadableReason.UNREADABLE)
         return found
 
-    def derive_key(self, purpose: str) -> bytes:
-        """Return 32 bytes for *purpose* alone, always the same for the same key.
-
-        Knowing them tells nothing about the key or about other purposes (HKDF-SHA256, RFC 5869).
-        """
-        return _derived(self._keys[0], purpose)
-
     def derive_keys(self, purpose: str) -> dict[str, bytes]:
-        """Return what `derive_key` gives for each readable key, by key id, the current first."""
+        """Return 32 bytes for *purpose* alone for each readable key, by key id, the current first.
+
+        They are always the same for the same key. Knowing them tells nothing about the key or
+        about other purposes (HKDF-SHA256, RFC 5869).
+        """
         return {_key_id(key): _derived(key, purpose) for key in self._keys}
 
     def _encrypted_cbc(self, text: str, iv: bytes) -> bytes:

@@ -8,14 +8,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import (
-    BulkWriteError,
     ConnectionFailure,
     ExecutionTimeout,
     NetworkTimeout,
     NotPrimaryError,
     OperationFailure,
     ServerSelectionTimeoutError,
-    WriteError,
     WTimeoutError,
 )
 
@@ -35,9 +33,6 @@ UNREACHABLE = (
     WTimeoutError,
 )
 """What the driver raises when the database is away, stepping down or too slow."""
-
-WRITE_REFUSED = (WriteError, BulkWriteError)
-"""What the driver raises when the database does not take a document, as its validator says."""
 
 SHUTTING_DOWN_CODES = frozenset({91, 11600, 11602})
 """ShutdownInProgress, InterruptedAtShutdown, InterruptedDueToReplStateChange."""

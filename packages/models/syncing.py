@@ -13,7 +13,6 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from packages.models.tools import SOURCE_TYPES
 
 SYNC_STATUSES = ("success", "failure")
-SYNC_MODES = ("manual", "scheduled", "webhook")
 TRIGGERS = ("manual", "schedule", "webhook", "notification", "command")
 OPEN_STATES = ("queued", "running", "retrying")
 JOB_STATES = (*OPEN_STATES, "succeeded", "dead", "cancelled")

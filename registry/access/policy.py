@@ -25,7 +25,6 @@ class Permission(IntFlag):
     SHARE = 8
 
 
-NO_PERMISSION = Permission(0)
 OWNER = Permission.VIEW | Permission.EDIT | Permission.DELETE | Permission.SHARE
 
 NO_BITS = 0

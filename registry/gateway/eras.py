@@ -13,7 +13,6 @@ from mcp.shared.inbound import (
 from mcp_types import PROTOCOL_VERSION_META_KEY
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
-    LATEST_HANDSHAKE_VERSION,
     MODERN_PROTOCOL_VERSIONS,
 )
 
@@ -27,10 +26,9 @@ from registry.gateway.errors import (
     InvalidParams,
     InvalidRequest,
     LadderRefusal,
-    VersionMismatch,
 )
 from registry.gateway.headers import Headers
-from registry.gateway.values import Route, ToolEntry
+from registry.gateway.values import ToolEntry
 from registry.servers.values import Era
 
 HANDSHAKE_VERSIONS = frozenset(HANDSHAKE_PROTOCOL_VERSIONS)
@@ -97,29 +95,6 @@ def check_param_headers(
         raise _refused(rejection)
 
 
-def check_era(era: Era, headers: Headers, params: Mapping[str, Any], route: Route) -> None:
-    """Refuse a client whose era the server does not speak.
-
-    Raises:
-        VersionMismatch: Names both sides' versions.
-    """
-    if era in route.eras:
-        return
-    default = MODERN_PROTOCOL_VERSIONS[-1] if era is Era.MODERN else LATEST_HANDSHAKE_VERSION
-    raise VersionMismatch(_requested_version(headers, params) or default, spoken_versions(route))
-
-
-def spoken_versions(route: Route) -> list[str]:
-    """Return the versions the server speaks, as far as discovery learnt them."""
-    versions: list[str] = []
-    if Era.LEGACY in route.eras:
-        first = route.protocol_version
-        versions.append(first if first in HANDSHAKE_VERSIONS else LATEST_HANDSHAKE_VERSION)
-    if Era.MODERN in route.eras:
-        versions.extend(MODERN_PROTOCOL_VERSIONS)
-    return versions
-
-
 def is_of_another_era(era: Era, status: int, answer: bytes) -> bool:
     """Whether a server that was spoken to in *era* answers as one that does not speak it.
 
@@ -158,14 +133,6 @@ def require_arguments(params: Mapping[str, Any], tool: ToolEntry) -> Mapping[str
     if type(arguments) is not dict:
         raise InvalidParams("The member arguments must be an object.")
     return arguments
-
-
-def _requested_version(headers: Headers, params: Mapping[str, Any]) -> str | None:
-    """Return the version that the client asks for, where it says one."""
-    version = headers.get(VERSION_HEADER) or params.get("protocolVersion")
-    if version is None and type(params.get("_meta")) is dict:
-        version = params["_meta"].get(PROTOCOL_VERSION_META_KEY)
-    return version[:32] if isinstance(version, str) else None
 
 
 def _refused(rejection: InboundLadderRejection) -> LadderRefusal:

@@ -2,7 +2,7 @@
 
 Refusal
 ├── transport: OriginNotAllowed, MethodNotAllowed, BodyTooLarge, BodyTooSlow, …
-├── protocol:  MalformedJson, InvalidRequest, InvalidParams, HeaderMismatch, VersionMismatch
+├── protocol:  MalformedJson, InvalidRequest, InvalidParams, HeaderMismatch
 ├── policy:    ServerUnknown, SessionUnknown, ToolUnknown, ToolDenied
 ├── loop:      LoopDetected
 └── upstream:  UpstreamUnreachable, UpstreamTimedOut, UpstreamMisbehaved, CredentialsRejected, …
@@ -210,19 +210,6 @@ class LadderRefusal(Refusal):
     def __init__(self, code: int, message: str, facts: Mapping[str, object]) -> None:
         super().__init__(message, facts=facts)
         self.rpc_code = code
-
-
-class VersionMismatch(Refusal):
-    """Client and server share no protocol era."""
-
-    code = UNSUPPORTED_PROTOCOL_VERSION
-
-    def __init__(self, requested: str, supported: Sequence[str]) -> None:
-        super().__init__(
-            f"Unsupported protocol version: the client asked for {requested}, "
-            f"this server speaks {', '.join(supported)}.",
-            facts={"supported": list(supported), "requested": requested},
-        )
 
 
 class Unauthorized(Refusal):

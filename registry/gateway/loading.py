@@ -8,7 +8,6 @@ view that is served and the one that is being read share it.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from types import MappingProxyType
 
 import structlog
 
@@ -107,9 +106,6 @@ class ServerView:
     row_ids: bytes
     record: ServerRecord | None
     definition_bytes: int = 0
-
-
-NO_VIEWS: Mapping[str, ServerView] = MappingProxyType({})
 
 
 @dataclass(slots=True)

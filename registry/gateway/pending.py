@@ -5,7 +5,6 @@ of servers: events are kept as the servers they are about. Pure but for the wait
 """
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from packages.database.changes import Change, Heard, Position, Watched, row_id
@@ -46,9 +45,6 @@ WATCHED = (
     *(Watched(name) for name in sorted(USERS)),
 )
 """Everything that the gateway's view depends on."""
-
-LINKED: Mapping[str, str] = {item.collection: item.link for item in WATCHED if item.link}
-"""Collections whose documents are about servers, and the field that names the server."""
 
 MOST_DELETED = 20_000
 """Ids of deleted documents remembered; of more, everything is read again."""

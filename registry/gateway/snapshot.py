@@ -207,10 +207,6 @@ class Snapshot:
         server = None if view is None else view.record
         return await self._user_headers.read(user, route, server)
 
-    def forget_user_headers(self) -> None:
-        """Drop what is remembered of users' own values."""
-        self._user_headers.clear()
-
     async def load(self) -> None:
         """Read everything; `follow` goes on from there.
 

@@ -95,16 +95,6 @@ def ways(user: UserContext, subjects: Subjects) -> tuple[str, ...]:
     return tuple(way for way, is_so in found.items() if is_so)
 
 
-def is_about(policy: Policy, owner_id: str, tool: ToolFacts) -> bool:
-    """Whether a policy is about a tool of an MCP server."""
-    target = policy.target
-    return (
-        _is_about_server(policy, owner_id)
-        and is_named(target.tools, tool.name)
-        and all(facet(flag, value) in tool.facets for flag, value in target.metadata.items())
-    )
-
-
 def is_named(patterns: Sequence[str], name: str) -> bool:
     """Whether any of the *patterns* is about a tool of that name; none at all are about any."""
     return not patterns or any(fits(pattern, name) for pattern in patterns)
@@ -204,11 +194,6 @@ def _test(policy: Policy) -> tuple[frozenset[str], Test | None]:
     wild = tuple(pattern for pattern in target.tools if WILDCARD in pattern)
     exact = frozenset(target.tools) - set(wild)
     return exact, (lambda tool: is_named(wild, tool.name)) if wild else None
-
-
-def _is_about_server(policy: Policy, owner_id: str) -> bool:
-    target = policy.target
-    return target.source_type is not SourceType.OPENAPI and target.owner_id in {None, owner_id}
 
 
 def _denies(policy: Policy) -> bool:

@@ -253,15 +253,6 @@ class Inventory:
         """Put *servers* in the place of everything."""
         self.replace({**self._servers, **servers}, servers)
 
-    def server(self, server_id: str) -> ListedServer | None:
-        """Return one server.
-
-        Raises:
-            ListsOutdatedError: Nobody heard of the database for a while.
-        """
-        self._require_fresh()
-        return self._servers.get(server_id)
-
     def servers(self) -> Sequence[ListedServer]:
         """Return all servers, the last changed first.
 

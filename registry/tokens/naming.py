@@ -11,7 +11,6 @@ from registry.tokens.values import STORED_TYPES, StoredKey, TokenRecord, TokenTy
 
 MCP_ACCESS = "mcp_oauth"
 MCP_REFRESH = "mcp_oauth_refresh"
-MCP_TYPES = (MCP_ACCESS, MCP_REFRESH)
 PREFIX = "mcp:"
 REFRESH_SUFFIX = ":refresh"
 SHOWN_REFRESH_SUFFIX = "_refresh"

@@ -81,7 +81,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(connected(settings, metrics))
         feed = await build_feed(settings, database, clock)
-        conflicts = await prepared(database, cipher)
+        await prepared(database, cipher)
         known = await build_identities(settings, keys, database, clock=clock, metrics=metrics)
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
         repositories, audit = storage.repositories, storage.audit
@@ -225,7 +225,6 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             policies=build_policies(settings, storage, known.directory, snapshot, clock),
             users=build_users(settings, storage, clock),
             sync=sync.service,
-            index_conflicts=conflicts,
         )
 
 

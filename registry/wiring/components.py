@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from packages.database.client import Database, IndexConflict
+from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
 from registry.access.service import PermissionService
 from registry.audit.service import AuditService
@@ -69,7 +69,6 @@ class Components:
     policies: PolicyService
     users: UserService
     sync: SyncService
-    index_conflicts: list[IndexConflict]
 
     async def database_is_up(self) -> bool:
         """Whether MongoDB answers now."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from packages.database.client import Database, IndexConflict
+from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.schema import prepare
 from registry.access.repository import AclRepository
@@ -50,18 +50,16 @@ class Storage:
     audit_keys: AuditKeys
 
 
-async def prepared(database: Database, cipher: Cipher) -> list[IndexConflict]:
+async def prepared(database: Database, cipher: Cipher) -> None:
     """Make what is missing of collections and indexes, and check that the keys fit.
 
-    Returns:
-        Indexes that exist with other options, which were left as they are.
+    Indexes that exist with other options are left as they are, and logged.
 
     Raises:
         SettingsError: The stored credentials were encrypted with other keys.
         DatabaseUnavailable: MongoDB is not there.
     """
-    conflicts = await prepare(database, EXTRA_INDEXES)
-    for conflict in conflicts:
+    for conflict in await prepare(database, EXTRA_INDEXES):
         log.warning(
             "index_conflict",
             collection=conflict.collection,
@@ -69,7 +67,6 @@ async def prepared(database: Database, cipher: Cipher) -> list[IndexConflict]:
             problem=conflict.message,
         )
     await require_matching_keys(database, cipher)
-    return conflicts
 
 
 def build_storage(

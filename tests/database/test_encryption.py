@@ -417,7 +417,7 @@ def test_derived_keys_are_those_of_openssl() -> None:
     openssl kdf -keylen 32 -kdfopt digest:SHA256 -kdfopt hexkey:$KEY
     -kdfopt info:mcp-gateway-registry/gateway-sessions HKDF
     """
-    derived = CIPHER.derive_key("gateway-sessions")
+    [derived] = CIPHER.derive_keys("gateway-sessions").values()
 
     assert derived.hex() == "eed3b22c288594f91f0fa0ef6c5da98b53fc60a5d355d0c55caeb81ec60cc5fb"
 
@@ -425,21 +425,19 @@ def test_derived_keys_are_those_of_openssl() -> None:
 def test_each_key_derives_its_own() -> None:
     both = Cipher(KEY, IV, previous_keys=[OTHER_KEY])
 
-    derived = both.derive_keys("sessions")
+    derived = list(both.derive_keys("sessions").items())
 
-    assert list(derived) == [CIPHER.key_id, Cipher(OTHER_KEY, IV).key_id]
-    assert list(derived.values()) == [
-        cipher.derive_key("sessions") for cipher in (CIPHER, Cipher(OTHER_KEY, IV))
-    ]
-    assert both.derive_key("sessions") == derived[CIPHER.key_id]
+    alone = [cipher.derive_keys("sessions") for cipher in (CIPHER, Cipher(OTHER_KEY, IV))]
+    assert derived == [item for found in alone for item in found.items()]
 
 
 @given(any_text, any_text)
 def test_each_purpose_has_its_own_key(purpose: str, other: str) -> None:
     assume(purpose != other)
 
-    assert CIPHER.derive_key(purpose) != CIPHER.derive_key(other)
-    assert len(CIPHER.derive_key(purpose)) == 32
+    [derived], [others] = [CIPHER.derive_keys(one).values() for one in (purpose, other)]
+    assert derived != others
+    assert len(derived) == 32
 
 
 def test_nothing_of_a_cipher_is_shown() -> None:

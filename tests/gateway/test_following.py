@@ -427,7 +427,6 @@ async def test_dropping_the_whole_view_changes_no_route(two: Replicas, alice: Us
 
     two.snapshot._views.clear()
     two.snapshot._position = None
-    two.snapshot.forget_user_headers()
     await two.snapshot.load()
 
     after = two.snapshot.route("weather")

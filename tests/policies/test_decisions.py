@@ -18,7 +18,6 @@ from registry.policies.decisions import (
     decide,
     deciding,
     fits,
-    is_about,
     rules_of,
     ways,
 )
@@ -55,7 +54,7 @@ def rule_about(stored: Sequence[Policy], owner_id: str, tool: ToolFacts) -> Rule
 
 
 def plainly_about(one: Policy, owner_id: str, tool: ToolFacts) -> bool:
-    """Say the same as `is_about`, in other words."""
+    """Say whether a policy is about a tool, in other words."""
     target = one.target
     known = dict(facet.split(":") for facet in tool.facets)
     wanted = {flag: str(value).lower() for flag, value in target.metadata.items()}
@@ -141,7 +140,8 @@ def test_rules_of_many_tools_hold_exactly_the_policies_about_each(
     rules = rules_of(PolicyIndex(stored).about(owner_id), found)
 
     wanted = {
-        tool.name: tuple(one for one in enabled if is_about(one, owner_id, tool)) for tool in found
+        tool.name: tuple(one for one in enabled if plainly_about(one, owner_id, tool))
+        for tool in found
     }
     assert {name: rule.policies for name, rule in rules.items()} == {
         name: about for name, about in wanted.items() if about

@@ -173,7 +173,6 @@ async def test_a_value_that_cannot_be_decrypted_is_told_of(
     await put(rest, alice, server_id, MCP_API_KEY="alices")
     auths = rest.parts.database.collection("pluginauths")
     await auths.update_many({}, {"$set": {"value": "00" * 16}})
-    rest.parts.snapshot.forget_user_headers()
 
     headers, answer = await called_with(rest, alice, upstream)
     refreshed = await rest.call(root, "POST", f"/{server_id}/refresh")
