@@ -35,6 +35,8 @@ class SyncState(Document):
             found to agree with that and nothing waits for people; absent once anybody changes one.
         settled_at: When they were found to agree.
         decisions: Counts what people decided about its tools.
+        described_digest: Of the tools that the other application described, where the owner's
+            rows were made of these.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -49,6 +51,7 @@ class SyncState(Document):
     settled_digest: str | None = None
     settled_at: datetime | None = None
     decisions: int = 0
+    described_digest: str | None = None
 
     class Settings:
         """Where Beanie keeps it."""

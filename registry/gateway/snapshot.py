@@ -90,6 +90,8 @@ class Snapshot:
         connections: Forgets those to servers that changed, or are not served any more.
         servers_missing: Told of servers that changed and are not served; they may be deleted.
         freed: Told how many bytes of definitions were read, or are held no more.
+        servers_described: Told of servers that were read from the database and of which the other
+            application alone has described the tools.
         via: Sent to every server, by which requests that come back are recognised.
     """
 
@@ -109,6 +111,7 @@ class Snapshot:
         connections: ConnectionTracker | None = None,
         servers_missing: Callable[[Iterable[str]], None] = lambda _: None,
         freed: Callable[[int], None] = lambda _: None,
+        servers_described: Callable[[Iterable[str]], None] = lambda _: None,
         via: str | None = None,
     ) -> None:
         self._feed = feed
@@ -130,6 +133,7 @@ class Snapshot:
         self._connections = connections
         self._servers_missing = servers_missing
         self._freed = freed
+        self._servers_described = servers_described
         self._routes: Mapping[str | None, Mapping[str, Route]] = {}
         self._catalogue = Catalogue({})
         self._policies: dict[str, Policy] = {}
@@ -230,6 +234,7 @@ class Snapshot:
                 await self._clock.sleep(0)
             before, self._views = self._views, views
             self._inventory.replace_all(_listed(views))
+            self._servers_described(_described(views))
             self._follow_connections(before, {*before, *views})
             await self._follow_policies(policies)
             self._publish()
@@ -409,6 +414,7 @@ class Snapshot:
         }
         self._views |= views
         self._inventory.replace(server_ids, _listed(views))
+        self._servers_described(_described(views))
         self._follow_connections(before, server_ids)
         missing = [server_id for server_id in server_ids if server_id not in views]
         if missing:
@@ -460,6 +466,10 @@ def _listed(views: Mapping[str, ServerView]) -> dict[str, ListedServer]:
 
 def _definition_bytes(views: Mapping[str, ServerView]) -> int:
     return sum(view.definition_bytes for view in views.values())
+
+
+def _described(views: Mapping[str, ServerView]) -> list[str]:
+    return [server_id for server_id, view in views.items() if view.listed.described is not None]
 
 
 def _next_expiry(view: ServerView) -> datetime | None:

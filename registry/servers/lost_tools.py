@@ -1,8 +1,9 @@
 """Restores the rows of servers that were read here and have lost them.
 
 A database that was restored without `mcp_tools` looks so. The rows are made of what jarvis-api
-reads of the tools, `config.toolFunctions`, which is written together with them. A server
-that we never read has no rows to lose. Only an operator starts this: `registry doctor --repair`.
+reads of the tools, `config.toolFunctions`, which is written together with them. Those of a server
+that we never read come back by themselves (`registry.sync.described`). Only an operator starts
+this: `registry doctor --repair`.
 """
 
 from packages.database.client import Database, Transaction

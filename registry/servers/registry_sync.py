@@ -18,6 +18,8 @@ from registry.features.repository import FeatureRepository
 from registry.servers.outcome import projection_fields
 from registry.servers.values import Discovered, ServerRecord, names_in
 from registry.tools.exposure import AutoExpose, Origin, is_served
+from registry.tools.naming import function_name
+from registry.tools.projection import project
 from registry.tools.reconcile import (
     Changes,
     OnChange,
@@ -27,7 +29,7 @@ from registry.tools.reconcile import (
     reconcile,
 )
 from registry.tools.repository import ToolRepository
-from registry.tools.values import Person, ServedTool, StoredTool
+from registry.tools.values import Person, ServedTool, StoredTool, ToolSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,11 @@ class RegistrySyncService:
             reader: Who had it read.
             accept: Serve new and changed tools at once, because somebody just reviewed them.
         """
-        stored = {} if _is_unread(server) else await self._tools.stored(server.id, tx)
+        stored = await self._tools.stored(server.id, tx)
         stored = await self._tools.with_definitions(
             server.id, stored, changed_names(found.snapshot, stored), tx
         )
-        rules = Rules(auto_expose_of(server), _origin(server, stored), _on_change(server), accept)
+        rules = _rules_of_reading(server, stored, accept=accept)
         read_at = server.registry.get("last_synced_at")
         owner = _Owner(
             server.id,
@@ -135,6 +137,54 @@ class RegistrySyncService:
             has_features="features_read" in server.registry,
         )
         return await self._write(owner, found, stored, rules, now, tx, reader)
+
+    async def follow_described(
+        self,
+        server: ServerRecord,
+        found: ToolSnapshot,
+        functions: JsonObject,
+        now: datetime,
+        tx: Transaction,
+        *,
+        reader: Person,
+    ) -> Changes:
+        """Write the rows of a server that the other application alone has described.
+
+        Its first tools are served, as that application serves them; what it describes otherwise
+        later is treated by the server's own rules. What it has from us is no news: functions as we
+        wrote them after a decision, and the lack of those of tools that are not served.
+
+        Args:
+            server: As it is stored.
+            found: Its described tools.
+            functions: What they were made of.
+            now: When.
+            tx: The transaction to write in.
+            reader: Who does so.
+        """
+        stored = await self._tools.stored(server.id, tx)
+        served = await self._tools.served(server.id, tx) if stored else []
+        ours = project(served, server.server_name).functions
+        keys = {tool.name: function_name(tool.name, server.server_name) for tool in served}
+        same = {
+            name for name, key in keys.items() if key in ours and functions.get(key) == ours[key]
+        }
+        offered = {tool.name for tool in found.tools}
+        news = tuple(tool for tool in found.tools if tool.name not in same)
+        rows = {
+            name: row
+            for name, row in stored.items()
+            if name not in same
+            and (name in offered or is_served(row.registration_state, row.exposure_state))
+        }
+        snapshot = ToolSnapshot(news, found.rejected)
+        rows = await self._tools.with_definitions(
+            server.id, rows, changed_names(snapshot, rows), tx
+        )
+        rules = Rules(auto_expose_of(server), _origin(server, stored), _on_change(server))
+        changes = reconcile(snapshot, rows, rules)
+        await self._tools.apply(server.id, changes, now, tx, reader=reader)
+        return changes
 
     async def _write(
         self,
@@ -191,14 +241,23 @@ def auto_expose_of(server: ServerRecord) -> AutoExpose:
     return choice_of(AutoExpose, server.registry.get("auto_expose")) or AutoExpose.ALL
 
 
-def _is_unread(server: ServerRecord) -> bool:
-    """Whether nobody ever stored what an upstream offers: there are no tools to be looked for."""
-    return not {"auto_expose", "last_synced_at"} & server.registry.keys()
-
-
 def _on_change(server: ServerRecord) -> OnChange:
     stored = choice_of(OnChange, server.registry.get("on_change"))
     return stored or default_on_change(is_shared=server.effective_scope.is_shared)
+
+
+def _rules_of_reading(
+    server: ServerRecord, stored: Mapping[str, object], *, accept: bool
+) -> Rules:
+    """Return how to treat what a reading of ours finds.
+
+    The first one is the registration, even if there are rows: they were made of what the other
+    application keeps of its own reading, which lacks annotations, titles and references.
+    """
+    if server.is_described_elsewhere:
+        on_change = choice_of(OnChange, server.registry.get("on_change")) or OnChange.ACCEPT
+        return Rules(auto_expose_of(server), Origin.AT_REGISTRATION, on_change, accept)
+    return Rules(auto_expose_of(server), _origin(server, stored), _on_change(server), accept)
 
 
 def _origin(server: ServerRecord, stored: Mapping[str, object]) -> Origin:

@@ -145,6 +145,14 @@ class ServerRepository:
         """Remove what is known of the reading of a server; say whether there was something."""
         return await self._states.delete_of(server_id, tx)
 
+    async def described_digest(self, server_id: str, tx: Transaction | None = None) -> str | None:
+        """Return the digest of the described tools that a server's rows were made of, if so."""
+        return await self._states.described_digest(server_id, tx)
+
+    async def note_described(self, server_id: str, digest: str, tx: Transaction) -> None:
+        """Note of which described tools a server's rows are made."""
+        await self._states.note_described(server_id, digest, tx)
+
     def unsettle(self, server_id: str, batch: Batch) -> None:
         """Have the next reading of a server compare all tools, because somebody changed one."""
         self._states.unsettle(server_id, batch)

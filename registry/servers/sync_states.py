@@ -14,7 +14,7 @@ from pymongo import ASCENDING
 from packages.database.batch import Batch
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import NotJsonError, id_of, json_of, moment_of
+from packages.database.stored import NotJsonError, id_of, json_of, moment_of, text_of
 from packages.models.syncing import SyncState
 from registry.servers.values import OURS, SYNC_FIELDS, ServerRecord
 
@@ -122,6 +122,23 @@ class SyncStateRepository:
             "$unset": {"settled_digest": "", "settled_at": ""},
         }
         batch.update(SyncState.Settings.name, {"_id": ObjectId(server_id)}, change)
+
+    async def described_digest(self, server_id: str, tx: Transaction | None = None) -> str | None:
+        """Return the digest of the tools that a server's rows were made of, if they were."""
+        row = await self._states.find_one(
+            {"_id": ObjectId(server_id)}, {"described_digest": 1}, session=tx
+        )
+        return text_of((row or {}).get("described_digest"))
+
+    async def note_described(self, server_id: str, digest: str, tx: Transaction) -> None:
+        """Note of which described tools a server's rows are made."""
+        change: Doc = {
+            "$set": {"described_digest": digest},
+            "$setOnInsert": {"source_type": "mcp"},
+        }
+        await self._states.update_one(
+            {"_id": ObjectId(server_id)}, change, upsert=True, session=tx
+        )
 
     async def server_ids(self) -> set[str]:
         """Return the ids of all servers of which something is known."""

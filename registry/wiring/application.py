@@ -24,6 +24,7 @@ from registry.gateway.ports import Peers
 from registry.servers.directory import ServerDirectory
 from registry.servers.leftovers import Leftovers
 from registry.servers.user_keys import UserKeyService
+from registry.sync.described import DescribedServers
 from registry.tokens.gauges import TokenGauges
 from registry.upstream.pool import create_upstream_session
 from registry.usage.repository import UsageRepository
@@ -99,6 +100,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             clock=clock,
         )
         leftovers = Leftovers(database, repositories, clock=clock)
+        described = DescribedServers(database, repositories, clock=clock)
         snapshot, suspicions = build_view(
             settings,
             storage,
@@ -107,6 +109,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             upstreams,
             tracker,
             leftovers,
+            described,
             ended_sessions,
             clock=clock,
             metrics=metrics,
@@ -179,7 +182,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             # On one nothing that is read could be stored, nor what is left removed.
             work.append((leftovers.follow(), None))
             if settings.sync_worker:
-                work.append((sync.worker.follow(), None))
+                work += [(sync.worker.follow(), None), (described.follow(), None)]
         await _begin(stack, work)
         yield Components(
             settings=settings,

@@ -21,6 +21,7 @@ from registry.gateway.recorder import Recorder
 from registry.gateway.snapshot import Snapshot
 from registry.gateway.suspicion import Suspicions
 from registry.servers.leftovers import Leftovers
+from registry.sync.described import DescribedServers
 from registry.sync.eras import EraProber
 from registry.telemetry import tracing
 from registry.usage.batches import BatchPacker
@@ -65,6 +66,7 @@ def build_view(  # noqa: PLR0913 - collaborators
     upstreams: Upstreams,
     tracker: ConnectionTracker,
     leftovers: Leftovers,
+    described: DescribedServers,
     ended_sessions: EndedSessions,
     *,
     clock: Clock,
@@ -105,6 +107,7 @@ def build_view(  # noqa: PLR0913 - collaborators
         connections=tracker,
         servers_missing=leftovers.note,
         freed=freed,
+        servers_described=described.note,
         via=upstreams.instance.via,
     )
     return snapshot, suspicions

@@ -1,5 +1,6 @@
 """Servers that the other application wrote, of which it alone has described the tools."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -127,3 +128,65 @@ async def test_the_details_say_why_tools_that_are_named_are_not_there(
         {"name": name, "reason": reason}
         for name in ("tavily_extract", "tavily_crawl", "tavily_map")
     ]
+
+
+async def rows_of(rest: Rest, root: UserContext, *, at_least: int) -> list[dict[str, Any]]:
+    """Wait until there are so many rows of tools, and return them as lists show them."""
+    async with asyncio.timeout(20):
+        while True:
+            listed = (await rest.ask(root, "GET", "/registry/tools")).json()
+            if len(listed["tools"]) >= at_least:
+                return list(listed["tools"])
+            await rest.parts.clock.sleep(0.05)
+
+
+async def test_rows_come_by_themselves_and_every_place_counts_them(
+    rest: Rest, root: UserContext
+) -> None:
+    server = api_key_example(root.user_id)
+    await rest.parts.database.collection("mcpservers").insert_one(server)
+
+    rows = await rows_of(rest, root, at_least=1)
+
+    one = ("tavily_search", 1)
+    assert [row["name"] for row in rows] == ["tavily_search"]
+    shown = await counts(rest, root, str(server["_id"]))
+    assert shown == {"list": one, "detail": one, "tools": one, "gateway": one, "stats": 1}
+
+
+async def test_a_tool_that_a_person_turned_off_stays_off_and_is_counted_nowhere(
+    rest: Rest, root: UserContext
+) -> None:
+    # Changes of what is shared wait for review.
+    server = {**api_key_example(root.user_id), "scope": "private_user"}
+    key = "tavily_map_mcp_tavilysearchv1"
+    server["config"]["toolFunctions"][key] = function(key)
+    await rest.parts.database.collection("mcpservers").insert_one(server)
+    rows = {row["name"]: row for row in await rows_of(rest, root, at_least=2)}
+
+    path = f"/registry/tools/{rows['tavily_map']['id']}"
+    answer = await rest.ask(root, "PATCH", path, json={"exposure_state": "disabled"})
+    assert answer.status_code == 200, answer.text
+    # The other application changes what it has of the other tool, which the rows follow.
+    changed = function("tavily_search_mcp_tavilysearchv1", description="Searches more.")
+    await rest.parts.database.collection("mcpservers").update_one(
+        {"_id": server["_id"]},
+        {"$set": {"config.toolFunctions.tavily_search_mcp_tavilysearchv1": changed}},
+    )
+    rows_in_database = rest.parts.database.collection("mcp_tools")
+    async with asyncio.timeout(20):
+        while not await rows_in_database.find_one({"description": "Searches more."}):
+            await rest.parts.clock.sleep(0.05)
+    await rest.follow()
+
+    one = ("tavily_search", 1)
+    shown = await counts(rest, root, str(server["_id"]))
+    assert shown == {"list": one, "detail": one, "tools": one, "gateway": one, "stats": 1}
+    states = {
+        row["name"]: (row["registration_state"], row["exposure_state"])
+        async for row in rows_in_database.find({})
+    }
+    assert states == {
+        "tavily_map": ("selected", "disabled"),
+        "tavily_search": ("selected", "active"),
+    }
