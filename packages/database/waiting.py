@@ -1,20 +1,29 @@
-"""A repair of the driver's waiting, needed on Python before 3.12.
+"""Repairs of what the driver does when who waits for it is cancelled.
 
-The driver waits for servers and connections with `asyncio.wait_for` around a condition. Before
-Python 3.12 that runs in a task of its own; when the time is up and the caller is cancelled while
-that task takes the condition's lock again, nobody ever releases the lock. From then on every
-operation of the client waits for ever: seen while a database was away and what waited for it was
-given up. Later releases of Python wait in the caller's own task, as is done here.
+Needed on Python before 3.12: the driver waits for servers and connections with `asyncio.wait_for`
+around a condition, which runs in a task of its own there; when the time is up and the caller is
+cancelled while that task takes the condition's lock again, nobody ever releases the lock. From
+then on every operation of the client waits for ever: seen while a database was away and what
+waited for it was given up. Later releases of Python wait in the caller's own task, as is done here.
+
+Needed up to now: a socket whose connecting is cancelled is left to the collector, which warns of
+it. Programs that end soon after they began cancel in that moment.
 """
 
 import asyncio
+import socket
 import sys
+import traceback
 from collections.abc import Awaitable
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar
 
-from pymongo import lock
+from pymongo import lock, pool_shared
 
 T = TypeVar("T")
+
+CONNECT = "_async_create_connection"
+"""What opens a socket for the driver. Nothing is repaired in releases that have none."""
 
 
 async def wait_for(awaitable: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - its signature
@@ -28,6 +37,32 @@ async def wait_for(awaitable: Awaitable[T], timeout: float | None) -> T:  # noqa
 
 
 def repair_driver() -> None:
-    """Have the driver wait so that no lock of it can be lost."""
+    """Have the driver lose no lock and no socket when who waits for it is cancelled."""
     if sys.version_info < (3, 12) and hasattr(lock, "wait_for"):
         lock.wait_for = wait_for
+    connect = getattr(pool_shared, CONNECT, None)
+    if connect is not None and not hasattr(connect, "__wrapped__"):
+        setattr(pool_shared, CONNECT, _closing(connect))
+
+
+def _closing(connect: Any) -> Any:
+    """Return *connect*, closing what it opened when it is cancelled."""
+
+    @wraps(connect)
+    async def connected(*arguments: Any) -> socket.socket:
+        try:
+            return await connect(*arguments)  # type: ignore[no-any-return]  # the driver's own
+        except asyncio.CancelledError as exc:
+            # Nobody but the frame that was left has the socket.
+            for frame, _ in traceback.walk_tb(exc.__traceback__):
+                if frame.f_code is connect.__code__:
+                    _close_all(frame.f_locals.values())
+            raise
+
+    return connected
+
+
+def _close_all(values: Any) -> None:
+    for value in values:
+        if isinstance(value, socket.socket):
+            value.close()

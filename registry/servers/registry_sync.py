@@ -166,9 +166,8 @@ class RegistrySyncService:
         served = await self._tools.served(server.id, tx) if stored else []
         ours = project(served, server.server_name).functions
         keys = {tool.name: function_name(tool.name, server.server_name) for tool in served}
-        same = {
-            name for name, key in keys.items() if key in ours and functions.get(key) == ours[key]
-        }
+        # What did not fit into what we wrote is in neither.
+        same = {name for name, key in keys.items() if functions.get(key) == ours.get(key)}
         offered = {tool.name for tool in found.tools}
         news = tuple(tool for tool in found.tools if tool.name not in same)
         rows = {
@@ -247,14 +246,15 @@ def _on_change(server: ServerRecord) -> OnChange:
 
 
 def _rules_of_reading(
-    server: ServerRecord, stored: Mapping[str, object], *, accept: bool
+    server: ServerRecord, stored: Mapping[str, StoredTool], *, accept: bool
 ) -> Rules:
     """Return how to treat what a reading of ours finds.
 
     The first one is the registration, even if there are rows: they were made of what the other
-    application keeps of its own reading, which lacks annotations, titles and references.
+    application keeps of its own reading, which lacks annotations, titles and references. It is
+    none once something waits for people: no upstream may release that by being read.
     """
-    if server.is_described_elsewhere:
+    if server.is_described_elsewhere and not any(row.waits for row in stored.values()):
         on_change = choice_of(OnChange, server.registry.get("on_change")) or OnChange.ACCEPT
         return Rules(auto_expose_of(server), Origin.AT_REGISTRATION, on_change, accept)
     return Rules(auto_expose_of(server), _origin(server, stored), _on_change(server), accept)

@@ -143,8 +143,8 @@ class DescribedServers:
         """Whether the rows were made of what has this digest, and are there."""
         repositories = self._repositories
         known = await repositories.servers.described_digest(server_id, tx)
-        return known == digest and (
-            digest == _digest("", {}) or await repositories.tools.has_rows(server_id, tx)
+        return (known or NOTHING_DESCRIBED) == digest and (
+            digest == NOTHING_DESCRIBED or await repositories.tools.has_rows(server_id, tx)
         )
 
 
@@ -152,3 +152,7 @@ def _digest(server_name: str, functions: JsonObject) -> str:
     # Without any it is the same for all, and there are no rows to be missed.
     told = canonical_json([server_name if functions else "", functions])
     return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
+
+
+NOTHING_DESCRIBED = _digest("", {})
+"""Of servers without described tools. That nothing became of none needs no noting."""

@@ -1,10 +1,17 @@
 """The driver's waiting leaves no lock behind."""
 
 import asyncio
+import gc
+import socket
+import warnings
 
+import pytest
+from pymongo import pool_shared
 from pymongo.lock import _async_cond_wait, _async_create_condition, _async_create_lock
 
-from packages.database.waiting import repair_driver
+from pymongo.pool_options import PoolOptions
+
+from packages.database.waiting import CONNECT, repair_driver
 from registry.core.clock import SystemClock
 
 
@@ -48,3 +55,25 @@ async def test_waiting_ends_by_time_and_by_being_told() -> None:
     async with asyncio.TaskGroup() as group, condition:
         group.create_task(tell())
         assert await _async_cond_wait(condition, 5)
+
+
+async def test_who_is_cancelled_while_a_connection_is_opened_leaves_no_socket_behind(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    repair_driver()
+    warnings.simplefilter("always", ResourceWarning)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for steps in range(8):
+            task = asyncio.ensure_future(
+                getattr(pool_shared, CONNECT)(listener.getsockname(), PoolOptions())
+            )
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result().close()
+            del task
+            gc.collect()
+
+    assert [str(one.message) for one in recwarn if one.category is ResourceWarning] == []
