@@ -4,10 +4,11 @@ Needed on Python before 3.12: the driver waits for servers and connections with 
 around a condition, which runs in a task of its own there; when the time is up and the caller is
 cancelled while that task takes the condition's lock again, nobody ever releases the lock. From
 then on every operation of the client waits for ever: seen while a database was away and what
-waited for it was given up. Later releases of Python wait in the caller's own task, as is done here.
+waited for it was given up. Later releases of Python wait in the caller's own task, as is done
+here.
 
-Needed up to now: a socket whose connecting is cancelled is left to the collector, which warns of
-it. Programs that end soon after they began cancel in that moment.
+Needed on every Python: a socket is left to the collector, which warns of it, when the task that
+connects it is cancelled. A program that ends soon after it began does that.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The driver's waiting leaves no lock behind."""
+"""The driver's waiting leaves neither a lock nor a socket behind."""
 
 import asyncio
 import gc
@@ -8,7 +8,6 @@ import warnings
 import pytest
 from pymongo import pool_shared
 from pymongo.lock import _async_cond_wait, _async_create_condition, _async_create_lock
-
 from pymongo.pool_options import PoolOptions
 
 from packages.database.waiting import CONNECT, repair_driver
@@ -61,6 +60,7 @@ async def test_who_is_cancelled_while_a_connection_is_opened_leaves_no_socket_be
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     repair_driver()
+    clock = SystemClock()
     warnings.simplefilter("always", ResourceWarning)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for steps in range(8):
@@ -68,12 +68,12 @@ async def test_who_is_cancelled_while_a_connection_is_opened_leaves_no_socket_be
                 getattr(pool_shared, CONNECT)(listener.getsockname(), PoolOptions())
             )
             for _ in range(steps):
-                await asyncio.sleep(0)
+                await clock.sleep(0)
             task.cancel()
             await asyncio.wait([task])
             if not task.cancelled():
                 task.result().close()
-            del task
-            gc.collect()
+    del task
+    gc.collect()
 
     assert [str(one.message) for one in recwarn if one.category is ResourceWarning] == []
