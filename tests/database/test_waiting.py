@@ -62,18 +62,20 @@ async def test_who_is_cancelled_while_a_connection_is_opened_leaves_no_socket_be
     repair_driver()
     clock = SystemClock()
     warnings.simplefilter("always", ResourceWarning)
+
+    async def give_up(address: tuple[str, int], after: int) -> None:
+        opening = getattr(pool_shared, CONNECT)(address, PoolOptions())
+        task: asyncio.Task[socket.socket] = asyncio.ensure_future(opening)
+        for _ in range(after):
+            await clock.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result().close()
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for steps in range(8):
-            task = asyncio.ensure_future(
-                getattr(pool_shared, CONNECT)(listener.getsockname(), PoolOptions())
-            )
-            for _ in range(steps):
-                await clock.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.result().close()
-    del task
+            await give_up(listener.getsockname(), steps)
     gc.collect()
 
     assert [str(one.message) for one in recwarn if one.category is ResourceWarning] == []
