@@ -82,6 +82,9 @@ class Conversation(Protocol):
     async def reply(self, message: bytes) -> None:
         """Answer something that the server asked."""
 
+    def was_answered(self) -> None:
+        """Note that the client answered something that the server asked, by another request."""
+
     async def cancel(self, reason: str) -> None:
         """Tell the server that the answer is not wanted any more. Does not raise."""
 

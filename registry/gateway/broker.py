@@ -185,7 +185,8 @@ class Broker:
         # By the call that asked, and the name that the server gave the question.
         self._questions: dict[str, dict[str, asyncio.Future[JsonObject]]] = {}
         self._parked: dict[str, Parked] = {}
-        self._unanswered: set[str] = set()
+        # The conversation in which each was asked, if it was in one.
+        self._unanswered: dict[str, Conversation | None] = {}
         self._is_sweeping = False
 
     async def ask(self, exchange: Exchange, caller: Caller, offering: Offering, ask: Ask) -> None:
@@ -233,9 +234,13 @@ class Broker:
                 self._errands.soon(self._end_replay(exchange.client.replay))
             if key is not None:
                 self._under_way.pop(key, None)
-            self._unanswered.difference_update(call.asked)
+            self._drop_questions(call)
             if call.conversation is not None:
                 await self._connector.leave(call.conversation)
+
+    def _drop_questions(self, call: _Call) -> None:
+        for token in call.asked:
+            self._unanswered.pop(token, None)
 
     def _open_later(self, call: _Call) -> asyncio.TimerHandle:
         """Have an event stream begun if the answer takes long, so that it can be resumed."""
@@ -382,7 +387,7 @@ class Broker:
             await conversation.reply(_reply_text(body["id"], {"error": error}))
             return
         call.asked.append(token)
-        self._unanswered.add(token)
+        self._unanswered[token] = conversation
         await call.reply.notice(self._sealed_question(call, message, address))
 
     def question_outside(self, session: UpstreamSession, message: Message) -> bytes:
@@ -397,9 +402,9 @@ class Broker:
             principal=session.key.owner.principal,
             server_id=REPLIES,
         )
-        self._unanswered.add(token)
+        self._unanswered[token] = None
         loop = asyncio.get_running_loop()
-        loop.call_later(self._total_timeout_seconds, self._unanswered.discard, token)
+        loop.call_later(self._total_timeout_seconds, self._unanswered.pop, token, None)
         return dump_text(body)
 
     async def claim(self, worker: str, token: str, asked_at: int) -> bool:
@@ -419,7 +424,9 @@ class Broker:
         """Whether a question of this worker has no answer yet; from now on it has."""
         if token not in self._unanswered:
             return False
-        self._unanswered.remove(token)
+        conversation = self._unanswered.pop(token)
+        if conversation is not None:
+            conversation.was_answered()
         return True
 
     def _sealed_question(self, call: _Call, message: Message, address: list[Any]) -> bytes:

@@ -8,6 +8,7 @@ call can be told to belong to that call.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 
 from aiohttp import (
     ClientError,
@@ -72,6 +73,20 @@ from registry.upstream.events import Event
 
 MOST_HEARD = 1_000
 """What a server may say during a call on the session's stream while the client reads nothing."""
+
+LATE_REPORTS_SECONDS = 0.02
+"""How long an answer waits for log messages that the server sent before it on another stream, if
+the request asked for them: its client has no stream of its own on which they could come later."""
+
+FIRST_QUESTION_SECONDS = 0.1
+"""How long the first call in a session waits for the server to ask for the client's roots: file
+servers do as soon as the session has begun, and refuse every path before they know."""
+
+FIRST_ANSWER_SECONDS = 5.0
+"""How long that call waits for the client's answer."""
+
+SETTLE_SECONDS = 0.05
+"""In which an answer that another request brings has reached the server."""
 
 
 async def converse(connector: Connector, ask: Ask) -> Conversation:
@@ -208,6 +223,9 @@ class _Talk:
         """Return what `Connector.reply` needs."""
         return [None, None, None]
 
+    def was_answered(self) -> None:
+        """Note that the client answered something that the server asked."""
+
     async def cancel(self, reason: str) -> None:
         """Tell the server that the answer is not wanted any more."""
         told = notification_text(CANCELLED, {"requestId": self.request_id, "reason": reason})
@@ -299,17 +317,55 @@ class SessionConversation(_Talk):
         self._inbox: deque[Message] = deque()
         self._woken: asyncio.Future[None] | None = None
         self._coming: asyncio.Task[Message | None] | None = None
+        self._waiting_answer: Message | None = None
+        self._is_first = False
+        self._answered_first = asyncio.Event()
 
     async def start(self) -> None:
         """Send the request in a session; return when its answer begins or the server asks."""
         await self._acquire()
-        if self._is_heard:
+        if self._is_heard and await self._is_asked_first():
+            self._coming = self._connector.errands.start(self._send_once_answered())
+        elif self._is_heard:
             self._coming = self._connector.errands.start(self._send())
             await self._heard_or_come()
             if not self._inbox:
                 self._come()
         else:
             await self._send()
+
+    async def _is_asked_first(self) -> bool:
+        """Whether the server asks something before the first call in its session."""
+        if not self._is_first or "roots" not in self._ask.capabilities:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_QUESTION_SECONDS):
+                while not self._has_question:
+                    self._woken = asyncio.get_running_loop().create_future()
+                    await self._woken
+        self._woken = None
+        return self._has_question
+
+    @property
+    def _has_question(self) -> bool:
+        return any(message.kind is Kind.REQUEST for message in self._inbox)
+
+    async def _send_once_answered(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_ANSWER_SECONDS):
+                await self._answered_first.wait()
+        await self._send()
+
+    @override
+    def was_answered(self) -> None:
+        """Let the first call go on; the answer itself is on its way."""
+        asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._answered_first.set)
+
+    @override
+    async def reply(self, message: bytes) -> None:
+        """Answer something that the server asked."""
+        await super().reply(message)
+        self._answered_first.set()
 
     @override
     async def next(self) -> Message:
@@ -328,14 +384,25 @@ class SessionConversation(_Talk):
 
     async def _next_heard(self) -> Message:
         while not self._inbox:
+            answer, self._waiting_answer = self._waiting_answer, None
+            if answer is not None:
+                return answer
             if self._coming is None:
                 self._coming = self._connector.errands.start(super().next())
             await self._heard_or_come()
             if not self._inbox:
                 message = self._come()
-                if message is not None:
+                if message is None:
+                    continue
+                if message.kind is not Kind.ANSWER or not self._waits_for_reports:
                     return message
+                self._waiting_answer = message
+                await self._connector.clock.sleep(LATE_REPORTS_SECONDS)
         return self._inbox.popleft()
+
+    @property
+    def _waits_for_reports(self) -> bool:
+        return self._ask.level is not None and self._ask.owner.session is None
 
     async def _heard_or_come(self) -> None:
         """Wait until something is there: on the session's stream, or as the request's."""
@@ -353,7 +420,8 @@ class SessionConversation(_Talk):
 
     def hear(self, message: Message) -> bool:
         """Take what the server said on the session's own stream."""
-        if self.is_answered or len(self._inbox) >= MOST_HEARD:
+        is_over = self.is_answered and self._waiting_answer is None
+        if is_over or len(self._inbox) >= MOST_HEARD:
             return False
         token = members(message.body.get("params")).get("progressToken")
         if token is not None and token != self._progress_token:
@@ -376,6 +444,7 @@ class SessionConversation(_Talk):
         )
         # Kept: should another worker have opened one too, later calls may use that.
         self._session_id, self._version = session.id, session.version
+        self._is_first, session.is_new = session.is_new, False
         session.begin_call(self)
         return session
 

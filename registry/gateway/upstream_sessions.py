@@ -36,6 +36,7 @@ SWEEP_SECONDS = 30.0
 """How often idle sessions are looked for; more often where the idle time is short."""
 
 RESOURCE_UPDATED = "notifications/resources/updated"
+ROOTS = "roots/list"
 
 MOST_UNHEARD = 100
 """Questions that a server may ask while its session begins."""
@@ -129,6 +130,7 @@ class UpstreamSession:
         in_use: Calls of this worker that are using it.
         was_used: Whether it was used since its holder was last told so.
         is_heard: Whether the server's own stream (GET) is read, by the holder.
+        is_new: Whether it was opened here, and no call was made in it.
         reading: What reads it, where that is here.
         calls: Those under way here, the newest last.
         listeners: Those here that hear of resources.
@@ -142,6 +144,7 @@ class UpstreamSession:
         "id",
         "in_use",
         "is_heard",
+        "is_new",
         "key",
         "last_used",
         "level",
@@ -170,6 +173,7 @@ class UpstreamSession:
         self.last_used = 0.0
         self.was_used = False
         self.is_heard = False
+        self.is_new = True
         self.reading: asyncio.Task[None] | None = None
         self.calls: dict[SessionCall, None] = {}
         self.listeners: dict[ResourceListener, None] = {}
@@ -197,8 +201,13 @@ class UpstreamSession:
         return any(call.hear(message) for call in reversed(tuple(self.calls)))
 
     def keep(self, message: Message) -> bool:
-        """Keep a question for the call that is about to begin; return whether there is one."""
-        if self.calls or not self.in_use or len(self.unheard) >= MOST_UNHEARD:
+        """Keep a question for the call that is about to begin; return whether that will be asked.
+
+        A client without a session has no stream to be asked on, but its roots, which no person
+        need be asked for, can wait for its next call.
+        """
+        waits = message.body.get("method") == ROOTS and self.key.owner.session is None
+        if self.calls or not (self.in_use or waits) or len(self.unheard) >= MOST_UNHEARD:
             return False
         self.unheard.append(message)
         return True
@@ -225,6 +234,7 @@ class UpstreamSession:
         self.id, self.version, self.level = told["id"], told["version"], told["level"]
         self.holder, self.opened_at = told["holder"], told["opened_at"]
         self.is_heard = told["is_heard"]
+        self.is_new = False
 
 
 Opener: TypeAlias = Callable[[UpstreamSession, Mapping[str, Any]], Awaitable[None]]

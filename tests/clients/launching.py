@@ -5,7 +5,8 @@ import fcntl
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ HERE = Path(__file__).parent
 TYPESCRIPT = NPM / "clients"
 """Beside the packages, where Node looks for them."""
 
+TYPESCRIPT_SERVERS = NPM / "servers" / "hard_cases.mjs"
+EVERYTHING = MODULES / "@modelcontextprotocol/server-everything/dist/index.js"
+
 INSPECTOR = MODULES / "@modelcontextprotocol/inspector/clients/launcher/build/index.js"
 FASTMCP = HERE / "fastmcp"
 PYTHON_SDK_V1 = HERE / "python_v1"
 RUN_SECONDS = 90
+START_SECONDS = 30
 
 
 async def run_program(
@@ -117,3 +122,30 @@ def _run(*command: str) -> None:
         command, capture_output=True, check=False, text=True, timeout=INSTALL_SECONDS
     )
     assert run.returncode == 0, f"{run.stdout}{run.stderr}"
+
+
+@asynccontextmanager
+async def running_program(
+    command: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[str]:
+    """Start a server and yield the first line that it prints; it is ended afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        command,
+        *arguments,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            line = await process.stdout.readline()
+        async with asyncio.TaskGroup() as tasks:
+            # Nobody reads what it prints later, but it must not have to wait for that.
+            rest = tasks.create_task(process.stdout.read())
+            yield line.decode()
+            rest.cancel()
+    finally:
+        process.kill()
+        await process.wait()

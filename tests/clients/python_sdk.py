@@ -33,7 +33,7 @@ async def converse(url: str, token: str, mode: str, prefix: str) -> Report:
             streamable_http_client(url, http_client=http),
             mode=mode,
             elicitation_callback=_entered,
-            sampling_callback=_sampled,
+            sampling_callback=sampled,
             list_roots_callback=_roots,
             logging_callback=log,
         ) as client,
@@ -102,7 +102,8 @@ async def _entered(context: Any, params: Any) -> ElicitResult:
     return ElicitResult(action="accept", content={name: ENTERED[name] for name in names})
 
 
-async def _sampled(context: Any, params: Any) -> CreateMessageResult:
+async def sampled(context: Any, params: Any) -> CreateMessageResult:
+    """Answer as a model would."""
     return CreateMessageResult(
         role="assistant", model="a-model", content=TextContent(text=SAMPLED)
     )

@@ -8,8 +8,11 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from typing_extensions import override
 
-from registry.gateway.values import tool_entry
+from registry.core.clock import SystemClock
+from registry.gateway.conversations import LATE_REPORTS_SECONDS
+from registry.gateway.values import Route, tool_entry
 from registry.servers.values import Era
 from tests.fakes.own_stream import OwnStreamServer, Session
 from tests.gateway.conftest import Gateway, StartGateway, head, request
@@ -20,6 +23,9 @@ from tests.gateway.peers import FakeWorkers
 from tests.gateway.serving import serve
 
 WAIT_SECONDS = 8
+TURNS_OF_THE_LOOP = 200
+"""In which a message comes from one end of this process to the other."""
+
 LEGACY = frozenset({Era.LEGACY})
 CAN: dict[str, Any] = {"elicitation": {}, "sampling": {}, "roots": {"listChanged": True}}
 CALL = {"name": "demo__echo", "arguments": {}}
@@ -37,11 +43,38 @@ async def plainly(session: Session, message: Any) -> Any:
     return {"content": []}
 
 
+class ReportsLate(SystemClock):
+    """Has the server report while the answer waits for what comes on another connection."""
+
+    def __init__(self, server: OwnStreamServer) -> None:
+        self._server = server
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        if seconds != LATE_REPORTS_SECONDS:
+            await super().sleep(seconds)
+            return
+        for session in self._server.sessions.values():
+            session.say("notifications/message", {"level": "info", "data": "reported"})
+        for _ in range(TURNS_OF_THE_LOOP):
+            await super().sleep(0)
+
+
 @pytest.fixture(params=["asks", "asks before it answers in json"])
 def server(request: pytest.FixtureRequest) -> OwnStreamServer:
     """Return a server that asks during each call, or a plain one."""
     on_call = plainly if request.param == "plain" else ask_and_tell
     return OwnStreamServer(on_call, is_json="json" in request.param)
+
+
+def route_to(url: str) -> Route:
+    """Return the route to a server."""
+    return make_route(
+        f"{url}/mcp",
+        eras=LEGACY,
+        capabilities={"logging": {}, "tools": {"listChanged": True}},
+        tools=[tool_entry("echo", '{"name":"echo","inputSchema":{"type":"object"}}')],
+    )
 
 
 class Workers:
@@ -60,12 +93,7 @@ async def workers(
 ) -> Workers:
     """Return gateways in front of it."""
     url = await stack.enter_async_context(serve(server))
-    route = make_route(
-        f"{url}/mcp",
-        eras=LEGACY,
-        capabilities={"logging": {}, "tools": {"listChanged": True}},
-        tools=[tool_entry("echo", '{"name":"echo","inputSchema":{"type":"object"}}')],
-    )
+    route = route_to(url)
     if request.param == "one worker":
         gateway = await start_gateway(route)
         return Workers(gateway, gateway)
@@ -170,6 +198,20 @@ async def test_a_client_of_the_stateless_era_is_asked_by_its_result(workers: Wor
     assert second.json()["result"]["structuredContent"] == {"answer": {"action": "accept"}}
 
 
+async def test_an_answer_does_not_overtake_the_reports_of_its_call(
+    stack: AsyncExitStack, start_gateway: StartGateway
+) -> None:
+    server = OwnStreamServer(plainly)
+    url = await stack.enter_async_context(serve(server))
+    gateway = await start_gateway(route_to(url), clock=ReportsLate(server))
+    message, headers = modern("tools/call", CALL | {"name": "echo"}, level="info")
+
+    answer = await gateway.post(message, **headers)
+
+    assert '"data":"reported"' in answer.text
+    assert '"result"' in answer.text
+
+
 @pytest.mark.parametrize("server", ["plain"], indirect=True)
 async def test_what_is_asked_and_said_outside_of_calls_comes_on_the_standing_stream(
     workers: Workers, server: OwnStreamServer
@@ -209,21 +251,18 @@ async def test_what_nobody_can_be_asked_is_refused(
 
 
 @pytest.mark.parametrize("server", ["plain"], indirect=True)
-async def test_a_server_may_ask_as_soon_as_it_hears_that_all_is_set(
+async def test_the_first_call_waits_until_the_server_knows_the_roots_that_it_asks_for(
     workers: Workers, server: OwnStreamServer
 ) -> None:
     roots: list[Any] = []
-    heard = asyncio.Event()
 
     async def list_roots(session: Session) -> None:
         roots.append(await session.ask("roots/list"))
-        heard.set()
 
-    async def wait(session: Session, message: Any) -> Any:
-        await heard.wait()
-        return {"content": []}
+    async def tell_roots(session: Session, message: Any) -> Any:
+        return {"content": [], "structuredContent": {"roots": list(roots)}}
 
-    server.on_initialized, server.on_call = list_roots, wait
+    server.on_initialized, server.on_call = list_roots, tell_roots
     client = await begin(workers.first, **CAN)
 
     async with client.call() as call:
@@ -231,8 +270,34 @@ async def test_a_server_may_ask_as_soon_as_it_hears_that_all_is_set(
         await client.post(answer_to(question, {"roots": [{"uri": "file:///a"}]}))
         result = await call.next()
 
-    assert roots == [{"roots": [{"uri": "file:///a"}]}]
-    assert result["result"] == {"content": []}
+    known = {"roots": [{"roots": [{"uri": "file:///a"}]}]}
+    assert result["result"] == {"content": [], "structuredContent": known}
+
+
+@pytest.mark.parametrize("server", ["plain"], indirect=True)
+async def test_a_client_without_sessions_is_asked_for_its_roots_with_its_next_call(
+    workers: Workers, server: OwnStreamServer
+) -> None:
+    message, headers = modern("tools/call", CALL | {"name": "echo"}, roots={})
+    await workers.first.post(message, **headers)
+    (session,) = server.sessions.values()
+
+    async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as tasks:
+        roots = tasks.create_task(session.ask("roots/list"))
+        asked: Any = {}
+        while "inputRequests" not in asked:
+            asked = (await workers.first.post(message, **headers)).json()["result"]
+        answers: Any = {name: {"roots": []} for name in asked["inputRequests"]}
+        params = CALL | {
+            "name": "echo",
+            "inputResponses": answers,
+            "requestState": asked["requestState"],
+        }
+        again, headers = modern("tools/call", params, roots={})
+        last = await workers.second.post(again, **headers)
+
+    assert roots.result() == {"roots": []}
+    assert last.json()["result"]["content"] == []
 
 
 @pytest.mark.parametrize("server", ["plain"], indirect=True)

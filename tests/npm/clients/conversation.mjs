@@ -4,10 +4,20 @@
 const LOGGED = { "io.modelcontextprotocol/logLevel": "info" };
 
 export const options = JSON.parse(process.argv[2]);
-export const headers = { Authorization: `Bearer ${options.token}` };
-export const capabilities = { elicitation: {}, sampling: {}, roots: {} };
+export const headers = {
+  Authorization: `Bearer ${options.token}`,
+  // Clients without sessions that one person runs side by side.
+  ...(options.conversation && { "X-Conversation-Id": options.conversation }),
+};
+export const capabilities = { elicitation: { form: {}, url: {} }, sampling: {}, roots: {} };
+// What was asked of the user, and what an answer waits for.
+export const asked = [];
+export const answering = { when: Promise.resolve() };
 
-export function elicited(params) {
+export async function elicited(params) {
+  asked.push(params);
+  await answering.when;
+  if (params.mode === "url") return { action: "accept" };
   const content = {};
   for (const name of Object.keys(params.requestedSchema.properties)) {
     content[name] = options.entered[name];

@@ -8,6 +8,7 @@ import {
   ListRootsRequestSchema,
   LoggingMessageNotificationSchema,
 } from "@modelcontextprotocol/sdk/types.js";
+import { converseWithHardCases, oneBrokenStream } from "./hard_cases.mjs";
 import * as shared from "./conversation.mjs";
 
 const client = new Client(
@@ -18,11 +19,13 @@ client.setRequestHandler(ElicitRequestSchema, ({ params }) => shared.elicited(pa
 client.setRequestHandler(CreateMessageRequestSchema, () => shared.sampled);
 client.setRequestHandler(ListRootsRequestSchema, () => shared.roots);
 const requestInit = { headers: shared.headers };
+const isHard = shared.options.parts !== undefined;
+const fetch = isHard ? oneBrokenStream() : undefined;
 await client.connect(
-  new StreamableHTTPClientTransport(new URL(shared.options.url), { requestInit }),
+  new StreamableHTTPClientTransport(new URL(shared.options.url), { requestInit, fetch }),
 );
-await shared.converse(
-  client,
-  (params, options) => client.callTool(params, CallToolResultSchema, options),
-  (handler) => client.setNotificationHandler(LoggingMessageNotificationSchema, handler),
+const call = (params, options) => client.callTool(params, CallToolResultSchema, options);
+if (isHard) await converseWithHardCases(client, call, false);
+await shared.converse(client, call, (handler) =>
+  client.setNotificationHandler(LoggingMessageNotificationSchema, handler),
 );

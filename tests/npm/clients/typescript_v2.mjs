@@ -1,5 +1,6 @@
 // The TypeScript SDK of both eras.
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+import { converseWithHardCases, oneBrokenStream } from "./hard_cases.mjs";
 import * as shared from "./conversation.mjs";
 
 const MODES = { legacy: "legacy", auto: "auto", "2026-07-28": { pin: "2026-07-28" } };
@@ -15,11 +16,13 @@ client.setRequestHandler("elicitation/create", ({ params }) => shared.elicited(p
 client.setRequestHandler("sampling/createMessage", () => shared.sampled);
 client.setRequestHandler("roots/list", () => shared.roots);
 const requestInit = { headers: shared.headers };
+const isHard = shared.options.parts !== undefined;
+const fetch = isHard ? oneBrokenStream() : undefined;
 await client.connect(
-  new StreamableHTTPClientTransport(new URL(shared.options.url), { requestInit }),
+  new StreamableHTTPClientTransport(new URL(shared.options.url), { requestInit, fetch }),
 );
-await shared.converse(
-  client,
-  (params, options) => client.callTool(params, options),
-  (handler) => client.setNotificationHandler("notifications/message", handler),
+const call = (params, options) => client.callTool(params, options);
+if (isHard) await converseWithHardCases(client, call, shared.options.mode !== "legacy");
+await shared.converse(client, call, (handler) =>
+  client.setNotificationHandler("notifications/message", handler),
 );
