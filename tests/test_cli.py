@@ -27,7 +27,7 @@ from registry.cli import app
 from registry.core.settings import Settings
 from registry.local.home import LocalHome
 from scripts.seed_database import main as seed_main
-from tests.fakes.command import free_port, run_registry
+from tests.fakes.command import free_port, run_in_new_interpreter, run_registry
 from tests.fakes.fake_mongo import fake_mongo, release
 
 # A command ends while the driver may still be connecting; the driver leaves such sockets to the
@@ -179,7 +179,7 @@ def test_a_command_starts_and_ends_without_looking_for_garbage(tmp_path: Path) -
 
 
 def test_the_command_is_a_program(tmp_path: Path) -> None:
-    ended = run_registry(tmp_path, {}, "--help")
+    ended = run_in_new_interpreter(tmp_path, {}, "--help")
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "A registry and gateway for MCP servers." in ended.stdout
@@ -732,7 +732,7 @@ def test_models_that_are_not_generated_are_one_line(tmp_path: Path, command: lis
         generated = shutil.ignore_patterns("_generated", "__pycache__")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=generated)
 
-    ended = run_registry(tmp_path, {}, *command)
+    ended = run_in_new_interpreter(tmp_path, {}, *command)
 
     assert ended.returncode == 1
     assert "make schemas" in ended.stderr

@@ -20,7 +20,7 @@ from pymongo.collection import Collection
 from packages.database.encryption import Cipher, FieldRef
 from registry.local.home import LocalHome
 from tests.conftest import CREDS_IV, CREDS_KEY
-from tests.fakes.command import START, RunningRegistry, run_registry
+from tests.fakes.command import START, Command, RunningRegistry, run_registry
 from tests.fakes.plain_upstream import plain_upstream
 
 pytestmark = [pytest.mark.wire, pytest.mark.requirement("R-305")]
@@ -156,18 +156,10 @@ def test_a_rotation_that_was_killed_is_finished_by_the_next_one(
     add(tokens, OLD, MANY)
     before = stored(tokens)
 
-    process = subprocess.Popen(
-        [sys.executable, "-c", START, "creds", "rotate"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     first = tokens.find_one({"token": before[0]})
     assert first is not None
-    wait_until_replaced(tokens, first["_id"], before[0])
-    process.send_signal(signal.SIGKILL)
-    process.wait(PATIENCE_SECONDS)
+    with Command(tmp_path, environment, "creds", "rotate"):
+        wait_until_replaced(tokens, first["_id"], before[0])
     ended = run_registry(tmp_path, environment, "creds", "rotate")
 
     assert ended.returncode == 0

@@ -38,6 +38,7 @@ def environment(database_uri: str, key_files: tuple[Path, Path]) -> dict[str, st
     return {
         "MONGO_URI": database_uri,
         "MONGO_TIMEOUT_MS": "1000",
+        "REGISTRY_PORT": "0",
         "CREDS_KEY": "0f" * 32,
         "CREDS_IV": "1e" * 16,
         "JWT_PRIVATE_KEY_FILE": str(key_files[0]),

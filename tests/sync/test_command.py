@@ -3,8 +3,7 @@
 import asyncio
 import json
 import signal
-import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from tests.conftest import CREDS_IV, CREDS_KEY
-from tests.fakes.command import START, run_registry
+from tests.fakes.command import Command, run_registry
 from tests.fakes.mongo_daemon import start_daemon
 from tests.fakes.plain_upstream import ECHO, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
@@ -122,24 +121,19 @@ async def test_interrupted_it_tells_what_it_did_and_gives_the_rest_back(
         await rest.parts.database.collection("mcpservers").update_many(
             {"serverName": {"$ne": "quick"}}, {"$set": {"config.url": address}}
         )
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", START, "sync", "run", *names, "--json", "--at-once", "2"),
-            cwd=tmp_path,
-            env=environment(rest, key_files),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
         jobs = rest.parts.database.collection("sync_jobs")
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while await jobs.count_documents({}) < len(names):
-                await SystemClock().sleep(0.05)
-            process.terminate()
-            out, _ = await process.communicate()
+        arguments = ("sync", "run", *names, "--json", "--at-once", "2")
+        with Command(tmp_path, environment(rest, key_files), *arguments) as command:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while await jobs.count_documents({}) < len(names):
+                    await SystemClock().sleep(0.05)
+            command.send_signal(signal.SIGTERM)
+            ended = await asyncio.to_thread(command.result, PATIENCE_SECONDS)
         left = sorted([job["state"] async for job in jobs.find({})])
         await rest.parts.database.client.drop_database(rest.parts.database.db.name)
 
-    told = json.loads(out)
-    assert process.returncode == 128 + signal.SIGTERM
+    told = json.loads(ended.stdout)
+    assert ended.returncode == 128 + signal.SIGTERM
     assert [row["server"] for row in told["servers"]] == ["quick"]
     assert (told["totals"]["read"], told["totals"]["not reached"]) == (1, 3)
     assert left == ["queued", "queued", "queued", "succeeded"]
@@ -154,7 +148,7 @@ async def _never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 async def test_it_ends_when_its_database_is_away_for_good(
     key_files: tuple[Path, Path], tmp_path: Path, root: UserContext
 ) -> None:
-    with start_daemon(tmp_path / "mongo") as daemon:
+    with start_daemon(tmp_path / "mongo") as daemon, ExitStack() as stack:
         settings = rest_settings(daemon.uri, key_files, tmp_path, sync_worker=False)
         async with (
             running(settings) as rest,
@@ -168,16 +162,13 @@ async def test_it_ends_when_its_database_is_away_for_good(
             await rest.parts.database.collection("mcpservers").update_many(
                 {"serverName": {"$in": names[3:]}}, {"$set": {"config.url": address}}
             )
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", START, "sync", "run", *names, "--json"),
-                cwd=tmp_path,
-                env={
-                    **environment(rest, key_files),
-                    "DISCOVERY_TIMEOUT_SECONDS": "3",
-                    "MONGO_TIMEOUT_MS": "500",
-                },
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
+            variables = {
+                **environment(rest, key_files),
+                "DISCOVERY_TIMEOUT_SECONDS": "3",
+                "MONGO_TIMEOUT_MS": "500",
+            }
+            command = stack.enter_context(
+                Command(tmp_path, variables, "sync", "run", *names, "--json")
             )
             jobs = rest.parts.database.collection("sync_jobs")
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -185,12 +176,7 @@ async def test_it_ends_when_its_database_is_away_for_good(
                 while await jobs.count_documents({"state": "succeeded"}) < 3:
                     await SystemClock().sleep(0.05)
         daemon.kill()
-        try:
-            async with asyncio.timeout(2 * PATIENCE_SECONDS):
-                _, told = await process.communicate()
-        finally:
-            with suppress(ProcessLookupError):
-                process.kill()
+        ended = await asyncio.to_thread(command.result, 2 * PATIENCE_SECONDS)
 
-    assert process.returncode == 1
-    assert told.decode().splitlines()[-1] == "registry: MONGO_URI: the database cannot be reached"
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "registry: MONGO_URI: the database cannot be reached"
