@@ -39,7 +39,6 @@ from registry.gateway.errors import (
     InputRefused,
     InvalidParams,
     MethodUnknown,
-    NotServing,
     RequestCancelled,
     SessionUnknown,
     StateUnknown,
@@ -57,6 +56,7 @@ from registry.gateway.messages import (
     with_id,
 )
 from registry.gateway.offering import RESOURCE_LINK, Offering, publish_links
+from registry.gateway.parked import Parked, ParkedConversations
 from registry.gateway.patience import Patience
 from registry.gateway.ports import Peers
 from registry.gateway.replay import Replay, Replays
@@ -92,13 +92,6 @@ OPEN_AFTER_SECONDS = 1.0
 MOST_DETACHED = 50
 """Calls of one caller that go on after their connections are lost."""
 
-PARKED_SECONDS = 300.0
-MOST_PARKED = 1_000
-MOST_PARKED_OF_ONE = 50
-SWEEP_SECONDS = 10.0
-"""How long a conversation waits for its client, how many may, how many of one caller, and how
-often that is looked at."""
-
 REPLIES = "replies"
 STATES = "states"
 """What the seals are bound to besides the principal; no server has such an id."""
@@ -117,18 +110,6 @@ class Elsewhere(Exception):  # noqa: N818 - an event, not an error
     def __init__(self, worker: str) -> None:
         super().__init__(worker)
         self.worker = worker
-
-
-@dataclass(slots=True)
-class Parked:
-    """A conversation that waits for its client."""
-
-    principal: str
-    ask: Ask
-    conversation: Conversation
-    question: JsonObject
-    digest: str
-    ends_at: float
 
 
 @dataclass(slots=True)
@@ -184,10 +165,9 @@ class Broker:
         self.replays = Replays(peers.own, clock)
         # By the call that asked, and the name that the server gave the question.
         self._questions: dict[str, dict[str, asyncio.Future[JsonObject]]] = {}
-        self._parked: dict[str, Parked] = {}
+        self._parked = ParkedConversations(connector.leave, errands, clock)
         # The conversation in which each was asked, if it was in one.
         self._unanswered: dict[str, Conversation | None] = {}
-        self._is_sweeping = False
 
     async def ask(self, exchange: Exchange, caller: Caller, offering: Offering, ask: Ask) -> None:
         """Send a request of a client to a server, and answer the client.
@@ -339,10 +319,7 @@ class Broker:
 
     async def close(self) -> None:
         """Drop everything that waits for a client."""
-        # Taken out one by one: a timer gives up others meanwhile.
-        while self._parked:
-            _, parked = self._parked.popitem()
-            await self._connector.leave(parked.conversation)
+        await self._parked.close()
 
     async def _conduct(self, call: _Call) -> None:
         """Pass on what comes until the client has its answer, or is asked for more."""
@@ -551,10 +528,7 @@ class Broker:
         conversation = call.conversation
         assert conversation is not None  # noqa: S101 - it just asked
         principal = call.caller.user.principal
-        if len(self._parked) >= MOST_PARKED:
-            raise NotServing("Too many calls wait for their clients; try again later.")
-        if sum(one.principal == principal for one in self._parked.values()) >= MOST_PARKED_OF_ONE:
-            raise NotServing("Too many of your calls wait for an answer of yours.")
+        self._parked.require_room(principal)
         question = message.editable()
         token = secrets.token_urlsafe(12)
         digest = _digest(call.ask)
@@ -566,11 +540,9 @@ class Broker:
         conversation.rest()
         # People take their time, in which others want to call the server.
         await conversation.leave_place()
-        ends_at = self._clock.monotonic() + PARKED_SECONDS
-        self._parked[token] = Parked(principal, call.ask, conversation, question, digest, ends_at)
+        self._parked.add(token, Parked(principal, call.ask, conversation, question, digest))
         # From here on it is the client's next request that owns it.
         call.conversation = None
-        self._sweep_later()
         asked = {name: value for name, value in question.items() if name in {"method", "params"}}
         result: JsonObject = {
             "resultType": INPUT_REQUIRED,
@@ -601,7 +573,7 @@ class Broker:
         _, worker, token, _ = opened
         if worker != self._peers.own:
             raise Elsewhere(worker)
-        parked = self._parked.pop(token, None)
+        parked = self._parked.take(token)
         if parked is None:
             raise StateUnknown
         return parked
@@ -640,20 +612,6 @@ class Broker:
             server_id=STATES,
         )
         return {"resultType": INPUT_REQUIRED, "inputRequests": wanted, "requestState": state}
-
-    def _sweep_later(self) -> None:
-        if not self._is_sweeping and self._parked:
-            self._is_sweeping = True
-            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-
-    def _sweep(self) -> None:
-        self._is_sweeping = False
-        now = self._clock.monotonic()
-        for token, parked in list(self._parked.items()):
-            if parked.ends_at <= now:
-                del self._parked[token]
-                self._errands.soon(self._connector.leave(parked.conversation))
-        self._sweep_later()
 
 
 def _with_elicitation_id(params: JsonObject) -> JsonObject:

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from registry.gateway import broker
+from registry.gateway import parked
 from registry.servers.values import Era
 from tests.fakes.clock import FakeClock
 from tests.gateway.conftest import Gateway, StartGateway
@@ -363,7 +363,7 @@ async def test_a_question_that_the_client_cannot_be_asked_is_declined(
 async def test_only_so_many_calls_are_parked(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker, "MOST_PARKED", 1)
+    monkeypatch.setattr(parked, "MOST_PARKED", 1)
     asking = Asking()
     upstream.behaviour = asking.server
 
@@ -381,7 +381,7 @@ async def test_a_call_that_waits_too_long_is_given_up(
     upstream: ScriptedUpstream,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(broker, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(parked, "SWEEP_SECONDS", 0.01)
     asking = Asking()
     upstream.behaviour = asking.server
     clock = FakeClock()
@@ -389,7 +389,7 @@ async def test_a_call_that_waits_too_long_is_given_up(
     gateway = await start_gateway(make_route(f"{url}/mcp", eras=LEGACY), clock=clock)
 
     first = await ask(gateway, elicitation={})
-    clock.move(broker.PARKED_SECONDS + 1)
+    clock.move(parked.PARKED_SECONDS + 1)
     async with asyncio.timeout(WAIT_SECONDS):
         await asking.server.cancelled.wait()
         await asking.hung_up.wait()
