@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -87,3 +88,96 @@ def test_without_a_registry_that_serves_a_call_says_so(
     assert result.stderr == (
         "registry: http://127.0.0.1:9/mcp/demo cannot be reached: is the registry running there?\n"
     )
+
+
+def test_the_whole_set_up_lies_in_a_file(local: tuple[Path, RunningRegistry]) -> None:
+    run(local, "users", "add", "bob@example.org")
+    export = json.loads(run(local, "export").stdout)
+    (demo,) = (one for one in export["servers"] if one["serverName"] == "demo")
+    before = next(one for one in demo["tools"] if one["name"] == "now")
+    demo["sharing"]["principals"] += [
+        {"type": "user", "name": "bob", "role": "editor"},
+        {"type": "group", "name": "ops", "role": "viewer"},
+    ]
+    before |= {"display_name": "Clock", "tags": ["time"], "tool_metadata": {"read_only": True}}
+    policy: dict[str, Any] = {
+        "name": "ops only",
+        "effect": "deny",
+        "target": {"server": "demo", "tools": ["no_*"]},
+        "subjects": {"groups": ["ops"]},
+    }
+    groups = [{"name": "ops", "description": "On call", "members": ["bob@example.org"]}]
+    file = local[0] / "setup.json"
+    file.write_text(json.dumps({**export, "groups": groups, "policies": [policy]}))
+
+    made = run(local, "apply", str(file))
+    again = run(local, "apply", str(file))
+    exported = run(local, "export")
+    file.write_text(exported.stdout)
+    same = run(local, "apply", str(file), "--json")
+    demo["sharing"]["principals"] = [
+        one for one in demo["sharing"]["principals"] if one["name"] != "bob"
+    ]
+    groups[0]["members"] = []
+    changed = {**export, "groups": groups, "policies": [{**policy, "effect": "allow"}]}
+    file.write_text(json.dumps(changed))
+    shown = run(local, "apply", str(file), "--dry-run")
+
+    assert made.stdout.splitlines() == [
+        "group ops: created",
+        "demo: updated",
+        "  sharing: group ops: none -> viewer",
+        "  sharing: user bob@example.org: none -> editor",
+        "  tool now: display_name: None -> 'Clock'",
+        "  tool now: tags: None -> ['time']",
+        "  tool now: tool_metadata: None -> {'read_only': True}",
+        "policy ops only: created",
+    ]
+    unchanged = ["group ops: unchanged", "demo: unchanged", "policy ops only: unchanged"]
+    assert again.stdout.splitlines() == unchanged
+    assert [one["outcome"] for one in json.loads(same.stdout)] == ["unchanged"] * 3
+    content = json.loads(exported.stdout)
+    assert content["groups"] == [
+        {"name": "ops", "members": ["bob@example.org"], "description": "On call"}
+    ]
+    assert content["policies"][0]["target"] == {**policy["target"], "metadata": {}}
+    assert content["policies"][0]["subjects"]["groups"] == ["ops"]
+    assert shown.stdout.splitlines() == [
+        "group ops: would be updated",
+        "  - bob@example.org",
+        "demo: would be updated",
+        "  sharing: user bob@example.org: editor -> none",
+        "policy ops only: would be updated",
+        "  effect: 'deny' -> 'allow'",
+    ]
+
+
+def test_a_bad_part_of_a_set_up_costs_only_itself(local: tuple[Path, RunningRegistry]) -> None:
+    export = json.loads(run(local, "export", "demo").stdout)
+    export["servers"][0] |= {
+        "sharing": {"principals": [{"type": "user", "name": "nobody", "role": "viewer"}]},
+        "tools": [
+            {"name": "nothing", "tags": []},
+            {"name": "echo", "exposure_state": "gone"},
+            {"name": "echo", "description": "Says it again"},
+        ],
+    }
+    export["groups"] = [{"name": "lost", "members": ["nobody"]}, 7]
+    export["policies"] = [{"name": "lost", "effect": "deny", "target": {"server": "nowhere"}}]
+    file = local[0] / "bad.json"
+    file.write_text(json.dumps(export))
+
+    applied = run(local, "apply", str(file), "--json")
+
+    lost, seven, demo, policy = json.loads(applied.stdout)
+    assert (applied.returncode, applied.stderr) == (1, "")
+    assert [one["message"] for one in (lost, seven, policy)] == [
+        "there is no user 'nobody'",
+        "group: is no JSON object",
+        "there is no server 'nowhere'",
+    ]
+    assert demo["outcome"] == "failed"
+    assert demo["changes"] == ["tool echo: description: None -> 'Says it again'"]
+    assert "sharing: there is no user 'nobody'" in demo["message"]
+    assert "tool nothing: the server has no such tool" in demo["message"]
+    assert "tool echo: exposure_state: " in demo["message"]

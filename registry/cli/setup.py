@@ -1,7 +1,9 @@
-"""Commands that write the registered servers to a file and bring them to what a file says."""
+"""Commands that write the set-up to a file and bring a registry to what a file says."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +16,14 @@ from registry.cli.output import AsJson, read_pages, show_json, text
 from registry.cli.running import FAILED, fail, run, services
 
 if TYPE_CHECKING:
+    from registry.cli.declared import Names
     from registry.servers.declared import Declared
     from registry.servers.values import ServerRecord
     from registry.wiring.commands import CommandServices
 
-FILE_VERSION = 1
+FILE_VERSION = 2
+MEMBERS = {1: {"version", "servers"}, 2: {"version", "groups", "servers", "policies"}}
+"""What files hold, by their version; the first holds nothing of servers beside themselves."""
 
 
 def export(
@@ -30,14 +35,23 @@ def export(
         Path | None, typer.Option("--output", "-o", help="File to write instead.")
     ] = None,
 ) -> None:
-    """Print the registered servers as a file that `registry apply` takes.
+    """Print the set-up as a file that `registry apply` takes.
 
-    It holds no secrets: each stands there as ${env:NAME}, after which the one who applies the
-    file names a variable. Tools, policies, users and groups are not in it.
+    That is servers with who has access to them and what was decided about their tools, groups
+    where this program keeps them, and policies; of named servers, their policies alone. It holds
+    no secrets: each stands there as ${env:NAME}, after which the one who applies the file names a
+    variable. People are named, and not in it.
     """
 
     async def work() -> None:
-        from registry.servers.declared import exported  # noqa: PLC0415 - heavy imports
+        from registry.cli.declared import (  # noqa: PLC0415 - heavy imports
+            Names,
+            exported_groups,
+            exported_policies,
+            exported_sharing,
+            exported_tools,
+        )
+        from registry.servers.declared import exported  # noqa: PLC0415
         from registry.servers.values import ServerFilter  # noqa: PLC0415
 
         async with services(lists="servers") as built:
@@ -51,9 +65,29 @@ def export(
                 {("user", one.author) for one in found}, ALL_TENANTS
             )
             owners = {key[1]: person.email or person.username for key, person in known.items()}
-            entries = [exported(one, owners.get(one.author)) for one in found]
+            known_names = Names(built)
+            entries: list[dict[str, Any]] = []
+            for one in found:
+                entry: dict[str, Any] = exported(one, owners.get(one.author))
+                sharing = await exported_sharing(built, known_names, one.id)
+                if sharing is None:
+                    told = f"{one.server_name}: sharing is left out: it has rights of no role"
+                    typer.echo(f"registry: warning: {text(told)}", err=True)
+                else:
+                    entry["sharing"] = sharing
+                if tools := await exported_tools(built, one.id):
+                    entry["tools"] = tools
+                entries.append(entry)
+            about = {one.id for one in found} if names else None
+            policies = await exported_policies(built, known_names, about)
+            groups = [] if names else await exported_groups(built, known_names)
         entries.sort(key=lambda entry: str(entry["serverName"]))
-        content = {"version": FILE_VERSION, "servers": entries}
+        content = {
+            "version": FILE_VERSION,
+            "groups": groups,
+            "servers": entries,
+            "policies": policies,
+        }
         written = json.dumps(content, indent=2, ensure_ascii=output is None)
         if output is None:
             typer.echo(written)
@@ -83,23 +117,43 @@ def apply(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register and change servers until they are as a file says; doing so twice changes nothing.
+    """Make and change what a file says; doing so twice changes nothing.
 
-    What the file does not name stays, servers too. A bad entry costs only itself; exit code 1
-    when there is one. A secret that is not at hand stays as it is stored.
+    What the file does not name stays, servers too; a list that it names is replaced. A bad entry
+    costs only itself; exit code 1 when there is one. A secret that is not at hand stays as it is
+    stored.
     """
     resolve = referenced(values)
 
     async def work() -> None:
+        from registry.cli.declared import (  # noqa: PLC0415 - heavy imports
+            Names,
+            apply_group,
+            apply_policy,
+        )
+
         reports: list[dict[str, Any]] = []
-        entries = _entries(file)
+        content = _content(file)
+
+        def note(number: int, report: dict[str, Any]) -> None:
+            reports.append({"entry": number, **report})
+            if not as_json:
+                _tell(reports[-1], dry_run=dry_run)
+
         async with services(changes=not dry_run) as built:
+            known = Names(built)
+            # Groups before what names them, servers before policies about them.
+            for number, entry in enumerate(content["groups"]):
+                done = partial(apply_group, built, known, entry, dry_run=dry_run)
+                note(number, await _attempted("group", entry, done))
             seen: set[str] = set()
-            for number, entry in enumerate(entries):
-                report = await _applied(built, entry, resolve, owner, seen, dry_run=dry_run)
-                reports.append({"entry": number, **report})
-                if not as_json:
-                    _tell(reports[-1], dry_run=dry_run)
+            for number, entry in enumerate(content["servers"]):
+                has_parts = content["version"] > 1
+                given = _Given(entry, has_parts=has_parts, owner=owner, seen=seen)
+                note(number, await _applied(built, known, given, resolve, dry_run=dry_run))
+            for number, entry in enumerate(content["policies"]):
+                done = partial(apply_policy, built, known, entry, dry_run=dry_run)
+                note(number, await _attempted("policy", entry, done))
         if as_json:
             show_json(reports)
         if any(report["outcome"] == "failed" for report in reports):
@@ -108,7 +162,7 @@ def apply(
     run(work)
 
 
-def _entries(file: Path) -> list[Any]:
+def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as exc:
@@ -117,44 +171,133 @@ def _entries(file: Path) -> list[Any]:
         fail(f"{file} is not JSON")
     if not isinstance(content, dict) or not isinstance(content.get("servers"), list):
         fail(f"{file} holds no list of servers; `registry servers import` reads other forms")
-    if content.get("version") != FILE_VERSION or content.keys() - {"version", "servers"}:
-        fail(f"{file} must hold version {FILE_VERSION} and servers, and nothing else")
-    return list(content["servers"])
+    version = content.get("version")
+    known = MEMBERS.get(version) if isinstance(version, int) else None
+    if known is None or content.keys() - known:
+        fail(
+            f"{file} must hold version 1 and servers, or version {FILE_VERSION}, servers, groups "
+            "and policies, and nothing else"
+        )
+    content = {"groups": [], "policies": [], **content}
+    for name in ("groups", "policies"):
+        if not isinstance(content[name], list):
+            fail(f"{file}: {name} is no list")
+    return content
 
 
-async def _applied(
-    built: "CommandServices",
-    entry: Any,
-    resolve: Callable[[str, str], str | None],
-    owner: str | None,
-    seen: set[str],
-    *,
-    dry_run: bool,
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One entry of a server.
+
+    Attributes:
+        has_parts: Whether it may say who has access, and what is decided about tools.
+        owner: Whose it is where it does not say.
+        seen: Names in the file before it.
+    """
+
+    entry: Any
+    has_parts: bool
+    owner: str | None
+    seen: set[str]
+
+
+async def _attempted(
+    kind: str, entry: Any, done: Callable[[], Awaitable[dict[str, Any]]]
 ) -> dict[str, Any]:
+    """Return the report of an entry, which says why where it failed."""
     from pydantic import ValidationError  # noqa: PLC0415 - heavy imports
 
     from registry.core.errors import RegistryError, problems_of  # noqa: PLC0415
-    from registry.servers.declared import declared  # noqa: PLC0415
 
-    name = str(entry.get("serverName") or "") if isinstance(entry, dict) else ""
-    report: dict[str, Any] = {"serverName": name, "changes": []}
+    name = str(entry.get("name") or "") if isinstance(entry, dict) else ""
+    report: dict[str, Any] = {kind: name, "changes": []}
     try:
-        if not isinstance(entry, dict):
-            raise ValueError("is no JSON object")  # noqa: TRY004, TRY301 - told like the others
-        wanted = declared(entry, resolve)
-        if name in seen:
-            raise ValueError("is in the file twice")  # noqa: TRY301 - told like the others
-        seen.add(name)
-        stored = await built.servers.find_by_name(name, OPERATOR)
-        if stored is None:
-            return {**report, **await _registered(built, wanted, owner, dry_run=dry_run)}
-        return {**report, **await _changed(built, wanted, stored, dry_run=dry_run)}
+        return {**report, **await done()}
     except ValidationError as exc:
         return {**report, "outcome": "failed", "message": "; ".join(problems_of(exc))}
     except RegistryError as exc:
         return {**report, "outcome": "failed", "message": exc.message}
     except ValueError as exc:
         return {**report, "outcome": "failed", "message": str(exc)}
+
+
+async def _applied(
+    built: "CommandServices",
+    known: "Names",
+    given: _Given,
+    resolve: Callable[[str, str], str | None],
+    *,
+    dry_run: bool,
+) -> dict[str, Any]:
+    entry, seen = given.entry, given.seen
+    named = str(entry.get("serverName") or "") if isinstance(entry, dict) else ""
+
+    async def done() -> dict[str, Any]:
+        from registry.cli.declared import PARTS  # noqa: PLC0415 - heavy imports
+        from registry.servers.declared import declared  # noqa: PLC0415
+
+        if not isinstance(entry, dict):
+            raise ValueError("is no JSON object")  # noqa: TRY004 - told like the others
+        parts = {name: entry[name] for name in PARTS if name in entry and given.has_parts}
+        wanted = declared({k: v for k, v in entry.items() if k not in parts}, resolve)
+        if named in seen:
+            raise ValueError("is in the file twice")
+        seen.add(named)
+        stored = await built.servers.find_by_name(named, OPERATOR)
+        if stored is None:
+            report = await _registered(built, wanted, given.owner, dry_run=dry_run)
+        else:
+            report = await _changed(built, wanted, stored, dry_run=dry_run)
+        if dry_run and stored is None:
+            report["changes"] = [f"{name}: as the file says" for name in parts]
+            return report
+        return await _with_parts(built, known, named, parts, report, dry_run=dry_run)
+
+    report = await _attempted("serverName", entry, done)
+    return {**report, "serverName": named}
+
+
+async def _with_parts(
+    built: "CommandServices",
+    known: "Names",
+    name: str,
+    parts: dict[str, Any],
+    report: dict[str, Any],
+    *,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Bring sharing and tools of a server to what the file says; what fails costs itself."""
+    from registry.cli.declared import apply_sharing, apply_tools  # noqa: PLC0415 - heavy imports
+
+    stored = await built.servers.find_by_name(name, OPERATOR)
+    if stored is None or not parts:
+        return report
+    told: list[str] = []
+    problems: list[str] = []
+
+    async def share() -> dict[str, Any]:
+        found = await apply_sharing(built, known, stored.id, parts["sharing"], dry_run=dry_run)
+        told.extend(found)
+        return {"outcome": "unchanged"}
+
+    async def decide() -> dict[str, Any]:
+        found = await apply_tools(built, stored.id, parts["tools"], dry_run=dry_run)
+        told.extend(found[0])
+        problems.extend(found[1])
+        return {"outcome": "unchanged"}
+
+    for part, done in (("sharing", share), ("tools", decide)):
+        if part in parts:
+            attempt = await _attempted(part, None, done)
+            if attempt["outcome"] == "failed":
+                problems.append(f"{part}: {attempt['message'].removeprefix(f'{part}: ')}")
+    changes = [*report.get("changes", []), *told]
+    outcome, message = report["outcome"], report["message"]
+    if told and outcome == "unchanged":
+        outcome = "updated"
+    if problems:
+        outcome, message = "failed", "; ".join(filter(None, [*problems, message]))
+    return {"outcome": outcome, "message": message, "changes": changes}
 
 
 async def _registered(
@@ -203,7 +346,10 @@ def _tell(report: dict[str, Any], *, dry_run: bool) -> None:
     outcome = report["outcome"]
     if dry_run and outcome in {"created", "updated"}:
         outcome = f"would be {outcome}"
-    name = report["serverName"] or f"entry {report['entry']}"
+    kind = next(kind for kind in ("serverName", "group", "policy") if kind in report)
+    name = report[kind] or f"entry {report['entry']}"
+    if kind != "serverName":
+        name = f"{kind} {name}"
     typer.echo(text(f"{name}: {outcome} {report['message']}"))
     for change in report["changes"]:
         typer.echo(f"  {text(change)}")
