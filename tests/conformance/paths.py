@@ -6,11 +6,18 @@ from pathlib import Path
 
 import httpx
 
-from tests.conformance.suite import REVISIONS, Outcome, run
+from tests.conformance.suite import REVISIONS, Outcome, run, run_scenario
 from tests.fakes.everything.serving import serving_everything
 from tests.fakes.registry_process import registry_in_front_of
 
 SLUG = "everything"
+PLAIN = "plain"
+UNLISTED = frozenset({"test_missing_capability", "test_streaming_elicitation"})
+"""Called by the suite whether or not a server lists them."""
+
+STATELESS = "server-stateless"
+"""The scenario that calls them; to all others a server that does not list them is the same."""
+
 DIRECT = "direct"
 ONE_SERVER = "/mcp/<server>"
 COMBINED = "/mcp"
@@ -19,8 +26,14 @@ PATHS = (DIRECT, ONE_SERVER, COMBINED)
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the suite found, by revision, path and scenario; paths not served are absent."""
+    """What the suite found; paths not served are absent.
 
+    Attributes:
+        by_revision: By revision, path and scenario, of the server that lists all tools.
+        plain: By path, of `STATELESS` and the server that does not list all.
+    """
+
+    plain: dict[str, Outcome] = field(default_factory=dict)
     by_revision: dict[str, dict[str, dict[str, Outcome]]] = field(default_factory=dict)
 
     def add(self, path: str, found: dict[str, dict[str, Outcome]]) -> None:
@@ -36,13 +49,21 @@ async def find_all(
     findings = Findings()
     async with (
         serving_everything() as everything,
-        registry_in_front_of(SLUG, everything.url, database_uri, key_files, folder) as gateway,
+        serving_everything(unlisted=UNLISTED) as plain,
+        registry_in_front_of(SLUG, everything.url, database_uri, key_files, folder) as registry,
     ):
+        gateway = registry.url
         urls = {DIRECT: everything.url, ONE_SERVER: f"{gateway}/mcp/{SLUG}"}
         if await _is_served(f"{gateway}/mcp"):
             urls[COMBINED] = f"{gateway}/mcp"
         for number, (path, url) in enumerate(urls.items()):
             findings.add(path, await _find(node, url, folder / f"found-{number}"))
+        await registry.register(PLAIN, plain.url)
+        registry.give_names_back_of(PLAIN)
+        urls |= {DIRECT: plain.url, ONE_SERVER: f"{gateway}/mcp/{PLAIN}"}
+        for number, (path, url) in enumerate(urls.items()):
+            found = folder / f"plain-{number}"
+            findings.plain[path] = await run_scenario(node, url, STATELESS, found)
     return findings
 
 

@@ -69,9 +69,20 @@ async def run(node: str, url: str, revision: str, folder: Path) -> dict[str, Out
         revision: One of `REVISIONS`.
         folder: Where the suite writes its results; empty.
     """
+    output = await _run(node, url, folder, "--requirements", revision)
+    wanted = requirements(revision)
+    return {name: _found(name, folder, output) for name in (*wanted.scored, *wanted.unscored)}
+
+
+async def run_scenario(node: str, url: str, scenario: str, folder: Path) -> Outcome:
+    """Run one scenario and return what it found; the rest is as with `run`."""
+    return _found(scenario, folder, await _run(node, url, folder, "--scenario", scenario))
+
+
+async def _run(node: str, url: str, folder: Path, *options: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(node, str(PACKAGE / "dist" / "index.js"), "server", "--url", url),
-        *("--requirements", revision, "--output-dir", str(folder)),
+        *(*options, "--output-dir", str(folder)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -83,18 +94,14 @@ async def run(node: str, url: str, revision: str, folder: Path) -> dict[str, Out
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return _read(revision, folder, output.decode())
+    return output.decode()
 
 
-def _read(revision: str, folder: Path, output: str) -> dict[str, Outcome]:
-    found = {}
-    wanted = requirements(revision)
-    for name in (*wanted.scored, *wanted.unscored):
-        # The suite adds the time to the name; scenarios' names may begin alike.
-        files = list(folder.glob(f"server-{name}-20[0-9][0-9]-*/checks.json"))
-        assert files, f"{name} was not run: {output[-2000:]}"
-        found[name] = _outcome(json.loads(files[0].read_text()))
-    return found
+def _found(name: str, folder: Path, output: str) -> Outcome:
+    # The suite adds the time to the name; scenarios' names may begin alike.
+    files = list(folder.glob(f"server-{name}-20[0-9][0-9]-*/checks.json"))
+    assert files, f"{name} was not run: {output[-2000:]}"
+    return _outcome(json.loads(files[0].read_text()))
 
 
 def _outcome(checks: list[dict[str, str]]) -> Outcome:

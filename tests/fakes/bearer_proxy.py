@@ -24,16 +24,17 @@ class BearerProxy:
 
     Args:
         session: What it sends requests with.
-        renaming: Applied to what passes to and from `/mcp`, and nowhere else.
+        renaming: See below.
 
     Attributes:
+        renaming: Applied to what passes to and from `/mcp`, and nowhere else.
         upstream: Base URL of what it stands before.
         token: The bearer token.
     """
 
     def __init__(self, session: aiohttp.ClientSession, renaming: Renaming | None) -> None:
         self._session = session
-        self._renaming = renaming
+        self.renaming = renaming
         self.upstream = ""
         self.token = ""
 
@@ -46,7 +47,7 @@ class BearerProxy:
             passing.add_done_callback(lambda _: watching.cancel())
 
     async def _pass_on(self, scope: Scope, body: bytes, send: Send) -> None:
-        renaming = self._renaming if scope["path"] == COMBINED else None
+        renaming = self.renaming if scope["path"] == COMBINED else None
         headers = _passed(scope["headers"])
         headers["Authorization"] = f"Bearer {self.token}"
         is_list = False

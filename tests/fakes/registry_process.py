@@ -3,16 +3,40 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from tests.fakes.bearer_proxy import bearer_proxy
+from tests.fakes.bearer_proxy import BearerProxy, bearer_proxy
 from tests.fakes.command import RunningRegistry, run_registry
 from tests.fakes.renaming import Renaming
 
 USER_ID = "a" * 24
 REGISTER_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class FrontedRegistry:
+    """A registry and a proxy before it.
+
+    Attributes:
+        url: Of the proxy. What comes that way is a user's.
+    """
+
+    url: str
+    _proxy: BearerProxy
+
+    async def register(self, slug: str, upstream: str) -> None:
+        """Register a server."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=REGISTER_SECONDS) as client:
+            body = {"serverName": slug, "url": upstream}
+            answer = await client.post("/api/v1/servers", json=body)
+            assert answer.status_code == 201, answer.text
+
+    def give_names_back_of(self, slug: str) -> None:
+        """Let a server's tools and prompts have their own names on `/mcp` from now on."""
+        self._proxy.renaming = Renaming(slug)
 
 
 def registry_environment(
@@ -34,11 +58,10 @@ def registry_environment(
 @asynccontextmanager
 async def registry_in_front_of(
     slug: str, upstream: str, database_uri: str, key_files: tuple[Path, Path], folder: Path
-) -> AsyncIterator[str]:
-    """Start a registry, register *upstream* over REST, and yield the base URL of its gateway.
+) -> AsyncIterator[FrontedRegistry]:
+    """Start a registry, register *upstream* over REST, and yield it.
 
-    The URL is a proxy's: what comes that way is a user's. On `/mcp` it gives the tools and
-    prompts of this server their own names back.
+    On `/mcp` its proxy gives the tools and prompts of this server their own names back.
     """
     async with bearer_proxy(Renaming(slug)) as (proxy, url):
         environment = registry_environment(database_uri, key_files, url)
@@ -48,8 +71,6 @@ async def registry_in_front_of(
         with RunningRegistry(folder, environment) as registry:
             await asyncio.to_thread(registry.wait_until_ready)
             proxy.upstream, proxy.token = registry.url, made.stdout.strip()
-            async with httpx.AsyncClient(base_url=url, timeout=REGISTER_SECONDS) as client:
-                body = {"serverName": slug, "url": upstream}
-                answer = await client.post("/api/v1/servers", json=body)
-                assert answer.status_code == 201, answer.text
-            yield url
+            fronted = FrontedRegistry(url, proxy)
+            await fronted.register(slug, upstream)
+            yield fronted

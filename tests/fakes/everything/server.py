@@ -131,7 +131,10 @@ def _input_schema(name: str) -> dict[str, Any] | None:
 
 
 async def _list_tools(context: Context, params: Any) -> ListToolsResult:
-    return ListToolsResult(tools=[offered.tool for offered in TOOLS.values()])
+    unlisted = context.lifespan_context.unlisted
+    return ListToolsResult(
+        tools=[offered.tool for name, offered in TOOLS.items() if name not in unlisted]
+    )
 
 
 async def _call_tool(context: Context, params: CallToolRequestParams) -> Result:

@@ -19,9 +19,11 @@ class RunningEverything:
 
 
 @asynccontextmanager
-async def serving_everything(*, is_modern: bool | None = None) -> AsyncIterator[RunningEverything]:
+async def serving_everything(
+    *, is_modern: bool | None = None, unlisted: frozenset[str] = frozenset()
+) -> AsyncIterator[RunningEverything]:
     """Serve it on a free port, in both eras or in one of them."""
-    state = State()
+    state = State(unlisted=unlisted)
     app = everything_app(state)
     if is_modern is not None:
         app = OneEra(app, is_modern=is_modern)

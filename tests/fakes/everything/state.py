@@ -22,6 +22,7 @@ class State:
         never: Is never set.
         waiting: How many calls of `test_wait` are running.
         cancelled: Set when one of them is cancelled.
+        unlisted: Tools that can be called and are in no list.
     """
 
     bus: InMemorySubscriptionBus = field(default_factory=InMemorySubscriptionBus)
@@ -30,6 +31,7 @@ class State:
     never: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    unlisted: frozenset[str] = frozenset()
 
     def wants_log(self, context: Context, level: str) -> bool:
         """Whether the client asked for messages of this level."""
