@@ -7,6 +7,7 @@ any place; whoever reads one asks for what it should be.
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -99,6 +100,23 @@ def whole_of(stored: object) -> int | None:
 def id_of(stored: object) -> str | None:
     """Return a stored ObjectId in 24 hexadecimal characters, or None."""
     return str(stored) if isinstance(stored, ObjectId) else None
+
+
+def counts_of(stored: object) -> dict[str, int]:
+    """Return the whole numbers of a stored object; what is none is left out."""
+    if not isinstance(stored, dict):
+        return {}
+    counts = {str(name): whole_of(value) for name, value in stored.items()}
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def json_members(stored: object) -> dict[str, JsonValue]:
+    """Return the members of a stored object as JSON; what has no counterpart there is left out."""
+    found: dict[str, JsonValue] = {}
+    for name, value in stored.items() if isinstance(stored, dict) else ():
+        with suppress(NotJsonError):
+            found[str(name)] = json_of(value)
+    return found
 
 
 def json_of(stored: object) -> JsonValue:

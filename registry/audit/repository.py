@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Any
 
+import structlog
 from bson import ObjectId
 from bson.errors import InvalidId
 from pymongo import DESCENDING
@@ -15,6 +16,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 from packages.database.batch import Batch
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import id_of, json_members, moment_of, text_of
 from packages.models.audit import AuditLog, AuditSeal
 from registry.audit.chain import AuditKeys, sign_record
 from registry.audit.errors import AuditUnwritableError
@@ -28,6 +30,8 @@ from registry.audit.values import (
 )
 from registry.auth.identity import UserContext
 from registry.core.origin import Origin
+
+log = structlog.get_logger()
 
 NEWEST_FIRST = [("timestamp", DESCENDING), ("_id", DESCENDING)]
 
@@ -117,8 +121,17 @@ class AuditRepository:
         query = _query(narrowed, before)
         if shown is not None:
             query = {"$and": [query, _shown(shown)]}
-        rows = self._logs.find(query, sort=NEWEST_FIRST, limit=limit)
-        return [_record(row) async for row in rows]
+        found: list[AuditRecord] = []
+        async with self._logs.find(query, sort=NEWEST_FIRST, batch_size=limit + 1) as rows:
+            async for row in rows:
+                record = _record(row)
+                if record is None:
+                    log.warning("audit_record_unreadable", record_id=str(row["_id"]))
+                    continue
+                found.append(record)
+                if len(found) >= limit:
+                    break
+        return found
 
     async def all_records(self) -> AsyncGenerator[Doc, None]:
         """Yield every stored record, as it is."""
@@ -219,21 +232,25 @@ def _shown(shown: Shown) -> Doc:
     }
 
 
-def _record(row: dict[str, Any]) -> AuditRecord:
+def _record(row: dict[str, Any]) -> AuditRecord | None:
+    """Return a stored record; None for one that has no place among the others."""
+    record_id, timestamp = id_of(row["_id"]), moment_of(row.get("timestamp"))
+    if record_id is None or timestamp is None:
+        return None
     entity_id = row.get("entity_id")
     return AuditRecord(
-        id=str(row["_id"]),
-        timestamp=row["timestamp"],
-        action=str(row["action"]),
-        entity_type=str(row["entity_type"]),
-        entity_id=None if entity_id is None else str(entity_id),
-        outcome=str(row["outcome"]),
-        reason=row.get("reason"),
-        changes=row.get("changes") or {},
-        user_id=str(row["user_id"]),
-        username=str(row.get("username") or ""),
-        role=str(row.get("role") or ""),
-        token_id=row.get("token_id"),
-        request_id=row.get("request_id"),
-        source_address=row.get("source_address"),
+        id=record_id,
+        timestamp=timestamp,
+        action=text_of(row.get("action")) or "",
+        entity_type=text_of(row.get("entity_type")) or "",
+        entity_id=None if entity_id is None else text_of(entity_id) or id_of(entity_id),
+        outcome=text_of(row.get("outcome")) or "",
+        reason=text_of(row.get("reason")),
+        changes=json_members(row.get("changes")),
+        user_id=id_of(row.get("user_id")) or "",
+        username=text_of(row.get("username")) or "",
+        role=text_of(row.get("role")) or "",
+        token_id=text_of(row.get("token_id")),
+        request_id=text_of(row.get("request_id")),
+        source_address=text_of(row.get("source_address")),
     )

@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+import structlog
 from bson import ObjectId
 from pymongo import DESCENDING
 from pymongo.errors import DuplicateKeyError
@@ -18,7 +19,14 @@ from pymongo.errors import DuplicateKeyError
 from packages.database.client import Database, Doc, Transaction
 from packages.database.encryption import Cipher, DecryptionError, FieldRef
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import id_of
+from packages.database.stored import (
+    id_of,
+    json_members,
+    moment_of,
+    text_of,
+    texts_of,
+    whole_of,
+)
 from packages.models.server_versions import ServerVersion
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
@@ -27,6 +35,8 @@ from registry.servers.transport import Secret, TransportConfig, taken, with_secr
 from registry.tools.values import Person
 
 SEALED = "sealed"
+log = structlog.get_logger()
+
 NEWEST_FIRST = [("version", DESCENDING)]
 
 
@@ -147,7 +157,8 @@ class ServerVersionRepository:
         rows = self._versions.find(
             query, sort=NEWEST_FIRST, skip=page.offset, limit=-page.per_page
         )
-        return Page(tuple([self._record(row) async for row in rows]), total, page)
+        found = [self._record(row) async for row in rows]
+        return Page(tuple(one for one in found if one is not None), total, page)
 
     async def get(self, server_id: str, version: int) -> ServerVersionRecord | None:
         """Return one version."""
@@ -181,14 +192,15 @@ class ServerVersionRepository:
     ) -> tuple[ServerVersionRecord | None, int]:
         """Return the active version and the number of the newest; 0 when there is none."""
         query: Doc = {"server_id": ObjectId(server_id)}
-        newest = await self._versions.find_one(query, sort=NEWEST_FIRST, session=tx)
+        numbered = {**query, "version": {"$gte": 1}}
+        newest = await self._versions.find_one(numbered, sort=NEWEST_FIRST, session=tx)
         if newest is None:
             return None, 0
         active: Doc | None = newest
-        if newest["state"] != ServerVersionState.ACTIVE.value:
+        if newest.get("state") != ServerVersionState.ACTIVE.value:
             query["state"] = ServerVersionState.ACTIVE.value
             active = await self._versions.find_one(query, session=tx)
-        return None if active is None else self._record(active), int(newest["version"])
+        return None if active is None else self._record(active), whole_of(newest["version"]) or 0
 
     async def _insert(
         self,
@@ -262,22 +274,30 @@ class ServerVersionRepository:
         text = json.dumps(list(transport.secrets.values()), default=str)
         return self._cipher.seal(text, _ref(key))
 
-    def _record(self, row: dict[str, Any]) -> ServerVersionRecord:
+    def _record(self, row: dict[str, Any]) -> ServerVersionRecord | None:
+        """Return a stored version; None for one that has no number to name it by."""
+        version, server_id = whole_of(row.get("version")), id_of(row.get("server_id"))
+        if version is None or server_id is None:
+            log.warning("server_version_unreadable", document_id=str(row["_id"]))
+            return None
+        by = members(row.get("created_by"))
         return ServerVersionRecord(
             id=str(row["_id"]),
-            server_id=str(row["server_id"]),
-            version=int(row["version"]),
-            state=str(row["state"]),
-            origin=str(row["origin"]),
+            server_id=server_id,
+            version=version,
+            state=text_of(row.get("state")) or "",
+            origin=text_of(row.get("origin")) or "",
             transport=self._opened(row),
-            created_at=row.get("created_at"),
-            created_by=row.get("created_by"),
-            restored_from=row.get("restored_from"),
+            created_at=moment_of(row.get("created_at")),
+            created_by={name: said for name, value in by.items() if (said := text_of(value))}
+            or None,
+            restored_from=whole_of(row.get("restored_from")),
         )
 
     def _opened(self, row: dict[str, Any]) -> TransportConfig:
-        plain = members(row.get("transport_config"))
-        paths = [tuple(str(name) for name in path) for path in row.get("secret_paths") or ()]
+        plain = json_members(row.get("transport_config"))
+        named = row.get("secret_paths")
+        paths = [texts_of(path) for path in (named if isinstance(named, list) else ())]
         try:
             found = json.loads(self._cipher.unseal(str(row.get(SEALED)), _ref(row["_id"])))
             secrets = [Secret(value, is_encrypted is True) for value, is_encrypted in found]

@@ -5,10 +5,11 @@ replicas whose clocks differ agree on it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+import structlog
 from bson import ObjectId
 from pymongo import DESCENDING, ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError
@@ -16,10 +17,11 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from packages.database.batch import Batch
 from packages.database.client import Database, Doc
 from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
+from packages.database.stored import counts_of, id_of, moment_of, text_of, whole_of
 from packages.models.syncing import SyncDelivery, SyncJobRun
 from packages.models.syncing import SyncJob as SyncJobDocument
 from registry.core.clock import Clock
-from registry.core.json import members
+from registry.core.json import choice_of, members
 from registry.core.paging import Page, PageRequest
 from registry.sync.errors import JobsContendedError, LeaseLostError
 from registry.sync.values import (
@@ -35,6 +37,10 @@ from registry.sync.values import (
     Trigger,
 )
 from registry.tools.values import Person
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
 
 NEWEST_FIRST = [("_id", DESCENDING)]
 OPEN_ATTEMPTS = 10
@@ -394,14 +400,14 @@ class JobRepository:
     async def get(self, job_id: str) -> SyncJob | None:
         """Return one job, whoever asks."""
         row = await self._jobs.find_one({"_id": ObjectId(job_id)})
-        return None if row is None else job_of(row)
+        return None if row is None else next(_readable([row], job_of), None)
 
     async def runs(self, job_id: str) -> list[SyncRun]:
         """Return the latest attempts at a job, newest first."""
         rows = self._runs.find(
             {"job_id": ObjectId(job_id)}, sort=NEWEST_FIRST, limit=MOST_RUNS_SHOWN
         )
-        return [_run(row) async for row in rows]
+        return list(_readable(await rows.to_list(), _run))
 
     async def page(self, narrowed: JobFilter, page: PageRequest) -> Page[SyncJob]:
         """Return one page of jobs, newest first."""
@@ -415,14 +421,16 @@ class JobRepository:
             query["trigger"] = narrowed.trigger.value
         total = await self._jobs.count_documents(query)
         rows = self._jobs.find(query, sort=NEWEST_FIRST, skip=page.offset, limit=-page.per_page)
-        return Page(tuple(job_of(row) for row in await rows.to_list()), total, page)
+        return Page(tuple(_readable(await rows.to_list(), job_of)), total, page)
 
     async def count_open(self) -> dict[JobState, int]:
         """Return how many jobs there are of each open state."""
         rows = self._jobs.find({"due_at": {"$exists": True}}, {"state": 1, "_id": 0})
         counts = dict.fromkeys((state for state in JobState if state.is_open), 0)
         async for row in rows:
-            counts[JobState(row["state"])] += 1
+            state = choice_of(JobState, row.get("state"))
+            if state in counts:
+                counts[state] += 1
         return counts
 
     async def delivered(self, owner_id: str, message_id: str) -> str | None:
@@ -484,7 +492,7 @@ def _held(job: SyncJob) -> Doc:
 
 
 def _repeat_of(row: Mapping[str, Any]) -> Asked | None:
-    return _asked(row["repeat"]) if "repeat" in row else None
+    return _asked(members(row.get("repeat")))
 
 
 def _lease(job: SyncJob) -> ObjectId:
@@ -516,12 +524,13 @@ def _asked_fields(asked: Asked) -> Doc:
     return fields
 
 
-def _asked(row: Mapping[str, Any]) -> Asked:
-    person = row.get("requested_by")
-    return Asked(
-        Trigger(row["trigger"]),
-        None if person is None else Person(person["user_id"], person["username"]),
-    )
+def _asked(row: Mapping[str, Any]) -> Asked | None:
+    trigger, person = choice_of(Trigger, row.get("trigger")), members(row.get("requested_by"))
+    if trigger is None:
+        return None
+    user_id = text_of(person.get("user_id"))
+    username = text_of(person.get("username")) or ""
+    return Asked(trigger, None if user_id is None else Person(user_id, username))
 
 
 def _run_row(job: SyncJob, ending: Ending, now: datetime, retention: timedelta) -> Doc:
@@ -543,43 +552,67 @@ def _run_row(job: SyncJob, ending: Ending, now: datetime, retention: timedelta) 
     return {name: value for name, value in fields.items() if value is not None}
 
 
+class JobUnreadableError(ValueError):
+    """A stored job, or attempt, does not say what it is about, or how it stands."""
+
+
 def job_of(row: Mapping[str, Any]) -> SyncJob:
-    """Return a stored job as a value."""
+    """Return a stored job as a value.
+
+    Raises:
+        JobUnreadableError: Another program stored something else.
+    """
     told = members(row.get("progress"))
-    repeat = row.get("repeat")
+    phase, tools_read = choice_of(Phase, told.get("phase")), whole_of(told.get("tools_read"))
+    owner_id, state = id_of(row.get("owner_id")), choice_of(JobState, row.get("state"))
+    job_id, created_at = id_of(row["_id"]), moment_of(row.get("created_at"))
+    asked = _asked(row)
+    if None in {owner_id, job_id} or state is None or created_at is None or asked is None:
+        raise JobUnreadableError
     lease = row.get("lease_id")
     return SyncJob(
-        id=str(row["_id"]),
-        owner_id=str(row["owner_id"]),
-        owner_name=row.get("owner_name") or "",
-        source_type=row["source_type"],
-        asked=_asked(row),
-        state=JobState(row["state"]),
-        due_at=row.get("due_at"),
-        attempts=row["attempts"],
-        holder=row.get("holder"),
+        id=str(job_id),
+        owner_id=str(owner_id),
+        owner_name=text_of(row.get("owner_name")) or "",
+        source_type=text_of(row.get("source_type")) or "",
+        asked=asked,
+        state=state,
+        due_at=moment_of(row.get("due_at")),
+        attempts=whole_of(row.get("attempts")) or 0,
+        holder=text_of(row.get("holder")),
         lease_id=None if lease is None else str(lease),
-        repeat=None if repeat is None else _asked(repeat),
-        progress=(
-            Progress(Phase(str(told["phase"])), int(str(told["tools_read"]))) if told else None
-        ),
-        error=row.get("error"),
-        counts=row.get("counts") or {},
-        created_at=row["created_at"],
-        started_at=row.get("started_at"),
-        finished_at=row.get("finished_at"),
+        repeat=_asked(members(row.get("repeat"))),
+        progress=None if phase is None else Progress(phase, tools_read or 0),
+        error=text_of(row.get("error")),
+        counts=counts_of(row.get("counts")),
+        created_at=created_at,
+        started_at=moment_of(row.get("started_at")),
+        finished_at=moment_of(row.get("finished_at")),
     )
 
 
 def _run(row: Mapping[str, Any]) -> SyncRun:
+    outcome, attempt = choice_of(RunOutcome, row.get("outcome")), whole_of(row.get("attempt"))
+    started_at, finished_at = moment_of(row.get("started_at")), moment_of(row.get("finished_at"))
+    if outcome is None or attempt is None or started_at is None or finished_at is None:
+        raise JobUnreadableError
     return SyncRun(
-        attempt=row["attempt"],
-        worker=row.get("worker") or "",
-        outcome=RunOutcome(row["outcome"]),
-        error=row.get("error"),
-        note=row.get("note"),
-        counts=row.get("counts") or {},
-        upstream_ms=row.get("upstream_ms"),
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
+        attempt=attempt,
+        worker=text_of(row.get("worker")) or "",
+        outcome=outcome,
+        error=text_of(row.get("error")),
+        note=text_of(row.get("note")),
+        counts=counts_of(row.get("counts")),
+        upstream_ms=whole_of(row.get("upstream_ms")),
+        started_at=started_at,
+        finished_at=finished_at,
     )
+
+
+def _readable(rows: Iterable[Doc], read: Callable[[Doc], T]) -> Iterator[T]:
+    """Yield *rows* as values but for those that are not; these are named in the log."""
+    for row in rows:
+        try:
+            yield read(row)
+        except JobUnreadableError:
+            log.warning("sync_job_unreadable", document_id=str(row["_id"]))

@@ -1,19 +1,23 @@
 """Reads and writes `token_families` and `revoked_tokens`. The only module that writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+import structlog
 from bson import ObjectId
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
+from packages.database.stored import LATEST, id_of, moment_of, text_of, texts_of, whole_of
 from packages.models.sessions import RevokedToken, TokenFamily
 from registry.auth.identity import Role, Tenants, tenant_of
 from registry.auth.repository import of_tenants
 from registry.auth.revocation import Revocation, RevocationKind
 from registry.core.paging import PageRequest
 from registry.tokens.values import Family, IssuedIds
+
+log = structlog.get_logger()
 
 REMEMBERED_ACCESS_TOKENS = 50
 """Access tokens of a family by whose id it is found; of more, the oldest are forgotten."""
@@ -31,7 +35,7 @@ class FamilyRepository:
     async def get(self, family_id: str) -> Family | None:
         """Return a family, revoked or not."""
         document = await self._families.find_one({"_id": family_id})
-        return None if document is None else _family(document)
+        return None if document is None else next(_readable([document]), None)
 
     async def find_by_token(self, token_id: str) -> Family | None:
         """Return the family of a refresh token that counts, or of a recent access token."""
@@ -39,7 +43,7 @@ class FamilyRepository:
         for name in ("refresh_token_id", "access_tokens.id"):
             document = await self._families.find_one({name: token_id})
             if document is not None:
-                return _family(document)
+                return next(_readable([document]), None)
         return None
 
     async def list_page(
@@ -57,7 +61,7 @@ class FamilyRepository:
         total = await self._families.count_documents(query)
         cursor = self._families.find(query).sort([("created_at", -1), ("_id", -1)])
         rows = await cursor.skip(page.offset).limit(page.per_page).to_list()
-        return [_family(row) for row in rows], total
+        return list(_readable(rows)), total
 
     async def insert(self, family: Family, ids: IssuedIds, tx: Transaction) -> None:
         """Write a new family."""
@@ -177,7 +181,9 @@ class RevocationWriter:
         subjects = {family.family_id: _subjects(family) for family in families}
         keys = [key for named in subjects.values() for key in named]
         found = self._revoked.find({"_id": {"$in": keys}}, {"revoked_at": 1}, session=tx)
-        revoked = {one["_id"]: one["revoked_at"] for one in await found.to_list()}
+        revoked = {
+            one["_id"]: moment_of(one.get("revoked_at")) or LATEST for one in await found.to_list()
+        }
         return frozenset(
             family.family_id
             for family in families
@@ -203,24 +209,50 @@ def _subjects(family: Family) -> list[str]:
     ]
 
 
-def _family(document: dict[str, Any]) -> Family:
+def _readable(documents: Iterable[Doc]) -> Iterator[Family]:
+    """Yield families but for those that do not say whose they are and until when."""
+    for document in documents:
+        family = _family(document)
+        if family is None:
+            log.warning("token_family_unreadable", document_id=str(document["_id"]))
+        else:
+            yield family
+
+
+def _family(document: dict[str, Any]) -> Family | None:
+    family_id, user_id = text_of(document["_id"]), id_of(document.get("user_id"))
+    created_at = moment_of(document.get("created_at"))
+    expires_at = moment_of(document.get("expires_at"))
+    ancestors, issued = document.get("ancestors"), document.get("access_tokens")
+    tokens = tuple(
+        (token_id, until)
+        for item in (issued if isinstance(issued, list) else ())
+        if isinstance(item, dict)
+        and (token_id := text_of(item.get("id"))) is not None
+        and (until := moment_of(item.get("expires_at"))) is not None
+    )
+    if family_id is None or user_id is None or created_at is None or expires_at is None:
+        return None
+    # Without all that it was generated with nobody knows whether it is revoked.
+    if not tokens or not isinstance(ancestors, list) or len(texts_of(ancestors)) < len(ancestors):
+        return None
+    revoked_at = document.get("revoked_at")
     return Family(
-        family_id=document["_id"],
-        user_id=str(document["user_id"]),
-        username=str(document.get("username") or ""),
-        role=Role.parse(document["role"]),
-        is_known_user=bool(document.get("is_known_user")),
-        scopes=tuple(name for name in document["scopes"] if isinstance(name, str)),
-        hours=int(document["hours"]),
-        description=document.get("description"),
-        ancestors=tuple(document["ancestors"]),
-        created_at=document["created_at"],
-        expires_at=document["expires_at"],
-        refresh_token_id=document.get("refresh_token_id"),
-        access_tokens=tuple(
-            (item["id"], item["expires_at"]) for item in document["access_tokens"]
-        ),
-        exchanged_at=document.get("exchanged_at"),
-        revoked_at=document.get("revoked_at"),
+        family_id=family_id,
+        user_id=user_id,
+        username=text_of(document.get("username")) or "",
+        role=Role.parse(text_of(document.get("role"))),
+        is_known_user=document.get("is_known_user") is not False,
+        scopes=texts_of(document.get("scopes")),
+        hours=max(1, whole_of(document.get("hours")) or 1),
+        description=text_of(document.get("description")),
+        ancestors=texts_of(ancestors),
+        created_at=created_at,
+        expires_at=expires_at,
+        refresh_token_id=text_of(document.get("refresh_token_id")),
+        access_tokens=tokens,
+        exchanged_at=moment_of(document.get("exchanged_at")),
+        # Whatever else is stored there, it is not to bring a family back to life.
+        revoked_at=None if revoked_at is None else moment_of(revoked_at) or LATEST,
         tenant_id=tenant_of(document.get("tenant_id")),
     )

@@ -17,6 +17,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.errors import InvalidId
 
 from packages.database.client import Doc
+from packages.database.stored import id_of, text_of, whole_of
 from packages.models.usage import PACKED
 from registry.core.logs import without_secrets
 from registry.usage.values import (
@@ -129,7 +130,14 @@ def records_of(document: Doc, narrowed: UsageFilter) -> Iterator[UsageRecord]:
                 record = _record(document, facts, place, first_at, row)
                 if _is_in_time(record, narrowed):
                     yield record
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, zlib.error) as exc:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        zlib.error,
+    ) as exc:
         raise BatchUnreadableError from exc
 
 
@@ -213,6 +221,13 @@ def _is_in_time(record: UsageRecord, narrowed: UsageFilter) -> bool:
     return narrowed.until is None or record.started_at < narrowed.until
 
 
+def _batch_id(document: Doc) -> str:
+    batch_id = id_of(document["_id"])
+    if batch_id is None:
+        raise BatchUnreadableError
+    return batch_id
+
+
 def _record(
     document: Doc, facts: dict[str, Any], place: int, first_at: datetime, row: list[Any]
 ) -> UsageRecord:
@@ -220,19 +235,19 @@ def _record(
     parts = [time / 1000 for time in times] if len(times) == PARTS else [None] * PARTS
     server_id = facts.get("server_id")
     return UsageRecord(
-        id=f"{document['_id']}{place:04x}",
+        id=f"{_batch_id(document)}{place:04x}",
         # Cut, like all times of the database.
         started_at=first_at + timedelta(milliseconds=offset // 1000),
-        user_id=str(facts["user_id"]),
-        username=facts["username"],
-        token_id=facts.get("token_id"),
+        user_id=id_of(facts.get("user_id")) or "",
+        username=text_of(facts.get("username")) or "",
+        token_id=text_of(facts.get("token_id")),
         server_id=None if server_id is None else str(server_id),
-        server=facts.get("server"),
-        method=facts["method"],
-        tool=facts.get("tool"),
-        era=facts["era"],
-        outcome=facts["outcome"],
-        error_code=facts.get("error_code"),
+        server=text_of(facts.get("server")),
+        method=text_of(facts.get("method")) or "",
+        tool=text_of(facts.get("tool")),
+        era=text_of(facts.get("era")) or "",
+        outcome=text_of(facts.get("outcome")) or "",
+        error_code=whole_of(facts.get("error_code")),
         duration_ms=sum(times) / 1000,
         admission_ms=parts[0],
         upstream_ms=parts[1],
@@ -240,5 +255,5 @@ def _record(
         request_bytes=request_bytes,
         response_bytes=response_bytes,
         trace_id=trace_id,
-        worker=document["worker"],
+        worker=text_of(document.get("worker")) or "",
     )

@@ -8,6 +8,7 @@ from bson import ObjectId
 
 from packages.database.client import Database, Doc
 from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
+from packages.database.stored import moment_of
 from packages.models.usage import PACKED, UsageLog
 from registry.usage.batches import BatchUnreadableError, records_of
 from registry.usage.values import UsageFilter, UsageRecord
@@ -54,8 +55,12 @@ class UsageRepository:
         pending: list[UsageRecord] = []
         batches = self._rows.find(_query(narrowed, before), sort=[("last_at", pymongo.DESCENDING)])
         async for batch in batches:
+            last_at = moment_of(batch.get("last_at"))
+            if last_at is None:
+                log.warning("usage_batch_unreadable", batch_id=str(batch["_id"]))
+                continue
             # What is newer than all that is still to come has its place.
-            while pending and pending[-1].started_at > batch["last_at"]:
+            while pending and pending[-1].started_at > last_at:
                 found.append(pending.pop())
             if len(found) >= limit:
                 return found[:limit]

@@ -11,9 +11,12 @@ from pymongo.errors import BulkWriteError
 
 from registry.auth.identity import UserContext
 from registry.servers.errors import ServerUnusableError
+from registry.usage.batches import BatchPacker
+from registry.usage.repository import UsageRepository
 from tests.fakes.odd_values import ODD_VALUES
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
+from tests.usage.conftest import batch_of, call
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
@@ -271,3 +274,144 @@ async def test_no_value_of_any_type_at_any_place_of_a_token_costs_another(
 
     assert [(one.url, one.text) for one in answers if one.status_code != 200] == []
     assert "good" in {one["identifier"] for one in answers[0].json()["tokens"]}
+
+
+MEMBERS = {
+    "sync_jobs": (
+        *("_id", "owner_id", "owner_name", "source_type", "trigger", "state", "requested_by"),
+        *("attempts", "holder", "lease_id", "repeat", "progress", "progress.phase", "error"),
+        *("counts", "counts.added", "created_at", "started_at", "finished_at"),
+    ),
+    "sync_job_runs": (
+        *("_id", "attempt", "worker", "outcome", "error", "note", "counts", "upstream_ms"),
+        *("started_at", "finished_at"),
+    ),
+    "audit_logs": (
+        *("_id", "timestamp", "action", "entity_type", "entity_id", "user_id", "username"),
+        *("role", "token_id", "outcome", "reason", "changes", "changes.before", "request_id"),
+        *("source_address", "server_id", "tenant_id"),
+    ),
+    "usage_records": (
+        *("_id", "packed", "worker", "first_at", "last_at", "calls", "rows", "trace_ids"),
+        *("expires_at",),
+    ),
+    "server_versions": (
+        *("_id", "version", "state", "origin", "transport_config", "transport_config.url"),
+        *("transport_config.headers", "secret_paths", "sealed", "created_at", "created_by"),
+        *("created_by.user_id", "restored_from", "fingerprint"),
+    ),
+    "token_families": (
+        *("_id", "user_id", "username", "role", "is_known_user", "scopes", "hours", "description"),
+        *("refresh_token_id", "access_tokens", "ancestors", "created_at", "exchanged_at"),
+        *("revoked_at", "expires_at", "tenant_id"),
+    ),
+    "access_policies": (
+        *("_id", "name", "description", "effect", "is_enabled", "source_type", "owner_id"),
+        *("tools", "metadata", "users", "groups", "roles", "scopes", "everyone", "revision"),
+        *("created_at", "created_by", "created_by.user_id", "updated_at", "updated_by"),
+    ),
+    "sync_states": (
+        *("source_type", "next_sync_at", "last_synced_at", "settled_at", "settled_digest"),
+        *("sync_failures", "eras", "tool_problems", "features_read", "decisions"),
+    ),
+}
+"""Members of what the registry alone keeps, which other programs can write all the same."""
+
+
+@pytest.mark.requirement("E-22")
+@pytest.mark.parametrize("collection", MEMBERS)
+async def test_no_value_at_any_place_of_a_record_costs_another_record(
+    rest: Rest, root: UserContext, upstream: PlainUpstream, collection: str
+) -> None:
+    server = await rest.register(root, "good", upstream.url, scope="shared_app")
+    owner, now = ObjectId(server["id"]), rest.parts.clock.now()
+    job = await rest.ask(root, "POST", f"/sync/owners/{owner}")
+    await rest.job(root, job.json()["job_id"])
+    issued = await rest.ask(root, "POST", "/tokens/generate", json={"expires_in_hours": 1})
+    jti = issued.json()["tokens"]["jti"]
+    policy = {"name": "good", "effect": "deny", "subjects": {"everyone": True}}
+    target = {"owner_id": server["id"], "tools": ["none"]}
+    made = await rest.ask(root, "POST", "/access/policies", json={**policy, "target": target})
+    batch = batch_of(call(server_id=server["id"], user_id=root.user_id))
+    packer = BatchPacker(worker="host:1", retention=timedelta(days=1))
+    usage = packer.document(batch, now, rest.parts.clock.monotonic())
+    await UsageRepository(rest.parts.database).insert(usage)
+    rows = rest.parts.database.db[collection]
+    kept = await rows.find_one({"state": "succeeded"} if collection == "sync_jobs" else {})
+    assert kept is not None
+
+    documents = []
+    for number, place in enumerate(MEMBERS[collection]):
+        for odd in ODD_VALUES.values():
+            document = {**kept, "_id": f"f{number}-{ObjectId()}"}
+            if collection != "token_families":
+                document["_id"] = ObjectId()
+            *parents, name = place.split(".")
+            inner = document
+            for parent in parents:
+                inner[parent] = dict(inner.get(parent) or {})
+                inner = inner[parent]
+            inner[name] = odd
+            # Unique for each server.
+            unique = {"server_versions": "version", "access_policies": "name"}.get(collection)
+            if unique is not None and place != unique:
+                document[unique] = 1_000_000 + len(documents)
+            if collection == "server_versions" and place != "state":
+                document["state"] = "former"
+            documents.append(document)
+    await rest.parts.database.db.command("collMod", collection, validator={})
+    for document in documents:
+        with suppress(OperationFailure):
+            await rows.insert_one(document)
+    assert await rows.count_documents({}) > len(documents) // 2
+    # Of these there is one for each server.
+    for odd in ODD_VALUES.values() if collection == "sync_states" else ():
+        with suppress(OperationFailure):
+            await rows.replace_one(
+                {"_id": owner},
+                dict.fromkeys(MEMBERS["sync_states"], odd),
+            )
+        shown = await rest.call(root, "GET", f"/{owner}")
+        assert shown.status_code == 200, (odd, shown.text)
+
+    await rest.parts.snapshot.load()
+    paths = {
+        "sync_jobs": "/sync/jobs",
+        "sync_job_runs": f"/sync/jobs/{job.json()['job_id']}",
+        "audit_logs": "/audit",
+        "usage_records": "/usage",
+        "server_versions": f"/servers/{owner}/versions",
+        "token_families": "/tokens/issued",
+        "access_policies": "/access/policies",
+        "sync_states": "/servers",
+    }
+    signs = {"token_families": jti, "access_policies": made.json()["id"]}
+    answers = [
+        await rest.ask(root, "GET", path)
+        for path in (*paths.values(), "/servers", "/servers/stats")
+    ]
+    pages = await everything(rest, root, paths[collection])
+    patched = await rest.call(root, "PATCH", f"/{owner}", json={"title": "Still here"})
+
+    assert [(one.url, one.text) for one in answers if one.status_code != 200] == []
+    assert signs.get(collection, str(kept["_id"] if collection == "sync_jobs" else "")) in pages
+    assert patched.status_code == 200, patched.text
+    assert rest.parts.snapshot.route("good") is not None
+
+
+async def everything(rest: Rest, user: UserContext, path: str) -> str:
+    """Return the pages of a list together."""
+    found, number, query = "", 1, ""
+    while True:
+        answer = await rest.ask(user, "GET", path + query)
+        assert answer.status_code == 200, answer.text
+        json.loads(answer.content, parse_constant=pytest.fail)
+        found += answer.text
+        body = answer.json()
+        number += 1
+        if body.get("next_cursor"):
+            query = f"?limit=200&cursor={body['next_cursor']}"
+        elif number <= body.get("pagination", {}).get("total_pages", 0):
+            query = f"?per_page=100&page={number}"
+        else:
+            return found
