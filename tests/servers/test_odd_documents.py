@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId, Regex
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from registry.auth.identity import UserContext
 from registry.servers.errors import ServerUnusableError
@@ -340,7 +340,7 @@ async def test_no_value_at_any_place_of_a_record_costs_another_record(
     kept = await rows.find_one({"state": "succeeded"} if collection == "sync_jobs" else {})
     assert kept is not None
 
-    documents = []
+    documents: list[dict[str, Any]] = []
     for number, place in enumerate(MEMBERS[collection]):
         for odd in ODD_VALUES.values():
             document = {**kept, "_id": f"f{number}-{ObjectId()}"}
