@@ -18,7 +18,7 @@ from packages.database.errors import DatabaseUnavailable, translated
 from registry.core.json import members
 from registry.core.settings import SettingsError
 from registry.servers.credentials import is_plaintext, is_secret_header, is_stored_header
-from registry.servers.versions import SEALED
+from registry.servers.storage.version_repository import SEALED
 from registry.tokens.values import STORED_TYPES
 
 LOOKED_AT = 20

@@ -26,6 +26,7 @@ from packages.database.schema import OWN_VALIDATORS, wanted_indexes
 from packages.database.slices import slices
 from packages.models import SCHEMA_VERSION, check_schema_version
 from packages.models.errors import SchemaMembersError, SchemasNotGeneratedError, SchemaVersionError
+from registry.access.policies.repository import PolicyRepository
 from registry.auth.keys import KeyPairError
 from registry.auth.repository import RevocationRepository
 from registry.core.clock import SystemClock
@@ -33,12 +34,11 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.indexes import EXTRA_INDEXES
 from registry.local.errors import LOCAL_DATABASE_STOPPED
-from registry.policies.repository import PolicyRepository
 from registry.rotation import survey
 from registry.servers.credentials import CredentialVault
-from registry.servers.leftovers import Leftovers
-from registry.servers.lookup import ServerLookup
-from registry.servers.lost_tools import LostTools
+from registry.servers.storage.lookup import ServerLookup
+from registry.servers.storage.lost_tools import LostTools
+from registry.servers.storage.orphaned_data import OrphanedServerData
 from registry.servers.transport import environment_places, taken
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
@@ -54,7 +54,7 @@ AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """The outcome of one check."""
 
     check: str
@@ -62,7 +62,7 @@ class Finding:
     message: str
 
 
-async def examine(settings: Settings, *, repair: bool = False) -> list[Finding]:
+async def examine(settings: Settings, *, repair: bool = False) -> list[DoctorFinding]:
     """Return the findings. A check that needs the database is left out when it is away.
 
     Args:
@@ -73,7 +73,7 @@ async def examine(settings: Settings, *, repair: bool = False) -> list[Finding]:
     try:
         database = build_database(settings, Metrics())
     except MongoAddressError as exc:
-        return [*findings, Finding("database", good=False, message=str(exc))]
+        return [*findings, DoctorFinding("database", good=False, message=str(exc))]
     try:
         reachable = await _database(settings, database)
         findings += reachable
@@ -84,66 +84,66 @@ async def examine(settings: Settings, *, repair: bool = False) -> list[Finding]:
             findings.append(await _ciphertexts(database, cipher))
             clock = SystemClock()
             storage = build_storage(settings, database, cipher, clock=clock, metrics=Metrics())
-            leftovers = Leftovers(database, storage.repositories, clock=clock)
+            leftovers = OrphanedServerData(database, storage.repositories, clock=clock)
             findings.append(await _leftovers(leftovers, repair=repair))
             lost = LostTools(database, storage.repositories, clock=clock)
             findings.append(await _lost_tools(lost, repair=repair))
             findings.append(await _environment(database, cipher))
     except MongoLoginError as exc:
-        findings.append(Finding("database", good=False, message=str(exc)))
+        findings.append(DoctorFinding("database", good=False, message=str(exc)))
     finally:
         await database.close()
     return findings
 
 
-def _schema_version() -> Finding:
+def _schema_version() -> DoctorFinding:
     try:
         check_schema_version()
     except (SchemaMembersError, SchemasNotGeneratedError, SchemaVersionError) as exc:
-        return Finding("schemas", good=False, message=str(exc))
-    return Finding("schemas", good=True, message=f"generated from {SCHEMA_VERSION}")
+        return DoctorFinding("schemas", good=False, message=str(exc))
+    return DoctorFinding("schemas", good=True, message=f"generated from {SCHEMA_VERSION}")
 
 
-def _keys(settings: Settings) -> Finding:
+def _keys(settings: Settings) -> DoctorFinding:
     try:
         keys = build_keys(settings)
     except KeyPairError as exc:
-        return Finding("keys", good=False, message=str(exc))
-    return Finding("keys", good=True, message=f"one RSA key pair, kid {keys.kid}")
+        return DoctorFinding("keys", good=False, message=str(exc))
+    return DoctorFinding("keys", good=True, message=f"one RSA key pair, kid {keys.kid}")
 
 
-def _workers(settings: Settings) -> Finding:
+def _workers(settings: Settings) -> DoctorFinding:
     workers, processors = settings.registry_workers, os.cpu_count() or 1
     text = f"{workers} for {processors} processors"
     if workers > 2 * processors:
-        return Finding("workers", good=False, message=f"{text}: more only take memory")
-    return Finding("workers", good=True, message=text)
+        return DoctorFinding("workers", good=False, message=f"{text}: more only take memory")
+    return DoctorFinding("workers", good=True, message=text)
 
 
-async def _database(settings: Settings, database: Database) -> list[Finding]:
-    reached = Finding("database", good=True, message=f"reached, named {database.db.name}")
+async def _database(settings: Settings, database: Database) -> list[DoctorFinding]:
+    reached = DoctorFinding("database", good=True, message=f"reached, named {database.db.name}")
     try:
         await database.require_replica_set()
     except (MongoLoginError, MongoAddressError) as exc:
-        return [Finding("database", good=False, message=str(exc))]
+        return [DoctorFinding("database", good=False, message=str(exc))]
     except DatabaseUnavailable:
         text = (
             LOCAL_DATABASE_STOPPED if settings.registry_local else "cannot be reached at MONGO_URI"
         )
-        return [Finding("database", good=False, message=text)]
+        return [DoctorFinding("database", good=False, message=text)]
     except TopologyError as exc:
-        return [reached, Finding("replica set", good=False, message=str(exc))]
+        return [reached, DoctorFinding("replica set", good=False, message=str(exc))]
     except UnsupportedServerError as exc:
-        return [Finding("database", good=False, message=str(exc))]
-    return [reached, Finding("replica set", good=True, message="transactions are possible")]
+        return [DoctorFinding("database", good=False, message=str(exc))]
+    return [reached, DoctorFinding("replica set", good=True, message="transactions are possible")]
 
 
-async def _indexes(database: Database) -> Finding:
+async def _indexes(database: Database) -> DoctorFinding:
     async with translated():
         existing_names = await database.db.list_collection_names()
     if OWN_VALIDATORS.keys().isdisjoint(existing_names):
         text = "none yet: no registry was started on this database; `registry serve` makes them"
-        return Finding("indexes", good=True, message=text)
+        return DoctorFinding("indexes", good=True, message=text)
     missing: list[str] = []
     for name, indexes in wanted_indexes(EXTRA_INDEXES).items():
         existing = await _existing_indexes(database, name)
@@ -153,8 +153,8 @@ async def _indexes(database: Database) -> Finding:
                 missing.append(f"{name}.{index.document['name']}")
     if missing:
         text = f"missing or with other options: {', '.join(missing)}"
-        return Finding("indexes", good=False, message=text)
-    return Finding("indexes", good=True, message="all there")
+        return DoctorFinding("indexes", good=False, message=text)
+    return DoctorFinding("indexes", good=True, message="all there")
 
 
 async def _existing_indexes(database: Database, name: str) -> list[tuple[Any, ...]]:
@@ -173,7 +173,7 @@ def _shape(index: Any) -> tuple[Any, ...]:
     )
 
 
-async def _documents(database: Database, cipher: Cipher) -> Finding:
+async def _documents(database: Database, cipher: Cipher) -> DoctorFinding:
     """Say which documents hold what cannot be read; each costs itself alone."""
     problems: list[str] = []
     async for key, told in ServerLookup(database).unreadable():
@@ -191,51 +191,53 @@ async def _documents(database: Database, cipher: Cipher) -> Finding:
     ):
         problems += [f"{name}/{key}" for key in keys]
     if not problems:
-        return Finding("documents", good=True, message="all readable")
+        return DoctorFinding("documents", good=True, message="all readable")
     more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
     text = f"{len(problems)} that cannot be read as a whole: {', '.join(problems[:LISTED])}{more}"
-    return Finding("documents", good=False, message=text)
+    return DoctorFinding("documents", good=False, message=text)
 
 
-async def _leftovers(leftovers: Leftovers, *, repair: bool) -> Finding:
+async def _leftovers(leftovers: OrphanedServerData, *, repair: bool) -> DoctorFinding:
     """Say of which servers something is left that are no more; remove it, if asked to."""
     found = await leftovers.find(every=True)
     if not found:
-        return Finding("leftovers", good=True, message="nothing of deleted servers")
+        return DoctorFinding("leftovers", good=True, message="nothing of deleted servers")
     if repair:
         try:
             removed = [one for one in found if await leftovers.remove(one)]
         except ReplicaSetNeeded as exc:
-            return Finding("leftovers", good=False, message=str(exc))
-        return Finding("leftovers", good=True, message=f"of {len(removed)} servers removed")
+            return DoctorFinding("leftovers", good=False, message=str(exc))
+        return DoctorFinding("leftovers", good=True, message=f"of {len(removed)} servers removed")
     listed = ", ".join(found[:LISTED])
     text = f"of {len(found)} deleted servers, removed by `registry doctor --repair`: {listed}"
-    return Finding("leftovers", good=False, message=text)
+    return DoctorFinding("leftovers", good=False, message=text)
 
 
-async def _lost_tools(lost: LostTools, *, repair: bool) -> Finding:
+async def _lost_tools(lost: LostTools, *, repair: bool) -> DoctorFinding:
     """Say which servers that were read here have no rows of tools; restore them, if asked to."""
     found = await lost.find()
     if not found:
-        return Finding("tools", good=True, message="every server that was read here has its tools")
+        return DoctorFinding(
+            "tools", good=True, message="every server that was read here has its tools"
+        )
     if repair:
         try:
             counts = {server_id: await lost.restore(server_id) for server_id in found}
         except ReplicaSetNeeded as exc:
-            return Finding("tools", good=False, message=str(exc))
+            return DoctorFinding("tools", good=False, message=str(exc))
         unreadable = [server_id for server_id, count in counts.items() if not count]
         if not unreadable:
             text = f"{sum(counts.values())} tools of {len(found)} servers restored"
-            return Finding("tools", good=True, message=text)
+            return DoctorFinding("tools", good=True, message=text)
         listed = ", ".join(unreadable[:LISTED])
         text = f"of {len(unreadable)} servers cannot be restored; refresh them: {listed}"
-        return Finding("tools", good=False, message=text)
+        return DoctorFinding("tools", good=False, message=text)
     listed = ", ".join(found[:LISTED])
     text = f"of {len(found)} servers are lost, restored by `registry doctor --repair`: {listed}"
-    return Finding("tools", good=False, message=text)
+    return DoctorFinding("tools", good=False, message=text)
 
 
-async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:
+async def _ciphertexts(database: Database, cipher: Cipher) -> DoctorFinding:
     found = await survey(database, cipher)
     unreadable = [str(value.ref) for value in found.unreadable]
     if unreadable:
@@ -244,14 +246,14 @@ async def _ciphertexts(database: Database, cipher: Cipher) -> Finding:
         text = f"{len(unreadable)} of {found.total} cannot be decrypted with CREDS_KEY"
         if len(cipher.key_ids) > 1:
             text += " or CREDS_KEYS_READABLE"
-        return Finding("credentials", good=False, message=f"{text}: {listed}{more}")
+        return DoctorFinding("credentials", good=False, message=f"{text}: {listed}{more}")
     text = f"{found.total} stored, all readable"
     if older := found.older.total() + len(found.ambiguous):
         text += f"; {older} not under CREDS_KEY alone, see `registry creds check`"
-    return Finding("credentials", good=True, message=text)
+    return DoctorFinding("credentials", good=True, message=text)
 
 
-async def _environment(database: Database, cipher: Cipher) -> Finding:
+async def _environment(database: Database, cipher: Cipher) -> DoctorFinding:
     """Look for what the other application would put variables of its environment into."""
     places: list[str] = []
     vault, servers = CredentialVault(cipher), ServerLookup(database)
@@ -267,8 +269,8 @@ async def _environment(database: Database, cipher: Cipher) -> Finding:
             "jarvis-api sends variables of its environment, CREDS_KEY among them, where `${` "
             f"stands: {listed}{more}"
         )
-        return Finding("environment", good=False, message=text)
-    return Finding("environment", good=True, message="no server is sent variables of it")
+        return DoctorFinding("environment", good=False, message=text)
+    return DoctorFinding("environment", good=True, message="no server is sent variables of it")
 
 
 def _text_of(vault: CredentialVault, server_id: str, stored: str, field: str) -> str:

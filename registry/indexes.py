@@ -1,6 +1,6 @@
 """Our own indexes on shared collections, gathered from the repositories that need them."""
 
-from registry.servers.indexes import INDEXES as SERVER_INDEXES
+from registry.servers.storage.indexes import INDEXES as SERVER_INDEXES
 from registry.tokens.plugin_auths import PLUGIN_AUTH_INDEXES
 from registry.tokens.repository import TOKEN_INDEXES
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import registry
+from registry.access.policies.routes import router as policies_router
 from registry.access.routes import router as permissions_router
 from registry.audit.refusals import RefusalRecorder
 from registry.audit.routes import router as audit_router
@@ -21,15 +22,14 @@ from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.gateway.ports import Peers
 from registry.governance.routes import router as tools_router
-from registry.policies.routes import router as policies_router
 from registry.servers.routes import router as servers_router
-from registry.servers.user_key_routes import router as user_keys_router
+from registry.servers.user_keys.routes import router as user_keys_router
+from registry.servers.versions.routes import router as versions_router
 from registry.sync.routes import sync_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.usage.routes import router as usage_router
 from registry.users.routes import groups_router, users_router
-from registry.versions.routes import router as versions_router
 from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router

@@ -25,10 +25,10 @@ from registry.local.home import KeyFiles, LocalHome, settings_overrides, write_p
 from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
 from registry.workers.listeners import listening
-from registry.workers.orders import Orders
-from registry.workers.place import meeting_place
+from registry.workers.parent_channel import DRAINING, READY, WorkerEnd
+from registry.workers.runtime_directory import runtime_directory
 from registry.workers.supervisor import Supervisor
-from registry.workers.tie import DRAINING, READY, WorkerEnd
+from registry.workers.worker_config import WorkerConfig
 
 if TYPE_CHECKING:
     from registry.wiring.components import Components
@@ -162,9 +162,9 @@ async def serve_worker(told: str) -> None:
         told: Its orders, as the parent wrote them.
     """
     from registry.main import application  # noqa: PLC0415 - see _serve_alone
-    from registry.workers.peers import Siblings  # noqa: PLC0415
+    from registry.workers.peers import WorkerPeers  # noqa: PLC0415
 
-    orders = Orders.read(told)
+    orders = WorkerConfig.read(told)
     overrides: dict[str, object] = {}
     if orders.local_home is not None:
         overrides = {
@@ -178,14 +178,14 @@ async def serve_worker(told: str) -> None:
         settings.log_level, settings.log_format, is_local=orders.local_home is not None
     )
     structlog.contextvars.bind_contextvars(worker=orders.worker)
-    siblings = Siblings(orders.place)
+    siblings = WorkerPeers(orders.place)
     listener = socket.socket(fileno=orders.listener)
     async with application(settings, siblings) as (app, parts):
         totals = parts.totals
         if totals is None:
             raise RuntimeError("a worker among others counts with them")
         server = _server(app, parts)
-        tie = WorkerEnd(socket.socket(fileno=orders.tie), server.take_over, server.orphaned)
+        tie = WorkerEnd(socket.socket(fileno=orders.channel), server.take_over, server.orphaned)
         server.on_listening = lambda: tie.say(READY)
         server.on_draining = lambda: tie.say(DRAINING)
         await server.listen_privately(
@@ -220,15 +220,15 @@ async def _serve(
 async def _supervise(
     settings: Settings, listeners: list[socket.socket], announce: Callable[[], None]
 ) -> None:
-    with meeting_place() as folder:
+    with runtime_directory() as folder:
 
-        def orders(worker: str, slot: int, listener: int, tie: int) -> Orders:
-            return Orders(
+        def orders(worker: str, slot: int, listener: int, tie: int) -> WorkerConfig:
+            return WorkerConfig(
                 worker=worker,
                 slot=slot,
                 folder=str(folder),
                 listener=listener,
-                tie=tie,
+                channel=tie,
                 port=settings.registry_port,
                 workers=settings.registry_workers,
                 local_home=str(settings.registry_home) if settings.registry_local else None,

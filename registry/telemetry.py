@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import registry
 from registry.core.settings import Settings, SettingsError
-from registry.gateway.recorder import Tracing
+from registry.gateway.edge.recorder import Tracing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.sampling import Sampler
@@ -52,7 +52,7 @@ async def tracing(settings: Settings, instance: str) -> AsyncIterator[Tracing | 
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - optional
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - optional
 
-        from registry.gateway.spans import SpanTracing  # noqa: PLC0415 - needs the extra
+        from registry.gateway.edge.spans import SpanTracing  # noqa: PLC0415 - needs the extra
     except ImportError:
         problem = (
             "OTEL_EXPORTER_OTLP_ENDPOINT: needs the extra otel "

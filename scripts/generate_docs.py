@@ -19,10 +19,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from registry.core.settings import Settings  # noqa: E402 - needs the path above
-from registry.tools.happenings import MEANINGS as HAPPENINGS  # noqa: E402
 from registry.tools.lifecycle import EXPOSED, FIRST, MEANINGS, STATES, TABLE, State  # noqa: E402
 from registry.tools.metadata import FLAGS, HEURISTICS, HINTS  # noqa: E402
 from registry.tools.repository import SYNC_EVENTS_KEPT  # noqa: E402
+from registry.tools.tool_events import MEANINGS as HAPPENINGS  # noqa: E402
 
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 LIFECYCLE_PAGE = ROOT / "docs" / "tool-lifecycle.md"

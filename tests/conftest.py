@@ -26,12 +26,12 @@ from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.loading import SnapshotSources
-from registry.gateway.pending import WATCHED
-from registry.gateway.snapshot import Snapshot
+from registry.gateway.view.loading import SnapshotSources
+from registry.gateway.view.pending import WATCHED
+from registry.gateway.view.snapshot import Snapshot
 from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.wiring.storage import build_repositories
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon

@@ -259,7 +259,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_deleting_removes_everything_that_belongs_to_the_server_alone",
     ),
     "R-133": (
-        "tests/policies/test_policies_api.py::test_policies_about_a_server_go_with_it_in_one_record",
+        "tests/access/policies/test_policies_api.py::test_policies_about_a_server_go_with_it_in_one_record",
         "tests/tokens/test_repository.py::test_a_servers_keys_go_with_it",
         "tests/tokens/test_repository.py::test_a_servers_tokens_go_with_it_and_no_others",
     ),
@@ -342,7 +342,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-103": (
         "tests/audit/test_audit_api.py::test_refused_attempts_are_recorded",
         "tests/gateway/test_policing.py::test_a_denied_call_is_told_like_an_unknown_one_and_recorded_as_what_it_is",
-        "tests/policies/test_whole_way.py::test_what_is_destructive_is_denied_everywhere_and_administrators_hear_why",
+        "tests/access/policies/test_whole_way.py::test_what_is_destructive_is_denied_everywhere_and_administrators_hear_why",
     ),
     "R-245": (
         "tests/access/test_permissions_api.py::test_a_server_shared_with_a_group_appears_for_its_members_and_goes_again",
@@ -660,7 +660,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-014": ("tests/gateway/test_following.py::test_dropping_the_whole_view_changes_no_route",),
     "R-233": (
-        "tests/policies/test_whole_way.py::test_a_raw_write_counts_within_a_second_and_what_cannot_be_read_refuses",
+        "tests/access/policies/test_whole_way.py::test_a_raw_write_counts_within_a_second_and_what_cannot_be_read_refuses",
         "tests/test_replicas.py::test_a_change_on_one_replica_is_in_force_on_all_within_a_second",
     ),
     "R-015": ("tests/gateway/test_following.py::test_dropping_the_whole_view_changes_no_route",),
@@ -677,20 +677,20 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-050": (
         "tests/servers/test_transport.py::test_environment_and_arguments_of_a_program_are_secrets",
-        "tests/versions/test_versions_api.py::test_a_change_of_the_connection_makes_a_version_and_other_changes_none",
+        "tests/servers/versions/test_versions_api.py::test_a_change_of_the_connection_makes_a_version_and_other_changes_none",
     ),
     "R-051": (
         "tests/gateway/test_config_change.py::test_a_call_ends_where_it_began_and_the_next_goes_where_the_server_is_now",
-        "tests/versions/test_repository.py::test_the_database_refuses_what_must_not_be",
-        "tests/versions/test_repository.py::test_the_newest_are_kept_and_the_active_one_always",
-        "tests/versions/test_versions_api.py::test_a_registration_makes_version_one",
+        "tests/servers/versions/test_repository.py::test_the_database_refuses_what_must_not_be",
+        "tests/servers/versions/test_repository.py::test_the_newest_are_kept_and_the_active_one_always",
+        "tests/servers/versions/test_versions_api.py::test_a_registration_makes_version_one",
     ),
     "R-052": (
         "tests/servers/test_api_servers.py::test_a_registration_answers_the_whole_server_with_its_tools",
     ),
     "R-054": (
         "tests/servers/test_service.py::test_deleting_removes_everything_that_belongs_to_the_server_alone",
-        "tests/versions/test_versions_api.py::test_a_deleted_server_leaves_no_versions",
+        "tests/servers/versions/test_versions_api.py::test_a_deleted_server_leaves_no_versions",
     ),
     "R-061": ("tests/database/test_schema.py::test_an_owners_tool_names_are_unique",),
     "E-06": (
@@ -704,27 +704,27 @@ PROVEN: dict[str, tuple[str, ...]] = {
     "R-164": ("tests/sync/test_discovery.py::test_tools_are_taken_as_they_came",),
     "R-169": ("tests/sync/test_discovery.py::test_all_pages_are_read",),
     "R-009": (
-        "tests/policies/test_decisions.py::test_the_decision_is_what_the_policies_say_one_after_the_other",
-        "tests/policies/test_decisions.py::test_the_same_policies_decide_the_same_in_any_order",
+        "tests/access/policies/test_decisions.py::test_the_decision_is_what_the_policies_say_one_after_the_other",
+        "tests/access/policies/test_decisions.py::test_the_same_policies_decide_the_same_in_any_order",
     ),
     "R-072": (
         "tests/governance/test_life.py::test_all_that_happens_to_a_tool_is_told",
         "tests/governance/test_tools_api.py::test_an_older_version_can_be_served_again_and_survives_a_sync",
-        "tests/policies/test_policies_api.py::test_a_policy_is_made_read_changed_and_removed",
-        "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
+        "tests/access/policies/test_policies_api.py::test_a_policy_is_made_read_changed_and_removed",
+        "tests/access/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
     ),
     "R-077": (
-        "tests/policies/test_repository.py::test_the_database_refuses_a_raw_write_of_what_is_no_policy",
-        "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
+        "tests/access/policies/test_repository.py::test_the_database_refuses_a_raw_write_of_what_is_no_policy",
+        "tests/access/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
     ),
     "R-220": (
         "tests/gateway/test_policing.py::test_of_two_callers_one_finds_and_calls_a_tool_that_is_hidden_from_the_other",
         "tests/gateway/test_policing.py::test_pages_of_a_long_list_leave_out_what_is_hidden",
-        "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
+        "tests/access/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
     ),
     "R-232": (
         "tests/gateway/test_policing.py::test_a_tool_is_allowed_by_user_group_role_or_scope",
-        "tests/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
+        "tests/access/policies/test_whole_way.py::test_a_tool_is_for_those_whom_its_policy_names_and_its_sibling_for_all",
     ),
     "R-221": (
         "tests/gateway/test_policing.py::test_a_denied_call_is_told_like_an_unknown_one_and_recorded_as_what_it_is",

@@ -19,7 +19,7 @@ from packages.database.encryption import Cipher, DecryptionError, FieldRef, Stor
 from registry import rotation
 from registry.ciphertexts import StoredSecret, stored_secrets
 from registry.core.settings import Settings
-from registry.doctor import Finding, examine
+from registry.doctor import DoctorFinding, examine
 from registry.rotation import AMBIGUOUS, PASSES, REFUSED, Survey, rotate, survey
 from tests.conftest import CREDS_IV, CREDS_KEY
 
@@ -459,7 +459,7 @@ async def test_an_empty_database_is_clean(database: Database) -> None:
     assert done.is_complete
 
 
-async def about_credentials(settings: Settings) -> Finding:
+async def about_credentials(settings: Settings) -> DoctorFinding:
     """Return what the doctor finds about stored credentials."""
     return next(one for one in await examine(settings) if one.check == "credentials")
 

@@ -65,7 +65,7 @@ class Bulk:
         self._is_refused = True
 
 
-class Batch:
+class WriteBatch:
     """Collects writes of a transaction; `send` sends them, in the order in which they came.
 
     Get it from `Database.batch`. What was not sent is not written.

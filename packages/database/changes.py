@@ -82,7 +82,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangeEvent:
     """One change.
 
     Attributes:
@@ -104,7 +104,7 @@ class Heard:
         position: Where to go on once this and everything before it was dealt with.
     """
 
-    change: Change | None
+    change: ChangeEvent | None
     position: Position
 
 
@@ -202,7 +202,7 @@ class ChangeStream:
         ):
             yield stream
 
-    def _change(self, event: Mapping[str, Any]) -> Change | None:
+    def _change(self, event: Mapping[str, Any]) -> ChangeEvent | None:
         if event["operationType"] in WHOLE_COLLECTION:
             raise HistoryLost
         collection = event["ns"]["coll"]
@@ -213,7 +213,7 @@ class ChangeStream:
         # Of an update whose document is gone by now there is none; its deletion follows.
         document = event.get("fullDocument") or {}
         link = None if name is None or name not in document else str(document[name])
-        return Change(collection, str((event.get("documentKey") or {}).get("_id", "")), link)
+        return ChangeEvent(collection, str((event.get("documentKey") or {}).get("_id", "")), link)
 
 
 def row_id(value: object) -> bytes:

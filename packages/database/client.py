@@ -20,7 +20,7 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandListener, ConnectionPoolListener
 from pymongo.read_concern import ReadConcern
 
-from packages.database.batch import Batch, Bulk
+from packages.database.batch import Bulk, WriteBatch
 from packages.database.errors import (
     DUPLICATE_KEY,
     LOGIN_CODES,
@@ -420,9 +420,9 @@ class Database:
                     read_preference=ReadPreference.PRIMARY,
                 )
 
-    def batch(self, tx: Transaction) -> Batch:
+    def batch(self, tx: Transaction) -> WriteBatch:
         """Return a way to send several writes of a transaction in one round trip."""
-        return Batch(self.db, self._bulk, tx)
+        return WriteBatch(self.db, self._bulk, tx)
 
     async def close(self) -> None:
         """Close all connections, as far as that can be done in time."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from pymongo import IndexModel
 
-from packages.database.changes import Change, Heard, Position, Watched, row_id
+from packages.database.changes import ChangeEvent, Heard, Position, Watched, row_id
 from packages.database.client import Database, Doc
 from packages.database.errors import translated
 from packages.database.stored import EARLIEST
@@ -82,7 +82,7 @@ class Polling:
         seen: dict[str, _Seen] = dict(after if after is not None else await self.now() or {})
         yield Heard(None, dict(seen))
         for _ in range(self._rounds):
-            changes: list[Change] = []
+            changes: list[ChangeEvent] = []
             async with translated():
                 for item in self._watched:
                     before = seen[item.collection]
@@ -95,11 +95,11 @@ class Polling:
             await self._sleep(self._seconds)
 
     async def _look(
-        self, item: Watched, before: _Seen | None, changes: list[Change] | None = None
+        self, item: Watched, before: _Seen | None, changes: list[ChangeEvent] | None = None
     ) -> _Seen:
         """Return what a collection is like now, and add what changed to *changes*."""
         collection = self._database.collection(item.collection)
-        told: list[Change] = [] if changes is None else changes
+        told: list[ChangeEvent] = [] if changes is None else changes
         count = await collection.estimated_document_count()
         latest = self._now() + OVERLAP
         newest = before.newest if before is not None else await self._newest(item, latest)
@@ -107,7 +107,7 @@ class Polling:
         query: Doc = {item.stamp: {"$type": "date"} if floor is None else {"$gt": floor}}
         fields = {"_id": 1, item.stamp: 1, **({item.link: 1} if item.link else {})}
         found: set[tuple[Any, Any]] = set()
-        about: dict[Change, None] = {}
+        about: dict[ChangeEvent, None] = {}
         async for row in collection.find(query, fields, batch_size=RECENT):
             moment = row.get(item.stamp)
             if isinstance(moment, datetime) and (newest or EARLIEST) < moment <= latest:
@@ -124,7 +124,7 @@ class Polling:
             counts = await self._counts(item)
             told += [_gone(item, key) for key in _fewer(before, counts)]
         elif before is not None and count != before.count and not about:
-            told.append(Change(item.collection, ""))
+            told.append(ChangeEvent(item.collection, ""))
         if len(found) > RECENT:
             return _Seen(count, newest, newest, frozenset(), counts)
         floor = _later(_earlier(newest), floor)
@@ -154,16 +154,16 @@ def polling_indexes(watched: Sequence[Watched]) -> dict[str, list[IndexModel]]:
     }
 
 
-def _told(item: Watched, row: Mapping[str, Any]) -> Change:
+def _told(item: Watched, row: Mapping[str, Any]) -> ChangeEvent:
     if item.link is None:
-        return Change(item.collection, str(row["_id"]))
-    return Change(item.collection, "", str(row.get(item.link)))
+        return ChangeEvent(item.collection, str(row["_id"]))
+    return ChangeEvent(item.collection, "", str(row.get(item.link)))
 
 
-def _gone(item: Watched, key: str) -> Change:
+def _gone(item: Watched, key: str) -> ChangeEvent:
     if item.link is None:
-        return Change(item.collection, key)
-    return Change(item.collection, "", key)
+        return ChangeEvent(item.collection, key)
+    return ChangeEvent(item.collection, "", key)
 
 
 def _fewer(before: _Seen | None, counts: Mapping[str, int]) -> list[str]:

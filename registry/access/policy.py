@@ -148,7 +148,7 @@ class ServerFacts:
         return self.scope is not None and self.scope.is_shared
 
 
-class Rule(StrEnum):
+class AccessRule(StrEnum):
     """The rules, in the words of refusals and traces."""
 
     ADMINISTRATOR = "administrator"
@@ -167,12 +167,12 @@ class Rule(StrEnum):
 class Step:
     """One rule that applied, and the bits it gave. Rules that refuse give none."""
 
-    rule: Rule
+    rule: AccessRule
     bits: int
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AccessRights:
     """All that a caller may do with a server, and why.
 
     Attributes:
@@ -190,23 +190,23 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class AccessDecision:
     """The answer, and the rule that gave it."""
 
     allowed: bool
-    rule: Rule
-    verdict: Verdict
+    rule: AccessRule
+    verdict: AccessRights
 
 
-ADMINISTRATOR = Verdict(ALL_BITS, (Step(Rule.ADMINISTRATOR, ALL_BITS),))
-AUTHOR = Verdict(ALL_BITS, (Step(Rule.AUTHOR, ALL_BITS),))
-STRANGER = Verdict(NO_BITS, (Step(Rule.PRIVATE, NO_BITS),))
-FOREIGNER = Verdict(NO_BITS, (Step(Rule.TENANT, NO_BITS),))
-NOBODY = Verdict(NO_BITS, (Step(Rule.NO_GRANT, NO_BITS),))
-ALL_TO_ADMINISTRATOR = Decision(True, Rule.ADMINISTRATOR, ADMINISTRATOR)
-ALL_TO_AUTHOR = Decision(True, Rule.AUTHOR, AUTHOR)
-SEEN_BY_AUTHOR = Step(Rule.AUTHOR, VIEW_BIT)
-SEEN_BY_ALL = Step(Rule.EVERYONE, VIEW_BIT)
+ADMINISTRATOR = AccessRights(ALL_BITS, (Step(AccessRule.ADMINISTRATOR, ALL_BITS),))
+AUTHOR = AccessRights(ALL_BITS, (Step(AccessRule.AUTHOR, ALL_BITS),))
+STRANGER = AccessRights(NO_BITS, (Step(AccessRule.PRIVATE, NO_BITS),))
+FOREIGNER = AccessRights(NO_BITS, (Step(AccessRule.TENANT, NO_BITS),))
+NOBODY = AccessRights(NO_BITS, (Step(AccessRule.NO_GRANT, NO_BITS),))
+ALL_TO_ADMINISTRATOR = AccessDecision(True, AccessRule.ADMINISTRATOR, ADMINISTRATOR)
+ALL_TO_AUTHOR = AccessDecision(True, AccessRule.AUTHOR, AUTHOR)
+SEEN_BY_AUTHOR = Step(AccessRule.AUTHOR, VIEW_BIT)
+SEEN_BY_ALL = Step(AccessRule.EVERYONE, VIEW_BIT)
 
 
 def decide(
@@ -215,7 +215,7 @@ def decide(
     server: ServerFacts,
     *,
     admin_sees_private: bool = True,
-) -> Decision:
+) -> AccessDecision:
     """Decide whether *user* has *needed* on *server*. What no rule allows is denied."""
     verdict = evaluate(user, server, admin_sees_private=admin_sees_private)
     if verdict is ADMINISTRATOR:
@@ -225,7 +225,7 @@ def decide(
 
 def decide_use(
     user: UserContext, server: ServerFacts, *, admin_uses_private: bool = False
-) -> Decision:
+) -> AccessDecision:
     """Decide whether *user* may use *server* through the gateway: list, call and listen to it.
 
     Seeing is not using: a call carries the credentials that the owner stored. What is of another
@@ -244,21 +244,23 @@ def decide_use(
     return ALL_TO_ADMINISTRATOR if admin_uses_private and not decision.allowed else decision
 
 
-def _decision(verdict: Verdict, wanted: int) -> Decision:
+def _decision(verdict: AccessRights, wanted: int) -> AccessDecision:
     if verdict is AUTHOR:
         return ALL_TO_AUTHOR
     if verdict.bits & wanted == wanted:
-        given = next((step.rule for step in verdict.trace if step.bits & wanted), Rule.NO_GRANT)
-        return Decision(True, given, verdict)
+        given = next(
+            (step.rule for step in verdict.trace if step.bits & wanted), AccessRule.NO_GRANT
+        )
+        return AccessDecision(True, given, verdict)
     if verdict is FOREIGNER:
-        return Decision(False, Rule.TENANT, verdict)
-    refused = Rule.PRIVATE if verdict is STRANGER else Rule.NO_GRANT
-    return Decision(False, refused, verdict)
+        return AccessDecision(False, AccessRule.TENANT, verdict)
+    refused = AccessRule.PRIVATE if verdict is STRANGER else AccessRule.NO_GRANT
+    return AccessDecision(False, refused, verdict)
 
 
 def evaluate(
     user: UserContext, server: ServerFacts, *, admin_sees_private: bool = True
-) -> Verdict:
+) -> AccessRights:
     """Return all that *user* may do with *server*: what any rule gives, added up."""
     if user.tenant_id != server.tenant_id and not user.sees_all_tenants:
         return FOREIGNER
@@ -271,7 +273,7 @@ def evaluate(
     return _of_user(user, server)
 
 
-def _of_user(user: UserContext, server: ServerFacts) -> Verdict:
+def _of_user(user: UserContext, server: ServerFacts) -> AccessRights:
     """Return what *user* may do with *server* without regard to their being an administrator."""
     is_author = server.author == user.user_id
     scope = server.scope
@@ -291,26 +293,26 @@ def _of_user(user: UserContext, server: ServerFacts) -> Verdict:
     bits = NO_BITS
     for step in steps:
         bits |= step.bits
-    return Verdict(bits, tuple(steps))
+    return AccessRights(bits, tuple(steps))
 
 
 def _granted(user: UserContext, grants: Grants, *, with_public: bool) -> list[Step]:
     steps: list[Step] = []
     bits = grants.users.get(user.user_id)
     if bits:
-        steps.append(Step(Rule.USER, bits))
+        steps.append(Step(AccessRule.USER, bits))
     if grants.groups and user.groups:
         bits = NO_BITS
         for group in grants.groups.keys() & user.groups:
             bits |= grants.groups[group]
         if bits:
-            steps.append(Step(Rule.GROUP, bits))
+            steps.append(Step(AccessRule.GROUP, bits))
     if grants.roles:
         bits = grants.roles.get(user.role_principal)
         if bits:
-            steps.append(Step(Rule.ROLE, bits))
+            steps.append(Step(AccessRule.ROLE, bits))
     if with_public and grants.public:
-        steps.append(Step(Rule.PUBLIC, grants.public))
+        steps.append(Step(AccessRule.PUBLIC, grants.public))
     return steps
 
 

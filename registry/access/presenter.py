@@ -9,7 +9,7 @@ from registry.access.policy import Permission, PrincipalType
 from registry.access.ports import RESOURCE_TYPE
 from registry.access.service import Sharing
 from registry.access.sharing import AccessRole, Entry
-from registry.auth.values import Person
+from registry.auth.values import DirectoryPrincipal
 from registry.core.json import JsonObject
 from registry.core.text import timestamp
 
@@ -21,7 +21,9 @@ def present_flags(bits: int) -> dict[str, bool]:
     return {name: bits & bit == bit for name, bit in FLAGS}
 
 
-def present_entry(entry: Entry, person: Person | None, *, with_email: bool) -> JsonObject:
+def present_entry(
+    entry: Entry, person: DirectoryPrincipal | None, *, with_email: bool
+) -> JsonObject:
     """Return an entry with the name of whom it is about."""
     role = entry.role
     answer: JsonObject = {
@@ -68,7 +70,7 @@ def public_role(*, is_public: bool) -> str | None:
     return f"mcpServer_{AccessRole.VIEWER.value}" if is_public else None
 
 
-def present_person(person: Person, *, with_email: bool) -> JsonObject:
+def present_person(person: DirectoryPrincipal, *, with_email: bool) -> JsonObject:
     """Return somebody as found by a search."""
     answer: JsonObject = {"type": person.kind, "id": person.id, "name": person.name}
     if person.username:

@@ -1,7 +1,7 @@
 """The two checks that guard operations. Both raise; neither returns a verdict to forget."""
 
 from registry.access.errors import AccessDeniedError
-from registry.access.policy import Permission, Rule
+from registry.access.policy import AccessRule, Permission
 from registry.auth.errors import AdminRequiredError
 from registry.auth.identity import UserContext
 
@@ -27,4 +27,4 @@ def validate_owner(bits: int, needed: Permission = Permission.EDIT) -> None:
         AccessDeniedError: The caller may not; carries the rule that refused.
     """
     if needed.value & bits != needed.value:
-        raise AccessDeniedError(Rule.NO_GRANT)
+        raise AccessDeniedError(AccessRule.NO_GRANT)

@@ -16,13 +16,13 @@ LATEST_YEAR = 9999
 ROLE_NAMES = {f"mcpServer_{role.value}": role for role in AccessRole}
 
 
-class Body(BaseModel):
+class AccessBody(BaseModel):
     """What all bodies share: camelCase and snake_case are both read, unknown members refused."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
-class PrincipalBody(Body):
+class PrincipalBody(AccessBody):
     """Whom an entry is about."""
 
     type: Literal["user", "group", "role"]
@@ -87,7 +87,7 @@ class EntryBody(PrincipalBody):
         return Entry(self.principal(), role.bits, self.expires_at)
 
 
-class PermissionsUpdate(Body):
+class PermissionsUpdate(AccessBody):
     """What shall change: all entries at once, or some of them, and whether all may see it."""
 
     principals: Annotated[list[EntryBody] | None, Field(max_length=MAX_ENTRIES)] = Field(
@@ -144,7 +144,7 @@ class PermissionFlags(BaseModel):
     SHARE: bool
 
 
-class EntryAnswer(Body):
+class EntryAnswer(AccessBody):
     """An entry as answered. *role* is null where the bits are those of none."""
 
     type: Literal["user", "group", "role"]
@@ -159,7 +159,7 @@ class EntryAnswer(Body):
     granted_at: str | None
 
 
-class PermissionsAnswer(Body):
+class PermissionsAnswer(AccessBody):
     """Who has access to a resource."""
 
     resource_type: str
@@ -172,7 +172,7 @@ class PermissionsAnswer(Body):
     permissions: PermissionFlags
 
 
-class PrincipalAnswer(Body):
+class PrincipalAnswer(AccessBody):
     """Somebody whom access can be given to."""
 
     type: Literal["user", "group", "role"]
@@ -182,7 +182,7 @@ class PrincipalAnswer(Body):
     email: str | None = Field(default=None, description="For administrators.")
 
 
-class PrincipalsAnswer(Body):
+class PrincipalsAnswer(AccessBody):
     """What a search found."""
 
     query: str

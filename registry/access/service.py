@@ -16,13 +16,13 @@ from registry.access.errors import (
 )
 from registry.access.policy import (
     VIEW_BIT,
+    AccessRights,
     Grant,
     Grants,
     Permission,
     PrincipalType,
     ServerFacts,
     ServerScope,
-    Verdict,
     evaluate,
 )
 from registry.access.ports import Resource, ResourceChanges, Resources
@@ -41,7 +41,7 @@ from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
 from registry.auth.identity import Tenants, UserContext
 from registry.auth.repository import DirectoryRepository
-from registry.auth.values import Person
+from registry.auth.values import DirectoryPrincipal
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
 
@@ -60,8 +60,8 @@ class Sharing:
 
     resource: Resource
     entries: tuple[Entry, ...]
-    people: dict[tuple[str, str], Person]
-    verdict: Verdict
+    people: dict[tuple[str, str], DirectoryPrincipal]
+    verdict: AccessRights
 
     @property
     def etag(self) -> str:
@@ -166,7 +166,7 @@ class PermissionService:
 
     async def search(
         self, text: str, kinds: Iterable[str], limit: int, user: UserContext
-    ) -> list[Person]:
+    ) -> list[DirectoryPrincipal]:
         """Return users, groups and roles whose names hold *text*, or emails for administrators."""
         return await self._directory.search(
             text, kinds, limit, by_email=user.is_admin, tenants=user.tenants
@@ -174,7 +174,7 @@ class PermissionService:
 
     async def _require_shareable(
         self, resource_id: str, user: UserContext, tx: Transaction | None = None
-    ) -> tuple[Resource, list[Entry], Verdict]:
+    ) -> tuple[Resource, list[Entry], AccessRights]:
         resource, entries, verdict = await self._read(resource_id, user, tx)
         if Permission.VIEW not in verdict.permissions:
             raise ResourceNotFoundError
@@ -186,7 +186,7 @@ class PermissionService:
 
     async def _read(
         self, resource_id: str, user: UserContext, tx: Transaction | None = None
-    ) -> tuple[Resource, list[Entry], Verdict]:
+    ) -> tuple[Resource, list[Entry], AccessRights]:
         resource = await self._resources.shared(resource_id, tx)
         if resource is None:
             raise ResourceNotFoundError
@@ -203,7 +203,7 @@ class PermissionService:
         return resource, entries, verdict
 
     async def _sharing(
-        self, resource: Resource, entries: list[Entry], verdict: Verdict
+        self, resource: Resource, entries: list[Entry], verdict: AccessRights
     ) -> Sharing:
         people = await self._directory.known(_named(entries), Tenants(resource.tenant_id))
         return Sharing(resource, tuple(entries), people, verdict)

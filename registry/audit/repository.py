@@ -13,7 +13,7 @@ from bson.errors import InvalidId
 from pymongo import DESCENDING
 from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
-from packages.database.batch import Batch
+from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import id_of, json_members, moment_of, text_of
@@ -29,7 +29,7 @@ from registry.audit.values import (
     Shown,
 )
 from registry.auth.identity import UserContext
-from registry.core.origin import Origin
+from registry.core.origin import UrlOrigin
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class AuditRepository:
         self._keys = keys
 
     def document(
-        self, event: AuditEvent, actor: UserContext, origin: Origin, now: datetime
+        self, event: AuditEvent, actor: UserContext, origin: UrlOrigin, now: datetime
     ) -> Doc:
         """Return the signed document of a record."""
         fields: Doc = {
@@ -81,7 +81,7 @@ class AuditRepository:
         except WriteError as exc:
             raise AuditUnwritableError from exc
 
-    def add(self, document: Doc, batch: Batch) -> None:
+    def add(self, document: Doc, batch: WriteBatch) -> None:
         """Write a record with other writes of its transaction, as `insert` does."""
         batch.insert(AuditLog.Settings.name, document, refused=lambda _: AuditUnwritableError())
 

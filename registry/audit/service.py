@@ -6,7 +6,7 @@ from registry.audit.repository import AuditRepository
 from registry.audit.values import AuditFilter, AuditRecord, Shown
 from registry.auth.identity import UserContext
 from registry.auth.ports import SeenServers
-from registry.core.cursor import Page, newest_page
+from registry.core.cursor import CursorPage, newest_page
 
 
 class AuditService:
@@ -22,7 +22,7 @@ class AuditService:
 
     async def page(
         self, user: UserContext, narrowed: AuditFilter, cursor: str | None, limit: int
-    ) -> Page[AuditRecord]:
+    ) -> CursorPage[AuditRecord]:
         """Return up to *limit* records that *user* may see and that are older than *cursor*.
 
         Raises:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import structlog
 from cachetools import TTLCache
 
-from packages.database.batch import Batch
+from packages.database.batch import WriteBatch
 from packages.database.client import Doc, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.audit.errors import AuditUnwritableError
@@ -21,7 +21,7 @@ from registry.audit.values import AuditEvent, AuditOutcome
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
-from registry.core.origin import Origin, current_origin
+from registry.core.origin import UrlOrigin, current_origin
 
 log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class AuditTrail:
         await self._repository.insert(self._document(actor, event), tx)
         self.written.set()
 
-    def add(self, actor: UserContext, event: AuditEvent, batch: Batch) -> None:
+    def add(self, actor: UserContext, event: AuditEvent, batch: WriteBatch) -> None:
         """Record a change with other writes of its transaction.
 
         `batch.send` raises AuditUnwritableError when it cannot be written.
@@ -114,7 +114,7 @@ class AuditTrail:
             return False
         return True
 
-    def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
+    def note_later(self, actor: UserContext, event: AuditEvent, origin: UrlOrigin) -> None:
         """Record what the gateway saw without waiting; `flush` writes it.
 
         The same refusal again is left out for `REPEATED_SECONDS`; what was done never is.

@@ -14,7 +14,7 @@ from registry.audit.sealing import LATE
 PROBLEMS_LISTED = 1_000
 
 
-class Finding(StrEnum):
+class AuditFinding(StrEnum):
     """Kinds of problems."""
 
     REMOVED = "removed"
@@ -28,19 +28,19 @@ class Finding(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class AuditProblem:
     """Something that is not as it was written.
 
     Attributes:
         subject: Id of a record, or number of a seal.
     """
 
-    finding: Finding
+    finding: AuditFinding
     subject: str
 
 
 @dataclass(slots=True)
-class Report:
+class AuditReport:
     """What came of a verification.
 
     Attributes:
@@ -54,14 +54,14 @@ class Report:
     seals: int = 0
     waiting: int = 0
     head: tuple[int, str] | None = None
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[AuditProblem] = field(default_factory=list)
     problem_count: int = 0
 
-    def add(self, finding: Finding, subject: object) -> None:
+    def add(self, finding: AuditFinding, subject: object) -> None:
         """Note a problem."""
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_LISTED:
-            self.problems.append(Problem(finding, str(subject)))
+            self.problems.append(AuditProblem(finding, str(subject)))
 
     @property
     def is_good(self) -> bool:
@@ -76,7 +76,7 @@ class AuditVerifier:
         self._repository = repository
         self._keys = keys
 
-    async def verify(self, expected: tuple[int, str] | None = None) -> Report:
+    async def verify(self, expected: tuple[int, str] | None = None) -> AuditReport:
         """Return what is wrong.
 
         Args:
@@ -85,13 +85,13 @@ class AuditVerifier:
         Raises:
             DatabaseUnavailable: Nothing can be said.
         """
-        report = Report()
+        report = AuditReport()
         sealed, sealed_at = await self._verify_seals(report, expected)
         await self._verify_records(report, sealed, sealed_at)
         return report
 
     async def _verify_seals(
-        self, report: Report, expected: tuple[int, str] | None
+        self, report: AuditReport, expected: tuple[int, str] | None
     ) -> tuple[dict[ObjectId, str], datetime | None]:
         sealed: dict[ObjectId, str] = {}
         previous, seq = FIRST, 0
@@ -101,13 +101,13 @@ class AuditVerifier:
             report.seals += 1
             number = int(seal["_id"])
             if number != seq + 1:
-                report.add(Finding.SEAL_MISSING, seq + 1)
+                report.add(AuditFinding.SEAL_MISSING, seq + 1)
             elif seal.get("previous") != previous:
-                report.add(Finding.SEAL_ALTERED, number)
+                report.add(AuditFinding.SEAL_ALTERED, number)
             if seal_hash(seal) != seal.get("hash"):
-                report.add(Finding.SEAL_ALTERED, number)
+                report.add(AuditFinding.SEAL_ALTERED, number)
             elif self._is_genuine(seal) is False:
-                report.add(Finding.SEAL_UNPROVEN, number)
+                report.add(AuditFinding.SEAL_UNPROVEN, number)
             seq, previous, last = number, str(seal.get("hash")), seal
             expected_is_there = expected_is_there or (number, previous) == expected
             sealed.update({entry["id"]: str(entry["digest"]) for entry in seal["records"]})
@@ -115,9 +115,9 @@ class AuditVerifier:
             report.head = (seq, previous)
             if self._is_genuine(last) is None:
                 # Nobody with the key vouches for the chain as it ends.
-                report.add(Finding.SEAL_UNPROVEN, seq)
+                report.add(AuditFinding.SEAL_UNPROVEN, seq)
         if not expected_is_there and expected is not None:
-            report.add(Finding.HEAD_DIFFERS, expected[0])
+            report.add(AuditFinding.HEAD_DIFFERS, expected[0])
         return sealed, None if last is None else last["sealed_at"]
 
     def _is_genuine(self, seal: Doc) -> bool | None:
@@ -126,7 +126,7 @@ class AuditVerifier:
         )
 
     async def _verify_records(
-        self, report: Report, sealed: dict[ObjectId, str], sealed_at: datetime | None
+        self, report: AuditReport, sealed: dict[ObjectId, str], sealed_at: datetime | None
     ) -> None:
         missing = dict(sealed)
         async for record in self._repository.all_records():
@@ -134,13 +134,13 @@ class AuditVerifier:
             known = missing.pop(record["_id"], None)
             if known is not None:
                 if digest(record) != known:
-                    report.add(Finding.ALTERED, record["_id"])
+                    report.add(AuditFinding.ALTERED, record["_id"])
             elif not is_genuine_record(record, self._keys):
-                report.add(Finding.INSERTED, record["_id"])
+                report.add(AuditFinding.INSERTED, record["_id"])
             elif sealed_at is not None and record["timestamp"] < sealed_at - LATE:
                 # Genuine, but its seal is gone, or it was put back after it was taken out.
-                report.add(Finding.UNSEALED, record["_id"])
+                report.add(AuditFinding.UNSEALED, record["_id"])
             else:
                 report.waiting += 1
         for record_id in missing:
-            report.add(Finding.REMOVED, record_id)
+            report.add(AuditFinding.REMOVED, record_id)

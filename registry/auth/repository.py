@@ -14,7 +14,7 @@ from packages.database.stored import LATEST, id_of, moment_of, text_of
 from packages.models.sessions import RevokedToken
 from registry.auth.identity import Tenants, tenant_of
 from registry.auth.revocation import Revocation, RevocationKind
-from registry.auth.values import DirectoryEntry, Person
+from registry.auth.values import DirectoryEntry, DirectoryPrincipal
 from registry.core.json import choice_of
 
 log = structlog.get_logger()
@@ -76,10 +76,10 @@ class DirectoryRepository:
 
     async def known(
         self, wanted: Iterable[tuple[str, str]], tenants: Tenants
-    ) -> dict[tuple[str, str], Person]:
+    ) -> dict[tuple[str, str], DirectoryPrincipal]:
         """Return those of *wanted*, kinds and ids, that exist, of *tenants*."""
         asked = list(wanted)
-        found: list[Person] = []
+        found: list[DirectoryPrincipal] = []
         for kind, rows, fields in (
             (USER, self._users, USER_FIELDS),
             (GROUP, self._groups, GROUP_FIELDS),
@@ -93,7 +93,7 @@ class DirectoryRepository:
             found += [role for role in await self._all_roles() if role.id in names]
         return {(person.kind, person.id): person for person in found}
 
-    async def find_users(self, reference: str) -> list[Person]:
+    async def find_users(self, reference: str) -> list[DirectoryPrincipal]:
         """Return the users of that id, or else of that address or username, in any case of it."""
         if ObjectId.is_valid(reference):
             row = await self._users.find_one({"_id": ObjectId(reference)}, USER_FIELDS)
@@ -107,14 +107,14 @@ class DirectoryRepository:
                 return _people(USER, rows)
         return []
 
-    async def administrators(self) -> list[Person]:
+    async def administrators(self) -> list[DirectoryPrincipal]:
         """Return the users whose stored role is the administrators'."""
         rows = await self._users.find({"role": {"$in": ADMIN_ROLES}}, USER_FIELDS).to_list()
         return _people(USER, rows)
 
     async def search(
         self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool, tenants: Tenants
-    ) -> list[Person]:
+    ) -> list[DirectoryPrincipal]:
         """Return up to *limit* people whose names hold *text*, those that begin with it first.
 
         Without *by_email* nothing that is found, or not, tells of anybody's address. Nobody of
@@ -123,7 +123,7 @@ class DirectoryRepository:
         tenant = of_tenants(tenants)
         wanted = set(kinds)
         pattern = {"$regex": re.escape(text), "$options": "i"}
-        found: list[Person] = []
+        found: list[DirectoryPrincipal] = []
         if USER in wanted:
             names = ("name", "username", *(("email",) if by_email else ()))
             query: Doc = {**tenant, "$or": [{name: pattern} for name in names]}
@@ -145,10 +145,13 @@ class DirectoryRepository:
         )
         return found[:limit]
 
-    async def _all_roles(self) -> list[Person]:
+    async def _all_roles(self) -> list[DirectoryPrincipal]:
         rows = await self._roles.find({}, {"name": 1}).to_list()
         stored = [name for row in rows if (name := text_of(row.get("name")))]
-        return [Person(ROLE, name, name) for name in dict.fromkeys((*BUILT_IN_ROLES, *stored))]
+        return [
+            DirectoryPrincipal(ROLE, name, name)
+            for name in dict.fromkeys((*BUILT_IN_ROLES, *stored))
+        ]
 
 
 @translates_driver_errors
@@ -185,11 +188,11 @@ def _revocation(row: dict[str, Any]) -> Revocation | None:
     return Revocation(kind, subject, revoked_at, moment_of(row.get("expires_at")) or LATEST)
 
 
-def _people(kind: str, rows: Iterable[dict[str, Any]]) -> list[Person]:
+def _people(kind: str, rows: Iterable[dict[str, Any]]) -> list[DirectoryPrincipal]:
     return [person for row in rows if (person := _person(kind, row)) is not None]
 
 
-def _person(kind: str, row: dict[str, Any]) -> Person | None:
+def _person(kind: str, row: dict[str, Any]) -> DirectoryPrincipal | None:
     """Return a stored user or group; None for one whose id nobody can name."""
     key = id_of(row["_id"])
     if key is None:
@@ -197,9 +200,9 @@ def _person(kind: str, row: dict[str, Any]) -> Person | None:
     username, email = text_of(row.get("username")) or None, text_of(row.get("email")) or None
     # Never the address: names are for everybody.
     name = text_of(row.get("name")) or username or key
-    return Person(kind, key, name, username, email)
+    return DirectoryPrincipal(kind, key, name, username, email)
 
 
-def _begins_with(person: Person, text: str, *, by_email: bool) -> bool:
+def _begins_with(person: DirectoryPrincipal, text: str, *, by_email: bool) -> bool:
     names = (person.name, person.username or "", (person.email or "") if by_email else "")
     return any(name.lower().startswith(text) for name in names)

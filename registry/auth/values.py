@@ -22,7 +22,7 @@ class DirectoryEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class DirectoryPrincipal:
     """Somebody, or several, whom access can be given to.
 
     Attributes:

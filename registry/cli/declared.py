@@ -15,9 +15,9 @@ from registry.cli.names import is_id
 from registry.cli.output import read_pages
 
 if TYPE_CHECKING:
+    from registry.access.policies.values import PolicyRecord
     from registry.access.sharing import Entry, Principal
     from registry.governance.values import GovernedTool
-    from registry.policies.values import PolicyRecord
     from registry.tools.values import StoredTool
     from registry.wiring.commands import CommandServices
 
@@ -329,7 +329,7 @@ async def exported_policies(
 
 
 async def _policies(built: CommandServices) -> list[PolicyRecord]:
-    from registry.policies.values import PolicyFilter  # noqa: PLC0415 - heavy imports
+    from registry.access.policies.values import PolicyFilter  # noqa: PLC0415 - heavy imports
 
     found, _ = await read_pages(
         lambda page: built.policies.page(OPERATOR, PolicyFilter(), page), 0
@@ -338,7 +338,7 @@ async def _policies(built: CommandServices) -> list[PolicyRecord]:
 
 
 async def _policy(names: Names, record: PolicyRecord) -> dict[str, Any]:
-    from registry.policies.presenter import present_content  # noqa: PLC0415 - heavy imports
+    from registry.access.policies.presenter import present_content  # noqa: PLC0415 - heavy imports
 
     content: dict[str, Any] = present_content(record)
     target, subjects = content["target"], content["subjects"]
@@ -362,7 +362,7 @@ async def apply_policy(
     built: CommandServices, names: Names, entry: Any, *, dry_run: bool
 ) -> dict[str, Any]:
     """Make or change a policy as a file says; return what was done."""
-    from registry.policies.schemas import PolicyCreate  # noqa: PLC0415 - heavy imports
+    from registry.access.policies.schemas import PolicyCreate  # noqa: PLC0415 - heavy imports
 
     said = _members(
         "policy", entry, {"name", "description", "effect", "is_enabled", "target", "subjects"}

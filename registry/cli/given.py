@@ -12,7 +12,7 @@ from registry.cli.output import CONTROL
 from registry.cli.running import fail
 
 if TYPE_CHECKING:
-    from registry.servers.file_forms import Question
+    from registry.servers.files.forms import Question
 
 FROM_ENVIRONMENT = "env:"
 FROM_FILE = "file:"

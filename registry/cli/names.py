@@ -8,7 +8,7 @@ from registry.cli.running import NOT_FOUND, fail, is_hex
 from registry.tools.public_names import SEPARATOR, public_name
 
 if TYPE_CHECKING:
-    from registry.auth.values import Person
+    from registry.auth.values import DirectoryPrincipal
     from registry.governance.values import GovernedTool
     from registry.servers.values import ServerRecord
     from registry.users.values import GroupRecord
@@ -30,7 +30,7 @@ async def server_of(services: "CommandServices", reference: str) -> "ServerRecor
     return found
 
 
-async def user_of(services: "CommandServices", reference: str) -> "Person":
+async def user_of(services: "CommandServices", reference: str) -> "DirectoryPrincipal":
     """Return the user of that id, name or address; end the command where there is none or more."""
     found = await services.directory.find_users(reference)
     if not found:

@@ -20,7 +20,7 @@ from registry.core.paging import Page, PageRequest
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from registry.core.cursor import Page as CursorPage
+    from registry.core.cursor import CursorPage
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from registry.cli.output import (
 from registry.cli.running import NOT_FOUND, fail, run, services
 
 if TYPE_CHECKING:
-    from registry.policies.values import PolicyRecord
+    from registry.access.policies.values import PolicyRecord
     from registry.wiring.commands import CommandServices
 
 policies = typer.Typer(help="Who may use which single tools.", no_args_is_help=True)
@@ -54,8 +54,8 @@ def policies_list(
     """List policies."""
 
     async def work() -> None:
-        from registry.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
-        from registry.policies.values import PolicyFilter  # noqa: PLC0415
+        from registry.access.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.access.policies.values import PolicyFilter  # noqa: PLC0415
 
         async with services() as built:
             about = None if server is None else (await server_of(built, server)).id
@@ -74,7 +74,7 @@ def policies_show(policy: Policy, *, as_json: AsJson = False) -> None:
     """Show a policy."""
 
     async def work() -> None:
-        from registry.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.access.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
 
         async with services() as built:
             record = await _policy_of(built, policy)
@@ -88,8 +88,8 @@ def policies_add(file: File, *, as_json: AsJson = False) -> None:
     """Make a policy of a file."""
 
     async def work() -> None:
-        from registry.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
-        from registry.policies.schemas import PolicyCreate  # noqa: PLC0415
+        from registry.access.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.access.policies.schemas import PolicyCreate  # noqa: PLC0415
 
         change = validated(PolicyCreate, _read(file)).change()
         async with services(changes=True) as built:
@@ -104,8 +104,8 @@ def policies_update(policy: Policy, file: File, *, as_json: AsJson = False) -> N
     """Change the members of a policy that a file names, and no others."""
 
     async def work() -> None:
-        from registry.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
-        from registry.policies.schemas import PolicyUpdate  # noqa: PLC0415
+        from registry.access.policies.presenter import present_policy  # noqa: PLC0415 - heavy imports
+        from registry.access.policies.schemas import PolicyUpdate  # noqa: PLC0415
 
         change = validated(PolicyUpdate, _read(file)).change()
         async with services(changes=True) as built:
@@ -140,7 +140,7 @@ def policies_remove(
 
 
 async def _policy_of(built: "CommandServices", reference: str) -> "PolicyRecord":
-    from registry.policies.values import PolicyFilter  # noqa: PLC0415 - heavy imports
+    from registry.access.policies.values import PolicyFilter  # noqa: PLC0415 - heavy imports
 
     if is_id(reference):
         return await built.policies.get(reference.lower(), OPERATOR)

@@ -182,7 +182,7 @@ def servers_import(
     answer = answering(values)
 
     async def work() -> None:
-        from registry.servers.seeding import import_servers, read_files  # noqa: PLC0415 - heavy
+        from registry.servers.files.seeding import import_servers, read_files  # noqa: PLC0415 - heavy
 
         items = read_files(files)
         if not items:

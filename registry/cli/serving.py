@@ -74,11 +74,11 @@ def doctor(
     """
 
     async def work() -> None:
-        from registry.doctor import Finding, examine  # noqa: PLC0415 - heavy imports
+        from registry.doctor import DoctorFinding, examine  # noqa: PLC0415 - heavy imports
         from registry.local.home import is_untouched  # noqa: PLC0415
 
         if is_untouched():
-            findings = [Finding("start", good=True, message=NOT_STARTED)]
+            findings = [DoctorFinding("start", good=True, message=NOT_STARTED)]
         else:
             findings = await examine(read_settings(), repair=repair)
         if as_json:

@@ -17,7 +17,7 @@ from registry.cli.running import FAILED, fail, run, services
 
 if TYPE_CHECKING:
     from registry.cli.declared import Names
-    from registry.servers.declared import Declared
+    from registry.servers.files.declared import Declared
     from registry.servers.values import ServerRecord
     from registry.wiring.commands import CommandServices
 
@@ -51,7 +51,7 @@ def export(
             exported_sharing,
             exported_tools,
         )
-        from registry.servers.declared import exported  # noqa: PLC0415
+        from registry.servers.files.declared import exported  # noqa: PLC0415
         from registry.servers.values import ServerFilter  # noqa: PLC0415
 
         async with services(lists="servers") as built:
@@ -234,7 +234,7 @@ async def _applied(
 
     async def done() -> dict[str, Any]:
         from registry.cli.declared import PARTS  # noqa: PLC0415 - heavy imports
-        from registry.servers.declared import declared  # noqa: PLC0415
+        from registry.servers.files.declared import declared  # noqa: PLC0415
 
         if not isinstance(entry, dict):
             raise ValueError("is no JSON object")  # noqa: TRY004 - told like the others
@@ -303,7 +303,7 @@ async def _with_parts(
 async def _registered(
     built: "CommandServices", wanted: "Declared", owner: str | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    from registry.servers.declared import require_values  # noqa: PLC0415 - heavy imports
+    from registry.servers.files.declared import require_values  # noqa: PLC0415 - heavy imports
     from registry.servers.values import ServerStatus  # noqa: PLC0415
 
     require_values(wanted.missing)
@@ -326,7 +326,7 @@ async def _owner(built: "CommandServices", reference: str | None) -> str:
 async def _changed(
     built: "CommandServices", wanted: "Declared", stored: "ServerRecord", *, dry_run: bool
 ) -> dict[str, Any]:
-    from registry.servers.declared import difference  # noqa: PLC0415 - heavy imports
+    from registry.servers.files.declared import difference  # noqa: PLC0415 - heavy imports
     from registry.servers.schemas import ServerUpdate  # noqa: PLC0415
     from registry.servers.values import Precondition  # noqa: PLC0415
 

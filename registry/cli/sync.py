@@ -11,8 +11,8 @@ from registry.cli.running import fail, read_settings, run
 from registry.core.clock import SystemClock
 
 if TYPE_CHECKING:
-    from registry.sync.report import RoundReport
-    from registry.sync.rounds import RoundResult
+    from registry.sync.bulk_sync import BulkSyncResult
+    from registry.sync.report import BulkSyncReport
 
 sync = typer.Typer(help="Reading servers anew.", no_args_is_help=True)
 
@@ -37,11 +37,11 @@ def sync_run(
         fail("say which servers, or --all")
 
     async def work() -> None:
-        from registry.sync.report import RoundReport  # noqa: PLC0415 - heavy imports
-        from registry.sync.rounds import unknown_server  # noqa: PLC0415 - heavy imports
-        from registry.wiring.rounds import sync_round  # noqa: PLC0415 - heavy imports
+        from registry.sync.bulk_sync import unknown_server  # noqa: PLC0415 - heavy imports
+        from registry.sync.report import BulkSyncReport  # noqa: PLC0415 - heavy imports
+        from registry.wiring.bulk_sync import sync_round  # noqa: PLC0415 - heavy imports
 
-        report = RoundReport()
+        report = BulkSyncReport()
         try:
             async with sync_round(read_settings(), at_once) as reading:
                 if everything:
@@ -53,7 +53,7 @@ def sync_run(
                     report.add(unknown_server(name))
                 with _showing(report, len(ids)) as step:
 
-                    def told(result: "RoundResult") -> None:
+                    def told(result: "BulkSyncResult") -> None:
                         report.add(result)
                         step()
 
@@ -70,7 +70,7 @@ def sync_run(
 
 
 @contextmanager
-def _showing(report: "RoundReport", servers: int) -> "Iterator[Callable[[], None]]":
+def _showing(report: "BulkSyncReport", servers: int) -> "Iterator[Callable[[], None]]":
     """Show how far a reading is: as a bar, or in a line now and then where none can be drawn."""
     from registry.sync.report import Milestones  # noqa: PLC0415 - heavy imports
 

@@ -11,8 +11,8 @@ from registry.connections.values import (
     Connection,
     ConnectionState,
     ConnectionView,
-    SeenServer,
     Version,
+    VisibleServer,
 )
 
 RECENTLY = timedelta(minutes=5)
@@ -55,7 +55,7 @@ def merged(found: Iterable[Connection]) -> Connection | None:
 
 
 def view_of(
-    server: SeenServer,
+    server: VisibleServer,
     connection: Connection | None,
     now: datetime,
     idle: timedelta,

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Protocol
 
 from registry.auth.identity import UserContext
-from registry.connections.values import SeenServer
+from registry.connections.values import VisibleServer
 
 
 class HealthRecords(Protocol):
@@ -39,14 +39,14 @@ class HealthRecords(Protocol):
 class ServerDirectory(Protocol):
     """Knows which servers callers may see."""
 
-    async def visible(self, user: UserContext) -> list[SeenServer]:
+    async def visible(self, user: UserContext) -> list[VisibleServer]:
         """Return all servers that *user* may see.
 
         Raises:
             DatabaseUnavailable: They cannot be read.
         """
 
-    async def one(self, server_id: str, user: UserContext) -> SeenServer:
+    async def one(self, server_id: str, user: UserContext) -> VisibleServer:
         """Return one server.
 
         Raises:

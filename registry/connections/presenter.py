@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from registry.connections.values import ConnectionView, SeenServer
+from registry.connections.values import ConnectionView, VisibleServer
 from registry.core.json import JsonObject
 
 
-def present_all(found: Iterable[tuple[SeenServer, ConnectionView]]) -> JsonObject:
+def present_all(found: Iterable[tuple[VisibleServer, ConnectionView]]) -> JsonObject:
     """Return the answer about many servers, in the other application's form: by name."""
     status: JsonObject = {}
     for server, view in found:
@@ -21,7 +21,7 @@ def present_all(found: Iterable[tuple[SeenServer, ConnectionView]]) -> JsonObjec
     return {"success": True, "connectionStatus": status}
 
 
-def present_one(server: SeenServer, view: ConnectionView) -> JsonObject:
+def present_one(server: VisibleServer, view: ConnectionView) -> JsonObject:
     """Return the answer about one server, in the other application's form."""
     told: JsonObject = {
         "success": True,

@@ -18,8 +18,8 @@ from registry.connections.values import (
     Connection,
     ConnectionState,
     ConnectionView,
-    SeenServer,
     Version,
+    VisibleServer,
 )
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
@@ -53,7 +53,7 @@ class ConnectionService:
         self._clock = clock
         self._idle = timedelta(seconds=idle_seconds)
 
-    async def of_all(self, user: UserContext) -> list[tuple[SeenServer, ConnectionView]]:
+    async def of_all(self, user: UserContext) -> list[tuple[VisibleServer, ConnectionView]]:
         """Return how the connections of *user* to all servers that they may see stand.
 
         Raises:
@@ -63,7 +63,9 @@ class ConnectionService:
         views = await self.views(user, servers)
         return [(server, views[server.id]) for server in servers]
 
-    async def of_one(self, server_id: str, user: UserContext) -> tuple[SeenServer, ConnectionView]:
+    async def of_one(
+        self, server_id: str, user: UserContext
+    ) -> tuple[VisibleServer, ConnectionView]:
         """Return how the connection of *user* to one server stands.
 
         Raises:
@@ -75,7 +77,7 @@ class ConnectionService:
         return server, views[server.id]
 
     async def views(
-        self, user: UserContext, servers: Sequence[SeenServer]
+        self, user: UserContext, servers: Sequence[VisibleServer]
     ) -> dict[str, ConnectionView]:
         """Return how the connections of *user* to *servers* stand, by server. No database.
 

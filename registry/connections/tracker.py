@@ -16,7 +16,13 @@ import structlog
 from cachetools import TTLCache
 
 from registry.connections.policy import answered, attempted, failed, failures_of, is_outdated
-from registry.connections.values import Connection, ConnectionState, News, Version, Word
+from registry.connections.values import (
+    Connection,
+    ConnectionState,
+    HealthEvent,
+    HealthReport,
+    Version,
+)
 from registry.connections.writer import ConnectionWriter
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
@@ -113,7 +119,7 @@ class ConnectionTracker:
         if known is not None and known[0] == version and self._monotonic() < known[1]:
             return
         if self._works(server_id, version, user_id):
-            self._writer.note(server_id, News(Word.CONNECTED, self._clock.now()))
+            self._writer.note(server_id, HealthReport(HealthEvent.CONNECTED, self._clock.now()))
 
     def failed(
         self, server_id: str, version: Version, user_id: str | None, attempt: int, problem: str
@@ -135,7 +141,8 @@ class ConnectionTracker:
             return
         is_last_straw = after.failures == self._failures_until_error
         self._writer.note(
-            server_id, News(Word.FAILED, after.at, problem, 1, is_last_straw=is_last_straw)
+            server_id,
+            HealthReport(HealthEvent.FAILED, after.at, problem, 1, is_last_straw=is_last_straw),
         )
 
     def refused(self, server_id: str, version: Version, user_id: str | None, problem: str) -> None:
@@ -185,9 +192,9 @@ class ConnectionTracker:
         """
         works = self._works(server_id, version, user_id)
         if is_told:
-            self._writer.was_written(server_id, Word.CONNECTED)
+            self._writer.was_written(server_id, HealthEvent.CONNECTED)
         elif works:
-            self._writer.note(server_id, News(Word.CONNECTED, self._clock.now()))
+            self._writer.note(server_id, HealthReport(HealthEvent.CONNECTED, self._clock.now()))
 
     def was_not_read(
         self, server_id: str, version: Version, user_id: str | None, problem: str
@@ -195,7 +202,7 @@ class ConnectionTracker:
         """Note that a server could not be read, which the database knows already."""
         attempt = failures_of(self._servers.get(server_id), version)
         self._fails(server_id, version, user_id, attempt, problem)
-        self._writer.was_written(server_id, Word.FAILED)
+        self._writer.was_written(server_id, HealthEvent.FAILED)
 
     def outdate(self, versions: Mapping[str, Version]) -> None:
         """Forget connections that were made with former configurations.

@@ -57,7 +57,7 @@ NOT_ASKED = Authorisation()
 
 
 @dataclass(frozen=True, slots=True)
-class SeenServer:
+class VisibleServer:
     """What this domain needs to know of a server that a caller may see.
 
     Attributes:
@@ -89,14 +89,14 @@ class ConnectionView:
 UNCONNECTED = ConnectionView(ConnectionState.DISCONNECTED)
 
 
-class Word(StrEnum):
+class HealthEvent(StrEnum):
     """What is to be said of a server in the database."""
 
     CONNECTED = "connected"
     FAILED = "failed"
 
 
-class Occasion(StrEnum):
+class HealthTrigger(StrEnum):
     """Why it is said. Of each there is at most one write for each server and interval."""
 
     REPEAT = "repeat"
@@ -110,7 +110,7 @@ class Occasion(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class HealthReport:
     """What waits to be said of one server.
 
     Attributes:
@@ -121,7 +121,7 @@ class News:
         is_last_straw: Whether one of them completed the number that makes an error.
     """
 
-    word: Word
+    word: HealthEvent
     at: datetime
     message: str | None = None
     failures: int = 0

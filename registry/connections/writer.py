@@ -7,18 +7,66 @@ dropped and counted. Losing some is better than making a call wait.
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 from cachetools import TTLCache
 
 from packages.database.errors import DatabaseUnavailable
-from registry.connections.coalescing import added, due_at, occasion_of
 from registry.connections.ports import HealthRecords
-from registry.connections.values import News, Occasion, Word
+from registry.connections.values import HealthEvent, HealthReport, HealthTrigger
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.core.metrics import Metrics
+
+TURN_SECONDS = 5.0
+"""Least time between two writes that the same server began to fail, or recovered."""
+
+
+def added(waiting: HealthReport | None, news: HealthReport) -> HealthReport:
+    """Return what is to be said when *news* come while something waits to be said."""
+    if news.word is HealthEvent.CONNECTED or waiting is None:
+        return news
+    if waiting.word is HealthEvent.CONNECTED:
+        return replace(news, is_anew=True)
+    return replace(
+        news,
+        failures=waiting.failures + news.failures,
+        is_anew=waiting.is_anew,
+        is_last_straw=waiting.is_last_straw or news.is_last_straw,
+    )
+
+
+def occasion_of(news: HealthReport, said: HealthEvent | None) -> HealthTrigger:
+    """Return why *news* are said, after *said* was the last word."""
+    if news.is_last_straw:
+        return HealthTrigger.LAST_STRAW
+    if said is None or said is news.word:
+        return HealthTrigger.REPEAT
+    return HealthTrigger.RECOVERY if news.word is HealthEvent.CONNECTED else HealthTrigger.FAILURE
+
+
+def due_at(
+    occasion: HealthTrigger,
+    written_at: Mapping[HealthTrigger, float],
+    now: float,
+    interval_seconds: float,
+) -> float:
+    """Return when it may be written; times in monotonic seconds.
+
+    Args:
+        occasion: Why it is written.
+        written_at: When something was written last, by occasion.
+        now: The time.
+        interval_seconds: How long a repetition waits after every other write. A turn waits
+            `TURN_SECONDS`, if that is less, after the last of the same kind.
+    """
+    if occasion is HealthTrigger.REPEAT:
+        last, wait = max(written_at.values(), default=None), interval_seconds
+    else:
+        last, wait = written_at.get(occasion), min(interval_seconds, TURN_SECONDS)
+    return now if last is None else max(now, last + wait)
+
 
 log = structlog.get_logger()
 
@@ -33,8 +81,8 @@ CLOSE_SECONDS = 5.0
 class _Course:
     """What was written about one server within the last interval."""
 
-    said: Word | None = None
-    written_at: Mapping[Occasion, float] = field(default_factory=dict)
+    said: HealthEvent | None = None
+    written_at: Mapping[HealthTrigger, float] = field(default_factory=dict)
 
 
 class ConnectionWriter:
@@ -64,7 +112,7 @@ class ConnectionWriter:
         self._writes = metrics.connection_writes
         self._coalesced = metrics.connection_writes_coalesced
         self._dropped = metrics.connection_writes_dropped
-        self._waiting: dict[str, tuple[News, float]] = {}
+        self._waiting: dict[str, tuple[HealthReport, float]] = {}
         self._courses: TTLCache[str, _Course] = TTLCache(
             most_servers, interval_seconds, timer=clock.monotonic
         )
@@ -77,7 +125,7 @@ class ConnectionWriter:
         """Return of how many servers something is still to be said."""
         return len(self._waiting)
 
-    def note(self, server_id: str, news: News) -> None:
+    def note(self, server_id: str, news: HealthReport) -> None:
         """Have *news* written when they are due. Never waits, never fails."""
         waiting = self._waiting.get(server_id)
         if waiting is None:
@@ -98,10 +146,10 @@ class ConnectionWriter:
             self._next_at = due
             self._sooner.set()
 
-    def was_written(self, server_id: str, word: Word) -> None:
+    def was_written(self, server_id: str, word: HealthEvent) -> None:
         """Note that somebody else wrote the last word about a server just now."""
         self._waiting.pop(server_id, None)
-        self._said(server_id, word, Occasion.REPEAT)
+        self._said(server_id, word, HealthTrigger.REPEAT)
 
     def forget(self, server_id: str) -> None:
         """Say nothing more of a server that is gone."""
@@ -149,7 +197,8 @@ class ConnectionWriter:
         urgent = [
             server_id
             for server_id, (news, _) in self._waiting.items()
-            if self._occasion(server_id, news) is not Occasion.REPEAT or news.word is Word.FAILED
+            if self._occasion(server_id, news) is not HealthTrigger.REPEAT
+            or news.word is HealthEvent.FAILED
         ]
         with suppress(DatabaseUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -160,7 +209,7 @@ class ConnectionWriter:
             log.warning("connection_writes_dropped", count=lost)
             self._dropped.labels("shutdown").inc(lost)
 
-    def _occasion(self, server_id: str, news: News) -> Occasion:
+    def _occasion(self, server_id: str, news: HealthReport) -> HealthTrigger:
         course = self._courses.get(server_id)
         return occasion_of(news, None if course is None else course.said)
 
@@ -190,8 +239,8 @@ class ConnectionWriter:
         if is_written:
             self._writes.labels(news.word).inc()
 
-    async def _tell(self, server_id: str, news: News) -> bool:
-        if news.word is Word.CONNECTED:
+    async def _tell(self, server_id: str, news: HealthReport) -> bool:
+        if news.word is HealthEvent.CONNECTED:
             return await self._records.connected(server_id, news.at)
         return await self._records.failed(
             server_id,
@@ -201,7 +250,7 @@ class ConnectionWriter:
             is_anew=news.is_anew,
         )
 
-    def _said(self, server_id: str, word: Word, occasion: Occasion) -> _Course:
+    def _said(self, server_id: str, word: HealthEvent, occasion: HealthTrigger) -> _Course:
         """Note the last word about a server; return what was known before."""
         former = self._courses.get(server_id, _Course())
         written_at = {**former.written_at, occasion: self._clock.monotonic()}

@@ -63,7 +63,7 @@ def read_time_cursor(
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
+class CursorPage(Generic[T]):
     """Some records, and where the older ones begin; None when there are none."""
 
     records: tuple[T, ...]
@@ -78,7 +78,7 @@ async def newest_page(
     *,
     id_characters: Collection[int] = DOCUMENT,
     name: str = "cursor",
-) -> Page[T]:
+) -> CursorPage[T]:
     """Return up to *limit* records that are older than *cursor*.
 
     Args:
@@ -96,7 +96,7 @@ async def newest_page(
     # One more than asked for tells whether there are older ones.
     found = await read(before, limit + 1)
     records = tuple(found[:limit])
-    return Page(records, time_cursor(*place(records[-1])) if len(found) > limit else None)
+    return CursorPage(records, time_cursor(*place(records[-1])) if len(found) > limit else None)
 
 
 def in_utc(field: str, moment: datetime | None) -> datetime | None:

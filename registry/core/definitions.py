@@ -24,7 +24,7 @@ class RejectionError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableDefinition:
     """An object of an upstream's list that no parser gave a value for.
 
     Attributes:
@@ -40,11 +40,11 @@ Fitting: TypeAlias = Callable[[str, JsonObject], str | None]
 """Says what is wrong with an object for clients' own types, which refuse a whole list for one that
 does not fit. The first argument is the list's member."""
 
-Listed: TypeAlias = JsonValue | Unreadable
+Listed: TypeAlias = JsonValue | UnreadableDefinition
 """What stands in a list of an upstream."""
 
 
-class Allowance:
+class DecodeBudget:
     """How much is left for the definitions of one server.
 
     Args:

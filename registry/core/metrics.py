@@ -5,6 +5,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from registry.core.clock import Clock
 from registry.core.series import Counts, Timings
 
 GATEWAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -239,3 +240,14 @@ class Metrics:
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+INTERVAL_SECONDS = 0.5
+
+
+async def watch_loop(clock: Clock, lag: Histogram) -> None:
+    """Observe, for ever, how much longer than asked a sleep takes."""
+    while True:
+        before = clock.monotonic()
+        await clock.sleep(INTERVAL_SECONDS)
+        lag.observe(max(clock.monotonic() - before - INTERVAL_SECONDS, 0))

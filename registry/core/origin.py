@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class UrlOrigin:
     """One request's marks, for records.
 
     Attributes:
@@ -17,8 +17,8 @@ class Origin:
     source_address: str | None
 
 
-PROCESS = Origin(None, "process")
+PROCESS = UrlOrigin(None, "process")
 """Work that no request asked for: a command, a start."""
 
-current_origin: ContextVar[Origin] = ContextVar("current_origin", default=PROCESS)
+current_origin: ContextVar[UrlOrigin] = ContextVar("current_origin", default=PROCESS)
 """Set around each request by whoever receives it."""

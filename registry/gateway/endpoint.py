@@ -20,21 +20,54 @@ from starlette.types import Receive, Scope, Send
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
 from registry.core.asgi import given_body
+from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.drain import Drain
-from registry.core.errands import Errands
 from registry.core.json import members
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.admission import Admission
-from registry.gateway.announced import AnnouncedLists
-from registry.gateway.arguments import ArgumentChecker
-from registry.gateway.broker import Broker
-from registry.gateway.client_sessions import ClientSessions
-from registry.gateway.connector import Connector
-from registry.gateway.cors import preflight, readable_by
-from registry.gateway.ended_sessions import EndedSessions
-from registry.gateway.envelope import (
+from registry.gateway.aggregate.bridge import ClientBridge
+from registry.gateway.aggregate.server import AggregateDependencies, AggregateServer
+from registry.gateway.aggregate.session_streams import SessionMessages
+from registry.gateway.client.connector import Connector
+from registry.gateway.client.sessions import SessionLimits
+from registry.gateway.edge.admission import Admission
+from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.client_sessions import ClientSessions
+from registry.gateway.edge.ended_sessions import EndedSessions
+from registry.gateway.edge.eras import (
+    header_era,
+    message_era,
+)
+from registry.gateway.edge.error_responses import refusal_body, refusal_for, status_of
+from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
+from registry.gateway.edge.reply import Reply
+from registry.gateway.edge.requests import GatewayRequest, check_media
+from registry.gateway.edge.session_seal import SessionSeal
+from registry.gateway.edge.session_states import SessionStates
+from registry.gateway.errors import (
+    CallOutcome,
+    InternalFailure,
+    LoopDetected,
+    MethodNotAllowed,
+    MethodUnknown,
+    OriginNotAllowed,
+    Refusal,
+    RequestCancelled,
+    ShuttingDown,
+)
+from registry.gateway.notifications.announced_lists import AnnouncedLists
+from registry.gateway.notifications.feeds import Feeds
+from registry.gateway.notifications.stream_limits import (
+    ClientStreamLimit,
+    StreamLimits,
+    until_refused,
+)
+from registry.gateway.notifications.streams import NotificationStreams
+from registry.gateway.passthrough import PassThrough
+from registry.gateway.ports import Authenticate, Peers, Refusals, RouteTable
+from registry.gateway.protocol.cors import preflight, readable_by
+from registry.gateway.protocol.envelope import (
     METHODS,
     Envelope,
     load_object,
@@ -42,46 +75,15 @@ from registry.gateway.envelope import (
     read_envelope,
     usable_id,
 )
-from registry.gateway.eras import (
-    header_era,
-    message_era,
-)
-from registry.gateway.errors import (
-    InternalFailure,
-    LoopDetected,
-    MethodNotAllowed,
-    MethodUnknown,
-    OriginNotAllowed,
-    Outcome,
-    Refusal,
-    RequestCancelled,
-    ShuttingDown,
-)
-from registry.gateway.events import event_text
-from registry.gateway.farewell import farewell
-from registry.gateway.feeds import Feeds
-from registry.gateway.forward import Forwarder
-from registry.gateway.gates import UpstreamGates
-from registry.gateway.headers import read_headers
-from registry.gateway.hosted import HostedServer, Means
-from registry.gateway.offering import COMBINED, PAGE_KINDS, CombinedOffering, SingleOffering
-from registry.gateway.old_clients import OldClients, is_old_client, stream_name
-from registry.gateway.passthrough import PassThrough
-from registry.gateway.patience import Patience
-from registry.gateway.ports import Authenticate, Peers, Refusals, RouteTable
-from registry.gateway.recorder import STANDING_METHODS, Recorder
-from registry.gateway.reply import Reply
-from registry.gateway.requests import Exchange, check_media
-from registry.gateway.session_messages import SessionMessages
-from registry.gateway.session_states import SessionStates
-from registry.gateway.sessions import SessionSeal
-from registry.gateway.standing import Standing
-from registry.gateway.streams import StandingStreams, StreamRoom, until_refused
-from registry.gateway.translate import refusal_body, refusal_for, status_of
-from registry.gateway.upstream_sessions import SessionLimits
+from registry.gateway.protocol.headers import read_headers
+from registry.gateway.protocol.messages import event_text
+from registry.gateway.sse.endpoint import SseEndpoint, is_sse_client, stream_name
+from registry.gateway.transport.bulkhead import Bulkheads
+from registry.gateway.transport.call_watch import ClientGone, LatencyWatcher
+from registry.gateway.transport.forwarder import Forwarder, stream_termination
+from registry.gateway.transport.wire import UpstreamHttp
 from registry.gateway.values import Route
-from registry.gateway.watch import ClientGone
-from registry.gateway.wire import Wire
+from registry.gateway.view.offering import COMBINED, PAGE_KINDS, CombinedOffering, SingleOffering
 from registry.servers.values import Era, Transport
 from registry.upstream.loops import Instance, is_gateway
 from registry.web.hosts import HostGuard
@@ -99,7 +101,7 @@ ALLOWED_POST = "POST"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class GatewayDependencies:
     """What the gateway works with and does not build itself.
 
     Attributes:
@@ -108,7 +110,7 @@ class Surroundings:
         session: Pool of upstream connections; keeps no cookies.
         refusals: Takes note of what known callers were refused.
         recorder: Takes note of each request.
-        gates: How much each server is asked.
+        bulkheads: How much each server is asked.
         peers: The other workers.
         ended_sessions: Tells them and other replicas of sessions that clients end.
         announced: Is told ids of servers that say that their lists changed.
@@ -122,7 +124,7 @@ class Surroundings:
     session: ClientSession
     refusals: Refusals
     recorder: Recorder
-    gates: UpstreamGates
+    bulkheads: Bulkheads
     peers: Peers
     ended_sessions: EndedSessions
     announced: Callable[[str], None]
@@ -142,13 +144,13 @@ class GatewayEndpoint:
 
     def __init__(
         self,
-        around: Surroundings,
+        around: GatewayDependencies,
         *,
         sealing_keys: Sequence[bytes],
         settings: Settings,
         clock: Clock,
     ) -> None:
-        routes, gates, recorder = around.routes, around.gates, around.recorder
+        routes, bulkheads, recorder = around.routes, around.bulkheads, around.recorder
         metrics = around.metrics
         self._routes = routes
         self._drain = around.drain
@@ -167,10 +169,12 @@ class GatewayEndpoint:
         self._seal = SessionSeal(
             sealing_keys, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
         )
-        self._streams = StandingStreams(settings.gateway_streams_per_upstream)
-        self._patience = Patience()
-        wire = self._wire = Wire(
-            around.session, self._patience, max_answer_bytes=settings.gateway_max_answer_bytes
+        self._streams = StreamLimits(settings.gateway_streams_per_upstream)
+        self._latency_watcher = LatencyWatcher()
+        wire = self._wire = UpstreamHttp(
+            around.session,
+            self._latency_watcher,
+            max_answer_bytes=settings.gateway_max_answer_bytes,
         )
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
@@ -187,8 +191,8 @@ class GatewayEndpoint:
             routes,
             Forwarder(
                 wire,
-                self._patience,
-                gates,
+                self._latency_watcher,
+                bulkheads,
                 heard_list_changed,
                 connect_timeout_seconds=connect_timeout_seconds,
                 total_timeout_seconds=total_timeout_seconds,
@@ -202,11 +206,11 @@ class GatewayEndpoint:
             unknown_tool=self._admission.unknown_tool,
             repeats_reads=settings.gateway_repeat_reads,
         )
-        self._errands = Errands()
+        self._background_tasks = BackgroundTasks()
         connector = Connector(
             wire,
-            gates,
-            self._errands,
+            bulkheads,
+            self._background_tasks,
             clock,
             peers=around.peers,
             session_limits=SessionLimits(
@@ -221,12 +225,12 @@ class GatewayEndpoint:
         )
         self._connector = connector
 
-        self._broker = Broker(
+        self._bridge = ClientBridge(
             connector,
-            self._patience,
+            self._latency_watcher,
             self._seal,
             around.peers,
-            self._errands,
+            self._background_tasks,
             clock,
             total_timeout_seconds=total_timeout_seconds,
             heard_list_changed=heard_list_changed,
@@ -234,48 +238,48 @@ class GatewayEndpoint:
         states = SessionStates()
         feeds = Feeds(
             connector,
-            self._errands,
+            self._background_tasks,
             clock,
             metrics,
             streams=self._streams,
             heard_list_changed=heard_list_changed,
         )
-        standing = Standing(
+        notification_streams = NotificationStreams(
             self._admission,
             routes,
             states,
             feeds,
-            room=StreamRoom(
+            room=ClientStreamLimit(
                 settings.gateway_streams_per_worker,
                 settings.gateway_streams_per_user,
                 metrics.gateway_streams,
             ),
             credentials_of=self._one.credentials_of,
-            patience=self._patience,
+            latency_watcher=self._latency_watcher,
             peers=around.peers,
-            errands=self._errands,
+            background_tasks=self._background_tasks,
             clock=clock,
             drain=self._drain,
             most_watched=settings.gateway_watched_servers,
         )
         messages = SessionMessages(
             connector,
-            self._broker,
-            standing,
-            self._errands,
+            self._bridge,
+            notification_streams,
+            self._background_tasks,
             clock,
             streams=self._streams,
             heard_list_changed=heard_list_changed,
         )
         connector.sessions.read_with(messages.read)
-        self._hosted = HostedServer(
-            self._broker,
+        self._aggregate = AggregateServer(
+            self._bridge,
             connector,
             ClientSessions(self._seal),
             states,
-            standing,
+            notification_streams,
             around.peers,
-            means=Means(
+            means=AggregateDependencies(
                 self._one.credentials_of,
                 self._admission,
                 self._one.forward_as,
@@ -283,17 +287,17 @@ class GatewayEndpoint:
                 around.ended_sessions,
             ),
             recorder=recorder,
-            patience=self._patience,
+            latency_watcher=self._latency_watcher,
         )
-        around.ended_sessions.listen(self._hosted.session_ended)
-        self._old_clients = OldClients(
+        around.ended_sessions.listen(self._aggregate.session_ended)
+        self._sse_clients = SseEndpoint(
             self,
             connector,
             self._seal,
             self._streams,
             around.peers,
-            self._errands,
-            self._patience,
+            self._background_tasks,
+            self._latency_watcher,
             until=self._until,
             credentials_of=self._one.credentials_of,
             own_answer=self._one.own_answer,
@@ -306,14 +310,14 @@ class GatewayEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request. No exception gets out, and no answer is a bare 500."""
-        exchange = Exchange(scope, receive, send)
+        exchange = GatewayRequest(scope, receive, send)
         self._recorder.started(exchange)
         try:
             await self._serve(exchange)
         except Refusal as refusal:
             await self._refuse(exchange, refusal)
         except ClientGone:
-            exchange.outcome = Outcome.DISCONNECTED
+            exchange.outcome = CallOutcome.DISCONNECTED
         except asyncio.CancelledError:
             # Nobody else cancels a request than the server that ends. Its client is told so.
             log.warning("gateway_call_cut_off", server=exchange.server, method=exchange.method)
@@ -335,16 +339,16 @@ class GatewayEndpoint:
 
     async def close(self) -> None:
         """Let go of all that is kept open upstream; no request may be served any more."""
-        await self._broker.close()
+        await self._bridge.close()
         self._connector.sessions.stop_reading()
-        await self._errands.close(grace_seconds=CLOSE_SECONDS)
+        await self._background_tasks.close(grace_seconds=CLOSE_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._connector.sessions.close()
         await self._arguments.close()
         self._wire.close()
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: GatewayRequest) -> None:
         scope = exchange.scope
         headers = exchange.headers = read_headers(scope["headers"])
         origin = headers.get("origin")
@@ -363,11 +367,13 @@ class GatewayEndpoint:
             case _:
                 raise MethodNotAllowed(ALLOWED_ALL)
 
-    async def _post(self, exchange: Exchange) -> None:
+    async def _post(self, exchange: GatewayRequest) -> None:
         headers = exchange.headers
         check_media(headers)
         user = await self._identified(exchange)
-        raw = await exchange.read_body(self._patience, self._max_body_bytes, self._body_seconds)
+        raw = await exchange.read_body(
+            self._latency_watcher, self._max_body_bytes, self._body_seconds
+        )
         body = load_object(raw)
         exchange.request_id = usable_id(body)
         envelope = read_envelope(raw, body)
@@ -396,45 +402,45 @@ class GatewayEndpoint:
         if not exchange.slug:
             self._admission.admit_caller(exchange, user, needed)
             offering = CombinedOffering(self._admission.view(user))
-            await self._hosted.post(exchange, envelope, user, offering, raw)
+            await self._aggregate.post(exchange, envelope, user, offering, raw)
             return
         route = self._admission.admit(exchange, user, needed)
         if method in PAGE_KINDS and await self._announced.settle(exchange.slug):
             route = self._admission.admit(exchange, user, needed)
         if era not in route.eras or route.transport is Transport.SSE:
-            await self._hosted.post(exchange, envelope, user, SingleOffering(route), raw)
+            await self._aggregate.post(exchange, envelope, user, SingleOffering(route), raw)
             return
         await self._one.post(exchange, envelope, user, route)
 
-    async def _get_or_delete(self, exchange: Exchange) -> None:
+    async def _get_or_delete(self, exchange: GatewayRequest) -> None:
         if self._drain.has_begun:
             raise ShuttingDown
         self._refuse_loop(exchange)
         self._recorder.understood(exchange, {})
         user = await self._admission.identify(exchange)
         is_modern = header_era(exchange.headers) is Era.MODERN
-        serve = self._hosted.get if exchange.method == "GET" else self._hosted.delete
+        serve = self._aggregate.get if exchange.method == "GET" else self._aggregate.delete
         if not exchange.slug:
             self._admission.admit_caller(exchange, user, TokenScope.READ_TOOLS)
             if is_modern:
                 raise MethodNotAllowed(ALLOWED_POST)
-            if exchange.method == "GET" and is_old_client(exchange.headers):
-                await self._old_clients.open(exchange, user, None)
+            if exchange.method == "GET" and is_sse_client(exchange.headers):
+                await self._sse_clients.open(exchange, user, None)
                 return
             await serve(exchange, user, CombinedOffering(self._admission.view(user)))
             return
         route = self._admission.admit(exchange, user, TokenScope.READ_TOOLS)
         if is_modern:
             raise MethodNotAllowed(ALLOWED_POST)
-        if exchange.method == "GET" and is_old_client(exchange.headers):
-            await self._old_clients.open(exchange, user, route)
+        if exchange.method == "GET" and is_sse_client(exchange.headers):
+            await self._sse_clients.open(exchange, user, route)
             return
         if _is_hosted(route):
             await serve(exchange, user, SingleOffering(route))
             return
         await self._one.get_or_delete(exchange, user, route)
 
-    def _refuse_loop(self, exchange: Exchange) -> None:
+    def _refuse_loop(self, exchange: GatewayRequest) -> None:
         """Refuse a request that was here before; note one that another gateway sends.
 
         Whoever registers this registry in itself, without a token for it, is to learn of the loop
@@ -450,7 +456,7 @@ class GatewayEndpoint:
         if is_gateway(via):
             exchange.lists_to = self._instance
 
-    async def _identified(self, exchange: Exchange) -> UserContext:
+    async def _identified(self, exchange: GatewayRequest) -> UserContext:
         try:
             return await self._admission.identify(exchange)
         except Exception:
@@ -473,7 +479,7 @@ class GatewayEndpoint:
             raise
 
     async def _unknown_method(
-        self, exchange: Exchange, envelope: Envelope, user: UserContext
+        self, exchange: GatewayRequest, envelope: Envelope, user: UserContext
     ) -> None:
         if exchange.slug:
             self._admission.admit(exchange, user, TokenScope.READ_TOOLS)
@@ -487,7 +493,7 @@ class GatewayEndpoint:
 
     async def _take(
         self,
-        exchange: Exchange,
+        exchange: GatewayRequest,
         envelope: Envelope,
         user: UserContext,
         needed: TokenScope,
@@ -501,12 +507,12 @@ class GatewayEndpoint:
                 route = self._admission.admit(exchange, user, needed, is_for_stream=True)
         else:
             self._admission.admit_caller(exchange, user, needed)
-        await self._old_clients.take(exchange, envelope, user, route, stream)
+        await self._sse_clients.take(exchange, envelope, user, route, stream)
 
     async def _end_session(self, user: UserContext, route: Route | None, sealed: str) -> None:
         with suppress(Refusal):
             if route is None or _is_hosted(route):
-                await self._hosted.end(
+                await self._aggregate.end(
                     user, COMBINED if route is None else route.server_id, sealed
                 )
                 return
@@ -514,10 +520,10 @@ class GatewayEndpoint:
             headers["Mcp-Session-Id"] = self._seal.open(
                 sealed, principal=user.principal, server_id=route.server_id
             )
-            await self._connector.hang_up(route, headers)
+            await self._connector.terminate(route, headers)
 
     def _until(
-        self, exchange: Exchange, route: Route | None
+        self, exchange: GatewayRequest, route: Route | None
     ) -> Callable[[], Awaitable[Exception]]:
         """Return what waits for a reason to end a standing stream."""
 
@@ -529,14 +535,14 @@ class GatewayEndpoint:
 
         return until
 
-    async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+    async def _refuse(self, exchange: GatewayRequest, refusal: Refusal) -> None:
         exchange.outcome = refusal.outcome
         exchange.error_code = refusal.rpc_code
         if isinstance(refusal, RequestCancelled):
             # A request that was cancelled gets no answer: a stream that ends without any.
             await Reply(exchange).leave()
             return
-        if refusal.outcome in {Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT}:
+        if refusal.outcome in {CallOutcome.UPSTREAM_ERROR, CallOutcome.TIMEOUT}:
             log.warning(
                 "gateway_upstream_failed",
                 server=exchange.server,
@@ -547,7 +553,7 @@ class GatewayEndpoint:
             # Too late for an error. An event stream may end anywhere; any other body is left
             # incomplete, which makes the server cut the connection: half must not look whole.
             if exchange.client.is_event_stream:
-                last = farewell(exchange.farewell, refusal, exchange.request_id)
+                last = stream_termination(exchange.farewell, refusal, exchange.request_id)
                 if not last and exchange.client.sends_whole_events:
                     last = event_text(refusal_body(exchange, refusal))
                     if exchange.client.replay is not None:

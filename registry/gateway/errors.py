@@ -28,7 +28,7 @@ RETRY_AFTER_SECONDS = 2
 """Told to clients when the gateway cannot answer for the moment."""
 
 
-class Outcome(StrEnum):
+class CallOutcome(StrEnum):
     """How a request ended, as metrics count it.
 
     `DENIED` is what policies refuse; callers are told the same as of what does not exist.
@@ -82,7 +82,7 @@ class Refusal(Exception):  # noqa: N818 - a decision that travels as an exceptio
     status: ClassVar[int] = 400
     code: ClassVar[int] = INVALID_REQUEST
     error: ClassVar[str] = "validation_error"
-    outcome: ClassVar[Outcome] = Outcome.INVALID
+    outcome: ClassVar[CallOutcome] = CallOutcome.INVALID
     is_of_http: ClassVar[bool] = False
     is_for_model: ClassVar[bool] = False
 
@@ -107,7 +107,7 @@ class OriginNotAllowed(Refusal):
     status = 403
     code = 403
     error = "forbidden"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self) -> None:
         super().__init__("This Origin may not call the gateway; ALLOWED_ORIGINS lists those.")
@@ -218,7 +218,7 @@ class Unauthorized(Refusal):
     status = 401
     code = 401
     error = "unauthorized"
-    outcome = Outcome.UNAUTHORIZED
+    outcome = CallOutcome.UNAUTHORIZED
     is_of_http = True
 
 
@@ -228,7 +228,7 @@ class InsufficientScope(Refusal):
     status = 403
     code = 403
     error = "insufficient_scope"
-    outcome = Outcome.UNAUTHORIZED
+    outcome = CallOutcome.UNAUTHORIZED
     is_of_http = True
 
 
@@ -238,7 +238,7 @@ class ServerUnknown(Refusal):
     status = 404
     code = 404
     error = "not_found"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
     is_of_http = True
 
     def __init__(self) -> None:
@@ -251,7 +251,7 @@ class SessionUnknown(Refusal):
     status = 404
     code = 404
     error = "not_found"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
     is_of_http = True
 
     def __init__(self) -> None:
@@ -263,7 +263,7 @@ class StateUnknown(Refusal):
 
     code = INVALID_PARAMS
     error = "not_found"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self) -> None:
         super().__init__("The requestState is unknown or has expired; send the request anew.")
@@ -273,7 +273,7 @@ class AnswerUnwanted(Refusal):
     """The process that asked a client something cannot be reached with the answer."""
 
     error = "not_found"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self) -> None:
         super().__init__(
@@ -288,7 +288,7 @@ class RequestCancelled(Refusal):
     status = 200
     code = 499
     error = "cancelled"
-    outcome = Outcome.DISCONNECTED
+    outcome = CallOutcome.DISCONNECTED
 
     def __init__(self) -> None:
         super().__init__("Request cancelled")
@@ -299,7 +299,7 @@ class PromptUnknown(Refusal):
 
     code = INVALID_PARAMS
     error = "not_found"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self, name: str) -> None:
         super().__init__(f"Unknown prompt: {name}")
@@ -314,7 +314,7 @@ class ResourceUnknown(Refusal):
     """
 
     error = "not_found"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self, uri: str, code: int) -> None:
         super().__init__("Resource not found", facts={"uri": uri})
@@ -326,7 +326,7 @@ class ToolUnknown(Refusal):
 
     code = INVALID_PARAMS
     error = "not_found"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self, name: str) -> None:
         super().__init__(f"Unknown tool: {name}")
@@ -335,7 +335,7 @@ class ToolUnknown(Refusal):
 class ToolDenied(ToolUnknown):
     """Policies refuse the tool to the caller, who is told that there is none."""
 
-    outcome = Outcome.DENIED
+    outcome = CallOutcome.DENIED
 
 
 class ApprovalRequired(Refusal):
@@ -344,7 +344,7 @@ class ApprovalRequired(Refusal):
     status = 403
     code = 403
     error = "approval_required"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
     is_for_model = True
 
     def __init__(self, name: str) -> None:
@@ -362,7 +362,7 @@ class MethodUnknown(Refusal):
     status = 404
     code = -32601
     error = "not_found"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self) -> None:
         super().__init__("Method not found")
@@ -384,7 +384,7 @@ class NotServing(Refusal):
     status = 503
     code = 503
     error = "service_unavailable"
-    outcome = Outcome.UNAVAILABLE
+    outcome = CallOutcome.UNAVAILABLE
     is_for_model = True
 
     def __init__(self, message: str) -> None:
@@ -418,7 +418,7 @@ class InternalFailure(Refusal):
     status = 503
     code = INTERNAL_ERROR
     error = "internal_error"
-    outcome = Outcome.UNAVAILABLE
+    outcome = CallOutcome.UNAVAILABLE
 
     def __init__(self) -> None:
         super().__init__("Something went wrong in the gateway; it was recorded.")
@@ -430,7 +430,7 @@ class LoopDetected(Refusal):
     status = 508
     code = 508
     error = "loop_detected"
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self) -> None:
         super().__init__(
@@ -444,7 +444,7 @@ class UpstreamFailed(Refusal):
     status = 502
     code = 502
     error = "upstream_error"
-    outcome = Outcome.UPSTREAM_ERROR
+    outcome = CallOutcome.UPSTREAM_ERROR
     is_for_model = True
 
 
@@ -453,7 +453,7 @@ class InputRefused(UpstreamFailed):
 
     status = 200
     code = 400
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The client did not give what the server asked for: {reason[:200]}")
@@ -462,7 +462,7 @@ class InputRefused(UpstreamFailed):
 class UserKeyNeeded(UpstreamFailed):
     """The caller has stored no key of their own. The upstream was not asked."""
 
-    outcome = Outcome.REFUSED
+    outcome = CallOutcome.REFUSED
 
 
 class UpstreamAnswered(UpstreamFailed):
@@ -498,7 +498,7 @@ class UpstreamTimedOut(UpstreamFailed):
 
     status = 504
     code = 504
-    outcome = Outcome.TIMEOUT
+    outcome = CallOutcome.TIMEOUT
 
     def __init__(self, server_name: str, waited_for: Wait = Wait.ANSWER) -> None:
         super().__init__(
@@ -512,7 +512,7 @@ class UpstreamPaused(UpstreamFailed):
     status = 503
     code = 503
     error = "upstream_unavailable"
-    outcome = Outcome.UNAVAILABLE
+    outcome = CallOutcome.UNAVAILABLE
 
     def __init__(self, server_name: str, retry_after_seconds: int) -> None:
         super().__init__(

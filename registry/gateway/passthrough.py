@@ -11,17 +11,19 @@ from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
 from multidict import CIMultiDict
 
 from registry.auth.identity import UserContext
-from registry.gateway.arguments import ArgumentChecker
-from registry.gateway.catalogue import Owned, Withheld
-from registry.gateway.ended_sessions import EndedSessions
-from registry.gateway.envelope import Envelope
-from registry.gateway.eras import (
+from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.ended_sessions import EndedSessions
+from registry.gateway.edge.eras import (
     NO_SUCH_PROTOCOL,
     check_modern,
     check_param_headers,
     is_of_another_era,
     require_arguments,
 )
+from registry.gateway.edge.error_responses import result_body
+from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.edge.session_seal import SessionSeal
 from registry.gateway.errors import (
     InvalidParams,
     NoJsonRpcAnswer,
@@ -29,20 +31,28 @@ from registry.gateway.errors import (
     UpstreamAnswered,
     UpstreamFailed,
 )
-from registry.gateway.farewell import Farewell
-from registry.gateway.forward import REPEATABLE, Forwarder, SealSession
-from registry.gateway.headers import HeaderLines, forwarded_lines, header_lines
-from registry.gateway.listing import CursorError, list_result, marked, page_members, page_result
-from registry.gateway.messages import renamed
-from registry.gateway.offering import PAGE_KINDS, SingleOffering, withheld_tool
+from registry.gateway.notifications.stream_limits import StreamLimits
 from registry.gateway.ports import RouteTable
-from registry.gateway.recorder import STANDING_METHODS, Recorder
-from registry.gateway.requests import Exchange
-from registry.gateway.sessions import SessionSeal
-from registry.gateway.standin import is_away, may_go_unheard, stand_in_result
-from registry.gateway.streams import StandingStreams
-from registry.gateway.translate import result_body
+from registry.gateway.protocol.envelope import Envelope
+from registry.gateway.protocol.headers import HeaderLines, forwarded_lines, header_lines
+from registry.gateway.protocol.list_pages import (
+    CursorError,
+    list_result,
+    marked,
+    page_members,
+    page_result,
+)
+from registry.gateway.protocol.messages import renamed
+from registry.gateway.transport.failures import is_away, may_go_unheard, stand_in_result
+from registry.gateway.transport.forwarder import (
+    REPEATABLE,
+    Forwarder,
+    SealSession,
+    StreamTermination,
+)
 from registry.gateway.values import Route, upstream_headers
+from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry
+from registry.gateway.view.offering import PAGE_KINDS, SingleOffering, blocked_tool
 from registry.servers.values import Era
 
 log = structlog.get_logger()
@@ -53,10 +63,10 @@ ENDED = frozenset({200, 202, 204, 404})
 HANDSHAKES = frozenset({"initialize", "server/discover"})
 """Requests that a client begins with, whose answers are read before they count."""
 
-Until: TypeAlias = Callable[[Exchange, Route | None], Callable[[], Awaitable[Exception]]]
+Until: TypeAlias = Callable[[GatewayRequest, Route | None], Callable[[], Awaitable[Exception]]]
 """Returns what waits for a reason to end a standing stream."""
 
-UnknownTool: TypeAlias = Callable[[Exchange, str, Withheld | None], Refusal]
+UnknownTool: TypeAlias = Callable[[GatewayRequest, str, BlockedTool | None], Refusal]
 """Returns the refusal of a tool, and takes note of it if policies are the reason."""
 
 
@@ -81,7 +91,7 @@ class PassThrough:
         routes: RouteTable,
         forwarder: Forwarder,
         seal: SessionSeal,
-        streams: StandingStreams,
+        streams: StreamLimits,
         ended_sessions: EndedSessions,
         recorder: Recorder,
         *,
@@ -102,7 +112,7 @@ class PassThrough:
         self._repeats_reads = repeats_reads
 
     async def post(
-        self, exchange: Exchange, envelope: Envelope, user: UserContext, route: Route
+        self, exchange: GatewayRequest, envelope: Envelope, user: UserContext, route: Route
     ) -> None:
         """Answer one message.
 
@@ -132,13 +142,15 @@ class PassThrough:
             if not await self._stand_in(exchange, envelope, route, failure.message):
                 raise
 
-    def _wonder(self, exchange: Exchange, route: Route, status: int, answer: bytes) -> None:
+    def _wonder(self, exchange: GatewayRequest, route: Route, status: int, answer: bytes) -> None:
         """Have a server asked again what it speaks if its answer suggests it."""
         era = Era.MODERN if exchange.is_modern else Era.LEGACY
         if is_of_another_era(era, status, answer):
             self._routes.suspect(route)
 
-    async def get_or_delete(self, exchange: Exchange, user: UserContext, route: Route) -> None:
+    async def get_or_delete(
+        self, exchange: GatewayRequest, user: UserContext, route: Route
+    ) -> None:
         """Pass on what belongs to a session but is no message."""
         session_id = self._session_id(exchange, user, route)
         await self._forward(exchange, route, user, session_id, b"")
@@ -150,7 +162,7 @@ class PassThrough:
             await self._ended_sessions.tell(name)
 
     async def own_answer(
-        self, exchange: Exchange, envelope: Envelope, route: Route
+        self, exchange: GatewayRequest, envelope: Envelope, route: Route
     ) -> bytes | None:
         """Return the answer to what the server is not asked; check what it is.
 
@@ -168,7 +180,11 @@ class PassThrough:
         return None
 
     async def forward_as(
-        self, exchange: Exchange, user: UserContext, owned: Owned, envelope: Envelope
+        self,
+        exchange: GatewayRequest,
+        user: UserContext,
+        owned: CatalogueEntry,
+        envelope: Envelope,
     ) -> None:
         """Forward a request of the stateless era under the server's own name for what is called.
 
@@ -202,7 +218,7 @@ class PassThrough:
         return route.headers
 
     async def _stand_in(
-        self, exchange: Exchange, envelope: Envelope, route: Route, reason: str
+        self, exchange: GatewayRequest, envelope: Envelope, route: Route, reason: str
     ) -> bool:
         """Answer in place of a server that is away, if that can be."""
         if may_go_unheard(envelope):
@@ -217,21 +233,23 @@ class PassThrough:
         await exchange.answer(200, result_body(result, request_id))
         return True
 
-    def _session_id(self, exchange: Exchange, user: UserContext, route: Route) -> str | None:
+    def _session_id(self, exchange: GatewayRequest, user: UserContext, route: Route) -> str | None:
         """Return the upstream's session id; the stateless era has none."""
         sealed = exchange.headers.get("mcp-session-id")
         if sealed is None or exchange.is_modern:
             return None
         return self._seal.open(sealed, principal=user.principal, server_id=route.server_id)
 
-    async def _check_call(self, exchange: Exchange, envelope: Envelope, route: Route) -> None:
+    async def _check_call(
+        self, exchange: GatewayRequest, envelope: Envelope, route: Route
+    ) -> None:
         name = envelope.params.get("name")
         if type(name) is not str:
             raise InvalidParams("tools/call needs the member params.name, a string.")
         tool = route.tools.get(name)
         if tool is None:
-            withheld = withheld_tool(route, name)
-            raise self._unknown_tool(exchange, name, withheld)
+            blocked = blocked_tool(route, name)
+            raise self._unknown_tool(exchange, name, blocked)
         exchange.tool = tool.name
         exchange.may_repeat = tool.may_repeat
         arguments = require_arguments(envelope.params, tool)
@@ -242,7 +260,7 @@ class PassThrough:
 
     async def _forward(
         self,
-        exchange: Exchange,
+        exchange: GatewayRequest,
         route: Route,
         user: UserContext,
         session_id: str | None,
@@ -266,7 +284,7 @@ class PassThrough:
             return
 
         if exchange.method == "subscriptions/listen":
-            exchange.farewell = exchange.client.divert(Farewell)
+            exchange.farewell = exchange.client.divert(StreamTermination)
         until = self._until(exchange, route)
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(
@@ -279,12 +297,12 @@ class PassThrough:
                 user_id=user_id,
             )
 
-    def _may_repeat(self, exchange: Exchange) -> bool:
+    def _may_repeat(self, exchange: GatewayRequest) -> bool:
         """Whether the request may be sent once more when the server breaks off."""
         return self._repeats_reads and (exchange.may_repeat or exchange.method in REPEATABLE)
 
     def _resealing(
-        self, exchange: Exchange, route: Route, user: UserContext, session_id: str | None
+        self, exchange: GatewayRequest, route: Route, user: UserContext, session_id: str | None
     ) -> SealSession:
         """Return what makes a session id for the client of one that the upstream answers."""
         sealed = exchange.headers.get("mcp-session-id")
@@ -301,7 +319,7 @@ class PassThrough:
 
     async def _headers_for(
         self,
-        exchange: Exchange,
+        exchange: GatewayRequest,
         route: Route,
         user: UserContext,
         *,
@@ -323,7 +341,7 @@ class PassThrough:
         )
 
 
-def _listed(exchange: Exchange, envelope: Envelope, route: Route) -> bytes | None:
+def _listed(exchange: GatewayRequest, envelope: Envelope, route: Route) -> bytes | None:
     """Return the answer to a list request from what was read last, if it was."""
     kind, cursor = PAGE_KINDS[envelope.method], envelope.params.get("cursor")
     try:

@@ -7,9 +7,9 @@ from starlette.types import Receive, Scope, Send
 
 from registry.audit.values import AuditEvent
 from registry.auth.identity import UserContext
-from registry.core.origin import Origin
-from registry.gateway.catalogue import Catalogue
+from registry.core.origin import UrlOrigin
 from registry.gateway.values import Route
+from registry.gateway.view.catalogue import Catalogue
 from registry.usage.values import Course, Facts
 
 
@@ -53,7 +53,7 @@ class CallNotes(Protocol):
 class Refusals(Protocol):
     """Takes note of what was refused."""
 
-    def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
+    def note_later(self, actor: UserContext, event: AuditEvent, origin: UrlOrigin) -> None:
         """Record it soon, without making the caller wait."""
 
 

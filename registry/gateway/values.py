@@ -10,13 +10,13 @@ import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
+from registry.access.policies.decisions import ToolRule
 from registry.access.policy import ServerFacts, ServerScope
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, members
-from registry.gateway.headers import HeaderLines, header_lines
-from registry.gateway.listing import ToolPages, build_pages
-from registry.gateway.mirrored import mirrored_part
-from registry.policies.decisions import Rule
+from registry.gateway.protocol.headers import HeaderLines, header_lines
+from registry.gateway.protocol.list_pages import ToolPages, build_pages
+from registry.gateway.protocol.param_headers import mirrored_part
 from registry.servers.values import Era, Transport
 
 PARAM_HEADER_MARK = b'"x-mcp-header"'
@@ -104,7 +104,7 @@ class FeatureEntry:
 
 NO_FEATURES: Mapping[str, FeatureEntry] = MappingProxyType({})
 NO_CAPABILITIES: Mapping[str, Any] = MappingProxyType({})
-NOTHING_HIDDEN: Mapping[str, Rule] = MappingProxyType({})
+NOTHING_HIDDEN: Mapping[str, ToolRule] = MappingProxyType({})
 
 
 class Policies(Protocol):
@@ -114,7 +114,7 @@ class Policies(Protocol):
         rules: Of those of its tools that policies are about, by name.
     """
 
-    rules: Mapping[str, Rule]
+    rules: Mapping[str, ToolRule]
 
     def seen_by(self, user: UserContext) -> "Route":
         """Return the route with the tools that *user* may use. No I/O."""
@@ -177,7 +177,7 @@ class Route:
     modified_at: datetime | None = field(default=None, compare=False)
     is_user_level: bool = False
     policies: Policies | None = field(default=None, repr=False, compare=False)
-    hidden: Mapping[str, Rule] = field(
+    hidden: Mapping[str, ToolRule] = field(
         default_factory=lambda: NOTHING_HIDDEN, repr=False, compare=False
     )
 

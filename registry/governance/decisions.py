@@ -12,8 +12,8 @@ from registry.governance.values import GovernedTool, ToolPatch, ToolVersionRecor
 from registry.tools.exposure import WAITING
 from registry.tools.intake import take
 from registry.tools.lifecycle import (
-    Event,
     ImpossibleEventError,
+    LifecycleEvent,
     State,
     after,
     after_all,
@@ -23,13 +23,13 @@ from registry.tools.values import ExposureState, RegistrationState, StoredTool, 
 from registry.tools.versions import VersionMove, VersionState
 
 TO_REGISTRATION = {
-    RegistrationState.SELECTED: Event.SELECT,
-    RegistrationState.UNSELECTED: Event.UNSELECT,
+    RegistrationState.SELECTED: LifecycleEvent.SELECT,
+    RegistrationState.UNSELECTED: LifecycleEvent.UNSELECT,
 }
 TO_EXPOSURE = {
-    ExposureState.ACTIVE: Event.EXPOSE,
-    ExposureState.DISABLED: Event.DISABLE,
-    ExposureState.DELETED: Event.DELETE,
+    ExposureState.ACTIVE: LifecycleEvent.EXPOSE,
+    ExposureState.DISABLED: LifecycleEvent.DISABLE,
+    ExposureState.DELETED: LifecycleEvent.DELETE,
 }
 
 
@@ -41,7 +41,7 @@ SAID = frozenset({"display_name", "description", "metadata", "tags", "add_tags",
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ToolDecisionEffects:
     """What to write.
 
     Attributes:
@@ -70,7 +70,7 @@ class Decision:
     versions: tuple[VersionMove, ...] = ()
 
 
-def accepted(tool: GovernedTool, seen: str) -> Decision:
+def accepted(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
     """Return what it means to accept what waits for review.
 
     Raises:
@@ -82,17 +82,17 @@ def accepted(tool: GovernedTool, seen: str) -> Decision:
     _require_seen(tool, seen)
     change = _change(tool)
     if change is None:
-        return Decision(after(tool.state, Event.SELECT))
+        return ToolDecisionEffects(after(tool.state, LifecycleEvent.SELECT))
     state = tool.state
     if stored.is_withheld:
-        state = _moved(state, Event.RELEASE)
+        state = _moved(state, LifecycleEvent.RELEASE)
     elif state == WAITING:
-        state = after(state, Event.SELECT)
+        state = after(state, LifecycleEvent.SELECT)
     moves = [VersionMove(tool.id, stored.served_version, VersionState.SUPERSEDED)]
     if stored.pending_version is not None:
         served = VersionState.SERVED
         moves.append(VersionMove(tool.id, stored.pending_version, served, is_decision=True))
-    return Decision(
+    return ToolDecisionEffects(
         state,
         serve=_definition(change[1]),
         served_version=stored.pending_version or stored.served_version,
@@ -103,7 +103,7 @@ def accepted(tool: GovernedTool, seen: str) -> Decision:
     )
 
 
-def rejected(tool: GovernedTool, seen: str) -> Decision:
+def rejected(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
     """Return what it means to reject what waits for review.
 
     What was served goes on being served; a blocked tool stays disabled, and a new one becomes so.
@@ -116,13 +116,13 @@ def rejected(tool: GovernedTool, seen: str) -> Decision:
     _require_seen(tool, seen)
     change = _change(tool)
     if change is None:
-        return Decision(after(tool.state, Event.DISABLE))
+        return ToolDecisionEffects(after(tool.state, LifecycleEvent.DISABLE))
     others = [one for one in stored.rejected_hashes if one != change[0]]
     moves: tuple[VersionMove, ...] = ()
     if stored.pending_version is not None:
         state = VersionState.REJECTED
         moves = (VersionMove(tool.id, stored.pending_version, state, is_decision=True),)
-    return Decision(
+    return ToolDecisionEffects(
         tool.state,
         ends_pending=True,
         seen=change,
@@ -132,7 +132,7 @@ def rejected(tool: GovernedTool, seen: str) -> Decision:
     )
 
 
-def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> Decision:
+def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> ToolDecisionEffects:
     """Return what it means to serve an earlier version, or a later one, again.
 
     What waits for review goes on waiting, unless it is that version.
@@ -150,8 +150,10 @@ def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> Decision:
     )
     offered = _offered_beside(tool)
     waits = stored.pending_hash is not None and not is_pending
-    return Decision(
-        _moved(tool.state, Event.RELEASE) if is_pending and stored.is_withheld else tool.state,
+    return ToolDecisionEffects(
+        _moved(tool.state, LifecycleEvent.RELEASE)
+        if is_pending and stored.is_withheld
+        else tool.state,
         serve=_definition(version.definition),
         served_version=version.version,
         ends_pending=is_pending,
@@ -162,7 +164,7 @@ def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> Decision:
     )
 
 
-def patched(tool: GovernedTool, patch: ToolPatch) -> Decision:
+def patched(tool: GovernedTool, patch: ToolPatch) -> ToolDecisionEffects:
     """Return what a person's changes mean.
 
     Raises:
@@ -183,7 +185,7 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> Decision:
         state = after_all(tool.state, events)
     except ImpossibleEventError as exc:
         raise ToolStateError(str(exc)) from None
-    return Decision(
+    return ToolDecisionEffects(
         state,
         overrides=overrides,
         reviewed=_is_reviewed(tool, state, events),
@@ -194,27 +196,27 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> Decision:
 
 def events_to(
     state: State, registration: RegistrationState | None, exposure: ExposureState | None
-) -> list[Event]:
+) -> list[LifecycleEvent]:
     """Return what must happen to a tool so that its states become those that are given.
 
     Raises:
         ToolStateError: Nobody can bring that about.
     """
-    events: list[Event] = []
+    events: list[LifecycleEvent] = []
     if exposure is ExposureState.DRAFT and state[1] is ExposureState.DELETED:
-        events.append(Event.RESTORE)
+        events.append(LifecycleEvent.RESTORE)
     if registration is RegistrationState.STALE:
         raise ToolStateError("Whether a tool is stale is for its server to say.")
     if registration is not None:
         events.append(TO_REGISTRATION[registration])
-    if exposure is ExposureState.DRAFT and Event.RESTORE not in events:
-        events.append(Event.WITHDRAW)
+    if exposure is ExposureState.DRAFT and LifecycleEvent.RESTORE not in events:
+        events.append(LifecycleEvent.WITHDRAW)
     elif exposure is not None and exposure is not ExposureState.DRAFT:
         events.append(TO_EXPOSURE[exposure])
     return events
 
 
-def told(tool: GovernedTool, decision: Decision) -> JsonObject:
+def told(tool: GovernedTool, decision: ToolDecisionEffects) -> JsonObject:
     """Return what the audit trail says of a decision: what differs, before and after."""
     before, later = _shown(tool), dict(_shown(tool))
     later |= {
@@ -270,9 +272,11 @@ def _offered_beside(tool: GovernedTool) -> tuple[str, str]:
     return stored.discovery_hash, stored.definition or "{}"
 
 
-def _is_reviewed(tool: GovernedTool, state: State, events: Sequence[Event]) -> bool | None:
+def _is_reviewed(
+    tool: GovernedTool, state: State, events: Sequence[LifecycleEvent]
+) -> bool | None:
     """Whether it is decided that a tool is not served, if that is to be noted."""
-    reviewed = bool(events) and Event.RESTORE not in events
+    reviewed = bool(events) and LifecycleEvent.RESTORE not in events
     if state != WAITING or not events or reviewed is tool.stored.is_reviewed:
         return None
     return reviewed
@@ -291,7 +295,7 @@ def _change(tool: GovernedTool) -> tuple[str, str] | None:
     return None if digest is None or text is None else (digest, text)
 
 
-def _moved(state: State, event: Event) -> State:
+def _moved(state: State, event: LifecycleEvent) -> State:
     try:
         return after(state, event)
     except ImpossibleEventError:

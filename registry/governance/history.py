@@ -5,17 +5,91 @@ in the transaction of the change. That it was found is the record's own time: th
 a server writes nothing for it.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from registry.audit.repository import AuditRepository
-from registry.audit.values import AuditFilter, AuditOutcome, EntityType
-from registry.core.cursor import Page, newest_page
-from registry.governance.events import decided_event, has_found
+from registry.audit.values import AuditAction, AuditFilter, AuditOutcome, AuditRecord, EntityType
+from registry.core.cursor import CursorPage, newest_page
+from registry.core.json import JsonObject, members
 from registry.governance.repository import GovernedTools
 from registry.governance.values import GovernedTool
-from registry.tools.happenings import Happening, ToolEvent
-from registry.tools.lifecycle import Actor
+from registry.tools.lifecycle import ACTIVE, DELETED, DISABLED, DRAFT, SELECTED, UNSELECTED, Actor
+from registry.tools.tool_events import ToolEvent, ToolEventType
+
+BY_ACTION: Mapping[str, ToolEventType] = {
+    AuditAction.ACCEPT.value: ToolEventType.ACCEPTED,
+    AuditAction.REJECT.value: ToolEventType.REJECTED,
+    AuditAction.ROLLBACK.value: ToolEventType.ROLLED_BACK,
+}
+BY_REGISTRATION: Mapping[object, ToolEventType] = {
+    SELECTED.value: ToolEventType.SELECTED,
+    UNSELECTED.value: ToolEventType.UNSELECTED,
+}
+BY_EXPOSURE: Mapping[object, ToolEventType] = {
+    ACTIVE.value: ToolEventType.EXPOSED,
+    DRAFT.value: ToolEventType.WITHDRAWN,
+    DISABLED.value: ToolEventType.DISABLED,
+}
+SAID = ("display_name", "description", "metadata", "tags")
+VERSIONS = ("served_version", "pending_version")
+
+
+def decided_event(record: AuditRecord) -> ToolEvent:
+    """Return what a record about a tool tells of its life."""
+    before, after = (members(record.changes.get(name)) for name in ("before", "after"))
+    version = after.get("served_version") or before.get("pending_version")
+    return ToolEvent(
+        record.id,
+        record.timestamp,
+        tuple(_what(record.action, before, after)),
+        Actor.OPERATOR.value,
+        {"user_id": record.user_id, "username": record.username},
+        version if isinstance(version, int) else None,
+        _others(before),
+        _others(after),
+    )
+
+
+def has_found(records: Sequence[AuditRecord], name: str) -> AuditRecord | None:
+    """Return the first of the *records* about a server, the newest first, that found a tool."""
+    return next((record for record in reversed(records) if _found(record, name)), None)
+
+
+def _what(action: str, before: JsonObject, after: JsonObject) -> Iterator[str]:
+    if action in BY_ACTION:
+        yield BY_ACTION[action].value
+    exposure = after.get("exposure_state")
+    if exposure == DELETED.value:
+        # That it is not selected any more goes without saying.
+        yield ToolEventType.DELETED.value
+    elif before.get("exposure_state") == DELETED.value:
+        yield ToolEventType.RESTORED.value
+    else:
+        registration = after.get("registration_state")
+        if registration in BY_REGISTRATION:
+            yield BY_REGISTRATION[registration].value
+        if exposure in BY_EXPOSURE and not (
+            exposure == DRAFT.value and registration == UNSELECTED.value
+        ):
+            yield BY_EXPOSURE[exposure].value
+    if any(name in after for name in SAID):
+        yield ToolEventType.EDITED.value
+
+
+def _others(said: JsonObject) -> JsonObject:
+    return {name: value for name, value in said.items() if name not in VERSIONS}
+
+
+def _found(record: AuditRecord, name: str) -> bool:
+    tools = members(record.changes.get("tools"))
+    names, count = tools.get("added"), tools.get("added_count")
+    if not isinstance(names, list) or not isinstance(count, int):
+        return False
+    # Of very many a record names the first only.
+    return name in names or count > len(names)
+
 
 FOUND_WITHIN = timedelta(minutes=3)
 """A record is written last in its transaction, which may be tried again for two minutes."""
@@ -23,14 +97,16 @@ FOUND_WITHIN = timedelta(minutes=3)
 RECORDS_LOOKED_AT = 20
 
 
-class ToolHistory:
+class ToolHistoryReader:
     """Reads what happened to tools."""
 
     def __init__(self, governed: GovernedTools, audit: AuditRepository) -> None:
         self._governed = governed
         self._audit = audit
 
-    async def page(self, tool: GovernedTool, cursor: str | None, limit: int) -> Page[ToolEvent]:
+    async def page(
+        self, tool: GovernedTool, cursor: str | None, limit: int
+    ) -> CursorPage[ToolEvent]:
         """Return up to *limit* events that are older than *cursor*, newest first.
 
         Raises:
@@ -52,7 +128,7 @@ class ToolHistory:
         events = [decided_event(record) for record in records]
         others = await self._governed.sync_events(tool.id)
         if tool.created_at is not None:
-            what = (Happening.DISCOVERED.value,)
+            what = (ToolEventType.DISCOVERED.value,)
             others.append(ToolEvent(tool.id, tool.created_at, what, Actor.SYNC.value))
         events += [event for event in others if before is None or _place(event) < before]
         events.sort(key=_place, reverse=True)

@@ -12,8 +12,8 @@ from registry.governance.errors import NothingWaitsError, ToolMovedOnError, Tool
 from registry.governance.values import GovernedTool, ToolVersionRecord
 from registry.tools.differences import difference
 from registry.tools.exposure import is_served, review_of
-from registry.tools.happenings import ToolEvent
 from registry.tools.public_names import public_name
+from registry.tools.tool_events import ToolEvent
 
 CHANGE_MEMBERS = ("weight", "path", "told", "before", "after")
 

@@ -25,12 +25,11 @@ from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
-from registry.governance.decisions import Decision
+from registry.governance.decisions import ToolDecisionEffects
 from registry.governance.values import GovernedTool, ToolVersionRecord
 from registry.servers.naming import default_path, slug_of
 from registry.tools.documents import fields_of, stored_tool
 from registry.tools.exposure import review_of
-from registry.tools.happenings import ToolEvent
 from registry.tools.lifecycle import Actor
 from registry.tools.metadata import refiled
 from registry.tools.repository import (
@@ -39,6 +38,7 @@ from registry.tools.repository import (
     definition_fields,
     effect_fields,
 )
+from registry.tools.tool_events import ToolEvent
 from registry.tools.values import RegistrationState
 
 WITHOUT_EVENTS = {"sync_events": 0}
@@ -46,7 +46,7 @@ ROWS_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
-class OwnerFacts:
+class ProjectedTools:
     """What the other application reads of a server's tools.
 
     Attributes:
@@ -60,7 +60,7 @@ class OwnerFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class ToolServer:
     """What is told of a server with each of its tools.
 
     Attributes:
@@ -73,7 +73,7 @@ class Owner:
     read_at: datetime | None
 
 
-NO_OWNER = Owner(None, None, None)
+NO_OWNER = ToolServer(None, None, None)
 
 
 @translates_driver_errors
@@ -114,7 +114,7 @@ class GovernedTools:
 
     async def _known(
         self, owner_ids: Collection[str], tx: Transaction | None = None
-    ) -> dict[str, Owner]:
+    ) -> dict[str, ToolServer]:
         """Return what is told of owners with their tools, of those that exist."""
         wanted = {"_id": {"$in": [ObjectId(one) for one in owner_ids if one]}}
         states = self._states.find(wanted, {"last_synced_at": 1}, session=tx)
@@ -132,7 +132,7 @@ class GovernedTools:
             async for row in self._tools.find({}, WITHOUT_EVENTS, batch_size=ROWS_AT_ONCE):
                 yield governed_tool(row)
 
-    async def owners(self) -> AsyncIterator[OwnerFacts]:
+    async def owners(self) -> AsyncIterator[ProjectedTools]:
         """Yield what the other application reads of each server's tools.
 
         Raises:
@@ -143,7 +143,7 @@ class GovernedTools:
             async for row in self._owners.find({}, fields, batch_size=ROWS_AT_ONCE):
                 names = members(row.get("config")).get("tools")
                 listed = names.split(",") if isinstance(names, str) else []
-                yield OwnerFacts(
+                yield ProjectedTools(
                     str(row["_id"]),
                     text_of(row.get("serverName")) or "",
                     tuple(name.strip() for name in listed if name.strip()),
@@ -186,13 +186,13 @@ class GovernedTools:
         return None if row is None else _version(row)
 
 
-def _owner(row: Doc, read_at: datetime | None) -> Owner:
+def _owner(row: Doc, read_at: datetime | None) -> ToolServer:
     name, path = str(row.get("serverName") or ""), row.get("path")
     effective_path = path if isinstance(path, str) and path else default_path(name)
-    return Owner(name, slug_of(effective_path), read_at)
+    return ToolServer(name, slug_of(effective_path), read_at)
 
 
-def decided_change(tool: GovernedTool, decision: Decision, now: datetime) -> RowChange:
+def decided_change(tool: GovernedTool, decision: ToolDecisionEffects, now: datetime) -> RowChange:
     """Return what a decision writes of a tool's own record."""
     stored = tool.stored
     registration, exposure = decision.state
@@ -233,7 +233,9 @@ def decided_change(tool: GovernedTool, decision: Decision, now: datetime) -> Row
     return RowChange(tool.id, fields)
 
 
-def _offered_later(tool: GovernedTool, decision: Decision) -> tuple[str | None, str | None]:
+def _offered_later(
+    tool: GovernedTool, decision: ToolDecisionEffects
+) -> tuple[str | None, str | None]:
     """Return the definitions that wait, and that are offered in vain, after a decision."""
     pending = None if decision.ends_pending else tool.pending_definition
     if decision.serve is None and not decision.ends_pending:
@@ -242,7 +244,7 @@ def _offered_later(tool: GovernedTool, decision: Decision) -> tuple[str | None, 
 
 
 def _served_fields(
-    tool: GovernedTool, decision: Decision, review: str | None, offered: str | None
+    tool: GovernedTool, decision: ToolDecisionEffects, review: str | None, offered: str | None
 ) -> Doc:
     """Return what changes of the definition that is served, and of what is said with it."""
     stored = tool.stored
@@ -258,7 +260,7 @@ def _served_fields(
     return effect_fields(stored.name, stored.definition or "{}", overrides, review, offered)
 
 
-def governed_tool(row: dict[str, Any], owner: Owner | None = None) -> GovernedTool:
+def governed_tool(row: dict[str, Any], owner: ToolServer | None = None) -> GovernedTool:
     """Return a stored row as a value; of its owner, what was read."""
     known_owner = owner or NO_OWNER
     read_at = known_owner.read_at

@@ -23,13 +23,13 @@ from registry.tools.values import ExposureState, RegistrationState
 from registry.web.pages import Pagination
 
 MAX_PAGE = 1_000_000
-MOST_AT_ONCE = 1_000
-MOST_DEPTH = 8
+MAX_AT_ONCE = 1_000
+MAX_DEPTH = 8
 """Nesting of what people say of a tool beside the flags."""
 
-MOST_METADATA_CHARACTERS = 16 * 1024
-MOST_TIER = 64
-MOST_METADATA = 64
+MAX_METADATA_CHARACTERS = 16 * 1024
+MAX_TIER_CHARACTERS = 64
+MAX_METADATA = 64
 
 Tags = Annotated[list[Tag], Field(max_length=MOST_TAGS)]
 ToolIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
@@ -108,14 +108,14 @@ class ToolQuery(BaseModel):
 def _is_tier(value: object) -> bool:
     if value is None:
         return True
-    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= MOST_TIER
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_TIER_CHARACTERS
 
 
 def _unstorable(value: object, depth: int) -> str | None:
     """Say why the database could not keep a value as it is."""
     if isinstance(value, list | dict):
         if depth == 0:
-            return f"is nested deeper than {MOST_DEPTH} levels"
+            return f"is nested deeper than {MAX_DEPTH} levels"
         if isinstance(value, dict) and not all(_is_name(name) for name in value):
             return "holds a name that is empty, begins with $ or holds ."
         inner = value.values() if isinstance(value, dict) else value
@@ -136,7 +136,7 @@ class _Patch(BaseModel):
     exposure_state: ExposureState | None = None
     tool_metadata: dict[str, Any] | None = Field(
         default=None,
-        max_length=MOST_METADATA,
+        max_length=MAX_METADATA,
         description=(
             "Members to set, null to remove one: `read_only`, `destructive`, `idempotent`, "
             "`sensitive`, `human_approval_required` (true or false), `cost_tier` (text), and "
@@ -173,11 +173,11 @@ class _Patch(BaseModel):
                 raise ValueError(f"tool_metadata.{name}: must be true, false or null")
             if name == COST_TIER and not _is_tier(value):
                 raise ValueError(f"tool_metadata.{name}: must be a short line of text, or null")
-            problem = _unstorable(value, MOST_DEPTH)
+            problem = _unstorable(value, MAX_DEPTH)
             if problem is not None:
                 raise ValueError(f"tool_metadata.{name}: {problem}")
-        if len(json.dumps(self.tool_metadata or {})) > MOST_METADATA_CHARACTERS:
-            raise ValueError(f"tool_metadata: has more than {MOST_METADATA_CHARACTERS} characters")
+        if len(json.dumps(self.tool_metadata or {})) > MAX_METADATA_CHARACTERS:
+            raise ValueError(f"tool_metadata: has more than {MAX_METADATA_CHARACTERS} characters")
         return self
 
     def patch(self) -> ToolPatch:
@@ -211,7 +211,7 @@ class ToolUpdate(_Patch):
 class ToolBulk(_Patch):
     """What to change of many tools."""
 
-    ids: list[ToolIdText] = Field(min_length=1, max_length=MOST_AT_ONCE)
+    ids: list[ToolIdText] = Field(min_length=1, max_length=MAX_AT_ONCE)
 
 
 class ToolDecision(BaseModel):
@@ -236,7 +236,7 @@ class ToolDecisions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tools: list[SeenTool] = Field(min_length=1, max_length=MOST_AT_ONCE)
+    tools: list[SeenTool] = Field(min_length=1, max_length=MAX_AT_ONCE)
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -349,7 +349,7 @@ class ToolList(BaseModel):
     pagination: Pagination
 
 
-class VersionAnswer(BaseModel):
+class ToolVersionAnswer(BaseModel):
     """One definition that the tool had or was offered with."""
 
     version: int
@@ -397,7 +397,7 @@ class ToolHistory(BaseModel):
     name: str
     served_version: int
     pending_version: int | None
-    versions: list[VersionAnswer]
+    versions: list[ToolVersionAnswer]
     pagination: Pagination = Field(description="Of the versions.")
     events: list[EventAnswer]
     next_events_cursor: str | None = Field(description="For older events; null for none.")
@@ -411,7 +411,7 @@ class BulkFailure(BaseModel):
     message: str
 
 
-class Undecided(BulkFailure):
+class UndecidedTool(BulkFailure):
     """What stood in the way of a decision about one tool."""
 
     outcome: str = Field(
@@ -425,7 +425,7 @@ class DecisionsAnswer(BaseModel):
     """What came of it."""
 
     changed: list[str] = Field(description="Those that were decided about.")
-    failed: list[Undecided]
+    failed: list[UndecidedTool]
 
 
 class BulkAnswer(BaseModel):

@@ -11,7 +11,7 @@ from datetime import datetime
 
 import structlog
 
-from packages.database.batch import Batch
+from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
 from registry.access.policy import NO_BITS, Permission
 from registry.audit.refusals import refusal
@@ -19,11 +19,11 @@ from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
-from registry.core.cursor import Page as EventPage
+from registry.core.cursor import CursorPage as EventPage
 from registry.core.errors import RegistryError
 from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import (
-    Decision,
+    ToolDecisionEffects,
     accepted,
     patched,
     rejected,
@@ -37,7 +37,7 @@ from registry.governance.errors import (
     ToolNotFoundError,
     VersionNotFoundError,
 )
-from registry.governance.history import ToolHistory
+from registry.governance.history import ToolHistoryReader
 from registry.governance.listing import listed
 from registry.governance.repository import GovernedTools, decided_change
 from registry.governance.values import (
@@ -46,22 +46,22 @@ from registry.governance.values import (
     ToolPatch,
     ToolVersionRecord,
 )
-from registry.servers.outcome import projection_fields, time_after
+from registry.servers.discovery_changes import projection_fields, time_after
 from registry.servers.ports import ServerChanges
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.tools.exposure import is_served
-from registry.tools.happenings import ToolEvent
-from registry.tools.values import Person
+from registry.tools.tool_events import ToolEvent
+from registry.tools.values import ToolEditor
 from registry.tools.versions import VersionOrigin, VersionState
 
 log = structlog.get_logger()
 
-MOST_AT_ONCE = 5_000
+MAX_AT_ONCE = 5_000
 """Tools that are looked through without leaving the event loop, in a millisecond or two."""
 
-Decide = Callable[[GovernedTool, Transaction], Awaitable[Decision]]
-DecideAtOnce = Callable[[GovernedTool], Decision]
-Decided = tuple[GovernedTool, Decision]
+Decide = Callable[[GovernedTool, Transaction], Awaitable[ToolDecisionEffects]]
+DecideAtOnce = Callable[[GovernedTool], ToolDecisionEffects]
+Decided = tuple[GovernedTool, ToolDecisionEffects]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class BulkResult:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class ToolHistoryPage:
     """What became of a tool, newest first.
 
     Attributes:
@@ -101,7 +101,7 @@ class ToolService:
         database: Database,
         repositories: ServerRepositories,
         governed: GovernedTools,
-        histories: ToolHistory,
+        histories: ToolHistoryReader,
         audit: AuditTrail,
         changes: ServerChanges,
         *,
@@ -142,7 +142,7 @@ class ToolService:
         elif narrowed.reviews:
             owners = governed
         tools = self._inventory.tools(owners)
-        if len(tools) <= MOST_AT_ONCE:
+        if len(tools) <= MAX_AT_ONCE:
             found = listed(tools, governed, narrowed)
         else:
             # Calls at the gateway go on meanwhile.
@@ -177,7 +177,7 @@ class ToolService:
 
     async def history(
         self, tool_id: str, user: UserContext, page: PageRequest, events_cursor: str | None
-    ) -> History:
+    ) -> ToolHistoryPage:
         """Return a tool, one page of its versions and one of what happened to it, newest first.
 
         Raises:
@@ -193,7 +193,7 @@ class ToolService:
             only = (_only_version(tool),) if page.page == 1 else ()
             versions = Page(only, 1, page)
         events = await self._histories.page(tool, events_cursor, page.per_page)
-        return History(tool, versions, events)
+        return ToolHistoryPage(tool, versions, events)
 
     async def patch(
         self,
@@ -212,7 +212,7 @@ class ToolService:
             ToolStateError: The tool's states do not allow it.
         """
 
-        async def decide(tool: GovernedTool, _tx: Transaction) -> Decision:
+        async def decide(tool: GovernedTool, _tx: Transaction) -> ToolDecisionEffects:
             if expected_etag not in {None, tool.etag}:
                 raise ToolModifiedError(tool.etag, str(expected_etag))
             return patched(tool, patch)
@@ -234,7 +234,7 @@ class ToolService:
             ToolStateError: Nothing waits.
         """
 
-        async def decide(tool: GovernedTool, _tx: Transaction) -> Decision:
+        async def decide(tool: GovernedTool, _tx: Transaction) -> ToolDecisionEffects:
             return accepted(tool, seen)
 
         return await self._decide(tool_id, user, decide, AuditAction.ACCEPT)
@@ -242,7 +242,7 @@ class ToolService:
     async def reject(self, tool_id: str, seen: str, user: UserContext) -> GovernedTool:
         """Do not serve what waits for review; arguments and errors as for `accept`."""
 
-        async def decide(tool: GovernedTool, _tx: Transaction) -> Decision:
+        async def decide(tool: GovernedTool, _tx: Transaction) -> ToolDecisionEffects:
             return rejected(tool, seen)
 
         return await self._decide(tool_id, user, decide, AuditAction.REJECT)
@@ -257,7 +257,7 @@ class ToolService:
             ToolStateError: It is served already, or cannot be.
         """
 
-        async def decide(tool: GovernedTool, tx: Transaction) -> Decision:
+        async def decide(tool: GovernedTool, tx: Transaction) -> ToolDecisionEffects:
             found = await self._governed.version(tool_id, version, tx)
             if found is None and version != tool.stored.served_version:
                 raise VersionNotFoundError
@@ -384,7 +384,7 @@ class ToolService:
         now = self._clock.now()
         await self._tools.change([decided_change(*each, now) for each in decided], tx)
         moves = [move for _, decision in decided for move in decision.versions]
-        person = Person(user.user_id, user.username)
+        person = ToolEditor(user.user_id, user.username)
         await self._tools.write_versions(owner_id, moves, now, tx, person=person)
         events = [
             AuditEvent(action, EntityType.TOOL, tool.id, told(tool, decision), server_id=owner_id)
@@ -398,7 +398,7 @@ class ToolService:
             await self._project(owner_id, now, batch)
         await batch.send()
 
-    async def _project(self, owner_id: str, now: datetime, batch: Batch) -> None:
+    async def _project(self, owner_id: str, now: datetime, batch: WriteBatch) -> None:
         """Write what the other application reads of the server's tools."""
         server = await self._lookup.facts_unchecked(owner_id, batch.tx)
         if server is None:
@@ -437,7 +437,7 @@ def _editable(tool: GovernedTool | None, bits: int) -> GovernedTool:
     raise ToolNotFoundError
 
 
-def _is_seen(tool: GovernedTool, decision: Decision) -> bool:
+def _is_seen(tool: GovernedTool, decision: ToolDecisionEffects) -> bool:
     """Whether clients get another list of tools, or another tool, by a decision."""
     before, later = is_served(*tool.state), is_served(*decision.state)
     said = decision.overrides or tool.stored.overrides
@@ -447,9 +447,9 @@ def _is_seen(tool: GovernedTool, decision: Decision) -> bool:
     return before is not later or (later and is_changed)
 
 
-def _changes_nothing(tool: GovernedTool, decision: Decision) -> bool:
-    return decision == Decision(tool.state) or (
-        decision == Decision(tool.state, overrides=decision.overrides)
+def _changes_nothing(tool: GovernedTool, decision: ToolDecisionEffects) -> bool:
+    return decision == ToolDecisionEffects(tool.state) or (
+        decision == ToolDecisionEffects(tool.state, overrides=decision.overrides)
         and decision.overrides == tool.stored.overrides
     )
 

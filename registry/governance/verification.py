@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from registry.core.json import canonical_json, load_text
-from registry.governance.repository import GovernedTools, OwnerFacts
+from registry.governance.repository import GovernedTools, ProjectedTools
 from registry.governance.values import GovernedTool
 from registry.tools.exposure import is_served
 from registry.tools.lifecycle import STATES
@@ -13,7 +13,7 @@ from registry.tools.presentation import presented
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ToolInconsistency:
     """Something that must not be.
 
     Attributes:
@@ -37,7 +37,7 @@ class ToolVerifier:
         self.tools = 0
         self.servers = 0
 
-    async def problems(self) -> AsyncIterator[Problem]:
+    async def problems(self) -> AsyncIterator[ToolInconsistency]:
         """Yield what must not be.
 
         Raises:
@@ -50,16 +50,16 @@ class ToolVerifier:
             if is_served(*tool.state):
                 names.append(tool.stored.name)
             for told in problems_of(tool):
-                yield Problem(tool.id, f"{tool.stored.name}: {told}")
+                yield ToolInconsistency(tool.id, f"{tool.stored.name}: {told}")
         known = set()
         async for owner in self._governed.owners():
             self.servers += 1
             known.add(owner.id)
             if owner.id in served:
                 for told in _projection_problems(owner, served[owner.id]):
-                    yield Problem(owner.id, f"{owner.name}: {told}")
+                    yield ToolInconsistency(owner.id, f"{owner.name}: {told}")
         for owner_id in served.keys() - known:
-            yield Problem(owner_id, "tools of a server that does not exist")
+            yield ToolInconsistency(owner_id, "tools of a server that does not exist")
 
 
 def problems_of(tool: GovernedTool) -> Iterator[str]:
@@ -85,7 +85,7 @@ def problems_of(tool: GovernedTool) -> Iterator[str]:
         yield "is not presented as people changed it"
 
 
-def _projection_problems(owner: OwnerFacts, served: list[str]) -> Iterator[str]:
+def _projection_problems(owner: ProjectedTools, served: list[str]) -> Iterator[str]:
     """Yield where the other application reads something else of a server than clients get."""
     if sorted(owner.tools) != sorted(served):
         yield f"{len(served)} tools are served and {len(owner.tools)} are listed in config.tools"

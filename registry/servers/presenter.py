@@ -12,7 +12,7 @@ from registry.connections.values import ConnectionView
 from registry.core import text
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
-from registry.features.values import FeatureProblem
+from registry.prompts_and_resources.values import FeatureProblem
 from registry.servers.credentials import (
     is_secret_header,
     masked_oauth,

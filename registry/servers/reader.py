@@ -5,15 +5,18 @@ from dataclasses import replace
 from datetime import datetime
 
 from registry.auth.identity import UserContext
+from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.servers.credentials import (
     CredentialVault,
     caller_values,
+    is_user_level,
     names_caller,
     needs_user_key,
 )
+from registry.servers.discovery_changes import OAUTH_MISSING, DiscoveryResult
 from registry.servers.errors import (
     USER_VARIABLE,
     CredentialsRefusedError,
@@ -22,9 +25,8 @@ from registry.servers.errors import (
     OAuthRequiredError,
     UserKeyMissingError,
 )
-from registry.servers.outcome import OAUTH_MISSING, Reading
 from registry.servers.ports import Discovery, Progressing
-from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
+from registry.servers.values import ConnectionSpec, Discovered, Era, ServerRecord, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
 
 URL_WITH_PLACES = "holds {{...}}, which only jarvis-api fills in; use a header"
@@ -69,7 +71,7 @@ class ServerReader:
         use_stored_key: bool = True,
         progress: Progressing | None = None,
         known_eras: frozenset[Era] = frozenset(),
-    ) -> Reading:
+    ) -> DiscoveryResult:
         """Read the upstream of a server on behalf of *user*; a failure is part of the answer.
 
         Besides *user_key* the values that *user* stored for the server are used, unless
@@ -96,7 +98,7 @@ class ServerReader:
         values: Mapping[str, str],
         progress: Progressing | None,
         known_eras: frozenset[Era],
-    ) -> Reading:
+    ) -> DiscoveryResult:
         bare = replace(_address(config), headers={})
         if config.get("requiresOAuth") is True:
             # Tools of such a server can be read once somebody has authorised the registry.
@@ -104,29 +106,33 @@ class ServerReader:
         try:
             connection = self.connection(server_id, config, values)
             connection = replace(connection, known_eras=known_eras)
-            return Reading(found=await self._discovery.discover(connection, progress))
+            return DiscoveryResult(found=await self._discovery.discover(connection, progress))
         except CredentialUnusableError as exc:
-            return Reading(failure=exc.message)
+            return DiscoveryResult(failure=exc.message)
         except UserKeyMissingError as exc:
             return await self._nothing(bare, exc)
         except DiscoveryFailedError as exc:
             is_own = bool(values) and isinstance(exc, CredentialsRefusedError)
             wants_oauth = isinstance(exc, OAuthRequiredError)
-            return Reading(failure=exc.message, is_callers_own=is_own, wants_oauth=wants_oauth)
+            return DiscoveryResult(
+                failure=exc.message, is_callers_own=is_own, wants_oauth=wants_oauth
+            )
 
-    async def _nothing(self, connection: ConnectionSpec, why: UserKeyMissingError) -> Reading:
+    async def _nothing(
+        self, connection: ConnectionSpec, why: UserKeyMissingError
+    ) -> DiscoveryResult:
         try:
             await self._discovery.check_url(connection.url)
         except DiscoveryFailedError as exc:
-            return Reading(failure=exc.message)
-        return Reading(unread=why.reason)
+            return DiscoveryResult(failure=exc.message)
+        return DiscoveryResult(unread=why.reason)
 
-    async def _oauth_metadata(self, connection: ConnectionSpec) -> Reading:
+    async def _oauth_metadata(self, connection: ConnectionSpec) -> DiscoveryResult:
         try:
             metadata = await self._discovery.oauth_metadata(connection)
         except DiscoveryFailedError as exc:
-            return Reading(failure=exc.message)
-        return Reading(oauth_metadata=metadata, unread=OAUTH_MISSING, needs_oauth=True)
+            return DiscoveryResult(failure=exc.message)
+        return DiscoveryResult(oauth_metadata=metadata, unread=OAUTH_MISSING, needs_oauth=True)
 
     def connection(
         self, server_id: str, config: JsonObject, user_values: Mapping[str, str]
@@ -163,3 +169,31 @@ def _address(config: JsonObject) -> ConnectionSpec:
             else None
         ),
     )
+
+
+def note_reading(
+    connections: ConnectionTracker,
+    server: ServerRecord,
+    reading: DiscoveryResult | None,
+    user_id: str,
+    *,
+    is_told: bool,
+) -> None:
+    """Take note of a reading that is stored.
+
+    Args:
+        connections: Where to.
+        server: As it is stored by now.
+        reading: What came of it; None when nobody read.
+        user_id: With whose credentials, where users bring their own.
+        is_told: Whether the server's document says so already.
+    """
+    if reading is None:
+        return
+    about = server.id, server.updated_at, user_id if is_user_level(server.config) else None
+    if reading.found is not None:
+        connections.was_read(*about, is_told=is_told)
+    elif reading.failure is not None and reading.is_callers_own:
+        connections.refused(*about, reading.failure)
+    elif reading.failure is not None:
+        connections.was_not_read(*about, reading.failure)

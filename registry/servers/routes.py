@@ -18,7 +18,6 @@ from registry.core.errors import ValidationFailedError
 from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
 from registry.servers.errors import UnknownEtagError
-from registry.servers.inventory import seen
 from registry.servers.presenter import (
     present_connection,
     present_detail,
@@ -40,6 +39,7 @@ from registry.servers.schemas import (
     ToggleAnswer,
 )
 from registry.servers.service import Refreshed, ServerService
+from registry.servers.storage.inventory import seen
 from registry.servers.values import (
     Discovered,
     Precondition,

@@ -474,7 +474,7 @@ class ToolProblem(BaseModel):
     reason: str
 
 
-class FeatureProblem(BaseModel):
+class FeatureProblemAnswer(BaseModel):
     """A prompt, resource or resource template that could not be taken, or a whole list of them."""
 
     name: str
@@ -498,7 +498,7 @@ class ServerDetail(ServerSummary):
     webhook: bool | None = Field(default=None, description="Whether its webhook has a secret.")
     on_change: str | None = None
     tool_problems: list[ToolProblem] | None = None
-    feature_problems: list[FeatureProblem] | None = None
+    feature_problems: list[FeatureProblemAnswer] | None = None
     document_problems: list[str] | None = Field(
         default=None,
         description="What is stored of it in a way that cannot be read, and what it counts as.",
@@ -603,7 +603,7 @@ class RefreshAnswer(_Answer):
     message: str
     updated_at: datetime | None
     tool_problems: list[ToolProblem] | None = None
-    feature_problems: list[FeatureProblem] | None = None
+    feature_problems: list[FeatureProblemAnswer] | None = None
     permissions: PermissionFlags
     ok: bool = Field(description="Whether the server was read.")
     held_tools: list[str] | None = Field(
@@ -622,7 +622,7 @@ class ConnectionAnswer(_Answer):
     num_tools: int = 0
     init_duration: int | None = None
     tool_problems: list[ToolProblem] | None = None
-    feature_problems: list[FeatureProblem] | None = None
+    feature_problems: list[FeatureProblemAnswer] | None = None
 
 
 class ServerStats(BaseModel):

@@ -27,7 +27,7 @@ from registry.core.metrics import Metrics
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
 from registry.servers.credentials import CredentialVault, needs_user_key
-from registry.servers.documents import FUNCTIONS
+from registry.servers.discovery_changes import DiscoveryResult, with_confirmation
 from registry.servers.errors import (
     USER_VARIABLE,
     DiscoveryFailedError,
@@ -38,12 +38,11 @@ from registry.servers.errors import (
     ServerNotFoundError,
 )
 from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
-from registry.servers.outcome import Reading, doubted
 from registry.servers.ports import Discovery, ServerChanges
-from registry.servers.reader import ServerReader
-from registry.servers.readings import note_reading
-from registry.servers.registry_sync import Synced
-from registry.servers.store import Confirm, ServerRepositories, ServerStore
+from registry.servers.reader import ServerReader, note_reading
+from registry.servers.storage.documents import FUNCTIONS
+from registry.servers.storage.registry_sync import Synced
+from registry.servers.storage.store import Confirm, ServerRepositories, ServerStore
 from registry.servers.values import (
     NO_PRECONDITION,
     Discovered,
@@ -76,7 +75,7 @@ USER_KEY_CHECK_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class UserKeyCheck:
+class UserKeyResult:
     """What came of trying a user's own values.
 
     Attributes:
@@ -401,7 +400,7 @@ class ServerService:
                 created_at=server.created_at,
             )
             if not accept:
-                reading = doubted(server, reading)
+                reading = with_confirmation(server, reading)
             written = await self._store.write(
                 server,
                 reading,
@@ -434,7 +433,7 @@ class ServerService:
         stored = await self._tools.stored(server_id)
         return tuple(sorted(name for name, row in stored.items() if row.waits))
 
-    async def try_user_keys(self, server_id: str, user: UserContext) -> UserKeyCheck:
+    async def try_user_keys(self, server_id: str, user: UserContext) -> UserKeyResult:
         """Find out whether a server takes the values that *user* stored for it.
 
         It is read with them, for at most `USER_KEY_CHECK_SECONDS`. Where nobody read it before and
@@ -455,17 +454,17 @@ class ServerService:
                     created_at=server.created_at,
                 )
         except TimeoutError:
-            return UserKeyCheck(None, "The server did not answer in time.")
+            return UserKeyResult(None, "The server did not answer in time.")
         except RegistryError as exc:
             log.info("server_not_read", server_id=server_id, problem=exc.message)
-            return UserKeyCheck(None, exc.message)
+            return UserKeyResult(None, exc.message)
         note_reading(self._connections, server, reading, user.user_id, is_told=False)
         if reading.found is None:
             told = reading.failure or reading.unread or ""
-            return UserKeyCheck(False if reading.is_callers_own else None, told)
+            return UserKeyResult(False if reading.is_callers_own else None, told)
         if "last_synced_at" not in server.registry and server.bits & Permission.EDIT:
             await self._store_first(server_id, user)
-        return UserKeyCheck(accepted=True, message="The server was read with these values.")
+        return UserKeyResult(accepted=True, message="The server was read with these values.")
 
     async def _store_first(self, server_id: str, user: UserContext) -> None:
         """Read and store a server that was never read; its own `errorMessage` tells a failure."""
@@ -538,11 +537,11 @@ class ServerService:
 
     async def _try_change(
         self, current: ServerRecord, changes: FieldChanges, user: UserContext, action: AuditAction
-    ) -> tuple[bool, Reading | None]:
+    ) -> tuple[bool, DiscoveryResult | None]:
         """Say whether the change was written, and what came of reading the upstream."""
         if not changes.changes and not changes.removed and changes.user_key is None:
             return True, None
-        reading: Reading | None = None
+        reading: DiscoveryResult | None = None
         if changes.reconnects:
             config = _changed_config(current.config, changes)
             reading = await self._reader.read(

@@ -10,7 +10,7 @@ import orjson
 from registry.access.policy import ServerScope
 from registry.core.definitions import MAX_DEPTH
 from registry.core.json import JsonObject, choice_of, nesting
-from registry.features.values import NOTHING_READ, FeatureSnapshot
+from registry.prompts_and_resources.values import NOTHING_READ, FeatureSnapshot
 from registry.servers.naming import default_path
 from registry.tools.values import RejectedTool, ToolSnapshot
 

@@ -18,13 +18,13 @@ from packages.database.errors import DatabaseUnavailable
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, canonical_json
-from registry.servers.records import server_changes
-from registry.servers.registry_sync import NOTHING_CHANGED, RegistrySyncService
-from registry.servers.store import LARGE_SECONDS, ServerRepositories
+from registry.servers.storage.records import server_changes
+from registry.servers.storage.registry_sync import NOTHING_CHANGED, RegistrySyncService
+from registry.servers.storage.store import LARGE_SECONDS, ServerRepositories
 from registry.sync.runner import SYNCHRONISER
 from registry.tools.projection import restore
 from registry.tools.reconcile import Changes
-from registry.tools.values import Person
+from registry.tools.values import ToolEditor
 
 log = structlog.get_logger()
 
@@ -98,7 +98,7 @@ class DescribedServers:
                 functions,
                 self._clock.now(),
                 tx,
-                reader=Person(SYNCHRONISER.user_id, SYNCHRONISER.username),
+                reader=ToolEditor(SYNCHRONISER.user_id, SYNCHRONISER.username),
             )
             recorded = server_changes(server, server, changes)
             if recorded:

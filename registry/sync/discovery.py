@@ -9,7 +9,7 @@ from registry.core.clock import Clock
 from registry.core.json import JsonObject
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.features.intake import take as take_features
+from registry.prompts_and_resources.intake import take as take_features
 from registry.servers.errors import (
     CredentialsRefusedError,
     DiscoveryFailedError,
@@ -29,7 +29,7 @@ from registry.upstream.errors import (
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance
 from registry.upstream.masking import without_sent
-from registry.upstream.values import Limits, Reading, Target
+from registry.upstream.values import ReadingLimits, UpstreamReading, UpstreamTarget
 
 log = structlog.get_logger()
 
@@ -106,7 +106,7 @@ class DiscoveryService:
             self._duration.labels(outcome).observe(self._clock.monotonic() - began_at)
         return _discovered(reading, self._settings.server_max_definition_bytes)
 
-    def _without_loops(self, reading: Reading) -> Reading:
+    def _without_loops(self, reading: UpstreamReading) -> UpstreamReading:
         """Leave out what another gateway has from this registry.
 
         Raises:
@@ -173,9 +173,9 @@ class DiscoveryService:
         except UpstreamError as exc:
             raise DiscoveryFailedError(exc.message) from exc
 
-    def _target(self, connection: ConnectionSpec) -> Target:
+    def _target(self, connection: ConnectionSpec) -> UpstreamTarget:
         known = connection.known_eras
-        return Target(
+        return UpstreamTarget(
             url=connection.url,
             is_sse=connection.transport is Transport.SSE,
             headers={**connection.headers, "Via": self._instance.via},
@@ -183,10 +183,10 @@ class DiscoveryService:
             speaks_legacy=Era.LEGACY in known if Era.MODERN in known else None,
         )
 
-    def _limits(self, connection: ConnectionSpec) -> Limits:
+    def _limits(self, connection: ConnectionSpec) -> ReadingLimits:
         total = self._settings.discovery_timeout_seconds
         own = connection.init_timeout_seconds
-        return Limits(
+        return ReadingLimits(
             connect_timeout_seconds=self._settings.upstream_connect_timeout_seconds,
             total_timeout_seconds=total if own is None else min(own, total),
             max_bytes=self._settings.discovery_max_bytes,
@@ -203,7 +203,7 @@ def _without_sent(text: str, connection: ConnectionSpec) -> str:
     return without_sent(text, connection.headers.items(), connection.url)
 
 
-def _discovered(reading: Reading, max_bytes: int) -> Discovered:
+def _discovered(reading: UpstreamReading, max_bytes: int) -> Discovered:
     from registry.upstream.mcp_client import problem_of  # noqa: PLC0415 - as above
 
     return Discovered(

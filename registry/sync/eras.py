@@ -11,7 +11,7 @@ from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedError
 from registry.servers.reader import ServerReader
-from registry.servers.store import ServerRepositories, ServerStore
+from registry.servers.storage.store import ServerRepositories, ServerStore
 from registry.servers.values import ConnectionSpec, ServerRecord, ServerStatus, Transport
 from registry.sync.discovery import DiscoveryService, Eras
 

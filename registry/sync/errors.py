@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from registry.core.errors import ErrorKind, RegistryError
-from registry.sync.values import SyncJob
+from registry.sync.values import SyncJobRecord
 
 
 class JobNotFoundError(RegistryError):
@@ -20,7 +20,7 @@ class JobNotFailedError(RegistryError):
 
     kind: ClassVar[ErrorKind] = ErrorKind.CONFLICT
 
-    def __init__(self, job: SyncJob) -> None:
+    def __init__(self, job: SyncJobRecord) -> None:
         super().__init__(
             f"The job is {job.state.value}; only one that is dead or cancelled can be retried.",
             {"state": job.state.value},

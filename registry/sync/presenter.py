@@ -8,10 +8,10 @@ from pydantic import JsonValue
 
 from registry.core.json import JsonObject
 from registry.core.text import timestamp
-from registry.sync.values import JobState, SyncJob, SyncRun
+from registry.sync.values import JobState, SyncJobRecord, SyncRunRecord
 
 
-def present_job(job: SyncJob) -> JsonObject:
+def present_job(job: SyncJobRecord) -> JsonObject:
     """Return a job; what does not apply is left out."""
     waits = job.state in {JobState.QUEUED, JobState.RETRYING}
     ended_at = job.finished_at
@@ -44,7 +44,7 @@ def present_job(job: SyncJob) -> JsonObject:
     return _without_none(facts)
 
 
-def present_run(run: SyncRun, *, names_worker: bool) -> JsonObject:
+def present_run(run: SyncRunRecord, *, names_worker: bool) -> JsonObject:
     """Return an attempt, and, to those who run the registry, which host and process made it."""
     return _without_none(
         {

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from registry.core.clock import Clock
-from registry.sync.rounds import RoundResult
+from registry.sync.bulk_sync import BulkSyncResult
 
 LINE_SECONDS = 5.0
 """Time between two lines about how far a reading is, where no bar can be drawn."""
@@ -18,7 +18,7 @@ UNCHANGED = "unchanged"
 """Of a server that was read and offers what it did before."""
 
 
-class RoundReport:
+class BulkSyncReport:
     """Collects results; people are shown those that say something, programs all of them.
 
     Attributes:
@@ -28,13 +28,13 @@ class RoundReport:
 
     def __init__(self) -> None:
         self.asked = 0
-        self._rows: list[RoundResult] = []
+        self._rows: list[BulkSyncResult] = []
         self._totals = dict.fromkeys(COLUMNS, 0)
         self._offered = 0
         self._unread = 0
         self.failed = 0
 
-    def add(self, result: RoundResult) -> None:
+    def add(self, result: BulkSyncResult) -> None:
         """Take one result in; what says nothing is only counted."""
         counts = result.counts
         self._offered += counts.get("offered", 0)
@@ -85,7 +85,7 @@ class RoundReport:
 class Milestones:
     """Says now and then how far a reading is, for those who see no bar."""
 
-    def __init__(self, report: RoundReport, clock: Clock) -> None:
+    def __init__(self, report: BulkSyncReport, clock: Clock) -> None:
         self._report = report
         self._clock = clock
         self._told_at = clock.monotonic()
@@ -105,7 +105,7 @@ def _shown(name: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in cut)
 
 
-def _result(row: RoundResult) -> str:
+def _result(row: BulkSyncResult) -> str:
     if row.has_failed:
         return "failed"
     if row.note is not None:
@@ -113,7 +113,7 @@ def _result(row: RoundResult) -> str:
     return "read" if any(row.counts.get(name) for name in COLUMNS) else UNCHANGED
 
 
-def _reason(row: RoundResult) -> str:
+def _reason(row: BulkSyncResult) -> str:
     if row.has_failed:
         return row.error or str(row.state)
     return row.note or ""
@@ -124,7 +124,7 @@ def _row(name: str, result: str, *counts: str) -> str:
     return f"{name:<{NAME_CHARACTERS}}  {result:<9}{cells}  "
 
 
-def _facts(row: RoundResult) -> dict[str, object]:
+def _facts(row: BulkSyncResult) -> dict[str, object]:
     facts: dict[str, object] = {"server": row.server_name, "result": _result(row)}
     if row.job_id is not None and row.state is not None:
         facts |= {"job_id": row.job_id, "state": str(row.state), "counts": {**row.counts}}

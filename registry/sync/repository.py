@@ -14,7 +14,7 @@ from bson import ObjectId
 from pymongo import DESCENDING, ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from packages.database.batch import Batch
+from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc
 from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
 from packages.database.stored import counts_of, id_of, moment_of, text_of, whole_of
@@ -25,18 +25,18 @@ from registry.core.json import choice_of, members
 from registry.core.paging import Page, PageRequest
 from registry.sync.errors import JobsContendedError, LeaseLostError
 from registry.sync.values import (
-    Asked,
     Ending,
     JobFilter,
     JobState,
     Phase,
     Progress,
     RunOutcome,
-    SyncJob,
-    SyncRun,
+    SyncJobRecord,
+    SyncRequest,
+    SyncRunRecord,
     Trigger,
 )
-from registry.tools.values import Person
+from registry.tools.values import ToolEditor
 
 log = structlog.get_logger()
 
@@ -79,8 +79,8 @@ class JobRepository:
         self._retention = retention
 
     async def open(
-        self, owner_id: str, owner_name: str, asked: Asked, now: datetime
-    ) -> tuple[SyncJob, bool]:
+        self, owner_id: str, owner_name: str, asked: SyncRequest, now: datetime
+    ) -> tuple[SyncJobRecord, bool]:
         """Have an owner read; return the job, and whether there was one already.
 
         A job that waits to be tried again is tried at once, unless it is only its owner's time.
@@ -100,7 +100,9 @@ class JobRepository:
                 return job_of(row), False
         raise JobsContendedError
 
-    async def _join(self, owner: ObjectId, asked: Asked, now: datetime) -> SyncJob | None:
+    async def _join(
+        self, owner: ObjectId, asked: SyncRequest, now: datetime
+    ) -> SyncJobRecord | None:
         running = {"open_owner_id": owner}
         if asked.trigger is not Trigger.SCHEDULE:
             waiting = {**running, "state": {"$ne": JobState.RUNNING.value}}
@@ -119,7 +121,9 @@ class JobRepository:
             row = await self._jobs.find_one(running)
         return None if row is None else job_of(row)
 
-    async def reopen(self, job: SyncJob, asked: Asked, now: datetime) -> SyncJob | None:
+    async def reopen(
+        self, job: SyncJobRecord, asked: SyncRequest, now: datetime
+    ) -> SyncJobRecord | None:
         """Have a job tried anew that is dead or cancelled; None if it is neither any more.
 
         Where there is an open job for its owner by now, that one is returned.
@@ -154,7 +158,7 @@ class JobRepository:
         lease_seconds: float,
         *,
         asked_for: bool = False,
-    ) -> list[SyncJob]:
+    ) -> list[SyncJobRecord]:
         """Take up to *most* jobs that are due, and those of workers that died.
 
         Each is this worker's until *lease_seconds* have passed without `renew`.
@@ -170,7 +174,7 @@ class JobRepository:
             due |= {"trigger": {"$in": ASKED_FOR}, "state": JobState.QUEUED.value}
         # Some of them others take meanwhile.
         candidates = self._jobs.find(due, {"_id": 1}, sort=[("due_at", 1)], limit=most * 2)
-        taken: list[SyncJob] = []
+        taken: list[SyncJobRecord] = []
         async for candidate in candidates:
             if len(taken) >= most:
                 break
@@ -180,8 +184,8 @@ class JobRepository:
         return taken
 
     async def begin(
-        self, owners: Mapping[str, str], asked: Asked, worker: str, lease_seconds: float
-    ) -> dict[str, SyncJob]:
+        self, owners: Mapping[str, str], asked: SyncRequest, worker: str, lease_seconds: float
+    ) -> dict[str, SyncJobRecord]:
         """Open jobs that this worker holds from the first, in one command.
 
         Args:
@@ -218,7 +222,9 @@ class JobRepository:
         begun = (job_of(row) for index, row in enumerate(rows) if index not in others)
         return {job.owner_id: job for job in begun}
 
-    async def claim_one(self, job_id: str, worker: str, lease_seconds: float) -> SyncJob | None:
+    async def claim_one(
+        self, job_id: str, worker: str, lease_seconds: float
+    ) -> SyncJobRecord | None:
         """Take one job if it is due, or its worker died."""
         return await self._claim(ObjectId(job_id), worker, lease_seconds)
 
@@ -248,7 +254,9 @@ class JobRepository:
             self._time = told if isinstance(told, datetime) else self._clock.now()
         return self._time + timedelta(seconds=since)
 
-    async def _claim(self, key: ObjectId, worker: str, lease_seconds: float) -> SyncJob | None:
+    async def _claim(
+        self, key: ObjectId, worker: str, lease_seconds: float
+    ) -> SyncJobRecord | None:
         lease = ObjectId()
         changes: Doc = {
             "state": JobState.RUNNING.value,
@@ -288,18 +296,18 @@ class JobRepository:
             }
         )
 
-    async def renew(self, job: SyncJob, lease_seconds: float) -> bool:
+    async def renew(self, job: SyncJobRecord, lease_seconds: float) -> bool:
         """Hold a job for longer; False when another attempt has begun."""
         renewed = [{"$set": {"due_at": _after(lease_seconds)}}]
         result = await self._jobs.update_one(_held(job), renewed)
         return result.matched_count == 1
 
-    async def tell(self, job: SyncJob, progress: Progress) -> None:
+    async def tell(self, job: SyncJobRecord, progress: Progress) -> None:
         """Note how far a running job is."""
         told = {"phase": progress.phase.value, "tools_read": progress.tools_read}
         await self._jobs.update_one(_held(job), {"$set": {"progress": told}})
 
-    async def begin_writing(self, job: SyncJob, seconds: float, tools_read: int) -> bool:
+    async def begin_writing(self, job: SyncJobRecord, seconds: float, tools_read: int) -> bool:
         """Hold a job for as long as it may take to store much; False when another has begun.
 
         Until that is done nothing else may be written of the job: it would be a conflict with the
@@ -312,7 +320,7 @@ class JobRepository:
         result = await self._jobs.update_one(_held(job), [{"$set": changes}])
         return result.matched_count == 1
 
-    async def release(self, job: SyncJob) -> None:
+    async def release(self, job: SyncJobRecord) -> None:
         """Give a job back that was not finished, for others to take at once."""
         await self._jobs.update_one(_held(job), GIVEN_BACK)
 
@@ -321,7 +329,7 @@ class JobRepository:
         held = {"due_at": {"$exists": True}, "state": JobState.RUNNING.value, "holder": worker}
         await self._jobs.update_many(held, GIVEN_BACK)
 
-    async def end(self, job: SyncJob, ending: Ending, now: datetime) -> Asked | None:
+    async def end(self, job: SyncJobRecord, ending: Ending, now: datetime) -> SyncRequest | None:
         """Store what came of an attempt.
 
         Returns:
@@ -342,11 +350,11 @@ class JobRepository:
 
     def end_with(
         self,
-        job: SyncJob,
+        job: SyncJobRecord,
         ending: Ending,
         now: datetime,
-        batch: Batch,
-        repeated: Callable[[Asked], None],
+        batch: WriteBatch,
+        repeated: Callable[[SyncRequest], None],
     ) -> None:
         """Store what came of an attempt, with other writes of a transaction.
 
@@ -377,12 +385,12 @@ class JobRepository:
         batch.insert(SyncJobRun.Settings.name, _run_row(job, ending, now, self._retention))
         batch.update(SyncJobDocument.Settings.name, plain, ended, unmatched=unmatched)
 
-    def _ended(self, job: SyncJob, ending: Ending, now: datetime) -> Doc | list[Doc]:
+    def _ended(self, job: SyncJobRecord, ending: Ending, now: datetime) -> Doc | list[Doc]:
         if ending.state.is_open:
             return _retried(ending)
         return self._finished(job, ending, now)
 
-    def _finished(self, job: SyncJob, ending: Ending, now: datetime) -> Doc:
+    def _finished(self, job: SyncJobRecord, ending: Ending, now: datetime) -> Doc:
         changes: Doc = {
             "state": ending.state.value,
             "counts": dict(ending.counts),
@@ -397,19 +405,19 @@ class JobRepository:
             changes["error"] = ending.error
         return {"$set": changes, "$unset": dict.fromkeys(gone, "")}
 
-    async def get(self, job_id: str) -> SyncJob | None:
+    async def get(self, job_id: str) -> SyncJobRecord | None:
         """Return one job, whoever asks."""
         row = await self._jobs.find_one({"_id": ObjectId(job_id)})
         return None if row is None else next(_readable([row], job_of), None)
 
-    async def runs(self, job_id: str) -> list[SyncRun]:
+    async def runs(self, job_id: str) -> list[SyncRunRecord]:
         """Return the latest attempts at a job, newest first."""
         rows = self._runs.find(
             {"job_id": ObjectId(job_id)}, sort=NEWEST_FIRST, limit=MOST_RUNS_SHOWN
         )
         return list(_readable(await rows.to_list(), _run))
 
-    async def page(self, narrowed: JobFilter, page: PageRequest) -> Page[SyncJob]:
+    async def page(self, narrowed: JobFilter, page: PageRequest) -> Page[SyncJobRecord]:
         """Return one page of jobs, newest first."""
         query: Doc = {}
         if narrowed.owner_ids is not None:
@@ -486,22 +494,22 @@ def _after(seconds: float) -> Doc:
     return {"$add": [NOW, round(seconds * 1000)]}
 
 
-def _held(job: SyncJob) -> Doc:
+def _held(job: SyncJobRecord) -> Doc:
     """Return what selects a job as long as nobody else has it."""
     return {"_id": ObjectId(job.id), "lease_id": _lease(job)}
 
 
-def _repeat_of(row: Mapping[str, Any]) -> Asked | None:
+def _repeat_of(row: Mapping[str, Any]) -> SyncRequest | None:
     return _asked(members(row.get("repeat")))
 
 
-def _lease(job: SyncJob) -> ObjectId:
+def _lease(job: SyncJobRecord) -> ObjectId:
     if job.lease_id is None:
         raise LeaseLostError
     return ObjectId(job.lease_id)
 
 
-def _new_row(owner: ObjectId, owner_name: str, asked: Asked, now: datetime) -> Doc:
+def _new_row(owner: ObjectId, owner_name: str, asked: SyncRequest, now: datetime) -> Doc:
     return {
         "_id": ObjectId(),
         "owner_id": owner,
@@ -517,23 +525,23 @@ def _new_row(owner: ObjectId, owner_name: str, asked: Asked, now: datetime) -> D
     }
 
 
-def _asked_fields(asked: Asked) -> Doc:
+def _asked_fields(asked: SyncRequest) -> Doc:
     fields: Doc = {"trigger": asked.trigger.value}
     if asked.person is not None:
         fields["requested_by"] = asked.person._asdict()
     return fields
 
 
-def _asked(row: Mapping[str, Any]) -> Asked | None:
+def _asked(row: Mapping[str, Any]) -> SyncRequest | None:
     trigger, person = choice_of(Trigger, row.get("trigger")), members(row.get("requested_by"))
     if trigger is None:
         return None
     user_id = text_of(person.get("user_id"))
     username = text_of(person.get("username")) or ""
-    return Asked(trigger, None if user_id is None else Person(user_id, username))
+    return SyncRequest(trigger, None if user_id is None else ToolEditor(user_id, username))
 
 
-def _run_row(job: SyncJob, ending: Ending, now: datetime, retention: timedelta) -> Doc:
+def _run_row(job: SyncJobRecord, ending: Ending, now: datetime, retention: timedelta) -> Doc:
     fields: Doc = {
         "_id": ObjectId(),
         "job_id": ObjectId(job.id),
@@ -556,7 +564,7 @@ class JobUnreadableError(ValueError):
     """A stored job, or attempt, does not say what it is about, or how it stands."""
 
 
-def job_of(row: Mapping[str, Any]) -> SyncJob:
+def job_of(row: Mapping[str, Any]) -> SyncJobRecord:
     """Return a stored job as a value.
 
     Raises:
@@ -570,7 +578,7 @@ def job_of(row: Mapping[str, Any]) -> SyncJob:
     if None in {owner_id, job_id} or state is None or created_at is None or asked is None:
         raise JobUnreadableError
     lease = row.get("lease_id")
-    return SyncJob(
+    return SyncJobRecord(
         id=str(job_id),
         owner_id=str(owner_id),
         owner_name=text_of(row.get("owner_name")) or "",
@@ -591,12 +599,12 @@ def job_of(row: Mapping[str, Any]) -> SyncJob:
     )
 
 
-def _run(row: Mapping[str, Any]) -> SyncRun:
+def _run(row: Mapping[str, Any]) -> SyncRunRecord:
     outcome, attempt = choice_of(RunOutcome, row.get("outcome")), whole_of(row.get("attempt"))
     started_at, finished_at = moment_of(row.get("started_at")), moment_of(row.get("finished_at"))
     if outcome is None or attempt is None or started_at is None or finished_at is None:
         raise JobUnreadableError
-    return SyncRun(
+    return SyncRunRecord(
         attempt=attempt,
         worker=text_of(row.get("worker")) or "",
         outcome=outcome,

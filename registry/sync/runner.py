@@ -7,42 +7,41 @@ from dataclasses import dataclass
 
 import structlog
 
-from packages.database.batch import Batch
+from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.audit.values import AuditAction
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
 from registry.connections.tracker import ConnectionTracker
+from registry.core.background_tasks import end
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.core.metrics import Metrics
-from registry.core.tasks import end
 from registry.servers.changes import FieldChanges
+from registry.servers.discovery_changes import DiscoveryResult, needs_confirmation
 from registry.servers.errors import DiscoveryFailedError, ServerUnusableError
-from registry.servers.outcome import Reading, doubt_of
 from registry.servers.ports import ServerChanges
-from registry.servers.reader import ServerReader
-from registry.servers.readings import note_reading
-from registry.servers.registry_sync import Synced
-from registry.servers.store import (
+from registry.servers.reader import ServerReader, note_reading
+from registry.servers.storage.registry_sync import Synced
+from registry.servers.storage.store import (
     LARGE_SECONDS,
     ServerRepositories,
     ServerStore,
-    Written,
+    ServerWriteResult,
     is_large,
 )
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
-from registry.sync.schedule import Patience, failed
+from registry.sync.schedule import RetryPolicy, failed
 from registry.sync.values import (
-    Asked,
     Ending,
     JobState,
     Phase,
     Progress,
     RunOutcome,
-    SyncJob,
+    SyncJobRecord,
+    SyncRequest,
     counts_of,
 )
 
@@ -79,7 +78,7 @@ class Terms:
         failures_until_error: Attempts that fail in a row until an active server is in error.
     """
 
-    patience: Patience
+    retry_policy: RetryPolicy
     lease_seconds: float
     failures_until_error: int
 
@@ -88,7 +87,7 @@ class Terms:
 class _Attempt:
     """What is known of an attempt while it runs."""
 
-    job: SyncJob
+    job: SyncJobRecord
     server: ServerRecord | None = None
     tools_read: int = 0
     upstream_ms: int | None = None
@@ -133,7 +132,7 @@ class SyncRunner:
         self._chance = chance
         self._writing = asyncio.Semaphore(WRITES_AT_ONCE)
 
-    async def run(self, job: SyncJob, server: ServerRecord | None = None) -> Ending | None:
+    async def run(self, job: SyncJobRecord, server: ServerRecord | None = None) -> Ending | None:
         """Do a claimed job; return what came of it, or None when that was left to others.
 
         A process that is told to end gives the job back.
@@ -185,7 +184,7 @@ class SyncRunner:
 
     async def _attempt(self, attempt: _Attempt) -> Ending:
         job = attempt.job
-        if job.attempts > self._terms.patience.most_attempts:
+        if job.attempts > self._terms.retry_policy.most_attempts:
             # Perhaps it is the job that its workers die of.
             ending = failed("Its workers did not come to an end.", job.attempts, *self._luck())
             return await self._end(attempt, ending)
@@ -213,7 +212,7 @@ class SyncRunner:
             return await self._end(attempt, again)
 
         ending: Ending | None = None
-        repeat: Asked | None = None
+        repeat: SyncRequest | None = None
 
         async def begin(_tx: Transaction) -> None:
             # Before the transaction sees anything, so that it is not in conflict with this.
@@ -224,11 +223,11 @@ class SyncRunner:
             ):
                 raise LeaseLostError
 
-        def repeated(asked: Asked) -> None:
+        def repeated(asked: SyncRequest) -> None:
             nonlocal repeat
             repeat = asked
 
-        def finish(written: Written, batch: Batch) -> None:
+        def finish(written: ServerWriteResult, batch: WriteBatch) -> None:
             nonlocal ending, repeat
             ending = self._ending(attempt, reading, written.synced, is_final=is_final)
             repeat = None
@@ -268,7 +267,7 @@ class SyncRunner:
         note_reading(self._connections, written.server, reading, user_id, is_told=written.is_told)
         return ending
 
-    async def _read(self, attempt: _Attempt, server: ServerRecord) -> tuple[Reading, bool]:
+    async def _read(self, attempt: _Attempt, server: ServerRecord) -> tuple[DiscoveryResult, bool]:
         """Return what came of reading an upstream, and whether another time is of no use."""
         job = attempt.job
         began_at = self._clock.monotonic()
@@ -284,21 +283,23 @@ class SyncRunner:
                 known_eras=server.eras,
             )
         except DiscoveryFailedError as exc:
-            reading = Reading(failure=exc.message)
+            reading = DiscoveryResult(failure=exc.message)
         except RegistryError as exc:
             # A URL that may not be contacted, a secret that cannot be read: time does not help.
-            reading = Reading(failure=exc.message)
+            reading = DiscoveryResult(failure=exc.message)
             is_final = True
         attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
         return reading, is_final
 
-    def _doubt(self, attempt: _Attempt, server: ServerRecord, reading: Reading) -> str | None:
+    def _doubt(
+        self, attempt: _Attempt, server: ServerRecord, reading: DiscoveryResult
+    ) -> str | None:
         """Return why an upstream is asked again before it is believed, if so."""
-        is_first = attempt.job.attempts == 1 < self._terms.patience.most_attempts
-        return doubt_of(server, reading) if is_first else None
+        is_first = attempt.job.attempts == 1 < self._terms.retry_policy.most_attempts
+        return needs_confirmation(server, reading) if is_first else None
 
     def _ending(
-        self, attempt: _Attempt, reading: Reading, synced: Synced | None, *, is_final: bool
+        self, attempt: _Attempt, reading: DiscoveryResult, synced: Synced | None, *, is_final: bool
     ) -> Ending:
         if reading.failure is not None:
             return failed(
@@ -329,7 +330,7 @@ class SyncRunner:
         await self._open(attempt.job, await self._jobs.end(attempt.job, ending, now))
         return ending
 
-    async def _open(self, job: SyncJob, repeat: Asked | None) -> None:
+    async def _open(self, job: SyncJobRecord, repeat: SyncRequest | None) -> None:
         """Open the job that was asked for while another one ran."""
         if repeat is not None:
             await self._jobs.open(job.owner_id, job.owner_name, repeat, self._clock.now())
@@ -346,8 +347,8 @@ class SyncRunner:
         except (DatabaseUnavailable, LeaseLostError):
             return None
 
-    def _luck(self) -> tuple[Patience, float]:
-        return self._terms.patience, self._chance()
+    def _luck(self) -> tuple[RetryPolicy, float]:
+        return self._terms.retry_policy, self._chance()
 
     async def _renew(self, attempt: _Attempt) -> None:
         """Hold the lease for as long as this runs.
@@ -379,7 +380,7 @@ class SyncRunner:
             except DatabaseUnavailable:
                 continue
 
-    async def _give_back(self, job: SyncJob) -> None:
+    async def _give_back(self, job: SyncJobRecord) -> None:
         try:
             await asyncio.shield(self._jobs.release(job))
         except (asyncio.CancelledError, DatabaseUnavailable):
@@ -395,14 +396,14 @@ def _why_not(server: ServerRecord | None) -> str | None:
     return None
 
 
-def _reader_of(job: SyncJob, server: ServerRecord) -> UserContext:
+def _reader_of(job: SyncJobRecord, server: ServerRecord) -> UserContext:
     """Return by whose key a server is read that wants one: who asked, or who registered it."""
     person = job.asked.person
     user_id = server.author if person is None else person.user_id
     return UserContext(user_id, "", Role.USER, frozenset())
 
 
-def _actor(job: SyncJob) -> UserContext:
+def _actor(job: SyncJobRecord) -> UserContext:
     person = job.asked.person
     if person is None:
         return SYNCHRONISER

@@ -10,7 +10,7 @@ JITTER = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How failures are treated.
 
     Attributes:
@@ -30,17 +30,17 @@ def next_round(now: datetime, interval_seconds: float, chance: float) -> datetim
     return now + timedelta(seconds=interval_seconds * spread)
 
 
-def retry_seconds(attempts: int, patience: Patience, chance: float) -> float:
+def retry_seconds(attempts: int, retry_policy: RetryPolicy, chance: float) -> float:
     """Return how long to wait after that many failures: from half of the wait up to all of it."""
     doublings = min(attempts - 1, 32)
-    wait = min(patience.first_seconds * 2.0**doublings, patience.most_seconds)
+    wait = min(retry_policy.first_seconds * 2.0**doublings, retry_policy.most_seconds)
     return wait * (0.5 + chance / 2)
 
 
 def failed(
     error: str,
     attempts: int,
-    patience: Patience,
+    retry_policy: RetryPolicy,
     chance: float,
     *,
     is_final: bool = False,
@@ -51,17 +51,17 @@ def failed(
     Args:
         error: Why, for people.
         attempts: How many there were, this one included.
-        patience: How failures are treated.
+        retry_policy: How failures are treated.
         chance: From 0 up to 1.
         is_final: Whether trying again cannot help.
         upstream_ms: How long reading the upstream took.
     """
-    if is_final or attempts >= patience.most_attempts:
+    if is_final or attempts >= retry_policy.most_attempts:
         return Ending(JobState.DEAD, RunOutcome.FAILURE, error, upstream_ms=upstream_ms)
     return Ending(
         JobState.RETRYING,
         RunOutcome.FAILURE,
         error,
-        retry_seconds=retry_seconds(attempts, patience, chance),
+        retry_seconds=retry_seconds(attempts, retry_policy, chance),
         upstream_ms=upstream_ms,
     )

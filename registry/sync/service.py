@@ -15,7 +15,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest
 from registry.servers.errors import ServerForbiddenError, ServerNotFoundError
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.sync.errors import (
     JobNotFailedError,
@@ -26,7 +26,7 @@ from registry.sync.errors import (
     WebhookUnreadableError,
 )
 from registry.sync.repository import JobRepository
-from registry.sync.values import Asked, JobFilter, SyncJob, SyncRun, Trigger
+from registry.sync.values import JobFilter, SyncJobRecord, SyncRequest, SyncRunRecord, Trigger
 from registry.sync.webhooks import (
     REMEMBERED,
     SECRET_BYTES,
@@ -34,7 +34,7 @@ from registry.sync.webhooks import (
     require_genuine,
     secret_text,
 )
-from registry.tools.values import Person
+from registry.tools.values import ToolEditor
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ class SyncService:
 
     async def sync(
         self, owner_id: str, user: UserContext, trigger: Trigger = Trigger.MANUAL
-    ) -> tuple[SyncJob, bool]:
+    ) -> tuple[SyncJobRecord, bool]:
         """Have a server read; return the job, and whether there was one already.
 
         Raises:
@@ -81,7 +81,7 @@ class SyncService:
         """
         server = await self._require_editable(owner_id, user)
         _require_on(server)
-        asked = Asked(trigger, Person(user.user_id, user.username))
+        asked = SyncRequest(trigger, ToolEditor(user.user_id, user.username))
         job, joined = await self._jobs.open(
             server.id, server.server_name, asked, self._clock.now()
         )
@@ -90,7 +90,7 @@ class SyncService:
 
     async def page(
         self, user: UserContext, narrowed: JobFilter, page: PageRequest
-    ) -> Page[SyncJob]:
+    ) -> Page[SyncJobRecord]:
         """Return one page of the jobs of servers that *user* may see, newest first."""
         if not self._visible.sees_everything(user):
             seen = frozenset(self._visible.rights(user))
@@ -98,7 +98,9 @@ class SyncService:
             narrowed = replace(narrowed, owner_ids=seen if wanted is None else wanted & seen)
         return await self._jobs.page(narrowed, page)
 
-    async def get(self, job_id: str, user: UserContext) -> tuple[SyncJob, list[SyncRun]]:
+    async def get(
+        self, job_id: str, user: UserContext
+    ) -> tuple[SyncJobRecord, list[SyncRunRecord]]:
         """Return a job and its attempts, newest first.
 
         Raises:
@@ -107,7 +109,7 @@ class SyncService:
         job = await self._seen(job_id, user)
         return job, await self._jobs.runs(job_id)
 
-    async def retry(self, job_id: str, user: UserContext) -> SyncJob:
+    async def retry(self, job_id: str, user: UserContext) -> SyncJobRecord:
         """Ask again for a job that was given up.
 
         Raises:
@@ -122,7 +124,7 @@ class SyncService:
         except ServerNotFoundError:
             raise NotSynchronisableError("The server of this job was removed.") from None
         _require_on(server)
-        asked = Asked(Trigger.MANUAL, Person(user.user_id, user.username))
+        asked = SyncRequest(Trigger.MANUAL, ToolEditor(user.user_id, user.username))
         opened = None
         if not job.state.is_open:
             opened = await self._jobs.reopen(job, asked, self._clock.now())
@@ -158,7 +160,7 @@ class SyncService:
 
     async def receive(
         self, owner_id: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[SyncJob, bool]:
+    ) -> tuple[SyncJobRecord, bool]:
         """Take a call of a webhook; return the job, and whether this call came before.
 
         Raises:
@@ -185,7 +187,9 @@ class SyncService:
         known = await self._jobs.delivered(server.id, call.message_id)
         if known is not None and (job := await self._jobs.get(known)) is not None:
             return job, True
-        job, _ = await self._jobs.open(server.id, server.server_name, Asked(Trigger.WEBHOOK), now)
+        job, _ = await self._jobs.open(
+            server.id, server.server_name, SyncRequest(Trigger.WEBHOOK), now
+        )
         # Noted after the job is there: a call that is lost in between can be sent again.
         is_first = await self._jobs.note_delivery(
             server.id, call.message_id, job.id, now, REMEMBERED
@@ -215,7 +219,7 @@ class SyncService:
 
         await self._database.transaction(write)
 
-    async def _seen(self, job_id: str, user: UserContext) -> SyncJob:
+    async def _seen(self, job_id: str, user: UserContext) -> SyncJobRecord:
         job = await self._jobs.get(job_id)
         if job is None:
             raise JobNotFoundError
@@ -227,7 +231,7 @@ class SyncService:
             raise JobNotFoundError
         return job
 
-    async def _is_gone(self, job: SyncJob) -> bool:
+    async def _is_gone(self, job: SyncJobRecord) -> bool:
         return await self._lookup.facts_unchecked(job.owner_id) is None
 
     async def _require_editable(self, owner_id: str, user: UserContext) -> ServerRecord:

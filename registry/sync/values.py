@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from registry.tools.reconcile import Changes
-from registry.tools.values import Person, RegistrationState
+from registry.tools.values import RegistrationState, ToolEditor
 
 
 class Trigger(StrEnum):
@@ -55,11 +55,11 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SyncRequest:
     """What asks for a synchronisation, and who, where it is a person."""
 
     trigger: Trigger
-    person: Person | None = None
+    person: ToolEditor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class SyncJob:
+class SyncJobRecord:
     """A job as it is stored.
 
     Attributes:
@@ -86,13 +86,13 @@ class SyncJob:
     owner_id: str
     owner_name: str
     source_type: str
-    asked: Asked
+    asked: SyncRequest
     state: JobState
     due_at: datetime | None
     attempts: int
     holder: str | None
     lease_id: str | None
-    repeat: Asked | None
+    repeat: SyncRequest | None
     progress: Progress | None
     error: str | None
     counts: Mapping[str, int]
@@ -102,7 +102,7 @@ class SyncJob:
 
 
 @dataclass(frozen=True, slots=True)
-class SyncRun:
+class SyncRunRecord:
     """One attempt.
 
     Attributes:

@@ -10,13 +10,13 @@ import structlog
 from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
-from registry.servers.lookup import ServerLookup
-from registry.servers.repository import ServerRepository
+from registry.servers.storage.lookup import ServerLookup
+from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.sync.repository import JobRepository
 from registry.sync.runner import SyncRunner
 from registry.sync.schedule import next_round
-from registry.sync.values import Asked, SyncJob, Trigger
+from registry.sync.values import SyncJobRecord, SyncRequest, Trigger
 
 log = structlog.get_logger()
 
@@ -181,7 +181,7 @@ class SyncWorker:
             for state, count in (await self._jobs.count_open()).items():
                 self._open.labels(state.value).set(count)
 
-    def _begin(self, group: asyncio.TaskGroup, jobs: Sequence[SyncJob]) -> None:
+    def _begin(self, group: asyncio.TaskGroup, jobs: Sequence[SyncJobRecord]) -> None:
         for job in jobs:
             task = group.create_task(self._run(job))
             self._running.add(task)
@@ -191,7 +191,7 @@ class SyncWorker:
         self._running.discard(task)
         self._woken.set()
 
-    async def _run(self, job: SyncJob) -> None:
+    async def _run(self, job: SyncJobRecord) -> None:
         try:
             await self._runner.run(job)
         except Exception:
@@ -212,7 +212,7 @@ class SyncWorker:
         server = await self._lookup.facts_unchecked(server_id)
         if server is None or server.effective_status is ServerStatus.INACTIVE:
             return
-        asked = Asked(Trigger.NOTIFICATION)
+        asked = SyncRequest(Trigger.NOTIFICATION)
         await self._jobs.open(server.id, server.server_name, asked, self._clock.now())
 
     async def _schedule(self, server: ServerRecord) -> None:
@@ -223,7 +223,9 @@ class SyncWorker:
         if not await self._servers.schedule_next(server, following if is_on else None):
             return
         if is_on and server.effective_status is not ServerStatus.INACTIVE:
-            await self._jobs.open(server.id, server.server_name, Asked(Trigger.SCHEDULE), now)
+            await self._jobs.open(
+                server.id, server.server_name, SyncRequest(Trigger.SCHEDULE), now
+            )
 
     async def _pause(self, seconds: float) -> None:
         """Wait until something is to be done, or it is time to look for it."""

@@ -15,7 +15,7 @@ from registry.auth.identity import Role, Tenants, tenant_of
 from registry.auth.repository import of_tenants
 from registry.auth.revocation import Revocation, RevocationKind
 from registry.core.paging import PageRequest
-from registry.tokens.values import Family, IssuedIds
+from registry.tokens.values import IssuedFamily, IssuedIds
 
 log = structlog.get_logger()
 
@@ -32,12 +32,12 @@ class FamilyRepository:
     def __init__(self, database: Database) -> None:
         self._families = database.collection(TokenFamily.Settings.name)
 
-    async def get(self, family_id: str) -> Family | None:
+    async def get(self, family_id: str) -> IssuedFamily | None:
         """Return a family, revoked or not."""
         document = await self._families.find_one({"_id": family_id})
         return None if document is None else next(_readable([document]), None)
 
-    async def find_by_token(self, token_id: str) -> Family | None:
+    async def find_by_token(self, token_id: str) -> IssuedFamily | None:
         """Return the family of a refresh token that counts, or of a recent access token."""
         # One after the other: asked for either, compatible servers use no index.
         for name in ("refresh_token_id", "access_tokens.id"):
@@ -48,7 +48,7 @@ class FamilyRepository:
 
     async def list_page(
         self, user_id: str | None, tenants: Tenants, now: datetime, page: PageRequest
-    ) -> tuple[list[Family], int]:
+    ) -> tuple[list[IssuedFamily], int]:
         """Return a page of a user's families, or of all, and how many there are; newest first.
 
         Those of users of other tenants than *tenants* are left out.
@@ -63,7 +63,7 @@ class FamilyRepository:
         rows = await cursor.skip(page.offset).limit(page.per_page).to_list()
         return list(_readable(rows)), total
 
-    async def insert(self, family: Family, ids: IssuedIds, tx: Transaction) -> None:
+    async def insert(self, family: IssuedFamily, ids: IssuedIds, tx: Transaction) -> None:
         """Write a new family."""
         document: Doc = {
             "_id": family.family_id,
@@ -87,7 +87,7 @@ class FamilyRepository:
         await self._families.insert_one(document, session=tx)
 
     async def exchange(
-        self, family: Family, ids: IssuedIds, now: datetime, tx: Transaction
+        self, family: IssuedFamily, ids: IssuedIds, now: datetime, tx: Transaction
     ) -> bool:
         """Let the next refresh token count instead of the one that *family* was read with.
 
@@ -170,12 +170,12 @@ class RevocationWriter:
         found = await self._revoked.find_one({"_id": _key(kind, subject)}, {"revoked_at": 1})
         return None if found is None else found["revoked_at"]
 
-    async def concerns(self, family: Family, tx: Transaction) -> bool:
+    async def concerns(self, family: IssuedFamily, tx: Transaction) -> bool:
         """Whether a family, what it was generated with, or its user is revoked."""
         return bool(await self.concerned([family], tx))
 
     async def concerned(
-        self, families: Sequence[Family], tx: Transaction | None = None
+        self, families: Sequence[IssuedFamily], tx: Transaction | None = None
     ) -> frozenset[str]:
         """Return the ids of those of *families* that `concerns` is true of."""
         subjects = {family.family_id: _subjects(family) for family in families}
@@ -199,7 +199,7 @@ def _key(kind: RevocationKind, subject: str) -> str:
     return f"{kind.value}:{subject}"
 
 
-def _subjects(family: Family) -> list[str]:
+def _subjects(family: IssuedFamily) -> list[str]:
     """Return the keys of all revocations that would end *family*."""
     either = (RevocationKind.TOKEN, RevocationKind.SESSION)
     return [
@@ -209,7 +209,7 @@ def _subjects(family: Family) -> list[str]:
     ]
 
 
-def _readable(documents: Iterable[Doc]) -> Iterator[Family]:
+def _readable(documents: Iterable[Doc]) -> Iterator[IssuedFamily]:
     """Yield families but for those that do not say whose they are and until when."""
     for document in documents:
         family = _family(document)
@@ -219,7 +219,7 @@ def _readable(documents: Iterable[Doc]) -> Iterator[Family]:
             yield family
 
 
-def _family(document: dict[str, Any]) -> Family | None:
+def _family(document: dict[str, Any]) -> IssuedFamily | None:
     family_id, user_id = text_of(document["_id"]), id_of(document.get("user_id"))
     created_at = moment_of(document.get("created_at"))
     expires_at = moment_of(document.get("expires_at"))
@@ -237,7 +237,7 @@ def _family(document: dict[str, Any]) -> Family | None:
     if not tokens or not isinstance(ancestors, list) or len(texts_of(ancestors)) < len(ancestors):
         return None
     revoked_at = document.get("revoked_at")
-    return Family(
+    return IssuedFamily(
         family_id=family_id,
         user_id=user_id,
         username=text_of(document.get("username")) or "",

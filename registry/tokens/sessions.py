@@ -47,7 +47,7 @@ from registry.tokens.presenter import timestamp
 from registry.tokens.schemas import TokenGenerate, TokenIssue, TokenRevoke
 from registry.tokens.transactions import in_transaction
 from registry.tokens.values import (
-    Family,
+    IssuedFamily,
     IssuedIds,
     IssuedPair,
     IssuedToken,
@@ -157,7 +157,7 @@ class SessionService:
             if role is not user.role:
                 # Demoted since the caller's token was issued.
                 scopes = tuple(scope for scope in scopes if scope in default_scopes(role))
-            family = Family(
+            family = IssuedFamily(
                 family_id=uuid.uuid4().hex,
                 user_id=user.user_id,
                 username=user.username,
@@ -201,7 +201,7 @@ class SessionService:
             if entry is not None and order.role.limited_to(Role.parse(entry.role)) != order.role:
                 raise RoleAboveStoredError(order.user_id, order.role.value, entry.role)
             now = self._clock.now()
-            family = Family(
+            family = IssuedFamily(
                 family_id=uuid.uuid4().hex,
                 user_id=order.user_id,
                 username=order.username or (entry.username if entry else ""),
@@ -373,7 +373,7 @@ class SessionService:
         return await self._revocations.revoked_at(RevocationKind.TOKEN, jti) is not None
 
     async def _revoke_family(
-        self, family: Family, actor: UserContext, reason: str | None = None
+        self, family: IssuedFamily, actor: UserContext, reason: str | None = None
     ) -> bool:
         """Revoke a family and return whether that was news."""
         now = self._clock.now()
@@ -427,10 +427,12 @@ class SessionService:
         self._revoked.add(revocation)
         return Revoked(already)
 
-    async def _end(self, family: Family, claims: RefreshClaims, reason: str) -> None:
+    async def _end(self, family: IssuedFamily, claims: RefreshClaims, reason: str) -> None:
         await self._revoke_family(family, _holder(family, claims), reason)
 
-    async def _as_the_user_is_now(self, family: Family, claims: RefreshClaims) -> Family:
+    async def _as_the_user_is_now(
+        self, family: IssuedFamily, claims: RefreshClaims
+    ) -> IssuedFamily:
         """Return *family* with no more rights than its user has by now.
 
         Raises:
@@ -453,7 +455,7 @@ class SessionService:
         scopes = tuple(scope for scope in family.scopes if scope in allowed)
         return replace(family, role=role, scopes=scopes)
 
-    async def _insert(self, family: Family, ids: IssuedIds, actor: UserContext) -> None:
+    async def _insert(self, family: IssuedFamily, ids: IssuedIds, actor: UserContext) -> None:
         event = AuditEvent(
             AuditAction.ISSUE,
             EntityType.SESSION,
@@ -478,7 +480,7 @@ class SessionService:
         # A token of the operator's, like a login, is only what it takes to begin.
         return end if parent.refresh_token_id is None else min(end, parent.expires_at)
 
-    def _issue(self, family: Family, now: datetime) -> tuple[IssuedPair, IssuedIds]:
+    def _issue(self, family: IssuedFamily, now: datetime) -> tuple[IssuedPair, IssuedIds]:
         left = family.expires_at - now
         access_lifetime = min(timedelta(hours=family.hours), left)
         refresh_lifetime = min(max(access_lifetime, MINIMUM_REFRESH_LIFETIME), left)
@@ -500,7 +502,7 @@ class SessionService:
         )
         return pair, ids
 
-    def _access_token(self, family: Family, token_id: str, lifetime: timedelta) -> str:
+    def _access_token(self, family: IssuedFamily, token_id: str, lifetime: timedelta) -> str:
         return self._issuer.issue(
             user_id=family.user_id,
             username=family.username,
@@ -580,7 +582,7 @@ def _refused() -> UnauthorizedError:
     return UnauthorizedError("The refresh token cannot be accepted.")
 
 
-def _holder(family: Family, claims: RefreshClaims) -> UserContext:
+def _holder(family: IssuedFamily, claims: RefreshClaims) -> UserContext:
     return UserContext(
         user_id=family.user_id,
         username=family.username,
@@ -592,7 +594,7 @@ def _holder(family: Family, claims: RefreshClaims) -> UserContext:
     )
 
 
-def _recorded(family: Family, ids: IssuedIds) -> JsonObject:
+def _recorded(family: IssuedFamily, ids: IssuedIds) -> JsonObject:
     recorded: JsonObject = {
         "user_id": family.user_id,
         "role": family.role.value,

@@ -105,7 +105,7 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class IssuedFamily:
     """Tokens that were issued together, and those they were exchanged for.
 
     Attributes:
@@ -209,7 +209,7 @@ class ListedFamily:
             it was generated with.
     """
 
-    family: Family
+    family: IssuedFamily
     is_revoked: bool
 
 

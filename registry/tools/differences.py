@@ -31,7 +31,7 @@ class Weight(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class DefinitionChange:
     """One change.
 
     Attributes:
@@ -49,10 +49,10 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class DefinitionDifference:
     """All changes, the weightiest first."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[DefinitionChange, ...]
 
     @property
     def weight(self) -> Weight:
@@ -79,17 +79,17 @@ SCHEMAS = frozenset(
 _ABSENT = object()
 
 
-def difference(before: JsonObject, after: JsonObject) -> Difference:
+def difference(before: JsonObject, after: JsonObject) -> DefinitionDifference:
     """Return what changed from one definition of a tool to the next."""
     found = list(islice(_changes(before, after), MOST_CHANGES))
     if _turns_truth_into_number(before, after):
         told = "true or false became a number, or the reverse"
-        found.append(Change(Weight.RISKY, "", told, None, None))
+        found.append(DefinitionChange(Weight.RISKY, "", told, None, None))
     found.sort(key=lambda change: (-change.weight, change.path))
-    return Difference(tuple(found))
+    return DefinitionDifference(tuple(found))
 
 
-def _changes(before: JsonObject, after: JsonObject) -> Iterator[Change]:
+def _changes(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChange]:
     for name in ("description", "title"):
         if before.get(name) != after.get(name):
             yield _change(Weight.RISKY, f"/{name}", f"{name} changed", before, after, name)
@@ -116,7 +116,7 @@ def _only_came_another_way(name: str, before: JsonObject, after: JsonObject) -> 
     return {**was, LISTED_VIA: None} == {**now, LISTED_VIA: None}
 
 
-def _annotations(before: JsonObject, after: JsonObject) -> Iterator[Change]:
+def _annotations(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChange]:
     for name in sorted(before.keys() | after.keys()):
         if before.get(name, _ABSENT) == after.get(name, _ABSENT):
             continue
@@ -138,7 +138,7 @@ def _hint(annotations: JsonObject, name: str) -> JsonValue:
     return not SAFE_HINTS[name] if value is None else value
 
 
-def _schema(before: JsonValue, after: JsonValue, path: str) -> Iterator[Change]:
+def _schema(before: JsonValue, after: JsonValue, path: str) -> Iterator[DefinitionChange]:
     if before == after:
         return
     if not isinstance(before, dict) or not isinstance(after, dict):
@@ -176,7 +176,7 @@ def _turns_truth_into_number(before: JsonValue, after: JsonValue) -> bool:
     return False
 
 
-def _either(before: JsonValue, after: JsonValue, path: str) -> Change:
+def _either(before: JsonValue, after: JsonValue, path: str) -> DefinitionChange:
     """Return the change where one of two schemas is `true`, `false`, or no schema at all."""
     if before is True or after is False:
         weight, told = Weight.NARROWING, "allows less"
@@ -184,17 +184,19 @@ def _either(before: JsonValue, after: JsonValue, path: str) -> Change:
         weight, told = Weight.WIDENING, "allows more"
     else:
         weight, told = Weight.RISKY, "changed"
-    return Change(weight, path, told, _shown(before), _shown(after))
+    return DefinitionChange(weight, path, told, _shown(before), _shown(after))
 
 
-def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[Change]:
+def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[DefinitionChange]:
     first, second = _names(before.get("required")), _names(after.get("required"))
     place = _join(path, "required")
     for name in sorted(second - first):
-        yield Change(Weight.RISKY, place, f"argument {name} made required", None, _shown(name))
+        yield DefinitionChange(
+            Weight.RISKY, place, f"argument {name} made required", None, _shown(name)
+        )
     for name in sorted(first - second):
         told = f"argument {name} made optional"
-        yield Change(Weight.WIDENING, place, told, _shown(name), None)
+        yield DefinitionChange(Weight.WIDENING, place, told, _shown(name), None)
     if first == second and before.get("required", _ABSENT) != after.get("required", _ABSENT):
         is_the_same = (_values(before.get("required")) or ()) == (
             _values(after.get("required")) or ()
@@ -207,16 +209,18 @@ def _are_maps(*values: JsonValue) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
-def _map(before: JsonObject, after: JsonObject, path: str, kind: str) -> Iterator[Change]:
+def _map(
+    before: JsonObject, after: JsonObject, path: str, kind: str
+) -> Iterator[DefinitionChange]:
     what = "argument" if kind == "properties" else "schema"
     for name in sorted(before.keys() | after.keys()):
         place = _join(path, name)
         if name not in before:
             told = f"{what} {name} added"
-            yield Change(Weight.RISKY, place, told, None, _shown(after[name]))
+            yield DefinitionChange(Weight.RISKY, place, told, None, _shown(after[name]))
         elif name not in after:
             told = f"{what} {name} removed"
-            yield Change(Weight.NARROWING, place, told, _shown(before[name]), None)
+            yield DefinitionChange(Weight.NARROWING, place, told, _shown(before[name]), None)
         else:
             yield from _schema(before[name], after[name], place)
 
@@ -296,8 +300,8 @@ WEIGHED: Mapping[str, Callable[[JsonValue, JsonValue], Weight]] = {
 
 def _change(
     weight: Weight, path: str, told: str, before: JsonObject, after: JsonObject, name: str
-) -> Change:
-    return Change(
+) -> DefinitionChange:
+    return DefinitionChange(
         weight,
         path,
         told,

@@ -16,7 +16,7 @@ class AutoExpose(StrEnum):
     NONE = "none"
 
 
-class Origin(StrEnum):
+class ToolOrigin(StrEnum):
     """When a tool turned up."""
 
     AT_REGISTRATION = "at_registration"
@@ -28,12 +28,12 @@ SERVED: State = EXPOSED
 WAITING: State = (RegistrationState.UNSELECTED, ExposureState.DRAFT)
 
 
-def first_state(policy: AutoExpose, origin: Origin, *, read_only: bool) -> State:
+def first_state(policy: AutoExpose, origin: ToolOrigin, *, read_only: bool) -> State:
     """Return the state in which a newly found tool is stored.
 
     On shared servers nothing that turns up later is served before somebody reviewed it.
     """
-    if origin is Origin.LATER_ON_SHARED:
+    if origin is ToolOrigin.LATER_ON_SHARED:
         return WAITING
     match policy:
         case AutoExpose.ALL:

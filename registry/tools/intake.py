@@ -13,11 +13,11 @@ from pydantic import JsonValue
 from registry.core.definitions import (
     MAX_DEPTH,
     TOO_DEEP,
-    Allowance,
+    DecodeBudget,
     Fitting,
     Listed,
     RejectionError,
-    Unreadable,
+    UnreadableDefinition,
     definition_text,
 )
 from registry.core.json import JsonObject, canonical_json, members, nesting
@@ -63,7 +63,7 @@ def take(
         fitting: What is asked besides; None for what was stored before.
         max_bytes: Of all definitions together; what does not fit any more is not taken.
     """
-    left = Allowance(max_bytes)
+    left = DecodeBudget(max_bytes)
     taken: dict[str, ToolDefinition] = {}
     rejected: list[RejectedTool] = []
     for raw in raw_tools:
@@ -83,7 +83,7 @@ def take(
 
 def _remembered(raw: Listed, fitting: Fitting | None, *, is_kept: bool) -> ToolDefinition:
     """Take a tool, without looking at it again if the same one was taken before."""
-    if isinstance(raw, Unreadable):
+    if isinstance(raw, UnreadableDefinition):
         raise RejectionError(raw.reason)
     try:
         text = TEXT.encode(raw)
@@ -190,7 +190,7 @@ KNOWN_DIALECTS = frozenset(
 
 
 def _shown_name(raw: Listed) -> str:
-    known = raw.members if isinstance(raw, Unreadable) else members(raw)
+    known = raw.members if isinstance(raw, UnreadableDefinition) else members(raw)
     name = known.get("name")
     text = name if isinstance(name, str) else ""
     printable = "".join(item if item.isprintable() else "?" for item in text[:SHOWN_CHARACTERS])

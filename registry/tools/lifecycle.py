@@ -25,7 +25,7 @@ DRAFT, ACTIVE, DISABLED, DELETED = (
 State = tuple[RegistrationState, ExposureState]
 
 
-class Event(StrEnum):
+class LifecycleEvent(StrEnum):
     """What can happen to a tool."""
 
     SELECT = "select"
@@ -50,19 +50,25 @@ class Actor(StrEnum):
     SYNC = "sync"
 
 
-MEANINGS: Mapping[Event, tuple[Actor, str]] = {
-    Event.SELECT: (Actor.OPERATOR, "choose it; a draft is exposed with that"),
-    Event.UNSELECT: (Actor.OPERATOR, "choose it no longer"),
-    Event.EXPOSE: (Actor.OPERATOR, "serve it"),
-    Event.WITHDRAW: (Actor.OPERATOR, "serve it no longer, and keep it chosen"),
-    Event.DISABLE: (Actor.OPERATOR, "switch it off, whatever becomes of it"),
-    Event.DELETE: (Actor.OPERATOR, "remove it from sight; its history stays"),
-    Event.RESTORE: (Actor.OPERATOR, "bring a deleted one back, for review"),
-    Event.BLOCK: (Actor.POLICY, "its definition changed, and the owner's policy is `block`"),
-    Event.RELEASE: (Actor.POLICY, "that change was decided on"),
-    Event.VANISH: (Actor.SYNC, "the upstream offers it no longer"),
-    Event.RETURN: (Actor.SYNC, "the upstream offers it again, and may be trusted with it"),
-    Event.RETURN_CHANGED: (
+MEANINGS: Mapping[LifecycleEvent, tuple[Actor, str]] = {
+    LifecycleEvent.SELECT: (Actor.OPERATOR, "choose it; a draft is exposed with that"),
+    LifecycleEvent.UNSELECT: (Actor.OPERATOR, "choose it no longer"),
+    LifecycleEvent.EXPOSE: (Actor.OPERATOR, "serve it"),
+    LifecycleEvent.WITHDRAW: (Actor.OPERATOR, "serve it no longer, and keep it chosen"),
+    LifecycleEvent.DISABLE: (Actor.OPERATOR, "switch it off, whatever becomes of it"),
+    LifecycleEvent.DELETE: (Actor.OPERATOR, "remove it from sight; its history stays"),
+    LifecycleEvent.RESTORE: (Actor.OPERATOR, "bring a deleted one back, for review"),
+    LifecycleEvent.BLOCK: (
+        Actor.POLICY,
+        "its definition changed, and the owner's policy is `block`",
+    ),
+    LifecycleEvent.RELEASE: (Actor.POLICY, "that change was decided on"),
+    LifecycleEvent.VANISH: (Actor.SYNC, "the upstream offers it no longer"),
+    LifecycleEvent.RETURN: (
+        Actor.SYNC,
+        "the upstream offers it again, and may be trusted with it",
+    ),
+    LifecycleEvent.RETURN_CHANGED: (
         Actor.SYNC,
         "the upstream offers it again, with another definition that nobody reviewed",
     ),
@@ -74,65 +80,69 @@ class Transition:
     """One row of the table."""
 
     before: State
-    event: Event
+    event: LifecycleEvent
     after: State
 
 
-def _rows(event: Event, *pairs: tuple[State, State]) -> list[Transition]:
+def _rows(event: LifecycleEvent, *pairs: tuple[State, State]) -> list[Transition]:
     return [Transition(before, event, after) for before, after in pairs]
 
 
-def _unchanged(event: Event, *states: State) -> list[Transition]:
+def _unchanged(event: LifecycleEvent, *states: State) -> list[Transition]:
     return [Transition(state, event, state) for state in states]
 
 
 TABLE: tuple[Transition, ...] = (
     *_rows(
-        Event.SELECT,
+        LifecycleEvent.SELECT,
         ((UNSELECTED, DRAFT), (SELECTED, ACTIVE)),
         ((UNSELECTED, DISABLED), (SELECTED, DISABLED)),
     ),
-    *_unchanged(Event.SELECT, (SELECTED, DRAFT), (SELECTED, ACTIVE), (SELECTED, DISABLED)),
+    *_unchanged(
+        LifecycleEvent.SELECT, (SELECTED, DRAFT), (SELECTED, ACTIVE), (SELECTED, DISABLED)
+    ),
     *_rows(
-        Event.UNSELECT,
+        LifecycleEvent.UNSELECT,
         ((SELECTED, DRAFT), (UNSELECTED, DRAFT)),
         ((SELECTED, ACTIVE), (UNSELECTED, DRAFT)),
         ((SELECTED, DISABLED), (UNSELECTED, DISABLED)),
         ((STALE, ACTIVE), (STALE, DRAFT)),
     ),
     *_unchanged(
-        Event.UNSELECT,
+        LifecycleEvent.UNSELECT,
         (UNSELECTED, DRAFT),
         (UNSELECTED, DISABLED),
         (STALE, DRAFT),
         (STALE, DISABLED),
     ),
     *_rows(
-        Event.EXPOSE,
+        LifecycleEvent.EXPOSE,
         ((SELECTED, DRAFT), (SELECTED, ACTIVE)),
         ((SELECTED, DISABLED), (SELECTED, ACTIVE)),
     ),
-    *_unchanged(Event.EXPOSE, (SELECTED, ACTIVE)),
+    *_unchanged(LifecycleEvent.EXPOSE, (SELECTED, ACTIVE)),
     *_rows(
-        Event.WITHDRAW,
+        LifecycleEvent.WITHDRAW,
         ((SELECTED, ACTIVE), (SELECTED, DRAFT)),
         ((SELECTED, DISABLED), (SELECTED, DRAFT)),
         ((UNSELECTED, DISABLED), (UNSELECTED, DRAFT)),
         ((STALE, ACTIVE), (STALE, DRAFT)),
         ((STALE, DISABLED), (STALE, DRAFT)),
     ),
-    *_unchanged(Event.WITHDRAW, (SELECTED, DRAFT), (UNSELECTED, DRAFT), (STALE, DRAFT)),
+    *_unchanged(LifecycleEvent.WITHDRAW, (SELECTED, DRAFT), (UNSELECTED, DRAFT), (STALE, DRAFT)),
     *_rows(
-        Event.DISABLE,
+        LifecycleEvent.DISABLE,
         ((SELECTED, DRAFT), (SELECTED, DISABLED)),
         ((SELECTED, ACTIVE), (SELECTED, DISABLED)),
         ((UNSELECTED, DRAFT), (UNSELECTED, DISABLED)),
         ((STALE, DRAFT), (STALE, DISABLED)),
         ((STALE, ACTIVE), (STALE, DISABLED)),
     ),
-    *_unchanged(Event.DISABLE, (SELECTED, DISABLED), (UNSELECTED, DISABLED), (STALE, DISABLED)),
+    *_unchanged(
+        LifecycleEvent.DISABLE, (SELECTED, DISABLED), (UNSELECTED, DISABLED), (STALE, DISABLED)
+    ),
     *_rows(
-        Event.DELETE,
+        LifecycleEvent.DELETE,
         ((SELECTED, DRAFT), (UNSELECTED, DELETED)),
         ((SELECTED, ACTIVE), (UNSELECTED, DELETED)),
         ((SELECTED, DISABLED), (UNSELECTED, DELETED)),
@@ -142,16 +152,16 @@ TABLE: tuple[Transition, ...] = (
         ((STALE, ACTIVE), (STALE, DELETED)),
         ((STALE, DISABLED), (STALE, DELETED)),
     ),
-    *_unchanged(Event.DELETE, (UNSELECTED, DELETED), (STALE, DELETED)),
+    *_unchanged(LifecycleEvent.DELETE, (UNSELECTED, DELETED), (STALE, DELETED)),
     *_rows(
-        Event.RESTORE,
+        LifecycleEvent.RESTORE,
         ((UNSELECTED, DELETED), (UNSELECTED, DRAFT)),
         ((STALE, DELETED), (STALE, DRAFT)),
     ),
-    *_rows(Event.BLOCK, ((SELECTED, ACTIVE), (SELECTED, DISABLED))),
-    *_rows(Event.RELEASE, ((SELECTED, DISABLED), (SELECTED, ACTIVE))),
+    *_rows(LifecycleEvent.BLOCK, ((SELECTED, ACTIVE), (SELECTED, DISABLED))),
+    *_rows(LifecycleEvent.RELEASE, ((SELECTED, DISABLED), (SELECTED, ACTIVE))),
     *_rows(
-        Event.VANISH,
+        LifecycleEvent.VANISH,
         ((SELECTED, DRAFT), (STALE, DRAFT)),
         ((SELECTED, ACTIVE), (STALE, ACTIVE)),
         ((SELECTED, DISABLED), (STALE, DISABLED)),
@@ -160,14 +170,14 @@ TABLE: tuple[Transition, ...] = (
         ((UNSELECTED, DELETED), (STALE, DELETED)),
     ),
     *_rows(
-        Event.RETURN,
+        LifecycleEvent.RETURN,
         ((STALE, ACTIVE), (SELECTED, ACTIVE)),
         ((STALE, DRAFT), (UNSELECTED, DRAFT)),
         ((STALE, DISABLED), (UNSELECTED, DISABLED)),
         ((STALE, DELETED), (UNSELECTED, DRAFT)),
     ),
     *_rows(
-        Event.RETURN_CHANGED,
+        LifecycleEvent.RETURN_CHANGED,
         ((STALE, ACTIVE), (UNSELECTED, DRAFT)),
         ((STALE, DRAFT), (UNSELECTED, DRAFT)),
         ((STALE, DISABLED), (UNSELECTED, DISABLED)),
@@ -195,14 +205,16 @@ FIRST: frozenset[State] = frozenset({(SELECTED, ACTIVE), (UNSELECTED, DRAFT)})
 
 EXPOSED: State = (SELECTED, ACTIVE)
 
-_AFTER: Mapping[tuple[State, Event], State] = {(row.before, row.event): row.after for row in TABLE}
+_AFTER: Mapping[tuple[State, LifecycleEvent], State] = {
+    (row.before, row.event): row.after for row in TABLE
+}
 
 
 class ImpossibleEventError(Exception):
     """A tool in its state cannot have that happen to it. The message says why."""
 
 
-def after(state: State, event: Event) -> State:
+def after(state: State, event: LifecycleEvent) -> State:
     """Return what *event* makes of a tool in *state*.
 
     Raises:
@@ -214,7 +226,7 @@ def after(state: State, event: Event) -> State:
     return found
 
 
-def after_all(state: State, events: Iterable[Event]) -> State:
+def after_all(state: State, events: Iterable[LifecycleEvent]) -> State:
     """Return what several events make of a tool, one after the other.
 
     Raises:
@@ -225,14 +237,14 @@ def after_all(state: State, events: Iterable[Event]) -> State:
     return state
 
 
-def _why_not(state: State, event: Event) -> str:
+def _why_not(state: State, event: LifecycleEvent) -> str:
     registration, exposure = state
     if exposure is DELETED:
         return "The tool is deleted; restore it first."
-    if registration is STALE and event in {Event.SELECT, Event.EXPOSE}:
+    if registration is STALE and event in {LifecycleEvent.SELECT, LifecycleEvent.EXPOSE}:
         return "The server does not offer the tool any more."
-    if event is Event.EXPOSE:
+    if event is LifecycleEvent.EXPOSE:
         return "The tool is not selected; select it first."
-    if event is Event.RESTORE:
+    if event is LifecycleEvent.RESTORE:
         return "The tool is not deleted."
     return f"A tool that is {registration.value} and {exposure.value} cannot {event.value}."

@@ -47,7 +47,7 @@ HEURISTICS: tuple[tuple[tuple[str, ...], str], ...] = (
 """Beginnings of names, and the flag that is taken to be true for them."""
 
 
-class Source(StrEnum):
+class MetadataSource(StrEnum):
     """Who says it, the best first."""
 
     MANUAL = "manual"
@@ -56,7 +56,7 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownMetadata:
     """What counts.
 
     Attributes:
@@ -65,7 +65,7 @@ class Known:
     """
 
     values: Mapping[str, bool | str]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, MetadataSource]
 
 
 def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a switch
@@ -78,7 +78,7 @@ def requires_approval(facets: Iterable[str]) -> bool:
     return facet(HUMAN_APPROVAL_REQUIRED, value=True) in facets
 
 
-def facets_of(counts: Known) -> tuple[str, ...]:
+def facets_of(counts: KnownMetadata) -> tuple[str, ...]:
     """Return all that counts of a tool's effects, each as one text."""
     return tuple(facet(flag, value) for flag, value in counts.values.items())
 
@@ -99,7 +99,7 @@ def known(
     annotations: JsonObject | None,
     manual: Mapping[str, object],
     offered: JsonObject | None = None,
-) -> Known:
+) -> KnownMetadata:
     """Return what counts of all that is said of a tool.
 
     Args:
@@ -129,22 +129,24 @@ def cautious_hints(said: JsonObject, offered: JsonObject) -> dict[str, bool]:
     return {hint: value for hint, value in hints.items() if said.get(hint) is not value}
 
 
-def _cautious(served: Known, newest: Known) -> Known:
+def _cautious(served: KnownMetadata, newest: KnownMetadata) -> KnownMetadata:
     values, sources = dict(served.values), dict(served.sources)
     for flag, safe in SAFE_FLAGS.items():
         value = newest.values.get(flag)
-        if served.sources.get(flag) is Source.MANUAL or value is safe:
+        if served.sources.get(flag) is MetadataSource.MANUAL or value is safe:
             continue
         if value is not None:
             values[flag], sources[flag] = value, newest.sources[flag]
         elif values.get(flag) is safe:
             del values[flag], sources[flag]
-    return Known(values, sources)
+    return KnownMetadata(values, sources)
 
 
-def _known(name: str, annotations: JsonObject | None, manual: Mapping[str, object]) -> Known:
+def _known(
+    name: str, annotations: JsonObject | None, manual: Mapping[str, object]
+) -> KnownMetadata:
     values: dict[str, bool | str] = {}
-    sources: dict[str, Source] = {}
+    sources: dict[str, MetadataSource] = {}
     for flag in FLAGS:
         said = _said(flag, name, annotations or {}, manual)
         if said is not None:
@@ -152,16 +154,16 @@ def _known(name: str, annotations: JsonObject | None, manual: Mapping[str, objec
     _settle(values, sources)
     tier = manual.get(COST_TIER)
     if isinstance(tier, str):
-        values[COST_TIER], sources[COST_TIER] = tier, Source.MANUAL
-    return Known(values, sources)
+        values[COST_TIER], sources[COST_TIER] = tier, MetadataSource.MANUAL
+    return KnownMetadata(values, sources)
 
 
-def hints_of(counts: Known) -> dict[str, bool]:
+def hints_of(counts: KnownMetadata) -> dict[str, bool]:
     """Return the annotations that clients get because of what a person said."""
     return {
         hint: value
         for flag, hint in HINTS.items()
-        if counts.sources.get(flag) is Source.MANUAL
+        if counts.sources.get(flag) is MetadataSource.MANUAL
         and isinstance(value := counts.values[flag], bool)
     }
 
@@ -171,7 +173,9 @@ def effects_among(facets: Iterable[str]) -> tuple[str, ...]:
     return tuple(one for one in facets if not one.startswith(NO_EFFECTS))
 
 
-def metadata_fields(counts: Known, tags: Iterable[str], review: str | None) -> dict[str, object]:
+def metadata_fields(
+    counts: KnownMetadata, tags: Iterable[str], review: str | None
+) -> dict[str, object]:
     """Return the fields of a row that say what counts, and what it is found by."""
     return {
         "metadata": dict(counts.values),
@@ -186,7 +190,7 @@ def refiled(facets: Iterable[str], review: str | None) -> list[str]:
     return others if review is None else [*others, facet(REVIEW, review)]
 
 
-def _settle(values: dict[str, bool | str], sources: dict[str, Source]) -> None:
+def _settle(values: dict[str, bool | str], sources: dict[str, MetadataSource]) -> None:
     """Let only one of `read_only` and `destructive` be true, on the word of who says it.
 
     The better source counts. Of an upstream's own two it is `read_only`, as MCP has it: frameworks
@@ -197,22 +201,22 @@ def _settle(values: dict[str, bool | str], sources: dict[str, Source]) -> None:
         return
     reads, destroys = sources[READ_ONLY], sources[DESTRUCTIVE]
     if reads is destroys:
-        is_destructive = reads is Source.MANUAL
+        is_destructive = reads is MetadataSource.MANUAL
     else:
-        is_destructive = min((reads, destroys), key=list(Source).index) is destroys
+        is_destructive = min((reads, destroys), key=list(MetadataSource).index) is destroys
     counts, other = (DESTRUCTIVE, READ_ONLY) if is_destructive else (READ_ONLY, DESTRUCTIVE)
     values[other], sources[other] = False, sources[counts]
 
 
 def _said(
     flag: str, name: str, annotations: JsonObject, manual: Mapping[str, object]
-) -> tuple[bool, Source] | None:
+) -> tuple[bool, MetadataSource] | None:
     own = manual.get(flag)
     if isinstance(own, bool):
-        return own, Source.MANUAL
+        return own, MetadataSource.MANUAL
     hint = annotations.get(HINTS.get(flag, ""))
     if isinstance(hint, bool):
-        return hint, Source.UPSTREAM
+        return hint, MetadataSource.UPSTREAM
     if any(name.startswith(prefixes) for prefixes, meant in HEURISTICS if meant == flag):
-        return True, Source.INFERRED
+        return True, MetadataSource.INFERRED
     return None

@@ -58,7 +58,7 @@ def project(tools: Iterable[ServedTool], server_name: str) -> Projection:
     functions: JsonObject = {}
     size = 0
     omitted = 0
-    allowance = Allowance()
+    allowance = ExpansionBudget()
     for tool in tools:
         names.append(tool.name)
         parameters = openai_parameters(tool.input_schema, allowance)
@@ -81,7 +81,7 @@ def project(tools: Iterable[ServedTool], server_name: str) -> Projection:
     return Projection(", ".join(names), functions, len(names), omitted)
 
 
-def openai_parameters(schema_text: str, allowance: "Allowance | None" = None) -> JsonObject:
+def openai_parameters(schema_text: str, allowance: "ExpansionBudget | None" = None) -> JsonObject:
     """Return a JSON Schema in a form that can be stored as a sub-document.
 
     Args:
@@ -89,11 +89,11 @@ def openai_parameters(schema_text: str, allowance: "Allowance | None" = None) ->
         allowance: What is left for resolved references of all tools together.
     """
     schema = json.loads(schema_text)
-    resolved = _Resolver(schema, allowance or Allowance()).schema(schema, 0, frozenset())
+    resolved = _Resolver(schema, allowance or ExpansionBudget()).schema(schema, 0, frozenset())
     return resolved if isinstance(resolved, dict) else {"type": "object"}
 
 
-class Allowance:
+class ExpansionBudget:
     """How much text resolved references may still add.
 
     References to references grow by powers: two kilobytes can stand for gigabytes.
@@ -113,7 +113,7 @@ class Allowance:
 class _Resolver:
     """Writes one schema without references."""
 
-    def __init__(self, root: JsonObject, allowance: Allowance) -> None:
+    def __init__(self, root: JsonObject, allowance: ExpansionBudget) -> None:
         self._root = root
         self._allowance = allowance
         self._left = MAX_RESOLVED_BYTES

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from registry.core.json import load_text
-from registry.tools.differences import Difference, Weight, difference
+from registry.tools.differences import DefinitionDifference, Weight, difference
 from registry.tools.exposure import (
     WAITING,
     AutoExpose,
-    Origin,
+    ToolOrigin,
     first_state,
     is_served,
     reads_only,
 )
-from registry.tools.lifecycle import Event, State, after
+from registry.tools.lifecycle import LifecycleEvent, State, after
 from registry.tools.values import (
     ExposureState,
     RegistrationState,
@@ -56,7 +56,7 @@ class OnChange(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolUpdate:
+class ToolRowUpdate:
     """A change of a stored tool.
 
     Attributes:
@@ -77,7 +77,7 @@ class ToolUpdate:
     drift: ToolDefinition | None = None
     keeps_pending: bool = False
     withheld: bool = False
-    difference: Difference | None = None
+    difference: DefinitionDifference | None = None
 
     @property
     def name(self) -> str:
@@ -100,7 +100,7 @@ class Changes:
     """
 
     inserts: tuple[ToolInsert, ...]
-    updates: tuple[ToolUpdate, ...]
+    updates: tuple[ToolRowUpdate, ...]
     mended: tuple[str, ...] = ()
     broken: tuple[RejectedTool, ...] = ()
 
@@ -120,7 +120,7 @@ class Rules:
     """
 
     auto_expose: AutoExpose
-    origin: Origin
+    origin: ToolOrigin
     on_change: OnChange = OnChange.HOLD
     accept: bool = False
 
@@ -146,7 +146,7 @@ def changed_names(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool]) -> l
 def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: Rules) -> Changes:
     """Return the changes that bring *stored* up to *snapshot*."""
     inserts: list[ToolInsert] = []
-    updates: list[ToolUpdate] = []
+    updates: list[ToolRowUpdate] = []
     offered = {tool.name: tool for tool in snapshot.tools}
     for position, tool in enumerate(snapshot.tools):
         row = stored.get(tool.name)
@@ -161,8 +161,10 @@ def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: R
             name not in {*offered, *broken}
             and row.registration_state is not RegistrationState.STALE
         ):
-            state = after((row.registration_state, row.exposure_state), Event.VANISH)
-            updates.append(ToolUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld))
+            state = after((row.registration_state, row.exposure_state), LifecycleEvent.VANISH)
+            updates.append(
+                ToolRowUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld)
+            )
     return Changes(
         inserts=tuple(inserts),
         updates=tuple(updates),
@@ -178,13 +180,13 @@ def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: R
 
 
 def _insert(tool: ToolDefinition, position: int, rules: Rules) -> ToolInsert:
-    origin = Origin.AT_REGISTRATION if rules.accept else rules.origin
+    origin = ToolOrigin.AT_REGISTRATION if rules.accept else rules.origin
     read_only = _vouched(tool, rules)
     registration, exposure = first_state(rules.auto_expose, origin, read_only=read_only)
     return ToolInsert(tool, registration, exposure, position)
 
 
-def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolUpdate | None:
+def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolRowUpdate | None:
     before = (row.registration_state, row.exposure_state)
     is_other = tool.discovery_hash != row.discovery_hash
     # What was held is served when the policy has become to serve it.
@@ -196,45 +198,47 @@ def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolUpdate |
     state = before
     if row.registration_state is RegistrationState.STALE:
         is_trusted = not is_other or (is_news and trusts) or rules.accept
-        state = after(before, Event.RETURN if is_trusted else Event.RETURN_CHANGED)
+        state = after(
+            before, LifecycleEvent.RETURN if is_trusted else LifecycleEvent.RETURN_CHANGED
+        )
     if rules.accept and state == WAITING:
         state = _accepted(tool, rules)
     if not is_other:
         return _as_served(row, before, state)
     if is_rejected and is_news:
-        return ToolUpdate(row, *state, drift=tool)
+        return ToolRowUpdate(row, *state, drift=tool)
     if rules.accept or (is_news and (trusts or not is_served(*state))):
         if row.is_withheld and state == _WITHHELD:
-            state = after(state, Event.RELEASE)
-        return ToolUpdate(row, *state, serve=tool, difference=told)
+            state = after(state, LifecycleEvent.RELEASE)
+        return ToolRowUpdate(row, *state, serve=tool, difference=told)
     if not is_news:
         if state == before:
             return None
-        return ToolUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld)
+        return ToolRowUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld)
     blocks = rules.on_change is OnChange.BLOCK and is_served(*state)
     if blocks:
-        state = after(state, Event.BLOCK)
+        state = after(state, LifecycleEvent.BLOCK)
     withheld = blocks or (row.is_withheld and state == _WITHHELD)
-    return ToolUpdate(row, *state, hold=tool, withheld=withheld, difference=told)
+    return ToolRowUpdate(row, *state, hold=tool, withheld=withheld, difference=told)
 
 
-def _as_served(row: StoredTool, before: State, state: State) -> ToolUpdate | None:
+def _as_served(row: StoredTool, before: State, state: State) -> ToolRowUpdate | None:
     """Return what becomes of a tool that is offered as it is served."""
     if row.is_withheld and state == _WITHHELD:
         # What was blocked is gone.
-        state = after(state, Event.RELEASE)
+        state = after(state, LifecycleEvent.RELEASE)
     if state == before and not row.has_pending and row.seen_hash is None:
         return None
-    return ToolUpdate(row, *state)
+    return ToolRowUpdate(row, *state)
 
 
-def _difference(row: StoredTool, tool: ToolDefinition) -> Difference:
+def _difference(row: StoredTool, tool: ToolDefinition) -> DefinitionDifference:
     if row.definition is None:
         raise ValueError("the definition of a changed tool must be known")
     return difference(load_text(row.definition), load_text(tool.definition))
 
 
-def _trusts(rules: Rules, told: Difference | None) -> bool:
+def _trusts(rules: Rules, told: DefinitionDifference | None) -> bool:
     """Whether a changed definition is served without being reviewed."""
     if rules.accept or rules.on_change is OnChange.ACCEPT or told is None:
         return True
@@ -243,7 +247,7 @@ def _trusts(rules: Rules, told: Difference | None) -> bool:
 
 def _accepted(tool: ToolDefinition, rules: Rules) -> State:
     read_only = _vouched(tool, rules)
-    return first_state(rules.auto_expose, Origin.AT_REGISTRATION, read_only=read_only)
+    return first_state(rules.auto_expose, ToolOrigin.AT_REGISTRATION, read_only=read_only)
 
 
 def _vouched(tool: ToolDefinition, rules: Rules) -> bool:

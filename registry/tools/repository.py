@@ -14,7 +14,7 @@ from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
 from packages.database.stored import id_of, text_of
 from packages.models.tools import RegisteredTool, ToolVersion
-from registry.tools.differences import Change
+from registry.tools.differences import DefinitionChange
 from registry.tools.documents import (
     facets_in,
     problems_of,
@@ -23,7 +23,6 @@ from registry.tools.documents import (
     tool_row,
 )
 from registry.tools.exposure import review_of
-from registry.tools.happenings import happened
 from registry.tools.metadata import (
     known,
     metadata_fields,
@@ -31,14 +30,15 @@ from registry.tools.metadata import (
     said_in,
 )
 from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
-from registry.tools.reconcile import Changes, ToolInsert, ToolUpdate
+from registry.tools.reconcile import Changes, ToolInsert, ToolRowUpdate
+from registry.tools.tool_events import happened
 from registry.tools.values import (
     ExposureState,
-    Person,
     RegistrationState,
     ServedTool,
     StoredTool,
     ToolDefinition,
+    ToolEditor,
     ToolRow,
     ToolStanding,
 )
@@ -221,7 +221,7 @@ class ToolRepository:
         now: datetime,
         tx: Transaction,
         *,
-        reader: Person | None = None,
+        reader: ToolEditor | None = None,
         seen_at: datetime | None = None,
     ) -> None:
         """Write *changes*.
@@ -277,7 +277,7 @@ class ToolRepository:
         now: datetime,
         tx: Transaction,
         *,
-        person: Person | None,
+        person: ToolEditor | None,
     ) -> None:
         """Store versions and what became of others, on behalf of *person*."""
         writes: list[InsertOne[Doc] | UpdateOne] = [
@@ -420,10 +420,10 @@ OPTIONAL_DEFINITION_FIELDS = ("presented", "title", "description", "output_schem
 
 def _write(
     owner: ObjectId,
-    update: ToolUpdate,
+    update: ToolRowUpdate,
     now: datetime,
     seen_at: datetime | None,
-    reader: Person | None,
+    reader: ToolEditor | None,
 ) -> UpdateOne:
     tool, number = update.tool, _number(update)
     review = _review(update)
@@ -464,13 +464,13 @@ def set_and_unset(fields: Mapping[str, object]) -> Doc:
     return operations
 
 
-def _is_back(update: ToolUpdate) -> bool:
+def _is_back(update: ToolRowUpdate) -> bool:
     """Whether a tool is offered again, with another definition: that is to be reviewed."""
     was_stale = update.tool.registration_state is RegistrationState.STALE
     return was_stale and update.offered is not None
 
 
-def _review(update: ToolUpdate) -> str | None:
+def _review(update: ToolRowUpdate) -> str | None:
     tool, keeps = update.tool, update.keeps_pending
     return review_of(
         (update.registration_state, update.exposure_state),
@@ -480,7 +480,7 @@ def _review(update: ToolUpdate) -> str | None:
     )
 
 
-def _served_fields(update: ToolUpdate, review: str | None, number: int) -> Doc:
+def _served_fields(update: ToolRowUpdate, review: str | None, number: int) -> Doc:
     """Return what changes of the definition that is served, and of what is said with it."""
     tool, serve = update.tool, update.serve
     if serve is not None:
@@ -497,7 +497,7 @@ def _served_fields(update: ToolUpdate, review: str | None, number: int) -> Doc:
     return effect_fields(tool.name, tool.definition, tool.overrides, review, offered)
 
 
-def _offered_fields(update: ToolUpdate, number: int) -> Doc:
+def _offered_fields(update: ToolRowUpdate, number: int) -> Doc:
     """Return what is stored of a definition that is offered and not served; None for nothing."""
     hold, drift = update.hold, update.drift
     return {
@@ -510,7 +510,7 @@ def _offered_fields(update: ToolUpdate, number: int) -> Doc:
 
 
 def _event_row(
-    update: ToolUpdate, number: int, now: datetime, reader: Person | None
+    update: ToolRowUpdate, number: int, now: datetime, reader: ToolEditor | None
 ) -> Doc | None:
     """Return what the tool's history tells of an update; None for nothing."""
     what = [happening.value for happening in happened(update)]
@@ -524,7 +524,7 @@ def _event_row(
     return event
 
 
-def _number(update: ToolUpdate) -> int:
+def _number(update: ToolRowUpdate) -> int:
     """Return the number of the definition that is served or held from now on."""
     tool, offered = update.tool, update.serve or update.hold
     if offered is None:
@@ -534,7 +534,9 @@ def _number(update: ToolUpdate) -> int:
     return tool.versions + 1
 
 
-def _version_row(owner: ObjectId, version: NewVersion, person: Person | None) -> InsertOne[Doc]:
+def _version_row(
+    owner: ObjectId, version: NewVersion, person: ToolEditor | None
+) -> InsertOne[Doc]:
     told = version.difference
     fields: Doc = {
         "tool_id": ObjectId(version.tool_id),
@@ -555,7 +557,7 @@ def _version_row(owner: ObjectId, version: NewVersion, person: Person | None) ->
     return InsertOne({key: value for key, value in fields.items() if value is not None})
 
 
-def _change_row(change: Change) -> Doc:
+def _change_row(change: DefinitionChange) -> Doc:
     row: Doc = {
         "weight": change.weight.name.lower(),
         "path": change.path,
@@ -566,7 +568,7 @@ def _change_row(change: Change) -> Doc:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _version_move(move: VersionMove, now: datetime, person: Person | None) -> UpdateOne:
+def _version_move(move: VersionMove, now: datetime, person: ToolEditor | None) -> UpdateOne:
     changes: Doc = {"state": move.state.value}
     if move.is_decision:
         changes["decided_at"] = now

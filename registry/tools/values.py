@@ -26,7 +26,7 @@ class ExposureState(StrEnum):
     DELETED = "deleted"
 
 
-class Person(NamedTuple):
+class ToolEditor(NamedTuple):
     """Who did something, as versions name them."""
 
     user_id: str

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from registry.tools.differences import Difference
-from registry.tools.reconcile import ToolUpdate
+from registry.tools.differences import DefinitionDifference
+from registry.tools.reconcile import ToolRowUpdate
 from registry.tools.values import StoredTool
 
 
@@ -38,7 +38,7 @@ class NewVersion:
     state: VersionState
     origin: VersionOrigin
     created_at: datetime
-    difference: Difference | None = None
+    difference: DefinitionDifference | None = None
     compared_with: int | None = None
 
 
@@ -56,7 +56,7 @@ class VersionMove:
     is_decision: bool = False
 
 
-def versions_of(update: ToolUpdate, now: datetime) -> Iterator[NewVersion | VersionMove]:
+def versions_of(update: ToolRowUpdate, now: datetime) -> Iterator[NewVersion | VersionMove]:
     """Yield what an update that a reading of the upstream led to means for the versions."""
     tool, offered = update.tool, update.serve or update.hold
     is_served = update.serve is not None

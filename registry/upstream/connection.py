@@ -64,7 +64,7 @@ Headers = dict[str, str]
 """The headers that are read, by lower-case name."""
 
 
-class Body:
+class ResponseBody:
     """The body of an answer, as a stream. Back-pressure reaches the upstream when it is not read.
 
     Raises (on reading):
@@ -162,7 +162,7 @@ class Body:
             self._waiter.set_result(None)
 
 
-class InflatedBody(Body):
+class InflatedResponseBody(ResponseBody):
     """A body that was compressed although nobody asked for that, as it was before.
 
     It is inflated as it is read, so that little which becomes much is never in memory as a whole.
@@ -233,12 +233,12 @@ class UpstreamConnection(ResponseHandler):
         self._head_bytes = 0
         self._bytes_since_body = 0
         self._has_body_until_end = False
-        self._head: asyncio.Future[tuple[int, Headers, Body]] | None = None
-        self._body: Body | None = None
+        self._head: asyncio.Future[tuple[int, Headers, ResponseBody]] | None = None
+        self._body: ResponseBody | None = None
         self._fields: Headers = {}
         self._field_count = 0
 
-    async def ask(self, request: bytes) -> tuple[int, Headers, Body]:
+    async def ask(self, request: bytes) -> tuple[int, Headers, ResponseBody]:
         """Send a request, and return status, headers and body of its answer.
 
         Raises:
@@ -249,7 +249,7 @@ class UpstreamConnection(ResponseHandler):
         transport = self.transport
         if transport is None:
             raise ServerDisconnectedError
-        head: asyncio.Future[tuple[int, Headers, Body]] = self._loop.create_future()
+        head: asyncio.Future[tuple[int, Headers, ResponseBody]] = self._loop.create_future()
         self._head = head
         transport.write(request)
         try:
@@ -435,9 +435,9 @@ class UpstreamConnection(ResponseHandler):
         fields = self._fields
         encoding = fields.get("content-encoding", IDENTITY).lower()
         if encoding == IDENTITY:
-            body = Body(self)
+            body = ResponseBody(self)
         elif encoding in INFLATABLE:
-            body = InflatedBody(self, encoding)
+            body = InflatedResponseBody(self, encoding)
         else:
             raise HttpProcessingError(message="an answer in an encoding that nobody asked for")
         self._body = body

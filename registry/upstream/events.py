@@ -15,7 +15,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MESSAGE, ENDPOINT = "message", "endpoint"
 
 
-class Event(NamedTuple):
+class ServerSentEvent(NamedTuple):
     """One event.
 
     Attributes:
@@ -29,7 +29,7 @@ class Event(NamedTuple):
     retry_ms: int | None = None
 
 
-SILENT = Event(MESSAGE, b"")
+SILENT = ServerSentEvent(MESSAGE, b"")
 """Stands for what ends like an event and says nothing: comments, as servers send them to keep a
 stream open, and empty lines."""
 
@@ -62,7 +62,7 @@ class EventParser:
         self._retry_ms: int | None = None
         self._size = 0
 
-    def feed(self, piece: bytes) -> Iterator[Event]:
+    def feed(self, piece: bytes) -> Iterator[ServerSentEvent]:
         """Yield the events that *piece* completes.
 
         Raises:
@@ -72,7 +72,7 @@ class EventParser:
             if event is not SILENT:
                 yield event
 
-    def feed_all(self, piece: bytes) -> Iterator[Event]:
+    def feed_all(self, piece: bytes) -> Iterator[ServerSentEvent]:
         """Yield likewise, and `SILENT` for each that says nothing, for who counts those, too.
 
         Raises:
@@ -86,7 +86,7 @@ class EventParser:
                 self._field(line)
                 continue
             if self._data or self._id is not None or self._retry_ms is not None:
-                yield Event(self._name, b"\n".join(self._data), self._id, self._retry_ms)
+                yield ServerSentEvent(self._name, b"\n".join(self._data), self._id, self._retry_ms)
             else:
                 yield SILENT
             self._begin()
@@ -135,7 +135,7 @@ class EventParser:
             self._retry_ms = int(value)
 
 
-def written(event: Event) -> bytes:
+def written(event: ServerSentEvent) -> bytes:
     """Return the text of an event whose data is one line."""
     lines = [f"event: {event.name}".encode()]
     if event.id is not None:

@@ -18,19 +18,26 @@ import httpx2
 from typing_extensions import override
 
 from registry.core.json import load_text, members
-from registry.upstream.carrier import AiohttpTransport
+from registry.upstream.aiohttp_transport import AiohttpTransport
 from registry.upstream.errors import (
     UpstreamError,
     UpstreamProtocolError,
     UpstreamTooLargeError,
 )
-from registry.upstream.events import ENDPOINT, MESSAGE, SILENT, Event, EventParser, written
+from registry.upstream.events import (
+    ENDPOINT,
+    MESSAGE,
+    SILENT,
+    EventParser,
+    ServerSentEvent,
+    written,
+)
 from registry.upstream.guard import DEFAULT_PORTS, UrlGuard
 
 LONG_MESSAGE_BYTES = 256 * 1024
 """From here on a message is read beside the event loop, which others wait for meanwhile."""
 
-MOST_EVENTS = 50_000
+MAX_EVENTS = 50_000
 """Events in all streams of one reading; its bytes would be enough for millions of empty ones."""
 
 ADDRESSES_TRIED = 8
@@ -50,7 +57,7 @@ RequestId = str | int
 
 
 @dataclass(slots=True)
-class Exchange:
+class ExchangeRecord:
     """What happened on the wire, for telling why a reading failed.
 
     Attributes:
@@ -87,10 +94,10 @@ class Exchange:
             raise self.refused(UpstreamTooLargeError(f"It sent more than {self.max_bytes} bytes."))
 
     def take_event(self) -> int:
-        """Count an event of a stream against `MOST_EVENTS`; return how many there were."""
+        """Count an event of a stream against `MAX_EVENTS`; return how many there were."""
         self.events += 1
-        if self.events > MOST_EVENTS:
-            raise self.refused(UpstreamTooLargeError(f"It sent more than {MOST_EVENTS} events."))
+        if self.events > MAX_EVENTS:
+            raise self.refused(UpstreamTooLargeError(f"It sent more than {MAX_EVENTS} events."))
         return self.events
 
     def refused(self, error: UpstreamError) -> UpstreamError:
@@ -104,7 +111,7 @@ class Exchange:
         self.broken = error
         self._tell()
 
-    def endpoint_named(self, event: Event) -> bytes | None:
+    def endpoint_named(self, event: ServerSentEvent) -> bytes | None:
         """Return the event that names the endpoint, as the SDK takes it; None of one before it.
 
         Messages go to the origin that was registered, however the stream writes it, and to no
@@ -164,7 +171,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     def __init__(
         self,
         guard: UrlGuard,
-        exchange: Exchange,
+        exchange: ExchangeRecord,
         carrier: httpx2.AsyncBaseTransport,
         rewrite: Rewriting | None,
     ) -> None:
@@ -281,7 +288,7 @@ def _trusted() -> ssl.SSLContext:
 
 
 class _CountedStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream, exchange: Exchange) -> None:
+    def __init__(self, inner: httpx2.AsyncByteStream, exchange: ExchangeRecord) -> None:
         self._inner = inner
         self._exchange = exchange
 
@@ -305,7 +312,7 @@ class _RewrittenStream(httpx2.AsyncByteStream):
     def __init__(
         self,
         inner: httpx2.AsyncByteStream,
-        exchange: Exchange,
+        exchange: ExchangeRecord,
         rewrite: Rewriting,
         request_id: RequestId | None,
     ) -> None:
@@ -373,7 +380,7 @@ REWRITTEN = {"application/json": _RewrittenBody, "text/event-stream": _Rewritten
 
 def guarded_client(
     guard: UrlGuard,
-    exchange: Exchange,
+    exchange: ExchangeRecord,
     headers: dict[str, str],
     carrier: httpx2.AsyncBaseTransport,
     *,

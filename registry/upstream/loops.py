@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from registry.core.definitions import LISTED_VIA, Listed, Unreadable
+from registry.core.definitions import LISTED_VIA, Listed, UnreadableDefinition
 from registry.core.json import JsonObject, JsonValue, members
 
 NAME = "mcp-gateway-registry"
@@ -52,7 +52,7 @@ class Instance:
 
     def listed(self, entry: Listed) -> bool:
         """Whether an object of an upstream's list was listed to it by this deployment."""
-        if isinstance(entry, Unreadable):
+        if isinstance(entry, UnreadableDefinition):
             return False
         return any(known in _gateways(members(entry)) for known in self.known)
 

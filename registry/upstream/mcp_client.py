@@ -36,7 +36,7 @@ from registry.core.clock import Clock
 from registry.core.definitions import Listed
 from registry.core.errors import leaves
 from registry.core.json import JsonObject, load_text, members
-from registry.upstream.carrier import AiohttpTransport, UntrustedError
+from registry.upstream.aiohttp_transport import AiohttpTransport, UntrustedError
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
@@ -48,11 +48,11 @@ from registry.upstream.errors import (
     UpstreamTooLargeError,
 )
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import Exchange, Rewriting, carrying, guarded_client
+from registry.upstream.http import ExchangeRecord, Rewriting, carrying, guarded_client
 from registry.upstream.loops import LOOP_DETECTED
 from registry.upstream.messages import Kept, without_lists
 from registry.upstream.oauth import RESOURCE_METADATA
-from registry.upstream.values import Limits, Reading, SpokenEras, Target
+from registry.upstream.values import ReadingLimits, SpokenEras, UpstreamReading, UpstreamTarget
 
 T = TypeVar("T")
 
@@ -143,16 +143,16 @@ LISTED = {listing.method: listing.member for listing in (TOOLS, *FEATURES)}
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class ReadingConnections:
     """The connections of one reading, and what they must keep to."""
 
     guard: UrlGuard
-    limits: Limits
+    limits: ReadingLimits
     carrier: AiohttpTransport
 
     def client(
         self,
-        exchange: Exchange,
+        exchange: ExchangeRecord,
         headers: dict[str, str],
         rewrite: Rewriting | None = None,
     ) -> httpx2.AsyncClient:
@@ -246,13 +246,13 @@ def _article(member: str) -> str:
 
 
 async def read_upstream(
-    target: Target,
+    target: UpstreamTarget,
     guard: UrlGuard,
-    limits: Limits,
+    limits: ReadingLimits,
     clock: Clock,
     progress: Callable[[int], None] | None = None,
     taken: Callable[[int], None] = lambda _: None,
-) -> Reading:
+) -> UpstreamReading:
     """Connect to *target*, read everything a registration needs, and disconnect.
 
     *progress* is told how many tools were read so far, after each page of them, and *taken* in the
@@ -265,7 +265,7 @@ async def read_upstream(
     exchange = _exchange(target, limits)
     try:
         async with asyncio.timeout(limits.total_timeout_seconds), carrying() as carrier:
-            wire = Wire(guard, limits, carrier)
+            wire = ReadingConnections(guard, limits, carrier)
             return await _read(target, wire, clock, exchange, progress)
     except TimeoutError:
         raise _timed_out(target, limits, exchange) from None
@@ -275,21 +275,21 @@ async def read_upstream(
         taken(exchange.taken)
 
 
-def _exchange(target: Target, limits: Limits) -> Exchange:
+def _exchange(target: UpstreamTarget, limits: ReadingLimits) -> ExchangeRecord:
     stream_url = target.url if target.is_sse else None
-    return Exchange(limits.max_bytes, heeds_get=target.is_sse, stream_url=stream_url)
+    return ExchangeRecord(limits.max_bytes, heeds_get=target.is_sse, stream_url=stream_url)
 
 
 async def _read(
-    target: Target,
-    wire: Wire,
+    target: UpstreamTarget,
+    wire: ReadingConnections,
     clock: Clock,
-    exchange: Exchange,
+    exchange: ExchangeRecord,
     progress: Callable[[int], None] | None,
-) -> Reading:
+) -> UpstreamReading:
     limits = wire.limits
     began_at = clock.monotonic()
-    read: Reading | None = None
+    read: UpstreamReading | None = None
     features = FeatureLists()
     try:
         async with _session(target, wire, exchange) as (session, dispatcher):
@@ -298,7 +298,7 @@ async def _read(
             tools: tuple[Listed, ...] = ()
             if TOOLS.capability in handshake.capabilities:
                 tools = await _all_of(TOOLS, session, dispatcher, limits, progress)
-            read = Reading(
+            read = UpstreamReading(
                 protocol_version=handshake.version,
                 speaks_legacy=handshake.names_legacy,
                 speaks_modern=handshake.is_modern,
@@ -330,7 +330,7 @@ async def _read(
     )
 
 
-async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEras:
+async def read_eras(target: UpstreamTarget, guard: UrlGuard, limits: ReadingLimits) -> SpokenEras:
     """Shake hands with *target* in both eras and ask for nothing else.
 
     Raises:
@@ -340,7 +340,7 @@ async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEr
     exchange = _exchange(target, limits)
     try:
         async with asyncio.timeout(limits.total_timeout_seconds), carrying() as carrier:
-            wire = Wire(guard, limits, carrier)
+            wire = ReadingConnections(guard, limits, carrier)
             async with _session(target, wire, exchange) as (session, dispatcher):
                 handshake = await _shake_hands(session, dispatcher, target)
             modern = handshake.is_modern
@@ -353,7 +353,7 @@ async def read_eras(target: Target, guard: UrlGuard, limits: Limits) -> SpokenEr
 
 
 async def _shake_hands(
-    session: ClientSession, dispatcher: RecordingDispatcher, target: Target
+    session: ClientSession, dispatcher: RecordingDispatcher, target: UpstreamTarget
 ) -> Handshake:
     """Open the conversation in the newest era that the upstream speaks."""
     modern = not target.is_sse and await _adopts_modern(session)
@@ -378,8 +378,8 @@ async def _read_features(
     handshake: Handshake,
     session: ClientSession,
     dispatcher: RecordingDispatcher,
-    limits: Limits,
-    exchange: Exchange,
+    limits: ReadingLimits,
+    exchange: ExchangeRecord,
 ) -> None:
     for listing in FEATURES:
         if listing.capability not in handshake.capabilities:
@@ -407,7 +407,7 @@ async def _read_features(
 
 @asynccontextmanager
 async def _session(
-    target: Target, wire: Wire, exchange: Exchange
+    target: UpstreamTarget, wire: ReadingConnections, exchange: ExchangeRecord
 ) -> AsyncIterator[tuple[ClientSession, RecordingDispatcher]]:
     limits = wire.limits
     kept = Kept(limits.max_tools)
@@ -462,7 +462,7 @@ async def _asks_nobody(context: Any, params: Any = None) -> types.ErrorData:  # 
 
 async def _opened(
     opening: AbstractAsyncContextManager[T],
-    exchange: Exchange,
+    exchange: ExchangeRecord,
     stack: AsyncExitStack,
 ) -> T:
     """Enter *opening*, or leave it at once when the exchange fails.
@@ -500,12 +500,12 @@ def _names_handshake_version(versions: object) -> bool:
     )
 
 
-async def _speaks_legacy(target: Target, wire: Wire) -> bool:
+async def _speaks_legacy(target: UpstreamTarget, wire: ReadingConnections) -> bool:
     """Whether an upstream that speaks the newest version takes `initialize` too.
 
     One plain request, where a session of the SDK would cost as much as the reading itself.
     """
-    exchange = Exchange(wire.limits.max_bytes, heeds_get=target.is_sse)
+    exchange = ExchangeRecord(wire.limits.max_bytes, heeds_get=target.is_sse)
     headers = {
         **target.headers,
         "Accept": "application/json, text/event-stream",
@@ -556,7 +556,7 @@ async def _all_of(
     listing: Listing,
     session: ClientSession,
     dispatcher: RecordingDispatcher,
-    limits: Limits,
+    limits: ReadingLimits,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Listed, ...]:
     """Return all objects of one kind, page by page."""
@@ -590,7 +590,7 @@ async def _all_of(
 
 
 def _translated(
-    error: BaseException, exchange: Exchange, target: Target, limits: Limits
+    error: BaseException, exchange: ExchangeRecord, target: UpstreamTarget, limits: ReadingLimits
 ) -> UpstreamError:
     if exchange.refusal is not None:
         return exchange.refusal
@@ -610,7 +610,7 @@ def _translated(
     return UpstreamProtocolError(f"{_origin(target)} did not answer as an MCP server.")
 
 
-def _told_by_status(exchange: Exchange, target: Target) -> UpstreamError | None:
+def _told_by_status(exchange: ExchangeRecord, target: UpstreamTarget) -> UpstreamError | None:
     status, origin = exchange.status, _origin(target)
     match status:
         case None:
@@ -632,7 +632,7 @@ def _told_by_status(exchange: Exchange, target: Target) -> UpstreamError | None:
             return None
 
 
-def _hint(exchange: Exchange, target: Target) -> str:
+def _hint(exchange: ExchangeRecord, target: UpstreamTarget) -> str:
     """Return what an answer that is not MCP suggests."""
     is_elsewhere = not urlsplit(target.url).path.rstrip("/").endswith("/mcp")
     if exchange.status == httpx2.codes.NOT_FOUND and is_elsewhere:
@@ -643,7 +643,7 @@ def _hint(exchange: Exchange, target: Target) -> str:
 
 
 def _of_leaf(
-    leaf: BaseException, target: Target, limits: Limits, exchange: Exchange
+    leaf: BaseException, target: UpstreamTarget, limits: ReadingLimits, exchange: ExchangeRecord
 ) -> UpstreamError | None:
     match leaf:
         case TimeoutError():
@@ -658,7 +658,7 @@ def _of_leaf(
             return None
 
 
-def _of_answer(error: MCPError, origin: str, exchange: Exchange) -> UpstreamError:
+def _of_answer(error: MCPError, origin: str, exchange: ExchangeRecord) -> UpstreamError:
     text = str(error)
     if text == CLOSED:
         return UpstreamConnectError(f"The connection to {origin} broke.")
@@ -670,7 +670,9 @@ def _of_answer(error: MCPError, origin: str, exchange: Exchange) -> UpstreamErro
     return UpstreamProtocolError(f"{origin} answered: {_shown(error)}")
 
 
-def _of_transport(error: httpx2.TransportError, target: Target, limits: Limits) -> UpstreamError:
+def _of_transport(
+    error: httpx2.TransportError, target: UpstreamTarget, limits: ReadingLimits
+) -> UpstreamError:
     origin = _origin(target)
     match error:
         case httpx2.ConnectTimeout():
@@ -690,7 +692,7 @@ def _of_transport(error: httpx2.TransportError, target: Target, limits: Limits) 
 
 
 def _timed_out(
-    target: Target, limits: Limits, exchange: Exchange | None = None
+    target: UpstreamTarget, limits: ReadingLimits, exchange: ExchangeRecord | None = None
 ) -> UpstreamTimeoutError:
     within = f"within {limits.total_timeout_seconds:g} s."
     if exchange is not None and exchange.stream_url is not None and exchange.status is not None:
@@ -698,7 +700,7 @@ def _timed_out(
     return UpstreamTimeoutError(f"{_origin(target)} did not finish answering {within}")
 
 
-def _origin(target: Target) -> str:
+def _origin(target: UpstreamTarget) -> str:
     parts = urlsplit(target.url)
     return f"{parts.scheme}://{parts.netloc}"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import SchemaValidator, core_schema
 
-from registry.core.definitions import MAX_DEPTH, NO_NUMBER, TOO_DEEP, Listed, Unreadable
+from registry.core.definitions import MAX_DEPTH, NO_NUMBER, TOO_DEEP, Listed, UnreadableDefinition
 from registry.core.json import JsonObject, JsonValue, nesting
 
 RESULT = "result"
@@ -204,7 +204,7 @@ class _Careful:
         except ValueError:
             # Python reads no whole number of more than 4,300 digits.
             reason = NO_NUMBER
-        return Unreadable(self._telling(at), reason), end
+        return UnreadableDefinition(self._telling(at), reason), end
 
     def _telling(self, at: int) -> JsonObject:
         members: JsonObject = {}

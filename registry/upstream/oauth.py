@@ -13,8 +13,8 @@ from registry.upstream.errors import (
     UpstreamTimeoutError,
 )
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import Exchange, carrying, guarded_client
-from registry.upstream.values import Limits, Target
+from registry.upstream.http import ExchangeRecord, carrying, guarded_client
+from registry.upstream.values import ReadingLimits, UpstreamTarget
 
 MAX_METADATA_BYTES = 64 * 1024
 RESOURCE_METADATA = re.compile(r'resource_metadata="([^"]+)"')
@@ -23,7 +23,7 @@ TEXT_LISTS = ("authorization_servers", "scopes_supported", "bearer_methods_suppo
 
 
 async def read_oauth_metadata(
-    target: Target, guard: UrlGuard, limits: Limits
+    target: UpstreamTarget, guard: UrlGuard, limits: ReadingLimits
 ) -> JsonObject | None:
     """Return the metadata that *target* publishes, or None.
 
@@ -33,7 +33,7 @@ async def read_oauth_metadata(
         UpstreamError: The upstream may not be contacted or cannot be reached.
     """
     guard.check_syntax(target.url)
-    exchange = Exchange(4 * MAX_METADATA_BYTES)
+    exchange = ExchangeRecord(4 * MAX_METADATA_BYTES)
     try:
         async with (
             asyncio.timeout(limits.total_timeout_seconds),

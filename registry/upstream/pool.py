@@ -117,7 +117,7 @@ def create_upstream_session(
     """Return the pool. Callers close it, never follow redirects, and set their own timeouts.
 
     It has no limit of its own, which could only be one for each address: servers that share one
-    would share it. `registry.gateway.gates` bounds the calls to each server.
+    would share it. `registry.gateway.transport.bulkhead` bounds the calls to each server.
     """
     connector = GuardedConnector(
         guard,

@@ -8,7 +8,7 @@ from registry.core.json import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class UpstreamTarget:
     """One upstream.
 
     Attributes:
@@ -25,7 +25,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ReadingLimits:
     """Bounds of one reading.
 
     Attributes:
@@ -39,7 +39,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class UpstreamReading:
     """What an upstream said.
 
     Attributes:

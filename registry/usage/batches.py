@@ -40,7 +40,7 @@ class BatchUnreadableError(Exception):
     """A stored batch is not as this release writes it."""
 
 
-class Batch:
+class UsageBatch:
     """Calls that are being gathered.
 
     Attributes:
@@ -75,7 +75,7 @@ class BatchPacker:
         self._worker = worker
         self._retention_ms = int(retention.total_seconds() * 1000)
 
-    def document(self, batch: Batch, now: datetime, monotonic: float) -> Doc:
+    def document(self, batch: UsageBatch, now: datetime, monotonic: float) -> Doc:
         """Return the document of a batch that is not empty.
 
         Args:

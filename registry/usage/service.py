@@ -5,7 +5,7 @@ from datetime import datetime
 
 from registry.auth.identity import UserContext
 from registry.auth.ports import SeenServers
-from registry.core.cursor import PLACE, Page, newest_page
+from registry.core.cursor import PLACE, CursorPage, newest_page
 from registry.usage.repository import UsageRepository
 from registry.usage.values import Shown, UsageFilter, UsageRecord
 
@@ -23,7 +23,7 @@ class UsageService:
 
     async def page(
         self, user: UserContext, narrowed: UsageFilter, cursor: str | None, limit: int
-    ) -> Page[UsageRecord]:
+    ) -> CursorPage[UsageRecord]:
         """Return up to *limit* records that *user* may see and that are older than *cursor*.
 
         Raises:

@@ -16,7 +16,7 @@ from packages.database.client import Doc
 from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
-from registry.usage.batches import Batch, BatchPacker
+from registry.usage.batches import BatchPacker, UsageBatch
 from registry.usage.repository import UsageRepository
 from registry.usage.values import Course, Facts
 
@@ -66,8 +66,8 @@ class UsageWriter:
         self._written = metrics.usage_records_written
         self._dropped = metrics.usage_records_dropped
         # From the newest calls to the oldest.
-        self._open = Batch()
-        self._closed: deque[Batch] = deque()
+        self._open = UsageBatch()
+        self._closed: deque[UsageBatch] = deque()
         self._packed: deque[_Packed] = deque()
         self._sent: _Packed | None = None
         self._waiting = 0
@@ -145,7 +145,7 @@ class UsageWriter:
     def _close_batch(self) -> None:
         if self._open.rows:
             self._closed.append(self._open)
-            self._open = Batch()
+            self._open = UsageBatch()
 
     async def _write(self) -> None:
         """Write the batches that are closed."""
@@ -196,7 +196,7 @@ class UsageWriter:
         elif self._closed:
             count = len(self._closed.popleft().rows)
         else:
-            count, self._open = len(self._open.rows), Batch()
+            count, self._open = len(self._open.rows), UsageBatch()
         self._drop("full", count)
 
 

@@ -16,7 +16,7 @@ from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from registry.auth.identity import Role, Tenants, tenant_of
 from registry.auth.repository import of_tenants
-from registry.auth.values import Person
+from registry.auth.values import DirectoryPrincipal
 from registry.core.paging import Page, PageRequest
 from registry.users.values import GroupChange, GroupRecord, UserChange, UserRecord
 
@@ -65,7 +65,9 @@ class UserRepository:
         query = {"_id": {"$in": [ObjectId(one) for one in user_ids]}}
         return [_user(row) async for row in self._users.find(query, USER_FIELDS, session=tx)]
 
-    async def members(self, member_ids: Sequence[str], tenant_id: str | None) -> list[Person]:
+    async def members(
+        self, member_ids: Sequence[str], tenant_id: str | None
+    ) -> list[DirectoryPrincipal]:
         """Return the users of a tenant whom a group lists so, by name."""
         by_source = {"idOnTheSource": {"$in": list(member_ids)}}
         ids = [ObjectId(one) for one in member_ids if ObjectId.is_valid(one)]
@@ -77,7 +79,9 @@ class UserRepository:
         listed = set(member_ids)
         return sorted(
             (
-                Person("user", one.id, one.name or one.username, one.username, one.email)
+                DirectoryPrincipal(
+                    "user", one.id, one.name or one.username, one.username, one.email
+                )
                 for one in users.values()
                 if one.member_id in listed and one.tenant_id == tenant_id
             ),

@@ -34,7 +34,7 @@ from registry.users.values import Group, GroupChange, GroupRecord, UserChange, U
 
 log = structlog.get_logger()
 
-MOST_MEMBERS = 100_000
+MAX_MEMBERS = 100_000
 """A document holds 16 MB, and a member takes 40 bytes."""
 
 LISTED_MEMBERS = 200
@@ -249,8 +249,8 @@ class UserService:
             gone |= change.removed
             new = [one.member_id for one in added if one.member_id not in before.member_ids]
             members = [*(one for one in before.member_ids if one not in gone), *new]
-            if len(members) > MOST_MEMBERS:
-                raise TooManyMembersError(MOST_MEMBERS)
+            if len(members) > MAX_MEMBERS:
+                raise TooManyMembersError(MAX_MEMBERS)
             await self._groups.update(group_id, change, members, now, tx)
             after = await self._require_group(group_id, actor, tx)
             told = changes_of(_said(present_group(before)), _said(present_group(after)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from registry.auth.identity import Role
-from registry.auth.values import Person
+from registry.auth.values import DirectoryPrincipal
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Group:
     """A group, and its members as far as they are users."""
 
     record: GroupRecord
-    members: tuple[Person, ...]
+    members: tuple[DirectoryPrincipal, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from registry.web.transport import JoiningTransport
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """What no value may hold; as uvicorn has it."""
 
-MOST_NAMES = 256
+MAX_NAMES = 256
 NO_BODY = frozenset({204, 304})
 """Statuses whose answers have no body, whatever their headers say."""
 
@@ -126,6 +126,6 @@ def _checked(name: bytes) -> bytes | None:
     sent = name.lower()
     if HEADER_RE.search(name) or sent in CHANGES_FRAMING:
         return None
-    if len(_known_names) < MOST_NAMES:
+    if len(_known_names) < MAX_NAMES:
         _known_names[name] = sent
     return sent

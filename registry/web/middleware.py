@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry.core.asgi import declares_more
 from registry.core.errors import ErrorKind
 from registry.core.metrics import Metrics
-from registry.core.origin import Origin, current_origin
+from registry.core.origin import UrlOrigin, current_origin
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class RequestRecorder:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            current_origin.set(Origin(request_id, _address(scope)))
+            current_origin.set(UrlOrigin(request_id, _address(scope)))
             try:
                 await self._limited(scope, receive, tagged_send)
             except BodyTooLargeError:

@@ -10,26 +10,25 @@ from packages.models import check_schema_version
 from registry.audit.sealing import Sealer
 from registry.audit.service import AuditService
 from registry.connections.service import ConnectionService
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
-from registry.core.loop_lag import watch_loop
 from registry.core.memory import FreedMemory
-from registry.core.metrics import Metrics
+from registry.core.metrics import Metrics, watch_loop
 from registry.core.settings import Settings
-from registry.core.tasks import end
-from registry.gateway.ended_sessions import EndedSessionRepository, EndedSessions
-from registry.gateway.endpoint import GatewayEndpoint, Surroundings
-from registry.gateway.gates import UpstreamGates, gate_limits
+from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSessions
+from registry.gateway.endpoint import GatewayDependencies, GatewayEndpoint
 from registry.gateway.ports import Peers
-from registry.servers.directory import ServerDirectory
-from registry.servers.leftovers import Leftovers
-from registry.servers.user_keys import UserKeyService
+from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
+from registry.servers.storage.adapters import VisibleServerDirectory
+from registry.servers.storage.orphaned_data import OrphanedServerData
+from registry.servers.user_keys.service import UserKeyService
+from registry.servers.versions.service import VersionService
 from registry.sync.described import DescribedServers
 from registry.tokens.gauges import TokenGauges
 from registry.upstream.pool import create_upstream_session
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService
-from registry.versions.service import VersionService
 from registry.wiring.components import Components
 from registry.wiring.connections import build_connections
 from registry.wiring.database import connected
@@ -48,9 +47,9 @@ from registry.wiring.services import (
 from registry.wiring.storage import build_storage, prepared
 from registry.wiring.sync import build_sync
 from registry.wiring.upstreams import build_upstreams
-from registry.workers.ids import new_worker_id
-from registry.workers.peers import Alone, Siblings
-from registry.workers.totals import Totals
+from registry.workers.metric_totals import Totals
+from registry.workers.peers import SingleWorker, WorkerPeers
+from registry.workers.runtime_directory import new_worker_id
 
 Work: TypeAlias = tuple[Coroutine[Any, Any, None], Callable[[], Awaitable[None]] | None]
 """What runs as long as the process does, and what is left to do once it was ended."""
@@ -73,7 +72,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         DatabaseUnavailable: MongoDB is not there.
     """
     check_schema_version()
-    peers = peers or Alone(new_worker_id())
+    peers = peers or SingleWorker(new_worker_id())
     drain = Drain()
     clock = SystemClock()
     metrics = Metrics()
@@ -99,7 +98,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             lifetime=timedelta(hours=settings.gateway_session_hours),
             clock=clock,
         )
-        leftovers = Leftovers(database, repositories, clock=clock)
+        leftovers = OrphanedServerData(database, repositories, clock=clock)
         described = DescribedServers(database, repositories, clock=clock)
         snapshot, suspicions = build_view(
             settings,
@@ -140,13 +139,13 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             metrics=metrics,
         )
         gateway = GatewayEndpoint(
-            Surroundings(
+            GatewayDependencies(
                 routes=snapshot,
                 authenticate=known.authenticator,
                 session=upstream,
                 refusals=audit,
                 recorder=recorder,
-                gates=UpstreamGates(gate_limits(settings), clock, metrics, tracker),
+                bulkheads=Bulkheads(bulkhead_limits(settings), clock, metrics, tracker),
                 peers=peers,
                 ended_sessions=ended_sessions,
                 announced=sync.announcements.heard,
@@ -162,7 +161,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
         totals = (
             Totals(metrics.registry, peers, token_gauges.refresh)
-            if isinstance(peers, Siblings)
+            if isinstance(peers, WorkerPeers)
             else None
         )
         await snapshot.load()
@@ -196,8 +195,8 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             servers=servers,
             connections=ConnectionService(
                 tracker,
-                ServerDirectory(repositories.visible, clock),
-                peers if isinstance(peers, Siblings) else None,
+                VisibleServerDirectory(repositories.visible, clock),
+                peers if isinstance(peers, WorkerPeers) else None,
                 clock=clock,
                 idle_seconds=settings.connection_idle_seconds,
             ),

@@ -17,7 +17,7 @@ from packages.models import check_schema_version
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
 from registry.wiring.services import (
@@ -31,11 +31,11 @@ from registry.wiring.services import (
 from registry.wiring.storage import Storage, build_storage, prepared
 
 if TYPE_CHECKING:
+    from registry.access.policies.service import PolicyService
     from registry.access.service import PermissionService
     from registry.audit.service import AuditService
     from registry.auth.repository import DirectoryRepository
     from registry.governance.service import ToolService
-    from registry.policies.service import PolicyService
     from registry.servers.service import ServerService
     from registry.tokens.sessions import SessionService
     from registry.usage.service import UsageService
@@ -202,7 +202,7 @@ async def command_services(
 
 
 async def _read_lists(repositories: ServerRepositories, clock: Clock, *, with_tools: bool) -> None:
-    from registry.servers.inventory import InventorySources  # noqa: PLC0415
+    from registry.servers.storage.inventory import InventorySources  # noqa: PLC0415
 
     sources = InventorySources(repositories.lookup, repositories.tools, repositories.acl)
     began_at = clock.monotonic()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
+from registry.access.policies.service import PolicyService
 from registry.access.service import PermissionService
 from registry.audit.service import AuditService
 from registry.audit.trail import AuditTrail
@@ -19,19 +20,18 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.ports import Peers
-from registry.gateway.snapshot import Snapshot
+from registry.gateway.view.snapshot import Snapshot
 from registry.governance.service import ToolService
-from registry.policies.service import PolicyService
 from registry.servers.service import ServerService
-from registry.servers.user_keys import UserKeyService
+from registry.servers.user_keys.service import UserKeyService
+from registry.servers.versions.service import VersionService
 from registry.sync.service import SyncService
 from registry.tokens.gauges import TokenGauges
 from registry.tokens.service import TokenService
 from registry.tokens.sessions import SessionService
 from registry.usage.service import UsageService
 from registry.users.service import UserService
-from registry.versions.service import VersionService
-from registry.workers.totals import Totals
+from registry.workers.metric_totals import Totals
 
 READY_CHECK_SECONDS = 2.0
 """How long a readiness check may take; probes give up soon after."""

@@ -5,7 +5,7 @@ from registry.connections.writer import ConnectionWriter
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.servers.health import ServerHealth
+from registry.servers.storage.health import ServerHealth
 from registry.wiring.storage import Storage
 
 

@@ -13,14 +13,13 @@ from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.calllog import CallLog
-from registry.gateway.ended_sessions import EndedSessions
-from registry.gateway.loading import SnapshotSources
-from registry.gateway.pending import WATCHED
-from registry.gateway.recorder import Recorder
-from registry.gateway.snapshot import Snapshot
-from registry.gateway.suspicion import Suspicions
-from registry.servers.leftovers import Leftovers
+from registry.gateway.edge.ended_sessions import EndedSessions
+from registry.gateway.edge.recorder import CallLog, Recorder
+from registry.gateway.view.era_probe import EraReprobe
+from registry.gateway.view.loading import SnapshotSources
+from registry.gateway.view.pending import WATCHED
+from registry.gateway.view.snapshot import Snapshot
+from registry.servers.storage.orphaned_data import OrphanedServerData
 from registry.sync.described import DescribedServers
 from registry.sync.eras import EraProber
 from registry.telemetry import tracing
@@ -65,14 +64,14 @@ def build_view(  # noqa: PLR0913 - collaborators
     known: Identities,
     upstreams: Upstreams,
     tracker: ConnectionTracker,
-    leftovers: Leftovers,
+    leftovers: OrphanedServerData,
     described: DescribedServers,
     ended_sessions: EndedSessions,
     *,
     clock: Clock,
     metrics: Metrics,
     freed: Callable[[int], None],
-) -> tuple[Snapshot, Suspicions]:
+) -> tuple[Snapshot, EraReprobe]:
     """Return the gateway's view, still empty, and what follows up when an upstream belies it."""
     repositories = storage.repositories
     prober = EraProber(
@@ -84,7 +83,7 @@ def build_view(  # noqa: PLR0913 - collaborators
         clock=clock,
         failures_until_error=settings.connection_failures_until_error,
     )
-    suspicions = Suspicions(prober.probe, clock=clock)
+    suspicions = EraReprobe(prober.probe, clock=clock)
     snapshot = Snapshot(
         feed,
         SnapshotSources(
@@ -103,7 +102,7 @@ def build_view(  # noqa: PLR0913 - collaborators
         users_changed=known.authenticator.forget_users,
         revocations_changed=known.revocations.load,
         sessions_ended=ended_sessions.heard,
-        suspicions=suspicions,
+        era_reprobe=suspicions,
         connections=tracker,
         servers_missing=leftovers.note,
         freed=freed,

@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from registry.access.policies.ports import PolicyChanges
+    from registry.access.policies.service import PolicyService
     from registry.access.ports import ResourceChanges
     from registry.access.service import PermissionService
     from registry.auth.jwt import TokenIssuer, TokenVerifier
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from registry.core.metrics import Metrics
     from registry.core.settings import Settings
     from registry.governance.service import ToolService
-    from registry.policies.ports import PolicyChanges
-    from registry.policies.service import PolicyService
     from registry.servers.ports import ServerChanges
     from registry.servers.service import ServerService
     from registry.tokens.service import TokenService
@@ -59,7 +59,7 @@ def build_servers(
 
 def build_tools(storage: Storage, changes: ServerChanges, clock: Clock) -> ToolService:
     """Return what shows tools and decides about them."""
-    from registry.governance.history import ToolHistory  # noqa: PLC0415
+    from registry.governance.history import ToolHistoryReader  # noqa: PLC0415
     from registry.governance.repository import GovernedTools  # noqa: PLC0415
     from registry.governance.service import ToolService  # noqa: PLC0415
 
@@ -68,7 +68,7 @@ def build_tools(storage: Storage, changes: ServerChanges, clock: Clock) -> ToolS
         storage.database,
         storage.repositories,
         governed,
-        ToolHistory(governed, storage.audit_repository),
+        ToolHistoryReader(governed, storage.audit_repository),
         storage.audit,
         changes,
         clock=clock,
@@ -105,15 +105,15 @@ def build_policies(
     clock: Clock,
 ) -> PolicyService:
     """Return what says who may use which single tools."""
-    from registry.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
-    from registry.servers.policy_owners import PolicyOwners  # noqa: PLC0415
+    from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
+    from registry.servers.storage.adapters import PolicyServerReader  # noqa: PLC0415
 
     repositories = storage.repositories
     return PolicyService(
         storage.database,
         PolicyStore(
             repositories.policies,
-            PolicyOwners(
+            PolicyServerReader(
                 storage.database, repositories.lookup, repositories.visible, repositories.servers
             ),
             repositories.tools,

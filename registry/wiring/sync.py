@@ -11,7 +11,7 @@ from registry.servers.ports import ServerChanges
 from registry.servers.reader import ServerReader
 from registry.sync.repository import JobRepository
 from registry.sync.runner import SyncRunner, Terms
-from registry.sync.schedule import Patience
+from registry.sync.schedule import RetryPolicy
 from registry.sync.service import SyncService
 from registry.sync.worker import Announcements, SyncWorker, WorkerTerms
 from registry.wiring.process import process_name
@@ -44,7 +44,7 @@ def build_sync(
     jobs = JobRepository(
         database, retention=timedelta(days=settings.sync_retention_days), clock=clock
     )
-    patience = Patience(
+    patience = RetryPolicy(
         settings.sync_max_attempts,
         settings.sync_backoff_seconds,
         settings.sync_backoff_max_seconds,

@@ -1,7 +1,7 @@
 """How one worker reaches the others: requests to be answered there, and messages."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
@@ -12,13 +12,74 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 from yarl import URL
 
-from registry.gateway.patience import Patience
 from registry.gateway.ports import PeerGone, Peers
-from registry.gateway.watch import CallWatch
-from registry.workers.entrance import CONNECTIONS, COUNTS, MESSAGES, Entrance, Reply
-from registry.workers.ids import is_worker_id
-from registry.workers.place import Place
-from registry.workers.relay import is_from_peer, relayed_headers, returned_headers, target
+from registry.gateway.transport.call_watch import CallWatch, LatencyWatcher
+from registry.workers.relay import (
+    is_from_peer,
+    relayed_headers,
+    restored,
+    returned_headers,
+    target,
+)
+from registry.workers.runtime_directory import RuntimeDirectory, is_worker_id
+
+MESSAGES = "/message"
+COUNTS = "/counts"
+CONNECTIONS = "/connections"
+
+Reply = Callable[[bytes], Awaitable[bytes]]
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Guards against a mistake of ours, not against strangers."""
+
+
+class PeerServer:
+    """The ASGI application of a worker's unix socket.
+
+    Args:
+        app: Answers what other workers forward.
+        replies: Answers messages, by path.
+    """
+
+    def __init__(self, app: ASGIApp, replies: Mapping[str, Reply]) -> None:
+        self._app = app
+        self._replies = replies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            return
+        forwarded = restored(scope)
+        if forwarded is not None:
+            await self._app(forwarded, receive, send)
+            return
+        reply = self._replies.get(scope["path"])
+        if reply is None:
+            await _answer(send, 404, b"")
+            return
+        try:
+            await _answer(send, 200, await reply(await _body(receive)))
+        except Exception:
+            log.exception("worker_message_failed", path=scope["path"])
+            await _answer(send, 500, b"")
+
+
+async def _body(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if message["type"] != "http.request" or len(body) > MAX_MESSAGE_BYTES:
+            raise ConnectionError("The message broke off, or does not end.")
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
 
 log = structlog.get_logger()
 
@@ -36,7 +97,7 @@ BASE = "http://worker"
 GONE = (ClientError, OSError, TimeoutError)
 
 
-class Alone(Peers):
+class SingleWorker(Peers):
     """The only worker: there is nobody to reach.
 
     Args:
@@ -72,7 +133,7 @@ class Alone(Peers):
         """Do nothing: nobody tells anything."""
 
 
-class Siblings(Peers):
+class WorkerPeers(Peers):
     """The other workers of the same registry, each on a unix socket in one private folder.
 
     Connections are made anew for each request: that costs a fraction of a millisecond, and none
@@ -82,13 +143,13 @@ class Siblings(Peers):
         place: Where they meet.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RuntimeDirectory) -> None:
         self.own = place.own
         self.place = place
-        self._patience = Patience()
+        self._latency_watcher = LatencyWatcher()
         self._handler: Reply | None = None
 
-    def entrance(self, app: ASGIApp, counts: Reply, connections: Reply) -> Entrance:
+    def entrance(self, app: ASGIApp, counts: Reply, connections: Reply) -> PeerServer:
         """Return what this worker serves to the others.
 
         Args:
@@ -97,7 +158,7 @@ class Siblings(Peers):
             connections: Returns what this worker knows of connections.
         """
         replies = {MESSAGES: self._reply, COUNTS: counts, CONNECTIONS: connections}
-        return Entrance(app, replies)
+        return PeerServer(app, replies)
 
     @override
     async def forward(
@@ -112,7 +173,7 @@ class Siblings(Peers):
         if is_from_peer(scope):
             raise PeerGone
         # A disconnect cancels, by closing the connection, what the other worker does for it.
-        with CallWatch(self._patience, receive, None):
+        with CallWatch(self._latency_watcher, receive, None):
             headers = relayed_headers(scope)
             async with self._asked(
                 worker, scope["method"], target(scope), headers, body

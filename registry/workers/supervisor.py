@@ -16,11 +16,11 @@ from typing import Any
 import structlog
 
 from registry.core.clock import Clock
-from registry.workers.ids import new_worker_id
 from registry.workers.listeners import SPREADS
-from registry.workers.orders import Orders
-from registry.workers.tie import DRAINING, READY, ParentEnd
-from registry.workers.totals import take_leave
+from registry.workers.metric_totals import record_stopped_worker
+from registry.workers.parent_channel import DRAINING, READY, ParentEnd
+from registry.workers.runtime_directory import new_worker_id
+from registry.workers.worker_config import WorkerConfig
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ class Slot:
         self.number = number
         self.listener = listener
         self.process: asyncio.subprocess.Process | None = None
-        self.tie: ParentEnd | None = None
+        self.channel: ParentEnd | None = None
         self.is_listening = False
         self.was_ready = asyncio.Event()
 
@@ -59,7 +59,7 @@ class Supervisor:
     Args:
         listeners: One socket for each worker.
         folder: Where they meet.
-        orders: Returns a worker's orders, given id, slot and the descriptors it gets.
+        config: Returns a worker's orders, given id, slot and the descriptors it gets.
         clock: Waits.
         drain_seconds: Longest time for a worker to drain, with all delays.
         ready: Called once all of them serve.
@@ -69,7 +69,7 @@ class Supervisor:
         self,
         listeners: list[socket.socket],
         folder: Path,
-        orders: Callable[[str, int, int, int], Orders],
+        config: Callable[[str, int, int, int], WorkerConfig],
         clock: Clock,
         *,
         drain_seconds: float,
@@ -77,7 +77,7 @@ class Supervisor:
     ) -> None:
         self._slots = [Slot(number, each) for number, each in enumerate(listeners)]
         self._folder = folder
-        self._orders = orders
+        self._orders = config
         self._clock = clock
         self._drain_seconds = drain_seconds
         self._ready = ready
@@ -153,13 +153,13 @@ class Supervisor:
         """Start a worker and wait for its end. Returns its exit code, -n for signal n."""
         worker = new_worker_id()
         ours, theirs = socket.socketpair()
-        slot.tie = ParentEnd(ours, lambda letter: self._said(slot, letter))
-        orders = self._orders(worker, slot.number, slot.listener.fileno(), theirs.fileno())
+        slot.channel = ParentEnd(ours, lambda letter: self._said(slot, letter))
+        config = self._orders(worker, slot.number, slot.listener.fileno(), theirs.fileno())
         try:
             with theirs:
                 slot.process = await asyncio.create_subprocess_exec(
                     *COMMAND,
-                    orders.text(),
+                    config.text(),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(slot.listener.fileno(), theirs.fileno()),
                     # Ctrl-C reaches the whole group of the terminal; passing it on is our work.
@@ -171,12 +171,12 @@ class Supervisor:
             if slot.process is not None and slot.process.returncode is None:
                 slot.process.kill()
                 await slot.process.wait()
-            left, slot.tie = slot.tie.close(), None
+            left, slot.channel = slot.channel.close(), None
             slot.is_listening = False
             self._stand_in()
             for connection in left:
                 self._hand_on(connection)
-            take_leave(orders.place, worker)
+            record_stopped_worker(config.place, worker)
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
         """Pass both signals on, and wait for the end."""
@@ -229,11 +229,13 @@ class Supervisor:
 
     def _hand_on(self, connection: socket.socket) -> None:
         """Give a connection to a worker that listens, each in turn."""
-        able = [each.tie for each in self._slots if each.is_listening and each.tie is not None]
+        able = [
+            each.channel for each in self._slots if each.is_listening and each.channel is not None
+        ]
         with connection:
             self._next += 1
             turn = self._next % max(len(able), 1)
-            any(tie.hand(connection) for tie in (*able[turn:], *able[:turn]))
+            any(channel.hand(connection) for channel in (*able[turn:], *able[:turn]))
 
 
 async def _first(

@@ -15,11 +15,11 @@ from registry.access.repository import AclRepository
 from registry.auth.identity import USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
-from registry.gateway.snapshot import Snapshot
-from registry.servers.documents import records_of
-from registry.servers.store import ServerRepositories
+from registry.gateway.view.snapshot import Snapshot
+from registry.servers.storage.documents import records_of
+from registry.servers.storage.store import ServerRepositories
+from registry.servers.storage.visible import VisibleServers
 from registry.servers.values import ServerFilter, ServerRecord, ServerStatus
-from registry.servers.visible import VisibleServers
 
 pytestmark = pytest.mark.wire
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from registry.access.policy import (
+    AccessRule,
     Grant,
     Grants,
     Permission,
     PrincipalType,
-    Rule,
     ServerFacts,
     ServerScope,
     Step,
@@ -89,13 +89,16 @@ def test_the_bits_of_all_entries_about_a_caller_add_up_and_the_trace_tells_which
     verdict = evaluate(BOB, facts)
 
     assert verdict.permissions == VIEW | EDIT | Permission.SHARE
-    assert verdict.trace == (Step(Rule.USER, VIEW | EDIT), Step(Rule.ROLE, Permission.SHARE))
+    assert verdict.trace == (
+        Step(AccessRule.USER, VIEW | EDIT),
+        Step(AccessRule.ROLE, Permission.SHARE),
+    )
 
 
 def test_a_refusal_names_its_rule() -> None:
-    assert decide(BOB, VIEW, server(PRIVATE)).rule is Rule.PRIVATE
-    assert decide(BOB, EDIT, server(APP)).rule is Rule.NO_GRANT
-    assert decide(BOB, VIEW, server(APP)).rule is Rule.EVERYONE
+    assert decide(BOB, VIEW, server(PRIVATE)).rule is AccessRule.PRIVATE
+    assert decide(BOB, EDIT, server(APP)).rule is AccessRule.NO_GRANT
+    assert decide(BOB, VIEW, server(APP)).rule is AccessRule.EVERYONE
 
 
 def test_entries_of_groups_count_for_their_members() -> None:
@@ -124,9 +127,13 @@ def test_nobody_sees_or_uses_what_is_of_another_tenant(
     used = decide_use(caller, facts, admin_uses_private=True)
 
     if own != theirs:
-        assert (used.allowed, used.rule) == (False, Rule.TENANT)
+        assert (used.allowed, used.rule) == (False, AccessRule.TENANT)
         # Whom the operator made, without a tenant, sees what is of any, and uses none of it.
-        expected = (True, Rule.ADMINISTRATOR) if caller.sees_all_tenants else (False, Rule.TENANT)
+        expected = (
+            (True, AccessRule.ADMINISTRATOR)
+            if caller.sees_all_tenants
+            else (False, AccessRule.TENANT)
+        )
         assert (seen.allowed, seen.rule) == expected
     else:
         assert (seen, used) == (

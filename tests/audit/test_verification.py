@@ -15,7 +15,7 @@ from registry.audit.repository import AuditRepository
 from registry.audit.sealing import LATE, Sealer
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
-from registry.audit.verification import AuditVerifier, Finding
+from registry.audit.verification import AuditFinding, AuditVerifier
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
@@ -52,7 +52,7 @@ async def trail(
     return audit
 
 
-async def findings(verifier: AuditVerifier) -> list[Finding]:
+async def findings(verifier: AuditVerifier) -> list[AuditFinding]:
     return [problem.finding for problem in (await verifier.verify()).problems]
 
 
@@ -78,7 +78,7 @@ async def test_a_removed_record_is_found(
     report = await verifier.verify()
 
     assert [(item.finding, item.subject) for item in report.problems] == [
-        (Finding.REMOVED, str(record["_id"]))
+        (AuditFinding.REMOVED, str(record["_id"]))
     ]
 
 
@@ -97,7 +97,7 @@ async def test_an_altered_record_is_found(
 ) -> None:
     await database.collection("audit_logs").update_one({}, change)
 
-    assert await findings(verifier) == [Finding.ALTERED]
+    assert await findings(verifier) == [AuditFinding.ALTERED]
 
 
 @pytest.mark.parametrize("mac", ["", "0" * 64, None])
@@ -116,7 +116,7 @@ async def test_an_inserted_record_is_found_and_never_sealed(
     await logs.insert_one(forged if mac is None else {**forged, "mac": mac})
 
     assert await sealer.seal_new() == 0
-    assert await findings(verifier) == [Finding.INSERTED]
+    assert await findings(verifier) == [AuditFinding.INSERTED]
 
 
 async def test_a_genuine_record_that_comes_far_too_late_is_found(
@@ -133,7 +133,7 @@ async def test_a_genuine_record_that_comes_far_too_late_is_found(
     await logs.update_many({}, {"$set": {"timestamp": first["sealed_at"] - 2 * LATE}})
 
     # Their times were changed for this test, which shows too.
-    assert set(await findings(verifier)) == {Finding.ALTERED, Finding.INSERTED}
+    assert set(await findings(verifier)) == {AuditFinding.ALTERED, AuditFinding.INSERTED}
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -142,7 +142,7 @@ async def test_an_altered_seal_is_found(
 ) -> None:
     await database.collection("audit_seals").update_one({"_id": number}, {"$pop": {"records": 1}})
 
-    assert Finding.SEAL_ALTERED in await findings(verifier)
+    assert AuditFinding.SEAL_ALTERED in await findings(verifier)
 
 
 async def test_a_removed_seal_is_found(
@@ -150,7 +150,7 @@ async def test_a_removed_seal_is_found(
 ) -> None:
     await database.collection("audit_seals").delete_one({"_id": 1})
 
-    assert Finding.SEAL_MISSING in await findings(verifier)
+    assert AuditFinding.SEAL_MISSING in await findings(verifier)
 
 
 async def test_a_chain_made_anew_without_the_key_is_found(
@@ -167,7 +167,7 @@ async def test_a_chain_made_anew_without_the_key_is_found(
     await written(database, forger, replace(alice, user_id="d" * 24), 2)
     await Sealer(AuditRepository(database, keys), keys, clock=clock).seal_new()
 
-    assert Finding.SEAL_UNPROVEN in await findings(verifier)
+    assert AuditFinding.SEAL_UNPROVEN in await findings(verifier)
 
 
 async def test_a_cut_off_end_shows_against_a_noted_head(
@@ -183,7 +183,7 @@ async def test_a_cut_off_end_shows_against_a_noted_head(
 
     assert (await verifier.verify()).is_good
     assert [item.finding for item in (await verifier.verify(head)).problems] == [
-        Finding.HEAD_DIFFERS
+        AuditFinding.HEAD_DIFFERS
     ]
 
 

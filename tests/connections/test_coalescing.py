@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from registry.connections.coalescing import added, due_at, occasion_of
-from registry.connections.values import News, Occasion, Word
+from registry.connections.values import HealthEvent, HealthReport, HealthTrigger
+from registry.connections.writer import added, due_at, occasion_of
 from tests.fakes.clock import NOON
 
-WORKS = News(Word.CONNECTED, NOON)
-FAILS = News(Word.FAILED, NOON, "It is away.", 1)
+WORKS = HealthReport(HealthEvent.CONNECTED, NOON)
+FAILS = HealthReport(HealthEvent.FAILED, NOON, "It is away.", 1)
 LAST = replace(FAILS, is_last_straw=True)
 
 
@@ -24,23 +24,25 @@ LAST = replace(FAILS, is_last_straw=True)
         (replace(FAILS, is_anew=True), FAILS, replace(FAILS, failures=2, is_anew=True)),
     ],
 )
-def test_news_are_told_together(waiting: News | None, news: News, expected: News) -> None:
+def test_news_are_told_together(
+    waiting: HealthReport | None, news: HealthReport, expected: HealthReport
+) -> None:
     assert added(waiting, news) == expected
 
 
 @pytest.mark.parametrize(
     ("news", "said", "expected"),
     [
-        (WORKS, None, Occasion.REPEAT),
-        (WORKS, Word.CONNECTED, Occasion.REPEAT),
-        (WORKS, Word.FAILED, Occasion.RECOVERY),
-        (FAILS, Word.FAILED, Occasion.REPEAT),
-        (FAILS, Word.CONNECTED, Occasion.FAILURE),
-        (LAST, Word.FAILED, Occasion.LAST_STRAW),
+        (WORKS, None, HealthTrigger.REPEAT),
+        (WORKS, HealthEvent.CONNECTED, HealthTrigger.REPEAT),
+        (WORKS, HealthEvent.FAILED, HealthTrigger.RECOVERY),
+        (FAILS, HealthEvent.FAILED, HealthTrigger.REPEAT),
+        (FAILS, HealthEvent.CONNECTED, HealthTrigger.FAILURE),
+        (LAST, HealthEvent.FAILED, HealthTrigger.LAST_STRAW),
     ],
 )
 def test_the_occasion_follows_from_the_last_word(
-    news: News, said: Word | None, expected: Occasion
+    news: HealthReport, said: HealthEvent | None, expected: HealthTrigger
 ) -> None:
     assert occasion_of(news, said) is expected
 
@@ -48,16 +50,16 @@ def test_the_occasion_follows_from_the_last_word(
 @pytest.mark.parametrize(
     ("occasion", "written_at", "expected"),
     [
-        (Occasion.REPEAT, {}, 100.0),
-        (Occasion.REPEAT, {Occasion.REPEAT: 70.0}, 130.0),
-        (Occasion.REPEAT, {Occasion.REPEAT: 10.0, Occasion.RECOVERY: 90.0}, 150.0),
-        (Occasion.RECOVERY, {Occasion.REPEAT: 99.0, Occasion.FAILURE: 99.0}, 100.0),
-        (Occasion.RECOVERY, {Occasion.RECOVERY: 90.0}, 100.0),
-        (Occasion.RECOVERY, {Occasion.RECOVERY: 98.0}, 103.0),
-        (Occasion.FAILURE, {Occasion.FAILURE: 30.0}, 100.0),
+        (HealthTrigger.REPEAT, {}, 100.0),
+        (HealthTrigger.REPEAT, {HealthTrigger.REPEAT: 70.0}, 130.0),
+        (HealthTrigger.REPEAT, {HealthTrigger.REPEAT: 10.0, HealthTrigger.RECOVERY: 90.0}, 150.0),
+        (HealthTrigger.RECOVERY, {HealthTrigger.REPEAT: 99.0, HealthTrigger.FAILURE: 99.0}, 100.0),
+        (HealthTrigger.RECOVERY, {HealthTrigger.RECOVERY: 90.0}, 100.0),
+        (HealthTrigger.RECOVERY, {HealthTrigger.RECOVERY: 98.0}, 103.0),
+        (HealthTrigger.FAILURE, {HealthTrigger.FAILURE: 30.0}, 100.0),
     ],
 )
 def test_a_turn_waits_for_a_moment_after_itself_and_a_repetition_for_an_interval_after_all(
-    occasion: Occasion, written_at: dict[Occasion, float], expected: float
+    occasion: HealthTrigger, written_at: dict[HealthTrigger, float], expected: float
 ) -> None:
     assert due_at(occasion, written_at, 100.0, 60.0) == expected

@@ -19,7 +19,7 @@ from registry.connections.values import (
     Connection,
     ConnectionState,
     ConnectionView,
-    SeenServer,
+    VisibleServer,
 )
 from tests.fakes.clock import NOON
 
@@ -29,7 +29,7 @@ IDLE = timedelta(seconds=300)
 LATER = NOON + timedelta(milliseconds=1)
 
 
-def server(**changes: Any) -> SeenServer:
+def server(**changes: Any) -> VisibleServer:
     facts: dict[str, Any] = {
         "id": "a" * 24,
         "name": "demo",
@@ -38,7 +38,7 @@ def server(**changes: Any) -> SeenServer:
         "requires_oauth": False,
         "is_user_level": False,
     }
-    return SeenServer(**{**facts, **changes})
+    return VisibleServer(**{**facts, **changes})
 
 
 def connection(state: ConnectionState = CONNECTED, **changes: Any) -> Connection:

@@ -7,13 +7,13 @@ import pytest
 from registry.auth.identity import UserContext
 from registry.connections.service import ConnectionService
 from registry.connections.tracker import ConnectionTracker
-from registry.connections.values import SeenServer
+from registry.connections.values import VisibleServer
 from tests.conftest import ALICE, BOB
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.connections import connections_of
 
-SHARED = SeenServer("1" * 24, "shared", NOON, False, False, False)
-OWN = SeenServer("2" * 24, "own", NOON, False, True, True)
+SHARED = VisibleServer("1" * 24, "shared", NOON, False, False, False)
+OWN = VisibleServer("2" * 24, "own", NOON, False, True, True)
 
 
 class Directory:
@@ -22,12 +22,12 @@ class Directory:
     def __init__(self) -> None:
         self.asked_by: list[UserContext] = []
 
-    async def visible(self, user: UserContext) -> list[SeenServer]:
+    async def visible(self, user: UserContext) -> list[VisibleServer]:
         """Return both servers."""
         self.asked_by.append(user)
         return [SHARED, OWN]
 
-    async def one(self, server_id: str, user: UserContext) -> SeenServer:
+    async def one(self, server_id: str, user: UserContext) -> VisibleServer:
         """Return one of them."""
         self.asked_by.append(user)
         return SHARED if server_id == SHARED.id else OWN

@@ -6,15 +6,15 @@ import pytest
 
 from packages.database.errors import DatabaseUnavailable
 from registry.connections import writer as writer_module
-from registry.connections.values import News, Word
+from registry.connections.values import HealthEvent, HealthReport
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
-from registry.core.tasks import end
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.connections import Connections, connections_of
 
 ONE, TWO = "1" * 24, "2" * 24
-WORKS = News(Word.CONNECTED, NOON)
-FAILS = News(Word.FAILED, NOON, "It is away.", 1)
+WORKS = HealthReport(HealthEvent.CONNECTED, NOON)
+FAILS = HealthReport(HealthEvent.FAILED, NOON, "It is away.", 1)
 INTERVAL = 60.0
 
 
@@ -43,7 +43,7 @@ async def test_a_storm_of_connections_is_one_write_in_each_interval(
     connections: Connections, clock: FakeClock
 ) -> None:
     for _ in range(600):
-        connections.writer.note(ONE, News(Word.CONNECTED, clock.now()))
+        connections.writer.note(ONE, HealthReport(HealthEvent.CONNECTED, clock.now()))
         await connections.writer.write_due()
         clock.move(0.2)
 
@@ -88,7 +88,9 @@ async def test_failures_in_a_row_are_told_together_and_the_last_straw_at_once(
     await connections.writer.write_due()
     connections.writer.note(ONE, FAILS)
     await connections.writer.write_due()
-    connections.writer.note(ONE, News(Word.FAILED, NOON, "Still.", 1, is_last_straw=True))
+    connections.writer.note(
+        ONE, HealthReport(HealthEvent.FAILED, NOON, "Still.", 1, is_last_straw=True)
+    )
     await connections.writer.write_due()
 
     assert connections.health.told == [

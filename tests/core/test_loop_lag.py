@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from registry.core import loop_lag
+from registry.core import metrics as loop_lag
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from tests.fakes.blocking import BlockingCalls

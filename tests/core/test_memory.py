@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.memory import AFTER_SECONDS, MUCH_BYTES, FreedMemory, give_back
-from registry.core.tasks import end
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory import GivenBack
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from registry.core import tasks
+from registry.core import background_tasks as tasks
+from registry.core.background_tasks import end, end_all
 from registry.core.clock import SystemClock
-from registry.core.tasks import end, end_all
 
 
 async def test_a_task_that_winds_up_is_left_to_do_so() -> None:

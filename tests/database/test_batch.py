@@ -9,7 +9,7 @@ from pymongo.errors import DuplicateKeyError, WriteError
 from typing_extensions import override
 
 from packages.database import batch as batch_module
-from packages.database.batch import Batch
+from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
 from tests.fakes.older_mongo import older_mongo
 
@@ -88,7 +88,7 @@ async def rows(database: Database, name: str = "rows") -> list[dict[str, object]
     return [row async for row in database.collection(name).find({}, sort=[("_id", 1)])]
 
 
-def several(batch: Batch) -> None:
+def several(batch: WriteBatch) -> None:
     batch.insert("rows", {"_id": 3, "n": 3})
     batch.update("rows", {"_id": 1}, {"$set": {"n": 1}})
     batch.update("rows", {"_id": 2}, [{"$set": {"n": {"$add": ["$n", 2]}}}])

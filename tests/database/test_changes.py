@@ -1,4 +1,4 @@
-"""Change streams: what is told, and when the stream is over."""
+"""ChangeEvent streams: what is told, and when the stream is over."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from packages.database.changes import (
-    Change,
+    ChangeEvent,
     ChangeStream,
     Heard,
     HistoryLost,
@@ -39,7 +39,7 @@ async def next_heard(stream: AsyncIterator[Heard]) -> Heard:
     raise AssertionError("the stream ended")
 
 
-async def next_change(stream: AsyncIterator[Heard]) -> Change | None:
+async def next_change(stream: AsyncIterator[Heard]) -> ChangeEvent | None:
     return (await next_heard(stream)).change
 
 
@@ -65,9 +65,9 @@ async def test_changes_of_the_named_collections_are_told_with_what_they_are_abou
         await database.collection("plain").insert_one({"_id": "p", "owner_id": 7})
         plain = await next_change(stream)
 
-    assert inserted == updated == Change("watched", "a", "7")
-    assert deleted == Change("watched", "a")
-    assert plain == Change("plain", "p")
+    assert inserted == updated == ChangeEvent("watched", "a", "7")
+    assert deleted == ChangeEvent("watched", "a")
+    assert plain == ChangeEvent("plain", "p")
 
 
 async def test_silence_is_told_too(database: Database) -> None:
@@ -100,7 +100,7 @@ async def test_the_present_position_is_known_before_anything_changes(database: D
     await database.collection("watched").insert_one({"_id": "a", "owner_id": 1})
 
     async with aclosing(feed.changes(position)) as stream:
-        assert await next_change(stream) == Change("watched", "a", "1")
+        assert await next_change(stream) == ChangeEvent("watched", "a", "1")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ async def test_an_update_of_unheeded_fields_alone_is_not_told(
         await collection.insert_one({"_id": "last"})
         first = await next_change(stream)
 
-    assert first == Change("watched", "a" if is_told else "last")
+    assert first == ChangeEvent("watched", "a" if is_told else "last")
 
 
 async def test_an_update_of_more_than_a_message_may_hold_is_told(database: Database) -> None:
@@ -142,7 +142,7 @@ async def test_an_update_of_more_than_a_message_may_hold_is_told(database: Datab
         # The document and what changed of it: 22 MB.
         await watched.update_one({"_id": "a"}, {"$set": {"two": megabytes}})
 
-        assert await next_change(stream) == Change("watched", "a", "1")
+        assert await next_change(stream) == ChangeEvent("watched", "a", "1")
 
 
 @pytest.mark.parametrize("forged", [{"_data": "82DEADBEEF"}, {"_data": "zz"}, {"other": 1}])
@@ -234,7 +234,7 @@ async def test_a_stream_of_a_killed_server_goes_on_when_it_is_back(tmp_path: Pat
     await database.collection("watched").insert_one({"_id": "b", "owner_id": 2})
 
     async with aclosing(feed.changes(position)) as stream:
-        assert await next_change(stream) == Change("watched", "b", "2")
+        assert await next_change(stream) == ChangeEvent("watched", "b", "2")
     await database.close()
     daemon.kill()
 

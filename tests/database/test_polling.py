@@ -10,7 +10,7 @@ import pytest_asyncio
 from bson import ObjectId
 
 from packages.database import polling
-from packages.database.changes import Change, Heard, Watched
+from packages.database.changes import ChangeEvent, Heard, Watched
 from packages.database.client import Database
 from packages.database.errors import ReplicaSetNeeded
 from packages.database.polling import Polling, polling_indexes
@@ -49,9 +49,9 @@ class Rounds:
         self._feed = feed
         self.position: Any = None
 
-    async def next(self) -> set[Change]:
+    async def next(self) -> set[ChangeEvent]:
         """Return what the next round tells."""
-        told: set[Change] = set()
+        told: set[ChangeEvent] = set()
         async for heard in self._feed:
             if heard.change is None:
                 self.position = heard.position
@@ -96,9 +96,9 @@ async def test_what_came_changed_and_went_is_told_by_what_it_is_about(database: 
         await rows.delete_one({"_id": "c1"})
         removed = await rounds.next()
 
-        assert added == {Change("rows", "", "a")}
-        assert changed == {Change("rows", "", "b")}
-        assert removed == {Change("rows", "", "c")}
+        assert added == {ChangeEvent("rows", "", "a")}
+        assert changed == {ChangeEvent("rows", "", "b")}
+        assert removed == {ChangeEvent("rows", "", "c")}
         assert await rounds.next() == set()
 
 
@@ -114,8 +114,8 @@ async def test_a_row_that_goes_while_another_comes_is_missed_by_neither(
         await rows.insert_one(row("new", "1", NOW + timedelta(seconds=1)))
 
         assert await rounds.next() | await rounds.next() == {
-            Change("rows", "", "gone"),
-            Change("rows", "", "new"),
+            ChangeEvent("rows", "", "gone"),
+            ChangeEvent("rows", "", "new"),
         }
 
 
@@ -128,7 +128,7 @@ async def test_a_clock_that_is_behind_by_seconds_loses_no_change(database: Datab
         behind = NOW - timedelta(seconds=3)
         await rows.update_one({"_id": "b1"}, {"$set": {"updated_at": behind}})
 
-        assert await rounds.next() | await rounds.next() == {Change("rows", "", "b")}
+        assert await rounds.next() | await rounds.next() == {ChangeEvent("rows", "", "b")}
 
 
 async def test_many_changes_at_once_are_told_once_for_each_owner_and_remembered_by_none(
@@ -144,7 +144,7 @@ async def test_many_changes_at_once_are_told_once_for_each_owner_and_remembered_
 
         told = await rounds.next() | await rounds.next()
 
-        assert told == {Change("rows", "", "a"), Change("rows", "", "b")}
+        assert told == {ChangeEvent("rows", "", "a"), ChangeEvent("rows", "", "b")}
         assert rounds.position["rows"].recent == frozenset()
         assert await rounds.next() == set()
 
@@ -164,8 +164,8 @@ async def test_documents_themselves_are_told_too_and_those_without_time_when_the
         await owners.delete_one({"_id": kept})
         went = await rounds.next()
 
-    assert came == {Change("owners", str(timeless)), Change("people", "")}
-    assert went == {Change("owners", str(kept))}
+    assert came == {ChangeEvent("owners", str(timeless)), ChangeEvent("people", "")}
+    assert went == {ChangeEvent("owners", str(kept))}
 
 
 async def test_a_reader_goes_on_where_it_stopped(database: Database) -> None:
@@ -180,7 +180,7 @@ async def test_a_reader_goes_on_where_it_stopped(database: Database) -> None:
     async with aclosing(feed(database).changes(position)) as heard:
         rounds = Rounds(heard)
         assert await rounds.next() == set()
-        assert await rounds.next() == {Change("rows", "", "b")}
+        assert await rounds.next() == {ChangeEvent("rows", "", "b")}
 
 
 async def test_after_many_rounds_it_is_time_to_begin_anew(
@@ -213,5 +213,5 @@ async def test_a_time_of_another_program_hides_no_change(
 
         await rows.update_one({"_id": "a1"}, {"$set": {"updated_at": NOW + timedelta(seconds=1)}})
 
-        assert await rounds.next() == {Change("rows", "", "a")}
+        assert await rounds.next() == {ChangeEvent("rows", "", "a")}
         assert await rounds.next() == set()

@@ -20,10 +20,10 @@ from typing_extensions import override
 from packages.database.client import Database
 from registry.access.repository import AclRepository
 from registry.core.clock import SystemClock
-from registry.servers.lookup import ServerLookup
-from registry.servers.repository import ServerRepository
+from registry.servers.storage.lookup import ServerLookup
+from registry.servers.storage.repository import ServerRepository
 from registry.sync.repository import JobRepository
-from registry.sync.values import Asked, Trigger
+from registry.sync.values import SyncRequest, Trigger
 from registry.tokens.families import FamilyRepository
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
@@ -78,7 +78,7 @@ async def recur(database: Database, clock: SystemClock) -> None:
     jobs = JobRepository(database, retention=timedelta(days=1), clock=clock)
     acl = AclRepository(database)
 
-    job, _ = await jobs.open(OWNER, "sums", Asked(Trigger.MANUAL), now)
+    job, _ = await jobs.open(OWNER, "sums", SyncRequest(Trigger.MANUAL), now)
     (claimed,) = await jobs.claim(1, "worker", 30)
     await jobs.claim(1, "worker", 30, asked_for=True)
     assert await jobs.renew(claimed, 30)

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import ClientTimeout
 
-from registry.gateway.patience import Patience
-from registry.gateway.wire import Wire
+from registry.gateway.transport.call_watch import LatencyWatcher
+from registry.gateway.transport.wire import UpstreamHttp
 
 TIMEOUT = ClientTimeout(connect=5, sock_connect=5, sock_read=5)
 
 
 @asynccontextmanager
-async def wire_over(session: aiohttp.ClientSession) -> AsyncIterator[Wire]:
+async def wire_over(session: aiohttp.ClientSession) -> AsyncIterator[UpstreamHttp]:
     """Give what sends over connections that *session* makes."""
-    wire = Wire(session, Patience(), max_answer_bytes=2**20)
+    wire = UpstreamHttp(session, LatencyWatcher(), max_answer_bytes=2**20)
     yield wire
     wire.close()

@@ -19,18 +19,17 @@ from registry.core.clock import Clock, SystemClock
 from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.calllog import CallLog
-from registry.gateway.ended_sessions import EndedSessions
-from registry.gateway.endpoint import GatewayEndpoint, Surroundings
-from registry.gateway.gates import UpstreamGates, gate_limits
+from registry.gateway.edge.ended_sessions import EndedSessions
+from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
+from registry.gateway.endpoint import GatewayDependencies, GatewayEndpoint
 from registry.gateway.ports import Peers
-from registry.gateway.recorder import Recorder, Tracing
+from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.serving import connection_limits
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance
 from registry.upstream.pool import create_upstream_session
 from registry.web.connection import protocol_within
-from registry.workers.peers import Alone
+from registry.workers.peers import SingleWorker
 from tests.conftest import ALICE, BOB, ROOT
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.fakes import (
@@ -161,18 +160,20 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         table, metrics, refusals = FakeRoutes(*routes), Metrics(), RecordedRefusals()
         notes = RecordedCalls()
         clock = clock or SystemClock()
-        peers = peers or Alone("worker00")
+        peers = peers or SingleWorker("worker00")
         recorder = Recorder(metrics, clock, notes=notes, call_log=call_log, tracing=tracing)
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
         settings = make_settings(**changes)
         endpoint = GatewayEndpoint(
-            Surroundings(
+            GatewayDependencies(
                 routes=table,
                 authenticate=authenticate,
                 session=session,
                 refusals=refusals,
                 recorder=recorder,
-                gates=UpstreamGates(gate_limits(settings), SystemClock(), metrics, connections),
+                bulkheads=Bulkheads(
+                    bulkhead_limits(settings), SystemClock(), metrics, connections
+                ),
                 announced=lambda _: None,
                 peers=peers,
                 ended_sessions=ended_sessions

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from registry.gateway.translate import ERROR_META_KEY
+from registry.gateway.edge.error_responses import ERROR_META_KEY
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from registry.access.policy import ServerFacts, ServerScope
 from registry.audit.values import AuditEvent
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import UserContext
-from registry.core.origin import Origin
-from registry.gateway.catalogue import Catalogue
+from registry.core.origin import UrlOrigin
 from registry.gateway.values import Route, build_route, tool_entry
+from registry.gateway.view.catalogue import Catalogue
 from registry.servers.values import Era, Transport
 from registry.usage.values import CallCourse, CallFacts, Course, Facts
-from registry.workers.peers import Alone
+from registry.workers.peers import SingleWorker
 
 AUTHOR = "d" * 24
 EVERYONE = ServerFacts(AUTHOR, ServerScope.SHARED_APP)
@@ -57,7 +57,7 @@ class RecordedRefusals:
     def __init__(self) -> None:
         self.events: list[tuple[str, AuditEvent]] = []
 
-    def note_later(self, actor: UserContext, event: AuditEvent, origin: Origin) -> None:
+    def note_later(self, actor: UserContext, event: AuditEvent, origin: UrlOrigin) -> None:
         """Remember one refusal."""
         assert origin.source_address is not None
         self.events.append((actor.username, event))
@@ -269,7 +269,7 @@ class ScriptedUpstream:
         self.gone.set()
 
 
-class LinkedPeers(Alone):
+class LinkedPeers(SingleWorker):
     """Workers of one process that reach each other."""
 
     def __init__(self, own: str) -> None:

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Iterable
 
+from registry.access.policies.values import EVERYONE, Effect, Policy, PolicyTarget, Subjects
 from registry.auth.identity import Role
-from registry.gateway.policing import Policing
 from registry.gateway.values import Route
-from registry.policies.values import EVERYONE, Effect, Policy, Subjects, Target
+from registry.gateway.view.policy_filter import PolicyFilter
 from tests.conftest import ALICE, BOB
 
 FOR_ALICE = Subjects(users=frozenset({ALICE.user_id}))
@@ -18,7 +18,7 @@ def policy(
     effect: Effect, subjects: Subjects, *tools: str, number: int = 1, **changes: str | None
 ) -> Policy:
     """Return a policy about tools of all servers, or of the one named as *owner_id*."""
-    target = Target(owner_id=changes.get("owner_id"), tools=tools)
+    target = PolicyTarget(owner_id=changes.get("owner_id"), tools=tools)
     return Policy(f"{number:024x}", f"policy {number}", effect, target, subjects)
 
 
@@ -38,7 +38,9 @@ async def nothing() -> None:
     """Let nobody else get a turn."""
 
 
-async def follow(policing: Policing, routes: Iterable[Route], *policies: Policy) -> list[Route]:
+async def follow(
+    policing: PolicyFilter, routes: Iterable[Route], *policies: Policy
+) -> list[Route]:
     """Let *policies* count, and return the routes with them."""
     found = list(routes)
     await policing.replace(policies, found, nothing)
@@ -47,7 +49,7 @@ async def follow(policing: Policing, routes: Iterable[Route], *policies: Policy)
 
 async def policed(route: Route, *policies: Policy) -> Route:
     """Return one route with policies."""
-    return (await follow(Policing(), [route], *policies))[0]
+    return (await follow(PolicyFilter(), [route], *policies))[0]
 
 
 def policed_now(route: Route, *policies: Policy) -> Route:

@@ -8,12 +8,12 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from registry.access.policy import (
-    Decision,
+    AccessDecision,
+    AccessRule,
     Grant,
     Grants,
     Permission,
     PrincipalType,
-    Rule,
     ServerFacts,
     ServerScope,
     decide_use,
@@ -187,19 +187,19 @@ async def test_what_authors_use_of_their_own_is_not_recorded(
 @pytest.mark.parametrize(
     ("facts", "is_allowed", "rule"),
     [
-        (PRIVATE, False, Rule.PRIVATE),
-        (NO_SCOPE, False, Rule.NO_GRANT),
-        (ServerFacts(AUTHOR, None, ADMINISTRATORS), True, Rule.ROLE),
-        (ServerFacts(ROOT.user_id, None), True, Rule.AUTHOR),
-        (ServerFacts(ROOT.user_id, ServerScope.PRIVATE_USER), True, Rule.AUTHOR),
-        (ServerFacts(AUTHOR, ServerScope.SHARED_USER), True, Rule.ADMINISTRATOR),
-        (ServerFacts(AUTHOR, ServerScope.SHARED_APP), True, Rule.ADMINISTRATOR),
+        (PRIVATE, False, AccessRule.PRIVATE),
+        (NO_SCOPE, False, AccessRule.NO_GRANT),
+        (ServerFacts(AUTHOR, None, ADMINISTRATORS), True, AccessRule.ROLE),
+        (ServerFacts(ROOT.user_id, None), True, AccessRule.AUTHOR),
+        (ServerFacts(ROOT.user_id, ServerScope.PRIVATE_USER), True, AccessRule.AUTHOR),
+        (ServerFacts(AUTHOR, ServerScope.SHARED_USER), True, AccessRule.ADMINISTRATOR),
+        (ServerFacts(AUTHOR, ServerScope.SHARED_APP), True, AccessRule.ADMINISTRATOR),
     ],
 )
 def test_an_administrator_uses_what_is_shared_their_own_and_what_names_them(
     facts: ServerFacts,
     is_allowed: bool,  # noqa: FBT001 - a parameter of the test
-    rule: Rule,
+    rule: AccessRule,
 ) -> None:
     decision = decide_use(ROOT, facts)
 
@@ -209,8 +209,8 @@ def test_an_administrator_uses_what_is_shared_their_own_and_what_names_them(
 def test_others_use_what_they_see() -> None:
     assert not decide_use(ALICE, PRIVATE, admin_uses_private=True).allowed
     assert decide_use(ALICE, ServerFacts(AUTHOR, ServerScope.SHARED_APP)).allowed
-    allowed: Decision = decide_use(ROOT, PRIVATE, admin_uses_private=True)
-    assert (allowed.allowed, allowed.rule) == (True, Rule.ADMINISTRATOR)
+    allowed: AccessDecision = decide_use(ROOT, PRIVATE, admin_uses_private=True)
+    assert (allowed.allowed, allowed.rule) == (True, AccessRule.ADMINISTRATOR)
 
 
 def test_using_needs_seeing() -> None:

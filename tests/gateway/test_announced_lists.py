@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from registry.core.clock import SystemClock
-from registry.gateway.announced import AnnouncedLists
+from registry.gateway.notifications.announced_lists import AnnouncedLists
 from registry.gateway.values import tool_entry
 from registry.servers.values import Era, Transport
 from tests.fakes.own_stream import OwnStreamServer, Session

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from registry.gateway.argument_process import Validators, problem
-from registry.gateway.arguments import PAUSE_SECONDS, ArgumentChecker
+from registry.gateway.edge.argument_process import Validators, problem
+from registry.gateway.edge.arguments import PAUSE_SECONDS, ArgumentChecker
 from registry.gateway.errors import InvalidParams
 from registry.gateway.values import ToolEntry, tool_entry
 from tests.fakes.clock import FakeClock

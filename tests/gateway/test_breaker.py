@@ -7,33 +7,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from registry.gateway.breaker import Breaker, BreakerRules, State
+from registry.gateway.transport.circuit_breaker import (
+    BreakerState,
+    CircuitBreaker,
+    CircuitBreakerRules,
+)
 
-RULES = BreakerRules(failures=3, window_seconds=30.0, cool_down_seconds=10.0)
+RULES = CircuitBreakerRules(failures=3, window_seconds=30.0, cool_down_seconds=10.0)
 ROUNDING = 1e-6
 
 
-def opened(at: float = 0.0) -> Breaker:
-    breaker = Breaker(RULES)
+def opened(at: float = 0.0) -> CircuitBreaker:
+    breaker = CircuitBreaker(RULES)
     for _ in range(RULES.failures):
         breaker.failed(breaker.epoch, at)
     return breaker
 
 
 def test_failures_in_a_row_open_it() -> None:
-    breaker = Breaker(RULES)
+    breaker = CircuitBreaker(RULES)
 
     states = []
     for second in range(3):
         breaker.failed(breaker.epoch, float(second))
         states.append(breaker.state)
 
-    assert states == [State.CLOSED, State.CLOSED, State.OPEN]
+    assert states == [BreakerState.CLOSED, BreakerState.CLOSED, BreakerState.OPEN]
     assert breaker.admit(3.0) == 9.0
 
 
 def test_an_answer_between_failures_starts_the_row_anew() -> None:
-    breaker = Breaker(RULES)
+    breaker = CircuitBreaker(RULES)
     breaker.failed(breaker.epoch, 0.0)
     breaker.failed(breaker.epoch, 0.0)
 
@@ -41,16 +45,16 @@ def test_an_answer_between_failures_starts_the_row_anew() -> None:
     breaker.failed(breaker.epoch, 0.0)
     breaker.failed(breaker.epoch, 0.0)
 
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_failures_far_apart_do_not_open_it() -> None:
-    breaker = Breaker(RULES)
+    breaker = CircuitBreaker(RULES)
 
     for second in (0.0, 20.0, 40.0, 60.0):
         breaker.failed(breaker.epoch, second)
 
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_one_call_goes_through_after_the_cool_down() -> None:
@@ -59,7 +63,7 @@ def test_one_call_goes_through_after_the_cool_down() -> None:
     admitted = [breaker.admit(now) for now in (9.9, 10.0, 10.0, 15.0)]
 
     assert admitted == [pytest.approx(0.1), 0.0, 10.0, 5.0]
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
 
 
 def test_an_answer_to_the_probe_closes_it() -> None:
@@ -68,7 +72,7 @@ def test_an_answer_to_the_probe_closes_it() -> None:
 
     breaker.answered()
 
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_a_failed_probe_opens_it_for_another_cool_down() -> None:
@@ -77,7 +81,7 @@ def test_a_failed_probe_opens_it_for_another_cool_down() -> None:
 
     breaker.failed(breaker.epoch, 12.0)
 
-    assert (breaker.state, breaker.admit(12.0)) == (State.OPEN, 10.0)
+    assert (breaker.state, breaker.admit(12.0)) == (BreakerState.OPEN, 10.0)
 
 
 def test_a_probe_that_takes_long_does_not_keep_the_next_from_being_sent() -> None:
@@ -97,7 +101,7 @@ def test_a_probe_that_tells_nothing_is_followed_by_another_at_once() -> None:
 
 
 def test_calls_from_before_neither_fail_the_probe_nor_open_it_anew() -> None:
-    breaker = Breaker(RULES)
+    breaker = CircuitBreaker(RULES)
     before = breaker.epoch
     for _ in range(RULES.failures):
         breaker.failed(before, 0.0)
@@ -109,16 +113,16 @@ def test_calls_from_before_neither_fail_the_probe_nor_open_it_anew() -> None:
     for _ in range(RULES.failures):
         breaker.failed(before, 12.0)
 
-    assert (probing, breaker.state) == (State.HALF_OPEN, State.CLOSED)
+    assert (probing, breaker.state) == (BreakerState.HALF_OPEN, BreakerState.CLOSED)
 
 
 def test_it_can_be_turned_off() -> None:
-    breaker = Breaker(BreakerRules(0, 30.0, 10.0))
+    breaker = CircuitBreaker(CircuitBreakerRules(0, 30.0, 10.0))
 
     for _ in range(100):
         breaker.failed(breaker.epoch, 0.0)
 
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 @given(st.lists(st.floats(0, 5), min_size=3, max_size=40))
@@ -140,7 +144,7 @@ class AnyCourse(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.breaker = Breaker(RULES)
+        self.breaker = CircuitBreaker(RULES)
         self.now = 0.0
         self.under_way: list[int] = []
         self.in_a_row = 0
@@ -156,7 +160,7 @@ class AnyCourse(RuleBasedStateMachine):
         was = self.breaker.state
         pause = self.breaker.admit(self.now)
         assert 0.0 <= pause <= RULES.cool_down_seconds + ROUNDING
-        assert was is not State.CLOSED or pause == 0.0
+        assert was is not BreakerState.CLOSED or pause == 0.0
         if not pause:
             self.under_way.append(self.breaker.epoch)
 
@@ -168,7 +172,7 @@ class AnyCourse(RuleBasedStateMachine):
         self.breaker.answered()
         self.breaker.completed()
         self.in_a_row = 0
-        assert self.breaker.state is State.CLOSED
+        assert self.breaker.state is BreakerState.CLOSED
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data())
@@ -179,7 +183,7 @@ class AnyCourse(RuleBasedStateMachine):
         was = self.breaker.state
         self.breaker.failed(epoch, self.now)
         self.in_a_row += 1
-        if was is State.CLOSED and self.breaker.state is State.OPEN:
+        if was is BreakerState.CLOSED and self.breaker.state is BreakerState.OPEN:
             assert self.in_a_row >= RULES.failures
 
     @precondition(lambda self: self.under_way)
@@ -195,7 +199,7 @@ class AnyCourse(RuleBasedStateMachine):
     @invariant()
     def it_is_never_shut_for_good(self) -> None:
         """After a cool-down something always goes through."""
-        waiting = self.breaker.state is not State.CLOSED
+        waiting = self.breaker.state is not BreakerState.CLOSED
         pause = self.breaker._retry_at - self.now if waiting else 0.0
         assert pause <= RULES.cool_down_seconds + ROUNDING
 
@@ -205,7 +209,7 @@ TestAnyCourse.settings = settings(max_examples=50)
 
 
 def test_slow_calls_count_only_if_nothing_else_was_answered_meanwhile() -> None:
-    breaker = Breaker(RULES)
+    breaker = CircuitBreaker(RULES)
     began = breaker.works
     breaker.completed()
 
@@ -215,4 +219,4 @@ def test_slow_calls_count_only_if_nothing_else_was_answered_meanwhile() -> None:
     for _ in range(RULES.failures):
         breaker.failed(breaker.epoch, 1.0, silent_since=breaker.works)
 
-    assert (stays, breaker.state) == (State.CLOSED, State.OPEN)
+    assert (stays, breaker.state) == (BreakerState.CLOSED, BreakerState.OPEN)

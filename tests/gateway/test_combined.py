@@ -23,8 +23,8 @@ from mcp_types import (
 )
 
 from registry.auth.errors import REALM
-from registry.gateway.catalogue import Catalogue
 from registry.gateway.values import FeatureEntry, tool_entry
+from registry.gateway.view.catalogue import Catalogue
 from registry.servers.values import Era, Transport
 from tests.fakes.everything import catalog
 from tests.fakes.everything.serving import serving_everything

@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 
-from registry.gateway import broker
+from registry.gateway.aggregate import bridge as broker
 from registry.gateway.values import tool_entry
 from registry.servers.values import Era
 from tests.gateway.conftest import Gateway, StartGateway, head, request

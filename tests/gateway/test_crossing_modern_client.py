@@ -10,7 +10,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from registry.gateway import parked
+from registry.gateway.aggregate import parked
 from registry.servers.values import Era
 from tests.fakes.clock import FakeClock
 from tests.gateway.conftest import Gateway, StartGateway
@@ -363,7 +363,7 @@ async def test_a_question_that_the_client_cannot_be_asked_is_declined(
 async def test_only_so_many_calls_are_parked(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parked, "MOST_PARKED", 1)
+    monkeypatch.setattr(parked, "MAX_PARKED", 1)
     asking = Asking()
     upstream.behaviour = asking.server
 
@@ -707,7 +707,7 @@ async def test_a_stream_is_taken_up_where_it_ended(
 async def test_a_stream_that_ends_again_and_again_is_given_up(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.gateway.conversations.MAX_RESUMES", 3)
+    monkeypatch.setattr("registry.gateway.client.conversations.MAX_RESUMES", 3)
 
     async def on(received: Request) -> None:
         await received.start(**EVENTS)

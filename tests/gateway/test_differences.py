@@ -8,10 +8,19 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry.access.policies.values import Effect, Policy, PolicyTarget, Subjects
 from registry.access.policy import ServerFacts, ServerScope, decide_use
 from registry.auth.identity import UserContext
-from registry.gateway.catalogue import Catalogue
-from registry.gateway.differences import (
+from registry.gateway.edge.session_states import (
+    MAX_SUBSCRIPTIONS,
+    MAX_TOTAL_CHARACTERS,
+    MAX_URI_CHARACTERS,
+    SessionStates,
+)
+from registry.gateway.notifications.buffer import MAX_URIS, NotificationBuffer
+from registry.gateway.values import FeatureEntry, Route, tool_entry
+from registry.gateway.view.catalogue import Catalogue
+from registry.gateway.view.differences import (
     PROMPTS,
     RESOURCES,
     TOOLS,
@@ -19,16 +28,7 @@ from registry.gateway.differences import (
     differences,
     seen_changes,
 )
-from registry.gateway.outlet import MOST_URIS, Outlet
-from registry.gateway.policing import Policing
-from registry.gateway.session_states import (
-    MAX_TOTAL_CHARACTERS,
-    MAX_URI_CHARACTERS,
-    MOST_SUBSCRIPTIONS,
-    SessionStates,
-)
-from registry.gateway.values import FeatureEntry, Route, tool_entry
-from registry.policies.values import Effect, Policy, Subjects, Target
+from registry.gateway.view.policy_filter import PolicyFilter
 from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.fakes import make_route
 
@@ -47,7 +47,7 @@ about_tools = st.lists(
         id=st.uuids().map(lambda made: made.hex[:24]),
         name=st.just("policy"),
         effect=st.sampled_from(Effect),
-        target=st.builds(Target, tools=st.sampled_from([(), ("a",), ("b", "c*")])),
+        target=st.builds(PolicyTarget, tools=st.sampled_from([(), ("a",), ("b", "c*")])),
         subjects=st.builds(Subjects, users=st.frozensets(st.sampled_from([ALICE.user_id]))),
     ),
     max_size=2,
@@ -77,7 +77,7 @@ def routes(draw: st.DrawFn) -> dict[str, Route]:
             resources=[feature("uri", f"{slug}://{name}", v) for name, v in resources],
             templates=[feature("uriTemplate", f"{slug}:{name}", v) for name, v in templates],
         )
-    policing = Policing()
+    policing = PolicyFilter()
     asyncio.run(policing.replace(draw(about_tools), found.values(), nothing))
     return {route.slug: route for route in policing.applied(found.values())}
 
@@ -141,17 +141,17 @@ def test_servers_that_are_the_same_keep_their_place_in_the_catalogue() -> None:
 
 
 def test_what_waits_to_be_told_is_bounded() -> None:
-    outlet = Outlet(TOOLS)
+    outlet = NotificationBuffer(TOOLS)
 
-    for number in range(MOST_URIS + 10):
+    for number in range(MAX_URIS + 10):
         outlet.updated(f"note://{number}")
 
     assert outlet.is_overrun
-    assert outlet.take().count(b"data:") == MOST_URIS
+    assert outlet.take().count(b"data:") == MAX_URIS
 
 
 def test_the_same_is_told_once() -> None:
-    outlet = Outlet(TOOLS)
+    outlet = NotificationBuffer(TOOLS)
 
     for _ in range(3):
         outlet.changed(TOOLS | PROMPTS)
@@ -164,14 +164,14 @@ def test_the_same_is_told_once() -> None:
 def test_a_session_remembers_so_many_subscriptions_and_no_more() -> None:
     states = SessionStates()
 
-    for number in range(MOST_SUBSCRIPTIONS + 1):
+    for number in range(MAX_SUBSCRIPTIONS + 1):
         states.apply("one", {"subscribed": f"note://{number}"})
     full = states.is_full("one")
     states.apply("one", {"unsubscribed": "note://0"})
 
     assert full
     assert not states.is_full("one")
-    assert len(states.subscriptions("one")) == MOST_SUBSCRIPTIONS - 1
+    assert len(states.subscriptions("one")) == MAX_SUBSCRIPTIONS - 1
 
 
 def test_all_sessions_together_remember_so_much_and_no_more() -> None:

@@ -9,7 +9,11 @@ from mcp_types import SubscriptionsListenResult
 from starlette.types import Message
 
 from registry.gateway.errors import NotServing, ShuttingDown
-from registry.gateway.farewell import SUBSCRIPTION_ID, Farewell, farewell
+from registry.gateway.transport.forwarder import (
+    SUBSCRIPTION_ID,
+    StreamTermination,
+    stream_termination,
+)
 from tests.gateway.conftest import Gateway, head, request
 from tests.gateway.failing import error_of, outcome
 from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream
@@ -168,11 +172,11 @@ async def test_it_is_known_where_an_event_ends(pieces: list[bytes], *, is_betwee
     async def send(message: Message) -> None:
         sent.append(message)
 
-    stream = Farewell(send)
+    stream = StreamTermination(send)
     for piece in pieces:
         await stream({"type": "http.response.body", "body": piece, "more_body": True})
 
     assert (stream.is_between_events, len(sent)) == (is_between, len(pieces))
-    assert bool(farewell(stream, ShuttingDown(), 1)) is is_between
-    assert farewell(stream, NotServing("other"), 1) == b""
-    assert farewell(None, ShuttingDown(), 1) == b""
+    assert bool(stream_termination(stream, ShuttingDown(), 1)) is is_between
+    assert stream_termination(stream, NotServing("other"), 1) == b""
+    assert stream_termination(None, ShuttingDown(), 1) == b""

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typing_extensions import override
 
-from packages.database.changes import Change, Heard
+from packages.database.changes import ChangeEvent, Heard
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
-from registry.gateway.ended_sessions import EndedSessionRepository, EndedSessions
-from registry.gateway.pending import MOST_ENDED_AT_ONCE, Pending
+from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSessions
+from registry.gateway.view.pending import MOST_ENDED_AT_ONCE, PendingChanges
 from registry.servers.values import Era
-from registry.workers.peers import Alone
+from registry.workers.peers import SingleWorker
 from tests.fakes.clock import FakeClock
 from tests.gateway.conftest import StartGateway, head, request
 from tests.gateway.eras import LegacyServer
@@ -43,7 +43,7 @@ class Written(EndedSessionRepository):
 
 def of_replica(name: str, repository: EndedSessionRepository) -> EndedSessions:
     lifetime = timedelta(hours=1)
-    return EndedSessions(Alone(name * 8), repository, lifetime=lifetime, clock=FakeClock())
+    return EndedSessions(SingleWorker(name * 8), repository, lifetime=lifetime, clock=FakeClock())
 
 
 async def plainly(received: Request) -> None:
@@ -112,10 +112,10 @@ async def test_what_is_no_name_of_a_session_is_left_out() -> None:
 
 
 def test_of_more_than_are_remembered_the_latest_are_read() -> None:
-    pending = Pending()
+    pending = PendingChanges()
 
     for number in range(MOST_ENDED_AT_ONCE + 5):
-        pending.hear(Heard(Change("ended_sessions", str(number)), None), 0.0)
+        pending.hear(Heard(ChangeEvent("ended_sessions", str(number)), None), 0.0)
 
     ended = pending.take_callers().ended_sessions
     assert len(ended) == MOST_ENDED_AT_ONCE + 1

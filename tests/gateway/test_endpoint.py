@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from packages.database.errors import DatabaseUnavailable
-from registry.access.policy import Rule, ServerFacts, ServerScope
+from registry.access.policy import AccessRule, ServerFacts, ServerScope
 from registry.audit.values import AuditAction, AuditOutcome
 from registry.auth.errors import REALM
 from registry.servers.errors import UserKeyMissingError
@@ -193,7 +193,7 @@ async def test_authors_alone_reach_their_private_servers(
         (user, event.action, event.outcome, event.entity_id, event.reason)
         for user, event in gateway.refusals.events
     ] == [
-        (user, AuditAction.CALL, AuditOutcome.DENIED, "demo".ljust(24, "0"), Rule.PRIVATE)
+        (user, AuditAction.CALL, AuditOutcome.DENIED, "demo".ljust(24, "0"), AccessRule.PRIVATE)
         for user in ("bob", "root")
     ]
 

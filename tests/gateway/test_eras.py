@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from registry.gateway.eras import is_of_another_era
+from registry.gateway.edge.eras import is_of_another_era
 from registry.gateway.values import tool_entry
 from registry.servers.values import Era
 from tests.gateway.conftest import Gateway, StartGateway, head, request

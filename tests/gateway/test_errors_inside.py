@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.gateway.translate import ERROR_META_KEY
+from registry.gateway.edge.error_responses import ERROR_META_KEY
 from registry.servers.values import Era
 from tests.gateway.conftest import Gateway, StartGateway, request
 from tests.gateway.eras import modern

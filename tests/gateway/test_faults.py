@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from registry.core.clock import SystemClock
-from registry.gateway.errors import Outcome
+from registry.gateway.errors import CallOutcome
 from tests.fakes.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway import fault_table
@@ -112,7 +112,7 @@ async def test_a_fault_has_the_stated_outcome_and_is_felt_by_nobody_else(
     answer, other = await asyncio.gather(stage.call(), stage.call_other())
     # A connection over which something went wrong is closed, never used again.
     await stage.settled(most_open=0 if is_spoilt else 1)
-    counted = [name for name in Outcome if stage.gateway.count_any(name)]
+    counted = [name for name in CallOutcome if stage.gateway.count_any(name)]
     stage.repair()
     again = await stage.call()
 

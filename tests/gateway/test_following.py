@@ -13,7 +13,7 @@ from bson import ObjectId
 from pymongo.errors import OperationFailure
 from typing_extensions import override
 
-from packages.database.changes import Change, ChangeStream, Heard
+from packages.database.changes import ChangeEvent, ChangeStream, Heard
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.schema import prepare
@@ -21,19 +21,19 @@ from registry.audit.chain import PURPOSE, AuditKeys
 from registry.audit.repository import AuditRepository
 from registry.audit.trail import AuditTrail
 from registry.auth.identity import UserContext
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.core.tasks import end
-from registry.features.values import Feature, FeatureKind, FeatureSnapshot
-from registry.gateway.loading import SnapshotSources
-from registry.gateway.pending import MOST_DELETED, WATCHED, Pending
-from registry.gateway.snapshot import Snapshot
+from registry.gateway.view.loading import SnapshotSources
+from registry.gateway.view.pending import MAX_DELETED, WATCHED, PendingChanges
+from registry.gateway.view.snapshot import Snapshot
 from registry.indexes import EXTRA_INDEXES
+from registry.prompts_and_resources.values import Feature, FeatureKind, FeatureSnapshot
 from registry.servers.credentials import CredentialVault
-from registry.servers.repository import ServerRepository
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
+from registry.servers.storage.repository import ServerRepository
 from registry.wiring.storage import build_repositories
 from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
@@ -264,14 +264,14 @@ async def test_thousands_of_tools_written_at_once_are_read_a_few_times(
 
 def test_more_deleted_rows_than_are_remembered_make_everything_be_read() -> None:
 
-    pending = Pending()
-    for number in range(MOST_DELETED + 1):
-        pending.hear(Heard(Change("mcp_tools", f"{number:024x}"), number), 1.0)
+    pending = PendingChanges()
+    for number in range(MAX_DELETED + 1):
+        pending.hear(Heard(ChangeEvent("mcp_tools", f"{number:024x}"), number), 1.0)
 
     taken = pending.take()
     assert taken.is_too_much
-    assert len(taken.deleted) == MOST_DELETED
-    assert taken.position == MOST_DELETED
+    assert len(taken.deleted) == MAX_DELETED
+    assert taken.position == MAX_DELETED
     assert pending.take().is_quiet
 
 

@@ -9,18 +9,27 @@ import httpx
 import pytest
 
 from registry.core.clock import SystemClock
-from registry.gateway.envelope import Envelope
-from registry.gateway.forward import Client
-from registry.gateway.gates import Turn
-from registry.gateway.requests import Exchange
-from registry.gateway.watch import CallWatch, ClientGone
-from registry.gateway.wire import UpstreamAnswer
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.protocol.envelope import Envelope
+from registry.gateway.transport.bulkhead import Permit
+from registry.gateway.transport.call_watch import CallWatch, ClientGone
+from registry.gateway.transport.forwarder import ClientChannel
+from registry.gateway.transport.wire import UpstreamAnswer
 from registry.web.cycle import Cycle
 from tests.gateway.conftest import Gateway, head, request
 from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream
 
 ROUNDS = 3
-OF_REQUESTS = {CallWatch, Client, ClientGone, Cycle, Envelope, Exchange, Turn, UpstreamAnswer}
+OF_REQUESTS = {
+    CallWatch,
+    ClientChannel,
+    ClientGone,
+    Cycle,
+    Envelope,
+    GatewayRequest,
+    Permit,
+    UpstreamAnswer,
+}
 """Made for each request."""
 
 

@@ -9,9 +9,9 @@ from aiohttp import ServerDisconnectedError
 
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
-from registry.gateway.breaker import BreakerRules
 from registry.gateway.errors import UpstreamBusy, UpstreamPaused
-from registry.gateway.gates import FEW_GATES, Gate, GateLimits, UpstreamGates
+from registry.gateway.transport.bulkhead import MIN_IDLE_CHECK, Bulkhead, BulkheadLimits, Bulkheads
+from registry.gateway.transport.circuit_breaker import CircuitBreakerRules
 from tests.fakes.clock import FakeClock
 from tests.gateway.fakes import PRIVATE, make_route
 
@@ -25,9 +25,9 @@ class Gates:
     def __init__(self, *, calls: int = 2, waiting: int = 1, seconds: float = WAIT_SECONDS) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
-        limits = GateLimits(calls, waiting, seconds, BreakerRules(2, 30.0, 10.0))
-        self.all = UpstreamGates(limits, self.clock, self.metrics)
-        self.gate: Gate = self.all.of(ROUTE)
+        limits = BulkheadLimits(calls, waiting, seconds, CircuitBreakerRules(2, 30.0, 10.0))
+        self.all = Bulkheads(limits, self.clock, self.metrics)
+        self.gate: Bulkhead = self.all.of(ROUTE)
 
     async def fail(self, error: BaseException) -> None:
         """Make a call that ends with *error*."""
@@ -45,7 +45,7 @@ class Gates:
         return self.metrics.registry.get_sample_value(name, {"server": ROUTE.label, **labels})
 
 
-async def hold(gate: Gate, until: asyncio.Event) -> None:
+async def hold(gate: Bulkhead, until: asyncio.Event) -> None:
     async with gate.call():
         await until.wait()
 
@@ -261,9 +261,9 @@ async def test_gates_of_servers_that_nobody_calls_are_forgotten() -> None:
     gates = Gates()
     await gates.open()
 
-    for number in range(3 * FEW_GATES):
+    for number in range(3 * MIN_IDLE_CHECK):
         gates.all.of(make_route(slug=f"s{number}"))
 
-    known: dict[str, Any] = gates.all._gates
-    assert len(known) <= FEW_GATES + 1
+    known: dict[str, Any] = gates.all._bulkheads
+    assert len(known) <= MIN_IDLE_CHECK + 1
     assert gates.all.of(ROUTE) is gates.gate

@@ -14,9 +14,9 @@ from aiohttp import ClientTimeout
 from yarl import URL
 
 from registry.core.clock import SystemClock
-from registry.gateway.patience import Patience
+from registry.gateway.transport.call_watch import LatencyWatcher
+from registry.gateway.transport.wire import ConnectTimedOut, UpstreamHttp
 from registry.gateway.values import tool_entry
-from registry.gateway.wire import ConnectTimedOut, Wire
 from registry.upstream.guard import UrlGuard
 from registry.upstream.pool import create_upstream_session
 from tests.gateway.conftest import Gateway, StartGateway, head, request
@@ -368,7 +368,7 @@ async def test_a_name_server_that_is_silent_holds_up_no_other_name() -> None:
             idle_timeout_seconds=1,
             lookup=look_up,
         ) as session:
-            wire = Wire(session, Patience(), max_answer_bytes=2**20)
+            wire = UpstreamHttp(session, LatencyWatcher(), max_answer_bytes=2**20)
             timeout = ClientTimeout(connect=0.3, sock_connect=0.3, sock_read=0.3)
 
             async def ask(host: str) -> str:

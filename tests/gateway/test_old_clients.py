@@ -10,8 +10,9 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CreateMessageResult, ElicitResult, ListRootsResult, Root, TextContent
 from pydantic import FileUrl
 
-from registry.gateway import inner_talk, old_clients
-from registry.gateway.outbox import MAX_WAITING_BYTES, Outbox
+from registry.gateway.sse import endpoint as old_clients
+from registry.gateway.sse import session as inner_talk
+from registry.gateway.sse.send_queue import MAX_WAITING_BYTES, SendQueue
 from registry.servers.values import Era
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
@@ -112,7 +113,7 @@ async def test_a_client_that_hangs_up_cancels_what_it_asked_for(
 
     async with asyncio.timeout(WAIT_SECONDS):
         await running.state.cancelled.wait()
-    assert len(gateway.endpoint._old_clients) == 0
+    assert len(gateway.endpoint._sse_clients) == 0
 
 
 @pytest.mark.parametrize("kind", [Kind.LEGACY, Kind.OLD])
@@ -423,7 +424,7 @@ async def test_silent_streams_get_comments(
 
 
 async def test_streams_are_limited(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(old_clients, "MOST_STREAMS_OF_ONE", 1)
+    monkeypatch.setattr(old_clients, "MAX_STREAMS_PER_CALLER", 1)
 
     async with raw_old(gateway), raw_old(gateway, user="bob"):
         refused = await gateway.http.get("/mcp/demo", headers=head(**OLD))
@@ -435,7 +436,7 @@ async def test_streams_are_limited(gateway: Gateway, monkeypatch: pytest.MonkeyP
 async def test_requests_under_way_are_limited(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inner_talk, "MOST_UNDER_WAY", 1)
+    monkeypatch.setattr(inner_talk, "MAX_IN_PROGRESS", 1)
     upstream.behaviour = upstream.hang
 
     async with raw_old(gateway) as client:
@@ -446,7 +447,7 @@ async def test_requests_under_way_are_limited(
 
 
 async def test_a_full_outbox_makes_its_senders_wait() -> None:
-    outbox = Outbox()
+    outbox = SendQueue()
     await outbox.put(b"x" * MAX_WAITING_BYTES)
 
     waiting = asyncio.ensure_future(outbox.put(b"y"))
@@ -462,7 +463,7 @@ async def test_a_full_outbox_makes_its_senders_wait() -> None:
 
 
 async def test_a_closed_outbox_lets_go_of_its_senders() -> None:
-    outbox = Outbox()
+    outbox = SendQueue()
     await outbox.put(b"x" * MAX_WAITING_BYTES)
     waiting = asyncio.ensure_future(outbox.put(b"y"))
 

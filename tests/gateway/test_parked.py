@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from registry.core.errands import Errands
-from registry.gateway.asks import Ask, Conversation
-from registry.gateway.parked import PARKED_SECONDS, Parked, ParkedConversations
+from registry.core.background_tasks import BackgroundTasks
+from registry.gateway.aggregate.parked import PARKED_SECONDS, Parked, ParkedConversations
+from registry.gateway.client.asks import Ask, Conversation
 from tests.fakes.clock import FakeClock
 
 
@@ -14,11 +14,11 @@ class Leaving:
     """Gives conversations up; while it does so for the first time, the timer goes off."""
 
     clock: FakeClock = field(default_factory=FakeClock)
-    errands: Errands = field(default_factory=Errands)
+    background_tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
     left: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.parked = ParkedConversations(self.leave, self.errands, self.clock)
+        self.parked = ParkedConversations(self.leave, self.background_tasks, self.clock)
 
     async def leave(self, conversation: Conversation) -> None:
         """Note which one it was."""
@@ -39,7 +39,7 @@ async def test_what_a_timer_gives_up_while_all_are_given_up_is_given_up_once() -
         leaving.parked.add(name, waiting(name))
 
     await leaving.parked.close()
-    await leaving.errands.close(grace_seconds=1)
+    await leaving.background_tasks.close(grace_seconds=1)
 
     assert (sorted(leaving.left), len(leaving.parked)) == (["a", "b", "c"], 0)
 

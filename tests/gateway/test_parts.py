@@ -12,11 +12,11 @@ from multidict import CIMultiDict
 from registry.access.policy import ServerFacts, ServerScope
 from registry.core.json import JsonObject
 from registry.gateway.errors import HeaderMismatch
-from registry.gateway.headers import forwarded_lines, header_lines, read_headers
-from registry.gateway.listing import CursorError, build_pages, page_members
-from registry.gateway.mirrored import mirrored_part
+from registry.gateway.protocol.headers import forwarded_lines, header_lines, read_headers
+from registry.gateway.protocol.list_pages import CursorError, build_pages, page_members
+from registry.gateway.protocol.param_headers import mirrored_part
+from registry.gateway.transport.wire import request_head
 from registry.gateway.values import tool_entry, upstream_headers
-from registry.gateway.wire import request_head
 from registry.servers.values import Era, Transport
 from tests.gateway.fakes import make_route
 

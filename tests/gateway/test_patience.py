@@ -5,8 +5,7 @@ import gc
 import weakref
 
 from registry.core.clock import SystemClock
-from registry.gateway.patience import Patience
-from registry.gateway.watch import CallWatch
+from registry.gateway.transport.call_watch import CallWatch, LatencyWatcher
 
 SECONDS = 0.02
 
@@ -23,7 +22,7 @@ class Waiting:
 
 
 async def test_only_what_is_not_over_is_told_and_only_once() -> None:
-    patience = Patience(SECONDS)
+    patience = LatencyWatcher(SECONDS)
     over, lasting = Waiting(), Waiting()
     patience.begin(over)
     patience.begin(lasting)
@@ -35,7 +34,7 @@ async def test_only_what_is_not_over_is_told_and_only_once() -> None:
 
 
 async def test_what_begins_later_is_told_too() -> None:
-    patience = Patience(SECONDS)
+    patience = LatencyWatcher(SECONDS)
     patience.begin(Waiting())
     await SystemClock().sleep(SECONDS / 2)
     second = Waiting()
@@ -47,7 +46,7 @@ async def test_what_begins_later_is_told_too() -> None:
 
 
 async def test_a_call_leaves_nothing_for_the_garbage_collector() -> None:
-    patience = Patience(SECONDS)
+    patience = LatencyWatcher(SECONDS)
 
     class Traced(CallWatch):
         """A watch that can be referred to weakly."""

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from registry.gateway.forward import WHOLE_BODY_BYTES
+from registry.gateway.transport.forwarder import WHOLE_BODY_BYTES
 from registry.servers.values import Era
 from tests.gateway.conftest import StartGateway, request
 from tests.gateway.eras import LegacyServer, modern

@@ -9,11 +9,10 @@ import structlog
 
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
-from registry.gateway import recorder as recorder_module
-from registry.gateway.calllog import LINES_A_SECOND, CallLog
-from registry.gateway.errors import Outcome
-from registry.gateway.recorder import Recorder
-from registry.gateway.requests import Exchange
+from registry.gateway.edge import recorder as recorder_module
+from registry.gateway.edge.recorder import LINES_A_SECOND, CallLog, Recorder
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.errors import CallOutcome
 from registry.gateway.values import tool_entry
 from tests.conftest import ALICE, ROOT
 from tests.gateway.conftest import READER, Gateway, StartGateway, request
@@ -49,7 +48,7 @@ async def test_a_call_is_noted_with_who_what_when_and_how_much(
         "demo",
     )
     assert (note.method, note.target, note.is_modern) == ("tools/call", "echo", False)
-    assert (note.outcome, note.error_code, note.trace_id) == (Outcome.OK, 0, TRACE)
+    assert (note.outcome, note.error_code, note.trace_id) == (CallOutcome.OK, 0, TRACE)
     assert note.request_bytes == len(upstream.requests[0].body)
     assert note.response_bytes == len(answer.content)
     assert before < note.began_at < note.decided_at < note.head_at < note.ended_at
@@ -207,7 +206,7 @@ def ended(recorder: Recorder, **facts: Any) -> None:
     async def nothing(*_: object) -> Any:
         return None
 
-    exchange = Exchange({"path": "/mcp/x", "method": "POST"}, nothing, nothing)
+    exchange = GatewayRequest({"path": "/mcp/x", "method": "POST"}, nothing, nothing)
     recorder.started(exchange)
     for name, value in facts.items():
         setattr(exchange, name, value)
@@ -215,7 +214,7 @@ def ended(recorder: Recorder, **facts: Any) -> None:
 
 
 def test_however_many_names_there_are_the_labels_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "MOST_SERIES", 3)
+    monkeypatch.setattr(recorder_module, "MAX_SERIES", 3)
     metrics = Metrics()
     recorder = Recorder(metrics, SystemClock())
 
@@ -277,7 +276,7 @@ def test_a_flood_of_failures_is_cut_and_counted() -> None:
 
     with structlog.testing.capture_logs() as logged:
         for _ in range(100):
-            ended(recorder, outcome=Outcome.TIMEOUT, began_at=1.0)
+            ended(recorder, outcome=CallOutcome.TIMEOUT, began_at=1.0)
 
     assert len(logged) in {LINES_A_SECOND, 2 * LINES_A_SECOND}
 

@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 
-from registry.gateway.replay import MOST_KEPT, Replays, worker_of
+from registry.gateway.transport.replay import MAX_ANSWERS, Replays, worker_of
 from registry.servers.values import Era
 from tests.fakes.clock import FakeClock
 from tests.gateway.conftest import Gateway, StartGateway, head, request
@@ -179,7 +179,7 @@ def test_only_so_many_answers_are_kept_and_not_for_long() -> None:
     first = replays.begin("n")
     name = first.priming().decode().split()[1]
     replays.end(first)
-    for _ in range(MOST_KEPT):
+    for _ in range(MAX_ANSWERS):
         more = replays.begin("n")
         more.priming()
         replays.end(more)
@@ -190,6 +190,6 @@ def test_only_so_many_answers_are_kept_and_not_for_long() -> None:
     last.priming()
     replays.end(last)
 
-    assert (count, found, len(replays)) == (MOST_KEPT, None, 1)
+    assert (count, found, len(replays)) == (MAX_ANSWERS, None, 1)
     assert worker_of(name) == "w"
     assert replays.find("nonsense", "n") is None

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
+from registry.gateway.edge.session_seal import MAX_ENDED, SessionSeal
 from registry.gateway.errors import SessionUnknown
-from registry.gateway.sessions import MOST_ENDED, SessionSeal
 from registry.servers.values import Era
 from tests.fakes.clock import FakeClock
 from tests.gateway.conftest import Gateway, StartGateway, head, request
@@ -87,7 +87,7 @@ def test_the_oldest_ended_session_is_forgotten_first() -> None:
     seal = SessionSeal([b"k" * 32], lifetime=timedelta(hours=1), clock=FakeClock())
     sealed = [seal.seal(name, principal="p", server_id="s") for name in ("first", "last")]
     seal.end(sealed[0])
-    for number in range(MOST_ENDED - 1):
+    for number in range(MAX_ENDED - 1):
         seal.end(str(number))
     with pytest.raises(SessionUnknown):
         seal.open(sealed[0], principal="p", server_id="s")

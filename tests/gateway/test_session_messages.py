@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import override
 
 from registry.core.clock import SystemClock
-from registry.gateway.conversations import LATE_REPORTS_SECONDS
+from registry.gateway.client.conversations import LATE_REPORTS_SECONDS
 from registry.gateway.values import Route, tool_entry
 from registry.servers.values import Era
 from tests.fakes.own_stream import OwnStreamServer, Session

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from registry.gateway.edge.session_seal import SessionSeal
 from registry.gateway.errors import SessionUnknown
-from registry.gateway.sessions import SessionSeal
 
 ALICE = "user:alice"
 SERVER = "server-1"

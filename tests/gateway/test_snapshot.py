@@ -19,25 +19,24 @@ from pymongo.monitoring import (
 )
 from typing_extensions import override
 
-from packages.database.changes import Change, ChangeStream, Heard
+from packages.database.changes import ChangeEvent, ChangeStream, Heard
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.access.policy import Permission, decide
 from registry.auth.identity import UserContext
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.memory import MUCH_BYTES, FreedMemory
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.core.tasks import end
-from registry.gateway.loading import ServerView, SnapshotSources
-from registry.gateway.pacing import ROUND_SECONDS
-from registry.gateway.pending import WATCHED, Pending, Taken
-from registry.gateway.snapshot import GATHER_SECONDS, Snapshot, _gathering
+from registry.gateway.view.loading import ServerView, SnapshotSources
+from registry.gateway.view.pending import WATCHED, ChangeBatch, PendingChanges
+from registry.gateway.view.snapshot import GATHER_SECONDS, ROUND_SECONDS, Snapshot, _gathering
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import UserKeyMissingError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered
 from tests.fakes.clock import FakeClock
 from tests.fakes.connections import quiet_tracker
@@ -418,7 +417,7 @@ async def test_changes_without_a_pause_keep_the_view_fresh(
     async def busy() -> AsyncIterator[Heard]:
         for _ in range(5):
             await SystemClock().sleep(GATHER_SECONDS / 2)
-            yield Heard(Change("users", "0" * 24), None)
+            yield Heard(ChangeEvent("users", "0" * 24), None)
 
     before = SystemClock().monotonic()
     await snapshot._follow_changes(busy())
@@ -446,7 +445,7 @@ async def test_a_server_that_takes_long_to_read_is_not_read_all_the_time(
     async def changes() -> AsyncIterator[Heard]:
         while clock.monotonic() < began_at + 1.0:
             await clock.sleep(0)
-            yield Heard(Change("mcp_tools", "1" * 24, "0" * 24), None)
+            yield Heard(ChangeEvent("mcp_tools", "1" * 24, "0" * 24), None)
 
     monkeypatch.setattr(snapshot._reader, "read", slow)
     began_at = clock.monotonic()
@@ -500,9 +499,9 @@ async def test_many_commits_cost_the_database_few_questions(
 async def test_changed_users_are_dropped_together_with_what_makes_everything_be_read(
     snapshot: Snapshot, forgotten: list[str]
 ) -> None:
-    taken = Taken(is_too_much=True, users=True, revocations=True)
+    taken = ChangeBatch(is_too_much=True, users=True, revocations=True)
 
-    await snapshot._apply(taken, Pending())
+    await snapshot._apply(taken, PendingChanges())
 
     assert forgotten == ["revocations", "users"]
 

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from registry.core.clock import SystemClock
-from registry.gateway.spans import SpanTracing
+from registry.gateway.edge.spans import SpanTracing
 from tests.conftest import ALICE
 from tests.gateway.conftest import Gateway, StartGateway, request
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route

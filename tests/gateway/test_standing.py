@@ -8,7 +8,7 @@ from starlette.types import Message
 
 from registry.auth.identity import Role, UserContext
 from registry.core.drain import Drain
-from registry.gateway import standing
+from registry.gateway.notifications import streams as standing
 from registry.gateway.values import FeatureEntry, tool_entry
 from registry.servers.values import Era
 from tests.conftest import ALICE
@@ -275,7 +275,7 @@ async def test_a_client_that_leaves_leaves_nothing(gateway: Gateway) -> None:
         assert open_streams(gateway) == 2
 
     await until(lambda: open_streams(gateway) == 0)
-    await until(lambda: len(gateway.endpoint._errands) == 0)
+    await until(lambda: len(gateway.endpoint._background_tasks) == 0)
 
 
 async def test_one_users_streams_are_bounded(start_gateway: StartGateway) -> None:

@@ -13,7 +13,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server.subscriptions import ResourceUpdated, ToolsListChanged
 from mcp_types import ResourceUpdatedNotification
 
-from registry.gateway import feeds
+from registry.gateway.notifications import feeds
 from registry.gateway.values import FeatureEntry
 from registry.servers.values import Era, Transport
 from tests.fakes.everything.serving import serving_everything
@@ -214,7 +214,7 @@ async def test_a_feed_ends_when_nobody_listens(telling: Telling) -> None:
 
     await until(lambda: telling.server.open_streams == 0)
     await until(lambda: not telling.server.subscribed)
-    await until(lambda: len(telling.gateway.endpoint._errands) == 0)
+    await until(lambda: len(telling.gateway.endpoint._background_tasks) == 0)
     assert telling.feeds() == 0
 
 
@@ -314,7 +314,7 @@ async def test_a_stream_in_one_worker_follows_what_is_said_in_another(
     session = await begin(first)
     await ask(first, session, "resources/subscribe", {"uri": NOTE})
     # As if this worker had begun after that was said.
-    second.endpoint._hosted._states._states.clear()
+    second.endpoint._aggregate._states._states.clear()
     async with hearing(second, session) as stream:
         await until(lambda: telling.server.wanted == {NOTE})
         await ask(first, session, "resources/subscribe", {"uri": OTHER})

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
-from registry.core.tasks import end
-from registry.gateway.suspicion import AT_ONCE, PAUSE_SECONDS, Suspicions
+from registry.gateway.view.era_probe import AT_ONCE, PAUSE_SECONDS, EraReprobe
 from registry.servers.errors import DiscoveryFailedError
 from tests.fakes.clock import FakeClock
 
@@ -37,7 +37,7 @@ class Probes:
 
 
 @asynccontextmanager
-async def following(suspicions: Suspicions) -> AsyncIterator[None]:
+async def following(suspicions: EraReprobe) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
         task = group.create_task(suspicions.follow())
         yield
@@ -46,7 +46,7 @@ async def following(suspicions: Suspicions) -> AsyncIterator[None]:
 
 async def test_many_calls_in_doubt_ask_a_server_once_in_a_while() -> None:
     probes, clock = Probes(), FakeClock()
-    suspicions = Suspicions(probes, clock=clock)
+    suspicions = EraReprobe(probes, clock=clock)
     async with following(suspicions):
         for _ in range(100):
             suspicions.note("a")
@@ -63,7 +63,7 @@ async def test_many_calls_in_doubt_ask_a_server_once_in_a_while() -> None:
 async def test_a_server_that_cannot_be_asked_costs_the_others_nothing(problem: Exception) -> None:
     probes = Probes()
     probes.problem = problem
-    suspicions = Suspicions(probes, clock=FakeClock())
+    suspicions = EraReprobe(probes, clock=FakeClock())
     async with following(suspicions):
         for number in range(2 * AT_ONCE):
             suspicions.note(str(number))
@@ -73,7 +73,7 @@ async def test_a_server_that_cannot_be_asked_costs_the_others_nothing(problem: E
 async def test_silent_servers_are_few_at_once() -> None:
     probes = Probes()
     probes.may_end.clear()
-    suspicions = Suspicions(probes, clock=FakeClock())
+    suspicions = EraReprobe(probes, clock=FakeClock())
     async with following(suspicions):
         for number in range(3 * AT_ONCE):
             suspicions.note(str(number))

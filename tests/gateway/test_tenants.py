@@ -7,8 +7,8 @@ import pytest
 
 from registry.access.policy import ServerFacts, ServerScope, decide_use
 from registry.auth.identity import UserContext
-from registry.gateway.catalogue import Catalogue
-from registry.gateway.offering import CombinedOffering
+from registry.gateway.view.catalogue import Catalogue
+from registry.gateway.view.offering import CombinedOffering
 from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.conftest import Gateway, StartGateway, request
 from tests.gateway.fakes import AUTHOR, make_route

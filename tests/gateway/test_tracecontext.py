@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from registry.gateway.tracecontext import (
+from registry.gateway.protocol.trace_context import (
     TraceContext,
     is_baggage,
     is_tracestate,

@@ -8,10 +8,9 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
+from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import SystemClock
-from registry.core.errands import Errands
-from registry.gateway.errors import NotServing
-from registry.gateway.upstream_sessions import (
+from registry.gateway.client.sessions import (
     SessionKey,
     SessionLimits,
     SessionOwner,
@@ -19,8 +18,9 @@ from registry.gateway.upstream_sessions import (
     UpstreamSessions,
     session_key,
 )
+from registry.gateway.errors import NotServing
 from registry.servers.values import Era
-from registry.workers.peers import Alone
+from registry.workers.peers import SingleWorker
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.eras import LegacyServer, modern
 from tests.gateway.fakes import (
@@ -232,9 +232,9 @@ class Table:
         self.sessions = UpstreamSessions(
             self._open,
             self._close,
-            Errands(),
+            BackgroundTasks(),
             SystemClock(),
-            peers or Alone("a"),
+            peers or SingleWorker("a"),
             limits,
             FakeRoutes(),
         )

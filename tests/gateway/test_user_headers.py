@@ -10,11 +10,11 @@ import pytest
 from bson import ObjectId
 
 from packages.database.encryption import Cipher
-from registry.gateway.user_headers import UserHeaders
 from registry.gateway.values import Route
+from registry.gateway.view.user_headers import UserHeaders
 from registry.servers.credentials import CredentialVault
-from registry.servers.documents import record_of
 from registry.servers.errors import ServerMovedError, UserKeyMissingError
+from registry.servers.storage.documents import record_of
 from registry.servers.values import ServerRecord
 from tests.conftest import ALICE, BOB, CREDS_IV, CREDS_KEY
 from tests.fakes.clock import NOON, FakeClock

@@ -2,8 +2,8 @@
 
 import pytest
 
-from registry.gateway.errors import Outcome
-from registry.gateway.verdict import (
+from registry.gateway.errors import CallOutcome
+from registry.gateway.protocol.response_classification import (
     MAX_JUDGED_BYTES,
     Answer,
     judge,
@@ -11,8 +11,8 @@ from registry.gateway.verdict import (
     read_handshake,
 )
 
-GOOD = (Outcome.OK, 0)
-FAILED = (Outcome.TOOL_ERROR, 0)
+GOOD = (CallOutcome.OK, 0)
+FAILED = (CallOutcome.TOOL_ERROR, 0)
 
 
 @pytest.mark.parametrize(
@@ -27,20 +27,25 @@ FAILED = (Outcome.TOOL_ERROR, 0)
         (b'{"result":{"structuredContent":{"isError":true},"isError":false}}', GOOD),
         (b'{"result":{"structuredContent":{"error":"none"}}}', GOOD),
         (b'{"result":{"content":[{"text":"\\"isError\\":true"}]}}', GOOD),
-        (b'{"id":1,"error":{"code":-32602,"message":"m"}}', (Outcome.RPC_ERROR, -32602)),
-        (b'{"id":1,"error":{"code":"odd"}}', (Outcome.RPC_ERROR, 0)),
+        (b'{"id":1,"error":{"code":-32602,"message":"m"}}', (CallOutcome.RPC_ERROR, -32602)),
+        (b'{"id":1,"error":{"code":"odd"}}', (CallOutcome.RPC_ERROR, 0)),
         # Records are written in batches: one that the database refuses takes others with it.
-        (b'{"id":1,"error":{"code":true}}', (Outcome.RPC_ERROR, 0)),
-        (b'{"id":1,"error":{"code":9223372036854775808}}', (Outcome.RPC_ERROR, 0)),
+        (b'{"id":1,"error":{"code":true}}', (CallOutcome.RPC_ERROR, 0)),
+        (b'{"id":1,"error":{"code":9223372036854775808}}', (CallOutcome.RPC_ERROR, 0)),
         (b'event: message\ndata: {"result":{"isError":true}}\n\n', FAILED),
-        (b'data:{"method":"x"}\r\n\r\ndata:{"error":{"code":5}}\r\n\r\n', (Outcome.RPC_ERROR, 5)),
+        (
+            b'data:{"method":"x"}\r\n\r\ndata:{"error":{"code":5}}\r\n\r\n',
+            (CallOutcome.RPC_ERROR, 5),
+        ),
         (b'data: {"result":{"content":[],"isError":false}}\n\n', GOOD),
         (b'"error" and no JSON', GOOD),
         (b'["error"]', GOOD),
         (b'{"result":{"isError":true},"x":"' + b"y" * MAX_JUDGED_BYTES + b'"}', GOOD),
     ],
 )  # fmt: skip
-def test_an_answer_tells_how_the_call_ended(answer: bytes, verdict: tuple[Outcome, int]) -> None:
+def test_an_answer_tells_how_the_call_ended(
+    answer: bytes, verdict: tuple[CallOutcome, int]
+) -> None:
     assert judge(answer) == verdict
 
 

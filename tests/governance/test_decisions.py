@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 
 from registry.core.errors import RegistryError
-from registry.governance.decisions import Decision, accepted, rejected
+from registry.governance.decisions import ToolDecisionEffects, accepted, rejected
 from registry.governance.errors import NothingWaitsError, ToolStateError
 from registry.governance.repository import governed_tool
 from registry.governance.values import GovernedTool
@@ -31,9 +31,9 @@ def tool(**fields: Any) -> GovernedTool:
     return governed_tool({name: value for name, value in row.items() if value is not None})
 
 
-def outcome(decide: Any, decided: GovernedTool) -> Decision | type[RegistryError]:
+def outcome(decide: Any, decided: GovernedTool) -> ToolDecisionEffects | type[RegistryError]:
     try:
-        decision: Decision = decide(decided, decided.decision_hash)
+        decision: ToolDecisionEffects = decide(decided, decided.decision_hash)
     except RegistryError as exc:
         return type(exc)
     return decision

@@ -16,14 +16,14 @@ from registry.audit.trail import AuditTrail
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
-from registry.gateway.snapshot import Snapshot
+from registry.gateway.view.snapshot import Snapshot
 from registry.governance.errors import HiddenToolsForbiddenError
-from registry.governance.history import ToolHistory
+from registry.governance.history import ToolHistoryReader
 from registry.governance.repository import GovernedTools
 from registry.governance.service import ToolService
 from registry.governance.values import ToolFilter
 from registry.servers.errors import ListsOutdatedError
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ServerFilter
 from registry.tools.exposure import REVIEWS, review_of
 from registry.tools.lifecycle import ACTIVE, DELETED, DISABLED, DRAFT, SELECTED, STALE, UNSELECTED
@@ -81,7 +81,7 @@ def tools(
 ) -> ToolService:
     """Return the service under test."""
     governed = GovernedTools(database)
-    history = ToolHistory(governed, audit_repository)
+    history = ToolHistoryReader(governed, audit_repository)
     return ToolService(database, repositories, governed, history, audit, view, clock=clock)
 
 

@@ -20,7 +20,7 @@ PROVIDED_BY = packages_distributions()
 
 OPTIONAL = {
     "registry/telemetry.py": "otel",
-    "registry/gateway/spans.py": "otel",
+    "registry/gateway/edge/spans.py": "otel",
     "packages/models/generator/": "schemas",
     "scripts/": "dev",
     "scripts/build_models.py": "build",

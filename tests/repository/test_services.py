@@ -11,7 +11,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text())
     for path in (ROOT / "registry").rglob("*.py")
 }
-RECONCILERS = {"registry.tools.reconcile", "registry.features.reconcile"}
+RECONCILERS = {"registry.tools.reconcile", "registry.prompts_and_resources.reconcile"}
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -31,7 +31,7 @@ def test_one_service_alone_reconciles() -> None:
         if module in RECONCILERS and imported == "reconcile"
     }
 
-    assert found == {"registry.servers.registry_sync"}
+    assert found == {"registry.servers.storage.registry_sync"}
 
 
 @pytest.mark.requirement("R-008")
@@ -46,7 +46,7 @@ def test_that_service_alone_writes_rows() -> None:
         and "tools" in ast.unparse(node.func.value)
     }
 
-    assert callers == {"registry.servers.registry_sync"}
+    assert callers == {"registry.servers.storage.registry_sync"}
 
 
 @pytest.mark.requirement("R-006")

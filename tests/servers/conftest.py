@@ -12,7 +12,7 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.servers.credentials import CredentialVault
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream

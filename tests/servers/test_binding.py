@@ -11,7 +11,7 @@ from registry.core.clock import SystemClock
 from registry.core.errors import ValidationFailedError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ServerRecord
 from tests.fakes.discovery import FakeDiscovery
 

@@ -11,7 +11,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.json import JsonObject
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.sync.described import DescribedServers
 from tests.fakes.discovery import FakeDiscovery, found, tool
 

@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 from packages.database.client import Database
 from packages.database.stored import EARLIEST, LATEST
 from registry.core.json import canonical_json
-from registry.servers.documents import NotAServerError, record_of, unchanged_since
 from registry.servers.presenter import present_detail
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.documents import NotAServerError, record_of, unchanged_since
+from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ServerRecord, SyncMode
 from registry.tools.documents import problems_of, served_tool, stored_tool, tool_row
 from registry.tools.projection import restore

@@ -9,7 +9,7 @@ from pymongo.errors import WriteError
 
 from packages.database.client import Database
 from registry.auth.identity import UserContext
-from registry.features.values import (
+from registry.prompts_and_resources.values import (
     Feature,
     FeatureKind,
     FeatureProblem,

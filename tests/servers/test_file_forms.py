@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from registry.servers.file_forms import (
+from registry.servers.files.forms import (
     Answer,
     FormError,
     Question,

@@ -12,19 +12,19 @@ from packages.database.changes import ChangeStream
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.auth.identity import UserContext
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.core.tasks import end
 from registry.doctor import examine
-from registry.gateway.loading import SnapshotSources
-from registry.gateway.pending import WATCHED
-from registry.gateway.snapshot import Snapshot
+from registry.gateway.view.loading import SnapshotSources
+from registry.gateway.view.pending import WATCHED
+from registry.gateway.view.snapshot import Snapshot
 from registry.servers.credentials import CredentialVault
-from registry.servers.leftovers import FEW, Leftovers
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.orphaned_data import FEW, OrphanedServerData
+from registry.servers.storage.store import ServerRepositories
 
 pytestmark = pytest.mark.wire
 
@@ -34,8 +34,8 @@ OURS = ("mcp_tools", "server_versions", "sync_states")
 @pytest.fixture
 def leftovers(
     database: Database, repositories: ServerRepositories, clock: SystemClock
-) -> Leftovers:
-    return Leftovers(database, repositories, clock=clock, settle_seconds=0)
+) -> OrphanedServerData:
+    return OrphanedServerData(database, repositories, clock=clock, settle_seconds=0)
 
 
 async def registered(servers: ServerService, name: str, user: UserContext) -> str:
@@ -72,7 +72,7 @@ async def until_nothing_is_left(database: Database, server_id: str) -> None:
 
 
 async def test_what_is_left_of_a_server_that_was_deleted_before_the_start_goes(
-    servers: ServerService, database: Database, leftovers: Leftovers, alice: UserContext
+    servers: ServerService, database: Database, leftovers: OrphanedServerData, alice: UserContext
 ) -> None:
     gone, kept = [await registered(servers, name, alice) for name in ("gone", "kept")]
     await deleted_there(database, gone)
@@ -89,7 +89,7 @@ async def test_what_is_left_of_a_server_goes_when_its_deletion_is_heard_of(
     servers: ServerService,
     database: Database,
     repositories: ServerRepositories,
-    leftovers: Leftovers,
+    leftovers: OrphanedServerData,
     cipher: Cipher,
     settings: Settings,
     clock: SystemClock,
@@ -130,7 +130,7 @@ async def test_what_is_left_of_a_server_goes_when_its_deletion_is_heard_of(
 
 
 async def test_a_server_that_is_there_and_an_id_of_no_server_lose_nothing(
-    servers: ServerService, database: Database, leftovers: Leftovers, alice: UserContext
+    servers: ServerService, database: Database, leftovers: OrphanedServerData, alice: UserContext
 ) -> None:
     kept = await registered(servers, "kept", alice)
     leftovers.note(["a text"])
@@ -141,7 +141,7 @@ async def test_a_server_that_is_there_and_an_id_of_no_server_lose_nothing(
 
 
 async def test_a_start_on_a_database_that_lost_its_servers_removes_nothing(
-    database: Database, leftovers: Leftovers
+    database: Database, leftovers: OrphanedServerData
 ) -> None:
     states = database.collection("sync_states")
     await states.insert_many([{"_id": ObjectId(), "source_type": "mcp"} for _ in range(FEW + 1)])

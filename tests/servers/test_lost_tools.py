@@ -8,7 +8,7 @@ from bson import ObjectId
 from packages.database.client import Database
 from registry.auth.identity import UserContext
 from registry.core.settings import Settings
-from registry.doctor import Finding, examine
+from registry.doctor import DoctorFinding, examine
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from tests.servers.test_leftovers import registered
@@ -16,7 +16,7 @@ from tests.servers.test_leftovers import registered
 pytestmark = pytest.mark.wire
 
 
-async def tools_finding(settings: Settings, *, repair: bool) -> Finding:
+async def tools_finding(settings: Settings, *, repair: bool) -> DoctorFinding:
     return next(one for one in await examine(settings, repair=repair) if one.check == "tools")
 
 

@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 
 from registry.auth.identity import UserContext
-from registry.servers.documents import RECORD, record_of
+from registry.servers.storage.documents import RECORD, record_of
 from tests.fakes.rest import Rest, rest_settings, running
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]

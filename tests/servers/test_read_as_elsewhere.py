@@ -12,10 +12,10 @@ from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.servers.changes import config_of
 from registry.servers.credentials import CredentialVault, caller_values, is_user_level
-from registry.servers.documents import record_of
 from registry.servers.errors import CredentialUnreadableError, CredentialUnusableError
 from registry.servers.naming import default_path
 from registry.servers.schemas import ServerCreate
+from registry.servers.storage.documents import record_of
 from registry.tools.projection import restore
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY
 

@@ -8,9 +8,15 @@ import pytest
 
 from packages.database.client import Database
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
-from registry.servers.file_forms import described
+from registry.servers.files.forms import described
+from registry.servers.files.seeding import (
+    ImportOutcome,
+    ImportReport,
+    import_servers,
+    parse,
+    read_files,
+)
 from registry.servers.schemas import ServerCreate
-from registry.servers.seeding import Outcome, Report, import_servers, parse, read_files
 from registry.servers.service import ServerService
 from tests.fakes.discovery import FakeDiscovery
 
@@ -44,7 +50,7 @@ def write(folder: Path, name: str, content: object) -> Path:
     return file
 
 
-async def run(servers: ServerService, *paths: Path, dry_run: bool = False) -> list[Report]:
+async def run(servers: ServerService, *paths: Path, dry_run: bool = False) -> list[ImportReport]:
     items = read_files(paths)
     return [item async for item in import_servers(servers, items, IMPORTER, dry_run=dry_run)]
 
@@ -54,7 +60,7 @@ def parsed(content: object) -> ServerCreate:
     return parse(entry)
 
 
-def outcomes(reports: list[Report]) -> dict[str, Outcome]:
+def outcomes(reports: list[ImportReport]) -> dict[str, ImportOutcome]:
     return {Path(report.source).name: report.outcome for report in reports}
 
 
@@ -70,7 +76,10 @@ async def test_files_of_both_forms_are_imported(
 
     weather = await servers.find_by_name("weather", root)
     clock = await servers.find_by_name("currenttime", root)
-    assert outcomes(reports) == {"a.json": Outcome.IMPORTED, "b.json": Outcome.IMPORTED}
+    assert outcomes(reports) == {
+        "a.json": ImportOutcome.IMPORTED,
+        "b.json": ImportOutcome.IMPORTED,
+    }
     assert weather is not None
     assert (weather.author, weather.scope, weather.tags) == (AUTHOR, "shared_app", ("sky",))
     assert clock is not None
@@ -92,7 +101,7 @@ async def test_a_second_run_imports_nothing_and_overwrites_nothing(
     reports = await run(servers, file)
 
     assert reports == [
-        Report(str(file), Outcome.EXISTS, "a server named weather is there already")
+        ImportReport(str(file), ImportOutcome.EXISTS, "a server named weather is there already")
     ]
     assert await database.collection("mcpservers").find_one({}) == before
 
@@ -106,7 +115,7 @@ async def test_the_same_server_in_two_files_is_imported_once(
 
     reports = await run(servers, tmp_path)
 
-    assert outcomes(reports) == {"a.json": Outcome.IMPORTED, "b.json": Outcome.EXISTS}
+    assert outcomes(reports) == {"a.json": ImportOutcome.IMPORTED, "b.json": ImportOutcome.EXISTS}
 
 
 @pytest.mark.requirement("E-21")
@@ -118,7 +127,7 @@ async def test_a_private_server_of_somebody_else_is_not_overwritten(
 
     reports = await run(servers, write(tmp_path, "a.json", CREATE))
 
-    assert outcomes(reports) == {"a.json": Outcome.EXISTS}
+    assert outcomes(reports) == {"a.json": ImportOutcome.EXISTS}
 
 
 @pytest.mark.requirement("R-320")
@@ -145,7 +154,7 @@ async def test_a_bad_file_is_reported_and_stops_nothing(
         "absent.json",
     ]
     assert all(message and "\n" not in message for message in failed.values())
-    assert outcomes(reports)["z.json"] is Outcome.IMPORTED
+    assert outcomes(reports)["z.json"] is ImportOutcome.IMPORTED
 
 
 @pytest.mark.parametrize(
@@ -170,7 +179,7 @@ async def test_a_report_does_not_quote_secrets(servers: ServerService, tmp_path:
 
     (report,) = await run(servers, write(tmp_path, "a.json", {**CREATE, "apiKey": key}))
 
-    assert report.outcome is Outcome.FAILED
+    assert report.outcome is ImportOutcome.FAILED
     assert "s3ntinel" not in report.message
 
 
@@ -181,7 +190,7 @@ async def test_a_dry_run_stores_nothing_and_contacts_nobody(
 
     reports = await run(servers, file, dry_run=True)
 
-    assert reports == [Report(str(file), Outcome.WOULD_IMPORT, f"weather from {URL}")]
+    assert reports == [ImportReport(str(file), ImportOutcome.WOULD_IMPORT, f"weather from {URL}")]
     assert await database.collection("mcpservers").count_documents({}) == 0
     assert discovery.asked == []
 
@@ -210,7 +219,7 @@ async def test_a_server_that_cannot_be_reached_is_imported_with_its_error(
 
     (report,) = await run(servers, write(tmp_path, "a.json", CREATE))
 
-    assert report.outcome is Outcome.IMPORTED
+    assert report.outcome is ImportOutcome.IMPORTED
     assert report.message == "weather is error (Could not connect: connection refused.)"
 
 

@@ -18,7 +18,7 @@ from registry.core.clock import SystemClock
 from registry.core.errors import ValidationFailedError
 from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
-from registry.gateway.snapshot import Snapshot
+from registry.gateway.view.snapshot import Snapshot
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import (
     CredentialsRefusedError,
@@ -32,7 +32,7 @@ from registry.servers.errors import (
 )
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.store import LARGE_CHARACTERS, ServerRepositories
+from registry.servers.storage.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.values import (
     ConnectionSpec,
     Discovered,

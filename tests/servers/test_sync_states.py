@@ -10,7 +10,7 @@ from registry.auth.identity import UserContext
 from registry.servers.errors import DiscoveryFailedError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.store import SETTLED_FOR, ServerRepositories
+from registry.servers.storage.store import SETTLED_FOR, ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered, ServerRecord
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 

@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.features.values import FeatureKind
+from registry.prompts_and_resources.values import FeatureKind
 from registry.servers.errors import (
     CredentialsRefusedError,
     DiscoveryFailedError,

@@ -16,7 +16,7 @@ from registry.servers.errors import DiscoveryFailedError, UserKeyMissingError
 from registry.servers.reader import ServerReader
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
-from registry.servers.store import ServerRepositories
+from registry.servers.storage.store import ServerRepositories
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
 from registry.upstream.guard import UrlGuard

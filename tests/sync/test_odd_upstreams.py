@@ -16,7 +16,7 @@ from registry.servers.errors import DiscoveryFailedError
 from registry.servers.values import ConnectionSpec, Transport
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import MOST_EVENTS
+from registry.upstream.http import MAX_EVENTS
 from registry.upstream.loops import Instance
 from tests.fakes.certificates import certificate_file
 from tests.fakes.upstreams import TOOL
@@ -231,13 +231,13 @@ async def test_a_flood_of_events_is_ended_and_holds_up_nobody(
             await clock.sleep(0.01)
             longest = max(longest, clock.monotonic() - before)
 
-    async with odd(streamed(event * (4 * MOST_EVENTS))) as port, asyncio.TaskGroup() as group:
+    async with odd(streamed(event * (4 * MAX_EVENTS))) as port, asyncio.TaskGroup() as group:
         watching = group.create_task(watch())
         with pytest.raises(DiscoveryFailedError) as caught:
             await read(settings, f"http://127.0.0.1:{port}/mcp")
         watching.cancel()
 
-    assert caught.value.message == f"It sent more than {MOST_EVENTS} events."
+    assert caught.value.message == f"It sent more than {MAX_EVENTS} events."
     assert longest < 2
 
 
@@ -264,7 +264,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_told(
             "It wants messages to be sent to another origin, which is not done.",
         ),
         (b"event: endpoint\ndata: http://[::1\n\n", False, "Its endpoint is no URL."),
-        (b": ping\n\n" * (MOST_EVENTS + 1), False, f"It sent more than {MOST_EVENTS} events."),
+        (b": ping\n\n" * (MAX_EVENTS + 1), False, f"It sent more than {MAX_EVENTS} events."),
         (b": ping\n\n", True, "The connection to {origin} broke."),
         (b"event: endpoint\ndata: /post\n\n", True, "The connection to {origin} broke."),
     ],

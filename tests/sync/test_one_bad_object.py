@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.features.values import FeatureKind
+from registry.prompts_and_resources.values import FeatureKind
 from registry.servers.values import ConnectionSpec, Discovered, Transport
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard

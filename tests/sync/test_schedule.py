@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.sync.schedule import Patience, failed, next_round, retry_seconds
+from registry.sync.schedule import RetryPolicy, failed, next_round, retry_seconds
 from registry.sync.values import JobState, RunOutcome
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-PATIENCE = Patience(most_attempts=5, first_seconds=30, most_seconds=600)
+PATIENCE = RetryPolicy(most_attempts=5, first_seconds=30, most_seconds=600)
 chances = st.floats(min_value=0, max_value=1, exclude_max=True)
 
 

@@ -18,31 +18,31 @@ from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import UserContext
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
-from registry.core.tasks import end
 from registry.servers.credentials import CredentialVault
+from registry.servers.discovery_changes import MOVED_MEANWHILE, NOTHING_OFFERED
 from registry.servers.errors import DiscoveryFailedError
-from registry.servers.outcome import MOVED_MEANWHILE, NOTHING_OFFERED
 from registry.servers.reader import ServerReader
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
-from registry.servers.store import LARGE_CHARACTERS, ServerRepositories
+from registry.servers.storage.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered
+from registry.sync.bulk_sync import BulkSync, BulkSyncResult
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
-from registry.sync.rounds import RoundResult, SyncRound
 from registry.sync.runner import NOT_STORED, SyncRunner, Terms
-from registry.sync.schedule import Patience
+from registry.sync.schedule import RetryPolicy
 from registry.sync.values import (
-    Asked,
     Ending,
     JobFilter,
     JobState,
     Phase,
     RunOutcome,
-    SyncJob,
+    SyncJobRecord,
+    SyncRequest,
     Trigger,
 )
 from registry.sync.worker import (
@@ -118,7 +118,7 @@ class Parts:
             self.reader,
             RecordedChanges(),
             quiet_tracker(),
-            Terms(Patience(most_attempts, backoff_seconds, backoff_seconds), lease_seconds, 3),
+            Terms(RetryPolicy(most_attempts, backoff_seconds, backoff_seconds), lease_seconds, 3),
             clock=self.clock,
             metrics=Metrics(),
         )
@@ -136,9 +136,9 @@ class Parts:
             metrics=Metrics(),
         )
 
-    def round(self, name: str, *, at_once: int) -> SyncRound:
+    def round(self, name: str, *, at_once: int) -> BulkSync:
         """Return what has many servers read for a command."""
-        return SyncRound(
+        return BulkSync(
             self.repositories.lookup,
             self.jobs,
             self.runner(),
@@ -154,17 +154,19 @@ class Parts:
         request = ServerCreate.model_validate(body)
         return (await self.servers.register(request, user, strict=True)).id
 
-    async def open(self, server_id: str, trigger: Trigger = Trigger.MANUAL) -> SyncJob:
+    async def open(self, server_id: str, trigger: Trigger = Trigger.MANUAL) -> SyncJobRecord:
         """Have a server read."""
-        job, _ = await self.jobs.open(server_id, "any", Asked(trigger), self.clock.now())
+        job, _ = await self.jobs.open(server_id, "any", SyncRequest(trigger), self.clock.now())
         return job
 
-    async def claim(self, worker: str = "one", lease_seconds: float = LEASE_SECONDS) -> SyncJob:
+    async def claim(
+        self, worker: str = "one", lease_seconds: float = LEASE_SECONDS
+    ) -> SyncJobRecord:
         """Take the one job that is due."""
         (job,) = await self.jobs.claim(9, worker, lease_seconds)
         return job
 
-    async def job(self, job_id: str, state: JobState) -> SyncJob:
+    async def job(self, job_id: str, state: JobState) -> SyncJobRecord:
         """Wait until a job is in some state."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
@@ -194,7 +196,7 @@ async def test_there_is_one_open_job_for_a_server_however_many_ask(parts: Parts)
 
     opened = await asyncio.gather(
         *(
-            parts.jobs.open(server_id, "sums", Asked(Trigger.MANUAL), parts.clock.now())
+            parts.jobs.open(server_id, "sums", SyncRequest(Trigger.MANUAL), parts.clock.now())
             for _ in range(12)
         )
     )
@@ -344,7 +346,7 @@ async def test_what_cannot_be_stored_in_time_is_a_failure_that_says_so(
 async def test_a_long_reading_keeps_its_lease(parts: Parts) -> None:
     await parts.open(await parts.register("sums"))
     job = await parts.claim(lease_seconds=0.6)
-    stolen: list[SyncJob] = []
+    stolen: list[SyncJobRecord] = []
 
     async def long() -> None:
         for _ in range(8):
@@ -469,8 +471,8 @@ class AwayOnce(JobRepository):
 
     @override
     async def open(
-        self, owner_id: str, owner_name: str, asked: Asked, now: datetime
-    ) -> tuple[SyncJob, bool]:
+        self, owner_id: str, owner_name: str, asked: SyncRequest, now: datetime
+    ) -> tuple[SyncJobRecord, bool]:
         """Fail once."""
         if not self.was_away.is_set():
             self.was_away.set()
@@ -508,7 +510,9 @@ async def test_what_is_announced_while_a_job_runs_is_followed_by_another(
     await parts.open(server_id)
     running = await parts.claim()
 
-    joined, was_open = await parts.jobs.open(server_id, "sums", Asked(trigger), parts.clock.now())
+    joined, was_open = await parts.jobs.open(
+        server_id, "sums", SyncRequest(trigger), parts.clock.now()
+    )
     await parts.runner().run(running)
     following = await parts.claim()
 
@@ -736,7 +740,7 @@ async def test_a_round_waits_for_a_server_that_another_process_reads(parts: Part
     one = asyncio.ensure_future(parts.runner().run(await parts.claim()))
     await reading.wait()
     round_ = parts.round("two", at_once=4)
-    told: list[RoundResult] = []
+    told: list[BulkSyncResult] = []
     two = asyncio.ensure_future(round_.run([server_id], told.append))
     await parts.clock.sleep(0.5)
     waits = not told
@@ -774,10 +778,10 @@ class Turns:
 
 async def one_waits(
     parts: Parts, ids: list[str]
-) -> tuple[Turns, list[RoundResult], asyncio.Task[None]]:
+) -> tuple[Turns, list[BulkSyncResult], asyncio.Task[None]]:
     """Have four servers read: one is, two hang, and the job of the last waits for its turn."""
     turns = Turns(parts, quick=1)
-    told: list[RoundResult] = []
+    told: list[BulkSyncResult] = []
     task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
     await turns.until(hanging=2)
     return turns, told, task
@@ -845,7 +849,7 @@ async def test_a_round_is_ended_even_when_a_cancellation_is_lost(parts: Parts) -
             await parts.clock.sleep(PATIENCE_SECONDS)
 
     parts.discovery.meanwhile = deaf
-    told: list[RoundResult] = []
+    told: list[BulkSyncResult] = []
     task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
     for _ in range(2):
         await reading.acquire()
@@ -878,7 +882,7 @@ async def test_that_an_attempt_of_another_process_failed_is_told_when_it_did(
     one = asyncio.ensure_future(runner.run(await parts.claim()))
     await reading.wait()
     asked = len(parts.discovery.asked)
-    told: list[RoundResult] = []
+    told: list[BulkSyncResult] = []
     two = asyncio.ensure_future(parts.round("cli", at_once=2).run([server_id], told.append))
     await parts.clock.sleep(0.3)
     going_on.set()
@@ -892,7 +896,7 @@ async def test_that_an_attempt_of_another_process_failed_is_told_when_it_did(
 
 async def test_of_a_server_that_was_removed_meanwhile_a_round_says_so(parts: Parts) -> None:
     server_id, gone = await parts.register("one"), str(ObjectId())
-    told: list[RoundResult] = []
+    told: list[BulkSyncResult] = []
 
     await parts.round("cli", at_once=2).run([gone, server_id], told.append)
 
@@ -908,7 +912,7 @@ async def test_what_a_round_was_begun_for_and_others_read_already_is_waited_for(
 ) -> None:
     ids = [await parts.register(name) for name in ("one", "two")]
     job = await parts.open(ids[1])
-    told: list[RoundResult] = []
+    told: list[BulkSyncResult] = []
 
     await parts.round("cli", at_once=2).run(ids, told.append)
 

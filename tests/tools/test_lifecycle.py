@@ -13,8 +13,8 @@ from registry.tools.lifecycle import (
     STATES,
     TABLE,
     Actor,
-    Event,
     ImpossibleEventError,
+    LifecycleEvent,
     State,
     after,
     after_all,
@@ -28,7 +28,7 @@ SYNC = {event for event, (actor, _) in MEANINGS.items() if actor is Actor.SYNC}
 def test_the_table_leads_from_states_to_states_and_is_no_riddle() -> None:
     assert len({(row.before, row.event) for row in TABLE}) == len(TABLE)
     assert {row.before for row in TABLE} | {row.after for row in TABLE} | FIRST == set(STATES)
-    assert set(MEANINGS) == set(Event) == {row.event for row in TABLE}
+    assert set(MEANINGS) == set(LifecycleEvent) == {row.event for row in TABLE}
 
 
 @pytest.mark.requirement("R-065", "R-066")
@@ -43,7 +43,7 @@ def test_in_no_state_is_something_exposed_that_must_not_be() -> None:
 @pytest.mark.requirement("R-161")
 def test_what_is_offered_no_longer_is_stale_and_never_deleted_for_that() -> None:
     for row in TABLE:
-        if row.event is Event.VANISH:
+        if row.event is LifecycleEvent.VANISH:
             assert row.after == (RegistrationState.STALE, row.before[1])
         if row.event in SYNC:
             assert row.after[1] is not ExposureState.DELETED or row.before[1] is row.after[1]
@@ -51,7 +51,7 @@ def test_what_is_offered_no_longer_is_stale_and_never_deleted_for_that() -> None
 
 @pytest.mark.requirement("R-070")
 def test_a_deleted_tool_comes_back_unexposed() -> None:
-    for event in (Event.RETURN, Event.RETURN_CHANGED):
+    for event in (LifecycleEvent.RETURN, LifecycleEvent.RETURN_CHANGED):
         gone = (RegistrationState.STALE, ExposureState.DELETED)
         assert after(gone, event) == (RegistrationState.UNSELECTED, ExposureState.DRAFT)
 
@@ -59,15 +59,27 @@ def test_a_deleted_tool_comes_back_unexposed() -> None:
 @pytest.mark.parametrize(
     ("state", "event", "why"),
     [
-        ((RegistrationState.UNSELECTED, ExposureState.DELETED), Event.SELECT, "deleted"),
-        ((RegistrationState.UNSELECTED, ExposureState.DRAFT), Event.EXPOSE, "not selected"),
-        ((RegistrationState.STALE, ExposureState.ACTIVE), Event.SELECT, "does not offer"),
-        ((RegistrationState.SELECTED, ExposureState.ACTIVE), Event.RESTORE, "not deleted"),
-        ((RegistrationState.SELECTED, ExposureState.ACTIVE), Event.RETURN, "cannot return"),
+        ((RegistrationState.UNSELECTED, ExposureState.DELETED), LifecycleEvent.SELECT, "deleted"),
+        (
+            (RegistrationState.UNSELECTED, ExposureState.DRAFT),
+            LifecycleEvent.EXPOSE,
+            "not selected",
+        ),
+        ((RegistrationState.STALE, ExposureState.ACTIVE), LifecycleEvent.SELECT, "does not offer"),
+        (
+            (RegistrationState.SELECTED, ExposureState.ACTIVE),
+            LifecycleEvent.RESTORE,
+            "not deleted",
+        ),
+        (
+            (RegistrationState.SELECTED, ExposureState.ACTIVE),
+            LifecycleEvent.RETURN,
+            "cannot return",
+        ),
     ],
 )
 def test_what_the_table_does_not_name_is_refused_with_a_reason(
-    state: State, event: Event, why: str
+    state: State, event: LifecycleEvent, why: str
 ) -> None:
     with pytest.raises(ImpossibleEventError, match=why):
         after(state, event)
@@ -76,8 +88,8 @@ def test_what_the_table_does_not_name_is_refused_with_a_reason(
 def test_choosing_and_withdrawing_makes_a_chosen_draft() -> None:
     draft = (RegistrationState.UNSELECTED, ExposureState.DRAFT)
 
-    assert after(draft, Event.SELECT) == EXPOSED
-    assert after_all(draft, [Event.SELECT, Event.WITHDRAW]) == (
+    assert after(draft, LifecycleEvent.SELECT) == EXPOSED
+    assert after_all(draft, [LifecycleEvent.SELECT, LifecycleEvent.WITHDRAW]) == (
         RegistrationState.SELECTED,
         ExposureState.DRAFT,
     )
@@ -93,8 +105,8 @@ class Life(RuleBasedStateMachine):
         self.is_offered = True
         self.was_deleted = False
 
-    @rule(event=st.sampled_from(sorted(set(Event) - SYNC)))
-    def operate(self, event: Event) -> None:
+    @rule(event=st.sampled_from(sorted(set(LifecycleEvent) - SYNC)))
+    def operate(self, event: LifecycleEvent) -> None:
         """Do what an operator, or a policy, may try."""
         try:
             self.state = after(self.state, event)
@@ -106,9 +118,11 @@ class Life(RuleBasedStateMachine):
     def sync(self, is_changed: bool) -> None:  # noqa: FBT001 - drawn by name
         """Read the upstream, which offers the tool or no longer."""
         if self.is_offered:
-            self.state = after(self.state, Event.VANISH)
+            self.state = after(self.state, LifecycleEvent.VANISH)
         else:
-            self.state = after(self.state, Event.RETURN_CHANGED if is_changed else Event.RETURN)
+            self.state = after(
+                self.state, LifecycleEvent.RETURN_CHANGED if is_changed else LifecycleEvent.RETURN
+            )
             self.was_deleted = False
         self.is_offered = not self.is_offered
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.core.json import JsonObject
-from registry.tools.metadata import FLAGS, HINTS, Source, facets_of, known
+from registry.tools.metadata import FLAGS, HINTS, MetadataSource, facets_of, known
 
 said = st.dictionaries(
     st.sampled_from([*FLAGS, "other"]), st.sampled_from([True, False, None, "x"])
@@ -32,14 +32,17 @@ def test_names_say_something_that_is_marked_as_inferred(name: str, flags: dict[s
     counts = known(name, None, {})
 
     assert counts.values == flags
-    assert set(counts.sources.values()) <= {Source.INFERRED}
+    assert set(counts.sources.values()) <= {MetadataSource.INFERRED}
 
 
 @pytest.mark.requirement("R-166")
 def test_a_person_wins_over_the_name() -> None:
     counts = known("get_rows", None, {"read_only": False})
 
-    assert (counts.values, counts.sources) == ({"read_only": False}, {"read_only": Source.MANUAL})
+    assert (counts.values, counts.sources) == (
+        {"read_only": False},
+        {"read_only": MetadataSource.MANUAL},
+    )
 
 
 @pytest.mark.requirement("R-165")
@@ -51,7 +54,7 @@ def test_nothing_that_an_upstream_says_changes_what_a_person_said(
     alone = known("", None, manual)
 
     assert alone.values.items() <= counts.values.items()
-    assert {counts.sources[flag] for flag in alone.values} <= {Source.MANUAL}
+    assert {counts.sources[flag] for flag in alone.values} <= {MetadataSource.MANUAL}
     assert set(facets_of(counts)) == {
         f"{flag}:{str(value).lower()}" for flag, value in counts.values.items()
     }
@@ -67,8 +70,8 @@ def test_who_says_what_counts_is_told(
     for flag in ("idempotent", "sensitive", "human_approval_required"):
         own, hint = manual.get(flag), annotations.get(HINTS.get(flag, ""))
         if isinstance(own, bool):
-            assert (counts.values[flag], counts.sources[flag]) == (own, Source.MANUAL)
+            assert (counts.values[flag], counts.sources[flag]) == (own, MetadataSource.MANUAL)
         elif isinstance(hint, bool):
-            assert (counts.values[flag], counts.sources[flag]) == (hint, Source.UPSTREAM)
+            assert (counts.values[flag], counts.sources[flag]) == (hint, MetadataSource.UPSTREAM)
         else:
             assert flag not in counts.values

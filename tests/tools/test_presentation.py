@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from registry.core.json import JsonObject
 from registry.tools.exposure import reads_only
-from registry.tools.metadata import Source, known
+from registry.tools.metadata import MetadataSource, known
 from registry.tools.presentation import Overrides, presented
 
 READS: JsonObject = {"readOnlyHint": True}
@@ -99,9 +99,11 @@ def test_clients_go_by_what_is_known_whoever_said_what(
     seen_to_read = hints.get("readOnlyHint") is True
     seen_to_destroy = not seen_to_read and hints.get("destructiveHint") is True
     assert not (reads and destroys)
-    assert seen_to_read == (reads is True and counts.sources["read_only"] is not Source.INFERRED)
+    assert seen_to_read == (
+        reads is True and counts.sources["read_only"] is not MetadataSource.INFERRED
+    )
     assert seen_to_destroy == (
-        destroys is True and counts.sources["destructive"] is not Source.INFERRED
+        destroys is True and counts.sources["destructive"] is not MetadataSource.INFERRED
     )
     assert person[1] is not True or seen_to_destroy
 

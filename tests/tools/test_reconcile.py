@@ -7,13 +7,13 @@ import pytest
 
 from registry.core.json import load_text
 from registry.tools.differences import difference
-from registry.tools.exposure import AutoExpose, Origin, first_state, reads_only
+from registry.tools.exposure import AutoExpose, ToolOrigin, first_state, reads_only
 from registry.tools.reconcile import (
     Changes,
     OnChange,
     Rules,
     ToolInsert,
-    ToolUpdate,
+    ToolRowUpdate,
     changed_names,
     reconcile,
 )
@@ -28,9 +28,9 @@ from registry.tools.values import (
 
 SELECTED, UNSELECTED, STALE = RegistrationState
 ACTIVE, DRAFT, DISABLED = ExposureState.ACTIVE, ExposureState.DRAFT, ExposureState.DISABLED
-PRIVATE = Rules(AutoExpose.ALL, Origin.LATER_ON_PRIVATE, OnChange.ACCEPT)
-SHARED = Rules(AutoExpose.ALL, Origin.LATER_ON_SHARED)
-REVIEWED = Rules(AutoExpose.ALL, Origin.LATER_ON_SHARED, accept=True)
+PRIVATE = Rules(AutoExpose.ALL, ToolOrigin.LATER_ON_PRIVATE, OnChange.ACCEPT)
+SHARED = Rules(AutoExpose.ALL, ToolOrigin.LATER_ON_SHARED)
+REVIEWED = Rules(AutoExpose.ALL, ToolOrigin.LATER_ON_SHARED, accept=True)
 
 
 def definition(name: str, text: str = "one") -> ToolDefinition:
@@ -64,13 +64,13 @@ def update(
     registration: RegistrationState,
     exposure: ExposureState,
     **rest: Any,
-) -> ToolUpdate:
+) -> ToolRowUpdate:
     """Return an update of a row, with the difference that belongs to its definition."""
     row, newer = rows[name], rest.get("serve") or rest.get("hold")
     if newer is not None and newer.discovery_hash != row.discovery_hash:
         told = difference(load_text(row.definition or ""), load_text(newer.definition))
         rest["difference"] = told
-    return ToolUpdate(row, registration, exposure, **rest)
+    return ToolRowUpdate(row, registration, exposure, **rest)
 
 
 def test_an_unchanged_upstream_changes_nothing() -> None:
@@ -183,17 +183,17 @@ def test_a_disabled_tool_stays_disabled_whatever_the_upstream_does() -> None:
 @pytest.mark.parametrize(
     ("policy", "origin", "read_only", "expected"),
     [
-        (AutoExpose.ALL, Origin.AT_REGISTRATION, False, (SELECTED, ACTIVE)),
-        (AutoExpose.READ_ONLY, Origin.AT_REGISTRATION, True, (SELECTED, ACTIVE)),
-        (AutoExpose.READ_ONLY, Origin.AT_REGISTRATION, False, (UNSELECTED, DRAFT)),
-        (AutoExpose.NONE, Origin.AT_REGISTRATION, True, (UNSELECTED, DRAFT)),
-        (AutoExpose.ALL, Origin.LATER_ON_SHARED, True, (UNSELECTED, DRAFT)),
-        (AutoExpose.NONE, Origin.LATER_ON_PRIVATE, True, (UNSELECTED, DRAFT)),
+        (AutoExpose.ALL, ToolOrigin.AT_REGISTRATION, False, (SELECTED, ACTIVE)),
+        (AutoExpose.READ_ONLY, ToolOrigin.AT_REGISTRATION, True, (SELECTED, ACTIVE)),
+        (AutoExpose.READ_ONLY, ToolOrigin.AT_REGISTRATION, False, (UNSELECTED, DRAFT)),
+        (AutoExpose.NONE, ToolOrigin.AT_REGISTRATION, True, (UNSELECTED, DRAFT)),
+        (AutoExpose.ALL, ToolOrigin.LATER_ON_SHARED, True, (UNSELECTED, DRAFT)),
+        (AutoExpose.NONE, ToolOrigin.LATER_ON_PRIVATE, True, (UNSELECTED, DRAFT)),
     ],
 )
 def test_the_first_state_follows_policy_and_origin(
     policy: AutoExpose,
-    origin: Origin,
+    origin: ToolOrigin,
     read_only: bool,  # noqa: FBT001 - a column of the table above
     expected: tuple[RegistrationState, ExposureState],
 ) -> None:

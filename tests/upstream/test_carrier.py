@@ -10,10 +10,10 @@ import httpx2
 import pytest
 from typing_extensions import override
 
-from registry.upstream.carrier import MAX_HEADER_BYTES, AiohttpTransport, UntrustedError
+from registry.upstream.aiohttp_transport import MAX_HEADER_BYTES, AiohttpTransport, UntrustedError
 from registry.upstream.errors import UnsafeAddressError
 from registry.upstream.guard import AddressInfo, CheckedAddress, Lookup, UrlGuard
-from registry.upstream.http import Exchange, guarded_client
+from registry.upstream.http import ExchangeRecord, guarded_client
 from tests.fakes.certificates import certificate_file
 
 NAME = "upstream.test"
@@ -285,7 +285,7 @@ async def test_each_address_of_a_name_is_tried_until_one_takes_a_connection(
         guard = Resolving("127.9.9.9", "127.8.8.8", "127.0.0.1")
         async with guarded_client(
             guard,
-            Exchange(10_000),
+            ExchangeRecord(10_000),
             {},
             carrier,
             connect_timeout_seconds=5,
@@ -304,7 +304,12 @@ async def test_a_name_none_of_whose_addresses_answers_is_a_failed_connection(
 ) -> None:
     guard = Resolving("127.9.9.9", "127.8.8.8")
     async with guarded_client(
-        guard, Exchange(10_000), {}, carrier, connect_timeout_seconds=5, read_timeout_seconds=5
+        guard,
+        ExchangeRecord(10_000),
+        {},
+        carrier,
+        connect_timeout_seconds=5,
+        read_timeout_seconds=5,
     ) as client:
         with pytest.raises(httpx2.ConnectError):
             await client.get(f"http://{NAME}:1/")
@@ -312,7 +317,7 @@ async def test_a_name_none_of_whose_addresses_answers_is_a_failed_connection(
 
 async def test_one_address_that_may_not_be_contacted_is_enough(carrier: AiohttpTransport) -> None:
     async with serving(PLAIN) as server:
-        guard, exchange = Resolving("127.0.0.1", "10.0.0.1"), Exchange(10_000)
+        guard, exchange = Resolving("127.0.0.1", "10.0.0.1"), ExchangeRecord(10_000)
         async with guarded_client(
             guard, exchange, {}, carrier, connect_timeout_seconds=5, read_timeout_seconds=5
         ) as client:

@@ -20,8 +20,8 @@ from registry.upstream.connection import (
     MAX_BUFFERED_BYTES,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
-    Body,
     Headers,
+    ResponseBody,
     UpstreamConnection,
 )
 
@@ -76,7 +76,7 @@ def connect() -> tuple[UpstreamConnection, Socket]:
 
 async def ask(
     connection: UpstreamConnection, *pieces: bytes, then_ends: bool = False
-) -> tuple[int, Headers, Body]:
+) -> tuple[int, Headers, ResponseBody]:
     """Ask something, and let *pieces* come in answer."""
     asked = asyncio.ensure_future(connection.ask(b"GET / HTTP/1.1\r\n\r\n"))
     await asyncio.sleep(0)  # noqa: TID251 - lets the request go out

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from registry.upstream.events import (
     BYTE_ORDER_MARK,
     SILENT,
-    Event,
     EventParser,
     EventTooLargeError,
+    ServerSentEvent,
     written,
 )
 
@@ -27,7 +27,7 @@ FIELDS = st.one_of(
 BLOCKS = st.lists(st.lists(FIELDS, max_size=4), max_size=5)
 
 
-def parsed(*pieces: bytes) -> list[Event]:
+def parsed(*pieces: bytes) -> list[ServerSentEvent]:
     parser = EventParser()
     return [event for piece in pieces for event in parser.feed(piece)]
 
@@ -35,24 +35,29 @@ def parsed(*pieces: bytes) -> list[Event]:
 @pytest.mark.parametrize(
     ("stream", "events"),
     [
-        (b"data: {}\n\n", [Event("message", b"{}")]),
-        (b"data:{}\r\n\r\n", [Event("message", b"{}")]),
-        (b"data: 1\r\rdata:2\r\r", [Event("message", b"1"), Event("message", b"2")]),
-        (b"\xef\xbb\xbfdata: 1\n\n", [Event("message", b"1")]),
-        (b"data: \xef\xbb\xbf\n\n", [Event("message", b"\xef\xbb\xbf")]),
-        (b"data:  {}\n\n", [Event("message", b" {}")]),
-        (b"data: {\rdata: }\r\n\n", [Event("message", b"{\n}")]),
-        (b"event:\ndata: {}\n\n", [Event("message", b"{}")]),
-        (b"event: endpoint\ndata: /x\n\n", [Event("endpoint", b"/x")]),
-        (b"id: 1\nretry: 5\n\n", [Event("message", b"", "1", 5)]),
-        (b"id: a\0\n\ndata: 1\n\n", [Event("message", b"1")]),
+        (b"data: {}\n\n", [ServerSentEvent("message", b"{}")]),
+        (b"data:{}\r\n\r\n", [ServerSentEvent("message", b"{}")]),
+        (
+            b"data: 1\r\rdata:2\r\r",
+            [ServerSentEvent("message", b"1"), ServerSentEvent("message", b"2")],
+        ),
+        (b"\xef\xbb\xbfdata: 1\n\n", [ServerSentEvent("message", b"1")]),
+        (b"data: \xef\xbb\xbf\n\n", [ServerSentEvent("message", b"\xef\xbb\xbf")]),
+        (b"data:  {}\n\n", [ServerSentEvent("message", b" {}")]),
+        (b"data: {\rdata: }\r\n\n", [ServerSentEvent("message", b"{\n}")]),
+        (b"event:\ndata: {}\n\n", [ServerSentEvent("message", b"{}")]),
+        (b"event: endpoint\ndata: /x\n\n", [ServerSentEvent("endpoint", b"/x")]),
+        (b"id: 1\nretry: 5\n\n", [ServerSentEvent("message", b"", "1", 5)]),
+        (b"id: a\0\n\ndata: 1\n\n", [ServerSentEvent("message", b"1")]),
         (b": data: x\n\ndatabase: x\n\n", []),
         (b"data: cut off", []),
         (b"data: cut off\n", []),
-        (b"data\n\n", [Event("message", b"")]),
+        (b"data\n\n", [ServerSentEvent("message", b"")]),
     ],
 )
-def test_events_are_read_as_the_standard_says(stream: bytes, events: list[Event]) -> None:
+def test_events_are_read_as_the_standard_says(
+    stream: bytes, events: list[ServerSentEvent]
+) -> None:
     assert parsed(stream) == events
 
 
@@ -96,9 +101,9 @@ def test_an_event_is_given_out_with_its_last_byte() -> None:
     parser = EventParser()
 
     assert list(parser.feed(b"data: 1\n")) == []
-    assert list(parser.feed(b"\ndata: 2")) == [Event("message", b"1")]
+    assert list(parser.feed(b"\ndata: 2")) == [ServerSentEvent("message", b"1")]
     assert list(parser.feed(b"\r")) == []
-    assert list(parser.feed(b"\r")) == [Event("message", b"2")]
+    assert list(parser.feed(b"\r")) == [ServerSentEvent("message", b"2")]
     assert list(parser.feed(b"\n")) == []
 
 
@@ -106,7 +111,7 @@ def test_what_says_nothing_can_be_counted() -> None:
     assert list(EventParser().feed_all(b": x\n\n\ndata: 1\n\n")) == [
         SILENT,
         SILENT,
-        Event("message", b"1"),
+        ServerSentEvent("message", b"1"),
     ]
 
 
@@ -120,6 +125,6 @@ def test_an_event_without_an_end_is_given_up(end: bytes) -> None:
 
 
 def test_an_event_is_written_as_it_is_read() -> None:
-    event = Event("endpoint", b"/x", "7", 5)
+    event = ServerSentEvent("endpoint", b"/x", "7", 5)
 
     assert parsed(written(event)) == [event]

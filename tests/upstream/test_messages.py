@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types import jsonrpc_message_adapter
 
-from registry.core.definitions import TOO_DEEP, Unreadable
+from registry.core.definitions import TOO_DEEP, UnreadableDefinition
 from registry.upstream.messages import NO_MESSAGE, Kept, without_lists
 
 DEEP = b"[" * 5_000 + b"]" * 5_000
@@ -100,7 +100,7 @@ def test_what_can_be_read_is_the_same_beside_what_cannot(
 
     message, items = read(answer(b'{"_meta":%s,"tools":[%s , %s],"ttlMs":5}' % (meta, DEEP, text)))
 
-    assert items == [Unreadable({}, TOO_DEEP), value]
+    assert items == [UnreadableDefinition({}, TOO_DEEP), value]
     assert message["result"] == {"_meta": beside, "tools": [0], "ttlMs": 5}
 
 
@@ -137,7 +137,7 @@ def test_of_too_many_objects_one_more_than_allowed_is_kept(first: bytes) -> None
 def test_the_last_of_two_names_is_the_one() -> None:
     _, items = read(tools(b'{"name":"a","x":%s,"name":"b","uri":"u","y":"z"}' % DEEP))
 
-    assert items == [Unreadable({"name": "b", "uri": "u"}, TOO_DEEP)]
+    assert items == [UnreadableDefinition({"name": "b", "uri": "u"}, TOO_DEEP)]
 
 
 @pytest.mark.parametrize(

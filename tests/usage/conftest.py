@@ -4,7 +4,7 @@ import pytest
 
 from packages.database.client import Database
 from registry.core.clock import SystemClock
-from registry.usage.batches import Batch
+from registry.usage.batches import UsageBatch
 from registry.usage.repository import UsageRepository
 from registry.usage.values import CallCourse, CallFacts
 from tests.conftest import ALICE
@@ -42,9 +42,9 @@ def call(**changes: object) -> tuple[CallFacts, CallCourse]:
     return FACTS._replace(**about), course._replace(**changes)  # type: ignore[arg-type]  # tests name their members
 
 
-def batch_of(*calls: tuple[CallFacts, CallCourse]) -> Batch:
+def batch_of(*calls: tuple[CallFacts, CallCourse]) -> UsageBatch:
     """Return a batch of calls."""
-    batch = Batch()
+    batch = UsageBatch()
     for facts, course in calls:
         batch.add(facts, course)
     return batch

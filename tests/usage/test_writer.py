@@ -14,9 +14,9 @@ from typing_extensions import override
 from packages.database.client import Database, Doc
 from packages.database.errors import DatabaseUnavailable
 from packages.database.schema import prepare
+from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
-from registry.core.tasks import end
 from registry.usage import writer as writer_module
 from registry.usage.batches import BatchPacker, records_of
 from registry.usage.repository import UsageRepository

@@ -14,13 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.gateway.ports import PeerGone
-from registry.gateway.watch import ClientGone
+from registry.gateway.transport.call_watch import ClientGone
 from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
-from registry.workers.entrance import COUNTS, MESSAGES
-from registry.workers.peers import Alone, Siblings
-from registry.workers.place import Place, meeting_place
+from registry.workers.peers import COUNTS, MESSAGES, SingleWorker, WorkerPeers
 from registry.workers.relay import RELAY_HEADER, is_from_peer
+from registry.workers.runtime_directory import RuntimeDirectory, runtime_directory
 from tests.fakes.loopback import NO_CERTIFICATES
 from tests.gateway.serving import serve
 
@@ -29,7 +28,7 @@ A, B = "aaaaaaaa", "bbbbbbbb"
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with meeting_place() as folder:
+    with runtime_directory() as folder:
         yield folder
 
 
@@ -43,9 +42,11 @@ LIMITS = ConnectionLimits(100, 5.0, 5.0, 1024 * 1024)
 
 
 @asynccontextmanager
-async def worker(folder: Path, name: str, app: ASGIApp) -> AsyncIterator[tuple[Siblings, Server]]:
+async def worker(
+    folder: Path, name: str, app: ASGIApp
+) -> AsyncIterator[tuple[WorkerPeers, Server]]:
     """Serve *app* on a worker's unix socket."""
-    siblings = Siblings(Place(folder, name, 0))
+    siblings = WorkerPeers(RuntimeDirectory(folder, name, 0))
     server = Server(app, Drain(), SystemClock(), LIMITS, delay_seconds=0, drain_seconds=1)
 
     async def counts(_message: bytes) -> bytes:
@@ -79,7 +80,7 @@ async def body_of(receive: Receive) -> bytes:
             return bytes(body)
 
 
-def forwarding(siblings: Siblings, to: str = B) -> ASGIApp:
+def forwarding(siblings: WorkerPeers, to: str = B) -> ASGIApp:
     """Return an application that has another worker answer."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -409,9 +410,9 @@ async def test_what_is_forwarded_cannot_reach_the_internal_paths(front: Front, p
 
 
 async def test_a_folder_is_private_and_goes_away() -> None:
-    with meeting_place() as folder:
+    with runtime_directory() as folder:
         mode = folder.stat().st_mode & 0o777
-        longest = str(Place(folder, A, 0).socket_of(A))
+        longest = str(RuntimeDirectory(folder, A, 0).socket_of(A))
 
     assert mode == 0o700
     assert len(longest.encode()) < 104
@@ -419,7 +420,7 @@ async def test_a_folder_is_private_and_goes_away() -> None:
 
 
 async def test_alone_everybody_is_gone() -> None:
-    alone = Alone(A)
+    alone = SingleWorker(A)
 
     with pytest.raises(PeerGone):
         await alone.forward(B, {}, b"", asyncio.Event, asyncio.Event)  # type: ignore[arg-type]  # never used

@@ -11,24 +11,24 @@ from prometheus_client.parser import text_string_to_metric_families
 from typing_extensions import override
 
 from registry.core.metrics import Metrics
-from registry.workers.peers import Siblings
-from registry.workers.place import Place, meeting_place
-from registry.workers.sums import GAUGES, Across, Family, packed, total, unpacked
-from registry.workers.totals import Totals, departed, take_leave
+from registry.workers.metric_sums import GAUGES, Across, MetricFamily, packed, total, unpacked
+from registry.workers.metric_totals import Totals, record_stopped_worker, stopped_worker_counts
+from registry.workers.peers import WorkerPeers
+from registry.workers.runtime_directory import RuntimeDirectory, runtime_directory
 
 A, B, C = "aaaaaaaa", "bbbbbbbb", "cccccccc"
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with meeting_place() as folder:
+    with runtime_directory() as folder:
         yield folder
 
 
-class Others(Siblings):
+class Others(WorkerPeers):
     """Answers for workers of this test, as long as they live."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RuntimeDirectory) -> None:
         super().__init__(place)
         self.living: dict[str, Worker] = {}
         self.silent: set[str] = set()
@@ -50,7 +50,7 @@ class Worker:
     """One worker's metrics."""
 
     def __init__(self, folder: Path, name: str, slot: int) -> None:
-        self.place = Place(folder, name, slot)
+        self.place = RuntimeDirectory(folder, name, slot)
         self.metrics = Metrics()
         self.others = Others(self.place)
         self.refreshed = 0
@@ -142,14 +142,14 @@ async def test_no_sum_falls_when_a_worker_dies(fleet: dict[str, Worker], folder:
 
     del fleet[B]
     while_dead = await fleet[A].verified()
-    take_leave(fleet[A].place, B)
+    record_stopped_worker(fleet[A].place, B)
     added_up = await fleet[A].verified()
     fleet[C] = Worker(folder, C, 1)
     fleet[C].others.living = fleet
     verify(fleet[C], 10)
     after = [await fleet[A].verified(), await fleet[C].verified()]
     del fleet[C]
-    take_leave(fleet[A].place, C)
+    record_stopped_worker(fleet[A].place, C)
 
     assert (before, while_dead, added_up, after) == (5, 5, 5, [15, 15])
     assert await fleet[A].verified() == 15
@@ -165,7 +165,7 @@ async def test_gauges_of_the_dead_are_forgotten(fleet: dict[str, Worker]) -> Non
     await fleet[A].totals.page()
 
     del fleet[B]
-    take_leave(fleet[A].place, B)
+    record_stopped_worker(fleet[A].place, B)
     found = await fleet[A].samples()
 
     assert found["mcp_gateway_requests_in_flight", ()] == 0
@@ -189,7 +189,7 @@ async def test_one_that_dies_after_it_answered_is_not_counted_twice(
 ) -> None:
     verify(fleet[B], 3)
 
-    fleet[A].others.then = lambda: take_leave(fleet[A].place, B)
+    fleet[A].others.then = lambda: record_stopped_worker(fleet[A].place, B)
 
     assert await fleet[A].verified() == 3
 
@@ -219,8 +219,8 @@ def _page(worker: Worker) -> str:
 
 
 def test_the_time_of_making_is_the_earliest() -> None:
-    def made(at: float) -> list[Family]:
-        return [Family("n", "", "counter", (("n_total", {}, 1.0), ("n_created", {}, at)))]
+    def made(at: float) -> list[MetricFamily]:
+        return [MetricFamily("n", "", "counter", (("n_total", {}, 1.0), ("n_created", {}, at)))]
 
     (summed,) = total(made(5.0), [made(3.0)], [made(4.0)])
 
@@ -231,7 +231,7 @@ def test_the_time_of_making_is_the_earliest() -> None:
 
 
 def test_an_unknown_gauge_is_added() -> None:
-    counts: list[Any] = [Family("new", "", "gauge", (("new", {}, 2.0),))]
+    counts: list[Any] = [MetricFamily("new", "", "gauge", (("new", {}, 2.0),))]
 
     assert total(counts, [counts], [counts])[0].rows == (("new", {}, 4.0),)
     assert Across.SUM in set(GAUGES.values())
@@ -239,7 +239,7 @@ def test_an_unknown_gauge_is_added() -> None:
 
 def test_what_is_no_number_survives_the_way() -> None:
     counts, included = unpacked(
-        packed([Family("n", "d", "gauge", (("n", {}, float("nan")),))], [A])
+        packed([MetricFamily("n", "d", "gauge", (("n", {}, float("nan")),))], [A])
     )
 
     assert counts[0].rows[0][2] != counts[0].rows[0][2]
@@ -247,4 +247,4 @@ def test_what_is_no_number_survives_the_way() -> None:
 
 
 def test_a_new_folder_has_nobody_departed(folder: Path) -> None:
-    assert departed(Place(folder, A, 0), [A]).counts == [[]]
+    assert stopped_worker_counts(RuntimeDirectory(folder, A, 0), [A]).counts == [[]]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from packages.models.generator import folder, pins
 from packages.models.generator.differences import differences
-from packages.models.generator.download import Limits
+from packages.models.generator.download import DownloadLimits
 from packages.models.generator.errors import GenerationError
 from packages.models.generator.pipeline import PINNED_SCHEMAS, generated, modules_of
 from packages.models.generator.releases import Files, normalised_version
-from packages.models.generator.sources import Source, files_of
+from packages.models.generator.sources import SchemaSource, files_of
 from packages.models.version import SCHEMA_VERSION
 
 OUTPUT = Path(__file__).resolve().parent.parent / "_generated"
@@ -42,13 +42,13 @@ def _run(arguments: argparse.Namespace) -> None:
     version = normalised_version(
         arguments.version or folder.found_version(output) or SCHEMA_VERSION
     )
-    source = Source(
+    source = SchemaSource(
         version=version,
         place=arguments.source,
         schemas=arguments.schemas,
         is_said=arguments.version is not None,
         token=os.environ.get("GITHUB_TOKEN"),  # noqa: TID251 - settings need a configured system
-        limits=Limits(total_seconds=arguments.timeout_seconds),
+        limits=DownloadLimits(total_seconds=arguments.timeout_seconds),
     )
     found = files_of(source, print)
     files = generated(version, found.files)

@@ -19,7 +19,7 @@ MAX_REDIRECTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DownloadLimits:
     """How much a release may cost.
 
     Attributes:
@@ -53,10 +53,10 @@ class Release:
         url: str = RELEASES_URL,
         api_url: str | None = None,
         token: str | None = None,
-        limits: Limits | None = None,
+        limits: DownloadLimits | None = None,
     ) -> None:
         self.version = version
-        self.limits = limits or Limits()
+        self.limits = limits or DownloadLimits()
         self.url = _checked(url)
         self.api_url = _checked(api_url) if api_url is not None and token else None
         self.token = token

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from packages.models.generator.errors import GenerationError
-from packages.models.generator.releases import CONFIG, Origin, Published, Schema, origin
+from packages.models.generator.releases import CONFIG, Published, ReleaseOrigin, Schema, origin
 from packages.models.generator.settings import Index, collection_of, indexes_of
 from packages.models.generator.shapes import (
     DRIVER_MARKS,
@@ -33,7 +33,7 @@ class Module:
     """
 
     published: Published
-    origin: Origin
+    origin: ReleaseOrigin
     root: Schema
     classes: Mapping[str, Schema]
     collection: str | None = None

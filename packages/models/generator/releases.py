@@ -81,7 +81,7 @@ ALL = (CONFIG, *DOCUMENTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ReleaseOrigin:
     """The `x-generated` block of one file."""
 
     package: str
@@ -123,7 +123,7 @@ def parsed(name: str, content: bytes) -> Schema:
     return schema
 
 
-def origin(name: str, schema: Schema) -> Origin:
+def origin(name: str, schema: Schema) -> ReleaseOrigin:
     """Return where *schema* comes from.
 
     Raises:
@@ -138,7 +138,7 @@ def origin(name: str, schema: Schema) -> Origin:
     package = block.get("package", DEFAULT_PACKAGE)
     if not (isinstance(version, str) and isinstance(timestamp, str) and isinstance(package, str)):
         raise GenerationError(f"the x-generated block of {name} is malformed")
-    return Origin(package, version.removeprefix("v"), timestamp)
+    return ReleaseOrigin(package, version.removeprefix("v"), timestamp)
 
 
 def labelled(name: str, content: bytes, version: str) -> bytes:

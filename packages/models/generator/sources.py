@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from packages.models.generator import pins
-from packages.models.generator.download import API_URL, RELEASES_URL, Limits, Release
+from packages.models.generator.download import API_URL, RELEASES_URL, DownloadLimits, Release
 from packages.models.generator.errors import GenerationError
 from packages.models.generator.releases import ALL, Files, labelled, require_version
 
@@ -17,7 +17,7 @@ MANDATORY = frozenset(published.file for published in ALL if published.is_mandat
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SchemaSource:
     """A choice made on the command line.
 
     Attributes:
@@ -33,7 +33,7 @@ class Source:
     schemas: Path
     is_said: bool = False
     token: str | None = None
-    limits: Limits | None = None
+    limits: DownloadLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Found:
     is_new: bool
 
 
-def files_of(source: Source, report: Report) -> Found:
+def files_of(source: SchemaSource, report: Report) -> Found:
     """Return the files of *source*. Writes nothing.
 
     Raises:
@@ -73,7 +73,7 @@ def files_of(source: Source, report: Report) -> Found:
     return Found(files, is_new=True)
 
 
-def _fetched(source: Source, report: Report) -> dict[str, bytes]:
+def _fetched(source: SchemaSource, report: Report) -> dict[str, bytes]:
     """Return the known files of a source, checked against its sums where it has any."""
     place = source.place
     is_folder = place is not None and "://" not in place
@@ -99,7 +99,7 @@ def _fetched(source: Source, report: Report) -> dict[str, bytes]:
     return given
 
 
-def _from_release(source: Source) -> tuple[dict[str, bytes], set[str]]:
+def _from_release(source: SchemaSource) -> tuple[dict[str, bytes], set[str]]:
     is_github = source.place is None or source.place.rstrip("/") == RELEASES_URL
     release = Release(
         source.version,

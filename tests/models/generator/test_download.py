@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from packages.models.generator.download import Limits, Release
+from packages.models.generator.download import DownloadLimits, Release
 from packages.models.generator.errors import GenerationError
 from tests.models.release_server import ReleaseServer, Reply, start_release_server
 
@@ -63,7 +63,7 @@ def test_another_failure_than_not_found_is_refused(server: ReleaseServer) -> Non
 
 def test_a_file_beyond_the_bound_is_refused_before_it_ends(server: ReleaseServer) -> None:
     server.replies = {"/v0.0.32/Token.json": Reply(is_endless=True)}
-    limits = Limits(file_bytes=100_000)
+    limits = DownloadLimits(file_bytes=100_000)
 
     with pytest.raises(GenerationError, match=r"Token\.json is larger than 100000 bytes"):
         Release("v0.0.32", url=server.url, limits=limits).files(NAMES)
@@ -71,7 +71,7 @@ def test_a_file_beyond_the_bound_is_refused_before_it_ends(server: ReleaseServer
 
 def test_a_server_that_stops_in_the_middle_is_given_up(server: ReleaseServer) -> None:
     server.replies = {"/v0.0.32/Token.json": Reply(b"{", stalls=True)}
-    limits = Limits(read_seconds=0.1)
+    limits = DownloadLimits(read_seconds=0.1)
 
     with pytest.raises(GenerationError, match=r"Token\.json cannot be read .*: ReadTimeout"):
         Release("v0.0.32", url=server.url, limits=limits).files(NAMES)
@@ -79,7 +79,7 @@ def test_a_server_that_stops_in_the_middle_is_given_up(server: ReleaseServer) ->
 
 def test_a_download_that_takes_too_long_in_all_is_given_up(server: ReleaseServer) -> None:
     server.replies = {"/v0.0.32/Token.json": Reply(is_endless=True)}
-    limits = Limits(file_bytes=1 << 40, total_seconds=0.1)
+    limits = DownloadLimits(file_bytes=1 << 40, total_seconds=0.1)
 
     with pytest.raises(GenerationError, match=r"took longer than 0\.1 seconds"):
         Release("v0.0.32", url=server.url, limits=limits).files(NAMES)

@@ -1,0 +1,1 @@
+"""Who may use which single tools: the decision, the policies, and why."""

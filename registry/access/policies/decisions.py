@@ -1,0 +1,204 @@
+"""Who may use a tool: the one decision that lists, calls and explanations are made with. Pure.
+
+A tool that is exposed on a server that the caller may use can be used, unless a policy denies it
+to them, or there are policies that allow it and none of them names the caller. What denies wins,
+also over administrators; what allows to some does not keep them out.
+
+What many callers ask of many tools is worked out once: `rules_of` says which policies are about
+each tool, and a `ToolRule` holds all that they name in a few sets.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from registry.access.policies.values import (
+    NOBODY,
+    Effect,
+    Policy,
+    PolicyDecision,
+    SourceType,
+    Subjects,
+    ToolFacts,
+)
+from registry.auth.identity import UserContext
+from registry.tools.metadata import facet
+
+WILDCARD = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRule:
+    """What all policies about a tool say together.
+
+    Attributes:
+        policies: Enabled ones, in the order of their ids.
+        denied: The callers whom any of those that deny names.
+        allowed: The callers whom any of those that allow names; None when none allows.
+    """
+
+    policies: tuple[Policy, ...]
+    denied: Subjects = field(init=False, compare=False, repr=False)
+    allowed: Subjects | None = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Merge whom they name."""
+        denied, allowed = NOBODY, None
+        for policy in self.policies:
+            if policy.effect is Effect.DENY:
+                denied = denied.merged(policy.subjects)
+            else:
+                allowed = policy.subjects.merged(allowed or NOBODY)
+        object.__setattr__(self, "denied", denied)
+        object.__setattr__(self, "allowed", allowed)
+
+
+NO_RULE = ToolRule(())
+
+
+def decide(user: UserContext, rule: ToolRule) -> PolicyDecision:
+    """Decide whether *user* may use a tool that is served to them otherwise."""
+    if rule.denied.names(user):
+        return PolicyDecision.DENIED
+    if rule.allowed is None:
+        return PolicyDecision.OPEN
+    if rule.allowed.names(user):
+        return PolicyDecision.ALLOWED
+    return PolicyDecision.ADMINISTRATOR if user.is_admin else PolicyDecision.NOT_NAMED
+
+
+def deciding(user: UserContext, rule: ToolRule) -> tuple[Policy, ...]:
+    """Return the policies that `decide` decided by: those that name the caller, or leave them out.
+
+    None for an open tool; what allows it, for an administrator.
+    """
+    match decide(user, rule):
+        case PolicyDecision.OPEN:
+            return ()
+        case PolicyDecision.DENIED:
+            return _of(rule, lambda item: _denies(item) and item.subjects.names(user))
+        case PolicyDecision.ALLOWED:
+            return _of(rule, lambda item: not _denies(item) and item.subjects.names(user))
+        case PolicyDecision.NOT_NAMED | PolicyDecision.ADMINISTRATOR:
+            return _of(rule, lambda item: not _denies(item))
+
+
+def ways(user: UserContext, subjects: Subjects) -> tuple[str, ...]:
+    """Return how *subjects* name *user*, in words; none when they do not."""
+    scopes = sorted(subjects.scopes & user.held_scopes)
+    found = {
+        "everyone": subjects.everyone,
+        "user": user.user_id in subjects.users,
+        "group": not subjects.groups.isdisjoint(user.groups),
+        f"role {user.role.value}": user.role in subjects.roles,
+        f"scope {' '.join(scopes)}": bool(scopes),
+    }
+    return tuple(way for way, is_so in found.items() if is_so)
+
+
+def is_named(patterns: Sequence[str], name: str) -> bool:
+    """Whether any of the *patterns* is about a tool of that name; none at all are about any."""
+    return not patterns or any(fits(pattern, name) for pattern in patterns)
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether *name* is *pattern*, in which `*` stands for any text. Takes linear time."""
+    first, *others = pattern.split(WILDCARD)
+    if not others:
+        return pattern == name
+    last = others.pop()
+    if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
+        return False
+    # The leftmost place for each piece leaves the most room for those after it.
+    start, end = len(first), len(name) - len(last)
+    for piece in others:
+        found = name.find(piece, start, end)
+        if found < 0:
+            return False
+        start = found + len(piece)
+    return True
+
+
+class PolicyIndex:
+    """All policies that count, found by the server that they are about."""
+
+    def __init__(self, policies: Iterable[Policy] = ()) -> None:
+        everywhere: list[Policy] = []
+        by_owner: dict[str, list[Policy]] = {}
+        for policy in sorted(policies, key=lambda policy: policy.id):
+            if not policy.is_enabled or policy.target.source_type is SourceType.OPENAPI:
+                continue
+            if policy.target.owner_id is None:
+                everywhere.append(policy)
+            else:
+                by_owner.setdefault(policy.target.owner_id, []).append(policy)
+        self._everywhere = tuple(everywhere)
+        self._by_owner = {
+            owner_id: tuple(sorted((*everywhere, *own), key=lambda policy: policy.id))
+            for owner_id, own in by_owner.items()
+        }
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are none."""
+        return not self._everywhere and not self._by_owner
+
+    def about(self, owner_id: str) -> tuple[Policy, ...]:
+        """Return those about any tool of a server, in the order of their ids."""
+        return self._by_owner.get(owner_id, self._everywhere)
+
+
+def rules_of(policies: Sequence[Policy], tools: Iterable[ToolFacts]) -> Mapping[str, ToolRule]:
+    """Return the rules of those of one server's tools that policies are about, by name.
+
+    Tools that the same policies are about share a rule.
+
+    Args:
+        policies: Enabled ones about the server.
+        tools: All tools of it.
+    """
+    tests = [(policy, *_test(policy)) for policy in policies]
+    # Names that are written out are looked up, and nothing is matched against them.
+    exact: dict[str, list[Policy]] = {}
+    for policy, names, _ in tests:
+        for name in names:
+            exact.setdefault(name, []).append(policy)
+    others = [(policy, test) for policy, _, test in tests if test is not None]
+    rules: dict[tuple[str, ...], ToolRule] = {}
+    found: dict[str, ToolRule] = {}
+    for tool in tools:
+        about = {policy.id: policy for policy, test in others if test(tool)}
+        for policy in exact.get(tool.name, ()):
+            about[policy.id] = policy
+        if about:
+            key = tuple(sorted(about))
+            if key not in rules:
+                rules[key] = ToolRule(tuple(about[policy_id] for policy_id in key))
+            found[tool.name] = rules[key]
+    return found
+
+
+Test = Callable[[ToolFacts], bool]
+
+
+def _test(policy: Policy) -> tuple[frozenset[str], Test | None]:
+    """Return the names of tools that a policy is about, and what tests others."""
+    target = policy.target
+    facets = [facet(flag, value) for flag, value in target.metadata.items()]
+
+    def has_facets(tool: ToolFacts) -> bool:
+        return all(one in tool.facets for one in facets)
+
+    if facets or not target.tools:
+        patterns = target.tools
+        return frozenset(), lambda tool: has_facets(tool) and is_named(patterns, tool.name)
+    wild = tuple(pattern for pattern in target.tools if WILDCARD in pattern)
+    exact = frozenset(target.tools) - set(wild)
+    return exact, (lambda tool: is_named(wild, tool.name)) if wild else None
+
+
+def _denies(policy: Policy) -> bool:
+    return policy.effect is Effect.DENY
+
+
+def _of(rule: ToolRule, is_meant: Callable[[Policy], bool]) -> tuple[Policy, ...]:
+    return tuple(policy for policy in rule.policies if is_meant(policy))

@@ -1,0 +1,56 @@
+"""Policies as the API and the audit trail show them. Pure."""
+
+from datetime import datetime
+
+from registry.access.policies.values import PolicyEditor, PolicyRecord
+from registry.core.json import JsonObject
+from registry.core.text import timestamp
+
+
+def present_policy(record: PolicyRecord) -> JsonObject:
+    """Return a policy as answers have it."""
+    return {
+        **present_content(record),
+        "id": record.policy.id,
+        "problem": record.policy.problem,
+        "etag": record.etag,
+        "created_at": _moment(record.created_at),
+        "created_by": _person(record.created_by),
+        "updated_at": _moment(record.updated_at),
+        "updated_by": _person(record.updated_by),
+    }
+
+
+def present_content(record: PolicyRecord) -> JsonObject:
+    """Return what people say in a policy."""
+    policy = record.policy
+    target, subjects = policy.target, policy.subjects
+    return {
+        "name": policy.name,
+        "description": record.description,
+        "effect": policy.effect.value,
+        "is_enabled": policy.is_enabled,
+        "target": {
+            "source_type": None if target.source_type is None else target.source_type.value,
+            "owner_id": target.owner_id,
+            "tools": list(target.tools),
+            "metadata": dict(target.metadata),
+        },
+        "subjects": {
+            "users": [*sorted(subjects.users)],
+            "groups": [*sorted(subjects.groups)],
+            "roles": [*sorted(role.value for role in subjects.roles)],
+            "scopes": [*sorted(subjects.scopes)],
+            "everyone": subjects.everyone,
+        },
+    }
+
+
+def _moment(value: datetime | None) -> str | None:
+    return None if value is None else timestamp(value)
+
+
+def _person(person: PolicyEditor | None) -> JsonObject | None:
+    if person is None:
+        return None
+    return {"user_id": person.user_id, "username": person.username}

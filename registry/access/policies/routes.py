@@ -1,0 +1,176 @@
+"""The access API: `/api/v1/access`."""
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from registry.access.policies.presenter import present_policy
+from registry.access.policies.schemas import (
+    ExplainAnswer,
+    ExplainRequest,
+    PolicyAnswer,
+    PolicyCreate,
+    PolicyList,
+    PolicyQuery,
+    PolicyUpdate,
+    WrittenPolicy,
+)
+from registry.access.policies.service import ExplainQuestion, PolicyService
+from registry.access.policies.values import PolicyRecord
+from registry.auth.dependencies import needs
+from registry.auth.identity import Scope, UserContext
+from registry.core.json import JsonObject
+from registry.core.paging import PageRequest
+from registry.core.text import OBJECT_ID
+from registry.web.bodies import StrictJsonRoute
+from registry.web.errors import JsonAnswer, error_answers
+from registry.web.pages import pagination
+from registry.web.preconditions import IfMatch, etag_in
+
+Asker = Annotated[UserContext, needs(Scope.READ_TOOLS)]
+Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
+PolicyId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the policy.")]
+
+errors = error_answers(
+    {
+        404: "There is no such policy, or no such server.",
+        409: "The name is taken, or the policy was modified meanwhile.",
+        422: "A field or parameter cannot take that value, or a subject does not exist.",
+    }
+)
+
+router = APIRouter(prefix="/api/v1/access", tags=["access"], route_class=StrictJsonRoute)
+
+
+def _service(request: Request) -> PolicyService:
+    return cast("PolicyService", request.app.state.policies)
+
+
+@router.get(
+    "/policies", response_model=PolicyList, operation_id="list_policies", responses=errors()
+)
+async def list_policies(
+    request: Request, user: Sharer, asked: Annotated[PolicyQuery, Query()]
+) -> Response:
+    """List policies by name: all for administrators, for others those about their servers."""
+    wanted = PageRequest(asked.page, asked.per_page)
+    page = await _service(request).page(user, asked.narrowed(), wanted)
+    return JsonAnswer(
+        {
+            "policies": [present_policy(record) for record in page.items],
+            "pagination": pagination(page),
+        }
+    )
+
+
+@router.post(
+    "/policies",
+    status_code=201,
+    response_model=WrittenPolicy,
+    operation_id="create_policy",
+    responses=errors(408, 409, 415),
+)
+async def create_policy(request: Request, user: Sharer, body: PolicyCreate) -> Response:
+    """Make a policy; it is in force on every replica within a second."""
+    record, warnings = await _service(request).create(body.change(), user)
+    return _written(record, warnings, 201)
+
+
+@router.get(
+    "/policies/{policy_id}",
+    response_model=PolicyAnswer,
+    operation_id="get_policy",
+    responses=errors(404),
+)
+async def get_policy(request: Request, user: Sharer, policy_id: PolicyId) -> Response:
+    """Return one policy."""
+    record = await _service(request).get(policy_id.lower(), user)
+    return _answer(present_policy(record), record)
+
+
+@router.patch(
+    "/policies/{policy_id}",
+    response_model=WrittenPolicy,
+    operation_id="update_policy",
+    responses=errors(404, 408, 409, 415),
+)
+async def update_policy(
+    request: Request,
+    user: Sharer,
+    policy_id: PolicyId,
+    body: PolicyUpdate,
+    if_match: IfMatch = None,
+) -> Response:
+    """Change the members that are given, and no others."""
+    record, warnings = await _service(request).update(
+        policy_id.lower(), body.change(), user, expected_etag=etag_in(if_match)
+    )
+    return _written(record, warnings)
+
+
+@router.delete(
+    "/policies/{policy_id}",
+    status_code=204,
+    operation_id="delete_policy",
+    responses=errors(404, 409),
+)
+async def delete_policy(
+    request: Request, user: Sharer, policy_id: PolicyId, if_match: IfMatch = None
+) -> Response:
+    """Remove a policy."""
+    await _service(request).delete(policy_id.lower(), user, expected_etag=etag_in(if_match))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/explain",
+    response_model=ExplainAnswer,
+    operation_id="explain_access",
+    responses=errors(404, 408, 415),
+)
+async def explain_access(request: Request, user: Asker, body: ExplainRequest) -> Response:
+    """Tell whether somebody may use a tool, and why; without naming anybody, the caller."""
+    asked = ExplainQuestion(
+        tool=body.tool,
+        owner_id=body.server_id,
+        path=body.path,
+        is_self=body.is_about_the_caller,
+        user_id=body.user_id,
+        groups=None if body.groups is None else frozenset(body.groups),
+        role=body.roles[0] if body.roles else None,
+        scopes=None if body.scopes is None else frozenset(body.scopes),
+    )
+    explained = await _service(request).explain(asked, user)
+    told = explained.explanation
+    return JsonAnswer(
+        {
+            "allowed": told.allowed,
+            "message": told.message,
+            "server_id": explained.server_id,
+            "tool": explained.tool,
+            "reasons": [
+                {"step": reason.step, "passed": reason.passed, "message": reason.message}
+                for reason in told.reasons
+            ],
+            "policies": [
+                {
+                    "id": item.policy.id,
+                    "name": item.policy.name,
+                    "effect": item.policy.effect.value,
+                    "matched": bool(item.how),
+                    "how": list(item.how),
+                    "decided": item.decided,
+                }
+                for item in told.policies
+            ],
+        }
+    )
+
+
+def _answer(body: JsonObject, record: PolicyRecord, status: int = 200) -> Response:
+    return JsonAnswer(body, status, headers={"ETag": f'"{record.etag}"'})
+
+
+def _written(record: PolicyRecord, warnings: list[str], status: int = 200) -> Response:
+    return _answer({**present_policy(record), "warnings": [*warnings]}, record, status)

@@ -1,0 +1,599 @@
+"""Who writes which policies, and who may use a tool: each on behalf of a caller.
+
+A policy about one server is its owners' to write, one about all servers the administrators'. What
+a policy gives is the use of tools: it gives no right to see or change a server.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import structlog
+
+from packages.database.client import Database, Transaction
+from registry.access.policies.decisions import (
+    NO_RULE,
+    WILDCARD,
+    PolicyIndex,
+    ToolRule,
+    rules_of,
+)
+from registry.access.policies.errors import (
+    OwnerNotFoundError,
+    PolicyForbiddenError,
+    PolicyModifiedError,
+    PolicyNotFoundError,
+    PolicyUnreadableError,
+    TooManyPoliciesError,
+    UnknownOwnerError,
+    UnknownSubjectsError,
+)
+from registry.access.policies.explaining import Explanation, explain
+from registry.access.policies.ports import PolicyChanges, PolicyServer, PolicyServers
+from registry.access.policies.presenter import present_content
+from registry.access.policies.repository import PolicyRepository, new_policy_id
+from registry.access.policies.values import (
+    NOBODY,
+    Effect,
+    Policy,
+    PolicyChange,
+    PolicyEditor,
+    PolicyFilter,
+    PolicyRecord,
+    PolicyTarget,
+    Subjects,
+    ToolFacts,
+)
+from registry.access.policy import (
+    NO_BITS,
+    AccessDecision,
+    AccessRights,
+    Grants,
+    Permission,
+    ServerFacts,
+    decide_use,
+    evaluate,
+)
+from registry.access.repository import AclRepository
+from registry.audit.trail import AuditTrail
+from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
+from registry.auth.errors import InsufficientScopeError
+from registry.auth.identity import Role, Scope, Tenants, UserContext, default_scopes
+from registry.auth.repository import GROUP, USER, DirectoryRepository
+from registry.core.clock import Clock
+from registry.core.paging import Page, PageRequest
+from registry.tools.exposure import SERVED
+from registry.tools.lifecycle import State
+from registry.tools.metadata import facets_of, known, requires_approval, said_in
+from registry.tools.projection import restore
+from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
+from registry.tools.repository import ToolRepository
+
+log = structlog.get_logger()
+
+MAX_PER_SERVER = 200
+"""Most policies about one server, and most about all: each replica holds them in memory."""
+
+MAX_WARNINGS = 10
+"""Names of tools that a warning lists."""
+
+NOBODY_ID = "0" * 24
+
+NOT_LOOKED_UP = (
+    "(Only administrators have others' groups and role looked up; name them as `groups` and "
+    "`roles` where they count.)"
+)
+
+COMBINED_PATH = "/mcp"
+"""Of the server that offers the tools of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainQuestion:
+    """About whom and what an explanation is.
+
+    Attributes:
+        tool: Its name there, or the one that it has on the combined server.
+        owner_id: The server; or *path* says which, or the tool's name on the combined server.
+        is_self: Whether it is about who asks; nothing below counts then.
+        groups: None for those of the user, if who asks may know them, else for none.
+        role: None for that of the user, likewise.
+        scopes: None for those of the role.
+    """
+
+    tool: str
+    owner_id: str | None
+    path: str | None
+    is_self: bool
+    user_id: str | None = None
+    groups: frozenset[str] | None = None
+    role: Role | None = None
+    scopes: frozenset[str] | None = None
+
+    @property
+    def gateway_path(self) -> str:
+        """Return the path without the slash that clients may end it with."""
+        return (self.path or COMBINED_PATH).removesuffix("/")
+
+    @property
+    def is_combined(self) -> bool:
+        """Whether the tool is named as on the combined server."""
+        return self.owner_id is None and self.gateway_path == COMBINED_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainResult:
+    """An explanation, and what it is about: a server, and a tool by its name there."""
+
+    server_id: str
+    tool: str
+    explanation: Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStore:
+    """Where policies are kept, and what they are about and name."""
+
+    policies: PolicyRepository
+    owners: PolicyServers
+    tools: ToolRepository
+    acl: AclRepository
+    directory: DirectoryRepository
+
+
+class PolicyService:
+    """Reads and writes policies, and explains what they decide."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: PolicyStore,
+        audit: AuditTrail,
+        changes: PolicyChanges,
+        *,
+        clock: Clock,
+        admin_sees_private: bool,
+        admin_uses_private: bool,
+        enforces_approvals: bool,
+    ) -> None:
+        self._database = database
+        self._policies = store.policies
+        self._owners = store.owners
+        self._tools = store.tools
+        self._acl = store.acl
+        self._directory = store.directory
+        self._audit = audit
+        self._changes = changes
+        self._clock = clock
+        self._admin_sees_private = admin_sees_private
+        self._admin_uses_private = admin_uses_private
+        self._enforces_approvals = enforces_approvals
+
+    async def page(
+        self, user: UserContext, narrowed: PolicyFilter, page: PageRequest
+    ) -> Page[PolicyRecord]:
+        """Return one page of the policies that *user* may write."""
+        owners: set[str | None] | None = None
+        if not self._owners.sees_everything(user):
+            rights = self._owners.rights(user)
+            owners = {owner for owner, bits in rights.items() if bits & Permission.SHARE}
+            if _writes_about_all(user):
+                # Those about all servers.
+                owners.add(None)
+        return await self._policies.list_page(owners, narrowed, page)
+
+    async def get(self, policy_id: str, user: UserContext) -> PolicyRecord:
+        """Return one policy.
+
+        Raises:
+            PolicyNotFoundError: There is none that *user* may write.
+        """
+        return await self._require(policy_id, user)
+
+    async def create(
+        self, change: PolicyChange, user: UserContext
+    ) -> tuple[PolicyRecord, list[str]]:
+        """Make a policy; return it, and what may not be as it was meant.
+
+        Raises:
+            PolicyForbiddenError: *user* may not write policies about this.
+            UnknownOwnerError: There is no such server that they may see.
+            UnknownSubjectsError: It names somebody who does not exist.
+            PolicyExistsError: The name is taken.
+            TooManyPoliciesError: There are too many.
+        """
+        now = self._clock.now()
+        person = PolicyEditor(user.user_id, user.username)
+        policy_id = new_policy_id()
+        blank = Policy(policy_id, "", Effect.ALLOW, PolicyTarget(), NOBODY)
+        record = _changed(PolicyRecord(blank, None, 0, now, person, now, person), change)
+        owner_id = change.target.owner_id
+        await self._require_known(change.subjects, NOBODY, await self._named(owner_id, user))
+
+        async def write(tx: Transaction) -> None:
+            await self._require_may_write(owner_id, user, tx)
+            if await self._policies.count_about(owner_id, tx) >= MAX_PER_SERVER:
+                raise TooManyPoliciesError(MAX_PER_SERVER)
+            await self._policies.insert(record, tx)
+            told = changes_of(None, present_content(record))
+            event = AuditEvent(
+                AuditAction.CREATE, EntityType.POLICY, policy_id, told, server_id=owner_id
+            )
+            await self._audit.record(user, event, tx)
+
+        await self._database.transaction(write)
+        await self._written(policy_id, AuditAction.CREATE, user)
+        return record, await self._warnings(record.policy, user)
+
+    async def update(
+        self,
+        policy_id: str,
+        change: PolicyChange,
+        user: UserContext,
+        *,
+        expected_etag: str | None = None,
+    ) -> tuple[PolicyRecord, list[str]]:
+        """Change what is given, and nothing else; what changes nothing writes nothing.
+
+        Raises:
+            PolicyNotFoundError: There is none that *user* may write.
+            PolicyForbiddenError: They may not write policies about its new target.
+            PolicyModifiedError: It is not that of *expected_etag* any more.
+            PolicyUnreadableError: What is stored cannot be changed.
+            UnknownOwnerError: There is no such server that they may see.
+            UnknownSubjectsError: It would name somebody who does not exist.
+            PolicyExistsError: The name is taken.
+        """
+        seen = await self._require(policy_id, user)
+        if "subjects" in change.given:
+            # Who was named before may stay, though gone by now.
+            target = change.target if "target" in change.given else seen.policy.target
+            tenants = await self._named(target.owner_id, user)
+            await self._require_known(change.subjects, seen.policy.subjects, tenants)
+
+        async def write(tx: Transaction) -> tuple[PolicyRecord, bool]:
+            before = await self._require(policy_id, user, tx)
+            _require_etag(before, expected_etag)
+            if before.policy.problem is not None:
+                raise PolicyUnreadableError(before.policy.problem)
+            after = _changed(before, change)
+            if present_content(after) == present_content(before):
+                return before, False
+            owner_id = after.policy.target.owner_id
+            if owner_id != before.policy.target.owner_id:
+                await self._require_may_write(owner_id, user, tx)
+                if await self._policies.count_about(owner_id, tx) >= MAX_PER_SERVER:
+                    raise TooManyPoliciesError(MAX_PER_SERVER)
+            person = PolicyEditor(user.user_id, user.username)
+            after = replace(after, updated_at=self._clock.now(), updated_by=person)
+            if not await self._policies.update(after, tx):
+                raise PolicyModifiedError(before.etag, expected_etag)
+            told = changes_of(present_content(before), present_content(after))
+            event = AuditEvent(
+                AuditAction.UPDATE, EntityType.POLICY, policy_id, told, server_id=owner_id
+            )
+            await self._audit.record(user, event, tx)
+            return after, True
+
+        record, is_changed = await self._database.transaction(write)
+        if is_changed:
+            await self._written(policy_id, AuditAction.UPDATE, user)
+        return record, await self._warnings(record.policy, user)
+
+    async def delete(
+        self, policy_id: str, user: UserContext, *, expected_etag: str | None = None
+    ) -> None:
+        """Remove a policy, one that cannot be read too.
+
+        Raises:
+            PolicyNotFoundError: There is none that *user* may write.
+            PolicyModifiedError: It is not that of *expected_etag* any more.
+        """
+
+        async def write(tx: Transaction) -> None:
+            record = await self._require(policy_id, user, tx)
+            _require_etag(record, expected_etag)
+            if not await self._policies.delete(policy_id, tx):
+                raise PolicyNotFoundError
+            told = changes_of(present_content(record), None)
+            event = AuditEvent(
+                AuditAction.DELETE,
+                EntityType.POLICY,
+                policy_id,
+                told,
+                server_id=record.policy.target.owner_id,
+            )
+            await self._audit.record(user, event, tx)
+
+        await self._database.transaction(write)
+        await self._written(policy_id, AuditAction.DELETE, user)
+
+    async def explain(self, asked: ExplainQuestion, user: UserContext) -> ExplainResult:
+        """Return whether somebody may use a tool and why.
+
+        Raises:
+            OwnerNotFoundError: There is no such server that *user* may see.
+            InsufficientScopeError: It is about somebody else, and the token does not allow that.
+            PolicyForbiddenError: It is about somebody else, and *user* may not share the server.
+            UnknownSubjectsError: There is no such user.
+        """
+        if not asked.is_self and user.lacks(Scope.WRITE_ACCESS):
+            raise InsufficientScopeError((Scope.WRITE_ACCESS,))
+        owner = await self._owner(asked, user)
+        rights = NO_BITS if owner is None else (await self._verdict(owner, user)).bits
+        if owner is None or not rights & Permission.VIEW:
+            raise OwnerNotFoundError
+        if not asked.is_self and not rights & Permission.SHARE:
+            raise PolicyForbiddenError("You may not ask about others: you may not share it.")
+        knows_people = user.is_admin or asked.user_id == user.user_id
+        caller = (
+            user if asked.is_self else await self._caller(asked, user, knows_people=knows_people)
+        )
+        state, facts = await self._named_tool(owner, asked)
+        rule = await self._rule(owner, facts)
+        explanation = explain(
+            caller,
+            owner,
+            await self._use(owner, caller),
+            state,
+            rule,
+            requires_approval=self._enforces_approvals and requires_approval(facts.facets),
+            tells_states=bool(rights & Permission.EDIT),
+            tells_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
+        )
+        if not asked.is_self and not knows_people and (asked.groups is None or asked.role is None):
+            explanation = replace(explanation, message=f"{explanation.message} {NOT_LOOKED_UP}")
+        return ExplainResult(owner.id, facts.name, explanation)
+
+    async def _owner(self, asked: ExplainQuestion, user: UserContext) -> PolicyServer | None:
+        """Return the server that *asked* is about, whoever asks."""
+        if asked.owner_id is not None:
+            return await self._owners.policy_owner(asked.owner_id)
+        if not asked.is_combined:
+            return await self._owners.policy_owner_at(asked.gateway_path, user.tenant_id)
+        prefix, separator, _ = asked.tool.partition(SEPARATOR)
+        if not separator:
+            return None
+        if public_prefix(prefix) == prefix:
+            return await self._owners.policy_owner_at(f"{COMBINED_PATH}/{prefix}", user.tenant_id)
+        # Shortened, and not to be undone: it is one of those that they see, or none.
+        for server in self._owners.visible(user):
+            if _prefix_of(server.effective_path) == prefix:
+                return await self._owners.policy_owner(server.id)
+        return None
+
+    async def _named_tool(
+        self, owner: PolicyServer, asked: ExplainQuestion
+    ) -> tuple[State | None, ToolFacts]:
+        """Return the tool that clients see under this name, its own before a combined one."""
+        state, facts = None, ToolFacts(asked.tool)
+        if not asked.is_combined:
+            state, facts = await self._tool(owner, asked.tool)
+        if state is None and (own := await self._own_name(owner, asked.tool)) is not None:
+            return await self._tool(owner, own)
+        return state, facts
+
+    async def _own_name(self, owner: PolicyServer, combined: str) -> str | None:
+        """Return the name of the tool of a server that is *combined* on the combined server."""
+        prefix, separator, suffix = combined.partition(SEPARATOR)
+        if not separator or prefix != _prefix_of(owner.path):
+            return None
+        names = [*await self._tools.stored(owner.id)]
+        if owner.is_described_elsewhere:
+            functions = await self._owners.tool_functions(owner.id)
+            names += [tool.name for tool in restore(functions, owner.name).tools]
+        return next((name for name in names if public_suffix(prefix, name) == suffix), None)
+
+    async def _rule(self, owner: PolicyServer, tool: ToolFacts) -> ToolRule:
+        index = PolicyIndex(await self._policies.about(owner.id))
+        return rules_of(index.about(owner.id), [tool]).get(tool.name, NO_RULE)
+
+    async def _tool(self, owner: PolicyServer, name: str) -> tuple[State | None, ToolFacts]:
+        """Return the states of a tool and what policies ask of it."""
+        standing = await self._tools.standing(owner.id, name)
+        if standing is not None:
+            return standing.state, ToolFacts(name, standing.facets)
+        if owner.is_described_elsewhere:
+            functions = await self._owners.tool_functions(owner.id)
+            for tool in restore(functions, owner.name).tools:
+                if tool.name == name:
+                    facets = facets_of(known(name, said_in(tool.definition), {}))
+                    return SERVED, ToolFacts(name, facets)
+        return None, ToolFacts(name)
+
+    async def _caller(
+        self, asked: ExplainQuestion, user: UserContext, *, knows_people: bool
+    ) -> UserContext:
+        """Return the caller whom *asked* describes.
+
+        Unless who asks *knows_people*, stored groups and role do not count: the answer would tell
+        them, of anybody, to whoever owns a server.
+        """
+        entry = None if asked.user_id is None else await self._directory.get(asked.user_id)
+        if entry is not None and not user.sees_tenant(entry.tenant_id):
+            entry = None
+        if asked.user_id is not None and entry is None:
+            raise UnknownSubjectsError([f"user:{asked.user_id}"])
+        known = entry if knows_people else None
+        role = asked.role or Role.parse(None if known is None else known.role)
+        scopes = asked.scopes if asked.scopes is not None else default_scopes(role)
+        groups = asked.groups
+        if groups is None:
+            groups = frozenset() if known is None else known.groups
+        ours = frozenset(scope for scope in Scope if scope in scopes)
+        return UserContext(
+            user_id=asked.user_id or NOBODY_ID,
+            username=entry.username if entry is not None else "somebody",
+            role=role,
+            scopes=ours,
+            groups=groups,
+            role_name=known.role if known is not None and asked.role is None else None,
+            custom_scopes=scopes - ours,
+            tenant_id=user.tenant_id if entry is None else entry.tenant_id,
+        )
+
+    async def _verdict(
+        self, owner: PolicyServer, user: UserContext, tx: Transaction | None = None
+    ) -> AccessRights:
+        """Return what *user* may do with a server."""
+        facts = await self._facts(owner, tx)
+        return evaluate(user, facts, admin_sees_private=self._admin_sees_private)
+
+    async def _use(self, owner: PolicyServer, user: UserContext) -> AccessDecision:
+        """Return whether *user* may use a server, as the gateway decides it."""
+        facts = await self._facts(owner)
+        return decide_use(user, facts, admin_uses_private=self._admin_uses_private)
+
+    async def _facts(self, owner: PolicyServer, tx: Transaction | None = None) -> ServerFacts:
+        entries = await self._acl.grants_of([owner.id], self._clock.now(), tx)
+        return ServerFacts(
+            owner.author,
+            owner.scope,
+            Grants.of(entries.get(owner.id, []), owner.tenant_id),
+            tenant_id=owner.tenant_id,
+        )
+
+    async def _require(
+        self, policy_id: str, user: UserContext, tx: Transaction | None = None
+    ) -> PolicyRecord:
+        """Return a policy that *user* may write.
+
+        Raises:
+            PolicyNotFoundError: There is none.
+        """
+        record = await self._policies.get(policy_id, tx)
+        if record is None:
+            raise PolicyNotFoundError
+        owner_id = record.policy.target.owner_id
+        owner = None
+        if owner_id is not None:
+            owner = (
+                await self._owners.policy_owner(owner_id)
+                if tx is None
+                else await self._owners.held_policy_owner(owner_id, tx)
+            )
+        if owner is None:
+            # About all servers, or one that is gone.
+            if not _writes_about_all(user):
+                raise PolicyNotFoundError
+            return record
+        if not (await self._verdict(owner, user, tx)).bits & Permission.SHARE:
+            raise PolicyNotFoundError
+        return record
+
+    async def _require_may_write(
+        self, owner_id: str | None, user: UserContext, tx: Transaction
+    ) -> None:
+        """Check that *user* may write policies about a server, or about all.
+
+        Raises:
+            PolicyForbiddenError: They may not.
+            UnknownOwnerError: There is no such server that they may see.
+        """
+        if owner_id is None:
+            if not _writes_about_all(user):
+                raise PolicyForbiddenError(
+                    "Policies about all servers are for administrators without a tenant; name a "
+                    "server as target.owner_id."
+                    if user.is_admin
+                    else "Policies about all servers are for administrators; name a server as "
+                    "target.owner_id."
+                )
+            return
+        # Held, so that it is not removed, nor its sharing changed, before this is written.
+        owner = await self._owners.held_policy_owner(owner_id, tx)
+        if owner is None:
+            raise UnknownOwnerError(owner_id)
+        bits = (await self._verdict(owner, user, tx)).bits
+        if not bits & Permission.VIEW:
+            raise UnknownOwnerError(owner_id)
+        if not bits & Permission.SHARE:
+            raise PolicyForbiddenError(
+                "Policies about this server are for those who may share it."
+            )
+
+    async def _named(self, owner_id: str | None, user: UserContext) -> Tenants:
+        """Return whose people a policy of *user* about a server, or about all, may name."""
+        owner = None if owner_id is None else await self._owners.policy_owner(owner_id)
+        if owner is None or not user.sees_tenant(owner.tenant_id):
+            return user.tenants
+        return Tenants(owner.tenant_id)
+
+    async def _require_known(self, subjects: Subjects, before: Subjects, tenants: Tenants) -> None:
+        asked = [
+            *((USER, user_id) for user_id in sorted(subjects.users - before.users)),
+            *((GROUP, group_id) for group_id in sorted(subjects.groups - before.groups)),
+        ]
+        if not asked:
+            return
+        found = await self._directory.known(asked, tenants)
+        unknown = [f"{kind}:{key}" for kind, key in asked if (kind, key) not in found]
+        if unknown:
+            raise UnknownSubjectsError(unknown)
+
+    async def _written(self, policy_id: str, action: AuditAction, user: UserContext) -> None:
+        log.info("policy_written", policy_id=policy_id, action=action, user_id=user.user_id)
+        await self._changes.policy_changed(policy_id)
+
+    async def _warnings(self, policy: Policy, user: UserContext) -> list[str]:
+        """Return what may not be as it was meant."""
+        warnings: list[str] = []
+        target, subjects = policy.target, policy.subjects
+        if policy.is_enabled and not target.tools and not target.metadata:
+            where = "this server" if target.owner_id else "all servers"
+            if policy.effect is Effect.ALLOW and not subjects.everyone:
+                warnings.append(f"Closes all tools of {where} to everyone it does not name.")
+            elif policy.effect is Effect.DENY and subjects.everyone:
+                warnings.append(f"Closes all tools of {where} to everyone, administrators too.")
+        wanted = [name for name in policy.target.tools if WILDCARD not in name]
+        if wanted:
+            owner_id = policy.target.owner_id
+            owners: Collection[str] | None = None if owner_id is None else (owner_id,)
+            if owner_id is None and not self._owners.sees_everything(user):
+                # Nor does a warning tell what servers have that they do not see.
+                owners = self._owners.rights(user)
+            there = await self._tools.names_among(owners, wanted)
+            missing = [name for name in wanted if name not in there]
+            if missing:
+                shown = ", ".join(missing[:MAX_WARNINGS])
+                more = len(missing) - MAX_WARNINGS
+                rest = f" and {more} more" if more > 0 else ""
+                warnings.append(f"No server has these tools now: {shown}{rest}.")
+        if policy.effect is Effect.DENY and policy.subjects.scopes:
+            warnings.append(
+                "Whoever may generate tokens can leave a scope out, so denying by scope keeps "
+                "nobody from a tool; deny it to users, groups or roles instead."
+            )
+        return warnings
+
+
+def _writes_about_all(user: UserContext) -> bool:
+    """Whether *user* may write policies about all servers, which are those of all tenants."""
+    return user.is_admin and user.sees_all_tenants
+
+
+def _prefix_of(path: str) -> str:
+    return public_prefix(path.removeprefix(f"{COMBINED_PATH}/"))
+
+
+def _changed(record: PolicyRecord, change: PolicyChange) -> PolicyRecord:
+    policy = record.policy
+
+    def chosen(name: str, before: object) -> object:
+        return getattr(change, name) if name in change.given else before
+
+    fields = {
+        name: chosen(name, getattr(policy, name))
+        for name in ("name", "effect", "is_enabled", "target", "subjects")
+    }
+    description = change.description if "description" in change.given else record.description
+    return replace(
+        record,
+        policy=replace(policy, **fields),  # type: ignore[arg-type]  # each of its own type
+        description=description,
+        revision=record.revision + 1,
+    )
+
+
+def _require_etag(record: PolicyRecord, expected_etag: str | None) -> None:
+    if expected_etag is not None and expected_etag != record.etag:
+        raise PolicyModifiedError(record.etag, expected_etag)

@@ -1,1 +1,0 @@
-"""Prompts, resources and resource templates of MCP servers, as their upstreams list them."""

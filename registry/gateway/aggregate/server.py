@@ -1,0 +1,707 @@
+"""Serve clients as the server itself: on the combined path, and for servers of another era.
+
+Lists, handshakes and discovery are answered from memory; calls go to the server that owns what is
+called.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    SERVER_INFO_META_KEY,
+)
+from mcp_types.version import (
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    MODERN_PROTOCOL_VERSIONS,
+)
+from multidict import CIMultiDict
+
+import registry
+from registry.auth.identity import UserContext
+from registry.core.json import JsonObject, dump_text, load_text, members
+from registry.gateway.aggregate.bridge import ClientBridge, Elsewhere
+from registry.gateway.client.asks import Ask
+from registry.gateway.client.connector import Connector
+from registry.gateway.client.sessions import SessionOwner
+from registry.gateway.edge.admission import Admission
+from registry.gateway.edge.arguments import ArgumentChecker
+from registry.gateway.edge.client_sessions import (
+    ClientContext,
+    ClientSession,
+    ClientSessions,
+    usable_capabilities,
+)
+from registry.gateway.edge.ended_sessions import EndedSessions
+from registry.gateway.edge.eras import check_modern, check_param_headers, require_arguments
+from registry.gateway.edge.error_responses import result_body
+from registry.gateway.edge.recorder import Recorder
+from registry.gateway.edge.reply import STREAM_HEADERS
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.edge.session_states import (
+    MAX_SUBSCRIPTIONS,
+    MAX_URI_CHARACTERS,
+    SessionStates,
+)
+from registry.gateway.errors import (
+    INVALID_PARAMS,
+    InvalidParams,
+    InvalidRequest,
+    MethodUnknown,
+    NotSubscribable,
+    PromptUnknown,
+    Refusal,
+    ResourceUnknown,
+    StateUnknown,
+    UpstreamFailed,
+)
+from registry.gateway.notifications.streams import SAID, NotificationStreams
+from registry.gateway.ports import PeerGone, Peers
+from registry.gateway.protocol import era_translation as crossing
+from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
+from registry.gateway.protocol.headers import CONVERSATION_HEADER, TRACE_HEADERS
+from registry.gateway.protocol.list_pages import CursorError, marked, page_result
+from registry.gateway.protocol.messages import notification_text
+from registry.gateway.transport.call_watch import CallWatch, LatencyWatcher
+from registry.gateway.transport.forwarder import REPEATABLE
+from registry.gateway.transport.replay import worker_of
+from registry.gateway.values import Route, may_tell_of_resources
+from registry.gateway.view.catalogue import CatalogueEntry
+from registry.gateway.view.offering import PAGE_KINDS, Offering, with_public_links
+from registry.servers.values import Era
+
+log = structlog.get_logger()
+
+CACHED_MS = 30_000
+MODERN_VERSIONS = list(MODERN_PROTOCOL_VERSIONS)
+NO_TASKS = "Tasks are not offered at this path; send tools/call without params.task."
+ROOTS_CHANGED = "notifications/roots/list_changed"
+EMPTY: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
+
+CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
+"""Returns the stored headers for a caller; raises a Refusal when they cannot be used."""
+
+FastCall = Callable[[GatewayRequest, UserContext, CatalogueEntry, Envelope], Awaitable[None]]
+"""Forwards a request under the server's own name for what is called, bytes back unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateDependencies:
+    """How the endpoint does what the hosted server needs of it."""
+
+    credentials_of: CredentialsOf
+    admission: Admission
+    fast_call: FastCall
+    arguments: ArgumentChecker
+    ended_sessions: EndedSessions
+
+
+class AggregateServer:
+    """The server that clients find at a path which no one server stands behind as it is.
+
+    Args:
+        bridge: Conducts conversations with servers.
+        sessions: Makes and reads the ids of our own sessions.
+        states: What clients said in a session besides its beginning.
+        notification_streams: Serves the streams that stay open.
+        peers: The other workers.
+        means: Of the endpoint.
+        recorder: Is told when a request goes upstream.
+        latency_watcher: Says which waits are worth watching.
+    """
+
+    def __init__(
+        self,
+        bridge: ClientBridge,
+        connector: Connector,
+        sessions: ClientSessions,
+        states: SessionStates,
+        notification_streams: NotificationStreams,
+        peers: Peers,
+        *,
+        means: AggregateDependencies,
+        recorder: Recorder,
+        latency_watcher: LatencyWatcher,
+    ) -> None:
+        self._bridge = bridge
+        self._latency_watcher = latency_watcher
+        self._connector = connector
+        self._sessions = sessions
+        self._states = states
+        self._notification_streams = notification_streams
+        self._peers = peers
+        self._credentials_of = means.credentials_of
+        self._admission = means.admission
+        self._ended_sessions = means.ended_sessions
+        self._fast_call = means.fast_call
+        self._arguments = means.arguments
+        self._recorder = recorder
+        peers.listen(self.told)
+
+    async def post(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        user: UserContext,
+        offering: Offering,
+        raw: bytes | bytearray,
+    ) -> None:
+        """Answer one message.
+
+        Raises:
+            Refusal: It cannot be answered otherwise.
+            ClientGone: There is nobody left to answer.
+        """
+        if exchange.is_modern:
+            check_modern(envelope, exchange.headers)
+            caller = _modern_caller(user, envelope.params)
+        else:
+            caller = self._legacy_caller(exchange, envelope, user, offering)
+        if not envelope.is_request:
+            await self._hear(exchange, envelope, caller, raw)
+            return
+        try:
+            await self._request(exchange, envelope, caller, offering)
+        except Elsewhere as elsewhere:
+            scope, client = exchange.scope, exchange.client
+            try:
+                await self._peers.forward(
+                    elsewhere.worker, scope, raw, client.receive, client.pass_on
+                )
+            except PeerGone:
+                raise StateUnknown from None
+
+    async def get(self, exchange: GatewayRequest, user: UserContext, offering: Offering) -> None:
+        """Open the standing stream of a session."""
+        session = self._session(exchange, user, offering)
+        caller = ClientContext(
+            user=user,
+            era=Era.LEGACY,
+            capabilities=session.capabilities if session else {},
+            info=session.info if session else {},
+            session=session,
+        )
+        last_event_id = exchange.headers.get("last-event-id")
+        if (
+            session is None
+            or last_event_id is None
+            or not await self._replayed(exchange, session, last_event_id)
+        ):
+            await self._notification_streams.stream(exchange, caller, offering)
+
+    async def _replayed(
+        self, exchange: GatewayRequest, session: ClientSession, last_event_id: str
+    ) -> bool:
+        """Send what came of an answer after an event; return whether it is kept anywhere."""
+        worker, client = worker_of(last_event_id), exchange.client
+        if worker is not None and worker != self._peers.own:
+            with suppress(PeerGone):
+                await self._peers.forward(
+                    worker, exchange.scope, b"", client.receive, client.pass_on
+                )
+                return True
+            return False
+        found = self._bridge.replays.find(last_event_id, session.nonce)
+        if found is None:
+            return False
+        replay, number = found
+        await client.start(200, list(STREAM_HEADERS), is_event_stream=True)
+        with CallWatch(self._latency_watcher, client.receive, None):
+            while events := await replay.after(number):
+                number += len(events)
+                body = b"".join(events)
+                await client.send({"type": "http.response.body", "body": body, "more_body": True})
+        await client.send({"type": "http.response.body", "body": b""})
+        return True
+
+    async def delete(
+        self, exchange: GatewayRequest, user: UserContext, offering: Offering
+    ) -> None:
+        """End a session: what belongs to it is dropped, in all workers."""
+        session = self._session(exchange, user, offering)
+        if session is not None:
+            await self._end(session)
+        await exchange.answer_empty(200, list(EMPTY))
+
+    async def end(self, user: UserContext, scope_id: str, sealed: str) -> None:
+        """End a session whose client cannot say so itself.
+
+        Raises:
+            SessionUnknown: It is none of this user's with this server.
+        """
+        await self._end(self._sessions.resume(user, scope_id, sealed))
+
+    async def _end(self, session: ClientSession) -> None:
+        name = self._sessions.end(session)
+        self._ended(session.nonce)
+        await self._ended_sessions.tell(name, session.nonce)
+
+    def session_ended(self, name: str, nonce: str | None) -> None:
+        """Do what `end` did in another worker or replica.
+
+        Args:
+            name: Of the session's id.
+            nonce: Of the session; None where a server of its own stands behind the path.
+        """
+        self._sessions.end_named(name)
+        if nonce is not None:
+            self._ended(nonce)
+
+    def _ended(self, nonce: str) -> None:
+        self._bridge.end_of(nonce)
+        self._states.forget(nonce)
+        self._notification_streams.session_ended(nonce)
+        self._connector.sessions.end_of(nonce)
+
+    async def told(self, message: bytes) -> bytes:
+        """Act on what another worker tells, and reply."""
+        told: dict[str, Any] = orjson.loads(message)
+        match told["kind"]:
+            case "answer" | "claim" | "cancel":
+                return self._bridge.told(told)
+            case "ended":
+                self.session_ended(told["name"], told["session"])
+            case "standing":
+                self._notification_streams.superseded(told["session"], told["opened_at"])
+                return orjson.dumps(self._states.known(told["session"]))
+            case "state":
+                self._states.apply(told["session"], told["change"])
+                await self._notification_streams.session_changed(told["session"])
+            case "upstream_session":
+                return self._connector.sessions.told(told)
+            case "say":
+                is_said = self._notification_streams.say_here(
+                    told["session"], told["raw"].encode()
+                )
+                return SAID if is_said else b""
+            case "roots":
+                await self._roots_changed(told["session"])
+            case "states":
+                return orjson.dumps(self._states.known(told["session"]))
+            case _:
+                log.warning("peer_message_unknown")
+        return b""
+
+    async def _request(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+    ) -> None:
+        method = envelope.method
+        match method:
+            case "tools/call":
+                owned = await self._tool(exchange, envelope, offering)
+                await self._call(exchange, envelope, caller, offering, owned, "name")
+            case "prompts/get":
+                name = _named(envelope, "name")
+                owned_prompt = offering.prompt(name)
+                if owned_prompt is None:
+                    self._note_hidden(exchange, offering, name)
+                    raise PromptUnknown(name)
+                await self._call(exchange, envelope, caller, offering, owned_prompt, "name")
+            case "resources/read":
+                owned = self._resource(exchange, envelope, offering)
+                await self._call(exchange, envelope, caller, offering, owned, "uri")
+            case "completion/complete":
+                await self._complete(exchange, envelope, caller, offering)
+            case _ if method in PAGE_KINDS:
+                await self._list(exchange, envelope, caller, offering)
+            case _ if exchange.is_modern:
+                await self._modern_only(exchange, envelope, caller, offering)
+            case _:
+                await self._legacy_only(exchange, envelope, caller, offering)
+
+    async def _legacy_only(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+    ) -> None:
+        match envelope.method:
+            case "initialize":
+                await self._initialize(exchange, envelope, caller, offering)
+            case "ping":
+                await self._result(exchange, {})
+            case "logging/setLevel":
+                level = envelope.params.get("level")
+                if level not in crossing.LOG_LEVELS:
+                    raise InvalidParams("There is no such log level.")
+                await self._change(caller, {"level": level})
+                await self._result(exchange, {})
+            case "resources/subscribe" | "resources/unsubscribe":
+                owned = self._resource(exchange, envelope, offering)
+                begins = envelope.method == "resources/subscribe"
+                if begins and not may_tell_of_resources(owned.route):
+                    raise NotSubscribable(owned.route.server_name)
+                if begins:
+                    self._check_room(caller, envelope.params["uri"])
+                    self._admission.note_use(exchange, caller.user, owned.route)
+                kind = "subscribed" if begins else "unsubscribed"
+                await self._change(caller, {kind: envelope.params["uri"]})
+                await self._result(exchange, {})
+            case _:
+                await self._unknown(exchange, envelope, caller, offering)
+
+    def _check_room(self, caller: ClientContext, uri: str) -> None:
+        if len(uri) > MAX_URI_CHARACTERS:
+            raise InvalidParams(f"A URI has at most {MAX_URI_CHARACTERS} characters here.")
+        if caller.session is not None and self._states.is_full(caller.session.nonce):
+            raise InvalidParams(f"A session subscribes to at most {MAX_SUBSCRIPTIONS} resources.")
+
+    async def _modern_only(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+    ) -> None:
+        match envelope.method:
+            case "server/discover":
+                await self._result(exchange, _discovery(offering))
+            case "subscriptions/listen":
+                await self._notification_streams.listen(exchange, caller, offering, envelope)
+            case "ping" | "initialize" | "logging/setLevel":
+                raise MethodUnknown
+            case _:
+                await self._unknown(exchange, envelope, caller, offering)
+
+    async def _unknown(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+    ) -> None:
+        """Let the one server behind the path say whether it knows the method."""
+        if offering.only is None:
+            raise MethodUnknown
+        owned = CatalogueEntry(offering.only, "")
+        await self._call(exchange, envelope, caller, offering, owned, None)
+
+    async def _initialize(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+    ) -> None:
+        wanted = envelope.params.get("protocolVersion")
+        if not isinstance(wanted, str):
+            raise InvalidParams("initialize needs the member params.protocolVersion, a string.")
+        version = wanted if wanted in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
+        session = self._sessions.begin(caller.user, offering.scope_id, version, envelope.params)
+        result: dict[str, Any] = {
+            "protocolVersion": version,
+            "capabilities": dict(offering.capabilities),
+            "serverInfo": _server_info(offering),
+        }
+        if offering.instructions:
+            result["instructions"] = offering.instructions
+        await self._result(exchange, result, ((b"mcp-session-id", session.id.encode()),))
+
+    async def _list(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+    ) -> None:
+        try:
+            page = offering.page(PAGE_KINDS[envelope.method], envelope.params.get("cursor"))
+        except CursorError:
+            raise InvalidParams("The cursor is not one of ours.") from None
+        if page is None:
+            await self._unknown(exchange, envelope, caller, offering)
+            return
+        answer = page_result(page, exchange.request_id, is_modern=exchange.is_modern)
+        if exchange.lists_to is not None:
+            answer = marked(answer, PAGE_KINDS[envelope.method], exchange.lists_to)
+        await exchange.answer(200, answer)
+
+    async def _tool(
+        self, exchange: GatewayRequest, envelope: Envelope, offering: Offering
+    ) -> CatalogueEntry:
+        name = _named(envelope, "name")
+        owned = offering.tool(name)
+        if owned is None or owned.tool is None:
+            self._note_hidden(exchange, offering, name)
+            blocked = offering.blocked(name)
+            raise self._admission.unknown_tool(exchange, name, blocked)
+        if not exchange.is_modern and "task" in envelope.params:
+            # Whoever made it a task would never find it again: nothing here answers tasks/get.
+            raise InvalidParams(NO_TASKS)
+        exchange.tool = owned.tool.name
+        exchange.may_repeat = owned.tool.may_repeat
+        arguments = require_arguments(envelope.params, owned.tool)
+        if owned.tool.check is not None:
+            await self._arguments.require_fit(owned.tool, arguments)
+        if exchange.is_modern and owned.tool.param_header_schema is not None:
+            check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
+        return owned
+
+    def _note_hidden(self, exchange: GatewayRequest, offering: Offering, name: str) -> None:
+        if offering.only is None and exchange.user is not None:
+            self._admission.note_hidden(exchange, exchange.user, name)
+
+    def _resource(
+        self, exchange: GatewayRequest, envelope: Envelope, offering: Offering
+    ) -> CatalogueEntry:
+        uri = _named(envelope, "uri")
+        owned = offering.resource(uri)
+        if owned is None:
+            code = INVALID_PARAMS if exchange.is_modern else crossing.RESOURCE_NOT_FOUND
+            raise ResourceUnknown(uri, code)
+        return owned
+
+    async def _complete(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+    ) -> None:
+        ref = members(envelope.params.get("ref"))
+        owned, key = None, "name"
+        match ref.get("type"), ref.get("name"), ref.get("uri"):
+            case "ref/prompt", str(name), _:
+                owned = offering.prompt(name)
+            case "ref/resource", _, str(uri):
+                owned, key = offering.template(uri) or offering.resource(uri), "uri"
+            case _:
+                pass
+        if owned is None:
+            raise InvalidParams("There is nothing of that reference.")
+        params = {**envelope.params, "ref": {**ref, key: owned.key}}
+        await self._dispatch(exchange, envelope, caller, offering, owned, params)
+
+    async def _call(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+        owned: CatalogueEntry,
+        named_by: str | None,
+    ) -> None:
+        is_read_here = named_by == "uri" and envelope.params["uri"] != owned.key
+        if caller.era is Era.MODERN and Era.MODERN in owned.route.eras and not is_read_here:
+            self._admission.note_use(exchange, caller.user, owned.route)
+            exchange.served_by(owned.route)
+            exchange.client.edit = with_public_links(offering, owned.route)
+            await self._fast_call(exchange, caller.user, owned, envelope)
+            return
+        params = dict(envelope.params)
+        if named_by is not None:
+            params[named_by] = owned.key
+        await self._dispatch(exchange, envelope, caller, offering, owned, params)
+
+    async def _dispatch(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        offering: Offering,
+        owned: CatalogueEntry,
+        params: JsonObject,
+    ) -> None:
+        route = owned.route
+        self._admission.note_use(exchange, caller.user, route)
+        exchange.served_by(route)
+        credentials = await self._credentials_of(route, caller.user)
+        exchange.client.sent = (credentials, route)
+        via = exchange.headers.get("via")
+        if via is not None:
+            # Of everything that is sent for this request, a handshake before it included.
+            credentials = credentials.copy()
+            credentials["Via"] = ", ".join(filter(None, (via, credentials.get("Via"))))
+        self._recorder.forwarding(exchange)
+        is_stateless = caller.era in route.eras and caller.era is Era.MODERN
+        if Era.LEGACY not in route.eras:
+            is_stateless = True
+        if caller.era is Era.MODERN and not is_stateless and "requestState" not in params:
+            params = crossing.legacy_params(params)
+        level = caller.level
+        if level is None and caller.session is not None:
+            level = self._states.level(caller.session.nonce)
+        if level is None and caller.era is Era.LEGACY and is_stateless:
+            # Servers of the handshake's era log without being asked; this one would not.
+            level = "info"
+        ask = Ask(
+            route=route,
+            era=caller.era,
+            method=envelope.method,
+            params=params if envelope.is_canonical else _exactly(envelope, params),
+            is_exact=envelope.is_canonical,
+            credentials=credentials,
+            passed_on=_traced(exchange),
+            capabilities=caller.capabilities,
+            info=caller.info,
+            level=level if is_stateless or "logging" in route.capabilities else None,
+            tool=owned.tool,
+            may_repeat=exchange.may_repeat or envelope.method in REPEATABLE,
+            user_id=caller.user.user_id if route.is_user_level else None,
+            owner=self._owner(exchange, caller),
+        )
+        await self._bridge.ask(exchange, caller, offering, ask)
+
+    def _owner(self, exchange: GatewayRequest, caller: ClientContext) -> SessionOwner:
+        session = caller.session
+        return SessionOwner(
+            caller.user.principal,
+            None if session is None else session.nonce,
+            exchange.headers.get(CONVERSATION_HEADER),
+        )
+
+    async def _hear(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        caller: ClientContext,
+        raw: bytes | bytearray,
+    ) -> None:
+        """Take a message that gets no answer: a notification, or an answer to a question."""
+        if not envelope.method:
+            await self._replied(envelope, caller, raw)
+        elif envelope.method == "notifications/cancelled" and caller.session is not None:
+            request_id = envelope.params.get("requestId")
+            if isinstance(request_id, str | int) and not self._bridge.cancel(
+                caller.session, request_id
+            ):
+                told = {"kind": "cancel", "session": caller.session.nonce, "id": request_id}
+                await self._peers.tell_all(orjson.dumps(told))
+        elif envelope.method == ROOTS_CHANGED and caller.session is not None:
+            await self._roots_changed(caller.session.nonce)
+            told = {"kind": "roots", "session": caller.session.nonce}
+            await self._peers.tell_all(orjson.dumps(told))
+        elif not envelope.method.startswith(NOTIFICATION_PREFIX):
+            raise InvalidRequest("The message is neither request nor notification.")
+        await exchange.answer_empty(202, list(EMPTY))
+
+    async def _roots_changed(self, nonce: str) -> None:
+        """Tell servers that a client's roots changed, in the sessions that are its."""
+        for session in self._connector.sessions.of_client(nonce):
+            with suppress(Refusal):
+                await self._connector.post_in(session, notification_text(ROOTS_CHANGED))
+
+    async def _replied(
+        self, envelope: Envelope, caller: ClientContext, raw: bytes | bytearray
+    ) -> None:
+        address = self._bridge.answer_address(caller.user, envelope.body.get("id"))
+        if address[0] == "worker":
+            _, worker, token, key = address
+            await self._bridge.deliver(worker, token, key, envelope.body)
+            return
+        _, worker, token, asked_at, slug, server_id, request_id, *reply_address = address
+        route = self._admission.route_of(caller.user, slug, server_id)
+        body = load_text(raw)
+        body["id"] = request_id
+        credentials = await self._credentials_of(route, caller.user)
+        # Last, because an answer that could not be sent on must not count. One that comes when
+        # nobody waits any more is no fault of the client: an error would end its session.
+        if not await self._bridge.claim(worker, token, asked_at):
+            return
+        try:
+            await self._connector.reply(route, credentials, reply_address, dump_text(body))
+        except UpstreamFailed as failure:
+            log.info("gateway_answer_not_taken", server=route.slug, reason=failure.message)
+
+    async def _change(self, caller: ClientContext, change: JsonObject) -> None:
+        """Note something about a session, in all workers: any of them may serve it next."""
+        if caller.session is None:
+            raise InvalidRequest("This needs a session; send initialize first.")
+        nonce = caller.session.nonce
+        self._states.apply(nonce, change)
+        if "level" not in change:
+            await self._notification_streams.session_changed(nonce)
+        told = {"kind": "state", "session": nonce, "change": change}
+        await self._peers.tell_all(orjson.dumps(told))
+
+    async def _result(
+        self,
+        exchange: GatewayRequest,
+        result: Mapping[str, Any],
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        assert exchange.request_id is not None  # noqa: S101 - only requests are answered
+        await exchange.answer(200, result_body(result, exchange.request_id), headers)
+
+    def _legacy_caller(
+        self, exchange: GatewayRequest, envelope: Envelope, user: UserContext, offering: Offering
+    ) -> ClientContext:
+        session = None
+        if envelope.method != "initialize":
+            session = self._session(exchange, user, offering)
+        return ClientContext(
+            user=user,
+            era=Era.LEGACY,
+            capabilities=session.capabilities if session else {},
+            info=session.info if session and session.info else {"name": "unknown", "version": "0"},
+            session=session,
+        )
+
+    def _session(
+        self, exchange: GatewayRequest, user: UserContext, offering: Offering
+    ) -> ClientSession | None:
+        sealed = exchange.headers.get("mcp-session-id")
+        if sealed is None:
+            return None
+        return self._sessions.resume(user, offering.scope_id, sealed)
+
+
+def _modern_caller(user: UserContext, params: Mapping[str, Any]) -> ClientContext:
+    meta = members(params.get("_meta"))
+    return ClientContext(
+        user=user,
+        era=Era.MODERN,
+        capabilities=usable_capabilities(meta.get(CLIENT_CAPABILITIES_META_KEY)),
+        info=members(meta.get(CLIENT_INFO_META_KEY)) or {"name": "unknown", "version": "0"},
+        level=crossing.asked_level(meta),
+    )
+
+
+def _discovery(offering: Offering) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "resultType": "complete",
+        "supportedVersions": MODERN_VERSIONS,
+        "capabilities": dict(offering.capabilities),
+        "ttlMs": CACHED_MS,
+        "cacheScope": "private",
+        "_meta": {SERVER_INFO_META_KEY: _server_info(offering)},
+    }
+    if offering.instructions:
+        result["instructions"] = offering.instructions
+    return result
+
+
+def _server_info(offering: Offering) -> dict[str, str]:
+    name = "mcp-gateway-registry" if offering.only is None else offering.only.server_name
+    return {"name": name, "title": offering.title, "version": registry.__version__}
+
+
+def _named(envelope: Envelope, member: str) -> str:
+    value = envelope.params.get(member)
+    if type(value) is not str:
+        raise InvalidParams(f"{envelope.method} needs the member params.{member}, a string.")
+    return value
+
+
+def _exactly(envelope: Envelope, params: JsonObject) -> JsonObject:
+    """Return *params* with all that was not changed as the other parser reads it."""
+    original = members(load_text(envelope.raw).get("params"))
+    return {
+        name: original[name] if value is envelope.params.get(name) else value
+        for name, value in params.items()
+    }
+
+
+def _traced(exchange: GatewayRequest) -> dict[str, str]:
+    return {name: value for name in TRACE_HEADERS if (value := exchange.headers.get(name))}

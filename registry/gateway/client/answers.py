@@ -1,0 +1,172 @@
+"""What upstreams answer, read and judged; and the few texts that the gateway sends of its own."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import (
+    ClientError,
+)
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict
+from yarl import URL
+
+import registry
+from registry.core.json import JsonObject
+from registry.gateway.client.sessions import UpstreamSession
+from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
+from registry.gateway.protocol.headers import (
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    SESSION_HEADER,
+)
+from registry.gateway.protocol.messages import (
+    Message,
+    MessageKind,
+    read_events,
+    read_message,
+    request_text,
+)
+from registry.gateway.transport.failures import failure
+from registry.gateway.transport.forwarder import (
+    EVENT_STREAM,
+    JSON,
+    SUCCESS,
+    check_status,
+    too_large,
+    whole_body,
+)
+from registry.gateway.transport.wire import UpstreamAnswer
+from registry.gateway.values import Route
+from registry.upstream.events import EventTooLargeError, ServerSentEvent
+
+ACCEPT_BOTH = f"{JSON}, {EVENT_STREAM}"
+MAX_SHORT_ANSWER_BYTES = 16 * 1024
+"""Longest answer to a notification that is read; nothing in it is of interest."""
+
+MAX_RESUMES = 100
+"""How often in a row a server may end a stream to have it fetched again, saying nothing new."""
+
+DEFAULT_RETRY_SECONDS = 1.0
+MAX_RETRY_SECONDS = 30.0
+
+NOT_FOUND = 404
+BAD_REQUEST = 400
+BAD_GATEWAY = 502
+SSE_VERSION = "2024-11-05"
+GATEWAY_INFO: JsonObject = {"name": "mcp-gateway-registry", "version": registry.__version__}
+CANCELLED = "notifications/cancelled"
+
+FAILURES = (
+    TimeoutError,
+    ClientError,
+    HttpProcessingError,
+    OSError,
+    ValueError,
+    EventTooLargeError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The event stream of a server of HTTP+SSE, and where it takes messages."""
+
+    answer: UpstreamAnswer
+    events: AsyncIterator[ServerSentEvent]
+    endpoint: URL
+
+
+def broken(route: Route, what: str) -> UpstreamFailed:
+    """Return the refusal that says *what* a server did wrong."""
+    return UpstreamFailed(f"The server {route.server_name} {what}.")
+
+
+def check_is_stream(answer: UpstreamAnswer, route: Route) -> None:
+    """Check that an answer is an event stream.
+
+    Raises:
+        UpstreamFailed: It is something else.
+    """
+    check_status(answer.status, route)
+    if not answer.headers.get(CONTENT_TYPE, "").lower().startswith(EVENT_STREAM):
+        raise broken(route, "did not open an event stream")
+
+
+async def endpoint_of(events: AsyncIterator[ServerSentEvent], route: Route) -> URL:
+    """Return the address that a server of HTTP+SSE takes messages at, as its stream says."""
+    async for event in events:
+        if event.name == "endpoint":
+            endpoint = route.target.join(URL(event.data.decode()))
+            if endpoint.origin() != route.target.origin():
+                # The credentials belong to the registered origin only.
+                raise broken(route, "names an endpoint of another origin")
+            return endpoint
+    raise broken(route, "named no endpoint")
+
+
+def session_headers(session: UpstreamSession) -> CIMultiDict[str]:
+    """Return the headers of a message in *session*."""
+    headers = session.credentials.copy()
+    if session.id is not None:
+        headers[SESSION_HEADER] = session.id
+    if session.version:
+        headers["MCP-Protocol-Version"] = session.version
+    return headers
+
+
+def failed(route: Route, error: Exception) -> Refusal:
+    """Return what the client is told of a failed conversation."""
+    match error:
+        case EventTooLargeError():
+            return too_large(route)
+        case orjson.JSONDecodeError():
+            return UpstreamFailed(f"The server {route.server_name} sent what is no JSON.")
+        case _:
+            return failure(route.server_name, error)
+
+
+def hello_text(request_id: str, version: str, capabilities: Mapping[str, Any]) -> bytes:
+    """Return the request that begins a session."""
+    params: JsonObject = {
+        "protocolVersion": version,
+        "capabilities": dict(capabilities),
+        "clientInfo": GATEWAY_INFO,
+    }
+    return request_text("initialize", params, request_id, is_exact=True)
+
+
+async def only_answer(answer: UpstreamAnswer, route: Route, request_id: str) -> Message:
+    """Return the answer to a request that nothing is asked during.
+
+    Raises:
+        UpstreamFailed: There is none.
+    """
+    content_type = answer.headers.get(CONTENT_TYPE, "").lower()
+    if not content_type.startswith(EVENT_STREAM):
+        return Message(MessageKind.ANSWER, await whole_answer(answer, route, content_type))
+    async for event in read_events(answer.body, answer.max_bytes):
+        message = read_message(event.data, request_id) if event.data else None
+        if message is not None and message.kind is MessageKind.ANSWER:
+            return message
+    raise UpstreamFailed(f"The server {route.server_name} broke off its answer.")
+
+
+async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) -> bytes:
+    """Return the answer's body: a JSON-RPC message, whatever the status.
+
+    Raises:
+        UpstreamFailed: It is something else, or too large.
+    """
+    check_status(answer.status, route)
+    if not content_type.startswith(JSON):
+        if answer.status not in SUCCESS:
+            passed_on = answer.status if answer.status < 500 else 502  # noqa: PLR2004 - of the server
+            raise UpstreamAnswered(route.server_name, passed_on, answer.status)
+        shown = content_type.partition(";")[0].strip()[:64] or "no content type"
+        raise UpstreamFailed(f"The server {route.server_name} answered {shown} instead of JSON.")
+    length = "" if CONTENT_ENCODING in answer.headers else answer.headers.get(CONTENT_LENGTH, "")
+    if length.isdecimal() and int(length) <= answer.max_bytes:
+        return await answer.body.read()
+    return await whole_body(answer, route)

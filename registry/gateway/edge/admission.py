@@ -1,0 +1,241 @@
+"""Who is calling, what their token allows, and whether the server exists for them."""
+
+from registry.access.policies.decisions import deciding
+from registry.access.policies.explaining import blocking
+from registry.access.policy import AccessDecision, AccessRule, decide_use
+from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
+from registry.auth.errors import InsufficientScopeError, UnauthorizedError
+from registry.auth.identity import Scope, UserContext
+from registry.core.json import JsonObject
+from registry.core.origin import UrlOrigin
+from registry.gateway.edge.error_responses import challenged
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.errors import NotServing, ServerUnknown, ToolDenied, ToolUnknown
+from registry.gateway.ports import Authenticate, Refusals, RouteTable
+from registry.gateway.values import Route
+from registry.gateway.view.catalogue import BlockedTool, CatalogueView
+from registry.servers.values import Transport
+from registry.tools.public_names import SEPARATOR
+
+RECORDED_CHARACTERS = 256
+RECORDED_POLICIES = 10
+"""Of a tool's name, and of the policies that refuse it, that a record holds."""
+
+GATEWAY_SCOPES = (Scope.READ_TOOLS, Scope.INVOKE_TOOLS)
+
+
+class Admission:
+    """Lets a request in, or says why not.
+
+    Args:
+        routes: The servers that can be called now.
+        authenticate: Finds out who calls.
+        refusals: Takes note of what known callers were refused.
+        base_url: The address clients use; refusals point below it.
+        admin_uses_private: Whether administrators may use others' private servers.
+    """
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        authenticate: Authenticate,
+        *,
+        refusals: Refusals,
+        base_url: str,
+        admin_uses_private: bool,
+    ) -> None:
+        self._routes = routes
+        self._authenticate = authenticate
+        self._refusals = refusals
+        self._base_url = base_url
+        self._admin_uses_private = admin_uses_private
+
+    async def identify(self, exchange: GatewayRequest) -> UserContext:
+        """Return the caller, of whom nothing is known but what the headers say.
+
+        Comes before the body is read: strangers have nothing parsed.
+
+        Raises:
+            Unauthorized: No acceptable token.
+        """
+        authorization = exchange.headers.get("authorization")
+        user = self._authenticate.cached(authorization) if authorization else None
+        if user is None:
+            user = await self._verified(authorization)
+        exchange.user = user
+        return user
+
+    def admit(
+        self,
+        exchange: GatewayRequest,
+        user: UserContext,
+        needed: Scope,
+        *,
+        is_for_stream: bool = False,
+    ) -> Route:
+        """Return the route that the caller may use, and note it in *exchange*.
+
+        Args:
+            exchange: The request.
+            user: Who calls.
+            needed: What the token must allow.
+            is_for_stream: Whether it is a message for an open stream of the HTTP+SSE transport,
+                which becomes a request of its own unless the server speaks that transport too.
+
+        Raises:
+            InsufficientScope: The token does not allow *needed*.
+            NotServing: It cannot be told now which servers exist.
+            ServerUnknown: There is no such server, or not for this caller.
+        """
+        self.admit_caller(exchange, user, needed)
+        route = self._admit_to(exchange, user, self._routes.route(exchange.slug, user.tenant_id))
+        if not is_for_stream or route.transport is Transport.SSE:
+            self.note_use(exchange, user, route)
+        exchange.served_by(route)
+        return route
+
+    def admit_caller(self, exchange: GatewayRequest, user: UserContext, needed: Scope) -> None:
+        """Check that *user* may do *needed* to whatever they may see.
+
+        Raises:
+            InsufficientScope: The token does not allow *needed*.
+            NotServing: It cannot be told now which servers exist.
+        """
+        if user.lacks(needed):
+            # All that the gateway ever asks for, or clients would have to come back for the rest.
+            error = InsufficientScopeError(GATEWAY_SCOPES)
+            self._note(exchange, user, None, error.message)
+            raise challenged(error)
+        if not self._routes.is_fresh():
+            raise NotServing("The gateway has lost touch with its database; try again soon.")
+
+    def route_of(self, user: UserContext, slug: str, server_id: str) -> Route:
+        """Return a route that *user* was led to before, if they may still use it.
+
+        Raises:
+            ServerUnknown: They may not, or it is another server now.
+        """
+        route = self._routes.route(slug, user.tenant_id)
+        if route is None or route.server_id != server_id:
+            raise ServerUnknown
+        seen = self.seen(user, route)
+        if seen is None:
+            raise ServerUnknown
+        return seen
+
+    def seen(self, user: UserContext, route: Route) -> Route | None:
+        """Return the server as *user* may use it; None when it does not exist for them."""
+        if not self._decide(user, route).allowed:
+            return None
+        return route if route.policies is None else route.policies.seen_by(user)
+
+    def remembered(self, authorization: str) -> UserContext | None:
+        """Return the caller of a request with this header, if known without any I/O."""
+        return self._authenticate.cached(authorization)
+
+    def holds(self, authorization: str) -> bool:
+        """Whether a token that was let in has neither expired nor been forgotten meanwhile."""
+        return self._authenticate.holds(authorization)
+
+    def view(self, user: UserContext) -> CatalogueView:
+        """Return what of the combined server *user* may see."""
+        return self._routes.catalogue.view(user, admin_uses_private=self._admin_uses_private)
+
+    def _admit_to(self, exchange: GatewayRequest, user: UserContext, route: Route | None) -> Route:
+        if route is None:
+            raise ServerUnknown
+        decision = self._decide(user, route)
+        if not decision.allowed:
+            self._note(exchange, user, route.server_id, decision.rule)
+            raise ServerUnknown
+        return route if route.policies is None else route.policies.seen_by(user)
+
+    def note_use(self, exchange: GatewayRequest, user: UserContext, route: Route) -> None:
+        """Record that an administrator uses, as one, what is private to others; once a request."""
+        if not user.is_admin or route.facts.is_shared:
+            return
+        if self._decide(user, route).rule is not AccessRule.ADMINISTRATOR:
+            return
+        before = exchange.route
+        if before is not None and before.server_id == route.server_id:
+            return
+        used: JsonObject = {"method": exchange.method}
+        name = exchange.params.get("name")
+        if isinstance(name, str):
+            used["name"] = name[:RECORDED_CHARACTERS]
+        self._note(
+            exchange, user, route.server_id, AccessRule.ADMINISTRATOR, AuditOutcome.SUCCESS, used
+        )
+
+    def _decide(self, user: UserContext, route: Route) -> AccessDecision:
+        return decide_use(user, route.facts, admin_uses_private=self._admin_uses_private)
+
+    def note_hidden(self, exchange: GatewayRequest, user: UserContext, name: str) -> None:
+        """Record that a caller asked the combined server for something of a server hidden to them.
+
+        Args:
+            exchange: The request.
+            user: Who asked.
+            name: Of the tool or prompt.
+        """
+        member = self._routes.catalogue.member(name.partition(SEPARATOR)[0], user.tenant_id)
+        if member is not None:
+            decision = self._decide(user, member.route)
+            if not decision.allowed:
+                self._note(exchange, user, member.route.server_id, decision.rule)
+
+    def unknown_tool(
+        self, exchange: GatewayRequest, name: str, blocked: BlockedTool | None
+    ) -> ToolUnknown:
+        """Return the refusal of a tool that is not there for the caller.
+
+        It says the same whether there is none or policies refuse it; the latter is recorded.
+
+        Args:
+            exchange: The request.
+            name: What the client calls the tool.
+            blocked: The tool that policies refuse, if so.
+        """
+        user = exchange.user
+        if blocked is None or user is None:
+            return ToolUnknown(name)
+        exchange.served_by(blocked.route)
+        exchange.tool = blocked.name
+        tool = blocked.name[:RECORDED_CHARACTERS]
+        why = blocking(user, blocked.rule)
+        ids = [policy.id for policy in deciding(user, blocked.rule)[:RECORDED_POLICIES]]
+        self._note(
+            exchange,
+            user,
+            blocked.route.server_id,
+            f"tool {tool}: {why}",
+            changes={"tool": tool, "policies": [*ids]},
+        )
+        return ToolDenied(name)
+
+    def _note(
+        self,
+        exchange: GatewayRequest,
+        user: UserContext,
+        server_id: str | None,
+        reason: str,
+        outcome: AuditOutcome = AuditOutcome.DENIED,
+        changes: JsonObject | None = None,
+    ) -> None:
+        client = exchange.scope.get("client")
+        event = AuditEvent(
+            AuditAction.CALL,
+            EntityType.SERVER,
+            server_id,
+            changes or {},
+            outcome=outcome,
+            reason=reason,
+        )
+        origin = UrlOrigin(None, str(client[0]) if client else None)
+        self._refusals.note_later(user, event, origin)
+
+    async def _verified(self, authorization: str | None) -> UserContext:
+        try:
+            return await self._authenticate.authenticate(authorization)
+        except UnauthorizedError as exc:
+            raise challenged(exc) from None

@@ -1,0 +1,127 @@
+"""Ends of client sessions, told to all workers and, through the database, to all replicas.
+
+A session id is sealed, so that every replica serves it and none stores it: without being told,
+they would serve one that its client has ended until it expires. What is written holds all that
+others need, so that whoever hears of it by the change stream reads nothing. Requests never look
+here: each worker's seal knows what has ended (`registry.gateway.edge.session_seal`).
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+import orjson
+import structlog
+
+from packages.database.client import Database
+from packages.database.errors import DatabaseUnavailable, translates_driver_errors
+from packages.models.sessions import EndedSession
+from registry.core.clock import Clock
+from registry.gateway.edge.session_seal import MAX_ENDED, is_session_name
+from registry.gateway.ports import Peers
+
+log = structlog.get_logger()
+
+WRITE_SECONDS = 2.0
+"""How long the end of a session waits for the database."""
+
+NAMES_AT_ONCE = 1_000
+"""Names that are taken note of before calls go on."""
+
+SessionEnded: TypeAlias = Callable[[str, str | None], None]
+"""Takes the name of an ended session, and its nonce where the gateway is its server."""
+
+
+@translates_driver_errors
+class EndedSessionRepository:
+    """Writes and reads `ended_sessions`."""
+
+    def __init__(self, database: Database) -> None:
+        self._ended = database.collection(EndedSession.Settings.name)
+
+    async def write(self, key: str, ended_at: datetime, expires_at: datetime) -> None:
+        """Write that a session has ended."""
+        await self._ended.update_one(
+            {"_id": key},
+            {"$setOnInsert": {"ended_at": ended_at, "expires_at": expires_at}},
+            upsert=True,
+        )
+
+    async def latest(self, now: datetime, limit: int) -> list[str]:
+        """Return those that ended last and would not have expired by now."""
+        rows = self._ended.find(
+            {"expires_at": {"$gt": now}}, {"_id": 1}, sort=[("expires_at", -1)], limit=limit
+        )
+        return [str(row["_id"]) async for row in rows]
+
+
+class EndedSessions:
+    """Tells of sessions that clients have ended, and hears of them.
+
+    Args:
+        peers: The other workers.
+        repository: Reaches the other replicas; None where there are none.
+        lifetime: How long a session lasts at most.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        repository: EndedSessionRepository | None,
+        *,
+        lifetime: timedelta,
+        clock: Clock,
+    ) -> None:
+        self._peers = peers
+        self._repository = repository
+        self._lifetime = lifetime
+        self._clock = clock
+        self._listeners: list[SessionEnded] = []
+
+    def listen(self, listener: SessionEnded) -> None:
+        """Call *listener* with each session that has ended in another replica."""
+        self._listeners.append(listener)
+
+    async def tell(self, name: str, nonce: str | None = None) -> None:
+        """Tell all workers and replicas of a session that has ended here.
+
+        Without the database, other replicas serve it until it expires; that is logged.
+        """
+        told = {"kind": "ended", "session": nonce, "name": name}
+        await self._peers.tell_all(orjson.dumps(told))
+        if self._repository is None:
+            return
+        now = self._clock.now()
+        key = name if nonce is None else f"{name}:{nonce}"
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._repository.write(key, now, now + self._lifetime)
+        except (DatabaseUnavailable, TimeoutError) as exc:
+            log.warning("session_end_not_written", error=type(exc).__name__)
+
+    async def heard(self, keys: Collection[str]) -> None:
+        """Take note of what was written; an empty key stands for what is not known.
+
+        Raises:
+            DatabaseUnavailable: That cannot be read.
+        """
+        for key in keys:
+            if key:
+                self._take(key)
+        if "" not in keys or self._repository is None:
+            return
+        latest = await self._repository.latest(self._clock.now(), MAX_ENDED)
+        # The latest last, for the seal forgets the first.
+        for number, key in enumerate(reversed(latest)):
+            self._take(key)
+            if number % NAMES_AT_ONCE == 0:
+                await self._clock.sleep(0)
+
+    def _take(self, key: str) -> None:
+        name, _, nonce = key.partition(":")
+        if not is_session_name(name):
+            log.warning("ended_session_unreadable", session=key[:64])
+            return
+        for listener in self._listeners:
+            listener(name, nonce or None)

@@ -1,0 +1,103 @@
+"""Render refusals and the application's own errors as JSON-RPC. Pure."""
+
+from collections.abc import Mapping
+
+import orjson
+
+from packages.database.errors import DatabaseUnavailable
+from registry.auth.errors import InsufficientScopeError, UnauthorizedError, challenge
+from registry.core.errors import ErrorKind, RegistryError
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.errors import (
+    InsufficientScope,
+    InternalFailure,
+    NotServing,
+    Refusal,
+    Unauthorized,
+    UpstreamFailed,
+    UserKeyNeeded,
+)
+from registry.gateway.protocol.envelope import RequestId
+from registry.servers.errors import UserKeyMissingError
+
+ERROR_META_KEY = "mcp-gateway-registry/error"
+"""Member of `_meta` of a failed result that the gateway made: what an error's `data` says."""
+
+
+def challenged(error: UnauthorizedError | InsufficientScopeError) -> Refusal:
+    """Return the refusal with the `WWW-Authenticate` header."""
+    kind = InsufficientScope if isinstance(error, InsufficientScopeError) else Unauthorized
+    headers = [(b"www-authenticate", (challenge(error) or "").encode())]
+    return kind(error.message, facts=error.facts, headers=headers)
+
+
+def refusal_for(error: Exception) -> Refusal:
+    """Return the refusal for a failure that another part of the application reported."""
+    match error:
+        case UserKeyMissingError():
+            return UserKeyNeeded(error.message)
+        case RegistryError(kind=ErrorKind.UNAVAILABLE):
+            return NotServing(error.message)
+        case RegistryError(kind=ErrorKind.UPSTREAM | ErrorKind.INVALID):
+            return UpstreamFailed(error.message)
+        case DatabaseUnavailable():
+            return NotServing("The database is not available; try again in a moment.")
+        case _:
+            return InternalFailure()
+
+
+def status_of(exchange: GatewayRequest, refusal: Refusal) -> int:
+    """Return the HTTP status of a refusal.
+
+    The Python SDK 1.x ends the whole session on an HTTP error. So what was understood, in the era
+    that has sessions, is answered 200, its failure inside; docs/decisions/0029-errors-inside.md.
+    """
+    return 200 if exchange.is_answered_inside and not refusal.is_of_http else refusal.http_status
+
+
+def refusal_body(exchange: GatewayRequest, refusal: Refusal) -> bytes:
+    """Return the answer to a request that is refused: an error, or a tool's failed result."""
+    request_id = exchange.request_id
+    is_result = refusal.is_for_model and exchange.method == "tools/call"
+    if not exchange.is_answered_inside or not is_result or request_id is None:
+        return error_body(refusal, request_id, exchange.trace_id)
+    error = {"code": refusal.rpc_code, **_facts(refusal, exchange.trace_id)}
+    told = {
+        "content": [{"type": "text", "text": refusal.message}],
+        "isError": True,
+        "_meta": {ERROR_META_KEY: error},
+    }
+    return result_body(told, request_id)
+
+
+def error_body(
+    refusal: Refusal, request_id: RequestId | None, trace_id: str | None = None
+) -> bytes:
+    """Return the JSON-RPC error object's text.
+
+    Args:
+        refusal: What the caller is told.
+        request_id: Of the request; None when it is not known.
+        trace_id: By which logs and records can be found.
+    """
+    return orjson.dumps(
+        {
+            "jsonrpc": "2.0",
+            "id": request_id,
+            "error": {
+                "code": refusal.rpc_code,
+                "message": refusal.message,
+                "data": _facts(refusal, trace_id),
+            },
+        }
+    )
+
+
+def _facts(refusal: Refusal, trace_id: str | None) -> dict[str, object]:
+    traced = {} if trace_id is None else {"trace_id": trace_id}
+    return {"error": refusal.error, **refusal.facts, **traced}
+
+
+def result_body(result: Mapping[str, object], request_id: RequestId) -> bytes:
+    """Return the JSON-RPC result object's text."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})

@@ -1,0 +1,222 @@
+"""One request in progress, and how its body is read."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from registry.auth.identity import UserContext
+from registry.core.asgi import declares_more, given_body
+from registry.gateway.errors import BodyTooLarge, BodyTooSlow, CallOutcome, NotAcceptable, NotJson
+from registry.gateway.protocol.envelope import RequestId
+from registry.gateway.protocol.headers import Headers
+from registry.gateway.protocol.trace_context import TraceContext
+from registry.gateway.transport.call_watch import CallWatch, ClientGone, LatencyWatcher
+from registry.gateway.transport.forwarder import ClientChannel, StreamTermination
+from registry.gateway.values import NO_SERVER, Route
+from registry.upstream.loops import Instance
+
+JSON = "application/json"
+
+
+class CallSpans(Protocol):
+    """The spans of one request."""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace they belong to: 32 hexadecimal characters."""
+
+    def forwarding(self, exchange: "GatewayRequest") -> None:
+        """Begin the span of what is asked of the upstream; the headers name it from now on."""
+
+    def end(self, exchange: "GatewayRequest", outcome: CallOutcome) -> None:
+        """End them."""
+
+
+class GatewayRequest:
+    """What is known so far of one request; each step of the endpoint adds to it.
+
+    Attributes:
+        slug: The part of the path after `/mcp/`.
+        server: The route's slug once it is known to exist, for logs.
+        label: Stands for that server in metrics.
+        method: JSON-RPC method, `response`, or the HTTP method, for metrics.
+        request_id: Goes into a refusal.
+        params: Of the JSON-RPC message, as the client sent them.
+        client: Where the answer goes.
+        farewell: Watches a stream that ends with a message of its own.
+        user: Who called, once that is known, for records.
+        route: The server, once it is known that the caller may use it, for records.
+        target: Tool, prompt or resource as the client names it, for records.
+        tool: The tool, once it is known to be served; a label of metrics.
+        began_at: Monotonic seconds.
+        decided_at: When it was allowed and about to go upstream; 0 until then.
+        request_bytes: Length of the body.
+        error_code: Of the JSON-RPC error that it is answered with; 0 without one.
+        trace: The trace that the client says it belongs to.
+        spans: Made of it when there is tracing.
+        lists_to: Marks what is listed to another gateway; None for all other clients.
+        is_answered_inside: Whether a failure is told within the JSON-RPC answer, whose HTTP status
+            is 200: that of a request of the handshake's era that was understood.
+        may_repeat: Whether the tool that is called says that a second call changes nothing.
+    """
+
+    __slots__ = (
+        "began_at",
+        "client",
+        "decided_at",
+        "error_code",
+        "farewell",
+        "headers",
+        "is_answered_inside",
+        "is_modern",
+        "label",
+        "lists_to",
+        "may_repeat",
+        "method",
+        "outcome",
+        "params",
+        "request_bytes",
+        "request_id",
+        "route",
+        "scope",
+        "server",
+        "slug",
+        "spans",
+        "target",
+        "tool",
+        "trace",
+        "user",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.client = ClientChannel(receive, send)
+        self.slug: str = scope["path"][5:].rstrip("/")
+        self.headers: Headers = {}
+        self.server = NO_SERVER
+        self.label = NO_SERVER
+        self.method: str = scope["method"]
+        self.request_id: RequestId | None = None
+        self.is_modern = False
+        self.is_answered_inside = False
+        self.may_repeat = False
+        self.lists_to: Instance | None = None
+        self.outcome = CallOutcome.OK
+        self.farewell: StreamTermination | None = None
+        self.params: Mapping[str, Any] = {}
+        self.user: UserContext | None = None
+        self.route: Route | None = None
+        self.target: str | None = None
+        self.tool: str | None = None
+        self.began_at = 0.0
+        self.decided_at = 0.0
+        self.request_bytes = 0
+        self.error_code = 0
+        self.trace: TraceContext | None = None
+        self.spans: CallSpans | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """Return the trace that the request belongs to, its client's or a new one."""
+        if self.spans is not None:
+            return self.spans.trace_id
+        return None if self.trace is None else self.trace.trace_id
+
+    def served_by(self, route: Route) -> None:
+        """Note which server answers, for logs, metrics and records."""
+        self.route = route
+        self.server = route.slug
+        self.label = route.label
+
+    async def answer(
+        self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        """Send a whole JSON answer."""
+        await self.client.answer(
+            status,
+            [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                *headers,
+            ],
+            body,
+        )
+
+    async def answer_empty(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send an answer without a body."""
+        await self.client.start(status, headers)
+        await self.client.send({"type": "http.response.body", "body": b""})
+
+    async def read_body(
+        self, latency_watcher: LatencyWatcher, max_body_bytes: int, max_seconds: float
+    ) -> bytes | bytearray:
+        """Return the request's body.
+
+        Raises:
+            BodyTooLarge: It is, or is declared to be, over the limit.
+            BodyTooSlow: It takes longer than *max_seconds*.
+            ClientGone: The client broke off.
+        """
+        declared = self.headers.get("content-length", "0")
+        if declares_more(declared, max_body_bytes):
+            raise BodyTooLarge(max_body_bytes)
+        whole = given_body(self.scope)
+        if whole is not None:
+            # It came with its head, so there is nothing to wait for.
+            if len(whole) > max_body_bytes:
+                raise BodyTooLarge(max_body_bytes)
+            self.request_bytes = len(whole)
+            return whole
+        try:
+            with CallWatch(latency_watcher, None, max_seconds):
+                body = await self._read(max_body_bytes)
+        except TimeoutError:
+            raise BodyTooSlow from None
+        self.request_bytes = len(body)
+        return body
+
+    async def _read(self, max_body_bytes: int) -> bytes | bytearray:
+        message = await self.client.receive()
+        body: bytes | bytearray = message.get("body", b"")
+        if message.get("more_body"):
+            body = bytearray(body)
+            while message.get("more_body"):
+                if len(body) > max_body_bytes:
+                    raise BodyTooLarge(max_body_bytes)
+                message = await self.client.receive()
+                body += message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        if len(body) > max_body_bytes:
+            raise BodyTooLarge(max_body_bytes)
+        return body
+
+
+def _is_utf8_json(content_type: str) -> bool:
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    # JSON is UTF-8 (RFC 8259); what says otherwise would be read in two ways.
+    return kind == JSON and all(
+        not parameter.startswith("charset") or parameter.replace('"', "") == "charset=utf-8"
+        for parameter in parameters
+    )
+
+
+def check_media(headers: Headers) -> None:
+    """Check that the client sends JSON and takes what servers answer.
+
+    Plain JSON only: browsers may send other types across origins without asking first.
+
+    Raises:
+        NotJson: It sends something else.
+        NotAcceptable: It takes something else.
+    """
+    content_type = headers.get("content-type", "")
+    if (
+        not (content_type == JSON or _is_utf8_json(content_type))
+        or headers.get("content-encoding", "identity").lower() != "identity"
+    ):
+        raise NotJson
+    accept = headers.get("accept")
+    if accept and JSON not in accept and "*/*" not in accept and "application/*" not in accept:
+        raise NotAcceptable

@@ -1,0 +1,1 @@
+"""Streams on which clients are notified, and where the notifications come from."""

@@ -1,0 +1,102 @@
+"""The feeds that one stream of a client listens to, and what the client calls their resources."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from multidict import CIMultiDict
+
+from registry.gateway.client.sessions import SessionOwner
+from registry.gateway.notifications.feed import Feed
+from registry.gateway.notifications.feeds import FeedKey, Feeds, feed_key
+from registry.gateway.values import Route
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What a client wants to hear of one server.
+
+    Attributes:
+        publics: Resources as the server names them, and what the client calls each.
+    """
+
+    route: Route
+    credentials: CIMultiDict[str] = field(repr=False)
+    owner: SessionOwner
+    capabilities: Mapping[str, Any]
+    publics: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def feed_key(self) -> FeedKey:
+        """Return what tells the feed apart that this is heard on."""
+        return feed_key(self.route, self.credentials, self.owner, self.capabilities)
+
+    def add(self, uri: str, public: str) -> None:
+        """Want to hear of *uri*."""
+        self.publics.setdefault(uri, []).append(public)
+
+
+class _Attachment:
+    """Listens to one feed for one stream."""
+
+    __slots__ = ("_publics", "_tell", "feed")
+
+    def __init__(self, feed: Feed, tell: Callable[[str], None]) -> None:
+        self.feed = feed
+        self._tell = tell
+        self._publics: Mapping[str, list[str]] = {}
+
+    def resource_updated(self, subscribed: str, uri: str) -> None:
+        below = uri[len(subscribed) :]
+        for public in self._publics.get(subscribed, ()):
+            self._tell(public + below)
+
+    def follow(self, feeds: Feeds, publics: Mapping[str, list[str]]) -> None:
+        former, self._publics = self._publics, publics
+        feeds.listen(self.feed, publics.keys() - former.keys(), self)
+        feeds.leave(self.feed, former.keys() - publics.keys(), self)
+
+
+class Attachments:
+    """What one stream listens to.
+
+    Args:
+        feeds: The feeds of this worker.
+        tell: Told of each change of a resource, by the client's name for it.
+
+    Attributes:
+        lock: To be held while it is found out what is wanted, and until that is told here.
+    """
+
+    __slots__ = ("_attached", "_feeds", "_is_closed", "_tell", "lock")
+
+    def __init__(self, feeds: Feeds, tell: Callable[[str], None]) -> None:
+        self._feeds = feeds
+        self._tell = tell
+        self._attached: dict[FeedKey, _Attachment] = {}
+        self._is_closed = False
+        self.lock = asyncio.Lock()
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """Return the feeds that are listened to."""
+        return [one.feed for one in self._attached.values()]
+
+    def replace(self, wanted: Mapping[FeedKey, Wanted]) -> None:
+        """Listen to exactly what is *wanted*."""
+        if self._is_closed:
+            return
+        for key, one in wanted.items():
+            attachment = self._attached.get(key)
+            if attachment is None:
+                feed = self._feeds.feed(one.route, one.credentials, one.owner, one.capabilities)
+                attachment = self._attached[key] = _Attachment(feed, self._tell)
+            attachment.follow(self._feeds, one.publics)
+        for key in [key for key in self._attached if key not in wanted]:
+            self._attached.pop(key).follow(self._feeds, {})
+
+    def close(self) -> None:
+        """Listen to nothing, now or later."""
+        self.replace({})
+        self._is_closed = True

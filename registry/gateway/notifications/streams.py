@@ -1,0 +1,674 @@
+"""Streams that stay open where the gateway itself is the server: what changes is told there.
+
+All streams of this worker share two tasks: one follows changes of the gateway's view, one looks
+every few seconds at what changes without a word: tokens that expire, streams that were silent for
+long, clients that do not read. A stream itself costs what its connection does, and the task that
+waits for its client to leave.
+
+A stream that opens in a session ends the one that was there before, in whichever worker: each
+message is told on one of them, and a client that opens another has lost the former, as a rule.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import orjson
+import structlog
+from multidict import CIMultiDict
+
+from packages.database.errors import DatabaseUnavailable
+from registry.auth.identity import Scope, UserContext
+from registry.core.background_tasks import BackgroundTasks
+from registry.core.clock import Clock
+from registry.core.drain import Drain
+from registry.core.errors import RegistryError
+from registry.core.json import JsonObject
+from registry.gateway.client.sessions import SessionOwner
+from registry.gateway.edge.admission import Admission
+from registry.gateway.edge.client_sessions import ClientContext
+from registry.gateway.edge.reply import STREAM_HEADERS
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.edge.session_states import (
+    MAX_SUBSCRIPTIONS,
+    MAX_URI_CHARACTERS,
+    SessionStates,
+)
+from registry.gateway.errors import (
+    InvalidParams,
+    InvalidRequest,
+    NotAcceptable,
+    NotServing,
+    Refusal,
+)
+from registry.gateway.notifications.attachments import Attachments, Wanted
+from registry.gateway.notifications.buffer import NotificationBuffer
+from registry.gateway.notifications.feed import Feed
+from registry.gateway.notifications.feeds import FeedKey, Feeds
+from registry.gateway.notifications.stream_limits import ClientStreamLimit
+from registry.gateway.ports import Peers, RouteTable
+from registry.gateway.protocol.envelope import Envelope
+from registry.gateway.protocol.headers import CONVERSATION_HEADER
+from registry.gateway.transport.call_watch import CallWatch, ClientGone, LatencyWatcher
+from registry.gateway.transport.forwarder import EVENT_STREAM
+from registry.gateway.values import Route, may_tell_of_lists, may_tell_of_resources
+from registry.gateway.view.catalogue import Catalogue
+from registry.gateway.view.differences import (
+    ALL_LISTS,
+    PROMPTS,
+    RESOURCES,
+    TOOLS,
+    RouteChange,
+    changed_lists,
+    changed_views,
+    differences,
+    seen_changes,
+)
+from registry.gateway.view.offering import CombinedOffering, Offering, SingleOffering
+from registry.servers.values import Era, Transport
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 5.0
+"""How often is looked at what changes without a word; a stream may outlive its token by this."""
+
+QUIET_SECONDS = 14.0
+"""A stream that was silent for longer gets a comment at the next look: every 15 to 20 seconds."""
+
+UNREAD_SECONDS = 30.0
+"""How long a client may read nothing before its stream is cut."""
+
+SETTLE_SECONDS = 1.5
+"""How long a subscription waits for the server to know of it; below what peers are waited for."""
+
+LARGEST_SHARE = 0.25
+LONGEST_REST_SECONDS = 0.5
+"""Following changes takes at most this share of the time; many changes are looked at as one."""
+
+LOOKED_UP_AT_ONCE = 20
+"""Callers that are looked up in the database side by side."""
+
+CLIENTS_AT_A_TIME = 100
+"""Clients whose views are compared before anything else gets its turn."""
+
+LISTS: Mapping[str, int] = {
+    "toolsListChanged": TOOLS,
+    "promptsListChanged": PROMPTS,
+    "resourcesListChanged": RESOURCES,
+}
+RESOURCE_SUBSCRIPTIONS = "resourceSubscriptions"
+
+CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
+"""Returns the stored headers for a caller; raises a Refusal when they cannot be used."""
+
+SAID = b"said"
+
+
+class Stream:
+    """One open stream.
+
+    Args:
+        era: Of its client.
+        route: The one server it is about; None for all together.
+        uris: The resources it is told of, as its client names them.
+        nonce: Of its session; None in the stateless era.
+        capabilities: Of its client.
+        opened_at: Monotonic time, the same in all workers of a machine.
+
+    Attributes:
+        attachments: What it listens to; made when there is anything.
+        must_attach: Whether that is to be found out again.
+        may_attach_later: Whether it will be something else without any notice.
+        active_at: When something was last sent, or begun to be.
+        is_sending: Whether its client has yet to take something.
+    """
+
+    __slots__ = (
+        "active_at",
+        "attachments",
+        "buffer",
+        "capabilities",
+        "era",
+        "exchange",
+        "is_sending",
+        "may_attach_later",
+        "must_attach",
+        "nonce",
+        "opened_at",
+        "route",
+        "uris",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        exchange: GatewayRequest,
+        buffer: NotificationBuffer,
+        watch: CallWatch,
+        *,
+        era: Era,
+        route: Route | None,
+        uris: Sequence[str],
+        nonce: str | None,
+        capabilities: Mapping[str, Any],
+        opened_at: float,
+    ) -> None:
+        self.exchange = exchange
+        self.buffer = buffer
+        self.watch = watch
+        self.era = era
+        self.route = route
+        self.uris = uris
+        self.nonce = nonce
+        self.capabilities = capabilities
+        self.opened_at = self.active_at = opened_at
+        self.attachments: Attachments | None = None
+        self.must_attach = bool(uris)
+        self.may_attach_later = False
+        self.is_sending = False
+
+    def attach_again(self) -> None:
+        """Have it found out again what is listened to, if anything is."""
+        if self.uris:
+            self.must_attach = True
+            self.buffer.wake()
+
+
+class _Client:
+    """All streams that were opened with the same Authorization header."""
+
+    __slots__ = ("streams", "user")
+
+    def __init__(self, user: UserContext) -> None:
+        self.user = user
+        self.streams: dict[Stream, None] = {}
+
+
+class NotificationStreams:
+    """Serves the standing streams of clients that the gateway itself is the server of.
+
+    Args:
+        states: What clients subscribed to in their sessions.
+        feeds: Where changes of resources are heard of.
+        room: Bounds the streams.
+        drain: Says when all streams are to end.
+        most_watched: Servers that are listened to for changed lists while streams are open.
+    """
+
+    def __init__(  # noqa: PLR0913 - collaborators, by keyword
+        self,
+        admission: Admission,
+        routes: RouteTable,
+        states: SessionStates,
+        feeds: Feeds,
+        *,
+        room: ClientStreamLimit,
+        credentials_of: CredentialsOf,
+        latency_watcher: LatencyWatcher,
+        peers: Peers,
+        background_tasks: BackgroundTasks,
+        clock: Clock,
+        drain: Drain,
+        most_watched: int,
+    ) -> None:
+        self._admission = admission
+        self._routes = routes
+        self._states = states
+        self._feeds = feeds
+        self._room = room
+        self._credentials_of = credentials_of
+        self._latency_watcher = latency_watcher
+        self._peers = peers
+        self._background_tasks = background_tasks
+        self._clock = clock
+        self._drain = drain
+        self._clients: dict[str, _Client] = {}
+        self._most_watched = most_watched
+        # Open streams by the id of the server that they are about; None for all together.
+        self._about: Counter[str | None] = Counter()
+        self._sessions: dict[str, Stream] = {}
+        self._seen: Catalogue | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def stream(
+        self, exchange: GatewayRequest, caller: ClientContext, offering: Offering
+    ) -> None:
+        """Serve the GET stream of a client of the handshake's era.
+
+        Raises:
+            Refusal: It cannot be opened, or its caller may not have it any more.
+            ClientGone: There is nobody left to tell.
+        """
+        accept = exchange.headers.get("accept")
+        if accept and EVENT_STREAM not in accept and "*/*" not in accept:
+            raise NotAcceptable
+        if caller.session is None:
+            raise InvalidRequest("A stream needs a session; send initialize first.")
+        nonce = caller.session.nonce
+        uris = self._states.subscriptions(nonce)
+        buffer = NotificationBuffer(ALL_LISTS)
+        async with self._opened(exchange, caller, offering, buffer, uris, nonce) as stream:
+            await self._take_over(stream, nonce)
+            await self._speak(stream)
+
+    async def listen(
+        self,
+        exchange: GatewayRequest,
+        caller: ClientContext,
+        offering: Offering,
+        envelope: Envelope,
+    ) -> None:
+        """Serve `subscriptions/listen` of a client of the stateless era.
+
+        Raises:
+            Refusal: It cannot be opened, or its caller may not have it any more.
+            ClientGone: There is nobody left to tell.
+        """
+        honoured = _honoured(offering, envelope.params.get("notifications"))
+        uris = honoured.uris
+        buffer = NotificationBuffer(honoured.lists, exchange.request_id)
+        async with self._opened(exchange, caller, offering, buffer, uris, None) as stream:
+            owners = (offering.resource(uri) for uri in uris)
+            for route in {one.route.server_id: one.route for one in owners if one}.values():
+                self._admission.note_use(exchange, caller.user, route)
+            if uris:
+                # What is acknowledged is told from then on.
+                stream.must_attach = False
+                await _settled(await self._attach(stream))
+            await self._send(stream, buffer.acknowledgement(honoured.members()))
+            await self._speak(stream)
+
+    async def session_changed(self, nonce: str) -> None:
+        """Follow what a session subscribed to; its servers know soon after this returns."""
+        stream = self._sessions.get(nonce)
+        if stream is not None:
+            stream.uris = self._states.subscriptions(nonce)
+            await _settled(await self._attach(stream))
+
+    async def say(self, nonce: str, raw: bytes) -> bool:
+        """Say something of a server's on the stream of a session, in whichever worker it is.
+
+        Returns:
+            Whether there is a stream.
+        """
+        if self.say_here(nonce, raw):
+            return True
+        told = {"kind": "say", "session": nonce, "raw": raw.decode()}
+        return SAID in await self._peers.tell_all(orjson.dumps(told))
+
+    def say_here(self, nonce: str, raw: bytes) -> bool:
+        """Say something of a server's on the stream of a session, if that is in this worker."""
+        stream = self._sessions.get(nonce)
+        return stream is not None and stream.buffer.say(raw)
+
+    def session_ended(self, nonce: str) -> None:
+        """End the stream of a session that has ended."""
+        stream = self._sessions.get(nonce)
+        if stream is not None:
+            stream.buffer.close()
+
+    def superseded(self, nonce: str, opened_at: float) -> None:
+        """End the stream of a session that has a newer one in another worker."""
+        stream = self._sessions.get(nonce)
+        if stream is not None and stream.opened_at < opened_at:
+            stream.buffer.close()
+
+    @asynccontextmanager
+    async def _opened(
+        self,
+        exchange: GatewayRequest,
+        caller: ClientContext,
+        offering: Offering,
+        buffer: NotificationBuffer,
+        uris: Sequence[str],
+        nonce: str | None,
+    ) -> AsyncIterator[Stream]:
+        if self._drain.has_begun:
+            raise NotServing("The gateway is being shut down; try again.")
+        client = exchange.client
+        with (
+            self._room.hold(caller.user.principal),
+            CallWatch(self._latency_watcher, client.receive, None) as watch,
+        ):
+            stream = Stream(
+                exchange,
+                buffer,
+                watch,
+                era=caller.era,
+                route=offering.only,
+                uris=uris,
+                nonce=nonce,
+                capabilities=caller.capabilities,
+                opened_at=self._clock.monotonic(),
+            )
+            self._enter(stream, caller.user)
+            try:
+                await client.start(200, list(STREAM_HEADERS), is_event_stream=True)
+                # ASGI servers may keep the head back until there is some body.
+                await self._send(stream, b"")
+                yield stream
+                await client.send({"type": "http.response.body", "body": buffer.last_words()})
+            finally:
+                self._leave(stream)
+
+    def _enter(self, stream: Stream, user: UserContext) -> None:
+        if not self._clients:
+            self._seen = self._routes.catalogue
+            self._tasks = [
+                self._background_tasks.start(self._follow()),
+                self._background_tasks.start(self._look_after()),
+            ]
+        key = _key(stream)
+        client = self._clients.get(key)
+        if client is None:
+            client = self._clients[key] = _Client(user)
+        client.streams[stream] = None
+        self._about[_about(stream)] += 1
+        if self._about[_about(stream)] == 1:
+            self._watch()
+        if stream.nonce is not None:
+            former = self._sessions.get(stream.nonce)
+            self._sessions[stream.nonce] = stream
+            if former is not None:
+                former.buffer.close()
+
+    def _leave(self, stream: Stream) -> None:
+        key = _key(stream)
+        client = self._clients[key]
+        del client.streams[stream]
+        if not client.streams:
+            del self._clients[key]
+        if stream.nonce is not None and self._sessions.get(stream.nonce) is stream:
+            del self._sessions[stream.nonce]
+        if stream.attachments is not None:
+            stream.attachments.close()
+        self._about[_about(stream)] -= 1
+        if not self._about[_about(stream)]:
+            del self._about[_about(stream)]
+            self._watch()
+        if not self._clients:
+            self._seen = None
+            for task in self._tasks:
+                task.cancel()
+
+    def _watch(self) -> None:
+        """Have those servers listened to whose changed lists somebody here is to hear of."""
+        all_routes = (member.route for member in self._routes.catalogue.by_server.values())
+        may_be = (
+            route
+            for route in all_routes
+            if (None in self._about or route.server_id in self._about) and _can_be_watched(route)
+        )
+        self._feeds.watch({route.server_id: route for route in islice(may_be, self._most_watched)})
+
+    async def _take_over(self, stream: Stream, nonce: str) -> None:
+        """Have other workers end an older stream, and say what they know of the session."""
+        told = {"kind": "standing", "session": nonce, "opened_at": stream.opened_at}
+        for reply in await self._peers.tell_all(orjson.dumps(told)):
+            self._states.merge(nonce, orjson.loads(reply))
+        stream.uris = self._states.subscriptions(nonce)
+        stream.attach_again()
+
+    async def _speak(self, stream: Stream) -> None:
+        """Tell what there is to tell, until the stream is to end."""
+        buffer = stream.buffer
+        while True:
+            if stream.must_attach:
+                stream.must_attach = False
+                await self._attach(stream)
+            text = buffer.take()
+            if text:
+                await self._send(stream, text)
+            elif buffer.is_overrun:
+                raise ClientGone
+            elif buffer.is_closed:
+                return
+            elif not stream.must_attach:
+                await buffer.wait()
+
+    async def _send(self, stream: Stream, text: bytes) -> None:
+        stream.is_sending = True
+        stream.active_at = self._clock.monotonic()
+        await stream.exchange.client.send(
+            {"type": "http.response.body", "body": text, "more_body": True}
+        )
+        stream.is_sending = False
+
+    async def _attach(self, stream: Stream) -> list[Feed]:
+        """Listen to the servers of what the stream is told of, and to no others."""
+        attachments = stream.attachments
+        if attachments is None:
+            attachments = stream.attachments = Attachments(self._feeds, stream.buffer.updated)
+        async with attachments.lock:
+            attachments.replace(await self._wanted(stream))
+        return attachments.feeds
+
+    async def _wanted(self, stream: Stream) -> dict[FeedKey, Wanted]:
+        stream.may_attach_later = False
+        client = self._clients.get(_key(stream))
+        if client is None or not stream.uris:
+            return {}
+        user = client.user
+        offering: Offering
+        if stream.route is None:
+            offering = CombinedOffering(self._admission.view(user))
+        else:
+            offering = SingleOffering(stream.route)
+        by_server: dict[str, Wanted | None] = {}
+        for uri in stream.uris:
+            owned = offering.resource(uri)
+            if owned is None or not may_tell_of_resources(owned.route):
+                continue
+            route = owned.route
+            if route.server_id not in by_server:
+                by_server[route.server_id] = await self._wanted_of(stream, user, route)
+            wanted = by_server[route.server_id]
+            if wanted is not None:
+                wanted.add(owned.key, uri)
+        return {one.feed_key: one for one in by_server.values() if one}
+
+    async def _wanted_of(self, stream: Stream, user: UserContext, route: Route) -> Wanted | None:
+        # Nobody tells when a user's own credentials for a server change.
+        stream.may_attach_later = stream.may_attach_later or route.per_user
+        try:
+            credentials = await self._credentials_of(route, user)
+        except (Refusal, RegistryError, DatabaseUnavailable):
+            stream.may_attach_later = True
+            return None
+        owner = SessionOwner(
+            user.principal, stream.nonce, stream.exchange.headers.get(CONVERSATION_HEADER)
+        )
+        return Wanted(route, credentials, owner, stream.capabilities)
+
+    async def _look_after(self) -> None:
+        """Look every few seconds at what changes without a word; end with the process."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._drain.wait()
+                    for stream in self._streams():
+                        stream.buffer.close()
+                    return
+            now = self._clock.monotonic()
+            for stream in self._streams():
+                if not stream.is_sending:
+                    if now - stream.active_at > QUIET_SECONDS:
+                        stream.buffer.keep_alive()
+                elif now - stream.active_at > UNREAD_SECONDS:
+                    stream.watch.end(ClientGone())
+                if stream.may_attach_later:
+                    stream.attach_again()
+
+    async def _follow(self) -> None:
+        """Follow changes of the view, and the ends of tokens."""
+        seen = -1
+        while True:
+            has_changed = False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    seen = await self._routes.changed(seen)
+                    has_changed = True
+            began_at = self._clock.monotonic()
+            try:
+                await self._check(has_changed=has_changed)
+            except Exception:
+                # One caller's odd data must not leave all others with what they had.
+                log.exception("streams_check_failed")
+            spent = self._clock.monotonic() - began_at
+            await self._clock.sleep(min(spent / LARGEST_SHARE, LONGEST_REST_SECONDS))
+
+    async def _check(self, *, has_changed: bool) -> None:
+        if not self._routes.is_fresh():
+            for stream in self._streams():
+                stream.watch.end(NotServing("The gateway has lost touch with its database."))
+            return
+        if has_changed:
+            await self._compare()
+            self._watch()
+        doubtful = [
+            client
+            for key, client in self._clients.items()
+            if self._is_doubtful(key, client.user, has_changed=has_changed)
+        ]
+        for start in range(0, len(doubtful), LOOKED_UP_AT_ONCE):
+            some = doubtful[start : start + LOOKED_UP_AT_ONCE]
+            await asyncio.gather(*(self._admit_again(client) for client in some))
+
+    def _is_doubtful(self, key: str, former: UserContext, *, has_changed: bool) -> bool:
+        user = self._admission.remembered(key)
+        if user is not None:
+            return user is not former and user != former
+        # Who somebody is does not change without notice, but tokens end so.
+        return has_changed or not self._admission.holds(key)
+
+    async def _compare(self) -> None:
+        """Tell each client what changed of what it sees."""
+        catalogue = self._routes.catalogue
+        former, self._seen = self._seen, catalogue
+        changes: list[RouteChange] = []
+        if former is not None and former is not catalogue:
+            changes = differences(former, catalogue)
+        for number, client in enumerate(tuple(self._clients.values()), 1):
+            lists, is_touched = seen_changes(changes, partial(self._admission.seen, client.user))
+            for stream in tuple(client.streams):
+                if stream.route is not None:
+                    self._compare_route(stream, stream.route, client.user)
+                    continue
+                stream.buffer.changed(lists)
+                if is_touched:
+                    stream.attach_again()
+            if number % CLIENTS_AT_A_TIME == 0:
+                await self._clock.sleep(0)
+
+    def _compare_route(self, stream: Stream, former: Route, user: UserContext) -> None:
+        published = self._routes.route(former.slug, former.facts.tenant_id)
+        route = None if published is None else self._admission.seen(user, published)
+        if (
+            route is None
+            or route.server_id != former.server_id
+            or not _is_hosted(route, stream.era)
+        ):
+            # Gone, or another's now: the same to whoever cannot see it.
+            stream.buffer.close()
+        elif route is not former:
+            stream.route = route
+            stream.buffer.changed(changed_lists(former, route))
+            stream.attach_again()
+
+    async def _admit_again(self, client: _Client) -> None:
+        """End the streams of a client that would be refused now; note who it is by now."""
+        streams = tuple(client.streams)
+        if not streams:
+            return
+        try:
+            user = await self._admission.identify(streams[0].exchange)
+            self._admission.admit_caller(streams[0].exchange, user, Scope.READ_TOOLS)
+        except Refusal as refusal:
+            for stream in tuple(client.streams):
+                stream.watch.end(refusal)
+            return
+        except DatabaseUnavailable:
+            # The next check tells; without the database for long, all streams end.
+            return
+        former, client.user = client.user, user
+        if former == user:
+            return
+        seen = self._admission.seen
+        lists = changed_views(self._routes.catalogue, partial(seen, former), partial(seen, user))
+        for stream in tuple(client.streams):
+            if stream.route is not None:
+                self._compare_route(stream, stream.route, user)
+            else:
+                stream.buffer.changed(lists)
+                stream.attach_again()
+
+    def _streams(self) -> list[Stream]:
+        return [stream for client in self._clients.values() for stream in client.streams]
+
+
+@dataclass(frozen=True, slots=True)
+class _Honoured:
+    """What a listening client is told of, of what it asked for."""
+
+    lists: int
+    uris: tuple[str, ...]
+
+    def members(self) -> JsonObject:
+        """Return it as the acknowledgement says it."""
+        told: JsonObject = {name: True for name, kind in LISTS.items() if kind & self.lists}
+        if self.uris:
+            told[RESOURCE_SUBSCRIPTIONS] = list(self.uris)
+        return told
+
+
+def _honoured(offering: Offering, asked: object) -> _Honoured:
+    if not isinstance(asked, dict):
+        raise InvalidParams("subscriptions/listen needs params.notifications, an object.")
+    wanted = asked.get(RESOURCE_SUBSCRIPTIONS) or []
+    if (
+        not isinstance(wanted, list)
+        or len(wanted) > MAX_SUBSCRIPTIONS
+        or not all(isinstance(uri, str) and len(uri) <= MAX_URI_CHARACTERS for uri in wanted)
+    ):
+        raise InvalidParams(f"resourceSubscriptions takes up to {MAX_SUBSCRIPTIONS} URIs.")
+    lists = sum(kind for name, kind in LISTS.items() if asked.get(name) is True)
+    uris = tuple(uri for uri in dict.fromkeys(wanted) if may_subscribe(offering, uri))
+    return _Honoured(lists, uris)
+
+
+def _can_be_watched(route: Route) -> bool:
+    """Whether the server tells of its lists, and can be listened to for everybody."""
+    is_everybodys = not route.per_user and route.credential_problem is None
+    return is_everybodys and may_tell_of_lists(route)
+
+
+def may_subscribe(offering: Offering, uri: str) -> bool:
+    """Whether there is such a resource, of a server that tells when it changes."""
+    owned = offering.resource(uri)
+    return owned is not None and may_tell_of_resources(owned.route)
+
+
+def _is_hosted(route: Route, era: Era) -> bool:
+    """Whether the gateway is the server of clients of *era* at the path of *route*."""
+    return era not in route.eras or route.transport is Transport.SSE
+
+
+def _about(stream: Stream) -> str | None:
+    return None if stream.route is None else stream.route.server_id
+
+
+def _key(stream: Stream) -> str:
+    return stream.exchange.headers.get("authorization", "")
+
+
+async def _settled(feeds: Iterable[Feed]) -> None:
+    """Wait, but not for long, until servers know what is wanted of them."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_SECONDS):
+            for feed in feeds:
+                await feed.settled()

@@ -1,0 +1,1 @@
+"""What MCP, JSON-RPC and HTTP say: messages, eras, headers, pages. Pure."""

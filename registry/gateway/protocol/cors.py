@@ -1,0 +1,50 @@
+"""Let pages of allowed origins read our answers (WHATWG Fetch, 3.2). Pure.
+
+Whether an origin is allowed is decided in `hosts`; without that, none of this is sent.
+"""
+
+from registry.gateway.protocol.headers import CONVERSATION_HEADER, Headers
+
+READABLE = b"mcp-session-id, www-authenticate, retry-after"
+SENDABLE = frozenset(
+    {
+        "accept",
+        "authorization",
+        "content-type",
+        "last-event-id",
+        "mcp-method",
+        "mcp-name",
+        "mcp-protocol-version",
+        "mcp-session-id",
+        "traceparent",
+        "tracestate",
+        "baggage",
+        CONVERSATION_HEADER,
+    }
+)
+MAX_AGE_SECONDS = 600
+"""How long browsers may remember what may be sent."""
+
+
+def readable_by(origin: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that let a page of *origin* read an answer."""
+    return (
+        (b"access-control-allow-origin", origin.encode()),
+        (b"access-control-expose-headers", READABLE),
+        (b"vary", b"origin"),
+    )
+
+
+def preflight(headers: Headers, methods: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that answer a browser's question what a page may send."""
+    wanted = headers.get("access-control-request-headers", "").lower().split(",")
+    names = [
+        name
+        for name in (part.strip() for part in wanted)
+        if name in SENDABLE or name.startswith("mcp-param-")
+    ]
+    return [
+        (b"access-control-allow-methods", methods.encode()),
+        (b"access-control-allow-headers", ", ".join(names).encode()),
+        (b"access-control-max-age", str(MAX_AGE_SECONDS).encode()),
+    ]

@@ -1,0 +1,161 @@
+"""What a message of one era says in the other. Pure.
+
+docs/gateway.md shows both directions as a table.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
+from mcp_types import LOG_LEVEL_META_KEY, SERVER_INFO_META_KEY
+from mcp_types.jsonrpc import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    UNSUPPORTED_PROTOCOL_VERSION,
+)
+
+from registry.core.json import JsonObject, JsonValue, members
+from registry.gateway.protocol.messages import INPUT_REQUIRED
+
+RESERVED_META = "io.modelcontextprotocol/"
+RESOURCE_NOT_FOUND = -32002
+URL_ELICITATION_REQUIRED = -32042
+
+MODERN_ONLY_MEMBERS = ("resultType", "ttlMs", "cacheScope")
+MODERN_CODES = frozenset(
+    {HEADER_MISMATCH, MISSING_REQUIRED_CLIENT_CAPABILITY, UNSUPPORTED_PROTOCOL_VERSION}
+)
+CACHEABLE = frozenset(
+    {
+        "prompts/list",
+        "resources/list",
+        "resources/read",
+        "resources/templates/list",
+        "server/discover",
+        "tools/list",
+    }
+)
+"""Methods whose results say for how long they hold."""
+
+INPUT_METHODS: Mapping[str, str] = {
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+    "sampling/createMessage": "sampling",
+}
+"""What servers may ask of clients, and the capability that it takes."""
+
+LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+
+def is_within(method: str, params: Mapping[str, Any], capabilities: Mapping[str, Any]) -> bool:
+    """Whether a client with *capabilities* can be asked this."""
+    needed = INPUT_METHODS.get(method)
+    if needed is None or needed not in capabilities:
+        return False
+    if method == "elicitation/create" and params.get("mode") == "url":
+        return "url" in members(capabilities[needed])
+    return True
+
+
+def passes_level(message: Mapping[str, Any], level: str | None) -> bool:
+    """Whether a client that asked for *level* wants this log message."""
+    if level not in LOG_LEVELS:
+        return False
+    told = members(message.get("params")).get("level")
+    return told not in LOG_LEVELS or LOG_LEVELS.index(str(told)) >= LOG_LEVELS.index(level)
+
+
+def to_modern_result(method: str, result: JsonValue) -> JsonObject:
+    """Return a result of the handshake's era as the stateless one has it."""
+    found = dict(members(result))
+    found.setdefault("resultType", "complete")
+    if method in CACHEABLE:
+        found.setdefault("ttlMs", 0)
+        # Whoever else may read it is not known here.
+        found["cacheScope"] = "private"
+    return found
+
+
+def to_legacy_result(result: JsonValue) -> JsonObject:
+    """Return a result of the stateless era as the handshake's has it."""
+    found = {
+        name: value for name, value in members(result).items() if name not in MODERN_ONLY_MEMBERS
+    }
+    meta = found.get("_meta")
+    if isinstance(meta, dict) and SERVER_INFO_META_KEY in meta:
+        kept = {name: value for name, value in meta.items() if name != SERVER_INFO_META_KEY}
+        if kept:
+            found["_meta"] = kept
+        else:
+            del found["_meta"]
+    return found
+
+
+def to_modern_error(error: JsonValue) -> JsonObject:
+    """Return an error of the handshake's era as the stateless one has it."""
+    found = dict(members(error))
+    match found.get("code"):
+        case -32002:  # RESOURCE_NOT_FOUND
+            found["code"] = INVALID_PARAMS
+        case -32042:  # URL_ELICITATION_REQUIRED, of a client that cannot do it
+            found["code"] = MISSING_REQUIRED_CLIENT_CAPABILITY
+            found["data"] = {"requiredCapabilities": {"elicitation": {"url": {}}}}
+        case _:
+            pass
+    return found
+
+
+def to_legacy_error(method: str, error: JsonValue) -> JsonObject:
+    """Return an error of the stateless era as the handshake's has it."""
+    found = dict(members(error))
+    code = found.get("code")
+    if code in MODERN_CODES:
+        found["code"] = INVALID_REQUEST
+    elif code == INVALID_PARAMS and method == "resources/read":
+        found["code"] = RESOURCE_NOT_FOUND
+    return found
+
+
+def status_of(error: Mapping[str, Any]) -> int:
+    """Return the HTTP status of an error answer in the stateless era."""
+    code = error.get("code")
+    return ERROR_CODE_HTTP_STATUS.get(code, 200) if isinstance(code, int) else 200
+
+
+def wants_input(body: Mapping[str, Any]) -> bool:
+    """Whether an answer is no result yet but asks for more."""
+    return members(body.get("result")).get("resultType") == INPUT_REQUIRED
+
+
+def url_elicitations(error: JsonValue) -> list[JsonObject]:
+    """Return the pages that a server of the handshake's era wants the user to visit first."""
+    found = members(error)
+    if found.get("code") != URL_ELICITATION_REQUIRED:
+        return []
+    listed = members(found.get("data")).get("elicitations")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def legacy_params(params: Mapping[str, Any]) -> JsonObject:
+    """Return a request's parameters without what only the stateless era knows."""
+    found = {
+        name: value
+        for name, value in params.items()
+        if name not in {"inputResponses", "requestState"}
+    }
+    meta = found.get("_meta")
+    if isinstance(meta, dict):
+        kept = {name: value for name, value in meta.items() if not name.startswith(RESERVED_META)}
+        if kept:
+            found["_meta"] = kept
+        else:
+            del found["_meta"]
+    return found
+
+
+def asked_level(meta: Mapping[str, Any]) -> str | None:
+    """Return the log level that a request of the stateless era asks for."""
+    level = meta.get(LOG_LEVEL_META_KEY)
+    return level if level in LOG_LEVELS else None

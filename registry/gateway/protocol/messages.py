@@ -1,0 +1,161 @@
+"""JSON-RPC messages as the gateway passes them on: text first, parsed only where it must look."""
+
+from collections.abc import AsyncIterator
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from registry.core.json import JsonObject, dump_text, load_text, members
+from registry.gateway.protocol.envelope import Envelope
+from registry.upstream.connection import ResponseBody
+from registry.upstream.events import EventParser, ServerSentEvent
+
+INPUT_REQUIRED = "input_required"
+
+
+class MessageKind(Enum):
+    """What a message is to the request it came for."""
+
+    ANSWER = "answer"
+    NOTICE = "notice"
+    REQUEST = "request"
+
+
+class Message:
+    """One message from an upstream.
+
+    Attributes:
+        raw: JSON text of the whole message.
+    """
+
+    __slots__ = ("_body", "_is_exact", "kind", "raw")
+
+    def __init__(self, kind: MessageKind, raw: bytes, body: dict[str, Any] | None = None) -> None:
+        self.kind = kind
+        self.raw = raw
+        self._body = body
+        self._is_exact: bool | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """Return the message, parsed.
+
+        Raises:
+            ValueError: It is no JSON object.
+        """
+        if self._body is None:
+            body = orjson.loads(self.raw)
+            if type(body) is not dict:
+                raise ValueError("The message is no object.")
+            self._body = body
+        return self._body
+
+    def editable(self) -> JsonObject:
+        """Return the message parsed so that `dump_text` changes nothing but what was edited."""
+        return load_text(self.raw)
+
+
+def read_message(raw: bytes, request_id: str) -> Message | None:
+    """Return what *raw* is to the request *request_id*, or None when it is nothing to it.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    body = orjson.loads(raw)
+    if type(body) is not dict:
+        return None
+    if "method" in body:
+        return Message(MessageKind.REQUEST if "id" in body else MessageKind.NOTICE, raw, body)
+    # An error about a message that could not be read has no id.
+    if body.get("id") == request_id or (body.get("id") is None and "error" in body):
+        return Message(MessageKind.ANSWER, raw, body)
+    return None
+
+
+def request_text(
+    method: str, params: JsonObject | None, request_id: str | int, *, is_exact: bool
+) -> bytes:
+    """Return the text of a request.
+
+    Args:
+        method: JSON-RPC method.
+        params: None for none.
+        request_id: As the receiver will know it.
+        is_exact: Whether *params* were parsed by a parser that loses nothing of them with orjson.
+    """
+    message: JsonObject = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    if params is not None:
+        message["params"] = params
+    return orjson.dumps(message) if is_exact else dump_text(message)
+
+
+def renamed(envelope: Envelope, member: str, name: str) -> bytes:
+    """Return the text of a request with another value of one of its parameters."""
+    if envelope.is_canonical:
+        params = {**envelope.params, member: name}
+        return orjson.dumps({**envelope.body, "params": params})
+    body = load_text(envelope.raw)
+    members(body["params"])[member] = name
+    return dump_text(body)
+
+
+def notification_text(method: str, params: JsonObject | None = None) -> bytes:
+    """Return the text of a notification."""
+    message: JsonObject = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        message["params"] = params
+    return orjson.dumps(message)
+
+
+def with_id(message: Message, ours: str, theirs: str | int | None) -> bytes:
+    """Return the text of an answer under the id that its receiver knows.
+
+    Args:
+        message: The answer.
+        ours: The id it carries; long and random, so that it is found as text.
+        theirs: The id it is to carry.
+
+    Raises:
+        ValueError: It is no answer at all.
+    """
+    raw = message.raw
+    known = b'"%s"' % ours.encode()
+    if raw.count(known) == 1 and raw[raw.find(known) - 1 : raw.find(known)] != b"\\":
+        return raw.replace(known, orjson.dumps(theirs))
+    body = message.editable()
+    if "result" not in body and "error" not in body:
+        raise ValueError("The message is no answer.")
+    body["id"] = theirs
+    return dump_text(body)
+
+
+def result_text(request_id: object, result: JsonObject) -> bytes:
+    """Return the text of a result."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def error_text(request_id: object, code: int, message: str) -> bytes:
+    """Return the text of an error answer."""
+    error = {"code": code, "message": message}
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
+
+
+async def read_events(body: ResponseBody, max_bytes: int) -> AsyncIterator[ServerSentEvent]:
+    """Yield the events of *body*, each of at most *max_bytes*, as they are complete.
+
+    Raises:
+        EventTooLargeError: One has no end.
+    """
+    parser = EventParser(max_bytes)
+    async for chunk in body.iter_any():
+        for event in parser.feed(chunk):
+            yield event
+
+
+def event_text(raw: bytes) -> bytes:
+    """Return a message as one server-sent event."""
+    if b"\n" in raw or b"\r" in raw:
+        lines = b"".join(b"data: %s\n" % line for line in raw.splitlines())
+        return b"event: message\n%s\n" % lines
+    return b"event: message\ndata: %s\n\n" % raw

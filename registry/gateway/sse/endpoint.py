@@ -1,0 +1,334 @@
+"""Clients of the HTTP+SSE transport (2024-11-05).
+
+Such a client opens one event stream, is told there where to post, and gets every answer on the
+stream. Where to post is the same path with a sealed name of worker and stream, bound to the
+caller: whichever worker a message reaches, it finds the one that has the stream.
+"""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, quote
+
+import orjson
+import structlog
+from starlette.types import ASGIApp
+
+from registry.auth.identity import UserContext
+from registry.core.background_tasks import BackgroundTasks
+from registry.gateway.client.answers import FAILURES, failed
+from registry.gateway.client.connector import Connector
+from registry.gateway.edge.reply import STREAM_HEADERS
+from registry.gateway.edge.requests import JSON, GatewayRequest
+from registry.gateway.edge.session_seal import SessionSeal
+from registry.gateway.errors import NotServing, Refusal, SessionUnknown
+from registry.gateway.notifications.feed import HeardListChanged
+from registry.gateway.notifications.stream_limits import StreamLimits
+from registry.gateway.ports import PeerGone, Peers
+from registry.gateway.protocol.envelope import Envelope
+from registry.gateway.protocol.headers import Headers
+from registry.gateway.sse.relay import CredentialsOf, OwnAnswer, SseRelay
+from registry.gateway.sse.send_queue import SendQueue
+from registry.gateway.sse.session import SseSession
+from registry.gateway.transport.call_watch import CallWatch, ClientGone, LatencyWatcher
+from registry.gateway.values import Route
+from registry.gateway.view.offering import COMBINED
+from registry.servers.values import Transport
+
+log = structlog.get_logger()
+
+STREAM = "stream"
+"""Query parameter of the address that such clients post to."""
+
+STREAM_MARK = b"stream="
+STREAMS = "streams "
+"""Before the server's id: what the seal of that parameter is bound to besides the principal."""
+
+MAX_STREAMS = 5_000
+MAX_STREAMS_PER_CALLER = 500
+"""Open streams in one worker: of all callers, and of one."""
+
+TICK_SECONDS = 15.0
+"""Comments are sent on silent streams this often, so that nothing between takes them for dead."""
+
+MAX_STUCK_SECONDS = 60.0
+"""How long a client may leave unread what is sent to it."""
+
+EVENT_STREAM = "text/event-stream"
+
+Until = Callable[[GatewayRequest, Route | None], Callable[[], Awaitable[Exception]]]
+"""Returns what waits for a reason to end a standing stream."""
+
+EndSession = Callable[[UserContext, Route | None, str], Awaitable[None]]
+"""Ends a session of a caller with a server, or with all of them; does not raise."""
+
+
+def is_sse_client(headers: Headers) -> bool:
+    """Whether a GET is how a client of the old transport begins.
+
+    Clients of streamable HTTP open a stream within a session, name the protocol's version, or at
+    least take JSON as well.
+    """
+    accept = headers.get("accept", "")
+    return (
+        EVENT_STREAM in accept
+        and JSON not in accept
+        and "mcp-session-id" not in headers
+        and "mcp-protocol-version" not in headers
+        and "last-event-id" not in headers
+    )
+
+
+def stream_name(query: bytes) -> str | None:
+    """Return the sealed name of the stream that a message is for."""
+    if STREAM_MARK not in query:
+        return None
+    names = parse_qs(query.decode("latin-1")).get(STREAM)
+    return names[0] if names else None
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One open stream."""
+
+    user: UserContext
+    send_queue: SendQueue
+    watch: CallWatch | None = None
+    talk: SseSession | SseRelay | None = None
+    closing: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+
+class SseEndpoint:
+    """The streams of such clients in this worker.
+
+    Args:
+        serve: The gateway, for messages that become requests to it.
+        notification_streams: Counts the streams that stay open to each server.
+        heard_list_changed: Called when a server says that one of its lists changed.
+        base_path: What stands before the gateway's paths where clients see them.
+        max_answer_bytes: Of an answer that is put together in memory.
+        max_seconds: Longest life of a stream: as long as its name is valid.
+    """
+
+    def __init__(  # noqa: PLR0913 - a collaborator each
+        self,
+        serve: ASGIApp,
+        connector: Connector,
+        seal: SessionSeal,
+        notification_streams: StreamLimits,
+        peers: Peers,
+        background_tasks: BackgroundTasks,
+        latency_watcher: LatencyWatcher,
+        *,
+        until: Until,
+        credentials_of: CredentialsOf,
+        own_answer: OwnAnswer,
+        heard_list_changed: HeardListChanged,
+        end_session: EndSession,
+        base_path: str,
+        max_answer_bytes: int,
+        max_seconds: float,
+    ) -> None:
+        self._serve = serve
+        self._connector = connector
+        self._seal = seal
+        self._notification_streams = notification_streams
+        self._peers = peers
+        self._background_tasks = background_tasks
+        self._latency_watcher = latency_watcher
+        self._until = until
+        self._credentials_of = credentials_of
+        self._own_answer = own_answer
+        self._heard_list_changed = heard_list_changed
+        self._end_session = end_session
+        self._base_path = base_path
+        self._max_answer_bytes = max_answer_bytes
+        self._max_seconds = max_seconds
+        self._streams: dict[str, _Stream] = {}
+        self._of_one: Counter[str] = Counter()
+        self._is_ticking = False
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    async def open(self, exchange: GatewayRequest, user: UserContext, route: Route | None) -> None:
+        """Open a stream and serve it to its end.
+
+        Args:
+            exchange: The client's GET.
+            user: Who opens it.
+            route: The one server behind the path; None for all.
+
+        Raises:
+            Refusal: There is none, or it must end.
+            ClientGone: The client hung up.
+        """
+        if len(self._streams) >= MAX_STREAMS:
+            raise NotServing("Too many streams are open; try again later.")
+        if self._of_one[user.principal] >= MAX_STREAMS_PER_CALLER:
+            raise NotServing("This caller has too many streams open.")
+        token = secrets.token_urlsafe(12)
+        stream = self._streams[token] = _Stream(user, SendQueue())
+        self._of_one[user.principal] += 1
+        self._tick_later()
+        try:
+            await self._serve_stream(exchange, stream, token, route)
+        finally:
+            del self._streams[token]
+            self._of_one[user.principal] -= 1
+            if not self._of_one[user.principal]:
+                del self._of_one[user.principal]
+            stream.watch = None
+            stream.send_queue.close()
+            self._background_tasks.soon(stream.closing.aclose())
+
+    async def take(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        user: UserContext,
+        route: Route | None,
+        sealed: str,
+    ) -> None:
+        """Take a message that belongs to a stream; its answer comes there.
+
+        Raises:
+            SessionUnknown: There is no such stream, or it is another caller's.
+            Refusal: The message was not taken.
+        """
+        opened = self._seal.open(
+            sealed, principal=user.principal, server_id=STREAMS + _scope_id(route)
+        )
+        worker, token = orjson.loads(opened)
+        if worker != self._peers.own:
+            scope, client = exchange.scope, exchange.client
+            try:
+                await self._peers.forward(
+                    worker, scope, envelope.raw, client.receive, client.pass_on
+                )
+            except PeerGone:
+                raise SessionUnknown from None
+            return
+        stream = self._streams.get(token)
+        match stream.talk if stream is not None else None:
+            case SseSession() as talk:
+                await talk.take(exchange, envelope)
+            case SseRelay() as talk if route is not None:
+                await talk.take(exchange, envelope, user, route)
+            case _:
+                raise SessionUnknown
+        if not exchange.client.has_started:
+            await exchange.answer_empty(202, [(b"content-length", b"0")])
+
+    async def _serve_stream(
+        self, exchange: GatewayRequest, stream: _Stream, token: str, route: Route | None
+    ) -> None:
+        refused = self._until(exchange, route)
+
+        async def until() -> Exception:
+            reason = await refused()
+            if isinstance(reason, NotServing) and stream.talk is not None:
+                # On the way out, answers under way still find their client.
+                await stream.talk.idle()
+            return reason
+
+        stream.watch = CallWatch(
+            self._latency_watcher, exchange.client.receive, self._max_seconds, until
+        )
+        client = exchange.client
+        try:
+            with stream.watch:
+                await self._begin_talk(exchange, stream, route)
+                await client.start(200, list(STREAM_HEADERS), is_event_stream=True)
+                event: bytes | None = self._endpoint_event(exchange, stream.user, token, route)
+                while event is not None:
+                    await client.send(
+                        {"type": "http.response.body", "body": event, "more_body": True}
+                    )
+                    event = await stream.send_queue.take()
+        except TimeoutError:
+            # Its name is not valid any longer; the client opens another.
+            if not client.has_started:
+                raise
+        await client.send({"type": "http.response.body", "body": b""})
+
+    async def _begin_talk(
+        self, exchange: GatewayRequest, stream: _Stream, route: Route | None
+    ) -> None:
+        user = stream.user
+        if route is None or route.transport is not Transport.SSE:
+
+            async def end_session(session: str) -> None:
+                await self._end_session(user, route, session)
+
+            talk = stream.talk = SseSession(
+                self._serve,
+                exchange.scope,
+                stream.send_queue,
+                self._background_tasks,
+                end_session,
+                max_answer_bytes=self._max_answer_bytes,
+            )
+            stream.closing.push_async_callback(talk.close)
+            return
+        stream.closing.enter_context(self._notification_streams.hold(route.server_id))
+        credentials = await self._credentials_of(route, user)
+        try:
+            async with asyncio.timeout(route.idle_timeout_seconds):
+                channel = await self._connector.open_channel(route, credentials, {})
+        except FAILURES as exc:
+            raise failed(route, exc) from exc
+        passed = stream.talk = SseRelay(
+            self._connector,
+            channel,
+            route,
+            stream.send_queue,
+            self._credentials_of,
+            self._own_answer,
+            self._heard_list_changed,
+        )
+        stream.closing.push_async_callback(passed.close)
+        relaying = self._background_tasks.start(self._relayed(passed, stream))
+        stream.closing.callback(relaying.cancel)
+
+    async def _relayed(self, talk: SseRelay, stream: _Stream) -> None:
+        try:
+            await talk.relay()
+        except Refusal as refusal:
+            if stream.watch is not None:
+                stream.watch.end(refusal)
+
+    def _endpoint_event(
+        self, exchange: GatewayRequest, user: UserContext, token: str, route: Route | None
+    ) -> bytes:
+        name = self._seal.seal(
+            orjson.dumps([self._peers.own, token]).decode(),
+            principal=user.principal,
+            server_id=STREAMS + _scope_id(route),
+        )
+        path = self._base_path + quote(exchange.scope["path"])
+        return f"event: endpoint\ndata: {path}?{STREAM}={name}\n\n".encode()
+
+    def _tick_later(self) -> None:
+        # One timer for all streams, and none without any.
+        if not self._is_ticking and self._streams:
+            self._is_ticking = True
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._is_ticking = False
+        latest = asyncio.get_running_loop().time() - MAX_STUCK_SECONDS
+        for stream in self._streams.values():
+            full_at = stream.send_queue.was_full_at
+            if full_at is not None and full_at <= latest and stream.watch is not None:
+                stream.watch.end(ClientGone())
+            else:
+                stream.send_queue.keep_alive()
+        self._tick_later()
+
+
+def _scope_id(route: Route | None) -> str:
+    return COMBINED if route is None else route.server_id

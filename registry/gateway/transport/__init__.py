@@ -1,0 +1,1 @@
+"""Exchanges with upstreams over HTTP, and the limits that protect each server."""

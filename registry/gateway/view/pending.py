@@ -1,0 +1,168 @@
+"""What is known to have changed and was not applied yet.
+
+However many documents change, and however long applying takes, this stays as small as the number
+of servers: events are kept as the servers they are about. Pure but for the waiting.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from packages.database.changes import ChangeEvent, Heard, Position, Watched, row_id
+
+USERS = frozenset({"users", "groups"})
+REVOKED = "revoked_tokens"
+ENDED_SESSIONS = "ended_sessions"
+USER_KEYS = "pluginauths"
+SERVERS = "mcpservers"
+POLICIES = "access_policies"
+
+UNHEEDED = frozenset(
+    {
+        "lastConnected",
+        "lastError",
+        "errorMessage",
+        "config.initDuration",
+        "registry.consecutive_failures",
+        "registry.last_sync_completed_at",
+        "registry.last_sync_started_at",
+        "registry.last_sync_status",
+        "registry.last_synced_at",
+        "registry.next_sync_at",
+    }
+)
+"""Of servers: what calls and readings that found nothing new have written. Heeded, each would have
+its server read again in every process, with all its tools."""
+
+WATCHED = (
+    Watched(SERVERS, is_counted=True, unheeded=UNHEEDED),
+    Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
+    Watched("mcp_features", "owner_id", "last_synced_at", is_counted=True),
+    Watched("aclentries", "resourceId", is_counted=True),
+    Watched(POLICIES, stamp="updated_at", is_counted=True),
+    Watched(USER_KEYS),
+    Watched(REVOKED, stamp="revoked_at"),
+    Watched(ENDED_SESSIONS, stamp="ended_at"),
+    *(Watched(name) for name in sorted(USERS)),
+)
+"""Everything that the gateway's view depends on."""
+
+MAX_DELETED = 20_000
+"""Ids of deleted documents remembered; of more, everything is read again."""
+
+MOST_ENDED_AT_ONCE = 1_000
+"""Ended sessions remembered by their keys; of more, the latest are read."""
+
+
+@dataclass(slots=True)
+class ChangeBatch:
+    """What to do for the view to agree with the database.
+
+    Attributes:
+        servers: Ids of servers to read again.
+        deleted: Ids of deleted documents that were about a server; see `row_id`.
+        policies: Ids of policies to read again.
+        revocations: Whether tokens were revoked.
+        ended_sessions: Keys of client sessions that have ended; an empty one where they are not
+            known.
+        users: Whether users or groups changed.
+        user_keys: Whether users' own keys changed.
+        is_too_much: Whether to read everything again.
+        position: Where the feed goes on when this was done; None when it told none.
+        heard_at: When the last of it was heard; monotonic seconds.
+    """
+
+    servers: set[str] = field(default_factory=set)
+    deleted: set[bytes] = field(default_factory=set)
+    policies: set[str] = field(default_factory=set)
+    revocations: bool = False
+    ended_sessions: set[str] = field(default_factory=set)
+    users: bool = False
+    user_keys: bool = False
+    is_too_much: bool = False
+    position: Position | None = None
+    heard_at: float = 0.0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing changed."""
+        return not (
+            self.servers
+            or self.deleted
+            or self.policies
+            or self.revocations
+            or self.ended_sessions
+            or self.users
+            or self.user_keys
+            or self.is_too_much
+        )
+
+
+class PendingChanges:
+    """Gathers what is heard until somebody takes it."""
+
+    def __init__(self) -> None:
+        self._next = ChangeBatch()
+        self._heard = asyncio.Event()
+        self.is_over = False
+
+    def hear(self, heard: Heard, now: float) -> None:
+        """Take note of a change or of a sign of life at the monotonic time *now*."""
+        pending = self._next
+        if heard.position is not None:
+            pending.position = heard.position
+        pending.heard_at = now
+        if heard.change is not None:
+            _note(pending, heard.change)
+        self._heard.set()
+
+    def finish(self) -> None:
+        """Say that nothing more will be heard."""
+        self.is_over = True
+        self._heard.set()
+
+    async def wait(self) -> bool:
+        """Wait until something is heard; say whether it was a change."""
+        await self._heard.wait()
+        self._heard.clear()
+        return not self._next.is_quiet
+
+    def take(self) -> ChangeBatch:
+        """Return what was heard since the last time."""
+        taken, self._next = self._next, ChangeBatch(heard_at=self._next.heard_at)
+        return taken
+
+    def take_callers(self) -> ChangeBatch:
+        """Return only what was heard of who may call, leaving the rest."""
+        pending = self._next
+        taken = ChangeBatch(
+            policies=pending.policies,
+            revocations=pending.revocations,
+            ended_sessions=pending.ended_sessions,
+            users=pending.users,
+        )
+        pending.policies, pending.ended_sessions = set(), set()
+        pending.revocations = pending.users = False
+        return taken
+
+
+def _note(pending: ChangeBatch, change: ChangeEvent) -> None:
+    match change.collection:
+        case "mcpservers":
+            pending.servers.add(change.document_id)
+        case "access_policies":
+            pending.policies.add(change.document_id)
+        case "revoked_tokens":
+            pending.revocations = True
+        case "ended_sessions":
+            is_room = len(pending.ended_sessions) < MOST_ENDED_AT_ONCE
+            pending.ended_sessions.add(change.document_id if is_room else "")
+        case "pluginauths":
+            pending.user_keys = True
+        case "users" | "groups":
+            pending.users = True
+        case _ if change.link is not None:
+            pending.servers.add(change.link)
+        case _ if len(pending.deleted) < MAX_DELETED:
+            pending.deleted.add(row_id(change.document_id))
+        case _:
+            pending.is_too_much = True

@@ -1,0 +1,212 @@
+"""What of a route policies leave to each caller.
+
+A route that no policy is about stays as it is and costs nothing. Of any other a caller gets one
+with fewer tools, and everything behind it (lists, calls, the combined server) works on that: what
+is not there can be neither listed nor called. Callers to whom the same is refused share it, and
+memory for it is bounded over all routes together.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from types import MappingProxyType
+from typing import TypeAlias
+
+from registry.access.policies.decisions import PolicyIndex, ToolRule, decide, rules_of
+from registry.access.policies.values import Policy, ToolFacts
+from registry.auth.identity import UserContext
+from registry.gateway.protocol.list_pages import build_pages
+from registry.gateway.values import Route
+
+REMEMBERED_TOOLS = 200_000
+"""Tools in all routes made for callers that are remembered, about 150 bytes each."""
+
+REMEMBERED_CALLERS = 20_000
+"""Callers of all routes that are remembered, about 200 bytes each."""
+
+ROUTE_COST = 32
+"""What a route counts besides its tools."""
+
+ROUTES_AT_A_TIME = 20
+"""Routes that are looked at before anything else gets its turn."""
+
+Key: TypeAlias = tuple[object, ...]
+
+
+class CallerRoutes:
+    """Routes made for callers; all are forgotten when they become too many."""
+
+    def __init__(self) -> None:
+        self._by_caller: dict[Key, Route] = {}
+        self._by_refused: dict[tuple[int, int], Route] = {}
+        self._cost = 0
+
+    def of(self, caller: Key) -> Route | None:
+        """Return the route of a caller, if it is remembered."""
+        return self._by_caller.get(caller)
+
+    def shared(self, serial: int, refused: int) -> Route | None:
+        """Return the route for callers to whom the same is refused, likewise."""
+        return self._by_refused.get((serial, refused))
+
+    def share(self, serial: int, refused: int, route: Route, cost: int) -> None:
+        """Remember the route for callers to whom the same is refused."""
+        if self._cost + cost > REMEMBERED_TOOLS:
+            self._by_caller.clear()
+            self._by_refused.clear()
+            self._cost = 0
+        self._cost += cost
+        self._by_refused[serial, refused] = route
+
+    def keep(self, caller: Key, route: Route) -> None:
+        """Remember the route of a caller."""
+        if len(self._by_caller) >= REMEMBERED_CALLERS:
+            self._by_caller.clear()
+        self._by_caller[caller] = route
+
+
+class PolicyFilteredRoute:
+    """The policies about one route. Implements `gateway.values.Policies`.
+
+    Args:
+        route: Without any.
+        rules: Of those of its tools that policies are about, by name.
+        serial: Tells it apart in *remembered*.
+    """
+
+    def __init__(
+        self, route: Route, rules: Mapping[str, ToolRule], serial: int, remembered: CallerRoutes
+    ) -> None:
+        self._route = route
+        self.rules = rules
+        self._serial = serial
+        self._remembered = remembered
+        # Tools that the same policies are about share a rule: callers are asked about each once.
+        self._distinct = tuple({id(rule): rule for rule in rules.values()}.values())
+
+    def seen_by(self, user: UserContext) -> Route:
+        """Return the route with the tools that *user* may use; the same one as long as it holds.
+
+        One look-up for a caller that was here before.
+        """
+        key = (
+            self._serial,
+            user.user_id,
+            user.role,
+            user.groups,
+            user.scopes,
+            user.custom_scopes,
+        )
+        route = self._remembered.of(key)
+        if route is None:
+            route = self._narrowed(user)
+            self._remembered.keep(key, route)
+        return route
+
+    def _narrowed(self, user: UserContext) -> Route:
+        refused = 0
+        for number, rule in enumerate(self._distinct):
+            if not decide(user, rule).is_allowed:
+                refused |= 1 << number
+        if not refused:
+            return self._route
+        route = self._remembered.shared(self._serial, refused)
+        if route is None:
+            route = self._without(refused)
+            cost = len(self._route.tools) + ROUTE_COST
+            self._remembered.share(self._serial, refused, route, cost)
+        return route
+
+    def _without(self, refused: int) -> Route:
+        gone = {id(rule) for at, rule in enumerate(self._distinct) if refused >> at & 1}
+        hidden = {name: rule for name, rule in self.rules.items() if id(rule) in gone}
+        tools = {name: tool for name, tool in self._route.tools.items() if name not in hidden}
+        return replace(
+            self._route,
+            tools=MappingProxyType(tools),
+            pages=build_pages([(name, tool.wire) for name, tool in tools.items()]),
+            hidden=MappingProxyType(hidden),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was made of a route, and of what.
+
+    Attributes:
+        base: The route without policies.
+    """
+
+    base: Route
+    policies: tuple[Policy, ...]
+    route: Route
+
+
+class PolicyFilter:
+    """Puts the policies that count now to routes."""
+
+    def __init__(self) -> None:
+        self._index = PolicyIndex()
+        self._known: dict[str, _Known] = {}
+        self._remembered = CallerRoutes()
+        self._serials = count()
+
+    def applied(self, routes: Iterable[Route]) -> list[Route]:
+        """Return routes with their policies, in the same order.
+
+        What has changed neither itself nor its policies is the one that it was before.
+
+        Args:
+            routes: All that there are; others are forgotten.
+        """
+        if self._index.is_empty:
+            self._known = {}
+            return list(routes)
+        before, self._known = self._known, {}
+        return [self._entry(self._index, route, before, self._known).route for route in routes]
+
+    async def replace(
+        self,
+        policies: Iterable[Policy],
+        routes: Iterable[Route],
+        rest: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Let other policies count for what is applied from now on.
+
+        Args:
+            policies: All that are stored.
+            routes: All that there are; their rules are worked out here, a few at a time.
+            rest: Lets calls go on meanwhile.
+        """
+        index = PolicyIndex(policies)
+        known: dict[str, _Known] = {}
+        if not index.is_empty:
+            for number, route in enumerate(routes, 1):
+                self._entry(index, route, self._known, known)
+                if number % ROUTES_AT_A_TIME == 0:
+                    await rest()
+        self._index, self._known = index, known
+
+    def _entry(
+        self,
+        index: PolicyIndex,
+        route: Route,
+        before: Mapping[str, _Known],
+        known: dict[str, _Known],
+    ) -> _Known:
+        policies = index.about(route.server_id)
+        former = before.get(route.server_id)
+        if former is not None and former.base is route and former.policies == policies:
+            known[route.server_id] = former
+            return former
+        rules = rules_of(
+            policies, (ToolFacts(tool.name, tool.facets) for tool in route.tools.values())
+        )
+        policed = route
+        if rules:
+            serial = next(self._serials)
+            policed = replace(
+                route, policies=PolicyFilteredRoute(route, rules, serial, self._remembered)
+            )
+        entry = known[route.server_id] = _Known(route, policies, policed)
+        return entry

@@ -1,0 +1,533 @@
+"""The gateway's view of the database: loaded at start, kept fresh by a feed of changes.
+
+Calls read it and nothing else. Only servers that are served have a route: inactive, hidden and
+unknown ones cannot be told apart by looking here. What lists need of all servers goes to the
+inventory in the same step.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from math import inf
+
+import structlog
+
+from packages.database.changes import ChangeFeed, Heard, HistoryLost, Position
+from packages.database.errors import DatabaseUnavailable
+from packages.database.slices import slices
+from registry.access.policies.values import Policy
+from registry.auth.identity import UserContext
+from registry.connections.tracker import ConnectionTracker
+from registry.core.clock import Clock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.gateway.values import Route
+from registry.gateway.view.catalogue import Catalogue
+from registry.gateway.view.era_probe import EraReprobe
+from registry.gateway.view.loading import (
+    SERVERS_AT_ONCE,
+    RouteReader,
+    ServerView,
+    SnapshotSources,
+    about_deleted,
+)
+from registry.gateway.view.pending import ChangeBatch, PendingChanges
+from registry.gateway.view.policy_filter import PolicyFilter
+from registry.gateway.view.user_headers import UserHeaders
+from registry.servers.credentials import CredentialVault
+from registry.servers.storage.inventory import ListedServer
+
+ROUND_SECONDS = 0.25
+"""How long what comes after the first change may have to wait."""
+
+GAP_SECONDS = 0.005
+"""Changes that are further apart than this did not come in one answer."""
+
+MAX_TOGETHER = 100
+"""An answer of more may have been cut short, so what follows it is asked for at once."""
+
+
+class FeedPacer:
+    """Lets a first change through at once, and has those that follow it come together."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._round_began_at = float("-inf")
+        self._heard_at = float("-inf")
+        self._together = 0
+
+    async def keep(self) -> None:
+        """Say that a change was heard, and return when the next one may be asked for."""
+        now = self._clock.monotonic()
+        came_with_former = now - self._heard_at <= GAP_SECONDS
+        self._heard_at = now
+        if came_with_former:
+            self._together += 1
+            return
+        was_cut_short = self._together > MAX_TOGETHER
+        self._together = 1
+        rest = self._round_began_at + ROUND_SECONDS - now
+        if rest > 0:
+            if was_cut_short:
+                return
+            await self._clock.sleep(rest)
+            # What came with it is still to be handed out.
+            self._heard_at = self._clock.monotonic()
+        self._round_began_at = self._heard_at
+
+
+log = structlog.get_logger()
+
+GATHER_SECONDS = 0.02
+"""How long changes are gathered before they are applied: one registration makes many."""
+
+GATHER_FACTOR, GATHER_SOON_SECONDS = 3, 0.3
+"""The same after changes that took a while to apply: so many times as long, within this bound.
+While many servers change, each is then read once, and with others."""
+
+MAX_GATHER_SECONDS = 1.0
+"""The same after changes that took longer than that bound: as long as they took, but no longer."""
+
+ID_CHARACTERS = 24
+HEXADECIMAL = frozenset("0123456789abcdef")
+
+MANY, MANY_OF = 500, 3
+"""More servers than this, and than every third, are sooner read with all others."""
+
+RETRY_SECONDS = 0.5
+"""Pause before the feed is opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStatus:
+    """How old the view is.
+
+    Attributes:
+        age_seconds: Since it last agreed with the database; None when it never did.
+        mode: How it is kept fresh: `change_stream` or `polling`.
+    """
+
+    age_seconds: float | None
+    mode: str
+
+
+class Snapshot:
+    """Routes by slug, replaced as a whole whenever something changed.
+
+    Implements `gateway.ports.RouteTable`, `servers.ports.ServerChanges` and
+    `policies.ports.PolicyChanges`.
+
+    Args:
+        users_changed: Called when a user or a group changed.
+        revocations_changed: Called when a token was revoked, or may have been.
+        sessions_ended: Called with keys of client sessions that have ended in any replica.
+        era_reprobe: Takes note of servers that answer in another way than what is stored of them
+            leads to expect.
+        connections: Forgets those to servers that changed, or are not served any more.
+        servers_missing: Told of servers that changed and are not served; they may be deleted.
+        freed: Told how many bytes of definitions were read, or are held no more.
+        servers_described: Told of servers that were read from the database and of which the other
+            application alone has described the tools.
+        via: Sent to every server, by which requests that come back are recognised.
+    """
+
+    def __init__(  # noqa: PLR0913 - collaborators
+        self,
+        feed: ChangeFeed,
+        sources: SnapshotSources,
+        vault: CredentialVault,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        settings: Settings,
+        users_changed: Callable[[], None],
+        revocations_changed: Callable[[], Awaitable[None]],
+        sessions_ended: Callable[[Collection[str]], Awaitable[None]] | None = None,
+        era_reprobe: EraReprobe | None = None,
+        connections: ConnectionTracker | None = None,
+        servers_missing: Callable[[Iterable[str]], None] = lambda _: None,
+        freed: Callable[[int], None] = lambda _: None,
+        servers_described: Callable[[Iterable[str]], None] = lambda _: None,
+        via: str | None = None,
+    ) -> None:
+        self._feed = feed
+        self._inventory = sources.inventory
+        self._reader = RouteReader(
+            sources,
+            vault,
+            idle_timeout_seconds=settings.gateway_idle_timeout_seconds,
+            first_byte_timeout_seconds=settings.gateway_first_byte_timeout_seconds,
+            max_definition_bytes=settings.server_max_definition_bytes,
+            enforces_approvals=settings.approvals == "required",
+            via=via,
+        )
+        self._clock = clock
+        self._users_changed = users_changed
+        self._revocations_changed = revocations_changed
+        self._sessions_ended = sessions_ended
+        self._era_reprobe = era_reprobe
+        self._connections = connections
+        self._servers_missing = servers_missing
+        self._freed = freed
+        self._servers_described = servers_described
+        self._routes: Mapping[str | None, Mapping[str, Route]] = {}
+        self._catalogue = Catalogue({})
+        self._policies: dict[str, Policy] = {}
+        self._policing = PolicyFilter()
+        self._views: dict[str, ServerView] = {}
+        self._next_expiry: datetime | None = None
+        self._user_headers = UserHeaders(sources.plugin_auths, sources.servers, vault, clock)
+        self._position: Position | None = None
+        self._change = asyncio.Event()
+        self._version = 0
+        self._lock = asyncio.Lock()
+        self._policies_unreadable = metrics.policies_unreadable
+        self._full_reloads = metrics.snapshot_reloads.labels("full")
+        self._server_reloads = metrics.snapshot_reloads.labels("server")
+        metrics.snapshot_age.set_function(lambda: self._inventory.age_seconds)
+
+    def route(self, slug: str, tenant_id: str | None = None) -> Route | None:
+        """Return the route of `/mcp/<slug>` for callers of a tenant, or None."""
+        routes = self._routes.get(tenant_id)
+        return None if routes is None else routes.get(slug)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the combined server is made of."""
+        return self._catalogue
+
+    def routes(self) -> Mapping[str, Route]:
+        """Return the routes of what is of no tenant by slug, the oldest server first.
+
+        Another one after each change.
+        """
+        return self._routes.get(None, {})
+
+    def is_fresh(self) -> bool:
+        """Whether the view agreed with the database recently enough to be served."""
+        return self._inventory.is_fresh()
+
+    def status(self) -> SnapshotStatus:
+        """Return how old the view is, and how it is kept fresh."""
+        age = self._inventory.age_seconds
+        return SnapshotStatus(None if age == float("inf") else round(age, 3), self._feed.mode)
+
+    def suspect(self, route: Route) -> None:
+        """Take note that a server answered in a way that its stored era does not. Cheap."""
+        if self._era_reprobe is not None:
+            self._era_reprobe.note(route.server_id)
+
+    async def changed(self, seen: int) -> int:
+        """Wait until there is another version of the view than *seen*, and return it.
+
+        A version ends with each change that may decide otherwise about a caller or a server.
+        """
+        while self._version == seen:
+            await self._change.wait()
+        return self._version
+
+    def _notify(self) -> None:
+        self._version += 1
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def user_headers(self, user: UserContext, route: Route) -> Mapping[str, str]:
+        """Return the upstream headers with the caller's own key.
+
+        Raises:
+            ServerMovedError: The server is at another address than the route's by now.
+            UserKeyMissingError: The caller has stored none.
+            CredentialUnreadableError: It cannot be decrypted.
+            DatabaseUnavailable: It is not remembered and cannot be read.
+        """
+        remembered = self._user_headers.cached(user, route)
+        if remembered is not None:
+            return remembered
+        view = self._views.get(route.server_id)
+        server = None if view is None else view.record
+        return await self._user_headers.read(user, route, server)
+
+    async def load(self) -> None:
+        """Read everything; `follow` goes on from there.
+
+        Raises:
+            DatabaseUnavailable: The view stays as it was.
+        """
+        # Taken before anything is read: what this read misses comes after it.
+        position = await self._feed.now()
+        await self._apply_callers(_all_of_callers())
+        await self._load()
+        self._position = position
+
+    async def _load(self) -> None:
+        async with self._lock:
+            began_at = self._clock.monotonic()
+            policies = await self._reader.policies()
+            views: dict[str, ServerView] = {}
+            for ids in slices(await self._reader.ids(), SERVERS_AT_ONCE):
+                views |= await self._reader.read(ids, self._views, self._clock.now())
+                # Calls go on meanwhile.
+                await self._clock.sleep(0)
+            before, self._views = self._views, views
+            self._inventory.replace_all(_listed(views))
+            self._servers_described(_described(views))
+            self._follow_connections(before, {*before, *views})
+            await self._follow_policies(policies)
+            self._publish()
+            self._freed(_definition_bytes(before) + _definition_bytes(views))
+            self._user_headers.clear()
+            self._full_reloads.inc()
+            self._inventory.agrees(began_at)
+
+    async def server_changed(self, server_id: str) -> None:
+        """Read one server again; when the database is away, leave that to `follow`."""
+        # A user's key may be what changed, and it must not be sent any more even if nothing can
+        # be read now.
+        self._user_headers.forget([server_id])
+        try:
+            async with self._lock:
+                await self._reload([server_id])
+        except DatabaseUnavailable:
+            log.warning("snapshot_reload_postponed", server_id=server_id)
+
+    async def policy_changed(self, policy_id: str) -> None:
+        """Read one policy again; when the database is away, leave that to `follow`."""
+        try:
+            async with self._lock:
+                await self._reload_policies({policy_id})
+        except DatabaseUnavailable:
+            log.warning("snapshot_reload_postponed", policy_id=policy_id)
+
+    async def follow(self) -> None:
+        """Apply changes as they are committed, for ever. Survives the database going away."""
+        while True:
+            try:
+                await self._follow_feed()
+            except* HistoryLost:
+                log.warning("snapshot_history_lost")
+                self._position = None
+            except* DatabaseUnavailable as group:
+                cause = group.exceptions[0].__cause__
+                log.warning("snapshot_stream_lost", error=type(cause).__name__)
+            except* Exception:
+                # The one view of all callers must not stop following because of one bad document.
+                log.exception("snapshot_follow_failed")
+                self._position = None
+            await self._clock.sleep(RETRY_SECONDS)
+
+    async def _follow_feed(self) -> None:
+        # Left without being closed, it would stay open on the server until collected.
+        async with aclosing(self._feed.changes(self._position)) as feed:
+            opened = await anext(feed)
+            if self._position is None:
+                # The feed is open, so whatever this read misses will come through it.
+                await self._apply_callers(_all_of_callers())
+                await self._load()
+                self._position = opened.position
+            await self._follow_changes(feed)
+        # It ended by itself: time to begin anew.
+        self._position = None
+
+    async def _follow_changes(self, feed: AsyncIterator[Heard]) -> None:
+        """Hear and apply side by side: what comes while a server is read waits in few bytes."""
+        pending, pace = PendingChanges(), FeedPacer(self._clock)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._apply_heard(pending))
+            try:
+                async for heard in feed:
+                    pending.hear(heard, self._clock.monotonic())
+                    if heard.change is not None:
+                        await pace.keep()
+            finally:
+                # Told besides being cancelled, because the driver can lose a cancellation.
+                pending.finish()
+
+    async def _apply_heard(self, pending: PendingChanges) -> None:
+        took, applied_at = 0.0, -inf
+        while not pending.is_over:
+            if await pending.wait():
+                # A server of thousands of tools that all change is heard of a hundred times.
+                idle = self._clock.monotonic() - applied_at
+                await self._clock.sleep(_gathering(took, idle))
+            taken = pending.take()
+            began_at = self._clock.monotonic()
+            await self._apply(taken, pending)
+            if not taken.is_quiet:
+                applied_at = self._clock.monotonic()
+                took = applied_at - began_at
+            await self._drop_expired_grants()
+            if taken.position is not None:
+                self._position = taken.position
+            self._inventory.agrees(taken.heard_at)
+
+    async def _drop_expired_grants(self) -> None:
+        # An entry that runs out is no change of its document, so no stream tells of it.
+        now = self._clock.now()
+        if self._next_expiry is None or self._next_expiry > now:
+            return
+        async with self._lock:
+            ended = [
+                server_id
+                for server_id, view in self._views.items()
+                if (ends_at := _next_expiry(view)) is not None and ends_at <= now
+            ]
+            await self._reload(ended)
+
+    async def _apply(self, taken: ChangeBatch, pending: PendingChanges) -> None:
+        await self._apply_callers(taken)
+        if taken.user_keys:
+            self._user_headers.clear()
+        if taken.is_too_much:
+            await self._load()
+            return
+        # Held while looking for what deleted documents were about: a server that is being read
+        # meanwhile may be made of one of them.
+        async with self._lock:
+            await self._reload_policies(taken.policies)
+            servers = taken.servers | about_deleted(self._views, taken.deleted)
+        if len(servers) > max(MANY, len(self._views) // MANY_OF):
+            # Each few that are read again cost a new table of all routes.
+            await self._load()
+            return
+        for ids in slices(sorted(servers), SERVERS_AT_ONCE):
+            # Given back after each few: whoever changes a server meanwhile waits for it.
+            async with self._lock:
+                await self._reload(ids)
+                callers = pending.take_callers()
+                await self._apply_callers(callers)
+                await self._reload_policies(callers.policies)
+
+    async def _apply_callers(self, taken: ChangeBatch) -> None:
+        """Follow changes of who may call, before anything that may take longer."""
+        if taken.revocations:
+            await self._revocations_changed()
+        if taken.ended_sessions and self._sessions_ended is not None:
+            await self._sessions_ended(taken.ended_sessions)
+        if taken.users:
+            self._users_changed()
+        if taken.revocations or taken.users:
+            self._notify()
+
+    async def _reload_policies(self, policy_ids: set[str]) -> None:
+        """Read a few policies again. The caller holds the lock."""
+        if not policy_ids:
+            return
+        found = await self._reader.some_policies(policy_ids)
+        if len(found) < len(policy_ids) and any(not _is_id(one) for one in policy_ids):
+            # Told by a text that its id is not, or not by any: it cannot be looked up by that.
+            found = await self._reader.policies()
+            kept: dict[str, Policy] = {}
+        else:
+            kept = {key: one for key, one in self._policies.items() if key not in policy_ids}
+        await self._follow_policies(kept | found)
+        self._publish()
+
+    async def _follow_policies(self, policies: dict[str, Policy]) -> None:
+        """Let *policies* count from the next version on. The caller holds the lock."""
+        before = self._policies
+        # What is as it was stays the same object, which is soon compared.
+        self._policies = {
+            key: before[key] if before.get(key) == policy else policy
+            for key, policy in policies.items()
+        }
+        self._policies_unreadable.set(
+            sum(1 for policy in self._policies.values() if policy.problem is not None)
+        )
+        routes = [view.route for view in self._views.values() if view.route is not None]
+
+        async def rest() -> None:
+            await self._clock.sleep(0)
+
+        await self._policing.replace(self._policies.values(), routes, rest)
+
+    async def _reload(self, server_ids: list[str]) -> None:
+        """Read a few servers again. The caller holds the lock."""
+        views = await self._reader.read(server_ids, self._views, self._clock.now())
+        before = {
+            server_id: self._views.pop(server_id)
+            for server_id in server_ids
+            if server_id in self._views
+        }
+        self._views |= views
+        self._inventory.replace(server_ids, _listed(views))
+        self._servers_described(_described(views))
+        self._follow_connections(before, server_ids)
+        missing = [server_id for server_id in server_ids if server_id not in views]
+        if missing:
+            self._servers_missing(missing)
+        self._publish()
+        self._freed(_definition_bytes(before) + _definition_bytes(views))
+        self._user_headers.forget(server_ids)
+        self._server_reloads.inc(len(server_ids))
+
+    def _follow_connections(
+        self, before: Mapping[str, ServerView], server_ids: Iterable[str]
+    ) -> None:
+        if self._connections is None:
+            return
+        served = {
+            server_id: view.route
+            for server_id in server_ids
+            if (view := self._views.get(server_id)) is not None and view.route is not None
+        }
+        gone = [
+            server_id
+            for server_id, view in before.items()
+            if view.route is not None and server_id not in served
+        ]
+        if gone:
+            self._connections.forget(gone)
+        self._connections.outdate(
+            {server_id: route.modified_at for server_id, route in served.items()}
+        )
+
+    def _publish(self) -> None:
+        """Replace the table in one step; of a tenant's servers on one slug the oldest keeps it."""
+        routes: dict[str | None, dict[str, Route]] = {}
+        views = [self._views[server_id] for server_id in sorted(self._views)]
+        bare = [view.route for view in views if view.route is not None]
+        for route in self._policing.applied(bare):
+            routes.setdefault(route.facts.tenant_id, {}).setdefault(route.slug, route)
+        self._routes = routes
+        served = (route for by_slug in routes.values() for route in by_slug.values())
+        self._catalogue = Catalogue({route.server_id: route for route in served}, self._catalogue)
+        ends = (ends_at for view in views if (ends_at := _next_expiry(view)) is not None)
+        self._next_expiry = min(ends, default=None)
+        self._notify()
+
+
+def _listed(views: Mapping[str, ServerView]) -> dict[str, ListedServer]:
+    return {server_id: view.listed for server_id, view in views.items()}
+
+
+def _definition_bytes(views: Mapping[str, ServerView]) -> int:
+    return sum(view.definition_bytes for view in views.values())
+
+
+def _described(views: Mapping[str, ServerView]) -> list[str]:
+    return [server_id for server_id, view in views.items() if view.listed.described is not None]
+
+
+def _next_expiry(view: ServerView) -> datetime | None:
+    return view.listed.facts.grants.next_expiry
+
+
+def _all_of_callers() -> ChangeBatch:
+    return ChangeBatch(revocations=True, ended_sessions={""}, users=True)
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == ID_CHARACTERS and not set(text) - HEXADECIMAL
+
+
+def _gathering(took: float, idle: float) -> float:
+    """Return the seconds to wait for more changes.
+
+    Args:
+        took: How long the last changes took to apply.
+        idle: How long ago that was; what comes long after them is no part of a burst.
+    """
+    soon = min(GATHER_FACTOR * took, GATHER_SOON_SECONDS)
+    return max(GATHER_SECONDS, max(soon, min(took, MAX_GATHER_SECONDS)) - idle)

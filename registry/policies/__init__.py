@@ -1,1 +1,0 @@
-"""Access policies: who may use which single tools through the gateway."""

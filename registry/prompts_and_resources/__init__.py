@@ -1,0 +1,1 @@
+"""Prompts, resources and resource templates of upstreams: intake, reconciliation, rows."""

@@ -1,0 +1,72 @@
+"""Turn what an upstream lists and what is stored into changes. Pure.
+
+These are not governed one by one as tools are: what the upstream lists is what is stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from registry.prompts_and_resources.values import (
+    Feature,
+    FeatureKey,
+    FeatureKind,
+    FeatureSnapshot,
+    StoredFeature,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFeature:
+    """One to be written, and its place in the upstream's list."""
+
+    feature: Feature
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureChanges:
+    """What to write. An upstream that lists the same as before has none.
+
+    Attributes:
+        moved: Told by nobody, as only their places changed.
+    """
+
+    added: tuple[PlacedFeature, ...] = ()
+    changed: tuple[PlacedFeature, ...] = ()
+    moved: tuple[PlacedFeature, ...] = ()
+    removed: tuple[FeatureKey, ...] = ()
+
+    def names(self, kind: FeatureKind) -> dict[str, list[str]]:
+        """Return the keys of one kind by what happened to them, where something did."""
+        told = {
+            "added": [item.feature.key for item in self.added if item.feature.kind is kind],
+            "changed": [item.feature.key for item in self.changed if item.feature.kind is kind],
+            "removed": [key for its_kind, key in self.removed if its_kind is kind],
+        }
+        return {what: keys for what, keys in told.items() if keys}
+
+
+NO_CHANGES = FeatureChanges()
+
+
+def reconcile(
+    snapshot: FeatureSnapshot, stored: Mapping[FeatureKey, StoredFeature]
+) -> FeatureChanges:
+    """Return the changes that bring *stored* up to *snapshot*; lists not read stay as they are."""
+    added: list[PlacedFeature] = []
+    changed: list[PlacedFeature] = []
+    moved: list[PlacedFeature] = []
+    offered: set[FeatureKey] = set()
+    for kind, features in snapshot.lists.items():
+        for position, feature in enumerate(features):
+            offered.add((kind, feature.key))
+            row = stored.get((kind, feature.key))
+            placed = PlacedFeature(feature, position)
+            if row is None:
+                added.append(placed)
+            elif row.definition != feature.definition:
+                changed.append(placed)
+            elif row.position != position:
+                moved.append(placed)
+    removed = [key for key in stored if key[0] in snapshot.lists and key not in offered]
+    return FeatureChanges(tuple(added), tuple(changed), tuple(moved), tuple(removed))

@@ -1,0 +1,356 @@
+"""What follows from reading an upstream, in terms of stored fields. Pure."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import MAXYEAR, datetime, timedelta
+from typing import cast
+
+from registry.access.policy import ServerScope
+from registry.core.json import JsonObject
+from registry.servers.presenter import listed_problems
+from registry.servers.values import (
+    DEFAULT_SYNC_SECONDS,
+    SYNC_FIELDS,
+    Discovered,
+    ServerRecord,
+    ServerStatus,
+    SyncMode,
+    names_in,
+)
+from registry.tools.intake import LISTED_TWICE
+from registry.tools.projection import project
+from registry.tools.values import ServedTool
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryResult:
+    """What came of reading an upstream: either it answered, or it failed, or nobody asked.
+
+    Attributes:
+        unread: Why nobody asked.
+        needs_oauth: Whether that is because it wants users to authorise the registry by OAuth.
+        is_callers_own: Whether what failed are the values of the caller's own, which says nothing
+            of the server.
+        began_at: When.
+        wants_oauth: Whether it failed because the server itself says that it wants OAuth.
+    """
+
+    found: Discovered | None = None
+    failure: str | None = None
+    unread: str | None = None
+    needs_oauth: bool = False
+    oauth_metadata: JsonObject | None = None
+    is_callers_own: bool = False
+    wants_oauth: bool = False
+    began_at: datetime | None = None
+
+
+OAUTH_MISSING = (
+    "The server requires OAuth, and the registry cannot authorise users at servers yet: its tools "
+    "are not known, and calls to it fail."
+)
+"""Stored as `errorMessage` of a server with `requiresOAuth`."""
+
+NOTHING_OFFERED = (
+    "It offered none of the tools that it had. They are kept until it says so a second time."
+)
+MOVED_MEANWHILE = (
+    "It listed a tool twice and left out others that it had, as if its list changed while it was "
+    "read. They are kept until it says so a second time."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryChanges:
+    """Stored fields that follow from reading an upstream."""
+
+    set_fields: dict[str, object]
+    removed: tuple[str, ...] = ()
+
+
+def needs_confirmation(server: ServerRecord, reading: DiscoveryResult) -> str | None:
+    """Return why an upstream is asked again before it is believed that tools are gone, if so.
+
+    Some offer nothing while they start. In pages of a list that changes while it is read one tool
+    stands twice where another is missing.
+    """
+    found, had = reading.found, names_in(server.config.get("tools"))
+    if found is None or not had:
+        return None
+    tools, rejected = found.snapshot.tools, found.snapshot.rejected
+    if not (tools or rejected):
+        return NOTHING_OFFERED
+    is_twice = any(tool.reason == LISTED_TWICE for tool in rejected)
+    listed = {tool.name for tool in tools} | {tool.name for tool in rejected}
+    if is_twice and not listed.issuperset(had):
+        return MOVED_MEANWHILE
+    return None
+
+
+def with_confirmation(server: ServerRecord, reading: DiscoveryResult) -> DiscoveryResult:
+    """Return *reading*, or a failure when it is the first that cannot be believed yet."""
+    doubt = needs_confirmation(server, reading)
+    if doubt is None or server.error_message == doubt:
+        return reading
+    return DiscoveryResult(failure=doubt, began_at=reading.began_at)
+
+
+def discovery_changes(
+    reading: DiscoveryResult,
+    now: datetime,
+    *,
+    failures_before: int,
+    failures_until_error: int,
+    status: ServerStatus | None,
+) -> DiscoveryChanges:
+    """Return the fields that a reading changes.
+
+    Args:
+        reading: What came of it.
+        now: When.
+        failures_before: Failed attempts in a row until now.
+        failures_until_error: So many make an active server one in error.
+        status: The server's status; None while it is being registered.
+    """
+    synced: dict[str, object] = {
+        "registry.last_sync_started_at": reading.began_at or now,
+        "registry.last_sync_completed_at": now,
+        "registry.last_sync_status": "success" if reading.failure is None else "failure",
+    }
+    if reading.is_callers_own and status is not None:
+        return DiscoveryChanges(synced)
+    if reading.failure is not None:
+        failures = failures_before + 1
+        fields: dict[str, object] = {
+            **synced,
+            "lastError": now,
+            "errorMessage": reading.failure,
+            "registry.consecutive_failures": failures,
+            **({"registry.wants_oauth": True} if reading.wants_oauth else {}),
+        }
+        if status is ServerStatus.ACTIVE and failures >= failures_until_error:
+            fields["status"] = ServerStatus.ERROR.value
+        return DiscoveryChanges(fields)
+    fields = {}
+    if reading.oauth_metadata is not None:
+        fields["config.oauthMetadata"] = reading.oauth_metadata
+    if reading.needs_oauth:
+        fields["errorMessage"] = OAUTH_MISSING
+    found = reading.found
+    if found is None:
+        return DiscoveryChanges(fields)
+    fields |= synced
+    fields |= {
+        "lastConnected": now,
+        "config.capabilities": json.dumps(found.capabilities, separators=(",", ":")),
+        "config.initDuration": found.init_duration_ms,
+        "registry.protocol_version": found.protocol_version,
+        "registry.eras": sorted(era.value for era in found.eras),
+        "registry.last_synced_at": now,
+        "registry.tool_problems": listed_problems(found.snapshot.rejected),
+        "registry.features_read": True,
+    }
+    removed = [
+        "lastError",
+        "errorMessage",
+        "registry.consecutive_failures",
+        "registry.wants_oauth",
+    ]
+    told: dict[str, object] = {
+        "registry.instructions": found.instructions,
+        "registry.title": found.title,
+        "registry.feature_problems": listed_problems(found.features.problems),
+    }
+    for name, value in told.items():
+        if value:
+            fields[name] = value
+        else:
+            removed.append(name)
+    if status is ServerStatus.ERROR:
+        fields["status"] = ServerStatus.ACTIVE.value
+    return DiscoveryChanges(fields, tuple(removed))
+
+
+def schedule_fields(
+    before: Mapping[str, object],
+    writes: Mapping[str, object],
+    gone: Collection[str],
+    now: datetime,
+) -> DiscoveryChanges:
+    """Return when a server is due whose schedule changes.
+
+    Args:
+        before: Our own facts about it as they are stored.
+        writes: Stored fields to set.
+        gone: Those to remove.
+        now: When.
+    """
+    names = ("sync_mode", "sync_interval_seconds")
+    if not any(f"registry.{name}" in {*writes, *gone} for name in names):
+        return DiscoveryChanges({})
+    mode, seconds = (
+        writes.get(f"registry.{name}", None if f"registry.{name}" in gone else before.get(name))
+        for name in names
+    )
+    if mode != SyncMode.SCHEDULED.value:
+        return DiscoveryChanges({}, ("registry.next_sync_at",) if "next_sync_at" in before else ())
+    interval = seconds if isinstance(seconds, int) else DEFAULT_SYNC_SECONDS
+    return DiscoveryChanges({"registry.next_sync_at": now + timedelta(seconds=interval)})
+
+
+def apply_to_new(fields: dict[str, object], outcome: DiscoveryChanges) -> None:
+    """Write dotted names into the nested fields of a document that is not stored yet."""
+    for name, value in outcome.set_fields.items():
+        parent, _, leaf = name.rpartition(".")
+        target = cast("dict[str, object]", fields[parent]) if parent else fields
+        target[leaf] = value
+
+
+def projection_fields(served: list[ServedTool], server_name: str) -> dict[str, object]:
+    """Return the fields of `mcpservers` that mirror the tools that are served."""
+    projection = project(served, server_name)
+    return {
+        "config.tools": projection.tools,
+        "config.toolFunctions": projection.functions,
+        "numTools": projection.num_tools,
+        "registry.functions_omitted": projection.omitted,
+    }
+
+
+OF_A_CONNECTION = frozenset({"lastConnected", "config.initDuration"})
+"""Fields that say of an unchanged server only that it was connected to, which others note too, at
+their leisure."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateOnlyWrite:
+    """What is left of a write that leaves the server's document as it is, and is kept apart."""
+
+    changes: Mapping[str, object]
+    removed: tuple[str, ...]
+
+
+def state_only_write(
+    server: ServerRecord, writes: Mapping[str, object], removed: Collection[str]
+) -> StateOnlyWrite | None:
+    """Return what is to be written of *server* if its document may stay; None if it may not.
+
+    The document repeats all tools: writing it anew costs the more, the more of them there are.
+    """
+    current = _current(server)
+    changes = {name: value for name, value in writes.items() if name in SYNC_FIELDS}
+    if not changes or any(
+        current.get(name) != value
+        for name, value in writes.items()
+        if name not in changes and name not in OF_A_CONNECTION
+    ):
+        return None
+    gone = [name for name in removed if current.get(name) is not None]
+    if not SYNC_FIELDS.issuperset(gone):
+        return None
+    return StateOnlyWrite(changes, tuple(gone))
+
+
+VOLATILE = frozenset(
+    {
+        "lastConnected",
+        "lastError",
+        "errorMessage",
+        "config.initDuration",
+        "config.toolFunctions",
+        "registry.last_synced_at",
+        "registry.last_sync_started_at",
+        "registry.last_sync_completed_at",
+        "registry.last_sync_status",
+        "registry.next_sync_at",
+        "registry.settled_digest",
+        "registry.settled_at",
+        "registry.consecutive_failures",
+        "registry.functions_omitted",
+        "registry.tool_problems",
+        "registry.feature_problems",
+        "registry.features_read",
+        "registry.auto_expose",
+        "registry.wants_oauth",
+    }
+)
+"""Fields that move at every reading; alone they are no modification of the server."""
+
+
+def is_modification(server: ServerRecord, writes: Mapping[str, object]) -> bool:
+    """Whether *writes* change more of *server* than what moves at every reading.
+
+    Its tool functions are looked at by `functions_differ`.
+    """
+    current = _current(server)
+    return any(
+        current.get(name) != value
+        for name, value in writes.items()
+        if name not in VOLATILE and name != "numTools"
+    )
+
+
+def functions_differ(before: JsonObject, writes: Mapping[str, object]) -> bool:
+    """Whether *writes* change tool functions that the other application can see *before*."""
+    functions = writes.get("config.toolFunctions")
+    return bool(before) and functions is not None and functions != before
+
+
+def _current(server: ServerRecord) -> dict[str, object]:
+    return {
+        "status": server.status,
+        "lastError": server.last_error,
+        "errorMessage": server.error_message,
+        **{f"config.{name}": value for name, value in server.config.items()},
+        **{f"registry.{name}": value for name, value in server.registry.items()},
+    }
+
+
+ROOT_FIELDS = {
+    "scope": "scope",
+    "status": "status",
+    "path": "path",
+    "tags": "tags",
+    "lastConnected": "last_connected",
+    "lastError": "last_error",
+    "errorMessage": "error_message",
+    "updatedAt": "updated_at",
+}
+"""Stored root fields that change, and the attributes of `ServerRecord` that hold them."""
+
+
+def changed_record(
+    server: ServerRecord, writes: Mapping[str, object], removed: tuple[str, ...]
+) -> ServerRecord:
+    """Return *server* as it is once *writes* are written and *removed* is gone."""
+    config = dict(server.config)
+    ours = dict(server.registry)
+    attributes: dict[str, object] = {}
+    for name, value in {**dict.fromkeys(removed), **writes}.items():
+        parent, _, leaf = name.partition(".")
+        if parent in {"config", "registry"}:
+            target = cast("dict[str, object]", config if parent == "config" else ours)
+            if value is None:
+                target.pop(leaf, None)
+            else:
+                target[leaf] = value
+        elif name in ROOT_FIELDS:
+            attributes[ROOT_FIELDS[name]] = _read(name, value)
+    return replace(server, config=config, registry=ours, **attributes)  # type: ignore[arg-type]  # names and types as listed
+
+
+def _read(name: str, value: object) -> object:
+    if name == "scope":
+        return None if value is None else ServerScope(str(value))
+    if name == "status":
+        return None if value is None else ServerStatus(str(value))
+    return tuple(cast("list[str]", value)) if name == "tags" else value
+
+
+def time_after(previous: datetime | None, now: datetime) -> datetime:
+    """Return a time after *previous* even when the clock did not move between two changes."""
+    if previous is None or now > previous or previous.year == MAXYEAR:
+        # There is no later time than the last one, which other programs can store.
+        return now
+    return previous + timedelta(milliseconds=1)

@@ -1,0 +1,1 @@
+"""Servers in files: forms that are imported, and declarations that are exported and applied."""

@@ -1,0 +1,257 @@
+"""Servers as a file declares them: what is stored written as such a file, and what one changes.
+
+Pure. A declaration is the body of `POST /api/v1/servers` with `owner` and `status` beside it. In
+it secrets stand as references, `${env:NAME}` or `${file:PATH}`, never as what they are. What it
+does not name stays as it is.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from registry.core.json import JsonObject, JsonValue, members
+from registry.core.logs import MASK
+from registry.servers.credentials import user_key_template, user_variables
+from registry.servers.presenter import present_detail
+from registry.servers.schemas import ServerCreate
+from registry.servers.values import ServerRecord, ServerStatus
+
+REFERENCE = re.compile(r"\$\{(env|file):([^{}]+)\}")
+
+MEMBERS = (
+    *("serverName", "title", "description", "url", "type", "scope", "tags", "path", "headers"),
+    *("apiKey", "oauth", "requiresOAuth", "customUserVars", "timeout", "initTimeout"),
+    *("serverInstructions", "iconPath", "startup", "autoExpose", "onChange", "syncMode"),
+    "syncIntervalSeconds",
+)
+"""What an export holds, in its order."""
+
+API_KEY, CLIENT_SECRET = "apiKey.key", "oauth.client_secret"
+
+Resolve = Callable[[str, str], str | None]
+"""From the kind and the name of a reference to its value, or None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One entry of a file, its references resolved.
+
+    Attributes:
+        body: What is registered, or changed; a secret that is not at hand is its mask.
+        given: Names of the members that the file has.
+        owner: Whose it shall be; None where the file does not say.
+        status: What it shall be; None where the file does not say.
+        missing: References to secrets that are not at hand, by their places.
+    """
+
+    body: ServerCreate
+    given: frozenset[str]
+    owner: str | None
+    status: ServerStatus | None
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DeclarationDifference:
+    """What a declaration changes of a stored server.
+
+    Attributes:
+        update: Members to send, whole; secrets that stay are masked in it.
+        told: A line for each, without any secret.
+    """
+
+    update: JsonObject = field(repr=False)
+    told: tuple[str, ...]
+
+
+def exported(server: ServerRecord, owner: str | None) -> JsonObject:
+    """Return a stored server as a declaration, which may lie in a repository."""
+    shown = present_detail(server)
+    entry: JsonObject = {
+        name: shown[name] for name in MEMBERS if shown.get(name) not in (None, [], {}, "")
+    }
+    api_key = members(entry.get("apiKey"))
+    if api_key.get("source") == "user":
+        # Made of the key by whoever registers it.
+        _leave_out(entry, "headers", user_key_template(api_key))
+        _leave_out(entry, "customUserVars", user_variables())
+        entry["apiKey"] = {name: value for name, value in api_key.items() if name != "key"}
+    if entry.get("requiresOAuth") is False:
+        del entry["requiresOAuth"]
+    if owner is not None:
+        entry["owner"] = owner
+    if server.status is ServerStatus.INACTIVE:
+        entry["status"] = ServerStatus.INACTIVE.value
+    return {name: _referenced(server.server_name, name, value) for name, value in entry.items()}
+
+
+def _leave_out(entry: JsonObject, member: str, made: JsonObject) -> None:
+    left: JsonObject = {
+        name: value
+        for name, value in members(entry.get(member)).items()
+        if made.get(name) != value
+    }
+    if left:
+        entry[member] = left
+    else:
+        entry.pop(member, None)
+
+
+def _referenced(server: str, place: str, value: JsonValue) -> JsonValue:
+    """Return *value* with a reference in place of each mask, named after its place."""
+    if isinstance(value, dict):
+        return {name: _referenced(server, f"{place}_{name}", one) for name, one in value.items()}
+    if isinstance(value, str) and MASK in value:
+        name = re.sub(r"[^A-Za-z0-9]+", "_", f"{server}_{place}").strip("_").upper()
+        return f"${{env:{name}}}"
+    return value
+
+
+def declared(content: Mapping[str, Any], resolve: Resolve) -> Declared:
+    """Return what an entry of a file declares.
+
+    Raises:
+        ValueError: It says something that cannot be; pydantic's ValidationError is one.
+    """
+    missing: dict[str, str] = {}
+    resolved = _resolved("", dict(content), resolve, missing)
+    owner, status = resolved.pop("owner", None), resolved.pop("status", None)
+    if owner is not None and not isinstance(owner, str):
+        raise ValueError("owner: must be the id, name or address of a user")
+    if status not in (None, ServerStatus.ACTIVE.value, ServerStatus.INACTIVE.value):
+        raise ValueError("status: must be active or inactive")
+    body = ServerCreate.model_validate(resolved)
+    given = frozenset(
+        ServerCreate.model_fields[name].alias or name for name in body.model_fields_set
+    )
+    return Declared(body, given, owner, None if status is None else ServerStatus(status), missing)
+
+
+def _resolved(place: str, value: Any, resolve: Resolve, missing: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _resolved(f"{place}.{name}" if place else name, one, resolve, missing)
+            for name, one in value.items()
+        }
+    if not isinstance(value, str):
+        return value
+
+    def found(match: re.Match[str]) -> str:
+        text = resolve(match[1], match[2])
+        if text is None:
+            missing[place] = match[0]
+        return text or ""
+
+    text = REFERENCE.sub(found, value)
+    # Kept where there is one, refused where there is none.
+    return MASK if place in missing else text
+
+
+def difference(
+    wanted: Declared, stored: ServerRecord, secret_of: Callable[[str, str], str | None]
+) -> DeclarationDifference:
+    """Return what *wanted* changes of a stored server.
+
+    Args:
+        wanted: As the file declares it.
+        stored: As it is.
+        secret_of: Returns the secret at a place that is stored like this; None where it cannot.
+
+    Raises:
+        ValueError: A reference stands for nothing, here and in what is stored.
+    """
+    shown = _comparable(present_detail(stored))
+    full = wanted.body.model_dump(mode="json", by_alias=True, exclude_none=True)
+    secrets = _stored_secrets(stored.config)
+    require_values(
+        {place: named for place, named in wanted.missing.items() if place not in secrets}
+    )
+    update: JsonObject = {}
+    told: list[str] = []
+    for name in sorted(wanted.given & full.keys() - {"serverName"}):
+        after, before = full[name], shown.get(name)
+        changed = _mask_unchanged(name, after, secrets, secret_of)
+        masked = _masked(name, after, before)
+        if masked == before and not changed:
+            continue
+        update[name] = after
+        told += [f"{place}: another secret" for place in changed]
+        if masked != before:
+            told.append(f"{name}: {_short(before)} -> {_short(masked)}")
+    if wanted.status is not None and wanted.status is not stored.effective_status:
+        # A server in error is on.
+        is_off = stored.effective_status is ServerStatus.INACTIVE
+        if is_off is not (wanted.status is ServerStatus.INACTIVE):
+            update["status"] = wanted.status.value
+            told.append(f"status: {stored.effective_status.value} -> {wanted.status.value}")
+    return DeclarationDifference(update, tuple(told))
+
+
+def require_values(missing: Mapping[str, str]) -> None:
+    """Refuse references that stand for nothing.
+
+    Raises:
+        ValueError: There are some; names them.
+    """
+    if missing:
+        named = ", ".join(f"{place} ({reference})" for place, reference in missing.items())
+        raise ValueError(f"these have no value: {named}")
+
+
+def _comparable(shown: JsonObject) -> JsonObject:
+    """Return what is shown of a server without the key that its users give themselves."""
+    api_key = members(shown.get("apiKey"))
+    if api_key.get("source") != "user":
+        return shown
+    return {**shown, "apiKey": {name: one for name, one in api_key.items() if name != "key"}}
+
+
+def _stored_secrets(config: JsonObject) -> dict[str, str]:
+    found = {
+        API_KEY: members(config.get("apiKey")).get("key"),
+        CLIENT_SECRET: members(config.get("oauth")).get("client_secret"),
+        **{f"headers.{name}": value for name, value in members(config.get("headers")).items()},
+    }
+    return {place: value for place, value in found.items() if isinstance(value, str)}
+
+
+def _mask_unchanged(
+    name: str,
+    after: JsonValue,
+    secrets: Mapping[str, str],
+    secret_of: Callable[[str, str], str | None],
+) -> list[str]:
+    """Put masks in place of secrets that are stored just so, and return where they differ."""
+    if not isinstance(after, dict):
+        return []
+    changed: list[str] = []
+    for member, value in after.items():
+        place = f"{name}.{member}"
+        stored = secrets.get(place)
+        if value == MASK or stored is None or stored == value:
+            continue
+        is_secret = place in {API_KEY, CLIENT_SECRET} or name == "headers"
+        if is_secret and (known := secret_of(place, stored)) is not None:
+            if known == value:
+                after[member] = MASK
+            else:
+                changed.append(place)
+    return changed
+
+
+def _masked(name: str, after: JsonValue, before: JsonValue) -> JsonValue:
+    """Return what is wanted as answers show it, to be compared with and printed."""
+    if not isinstance(after, dict) or name not in {"apiKey", "oauth", "headers"}:
+        return after
+    shown = members(before)
+    hidden = {"key", "client_secret"} if name != "headers" else set(after)
+    return {
+        member: MASK if member in hidden and shown.get(member, MASK) == MASK else value
+        for member, value in after.items()
+    }
+
+
+def _short(value: JsonValue) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."  # noqa: PLR2004 - a line of a terminal

@@ -1,0 +1,1 @@
+"""What is stored of servers: repositories, and the transactions over them."""

@@ -1,0 +1,318 @@
+"""All servers and tools in memory, as far as lists need them.
+
+Filled and kept up to date by whoever follows the database, which is the gateway's snapshot; read
+by lists, which ask the database for the documents of one page only. What is held of a server is
+replaced as a whole and never changed. See docs/decisions/0032-lists-from-memory.md.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import NamedTuple
+
+from packages.database.slices import slices
+from packages.database.stored import text_of
+from registry.access.policy import Grants, ServerFacts, ServerScope
+from registry.access.repository import AclRepository
+from registry.auth.identity import UserContext
+from registry.connections.values import VisibleServer
+from registry.core.clock import Clock
+from registry.core.search import joined, searchable
+from registry.servers.credentials import is_user_level
+from registry.servers.errors import ListsOutdatedError
+from registry.servers.naming import slug_of
+from registry.servers.storage.lookup import ServerLookup
+from registry.servers.values import (
+    UNKNOWN_SCOPE,
+    ServerCounts,
+    ServerRecord,
+    ServerStatus,
+    Transport,
+)
+from registry.tools.projection import restore
+from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
+from registry.tools.repository import ToolRepository
+from registry.tools.values import ListedTool, ToolRow
+
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+READ_AT_ONCE = 50
+
+FEW = 200
+"""Servers of which tools are put in order when they are asked for."""
+
+by_row_id = attrgetter("row_id")
+
+
+class OwnerWords(NamedTuple):
+    """What a server's tools are found by beside their own words.
+
+    Attributes:
+        prefix: First half of their names on the combined server.
+    """
+
+    server_name: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedServer:
+    """What lists need to know of one server.
+
+    Attributes:
+        facts: What the access decision is made on.
+        transport: As it is stored; what has none speaks SSE.
+        served: How many tools it serves, for statistics.
+        described: Their names, where the other application alone has described them.
+        text: What it is searched by.
+        tools: All of it, in the order of their ids.
+    """
+
+    seen: VisibleServer
+    facts: ServerFacts
+    status: ServerStatus
+    effective_path: str
+    transport: str
+    served: int
+    described: tuple[str, ...] | None
+    text: str = field(repr=False)
+    tools: tuple[ListedTool, ...] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """Return its ObjectId."""
+        return self.seen.id
+
+
+def owner_words(server: ServerRecord) -> OwnerWords:
+    """Return what a server's tools are found by beside their own words."""
+    slug = slug_of(server.effective_path) or server.server_name
+    return OwnerWords(server.server_name, public_prefix(slug))
+
+
+def listed_tool(row: ToolRow, owner: OwnerWords) -> ListedTool:
+    """Return what lists need of a stored tool: it is found by its server's name too."""
+    combined = f"{owner.prefix}{SEPARATOR}{public_suffix(owner.prefix, row.name)}"
+    # The least of the fields: what is said of the tool itself comes first.
+    return row.listed._replace(
+        text=joined(row.listed.text, searchable([combined], [owner.server_name]))
+    )
+
+
+def listed_server(
+    server: ServerRecord,
+    facts: ServerFacts,
+    tools: Iterable[ListedTool],
+    described: Collection[str] | None = None,
+) -> ListedServer:
+    """Return what lists need of a stored server.
+
+    Args:
+        server: As it is stored.
+        facts: What the access decision is made on.
+        tools: Its rows.
+        described: Names of the tools that are served, if we never read it.
+    """
+    config = server.config
+    names = None if described is None else server.in_stored_order(described)
+    served = server.tool_names if names is None else names
+    owner = owner_words(server)
+    combined = (f"{owner.prefix}{SEPARATOR}{public_suffix(owner.prefix, one)}" for one in served)
+    return ListedServer(
+        seen=seen(server),
+        facts=facts,
+        status=server.effective_status,
+        effective_path=server.effective_path,
+        transport=transport_named(config.get("type")),
+        served=len(served),
+        described=names,
+        text=searchable(
+            [server.server_name],
+            [config.get("title")],
+            server.tags,
+            [config.get("description")],
+            # Of those alone that whoever sees the server is told of.
+            [*served, *combined],
+        ),
+        tools=tuple(sorted(tools, key=by_row_id)),
+    )
+
+
+def transport_named(stored: object) -> str:
+    """Return under which name statistics count a stored transport; what is no text has none."""
+    if stored is None:
+        # As the other application reads it.
+        return Transport.SSE.value
+    name = text_of(stored) or "unknown"
+    return Transport.STREAMABLE_HTTP.value if name == "http" else name
+
+
+def seen(server: ServerRecord) -> VisibleServer:
+    """Return what connections need to know of a server."""
+    return VisibleServer(
+        id=server.id,
+        name=server.server_name,
+        version=server.updated_at,
+        is_off=server.effective_status is ServerStatus.INACTIVE,
+        requires_oauth=server.config.get("requiresOAuth") is True,
+        is_user_level=is_user_level(server.config),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InventorySources:
+    """What an inventory is read from by a process that follows no changes."""
+
+    servers: ServerLookup
+    tools: ToolRepository
+    acl: AclRepository
+
+    async def read(self, now: datetime, *, with_tools: bool) -> dict[str, ListedServer]:
+        """Return all servers as they are stored now.
+
+        Raises:
+            DatabaseUnavailable: They cannot be read.
+        """
+        found: dict[str, ListedServer] = {}
+        for ids in slices(await self.servers.ids_unchecked(), READ_AT_ONCE):
+            servers = await self.servers.by_ids_unchecked(ids)
+            grants = await self.acl.grants_of(ids, now)
+            owners = {server.id: owner_words(server) for server in servers}
+            tools: dict[str, list[ListedTool]] = {}
+            described: dict[str, list[str]] = {
+                server.id: [] for server in servers if server.is_described_elsewhere
+            }
+            async for row in self.tools.rows(ids if with_tools else list(described)):
+                owner_id = row.listed.owner_id
+                tools.setdefault(owner_id, []).append(listed_tool(row, owners[owner_id]))
+                if row.is_served and owner_id in described:
+                    described[owner_id].append(row.name)
+            for server in servers:
+                if server.id in described and server.id not in tools:
+                    functions = await self.servers.tool_functions(server.id)
+                    restored = restore(functions, server.server_name)
+                    described[server.id] = [tool.name for tool in restored.tools]
+                entries = Grants.of(grants.get(server.id, ()), server.tenant_id)
+                facts = ServerFacts(
+                    server.author, server.scope, entries, tenant_id=server.tenant_id
+                )
+                found[server.id] = listed_server(
+                    server,
+                    facts,
+                    tools.get(server.id, ()) if with_tools else (),
+                    described.get(server.id),
+                )
+        return found
+
+
+class Inventory:
+    """The servers and tools of one version of the database after the other.
+
+    Args:
+        clock: Says how old it is.
+        max_staleness_seconds: How old it may be to be read.
+    """
+
+    def __init__(self, clock: Clock, *, max_staleness_seconds: float) -> None:
+        self._clock = clock
+        self._max_staleness_seconds = max_staleness_seconds
+        self._agreed_at = float("-inf")
+        self._servers: dict[str, ListedServer] = {}
+        self._in_order: list[ListedServer] | None = None
+        self._tools: list[ListedTool] = []
+        # Servers of which the tools in `_tools` are not those of today.
+        self._outdated: set[str] = set()
+
+    @property
+    def age_seconds(self) -> float:
+        """Return the time since it last agreed with the database."""
+        return self._clock.monotonic() - self._agreed_at
+
+    def is_fresh(self) -> bool:
+        """Whether it agreed with the database recently enough."""
+        return self.age_seconds <= self._max_staleness_seconds
+
+    def agrees(self, since: float) -> None:
+        """Take note that it is as the database was at the monotonic time *since*."""
+        self._agreed_at = max(self._agreed_at, since)
+
+    def replace(self, server_ids: Iterable[str], servers: Mapping[str, ListedServer]) -> None:
+        """Put *servers* in the place of all that is held of *server_ids*."""
+        for server_id in server_ids:
+            former, later = self._servers.pop(server_id, None), servers.get(server_id)
+            if later is not None:
+                self._servers[server_id] = later
+            before = former.tools if former is not None else ()
+            if before is not (later.tools if later is not None else ()):
+                self._outdated.add(server_id)
+        self._in_order = None
+
+    def replace_all(self, servers: Mapping[str, ListedServer]) -> None:
+        """Put *servers* in the place of everything."""
+        self.replace({**self._servers, **servers}, servers)
+
+    def servers(self) -> Sequence[ListedServer]:
+        """Return all servers, the last changed first.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        self._require_fresh()
+        if self._in_order is None:
+            # Twice, because the order is descending by time and ascending by id.
+            by_id = sorted(self._servers.values(), key=lambda server: server.seen.id)
+            self._in_order = sorted(
+                by_id, key=lambda server: server.seen.version or NEVER, reverse=True
+            )
+        return self._in_order
+
+    def tools(self, server_ids: Collection[str]) -> Sequence[ListedTool]:
+        """Return the tools of some servers in the order of their ids, which is that of finding.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        self._require_fresh()
+        if len(server_ids) <= FEW:
+            found = (self._servers.get(server_id) for server_id in server_ids)
+            some = [tool for server in found if server is not None for tool in server.tools]
+            return sorted(some, key=by_row_id)
+        everything = self._all_tools()
+        if len(server_ids) >= len(self._servers):
+            return everything
+        return [tool for tool in everything if tool.owner_id in server_ids]
+
+    def counts(self, user: UserContext) -> ServerCounts:
+        """Count all servers of the tenants that *user* sees, private ones too.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        servers = [server for server in self.servers() if user.sees_tenant(server.facts.tenant_id)]
+        scopes = Counter(server.facts.scope or UNKNOWN_SCOPE for server in servers)
+        statuses = Counter(server.status for server in servers)
+        transports = Counter(server.transport for server in servers)
+        return ServerCounts(
+            total=len(servers),
+            by_scope={scope: scopes[scope] for scope in ServerScope},
+            by_status={status: statuses[status] for status in ServerStatus},
+            by_transport={**dict.fromkeys(map(str, Transport), 0), **transports},
+            tools=sum(server.served for server in servers),
+        )
+
+    def _all_tools(self) -> list[ListedTool]:
+        if self._outdated:
+            outdated, servers = self._outdated, self._servers
+            kept = [tool for tool in self._tools if tool.owner_id not in outdated]
+            found = (servers.get(server_id) for server_id in outdated)
+            kept += [tool for server in found if server is not None for tool in server.tools]
+            # Nearly in order already, which sorting makes use of.
+            kept.sort(key=by_row_id)
+            self._tools, self._outdated = kept, set()
+        return self._tools
+
+    def _require_fresh(self) -> None:
+        if not self.is_fresh():
+            raise ListsOutdatedError

@@ -1,0 +1,103 @@
+"""Restores the rows of servers that were read here and have lost them.
+
+A database that was restored without `mcp_tools` looks so. The rows are made of what jarvis-api
+reads of the tools, `config.toolFunctions`, which is written together with them. Those of a server
+that we never read come back by themselves (`registry.sync.described`). Only an operator starts
+this: `registry doctor --repair`.
+"""
+
+from packages.database.client import Database, Transaction
+from packages.database.slices import slices
+from registry.audit.values import AuditAction, AuditEvent, EntityType
+from registry.auth.identity import OPERATOR
+from registry.core.clock import Clock
+from registry.servers.storage.records import server_changes
+from registry.servers.storage.registry_sync import RegistrySyncService
+from registry.servers.storage.store import LARGE_SECONDS, ServerRepositories
+from registry.servers.values import Discovered, ServerRecord
+from registry.tools.exposure import AutoExpose
+from registry.tools.projection import restore
+from registry.tools.values import ToolEditor, ToolSnapshot
+
+SERVERS_AT_ONCE = 200
+
+
+class LostTools:
+    """Servers whose tools are named in their document and have no rows."""
+
+    def __init__(
+        self, database: Database, repositories: ServerRepositories, *, clock: Clock
+    ) -> None:
+        self._database = database
+        self._repositories = repositories
+        self._sync = RegistrySyncService(repositories.tools, repositories.features)
+        self._clock = clock
+
+    async def find(self) -> list[str]:
+        """Return the ids of these servers.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        repositories = self._repositories
+        found: list[str] = []
+        for ids in slices(await repositories.lookup.ids_unchecked(), SERVERS_AT_ONCE):
+            for server in await repositories.lookup.by_ids_unchecked(ids):
+                if not _names_tools(server) or await repositories.tools.has_rows(server.id):
+                    continue
+                found.append(server.id)
+        return sorted(found)
+
+    async def restore(self, server_id: str) -> int:
+        """Write the rows of a server, unless it has some; return how many tools it got.
+
+        They are served as jarvis-api serves them. The next reading of the server compares them
+        with what it offers.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+            ReplicaSetNeeded: It has no transactions.
+        """
+        repositories = self._repositories
+
+        async def write(tx: Transaction) -> int:
+            # First, so that no other process writes it at the same time.
+            server = await repositories.servers.touch(server_id, tx)
+            if server is None or not _names_tools(server):
+                return 0
+            if await repositories.tools.has_rows(server_id, tx):
+                return 0
+            functions = await repositories.lookup.tool_functions(server_id, tx)
+            snapshot = restore(functions, server.server_name)
+            if not snapshot.tools:
+                return 0
+            synced = await self._sync.begin(
+                server_id,
+                server.server_name,
+                _as_read(snapshot),
+                AutoExpose.ALL,
+                self._clock.now(),
+                tx,
+                reader=ToolEditor(OPERATOR.user_id, OPERATOR.username),
+            )
+            changes = server_changes(server, server, synced.tools)
+            event = AuditEvent(AuditAction.REFRESH, EntityType.SERVER, server_id, changes)
+            await repositories.audit.record(OPERATOR, event, tx)
+            return len(snapshot.tools)
+
+        return await self._database.transaction(write, seconds=LARGE_SECONDS)
+
+
+def _names_tools(server: ServerRecord) -> bool:
+    return not server.is_described_elsewhere and bool(server.tool_names)
+
+
+def _as_read(snapshot: ToolSnapshot) -> Discovered:
+    return Discovered(
+        snapshot=snapshot,
+        capabilities={},
+        protocol_version="",
+        eras=frozenset(),
+        instructions=None,
+        init_duration_ms=0,
+    )

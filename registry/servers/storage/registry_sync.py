@@ -1,0 +1,271 @@
+"""RegistrySyncService: brings the canonical rows of an owner up to what its upstream offers.
+
+Nothing else reconciles. It writes in the transaction of the operation that had the upstream read,
+so that readers see the old set or the new one, and it never reads an upstream itself.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from packages.database.client import Transaction
+from registry.core.json import JsonObject, choice_of
+from registry.prompts_and_resources.reconcile import NO_CHANGES, FeatureChanges
+from registry.prompts_and_resources.reconcile import reconcile as reconcile_features
+from registry.prompts_and_resources.repository import FeatureRepository
+from registry.servers.discovery_changes import projection_fields
+from registry.servers.values import Discovered, ServerRecord, names_in
+from registry.tools.exposure import AutoExpose, ToolOrigin, is_served
+from registry.tools.naming import function_name
+from registry.tools.projection import project
+from registry.tools.reconcile import (
+    Changes,
+    OnChange,
+    Rules,
+    changed_names,
+    default_on_change,
+    reconcile,
+)
+from registry.tools.repository import ToolRepository
+from registry.tools.values import ServedTool, StoredTool, ToolEditor, ToolSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """What the rows belong to.
+
+    Attributes:
+        read_at: When it was read last.
+        config: What the other application reads of its tools, among other things.
+        has_features: Whether its prompts and resources were ever read.
+    """
+
+    id: str
+    name: str
+    read_at: datetime | None = None
+    config: JsonObject = field(default_factory=dict)
+    has_features: bool = False
+
+    def projects(self, stored: Mapping[str, StoredTool]) -> bool:
+        """Whether the projection names the tools that are served."""
+        served = {
+            name
+            for name, row in stored.items()
+            if is_served(row.registration_state, row.exposure_state)
+        }
+        return set(names_in(self.config.get("tools"))) == served
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What was written.
+
+    Attributes:
+        projection: Stored fields of the server that repeat its tools for the other application;
+            empty when they are right as they are.
+        waiting: Names of the tools that wait for review, where that was found out anyhow.
+    """
+
+    tools: Changes
+    features: FeatureChanges
+    projection: Mapping[str, object]
+    waiting: tuple[str, ...] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there was nothing to do, and nothing is left to do for people."""
+        is_nothing = self.tools.is_nothing and self.features == NO_CHANGES
+        return is_nothing and not self.projection and self.waiting == ()
+
+
+class RegistrySyncService:
+    """Writes what came of reading upstreams."""
+
+    def __init__(self, tools: ToolRepository, features: FeatureRepository) -> None:
+        self._tools = tools
+        self._features = features
+
+    async def begin(
+        self,
+        server_id: str,
+        server_name: str,
+        found: Discovered,
+        auto_expose: AutoExpose,
+        now: datetime,
+        tx: Transaction,
+        *,
+        reader: ToolEditor,
+    ) -> Synced:
+        """Write the first rows of a server that is being registered."""
+        rules = Rules(auto_expose, ToolOrigin.AT_REGISTRATION)
+        return await self._write(_Owner(server_id, server_name), found, {}, rules, now, tx, reader)
+
+    async def synchronise(
+        self,
+        server: ServerRecord,
+        found: Discovered,
+        now: datetime,
+        tx: Transaction,
+        *,
+        reader: ToolEditor,
+        accept: bool,
+    ) -> Synced:
+        """Write what changed since the last time, by the server's own rules.
+
+        Args:
+            server: As it is stored.
+            found: What its upstream says.
+            now: When.
+            tx: The transaction to write in.
+            reader: Who had it read.
+            accept: Serve new and changed tools at once, because somebody just reviewed them.
+        """
+        stored = await self._tools.stored(server.id, tx)
+        stored = await self._tools.with_definitions(
+            server.id, stored, changed_names(found.snapshot, stored), tx
+        )
+        rules = _rules_of_reading(server, stored, accept=accept)
+        read_at = server.registry.get("last_synced_at")
+        owner = _Owner(
+            server.id,
+            server.server_name,
+            read_at if isinstance(read_at, datetime) else None,
+            # Somebody who looks closely wants it right whatever it says.
+            {} if accept else server.config,
+            has_features="features_read" in server.registry,
+        )
+        return await self._write(owner, found, stored, rules, now, tx, reader)
+
+    async def follow_described(
+        self,
+        server: ServerRecord,
+        found: ToolSnapshot,
+        functions: JsonObject,
+        now: datetime,
+        tx: Transaction,
+        *,
+        reader: ToolEditor,
+    ) -> Changes:
+        """Write the rows of a server that the other application alone has described.
+
+        Its first tools are served, as that application serves them; what it describes otherwise
+        later is treated by the server's own rules. What it has from us is no news: functions as we
+        wrote them after a decision, and the lack of those of tools that are not served.
+
+        Args:
+            server: As it is stored.
+            found: Its described tools.
+            functions: What they were made of.
+            now: When.
+            tx: The transaction to write in.
+            reader: Who does so.
+        """
+        stored = await self._tools.stored(server.id, tx)
+        served = await self._tools.served(server.id, tx) if stored else []
+        ours = project(served, server.server_name).functions
+        keys = {tool.name: function_name(tool.name, server.server_name) for tool in served}
+        # What did not fit into what we wrote is in neither.
+        same = {name for name, key in keys.items() if functions.get(key) == ours.get(key)}
+        offered = {tool.name for tool in found.tools}
+        news = tuple(tool for tool in found.tools if tool.name not in same)
+        rows = {
+            name: row
+            for name, row in stored.items()
+            if name not in same
+            and (name in offered or is_served(row.registration_state, row.exposure_state))
+        }
+        snapshot = ToolSnapshot(news, found.rejected)
+        rows = await self._tools.with_definitions(
+            server.id, rows, changed_names(snapshot, rows), tx
+        )
+        rules = Rules(auto_expose_of(server), _origin(server, stored), _on_change(server))
+        changes = reconcile(snapshot, rows, rules)
+        await self._tools.apply(server.id, changes, now, tx, reader=reader)
+        return changes
+
+    async def _write(
+        self,
+        owner: "_Owner",
+        found: Discovered,
+        stored: Mapping[str, StoredTool],
+        rules: Rules,
+        now: datetime,
+        tx: Transaction,
+        reader: ToolEditor,
+    ) -> Synced:
+        known = await self._features.stored(owner.id, tx) if owner.has_features else {}
+        features = reconcile_features(found.features, known)
+        await self._features.apply(owner.id, features, now, tx)
+        tools = reconcile(found.snapshot, stored, rules)
+        await self._tools.apply(owner.id, tools, now, tx, reader=reader, seen_at=owner.read_at)
+        if tools.is_nothing and owner.projects(stored):
+            waiting = tuple(sorted(name for name, row in stored.items() if row.waits))
+            return Synced(tools, features, {}, waiting)
+        if stored:
+            served = await self._tools.served(owner.id, tx)
+        else:
+            served = [
+                ServedTool.as_found(insert.definition)
+                for insert in tools.inserts
+                if insert.is_served
+            ]
+        return Synced(tools, features, projection_fields(served, owner.name))
+
+
+NOTHING_CHANGED = Synced(Changes((), ()), NO_CHANGES, {}, ())
+"""What comes of a reading after which nothing was to be done the last time either."""
+
+
+def digest_of(server: ServerRecord, found: Discovered) -> str:
+    """Return a digest of all that decides what comes of a reading, but for what is stored.
+
+    As long as nobody changes a tool, two readings with the same digest come to the same.
+    """
+    offered = [(tool.name, tool.discovery_hash) for tool in found.snapshot.tools]
+    rejected = [(tool.name, tool.reason) for tool in found.snapshot.rejected]
+    features = [
+        (kind.value, [(feature.key, feature.definition) for feature in listed])
+        for kind, listed in found.features.lists.items()
+    ]
+    rules = auto_expose_of(server).value, _on_change(server).value, server.effective_scope.value
+    # What the other application reads of the tools is put right by a reading too.
+    told = json.dumps([offered, rejected, features, rules, server.config.get("tools")])
+    return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
+
+
+def auto_expose_of(server: ServerRecord) -> AutoExpose:
+    """Return which new tools of a server are served at once."""
+    return choice_of(AutoExpose, server.registry.get("auto_expose")) or AutoExpose.ALL
+
+
+def _on_change(server: ServerRecord) -> OnChange:
+    stored = choice_of(OnChange, server.registry.get("on_change"))
+    return stored or default_on_change(is_shared=server.effective_scope.is_shared)
+
+
+def _rules_of_reading(
+    server: ServerRecord, stored: Mapping[str, StoredTool], *, accept: bool
+) -> Rules:
+    """Return how to treat what a reading of ours finds.
+
+    The first one is the registration, even if there are rows: they were made of what the other
+    application keeps of its own reading, which lacks annotations, titles and references. It is
+    none once something waits for people: no upstream may release that by being read.
+    """
+    if server.is_described_elsewhere and not any(row.waits for row in stored.values()):
+        on_change = choice_of(OnChange, server.registry.get("on_change")) or OnChange.ACCEPT
+        return Rules(auto_expose_of(server), ToolOrigin.AT_REGISTRATION, on_change, accept)
+    return Rules(auto_expose_of(server), _origin(server, stored), _on_change(server), accept)
+
+
+def _origin(server: ServerRecord, stored: Mapping[str, object]) -> ToolOrigin:
+    # The first successful reading is the registration, even if earlier attempts failed.
+    if not stored and "last_synced_at" not in server.registry:
+        return ToolOrigin.AT_REGISTRATION
+    return (
+        ToolOrigin.LATER_ON_SHARED
+        if server.effective_scope.is_shared
+        else ToolOrigin.LATER_ON_PRIVATE
+    )

@@ -1,0 +1,348 @@
+"""Writes `mcpservers`, which jarvis-api shares with us, and reads what writing depends on.
+
+Nothing else here writes it, but `registry.ciphertexts` when the key of credentials changes. What
+moves at every reading of a server is kept apart, in `sync_states`.
+
+Updates set single fields, so that what the other application wrote beside them stays.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
+
+from packages.database.batch import WriteBatch
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translates_driver_errors
+from packages.database.stored import moment_of
+from packages.models import MCPServer
+from registry.access.policy import ServerScope
+from registry.access.ports import Resource
+from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
+from registry.servers.storage.documents import (
+    WITHOUT_FUNCTIONS,
+    new_document,
+    record_of,
+    unchanged_since,
+)
+from registry.servers.storage.indexes import OWN_PATH, PATH_INDEX
+from registry.servers.storage.sync_states import SyncStateRepository
+from registry.servers.values import OURS, SYNC_FIELDS, ServerRecord, ServerStatus
+
+FAILURES = "registry.consecutive_failures"
+TROUBLE = ("lastError", "errorMessage", FAILURES)
+"""What is stored of failures, and removed by a success."""
+
+
+def is_news(known: Doc, quiet_since: datetime) -> bool:
+    """Whether a connection just now says more than what is stored of a server."""
+    registry = known.get("registry")
+    has_failed = isinstance(registry, dict) and FAILURES.removeprefix("registry.") in registry
+    connected = moment_of(known.get("lastConnected"))
+    is_known = connected is not None and connected > quiet_since
+    return has_failed or not known.keys().isdisjoint(TROUBLE) or not is_known
+
+
+NO_PLACE = frozenset({2, 14, 28})
+"""BadValue, TypeMismatch and PathNotViable: a member was to be set in what is no object, or
+increased that is no number."""
+
+
+@translates_driver_errors
+class ServerRepository:
+    """Registered servers, as they are written."""
+
+    def __init__(self, database: Database) -> None:
+        self._servers = database.collection(MCPServer.Settings.name)
+        self._states = SyncStateRepository(database)
+
+    async def insert(self, fields: Doc, tx: Transaction) -> str:
+        """Store a new server and return its id.
+
+        Args:
+            fields: Root fields in stored spelling, `author` as 24 hexadecimal characters.
+            tx: The transaction to store it in.
+
+        Raises:
+            ServerExistsError: The name is taken.
+            PathTakenError: The path is taken.
+        """
+        ours: Mapping[str, object] = fields.get("registry") or {}
+        states = {name: value for name, value in ours.items() if OURS + name in SYNC_FIELDS}
+        document = new_document({**fields, "registry": {**ours, "path": fields["path"]}}, states)
+        try:
+            # Not by Beanie's own insert: its binding is global, and ours is to this database.
+            await self._servers.insert_one(document, session=tx)
+        except DuplicateKeyError as exc:
+            raise _taken(exc, fields["serverName"], fields["path"]) from exc
+        server_id = str(document["_id"])
+        await self._states.insert(server_id, states, tx)
+        return server_id
+
+    def update(
+        self,
+        server_id: str,
+        expected_updated_at: datetime | None,
+        changes: Mapping[str, object],
+        removed: tuple[str, ...],
+        batch: WriteBatch,
+        outdated: Callable[[], Exception],
+    ) -> None:
+        """Change single fields if nobody else did since, with other writes of a transaction.
+
+        Args:
+            server_id: Which server.
+            expected_updated_at: The `updatedAt` that the change was worked out from.
+            changes: Dotted field names in stored spelling, with new values.
+            removed: Dotted names of fields to remove.
+            batch: The writes of the transaction to change it in. `send` raises PathTakenError when
+                the new path is taken, and ServerUnusableError when the stored document has no
+                place for the fields.
+            outdated: What `send` raises when somebody else did.
+        """
+        states = {name: value for name, value in changes.items() if name in SYNC_FIELDS}
+        gone_states = [name for name in removed if name in SYNC_FIELDS]
+        operations: Doc = {
+            "$set": {name: value for name, value in changes.items() if name not in states}
+        }
+        if "path" in changes:
+            operations["$set"][OWN_PATH] = changes["path"]
+        gone = [name for name in removed if name not in SYNC_FIELDS]
+        if gone:
+            operations["$unset"] = dict.fromkeys(gone, "")
+
+        def refused(error: WriteError) -> Exception:
+            if isinstance(error, DuplicateKeyError):
+                return _taken(error, "", str(changes.get("path")))
+            return ServerUnusableError() if error.code in NO_PLACE else error
+
+        async def unmatched() -> None:
+            raise outdated()
+
+        batch.update(
+            MCPServer.Settings.name,
+            {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)},
+            operations,
+            unmatched=unmatched,
+            refused=refused,
+        )
+        if states or gone_states:
+            self._states.add(server_id, states, gone_states, batch)
+
+    async def note_read(
+        self,
+        server_id: str,
+        expected_updated_at: datetime | None,
+        changes: Mapping[str, object],
+        removed: Sequence[str],
+        tx: Transaction,
+        *,
+        settled_as: str | None = None,
+    ) -> bool:
+        """Note a reading that found nothing new, of a server that nobody changed since.
+
+        Its document is left as it is. False when it was changed, was never read, or its tools are
+        not known to agree with what has the digest *settled_as*.
+        """
+        query = {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}
+        if await self._servers.find_one(query, {"_id": 1}, session=tx) is None:
+            return False
+        return await self._states.write(server_id, changes, removed, tx, settled_as=settled_as)
+
+    async def read_ids(self) -> set[str]:
+        """Return the ids of the servers that were ever registered or read here."""
+        return await self._states.server_ids()
+
+    async def forget_reading(self, server_id: str, tx: Transaction) -> bool:
+        """Remove what is known of the reading of a server; say whether there was something."""
+        return await self._states.delete_of(server_id, tx)
+
+    async def described_digest(self, server_id: str, tx: Transaction | None = None) -> str | None:
+        """Return the digest of the described tools that a server's rows were made of, if so."""
+        return await self._states.described_digest(server_id, tx)
+
+    async def note_described(self, server_id: str, digest: str, tx: Transaction) -> None:
+        """Note of which described tools a server's rows are made."""
+        await self._states.note_described(server_id, digest, tx)
+
+    def unsettle(self, server_id: str, batch: WriteBatch) -> None:
+        """Have the next reading of a server compare all tools, because somebody changed one."""
+        self._states.unsettle(server_id, batch)
+
+    async def note_connected(self, server_id: str, at: datetime, *, quiet_since: datetime) -> bool:
+        """Note when a server was connected to; say whether anything was written.
+
+        Neither its `updatedAt` nor anything else that people change is touched. Nothing is written
+        of a server that is off or in error, that failed after *at*, or of which all this is known
+        since *quiet_since*.
+        """
+        # Looked at first: as an alternative in the update's own query it would keep compatible
+        # servers from finding the document by its id.
+        key = {"_id": ObjectId(server_id)}
+        known = await self._servers.find_one(key, dict.fromkeys(("lastConnected", *TROUBLE), 1))
+        if known is None or not is_news(known, quiet_since):
+            return False
+        result = await self._servers.update_one(
+            {
+                **key,
+                "status": {"$nin": [ServerStatus.INACTIVE.value, ServerStatus.ERROR.value]},
+                "lastError": {"$not": {"$gt": at}},
+            },
+            {"$max": {"lastConnected": at}, "$unset": dict.fromkeys(TROUBLE, "")},
+        )
+        return result.matched_count == 1
+
+    async def is_in_error(self, server_id: str) -> bool:
+        """Whether a server's status says that it failed."""
+        query = {"_id": ObjectId(server_id), "status": ServerStatus.ERROR.value}
+        return await self._servers.find_one(query, {"_id": 1}) is not None
+
+    async def recover(self, server_id: str, at: datetime, tx: Transaction) -> bool:
+        """Take a server that is in error, not since *at*, back to active; say whether it was."""
+        result = await self._servers.update_one(
+            {
+                "_id": ObjectId(server_id),
+                "status": ServerStatus.ERROR.value,
+                "lastError": {"$not": {"$gt": at}},
+            },
+            {
+                "$set": {"status": ServerStatus.ACTIVE.value},
+                "$max": {"lastConnected": at},
+                "$unset": dict.fromkeys(TROUBLE, ""),
+            },
+            session=tx,
+        )
+        return result.matched_count == 1
+
+    async def note_failed(
+        self, server_id: str, at: datetime, message: str, *, failures: int, is_anew: bool
+    ) -> int:
+        """Note attempts that failed; return how many did in a row, or 0 if nothing was written.
+
+        Nothing is written of a server that is off, or was connected to after *at*.
+
+        Args:
+            server_id: Which server.
+            at: When the last of them failed.
+            message: Why.
+            failures: How many.
+            is_anew: Whether those that are counted already were before a success.
+
+        Raises:
+            ServerUnusableError: The stored document has no place for it.
+        """
+        operations: Doc = {"$set": {"lastError": at, "errorMessage": message}}
+        if is_anew:
+            operations["$set"][FAILURES] = failures
+        else:
+            operations["$inc"] = {FAILURES: failures}
+        try:
+            document = await self._servers.find_one_and_update(
+                {
+                    "_id": ObjectId(server_id),
+                    "status": {"$ne": ServerStatus.INACTIVE.value},
+                    "lastConnected": {"$not": {"$gt": at}},
+                },
+                operations,
+                projection={FAILURES: 1},
+                return_document=ReturnDocument.AFTER,
+            )
+        except OperationFailure as exc:
+            if exc.code not in NO_PLACE:
+                raise
+            raise ServerUnusableError from exc
+        return 0 if document is None else int(document["registry"]["consecutive_failures"])
+
+    async def give_up(self, server_id: str, failures: int, tx: Transaction) -> bool:
+        """Mark an active server as in error that has failed so often; say whether it was one."""
+        result = await self._servers.update_one(
+            {
+                "_id": ObjectId(server_id),
+                "status": {"$in": [ServerStatus.ACTIVE.value, None]},
+                FAILURES: {"$gte": failures},
+            },
+            {"$set": {"status": ServerStatus.ERROR.value}},
+            session=tx,
+        )
+        return result.matched_count == 1
+
+    async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
+        """Set when a server is due next, or that it is not; False when others did so already."""
+        return await self._states.schedule_next(server, due_at)
+
+    async def set_webhook_secret(
+        self, server_id: str, sealed: str | None, tx: Transaction
+    ) -> ServerRecord | None:
+        """Store the sealed secret of a webhook, or remove it; return the server as it was."""
+        name = "registry.webhook_secret"
+        change = {"$unset": {name: ""}} if sealed is None else {"$set": {name: sealed}}
+        document = await self._servers.find_one_and_update(
+            {"_id": ObjectId(server_id)}, change, projection=WITHOUT_FUNCTIONS, session=tx
+        )
+        return None if document is None else record_of(document)
+
+    async def delete(
+        self, server_id: str, expected_updated_at: datetime | None, tx: Transaction
+    ) -> bool:
+        """Remove a server if nobody changed it since; say whether that was so."""
+        result = await self._servers.delete_one(
+            {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}, session=tx
+        )
+        if result.deleted_count != 1:
+            return False
+        await self._states.delete_of(server_id, tx)
+        return True
+
+    async def touch(self, server_id: str, tx: Transaction) -> ServerRecord | None:
+        """Return a server as it is in a transaction that no other change of it may overlap.
+
+        Raises:
+            ServerUnusableError: The stored document has no place for what is touched.
+        """
+        try:
+            document = await self._servers.find_one_and_update(
+                {"_id": ObjectId(server_id)},
+                {"$inc": {"registry.access_version": 1}},
+                projection=WITHOUT_FUNCTIONS,
+                session=tx,
+            )
+        except OperationFailure as exc:
+            if exc.code not in NO_PLACE:
+                raise
+            raise ServerUnusableError from exc
+        return None if document is None else record_of(document)
+
+    async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:
+        """Return what sharing needs to know of a server, whoever asks."""
+        document = await self._servers.find_one(
+            {"_id": ObjectId(resource_id)},
+            {"serverName": 1, "author": 1, "scope": 1, "tenantId": 1},
+            session=tx,
+        )
+        if document is None:
+            return None
+        record = record_of(document)
+        return Resource(
+            record.id, record.server_name, record.author, record.scope, record.tenant_id
+        )
+
+    async def follow_sharing(
+        self, resource: Resource, scope: ServerScope | None, now: datetime, tx: Transaction
+    ) -> None:
+        """Write the scope that follows from a server's entries, and touch it in any case."""
+        operations: Doc = {"$inc": {"registry.access_version": 1}}
+        if scope is not None and scope is not resource.scope:
+            # Not before the time that is stored, which may be ahead of our clock.
+            operations["$set"] = {"scope": scope.value}
+            operations["$max"] = {"updatedAt": now}
+        await self._servers.update_one({"_id": ObjectId(resource.id)}, operations, session=tx)
+
+
+def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
+    details = error.details or {}
+    pattern = details.get("keyPattern") or {}
+    if OWN_PATH in pattern or PATH_INDEX in str(details.get("errmsg", "")):
+        return PathTakenError(path)
+    return ServerExistsError("serverName", server_name)

@@ -1,0 +1,575 @@
+"""What one operation on a server writes, each in one transaction.
+
+Nothing here decides whether it may be written, and nothing here reads an upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from packages.database.batch import WriteBatch
+from packages.database.client import Database, Transaction
+from registry.access.policies.repository import PolicyRepository
+from registry.access.policy import ServerScope
+from registry.access.repository import AclRepository
+from registry.audit.trail import AuditTrail
+from registry.audit.values import AuditAction, AuditEvent, EntityType
+from registry.auth.identity import UserContext
+from registry.core.clock import Clock
+from registry.core.json import JsonObject
+from registry.prompts_and_resources.repository import FeatureRepository
+from registry.servers.changes import FieldChanges
+from registry.servers.discovery_changes import (
+    DiscoveryResult,
+    apply_to_new,
+    changed_record,
+    discovery_changes,
+    functions_differ,
+    is_modification,
+    schedule_fields,
+    state_only_write,
+    time_after,
+)
+from registry.servers.storage.documents import new_record
+from registry.servers.storage.inventory import Inventory
+from registry.servers.storage.lookup import ServerLookup
+from registry.servers.storage.records import server_changes
+from registry.servers.storage.registry_sync import (
+    NOTHING_CHANGED,
+    RegistrySyncService,
+    Synced,
+    auto_expose_of,
+    digest_of,
+)
+from registry.servers.storage.repository import ServerRepository
+from registry.servers.storage.version_repository import (
+    ServerVersionOrigin,
+    ServerVersionRepository,
+    VersionCause,
+    VersionTakenError,
+)
+from registry.servers.storage.visible import VisibleServers
+from registry.servers.transport import connection_members
+from registry.servers.values import Discovered, ServerRecord, ServerStatus, names_in
+from registry.tokens.plugin_auths import PluginAuthRepository
+from registry.tokens.repository import TokenRepository
+from registry.tools.repository import ToolRepository
+from registry.tools.values import ToolEditor
+
+if TYPE_CHECKING:
+    from registry.servers.schemas import ServerCreate
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRepositories:
+    """The collections that an operation on a server touches.
+
+    Attributes:
+        servers: Writes servers.
+        lookup: Reads them whoever asks.
+        inventory: Has them all in memory, as far as lists need them.
+        visible: Reads what a caller may see of them.
+    """
+
+    servers: ServerRepository
+    lookup: ServerLookup
+    inventory: Inventory
+    visible: VisibleServers
+    versions: ServerVersionRepository
+    tools: ToolRepository
+    features: FeatureRepository
+    acl: AclRepository
+    tokens: TokenRepository
+    plugin_auths: PluginAuthRepository
+    policies: PolicyRepository
+    audit: AuditTrail
+
+
+@dataclass(frozen=True, slots=True)
+class ServerWriteResult:
+    """What a write came to.
+
+    Attributes:
+        server: As it is stored now.
+        synced: What changed of its tools, where its upstream was read.
+        is_told: Whether the server's document was written.
+    """
+
+    server: ServerRecord
+    synced: Synced | None
+    is_told: bool = True
+
+
+T = TypeVar("T")
+Confirm = Callable[[Transaction], Awaitable[None]]
+"""Raises in the transaction when what it is for is not allowed any more."""
+Finish = Callable[["ServerWriteResult", WriteBatch], None]
+"""Adds what belongs to the same transaction."""
+
+
+LARGE_CHARACTERS = 64 * 1024
+"""Definitions of which only one such set is written at a time: what is not committed yet is
+held in the database's memory, and several of the largest sets would fill it."""
+
+LARGE_TOOLS = 1_000
+"""Tools of a server that may all be gone at once."""
+
+LARGE_SECONDS = 55.0
+"""For writing such a set: MongoDB itself ends a transaction that takes more than a minute."""
+
+
+SETTLED_FOR = timedelta(hours=1)
+"""After so long all tools are compared again even if nothing seems to have changed: what others
+wrote into the database past the registry is put right then."""
+
+SETTLED = ("registry.settled_digest", "registry.settled_at")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a write is to do.
+
+    Attributes:
+        server: As it was when that was worked out.
+        found: What its upstream said, where it was read.
+        set_fields: Stored fields to set, by what is known before the transaction.
+        removed: Stored fields to remove.
+        changes: What the caller asked for.
+        accept: Serve new and changed tools at once.
+        is_plain: Whether it was read and nothing else was asked for.
+        digest: Of what was read, where that is so.
+    """
+
+    server: ServerRecord
+    found: Discovered | None
+    set_fields: Mapping[str, object]
+    removed: Sequence[str]
+    changes: FieldChanges
+    user: UserContext
+    now: datetime
+    action: AuditAction
+    accept: bool
+    is_plain: bool
+    digest: str | None
+
+
+class _OutdatedError(Exception):
+    """Another write to the server came first."""
+
+
+class ServerStore:
+    """Writes servers together with their tools, ACL entries and keys.
+
+    Args:
+        failures_until_error: Attempts that fail in a row until an active server is in error.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        repositories: ServerRepositories,
+        clock: Clock,
+        *,
+        failures_until_error: int,
+    ) -> None:
+        self._failures_until_error = failures_until_error
+        self._database = database
+        self._servers = repositories.servers
+        self._lookup = repositories.lookup
+        self._versions = repositories.versions
+        self._tools = repositories.tools
+        self._features = repositories.features
+        self._sync = RegistrySyncService(repositories.tools, repositories.features)
+        self._acl = repositories.acl
+        self._tokens = repositories.tokens
+        self._plugin_auths = repositories.plugin_auths
+        self._policies = repositories.policies
+        self._audit = repositories.audit
+        self._clock = clock
+        self._large_writes = asyncio.Lock()
+
+    async def insert(
+        self,
+        request: ServerCreate,
+        user: UserContext,
+        path: str,
+        config: JsonObject,
+        reading: DiscoveryResult,
+        user_key: str | None,
+    ) -> str:
+        """Store a new server with its tools and its author's ACL entry; return its id.
+
+        Raises:
+            ServerExistsError: The name is taken.
+            PathTakenError: *path* is.
+        """
+        now = self._clock.now()
+        fields: dict[str, object] = {
+            "serverName": request.server_name,
+            "config": dict(config),
+            "author": user.user_id,
+            **({} if user.tenant_id is None else {"tenantId": user.tenant_id}),
+            "scope": request.scope.value,
+            "status": (ServerStatus.ERROR if reading.failure else ServerStatus.ACTIVE).value,
+            "path": path,
+            "tags": list(request.tags),
+            "numTools": 0,
+            "numStars": 0,
+            "registry": {
+                "auto_expose": request.auto_expose.value,
+                **({} if request.on_change is None else {"on_change": request.on_change.value}),
+                **_sync_settings(request),
+            },
+            "createdAt": now,
+            "updatedAt": now,
+        }
+        apply_to_new(fields, schedule_fields({}, _dotted(_sync_settings(request)), (), now))
+        outcome = discovery_changes(
+            reading,
+            now,
+            failures_before=0,
+            failures_until_error=self._failures_until_error,
+            status=None,
+        )
+        apply_to_new(fields, outcome)
+
+        async def store(tx: Transaction) -> str:
+            server_id = await self._servers.insert(fields, tx)
+            occasion = VersionCause(now, _person(user), ServerVersionOrigin.REGISTRATION)
+            await self._versions.record(server_id, None, config, occasion, tx)
+            await self._acl.follow_scope(
+                server_id,
+                user.user_id,
+                request.scope,
+                tenant_id=user.tenant_id,
+                granted_by=user.user_id,
+                now=now,
+                tx=tx,
+                is_new=True,
+            )
+            if user_key is not None:
+                await self._plugin_auths.store(
+                    user.user_id,
+                    request.server_name,
+                    user_key,
+                    now,
+                    tx,
+                    tenant_id=user.tenant_id,
+                )
+            stored = new_record(server_id, fields)
+            batch = self._database.batch(tx)
+            synced: Synced | None = None
+            if reading.found is not None:
+                synced = await self._sync.begin(
+                    server_id,
+                    request.server_name,
+                    reading.found,
+                    request.auto_expose,
+                    now,
+                    tx,
+                    reader=_person(user),
+                )
+                self._servers.update(
+                    server_id, now, dict(synced.projection), (), batch, outdated=_OutdatedError
+                )
+                stored = changed_record(stored, synced.projection, ())
+            changes = server_changes(
+                None,
+                stored,
+                None if synced is None else synced.tools,
+                None if synced is None else synced.features,
+                with_user_key=user_key is not None,
+            )
+            event = AuditEvent(AuditAction.CREATE, EntityType.SERVER, server_id, changes)
+            self._audit.add(user, event, batch)
+            await batch.send()
+            return server_id
+
+        return await self._transaction(store, None, reading)
+
+    async def write(
+        self,
+        server: ServerRecord,
+        reading: DiscoveryResult | None,
+        changes: FieldChanges,
+        user: UserContext,
+        *,
+        accept: bool,
+        confirm: Confirm | None = None,
+        finish: Finish | None = None,
+        action: AuditAction = AuditAction.UPDATE,
+    ) -> ServerWriteResult | None:
+        """Write an update together with what came of reading the upstream.
+
+        *confirm* is asked in the transaction whether the caller may still do so, where a caller's
+        right is needed; *finish* writes what belongs to it, as often as the transaction is tried.
+
+        Returns:
+            What was written; None when *server* is outdated by now, and nothing is.
+        """
+        now = self._clock.now()
+        set_fields: dict[str, object] = dict(changes.changes)
+        removed = list(changes.removed)
+        if reading is not None:
+            failures = server.registry.get("consecutive_failures")
+            outcome = discovery_changes(
+                reading,
+                now,
+                failures_before=failures if isinstance(failures, int) else 0,
+                failures_until_error=self._failures_until_error,
+                status=server.effective_status,
+            )
+            # A status that the caller asked for wins over what the reading suggests.
+            set_fields = {**outcome.set_fields, **set_fields}
+            removed += [name for name in outcome.removed if name not in set_fields]
+        due = schedule_fields(server.registry, changes.changes, changes.removed, now)
+        set_fields |= due.set_fields
+        removed += due.removed
+        found = reading.found if reading is not None else None
+        is_plain = not (changes.changes or changes.removed or changes.user_key or accept)
+        digest = digest_of(server, found) if found is not None and is_plain else None
+        plan = _Plan(
+            server=server,
+            found=found,
+            set_fields=set_fields,
+            removed=removed,
+            changes=changes,
+            user=user,
+            now=now,
+            action=action,
+            accept=accept,
+            is_plain=is_plain,
+            digest=digest,
+        )
+
+        async def store(tx: Transaction) -> ServerWriteResult:
+            if confirm is not None:
+                await confirm(tx)
+            batch = self._database.batch(tx)
+            is_settled = digest is not None and _is_settled(server, digest, now)
+            if is_settled and await self._note_read(
+                server, set_fields, removed, tx, settled_as=digest
+            ):
+                read = changed_record(server, set_fields, tuple(removed))
+                written = ServerWriteResult(read, NOTHING_CHANGED, is_told=False)
+            else:
+                written = await self._store(plan, batch)
+            if finish is not None:
+                finish(written, batch)
+            # Nothing was committed so far: an outdated server is found out here.
+            await batch.send()
+            return written
+
+        try:
+            return await self._transaction(store, server, reading)
+        except (_OutdatedError, VersionTakenError):
+            return None
+
+    async def _store(self, plan: _Plan, batch: WriteBatch) -> ServerWriteResult:
+        tx = batch.tx
+        server, changes = plan.server, plan.changes
+        writes, removed = dict(plan.set_fields), list(plan.removed)
+        synced: Synced | None = None
+        if plan.found is not None:
+            synced = await self._sync.synchronise(
+                server, plan.found, plan.now, tx, reader=_person(plan.user), accept=plan.accept
+            )
+            policy = {"registry.auto_expose": auto_expose_of(server).value}
+            # What the caller asked for wins.
+            writes = {**synced.projection, **policy, **writes}
+            if plan.digest is not None and synced.is_settled:
+                writes |= {"registry.settled_digest": plan.digest, "registry.settled_at": plan.now}
+            else:
+                removed += SETTLED
+        is_told = not (plan.is_plain and await self._note_read(server, writes, removed, tx))
+        if is_told:
+            if changes.changes or changes.removed or await self._modifies(server, writes, tx):
+                writes["updatedAt"] = time_after(server.updated_at, plan.now)
+            self._servers.update(
+                server.id,
+                server.updated_at,
+                writes,
+                tuple(removed),
+                batch,
+                outdated=_OutdatedError,
+            )
+        changed = changed_record(server, writes, tuple(removed))
+        await self._follow(server, changes, plan.user, plan.now, tx)
+        version = await self._versioned(server, changed, changes, plan.user, plan.now, tx)
+        recorded = server_changes(
+            server,
+            changed,
+            None if synced is None else synced.tools,
+            None if synced is None else synced.features,
+            with_user_key=changes.user_key is not None,
+        )
+        if changes.restores is not None:
+            recorded["version"] = {"restored": changes.restores, "made": version}
+        if recorded:
+            event = AuditEvent(plan.action, EntityType.SERVER, server.id, recorded)
+            self._audit.add(plan.user, event, batch)
+        return ServerWriteResult(changed, synced, is_told=is_told)
+
+    async def _note_read(
+        self,
+        server: ServerRecord,
+        writes: Mapping[str, object],
+        removed: Collection[str],
+        tx: Transaction,
+        *,
+        settled_as: str | None = None,
+    ) -> bool:
+        """Write a reading that found nothing new, and nothing else; False if that will not do."""
+        left = state_only_write(server, writes, removed)
+        if left is None:
+            return False
+        return await self._servers.note_read(
+            server.id,
+            server.updated_at,
+            left.changes,
+            left.removed,
+            tx,
+            settled_as=settled_as,
+        )
+
+    async def _modifies(
+        self, server: ServerRecord, writes: Mapping[str, object], tx: Transaction
+    ) -> bool:
+        if is_modification(server, writes):
+            return True
+        if "config.toolFunctions" not in writes:
+            return False
+        return functions_differ(await self._lookup.tool_functions(server.id, tx), writes)
+
+    async def _versioned(
+        self,
+        server: ServerRecord,
+        changed: ServerRecord,
+        changes: FieldChanges,
+        user: UserContext,
+        now: datetime,
+        tx: Transaction,
+    ) -> int | None:
+        """Keep how the server was reached, if that is otherwise now; return the new version."""
+        if connection_members(server.config) == connection_members(changed.config):
+            return None
+        restores = changes.restores
+        origin = ServerVersionOrigin.UPDATE if restores is None else ServerVersionOrigin.ROLLBACK
+        occasion = VersionCause(now, _person(user), origin, restores)
+        return await self._versions.record(server.id, server.config, changed.config, occasion, tx)
+
+    async def _follow(
+        self,
+        server: ServerRecord,
+        changes: FieldChanges,
+        user: UserContext,
+        now: datetime,
+        tx: Transaction,
+    ) -> None:
+        """Write what an update changes beside the server's own document."""
+        scope = changes.changes.get("scope")
+        if scope is not None:
+            scope = ServerScope(str(scope))
+            await self._acl.follow_scope(
+                server.id,
+                server.author,
+                scope,
+                tenant_id=server.tenant_id,
+                granted_by=user.user_id,
+                now=now,
+                tx=tx,
+            )
+        if changes.drops_user_keys:
+            # Given for another origin; users are asked again.
+            await self._drop_credentials(server, tx)
+        if changes.user_key is not None:
+            await self._plugin_auths.store(
+                user.user_id,
+                server.server_name,
+                changes.user_key,
+                now,
+                tx,
+                tenant_id=user.tenant_id,
+            )
+
+    async def remove(self, server: ServerRecord, user: UserContext, confirm: Confirm) -> bool:
+        """Remove a server with everything that belongs to it; False if *server* is outdated."""
+        gone = server_changes(server, None)
+
+        async def remove(tx: Transaction) -> bool:
+            await confirm(tx)
+            if not await self._servers.delete(server.id, server.updated_at, tx):
+                return False
+            await self._versions.delete_of(server.id, tx)
+            await self._tools.delete_of(server.id, tx)
+            await self._features.delete_of(server.id, tx)
+            await self._acl.delete_of(server.id, tx)
+            policies = await self._policies.delete_of(server.id, tx)
+            tokens, user_keys = await self._drop_credentials(server, tx)
+            counts: JsonObject = {"tokens": tokens, "user_keys": user_keys, "policies": policies}
+            told: JsonObject = {**gone, "removed": counts}
+            event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, told)
+            await self._audit.record(user, event, tx)
+            return True
+
+        async with self._large_writes:
+            return await self._database.transaction(remove)
+
+    async def _transaction(
+        self,
+        write: Callable[[Transaction], Awaitable[T]],
+        server: ServerRecord | None,
+        reading: DiscoveryResult | None,
+    ) -> T:
+        if not is_large(server, reading):
+            return await self._database.transaction(write)
+        async with self._large_writes:
+            return await self._database.transaction(write, seconds=LARGE_SECONDS)
+
+    async def _drop_credentials(self, server: ServerRecord, tx: Transaction) -> tuple[int, int]:
+        """Remove what users stored for a server; return how many tokens and keys there were."""
+        named = server.server_name, server.tenant_id, server.created_at
+        tokens = await self._tokens.delete_of_server(*named, tx)
+        return tokens, await self._plugin_auths.delete_of_server(*named, tx)
+
+
+def is_large(server: ServerRecord | None, reading: DiscoveryResult | None) -> bool:
+    """Whether storing what came of a reading may take long."""
+    found = reading.found if reading is not None else None
+    stored = 0 if server is None else len(names_in(server.config.get("tools")))
+    return found is not None and (_characters(found) > LARGE_CHARACTERS or stored > LARGE_TOOLS)
+
+
+def _is_settled(server: ServerRecord, digest: str, now: datetime) -> bool:
+    """Whether the tools agreed with what has *digest* a while ago."""
+    settled_at = server.registry.get("settled_at")
+    return (
+        server.registry.get("settled_digest") == digest
+        and isinstance(settled_at, datetime)
+        and timedelta(0) <= now - settled_at < SETTLED_FOR
+    )
+
+
+def _characters(found: Discovered) -> int:
+    tools = sum(len(tool.definition) for tool in found.snapshot.tools)
+    lists = found.features.lists.values()
+    return tools + sum(len(feature.definition) for listed in lists for feature in listed)
+
+
+def _sync_settings(request: ServerCreate) -> dict[str, object]:
+    settings: dict[str, object] = {"sync_mode": request.sync_mode.value}
+    if request.sync_interval_seconds is not None:
+        settings["sync_interval_seconds"] = request.sync_interval_seconds
+    return settings
+
+
+def _dotted(settings: dict[str, object]) -> dict[str, object]:
+    return {f"registry.{name}": value for name, value in settings.items()}
+
+
+def _person(user: UserContext) -> ToolEditor:
+    return ToolEditor(user.user_id, user.username)

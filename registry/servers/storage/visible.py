@@ -1,0 +1,205 @@
+"""Reads what a caller may see of servers.
+
+Lists are decided in memory, by the same function as everything else, and read the documents of
+one page; what is asked for by its id is read and decided from the database alone.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from bson import ObjectId
+
+from packages.database.client import Database, Doc, Transaction
+from packages.database.errors import translates_driver_errors
+from packages.models import MCPServer
+from registry.access.policy import (
+    VIEW_BIT,
+    Grants,
+    ServerFacts,
+    evaluate,
+    sees_everything,
+)
+from registry.access.repository import AclRepository
+from registry.auth.identity import UserContext
+from registry.core.json import members
+from registry.core.paging import Page, PageRequest
+from registry.core.search import best_first, words_of
+from registry.servers.storage.documents import (
+    FUNCTIONS,
+    RECORD,
+    SEEN_FIELDS,
+    record_of,
+    records_of,
+)
+from registry.servers.storage.inventory import Inventory, ListedServer
+from registry.servers.storage.sync_states import SyncStateRepository
+from registry.servers.values import (
+    UNKNOWN_SCOPE,
+    DescribedTools,
+    ServerFilter,
+    ServerRecord,
+    names_in,
+)
+from registry.tools.exposure import is_served
+from registry.tools.projection import restore
+from registry.tools.repository import ToolRepository
+
+
+@translates_driver_errors
+class VisibleServers:
+    """The servers that a caller may see, and what they may do with them.
+
+    Args:
+        admin_sees_private: Whether administrators see other users' private servers.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        acl: AclRepository,
+        inventory: Inventory,
+        tools: ToolRepository,
+        *,
+        admin_sees_private: bool,
+    ) -> None:
+        self._servers = database.collection(MCPServer.Settings.name)
+        self._states = SyncStateRepository(database)
+        self._acl = acl
+        self._inventory = inventory
+        self._tools = tools
+        self._admin_sees_private = admin_sees_private
+
+    async def list_page(
+        self, user: UserContext, narrowed: ServerFilter, page: PageRequest
+    ) -> Page[ServerRecord]:
+        """Return one page of what *user* may see, the best match or the newest change first.
+
+        Without tool functions, and without what is known of their reading.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        found = _narrowed(self.listed(user), narrowed)
+        chosen = found[page.offset : page.offset + page.per_page]
+        query = {"_id": {"$in": [ObjectId(server.id) for server in chosen]}}
+        rows = await self._servers.find(query, RECORD).to_list() if chosen else []
+        records = {record.id: record for record in records_of(rows)}
+        # Looked at again: it may have changed since, or be gone.
+        seen = [
+            self._judged(_described(records[server.id], server), user, server.facts.grants)
+            for server in chosen
+            if server.id in records
+        ]
+        items = tuple(record for record in seen if record.bits & VIEW_BIT)
+        return Page(items, len(found), page)
+
+    def listed(self, user: UserContext) -> list[ListedServer]:
+        """Return all that *user* may see, last changed first. No database.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        return [server for server, _ in self._seen(user)]
+
+    def rights(self, user: UserContext) -> dict[str, int]:
+        """Return what *user* may do with each server that they see. No database.
+
+        Raises:
+            ListsOutdatedError: Nobody heard of the database for a while.
+        """
+        return {server.id: bits for server, bits in self._seen(user)}
+
+    def sees_everything(self, user: UserContext) -> bool:
+        """Whether no server is hidden from *user*, nor what is left of a removed one."""
+        return sees_everything(user, admin_sees_private=self._admin_sees_private)
+
+    def sees_private(self, user: UserContext) -> bool:
+        """Whether others' private servers of the tenants that *user* sees are shown to them."""
+        return user.is_admin and self._admin_sees_private
+
+    async def get(
+        self, server_id: str, user: UserContext, now: datetime, *, whole: bool = True
+    ) -> ServerRecord | None:
+        """Return a server that *user* may see, or None.
+
+        Args:
+            server_id: Which.
+            user: On whose behalf.
+            now: When, for entries that end.
+            whole: With its tool functions, which may be megabytes.
+        """
+        server = await self._one(server_id, None if whole else RECORD, user, now)
+        if server is None:
+            return None
+        server = await self._states.one(server)
+        return (
+            await self._with_tools(server) if whole and server.is_described_elsewhere else server
+        )
+
+    async def _with_tools(self, server: ServerRecord) -> ServerRecord:
+        """Return a server that we never read with what there is of its tools."""
+        functions = members(server.config.get(FUNCTIONS))
+        found = restore(functions, server.server_name, names_in(server.config.get("tools")))
+        rows = await self._tools.stored(server.id)
+        names = {tool.name for tool in found.tools}
+        if rows:
+            names = {
+                name
+                for name, row in rows.items()
+                if is_served(row.registration_state, row.exposure_state)
+            }
+        described = DescribedTools(server.in_stored_order(names), found.rejected)
+        return replace(server, described=described)
+
+    async def seen(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
+        """Return a server that *user* may see, with `SEEN_FIELDS` alone, or None."""
+        return await self._one(server_id, SEEN_FIELDS, user, now)
+
+    async def bits(
+        self, server: ServerRecord, user: UserContext, now: datetime, tx: Transaction
+    ) -> int:
+        """Return what *user* may do with a server by its entries as they are in a transaction."""
+        grants = (await self._acl.grants_of([server.id], now, tx)).get(server.id, [])
+        return self._judged(server, user, Grants.of(grants, server.tenant_id)).bits
+
+    async def _one(
+        self, server_id: str, fields: Doc | None, user: UserContext, now: datetime
+    ) -> ServerRecord | None:
+        document = await self._servers.find_one({"_id": ObjectId(server_id)}, fields)
+        if document is None:
+            return None
+        grants = (await self._acl.grants_of([server_id], now)).get(server_id, [])
+        record = record_of(document)
+        judged = self._judged(record, user, Grants.of(grants, record.tenant_id))
+        return judged if judged.bits & VIEW_BIT else None
+
+    def _seen(self, user: UserContext) -> Iterator[tuple[ListedServer, int]]:
+        sees_private = self._admin_sees_private
+        for server in self._inventory.servers():
+            bits = evaluate(user, server.facts, admin_sees_private=sees_private).bits
+            if bits & VIEW_BIT:
+                yield server, bits
+
+    def _judged(self, record: ServerRecord, user: UserContext, grants: Grants) -> ServerRecord:
+        facts = ServerFacts(record.author, record.scope, grants, tenant_id=record.tenant_id)
+        verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
+        return replace(record, bits=verdict.bits)
+
+
+def _described(record: ServerRecord, listed: ListedServer) -> ServerRecord:
+    if listed.described is None:
+        return record
+    return replace(record, described=DescribedTools(listed.described))
+
+
+def _narrowed(servers: Iterable[ListedServer], narrowed: ServerFilter) -> Sequence[ListedServer]:
+    """Return what is asked for, in the order in which it is shown."""
+    found = [
+        server
+        for server in servers
+        if (narrowed.scope is None or (server.facts.scope or UNKNOWN_SCOPE) is narrowed.scope)
+        and (narrowed.status is None or server.status is narrowed.status)
+        and (narrowed.author is None or server.facts.author == narrowed.author)
+    ]
+    return best_first(found, words_of(narrowed.query))

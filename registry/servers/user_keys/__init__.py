@@ -1,0 +1,1 @@
+"""Values that each user stores for a server."""

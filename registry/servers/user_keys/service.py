@@ -1,0 +1,189 @@
+"""Values of users' own for servers that ask for them: `pluginauths`, as jarvis-api keeps them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from packages.database.client import Database, Transaction
+from registry.audit.values import AuditAction, AuditEvent, EntityType
+from registry.auth.identity import UserContext
+from registry.connections.tracker import ConnectionTracker
+from registry.core.clock import Clock
+from registry.core.json import JsonObject
+from registry.core.logs import MASK
+from registry.servers.credentials import user_variables_of
+from registry.servers.errors import (
+    ServerModifiedError,
+    ServerNotFoundError,
+    UnknownVariableError,
+    UserKeyNotFoundError,
+)
+from registry.servers.ports import ServerChanges
+from registry.servers.storage.store import ServerRepositories
+from registry.servers.values import ServerRecord
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class UserKeyState:
+    """One value that a server asks for.
+
+    Attributes:
+        told: Title and description, as stored in `config.customUserVars`.
+        is_set: Whether the caller has stored one.
+    """
+
+    name: str
+    told: JsonObject
+    is_set: bool
+    updated_at: datetime | None
+
+
+class UserKeyService:
+    """Keeps what each user stores for a server, for that user alone."""
+
+    def __init__(
+        self,
+        database: Database,
+        repositories: ServerRepositories,
+        changes: ServerChanges,
+        connections: ConnectionTracker,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._servers = repositories.servers
+        self._visible = repositories.visible
+        self._plugin_auths = repositories.plugin_auths
+        self._audit = repositories.audit
+        self._changes = changes
+        self._connections = connections
+        self._clock = clock
+
+    async def states(
+        self, server_id: str, user: UserContext
+    ) -> tuple[ServerRecord, list[UserKeyState]]:
+        """Return what the server asks for, and what of it *user* has stored.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+        """
+        server = await self._require_visible(server_id, user)
+        stored = await self._plugin_auths.stored(
+            user.user_id, server.server_name, server.created_at
+        )
+        states = [
+            UserKeyState(name, told, name in stored, stored.get(name))
+            for name, told in user_variables_of(server.config).items()
+        ]
+        return server, states
+
+    async def store(
+        self, server_id: str, values: Mapping[str, str | None], user: UserContext
+    ) -> None:
+        """Store values of *user*; None removes one, the mask leaves it.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+            UnknownVariableError: The server does not ask for one of them.
+            ServerModifiedError: It was led elsewhere meanwhile.
+        """
+        server = await self._require_visible(server_id, user)
+        asked = user_variables_of(server.config)
+        unknown = [name for name in values if name not in asked]
+        if unknown:
+            raise UnknownVariableError(unknown, list(asked))
+        given = {
+            name: value for name, value in values.items() if value is not None and value != MASK
+        }
+        removed = [name for name, value in values.items() if value is None]
+        if not given and not removed:
+            return
+
+        async def write(tx: Transaction) -> None:
+            await self._require_unmoved(server, tx)
+            now = self._clock.now()
+            name = server.server_name
+            for variable, value in given.items():
+                await self._plugin_auths.store(
+                    user.user_id, name, value, now, tx, name=variable, tenant_id=user.tenant_id
+                )
+            gone = removed
+            if removed:
+                stored = await self._plugin_auths.stored(user.user_id, name, server.created_at, tx)
+                gone = [variable for variable in removed if variable in stored]
+                await self._plugin_auths.remove(user.user_id, name, gone, tx)
+            if given or gone:
+                await self._record(user, server_id, AuditAction.UPDATE, [*given], gone, tx)
+
+        await self._database.transaction(write)
+        await self._changed(server_id, user)
+
+    async def remove(self, server_id: str, name: str | None, user: UserContext) -> None:
+        """Remove one value of *user*, or all.
+
+        Raises:
+            ServerNotFoundError: There is none that *user* may see.
+            UserKeyNotFoundError: There is nothing to remove.
+        """
+        server = await self._require_visible(server_id, user)
+
+        async def write(tx: Transaction) -> None:
+            await self._require_unmoved(server, tx)
+            stored = await self._plugin_auths.stored(user.user_id, server.server_name, None, tx)
+            gone = [item for item in stored if name in {None, item}]
+            if not gone:
+                raise UserKeyNotFoundError
+            await self._plugin_auths.remove(user.user_id, server.server_name, gone, tx)
+            await self._record(user, server_id, AuditAction.DELETE, [], gone, tx)
+
+        await self._database.transaction(write)
+        await self._changed(server_id, user)
+
+    async def _require_visible(self, server_id: str, user: UserContext) -> ServerRecord:
+        server = await self._visible.get(server_id, user, self._clock.now())
+        if server is None:
+            raise ServerNotFoundError
+        return server
+
+    async def _require_unmoved(self, server: ServerRecord, tx: Transaction) -> None:
+        """Check that the values are for the server that the caller looked at.
+
+        Touching it besides lets the database settle who comes first: this, another value of the
+        same user, or the server's removal or change of address, with which all values go.
+
+        Raises:
+            ServerNotFoundError: It is gone.
+            ServerModifiedError: It leads elsewhere by now.
+        """
+        current = await self._servers.touch(server.id, tx)
+        if current is None:
+            raise ServerNotFoundError
+        if current.config.get("url") != server.config.get("url"):
+            raise ServerModifiedError(current.updated_at or self._clock.now(), server.updated_at)
+
+    async def _record(
+        self,
+        user: UserContext,
+        server_id: str,
+        action: AuditAction,
+        given: list[str],
+        gone: list[str],
+        tx: Transaction,
+    ) -> None:
+        changes: JsonObject = {}
+        if gone:
+            changes["before"] = dict.fromkeys(gone, MASK)
+        if given:
+            changes["after"] = dict.fromkeys(given, MASK)
+            changes["secrets"] = [*sorted(given)]
+        event = AuditEvent(action, EntityType.USER_KEY, server_id, changes)
+        await self._audit.record(user, event, tx)
+
+    async def _changed(self, server_id: str, user: UserContext) -> None:
+        log.info("user_keys_changed", server_id=server_id, user_id=user.user_id)
+        self._connections.forget_user(server_id, user.user_id)
+        await self._changes.server_changed(server_id)

@@ -1,0 +1,235 @@
+"""Has many servers read at once and says what came of each, for the command line."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from packages.database.errors import DatabaseUnavailable
+from registry.core.background_tasks import end_all
+from registry.core.clock import Clock
+from registry.servers.storage.lookup import ServerLookup
+from registry.servers.values import ServerRecord, ServerStatus
+from registry.sync.repository import JobRepository
+from registry.sync.runner import RENEWALS, SyncRunner
+from registry.sync.values import Ending, JobState, SyncJobRecord, SyncRequest, Trigger
+
+BEGUN_AT_ONCE = 8
+"""Jobs that are opened by one command; nobody else can take those that wait for their turn."""
+
+GIVE_BACK_SECONDS = 5.0
+"""Longest time for giving back what was begun, where the database is away."""
+
+LOOK_SECONDS = 0.2
+"""Time between two looks at a job that another process runs."""
+
+
+ASKED = SyncRequest(Trigger.COMMAND)
+
+
+@dataclass(frozen=True, slots=True)
+class BulkSyncResult:
+    """What came of one server.
+
+    Attributes:
+        server_name: Its id, where it was removed before it was its turn.
+        job_id: None for a server that is turned off, and for one that there is not.
+        state: Of the job; it is `retrying` when it failed and is tried again later.
+        counts: Tools by what became of them.
+        error: Why it failed.
+        note: Why nothing was read, where that is no failure.
+    """
+
+    server_name: str
+    job_id: str | None = None
+    state: JobState | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
+    note: str | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the upstream could not be read, even if it is tried again later."""
+        return self.error is not None or self.state not in {None, JobState.SUCCEEDED}
+
+
+class BulkSync:
+    """One reading of many servers.
+
+    Args:
+        name: Host and process, as records name them.
+        at_once: Most servers read side by side.
+        lease_seconds: How long this process may be silent before others take its jobs.
+    """
+
+    def __init__(
+        self,
+        servers: ServerLookup,
+        jobs: JobRepository,
+        runner: SyncRunner,
+        *,
+        name: str,
+        at_once: int,
+        lease_seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._servers = servers
+        self._jobs = jobs
+        self._runner = runner
+        self._name = name
+        self._at_once = at_once
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+
+    async def all_ids(self) -> list[str]:
+        """Return the ids of all servers."""
+        return await self._servers.ids_unchecked()
+
+    async def ids_of(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the ids of the servers of these names, and the names that none has."""
+        asked = list(dict.fromkeys(names))
+        known = await self._servers.ids_by_names(asked)
+        found = [server_id for name in asked for server_id in known.get(name, ())]
+        return found, [name for name in asked if name not in known]
+
+    async def run(self, server_ids: Sequence[str], told: Callable[[BulkSyncResult], None]) -> None:
+        """Have servers read; *told* hears what came of each as it is known.
+
+        What another process reads already is waited for.
+
+        Raises:
+            DatabaseUnavailable: It is away.
+        """
+        if not server_ids:
+            return
+        line = _Line(deque(server_ids))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._work(line, told))
+                    for _ in range(min(self._at_once, len(server_ids)))
+                ]
+                try:
+                    await asyncio.wait(tasks)
+                finally:
+                    # The group itself cancels once, which can be lost in the driver.
+                    line.is_over = True
+                    await end_all(tasks)
+        except BaseException:
+            # Also what was just being opened. Without the database others find it later.
+            with suppress(DatabaseUnavailable, TimeoutError):
+                async with asyncio.timeout(GIVE_BACK_SECONDS):
+                    await self._jobs.release_held(self._name)
+            raise
+
+    async def _work(self, line: "_Line", told: Callable[[BulkSyncResult], None]) -> None:
+        while not line.is_over:
+            async with line.lock:
+                while line.waiting and not line.begun:
+                    await self._begin(line, told)
+                if not line.begun:
+                    return
+                server, begun = line.begun.popleft()
+            told(await self._read(server, begun))
+
+    async def _begin(self, line: "_Line", told: Callable[[BulkSyncResult], None]) -> None:
+        """Open the jobs of the next servers; one by one that would cost much more."""
+        most = min(self._at_once, BEGUN_AT_ONCE, len(line.waiting))
+        ids = [line.waiting.popleft() for _ in range(most)]
+        found = await self._servers.read_state(await self._servers.by_ids_unchecked(ids))
+        servers: list[ServerRecord] = []
+        for server_id in {*ids} - {server.id for server in found}:
+            told(BulkSyncResult(server_id, note="It was removed meanwhile."))
+        for server in found:
+            if server.effective_status is ServerStatus.INACTIVE:
+                told(BulkSyncResult(server.server_name, note="It is turned off."))
+            else:
+                servers.append(server)
+        names = {server.id: server.server_name for server in servers}
+        jobs = await self._jobs.begin(names, ASKED, self._name, self._lease_seconds)
+        now = self._clock.monotonic()
+        for server in servers:
+            job = jobs.get(server.id)
+            line.begun.append((server, None if job is None else _Begun(job, now)))
+
+    async def _read(self, server: ServerRecord, begun: "_Begun | None") -> BulkSyncResult:
+        job = None if begun is None else await self._held(begun)
+        if job is not None:
+            ending = await self._runner.run(job, server)
+            if ending is not None:
+                return _result(server, job, ending)
+        if begun is not None:
+            return await self._joined(server, begun.job)
+        now = self._clock.now()
+        return await self._joined(
+            server, (await self._jobs.open(server.id, server.server_name, ASKED, now))[0]
+        )
+
+    async def _held(self, begun: "_Begun") -> SyncJobRecord | None:
+        """Return a job that waited for its turn; None when it may be somebody else's by now."""
+        waited = self._clock.monotonic() - begun.at
+        is_late = waited > self._lease_seconds / RENEWALS
+        if is_late and not await self._jobs.renew(begun.job, self._lease_seconds):
+            return None
+        began_at = begun.job.started_at
+        if began_at is None:
+            return begun.job
+        return replace(begun.job, started_at=began_at + timedelta(seconds=waited))
+
+    async def _joined(self, server: ServerRecord, job: SyncJobRecord) -> BulkSyncResult:
+        """Wait for a job that another process may have, or do it if nobody else does."""
+        # An attempt that runs already is the one that is waited for.
+        awaited = job.attempts + (0 if job.state is JobState.RUNNING else 1)
+        while True:
+            claimed = await self._jobs.claim_one(job.id, self._name, self._lease_seconds)
+            ending = None if claimed is None else await self._runner.run(claimed)
+            if ending is not None:
+                return _result(server, job, ending)
+            latest = await self._jobs.get(job.id) or job
+            has_failed = latest.state is JobState.RETRYING and latest.attempts >= awaited
+            if has_failed or not latest.state.is_open:
+                return BulkSyncResult(
+                    server.server_name, job.id, latest.state, latest.counts, latest.error
+                )
+            await self._clock.sleep(LOOK_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A job that waits for its turn in this process.
+
+    Attributes:
+        at: When it was opened, by the monotonic clock.
+    """
+
+    job: SyncJobRecord
+    at: float
+
+
+@dataclass(slots=True)
+class _Line:
+    """Servers in the order in which they are read.
+
+    Attributes:
+        waiting: The ids of those whose jobs are not opened yet.
+        begun: Those whose jobs are; None for the job of another process.
+        is_over: Whether no more of them are to be read.
+    """
+
+    waiting: deque[str]
+    begun: deque[tuple[ServerRecord, _Begun | None]] = field(default_factory=deque)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_over: bool = False
+
+
+def _result(server: ServerRecord, job: SyncJobRecord, ending: Ending) -> BulkSyncResult:
+    return BulkSyncResult(
+        server.server_name, job.id, ending.state, ending.counts, ending.error, ending.note
+    )
+
+
+def unknown_server(name: str) -> BulkSyncResult:
+    """Return what came of a server that there is not."""
+    return BulkSyncResult(name, error="There is no server of that name.")

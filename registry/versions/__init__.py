@@ -1,1 +1,0 @@
-"""Versions of how servers are reached, as people see them: lists, differences, rollback."""

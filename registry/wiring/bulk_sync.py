@@ -1,0 +1,61 @@
+"""What has many servers read at once, without a gateway."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from packages.models import check_schema_version
+from registry.core.clock import SystemClock
+from registry.core.metrics import Metrics
+from registry.core.settings import Settings
+from registry.sync.bulk_sync import BulkSync
+from registry.wiring.commands import NoGateway
+from registry.wiring.connections import build_connections
+from registry.wiring.database import connected
+from registry.wiring.keys import build_cipher
+from registry.wiring.process import process_name
+from registry.wiring.storage import build_storage, prepared
+from registry.wiring.sync import build_sync
+from registry.wiring.upstreams import build_upstreams
+
+
+@asynccontextmanager
+async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[BulkSync]:
+    """Return what has many servers read at once, connected to the database.
+
+    Args:
+        settings: Of this installation.
+        at_once: Most servers read side by side.
+
+    Raises:
+        SchemaVersionError: The generated models are of another release.
+        UnsupportedServerError: MongoDB is too old, or a sharded cluster.
+        TopologyError: MongoDB is no replica set.
+        DatabaseUnavailable: MongoDB is not there.
+    """
+    check_schema_version()
+    clock, metrics, cipher = SystemClock(), Metrics(), build_cipher(settings)
+    async with connected(settings, metrics) as database:
+        await database.require_replica_set()
+        await prepared(database, cipher)
+        storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
+        upstreams = build_upstreams(settings, storage, clock=clock, metrics=metrics)
+        # What readings show is stored by them; nobody here asks for states.
+        _, tracker = build_connections(settings, storage, clock=clock, metrics=metrics)
+        sync = build_sync(
+            settings,
+            storage,
+            upstreams.reader,
+            NoGateway(),
+            connections=tracker,
+            clock=clock,
+            metrics=metrics,
+        )
+        yield BulkSync(
+            storage.repositories.lookup,
+            sync.jobs,
+            sync.runner,
+            name=process_name(),
+            at_once=at_once,
+            lease_seconds=settings.sync_lease_seconds,
+            clock=clock,
+        )

@@ -1,0 +1,50 @@
+"""From what is stored to what an upstream lists."""
+
+from registry.prompts_and_resources.reconcile import (
+    NO_CHANGES,
+    FeatureChanges,
+    PlacedFeature,
+    reconcile,
+)
+from registry.prompts_and_resources.values import (
+    Feature,
+    FeatureKind,
+    FeatureSnapshot,
+    StoredFeature,
+)
+
+PROMPT, RESOURCE = FeatureKind.PROMPT, FeatureKind.RESOURCE
+
+
+def prompt(key: str, text: str = "{}") -> Feature:
+    return Feature(PROMPT, key, text)
+
+
+def test_the_same_lists_change_nothing() -> None:
+    stored = {(PROMPT, "a"): StoredFeature("{}", 0), (PROMPT, "b"): StoredFeature("{}", 1)}
+
+    assert reconcile(FeatureSnapshot({PROMPT: (prompt("a"), prompt("b"))}), stored) == NO_CHANGES
+
+
+def test_what_came_changed_moved_and_went_is_told_apart() -> None:
+    stored = {
+        (PROMPT, "gone"): StoredFeature("{}", 0),
+        (PROMPT, "moved"): StoredFeature("{}", 1),
+        (PROMPT, "changed"): StoredFeature("{}", 2),
+    }
+    listed = (prompt("moved"), prompt("new"), prompt("changed", '{"x":1}'))
+
+    assert reconcile(FeatureSnapshot({PROMPT: listed}), stored) == FeatureChanges(
+        added=(PlacedFeature(listed[1], 1),),
+        changed=(PlacedFeature(listed[2], 2),),
+        moved=(PlacedFeature(listed[0], 0),),
+        removed=((PROMPT, "gone"),),
+    )
+
+
+def test_a_list_that_was_not_read_stays_and_an_empty_one_empties() -> None:
+    stored = {(PROMPT, "a"): StoredFeature("{}", 0), (RESOURCE, "x:b"): StoredFeature("{}", 0)}
+
+    assert reconcile(FeatureSnapshot({RESOURCE: ()}), stored) == FeatureChanges(
+        removed=((RESOURCE, "x:b"),)
+    )
