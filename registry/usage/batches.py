@@ -233,12 +233,14 @@ def _record(
 ) -> UsageRecord:
     _, offset, request_bytes, response_bytes, trace_id, *times = row
     parts = [time / 1000 for time in times] if len(times) == PARTS else [None] * PARTS
-    server_id = facts.get("server_id")
+    server_id, user_id = facts.get("server_id"), id_of(facts.get("user_id"))
+    if user_id is None:
+        raise BatchUnreadableError
     return UsageRecord(
         id=f"{_batch_id(document)}{place:04x}",
         # Cut, like all times of the database.
         started_at=first_at + timedelta(milliseconds=offset // 1000),
-        user_id=id_of(facts.get("user_id")) or "",
+        user_id=user_id,
         username=text_of(facts.get("username")) or "",
         token_id=text_of(facts.get("token_id")),
         server_id=None if server_id is None else str(server_id),
