@@ -5,6 +5,9 @@ PYTHON ?=
 # 1: uv; 0: venv and pip; empty: uv when it is installed.
 USE_UV ?=
 PYTEST_ARGS ?= -n 2 --dist loadscope
+# What needs neither a database nor Node, nor looks at the whole repository.
+QUICK := -m "not wire and not node" --ignore=tests/clients --ignore=tests/repository \
+	--ignore=tests/scripts --ignore=tests/local
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +35,10 @@ run: $(RUNNABLE) $(MODELS) ## Start a complete local registry; Ctrl-C stops it
 .PHONY: test
 test: $(INSTALLED) $(MODELS) ## Run the tests (PYTEST_ARGS="..." replaces the options)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: test-quick
+test-quick: $(INSTALLED) $(MODELS) ## Run the tests that need no database, in a minute
+	$(BIN)/pytest $(PYTEST_ARGS) $(QUICK)
 
 .PHONY: test-conformance
 test-conformance: $(INSTALLED) $(MODELS) ## Run the official conformance suite and write its page

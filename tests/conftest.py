@@ -46,6 +46,33 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("patient")
 
 
+LONGEST = (
+    *("workers/test_workers.py", "servers/test_openapi.py"),
+    *("test_chaos.py", "servers/test_odd_documents.py"),
+    *("conformance/test_suite.py", "access/test_agreement.py"),
+    *("clients/test_matrix.py", "gateway/test_whole_way.py"),
+    *("clients/test_hard_cases.py", "access/policies/test_whole_way.py"),
+    *("test_serving.py", "sync/test_worker.py"),
+    *("local/test_instance.py", "gateway/test_following.py"),
+    *("local/test_daemon.py", "gateway/test_snapshot.py"),
+    *("test_cli_creds.py", "sync/test_command.py", "test_cli.py"),
+)
+"""Modules that take longer than ten seconds, the longest first.
+
+By turns those that start processes and those that do not: two workers of pytest-xdist take two
+modules at a time, and should not both start many.
+"""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: at the end one core would wait for another's.
+
+    `--no-loadscope-reorder` keeps pytest-xdist from beginning with what has most tests instead.
+    """
+    places = {config.rootpath / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def pytest_collection_finish() -> None:
     """Let the garbage collector look no more at what stays until the end.
 

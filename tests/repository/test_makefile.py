@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
 from tests.repository.files import ROOT
 
 MAKE = shutil.which("make") or "make"
@@ -52,7 +53,17 @@ def program(path: Path, script: str) -> Path:
 
 @pytest.mark.parametrize(
     "target",
-    ["run", "test", "test-conformance", "check", "bench", "schemas", "clean", "docs"],
+    [
+        "run",
+        "test",
+        "test-quick",
+        "test-conformance",
+        "check",
+        "bench",
+        "schemas",
+        "clean",
+        "docs",
+    ],
 )
 def test_help_lists_the_target(target: str) -> None:
     lines = make("help").splitlines()
@@ -71,6 +82,10 @@ def test_check_runs_format_lint_types_imports_and_tests_in_this_order() -> None:
         "lint-imports",
         "pytest -q",
     ]
+
+
+def test_the_modules_that_tests_begin_with_exist() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_run_starts_the_local_registry() -> None:
