@@ -1,4 +1,4 @@
-"""Run the application: in one process or several, with or without what local mode brings."""
+"""Entry points that run the application: one process or several workers, local mode or not."""
 
 import asyncio
 import gc
@@ -38,11 +38,10 @@ log = structlog.get_logger()
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 COLLECT_AFTER = (20_000, 20, 20)
-"""Objects that are more than at the last collection, and how many collections of the younger make
-one of the older; the interpreter's own are 700, 10 and 10."""
+"""Thresholds of `gc.set_threshold`; the interpreter's defaults are 700, 10 and 10."""
 
 COMMAND = shlex.quote(sys.argv[0]) if Path(sys.argv[0]).name != "__main__.py" else "registry"
-"""How this program was called, for lines to copy."""
+"""How this program was called, for commands that users copy."""
 
 PLACEHOLDERS: dict[str, object] = {
     "mongo_uri": "mongodb://127.0.0.1/",
@@ -52,15 +51,14 @@ PLACEHOLDERS: dict[str, object] = {
     "jwt_public_key_file": Path("unused"),
     "registry_local": True,
 }
-"""Lets the other settings be checked before local mode starts anything."""
+"""Stand in for the settings that local mode provides, so that the others can be checked first."""
 
 
 def checked_settings() -> Settings:
-    """Return the environment's settings, whose key files can be used.
+    """Return the environment's settings, after checking that the key files can be used.
 
     Raises:
-        SettingsError: Something is missing, malformed or does not belong together; all problems at
-            once.
+        SettingsError: A setting is missing, malformed or contradicts another. Lists all problems.
     """
     problems: list[str] = []
     settings = None
@@ -80,21 +78,21 @@ def checked_settings() -> Settings:
 
 
 async def serve_settings(workers: int | None = None) -> None:
-    """Serve with the environment's settings until a signal ends it.
+    """Serve with the environment's settings until a signal.
 
     Args:
-        workers: How many processes; None for what the settings say.
+        workers: The number of processes; None for the setting's value.
 
     Raises:
         SchemasNotGeneratedError: There are no generated models.
-        StartFailedError: Of several processes the first did not start; it has said why.
+        StartFailedError: The first of several processes did not start; it has logged the reason.
     """
     check_generated()
     settings = checked_settings()
     count = workers or settings.registry_workers
     configure_logging(settings.log_level, settings.log_format)
     with _bound(settings, count) as listeners:
-        # Port 0 asks for a free one, which clients must be told.
+        # Port 0 asks for a free one; settings must hold the actual port.
         port = listeners[0].getsockname()[1]
         settings = load_settings(registry_port=port, registry_workers=count)
 
@@ -113,20 +111,20 @@ async def serve_settings(workers: int | None = None) -> None:
 
 
 async def serve_local(workers: int | None = None) -> None:
-    """Serve with a database, keys and a demo server of the home folder's own.
+    """Serve with the database, keys and demo server of the home folder.
 
     Args:
         workers: As for `serve_settings`.
 
     Raises:
-        StartFailedError: Likewise.
+        StartFailedError: As for `serve_settings`.
     """
     from registry.local.bootstrap import bootstrap  # noqa: PLC0415 - see _serve_alone
     from registry.local.instance import LocalInstance  # noqa: PLC0415
     from registry.main import application  # noqa: PLC0415
     from registry.wiring.application import components  # noqa: PLC0415
 
-    # Before the database is started, which a release that does not fit would leave running.
+    # Checked before the database is started: an incompatible release would leave it running.
     check_schema_version()
     checked = load_settings(**PLACEHOLDERS)
     count = workers or checked.registry_workers
@@ -155,54 +153,56 @@ async def serve_local(workers: int | None = None) -> None:
             await _supervise(settings, listeners, announce)
 
 
-async def serve_worker(told: str) -> None:
-    """Serve as one of several processes, until a signal or the parent's death ends it.
+async def serve_worker(argument: str) -> None:
+    """Serve as one of several workers, until a signal or the parent's exit.
 
     Args:
-        told: Its orders, as the parent wrote them.
+        argument: Its `WorkerConfig`, serialized by the parent.
     """
     from registry.main import application  # noqa: PLC0415 - see _serve_alone
     from registry.workers.peers import WorkerPeers  # noqa: PLC0415
 
-    orders = WorkerConfig.read(told)
+    config = WorkerConfig.read(argument)
     overrides: dict[str, object] = {}
-    if orders.local_home is not None:
+    if config.local_home is not None:
         overrides = {
-            **settings_overrides(Path(orders.local_home)),
+            **settings_overrides(Path(config.local_home)),
             **local_defaults(load_settings(**PLACEHOLDERS)),
         }
     settings = load_settings(
-        **overrides, registry_port=orders.port, registry_workers=orders.workers
+        **overrides, registry_port=config.port, registry_workers=config.workers
     )
     configure_logging(
-        settings.log_level, settings.log_format, is_local=orders.local_home is not None
+        settings.log_level, settings.log_format, is_local=config.local_home is not None
     )
-    structlog.contextvars.bind_contextvars(worker=orders.worker)
-    siblings = WorkerPeers(orders.place)
-    listener = socket.socket(fileno=orders.listener)
-    async with application(settings, siblings) as (app, parts):
+    structlog.contextvars.bind_contextvars(worker=config.worker)
+    peers = WorkerPeers(config.directory)
+    listener = socket.socket(fileno=config.listener)
+    async with application(settings, peers) as (app, parts):
         totals = parts.totals
         if totals is None:
-            raise RuntimeError("a worker among others counts with them")
+            raise RuntimeError("Metric totals are missing: a worker needs them.")
         server = _server(app, parts)
-        tie = WorkerEnd(socket.socket(fileno=orders.channel), server.take_over, server.orphaned)
-        server.on_listening = lambda: tie.say(READY)
-        server.on_draining = lambda: tie.say(DRAINING)
+        channel = WorkerEnd(
+            socket.socket(fileno=config.channel), server.take_over, server.orphaned
+        )
+        server.on_listening = lambda: channel.send(READY)
+        server.on_draining = lambda: channel.send(DRAINING)
         await server.listen_privately(
-            orders.place.socket_of(orders.worker),
-            siblings.entrance(app, totals.told, parts.connections.told),
+            config.directory.socket_of(config.worker),
+            peers.server(app, totals.own_counts, parts.connections.reply),
         )
         await _until_signalled(server, listener)
-        # What was counted outlives us.
-        await totals.told()
+        # The counts must outlive this process.
+        await totals.own_counts()
         if server.is_orphaned:
-            orders.place.give_up()
+            config.directory.remove()
 
 
 async def _serve_alone(
     settings: Settings, listener: socket.socket, announce: Callable[[], None]
 ) -> None:
-    # Here and not above: a process that only supervises others needs a third less memory without.
+    # Imported here: a process that only supervises workers needs a third less memory without it.
     from registry.main import application  # noqa: PLC0415
 
     async with application(settings) as (app, parts):
@@ -222,13 +222,13 @@ async def _supervise(
 ) -> None:
     with runtime_directory() as folder:
 
-        def orders(worker: str, slot: int, listener: int, tie: int) -> WorkerConfig:
+        def config(worker: str, slot: int, listener: int, channel: int) -> WorkerConfig:
             return WorkerConfig(
                 worker=worker,
                 slot=slot,
                 folder=str(folder),
                 listener=listener,
-                channel=tie,
+                channel=channel,
                 port=settings.registry_port,
                 workers=settings.registry_workers,
                 local_home=str(settings.registry_home) if settings.registry_local else None,
@@ -237,7 +237,7 @@ async def _supervise(
         await Supervisor(
             listeners,
             folder,
-            orders,
+            config,
             SystemClock(),
             drain_seconds=settings.drain_delay_seconds + settings.drain_timeout_seconds,
             ready=announce,
@@ -245,7 +245,7 @@ async def _supervise(
 
 
 def _allow_open_files() -> None:
-    """Raise the limit of open files as far as we may: each stream takes one, or two."""
+    """Raise the limit of open files as far as allowed: each stream takes one or two."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -271,16 +271,16 @@ async def _until_signalled(server: Server, listener: socket.socket) -> None:
     try:
         await server.serve(sockets=[listener])
     finally:
-        # From here on a signal ends the process as it stands.
+        # From here on a signal terminates the process immediately.
         for number in ENDING_SIGNALS:
             loop.remove_signal_handler(number)
 
 
 def _settle_garbage() -> None:
-    """Spare the garbage collector what is here to stay, and looks at each call's objects.
+    """Freeze the objects that stay, and make garbage collections rarer.
 
-    A call makes hundreds of objects and no cycle of them, but with many calls under way each
-    collection finds thousands that it cannot free: it took a seventh of the time of calls.
+    A call makes hundreds of objects without reference cycles, but with many calls under way each
+    collection traverses thousands that it cannot free: it took a seventh of the time of calls.
     """
     gc.collect()
     gc.freeze()
@@ -288,13 +288,13 @@ def _settle_garbage() -> None:
 
 
 def local_defaults(settings: Settings) -> dict[str, object]:
-    """Return the settings that local mode has otherwise, where nobody set them."""
+    """Return local mode's own defaults, for settings that are not set."""
     wanted: dict[str, object] = {"call_log": "calls"}
     return {name: value for name, value in wanted.items() if name not in settings.model_fields_set}
 
 
 def announcement(settings: Settings, home: LocalHome) -> str:
-    """Return what local mode prints when it is ready. The token is in a file, not here."""
+    """Return the text that local mode prints when ready. The token is in a file, not in it."""
     base = settings.base_url
     return "\n".join(
         [
@@ -323,7 +323,7 @@ def announcement(settings: Settings, home: LocalHome) -> str:
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
-    """Return what clients may take up of a process."""
+    """Return the limits of client connections of a process."""
     return ConnectionLimits(
         settings.max_client_connections,
         settings.request_head_timeout_seconds,
@@ -334,7 +334,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 
 @contextmanager
 def _bound(settings: Settings, count: int) -> Iterator[list[socket.socket]]:
-    """Bind the port before anything is started, so that a taken one is a clear error."""
+    """Bind the port before anything is started, so that a port in use is a clear error."""
     host, port = settings.registry_host, settings.registry_port
     with ExitStack() as stack:
         try:

@@ -1,1 +1,1 @@
-"""Whether servers can be reached right now: in memory, fed by what really happens to them."""
+"""Connection state of servers: in memory, derived from actual calls, never stored."""

@@ -1,4 +1,4 @@
-"""What follows from what is known of connections. Pure: the time is passed in."""
+"""Rules of connection state: staleness, merging, transitions. Pure: the time is passed in."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,10 +20,10 @@ RECENTLY = timedelta(minutes=5)
 
 
 def is_outdated(version: Version, current: Version) -> bool:
-    """Whether a connection of *version* was made with a configuration that is no more.
+    """Whether a connection of *version* was made with a former configuration.
 
-    Versions are compared, never times: clocks of replicas differ, and what is written about a
-    connection leaves the version as it is.
+    Versions are compared, not times: clocks of replicas differ, and health writes do not change
+    the version.
     """
     if current is None:
         return False
@@ -31,14 +31,14 @@ def is_outdated(version: Version, current: Version) -> bool:
 
 
 def is_stale(connection: Connection, current: Version, now: datetime, idle: timedelta) -> bool:
-    """Whether a connection does not count any more.
+    """Whether a connection no longer counts.
 
     Args:
         connection: What is known of it.
         current: The version of the server's configuration now.
         now: The time, UTC.
-        idle: How long nothing need have gone over one that works. One that does not is not idle:
-            it is an error until something better is known, or until it is forgotten.
+        idle: How long a working connection may be unused. A failed one is never idle: it is an
+            error until an attempt succeeds, or until it is forgotten.
     """
     if is_outdated(connection.version, current):
         return True
@@ -46,9 +46,9 @@ def is_stale(connection: Connection, current: Version, now: datetime, idle: time
 
 
 def merged(found: Iterable[Connection]) -> Connection | None:
-    """Return what counts of what several workers know: the latest that came of an attempt.
+    """Return the connection that counts of those that several workers know: the latest result.
 
-    An attempt under way counts where nothing came of any yet.
+    An attempt under way counts only if there is no result yet.
     """
     known = sorted(found, key=lambda each: (each.state is not ConnectionState.CONNECTING, each.at))
     return known[-1] if known else None
@@ -61,10 +61,10 @@ def view_of(
     idle: timedelta,
     authorisation: Authorisation = NOT_ASKED,
 ) -> ConnectionView:
-    """Return how a caller's connection to a server stands.
+    """Return the state of a caller's connection to a server.
 
-    What is known of the connection goes first; for one that is not there, what is known of its
-    authorisation: being renewed, then failed, then under way.
+    The known connection takes precedence. Without one, the authorisation decides: being renewed,
+    then failed, then under way.
     """
     if server.is_off:
         return UNCONNECTED
@@ -89,9 +89,9 @@ def is_recently_active(last_connected: datetime | None, now: datetime) -> bool:
 
 
 def attempted(before: Connection | None, version: Version, now: datetime) -> Connection:
-    """Return a connection that is being made, after what was known *before*.
+    """Return a connection that is being made, given the state *before*.
 
-    What failed stays an error while it is tried again, or it would flicker at every call.
+    A failed connection stays an error during further attempts, or it would flicker at every call.
     """
     if before is not None and not is_outdated(before.version, version):
         return before
@@ -112,8 +112,8 @@ def failed(
         before: What was known.
         version: Of the configuration that was tried.
         now: The time, UTC.
-        attempt: How many had failed when it was begun. Sixty calls that hang when a server dies
-            are one failure, not sixty in a row.
+        attempt: How many had failed when this one began. Sixty calls that hang when a server
+            dies are one failure, not sixty in a row.
         problem: Why; safe to show.
     """
     failures = failures_of(before, version)
@@ -123,7 +123,7 @@ def failed(
 
 
 def answered(before: Connection | None, version: Version, now: datetime) -> Connection:
-    """Return a connection over which an answer has begun: whole it may still not come."""
+    """Return a connection over which an answer has begun; the answer may still break off."""
     if before is None or is_outdated(before.version, version):
         return Connection(ConnectionState.CONNECTED, version, now)
     return replace(before, state=ConnectionState.CONNECTED, version=version, at=now)

@@ -1,4 +1,4 @@
-"""What the connections domain asks of others. Implemented above it, handed in by wiring."""
+"""Protocols that the connections domain depends on. Implemented above it, passed in by wiring."""
 
 from datetime import datetime
 from typing import Protocol
@@ -8,36 +8,36 @@ from registry.connections.values import VisibleServer
 
 
 class HealthRecords(Protocol):
-    """Keeps with each server when it was connected to, and what went wrong."""
+    """Stores with each server its last connection and its failures."""
 
     async def connected(self, server_id: str, at: datetime) -> bool:
-        """Note a connection that works; say whether anything was written.
+        """Store that a connection works; return whether anything was written.
 
-        Nothing is when another process has just said the same.
+        Nothing is written if another process has just written the same.
 
         Raises:
-            DatabaseUnavailable: Nothing is known to be written.
+            DatabaseUnavailable: The write may not have happened.
         """
 
     async def failed(
-        self, server_id: str, at: datetime, message: str, *, failures: int, is_anew: bool
+        self, server_id: str, at: datetime, message: str, *, failures: int, is_after_success: bool
     ) -> bool:
-        """Note *failures* more attempts that failed in a row; say whether anything was written.
+        """Store *failures* more failed attempts in a row; return whether anything was written.
 
         Args:
             server_id: Which server.
             at: When the last of them failed.
             message: Why; safe to show.
             failures: How many.
-            is_anew: Whether they are the first since one that did not.
+            is_after_success: Whether they are the first failures after a success.
 
         Raises:
-            DatabaseUnavailable: Nothing is known to be written.
+            DatabaseUnavailable: The write may not have happened.
         """
 
 
 class ServerDirectory(Protocol):
-    """Knows which servers callers may see."""
+    """Reads the servers that callers may see."""
 
     async def visible(self, user: UserContext) -> list[VisibleServer]:
         """Return all servers that *user* may see.

@@ -1,4 +1,4 @@
-"""Connections as answers. Pure."""
+"""JSON answers of the connections API. Pure."""
 
 from collections.abc import Iterable
 
@@ -10,20 +10,20 @@ def present_all(found: Iterable[tuple[VisibleServer, ConnectionView]]) -> JsonOb
     """Return the answer about many servers, in the other application's form: by name."""
     status: JsonObject = {}
     for server, view in found:
-        told: JsonObject = {
+        fields: JsonObject = {
             "serverId": server.id,
             "connectionState": view.state.value,
             "requiresOAuth": server.requires_oauth,
         }
         if view.problem is not None:
-            told["error"] = view.problem
-        status[server.name] = told
+            fields["error"] = view.problem
+        status[server.name] = fields
     return {"success": True, "connectionStatus": status}
 
 
 def present_one(server: VisibleServer, view: ConnectionView) -> JsonObject:
     """Return the answer about one server, in the other application's form."""
-    told: JsonObject = {
+    fields: JsonObject = {
         "success": True,
         "serverId": server.id,
         "serverName": server.name,
@@ -31,5 +31,5 @@ def present_one(server: VisibleServer, view: ConnectionView) -> JsonObject:
         "requiresOAuth": server.requires_oauth,
     }
     if view.problem is not None:
-        told["error"] = view.problem
-    return told
+        fields["error"] = view.problem
+    return fields

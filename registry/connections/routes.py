@@ -35,9 +35,9 @@ def _service(request: Request) -> ConnectionService:
     responses=errors(),
 )
 async def list_connections(request: Request, user: Reader) -> Response:
-    """Tell how the connections to all servers stand that the caller may see.
+    """Return the connection state of all servers that the caller may see.
 
-    Where users connect with credentials of their own, it is the caller's connection.
+    Where users connect with credentials of their own, it is the state of the caller's connection.
     """
     return JsonAnswer(present_all(await _service(request).of_all(user)))
 
@@ -49,6 +49,6 @@ async def list_connections(request: Request, user: Reader) -> Response:
     responses=errors(404),
 )
 async def get_connection(request: Request, user: Reader, server_id: ServerId) -> Response:
-    """Tell how the connection to one server stands."""
+    """Return the connection state of one server."""
     server, view = await _service(request).of_one(server_id, user)
     return JsonAnswer(present_one(server, view))

@@ -1,4 +1,4 @@
-"""Answers of the connections API: camelCase, as the other application's."""
+"""Wire schemas of the connections API: camelCase, as in jarvis-api."""
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -11,7 +11,7 @@ class _Answer(BaseModel):
 
 
 class ConnectionStatus(_Answer):
-    """How a connection to one server stands."""
+    """The connection state of one server."""
 
     server_id: str
     connection_state: ConnectionState
@@ -20,14 +20,14 @@ class ConnectionStatus(_Answer):
 
 
 class AllConnections(_Answer):
-    """How the connections to all servers stand that the caller may see."""
+    """The connection state of all servers that the caller may see."""
 
     success: bool
     connection_status: dict[str, ConnectionStatus] = Field(description="By `serverName`.")
 
 
 class OneConnection(_Answer):
-    """How the connection to one server stands."""
+    """The connection state of one server."""
 
     success: bool
     server_id: str

@@ -1,7 +1,7 @@
-"""How connections stand, for those who may see the servers.
+"""Connection state as callers may see it.
 
 Every process knows its own connections. Workers of one port ask each other; replicas do not: each
-tells what it knows itself (docs/decisions/0015-connection-state.md).
+returns only what it knows itself (docs/decisions/0015-connection-state.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,14 +28,14 @@ log = structlog.get_logger()
 
 
 class ConnectionService:
-    """Answers how connections stand. Writes nothing.
+    """Returns connection states. Writes nothing.
 
     Args:
-        tracker: What this process knows.
-        directory: Which servers callers may see.
-        others: The other workers; None when there are none.
-        clock: Says how long a connection was not used.
-        idle_seconds: How long it need not be, to count still.
+        tracker: The connections of this process.
+        directory: Reads the servers that callers may see.
+        others: The other workers; None if there are none.
+        clock: Tells how long a connection was unused.
+        idle_seconds: How long a connection may be unused and still count.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ConnectionService:
         self._idle = timedelta(seconds=idle_seconds)
 
     async def of_all(self, user: UserContext) -> list[tuple[VisibleServer, ConnectionView]]:
-        """Return how the connections of *user* to all servers that they may see stand.
+        """Return the state of the connections of *user* to all servers that they may see.
 
         Raises:
             DatabaseUnavailable: The servers cannot be read.
@@ -66,7 +66,7 @@ class ConnectionService:
     async def of_one(
         self, server_id: str, user: UserContext
     ) -> tuple[VisibleServer, ConnectionView]:
-        """Return how the connection of *user* to one server stands.
+        """Return the state of the connection of *user* to one server.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
@@ -79,10 +79,10 @@ class ConnectionService:
     async def views(
         self, user: UserContext, servers: Sequence[VisibleServer]
     ) -> dict[str, ConnectionView]:
-        """Return how the connections of *user* to *servers* stand, by server. No database.
+        """Return the state of the connections of *user* to *servers*, by server. No database.
 
-        The caller has checked that they may see them. What users connect to with credentials of
-        their own is answered from the connections of *user* alone.
+        The caller has checked that *user* may see them. For servers to which users connect with
+        credentials of their own, only the connections of *user* are used.
         """
         own = frozenset(server.id for server in servers if server.is_user_level)
         shared = [server.id for server in servers if server.id not in own]
@@ -99,11 +99,11 @@ class ConnectionService:
         }
 
     def now(self) -> datetime:
-        """Return the time that connections are looked at in."""
+        """Return the current time, for comparing with the times of connections."""
         return self._clock.now()
 
-    async def told(self, question: bytes) -> bytes:
-        """Reply to another worker what this one knows."""
+    async def reply(self, question: bytes) -> bytes:
+        """Answer another worker's question with the connections of this one."""
         asked = orjson.loads(question)
         known = self._known(asked["user"], asked["shared"], asked["own"])
         return orjson.dumps({server_id: _packed(each) for server_id, each in known})
@@ -133,12 +133,12 @@ def _packed(connection: Connection) -> JsonObject:
 def _unpacked(reply: bytes) -> Mapping[str, Connection]:
     return {
         server_id: Connection(
-            ConnectionState(told["state"]),
-            _moment(told["version"]),
-            _moment(told["at"]) or datetime.min.replace(tzinfo=UTC),
-            problem=told["problem"],
+            ConnectionState(fields["state"]),
+            _moment(fields["version"]),
+            _moment(fields["at"]) or datetime.min.replace(tzinfo=UTC),
+            problem=fields["problem"],
         )
-        for server_id, told in orjson.loads(reply).items()
+        for server_id, fields in orjson.loads(reply).items()
     }
 
 

@@ -1,10 +1,10 @@
-"""What is known of connections in this process, and what is made of what happens to them.
+"""In-memory state of this process's connections, updated by calls and readings.
 
-Above it are those that have upstreams asked: the gateway, and readings of tools. Below it is what
-tells the database, seldom. It knows servers by id and configurations by version, nothing else.
+Above it are the gateway and discovery, which contact upstreams. Below it is the writer, which
+records health events in the database. It knows servers by id and configurations by version only.
 
-Whatever a call does here is synchronous and does no I/O; where a call finds nothing new to say,
-which is nearly always, it costs a look-up and two comparisons.
+Everything that a call does here is synchronous and without I/O. A call that changes nothing, the
+usual case, costs a lookup and two comparisons.
 """
 
 from collections import Counter
@@ -29,14 +29,14 @@ from registry.core.metrics import Metrics
 
 log = structlog.get_logger()
 
-QUIET_SECONDS = 1.0
-"""How long calls say nothing more of a connection that works."""
+FRESH_SECONDS = 1.0
+"""How long calls over a working connection record nothing more."""
 
 MEASURE_SECONDS = 5.0
 """How often connections are counted for the metrics."""
 
 FRESH = -1
-"""The attempt of a call over a connection that is known to work."""
+"""The attempt number of a call over a connection that is known to work."""
 
 UserKey: TypeAlias = tuple[str, str]
 """A server's id and a user's."""
@@ -47,16 +47,16 @@ Key = TypeVar("Key", str, UserKey)
 class ConnectionTracker:
     """Connections to servers, and of users to servers; bounded, and forgotten after a while.
 
-    Every server has one that is the gateway's. Where users connect with credentials of their own,
-    each has one besides, which nobody else is shown.
+    Every server has one connection of the gateway. Where users connect with credentials of their
+    own, each user also has one, which only that user sees.
 
     Args:
-        writer: Tells the database.
-        remembered_seconds: How long nothing need be heard of a connection before it is forgotten.
-        most_entries: How many servers, and how many users' connections, are remembered. Of more
-            the ones that were used least recently are forgotten: they count as disconnected.
+        writer: Records health events in the database.
+        remembered_seconds: How long an unchanged connection is remembered.
+        max_entries: How many servers, and how many users' connections, are remembered. Beyond
+            that the least recently used are forgotten: they count as disconnected.
         failures_until_error: Attempts that fail in a row until a server's status may change.
-        clock: Its wall clock is what moments are told in.
+        clock: The time source; recorded times are of its wall clock.
         metrics: Count connections by state.
     """
 
@@ -65,29 +65,29 @@ class ConnectionTracker:
         writer: ConnectionWriter,
         *,
         remembered_seconds: float,
-        most_entries: int,
+        max_entries: int,
         failures_until_error: int,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._writer = writer
-        self._most_entries = most_entries
+        self._max_entries = max_entries
         self._failures_until_error = failures_until_error
         self._clock = clock
         self._monotonic = clock.monotonic
         self._states = metrics.connection_states
         self._servers: TTLCache[str, Connection] = TTLCache(
-            most_entries, remembered_seconds, timer=clock.monotonic
+            max_entries, remembered_seconds, timer=clock.monotonic
         )
         self._users: TTLCache[UserKey, Connection] = TTLCache(
-            most_entries, remembered_seconds, timer=clock.monotonic
+            max_entries, remembered_seconds, timer=clock.monotonic
         )
-        # By server and user: what happens to one server costs no other one its fast path.
+        # By server and user: an event of one server must not end the fast path of another.
         self._fresh: dict[str, dict[str | None, tuple[Version, float]]] = {}
         self._fresh_entries = 0
 
     def began(self, server_id: str, version: Version, user_id: str | None) -> int:
-        """Note that a server is about to be asked; return what `failed` wants to know.
+        """Note that a request to a server begins; return the attempt number for `failed`.
 
         Args:
             server_id: Which server.
@@ -113,7 +113,7 @@ class ConnectionTracker:
             self._users[key] = answered(self._users.get(key), version, now)
 
     def completed(self, server_id: str, version: Version, user_id: str | None) -> None:
-        """Note that a server answered, whatever it said."""
+        """Note that a server answered completely, with a result or an error."""
         fresh = self._fresh.get(server_id)
         known = None if fresh is None else fresh.get(user_id)
         if known is not None and known[0] == version and self._monotonic() < known[1]:
@@ -124,7 +124,7 @@ class ConnectionTracker:
     def failed(
         self, server_id: str, version: Version, user_id: str | None, attempt: int, problem: str
     ) -> None:
-        """Note that a server could not be asked, or did not answer as one.
+        """Note that a server could not be reached, or did not answer as an MCP server.
 
         Args:
             server_id: Which server.
@@ -139,14 +139,16 @@ class ConnectionTracker:
         after = self._fails(server_id, version, user_id, max(attempt, 0), problem)
         if after.failures == failures_of(before, version):
             return
-        is_last_straw = after.failures == self._failures_until_error
+        is_at_threshold = after.failures == self._failures_until_error
         self._writer.note(
             server_id,
-            HealthReport(HealthEvent.FAILED, after.at, problem, 1, is_last_straw=is_last_straw),
+            HealthReport(
+                HealthEvent.FAILED, after.at, problem, 1, is_at_threshold=is_at_threshold
+            ),
         )
 
     def refused(self, server_id: str, version: Version, user_id: str | None, problem: str) -> None:
-        """Note that a server refused a user's own credentials, which is nobody else's failure."""
+        """Note that a server refused a user's own credentials: a failure of that user only."""
         self.abandoned(server_id, None)
         if user_id is None:
             return
@@ -160,7 +162,7 @@ class ConnectionTracker:
             log.info("user_connection_refused", server_id=server_id, user_id=user_id)
 
     def abandoned(self, server_id: str, user_id: str | None) -> None:
-        """Note that nothing came of an attempt."""
+        """Note that an attempt ended without a result."""
         found = self._servers.get(server_id)
         if found is not None and found.state is ConnectionState.CONNECTING:
             self._servers.pop(server_id, None)
@@ -171,7 +173,7 @@ class ConnectionTracker:
             self._users.pop((server_id, user_id), None)
 
     def dropped(self, server_id: str, user_id: str | None) -> None:
-        """Note that a stream ended on which a server was listened to: no failure of a call."""
+        """Note that a notification stream of a server ended: not a failed call."""
         self._forget_fresh_of(server_id)
         found = self._servers.get(server_id)
         if found is not None and found.state is ConnectionState.CONNECTED:
@@ -179,36 +181,36 @@ class ConnectionTracker:
         if user_id is not None:
             self._users.pop((server_id, user_id), None)
 
-    def was_read(
-        self, server_id: str, version: Version, user_id: str | None, *, is_told: bool
+    def read_succeeded(
+        self, server_id: str, version: Version, user_id: str | None, *, is_recorded: bool
     ) -> None:
-        """Note that a server was read.
+        """Note that discovery read a server.
 
         Args:
             server_id: Which server.
             version: Of its configuration.
             user_id: Whose connection it was, where users have their own.
-            is_told: Whether its document says so already.
+            is_recorded: Whether its document already says so.
         """
         works = self._works(server_id, version, user_id)
-        if is_told:
+        if is_recorded:
             self._writer.was_written(server_id, HealthEvent.CONNECTED)
         elif works:
             self._writer.note(server_id, HealthReport(HealthEvent.CONNECTED, self._clock.now()))
 
-    def was_not_read(
+    def read_failed(
         self, server_id: str, version: Version, user_id: str | None, problem: str
     ) -> None:
-        """Note that a server could not be read, which the database knows already."""
+        """Note that discovery failed to read a server; the database already says so."""
         attempt = failures_of(self._servers.get(server_id), version)
         self._fails(server_id, version, user_id, attempt, problem)
         self._writer.was_written(server_id, HealthEvent.FAILED)
 
     def outdate(self, versions: Mapping[str, Version]) -> None:
-        """Forget connections that were made with former configurations.
+        """Forget connections made with former configurations.
 
         Args:
-            versions: What is current, by server; others are left alone.
+            versions: The current version, by server; other servers are left alone.
         """
         for server_id, version in versions.items():
             found = self._servers.get(server_id)
@@ -219,11 +221,11 @@ class ConnectionTracker:
                 self._users.pop(key, None)
 
     def forget(self, server_ids: Collection[str]) -> None:
-        """Forget servers that are gone, or not served any more, for all users."""
+        """Forget servers that were removed or are no longer served, for all users."""
         gone = frozenset(server_ids)
         for server_id in gone:
             self._servers.pop(server_id, None)
-            # A call under way may note it once more; that is forgotten after a while.
+            # A call under way may add it again; that entry expires.
             self._forget_fresh_of(server_id)
             self._writer.forget(server_id)
         for key, _ in _entries(self._users):
@@ -231,7 +233,7 @@ class ConnectionTracker:
                 self._users.pop(key, None)
 
     def forget_user(self, server_id: str, user_id: str) -> None:
-        """Forget the connection of a user, whose credentials are others now."""
+        """Forget the connection of a user whose credentials have changed."""
         self._users.pop((server_id, user_id), None)
         self._forget_fresh(server_id, user_id)
 
@@ -244,7 +246,7 @@ class ConnectionTracker:
         return self._users.get((server_id, user_id))
 
     def measure(self) -> None:
-        """Count what is remembered, for the metrics."""
+        """Count connections by state, for the metrics."""
         counts = {
             "server": Counter(each.state for _, each in _entries(self._servers)),
             "user": Counter(each.state for _, each in _entries(self._users)),
@@ -255,7 +257,7 @@ class ConnectionTracker:
                     self._states.labels(level, state).set(found[state])
 
     async def follow(self) -> None:
-        """Count now and again, for ever."""
+        """Update the metrics periodically, forever."""
         while True:
             self.measure()
             await self._clock.sleep(MEASURE_SECONDS)
@@ -275,7 +277,7 @@ class ConnectionTracker:
                 self._users[key] = after
 
     def _works(self, server_id: str, version: Version, user_id: str | None) -> bool:
-        """Note a connection that works; False when a newer configuration is known."""
+        """Note a working connection; return False if a newer configuration is known."""
         before = self._servers.get(server_id)
         if _is_old(before, version):
             return False
@@ -289,11 +291,11 @@ class ConnectionTracker:
         return True
 
     def _remember_fresh(self, server_id: str, user_id: str | None, version: Version) -> None:
-        if self._fresh_entries >= self._most_entries:
+        if self._fresh_entries >= self._max_entries:
             self._forget_fresh_of(next(iter(self._fresh)))
         fresh = self._fresh.setdefault(server_id, {})
         self._fresh_entries += user_id not in fresh
-        fresh[user_id] = (version, self._monotonic() + QUIET_SECONDS)
+        fresh[user_id] = (version, self._monotonic() + FRESH_SECONDS)
 
     def _forget_fresh(self, server_id: str, user_id: str) -> None:
         fresh = self._fresh.get(server_id, {})
@@ -308,7 +310,7 @@ class ConnectionTracker:
     def _fails(
         self, server_id: str, version: Version, user_id: str | None, attempt: int, problem: str
     ) -> Connection:
-        # Failures in a row are those of all its users, so whoever succeeds next must say so.
+        # Failures in a row count over all users, so the next success of any user must be recorded.
         self._forget_fresh_of(server_id)
         now = self._clock.now()
         after = failed(self._servers.get(server_id), version, now, attempt, problem)
@@ -322,7 +324,7 @@ class ConnectionTracker:
 
 
 def _is_old(before: Connection | None, version: Version) -> bool:
-    """Whether something newer is known than what comes of a former configuration."""
+    """Whether the known state is of a newer configuration than *version*."""
     return before is not None and is_outdated(version, before.version)
 
 
@@ -331,6 +333,6 @@ def _again(before: Connection | None, version: Version, now: datetime, problem: 
 
 
 def _entries(cache: TTLCache[Key, Connection]) -> list[tuple[Key, Connection]]:
-    """Return what is remembered still."""
+    """Return the entries that have not expired."""
     cache.expire()
     return list(cache.items())

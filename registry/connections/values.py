@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 
 class ConnectionState(StrEnum):
-    """How a connection stands. Never stored; a server's `status` is another thing."""
+    """State of a connection. Never stored; a server's `status` is something else."""
 
     DISCONNECTED = "disconnected"
     CONNECTING = "connecting"
@@ -21,13 +21,13 @@ Version: TypeAlias = datetime | None
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What is known of one connection.
+    """The known state of one connection.
 
     Attributes:
         version: Of the server's configuration.
         at: When this was learnt, UTC.
-        failures: Attempts that failed since the last one that did not; an attempt counts that was
-            begun after the one before had failed.
+        failures: Attempts that failed since the last success. An attempt counts only if it began
+            after the one before had failed.
         problem: Why the last one failed; safe to show.
     """
 
@@ -40,12 +40,12 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Authorisation:
-    """How the authorisation of one user at a server of OAuth stands.
+    """State of one user's OAuth authorisation at a server.
 
     Attributes:
         is_renewing: Stored tokens are being tried or exchanged.
-        has_failed: The last flow did not end well.
-        is_under_way: The user was sent to the server to agree.
+        has_failed: The last flow failed.
+        is_under_way: The user was redirected to the server to consent.
     """
 
     is_renewing: bool = False
@@ -58,11 +58,11 @@ NOT_ASKED = Authorisation()
 
 @dataclass(frozen=True, slots=True)
 class VisibleServer:
-    """What this domain needs to know of a server that a caller may see.
+    """The facts about a visible server that this domain needs.
 
     Attributes:
         version: Its `updatedAt`.
-        is_off: Whether somebody turned it off.
+        is_off: Whether it is turned off.
         is_user_level: Whether each user connects with credentials of their own.
     """
 
@@ -79,7 +79,7 @@ class ConnectionView:
     """A connection as a caller sees it.
 
     Attributes:
-        problem: Why it does not work, where it does not.
+        problem: Why it does not work; None if it does.
     """
 
     state: ConnectionState
@@ -90,40 +90,40 @@ UNCONNECTED = ConnectionView(ConnectionState.DISCONNECTED)
 
 
 class HealthEvent(StrEnum):
-    """What is to be said of a server in the database."""
+    """What is recorded of a server in the database."""
 
     CONNECTED = "connected"
     FAILED = "failed"
 
 
 class HealthTrigger(StrEnum):
-    """Why it is said. Of each there is at most one write for each server and interval."""
+    """Why an event is recorded. Each has at most one write per server and interval."""
 
     REPEAT = "repeat"
-    """The same as the last time."""
+    """The same event as the last time."""
     RECOVERY = "recovery"
-    """It works again."""
+    """The server works again."""
     FAILURE = "failure"
-    """It works no more."""
-    LAST_STRAW = "last_straw"
-    """It failed so often that its status may have to say so."""
+    """The server stopped working."""
+    THRESHOLD = "threshold"
+    """The number of failures reached the threshold at which its status may change."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """What waits to be said of one server.
+    """A health event of one server that waits to be written.
 
     Attributes:
         at: When it happened, UTC.
         message: Why it failed; None when it did not.
-        failures: Attempts that failed in a row and are not counted in the database yet.
-        is_anew: Whether an attempt succeeded before them that the database was not told of.
-        is_last_straw: Whether one of them completed the number that makes an error.
+        failures: Attempts that failed in a row and are not yet counted in the database.
+        is_after_success: Whether a success that is not in the database preceded them.
+        is_at_threshold: Whether one of them reached the number that makes an error.
     """
 
-    word: HealthEvent
+    event: HealthEvent
     at: datetime
     message: str | None = None
     failures: int = 0
-    is_anew: bool = False
-    is_last_straw: bool = False
+    is_after_success: bool = False
+    is_at_threshold: bool = False

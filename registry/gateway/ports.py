@@ -104,10 +104,10 @@ class Peers(Protocol):
             ClientGone: There is nobody left to answer.
         """
 
-    async def tell(self, worker: str, message: bytes) -> bytes | None:
+    async def send(self, worker: str, message: bytes) -> bytes | None:
         """Send a message to one worker and return its reply; None when it is gone."""
 
-    async def tell_all(self, message: bytes) -> list[bytes]:
+    async def broadcast(self, message: bytes) -> list[bytes]:
         """Send a message to all others; return the replies that came within two seconds."""
 
     def listen(self, handler: Callable[[bytes], Awaitable[bytes]]) -> None:

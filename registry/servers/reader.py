@@ -177,7 +177,7 @@ def note_reading(
     reading: DiscoveryResult | None,
     user_id: str,
     *,
-    is_told: bool,
+    is_recorded: bool,
 ) -> None:
     """Take note of a reading that is stored.
 
@@ -186,14 +186,14 @@ def note_reading(
         server: As it is stored by now.
         reading: What came of it; None when nobody read.
         user_id: With whose credentials, where users bring their own.
-        is_told: Whether the server's document says so already.
+        is_recorded: Whether the server's document says so already.
     """
     if reading is None:
         return
     about = server.id, server.updated_at, user_id if is_user_level(server.config) else None
     if reading.found is not None:
-        connections.was_read(*about, is_told=is_told)
+        connections.read_succeeded(*about, is_recorded=is_recorded)
     elif reading.failure is not None and reading.is_callers_own:
         connections.refused(*about, reading.failure)
     elif reading.failure is not None:
-        connections.was_not_read(*about, reading.failure)
+        connections.read_failed(*about, reading.failure)

@@ -308,7 +308,7 @@ class ServerService:
                 self._operations.labels(action.value, "success").inc()
                 await self._changes.server_changed(server_id)
                 server = await self.get(server_id, user)
-                note_reading(self._connections, server, reading, user.user_id, is_told=True)
+                note_reading(self._connections, server, reading, user.user_id, is_recorded=True)
                 return server
             if expected is not None:
                 latest = await self.get(server_id, user)
@@ -413,14 +413,14 @@ class ServerService:
             if written is not None:
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
-                if written.is_told:
+                if written.is_recorded:
                     await self._changes.server_changed(server_id)
                 note_reading(
                     self._connections,
                     written.server,
                     reading,
                     user.user_id,
-                    is_told=written.is_told,
+                    is_recorded=written.is_recorded,
                 )
                 waiting = await self._waiting(server_id, written.synced)
                 return Refreshed(written.server, reading.failure, reading.unread, waiting)
@@ -458,7 +458,7 @@ class ServerService:
         except RegistryError as exc:
             log.info("server_not_read", server_id=server_id, problem=exc.message)
             return UserKeyResult(None, exc.message)
-        note_reading(self._connections, server, reading, user.user_id, is_told=False)
+        note_reading(self._connections, server, reading, user.user_id, is_recorded=False)
         if reading.found is None:
             told = reading.failure or reading.unread or ""
             return UserKeyResult(False if reading.is_callers_own else None, told)
@@ -525,7 +525,7 @@ class ServerService:
                     raise
                 continue
             server = await self.get(server_id, user)
-            note_reading(self._connections, server, reading, user.user_id, is_told=True)
+            note_reading(self._connections, server, reading, user.user_id, is_recorded=True)
             return server
         raise PathTakenError(next(candidate_paths(request.server_name)))
 

@@ -261,10 +261,12 @@ class SyncRunner:
             attempt.is_ending = attempt.is_writing = False
             return None
         await self._open(job, repeat)
-        if written.is_told:
+        if written.is_recorded:
             await self._changes.server_changed(server.id)
         user_id = _reader_of(job, server).user_id
-        note_reading(self._connections, written.server, reading, user_id, is_told=written.is_told)
+        note_reading(
+            self._connections, written.server, reading, user_id, is_recorded=written.is_recorded
+        )
         return ending
 
     async def _read(self, attempt: _Attempt, server: ServerRecord) -> tuple[DiscoveryResult, bool]:

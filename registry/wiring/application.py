@@ -47,7 +47,7 @@ from registry.wiring.services import (
 from registry.wiring.storage import build_storage, prepared
 from registry.wiring.sync import build_sync
 from registry.wiring.upstreams import build_upstreams
-from registry.workers.metric_totals import Totals
+from registry.workers.metric_totals import MetricTotals
 from registry.workers.peers import SingleWorker, WorkerPeers
 from registry.workers.runtime_directory import new_worker_id
 
@@ -160,7 +160,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         stack.push_async_callback(gateway.close)
         token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
         totals = (
-            Totals(metrics.registry, peers, token_gauges.refresh)
+            MetricTotals(metrics.registry, peers, token_gauges.refresh)
             if isinstance(peers, WorkerPeers)
             else None
         )

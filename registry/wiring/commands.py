@@ -156,9 +156,9 @@ class CommandServices:
 
         vault = CredentialVault(self.storage.cipher)
 
-        def opened(place: str, stored: str) -> str | None:
+        def opened(directory: str, stored: str) -> str | None:
             try:
-                return vault.decrypt(stored, server_id, f"config.{place}")
+                return vault.decrypt(stored, server_id, f"config.{directory}")
             except CredentialUnreadableError:
                 return None
 

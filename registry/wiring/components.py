@@ -31,7 +31,7 @@ from registry.tokens.service import TokenService
 from registry.tokens.sessions import SessionService
 from registry.usage.service import UsageService
 from registry.users.service import UserService
-from registry.workers.metric_totals import Totals
+from registry.workers.metric_totals import MetricTotals
 
 READY_CHECK_SECONDS = 2.0
 """How long a readiness check may take; probes give up soon after."""
@@ -61,7 +61,7 @@ class Components:
     gateway: GatewayEndpoint
     peers: Peers
     drain: Drain
-    totals: Totals | None
+    totals: MetricTotals | None
     audit: AuditTrail
     audit_service: AuditService
     usage: UsageService

@@ -1,1 +1,1 @@
-"""Several processes on one port: how they are kept running, and how they reach each other."""
+"""Worker processes on one port: the supervisor, and communication between workers."""

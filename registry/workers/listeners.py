@@ -1,4 +1,4 @@
-"""The sockets on which the workers listen: one for each, on the same port.
+"""Listening sockets: one for each worker, all on the same port (SO_REUSEPORT).
 
 The system spreads connections over them evenly; docs/decisions/0009-workers.md has the figures.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 BACKLOG = 2048
-"""Connections that may wait to be accepted; those made before we serve are answered then."""
+"""Connections that may wait to be accepted, also before a worker serves."""
 
 SPREADS = sys.platform == "linux"
 """Whether the system spreads connections over sockets of one port. Elsewhere all share one."""
@@ -28,7 +28,7 @@ def listening(host: str, port: int, count: int) -> Iterator[list[socket.socket]]
     with ExitStack() as stack:
         first = stack.enter_context(socket.socket(family, kind))
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Alone, so that a port that anybody else listens on is taken.
+        # Without SO_REUSEPORT, so that binding fails if another process listens on the port.
         first.bind(address)
         listeners = [first]
         if count > 1 and SPREADS:
@@ -38,7 +38,7 @@ def listening(host: str, port: int, count: int) -> Iterator[list[socket.socket]]
                 for _ in range(count - 1)
             ]
         for listener in listeners:
-            # Binding alone leaves the port to whoever listens first.
+            # A port that is only bound can still be taken by another process that listens.
             listener.listen(BACKLOG)
         yield listeners if SPREADS else listeners * count
 

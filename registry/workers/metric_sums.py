@@ -1,8 +1,8 @@
-"""Add up what several workers have counted. Pure.
+"""Aggregation of the metrics of several workers. Pure.
 
-Counters and histograms are added, also those of workers that are no more: a sum that fell would
-look like a restart, and a rate over it like a burst. What gauges mean decides what becomes of
-them, see `GAUGES`.
+Counters and histograms are added, including those of workers that have stopped: a sum that fell
+would look like a restart, and a rate over it like a burst. `GAUGES` declares how each gauge is
+aggregated.
 """
 
 import math
@@ -19,33 +19,33 @@ CREATED = "_created"
 CUMULATIVE = frozenset({"counter", "histogram", "summary"})
 
 
-class Across(StrEnum):
-    """What the metric of all workers is, given that of each."""
+class Aggregation(StrEnum):
+    """How one metric is aggregated over all workers."""
 
     SUM = "sum"
-    """They count things, of which each has its own."""
+    """Added: each worker counts things of its own."""
     MAX = "max"
-    """The worst is what matters."""
+    """The largest value: the worst worker matters."""
     OWN = "own"
-    """All would say the same; the one that is asked has the latest."""
+    """The value of the worker that is asked: it is the same in all workers."""
     EACH = "each"
-    """Each is of interest, with a label `worker`: its number."""
+    """One series for each worker, with its number in the label `worker`."""
 
 
-GAUGES: Mapping[str, Across] = {
-    "mcp_connections": Across.SUM,
-    "mcp_gateway_breaker_state": Across.SUM,
-    "mcp_gateway_feeds": Across.SUM,
-    "mcp_gateway_policies_unreadable": Across.MAX,
-    "mcp_gateway_requests_in_flight": Across.SUM,
-    "mcp_gateway_snapshot_age_seconds": Across.MAX,
-    "mcp_gateway_streams": Across.SUM,
-    "mcp_sync_jobs_open": Across.OWN,
-    "mongodb_pool_connections": Across.SUM,
-    "tokens_active": Across.OWN,
-    "tokens_active_users": Across.OWN,
-    "tokens_expired": Across.OWN,
-    "usage_records_waiting": Across.SUM,
+GAUGES: Mapping[str, Aggregation] = {
+    "mcp_connections": Aggregation.SUM,
+    "mcp_gateway_breaker_state": Aggregation.SUM,
+    "mcp_gateway_feeds": Aggregation.SUM,
+    "mcp_gateway_policies_unreadable": Aggregation.MAX,
+    "mcp_gateway_requests_in_flight": Aggregation.SUM,
+    "mcp_gateway_snapshot_age_seconds": Aggregation.MAX,
+    "mcp_gateway_streams": Aggregation.SUM,
+    "mcp_sync_jobs_open": Aggregation.OWN,
+    "mongodb_pool_connections": Aggregation.SUM,
+    "tokens_active": Aggregation.OWN,
+    "tokens_active_users": Aggregation.OWN,
+    "tokens_expired": Aggregation.OWN,
+    "usage_records_waiting": Aggregation.SUM,
 }
 """Gauges of the application. A test holds this to be all of them."""
 
@@ -67,23 +67,23 @@ class MetricFamily:
 Counts: TypeAlias = list[MetricFamily]
 
 
-def across(name: str, kind: str) -> Across:
-    """Return what a metric becomes."""
+def aggregation_of(name: str, kind: str) -> Aggregation:
+    """Return how a metric is aggregated."""
     if name.startswith(OF_EACH):
-        return Across.EACH
+        return Aggregation.EACH
     if name.startswith(OF_ALL):
-        return Across.OWN
+        return Aggregation.OWN
     if kind in CUMULATIVE:
-        return Across.SUM
-    return GAUGES.get(name, Across.SUM)
+        return Aggregation.SUM
+    return GAUGES.get(name, Aggregation.SUM)
 
 
-def counted(metrics: Iterable[Metric], slot: int) -> Counts:
-    """Return what a worker has counted.
+def collect_counts(metrics: Iterable[Metric], slot: int) -> Counts:
+    """Return the metrics of one worker.
 
     Args:
-        metrics: As they are collected.
-        slot: Its number, which becomes the label of what is told of each worker.
+        metrics: As collected.
+        slot: The worker's number, for the label `worker`.
     """
     return [
         MetricFamily(
@@ -100,7 +100,7 @@ def counted(metrics: Iterable[Metric], slot: int) -> Counts:
 
 
 def as_metrics(counts: Counts) -> list[Metric]:
-    """Return counts as what can be written in Prometheus' text format."""
+    """Return counts as metrics that can be written in Prometheus' text format."""
     metrics = []
     for family in counts:
         metric = Metric(family.name, family.documentation, family.kind)
@@ -110,19 +110,19 @@ def as_metrics(counts: Counts) -> list[Metric]:
 
 
 def packed(counts: Counts, included: Iterable[str] = ()) -> bytes:
-    """Return counts as bytes.
+    """Serialize counts.
 
     Args:
         counts: What was counted.
-        included: Ids of the workers whose counts these are, where there are several.
+        included: Ids of the workers that the counts were added up from, if several.
     """
     families = [[family.name, family.documentation, family.kind, family.rows] for family in counts]
     return orjson.dumps({"families": families, "included": list(included)})
 
 
 def unpacked(data: bytes) -> tuple[Counts, frozenset[str]]:
-    """Return what `packed` was given."""
-    told = orjson.loads(data)
+    """Deserialize counts, and the ids of the workers that they include."""
+    message = orjson.loads(data)
     families = [
         MetricFamily(
             name,
@@ -131,30 +131,31 @@ def unpacked(data: bytes) -> tuple[Counts, frozenset[str]]:
             # JSON has no NaN.
             tuple((row[0], row[1], math.nan if row[2] is None else row[2]) for row in rows),
         )
-        for name, documentation, kind, rows in told["families"]
+        for name, documentation, kind, rows in message["families"]
     ]
-    return families, frozenset(told["included"])
+    return families, frozenset(message["included"])
 
 
-def total(own: Counts, others: Iterable[Counts], departed: Iterable[Counts]) -> Counts:
-    """Return what all workers together have counted.
+def total(own: Counts, others: Iterable[Counts], stopped: Iterable[Counts]) -> Counts:
+    """Return the aggregated counts of all workers.
 
     Args:
         own: Of the worker that is asked.
-        others: Of the others that answered.
-        departed: The last known of those that did not: only what is added up counts.
+        others: Of the other workers that answered.
+        stopped: The last known counts of workers that did not answer. Only counters and
+            histograms are taken from these.
     """
     sums: dict[str, _Sum] = {}
     for counts, is_own, is_alive in (
         (own, True, True),
         *((counts, False, True) for counts in others),
-        *((counts, False, False) for counts in departed),
+        *((counts, False, False) for counts in stopped),
     ):
         for family in counts:
-            rule = across(family.name, family.kind)
-            if not is_alive and not (rule is Across.SUM and family.kind in CUMULATIVE):
+            rule = aggregation_of(family.name, family.kind)
+            if not is_alive and not (rule is Aggregation.SUM and family.kind in CUMULATIVE):
                 continue
-            if rule is Across.OWN and not is_own:
+            if rule is Aggregation.OWN and not is_own:
                 continue
             if family.name not in sums:
                 sums[family.name] = _Sum(family)
@@ -163,7 +164,7 @@ def total(own: Counts, others: Iterable[Counts], departed: Iterable[Counts]) -> 
 
 
 def _labels(metric: Metric, sample: Sample, slot: int) -> dict[str, str]:
-    if across(metric.name, metric.type) is Across.EACH:
+    if aggregation_of(metric.name, metric.type) is Aggregation.EACH:
         return {**sample.labels, "worker": str(slot)}
     return sample.labels
 
@@ -175,7 +176,7 @@ class _Sum:
         self._first = first
         self._rows: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
-    def add(self, family: MetricFamily, rule: Across) -> None:
+    def add(self, family: MetricFamily, rule: Aggregation) -> None:
         rows = self._rows
         for name, labels, value in family.rows:
             key = (name, tuple(labels.items()))
@@ -184,7 +185,7 @@ class _Sum:
                 rows[key] = value
             elif name.endswith(CREATED):
                 rows[key] = min(known, value)
-            elif rule is Across.MAX:
+            elif rule is Aggregation.MAX:
                 rows[key] = max(known, value)
             else:
                 rows[key] = known + value

@@ -1,8 +1,8 @@
-"""The metrics of all workers, at whichever of them one asks.
+"""Metrics of all workers, served by any one of them.
 
-Nothing is counted twice as often, or shared, while requests are served: the others are asked when
-somebody reads the metrics. Whatever a worker tells it has written to a file first, which outlives
-it, so that no sum that was ever shown falls when a worker dies.
+Serving a request costs nothing extra: the other workers are asked only when the metrics are read.
+A worker writes its counts to a file before it returns them. The file outlives the worker, so that
+no sum falls when a worker dies.
 """
 
 import asyncio
@@ -16,21 +16,28 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from registry.workers.metric_sums import Counts, as_metrics, counted, packed, total, unpacked
-from registry.workers.runtime_directory import COUNTS, DEPARTED, RuntimeDirectory
+from registry.workers.metric_sums import (
+    Counts,
+    as_metrics,
+    collect_counts,
+    packed,
+    total,
+    unpacked,
+)
+from registry.workers.runtime_directory import COUNTS, STOPPED, RuntimeDirectory
 
 if TYPE_CHECKING:
     # It loads the data plane, which the parent of the workers does without.
     from registry.workers.peers import WorkerPeers
 
 
-class Totals:
-    """What this worker has counted, and what all have.
+class MetricTotals:
+    """Counts of this worker, and totals of all workers.
 
     Args:
-        registry: Of this worker's metrics.
-        peers: The others.
-        refresh: Brings up to date what is not counted as it happens.
+        registry: This worker's metrics.
+        peers: The other workers.
+        refresh: Updates metrics that are not counted as they happen.
     """
 
     def __init__(
@@ -40,35 +47,37 @@ class Totals:
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._registry = registry
-        self._siblings = peers
-        self._place = peers.place
+        self._peers = peers
+        self._directory = peers.directory
         self._refresh = refresh
         self._lock = threading.Lock()
 
-    async def told(self, _message: bytes = b"") -> bytes:
-        """Return what this worker has counted, once that is written down."""
+    async def own_counts(self, _message: bytes = b"") -> bytes:
+        """Write this worker's counts to its file, then return them."""
         return await asyncio.to_thread(self._keep)
 
     async def page(self) -> bytes:
         """Return the metrics of all workers in Prometheus' text format."""
         await self._refresh()
-        told = await self._siblings.counts()
-        return await asyncio.to_thread(self._render, told)
+        worker_counts = await self._peers.counts()
+        return await asyncio.to_thread(self._render, worker_counts)
 
     def _keep(self) -> bytes:
-        # What is shown last must be what is kept.
+        # The file must hold the counts that were returned last.
         with self._lock:
-            counts = packed(counted(self._registry.collect(), self._place.slot))
-            write_whole(self._place.counts_of(self._place.own), counts)
+            counts = packed(collect_counts(self._registry.collect(), self._directory.slot))
+            write_whole(self._directory.counts_of(self._directory.own), counts)
         return counts
 
-    def _render(self, told: dict[str, bytes | None]) -> bytes:
+    def _render(self, worker_counts: dict[str, bytes | None]) -> bytes:
         own, _ = unpacked(self._keep())
-        answered = {worker: unpacked(data)[0] for worker, data in told.items() if data is not None}
-        known = stopped_worker_counts(self._place, {self._place.own, *answered})
-        # Those that died since they answered are among the departed already.
+        answered = {
+            worker: unpacked(data)[0] for worker, data in worker_counts.items() if data is not None
+        }
+        known = stopped_worker_counts(self._directory, {self._directory.own, *answered})
+        # Workers that died after they answered are already among the stopped ones.
         living = [each for worker, each in answered.items() if worker not in known.included]
-        return generate_latest(_Given(as_metrics(total(own, living, known.counts))))
+        return generate_latest(_PrecomputedMetrics(as_metrics(total(own, living, known.counts))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +85,22 @@ class StoppedWorkerCounts:
     """The last known counts of workers that do not answer.
 
     Attributes:
-        included: The ids of those that are added up already.
+        included: Ids of the workers that are already added up.
     """
 
     counts: list[Counts]
     included: frozenset[str]
 
 
-def stopped_worker_counts(place: RuntimeDirectory, answered: Iterable[str]) -> StoppedWorkerCounts:
-    """Return what is known of the workers that did not answer."""
-    kept = {path.name.removesuffix(COUNTS): path for path in place.folder.glob(f"*{COUNTS}")}
-    kept.pop(DEPARTED.removesuffix(COUNTS), None)
+def stopped_worker_counts(
+    directory: RuntimeDirectory, answered: Iterable[str]
+) -> StoppedWorkerCounts:
+    """Return the last known counts of the workers that did not answer."""
+    kept = {path.name.removesuffix(COUNTS): path for path in directory.folder.glob(f"*{COUNTS}")}
+    kept.pop(STOPPED.removesuffix(COUNTS), None)
     files = {worker: _read(path) for worker, path in kept.items() if worker not in set(answered)}
-    # Read last: who is missing above because it was added up meanwhile is in here.
-    added = _read(place.folder / DEPARTED)
+    # Read last: it contains a worker that was added up after the files above were listed.
+    added = _read(directory.folder / STOPPED)
     counts, included = ([], frozenset()) if added is None else unpacked(added)
     return StoppedWorkerCounts(
         [
@@ -104,24 +115,24 @@ def stopped_worker_counts(place: RuntimeDirectory, answered: Iterable[str]) -> S
     )
 
 
-def record_stopped_worker(place: RuntimeDirectory, worker: str) -> None:
-    """Add a dead worker's counts to those of all dead ones, and remove what it left.
+def record_stopped_worker(directory: RuntimeDirectory, worker: str) -> None:
+    """Add a stopped worker's counts to those of all stopped workers, and remove its files.
 
-    Only the process that starts the workers may do so, for one after another.
+    Not safe for concurrent use: only the supervisor calls it, for one worker after another.
     """
-    place.socket_of(worker).unlink(missing_ok=True)
-    last = _read(place.counts_of(worker))
+    directory.socket_of(worker).unlink(missing_ok=True)
+    last = _read(directory.counts_of(worker))
     if last is None:
         return
-    added = _read(place.folder / DEPARTED)
+    added = _read(directory.folder / STOPPED)
     counts, included = ([], frozenset()) if added is None else unpacked(added)
     summed = total([], [], [counts, unpacked(last)[0]])
-    write_whole(place.folder / DEPARTED, packed(summed, {*included, worker}))
-    place.counts_of(worker).unlink(missing_ok=True)
+    write_whole(directory.folder / STOPPED, packed(summed, {*included, worker}))
+    directory.counts_of(worker).unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file in one step: readers see the old or the new text."""
+    """Replace a file atomically: readers see the old or the new content."""
     beside = path.with_suffix(".new")
     beside.write_bytes(data)
     beside.replace(path)
@@ -134,8 +145,8 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-class _Given(Collector):
-    """Metrics that were counted elsewhere."""
+class _PrecomputedMetrics(Collector):
+    """A collector that returns given metrics."""
 
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics

@@ -1,8 +1,8 @@
-"""The tie between a worker and the process that started it.
+"""Control channel between a worker and the supervisor that started it.
 
-A pair of sockets: the worker sends a letter for each step of its life; the parent sends
-connections that it accepted while no worker listened. Either end learns from it when the other is
-gone, however it died.
+A socket pair: the worker sends one byte for each change of its state; the parent sends
+connections that it accepted while a worker did not listen. Each end notices the other's exit,
+however it died, because the socket closes.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from contextlib import suppress
 READY = b"R"
 """The worker serves."""
 DRAINING = b"D"
-"""The worker does not listen any more."""
+"""The worker no longer listens."""
 CONNECTION = b"C"
-"""A connection comes with this letter."""
+"""Accompanies a connection."""
 TAKEN = b"T"
-"""The worker has taken the oldest connection that it had not yet taken."""
+"""The worker has received the oldest connection that it had not acknowledged."""
 
-FEW = 16
-MANY = 4096
+WORKER_READ_SIZE = 16
+PARENT_READ_SIZE = 4096
 
 
 class WorkerEnd:
@@ -29,45 +29,47 @@ class WorkerEnd:
 
     Args:
         end: Its socket.
-        connection: Called with each connection that comes.
-        orphaned: Called once the parent is gone.
+        on_connection: Called with each connection that arrives.
+        on_parent_exit: Called once the parent has exited.
     """
 
     def __init__(
         self,
         end: socket.socket,
-        connection: Callable[[socket.socket], None],
-        orphaned: Callable[[], None],
+        on_connection: Callable[[socket.socket], None],
+        on_parent_exit: Callable[[], None],
     ) -> None:
         self._end = end
-        self._connection = connection
-        self._orphaned = orphaned
+        self._on_connection = on_connection
+        self._on_parent_exit = on_parent_exit
         end.setblocking(False)
         asyncio.get_running_loop().add_reader(end.fileno(), self._read)
 
-    def say(self, letter: bytes) -> None:
-        """Send a letter; a parent that is gone is noticed elsewhere."""
+    def send(self, message: bytes) -> None:
+        """Send a message. A failure is ignored: `on_parent_exit` reports an exited parent."""
         with suppress(OSError):
-            self._end.send(letter)
+            self._end.send(message)
 
     def close(self) -> None:
-        """Listen to it no longer."""
+        """Close the channel."""
         asyncio.get_running_loop().remove_reader(self._end.fileno())
         self._end.close()
 
     def _read(self) -> None:
         try:
-            letters, descriptors, _, _ = socket.recv_fds(self._end, FEW, FEW)
+            messages, descriptors, _, _ = socket.recv_fds(
+                self._end, WORKER_READ_SIZE, WORKER_READ_SIZE
+            )
         except BlockingIOError:
             return
         except OSError:
-            letters, descriptors = b"", []
+            messages, descriptors = b"", []
         for descriptor in descriptors:
-            self.say(TAKEN)
-            self._connection(socket.socket(fileno=descriptor))
-        if not letters:
+            self.send(TAKEN)
+            self._on_connection(socket.socket(fileno=descriptor))
+        if not messages:
             asyncio.get_running_loop().remove_reader(self._end.fileno())
-            self._orphaned()
+            self._on_parent_exit()
 
 
 class ParentEnd:
@@ -75,20 +77,20 @@ class ParentEnd:
 
     Args:
         end: Its socket.
-        said: Called with each letter.
+        on_message: Called with each message of the worker.
     """
 
-    def __init__(self, end: socket.socket, said: Callable[[bytes], None]) -> None:
+    def __init__(self, end: socket.socket, on_message: Callable[[bytes], None]) -> None:
         self._end = end
-        self._said = said
-        self._handed: deque[socket.socket] = deque()
+        self._on_message = on_message
+        self._unacknowledged: deque[socket.socket] = deque()
         end.setblocking(False)
         asyncio.get_running_loop().add_reader(end.fileno(), self._read)
 
-    def hand(self, connection: socket.socket) -> bool:
-        """Give the worker a connection; False when it cannot take it."""
+    def send_connection(self, connection: socket.socket) -> bool:
+        """Send the worker a connection; return False if it cannot receive it."""
         try:
-            # Kept open until it is taken: a worker that dies before must not cost it.
+            # Kept open until acknowledged, so that it survives a worker that dies first.
             kept = connection.dup()
         except OSError:
             return False
@@ -97,29 +99,29 @@ class ParentEnd:
         except OSError:
             kept.close()
             return False
-        self._handed.append(kept)
+        self._unacknowledged.append(kept)
         return True
 
     def close(self) -> list[socket.socket]:
-        """Cut the tie and return the connections that the worker did not take."""
+        """Close the channel and return the connections that the worker did not acknowledge."""
         self._read()
         asyncio.get_running_loop().remove_reader(self._end.fileno())
         self._end.close()
-        left = list(self._handed)
-        self._handed.clear()
+        left = list(self._unacknowledged)
+        self._unacknowledged.clear()
         return left
 
     def _read(self) -> None:
         try:
-            letters = self._end.recv(MANY)
+            messages = self._end.recv(PARENT_READ_SIZE)
         except BlockingIOError:
             return
         except OSError:
-            letters = b""
-        if not letters:
+            messages = b""
+        if not messages:
             asyncio.get_running_loop().remove_reader(self._end.fileno())
-        for letter in letters:
-            if letter == TAKEN[0]:
-                self._handed.popleft().close()
+        for message in messages:
+            if message == TAKEN[0]:
+                self._unacknowledged.popleft().close()
             else:
-                self._said(bytes([letter]))
+                self._on_message(bytes([message]))

@@ -1,4 +1,8 @@
-"""How one worker reaches the others: requests to be answered there, and messages."""
+"""Communication between workers over unix sockets: forwarded requests, and messages.
+
+Above it is the gateway, which names a worker by its id. Below it is one socket for each worker, in
+a private directory. It does not know what requests and messages are about.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -30,7 +34,7 @@ CONNECTIONS = "/connections"
 Reply = Callable[[bytes], Awaitable[bytes]]
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""Guards against a mistake of ours, not against strangers."""
+"""Guards against programming errors: only workers can connect."""
 
 
 class PeerServer:
@@ -70,7 +74,9 @@ async def _body(receive: Receive) -> bytes:
         message = await receive()
         body += message.get("body", b"")
         if message["type"] != "http.request" or len(body) > MAX_MESSAGE_BYTES:
-            raise ConnectionError("The message broke off, or does not end.")
+            raise ConnectionError(
+                f"The message is incomplete, or longer than {MAX_MESSAGE_BYTES} bytes."
+            )
         if not message.get("more_body"):
             return bytes(body)
 
@@ -85,20 +91,20 @@ log = structlog.get_logger()
 
 CONNECT_SECONDS = 2.0
 REPLY_SECONDS = 2.0
-"""How long a worker may take to reply to a message; one that hangs must not hang the others."""
+"""How long a worker may take to reply to a message; one that hangs must not block the others."""
 
 CONNECTIONS_SECONDS = 0.5
-"""How long one may take to tell of its connections: somebody waits for a list meanwhile."""
+"""How long a worker may take to return its connections: a caller is waiting for the list."""
 
 MAX_HEADER_BYTES = 64 * 1024
 BASE = "http://worker"
-"""Any address will do: the connection leads to one socket only."""
+"""A placeholder: the connection leads to one unix socket, whatever the host name."""
 
 GONE = (ClientError, OSError, TimeoutError)
 
 
 class SingleWorker(Peers):
-    """The only worker: there is nobody to reach.
+    """Implements `Peers` for a process without other workers.
 
     Args:
         own: Its id.
@@ -111,7 +117,7 @@ class SingleWorker(Peers):
     async def forward(
         self, worker: str, scope: Scope, body: bytes | bytearray, receive: Receive, send: Send
     ) -> None:
-        """Refuse: whichever worker that was, it is gone.
+        """Refuse: no other worker exists.
 
         Raises:
             PeerGone: Always.
@@ -119,43 +125,43 @@ class SingleWorker(Peers):
         raise PeerGone
 
     @override
-    async def tell(self, worker: str, message: bytes) -> bytes | None:
-        """Return None: nobody hears it."""
+    async def send(self, worker: str, message: bytes) -> bytes | None:
+        """Return None: no other worker exists."""
         return None
 
     @override
-    async def tell_all(self, message: bytes) -> list[bytes]:
+    async def broadcast(self, message: bytes) -> list[bytes]:
         """Return no replies."""
         return []
 
     @override
     def listen(self, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Do nothing: nobody tells anything."""
+        """Do nothing: no message ever arrives."""
 
 
 class WorkerPeers(Peers):
     """The other workers of the same registry, each on a unix socket in one private folder.
 
-    Connections are made anew for each request: that costs a fraction of a millisecond, and none
+    Each request opens a new connection: that costs a fraction of a millisecond, and no connection
     can be stale.
 
     Args:
-        place: Where they meet.
+        directory: Holds the sockets of all workers.
     """
 
-    def __init__(self, place: RuntimeDirectory) -> None:
-        self.own = place.own
-        self.place = place
+    def __init__(self, directory: RuntimeDirectory) -> None:
+        self.own = directory.own
+        self.directory = directory
         self._latency_watcher = LatencyWatcher()
         self._handler: Reply | None = None
 
-    def entrance(self, app: ASGIApp, counts: Reply, connections: Reply) -> PeerServer:
-        """Return what this worker serves to the others.
+    def server(self, app: ASGIApp, counts: Reply, connections: Reply) -> PeerServer:
+        """Return the application that this worker serves to the others.
 
         Args:
-            app: Answers what they forward.
-            counts: Returns what this worker has counted.
-            connections: Returns what this worker knows of connections.
+            app: Answers requests that they forward.
+            counts: Returns this worker's metrics.
+            connections: Returns the connections that this worker knows.
         """
         replies = {MESSAGES: self._reply, COUNTS: counts, CONNECTIONS: connections}
         return PeerServer(app, replies)
@@ -164,31 +170,31 @@ class WorkerPeers(Peers):
     async def forward(
         self, worker: str, scope: Scope, body: bytes | bytearray, receive: Receive, send: Send
     ) -> None:
-        """Have *worker* answer this request, and relay its answer as it comes.
+        """Forward this request to *worker*, and stream its answer back.
 
         Raises:
-            PeerGone: Nobody answers under that id, or the request was forwarded to us.
-            ClientGone: There is nobody left to answer.
+            PeerGone: No worker answers under that id, or the request was forwarded to us.
+            ClientGone: The client has disconnected.
         """
         if is_from_peer(scope):
             raise PeerGone
-        # A disconnect cancels, by closing the connection, what the other worker does for it.
+        # When the client disconnects, closing this connection cancels the other worker's work.
         with CallWatch(self._latency_watcher, receive, None):
             headers = relayed_headers(scope)
-            async with self._asked(
+            async with self._request(
                 worker, scope["method"], target(scope), headers, body
             ) as answer:
                 await _relay(answer, worker, send)
 
     @override
-    async def tell(self, worker: str, message: bytes) -> bytes | None:
+    async def send(self, worker: str, message: bytes) -> bytes | None:
         """Send a message to one worker and return its reply; None when it is gone."""
-        return await self._told(worker, MESSAGES, message)
+        return await self._ask(worker, MESSAGES, message)
 
     @override
-    async def tell_all(self, message: bytes) -> list[bytes]:
+    async def broadcast(self, message: bytes) -> list[bytes]:
         """Send a message to all others; return the replies that came within two seconds."""
-        replies = await self._told_all(MESSAGES, message)
+        replies = await self._ask_all(MESSAGES, message)
         return [reply for reply in replies.values() if reply is not None]
 
     @override
@@ -197,41 +203,41 @@ class WorkerPeers(Peers):
         self._handler = handler
 
     async def counts(self) -> dict[str, bytes | None]:
-        """Return what each of the others has counted; None for those that did not tell."""
-        return await self._told_all(COUNTS, b"")
+        """Return the metrics of each other worker; None for one that did not answer."""
+        return await self._ask_all(COUNTS, b"")
 
     async def connections(self, question: bytes) -> list[bytes]:
-        """Ask all others of connections; return the replies that came within half a second."""
-        replies = await self._told_all(CONNECTIONS, question, CONNECTIONS_SECONDS)
+        """Ask all others for connections; return the replies that came within half a second."""
+        replies = await self._ask_all(CONNECTIONS, question, CONNECTIONS_SECONDS)
         return [reply for reply in replies.values() if reply is not None]
 
     async def _reply(self, message: bytes) -> bytes:
         return b"" if self._handler is None else await self._handler(message)
 
-    async def _told_all(
+    async def _ask_all(
         self, path: str, message: bytes, seconds: float = REPLY_SECONDS
     ) -> dict[str, bytes | None]:
-        others = self.place.others()
+        others = self.directory.others()
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._told(other, path, message, seconds)) for other in others
+                group.create_task(self._ask(other, path, message, seconds)) for other in others
             ]
         return {other: task.result() for other, task in zip(others, tasks, strict=True)}
 
-    async def _told(
+    async def _ask(
         self, worker: str, path: str, message: bytes, seconds: float = REPLY_SECONDS
     ) -> bytes | None:
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._asked(worker, "POST", path, CIMultiDict(), message) as answer,
+                self._request(worker, "POST", path, CIMultiDict(), message) as answer,
             ):
                 return await answer.read() if answer.ok else None
         except (PeerGone, *GONE):
             return None
 
     @asynccontextmanager
-    async def _asked(
+    async def _request(
         self,
         worker: str,
         method: str,
@@ -244,11 +250,11 @@ class WorkerPeers(Peers):
         Raises:
             PeerGone: There was none.
         """
-        # The id may be a client's invention, and becomes part of a path.
+        # The id comes from the client and becomes part of a path.
         if worker == self.own or not is_worker_id(worker):
             raise PeerGone
         async with ClientSession(
-            connector=UnixConnector(str(self.place.socket_of(worker))),
+            connector=UnixConnector(str(self.directory.socket_of(worker))),
             cookie_jar=DummyCookieJar(),
             auto_decompress=False,
             timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -277,8 +283,8 @@ async def _relay(answer: ClientResponse, worker: str, send: Send) -> None:
         async for chunk in answer.content.iter_any():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except GONE:
-        # Left incomplete, the answer makes the server cut the connection: half must not look
-        # whole.
+        # The answer is left incomplete, so that the server cuts the connection: a partial answer
+        # must not look complete.
         log.warning("worker_relay_cut", peer=worker)
         return
     await send({"type": "http.response.body", "body": b""})

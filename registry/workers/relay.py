@@ -1,4 +1,4 @@
-"""A request as one worker hands it to another: the same, and where it came from. Pure."""
+"""Headers of a request that one worker forwards to another, with its origin. Pure."""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -10,10 +10,10 @@ from starlette.types import Scope
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 RELAY_HEADER = b"x-registry-relay"
-"""Holds the addresses of the client and of the listener it came to; read on unix sockets only."""
+"""Holds the addresses of the client and of the listener. Trusted on unix sockets only."""
 
 FROM_PEER = "registry.from_peer"
-"""Set in the scope of a request that another worker forwarded, by the listener it came to."""
+"""Set in the ASGI scope of a request that another worker forwarded, by its listener."""
 
 HOP_BY_HOP = frozenset(
     {
@@ -37,8 +37,8 @@ def is_from_peer(scope: Scope) -> bool:
 def relayed_headers(scope: Scope) -> CIMultiDict[str]:
     """Return the headers with which a request is forwarded."""
     headers: CIMultiDict[str] = CIMultiDict()
-    told = {name: scope.get(name) for name in ("client", "server", "scheme")}
-    headers[RELAY_HEADER.decode()] = orjson.dumps(told).decode()
+    origin = {name: scope.get(name) for name in ("client", "server", "scheme")}
+    headers[RELAY_HEADER.decode()] = orjson.dumps(origin).decode()
     dropped = {*HOP_BY_HOP, RELAY_HEADER, b"content-length"}
     for name, value in scope["headers"]:
         if name not in dropped:
@@ -54,11 +54,11 @@ def target(scope: Scope) -> str:
 
 
 def restored(scope: Scope) -> Scope | None:
-    """Return the scope of a forwarded request as its client made it; None if it is no such."""
-    told = [value for name, value in scope["headers"] if name == RELAY_HEADER]
-    if len(told) != 1:
+    """Return the original scope of a forwarded request; None if it was not forwarded."""
+    values = [value for name, value in scope["headers"] if name == RELAY_HEADER]
+    if len(values) != 1:
         return None
-    addresses: dict[str, Any] = orjson.loads(told[0])
+    addresses: dict[str, Any] = orjson.loads(values[0])
     return {
         **scope,
         "headers": [item for item in scope["headers"] if item[0] != RELAY_HEADER],
@@ -70,9 +70,9 @@ def restored(scope: Scope) -> Scope | None:
 
 
 def returned_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers of a worker's answer that its client gets."""
+    """Return the headers of a worker's answer that are sent to the client."""
     return [(name.lower(), value) for name, value in raw if name.lower() not in HOP_BY_HOP]
 
 
-def _address(told: list[Any] | None) -> tuple[Any, Any] | None:
-    return None if told is None else (told[0], told[1])
+def _address(pair: list[Any] | None) -> tuple[Any, Any] | None:
+    return None if pair is None else (pair[0], pair[1])

@@ -1,4 +1,4 @@
-"""Where the workers of one registry meet: a private folder with a socket for each."""
+"""Private runtime directory of the workers: a unix socket and a metrics file for each."""
 
 import re
 import secrets
@@ -22,26 +22,26 @@ def new_worker_id() -> str:
 
 
 def is_worker_id(text: str) -> bool:
-    """Whether *text* can be an id; clients may have made it up."""
+    """Whether *text* has the form of an id. It may come from a client."""
     return WELL_FORMED.fullmatch(text) is not None
 
 
 SOCKET = ".sock"
 COUNTS = ".counts"
-DEPARTED = "departed.counts"
+STOPPED = "stopped.counts"
 
 LONGEST_FOLDER = 80
-"""Characters. The address of a unix socket takes 108 bytes, on some systems 104."""
+"""Characters. The path of a unix socket may have 108 bytes, on some systems 104."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeDirectory:
-    """One worker's view of the folder.
+    """One worker's view of the directory.
 
     Attributes:
-        folder: Shared by all workers, readable by their user alone.
+        folder: Shared by all workers, readable only by their user.
         own: The id of this worker.
-        slot: Its number among its siblings, kept when it is started again.
+        slot: Its number among the workers, unchanged when it is restarted.
     """
 
     folder: Path
@@ -49,27 +49,27 @@ class RuntimeDirectory:
     slot: int
 
     def socket_of(self, worker: str) -> Path:
-        """Return the address of a worker."""
+        """Return the path of a worker's socket."""
         return self.folder / f"{worker}{SOCKET}"
 
     def counts_of(self, worker: str) -> Path:
-        """Return where a worker keeps what it has counted whenever somebody asked."""
+        """Return the path of a worker's file of metrics."""
         return self.folder / f"{worker}{COUNTS}"
 
     def others(self) -> list[str]:
-        """Return the ids of the other workers; some may have just died."""
+        """Return the ids of the other workers. Some may have just died."""
         names = (path.name for path in self.folder.glob(f"*{SOCKET}"))
         ids = (name.removesuffix(SOCKET) for name in names)
         return sorted(worker for worker in ids if worker != self.own and is_worker_id(worker))
 
-    def give_up(self) -> None:
-        """Remove the folder, when the process that made it is gone."""
+    def remove(self) -> None:
+        """Remove the directory after the process that made it has exited."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
 def runtime_directory() -> Iterator[Path]:
-    """Make the folder, and remove it at the end."""
+    """Create the directory, and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="registry-"))
     if len(str(folder)) > LONGEST_FOLDER:
         folder.rmdir()

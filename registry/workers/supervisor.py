@@ -1,7 +1,7 @@
-"""Keep a number of workers running on one port, until a signal ends them.
+"""Supervisor: keeps a number of worker processes running on one port until a signal.
 
-The parent serves nothing itself. It holds the sockets they listen on, so that what waits there
-survives a worker's death, and hands those connections to others until there is a new one.
+It serves no requests itself. It holds the listening sockets, so that waiting connections survive a
+worker's death, and sends those connections to other workers until the worker is restarted.
 """
 
 import asyncio
@@ -29,20 +29,20 @@ COMMAND = (sys.executable, "-P", "-m", "registry", "worker")
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 10.0
 STABLE_SECONDS = 30.0
-"""A worker that ran this long counts as having worked: its next death is a first one again."""
+"""A worker that ran this long has worked: its next death counts as the first failure."""
 
-AFTERWARDS_SECONDS = 10.0
-"""How long a worker may take to end after its drain is over; it is killed then."""
-HURRIED_SECONDS = 3.0
+EXIT_SECONDS = 10.0
+"""How long a worker may take to exit after its drain is over; then it is killed."""
+FORCED_EXIT_SECONDS = 3.0
 """The same after a second signal."""
 
 
 class StartFailedError(Exception):
-    """The first worker ended before it served. It has said why."""
+    """The first worker exited before it was ready. It has logged the reason."""
 
 
 class Slot:
-    """The place of one worker: its socket, and the process that listens on it now."""
+    """One worker's listening socket, and the process that currently listens on it."""
 
     def __init__(self, number: int, listener: socket.socket) -> None:
         self.number = number
@@ -54,15 +54,15 @@ class Slot:
 
 
 class Supervisor:
-    """Starts the workers, again after each death, and ends them.
+    """Starts the workers, restarts them with exponential backoff, and stops them.
 
     Args:
         listeners: One socket for each worker.
-        folder: Where they meet.
-        config: Returns a worker's orders, given id, slot and the descriptors it gets.
-        clock: Waits.
-        drain_seconds: Longest time for a worker to drain, with all delays.
-        ready: Called once all of them serve.
+        folder: Their runtime directory.
+        config: Returns a worker's configuration, given id, slot and its file descriptors.
+        clock: The time source.
+        drain_seconds: Longest time for a worker to drain, including all delays.
+        ready: Called once all workers are ready.
     """
 
     def __init__(
@@ -77,17 +77,17 @@ class Supervisor:
     ) -> None:
         self._slots = [Slot(number, each) for number, each in enumerate(listeners)]
         self._folder = folder
-        self._orders = config
+        self._config = config
         self._clock = clock
         self._drain_seconds = drain_seconds
         self._ready = ready
         self._signals = 0
         self._ending = asyncio.Event()
-        self._hurried = asyncio.Event()
+        self._forced = asyncio.Event()
         self._next = 0
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT; a second one ends everything at once.
+        """Run until SIGTERM or SIGINT. A second signal stops all workers at once.
 
         Raises:
             StartFailedError: The first worker did not start.
@@ -99,8 +99,8 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = [group.create_task(self._keep(first))]
-                # What is wrong with the settings or the database is said once, and what is done
-                # once for each database is done when the others start.
+                # So that a wrong setting or an unavailable database is reported once, and the
+                # work that is needed once per database is done before the others start.
                 await self._first_is_ready(first)
                 if not self._ending.is_set():
                     keeping += [group.create_task(self._keep(slot)) for slot in others]
@@ -108,7 +108,7 @@ class Supervisor:
                     await asyncio.wait(keeping)
                     announcing.cancel()
         except BaseExceptionGroup as errors:
-            # Alone it needs no group, and callers can catch it by its name.
+            # A single error needs no group: callers can catch it by its type.
             raise errors.exceptions[0] from None
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,7 +118,7 @@ class Supervisor:
         self._signals += 1
         self._ending.set()
         if self._signals > 1:
-            self._hurried.set()
+            self._forced.set()
 
     async def _announce(self) -> None:
         for slot in self._slots:
@@ -150,11 +150,11 @@ class Supervisor:
                     await self._ending.wait()
 
     async def _run_once(self, slot: Slot) -> int:
-        """Start a worker and wait for its end. Returns its exit code, -n for signal n."""
+        """Start a worker and wait until it exits. Return its exit code, -n for signal n."""
         worker = new_worker_id()
         ours, theirs = socket.socketpair()
-        slot.channel = ParentEnd(ours, lambda letter: self._said(slot, letter))
-        config = self._orders(worker, slot.number, slot.listener.fileno(), theirs.fileno())
+        slot.channel = ParentEnd(ours, lambda message: self._on_message(slot, message))
+        config = self._config(worker, slot.number, slot.listener.fileno(), theirs.fileno())
         try:
             with theirs:
                 slot.process = await asyncio.create_subprocess_exec(
@@ -162,7 +162,7 @@ class Supervisor:
                     config.text(),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(slot.listener.fileno(), theirs.fileno()),
-                    # Ctrl-C reaches the whole group of the terminal; passing it on is our work.
+                    # Ctrl-C reaches the terminal's whole process group; only we forward it.
                     start_new_session=True,
                 )
             log.info("worker_started", slot=slot.number, worker=worker, pid=slot.process.pid)
@@ -173,40 +173,40 @@ class Supervisor:
                 await slot.process.wait()
             left, slot.channel = slot.channel.close(), None
             slot.is_listening = False
-            self._stand_in()
+            self._cover_listeners()
             for connection in left:
-                self._hand_on(connection)
-            record_stopped_worker(config.place, worker)
+                self._dispatch(connection)
+            record_stopped_worker(config.directory, worker)
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
-        """Pass both signals on, and wait for the end."""
+        """Forward both signals, and wait until the process exits."""
         ended = asyncio.ensure_future(process.wait())
         await _first(ended, self._ending, None)
         if not ended.done():
             _send(process, signal.SIGTERM)
-            await _first(ended, self._hurried, self._drain_seconds + AFTERWARDS_SECONDS)
-        if not ended.done() and self._hurried.is_set():
+            await _first(ended, self._forced, self._drain_seconds + EXIT_SECONDS)
+        if not ended.done() and self._forced.is_set():
             _send(process, signal.SIGTERM)
-            await asyncio.wait({ended}, timeout=HURRIED_SECONDS)
+            await asyncio.wait({ended}, timeout=FORCED_EXIT_SECONDS)
         if not ended.done():
             log.warning("worker_killed", pid=process.pid)
             _send(process, signal.SIGKILL)
         return await ended
 
-    def _said(self, slot: Slot, letter: bytes) -> None:
-        if letter == READY:
+    def _on_message(self, slot: Slot, message: bytes) -> None:
+        if message == READY:
             slot.is_listening = True
             slot.was_ready.set()
-        elif letter == DRAINING:
+        elif message == DRAINING:
             slot.is_listening = False
-        self._stand_in()
+        self._cover_listeners()
 
-    def _stand_in(self) -> None:
-        """Accept for those that do not listen now, and give the connections to those that do."""
+    def _cover_listeners(self) -> None:
+        """Accept connections for workers that do not listen now; send them to those that do."""
         if not SPREADS:
             return
         loop = asyncio.get_running_loop()
-        anybody = any(slot.is_listening for slot in self._slots)
+        is_any_listening = any(slot.is_listening for slot in self._slots)
         for slot in self._slots:
             if slot.listener.fileno() < 0:
                 continue
@@ -214,9 +214,9 @@ class Supervisor:
             if slot.is_listening:
                 continue
             if self._ending.is_set():
-                # Nobody comes after this one; who connects now is to be refused.
+                # No worker will be started here again, so refuse new connections.
                 slot.listener.close()
-            elif anybody:
+            elif is_any_listening:
                 slot.listener.setblocking(False)
                 loop.add_reader(slot.listener.fileno(), self._accept, slot)
 
@@ -225,27 +225,27 @@ class Supervisor:
             connection, _ = slot.listener.accept()
         except OSError:
             return
-        self._hand_on(connection)
+        self._dispatch(connection)
 
-    def _hand_on(self, connection: socket.socket) -> None:
-        """Give a connection to a worker that listens, each in turn."""
+    def _dispatch(self, connection: socket.socket) -> None:
+        """Send a connection to a worker that listens, round robin."""
         able = [
             each.channel for each in self._slots if each.is_listening and each.channel is not None
         ]
         with connection:
             self._next += 1
             turn = self._next % max(len(able), 1)
-            any(channel.hand(connection) for channel in (*able[turn:], *able[:turn]))
+            any(channel.send_connection(connection) for channel in (*able[turn:], *able[:turn]))
 
 
 async def _first(
-    ended: asyncio.Future[int], told: asyncio.Event, timeout_seconds: float | None
+    ended: asyncio.Future[int], event: asyncio.Event, timeout_seconds: float | None
 ) -> None:
-    """Wait for either, or until the time is up."""
-    telling = asyncio.ensure_future(told.wait())
-    either: set[asyncio.Future[Any]] = {ended, telling}
+    """Wait for either, or until the timeout."""
+    waiting = asyncio.ensure_future(event.wait())
+    either: set[asyncio.Future[Any]] = {ended, waiting}
     await asyncio.wait(either, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
-    telling.cancel()
+    waiting.cancel()
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

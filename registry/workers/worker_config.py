@@ -1,4 +1,4 @@
-"""What a worker is told when it is started. Holds no secret: it is on its command line."""
+"""Configuration of one worker, passed on its command line. Holds no secret."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,16 +11,16 @@ from registry.workers.runtime_directory import RuntimeDirectory
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """One worker's orders.
+    """One worker's configuration.
 
     Attributes:
         worker: Its id.
-        slot: Its number among its siblings.
-        folder: Where they meet.
+        slot: Its number among the workers.
+        folder: The runtime directory of all workers.
         listener: File descriptor of the socket it listens on.
-        channel: File descriptor of its end of the tie.
-        port: That it listens on, which the setting may leave open.
-        workers: How many there are.
+        channel: File descriptor of its end of the control channel.
+        port: The port it listens on; the setting may be 0.
+        workers: The number of workers.
         local_home: The home folder, in local mode.
     """
 
@@ -34,15 +34,15 @@ class WorkerConfig:
     local_home: str | None
 
     @property
-    def place(self) -> RuntimeDirectory:
-        """Return where it meets the others."""
+    def directory(self) -> RuntimeDirectory:
+        """Return this worker's view of the runtime directory."""
         return RuntimeDirectory(Path(self.folder), self.worker, self.slot)
 
     def text(self) -> str:
-        """Return the orders as one argument of a command line."""
+        """Serialize to one command line argument."""
         return orjson.dumps(asdict(self)).decode()
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Return the orders of such an argument."""
+        """Parse such an argument."""
         return cls(**orjson.loads(text))

@@ -88,7 +88,7 @@ async def test_a_failure_writes_when_and_why_and_touches_nothing_else(
 ) -> None:
     before = await store(database)
 
-    await health.failed(ID, NOON, "It is away.", failures=1, is_anew=False)
+    await health.failed(ID, NOON, "It is away.", failures=1, is_after_success=False)
 
     assert await stored(database) == {
         **before,
@@ -107,7 +107,7 @@ async def test_repeated_failures_make_an_active_server_one_in_error_which_is_rec
     statuses = []
 
     for _ in range(4):
-        await health.failed(ID, NOON, "It is away.", failures=1, is_anew=False)
+        await health.failed(ID, NOON, "It is away.", failures=1, is_after_success=False)
         statuses.append((await stored(database))["status"])
 
     assert statuses == ["active", "active", "error", "error"]
@@ -123,7 +123,7 @@ async def test_failures_after_a_success_that_nobody_wrote_count_anew(
 ) -> None:
     await store(database, registry={"consecutive_failures": 2})
 
-    await health.failed(ID, NOON, "It is away.", failures=1, is_anew=True)
+    await health.failed(ID, NOON, "It is away.", failures=1, is_after_success=True)
 
     document = await stored(database)
     assert (document["status"], document["registry"]["consecutive_failures"]) == ("active", 1)
@@ -154,7 +154,7 @@ async def test_a_server_that_was_turned_off_is_never_touched(
 
     await health.connected(ID, NOON)
     for _ in range(5):
-        await health.failed(ID, NOON, "It is away.", failures=1, is_anew=False)
+        await health.failed(ID, NOON, "It is away.", failures=1, is_after_success=False)
 
     assert await stored(database) == before
     assert await recorded(database) == []
@@ -167,7 +167,7 @@ async def test_a_document_without_a_status_is_active(
     del document["status"]
     await database.collection("mcpservers").insert_one(document)
 
-    await health.failed(ID, NOON, "It is away.", failures=3, is_anew=False)
+    await health.failed(ID, NOON, "It is away.", failures=3, is_after_success=False)
 
     assert (await stored(database))["status"] == "error"
 
@@ -194,7 +194,7 @@ async def test_news_that_come_late_undo_nothing_that_is_newer(
     await database.collection("mcpservers").update_one(
         {"_id": SERVER}, {"$set": {"lastConnected": later}}
     )
-    has_failed = await health.failed(ID, NOON, "Too late.", failures=3, is_anew=False)
+    has_failed = await health.failed(ID, NOON, "Too late.", failures=3, is_after_success=False)
 
     assert (has_succeeded, after_success) == (False, before)
     assert (has_failed, (await stored(database))["errorMessage"]) == (False, "It is away.")
@@ -207,7 +207,7 @@ async def test_many_processes_that_agree_change_a_status_once(
 
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
-            failure = health.failed(ID, NOON, "It is away.", failures=3, is_anew=False)
+            failure = health.failed(ID, NOON, "It is away.", failures=3, is_after_success=False)
             group.create_task(failure)
 
     assert len(await recorded(database)) == 1
@@ -226,7 +226,7 @@ async def test_a_document_with_no_place_for_it_is_left_as_it_is(
     before = await store(database, **odd)
 
     with pytest.raises(ServerUnusableError):
-        await health.failed(ID, NOON, "It is away.", failures=1, is_anew=False)
+        await health.failed(ID, NOON, "It is away.", failures=1, is_after_success=False)
 
     assert await stored(database) == before
 
@@ -249,7 +249,7 @@ async def test_a_server_that_is_gone_is_not_made_again(
     database: Database, health: ServerHealth
 ) -> None:
     has_connected = await health.connected(ID, NOON)
-    has_failed = await health.failed(ID, NOON, "It is away.", failures=3, is_anew=False)
+    has_failed = await health.failed(ID, NOON, "It is away.", failures=3, is_after_success=False)
 
     assert (has_connected, has_failed) == (False, False)
     assert await database.collection("mcpservers").count_documents({}) == 0
@@ -285,12 +285,12 @@ async def test_a_thousand_connections_made_and_lost_write_nothing_but_when(
     servers = ServerRepository(counted)
     records = ServerHealth(counted, servers, audit, failures_until_error=3, interval_seconds=60)
     writer = ConnectionWriter(
-        records, interval_seconds=60, most_servers=10, clock=clock, metrics=metrics
+        records, interval_seconds=60, max_servers=10, clock=clock, metrics=metrics
     )
     tracker = ConnectionTracker(
         writer,
         remembered_seconds=300,
-        most_entries=10,
+        max_entries=10,
         failures_until_error=3,
         clock=clock,
         metrics=metrics,

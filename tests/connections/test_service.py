@@ -43,7 +43,7 @@ class Neighbour:
     async def connections(self, question: bytes) -> list[bytes]:
         """Ask it."""
         self.questions.append(question)
-        return [await self.service.told(question)]
+        return [await self.service.reply(question)]
 
 
 @dataclass

@@ -7,8 +7,8 @@ import pytest
 
 from registry.connections.tracker import (
     FRESH,
+    FRESH_SECONDS,
     MEASURE_SECONDS,
-    QUIET_SECONDS,
     ConnectionTracker,
 )
 from registry.connections.values import Connection, ConnectionState
@@ -230,7 +230,7 @@ def test_a_connection_in_use_is_never_forgotten(clock: FakeClock) -> None:
 def test_of_too_many_the_least_recently_used_is_forgotten_and_looked_up_like_any_other(
     clock: FakeClock,
 ) -> None:
-    tracker = connections_of(clock, most_entries=2).tracker
+    tracker = connections_of(clock, max_entries=2).tracker
     servers = ["1" * 24, "2" * 24, "3" * 24]
 
     for server_id in servers:
@@ -245,12 +245,12 @@ async def test_calls_after_a_success_say_nothing_for_a_moment(clock: FakeClock) 
     connections = connections_of(clock, interval_seconds=0.001)
     call(connections.tracker)
     await connections.writer.write_due()
-    clock.move(QUIET_SECONDS / 2)
+    clock.move(FRESH_SECONDS / 2)
     call(connections.tracker)
     await connections.writer.write_due()
     quiet = len(connections.health.told)
 
-    clock.move(QUIET_SECONDS)
+    clock.move(FRESH_SECONDS)
     call(connections.tracker)
     await connections.writer.write_due()
 
@@ -272,9 +272,9 @@ def test_failures_in_a_row_end_with_a_success_of_anybody(tracker: ConnectionTrac
 async def test_a_reading_is_known_and_not_written_again(clock: FakeClock) -> None:
     connections = connections_of(clock)
 
-    connections.tracker.was_read(ONE, NOON, ALICE, is_told=True)
-    connections.tracker.was_not_read(TWO, NOON, None, "It is away.")
-    clock.move(QUIET_SECONDS)
+    connections.tracker.read_succeeded(ONE, NOON, ALICE, is_recorded=True)
+    connections.tracker.read_failed(TWO, NOON, None, "It is away.")
+    clock.move(FRESH_SECONDS)
     call(connections.tracker, user_id=ALICE)
     await connections.writer.write_due()
 
@@ -321,7 +321,7 @@ EVENTS: dict[str, Callable[[ConnectionTracker], None]] = {
     "it fails": lambda tracker: tracker.failed(TWO, NOON, BOB, FRESH, "It is away."),
     "its stream ends": lambda tracker: tracker.dropped(TWO, BOB),
     "it is gone": lambda tracker: tracker.forget([TWO]),
-    "it could not be read": lambda tracker: tracker.was_not_read(TWO, NOON, None, "It is away."),
+    "it could not be read": lambda tracker: tracker.read_failed(TWO, NOON, None, "It is away."),
     "it refuses a user": lambda tracker: tracker.refused(TWO, NOON, BOB, "It says no."),
 }
 
@@ -365,7 +365,7 @@ def test_the_same_version_read_again_is_the_same(tracker: ConnectionTracker) -> 
 def test_of_more_servers_than_are_remembered_one_loses_its_fast_path_at_a_time(
     clock: FakeClock,
 ) -> None:
-    tracker = connections_of(clock, most_entries=3).tracker
+    tracker = connections_of(clock, max_entries=3).tracker
     for number in range(4):
         call(tracker, str(number) * 24)
 

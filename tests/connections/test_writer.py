@@ -89,7 +89,7 @@ async def test_failures_in_a_row_are_told_together_and_the_last_straw_at_once(
     connections.writer.note(ONE, FAILS)
     await connections.writer.write_due()
     connections.writer.note(
-        ONE, HealthReport(HealthEvent.FAILED, NOON, "Still.", 1, is_last_straw=True)
+        ONE, HealthReport(HealthEvent.FAILED, NOON, "Still.", 1, is_at_threshold=True)
     )
     await connections.writer.write_due()
 
@@ -139,7 +139,7 @@ async def test_while_the_database_is_away_the_last_word_of_each_server_waits(
 async def test_a_database_that_comes_back_is_told_without_anybody_asking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(writer_module, "AWAY_SECONDS", 0.01)
+    monkeypatch.setattr(writer_module, "DATABASE_RETRY_SECONDS", 0.01)
     connections = connections_of(SystemClock())
     connections.health.is_away = True
     connections.writer.note(ONE, FAILS)
@@ -154,7 +154,7 @@ async def test_a_database_that_comes_back_is_told_without_anybody_asking(
 
 
 async def test_more_servers_than_may_wait_are_dropped_and_counted(clock: FakeClock) -> None:
-    connections = connections_of(clock, most_entries=2)
+    connections = connections_of(clock, max_entries=2)
 
     for number in range(5):
         connections.writer.note(f"{number:024}", WORKS)

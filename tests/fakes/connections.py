@@ -32,11 +32,11 @@ class RecordedHealth:
         return True
 
     async def failed(
-        self, server_id: str, at: datetime, message: str, *, failures: int, is_anew: bool
+        self, server_id: str, at: datetime, message: str, *, failures: int, is_after_success: bool
     ) -> bool:
         """Remember it."""
         self._check()
-        self.told.append(("failed", server_id, at, message, failures, is_anew))
+        self.told.append(("failed", server_id, at, message, failures, is_after_success))
         return True
 
     def _check(self) -> None:
@@ -60,7 +60,7 @@ def connections_of(
     clock: Clock,
     *,
     remembered_seconds: float = 300.0,
-    most_entries: int = 1000,
+    max_entries: int = 1000,
     interval_seconds: float = 60.0,
 ) -> Connections:
     """Return connections of a process of its own."""
@@ -68,14 +68,14 @@ def connections_of(
     writer = ConnectionWriter(
         health,
         interval_seconds=interval_seconds,
-        most_servers=most_entries,
+        max_servers=max_entries,
         clock=clock,
         metrics=metrics,
     )
     tracker = ConnectionTracker(
         writer,
         remembered_seconds=remembered_seconds,
-        most_entries=most_entries,
+        max_entries=max_entries,
         failures_until_error=3,
         clock=clock,
         metrics=metrics,

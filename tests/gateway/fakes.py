@@ -278,7 +278,7 @@ class LinkedPeers(SingleWorker):
         self._handler: Callable[[bytes], Awaitable[bytes]] | None = None
 
     @override
-    async def tell_all(self, message: bytes) -> list[bytes]:
+    async def broadcast(self, message: bytes) -> list[bytes]:
         """Hand *message* to the others."""
         return [await other._handler(message) for other in self.others if other._handler]
 

@@ -70,14 +70,14 @@ class FakePeers(Peers):
         await app(scope, read, send)
 
     @override
-    async def tell(self, worker: str, message: bytes) -> bytes | None:
+    async def send(self, worker: str, message: bytes) -> bytes | None:
         """Tell one worker."""
         self._workers.told.append(message)
         handler = self._workers.handlers.get(worker)
         return None if handler is None else await handler(message)
 
     @override
-    async def tell_all(self, message: bytes) -> list[bytes]:
+    async def broadcast(self, message: bytes) -> list[bytes]:
         """Tell all others."""
         self._workers.told.append(message)
         others = [handler for name, handler in self._workers.handlers.items() if name != self.own]

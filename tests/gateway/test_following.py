@@ -195,7 +195,9 @@ async def test_what_calls_write_of_a_server_makes_nobody_read_it_again(
     repository, now = ServerRepository(two.database), SystemClock().now()
 
     async with two.following():
-        await repository.note_failed(server.id, now, "It is away.", failures=1, is_anew=False)
+        await repository.note_failed(
+            server.id, now, "It is away.", failures=1, is_after_success=False
+        )
         await repository.note_connected(server.id, now, quiet_since=now)
         await two.servers.register(create("other"), alice, strict=True)
         await until(lambda: two.snapshot.route("other"))

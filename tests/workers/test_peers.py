@@ -46,7 +46,7 @@ async def worker(
     folder: Path, name: str, app: ASGIApp
 ) -> AsyncIterator[tuple[WorkerPeers, Server]]:
     """Serve *app* on a worker's unix socket."""
-    siblings = WorkerPeers(RuntimeDirectory(folder, name, 0))
+    peers = WorkerPeers(RuntimeDirectory(folder, name, 0))
     server = Server(app, Drain(), SystemClock(), LIMITS, delay_seconds=0, drain_seconds=1)
 
     async def counts(_message: bytes) -> bytes:
@@ -55,10 +55,10 @@ async def worker(
     async def connections(question: bytes) -> bytes:
         return name.encode() + question
 
-    entrance = siblings.entrance(app, counts, connections)
-    await server.listen_privately(siblings.place.socket_of(name), entrance)
+    peer_server = peers.server(app, counts, connections)
+    await server.listen_privately(peers.directory.socket_of(name), peer_server)
     try:
-        yield siblings, server
+        yield peers, server
     finally:
         abort(server)
         assert server.private is not None
@@ -80,13 +80,13 @@ async def body_of(receive: Receive) -> bytes:
             return bytes(body)
 
 
-def forwarding(siblings: WorkerPeers, to: str = B) -> ASGIApp:
+def forwarding(peers: WorkerPeers, to: str = B) -> ASGIApp:
     """Return an application that has another worker answer."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body = await body_of(receive)
         try:
-            await siblings.forward(to, scope, body, receive, send)
+            await peers.forward(to, scope, body, receive, send)
         except PeerGone:
             await answer(send, 410, b"gone")
         except ClientGone:
@@ -130,8 +130,8 @@ def front(stack: AsyncExitStack, folder: Path) -> Front:
 
     async def start(app: ASGIApp) -> str:
         await stack.enter_async_context(worker(folder, B, app))
-        siblings, _ = await stack.enter_async_context(worker(folder, A, nothing))
-        return await stack.enter_async_context(serve(forwarding(siblings)))
+        peers, _ = await stack.enter_async_context(worker(folder, A, nothing))
+        return await stack.enter_async_context(serve(forwarding(peers)))
 
     return start
 
@@ -234,8 +234,8 @@ async def test_a_worker_that_dies_in_the_middle_leaves_a_broken_answer(
         await receive()
 
     _, dying = await stack.enter_async_context(worker(folder, B, half))
-    siblings, _ = await stack.enter_async_context(worker(folder, A, nothing))
-    url = await stack.enter_async_context(serve(forwarding(siblings)))
+    peers, _ = await stack.enter_async_context(worker(folder, A, nothing))
+    url = await stack.enter_async_context(serve(forwarding(peers)))
 
     async with (
         asyncio.timeout(5),
@@ -264,8 +264,8 @@ async def test_a_worker_that_dies_before_it_answers_is_gone(
         await receive()
 
     _, dying = await stack.enter_async_context(worker(folder, B, silent))
-    siblings, _ = await stack.enter_async_context(worker(folder, A, nothing))
-    url = await stack.enter_async_context(serve(forwarding(siblings)))
+    peers, _ = await stack.enter_async_context(worker(folder, A, nothing))
+    url = await stack.enter_async_context(serve(forwarding(peers)))
 
     async with (
         asyncio.timeout(5),
@@ -331,12 +331,12 @@ async def test_an_id_that_is_nobodys_is_gone_at_once(
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(folder / "dead0000.sock"))
     await stack.enter_async_context(worker(folder, B, echo))
-    siblings, _ = await stack.enter_async_context(worker(folder, A, echo))
-    url = await stack.enter_async_context(serve(forwarding(siblings, to=name)))
+    peers, _ = await stack.enter_async_context(worker(folder, A, echo))
+    url = await stack.enter_async_context(serve(forwarding(peers, to=name)))
 
     async with asyncio.timeout(1), httpx.AsyncClient(verify=NO_CERTIFICATES) as http:
         got = await http.get(f"{url}/mcp/x")
-        told = await siblings.tell(name, b"hello")
+        told = await peers.send(name, b"hello")
 
     assert (got.status_code, told) == (410, None)
 
@@ -355,8 +355,8 @@ async def test_messages_are_answered_by_those_who_are_there(
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(folder / "dead0000.sock"))
 
-    one = await first.tell(B, b"to-")
-    every = await first.tell_all(b"to-")
+    one = await first.send(B, b"to-")
+    every = await first.broadcast(b"to-")
     counts = await first.counts()
 
     assert one == b"to-bbbbbbbb"
@@ -382,7 +382,7 @@ async def test_one_that_hangs_does_not_hold_up_the_others(
     good.listen(at_once)
 
     async with asyncio.timeout(4):
-        replies = await first.tell_all(b"")
+        replies = await first.broadcast(b"")
 
     assert replies == [b"here"]
 
@@ -396,7 +396,7 @@ async def test_a_handler_that_fails_is_no_reply(stack: AsyncExitStack, folder: P
 
     other.listen(failing)
 
-    assert await first.tell(B, b"") is None
+    assert await first.send(B, b"") is None
 
 
 @pytest.mark.parametrize("path", [MESSAGES, COUNTS])
@@ -424,4 +424,4 @@ async def test_alone_everybody_is_gone() -> None:
 
     with pytest.raises(PeerGone):
         await alone.forward(B, {}, b"", asyncio.Event, asyncio.Event)  # type: ignore[arg-type]  # never used
-    assert (await alone.tell(B, b""), await alone.tell_all(b"")) == (None, [])
+    assert (await alone.send(B, b""), await alone.broadcast(b"")) == (None, [])

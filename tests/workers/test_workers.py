@@ -66,8 +66,8 @@ async def test_the_death_of_a_worker_costs_its_own_calls_and_nothing_else(
         await running.until("worker_started", 3)
         await until_served_by_all(running)
         after = [outcome(await running.nap(0, number)) for number in range(30)]
-        (place,) = meeting_places(environment)
-        sockets = [path.suffix for path in place.iterdir()].count(".sock")
+        (directory,) = meeting_places(environment)
+        sockets = [path.suffix for path in directory.iterdir()].count(".sock")
         code = await running.end(signal.SIGTERM)
 
     # Of 24 connections, one worker gets all in one of eight million runs.

@@ -296,7 +296,7 @@ class ClientBridge:
             self.receive(token, key, body)
             return
         told = {"kind": "answer", "token": token, "key": key, "body": dict(body)}
-        if await self._peers.tell(worker, orjson.dumps(told)) is None:
+        if await self._peers.send(worker, orjson.dumps(told)) is None:
             # Accepted in silence, it would leave a call of another replica waiting for nothing.
             raise AnswerUnwanted
 
@@ -393,7 +393,7 @@ class ClientBridge:
         if worker == self._peers.own:
             return self.take(token)
         told = orjson.dumps({"kind": "claim", "token": token})
-        reply = await self._peers.tell(worker, told)
+        reply = await self._peers.send(worker, told)
         passed = self._clock.now().timestamp() - asked_at
         return passed < self._total_timeout_seconds if reply is None else reply == WANTED
 

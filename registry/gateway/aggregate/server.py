@@ -577,11 +577,11 @@ class AggregateServer:
                 caller.session, request_id
             ):
                 told = {"kind": "cancel", "session": caller.session.nonce, "id": request_id}
-                await self._peers.tell_all(orjson.dumps(told))
+                await self._peers.broadcast(orjson.dumps(told))
         elif envelope.method == ROOTS_CHANGED and caller.session is not None:
             await self._roots_changed(caller.session.nonce)
             told = {"kind": "roots", "session": caller.session.nonce}
-            await self._peers.tell_all(orjson.dumps(told))
+            await self._peers.broadcast(orjson.dumps(told))
         elif not envelope.method.startswith(NOTIFICATION_PREFIX):
             raise InvalidRequest("The message is neither request nor notification.")
         await exchange.answer_empty(202, list(EMPTY))
@@ -623,7 +623,7 @@ class AggregateServer:
         if "level" not in change:
             await self._notification_streams.session_changed(nonce)
         told = {"kind": "state", "session": nonce, "change": change}
-        await self._peers.tell_all(orjson.dumps(told))
+        await self._peers.broadcast(orjson.dumps(told))
 
     async def _result(
         self,

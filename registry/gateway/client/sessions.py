@@ -385,7 +385,7 @@ class UpstreamSessions:
             "digest": session.key.digest,
             "raw": message.raw.decode(),
         }
-        return TAKEN in await self._peers.tell_all(orjson.dumps(told)) or is_taken
+        return TAKEN in await self._peers.broadcast(orjson.dumps(told)) or is_taken
 
     def told(self, told: Mapping[str, Any]) -> bytes:
         """Act on what another worker says about a session, and reply."""
@@ -569,7 +569,7 @@ class UpstreamSessions:
             "event": "used",
             "digests": [session.key.digest for session in sessions],
         }
-        reply = await self._peers.tell(holder, orjson.dumps(told))
+        reply = await self._peers.send(holder, orjson.dumps(told))
         kept = [None] * len(sessions) if reply is None else orjson.loads(reply)
         for session, is_kept in zip(sessions, kept, strict=True):
             if self._sessions.get(session.key) is not session or session.holder != holder:
@@ -609,7 +609,7 @@ class UpstreamSessions:
     ) -> Mapping[str, Any] | None:
         """Tell the other workers, and return the oldest session that they know of."""
         told = {"kind": "upstream_session", "event": event, "digest": key.digest, **facts}
-        replies = await self._peers.tell_all(orjson.dumps(told))
+        replies = await self._peers.broadcast(orjson.dumps(told))
         known: list[dict[str, Any]] = [orjson.loads(reply) for reply in replies if reply]
         return min(known, key=lambda one: (one["opened_at"], one["holder"]), default=None)
 

@@ -89,7 +89,7 @@ class EndedSessions:
         Without the database, other replicas serve it until it expires; that is logged.
         """
         told = {"kind": "ended", "session": nonce, "name": name}
-        await self._peers.tell_all(orjson.dumps(told))
+        await self._peers.broadcast(orjson.dumps(told))
         if self._repository is None:
             return
         now = self._clock.now()

@@ -299,7 +299,7 @@ class NotificationStreams:
         if self.say_here(nonce, raw):
             return True
         told = {"kind": "say", "session": nonce, "raw": raw.decode()}
-        return SAID in await self._peers.tell_all(orjson.dumps(told))
+        return SAID in await self._peers.broadcast(orjson.dumps(told))
 
     def say_here(self, nonce: str, raw: bytes) -> bool:
         """Say something of a server's on the stream of a session, if that is in this worker."""
@@ -409,7 +409,7 @@ class NotificationStreams:
     async def _take_over(self, stream: Stream, nonce: str) -> None:
         """Have other workers end an older stream, and say what they know of the session."""
         told = {"kind": "standing", "session": nonce, "opened_at": stream.opened_at}
-        for reply in await self._peers.tell_all(orjson.dumps(told)):
+        for reply in await self._peers.broadcast(orjson.dumps(told)):
             self._states.merge(nonce, orjson.loads(reply))
         stream.uris = self._states.subscriptions(nonce)
         stream.attach_again()

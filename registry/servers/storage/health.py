@@ -71,7 +71,7 @@ class ServerHealth:
         return await self._changed(recover, server_id, ServerStatus.ACTIVE)
 
     async def failed(
-        self, server_id: str, at: datetime, message: str, *, failures: int, is_anew: bool
+        self, server_id: str, at: datetime, message: str, *, failures: int, is_after_success: bool
     ) -> bool:
         """Note attempts that failed; enough of them in a row make an active server one in error.
 
@@ -80,7 +80,11 @@ class ServerHealth:
             ServerUnusableError: The stored document has no place for it.
         """
         count = await self._servers.note_failed(
-            server_id, at, message[:MESSAGE_CHARACTERS], failures=failures, is_anew=is_anew
+            server_id,
+            at,
+            message[:MESSAGE_CHARACTERS],
+            failures=failures,
+            is_after_success=is_after_success,
         )
         if count < self._failures_until_error:
             return count > 0

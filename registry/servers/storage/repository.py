@@ -217,7 +217,7 @@ class ServerRepository:
         return result.matched_count == 1
 
     async def note_failed(
-        self, server_id: str, at: datetime, message: str, *, failures: int, is_anew: bool
+        self, server_id: str, at: datetime, message: str, *, failures: int, is_after_success: bool
     ) -> int:
         """Note attempts that failed; return how many did in a row, or 0 if nothing was written.
 
@@ -228,13 +228,13 @@ class ServerRepository:
             at: When the last of them failed.
             message: Why.
             failures: How many.
-            is_anew: Whether those that are counted already were before a success.
+            is_after_success: Whether those that are counted already were before a success.
 
         Raises:
             ServerUnusableError: The stored document has no place for it.
         """
         operations: Doc = {"$set": {"lastError": at, "errorMessage": message}}
-        if is_anew:
+        if is_after_success:
             operations["$set"][FAILURES] = failures
         else:
             operations["$inc"] = {FAILURES: failures}

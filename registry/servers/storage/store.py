@@ -96,12 +96,12 @@ class ServerWriteResult:
     Attributes:
         server: As it is stored now.
         synced: What changed of its tools, where its upstream was read.
-        is_told: Whether the server's document was written.
+        is_recorded: Whether the server's document was written.
     """
 
     server: ServerRecord
     synced: Synced | None
-    is_told: bool = True
+    is_recorded: bool = True
 
 
 T = TypeVar("T")
@@ -355,7 +355,7 @@ class ServerStore:
                 server, set_fields, removed, tx, settled_as=digest
             ):
                 read = changed_record(server, set_fields, tuple(removed))
-                written = ServerWriteResult(read, NOTHING_CHANGED, is_told=False)
+                written = ServerWriteResult(read, NOTHING_CHANGED, is_recorded=False)
             else:
                 written = await self._store(plan, batch)
             if finish is not None:
@@ -385,8 +385,8 @@ class ServerStore:
                 writes |= {"registry.settled_digest": plan.digest, "registry.settled_at": plan.now}
             else:
                 removed += SETTLED
-        is_told = not (plan.is_plain and await self._note_read(server, writes, removed, tx))
-        if is_told:
+        is_recorded = not (plan.is_plain and await self._note_read(server, writes, removed, tx))
+        if is_recorded:
             if changes.changes or changes.removed or await self._modifies(server, writes, tx):
                 writes["updatedAt"] = time_after(server.updated_at, plan.now)
             self._servers.update(
@@ -412,7 +412,7 @@ class ServerStore:
         if recorded:
             event = AuditEvent(plan.action, EntityType.SERVER, server.id, recorded)
             self._audit.add(plan.user, event, batch)
-        return ServerWriteResult(changed, synced, is_told=is_told)
+        return ServerWriteResult(changed, synced, is_recorded=is_recorded)
 
     async def _note_read(
         self,

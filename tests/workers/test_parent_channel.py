@@ -11,7 +11,7 @@ from registry.workers.parent_channel import READY, ParentEnd, WorkerEnd
 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Return both ends of a tie."""
+    """Return both ends of a channel."""
     parent, worker = socket.socketpair()
     with parent, worker:
         yield parent, worker
@@ -36,12 +36,12 @@ async def test_a_connection_arrives_and_is_the_workers_alone(
     client, ours = connection
 
     with ours:
-        handed = parent.hand(ours)
+        handed = parent.send_connection(ours)
     async with asyncio.timeout(5):
         with await taken.get() as arrived:
             arrived.sendall(b"hello")
         # Said after the receipt, so that this has been read when it is heard.
-        worker.say(READY)
+        worker.send(READY)
         heard = await said.get()
 
     assert (handed, heard) == (True, READY)
@@ -57,7 +57,7 @@ async def test_a_connection_that_a_worker_did_not_take_outlives_it(
     client, ours = connection
 
     with ours:
-        parent.hand(ours)
+        parent.send_connection(ours)
     ends[1].close()
     (left,) = parent.close()
     with left:
@@ -72,6 +72,6 @@ async def test_a_worker_that_is_gone_is_handed_nothing(
     parent = ParentEnd(ends[0], lambda _: None)
 
     ends[1].close()
-    handed = parent.hand(connection[1])
+    handed = parent.send_connection(connection[1])
 
     assert (handed, parent.close()) == (False, [])

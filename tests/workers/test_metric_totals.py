@@ -11,8 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from typing_extensions import override
 
 from registry.core.metrics import Metrics
-from registry.workers.metric_sums import GAUGES, Across, MetricFamily, packed, total, unpacked
-from registry.workers.metric_totals import Totals, record_stopped_worker, stopped_worker_counts
+from registry.workers.metric_sums import GAUGES, Aggregation, MetricFamily, packed, total, unpacked
+from registry.workers.metric_totals import (
+    MetricTotals,
+    record_stopped_worker,
+    stopped_worker_counts,
+)
 from registry.workers.peers import WorkerPeers
 from registry.workers.runtime_directory import RuntimeDirectory, runtime_directory
 
@@ -28,8 +32,8 @@ def folder() -> Iterator[Path]:
 class Others(WorkerPeers):
     """Answers for workers of this test, as long as they live."""
 
-    def __init__(self, place: RuntimeDirectory) -> None:
-        super().__init__(place)
+    def __init__(self, directory: RuntimeDirectory) -> None:
+        super().__init__(directory)
         self.living: dict[str, Worker] = {}
         self.silent: set[str] = set()
         self.then: Callable[[], None] = lambda: None
@@ -38,7 +42,7 @@ class Others(WorkerPeers):
     async def counts(self) -> dict[str, bytes | None]:
         """Ask each, but for oneself."""
         told = {
-            name: None if name in self.silent else await worker.totals.told()
+            name: None if name in self.silent else await worker.totals.own_counts()
             for name, worker in self.living.items()
             if name != self.own
         }
@@ -50,11 +54,11 @@ class Worker:
     """One worker's metrics."""
 
     def __init__(self, folder: Path, name: str, slot: int) -> None:
-        self.place = RuntimeDirectory(folder, name, slot)
+        self.directory = RuntimeDirectory(folder, name, slot)
         self.metrics = Metrics()
-        self.others = Others(self.place)
+        self.others = Others(self.directory)
         self.refreshed = 0
-        self.totals = Totals(self.metrics.registry, self.others, self._refresh)
+        self.totals = MetricTotals(self.metrics.registry, self.others, self._refresh)
 
     async def _refresh(self) -> None:
         self.refreshed += 1
@@ -142,18 +146,18 @@ async def test_no_sum_falls_when_a_worker_dies(fleet: dict[str, Worker], folder:
 
     del fleet[B]
     while_dead = await fleet[A].verified()
-    record_stopped_worker(fleet[A].place, B)
+    record_stopped_worker(fleet[A].directory, B)
     added_up = await fleet[A].verified()
     fleet[C] = Worker(folder, C, 1)
     fleet[C].others.living = fleet
     verify(fleet[C], 10)
     after = [await fleet[A].verified(), await fleet[C].verified()]
     del fleet[C]
-    record_stopped_worker(fleet[A].place, C)
+    record_stopped_worker(fleet[A].directory, C)
 
     assert (before, while_dead, added_up, after) == (5, 5, 5, [15, 15])
     assert await fleet[A].verified() == 15
-    assert _files(folder) == [f"{A}.counts", "departed.counts"]
+    assert _files(folder) == [f"{A}.counts", "stopped.counts"]
 
 
 def _files(folder: Path) -> list[str]:
@@ -165,7 +169,7 @@ async def test_gauges_of_the_dead_are_forgotten(fleet: dict[str, Worker]) -> Non
     await fleet[A].totals.page()
 
     del fleet[B]
-    record_stopped_worker(fleet[A].place, B)
+    record_stopped_worker(fleet[A].directory, B)
     found = await fleet[A].samples()
 
     assert found["mcp_gateway_requests_in_flight", ()] == 0
@@ -189,7 +193,7 @@ async def test_one_that_dies_after_it_answered_is_not_counted_twice(
 ) -> None:
     verify(fleet[B], 3)
 
-    fleet[A].others.then = lambda: record_stopped_worker(fleet[A].place, B)
+    fleet[A].others.then = lambda: record_stopped_worker(fleet[A].directory, B)
 
     assert await fleet[A].verified() == 3
 
@@ -234,7 +238,7 @@ def test_an_unknown_gauge_is_added() -> None:
     counts: list[Any] = [MetricFamily("new", "", "gauge", (("new", {}, 2.0),))]
 
     assert total(counts, [counts], [counts])[0].rows == (("new", {}, 4.0),)
-    assert Across.SUM in set(GAUGES.values())
+    assert Aggregation.SUM in set(GAUGES.values())
 
 
 def test_what_is_no_number_survives_the_way() -> None:
@@ -246,5 +250,5 @@ def test_what_is_no_number_survives_the_way() -> None:
     assert included == {A}
 
 
-def test_a_new_folder_has_nobody_departed(folder: Path) -> None:
+def test_a_new_folder_has_no_stopped_workers(folder: Path) -> None:
     assert stopped_worker_counts(RuntimeDirectory(folder, A, 0), [A]).counts == [[]]
