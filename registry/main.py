@@ -153,7 +153,7 @@ def control_plane(parts: Components) -> ASGIApp:
     checks = {
         "mongodb": parts.database_is_up,
         "gateway": parts.snapshot_is_fresh,
-        "staying": parts.is_staying,
+        "accepting_requests": parts.is_accepting_requests,
     }
     app.include_router(health_router(checks, parts.metrics_page, parts.snapshot_facts))
     return _recorded(parts, RefuseWhileDraining(app, parts.drain))

@@ -45,7 +45,7 @@ class RegisteredTool(Document):
         position: Where the upstream listed it when it was first seen; lists keep that order.
         served_version: Number of *definition*.
         versions: How many versions there are.
-        is_withheld: Whether it is disabled because its changed definition was blocked.
+        blocked: Whether it is disabled because its changed definition was blocked.
         tool_metadata: What people said of its effects, unknown members included.
         tags: What people file it under; absent for nothing.
         metadata: What counts, from all sources.
@@ -81,7 +81,7 @@ class RegisteredTool(Document):
     seen_definition: str | None = None
     rejected_hashes: list[str] | None = None
     reviewed: bool | None = None
-    is_withheld: bool | None = None
+    blocked: bool | None = None
     tool_metadata: dict[str, Any] = Field(default_factory=dict)
     tags: list[str] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)

@@ -157,7 +157,7 @@ class Metrics:
         self.connection_writes = Counter(
             "mcp_connection_writes",
             "What the database was told of connections.",
-            ("word",),
+            ("event",),
             registry=self.registry,
         )
         self.connection_writes_coalesced = Counter(

@@ -7,7 +7,7 @@ from typing import Any
 from packages.models.tools import MOST_TAGS
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, load_text
-from registry.governance.errors import NothingWaitsError, ToolMovedOnError, ToolStateError
+from registry.governance.errors import NothingPendingError, ToolStateError, ToolSupersededError
 from registry.governance.values import GovernedTool, ToolPatch, ToolVersionRecord
 from registry.tools.exposure import WAITING
 from registry.tools.intake import take
@@ -54,7 +54,7 @@ class ToolDecisionEffects:
             waits.
         rejected_hashes: Of definitions that are rejected from now on; None for those there are.
         reviewed: Whether it was decided that the tool is not served; None for what was.
-        ends_withholding: Whether it is not withheld any more.
+        ends_block: Whether it is not blocked any more.
         versions: What becomes of versions.
     """
 
@@ -66,7 +66,7 @@ class ToolDecisionEffects:
     seen: tuple[str, str] | None = None
     rejected_hashes: tuple[str, ...] | None = None
     reviewed: bool | None = None
-    ends_withholding: bool = False
+    ends_block: bool = False
     versions: tuple[VersionMove, ...] = ()
 
 
@@ -74,8 +74,8 @@ def accepted(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
     """Return what it means to accept what waits for review.
 
     Raises:
-        NothingWaitsError: There is nothing to accept.
-        ToolMovedOnError: *seen* is not its hash.
+        NothingPendingError: There is nothing to accept.
+        ToolSupersededError: *seen* is not its hash.
         ToolStateError: It cannot be served.
     """
     stored = tool.stored
@@ -84,7 +84,7 @@ def accepted(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
     if change is None:
         return ToolDecisionEffects(after(tool.state, LifecycleEvent.SELECT))
     state = tool.state
-    if stored.is_withheld:
+    if stored.is_blocked:
         state = _moved(state, LifecycleEvent.RELEASE)
     elif state == WAITING:
         state = after(state, LifecycleEvent.SELECT)
@@ -98,7 +98,7 @@ def accepted(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
         served_version=stored.pending_version or stored.served_version,
         ends_pending=True,
         rejected_hashes=_unrejected(stored, change[0]),
-        ends_withholding=True,
+        ends_block=True,
         versions=tuple(moves),
     )
 
@@ -109,8 +109,8 @@ def rejected(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
     What was served goes on being served; a blocked tool stays disabled, and a new one becomes so.
 
     Raises:
-        NothingWaitsError: There is nothing to reject.
-        ToolMovedOnError: *seen* is not its hash.
+        NothingPendingError: There is nothing to reject.
+        ToolSupersededError: *seen* is not its hash.
     """
     stored = tool.stored
     _require_seen(tool, seen)
@@ -127,7 +127,7 @@ def rejected(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
         ends_pending=True,
         seen=change,
         rejected_hashes=(*others, change[0])[-REJECTED_KEPT:],
-        ends_withholding=True,
+        ends_block=True,
         versions=moves,
     )
 
@@ -152,14 +152,14 @@ def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> ToolDecisionE
     waits = stored.pending_hash is not None and not is_pending
     return ToolDecisionEffects(
         _moved(tool.state, LifecycleEvent.RELEASE)
-        if is_pending and stored.is_withheld
+        if is_pending and stored.is_blocked
         else tool.state,
         serve=_definition(version.definition),
         served_version=version.version,
         ends_pending=is_pending,
         seen=None if waits or offered[0] == version.discovery_hash else offered,
         rejected_hashes=_unrejected(stored, version.discovery_hash),
-        ends_withholding=is_pending,
+        ends_block=is_pending,
         versions=moves,
     )
 
@@ -190,7 +190,7 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> ToolDecisionEffects:
         overrides=overrides,
         reviewed=_is_reviewed(tool, state, events),
         # Who sets the state decides about the tool, not about its definition.
-        ends_withholding=bool(events) and tool.stored.is_withheld,
+        ends_block=bool(events) and tool.stored.is_blocked,
     )
 
 
@@ -210,7 +210,7 @@ def events_to(
     if registration is not None:
         events.append(TO_REGISTRATION[registration])
     if exposure is ExposureState.DRAFT and LifecycleEvent.RESTORE not in events:
-        events.append(LifecycleEvent.WITHDRAW)
+        events.append(LifecycleEvent.UNEXPOSE)
     elif exposure is not None and exposure is not ExposureState.DRAFT:
         events.append(TO_EXPOSURE[exposure])
     return events
@@ -284,9 +284,9 @@ def _is_reviewed(
 
 def _require_seen(tool: GovernedTool, seen: str) -> None:
     if _change(tool) is None and tool.state != WAITING:
-        raise NothingWaitsError
+        raise NothingPendingError
     if seen != tool.decision_hash:
-        raise ToolMovedOnError(tool.decision_hash)
+        raise ToolSupersededError(tool.decision_hash)
 
 
 def _change(tool: GovernedTool) -> tuple[str, str] | None:

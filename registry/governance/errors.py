@@ -51,14 +51,14 @@ class ToolStateError(RegistryError):
     kind = ErrorKind.CONFLICT
 
 
-class NothingWaitsError(ToolStateError):
+class NothingPendingError(ToolStateError):
     """There is nothing to accept or to reject."""
 
     def __init__(self) -> None:
         super().__init__("Nothing about this tool waits for a decision.")
 
 
-class ToolMovedOnError(RegistryError):
+class ToolSupersededError(RegistryError):
     """What was decided on is not what waits by now."""
 
     kind = ErrorKind.CONFLICT

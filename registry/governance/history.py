@@ -29,7 +29,7 @@ BY_REGISTRATION: Mapping[object, ToolEventType] = {
 }
 BY_EXPOSURE: Mapping[object, ToolEventType] = {
     ACTIVE.value: ToolEventType.EXPOSED,
-    DRAFT.value: ToolEventType.WITHDRAWN,
+    DRAFT.value: ToolEventType.UNEXPOSED,
     DISABLED.value: ToolEventType.DISABLED,
 }
 SAID = ("display_name", "description", "metadata", "tags")

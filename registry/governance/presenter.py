@@ -8,14 +8,14 @@ from pydantic import JsonValue
 from registry.core.errors import RegistryError
 from registry.core.json import JsonObject, load_text
 from registry.core.text import timestamp
-from registry.governance.errors import NothingWaitsError, ToolMovedOnError, ToolNotFoundError
+from registry.governance.errors import NothingPendingError, ToolNotFoundError, ToolSupersededError
 from registry.governance.values import GovernedTool, ToolVersionRecord
 from registry.tools.differences import difference
 from registry.tools.exposure import is_served, review_of
 from registry.tools.public_names import public_name
 from registry.tools.tool_events import ToolEvent
 
-CHANGE_MEMBERS = ("weight", "path", "told", "before", "after")
+CHANGE_MEMBERS = ("weight", "path", "summary", "before", "after")
 
 
 def present_summary(tool: GovernedTool) -> JsonObject:
@@ -45,7 +45,7 @@ def present_summary(tool: GovernedTool) -> JsonObject:
         ),
         "pending_change": _difference(tool, tool.pending_definition, stored.pending_hash),
         "drift": _drift(tool),
-        "is_withheld": stored.is_withheld,
+        "blocked": stored.is_blocked,
         "tags": list(overrides.tags),
         "metadata": {
             name: {"value": value, "source": tool.metadata_sources.get(name, "")}
@@ -106,7 +106,7 @@ def _difference(tool: GovernedTool, offered: str | None, digest: str | None) -> 
             {
                 "weight": change.weight.name.lower(),
                 "path": change.path,
-                "told": change.told,
+                "summary": change.summary,
                 "before": change.before,
                 "after": change.after,
             }
@@ -129,10 +129,10 @@ def present_undecided(tool_id: str, error: RegistryError) -> JsonObject:
 
 def _outcome(error: RegistryError) -> str:
     match error:
-        case ToolMovedOnError():
-            return "moved_on"
-        case NothingWaitsError():
-            return "not_held"
+        case ToolSupersededError():
+            return "superseded"
+        case NothingPendingError():
+            return "nothing_pending"
         case ToolNotFoundError():
             return "unknown"
         case _:

@@ -228,8 +228,8 @@ def decided_change(tool: GovernedTool, decision: ToolDecisionEffects, now: datet
         fields |= {"seen_hash": seen_hash, "seen_definition": seen_definition}
     if decision.rejected_hashes is not None:
         fields["rejected_hashes"] = list(decision.rejected_hashes) or None
-    if decision.ends_withholding:
-        fields["is_withheld"] = None
+    if decision.ends_block:
+        fields["blocked"] = None
     return RowChange(tool.id, fields)
 
 

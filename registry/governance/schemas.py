@@ -269,7 +269,7 @@ class ChangeAnswer(BaseModel):
 
     weight: str = Field(description="`cosmetic`, `widening`, `narrowing` or `risky`.")
     path: str = Field(description="JSON Pointer into the definition.")
-    told: str
+    summary: str = Field(description="The change in a few words.")
     before: str | None
     after: str | None
 
@@ -312,7 +312,9 @@ class ToolSummary(BaseModel):
         description="What the server offers instead of what is served, since a rejection or a "
         "rollback."
     )
-    is_withheld: bool
+    blocked: bool = Field(
+        description="Whether it is disabled until its changed definition is reviewed."
+    )
     tags: list[str]
     metadata: dict[str, MetadataAnswer]
     discovery_hash: str
@@ -415,10 +417,12 @@ class UndecidedTool(BulkFailure):
     """What stood in the way of a decision about one tool."""
 
     outcome: str = Field(
-        description="`moved_on`: another definition waits by now; `not_held`: nothing waits; "
-        "`unknown`: there is no such tool; `refused`: the message says why."
+        description="`superseded`: another definition is pending now; `nothing_pending`: no "
+        "definition is pending; `unknown`: no such tool; `refused`: the message says why."
     )
-    current_hash: str | None = Field(description="What waits instead, where it moved on.")
+    current_hash: str | None = Field(
+        description="Hash of the definition that is pending now, where it was superseded."
+    )
 
 
 class DecisionsAnswer(BaseModel):

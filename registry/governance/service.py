@@ -230,7 +230,7 @@ class ToolService:
         Raises:
             ToolNotFoundError: There is none that *user* sees.
             ToolForbiddenError: They may not change it.
-            ToolMovedOnError: Another definition waits by now.
+            ToolSupersededError: Another definition waits by now.
             ToolStateError: Nothing waits.
         """
 

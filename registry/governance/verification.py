@@ -69,8 +69,8 @@ def problems_of(tool: GovernedTool) -> Iterator[str]:
         yield f"is {stored.registration_state.value} and {stored.exposure_state.value}"
     if (stored.pending_hash is None) is not (tool.pending_definition is None):
         yield "has half a definition that waits for review"
-    if stored.is_withheld and is_served(*tool.state):
-        yield "is withheld and served"
+    if stored.is_blocked and is_served(*tool.state):
+        yield "is blocked and served"
     try:
         definition = load_text(stored.definition or "")
         shown = presented(stored.definition or "", stored.overrides, tool.offered_definition)

@@ -36,14 +36,14 @@ class DefinitionChange:
 
     Attributes:
         path: JSON Pointer into the definition.
-        told: What it is, in a few words.
+        summary: What it is, in a few words.
         before: JSON text of the value, cut; None where there was none.
         after: Likewise.
     """
 
     weight: Weight
     path: str
-    told: str
+    summary: str
     before: str | None
     after: str | None
 
@@ -83,8 +83,8 @@ def difference(before: JsonObject, after: JsonObject) -> DefinitionDifference:
     """Return what changed from one definition of a tool to the next."""
     found = list(islice(_changes(before, after), MOST_CHANGES))
     if _turns_truth_into_number(before, after):
-        told = "true or false became a number, or the reverse"
-        found.append(DefinitionChange(Weight.RISKY, "", told, None, None))
+        summary = "true or false became a number, or the reverse"
+        found.append(DefinitionChange(Weight.RISKY, "", summary, None, None))
     found.sort(key=lambda change: (-change.weight, change.path))
     return DefinitionDifference(tuple(found))
 
@@ -96,16 +96,16 @@ def _changes(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChange
     yield from _annotations(members(before.get("annotations")), members(after.get("annotations")))
     yield from _schema(before.get("inputSchema"), after.get("inputSchema"), "/inputSchema")
     if before.get("outputSchema") != after.get("outputSchema"):
-        told = "output changed"
-        yield _change(Weight.RISKY, "/outputSchema", told, before, after, "outputSchema")
+        summary = "output changed"
+        yield _change(Weight.RISKY, "/outputSchema", summary, before, after, "outputSchema")
     known = {"name", "description", "title", "annotations", "inputSchema", "outputSchema"}
     for name in sorted((before.keys() | after.keys()) - known):
         if before.get(name, _ABSENT) != after.get(name, _ABSENT):
-            told = f"{name} changed"
+            summary = f"{name} changed"
             # Some clients give models all of it, and `_meta` says what users are shown.
             is_unread = name in UNREAD or _only_came_another_way(name, before, after)
             weight = Weight.COSMETIC if is_unread else Weight.RISKY
-            yield _change(weight, _join("", name), told, before, after, name)
+            yield _change(weight, _join("", name), summary, before, after, name)
 
 
 def _only_came_another_way(name: str, before: JsonObject, after: JsonObject) -> bool:
@@ -120,16 +120,16 @@ def _annotations(before: JsonObject, after: JsonObject) -> Iterator[DefinitionCh
     for name in sorted(before.keys() | after.keys()):
         if before.get(name, _ABSENT) == after.get(name, _ABSENT):
             continue
-        weight, told = Weight.RISKY, f"annotation {name} changed"
+        weight, summary = Weight.RISKY, f"annotation {name} changed"
         if name in SAFE_HINTS and _hint(before, name) == _hint(after, name):
-            weight, told = Weight.COSMETIC, f"annotation {name} says what it means by default"
+            weight, summary = Weight.COSMETIC, f"annotation {name} says what it means by default"
         elif name in SAFE_HINTS:
             promises_more = after.get(name) is SAFE_HINTS[name]
             weight = Weight.NARROWING if promises_more else Weight.RISKY
-            told = f"annotation {name} {'promises more' if promises_more else 'weakened'}"
+            summary = f"annotation {name} {'promises more' if promises_more else 'weakened'}"
         elif name == "title":
-            weight, told = Weight.RISKY, "title changed"
-        yield _change(weight, _join("/annotations", name), told, before, after, name)
+            weight, summary = Weight.RISKY, "title changed"
+        yield _change(weight, _join("/annotations", name), summary, before, after, name)
 
 
 def _hint(annotations: JsonObject, name: str) -> JsonValue:
@@ -151,15 +151,15 @@ def _schema(before: JsonValue, after: JsonValue, path: str) -> Iterator[Definiti
             continue
         place = _join(path, name)
         if name in MAPS and before.get(name, {}) == after.get(name, {}):
-            told = f"{name} left out or empty"
-            yield _change(Weight.COSMETIC, place, told, before, after, name)
+            summary = f"{name} left out or empty"
+            yield _change(Weight.COSMETIC, place, summary, before, after, name)
         elif name in MAPS and _are_maps(before.get(name, {}), after.get(name, {})):
             yield from _map(members(before.get(name)), members(after.get(name)), place, name)
         elif name in SCHEMAS and first is not _ABSENT and second is not _ABSENT:
             yield from _schema(before[name], after[name], place)
         else:
-            weight, told = _keyword(name, before.get(name), after.get(name))
-            yield _change(weight, place, told, before, after, name)
+            weight, summary = _keyword(name, before.get(name), after.get(name))
+            yield _change(weight, place, summary, before, after, name)
 
 
 def _turns_truth_into_number(before: JsonValue, after: JsonValue) -> bool:
@@ -179,12 +179,12 @@ def _turns_truth_into_number(before: JsonValue, after: JsonValue) -> bool:
 def _either(before: JsonValue, after: JsonValue, path: str) -> DefinitionChange:
     """Return the change where one of two schemas is `true`, `false`, or no schema at all."""
     if before is True or after is False:
-        weight, told = Weight.NARROWING, "allows less"
+        weight, summary = Weight.NARROWING, "allows less"
     elif before is False or after is True:
-        weight, told = Weight.WIDENING, "allows more"
+        weight, summary = Weight.WIDENING, "allows more"
     else:
-        weight, told = Weight.RISKY, "changed"
-    return DefinitionChange(weight, path, told, _shown(before), _shown(after))
+        weight, summary = Weight.RISKY, "changed"
+    return DefinitionChange(weight, path, summary, _shown(before), _shown(after))
 
 
 def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[DefinitionChange]:
@@ -195,8 +195,8 @@ def _required(before: JsonObject, after: JsonObject, path: str) -> Iterator[Defi
             Weight.RISKY, place, f"argument {name} made required", None, _shown(name)
         )
     for name in sorted(first - second):
-        told = f"argument {name} made optional"
-        yield DefinitionChange(Weight.WIDENING, place, told, _shown(name), None)
+        summary = f"argument {name} made optional"
+        yield DefinitionChange(Weight.WIDENING, place, summary, _shown(name), None)
     if first == second and before.get("required", _ABSENT) != after.get("required", _ABSENT):
         is_the_same = (_values(before.get("required")) or ()) == (
             _values(after.get("required")) or ()
@@ -216,21 +216,21 @@ def _map(
     for name in sorted(before.keys() | after.keys()):
         place = _join(path, name)
         if name not in before:
-            told = f"{what} {name} added"
-            yield DefinitionChange(Weight.RISKY, place, told, None, _shown(after[name]))
+            summary = f"{what} {name} added"
+            yield DefinitionChange(Weight.RISKY, place, summary, None, _shown(after[name]))
         elif name not in after:
-            told = f"{what} {name} removed"
-            yield DefinitionChange(Weight.NARROWING, place, told, _shown(before[name]), None)
+            summary = f"{what} {name} removed"
+            yield DefinitionChange(Weight.NARROWING, place, summary, _shown(before[name]), None)
         else:
             yield from _schema(before[name], after[name], place)
 
 
 def _keyword(name: str, before: JsonValue, after: JsonValue) -> tuple[Weight, str]:
-    told = f"{name} changed"
+    summary = f"{name} changed"
     if name in LOOSER:
-        return _bound(name, before, after), told
+        return _bound(name, before, after), summary
     weigh = WEIGHED.get(name)
-    return (Weight.RISKY if weigh is None else weigh(before, after)), told
+    return (Weight.RISKY if weigh is None else weigh(before, after)), summary
 
 
 def _constraint(before: JsonValue, after: JsonValue) -> Weight:
@@ -299,12 +299,12 @@ WEIGHED: Mapping[str, Callable[[JsonValue, JsonValue], Weight]] = {
 
 
 def _change(
-    weight: Weight, path: str, told: str, before: JsonObject, after: JsonObject, name: str
+    weight: Weight, path: str, summary: str, before: JsonObject, after: JsonObject, name: str
 ) -> DefinitionChange:
     return DefinitionChange(
         weight,
         path,
-        told,
+        summary,
         _shown(before[name]) if name in before else None,
         _shown(after[name]) if name in after else None,
     )

@@ -119,7 +119,7 @@ def stored_tool(row: Mapping[str, Any]) -> StoredTool:
         served_version=fields.get("served_version", 1),
         pending_version=fields.get("pending_version"),
         versions=fields.get("versions", 1),
-        is_withheld=row.get("is_withheld") is True,
+        is_blocked=row.get("blocked") is True,
         definition=fields.get("definition"),
         created_at=fields.get("created_at"),
         overrides=overrides_in(fields),

@@ -31,7 +31,7 @@ class LifecycleEvent(StrEnum):
     SELECT = "select"
     UNSELECT = "unselect"
     EXPOSE = "expose"
-    WITHDRAW = "withdraw"
+    UNEXPOSE = "unexpose"
     DISABLE = "disable"
     DELETE = "delete"
     RESTORE = "restore"
@@ -54,7 +54,7 @@ MEANINGS: Mapping[LifecycleEvent, tuple[Actor, str]] = {
     LifecycleEvent.SELECT: (Actor.OPERATOR, "choose it; a draft is exposed with that"),
     LifecycleEvent.UNSELECT: (Actor.OPERATOR, "choose it no longer"),
     LifecycleEvent.EXPOSE: (Actor.OPERATOR, "serve it"),
-    LifecycleEvent.WITHDRAW: (Actor.OPERATOR, "serve it no longer, and keep it chosen"),
+    LifecycleEvent.UNEXPOSE: (Actor.OPERATOR, "serve it no longer, and keep it chosen"),
     LifecycleEvent.DISABLE: (Actor.OPERATOR, "switch it off, whatever becomes of it"),
     LifecycleEvent.DELETE: (Actor.OPERATOR, "remove it from sight; its history stays"),
     LifecycleEvent.RESTORE: (Actor.OPERATOR, "bring a deleted one back, for review"),
@@ -122,14 +122,14 @@ TABLE: tuple[Transition, ...] = (
     ),
     *_unchanged(LifecycleEvent.EXPOSE, (SELECTED, ACTIVE)),
     *_rows(
-        LifecycleEvent.WITHDRAW,
+        LifecycleEvent.UNEXPOSE,
         ((SELECTED, ACTIVE), (SELECTED, DRAFT)),
         ((SELECTED, DISABLED), (SELECTED, DRAFT)),
         ((UNSELECTED, DISABLED), (UNSELECTED, DRAFT)),
         ((STALE, ACTIVE), (STALE, DRAFT)),
         ((STALE, DISABLED), (STALE, DRAFT)),
     ),
-    *_unchanged(LifecycleEvent.WITHDRAW, (SELECTED, DRAFT), (UNSELECTED, DRAFT), (STALE, DRAFT)),
+    *_unchanged(LifecycleEvent.UNEXPOSE, (SELECTED, DRAFT), (UNSELECTED, DRAFT), (STALE, DRAFT)),
     *_rows(
         LifecycleEvent.DISABLE,
         ((SELECTED, DRAFT), (SELECTED, DISABLED)),

@@ -65,7 +65,7 @@ class ToolRowUpdate:
         hold: A newer definition that waits for review, or None.
         drift: A definition that was rejected and is offered again, or None.
         keeps_pending: Whether what waited for review before goes on doing so.
-        withheld: Whether the tool is disabled until somebody decides on the change.
+        blocked: Whether the tool is disabled until somebody decides on the change.
         difference: Between the definition that was served and the newer one, where there is one.
     """
 
@@ -76,7 +76,7 @@ class ToolRowUpdate:
     hold: ToolDefinition | None = None
     drift: ToolDefinition | None = None
     keeps_pending: bool = False
-    withheld: bool = False
+    blocked: bool = False
     difference: DefinitionDifference | None = None
 
     @property
@@ -162,9 +162,7 @@ def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: R
             and row.registration_state is not RegistrationState.STALE
         ):
             state = after((row.registration_state, row.exposure_state), LifecycleEvent.VANISH)
-            updates.append(
-                ToolRowUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld)
-            )
+            updates.append(ToolRowUpdate(row, *state, keeps_pending=True, blocked=row.is_blocked))
     return Changes(
         inserts=tuple(inserts),
         updates=tuple(updates),
@@ -208,23 +206,23 @@ def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolRowUpdat
     if is_rejected and is_news:
         return ToolRowUpdate(row, *state, drift=tool)
     if rules.accept or (is_news and (trusts or not is_served(*state))):
-        if row.is_withheld and state == _WITHHELD:
+        if row.is_blocked and state == _BLOCKED:
             state = after(state, LifecycleEvent.RELEASE)
         return ToolRowUpdate(row, *state, serve=tool, difference=told)
     if not is_news:
         if state == before:
             return None
-        return ToolRowUpdate(row, *state, keeps_pending=True, withheld=row.is_withheld)
+        return ToolRowUpdate(row, *state, keeps_pending=True, blocked=row.is_blocked)
     blocks = rules.on_change is OnChange.BLOCK and is_served(*state)
     if blocks:
         state = after(state, LifecycleEvent.BLOCK)
-    withheld = blocks or (row.is_withheld and state == _WITHHELD)
-    return ToolRowUpdate(row, *state, hold=tool, withheld=withheld, difference=told)
+    blocked = blocks or (row.is_blocked and state == _BLOCKED)
+    return ToolRowUpdate(row, *state, hold=tool, blocked=blocked, difference=told)
 
 
 def _as_served(row: StoredTool, before: State, state: State) -> ToolRowUpdate | None:
     """Return what becomes of a tool that is offered as it is served."""
-    if row.is_withheld and state == _WITHHELD:
+    if row.is_blocked and state == _BLOCKED:
         # What was blocked is gone.
         state = after(state, LifecycleEvent.RELEASE)
     if state == before and not row.has_pending and row.seen_hash is None:
@@ -255,4 +253,4 @@ def _vouched(tool: ToolDefinition, rules: Rules) -> bool:
     return rules.auto_expose is AutoExpose.READ_ONLY and reads_only(tool.name, tool.annotations)
 
 
-_WITHHELD: State = (RegistrationState.SELECTED, ExposureState.DISABLED)
+_BLOCKED: State = (RegistrationState.SELECTED, ExposureState.DISABLED)

@@ -74,7 +74,7 @@ STORED_FIELDS = {
     "reviewed": 1,
     "served_version": 1,
     "versions": 1,
-    "is_withheld": 1,
+    "blocked": 1,
     "sync_error": 1,
     "facets": 1,
 }
@@ -433,7 +433,7 @@ def _write(
         "versions": max(number, tool.versions),
         "updated_at": now,
         "review": review,
-        "is_withheld": update.withheld or None,
+        "blocked": update.blocked or None,
     }
     offered_at = seen_at if update.registration_state is RegistrationState.STALE else now
     if offered_at is not None:
@@ -561,7 +561,7 @@ def _change_row(change: DefinitionChange) -> Doc:
     row: Doc = {
         "weight": change.weight.name.lower(),
         "path": change.path,
-        "told": change.told,
+        "summary": change.summary,
         "before": change.before,
         "after": change.after,
     }

@@ -19,7 +19,7 @@ class ToolEventType(StrEnum):
     SELECTED = "selected"
     UNSELECTED = "unselected"
     EXPOSED = "exposed"
-    WITHDRAWN = "withdrawn"
+    UNEXPOSED = "unexposed"
     DISABLED = "disabled"
     DELETED = "deleted"
     RESTORED = "restored"
@@ -32,7 +32,7 @@ class ToolEventType(StrEnum):
     HELD = "held"
     BLOCKED = "blocked"
     CHANGED = "changed"
-    TAKEN_BACK = "taken_back"
+    WITHDRAWN = "withdrawn"
     RELEASED = "released"
 
 
@@ -41,7 +41,7 @@ MEANINGS: Mapping[ToolEventType, tuple[Actor, str]] = {
     ToolEventType.SELECTED: (Actor.OPERATOR, "it was chosen"),
     ToolEventType.UNSELECTED: (Actor.OPERATOR, "it is chosen no longer"),
     ToolEventType.EXPOSED: (Actor.OPERATOR, "it is served from then on"),
-    ToolEventType.WITHDRAWN: (Actor.OPERATOR, "it is a draft again"),
+    ToolEventType.UNEXPOSED: (Actor.OPERATOR, "it is a draft again"),
     ToolEventType.DISABLED: (Actor.OPERATOR, "it was switched off"),
     ToolEventType.DELETED: (Actor.OPERATOR, "it was removed from sight"),
     ToolEventType.RESTORED: (Actor.OPERATOR, "it was brought back, for review"),
@@ -52,9 +52,15 @@ MEANINGS: Mapping[ToolEventType, tuple[Actor, str]] = {
     ToolEventType.VANISHED: (Actor.SYNC, "its server offered it no longer"),
     ToolEventType.RETURNED: (Actor.SYNC, "its server offered it again"),
     ToolEventType.HELD: (Actor.SYNC, "another definition was offered, which waits for review"),
-    ToolEventType.BLOCKED: (Actor.SYNC, "likewise, and it was switched off until then"),
+    ToolEventType.BLOCKED: (
+        Actor.SYNC,
+        "another definition was offered, and the tool is disabled until it is reviewed",
+    ),
     ToolEventType.CHANGED: (Actor.SYNC, "another definition was offered, and served at once"),
-    ToolEventType.TAKEN_BACK: (Actor.SYNC, "what waited for review is offered no longer"),
+    ToolEventType.WITHDRAWN: (
+        Actor.SYNC,
+        "the definition that waited for review is offered no longer",
+    ),
     ToolEventType.RELEASED: (Actor.SYNC, "it is switched off no longer for a change that waits"),
 }
 """Who brings it about, as a rule, and what it says. A refresh by somebody who reviewed the server
@@ -101,8 +107,8 @@ def happened(update: ToolRowUpdate) -> Iterator[ToolEventType]:
     elif update.hold is not None:
         yield ToolEventType.HELD
     elif tool.has_pending and not update.keeps_pending:
-        yield ToolEventType.TAKEN_BACK
-    if update.withheld and not tool.is_withheld:
+        yield ToolEventType.WITHDRAWN
+    if update.blocked and not tool.is_blocked:
         yield ToolEventType.BLOCKED
-    if tool.is_withheld and not update.withheld:
+    if tool.is_blocked and not update.blocked:
         yield ToolEventType.RELEASED

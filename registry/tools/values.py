@@ -85,7 +85,7 @@ class StoredTool:
         served_version: Number of the definition that is served.
         pending_version: Number of the one that waits.
         versions: How many there are.
-        is_withheld: Whether it is disabled because its changed definition was blocked.
+        is_blocked: Whether it is disabled because its changed definition was blocked.
         definition: JSON text of the served definition, where the upstream offers another one.
         created_at: When it was found, likewise.
         overrides: What people changed of it, likewise.
@@ -105,7 +105,7 @@ class StoredTool:
     served_version: int = 1
     pending_version: int | None = None
     versions: int = 1
-    is_withheld: bool = False
+    is_blocked: bool = False
     definition: str | None = None
     created_at: datetime | None = None
     overrides: Overrides = NO_OVERRIDES

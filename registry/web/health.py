@@ -11,7 +11,7 @@ from registry.web.errors import RETRY_AFTER_SECONDS, JsonAnswer
 
 Check = Callable[[], Awaitable[bool]]
 
-GATEWAY_CHECKS = ("gateway", "staying")
+GATEWAY_CHECKS = ("gateway", "accepting_requests")
 """What MCP requests need; the gateway's view outlives the database for a while."""
 
 

@@ -79,7 +79,7 @@ class Components:
             return False
         return True
 
-    async def is_staying(self) -> bool:
+    async def is_accepting_requests(self) -> bool:
         """Whether this process is not on its way out."""
         return not self.drain.is_leaving
 

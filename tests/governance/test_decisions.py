@@ -8,7 +8,7 @@ from bson import ObjectId
 
 from registry.core.errors import RegistryError
 from registry.governance.decisions import ToolDecisionEffects, accepted, rejected
-from registry.governance.errors import NothingWaitsError, ToolStateError
+from registry.governance.errors import NothingPendingError, ToolStateError
 from registry.governance.repository import governed_tool
 from registry.governance.values import GovernedTool
 from registry.tools.values import ExposureState, RegistrationState
@@ -44,13 +44,13 @@ def outcome(decide: Any, decided: GovernedTool) -> ToolDecisionEffects | type[Re
     "half", [{"pending_hash": "new"}, {"pending_definition": DEFINITION}], ids=str
 )
 def test_nobody_can_decide_about_half_a_definition(decide: Any, half: dict[str, str]) -> None:
-    assert outcome(decide, tool(**half)) is NothingWaitsError
+    assert outcome(decide, tool(**half)) is NothingPendingError
 
 
 def test_a_definition_that_is_no_json_cannot_be_accepted() -> None:
     waiting = tool(pending_hash="new", pending_definition="[" * 100)
 
-    assert outcome(accepted, waiting) is NothingWaitsError
+    assert outcome(accepted, waiting) is NothingPendingError
 
 
 def test_a_definition_that_is_no_tool_cannot_be_accepted() -> None:
@@ -59,7 +59,7 @@ def test_a_definition_that_is_no_tool_cannot_be_accepted() -> None:
 
 @pytest.mark.parametrize("decide", [accepted, rejected])
 def test_every_row_is_decided_about_or_refused_in_words(decide: Any) -> None:
-    for state, exposure, half, definition, withheld in product(
+    for state, exposure, half, definition, blocked in product(
         [*RegistrationState, "odd", None],
         [*ExposureState, 5, None],
         ["new", 5, None],
@@ -71,7 +71,7 @@ def test_every_row_is_decided_about_or_refused_in_words(decide: Any) -> None:
             exposure_state=exposure,
             pending_hash=half,
             pending_definition=definition,
-            is_withheld=withheld,
+            is_blocked=blocked,
         )
 
         assert outcome(decide, decided)

@@ -118,7 +118,7 @@ async def test_what_a_policy_does_is_told(rest: Rest, upstream: PlainUpstream) -
     assert await happened(rest, tool) == [
         ["discovered"],
         ["held", "blocked"],
-        ["taken_back", "released"],
+        ["withdrawn", "released"],
         ["changed"],
     ]
 

@@ -96,12 +96,12 @@ async def test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_b
 
     assert [before.status_code, live.status_code, away.status_code] == [200, 200, 503]
     assert away.json()["checks"]["mongodb"] is False
-    assert gateway.json()["checks"] == {"gateway": True, "staying": True}
+    assert gateway.json()["checks"] == {"gateway": True, "accepting_requests": True}
     assert gateway.status_code == 200
     assert int(away.headers["Retry-After"]) > 0
     told = after.json()
     snapshot = told.pop("snapshot")
-    checks = {"mongodb": True, "gateway": True, "staying": True}
+    checks = {"mongodb": True, "gateway": True, "accepting_requests": True}
     assert told == {"status": "ok", "checks": checks}
     assert snapshot["mode"] == "change_stream"
     assert 0 <= snapshot["age_seconds"] < 30

@@ -85,11 +85,11 @@ def test_what_the_table_does_not_name_is_refused_with_a_reason(
         after(state, event)
 
 
-def test_choosing_and_withdrawing_makes_a_chosen_draft() -> None:
+def test_selecting_and_unexposing_makes_a_chosen_draft() -> None:
     draft = (RegistrationState.UNSELECTED, ExposureState.DRAFT)
 
     assert after(draft, LifecycleEvent.SELECT) == EXPOSED
-    assert after_all(draft, [LifecycleEvent.SELECT, LifecycleEvent.WITHDRAW]) == (
+    assert after_all(draft, [LifecycleEvent.SELECT, LifecycleEvent.UNEXPOSE]) == (
         RegistrationState.SELECTED,
         ExposureState.DRAFT,
     )

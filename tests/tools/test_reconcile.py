@@ -219,22 +219,22 @@ def test_a_change_that_no_model_reads_is_served_though_others_are_held() -> None
     assert changes.updates == (update(rows, "a", SELECTED, ACTIVE, serve=newer),)
 
 
-def test_a_blocked_change_withholds_the_tool_until_it_is_taken_back() -> None:
+def test_a_blocked_change_blocks_the_tool_until_it_is_taken_back() -> None:
     newer = definition("a", "two")
     rules = replace(SHARED, on_change=OnChange.BLOCK)
     rows = stored("a")
 
     (blocked,) = reconcile(ToolSnapshot((newer,)), rows, rules).updates
-    withheld = {
-        "a": replace(stored("a", SELECTED, DISABLED, pending="two")["a"], is_withheld=True)
+    stored_blocked = {
+        "a": replace(stored("a", SELECTED, DISABLED, pending="two")["a"], is_blocked=True)
     }
-    back = reconcile(ToolSnapshot((definition("a"),)), withheld, rules)
-    accepted = reconcile(ToolSnapshot((newer,)), withheld, REVIEWED)
-    again = reconcile(ToolSnapshot((newer,)), withheld, rules)
+    back = reconcile(ToolSnapshot((definition("a"),)), stored_blocked, rules)
+    accepted = reconcile(ToolSnapshot((newer,)), stored_blocked, REVIEWED)
+    again = reconcile(ToolSnapshot((newer,)), stored_blocked, rules)
 
-    assert blocked == update(rows, "a", SELECTED, DISABLED, hold=newer, withheld=True)
-    assert back.updates == (update(withheld, "a", SELECTED, ACTIVE),)
-    assert accepted.updates == (update(withheld, "a", SELECTED, ACTIVE, serve=newer),)
+    assert blocked == update(rows, "a", SELECTED, DISABLED, hold=newer, blocked=True)
+    assert back.updates == (update(stored_blocked, "a", SELECTED, ACTIVE),)
+    assert accepted.updates == (update(stored_blocked, "a", SELECTED, ACTIVE, serve=newer),)
     assert again.updates == ()
 
 

@@ -265,7 +265,7 @@ async def test_while_balancers_take_notice_it_serves_on(
         ready = await http.get(f"{running.url}/health/ready")
         called = await running.nap(0)
 
-    assert (ready.status_code, ready.json()["checks"]["staying"]) == (503, False)
+    assert (ready.status_code, ready.json()["checks"]["accepting_requests"]) == (503, False)
     assert (called.status_code, ending.result()) == (200, 0)
 
 
