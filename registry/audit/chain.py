@@ -12,17 +12,23 @@ only against a `seq` and `hash` noted elsewhere: each new seal is logged as `aud
 import hashlib
 import hmac
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from bson import ObjectId
 from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 
 from packages.database.client import Doc
+from packages.database.stored import EARLIEST, moment_of, text_of, whole_of
 
 FIRST = "0" * 64
 """Stands for the hash of the seal before the first."""
 
 PURPOSE = "audit"
+
+LATE = timedelta(minutes=5)
+"""How long after its timestamp a record may still turn up: the longest transaction, and clocks
+that differ between replicas."""
 
 
 class AuditKeys:
@@ -80,7 +86,7 @@ def seal_of(
         "sealed_at": sealed_at,
         "records": [{"id": key, "digest": value} for key, value in records.items()],
     }
-    hashed = seal_hash(content)
+    hashed = _seal_hash(seq, content)
     return {
         **content,
         "hash": hashed,
@@ -89,17 +95,80 @@ def seal_of(
     }
 
 
-def seal_hash(seal: Doc) -> str:
-    """Return the hash that *seal* must have."""
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A stored seal.
+
+    Attributes:
+        records: Digests by the ids of the records that it seals.
+        is_intact: Whether its hash fits what it holds.
+        is_genuine: Whether its HMAC fits its hash; None when that key is not at hand.
+    """
+
+    number: int
+    previous: str
+    sealed_at: datetime
+    records: Mapping[ObjectId, str]
+    hash: str
+    kid: str
+    is_intact: bool
+    is_genuine: bool | None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the next seal may follow it."""
+        return self.is_intact and self.is_genuine is not False
+
+
+def seal_number(stored: Doc) -> int | None:
+    """Return the number of a stored seal; None when its `_id` is none."""
+    key = stored["_id"]
+    number = None if isinstance(key, bool) else whole_of(key)
+    return number if number == key else None
+
+
+def read_seal(stored: Doc, keys: AuditKeys) -> Seal | None:
+    """Return a stored seal as a value; None when a member is missing, or of another type."""
+    number, sealed_at = seal_number(stored), moment_of(stored.get("sealed_at"))
+    previous, hashed = text_of(stored.get("previous")), text_of(stored.get("hash"))
+    kid, records = text_of(stored.get("kid")), _digests(stored.get("records"))
+    if number is None or previous is None or hashed is None or kid is None or records is None:
+        return None
+    if sealed_at is None or sealed_at < EARLIEST + 2 * LATE:
+        return None
+    is_genuine = keys.is_genuine(kid, hashed.encode(), stored.get("mac"))
+    is_intact = _seal_hash(number, stored) == hashed
+    return Seal(number, previous, sealed_at, records, hashed, kid, is_intact, is_genuine)
+
+
+def _digests(stored: object) -> dict[ObjectId, str] | None:
+    if not isinstance(stored, list):
+        return None
+    digests: dict[ObjectId, str] = {}
+    for entry in stored:
+        match entry:
+            case {"id": ObjectId() as key, "digest": str(value)}:
+                digests[key] = value
+            case _:
+                return None
+    return digests
+
+
+def _seal_hash(number: int, seal: Doc) -> str:
     content = {name: seal.get(name) for name in ("previous", "sealed_at", "records")}
-    return hashlib.sha256(_canonical({"_id": int(seal["_id"]), **content})).hexdigest()
+    return hashlib.sha256(_canonical({"_id": number, **content})).hexdigest()
 
 
 def _canonical(document: Doc) -> bytes:
-    # Extended JSON says the type of every value; sorted, because members have no order.
-    return dumps(
-        document,
-        json_options=CANONICAL_JSON_OPTIONS,
-        sort_keys=True,
-        separators=(",", ":"),
-    ).encode()
+    try:
+        # Extended JSON says the type of every value; sorted, because members have no order.
+        text = dumps(
+            document,
+            json_options=CANONICAL_JSON_OPTIONS,
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+    except (TypeError, ValueError):
+        # It holds what this program never writes, and must differ from all that it does.
+        text = f"not written by the registry: {document!r}"
+    return text.encode(errors="surrogatepass")

@@ -18,7 +18,7 @@ from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import id_of, json_members, moment_of, text_of
 from packages.models.audit import AuditLog, AuditSeal
-from registry.audit.chain import AuditKeys, sign_record
+from registry.audit.chain import AuditKeys, Seal, read_seal, seal_number, sign_record
 from registry.audit.errors import AuditUnwritableError
 from registry.audit.values import (
     NAMED_FOR_SERVERS,
@@ -143,27 +143,48 @@ class AuditRepository:
         rows = self._logs.find({"_id": {"$in": list(ids)}})
         return {row["_id"]: row async for row in rows}
 
-    async def ids_since(self, moment: datetime | None) -> list[ObjectId]:
-        """Return the ids of the records from *moment* on, oldest first; None for all."""
+    async def ids_since(self, moment: datetime | None) -> list[object]:
+        """Return the ids of the records from *moment* on, oldest first; None for all.
+
+        Those of this program are ObjectIds; another one may have stored anything.
+        """
         query: Doc = {} if moment is None else {"timestamp": {"$gte": moment}}
         rows = self._logs.find(query, {"_id": 1}, sort=[("timestamp", 1), ("_id", 1)])
         return [row["_id"] async for row in rows]
 
-    async def last_seal(self) -> Doc | None:
-        """Return the newest seal."""
-        return await self._seals.find_one({}, sort=[("_id", DESCENDING)])
+    async def last_seal(self) -> tuple[int, Seal | None, list[object]]:
+        """Return what the next seal follows.
+
+        Returns:
+            The greatest number in use or 0, the newest seal that can be followed, and the ids of
+            newer ones that cannot.
+        """
+        greatest, passed = 0, list[object]()
+        # Ids that are no numbers sort after all numbers.
+        rows = self._seals.find({"_id": {"$gte": 1}}, sort=[("_id", DESCENDING)], batch_size=2)
+        async with rows:
+            async for row in rows:
+                greatest = max(greatest, seal_number(row) or 0)
+                seal = read_seal(row, self._keys)
+                if seal is not None and seal.is_usable:
+                    return greatest, seal, passed
+                passed.append(row["_id"])
+        return greatest, None, passed
 
     async def all_seals(self) -> AsyncGenerator[Doc, None]:
-        """Yield every seal in order."""
+        """Yield every seal in order, as it is."""
         async for seal in self._seals.find({}, sort=[("_id", 1)]):
             yield seal
 
-    async def sealed_since(self, moment: datetime | None, after: int) -> list[Doc]:
-        """Return the seals after number *after* that were made from *moment* on."""
-        query: Doc = {"_id": {"$gt": after}}
-        if moment is not None:
-            query["sealed_at"] = {"$gte": moment}
-        return [seal async for seal in self._seals.find(query, sort=[("_id", 1)])]
+    async def sealed_since(self, moment: datetime, after: int) -> list[Seal]:
+        """Return the seals after number *after* that were made from *moment* on.
+
+        Those that cannot be followed are left out: what they seal is sealed again.
+        """
+        query: Doc = {"_id": {"$gt": after}, "sealed_at": {"$gte": moment}}
+        rows = self._seals.find(query, sort=[("_id", 1)])
+        seals = [read_seal(row, self._keys) async for row in rows]
+        return [seal for seal in seals if seal is not None and seal.is_usable]
 
     async def insert_seal(self, seal: Doc) -> bool:
         """Write the next seal; False when somebody else wrote one of that number."""

@@ -5,27 +5,32 @@ write the same one the database lets one through, and the other looks again.
 """
 
 import asyncio
-from datetime import timedelta
 
 import structlog
 from bson import ObjectId
 
-from packages.database.client import Doc
 from packages.database.errors import DatabaseUnavailable
-from registry.audit.chain import FIRST, AuditKeys, digest, is_genuine_record, seal_of
+from registry.audit.chain import (
+    FIRST,
+    LATE,
+    AuditKeys,
+    Seal,
+    digest,
+    is_genuine_record,
+    seal_of,
+)
 from registry.audit.repository import AuditRepository
 from registry.audit.trail import AuditTrail
 from registry.core.clock import Clock
 
 log = structlog.get_logger()
 
-LATE = timedelta(minutes=5)
-"""How long after its timestamp a record may still turn up: the longest transaction, and clocks
-that differ between replicas."""
-
 RECORDS_PER_SEAL = 500
 SEALED_KEPT = 20_000
 """Sealed records remembered before those too old to matter are forgotten."""
+
+REFUSED_IN_A_ROW = 100
+"""How often another process may be faster with the next number before sealing is postponed."""
 
 GATHER_SECONDS = 1.0
 """Pause before sealing, so that a burst of records makes one seal."""
@@ -43,7 +48,8 @@ class Sealer:
         self._clock = clock
         self._last_seq = 0
         self._sealed: dict[ObjectId, int] = {}
-        self._refused: set[ObjectId] = set()
+        self._refused: set[object] = set()
+        self._passed: set[str] = set()
 
     async def follow(self, trail: AuditTrail) -> None:
         """Write what waits and seal what was written, for ever."""
@@ -74,33 +80,45 @@ class Sealer:
         Raises:
             DatabaseUnavailable: What was not sealed will be found again.
         """
-        sealed = 0
-        while True:
-            last = await self._repository.last_seal()
-            since = None if last is None else last["sealed_at"] - LATE
+        sealed = refused = 0
+        while refused < REFUSED_IN_A_ROW:
+            number, last, passed = await self._repository.last_seal()
+            self._name_passed(passed)
             await self._learn(last)
+            since = None if last is None else min(last.sealed_at, self._clock.now()) - LATE
             found = await self._repository.ids_since(since)
-            fresh = [key for key in found if key not in self._sealed and key not in self._refused]
-            batch = await self._genuine(fresh[:RECORDS_PER_SEAL])
-            is_foreign = last is not None and last.get("kid") != self._keys.current
+            batch = await self._next_batch(found)
+            is_foreign = last is not None and last.kid != self._keys.current
             if not batch and not (vouch and is_foreign):
                 return sealed
             seal = seal_of(
-                1 if last is None else int(last["_id"]) + 1,
-                FIRST if last is None else last["hash"],
+                number + 1,
+                FIRST if last is None else last.hash,
                 batch,
                 self._clock.now(),
                 self._keys,
             )
-            if await self._repository.insert_seal(seal):
-                sealed += len(batch)
-                self._last_seq = int(seal["_id"])
-                self._sealed.update(dict.fromkeys(batch, self._last_seq))
-                log.info("audit_sealed", seq=seal["_id"], hash=seal["hash"], records=len(batch))
+            if not await self._repository.insert_seal(seal):
+                refused += 1
+                continue
+            refused = 0
+            sealed += len(batch)
+            self._last_seq = number + 1
+            self._sealed.update(dict.fromkeys(batch, self._last_seq))
+            log.info("audit_sealed", seq=seal["_id"], hash=seal["hash"], records=len(batch))
+        log.warning("audit_sealing_postponed")
+        return sealed
 
-    async def _learn(self, last: Doc | None) -> None:
+    def _name_passed(self, passed: list[object]) -> None:
+        """Log seals that the next one does not follow, each once."""
+        for name in map(repr, passed):
+            if name not in self._passed:
+                self._passed.add(name)
+                log.error("audit_seal_not_followed", seal_id=name)
+
+    async def _learn(self, last: Seal | None) -> None:
         """Take note of the seals that were added, by whomever."""
-        seq = 0 if last is None else int(last["_id"])
+        seq = 0 if last is None else last.number
         if seq < self._last_seq:
             # The collections were emptied or restored; what is remembered is of another chain.
             self._last_seq = 0
@@ -108,13 +126,37 @@ class Sealer:
             self._refused.clear()
         if last is None or seq == self._last_seq:
             return
-        since = last["sealed_at"] - 2 * LATE
+        since = last.sealed_at - 2 * LATE
         for seal in await self._repository.sealed_since(since, self._last_seq):
-            self._last_seq = int(seal["_id"])
-            self._sealed.update({entry["id"]: self._last_seq for entry in seal["records"]})
+            self._last_seq = seal.number
+            self._sealed.update(dict.fromkeys(seal.records, self._last_seq))
         if len(self._sealed) > SEALED_KEPT:
-            recent = await self._repository.ids_since(last["sealed_at"] - LATE)
-            self._sealed = {key: self._sealed[key] for key in recent if key in self._sealed}
+            recent = await self._repository.ids_since(last.sealed_at - LATE)
+            self._sealed = {
+                key: self._sealed[key]
+                for key in recent
+                if isinstance(key, ObjectId) and key in self._sealed
+            }
+
+    async def _next_batch(self, found: list[object]) -> dict[ObjectId, str]:
+        """Return the digests of the next records to seal, by id."""
+        fresh: list[ObjectId] = []
+        for key in found:
+            if not isinstance(key, ObjectId):
+                self._refuse(repr(key))
+            elif key not in self._sealed and key not in self._refused:
+                fresh.append(key)
+        for start in range(0, len(fresh), RECORDS_PER_SEAL):
+            batch = await self._genuine(fresh[start : start + RECORDS_PER_SEAL])
+            if batch:
+                return batch
+        return {}
+
+    def _refuse(self, key: ObjectId | str) -> None:
+        """Log a record that is not sealed, once."""
+        if key not in self._refused:
+            self._refused.add(key)
+            log.error("audit_record_not_genuine", record_id=str(key))
 
     async def _genuine(self, ids: list[ObjectId]) -> dict[ObjectId, str]:
         documents = await self._repository.records(ids)
@@ -126,6 +168,5 @@ class Sealer:
             if is_genuine_record(document, self._keys):
                 batch[key] = digest(document)
             else:
-                self._refused.add(key)
-                log.error("audit_record_not_genuine", record_id=str(key))
+                self._refuse(key)
         return batch

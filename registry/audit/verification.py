@@ -6,10 +6,18 @@ from enum import StrEnum
 
 from bson import ObjectId
 
-from packages.database.client import Doc
-from registry.audit.chain import FIRST, AuditKeys, digest, is_genuine_record, seal_hash
+from packages.database.stored import text_of
+from registry.audit.chain import (
+    FIRST,
+    LATE,
+    AuditKeys,
+    Seal,
+    digest,
+    is_genuine_record,
+    read_seal,
+    seal_number,
+)
 from registry.audit.repository import AuditRepository
-from registry.audit.sealing import LATE
 
 PROBLEMS_LISTED = 1_000
 
@@ -94,36 +102,33 @@ class AuditVerifier:
         self, report: AuditReport, expected: tuple[int, str] | None
     ) -> tuple[dict[ObjectId, str], datetime | None]:
         sealed: dict[ObjectId, str] = {}
-        previous, seq = FIRST, 0
-        last: Doc | None = None
+        seq, followed, before = 0, FIRST, FIRST
+        last: Seal | None = None
         expected_is_there = expected is None
-        async for seal in self._repository.all_seals():
+        async for stored in self._repository.all_seals():
             report.seals += 1
-            number = int(seal["_id"])
+            number, seal = seal_number(stored), read_seal(stored, self._keys)
+            if number is None:
+                report.add(AuditFinding.SEAL_ALTERED, stored["_id"])
+                continue
             if number != seq + 1:
                 report.add(AuditFinding.SEAL_MISSING, seq + 1)
-            elif seal.get("previous") != previous:
-                report.add(AuditFinding.SEAL_ALTERED, number)
-            if seal_hash(seal) != seal.get("hash"):
-                report.add(AuditFinding.SEAL_ALTERED, number)
-            elif self._is_genuine(seal) is False:
-                report.add(AuditFinding.SEAL_UNPROVEN, number)
-            seq, previous, last = number, str(seal.get("hash")), seal
-            expected_is_there = expected_is_there or (number, previous) == expected
-            sealed.update({entry["id"]: str(entry["digest"]) for entry in seal["records"]})
+            # What cannot be followed is reported by itself, and the next one passes it over.
+            is_next = seal is not None and seal.previous in {followed, before}
+            _verify_seal(report, number, seal, is_next=is_next or number != seq + 1)
+            seq, before = number, text_of(stored.get("hash")) or ""
+            expected_is_there = expected_is_there or (number, before) == expected
+            if seal is not None:
+                sealed.update(seal.records)
+                followed, last = (seal.hash, seal) if seal.is_usable else (followed, last)
         if last is not None:
-            report.head = (seq, previous)
-            if self._is_genuine(last) is None:
+            report.head = (last.number, last.hash)
+            if last.is_genuine is None:
                 # Nobody with the key vouches for the chain as it ends.
-                report.add(AuditFinding.SEAL_UNPROVEN, seq)
+                report.add(AuditFinding.SEAL_UNPROVEN, last.number)
         if not expected_is_there and expected is not None:
             report.add(AuditFinding.HEAD_DIFFERS, expected[0])
-        return sealed, None if last is None else last["sealed_at"]
-
-    def _is_genuine(self, seal: Doc) -> bool | None:
-        return self._keys.is_genuine(
-            seal.get("kid"), str(seal.get("hash")).encode(), seal.get("mac")
-        )
+        return sealed, None if last is None else last.sealed_at
 
     async def _verify_records(
         self, report: AuditReport, sealed: dict[ObjectId, str], sealed_at: datetime | None
@@ -131,7 +136,8 @@ class AuditVerifier:
         missing = dict(sealed)
         async for record in self._repository.all_records():
             report.records += 1
-            known = missing.pop(record["_id"], None)
+            key = record["_id"]
+            known = missing.pop(key, None) if isinstance(key, ObjectId) else None
             if known is not None:
                 if digest(record) != known:
                     report.add(AuditFinding.ALTERED, record["_id"])
@@ -144,3 +150,12 @@ class AuditVerifier:
                 report.waiting += 1
         for record_id in missing:
             report.add(AuditFinding.REMOVED, record_id)
+
+
+def _verify_seal(report: AuditReport, number: int, seal: Seal | None, *, is_next: bool) -> None:
+    if seal is None or not seal.is_intact:
+        report.add(AuditFinding.SEAL_ALTERED, number)
+    elif seal.is_genuine is False:
+        report.add(AuditFinding.SEAL_UNPROVEN, number)
+    elif not is_next:
+        report.add(AuditFinding.SEAL_ALTERED, number)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from structlog.testing import capture_logs
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher
-from registry.audit.chain import PURPOSE, AuditKeys
+from registry.audit.chain import LATE, PURPOSE, AuditKeys
 from registry.audit.repository import AuditRepository
-from registry.audit.sealing import LATE, Sealer
+from registry.audit.sealing import Sealer
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
 from registry.audit.verification import AuditFinding, AuditVerifier
@@ -20,6 +21,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.origin import PROCESS
+from tests.fakes.odd_values import ODD_VALUES, insert_odd
 
 pytestmark = pytest.mark.wire
 
@@ -264,3 +266,65 @@ async def test_of_what_the_gateway_saw_refusals_are_recorded_once_a_minute_and_u
 
     found = [row["outcome"] async for row in audit_repository.all_records()]
     assert sorted(found) == ["denied", "success", "success"]
+
+
+async def emptied_of_validators(database: Database, *names: str) -> None:
+    """Take away what keeps other programs from writing anything."""
+    for name in names:
+        await database.db.command("collMod", name, validator={})
+
+
+@pytest.mark.requirement("E-22")
+async def test_odd_rows_cost_neither_a_record_nor_the_chain_and_are_named(
+    trail: AuditTrail,
+    verifier: AuditVerifier,
+    sealer: Sealer,
+    database: Database,
+    alice: UserContext,
+    clock: SystemClock,
+) -> None:
+    logs, seals = database.collection("audit_logs"), database.collection("audit_seals")
+    await emptied_of_validators(database, "audit_logs", "audit_seals")
+    record, seal = await logs.find_one({}), await seals.find_one({"_id": 2})
+    assert record is not None
+    assert seal is not None
+    values = ODD_VALUES.values()
+    names = ("true", "a text", "a float", "infinity", "a time", "a uuid")
+    odd_ids = [{"a": 1}, *(ODD_VALUES[name] for name in names)]
+    forged = {**record, "timestamp": clock.now() - timedelta(seconds=1)}
+    members = ("action", "changes", "mac", "kid", "user_id", "extra")
+    odd_records = [
+        *({**forged, "_id": value} for value in odd_ids),
+        *({**forged, "_id": ObjectId(), name: value} for name in members for value in values),
+    ]
+    places = ("previous", "sealed_at", "records", "hash", "kid", "mac")
+    odd_seals = [
+        *({**seal, "_id": value} for value in odd_ids),
+        *(
+            {**seal, "_id": 3 + number, name: value}
+            for number, (name, value) in enumerate(
+                (name, value) for name in places for value in values
+            )
+        ),
+        {**seal, "_id": 400, "records": [{"id": {"a": 1}, "digest": 5}, 5]},
+    ]
+    for rows, odd in ((logs, odd_records), (seals, odd_seals)):
+        await insert_odd(rows, odd)
+    await written(database, trail, alice, 2)
+
+    with capture_logs() as told:
+        assert await sealer.seal_new() == 2
+        assert await sealer.seal_new() == 0
+    report = await verifier.verify()
+
+    assert report.head is not None
+    newest = await seals.find_one({"_id": report.head[0]})
+    assert newest is not None
+    assert (newest["previous"], len(newest["records"])) == (seal["hash"], 2)
+    events = [line["event"] for line in told]
+    assert events.count("audit_record_not_genuine") > len(odd_records) - len(odd_ids)
+    assert events.count("audit_seal_not_followed") > len(odd_seals) - len(odd_ids)
+    # Each once for each odd row, and nothing about any other.
+    assert set(events) == {"audit_record_not_genuine", "audit_seal_not_followed", "audit_sealed"}
+    assert report.waiting == 0
+    assert len(report.problems) == len(set(report.problems))

@@ -1,6 +1,7 @@
 """Values of every BSON type, as other programs may store them anywhere."""
 
 import struct
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,10 @@ from bson import (
 )
 from bson.binary import Binary
 from hypothesis import strategies
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import BulkWriteError, OperationFailure
 
+from packages.database.client import Doc
 from packages.database.stored import DECODING
 
 ODD_VALUES: dict[str, Any] = {
@@ -102,3 +106,18 @@ def encoded_member(kind: int, payload: bytes) -> bytes:
     """Return a document with one member `a` of a BSON type and these bytes."""
     element = bytes([kind]) + b"a\0" + payload + b"\0"
     return struct.pack("<i", len(element) + 4) + element
+
+
+async def insert_odd(rows: AsyncCollection[Doc], documents: Sequence[Doc]) -> None:
+    """Insert all that the database takes, in as few commands as possible.
+
+    The embedded one answers a whole command with an internal error because of one value.
+    """
+    try:
+        await rows.insert_many(documents, ordered=False)
+    except BulkWriteError:
+        return
+    except OperationFailure:
+        middle = len(documents) // 2
+        for half in (documents[:middle], documents[middle:]) if middle else ():
+            await insert_odd(rows, half)
