@@ -12,7 +12,7 @@ from registry.core.background_tasks import end_all
 from registry.core.clock import Clock
 from registry.servers.storage.lookup import ServerLookup
 from registry.servers.values import ServerRecord, ServerStatus
-from registry.sync.repository import JobRepository
+from registry.sync.repository import UNREADABLE, JobRepository
 from registry.sync.runner import RENEWALS, SyncRunner
 from registry.sync.values import Ending, JobState, SyncJobRecord, SyncRequest, Trigger
 
@@ -187,7 +187,9 @@ class BulkSync:
             ending = None if claimed is None else await self._runner.run(claimed)
             if ending is not None:
                 return _result(server, job, ending)
-            latest = await self._jobs.get(job.id) or job
+            latest = await self._jobs.get(job.id)
+            if latest is None:
+                return BulkSyncResult(server.server_name, job.id, JobState.DEAD, error=UNREADABLE)
             has_failed = latest.state is JobState.RETRYING and latest.attempts >= awaited
             if has_failed or not latest.state.is_open:
                 return BulkSyncResult(

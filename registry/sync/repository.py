@@ -12,11 +12,16 @@ from typing import Any, TypeVar
 import structlog
 from bson import ObjectId
 from pymongo import DESCENDING, ReturnDocument
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc
-from packages.database.errors import DUPLICATE_KEY, translates_driver_errors
+from packages.database.errors import (
+    DUPLICATE_KEY,
+    LOGIN_CODES,
+    is_unreachable,
+    translates_driver_errors,
+)
 from packages.database.stored import counts_of, id_of, moment_of, text_of, whole_of
 from packages.models.syncing import SyncDelivery, SyncJobRun
 from packages.models.syncing import SyncJob as SyncJobDocument
@@ -48,6 +53,8 @@ OPEN_ATTEMPTS = 10
 
 ASKED_FOR = [Trigger.MANUAL.value, Trigger.WEBHOOK.value, Trigger.COMMAND.value]
 """What somebody waits for."""
+
+UNREADABLE = "The stored job cannot be read; another program wrote or changed it."
 
 MOST_RUNS_SHOWN = 50
 
@@ -93,7 +100,11 @@ class JobRepository:
             try:
                 await self._jobs.insert_one(row)
             except DuplicateKeyError:
-                joined = await self._join(owner, asked, now)
+                try:
+                    joined = await self._join(owner, asked, now)
+                except JobUnreadableError:
+                    await self._make_room(owner)
+                    continue
                 if joined is not None:
                     return joined, True
             else:
@@ -120,6 +131,12 @@ class JobRepository:
         else:
             row = await self._jobs.find_one(running)
         return None if row is None else job_of(row)
+
+    async def _make_room(self, owner: ObjectId) -> None:
+        """Set an owner's open job aside if it cannot be read."""
+        row = await self._jobs.find_one({"open_owner_id": owner})
+        if row is not None and not any(_readable([row], job_of)):
+            await self._set_aside(row)
 
     async def reopen(
         self, job: SyncJobRecord, asked: SyncRequest, now: datetime
@@ -173,14 +190,15 @@ class JobRepository:
         if asked_for:
             due |= {"trigger": {"$in": ASKED_FOR}, "state": JobState.QUEUED.value}
         # Some of them others take meanwhile.
-        candidates = self._jobs.find(due, {"_id": 1}, sort=[("due_at", 1)], limit=most * 2)
+        candidates = self._jobs.find(due, sort=[("due_at", 1)], batch_size=most * 2)
         taken: list[SyncJobRecord] = []
-        async for candidate in candidates:
-            if len(taken) >= most:
-                break
-            job = await self._claim(candidate["_id"], worker, lease_seconds)
-            if job is not None:
-                taken.append(job)
+        async with candidates:
+            async for candidate in candidates:
+                job = await self._claim(candidate, worker, lease_seconds)
+                if job is not None:
+                    taken.append(job)
+                if len(taken) >= most:
+                    break
         return taken
 
     async def begin(
@@ -226,7 +244,8 @@ class JobRepository:
         self, job_id: str, worker: str, lease_seconds: float
     ) -> SyncJobRecord | None:
         """Take one job if it is due, or its worker died."""
-        return await self._claim(ObjectId(job_id), worker, lease_seconds)
+        row = await self._jobs.find_one({"_id": ObjectId(job_id), **await self._due()})
+        return None if row is None else await self._claim(row, worker, lease_seconds)
 
     async def _due(self) -> Doc:
         """Return what selects the jobs that are due.
@@ -254,9 +273,8 @@ class JobRepository:
             self._time = told if isinstance(told, datetime) else self._clock.now()
         return self._time + timedelta(seconds=since)
 
-    async def _claim(
-        self, key: ObjectId, worker: str, lease_seconds: float
-    ) -> SyncJobRecord | None:
+    async def _claim(self, row: Doc, worker: str, lease_seconds: float) -> SyncJobRecord | None:
+        """Take a job; None when others did, or when it cannot be read and is set aside."""
         lease = ObjectId()
         changes: Doc = {
             "state": JobState.RUNNING.value,
@@ -267,30 +285,63 @@ class JobRepository:
             "attempts": {"$add": ["$attempts", 1]},
             "progress": {"phase": Phase.READING.value, "tools_read": 0},
         }
-        before = await self._jobs.find_one_and_update(
-            {"_id": key, **await self._due()},
-            # What asked for it again while a worker had it that died is done by this attempt.
-            [{"$set": changes}, {"$unset": ["repeat"]}],
-            return_document=ReturnDocument.BEFORE,
-        )
-        if before is None:
-            return None
-        if before["state"] == JobState.RUNNING.value:
-            await self._note_lost(before)
-        row = await self._jobs.find_one({"_id": key, "lease_id": lease})
-        return None if row is None else job_of(row)
+        try:
+            _require_claimable(row)
+            before = await self._jobs.find_one_and_update(
+                {"_id": row["_id"], **await self._due()},
+                # What asked for it again while a worker had it that died is done by this attempt.
+                [{"$set": changes}, {"$unset": ["repeat"]}],
+                return_document=ReturnDocument.BEFORE,
+            )
+            if before is None:
+                return None
+            if before["state"] == JobState.RUNNING.value:
+                await self._note_lost(before)
+            taken = await self._jobs.find_one({"_id": row["_id"], "lease_id": lease})
+            return None if taken is None else job_of(taken)
+        except JobUnreadableError:
+            await self._set_aside(row)
+        except OperationFailure as exc:
+            if is_unreachable(exc) or exc.code in LOGIN_CODES:
+                raise
+            # Others are still to be done, and this one is looked at again in the next round.
+            log.warning("sync_job_not_claimed", document_id=str(row["_id"]), code=exc.code)
+        return None
+
+    async def _set_aside(self, row: Doc) -> None:
+        """Take a job that no worker can do out of those that are due, and name it in the log.
+
+        Its server can have another one then. Where the database refuses to have it ended, because
+        nothing can be written to such a document, it is removed.
+        """
+        log.warning("sync_job_unreadable", document_id=str(row["_id"]))
+        now = self._clock.now()
+        changes: Doc = {
+            "state": JobState.DEAD.value,
+            "error": UNREADABLE,
+            "finished_at": now,
+            "expires_at": now + self._retention,
+        }
+        gone = dict.fromkeys((*OF_AN_ATTEMPT, "due_at", "open_owner_id"), "")
+        unchanged = {"_id": row["_id"], "state": {"$eq": row.get("state")}}
+        try:
+            await self._jobs.update_one(unchanged, {"$set": changes, "$unset": gone})
+        except OperationFailure as exc:
+            if is_unreachable(exc) or exc.code in LOGIN_CODES:
+                raise
+            await self._jobs.delete_one(unchanged)
 
     async def _note_lost(self, row: Doc) -> None:
-        ended_at = row["due_at"]
+        ended_at = moment_of(row["due_at"]) or self._clock.now()
         await self._runs.insert_one(
             {
                 "job_id": row["_id"],
                 "owner_id": row["owner_id"],
                 "attempt": row["attempts"],
-                "worker": row.get("holder") or "",
+                "worker": text_of(row.get("holder")) or "",
                 "outcome": RunOutcome.LOST.value,
                 "error": "Its worker did not come to an end.",
-                "started_at": row.get("started_at") or ended_at,
+                "started_at": moment_of(row.get("started_at")) or ended_at,
                 "finished_at": ended_at,
                 "expires_at": ended_at + self._retention,
             }
@@ -597,6 +648,18 @@ def job_of(row: Mapping[str, Any]) -> SyncJobRecord:
         started_at=moment_of(row.get("started_at")),
         finished_at=moment_of(row.get("finished_at")),
     )
+
+
+def _require_claimable(row: Doc) -> None:
+    """Find out whether a job that is due can be done.
+
+    Raises:
+        JobUnreadableError: It cannot be read, or its attempts cannot be counted.
+    """
+    attempts, due_at = row.get("attempts"), moment_of(row.get("due_at"))
+    if isinstance(attempts, bool) or whole_of(attempts) is None or due_at is None:
+        raise JobUnreadableError
+    job_of(row)
 
 
 def _run(row: Mapping[str, Any]) -> SyncRunRecord:

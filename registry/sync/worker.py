@@ -166,7 +166,13 @@ class SyncWorker:
     async def _round(self, group: asyncio.TaskGroup) -> None:
         await self._take_announcements()
         for server in await self._lookup.due_for_sync(self._clock.now(), SCHEDULED_AT_ONCE):
-            await self._schedule(server)
+            try:
+                await self._schedule(server)
+            except DatabaseUnavailable:
+                raise
+            except Exception:
+                # The other servers are still to be read.
+                log.exception("sync_not_scheduled", server_id=server.id)
         terms = self._terms
         free = max(0, terms.at_once - len(self._running))
         taken = await self._jobs.claim(free, terms.name, terms.lease_seconds) if free else []
@@ -207,6 +213,9 @@ class SyncWorker:
                 for left in ready[done:]:
                     self._announcements.put_back(left)
                 raise
+            except Exception:
+                # The other servers are still to be read.
+                log.exception("sync_not_scheduled", server_id=server_id)
 
     async def _announced(self, server_id: str) -> None:
         server = await self._lookup.facts_unchecked(server_id)

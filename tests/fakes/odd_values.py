@@ -111,13 +111,18 @@ def encoded_member(kind: int, payload: bytes) -> bytes:
 async def insert_odd(rows: AsyncCollection[Doc], documents: Sequence[Doc]) -> None:
     """Insert all that the database takes, in as few commands as possible.
 
-    The embedded one answers a whole command with an internal error because of one value.
+    The embedded one refuses a whole command because of one value.
     """
     try:
         await rows.insert_many(documents, ordered=False)
-    except BulkWriteError:
-        return
+    except BulkWriteError as exc:
+        tried = exc.details["nInserted"] + len(exc.details["writeErrors"])
     except OperationFailure:
-        middle = len(documents) // 2
-        for half in (documents[:middle], documents[middle:]) if middle else ():
-            await insert_odd(rows, half)
+        tried = 0
+    else:
+        return
+    middle = len(documents) // 2
+    if middle and tried < len(documents):
+        # What was inserted is refused the second time.
+        await insert_odd(rows, documents[:middle])
+        await insert_odd(rows, documents[middle:])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 from pymongo.errors import WriteError
+from structlog.testing import capture_logs
 from typing_extensions import override
 
 from packages.database.client import Database
@@ -61,6 +62,7 @@ from tests.fakes.clock import FakeClock, SkewedClock
 from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
+from tests.fakes.odd_values import ODD_VALUES, insert_odd
 from tests.fakes.plain_upstream import ECHO, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
 
@@ -243,6 +245,55 @@ async def test_the_job_of_a_dead_worker_is_taken_over_by_the_databases_clock(
     assert [(run.outcome, run.worker) for run in await parts.jobs.runs(dead.id)] == [
         (RunOutcome.LOST, "dead")
     ]
+
+
+@pytest.mark.requirement("E-22")
+async def test_odd_jobs_cost_themselves_alone_and_do_not_stay_due(parts: Parts) -> None:
+    jobs = parts.database.collection("sync_jobs")
+    await parts.open(await parts.register("first"))
+    kept = await jobs.find_one({})
+    assert kept is not None
+    await jobs.delete_many({})
+    await parts.database.db.command("collMod", "sync_jobs", validator={})
+    # Older than any other, so that they are taken first.
+    odd = {**kept, "due_at": kept["due_at"] - timedelta(hours=1)}
+    del odd["open_owner_id"]
+    members = (
+        "attempts",
+        "state",
+        "owner_id",
+        "trigger",
+        "created_at",
+        "requested_by",
+        "lease_id",
+    )
+    rows = [
+        {**odd, "_id": ObjectId(), name: value}
+        for name in members
+        for value in ODD_VALUES.values()
+    ]
+    rows += [{**odd, "_id": key} for key in ("a text", 1.5)]
+    await insert_odd(jobs, rows)
+    blocked = await parts.register("blocked")
+    await jobs.insert_one(
+        {**odd, "_id": ObjectId(), "open_owner_id": ObjectId(blocked), "state": 5}
+    )
+    good = await parts.open(await parts.register("good"))
+    unblocked, _ = await parts.jobs.open(
+        blocked, "blocked", SyncRequest(Trigger.MANUAL), parts.clock.now()
+    )
+
+    with capture_logs() as told:
+        taken = await parts.jobs.claim(len(rows), "one", PATIENCE_SECONDS)
+
+    readable = {job.id for job in taken}
+    assert {good.id, unblocked.id} <= readable
+    named = {line["document_id"] for line in told if line["event"] == "sync_job_unreadable"}
+    assert {"a text", "1.5"} <= named
+    assert not named & readable
+    assert {line["event"] for line in told} == {"sync_job_unreadable"}
+    assert len(named) > 3 * len(ODD_VALUES)
+    assert await parts.jobs.claim(9, "one", LEASE_SECONDS) == []
 
 
 @pytest.mark.requirement("R-158")
