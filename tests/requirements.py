@@ -251,7 +251,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
         "tests/servers/test_service.py::test_an_update_from_an_old_reading_is_refused_with_both_times",
     ),
     "R-131": (
-        "tests/servers/test_service.py::test_a_new_address_is_read_at_once_and_a_new_title_is_not",
+        "tests/servers/test_service.py::test_a_server_that_is_reached_in_another_way_is_read_at_once",
     ),
     "R-132": (
         "tests/servers/test_api_servers.py::test_a_second_delete_finds_nothing",
@@ -665,7 +665,7 @@ PROVEN: dict[str, tuple[str, ...]] = {
     ),
     "R-015": ("tests/gateway/test_following.py::test_dropping_the_whole_view_changes_no_route",),
     "R-016": (
-        "tests/repository/test_data_model.py::test_each_collection_has_one_writing_module_besides_the_change_of_keys",
+        "tests/repository/test_data_model.py::test_a_collection_is_written_by_the_one_module_that_the_table_names",
         "tests/repository/test_data_model.py::test_the_table_names_exactly_the_modules_that_touch_a_collection",
     ),
     "R-010": (

@@ -182,7 +182,10 @@ async def listed(
     return found
 
 
-@pytest.mark.requirement("R-242", "R-248", "R-115", "R-117")
+@pytest.mark.requirement("R-242")
+@pytest.mark.requirement("R-248")
+@pytest.mark.requirement("R-115")
+@pytest.mark.requirement("R-117")
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("admin_sees_private", [True, False])
 async def test_a_list_shows_what_the_decision_allows_and_a_query_finds(

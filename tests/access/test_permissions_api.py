@@ -82,7 +82,8 @@ def viewer(kind: str, key: str, role: str = "viewer") -> dict[str, str]:
     return {"type": kind, "id": key, "role": role}
 
 
-@pytest.mark.requirement("R-245", "R-242")
+@pytest.mark.requirement("R-245")
+@pytest.mark.requirement("R-242")
 async def test_a_server_shared_with_a_group_appears_for_its_members_and_goes_again(
     rest: Rest, root: UserContext, alice: UserContext, bob: UserContext
 ) -> None:

@@ -33,7 +33,8 @@ async def records(rest: Rest, **query: Any) -> list[dict[str, Any]]:
     return list(answer.json()["records"])
 
 
-@pytest.mark.requirement("R-100", "R-101")
+@pytest.mark.requirement("R-100")
+@pytest.mark.requirement("R-101")
 async def test_a_record_says_who_did_what_from_where(rest: Rest, alice: UserContext) -> None:
     server = await rest.register(alice, "s", URL, title="Weather")
 

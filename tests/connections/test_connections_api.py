@@ -231,16 +231,20 @@ async def test_a_user_who_stores_another_key_is_not_connected_by_the_former(
 
 
 @pytest.mark.requirement("R-285")
+@pytest.mark.requirement("R-131")
+@pytest.mark.parametrize(
+    ("change", "path"), [({"title": "New"}, "works"), ({"path": "/mcp/moved"}, "moved")]
+)
 async def test_a_server_that_was_modified_is_disconnected_until_it_is_used_again(
-    rest: Rest, alice: UserContext
+    rest: Rest, alice: UserContext, change: dict[str, str], path: str
 ) -> None:
     async with plain_upstream() as upstream:
         server = await rest.register(alice, "works", upstream.url)
         before = await state(rest, alice, server["id"])
 
-        changed = await rest.call(alice, "PATCH", f"/{server['id']}", json={"title": "New"})
+        changed = await rest.call(alice, "PATCH", f"/{server['id']}", json=change)
         modified = await state(rest, alice, server["id"])
-        await call(rest, alice, "works")
+        await call(rest, alice, path)
 
         assert (before, changed.json()["connection_state"]) == ("connected", "disconnected")
         assert (modified, await state(rest, alice, server["id"])) == ("disconnected", "connected")
@@ -269,7 +273,8 @@ async def test_a_removed_server_is_forgotten(rest: Rest, alice: UserContext) -> 
     assert tracker.of_server(server["id"]) is None
 
 
-@pytest.mark.requirement("R-286", "R-287")
+@pytest.mark.requirement("R-286")
+@pytest.mark.requirement("R-287")
 async def test_a_server_that_dies_is_marked_and_comes_back_by_itself(
     rest: Rest, alice: UserContext
 ) -> None:

@@ -99,7 +99,8 @@ async def test_a_failure_writes_when_and_why_and_touches_nothing_else(
     assert await recorded(database) == []
 
 
-@pytest.mark.requirement("R-280", "R-287")
+@pytest.mark.requirement("R-280")
+@pytest.mark.requirement("R-287")
 async def test_repeated_failures_make_an_active_server_one_in_error_which_is_recorded(
     database: Database, health: ServerHealth
 ) -> None:
@@ -275,7 +276,8 @@ class Writes(CommandListener):
         """Hear nothing."""
 
 
-@pytest.mark.requirement("R-280", "R-290")
+@pytest.mark.requirement("R-280")
+@pytest.mark.requirement("R-290")
 async def test_a_thousand_connections_made_and_lost_write_nothing_but_when(
     database_uri: str, database: Database, audit: AuditTrail
 ) -> None:

@@ -34,6 +34,8 @@ def tool(**changed: Any) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if value is not None}
 
 
+@pytest.mark.requirement("R-060")
+@pytest.mark.requirement("R-062")
 @pytest.mark.requirement("R-063")
 @pytest.mark.parametrize(
     "changed",
@@ -49,7 +51,9 @@ def tool(**changed: Any) -> dict[str, Any]:
         {"name": ""},
         {"name": None},
         {"definition": {}},
+        {"definition": None},
         {"input_schema": {}},
+        {"input_schema": None},
         {"discovery_hash": None},
     ],
     ids=repr,
@@ -115,7 +119,6 @@ async def test_an_older_validator_is_brought_up_to_date(database: Database) -> N
         await database.collection("mcp_tools").insert_one(tool(exposure_state="on"))
 
 
-@pytest.mark.requirement("R-316")
 def policy(name: str, **changed: Any) -> dict[str, Any]:
     return {
         "name": name,
@@ -148,6 +151,7 @@ async def test_policies_of_an_earlier_release_give_their_names_free_for_other_se
     assert FORMER_NAME_INDEX not in await policies.index_information()
 
 
+@pytest.mark.requirement("R-316")
 async def test_collections_that_others_own_get_no_index_and_no_validator(
     database: Database,
 ) -> None:

@@ -51,7 +51,8 @@ async def only(rest: Rest, name: str = "sum") -> dict[str, Any]:
     return found[name]
 
 
-@pytest.mark.requirement("R-072", "R-152")
+@pytest.mark.requirement("R-072")
+@pytest.mark.requirement("R-152")
 async def test_all_that_happens_to_a_tool_is_told(rest: Rest, upstream: PlainUpstream) -> None:
     upstream.tools = offered("sum", "rest")
     server = await rest.register(ROOT, "sums", upstream.url, scope="shared_app", autoExpose="none")

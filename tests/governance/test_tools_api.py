@@ -340,7 +340,8 @@ async def test_while_a_change_is_held_arguments_must_fit_what_was_approved(
     assert await call("sum", 7) == reached
 
 
-@pytest.mark.requirement("R-163", "R-172")
+@pytest.mark.requirement("R-163")
+@pytest.mark.requirement("R-172")
 async def test_a_rejected_change_stays_away_until_there_is_another(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
@@ -713,7 +714,8 @@ async def test_a_tag_alone_touches_nothing_that_clients_or_the_other_application
     assert (after, row.get("presented")) == (before, None)
 
 
-@pytest.mark.requirement("R-070", "R-161")
+@pytest.mark.requirement("R-070")
+@pytest.mark.requirement("R-161")
 async def test_nothing_vanishes_and_what_was_deleted_comes_back_with_its_history(
     rest: Rest, upstream: PlainUpstream
 ) -> None:

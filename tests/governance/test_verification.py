@@ -1,5 +1,7 @@
 """What must hold of tools is checked in the database, whoever wrote them."""
 
+import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -41,7 +43,34 @@ async def test_what_was_done_through_the_api_is_in_order(
     assert await problems(rest) == []
 
 
-@pytest.mark.requirement("R-063", "R-068")
+@pytest.mark.requirement("R-068")
+async def test_changes_at_the_same_time_leave_everything_in_order(
+    rest: Rest, upstream: PlainUpstream
+) -> None:
+    chance = random.Random(68)  # noqa: S311 - a fixed order of things
+    upstream.tools = offered("one", "two", "three")
+    server = await rest.register(OWNER, "sums", upstream.url)
+    tools = list((await listed(rest, OWNER)).values())
+    states = [
+        {"exposure_state": "active", "registration_state": "selected"},
+        {"exposure_state": "disabled"},
+        {"registration_state": "unselected"},
+    ]
+
+    for names in (("one",), ("two", "three", "four"), ("one", "four")):
+        upstream.tools = offered(*names, description="Newer.")
+        answers = await asyncio.gather(
+            *(patch(rest, tool, OWNER, **chance.choice(states)) for tool in tools * 3),
+            rest.call(OWNER, "POST", f"/{server['id']}/refresh"),
+            rest.call(OWNER, "POST", f"/{server['id']}/toggle", json={"enabled": True}),
+        )
+
+        assert {answer.status_code for answer in answers} <= {200, 409}
+        assert await problems(rest) == []
+
+
+@pytest.mark.requirement("R-063")
+@pytest.mark.requirement("R-068")
 @pytest.mark.parametrize(
     "states",
     [

@@ -2,7 +2,10 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from packages.database.schema import OWN_DOCUMENTS
 from packages.models import DOCUMENTS
@@ -19,40 +22,84 @@ TABLE = {name: (writers, readers) for name, writers, readers in ROWS if "registr
 WITHOUT_MODEL = {"roles"}
 """Of the other application, with no published schema; only names are read from it."""
 
+CHANGE_OF_KEYS = "registry.ciphertexts"
+"""Replaces ciphertexts in whichever collection holds them, beside the one writing module."""
+
+
+COLLECTIONS = {
+    "MCPServer": "mcpservers",
+    "RegisteredTool": "mcp_tools",
+    "ToolVersion": "tool_versions",
+    "ServerFeature": "mcp_features",
+    "ServerVersion": "server_versions",
+    "AccessPolicy": "access_policies",
+    "AuditLog": "audit_logs",
+    "AuditSeal": "audit_seals",
+    "TokenFamily": "token_families",
+    "RevokedToken": "revoked_tokens",
+    "EndedSession": "ended_sessions",
+    "UsageLog": "usage_records",
+    "SyncState": "sync_states",
+    "SyncJobDocument": "sync_jobs",
+    "SyncJobRun": "sync_job_runs",
+    "SyncDelivery": "sync_deliveries",
+}
+WRITES = {
+    *("insert_one", "insert_many", "update_one", "update_many", "replace_one", "bulk_write"),
+    *("delete_one", "delete_many", "drop", "rename"),
+    *("find_one_and_update", "find_one_and_replace", "find_one_and_delete"),
+}
+WRITING_COMMANDS = {"insert", "update", "delete", "findAndModify"}
+
+
+def module_trees() -> Iterator[tuple[str, ast.Module]]:
+    for path in (ROOT / "registry").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        yield module, ast.parse(path.read_text())
+
+
+def named(argument: ast.expr) -> str | None:
+    """Return the collection that `Document.Settings.name` or a literal name stands for."""
+    text = ast.unparse(argument)
+    name = COLLECTIONS.get(text.split(".")[0], text.strip("'\""))
+    return name if name != text else None
+
+
+def opened(node: ast.AST) -> str | None:
+    """Return the collection of `….collection("name")`."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr="collection"), args=[argument, *_]):
+            return named(argument)
+        case _:
+            return None
+
 
 def modules_by_collection() -> dict[str, set[str]]:
     """Return the modules that name each collection in `….collection("name")`."""
     found: dict[str, set[str]] = {}
-    names = {
-        "MCPServer": "mcpservers",
-        "RegisteredTool": "mcp_tools",
-        "ToolVersion": "tool_versions",
-        "ServerFeature": "mcp_features",
-        "ServerVersion": "server_versions",
-        "AccessPolicy": "access_policies",
-        "AuditLog": "audit_logs",
-        "AuditSeal": "audit_seals",
-        "TokenFamily": "token_families",
-        "RevokedToken": "revoked_tokens",
-        "EndedSession": "ended_sessions",
-        "UsageLog": "usage_records",
-        "SyncState": "sync_states",
-        "SyncJobDocument": "sync_jobs",
-        "SyncJobRun": "sync_job_runs",
-        "SyncDelivery": "sync_deliveries",
-    }
-    for path in (ROOT / "registry").rglob("*.py"):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-                continue
-            if node.func.attr != "collection" or not node.args:
-                continue
-            argument = ast.unparse(node.args[0])
-            name = names.get(argument.split(".")[0], argument.strip("'\""))
-            if name != argument:
-                found.setdefault(name, set()).add(module)
+    for module, tree in module_trees():
+        for name in filter(None, map(opened, ast.walk(tree))):
+            found.setdefault(name, set()).add(module)
     return found
+
+
+def written(tree: ast.Module) -> Iterator[str]:
+    """Yield the collections on which a module calls a method or command that writes."""
+    variables: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and (name := opened(node.value)):
+            variables |= {ast.unparse(target): name for target in node.targets}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=held, attr=method)) if method in WRITES:
+                if name := opened(held) or variables.get(ast.unparse(held)):
+                    yield name
+            case ast.Call(
+                func=ast.Attribute(attr="command"), args=[ast.Constant(value=command), target, *_]
+            ) if command in WRITING_COMMANDS and (name := named(target)):
+                yield name
+            case _:
+                pass
 
 
 def test_every_collection_is_in_the_table() -> None:
@@ -61,19 +108,27 @@ def test_every_collection_is_in_the_table() -> None:
     assert known | WITHOUT_MODEL == TABLE.keys()
 
 
+@pytest.mark.requirement("R-016")
+@pytest.mark.requirement("R-020")
 def test_the_table_names_exactly_the_modules_that_touch_a_collection() -> None:
-    named = {
+    touching = {
         name: set(re.findall(r"registry\.[a-z_.]+", " ".join(cells)))
         for name, cells in TABLE.items()
     }
 
-    assert named == modules_by_collection()
+    assert touching == modules_by_collection()
 
 
-def test_each_collection_has_one_writing_module_besides_the_change_of_keys() -> None:
+@pytest.mark.requirement("R-016")
+def test_a_collection_is_written_by_the_one_module_that_the_table_names() -> None:
     writers = {
-        name: set(re.findall(r"registry\.[a-z_.]+", cells[0])) - {"registry.ciphertexts"}
+        name: set(re.findall(r"registry\.[a-z_.]+", cells[0])) - {CHANGE_OF_KEYS}
         for name, cells in TABLE.items()
     }
+    found: dict[str, set[str]] = {name: set() for name in TABLE}
+    for module, tree in module_trees():
+        for name in written(tree):
+            found[name].add(module)
 
-    assert {name: found for name, found in writers.items() if len(found) > 1} == {}
+    assert found == writers
+    assert [name for name, modules in writers.items() if len(modules) > 1] == []

@@ -260,6 +260,7 @@ async def test_an_unknown_id_is_not_found(rest: Rest, alice: UserContext) -> Non
     )
 
 
+@pytest.mark.requirement("R-115")
 @pytest.mark.requirement("R-116")
 @pytest.mark.parametrize(
     ("query", "field"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -178,6 +179,61 @@ async def test_a_detail_of_a_server_that_never_answered_says_so(
     assert detail["lastError"].endswith("Z")
     assert detail["errorMessage"] == "Could not connect to http://127.0.0.1:9."
     assert (detail["tools"], detail["numTools"], detail["toolFunctions"]) == ("", 0, {})
+
+
+@pytest.mark.requirement("R-120")
+@pytest.mark.requirement("R-039")
+async def test_a_detail_holds_every_member_that_is_stored(rest: Rest, alice: UserContext) -> None:
+    shown = {
+        "title": "Whole",
+        "description": "All of it.",
+        "type": "sse",
+        "url": "https://whole.example.com/sse",
+        "oauth": {"client_id": "me", "token_url": "https://login.example/token"},
+        "requiresOAuth": True,
+        "oauthMetadata": {
+            "resource": "https://whole.example.com",
+            "authorization_servers": ["https://login.example"],
+            "scopes_supported": ["read"],
+            "bearer_methods_supported": ["header"],
+            "resource_name": "Whole",
+        },
+        "capabilities": '{"tools":{}}',
+        "tools": "echo",
+        "toolFunctions": {"echo_mcp_whole": {"type": "function", "function": {"name": "echo"}}},
+        "initDuration": 12,
+    }
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    times = dict.fromkeys(("lastConnected", "lastError", "createdAt", "updatedAt"), moment)
+    document = {
+        "serverName": "whole",
+        "author": ObjectId(alice.user_id),
+        "config": shown | {"apiKey": {"key": "00", "source": "admin"}},
+        "scope": "private_user",
+        "status": "error",
+        "path": "/mcp/whole",
+        "tags": ["a"],
+        "numTools": 1,
+        "numStars": 5,
+        "errorMessage": "It was away.",
+        **times,
+    }
+    stored = await rest.parts.database.collection("mcpservers").insert_one(dict(document))
+    await rest.follow()
+
+    detail = (await rest.call(alice, "GET", f"/{stored.inserted_id}")).json()
+
+    del document["config"]
+    added = ("permissions", "syncMode", "connection_state", "is_recently_active")
+    assert detail == {
+        **document,
+        **shown,
+        **dict.fromkeys(times, "2026-01-01T00:00:00.000Z"),
+        **{name: detail[name] for name in added},
+        "id": str(stored.inserted_id),
+        "author": alice.user_id,
+        "apiKey": {"key": "***", "source": "admin"},
+    }
 
 
 @pytest.mark.requirement("R-124")
@@ -361,7 +417,9 @@ async def test_a_whole_answer_may_be_sent_back(
     )
 
     assert (answer.status_code, answer.json().get("description")) == (200, "More")
-    assert upstream.seen[-1]["x-key"] == KEY
+    sent = upstream.seen[-1]
+    assert (sent["x-key"], sent["x-team"]) == (KEY, "blue")
+    assert sent["x-auth-token"] == SECRETS["headers"]["X-Auth-Token"]
 
 
 OAUTH = {

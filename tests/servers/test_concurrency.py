@@ -24,7 +24,8 @@ def expecting(kind: str, etag: str, updated_at: str) -> dict[str, Any]:
     return {"headers": {}, "json": {"updatedAt": updated_at}}
 
 
-@pytest.mark.requirement("R-130", "R-023")
+@pytest.mark.requirement("R-130")
+@pytest.mark.requirement("R-023")
 @pytest.mark.parametrize("kind", RIGHTS)
 async def test_of_a_hundred_that_read_the_same_one_writes(
     rest: Rest, alice: UserContext, kind: str

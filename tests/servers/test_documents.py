@@ -69,6 +69,50 @@ def test_every_row_is_a_tool_that_can_be_decided_about_or_is_not_served(
     assert served is None or served.name
 
 
+@pytest.mark.requirement("R-322")
+def test_a_row_with_what_the_first_release_wrote_and_no_more_is_served() -> None:
+    row = {
+        "_id": KEY,
+        "owner_id": KEY,
+        "source_type": "mcp",
+        "name": "echo",
+        "definition": '{"name":"echo","inputSchema":{"type":"object"}}',
+        "input_schema": '{"type":"object"}',
+        "registration_state": "selected",
+        "exposure_state": "active",
+        "discovery_hash": "0",
+    }
+
+    stored, listed, served = stored_tool(row), tool_row(row, str(KEY)), served_tool(row)
+
+    assert problems_of(row) == []
+    assert (stored.served_version, stored.versions, stored.sync_error) == (1, 1, None)
+    assert (listed.name, listed.is_served, listed.facets) == ("echo", True, ())
+    assert served is not None
+    assert (served.name, served.title, served.description) == ("echo", None, None)
+
+
+@pytest.mark.requirement("R-047")
+@pytest.mark.parametrize(
+    ("tools", "shown", "number"),
+    [
+        ("", "", 0),
+        (None, "", 0),
+        (" , ", "", 0),
+        ("one", "one", 1),
+        (" one ,two,three ", "one, two, three", 3),
+    ],
+)
+def test_tools_are_counted_by_their_names_and_not_by_what_is_stored(
+    tools: str | None, shown: str, number: int
+) -> None:
+    record = server(config={"tools": tools}, numTools=9, registry={"auto_expose": "all"})
+
+    detail = present_detail(record)
+
+    assert (detail["tools"], detail["numTools"]) == (shown, number)
+
+
 @pytest.mark.parametrize("name", [name for name in ODD_VALUES if name != "an id"])
 def test_a_document_with_another_id_is_no_server(name: str) -> None:
     with pytest.raises(NotAServerError):

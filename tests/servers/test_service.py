@@ -11,6 +11,7 @@ from pymongo.errors import BulkWriteError
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher, FieldRef
+from packages.models.tools import RegisteredTool
 from registry.access.policy import ServerScope
 from registry.auth.errors import AdminRequiredError
 from registry.auth.identity import UserContext
@@ -73,6 +74,19 @@ async def registered(
     return await servers.register(create(name, **fields), user, strict=False)
 
 
+ECHO_FUNCTION = {
+    "type": "function",
+    "mcpToolName": "echo",
+    "function": {
+        "name": "echo_mcp_weather",
+        "description": "Does it.",
+        "parameters": {"type": "object", "properties": {"text": {"type": "string"}}},
+    },
+}
+
+
+@pytest.mark.requirement("R-021")
+@pytest.mark.requirement("R-062")
 @pytest.mark.requirement("R-123")
 async def test_registering_stores_the_server_its_tools_and_the_authors_acl_entry(
     servers: ServerService, database: Database, alice: UserContext
@@ -85,17 +99,55 @@ async def test_registering_stores_the_server_its_tools_and_the_authors_acl_entry
     assert document is not None
     assert row is not None
     assert entry is not None
-    config = document["config"]
-    assert document["author"] == ObjectId(alice.user_id)
-    assert (document["path"], document["numTools"], document["status"]) == (
-        "/mcp/weather",
-        1,
-        "active",
-    )
-    assert (config["tools"], config["initDuration"]) == ("echo", 12)
-    assert list(config["toolFunctions"]) == ["echo_mcp_weather"]
-    assert None not in config.values()
-    assert (row["registration_state"], row["exposure_state"]) == ("selected", "active")
+    now = server.created_at
+    definition = tool("echo")
+    assert document == {
+        "_id": ObjectId(server.id),
+        "serverName": "weather",
+        "normalizedServerName": "weather",
+        "config": {
+            "type": "streamable-http",
+            "url": URL,
+            "requiresOAuth": False,
+            "capabilities": '{"tools":{"listChanged":true}}',
+            "tools": "echo",
+            "toolFunctions": {"echo_mcp_weather": ECHO_FUNCTION},
+            "initDuration": 12,
+        },
+        "author": ObjectId(alice.user_id),
+        "scope": "private_user",
+        "status": "active",
+        "path": "/mcp/weather",
+        "tags": ["demo"],
+        "numTools": 1,
+        "numStars": 0,
+        "lastConnected": now,
+        "createdAt": now,
+        "updatedAt": now,
+        "registry": document["registry"],
+    }
+    assert row.keys() <= {"_id"} | RegisteredTool.model_fields.keys()
+    assert row == {
+        "_id": row["_id"],
+        "source_type": "mcp",
+        "owner_id": ObjectId(server.id),
+        "name": "echo",
+        "external_id": "echo",
+        "description": "Does it.",
+        "definition": definition.definition,
+        "input_schema": definition.input_schema,
+        "discovery_hash": definition.discovery_hash,
+        "registration_state": "selected",
+        "exposure_state": "active",
+        "tool_metadata": {},
+        "metadata": {},
+        "metadata_sources": {},
+        "facets": [],
+        "position": 0,
+        "served_version": 1,
+        "versions": 1,
+        **dict.fromkeys(("last_discovered_at", "last_synced_at", "created_at", "updated_at"), now),
+    }
     assert (entry["permBits"], entry["principalId"]) == (15, ObjectId(alice.user_id))
 
 
@@ -107,12 +159,14 @@ async def test_the_gateway_hears_of_a_registration(
     assert changes.changed == [server.id]
 
 
-async def test_a_server_is_stored_with_the_name_that_the_other_application_looks_for(
+@pytest.mark.requirement("R-317")
+async def test_a_server_is_found_by_what_the_other_application_looks_for(
     servers: ServerService, database: Database, alice: UserContext
 ) -> None:
-    server = await registered(servers, alice)
+    server = await registered(servers, alice, startup=True)
 
-    document = await database.collection("mcpservers").find_one({})
+    query = {"author": ObjectId(alice.user_id), "config.startup": True}
+    document = await database.collection("mcpservers").find_one(query)
 
     assert document is not None
     assert document["normalizedServerName"] == server.server_name
@@ -225,6 +279,7 @@ async def test_a_server_for_everyone_is_public_in_the_other_application_too(
     assert await entries.count_documents(public) == 0
 
 
+@pytest.mark.requirement("R-038")
 async def test_credentials_are_stored_encrypted_and_used_for_the_connection(
     servers: ServerService,
     discovery: FakeDiscovery,
@@ -234,7 +289,17 @@ async def test_credentials_are_stored_encrypted_and_used_for_the_connection(
 ) -> None:
     api_key = {"key": "user:pass", "authorization_type": "basic"}
 
-    server = await registered(servers, alice, apiKey=api_key, headers={"X-Team": "blue"})
+    oauth = {
+        "authorization_url": "https://login.example/authorize",
+        "token_url": "https://login.example/token",
+        "client_id": "me",
+        "client_secret": "s3cret",
+        "scope": "read",
+    }
+
+    server = await registered(
+        servers, alice, apiKey=api_key, oauth=oauth, headers={"X-Team": "blue"}
+    )
 
     document = await database.collection("mcpservers").find_one({"_id": ObjectId(server.id)})
     assert document is not None
@@ -242,6 +307,10 @@ async def test_credentials_are_stored_encrypted_and_used_for_the_connection(
     assert "user:pass" not in stored
     reference = FieldRef("mcpservers", server.id, "config.apiKey.key")
     assert cipher.decrypt(stored, reference) == "user:pass"
+    client_secret = document["config"]["oauth"]["client_secret"]
+    assert document["config"]["oauth"] == {**oauth, "client_secret": client_secret}
+    reference = FieldRef("mcpservers", server.id, "config.oauth.client_secret")
+    assert cipher.decrypt(client_secret, reference) == "s3cret"
     assert discovery.asked[-1].headers == {
         "Authorization": "Basic dXNlcjpwYXNz",
         "X-Team": "blue",
@@ -414,18 +483,35 @@ async def test_of_many_updates_from_one_reading_exactly_one_wins(
 
 
 @pytest.mark.requirement("R-131")
-async def test_a_new_address_is_read_at_once_and_a_new_title_is_not(
-    servers: ServerService, discovery: FakeDiscovery, alice: UserContext
+@pytest.mark.parametrize(
+    ("fields", "is_read"),
+    [
+        ({"url": "http://127.0.0.1:1/mcp"}, True),
+        ({"type": "sse"}, True),
+        ({"apiKey": {"key": "other", "authorization_type": "bearer"}}, True),
+        ({"headers": {"X-Team": "red"}}, True),
+        ({"oauth": {"client_id": "me"}}, True),
+        ({"url": URL, "type": "streamable-http"}, False),
+        ({"path": "/mcp/elsewhere"}, False),
+        ({"title": "Same place"}, False),
+    ],
+    ids=repr,
+)
+async def test_a_server_that_is_reached_in_another_way_is_read_at_once(
+    servers: ServerService,
+    discovery: FakeDiscovery,
+    alice: UserContext,
+    fields: dict[str, object],
+    *,
+    is_read: bool,
 ) -> None:
     server = await registered(servers, alice)
-    await servers.update(server.id, change(title="Same place"), alice)
-    assert len(discovery.asked) == 1
     discovery.answer = lambda _: found(tool("other"))
 
-    updated = await servers.update(server.id, change(url="http://127.0.0.1:1/mcp"), alice)
+    updated = await servers.update(server.id, change(**fields), alice)
 
-    assert len(discovery.asked) == 2
-    assert updated.config["tools"] == "other"
+    assert updated.config["tools"] == ("other" if is_read else "echo")
+    assert len(discovery.asked) == (2 if is_read else 1)
 
 
 async def test_a_user_cannot_change_scope_and_nobody_sets_the_error_status(

@@ -31,7 +31,8 @@ def served(name: str, annotations: JsonObject, manual: dict[str, Any]) -> dict[s
     return dict(json.loads(shown or text)["annotations"])
 
 
-@pytest.mark.requirement("R-165", "R-166")
+@pytest.mark.requirement("R-165")
+@pytest.mark.requirement("R-166")
 @pytest.mark.parametrize(
     ("name", "annotations", "manual", "counts", "hints"),
     [

@@ -54,6 +54,7 @@ async def written(rest: Rest, count: int) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.requirement("R-237")
 async def test_a_call_is_found_with_all_that_is_known_of_it(
     rest: Rest, alice: UserContext, upstream: PlainUpstream
 ) -> None:
