@@ -87,8 +87,9 @@ def test_a_row_with_what_the_first_release_wrote_and_no_more_is_served() -> None
 
     assert problems_of(row) == []
     assert (stored.served_version, stored.versions, stored.sync_error) == (1, 1, None)
-    assert (listed.name, listed.is_served, listed.facets) == ("echo", True, ())
+    assert listed is not None
     assert served is not None
+    assert (listed.name, listed.is_served, listed.facets) == ("echo", True, ())
     assert (served.name, served.title, served.description) == ("echo", None, None)
 
 
