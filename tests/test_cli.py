@@ -621,6 +621,7 @@ def test_what_is_no_scope_of_ones_own_is_refused(name: str) -> None:
     assert "--custom-scope" in result.output
 
 
+@pytest.mark.requirement("R-041")
 @pytest.mark.parametrize(
     ("arguments", "member"),
     [(["--type", "stdio"], "type"), (["--scope", "everyone"], "scope"), (["--path", "x"], "path")],

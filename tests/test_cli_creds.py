@@ -150,6 +150,7 @@ def test_without_the_old_key_each_value_is_named_and_none_is_changed(
     assert stored(tokens) == before
 
 
+@pytest.mark.requirement("R-305")
 def test_a_rotation_that_was_killed_is_finished_by_the_next_one(
     tmp_path: Path, environment: dict[str, str], tokens: Collection[dict[str, Any]]
 ) -> None:
@@ -227,6 +228,7 @@ async def call(url: str, bearer: str) -> None:
     assert "Method not found" in answer.text
 
 
+@pytest.mark.requirement("R-305")
 async def test_the_key_of_a_local_registry_is_changed_over_a_restart(tmp_path: Path) -> None:
     environment = {"REGISTRY_HOME": str(tmp_path / "home")}
     home = LocalHome(tmp_path / "home")

@@ -1,56 +1,57 @@
-"""The list of requirements is complete and tells the truth about the tests."""
+"""docs/requirements.md tells the truth: tests prove each statement, or it says what is missing."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.requirements import LATER, PROVEN, SHARE
-
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "tests").rglob("test_*.py"))
+LINES = [
+    line
+    for line in (ROOT / "docs" / "requirements.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("- ")
+]
+STATEMENTS = [
+    re.fullmatch(r"- \*\*([RE]-\d+)\*\* (.+?\.)(?: \*Later:\* (.+\.))?", line) for line in LINES
+]
+IDS = [statement[1] for statement in STATEMENTS if statement]
+LATER = {statement[1] for statement in STATEMENTS if statement and statement[3]}
 
 
-def functions_of(file: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """Yield the id and definition of every function of a module, tests among them."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield f"{file.relative_to(ROOT).as_posix()}::{node.name}", node
+def markers() -> Iterator[tuple[str, ast.Call]]:
+    """Yield every `@pytest.mark.requirement(…)` with the name of what it decorates."""
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for call in node.decorator_list:
+                    match call:
+                        case ast.Call(func=ast.Attribute(attr="requirement")):
+                            yield node.name, call
+                        case _:
+                            pass
 
 
-def marked(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    """Yield the ids that `@pytest.mark.requirement` names."""
-    for decorator in node.decorator_list:
-        match decorator:
-            case ast.Call(func=ast.Attribute(attr="requirement"), args=[ast.Constant(value=name)]):
-                yield str(name)
-            case _:
-                pass
+def test_every_line_is_one_statement_with_an_id_of_its_own() -> None:
+    assert [line for line, found in zip(LINES, STATEMENTS, strict=True) if not found] == []
+    assert len(set(IDS)) == len(IDS)
 
 
-TESTS = dict(found for file in FILES for found in functions_of(file))
+def test_every_statement_is_proved_by_a_test_or_says_what_is_missing() -> None:
+    proved = {str(value) for _, call in markers() for value in constants(call)}
+
+    assert [name for name in IDS if name not in proved | LATER] == []
+    assert proved - set(IDS) == set()
 
 
-def test_every_requirement_is_proven_or_explained_and_not_both() -> None:
-    assert set(SHARE) <= PROVEN.keys() | LATER.keys()
-    assert PROVEN.keys().isdisjoint(LATER)
+def test_every_marker_is_on_a_test_and_names_one_statement() -> None:
+    odd = [
+        f"{name}: {ast.unparse(call)}"
+        for name, call in markers()
+        if not name.startswith("test_") or len(constants(call)) != 1
+    ]
+
+    assert odd == []
 
 
-@pytest.mark.parametrize("requirement", PROVEN)
-def test_the_tests_that_prove_a_requirement_exist(requirement: str) -> None:
-    tests = PROVEN[requirement]
-
-    assert tests
-    assert [test for test in tests if test not in TESTS] == []
-    assert len(set(tests)) == len(tests)
-
-
-def test_every_marker_names_a_requirement() -> None:
-    names = {name for node in TESTS.values() for name in marked(node)}
-
-    assert names - PROVEN.keys() - LATER.keys() == set()
-
-
-def test_what_is_not_there_yet_says_why() -> None:
-    assert all(reason.endswith(".") for reason in LATER.values())
+def constants(call: ast.Call) -> list[object]:
+    return [argument.value for argument in call.args if isinstance(argument, ast.Constant)]

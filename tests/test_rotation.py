@@ -151,6 +151,7 @@ def without(found: Any, values: set[str]) -> Any:
             return "(secret)" if found in values else (type(found).__name__, found)
 
 
+@pytest.mark.requirement("R-305")
 async def test_every_value_of_each_form_is_under_the_new_key_and_nothing_else_changed(
     database: Database,
 ) -> None:
@@ -172,6 +173,7 @@ async def test_every_value_of_each_form_is_under_the_new_key_and_nothing_else_ch
     assert without(after, new_values) == without(before, old_values)
 
 
+@pytest.mark.requirement("R-305")
 async def test_shared_values_keep_the_forms_that_the_other_application_reads(
     database: Database,
 ) -> None:
@@ -243,6 +245,7 @@ def elsewhere(database_uri: str) -> Iterator[Callable[..., None]]:
         yield write
 
 
+@pytest.mark.requirement("R-305")
 @pytest.mark.parametrize("writer", [OLD, NEW], ids=["with the old key", "with the new key"])
 async def test_a_value_stored_meanwhile_is_kept_and_looked_at_again(
     database: Database, elsewhere: Callable[..., None], writer: Cipher
@@ -298,6 +301,7 @@ def killed_at(number: int) -> Callable[[], None]:
     return seen
 
 
+@pytest.mark.requirement("R-305")
 @pytest.mark.parametrize("number", range(1, 14))
 async def test_after_a_kill_between_any_two_writes_it_is_run_again(
     database: Database, monkeypatch: pytest.MonkeyPatch, number: int

@@ -87,6 +87,7 @@ def _scopes(dependant: Dependant) -> Iterator[Scope]:
         yield from _scopes(inner)
 
 
+@pytest.mark.requirement("R-334")
 @pytest.mark.wire
 @pytest.mark.requirement("R-246")
 async def test_every_route_demands_a_scope_or_is_known_to_be_open(

@@ -182,6 +182,7 @@ async def listed(
     return found
 
 
+@pytest.mark.requirement("R-044")
 @pytest.mark.requirement("R-242")
 @pytest.mark.requirement("R-248")
 @pytest.mark.requirement("R-115")

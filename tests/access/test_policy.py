@@ -38,6 +38,7 @@ def to_bob(bits: Permission = VIEW) -> Grant:
     return Grant("user", BOB.user_id, bits)
 
 
+@pytest.mark.requirement("R-334")
 @pytest.mark.requirement("R-242")
 @pytest.mark.parametrize(
     ("user", "needed", "facts", "allowed"),

@@ -148,6 +148,7 @@ async def test_a_server_in_error_comes_back_by_a_success_which_is_recorded(
     ]
 
 
+@pytest.mark.requirement("R-280")
 async def test_a_server_that_was_turned_off_is_never_touched(
     database: Database, health: ServerHealth
 ) -> None:

@@ -45,6 +45,7 @@ async def names(database: Database) -> dict[str, set[str]]:
     }
 
 
+@pytest.mark.requirement("R-316")
 async def test_our_indexes_are_made_after_those_of_the_other_application(
     empty: Database, started: OtherApplication, database_uri: str
 ) -> None:
@@ -56,6 +57,7 @@ async def test_our_indexes_are_made_after_those_of_the_other_application(
     assert conflicts == []
 
 
+@pytest.mark.requirement("R-316")
 async def test_the_other_applications_indexes_are_made_after_ours(
     empty: Database, started: OtherApplication, database_uri: str
 ) -> None:

@@ -17,6 +17,7 @@ KEY = "k3y:with-colon"
 CLIENT_SECRET = "cl1ent-s3cret"
 
 
+@pytest.mark.requirement("E-22")
 async def test_a_server_with_secrets_is_listed_and_shown_with_masks(
     rest: Rest, other: OtherApplication, upstream: RecordingUpstream
 ) -> None:

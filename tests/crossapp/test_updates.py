@@ -52,6 +52,7 @@ async def foreign_server(
     return server
 
 
+@pytest.mark.requirement("R-315")
 async def test_a_patch_keeps_every_field_that_it_does_not_name(
     rest: Rest, other: OtherApplication, upstream: RecordingUpstream
 ) -> None:

@@ -42,6 +42,7 @@ async def accessible(other: OtherApplication, who: Person, bit: int) -> list[str
     return [str(item) for item in ids]
 
 
+@pytest.mark.requirement("R-315")
 @pytest.mark.parametrize(
     "fields",
     [

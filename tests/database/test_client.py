@@ -303,6 +303,7 @@ def test_only_an_outage_is_an_outage(error: Exception, away: bool) -> None:  # n
     assert is_unreachable(error) is away
 
 
+@pytest.mark.requirement("R-316")
 async def test_an_index_with_other_options_is_reported_and_left_alone(database: Database) -> None:
     rows = database.collection("rows")
     await rows.create_index([("a", ASCENDING)], name="theirs")

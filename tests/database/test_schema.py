@@ -78,6 +78,7 @@ async def test_the_database_itself_refuses_a_change_to_a_bad_state(database: Dat
     assert await tools.count_documents({"exposure_state": "active"}) == 1
 
 
+@pytest.mark.requirement("R-060")
 @pytest.mark.requirement("R-002")
 @pytest.mark.parametrize("source_type", ["mcp", "openapi"])
 async def test_one_collection_takes_tools_of_both_kinds(
@@ -99,6 +100,7 @@ async def test_an_owners_tool_names_are_unique(database: Database) -> None:
         await tools.insert_one(tool())
 
 
+@pytest.mark.requirement("R-044")
 async def test_preparing_again_changes_nothing(database: Database) -> None:
     before = {name: await indexes(database, name) for name in wanted_indexes(EXTRA_INDEXES)}
 

@@ -66,6 +66,7 @@ async def refusal(checker: ArgumentChecker, entry: ToolEntry, arguments: dict[st
     return refused.value.message
 
 
+@pytest.mark.requirement("R-223")
 async def test_arguments_that_fit_pass_and_others_are_told_where(
     checker: ArgumentChecker,
 ) -> None:

@@ -178,6 +178,7 @@ async def test_unknown_servers_are_not_told_apart_without_a_token(gateway: Gatew
     assert (known.status_code, known.content) == (unknown.status_code, unknown.content)
 
 
+@pytest.mark.requirement("R-242")
 async def test_authors_alone_reach_their_private_servers(
     start_gateway: StartGateway,
 ) -> None:
@@ -198,6 +199,7 @@ async def test_authors_alone_reach_their_private_servers(
     ]
 
 
+@pytest.mark.requirement("R-017")
 @pytest.mark.requirement("R-010")
 @pytest.mark.requirement("R-221")
 async def test_a_tool_that_is_not_registered_is_refused_without_asking_the_upstream(

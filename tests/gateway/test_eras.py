@@ -165,6 +165,7 @@ async def test_an_unknown_tool_has_the_status_of_its_era(gateway: Gateway) -> No
     assert answer.json()["error"]["message"] == "Unknown tool: hidden"
 
 
+@pytest.mark.requirement("R-005")
 async def test_tools_are_listed_from_memory_in_the_era_of_the_handshake(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
@@ -191,6 +192,7 @@ async def test_tools_are_listed_from_memory_in_the_stateless_era(
     assert upstream.requests == []
 
 
+@pytest.mark.requirement("R-003")
 async def test_a_dead_upstream_does_not_empty_the_list(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(make_route("http://127.0.0.1:9/mcp"))
 

@@ -421,6 +421,7 @@ async def test_a_position_that_the_database_refuses_makes_everything_be_read(
         await until(lambda: two.reloads("full") == 2)
 
 
+@pytest.mark.requirement("R-015")
 @pytest.mark.requirement("R-014")
 async def test_dropping_the_whole_view_changes_no_route(two: Replicas, alice: UserContext) -> None:
     await two.servers.register(create(), alice, strict=True)

@@ -463,6 +463,7 @@ async def test_an_upstream_that_hangs_up_gives_a_clear_error(
     assert outcome(answer) == 502
 
 
+@pytest.mark.requirement("E-04")
 async def test_half_a_streamed_answer_does_not_look_whole(
     start_gateway: StartGateway, gateway: Gateway
 ) -> None:
@@ -520,6 +521,7 @@ async def test_calls_are_never_sent_twice(gateway: Gateway, upstream: ScriptedUp
     assert calls == 1
 
 
+@pytest.mark.requirement("R-018")
 @pytest.mark.requirement("R-231")
 async def test_calls_one_after_another_share_a_connection(start_gateway: StartGateway) -> None:
     connections: list[asyncio.StreamWriter] = []

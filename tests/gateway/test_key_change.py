@@ -128,6 +128,7 @@ async def start(stack: AsyncExitStack, settings: Settings) -> Replica:
     return Replica(await stack.enter_async_context(serve(app)), parts)
 
 
+@pytest.mark.requirement("R-305")
 async def test_no_call_fails_while_the_key_is_changed(
     settings: Settings, database: Database, upstream: str, alice: UserContext
 ) -> None:

@@ -150,6 +150,7 @@ async def test_a_legacy_server_can_ask_the_user_in_the_middle_of_a_call(gateway:
     assert text(result) == "Ann"
 
 
+@pytest.mark.requirement("R-018")
 @pytest.mark.parametrize("mode", MODES)
 async def test_many_calls_at_once_get_their_own_answers(gateway: Gateway, mode: Mode) -> None:
     texts = [f"text {number}" for number in range(20)]

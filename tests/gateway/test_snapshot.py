@@ -160,6 +160,7 @@ def create(name: str = "weather", **fields: object) -> ServerCreate:
     return ServerCreate.model_validate({"serverName": name, "url": URL, **fields})
 
 
+@pytest.mark.requirement("R-001")
 async def test_a_server_registered_on_another_replica_gets_a_route(
     snapshot: Snapshot, other_replica: ServerService, alice: UserContext
 ) -> None:
@@ -175,6 +176,7 @@ async def test_a_server_registered_on_another_replica_gets_a_route(
     assert "sk-1" not in repr(route)
 
 
+@pytest.mark.requirement("R-067")
 @pytest.mark.requirement("R-134")
 async def test_a_server_that_is_turned_off_or_deleted_elsewhere_loses_its_route(
     snapshot: Snapshot, other_replica: ServerService, alice: UserContext
@@ -384,6 +386,7 @@ async def test_a_schema_with_ref_and_id_neither_stops_the_view_nor_costs_its_own
     assert json.loads(route.tools["find"].wire)["inputSchema"] == {"type": "object", **reference}
 
 
+@pytest.mark.requirement("R-047")
 async def test_tools_that_only_the_other_application_described_are_served(
     snapshot: Snapshot, database: Database, alice: UserContext
 ) -> None:

@@ -198,6 +198,7 @@ async def test_a_token_of_ours_gives_no_more_than_its_user_has_at_this_moment(
         assert before == (200, 200, 200)
 
 
+@pytest.mark.requirement("R-019")
 @pytest.mark.parametrize("mode", ["legacy", "auto", "2026-07-28"])
 async def test_a_registered_server_is_listed_and_called_in_each_era(
     whole: Whole, alice: UserContext, mode: str
@@ -265,6 +266,7 @@ async def test_a_warm_call_sends_no_command_to_the_database(
         assert whole.commands() == before
 
 
+@pytest.mark.requirement("R-242")
 async def test_what_a_caller_may_not_see_is_answered_like_what_is_not_there(
     whole: Whole, alice: UserContext, bob: UserContext
 ) -> None:

@@ -111,6 +111,7 @@ async def audited(rest: Rest) -> list[tuple[str, Any]]:
     ]
 
 
+@pytest.mark.requirement("R-167")
 @pytest.mark.requirement("R-151")
 async def test_of_many_tools_exactly_the_selected_are_served(
     rest: Rest, upstream: PlainUpstream
@@ -167,6 +168,7 @@ async def test_of_two_who_read_a_tool_the_second_is_told_that_it_moved_on(
     assert anyway.json()["display_name"] == "Fourth"
 
 
+@pytest.mark.requirement("R-162")
 @pytest.mark.requirement("R-152")
 async def test_a_changed_tool_is_held_read_and_accepted(
     rest: Rest, upstream: PlainUpstream
@@ -384,6 +386,7 @@ async def test_a_blocked_tool_that_somebody_disables_stays_so_when_its_change_is
     assert list(await served(rest)) == ["other"]
 
 
+@pytest.mark.requirement("R-072")
 async def test_an_older_version_can_be_served_again_and_survives_a_sync(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
@@ -576,6 +579,9 @@ async def test_the_answer_about_a_tool_has_the_name_that_clients_see(
     assert tool["combined_name"].startswith("adding__sum-up-")
 
 
+@pytest.mark.requirement("R-076")
+@pytest.mark.requirement("R-229")
+@pytest.mark.requirement("R-237")
 @pytest.mark.requirement("R-163")
 async def test_what_people_say_of_a_tool_survives_every_sync(
     rest: Rest, upstream: PlainUpstream
@@ -714,6 +720,7 @@ async def test_a_tag_alone_touches_nothing_that_clients_or_the_other_application
     assert (after, row.get("presented")) == (before, None)
 
 
+@pytest.mark.requirement("R-069")
 @pytest.mark.requirement("R-070")
 @pytest.mark.requirement("R-161")
 async def test_nothing_vanishes_and_what_was_deleted_comes_back_with_its_history(

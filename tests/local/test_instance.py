@@ -152,6 +152,7 @@ async def test_a_database_that_fails_for_good_cancels_the_body(
             await asyncio.get_running_loop().create_future()
 
 
+@pytest.mark.requirement("R-001")
 @pytest.mark.wire
 async def test_kill_9_of_the_registry_takes_the_children_along_and_loses_nothing(
     home: LocalHome, clock: SystemClock

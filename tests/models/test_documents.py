@@ -244,6 +244,7 @@ async def stored(database: Database, collection: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.requirement("R-034")
 @pytest.mark.wire
 @pytest.mark.requirement("R-315")
 @pytest.mark.parametrize("document", STORED, ids=NAMES)

@@ -35,6 +35,7 @@ def aliases(model: type[BaseModel]) -> dict[str, str]:
     return {name: alias for name, alias in fields if name != alias}
 
 
+@pytest.mark.requirement("R-033")
 def test_the_documents_live_in_the_collections_of_the_other_application() -> None:
     collections = {document.__name__: document.Settings.name for document in DOCUMENTS}
 
@@ -57,6 +58,7 @@ def test_no_document_writes_nulls_or_loses_unknown_fields() -> None:
     assert kept == {(False, "allow")}
 
 
+@pytest.mark.requirement("R-044")
 def test_the_indexes_of_servers_are_the_published_ones() -> None:
     assert indexes(MCPServer) == [
         {"name": "serverName_1", "key": {"serverName": 1}, "unique": True},
@@ -65,6 +67,7 @@ def test_the_indexes_of_servers_are_the_published_ones() -> None:
     ]
 
 
+@pytest.mark.requirement("R-096")
 def test_tokens_expire_by_an_index() -> None:
     assert indexes(Token) == [
         {"name": "expiresAt_1", "key": {"expiresAt": 1}, "expireAfterSeconds": 0}
@@ -85,6 +88,7 @@ def test_the_indexes_of_acl_entries_are_the_published_ones() -> None:
     assert [index["name"] for index in declared if index.get("sparse")] == ["inheritedFrom_1"]
 
 
+@pytest.mark.requirement("R-316")
 @pytest.mark.parametrize("document", [User, Group, AccessRole, PluginAuth])
 def test_no_index_is_declared_that_was_not_published(document: type[Document]) -> None:
     assert indexes(document) == []
@@ -168,12 +172,14 @@ def test_a_model_says_where_it_comes_from(model: type[BaseModel], source: str) -
     }
 
 
+@pytest.mark.requirement("R-043")
 def test_references_are_object_ids() -> None:
     assert Id is PydanticObjectId
     assert MCPServer.model_fields["author"].annotation is PydanticObjectId
     assert Token.model_fields["user_id"].annotation is PydanticObjectId
 
 
+@pytest.mark.requirement("R-021")
 async def test_a_missing_author_is_refused_and_not_made_up(shared: object) -> None:
     with pytest.raises(ValidationError, match="author"):
         MCPServer.model_validate({"serverName": "a", "config": {}, "author": None})
@@ -195,6 +201,7 @@ async def test_a_token_is_created_now_in_whole_milliseconds(shared: object) -> N
     assert token.created_at.microsecond % 1000 == 0
 
 
+@pytest.mark.requirement("R-040")
 def test_unknown_values_of_closed_fields_are_kept() -> None:
     key = ApiKeyConfig.model_validate({"source": "vault", "authorization_type": "mutual"})
     oauth = OAuthConfig.model_validate({"token_exchange_method": "jwt"})

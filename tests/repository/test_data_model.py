@@ -102,6 +102,7 @@ def written(tree: ast.Module) -> Iterator[str]:
                 pass
 
 
+@pytest.mark.requirement("R-073")
 def test_every_collection_is_in_the_table() -> None:
     known = {vars(document)["Settings"].name for document in (*DOCUMENTS, *OWN_DOCUMENTS)}
 
@@ -132,3 +133,15 @@ def test_a_collection_is_written_by_the_one_module_that_the_table_names() -> Non
 
     assert found == writers
     assert [name for name, modules in writers.items() if len(modules) > 1] == []
+
+
+@pytest.mark.requirement("R-024")
+def test_no_query_needs_a_hosted_edition_of_the_database() -> None:
+    hosted = {"$search", "$searchMeta", "$vectorSearch", "$rankFusion"}
+
+    assert [
+        f"{module}: {node.value}"
+        for module, tree in module_trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in hosted
+    ] == []

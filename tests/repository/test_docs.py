@@ -30,6 +30,7 @@ def test_the_page_of_a_tools_life_is_what_the_table_says() -> None:
     assert committed == lifecycle_page(), "run `make docs`"
 
 
+@pytest.mark.requirement("R-330")
 def test_every_metric_is_listed() -> None:
     exposed = {
         family.name
@@ -42,6 +43,7 @@ def test_every_metric_is_listed() -> None:
     assert listed == exposed
 
 
+@pytest.mark.requirement("R-331")
 def test_every_log_event_is_listed(texts: dict[str, str]) -> None:
     section = _section(OPERATIONS, "Logs")
     listed = set(re.findall(r"`(\w+)`", section))

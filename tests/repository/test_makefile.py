@@ -71,6 +71,7 @@ def test_help_lists_the_target(target: str) -> None:
     assert [line for line in lines if line.split()[0] == target]
 
 
+@pytest.mark.requirement("R-347")
 def test_check_runs_format_lint_types_imports_and_tests_in_this_order() -> None:
     lines = make("--dry-run", "check", "PYTEST_ARGS=-q").splitlines()
 

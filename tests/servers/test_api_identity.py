@@ -87,6 +87,7 @@ def assert_refused(answer: httpx.Response) -> None:
     assert answer.headers["WWW-Authenticate"] == invalid
 
 
+@pytest.mark.requirement("R-138")
 async def test_a_request_without_a_token_is_told_where_to_get_one(rest: Rest) -> None:
     answer = await rest.client.get(SERVERS)
 

@@ -37,6 +37,12 @@ def fields(answer: httpx.Response) -> list[str]:
     return [item["field"] for item in body["details"]]
 
 
+@pytest.mark.requirement("E-14")
+@pytest.mark.requirement("R-037")
+@pytest.mark.requirement("R-040")
+@pytest.mark.requirement("R-041")
+@pytest.mark.requirement("R-126")
+@pytest.mark.requirement("R-138")
 @pytest.mark.parametrize(
     ("changed", "field"),
     [
@@ -107,6 +113,7 @@ async def test_refusals_quote_no_values(rest: Rest, alice: UserContext) -> None:
     assert "sk-sentinel" not in answer.text
 
 
+@pytest.mark.requirement("R-042")
 async def test_a_missing_field_is_named(rest: Rest, alice: UserContext) -> None:
     answer = await rest.call(alice, "POST", json={"serverName": "s"})
 
@@ -406,6 +413,7 @@ async def test_a_reserved_name_cannot_be_registered(
     assert f"/mcp/{name} is reserved" in answer.json()["message"]
 
 
+@pytest.mark.requirement("R-042")
 @pytest.mark.parametrize(
     "url",
     [
@@ -466,6 +474,7 @@ async def test_an_unsafe_url_is_refused_for_an_oauth_server_too(
     assert fields(answer) == ["url"]
 
 
+@pytest.mark.requirement("E-04")
 async def test_a_redirect_to_a_forbidden_address_is_not_followed(
     rest: Rest, upstream: PlainUpstream, alice: UserContext
 ) -> None:

@@ -82,6 +82,7 @@ async def test_without_a_database_requests_are_told_to_come_back(
     assert int(answer.headers["Retry-After"]) > 0
 
 
+@pytest.mark.requirement("R-332")
 async def test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_back(
     fragile: Rest, daemon: RunningDaemon, root: UserContext
 ) -> None:
@@ -107,6 +108,7 @@ async def test_a_process_without_a_database_lives_and_is_not_ready_until_it_is_b
     assert 0 <= snapshot["age_seconds"] < 30
 
 
+@pytest.mark.requirement("R-022")
 async def test_a_database_killed_while_a_server_is_read_leaves_nothing_half_stored(
     fragile: Rest, daemon: RunningDaemon, root: UserContext, upstream: PlainUpstream
 ) -> None:

@@ -31,6 +31,7 @@ def logs() -> Iterator[LogCapture]:
     structlog.reset_defaults()
 
 
+@pytest.mark.requirement("R-306")
 @pytest.mark.requirement("R-113")
 async def test_a_servers_secrets_show_nowhere(
     rest: Rest, upstream: PlainUpstream, alice: UserContext, logs: LogCapture
@@ -64,6 +65,7 @@ async def test_a_servers_secrets_show_nowhere(
     assert any(SENTINEL in header["authorization"] for header in upstream.seen)
 
 
+@pytest.mark.requirement("R-306")
 async def test_tokens_are_not_logged(rest: Rest, alice: UserContext, logs: LogCapture) -> None:
     token = rest.token(alice)
 

@@ -46,6 +46,11 @@ def keys_of(value: Any) -> set[str]:
     return set()
 
 
+@pytest.mark.requirement("R-036")
+@pytest.mark.requirement("R-043")
+@pytest.mark.requirement("R-048")
+@pytest.mark.requirement("R-049")
+@pytest.mark.requirement("R-126")
 @pytest.mark.requirement("R-052")
 @pytest.mark.requirement("R-122")
 async def test_a_registration_answers_the_whole_server_with_its_tools(
@@ -106,6 +111,7 @@ async def test_a_registration_answers_the_whole_server_with_its_tools(
     }
 
 
+@pytest.mark.requirement("R-139")
 async def test_both_spellings_of_a_field_are_understood(
     rest: Rest, upstream: PlainUpstream, alice: UserContext
 ) -> None:
@@ -114,6 +120,7 @@ async def test_both_spellings_of_a_field_are_understood(
     assert (answer.status_code, answer.json()["serverName"]) == (201, "plain")
 
 
+@pytest.mark.requirement("R-035")
 @pytest.mark.requirement("R-112")
 @pytest.mark.requirement("R-111")
 async def test_answers_are_flat(rest: Rest, upstream: PlainUpstream, alice: UserContext) -> None:
@@ -153,6 +160,7 @@ async def test_secrets_are_masked_in_every_answer(
     assert "0123456789" not in json.dumps(shown)
 
 
+@pytest.mark.requirement("E-14")
 @pytest.mark.requirement("R-118")
 async def test_lists_leave_tool_functions_out_and_details_hold_them(
     rest: Rest, upstream: PlainUpstream, alice: UserContext
@@ -265,6 +273,7 @@ async def test_a_taken_name_is_a_conflict(rest: Rest, alice: UserContext) -> Non
     )
 
 
+@pytest.mark.requirement("R-139")
 @pytest.mark.requirement("R-117")
 async def test_a_list_says_where_its_page_stands(rest: Rest, alice: UserContext) -> None:
     for number in range(5):
@@ -315,6 +324,7 @@ async def test_a_search_looks_at_names_titles_descriptions_and_tags(
     assert [server["serverName"] for server in answer.json()["servers"]] == found
 
 
+@pytest.mark.requirement("R-040")
 @pytest.mark.requirement("R-115")
 @pytest.mark.parametrize(
     ("query", "found"),
@@ -357,6 +367,7 @@ async def test_users_may_not_narrow_a_list_to_another_author(
     )
 
 
+@pytest.mark.requirement("R-250")
 @pytest.mark.requirement("R-121")
 @pytest.mark.parametrize(
     ("method", "path", "body"),
@@ -485,6 +496,7 @@ async def test_a_whole_answer_may_be_sent_back_after_a_call_has_moved_its_times(
     )
 
 
+@pytest.mark.requirement("R-048")
 @pytest.mark.requirement("R-130")
 async def test_an_outdated_update_tells_both_times(rest: Rest, alice: UserContext) -> None:
     created = await rest.register(alice, "dead", DEAD)
@@ -615,6 +627,7 @@ async def test_users_may_not_register_shared_servers(rest: Rest, alice: UserCont
     assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
 
 
+@pytest.mark.requirement("R-003")
 @pytest.mark.requirement("R-135")
 async def test_tools_are_answered_in_their_own_form_from_the_database(
     rest: Rest, upstream: PlainUpstream, alice: UserContext
@@ -818,6 +831,7 @@ async def test_a_connection_that_fails_says_why(rest: Rest, alice: UserContext) 
     )
 
 
+@pytest.mark.requirement("R-139")
 @pytest.mark.requirement("R-137")
 async def test_statistics_are_no_server_and_name_every_kind(
     rest: Rest, upstream: PlainUpstream, root: UserContext
@@ -850,6 +864,9 @@ async def test_statistics_are_for_administrators(rest: Rest, alice: UserContext)
     assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
 
 
+@pytest.mark.requirement("R-003")
+@pytest.mark.requirement("R-049")
+@pytest.mark.requirement("R-322")
 @pytest.mark.requirement("E-22")
 async def test_a_bare_document_of_the_other_application_is_shown_with_defaults(
     rest: Rest, alice: UserContext

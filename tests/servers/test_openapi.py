@@ -156,6 +156,7 @@ def operation_ids(document: dict[str, Any]) -> set[str]:
     }
 
 
+@pytest.mark.requirement("R-140")
 async def test_every_operation_is_tried(document: dict[str, Any]) -> None:
     assert operation_ids(document) == {*WITH_INPUT, *WITHOUT_INPUT}
 

@@ -23,6 +23,7 @@ def commands(rest: Rest, name: str) -> float:
     return rest.parts.metrics.registry.get_sample_value(COMMANDS, labels) or 0
 
 
+@pytest.mark.requirement("R-346")
 async def test_a_server_is_read_as_it_is_stored_but_for_its_functions(rest: Rest) -> None:
     now = rest.parts.clock.now().replace(microsecond=0)
     moments = dict.fromkeys(("createdAt", "updatedAt", "lastConnected", "lastError"), now)
@@ -61,6 +62,9 @@ async def test_a_server_is_read_as_it_is_stored_but_for_its_functions(rest: Rest
     await servers.delete_one({"_id": document["_id"]})
 
 
+@pytest.mark.requirement("E-14")
+@pytest.mark.requirement("R-044")
+@pytest.mark.requirement("R-248")
 @pytest.mark.parametrize("servers", [1, 12])
 async def test_a_list_takes_the_same_few_commands_however_long_it_is(
     mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path, root: UserContext, servers: int

@@ -88,6 +88,7 @@ async def test_files_of_both_forms_are_imported(
     assert clock.config["headers"] == {"X-Team": "clocks"}
 
 
+@pytest.mark.requirement("R-020")
 @pytest.mark.requirement("R-320")
 @pytest.mark.requirement("E-21")
 async def test_a_second_run_imports_nothing_and_overwrites_nothing(

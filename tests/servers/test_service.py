@@ -85,6 +85,12 @@ ECHO_FUNCTION = {
 }
 
 
+@pytest.mark.requirement("R-017")
+@pytest.mark.requirement("R-034")
+@pytest.mark.requirement("R-035")
+@pytest.mark.requirement("R-036")
+@pytest.mark.requirement("R-043")
+@pytest.mark.requirement("R-047")
 @pytest.mark.requirement("R-021")
 @pytest.mark.requirement("R-062")
 @pytest.mark.requirement("R-123")
@@ -211,6 +217,7 @@ async def test_an_unsafe_url_stores_nothing(
     assert await database.collection("mcpservers").count_documents({}) == 0
 
 
+@pytest.mark.requirement("R-022")
 @pytest.mark.requirement("E-02")
 async def test_a_registration_that_fails_half_way_leaves_nothing(
     servers: ServerService, discovery: FakeDiscovery, database: Database, alice: UserContext
@@ -225,6 +232,7 @@ async def test_a_registration_that_fails_half_way_leaves_nothing(
     assert [await database.collection(name).count_documents({}) for name in names] == [0, 0, 0]
 
 
+@pytest.mark.requirement("E-01")
 @pytest.mark.requirement("R-045")
 async def test_of_fifty_registrations_of_one_name_exactly_one_wins(
     servers: ServerService, database: Database, alice: UserContext
@@ -279,6 +287,8 @@ async def test_a_server_for_everyone_is_public_in_the_other_application_too(
     assert await entries.count_documents(public) == 0
 
 
+@pytest.mark.requirement("R-037")
+@pytest.mark.requirement("R-304")
 @pytest.mark.requirement("R-038")
 async def test_credentials_are_stored_encrypted_and_used_for_the_connection(
     servers: ServerService,
@@ -317,6 +327,7 @@ async def test_credentials_are_stored_encrypted_and_used_for_the_connection(
     }
 
 
+@pytest.mark.requirement("R-037")
 async def test_a_key_that_users_bring_is_kept_where_the_other_application_looks_for_it(
     servers: ServerService,
     repositories: ServerRepositories,
@@ -340,6 +351,8 @@ async def test_a_key_that_users_bring_is_kept_where_the_other_application_looks_
     assert discovery.asked[-1].headers == {"Authorization": "Bearer sk-123456"}
 
 
+@pytest.mark.requirement("R-038")
+@pytest.mark.requirement("R-039")
 @pytest.mark.requirement("R-125")
 async def test_an_oauth_server_is_stored_without_being_called(
     servers: ServerService, discovery: FakeDiscovery, alice: UserContext
@@ -363,6 +376,7 @@ async def test_tools_that_cannot_be_taken_are_reported(
     assert server.registry["tool_problems"] == [{"name": "b c", "reason": "bad name"}]
 
 
+@pytest.mark.requirement("E-03")
 async def test_thousands_of_tools_are_stored_in_one_registration(
     servers: ServerService, discovery: FakeDiscovery, database: Database, alice: UserContext
 ) -> None:
@@ -374,6 +388,7 @@ async def test_thousands_of_tools_are_stored_in_one_registration(
     assert len(str(server.config["tools"]).split(", ")) == 10_000
 
 
+@pytest.mark.requirement("R-034")
 @pytest.mark.requirement("R-128")
 async def test_an_update_changes_the_given_fields_and_no_others(
     servers: ServerService, database: Database, alice: UserContext
@@ -525,6 +540,7 @@ async def test_a_user_cannot_change_scope_and_nobody_sets_the_error_status(
         await servers.update(server.id, change(status="error"), alice)
 
 
+@pytest.mark.requirement("R-054")
 @pytest.mark.requirement("R-132")
 async def test_deleting_removes_everything_that_belongs_to_the_server_alone(
     servers: ServerService,
@@ -687,6 +703,7 @@ async def test_a_refresh_never_turns_an_inactive_server_on(
     assert refreshed.status is ServerStatus.INACTIVE
 
 
+@pytest.mark.requirement("R-048")
 async def test_a_refresh_of_an_unchanged_server_is_no_modification(
     servers: ServerService, database: Database, alice: UserContext
 ) -> None:
@@ -723,6 +740,8 @@ async def test_new_tools_of_a_shared_server_wait_until_a_refresh_accepts_them(
     assert [item.description for item in accepted_tools] == ["Changed.", "Does it."]
 
 
+@pytest.mark.requirement("R-248")
+@pytest.mark.requirement("R-250")
 @pytest.mark.requirement("R-117")
 async def test_lists_and_totals_hold_only_what_the_caller_may_see(
     servers: ServerService, alice: UserContext, bob: UserContext, root: UserContext, view: Snapshot
@@ -788,6 +807,7 @@ async def test_a_search_is_literal_and_ignores_case(
     assert {item.server_name for item in page.items} == expected
 
 
+@pytest.mark.requirement("R-250")
 @pytest.mark.requirement("R-115")
 async def test_only_administrators_list_by_another_author(
     servers: ServerService, alice: UserContext, bob: UserContext, root: UserContext, view: Snapshot
@@ -803,6 +823,7 @@ async def test_only_administrators_list_by_another_author(
     assert (await servers.list_page(alice, narrowed, FIRST_PAGE)).total == 1
 
 
+@pytest.mark.requirement("R-316")
 @pytest.mark.requirement("E-22")
 async def test_a_document_of_the_other_application_is_listed_with_defaults_and_not_rewritten(
     servers: ServerService, database: Database, alice: UserContext, view: Snapshot

@@ -53,6 +53,7 @@ async def paths(rest: Rest, **values: str) -> list[str]:
     ]
 
 
+@pytest.mark.requirement("R-154")
 @pytest.mark.requirement("R-003")
 async def test_every_reading_route_answers_without_one_connection_to_anywhere_else(
     rest: Rest, root: UserContext, looking: Connections

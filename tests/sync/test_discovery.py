@@ -208,10 +208,12 @@ async def test_an_endless_answer_is_cut_by_size(settings: Settings) -> None:
     assert "more than 1000000 bytes" in text
 
 
+@pytest.mark.requirement("R-160")
 async def test_an_answer_that_breaks_off_is_a_failure(settings: Settings) -> None:
     assert await failure(settings, upstreams.closes_in_the_middle)
 
 
+@pytest.mark.requirement("R-160")
 @pytest.mark.requirement("E-03")
 async def test_too_many_tools_are_refused_as_a_whole(settings: Settings) -> None:
     many = [{**TOOL, "name": f"t{number}"} for number in range(10_001)]
@@ -269,6 +271,7 @@ async def test_an_event_stream_that_names_another_origin_is_refused(settings: Se
     assert reached == []
 
 
+@pytest.mark.requirement("R-039")
 async def test_oauth_metadata_is_found_and_cut_to_what_is_known(settings: Settings) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         if request.path == "/meta":

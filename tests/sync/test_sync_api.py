@@ -65,6 +65,7 @@ async def webhook(rest: Rest, server: dict[str, Any], mode: str = "webhook") -> 
     return str(answer.json()["secret"])
 
 
+@pytest.mark.requirement("R-162")
 @pytest.mark.requirement("R-150")
 @pytest.mark.requirement("R-074")
 @pytest.mark.requirement("R-032")
@@ -168,6 +169,7 @@ async def test_jobs_of_what_somebody_does_not_see_are_not_there(
     assert (await rest.ask(OTHER, "POST", f"/sync/jobs/{job['id']}/retry")).status_code == 404
 
 
+@pytest.mark.requirement("R-160")
 @pytest.mark.requirement("R-156")
 @pytest.mark.requirement("R-157")
 @pytest.mark.requirement("R-287")
@@ -245,6 +247,7 @@ async def test_the_job_of_a_server_that_goes_away_is_cancelled(
     assert (await rest.ask(ROOT, "POST", f"/sync/jobs/{job_id}/retry")).status_code == 409
 
 
+@pytest.mark.requirement("R-167")
 @pytest.mark.requirement("R-161")
 @pytest.mark.requirement("R-168")
 async def test_a_shared_server_holds_what_changed_until_somebody_decides(

@@ -507,6 +507,7 @@ async def test_other_ids_than_of_live_tokens_of_the_right_kind_are_kept_and_link
     assert (await read(rest, alice, key["id"]))["metadata"] == {}
 
 
+@pytest.mark.requirement("R-095")
 @pytest.mark.requirement("R-263")
 async def test_refreshing_replaces_both_tokens_in_one_step(rest: Rest, alice: UserContext) -> None:
     access, refresh_id = await pair(rest, alice, metadata={"scope": "repo"})
@@ -664,6 +665,7 @@ async def test_a_refresh_that_makes_no_sense_is_refused(
     assert (await refresh(rest, alice, stored["id"], **changed)).status_code == 422
 
 
+@pytest.mark.requirement("R-261")
 async def test_reading_can_be_turned_off(
     rest: Rest, alice: UserContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

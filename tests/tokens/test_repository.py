@@ -112,6 +112,7 @@ async def test_a_token_comes_back_as_it_was_stored(tokens: TokenRepository, shel
     )
 
 
+@pytest.mark.requirement("R-304")
 @pytest.mark.requirement("R-094")
 async def test_a_dump_of_the_collection_holds_no_token(database: Database, shelf: Shelf) -> None:
     await shelf.store()
@@ -176,6 +177,7 @@ async def test_users_types_and_identifiers_are_kept_apart(
     assert await database.collection("tokens").count_documents({}) == 4
 
 
+@pytest.mark.requirement("R-250")
 async def test_nobody_reads_or_changes_anothers_token(
     tokens: TokenRepository, shelf: Shelf
 ) -> None:

@@ -111,6 +111,7 @@ def test_every_tool_is_either_taken_or_rejected(items: list[Any]) -> None:
 JSON = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(), min_size=2)
 
 
+@pytest.mark.requirement("R-071")
 @given(JSON)
 def test_the_order_of_keys_does_not_change_the_hash(extra: dict[str, int]) -> None:
     turned = dict(reversed(extra.items()))
@@ -120,6 +121,7 @@ def test_the_order_of_keys_does_not_change_the_hash(extra: dict[str, int]) -> No
     assert first.discovery_hash == second.discovery_hash
 
 
+@pytest.mark.requirement("R-071")
 @given(JSON, JSON)
 def test_another_content_has_another_hash(one: dict[str, int], two: dict[str, int]) -> None:
     (first,), (second,) = take([raw(x=one)]).tools, take([raw(x=two)]).tools

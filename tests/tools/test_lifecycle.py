@@ -31,6 +31,7 @@ def test_the_table_leads_from_states_to_states_and_is_no_riddle() -> None:
     assert set(MEANINGS) == set(LifecycleEvent) == {row.event for row in TABLE}
 
 
+@pytest.mark.requirement("R-069")
 @pytest.mark.requirement("R-065")
 @pytest.mark.requirement("R-066")
 def test_in_no_state_is_something_exposed_that_must_not_be() -> None:

@@ -79,6 +79,7 @@ def test_of_reading_only_and_destroying_one_counts_and_is_served(
     assert served(name, annotations, manual) == hints
 
 
+@pytest.mark.requirement("R-229")
 @given(
     name=st.sampled_from(["x", "get_x", "delete_x"]),
     upstream=st.tuples(maybe, maybe),

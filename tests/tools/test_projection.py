@@ -61,6 +61,7 @@ def test_local_references_are_resolved_and_other_dollar_keywords_dropped() -> No
     }
 
 
+@pytest.mark.requirement("E-03")
 def test_a_recursive_schema_ends_in_an_open_object() -> None:
     schema: JsonObject = {
         "type": "object",
@@ -80,12 +81,14 @@ def test_references_to_other_documents_are_never_followed() -> None:
     assert openai_parameters(json.dumps(schema))["properties"] == {"x": {"type": "object"}}
 
 
+@pytest.mark.requirement("E-16")
 def test_a_whole_number_beyond_64_bits_becomes_one_that_fits() -> None:
     parameters = openai_parameters('{"type":"object","maxProperties":99999999999999999999}')
 
     assert parameters == {"type": "object", "maxProperties": 1e20}
 
 
+@pytest.mark.requirement("E-16")
 def test_tools_beyond_the_size_of_a_document_keep_their_names_in_the_list() -> None:
     big: JsonObject = {"type": "object", "description": "x" * 5_000_000}
 

@@ -73,12 +73,14 @@ def update(
     return ToolRowUpdate(row, registration, exposure, **rest)
 
 
+@pytest.mark.requirement("R-172")
 def test_an_unchanged_upstream_changes_nothing() -> None:
     changes = reconcile(ToolSnapshot((definition("a"),)), stored("a"), SHARED)
 
     assert changes == Changes((), ())
 
 
+@pytest.mark.requirement("R-161")
 def test_a_tool_that_is_gone_becomes_stale_and_is_not_deleted() -> None:
     rows = stored("a")
 

@@ -21,6 +21,7 @@ def pool(*networks: str) -> aiohttp.ClientSession:
     )
 
 
+@pytest.mark.requirement("E-04")
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
 async def test_an_address_that_is_not_allowed_gets_no_connection(
     host: str,

@@ -172,6 +172,7 @@ async def test_a_request_that_the_end_of_the_server_cuts_off_is_told_so(
     )
 
 
+@pytest.mark.requirement("R-138")
 async def test_what_nobody_expected_is_a_short_answer_and_a_logged_error(
     client: httpx.AsyncClient, logs: LogCapture
 ) -> None:
@@ -195,6 +196,7 @@ async def test_the_metrics_of_verified_health_are_open(client: httpx.AsyncClient
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
 
 
+@pytest.mark.requirement("R-332")
 async def test_one_red_check_makes_the_process_unready_and_leaves_it_alive(
     client: httpx.AsyncClient,
 ) -> None:

@@ -71,6 +71,7 @@ async def explained(rest: Rest, user: UserContext, **asked: Any) -> httpx.Respon
     return await rest.ask(user, "POST", "/access/explain", json=asked)
 
 
+@pytest.mark.requirement("R-072")
 async def test_a_policy_is_made_read_changed_and_removed(
     rest: Rest, upstream: PlainUpstream
 ) -> None:
