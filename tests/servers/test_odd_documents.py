@@ -13,7 +13,7 @@ from registry.auth.identity import UserContext
 from registry.servers.errors import ServerUnusableError
 from registry.usage.batches import BatchPacker
 from registry.usage.repository import UsageRepository
-from tests.fakes.odd_values import ODD_VALUES
+from tests.fakes.odd_values import ODD_VALUES, insert_odd
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
 from tests.usage.conftest import batch_of, call
@@ -216,10 +216,8 @@ async def test_no_value_of_any_type_at_any_place_costs_another_server(
         and (place != "config" or name not in REFERENCES)
     ]
     servers = rest.parts.database.collection("mcpservers")
-    for document in odd:
-        # Some values the embedded database does not take at some places.
-        with suppress(OperationFailure):
-            await servers.insert_one(document)
+    # Some values the embedded database does not take at some places.
+    await insert_odd(servers, odd)
 
     await rest.parts.snapshot.load()
     lists = [
@@ -264,9 +262,7 @@ async def test_no_value_of_any_type_at_any_place_of_a_token_costs_another(
         if place != "_id" or not isinstance(value, list | Regex)
     ]
     tokens = rest.parts.database.collection("tokens")
-    for document in odd:
-        with suppress(OperationFailure):
-            await tokens.insert_one(document)
+    await insert_odd(tokens, odd)
     await tokens.insert_one({**kept, "identifier": "mcp:good"})
 
     answers = [
@@ -320,28 +316,19 @@ MEMBERS = {
 """Members of what the registry alone keeps, which other programs can write all the same."""
 
 
-@pytest.mark.requirement("E-22")
-@pytest.mark.parametrize("collection", MEMBERS)
-async def test_no_value_at_any_place_of_a_record_costs_another_record(
-    rest: Rest, root: UserContext, upstream: PlainUpstream, collection: str
-) -> None:
-    server = await rest.register(root, "good", upstream.url, scope="shared_app")
-    owner, now = ObjectId(server["id"]), rest.parts.clock.now()
-    job = await rest.ask(root, "POST", f"/sync/owners/{owner}")
-    await rest.job(root, job.json()["job_id"])
-    issued = await rest.ask(root, "POST", "/tokens/generate", json={"expires_in_hours": 1})
-    jti = issued.json()["tokens"]["jti"]
-    policy = {"name": "good", "effect": "deny", "subjects": {"everyone": True}}
-    target = {"owner_id": server["id"], "tools": ["none"]}
-    made = await rest.ask(root, "POST", "/access/policies", json={**policy, "target": target})
-    batch = batch_of(call(server_id=server["id"], user_id=root.user_id))
-    packer = BatchPacker(worker="host:1", retention=timedelta(days=1))
-    usage = packer.document(batch, now, rest.parts.clock.monotonic())
-    await UsageRepository(rest.parts.database).insert(usage)
-    rows = rest.parts.database.db[collection]
-    kept = await rows.find_one({"state": "succeeded"} if collection == "sync_jobs" else {})
-    assert kept is not None
+LISTS = {
+    "sync_jobs": "/sync/jobs",
+    "audit_logs": "/audit",
+    "usage_records": "/usage",
+    "token_families": "/tokens/issued",
+    "access_policies": "/access/policies",
+    "sync_states": "/servers",
+}
+"""Where documents of a collection are listed, of all servers."""
 
+
+def odd_records(collection: str, kept: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return copies of a record, with each odd value at each place."""
     documents: list[dict[str, Any]] = []
     for number, place in enumerate(MEMBERS[collection]):
         for odd in ODD_VALUES.values():
@@ -361,43 +348,61 @@ async def test_no_value_at_any_place_of_a_record_costs_another_record(
             if collection == "server_versions" and place != "state":
                 document["state"] = "former"
             documents.append(document)
-    await rest.parts.database.db.command("collMod", collection, validator={})
-    for document in documents:
-        with suppress(OperationFailure):
-            await rows.insert_one(document)
-    assert await rows.count_documents({}) > len(documents) // 2
+    return documents
+
+
+@pytest.mark.requirement("E-22")
+async def test_no_value_at_any_place_of_a_record_costs_another_record(
+    rest: Rest, root: UserContext, upstream: PlainUpstream
+) -> None:
+    server = await rest.register(root, "good", upstream.url, scope="shared_app")
+    owner, now = ObjectId(server["id"]), rest.parts.clock.now()
+    asked = await rest.ask(root, "POST", f"/sync/owners/{owner}")
+    job_id = asked.json()["job_id"]
+    await rest.job(root, job_id)
+    issued = await rest.ask(root, "POST", "/tokens/generate", json={"expires_in_hours": 1})
+    policy = {"name": "good", "effect": "deny", "subjects": {"everyone": True}}
+    target = {"owner_id": server["id"], "tools": ["none"]}
+    made = await rest.ask(root, "POST", "/access/policies", json={**policy, "target": target})
+    batch = batch_of(call(server_id=server["id"], user_id=root.user_id))
+    packer = BatchPacker(worker="host:1", retention=timedelta(days=1))
+    usage = packer.document(batch, now, rest.parts.clock.monotonic())
+    await UsageRepository(rest.parts.database).insert(usage)
+    database = rest.parts.database.db
+    for collection in MEMBERS:
+        rows = database[collection]
+        kept = await rows.find_one({"state": "succeeded"} if collection == "sync_jobs" else {})
+        assert kept is not None
+        documents = odd_records(collection, kept)
+        await database.command("collMod", collection, validator={})
+        await insert_odd(rows, documents)
+        assert await rows.count_documents({}) > len(documents) // 2
     # Of these there is one for each server.
-    for odd in ODD_VALUES.values() if collection == "sync_states" else ():
+    for odd in ODD_VALUES.values():
         with suppress(OperationFailure):
-            await rows.replace_one(
-                {"_id": owner},
-                dict.fromkeys(MEMBERS["sync_states"], odd),
+            await database["sync_states"].replace_one(
+                {"_id": owner}, dict.fromkeys(MEMBERS["sync_states"], odd)
             )
         shown = await rest.call(root, "GET", f"/{owner}")
         assert shown.status_code == 200, (odd, shown.text)
 
     await rest.parts.snapshot.load()
-    paths = {
-        "sync_jobs": "/sync/jobs",
-        "sync_job_runs": f"/sync/jobs/{job.json()['job_id']}",
-        "audit_logs": "/audit",
-        "usage_records": "/usage",
-        "server_versions": f"/servers/{owner}/versions",
-        "token_families": "/tokens/issued",
-        "access_policies": "/access/policies",
-        "sync_states": "/servers",
+    pages = {
+        collection: await everything(rest, root, path)
+        for collection, path in {
+            **LISTS,
+            "sync_job_runs": f"/sync/jobs/{job_id}",
+            "server_versions": f"/servers/{owner}/versions",
+        }.items()
     }
-    signs = {"token_families": jti, "access_policies": made.json()["id"]}
-    answers = [
-        await rest.ask(root, "GET", path)
-        for path in (*paths.values(), "/servers", "/servers/stats")
-    ]
-    pages = await everything(rest, root, paths[collection])
+    stats = await rest.call(root, "GET", "/stats")
     patched = await rest.call(root, "PATCH", f"/{owner}", json={"title": "Still here"})
 
-    assert [(one.url, one.text) for one in answers if one.status_code != 200] == []
-    assert signs.get(collection, str(kept["_id"] if collection == "sync_jobs" else "")) in pages
-    assert patched.status_code == 200, patched.text
+    assert pages.keys() == MEMBERS.keys()
+    assert job_id in pages["sync_jobs"]
+    assert issued.json()["tokens"]["jti"] in pages["token_families"]
+    assert made.json()["id"] in pages["access_policies"]
+    assert (stats.status_code, patched.status_code) == (200, 200), stats.text + patched.text
     assert rest.parts.snapshot.route("good") is not None
 
 
