@@ -145,12 +145,13 @@ class ExchangeRecord:
         body = members(json.loads(message))
         if "method" in body or not ("result" in body or "error" in body):
             return message
-        answered_id = body.get("id")
-        if answered_id is None and "error" in body and request_id is not None:
-            # Of a message that it could not read; of this request, for there is no other.
-            return json.dumps({**body, "id": request_id}, ensure_ascii=False).encode()
         # The SDK takes a number that came back as text.
-        if str(answered_id) not in self.asked:
+        is_known = str(body.get("id")) in self.asked
+        if not is_known and "error" in body and request_id is not None:
+            # Servers refuse what they did not read under no id, or one of their own
+            # ("server-error" in the Python SDK 1.x): it is of this request, for it came with it.
+            return json.dumps({**body, "id": request_id}, ensure_ascii=False).encode()
+        if not is_known:
             told = "It answered under another id than that of the request."
             raise self.refused(UpstreamProtocolError(told))
         return message

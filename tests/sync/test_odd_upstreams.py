@@ -207,11 +207,12 @@ async def test_what_cannot_be_read_is_told(
     assert clock.monotonic() - began_at < DISCOVERY_SECONDS / 2
 
 
-async def test_an_error_without_an_id_answers_the_request_that_it_came_for(
-    settings: Settings,
+@pytest.mark.parametrize("error_id", [None, "server-error"])
+async def test_an_error_under_no_id_of_ours_answers_the_request_that_it_came_for(
+    settings: Settings, error_id: str | None
 ) -> None:
     def answering(body: bytes) -> bytes:
-        return plain(JSON)(under_id(body, None) if b'"error"' in body else body)
+        return plain(JSON)(under_id(body, error_id) if b'"error"' in body else body)
 
     async with odd(answering) as port:
         assert await read(settings, f"http://127.0.0.1:{port}/mcp") == [TOOL["name"]]

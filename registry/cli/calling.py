@@ -1,0 +1,50 @@
+"""Calls a tool at the gateway as any MCP client does, with the SDK's own client."""
+
+from typing import Any
+
+import httpx2
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+
+from registry.core.errors import ErrorKind, RegistryError
+
+CALL_SECONDS = 600
+"""As long as the gateway waits for one answer unless it is told otherwise."""
+
+
+class CallRefusedError(RegistryError):
+    """The gateway did not take the call, or did not answer."""
+
+    kind = ErrorKind.UPSTREAM
+
+
+async def call_tool(
+    address: str, token: str, name: str, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """Call a tool and return its result as it came.
+
+    Raises:
+        CallRefusedError: There is no gateway, or it refused; says why.
+    """
+    headers = {"Authorization": f"Bearer {token}"}
+    try:
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=CALL_SECONDS, trust_env=False) as http,
+            Client(streamable_http_client(address, http_client=http)) as client,
+        ):
+            result = await client.call_tool(name, arguments)
+    except* MCPError as group:
+        raise CallRefusedError(_first(group)) from None
+    except* httpx2.HTTPStatusError as group:
+        raise CallRefusedError(f"{address}: {_first(group)}") from None
+    except* httpx2.TransportError:
+        told = f"{address} cannot be reached: is the registry running there?"
+        raise CallRefusedError(told) from None
+    return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _first(group: BaseExceptionGroup[Any]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(str(error).split())
