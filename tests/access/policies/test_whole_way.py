@@ -315,7 +315,7 @@ async def test_a_warm_call_under_policies_sends_no_command_to_the_database(
                 await client.call_tool("sums__add", {"a": number, "b": 1})
                 await client.list_tools()
 
-        assert whole.commands() == before
+            assert whole.commands() == before
 
 
 async def test_what_is_known_of_a_tool_that_another_program_stored_is_what_it_says(
