@@ -107,6 +107,7 @@ def test_every_collection_is_in_the_table() -> None:
     known = {vars(document)["Settings"].name for document in (*DOCUMENTS, *OWN_DOCUMENTS)}
 
     assert known | WITHOUT_MODEL == TABLE.keys()
+    assert "api_endpoints" not in TABLE
 
 
 @pytest.mark.requirement("R-016")

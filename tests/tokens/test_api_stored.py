@@ -309,6 +309,7 @@ async def test_a_list_is_not_asked_for_anyhow(
     assert (await rest.ask(alice, "GET", "/tokens", params=params)).status_code == 422
 
 
+@pytest.mark.requirement("R-091")
 @pytest.mark.requirement("R-262")
 async def test_lists_are_narrowed_by_type_and_identifier_in_either_form(
     rest: Rest, alice: UserContext
@@ -742,7 +743,8 @@ async def test_what_cannot_be_recorded_is_not_done(
 async def test_stored_tokens_and_operations_are_measured(
     rest: Rest, alice: UserContext, bob: UserContext
 ) -> None:
-    await pair(rest, alice)
+    access, _ = await pair(rest, alice)
+    await refresh(rest, alice, access)
     await store(rest, bob, type="api_key")
     gone = await store(rest, bob)
     await let_expire(rest, gone["id"])
@@ -755,6 +757,7 @@ async def test_stored_tokens_and_operations_are_measured(
     assert 'tokens_active{type="api_key"} 1.0' in lines
     assert "tokens_active_users 2.0" in lines
     assert "tokens_expired 1.0" in lines
+    assert any('operation="refresh",outcome="success"' in line for line in lines)
     assert any('operation="refresh",outcome="failure"' in line for line in lines)
     assert any('operation="store",outcome="success"' in line for line in lines)
 
