@@ -1,1 +1,1 @@
-"""Code shared with other programs: documents and the database client."""
+"""Code without knowledge of the registry: documents, and the database client."""

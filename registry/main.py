@@ -30,11 +30,10 @@ from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
 from registry.usage.routes import router as usage_router
 from registry.users.routes import groups_router, users_router
-from registry.web.draining import RefuseWhileDraining
 from registry.web.errors import install_error_handlers
 from registry.web.health import health_router
 from registry.web.hosts import HostGuard, answer_misdirected
-from registry.web.middleware import RequestRecorder
+from registry.web.middleware import RefuseWhileDraining, RequestRecorder
 from registry.web.welcome import welcome_router
 from registry.wiring.application import components
 from registry.wiring.components import Components

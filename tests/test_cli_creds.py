@@ -142,7 +142,8 @@ def test_without_the_old_key_each_value_is_named_and_none_is_changed(
 
     assert ended.returncode == 1
     assert ended.stdout.splitlines() == [
-        f"{place}: unreadable: CREDS_KEY does not fit, or the value is damaged" for place in places
+        f"{place}: unreadable: CREDS_KEY is not the right key, or the value is damaged"
+        for place in places
     ]
     assert ended.stderr == (
         "5 stored; 5 unreadable\nIs the key they were written with in CREDS_KEYS_READABLE?\n"

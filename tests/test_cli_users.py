@@ -75,7 +75,7 @@ def test_groups_are_added_and_their_members_changed() -> None:
         (["users", "add", "ada@example.org"], 4, "A user with email 'ada@example.org' already"),
         (["users", "update", "ada"], 1, "say what to change"),
         (["users", "disable", "nobody"], 3, "there is no user 'nobody'"),
-        (["users", "disable", "ada"], 4, "An administrator must remain"),
+        (["users", "disable", "ada"], 4, "The last administrator cannot be removed"),
         (["groups", "members", "Nobodies"], 3, "there is no group 'Nobodies'"),
         (["groups", "add", "People", "--member", "nobody"], 3, "there is no user 'nobody'"),
     ],

@@ -170,7 +170,7 @@ async def test_nothing_is_written_to_a_database_that_is_too_old(settings: Settin
     ("uri", "problem"),
     [
         ("mongodb://127.0.0.1:1/", "MONGO_URI: the database cannot be reached"),
-        ("mongodb://u:s3ntinel:x@h/", "MONGO_URI: is no usable MongoDB connection string"),
+        ("mongodb://u:s3ntinel:x@h/", "MONGO_URI: is not a valid MongoDB connection string"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_one_line(

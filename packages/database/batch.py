@@ -1,6 +1,6 @@
-"""Writes of one transaction that are sent together, in one round trip.
+"""Batched writes of one transaction, in one round trip where the server supports it.
 
-MongoDB does so from release 8.0 on, with `bulkWrite`, whose shape is described at
+MongoDB supports it from release 8.0 on, with `bulkWrite`, described at
 https://www.mongodb.com/docs/manual/reference/command/bulkWrite/. Earlier releases, and deployments
 whose feature compatibility version is an earlier one, get the same writes one by one.
 """
@@ -19,7 +19,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 from packages.database.errors import DUPLICATE_KEY
 
 BULK_WRITE_WIRE_VERSION = 25
-"""Of MongoDB 8.0, the first release that takes writes to several collections in one command."""
+"""Of MongoDB 8.0, the first release with writes to several collections in one command."""
 
 REFUSING_CODES = frozenset({59, 115})
 """CommandNotFound, and CommandNotSupported: the feature compatibility version is too low."""
@@ -27,13 +27,13 @@ REFUSING_CODES = frozenset({59, 115})
 WRITE_CONFLICT = 112
 TRANSIENT = "TransientTransactionError"
 
-MOST_BYTES = 12_000_000
-"""Of writes in one command, which is one document and must not exceed 16 MiB."""
+MAX_BYTES = 12_000_000
+"""Maximum bytes of writes in one command, which is one document of at most 16 MiB."""
 
 Unmatched: TypeAlias = Callable[[], Awaitable[None]]
-"""What to do when an update found nothing. May use the transaction; raises to give it up."""
+"""Called when an update matched nothing. May use the transaction; raises to abort it."""
 Refused: TypeAlias = Callable[[WriteError], Exception]
-"""Turns the database's refusal of a write into what callers know, or returns it as it is."""
+"""Translates a write error of the database for callers, or returns it unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Write:
 
 
 class Bulk:
-    """Whether a deployment takes writes together; shared by all batches of one client."""
+    """Whether a deployment supports `bulkWrite`; shared by all batches of one client."""
 
     def __init__(self, client: AsyncMongoClient[dict[str, Any]]) -> None:
         self._client = client
@@ -56,7 +56,7 @@ class Bulk:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the servers that are known take `bulkWrite`."""
+        """Whether all known servers support `bulkWrite`."""
         versions = self._client.topology_description.common_wire_version
         return not self._is_refused and (versions or 0) >= BULK_WRITE_WIRE_VERSION
 
@@ -66,9 +66,9 @@ class Bulk:
 
 
 class WriteBatch:
-    """Collects writes of a transaction; `send` sends them, in the order in which they came.
+    """Collects writes of a transaction; `send` sends them in order.
 
-    Get it from `Database.batch`. What was not sent is not written.
+    Get it from `Database.batch`. Without `send` nothing is written.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class WriteBatch:
     def insert(
         self, collection: str, document: Mapping[str, Any], *, refused: Refused | None = None
     ) -> None:
-        """Insert a document, which has its `_id`."""
+        """Insert a document, which must have an `_id`."""
         self._writes.append(_Write(collection, document, {}, {}, False, None, refused))
 
     def update(
@@ -109,7 +109,7 @@ class WriteBatch:
         self._writes.append(write)
 
     async def send(self) -> None:
-        """Write everything; call what asked to be told that an update found nothing.
+        """Write everything, and call `unmatched` for updates that matched nothing.
 
         Raises:
             OperationFailure: The database refuses a write, or the transaction has to be tried
@@ -120,8 +120,8 @@ class WriteBatch:
             return
         found: list[bool] = []
         if _is_starting(self.tx):
-            # The first statement carries the read concern, which not every compatible server takes
-            # with such a command.
+            # The first statement carries the read concern, which not every compatible server
+            # accepts with such a command.
             found.append(await self._write(writes[0]))
         found += await self._write_all(writes[len(found) :])
         for write, is_found in zip(writes, found, strict=True):
@@ -129,7 +129,7 @@ class WriteBatch:
                 await write.unmatched()
 
     async def _write_all(self, writes: list[_Write]) -> list[bool]:
-        """Write everything; return which writes found what they are about."""
+        """Write everything; return which writes matched."""
         if len(writes) > 1 and self._bulk.is_possible:
             packed = self._packed(writes)
             if packed is not None:
@@ -171,7 +171,7 @@ class WriteBatch:
                 }
             encoded = encode(operation, codec_options=self._database.codec_options)
             size += len(encoded)
-            if size > MOST_BYTES:
+            if size > MAX_BYTES:
                 return None
             operations.append(RawBSONDocument(encoded))
         return operations, [f"{self._database.name}.{name}" for name in places]
@@ -190,7 +190,7 @@ class WriteBatch:
             if exc.code not in REFUSING_CODES:
                 raise
             self._bulk.refuse()
-            # The command's failure has ended the transaction; the next try goes one by one.
+            # The failed command has aborted the transaction; the next attempt writes one by one.
             raise _to_be_tried_again(str(exc), exc.code, exc.details or {}) from exc
         # A few numbers for each of a few writes: never more than the first batch.
         results = reply["cursor"]["firstBatch"]
@@ -201,15 +201,15 @@ class WriteBatch:
 
 
 def _is_starting(tx: AsyncClientSession) -> bool:
-    """Whether nothing was sent in a transaction yet, or it cannot be told."""
+    """Whether a transaction has sent nothing yet, or its state is unknown."""
     return bool(getattr(tx, "_starting_transaction", True))
 
 
 def _refusal(write: _Write, result: Mapping[str, Any]) -> Exception:
-    """Return what the driver would have raised for a write on its own, in the caller's terms."""
+    """Return the error that the driver raises for a single write, translated for the caller."""
     code, message = result.get("code"), str(result.get("errmsg", ""))
     if code == WRITE_CONFLICT:
-        # Some servers tell of a conflict like of any refusal.
+        # Some servers report a conflict like any other write error.
         return _to_be_tried_again(message, code, result)
     kind = DuplicateKeyError if code == DUPLICATE_KEY else WriteError
     error = kind(message, code, dict(result))

@@ -1,7 +1,7 @@
-"""Changes of documents as they are committed, from MongoDB's change streams.
+"""Feed of committed changes, from MongoDB's change streams.
 
-A reader that was cut off goes on where it stopped, as long as the server remembers.
-`packages.database.polling` tells the same of a server that has no change streams.
+A reader resumes where it stopped, as long as the server's oplog reaches back.
+`packages.database.polling` provides the same for servers without change streams.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from packages.database.client import Database, Doc
 from packages.database.errors import DatabaseUnavailable, translated
 
 HEARTBEAT_MS = 500
-"""How long the server waits for a change before it answers that there was none."""
+"""How long the server waits for a change before it returns an empty batch."""
 
 ROW_ID_BYTES = 12
 OBJECT_ID_CHARACTERS = 24
 
 WHOLE_COLLECTION = frozenset({"drop", "dropDatabase", "rename", "invalidate"})
-"""Events that say nothing of single documents."""
+"""Events that concern no single document."""
 
 HISTORY_LOST_CODES = frozenset({260, 280, 286, 10334})
 """InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost, BSONObjectTooLarge."""
 
 TOUCHED: Mapping[str, Any] = {
-    # The embedded database takes a tenth of what an event costs it to find nothing in the rest.
+    # Without this condition the embedded database spends a tenth of each event here.
     "$cond": [
         {"$eq": ["$operationType", "update"]},
         {
@@ -49,21 +49,21 @@ TOUCHED: Mapping[str, Any] = {
         [],
     ]
 }
-"""The dotted names of the fields that an update changed; none for other events."""
+"""The dotted names of the fields that an update changed; empty for other events."""
 
 NO_FIELDS: frozenset[str] = frozenset()
 
 Position: TypeAlias = Any
-"""Where a reader goes on. Only the feed that gave it understands it."""
+"""Resume position of a reader. Opaque: only the feed that returned it can read it."""
 
 
 class HistoryLost(Exception):  # noqa: N818 - names the state, like DatabaseUnavailable
-    """What happened since the position cannot be told; everything must be read again."""
+    """Changes since the position are no longer available; everything must be read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A collection whose changes are told.
+    """A collection whose changes are followed.
 
     Attributes:
         link: The field that refers to what its documents are about; None where that is themselves
@@ -97,8 +97,8 @@ class ChangeEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A change, or a sign of life.
+class FeedItem:
+    """A change, or a heartbeat without one.
 
     Attributes:
         position: Where to go on once this and everything before it was dealt with.
@@ -109,24 +109,24 @@ class Heard:
 
 
 class ChangeFeed(Protocol):
-    """Tells of changes, in order, each at least once."""
+    """Yields changes, in order, each at least once."""
 
     @property
     def mode(self) -> str:
-        """Return how: `change_stream` or `polling`."""
+        """Return the mode: `change_stream` or `polling`."""
 
     async def now(self) -> Position | None:
-        """Return the present position, or None when there is no going on from it.
+        """Return the current position, or None if the feed cannot resume from it.
 
         Raises:
             DatabaseUnavailable: It cannot be asked.
         """
 
-    def changes(self, after: Position | None) -> AsyncGenerator[Heard, None]:
-        """Yield every change after a position, or from now on, and signs of life.
+    def changes(self, after: Position | None) -> AsyncGenerator[FeedItem, None]:
+        """Yield every change after a position, or from now on, and heartbeats.
 
-        The first item is a sign of life: what is read from then on is not missed. The end says
-        that a reader should begin anew.
+        The first item is a heartbeat: changes from then on are not missed. When the iterator
+        ends, the reader should start again.
 
         Raises:
             HistoryLost: There is no going on from the position.
@@ -146,15 +146,15 @@ class ChangeStream:
         links = {item.link for item in watched if item.link is not None}
         most_unheeded = max((len(item.unheeded) for item in watched), default=0)
         self._pipeline: list[Mapping[str, Any]] = [
-            # What ends a stream has no collection.
+            # Events that end a stream have no collection.
             {"$match": {"ns.coll": {"$in": [*self._links, None]}}},
             {
                 "$project": {
                     "ns": 1,
                     "documentKey": 1,
                     "operationType": 1,
-                    # Their names alone, and one more than may go unheeded: an event of the whole
-                    # document may be larger than the server can send, and ends the stream.
+                    # Only names of fields, one more than may be ignored: an event with the whole
+                    # document may exceed the server's limit, which ends the stream.
                     "touched": {"$slice": [TOUCHED, most_unheeded + 1]},
                     **{f"fullDocument.{name}": 1 for name in sorted(links)},
                 }
@@ -162,29 +162,29 @@ class ChangeStream:
         ]
 
     async def now(self) -> Position | None:
-        """Return the present position, or None when the server tells none before a change."""
+        """Return the current position, or None if the server has none before the first change."""
         async with self._opened(None) as stream:
             return stream.resume_token
 
-    async def changes(self, after: Position | None) -> AsyncGenerator[Heard, None]:
-        """Yield every change after a position, or from now on, and signs of life."""
+    async def changes(self, after: Position | None) -> AsyncGenerator[FeedItem, None]:
+        """Yield every change after a position, or from now on, and heartbeats."""
         has_heard = after is None
         try:
             async with self._opened(after) as stream:
-                yield Heard(None, stream.resume_token or after)
-                # One that the server ended answers None at once for ever.
+                yield FeedItem(None, stream.resume_token or after)
+                # A stream that the server ended returns None immediately, forever.
                 while stream.alive:
                     event = await stream.try_next()
                     has_heard = True
                     change = None if event is None else self._change(event)
-                    yield Heard(change, stream.resume_token)
+                    yield FeedItem(change, stream.resume_token)
         except OperationFailure as exc:
-            # A position that is too old, foreign or damaged, an event too large to be told:
-            # servers have many codes for it, and one cure.
+            # The position is too old, foreign or damaged, or an event is too large: servers have
+            # many codes for these, with the same remedy.
             if exc.code in HISTORY_LOST_CODES or not has_heard:
                 raise HistoryLost from exc
             raise DatabaseUnavailable from exc
-        # Ended without an event that says so, as by somebody who ended its cursor.
+        # Ended without an event, for example because its cursor was killed.
         raise DatabaseUnavailable
 
     @asynccontextmanager
@@ -210,7 +210,7 @@ class ChangeStream:
         if touched and self._unheeded.get(collection, NO_FIELDS).issuperset(touched):
             return None
         name = self._links[collection]
-        # Of an update whose document is gone by now there is none; its deletion follows.
+        # None if the updated document was deleted since; the deletion follows.
         document = event.get("fullDocument") or {}
         link = None if name is None or name not in document else str(document[name])
         return ChangeEvent(collection, str((event.get("documentKey") or {}).get("_id", "")), link)

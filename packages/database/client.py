@@ -1,4 +1,4 @@
-"""The connection to MongoDB, its indexes and validators, and transactions.
+"""MongoDB client: connection, indexes, validators and transactions.
 
 Knows the documents of `packages.models`; knows no settings, HTTP or MCP.
 """
@@ -41,10 +41,10 @@ log = structlog.get_logger()
 
 LEAST_RELEASE = "6.0"
 LEAST_WIRE_VERSION = 17
-"""What servers of that release say in `hello`. Source: docs/decisions/0045-mongodb-releases.md."""
+"""That release's `maxWireVersion` in `hello`. Source: docs/decisions/0045-mongodb-releases.md."""
 
 ROUTER = "isdbgrid"
-"""What a router of a sharded cluster (`mongos`) says of itself in `hello`."""
+"""`msg` in the `hello` of a sharded cluster's router (`mongos`)."""
 
 COMMAND_NOT_FOUND = 59
 
@@ -52,43 +52,43 @@ DEFAULT_DATABASE = "jarvis"
 """Name of the shared database when the connection string has none."""
 
 NOT_THERE_CODES = frozenset({26, 27})
-"""There is no such collection; there is no such index."""
+"""NamespaceNotFound, and IndexNotFound."""
 
 TOLD_DUPLICATES = 5
-"""Documents, and groups of them, that are named where a unique index cannot be made."""
+"""Duplicate documents, and groups of them, that are named if a unique index cannot be built."""
 
 DUPLICATES_MS = 10_000
-"""Longest time to look for them: it reads the whole collection."""
+"""Longest time for that search, which reads the whole collection."""
 
 INDEX_IDENTITY = frozenset(
     {"key", "unique", "sparse", "expireAfterSeconds", "partialFilterExpression", "collation"}
 )
-"""What makes two indexes differ. A name, a version or `background` does not."""
+"""Options that distinguish two indexes. Name, version and `background` do not."""
 
 NAMESPACE_EXISTS = 48
 
 SOCKET_TIMEOUT_MS = 30_000
-"""Longest wait for an answer, but for that to the creation of an index."""
+"""Longest wait for an answer, except to the creation of an index."""
 
 INDEX_BUILD_SECONDS = 86_400
 """Longest time for the indexes of a collection to be built."""
 
 HEARTBEAT_MS = 2_000
-"""How often a server must show that it lives; the driver's own ten seconds are long to wait."""
+"""Interval of the driver's server checks; its default of ten seconds is long."""
 
 CLOSE_SECONDS = 5
-"""Longest time for connections to be closed at the end of a process."""
+"""Longest time for closing connections at shutdown."""
 
 TRANSACTION_SECONDS = 30
-"""Longest time for a transaction with all its retries; the driver's own limit is two minutes."""
+"""Longest time for a transaction with all retries; the driver's limit is two minutes."""
 
 
 class UnsupportedServerError(Exception):
-    """The server is there, and is none that can be used."""
+    """The server can be reached but is not supported."""
 
 
 class TopologyError(UnsupportedServerError):
-    """The server is no replica set, so it has neither transactions nor change streams."""
+    """The server is a standalone, so it has neither transactions nor change streams."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -108,7 +108,7 @@ class ShardedClusterError(UnsupportedServerError):
 
 
 class ServerVersionError(UnsupportedServerError):
-    """The server is of a release that is too old."""
+    """The server's release is too old."""
 
     def __init__(self, version: str | None) -> None:
         release = "MongoDB" if version is None else f"MongoDB {version}"
@@ -116,18 +116,18 @@ class ServerVersionError(UnsupportedServerError):
 
 
 class MongoAddressError(Exception):
-    """The connection string cannot be used. Never quoted: it may hold a password."""
+    """The connection string is invalid. It is never quoted, because it may hold a password."""
 
     def __init__(self) -> None:
         super().__init__(
-            "MONGO_URI: is no usable MongoDB connection string "
+            "MONGO_URI: is not a valid MongoDB connection string "
             "(mongodb://user:password@host:port/database, with special characters %-encoded)"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class IndexConflict:
-    """An index that is not as we want it: another one is in its place, or it cannot be made."""
+    """An index that cannot be built, or that exists with other options."""
 
     collection: str
     index: str
@@ -165,7 +165,7 @@ class Database:
                 appname="mcp-gateway-registry",
                 serverSelectionTimeoutMS=timeout_ms,
                 connectTimeoutMS=timeout_ms,
-                # A primary that is silent is given up after this and the connect timeout together.
+                # A silent primary is abandoned after this plus the connect timeout.
                 heartbeatFrequencyMS=HEARTBEAT_MS,
                 socketTimeoutMS=self._socket_timeout_ms,
                 event_listeners=[*listeners, self._sign_of_life],
@@ -173,8 +173,8 @@ class Database:
             database = client.get_default_database(
                 DEFAULT_DATABASE,
                 write_concern=WriteConcern("majority"),
-                # Whatever the connection string says: a secondary may not know yet of a right
-                # that was withdrawn, or of a token that was revoked.
+                # Overrides the connection string: a secondary may still lack the withdrawal of a
+                # right or the revocation of a token.
                 read_preference=ReadPreference.PRIMARY,
             )
         except (PyMongoError, ValueError):
@@ -189,7 +189,7 @@ class Database:
         return self.db[name]
 
     async def ping(self) -> None:
-        """Ask the primary for a sign of life.
+        """Check that the primary answers.
 
         Raises:
             DatabaseUnavailable: It gave none in time.
@@ -198,7 +198,7 @@ class Database:
             await self.db.command("ping")
 
     async def is_standalone(self) -> bool:
-        """Whether the server has neither transactions nor change streams; remembered.
+        """Whether the server has neither transactions nor change streams. The answer is cached.
 
         Raises:
             UnsupportedServerError: It is too old, or a router of a sharded cluster.
@@ -226,7 +226,7 @@ class Database:
             raise TopologyError
 
     async def require_supported(self) -> Doc:
-        """Check that the server can be used, at least to read, and return what it says of itself.
+        """Check that the server is supported, at least for reading; return its `hello`.
 
         Raises:
             UnsupportedServerError: It is too old, or a router of a sharded cluster.
@@ -238,7 +238,7 @@ class Database:
             try:
                 hello = await self.client.admin.command("hello")
             except ConfigurationError:
-                # Of a server that is too old for the driver as well.
+                # The server is too old even for the driver.
                 if self._knows_old_server():
                     raise ServerVersionError(None) from None
                 raise MongoAddressError from None
@@ -266,15 +266,15 @@ class Database:
             await init_beanie(database=self.db, document_models=list(documents), skip_indexes=True)
 
     async def ensure_collection(self, name: str, validator: Mapping[str, object]) -> None:
-        """Create a collection of ours with its validator, or bring the validator up to date."""
+        """Create one of our collections with its validator, or update the validator."""
         async with translated():
             try:
-                # The server says whether there is one; asked before, it lists all of them.
+                # The creation itself shows whether it exists; asking first lists all collections.
                 await self.db.create_collection(name, check_exists=False, validator=validator)
             except OperationFailure as exc:
                 if exc.code != NAMESPACE_EXISTS:
                     raise
-                # A change of options locks the collection: not at each start of each worker.
+                # Changing options locks the collection, so not at each start of each worker.
                 found = await self.db.list_collections(filter={"name": name})
                 options = [item.get("options") or {} async for item in found]
                 if [item.get("validator") for item in options] != [validator]:
@@ -283,7 +283,7 @@ class Database:
     async def ensure_indexes(
         self, name: str, indexes: Sequence[IndexModel]
     ) -> list[IndexConflict]:
-        """Create what is missing, and wait until it is built, however long that takes.
+        """Create missing indexes, and wait until they are built, without a limit.
 
         Existing indexes are never dropped or changed. Several processes may do this at once: the
         server builds each index once, and answers all of them when it is built.
@@ -303,7 +303,7 @@ class Database:
                     raise
             else:
                 return conflicts
-            # One by one, so that the one that cannot be made keeps none of the others away.
+            # One by one, so that a failing index does not prevent the others.
             for index in indexes:
                 try:
                     await self._build_indexes(name, [index])
@@ -321,7 +321,7 @@ class Database:
         return conflicts
 
     async def _build_indexes(self, name: str, indexes: Sequence[IndexModel]) -> None:
-        """Create indexes of a collection, and report when it takes long.
+        """Create indexes of a collection, and log if it takes long.
 
         Raises:
             OperationFailure: One of them cannot be made.
@@ -329,8 +329,8 @@ class Database:
         """
 
         async def create() -> None:
-            # A build may take longer than anything else that is asked of the server. With the
-            # usual timeout none of those who need it would ever see it end.
+            # A build may take longer than any other command: with the usual timeout no caller
+            # would see it end.
             with pymongo.timeout(INDEX_BUILD_SECONDS):
                 await self.db[name].create_indexes(indexes)
 
@@ -340,7 +340,7 @@ class Database:
         task = loop.create_task(create())
         try:
             while not (await asyncio.wait({task}, timeout=self._socket_timeout_ms / 1000))[0]:
-                # Nobody else would find out within the build's time that the server is gone.
+                # During the build, only this detects that the server has become unreachable.
                 await self.ping()
                 is_reported = True
                 seconds = round(loop.time() - began_at)
@@ -354,7 +354,7 @@ class Database:
             log.info("index_build_finished", collection=name, indexes=names, seconds=seconds)
 
     async def _duplicates(self, name: str, index: IndexModel) -> str | None:
-        """Say which documents keep a unique index from being made; None when that takes long."""
+        """Return which documents prevent a unique index; None if the search takes too long."""
         keys = {key.replace(".", "_"): f"${key}" for key in index.document["key"]}
         some = {"$firstN": {"input": "$_id", "n": TOLD_DUPLICATES}}
         stages: list[Doc] = [
@@ -442,7 +442,7 @@ def index_keys(index: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: Doc = {}
     for name, kind in keys.items():
         if kind == "text":
-            # Their order among themselves means nothing, and servers do not keep it.
+            # Their relative order has no meaning, and servers do not preserve it.
             found |= dict.fromkeys(sorted(text - {"_fts"}), kind)
         elif name != "_ftsx":
             found[name] = kind
@@ -450,7 +450,7 @@ def index_keys(index: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _is_of_one_index(error: OperationFailure) -> bool:
-    """Whether the server says that it cannot make an index, rather than that it can do nothing."""
+    """Whether an error concerns one index, rather than the server as a whole."""
     return not is_unreachable(error) and error.code not in LOGIN_CODES
 
 

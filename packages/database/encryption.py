@@ -1,4 +1,4 @@
-"""Stored credentials: the three forms shared with jarvis-api, and a sealed form of our own.
+"""Encryption of stored credentials: three forms shared with jarvis-api, and our own sealed form.
 
     v1   AES-256-CBC, fixed IV   <ciphertext>                       written for pluginauths
     v2   AES-256-CBC, random IV  <iv>:<ciphertext>                  written for shared documents
@@ -47,7 +47,7 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class StoredForm(StrEnum):
-    """How a stored credential is written."""
+    """Format of a stored credential."""
 
     V1 = "v1"
     V2 = "v2"
@@ -78,9 +78,9 @@ class FieldRef:
     field: str
 
     def __post_init__(self) -> None:
-        # With a slash in front, two different places could have the same text.
+        # With a slash in these parts, two different places could have the same text.
         if "/" in self.collection or "/" in self.document_id:
-            msg = "a collection or document id holds no slash"
+            msg = "A collection name or document id must not contain a slash."
             raise ValueError(msg)
 
     @override
@@ -99,7 +99,7 @@ class KeyFormatError(ValueError):
 
 
 class UnencodableTextError(ValueError):
-    """The text holds half of a surrogate pair, which UTF-8 cannot say."""
+    """The text contains half of a surrogate pair, which UTF-8 cannot encode."""
 
     def __init__(self) -> None:
         super().__init__("The text to encrypt is not valid Unicode.")
@@ -108,10 +108,10 @@ class UnencodableTextError(ValueError):
 class UnreadableReason(StrEnum):
     """Why a stored value could not be decrypted."""
 
-    UNKNOWN_FORM = "it has none of the known stored forms"
+    UNKNOWN_FORM = "it has no known format"
     NOT_SEALED = "it is not sealed, and only sealed values are accepted here"
     UNKNOWN_KEY = "it was sealed with a key that is not configured"
-    UNREADABLE = "CREDS_KEY does not fit, or the value is damaged"
+    UNREADABLE = "CREDS_KEY is not the right key, or the value is damaged"
 
 
 class DecryptionError(Exception):
@@ -132,10 +132,10 @@ class DecryptionError(Exception):
 
 
 def stored_form(value: str) -> StoredForm | None:
-    """Return the form that *value* has, or None for anything else.
+    """Return the format of *value*, or None.
 
-    This is a statement about spelling. A plaintext can look like any of the forms, so never
-    decide by it whether something still has to be encrypted.
+    Only the syntax is checked. Plaintext can look like any format, so never use this to decide
+    whether a value still has to be encrypted.
     """
     return next((form for form, pattern in _PATTERNS.items() if pattern.fullmatch(value)), None)
 
@@ -179,7 +179,7 @@ class Cipher:
         return tuple(map(_key_id, self._keys))
 
     def encrypt_fixed_iv(self, text: str) -> str:
-        """Return *text* in form v1. For `pluginauths`, whose reader knows no other form.
+        """Return *text* in form v1. For `pluginauths`, whose reader supports no other form.
 
         Equal texts give equal results.
 
@@ -210,7 +210,7 @@ class Cipher:
     def unseal(self, stored: str, ref: FieldRef) -> str:
         """Return the text of a value sealed for *ref*. Right for our own collections.
 
-        Other forms are refused, so that nobody can swap a sealed value for an unbound one.
+        Other forms are refused, so that a sealed value cannot be replaced by an unbound one.
 
         Raises:
             DecryptionError: *stored* is not sealed, is sealed for another place or with an
@@ -241,10 +241,10 @@ class Cipher:
         return _require_text(next((text for text in candidates if text is not None), None), ref)
 
     def readings(self, stored: str, ref: FieldRef) -> dict[str, str]:
-        """Return what each key makes of a value in any form, by the key's fingerprint.
+        """Return the text that each key decrypts a value of any form to, by key fingerprint.
 
-        Nearly always there is one. CBC and CTR have no integrity, so a second key may by a small
-        chance make another text of the same value: `decrypt` returns that of the first key.
+        Nearly always there is one. CBC and CTR have no integrity, so by a small chance a second
+        key decrypts the value to another text; `decrypt` returns that of the first key.
 
         Raises:
             DecryptionError: No key opens it, as in `decrypt`.
@@ -313,14 +313,14 @@ def _opened(sealer: AESGCM, nonce: bytes, sealed: bytes, ref: FieldRef) -> str |
 
 
 def _require_text(text: str | None, ref: FieldRef) -> str:
-    # Raised here and not where it failed: that exception would carry decrypted bytes along.
+    # Raised here and not where it failed: the original exception would hold decrypted bytes.
     if text is None:
         raise DecryptionError(ref, UnreadableReason.UNREADABLE)
     return text
 
 
 def _encoded(text: str) -> bytes:
-    # Checked beforehand: the codec's own error would carry the whole text along.
+    # Checked beforehand: the codec's own error would hold the whole text.
     if LONE_SURROGATE.search(text):
         raise UnencodableTextError
     return text.encode()

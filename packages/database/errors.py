@@ -1,4 +1,4 @@
-"""Driver failures as one exception, so that callers need not know the driver."""
+"""Translation of driver errors, so that callers need not know the driver."""
 
 import functools
 import inspect
@@ -22,7 +22,7 @@ R = TypeVar("R")
 C = TypeVar("C", bound=type)
 
 DUPLICATE_KEY = 11000
-"""The code by which servers say that a unique index has such a value."""
+"""Server code of a violated unique index."""
 
 UNREACHABLE = (
     ConnectionFailure,
@@ -32,7 +32,7 @@ UNREACHABLE = (
     ExecutionTimeout,
     WTimeoutError,
 )
-"""What the driver raises when the database is away, stepping down or too slow."""
+"""Errors of the driver if the database is unreachable, stepping down or too slow."""
 
 SHUTTING_DOWN_CODES = frozenset({91, 11600, 11602})
 """ShutdownInProgress, InterruptedAtShutdown, InterruptedDueToReplStateChange."""
@@ -42,30 +42,30 @@ LOGIN_CODES = frozenset({13, 18})
 
 
 class DatabaseUnavailable(Exception):  # noqa: N818 - names the state, like the driver's own
-    """MongoDB cannot be reached, or did not answer in time. Nothing half done remains."""
+    """MongoDB cannot be reached, or did not answer in time. No partial change remains."""
 
 
 class MongoLoginError(DatabaseUnavailable):
-    """MongoDB refuses the user, the password or what the user wants to do."""
+    """MongoDB refuses the user, the password or the operation."""
 
     def __init__(self) -> None:
         super().__init__(
-            "MONGO_URI: MongoDB refuses its user name and password, or what they would do"
+            "MONGO_URI: MongoDB refuses its user name and password, or the user lacks a privilege"
         )
 
 
 class ReplicaSetNeeded(DatabaseUnavailable):
-    """A change was asked of a standalone server, which has no transactions."""
+    """A write was requested on a standalone server, which has no transactions."""
 
     def __init__(self) -> None:
         super().__init__(
-            "MongoDB runs as a standalone server, on which nothing can be changed: it has no "
-            "transactions. Make it a replica set; one node is enough."
+            "MongoDB runs as a standalone server, which has no transactions, so writes are "
+            "refused. Make it a replica set; one node is enough."
         )
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether *error* says that the database is away rather than that the operation is wrong."""
+    """Whether *error* means that the database is unavailable, not that the operation is wrong."""
     if isinstance(error, UNREACHABLE):
         return True
     if isinstance(error, OperationFailure):
@@ -100,7 +100,7 @@ def _wrapped(method: Callable[P, Awaitable[R]]) -> Callable[P, Any]:
     @functools.wraps(method)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if _in_transaction(*args, *kwargs.values()):
-            # The driver decides by its own exceptions whether to run a transaction again.
+            # Not translated in a transaction: the driver decides by its own exceptions on a retry.
             return await method(*args, **kwargs)
         async with translated():
             return await method(*args, **kwargs)

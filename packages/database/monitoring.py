@@ -1,4 +1,4 @@
-"""What the driver tells of its commands and connections, handed on to plain callables."""
+"""Listeners of the driver's command and connection events, which call plain callables."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from typing_extensions import override
 
 MICROSECONDS = 1_000_000
 FRESH_SECONDS = 0.1
-"""An answer so young says that the database is there."""
+"""Maximum age of an answer that counts as proof that the database is available."""
 
 
 class CommandTimer(monitoring.CommandListener):
@@ -34,14 +34,14 @@ class CommandTimer(monitoring.CommandListener):
 
 
 class SignOfLife(monitoring.CommandListener):
-    """Knows whether the database answered a moment ago."""
+    """Remembers whether the database answered a moment ago."""
 
     def __init__(self) -> None:
         self._at = -math.inf
 
     @property
     def is_fresh(self) -> bool:
-        """Whether asking for one would tell nothing new."""
+        """Whether the last answer is recent enough that a ping is unnecessary."""
         return time.monotonic() - self._at < FRESH_SECONDS
 
     @override
@@ -55,7 +55,7 @@ class SignOfLife(monitoring.CommandListener):
 
     @override
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        """Trust no earlier answer: perhaps the connection broke."""
+        """Discard the last answer: the connection may have broken."""
         self._at = -math.inf
 
 
@@ -100,18 +100,18 @@ class PoolWatcher(monitoring.ConnectionPoolListener):
 
     @override
     def connection_closed(self, event: monitoring.ConnectionClosedEvent) -> None:
-        """Count a connection off."""
+        """Count a closed connection."""
         self._opened(-1)
 
     @override
     def connection_check_out_started(
         self, event: monitoring.ConnectionCheckOutStartedEvent
     ) -> None:
-        """Ignore the wish for a connection."""
+        """Ignore a request for a connection."""
 
     @override
     def connection_check_out_failed(self, event: monitoring.ConnectionCheckOutFailedEvent) -> None:
-        """Count a wish that was not met."""
+        """Count a failed request for a connection."""
         self._failed()
 
     @override
@@ -121,5 +121,5 @@ class PoolWatcher(monitoring.ConnectionPoolListener):
 
     @override
     def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None:
-        """Count a connection given back."""
+        """Count a returned connection."""
         self._in_use(-1)

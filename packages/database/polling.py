@@ -1,9 +1,9 @@
-"""Changes of documents on a server that has no change streams: asked for, now and again.
+"""Feed of changes by polling, for servers without change streams.
 
-A round costs two small queries for each collection while nothing changes: how many documents
-there are, and which have a newer time than those seen. Only when one of the two says something
-are they counted by what they are about, which tells deletions. Memory is bounded by what
-documents are about, not by how many there are.
+While nothing changes, a round costs two small queries for each collection: the number of
+documents, and those with a newer time than the ones seen. Only if one of them shows a change,
+documents are counted by link, which detects deletions. Memory is bounded by the number of links,
+not by that of documents.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -13,24 +13,24 @@ from typing import Any
 
 from pymongo import IndexModel
 
-from packages.database.changes import ChangeEvent, Heard, Position, Watched, row_id
+from packages.database.changes import ChangeEvent, FeedItem, Position, Watched, row_id
 from packages.database.client import Database, Doc
 from packages.database.errors import translated
 from packages.database.stored import EARLIEST
 
 OVERLAP = timedelta(seconds=5)
-"""How far the clocks of those who write may differ without a change being missed."""
+"""How far the clocks of writers may differ without missing a change."""
 
 RECENT = 1_000
-"""Most documents remembered from that time; when more changed at once, none is."""
+"""Maximum number of documents remembered from that time; if more changed at once, none is."""
 
 RECHECK_SECONDS = 300.0
-"""How long until everything is read again: a raw write need not tell its time."""
+"""Interval after which everything is read again: a raw write may leave the time unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a collection was like.
+    """State of a collection at the last poll.
 
     Attributes:
         floor: Documents up to this time are known.
@@ -46,7 +46,7 @@ class _Seen:
 
 
 class Polling:
-    """Implements `ChangeFeed` by asking again and again.
+    """Implements `ChangeFeed` by polling.
 
     Args:
         now: Tells the time. Later times that documents say of themselves hide no others.
@@ -73,31 +73,31 @@ class Polling:
         self._rounds = max(int(RECHECK_SECONDS / seconds), 1)
 
     async def now(self) -> Position | None:
-        """Return what all collections are like now."""
+        """Return the current state of all collections."""
         async with translated():
             return {item.collection: await self._look(item, None) for item in self._watched}
 
-    async def changes(self, after: Position | None) -> AsyncGenerator[Heard, None]:
-        """Yield every change since a position, or from now on, and signs of life."""
+    async def changes(self, after: Position | None) -> AsyncGenerator[FeedItem, None]:
+        """Yield every change since a position, or from now on, and heartbeats."""
         seen: dict[str, _Seen] = dict(after if after is not None else await self.now() or {})
-        yield Heard(None, dict(seen))
+        yield FeedItem(None, dict(seen))
         for _ in range(self._rounds):
             changes: list[ChangeEvent] = []
             async with translated():
                 for item in self._watched:
                     before = seen[item.collection]
                     seen[item.collection] = await self._look(item, before, changes)
-            # A position is for after all of the round: told twice is better than never.
+            # The position follows the whole round: a change may be yielded twice, never missed.
             position = dict(seen)
             for change in changes:
-                yield Heard(change, None)
-            yield Heard(None, position)
+                yield FeedItem(change, None)
+            yield FeedItem(None, position)
             await self._sleep(self._seconds)
 
     async def _look(
         self, item: Watched, before: _Seen | None, changes: list[ChangeEvent] | None = None
     ) -> _Seen:
-        """Return what a collection is like now, and add what changed to *changes*."""
+        """Return the current state of a collection, and add changes to *changes*."""
         collection = self._database.collection(item.collection)
         told: list[ChangeEvent] = [] if changes is None else changes
         count = await collection.estimated_document_count()
@@ -112,12 +112,12 @@ class Polling:
             moment = row.get(item.stamp)
             if isinstance(moment, datetime) and (newest or EARLIEST) < moment <= latest:
                 newest = moment
-            # By its text: an id, or what stands for a time, may be of a type without a hash.
+            # By text: an id, or the value of a time field, may be of an unhashable type.
             key = (row_id(row["_id"]), moment if isinstance(moment, datetime) else None)
             if len(found) <= RECENT:
                 found.add(key)
             if before is not None and key not in before.recent:
-                about[_told(item, row)] = None
+                about[_change_of(item, row)] = None
         told += about
         counts = before.counts if before is not None else {}
         if item.is_counted and (before is None or about or count != before.count):
@@ -147,14 +147,14 @@ class Polling:
 
 
 def polling_indexes(watched: Sequence[Watched]) -> dict[str, list[IndexModel]]:
-    """Return the indexes without which each round would read whole collections."""
+    """Return the indexes that keep each round from reading whole collections."""
     return {
         item.collection: [IndexModel([(item.stamp, 1)], name="registry_polling")]
         for item in watched
     }
 
 
-def _told(item: Watched, row: Mapping[str, Any]) -> ChangeEvent:
+def _change_of(item: Watched, row: Mapping[str, Any]) -> ChangeEvent:
     if item.link is None:
         return ChangeEvent(item.collection, str(row["_id"]))
     return ChangeEvent(item.collection, "", str(row.get(item.link)))
@@ -167,7 +167,7 @@ def _gone(item: Watched, key: str) -> ChangeEvent:
 
 
 def _fewer(before: _Seen | None, counts: Mapping[str, int]) -> list[str]:
-    """Return what is not as often there as before; more often, too, if no time told it."""
+    """Return the links whose count changed: fewer, or more without a newer time."""
     if before is None:
         return []
     keys = {*before.counts, *counts}

@@ -1,6 +1,6 @@
-"""Collections, validators and indexes that the application needs, made idempotently at start.
+"""Collections, validators and indexes of the application, created idempotently at start.
 
-Nothing that exists is dropped, renamed or changed, but for validators and indexes of our own
+Nothing that exists is dropped, renamed or changed, except validators and indexes of our own
 collections. docs/decisions/0018-retired-indexes.md says when an index goes.
 """
 
@@ -89,17 +89,17 @@ RETIRED_INDEXES: Mapping[str, Sequence[str]] = {
     AccessPolicy.Settings.name: (FORMER_NAME_INDEX,),
     RegisteredTool.Settings.name: ("review_pending", "pending_hash_1"),
 }
-"""Indexes of earlier releases on collections of ours, which would refuse what is allowed now, or
-would be kept up to date for nobody."""
+"""Indexes of earlier releases on our own collections, which are unused, or whose uniqueness no
+longer holds."""
 
 WRITTEN_SHARED_COLLECTIONS = frozenset({"mcpservers", "tokens", "aclentries", "pluginauths"})
-"""Shared collections that we index. `users`, `groups` and `accessroles` are left to jarvis-api."""
+"""Shared collections with indexes of ours. `users`, `groups` and `accessroles` have none."""
 
 
 async def prepare(
     database: Database, extra_indexes: Mapping[str, Sequence[IndexModel]]
 ) -> list[IndexConflict]:
-    """Bind the documents and create what is missing.
+    """Bind the documents and create missing collections and indexes.
 
     Args:
         database: Where to.
@@ -114,7 +114,7 @@ async def prepare(
     conflicts: list[IndexConflict] = []
     for name, indexes in wanted_indexes(extra_indexes).items():
         conflicts += await database.ensure_indexes(name, indexes)
-    # Last, so that what takes their place is there before they go.
+    # Last, so that their replacements exist before they are dropped.
     for name, retired in RETIRED_INDEXES.items():
         await database.drop_indexes(name, retired)
     return conflicts
@@ -139,7 +139,7 @@ def wanted_indexes(
 
 
 def _as_published(index: IndexModel) -> IndexModel:
-    # mongoose says `background` of every index. MongoDB does not care; a compatible server that
-    # keeps the option would refuse the second program an index that differs in it alone.
+    # mongoose sets `background` on every index. MongoDB ignores it, but a compatible server that
+    # stores the option would refuse the same index without it to the second program.
     options = {key: value for key, value in index.document.items() if key != "key"}
     return IndexModel(list(index.document["key"].items()), **options, background=True)

@@ -1,4 +1,4 @@
-"""Many documents in several commands.
+"""Splits large sets of documents into several commands.
 
 A command that writes ten thousand documents can take longer than a driver waits for an answer, and
 one that names ten thousand has each document compared with all of them.
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def slices(items: Iterable[T], most: int = DOCUMENTS_AT_ONCE) -> Iterator[list[T]]:
-    """Yield *items* in lists of *most* or fewer; none of no items."""
+    """Yield *items* in lists of at most *most* items."""
     left = iter(items)
     while part := list(islice(left, most)):
         yield part

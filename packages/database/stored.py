@@ -1,8 +1,8 @@
-"""Values of documents that other programs write too: read as what they should be, or not at all.
+"""Tolerant reading of shared documents: a value has the expected type, or is left out.
 
-The driver is told here how to decode what it would otherwise read as something else or refuse,
-so that no document keeps another one from being read. A stored value may be of any BSON type at
-any place; whoever reads one asks for what it should be.
+The driver's decoding options are here: values that it would convert or refuse must not prevent
+other documents from being read. A stored value may have any BSON type; readers request the type
+that they expect.
 """
 
 import math
@@ -20,11 +20,11 @@ from typing_extensions import override
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(microsecond=999_000, tzinfo=UTC)
-"""As what dates before and after these are read: a document holds dates of 290 million years."""
+"""Earlier and later dates are read as these: BSON dates span 290 million years."""
 
 
 class StoredCode:
-    """JavaScript in a document. The driver's own is a text to `isinstance`, and has no hash."""
+    """JavaScript in a document. The driver's own class is a `str` and has no hash."""
 
     __slots__ = ("code",)
 
@@ -50,7 +50,7 @@ class _CodeCodec(TypeCodec):
 
 
 class _ReferenceDecoder(TypeDecoder):
-    """Leaves a sub-document with `$ref` and `$id` what it is: a JSON Schema may have both."""
+    """Keeps a sub-document with `$ref` and `$id` as it is: a JSON Schema may have both."""
 
     bson_type = DBRef
 
@@ -62,11 +62,11 @@ class _ReferenceDecoder(TypeDecoder):
 DECODING: Mapping[str, Any] = {
     "tz_aware": True,
     "type_registry": TypeRegistry([_CodeCodec(), _ReferenceDecoder()]),
-    # As texts: the client takes these options in the words of connection strings.
+    # As text: the client expects the spelling of connection strings.
     "datetime_conversion": "DATETIME_CLAMP",
     "unicode_decode_error_handler": "replace",
 }
-"""Options of the client. No date and no text keeps a document from being read."""
+"""Options of the client, with which no date and no text makes a document unreadable."""
 
 
 class NotJsonError(ValueError):
@@ -79,12 +79,12 @@ def text_of(stored: object) -> str | None:
 
 
 def texts_of(stored: object) -> tuple[str, ...]:
-    """Return the texts of a stored array; what is none is left out."""
+    """Return the texts of a stored array; other values are left out."""
     return tuple(one for one in stored if isinstance(one, str)) if isinstance(stored, list) else ()
 
 
 def moment_of(stored: object) -> datetime | None:
-    """Return a stored time, aware of its zone, or None."""
+    """Return a stored time, timezone-aware, or None."""
     if not isinstance(stored, datetime):
         return None
     return stored if stored.tzinfo else stored.replace(tzinfo=UTC)
@@ -103,7 +103,7 @@ def id_of(stored: object) -> str | None:
 
 
 def counts_of(stored: object) -> dict[str, int]:
-    """Return the whole numbers of a stored object; what is none is left out."""
+    """Return the whole numbers of a stored object; other values are left out."""
     if not isinstance(stored, dict):
         return {}
     counts = {str(name): whole_of(value) for name, value in stored.items()}
@@ -111,7 +111,7 @@ def counts_of(stored: object) -> dict[str, int]:
 
 
 def json_members(stored: object) -> dict[str, JsonValue]:
-    """Return the members of a stored object as JSON; what has no counterpart there is left out."""
+    """Return the members of a stored object as JSON, without those that JSON cannot represent."""
     found: dict[str, JsonValue] = {}
     for name, value in stored.items() if isinstance(stored, dict) else ():
         with suppress(NotJsonError):
@@ -120,7 +120,7 @@ def json_members(stored: object) -> dict[str, JsonValue]:
 
 
 def json_of(stored: object) -> JsonValue:
-    """Return a stored value as JSON: times and ids as texts, all else as it is.
+    """Return a stored value as JSON: times and ids as text, everything else unchanged.
 
     Raises:
         NotJsonError: JSON has nothing for it, or for something in it.

@@ -1,14 +1,14 @@
-"""Repairs of what the driver does when who waits for it is cancelled.
+"""Workarounds for the MongoDB driver's handling of cancellation.
 
 Needed on Python before 3.12: the driver waits for servers and connections with `asyncio.wait_for`
-around a condition, which runs in a task of its own there; when the time is up and the caller is
-cancelled while that task takes the condition's lock again, nobody ever releases the lock. From
-then on every operation of the client waits for ever: seen while a database was away and what
-waited for it was given up. Later releases of Python wait in the caller's own task, as is done
-here.
+around a condition, which runs in a separate task there. If the timeout expires and the caller is
+cancelled while that task acquires the condition's lock again, the lock is never released. From
+then on every operation of the client blocks forever: seen while a database was unavailable and
+waiting operations were cancelled. Later releases of Python wait in the caller's own task, as is
+done here.
 
-Needed on every Python: a socket is left to the collector, which warns of it, when the task that
-connects it is cancelled. A program that ends soon after it began does that.
+Needed on every Python: if the task that connects a socket is cancelled, the socket is left to the
+garbage collector, which warns of it. A program that ends soon after its start does that.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from pymongo import lock, pool_shared
 T = TypeVar("T")
 
 CONNECT = "_async_create_connection"
-"""What opens a socket for the driver. Nothing is repaired in releases that have none."""
+"""The driver's function that opens a socket. Releases without it are left unchanged."""
 
 
 async def wait_for(awaitable: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - its signature
@@ -38,7 +38,7 @@ async def wait_for(awaitable: Awaitable[T], timeout: float | None) -> T:  # noqa
 
 
 def repair_driver() -> None:
-    """Have the driver lose no lock and no socket when who waits for it is cancelled."""
+    """Patch the driver, so that a cancellation loses no lock and no socket."""
     if sys.version_info < (3, 12) and hasattr(lock, "wait_for"):
         lock.wait_for = wait_for
     connect = getattr(pool_shared, CONNECT, None)
@@ -47,14 +47,14 @@ def repair_driver() -> None:
 
 
 def _closing(connect: Any) -> Any:
-    """Return *connect*, closing what it opened when it is cancelled."""
+    """Wrap *connect*, so that a cancellation closes the socket that it opened."""
 
     @wraps(connect)
     async def connected(*arguments: Any) -> socket.socket:
         try:
             return await connect(*arguments)  # type: ignore[no-any-return]  # the driver's own
         except asyncio.CancelledError as exc:
-            # Nobody but the frame that was left has the socket.
+            # Only the frame that was left holds the socket.
             for frame, _ in traceback.walk_tb(exc.__traceback__):
                 if frame.f_code is connect.__code__:
                     _close_all(frame.f_locals.values())

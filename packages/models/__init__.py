@@ -78,7 +78,7 @@ GENERATED = "packages.models._generated"
 
 
 def check_generated() -> None:
-    """Check that there are models, without loading them.
+    """Check that the generated models exist, without loading them.
 
     Raises:
         SchemasNotGeneratedError: There are none.
@@ -88,7 +88,7 @@ def check_generated() -> None:
 
 
 def check_schema_version() -> None:
-    """Compare the generated models with the release this program expects and with what it writes.
+    """Check that the generated models have the expected release and the fields that we write.
 
     Raises:
         SchemasNotGeneratedError: There are none.
@@ -98,7 +98,7 @@ def check_schema_version() -> None:
     found = str(_load(GENERATED, "__version__"))
     if found != SCHEMA_VERSION:
         raise SchemaVersionError(expected=SCHEMA_VERSION, found=found)
-    # Not at the top: it needs Pydantic, and the generator runs without the rest.
+    # Not at the top: it needs Pydantic, without which the generator must run.
     from packages.models.written import check_members  # noqa: PLC0415
 
     check_members(vars(import_module(GENERATED)), found)

@@ -1,7 +1,7 @@
-"""`audit_logs` and `audit_seals`: who did what, and the chain that shows it is all still there.
+"""Documents `audit_logs` and `audit_seals`: audit records, and the chain that proves them.
 
-Ours alone, so written by hand. Both are insert-only: nothing in this program updates or deletes
-one of their documents.
+Only ours, so written by hand. Both are insert-only: this program never updates or deletes their
+documents.
 """
 
 from datetime import datetime

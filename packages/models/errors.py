@@ -1,4 +1,4 @@
-"""What is wrong with the generated models, each with the command that mends it."""
+"""Errors of the generated models, each with the command that fixes it."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ class SchemaVersionError(RuntimeError):
 
 
 class SchemaMembersError(RuntimeError):
-    """The generated models lack what this program writes, or hold it as another type."""
+    """The generated models lack a field that this program writes, or have another type for it."""
 
     def __init__(self, version: str, problems: Sequence[str]) -> None:
         super().__init__(
@@ -38,7 +38,7 @@ class SchemaMembersError(RuntimeError):
 
 
 class UnknownTransportError(ValueError):
-    """A configuration fits none of the transports."""
+    """A configuration matches none of the transports."""
 
     def __init__(self, kind: str | None) -> None:
         named = "has no type" if kind is None else f"has the type {kind!r}"

@@ -1,6 +1,6 @@
-"""`mcp_features`: prompts, resources and resource templates of MCP servers.
+"""Document `mcp_features`: prompts, resources and resource templates of MCP servers.
 
-Ours alone, so written by hand. Definitions are JSON text, as those of tools are.
+Only ours, so written by hand. Definitions are JSON text, as for tools.
 """
 
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Types and defaults that the generated models are written with."""
+"""Types and defaults that the generated models use."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 
 def _reject_null(value: object) -> object:
-    # PydanticObjectId(None) makes up a new id, which would turn a missing author into a stranger.
+    # PydanticObjectId(None) creates a new id, which would turn a missing author into a random one.
     if value is None:
         raise ValueError("an ObjectId is required")
     return value

@@ -1,1 +1,1 @@
-"""The record of every change and every refusal, and the proof that it is complete."""
+"""Audit trail: a record of every change and refusal, sealed into a tamper-evident chain."""

@@ -1,12 +1,12 @@
-"""What makes a record genuine and a removed one noticed.
+"""HMACs of audit records, and the hash chain of seals over them. Pure.
 
-* Each record carries an HMAC, so that a record which did not come from this program is known.
-* Seals list the digests of the records written since the seal before; each holds the hash of that
-  seal, so that none can be taken out or changed. The HMAC of the last one stands for all of them.
+* Each record has an HMAC, which shows whether it was written by this program.
+* A seal lists the digests of the records written since the previous seal, and holds that seal's
+  hash, so that no seal can be removed or changed. The HMAC of the last seal covers all of them.
 
-The keys derive from CREDS_KEY. Whoever has the database but not the key can neither add a record
-nor change or remove a sealed one unnoticed. Taking off the end of both collections together shows
-only against a `seq` and `hash` noted elsewhere: each new seal is logged as `audit_sealed`.
+The keys derive from CREDS_KEY. With access to the database but not to the key, adding a record, or
+changing or removing a sealed one, is detected. Truncating both collections together is detected
+only by a `seq` and `hash` stored elsewhere: each new seal is logged as `audit_sealed`.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from packages.database.client import Doc
 from packages.database.stored import EARLIEST, moment_of, text_of, whole_of
 
 FIRST = "0" * 64
-"""Stands for the hash of the seal before the first."""
+"""The first seal's `previous`."""
 
 PURPOSE = "audit"
 
@@ -51,7 +51,7 @@ class AuditKeys:
         return hmac.new(self._keys[kid], content, hashlib.sha256).hexdigest()
 
     def is_genuine(self, kid: object, content: bytes, mac: object) -> bool | None:
-        """Whether *mac* fits; None when its key is not at hand."""
+        """Whether *mac* is valid; None if its key is not available."""
         if not isinstance(kid, str) or not isinstance(mac, str):
             return False
         if kid not in self._keys:
@@ -66,7 +66,7 @@ def sign_record(document: Doc, keys: AuditKeys) -> Doc:
 
 
 def is_genuine_record(document: Doc, keys: AuditKeys) -> bool | None:
-    """Whether a stored record came from this program; None when its key is not at hand."""
+    """Whether a stored record is from this program; None if its key is not available."""
     content = {name: value for name, value in document.items() if name != "mac"}
     return keys.is_genuine(document.get("kid"), _canonical(content), document.get("mac"))
 
@@ -161,7 +161,7 @@ def _seal_hash(number: int, seal: Doc) -> str:
 
 def _canonical(document: Doc) -> bytes:
     try:
-        # Extended JSON says the type of every value; sorted, because members have no order.
+        # Extended JSON preserves the type of every value; sorted, because members have no order.
         text = dumps(
             document,
             json_options=CANONICAL_JSON_OPTIONS,

@@ -1,10 +1,10 @@
-"""Failures of questions to the audit trail."""
+"""Errors of the audit trail."""
 
 from registry.core.errors import ErrorKind, RegistryError
 
 
 class AuditUnwritableError(RegistryError):
-    """The database is there but does not take the record, so nothing was changed."""
+    """The database is available but refuses the record, so nothing was changed."""
 
     kind = ErrorKind.UNAVAILABLE
 

@@ -1,4 +1,4 @@
-"""Audit records as answers: snake_case, as they are stored. Pure."""
+"""JSON answers of the audit API: snake_case, as stored. Pure."""
 
 from registry.audit.values import AuditRecord
 from registry.core.json import JsonObject

@@ -1,6 +1,7 @@
-"""Record what the REST API refused to a caller it knows.
+"""Audit records of requests that the REST API refused to an authenticated caller.
 
-Strangers are only counted (`auth_token_verifications`): anybody could fill the trail.
+Unauthenticated requests are only counted (`auth_token_verifications`), because anyone could fill
+the trail with them.
 """
 
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ OPERATIONS = {
     "issue_user_token": AuditAction.ISSUE,
     "revoke_token": AuditAction.REVOKE,
 }
-"""What routes do whose method does not say it, by the operation's id."""
+"""Actions of routes whose HTTP method does not determine it, by operation id."""
 
 ENTITY_TYPES = {
     "servers": EntityType.SERVER,
@@ -49,7 +50,7 @@ ENTITY_TYPES = {
     "users": EntityType.USER,
     "groups": EntityType.GROUP,
 }
-"""By the tag of the route."""
+"""Entity types by the tag of the route."""
 
 ID_PARAMETERS = (
     "server_id",
@@ -68,15 +69,15 @@ REASON_CHARACTERS = 500
 
 
 class RefusalRecorder:
-    """Turns refused requests into records."""
+    """Records refused requests."""
 
     def __init__(self, trail: AuditTrail) -> None:
         self._trail = trail
 
     async def note(self, request: Request, kind: ErrorKind, message: str) -> None:
-        """Record every denial, and what failed where it would have changed or shown a secret.
+        """Record every denial, and failures of requests that change data or read secrets.
 
-        What a caller may not know of is answered like what does not exist, so both are recorded.
+        Hidden things are answered like missing ones, so both are recorded.
         """
         caller = getattr(request.state, "caller", None)
         if not isinstance(caller, UserContext):
@@ -91,7 +92,7 @@ class RefusalRecorder:
 
 
 def is_denial(kind: ErrorKind) -> bool:
-    """Whether the caller lacks the right to it."""
+    """Whether an error means that the caller lacks a right."""
     return kind in DENIALS
 
 
@@ -102,7 +103,7 @@ def refusal(
     kind: ErrorKind,
     message: str,
 ) -> AuditEvent:
-    """Return what is recorded of something that was refused."""
+    """Return the event of a refusal."""
     return AuditEvent(
         action,
         entity_type,

@@ -1,6 +1,6 @@
-"""Writes and reads `audit_logs` and `audit_seals`. The only module that writes them; it inserts.
+"""Repository of `audit_logs` and `audit_seals`. The only module that writes them.
 
-Nothing here updates or deletes.
+It only inserts: nothing here updates or deletes.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -26,7 +26,7 @@ from registry.audit.values import (
     AuditEvent,
     AuditFilter,
     AuditRecord,
-    Shown,
+    AuditVisibility,
 )
 from registry.auth.identity import UserContext
 from registry.core.origin import UrlOrigin
@@ -38,7 +38,7 @@ NEWEST_FIRST = [("timestamp", DESCENDING), ("_id", DESCENDING)]
 
 @translates_driver_errors
 class AuditRepository:
-    """Records and the seals over them."""
+    """Stores records and the seals over them."""
 
     def __init__(self, database: Database, keys: AuditKeys) -> None:
         self._logs = database.collection(AuditLog.Settings.name)
@@ -71,7 +71,7 @@ class AuditRepository:
         return sign_record(present, self._keys)
 
     async def insert(self, document: Doc, tx: Transaction) -> None:
-        """Write a record together with the change it is about.
+        """Insert a record in the transaction of its change.
 
         Raises:
             AuditUnwritableError: The database refuses it, so the change must not be written.
@@ -82,11 +82,11 @@ class AuditRepository:
             raise AuditUnwritableError from exc
 
     def add(self, document: Doc, batch: WriteBatch) -> None:
-        """Write a record with other writes of its transaction, as `insert` does."""
+        """Add a record to a batch of its transaction's writes."""
         batch.insert(AuditLog.Settings.name, document, refused=lambda _: AuditUnwritableError())
 
     async def insert_all(self, documents: Sequence[Doc], tx: Transaction) -> None:
-        """Write records together with the changes they are about.
+        """Insert records in the transaction of their changes.
 
         Raises:
             AuditUnwritableError: The database refuses one, so none of the changes must be written.
@@ -97,7 +97,7 @@ class AuditRepository:
             raise AuditUnwritableError from exc
 
     async def insert_alone(self, documents: Sequence[Doc]) -> None:
-        """Write records of what changed nothing.
+        """Insert records of events that changed nothing, without a transaction.
 
         Raises:
             AuditUnwritableError: The database refuses them.
@@ -109,16 +109,16 @@ class AuditRepository:
 
     async def page(
         self,
-        narrowed: AuditFilter,
+        record_filter: AuditFilter,
         before: tuple[datetime, str] | None,
         limit: int,
-        shown: Shown | None = None,
+        shown: AuditVisibility | None = None,
     ) -> list[AuditRecord]:
-        """Return up to *limit* records, newest first, older than the place *before*.
+        """Return up to *limit* records, newest first, older than the position *before*.
 
-        Where *shown* says so, only some of them.
+        *shown* limits them to what a caller may see; None means all.
         """
-        query = _query(narrowed, before)
+        query = _query(record_filter, before)
         if shown is not None:
             query = {"$and": [query, _shown(shown)]}
         found: list[AuditRecord] = []
@@ -134,7 +134,7 @@ class AuditRepository:
         return found
 
     async def all_records(self) -> AsyncGenerator[Doc, None]:
-        """Yield every stored record, as it is."""
+        """Yield every stored document."""
         async for row in self._logs.find({}, sort=[("_id", 1)]):
             yield row
 
@@ -187,7 +187,7 @@ class AuditRepository:
         return [seal for seal in seals if seal is not None and seal.is_usable]
 
     async def insert_seal(self, seal: Doc) -> bool:
-        """Write the next seal; False when somebody else wrote one of that number."""
+        """Insert the next seal; return False if another process wrote that number."""
         try:
             await self._seals.insert_one(seal)
         except DuplicateKeyError:
@@ -204,21 +204,21 @@ def _id(text: str | None) -> ObjectId | str | None:
         return text
 
 
-def _query(narrowed: AuditFilter, before: tuple[datetime, str] | None) -> Doc:
+def _query(record_filter: AuditFilter, before: tuple[datetime, str] | None) -> Doc:
     query: Doc = {}
     for name in ("action", "entity_type", "outcome"):
-        value = getattr(narrowed, name)
+        value = getattr(record_filter, name)
         if value is not None:
             query[name] = value.value
-    if narrowed.entity_id is not None:
-        query["entity_id"] = _id(narrowed.entity_id)
-    if narrowed.user_id is not None:
-        query["user_id"] = ObjectId(narrowed.user_id)
+    if record_filter.entity_id is not None:
+        query["entity_id"] = _id(record_filter.entity_id)
+    if record_filter.user_id is not None:
+        query["user_id"] = ObjectId(record_filter.user_id)
     times: Doc = {}
-    if narrowed.since is not None:
-        times["$gte"] = narrowed.since
-    if narrowed.until is not None:
-        times["$lt"] = narrowed.until
+    if record_filter.since is not None:
+        times["$gte"] = record_filter.since
+    if record_filter.until is not None:
+        times["$lt"] = record_filter.until
     if times:
         query["timestamp"] = times
     if before is None:
@@ -230,11 +230,11 @@ def _query(narrowed: AuditFilter, before: tuple[datetime, str] | None) -> Doc:
             {"timestamp": moment, "_id": {"$lt": ObjectId(record_id)}},
         ]
     }
-    # Said twice, because an index is entered by the plain condition only.
+    # Stated twice, because an index is used only for the plain condition.
     return {"$and": [{"timestamp": {"$lte": moment}}, older, query]}
 
 
-def _shown(shown: Shown) -> Doc:
+def _shown(shown: AuditVisibility) -> Doc:
     servers = [ObjectId(one) for one in shown.server_ids]
     of_tenant: Doc = {"tenant_id": shown.tenant_id}
     if not shown.whole_tenant:
@@ -254,7 +254,7 @@ def _shown(shown: Shown) -> Doc:
 
 
 def _record(row: dict[str, Any]) -> AuditRecord | None:
-    """Return a stored record; None for one that has no place among the others."""
+    """Return a stored record; None if its id or time is malformed."""
     record_id, timestamp = id_of(row["_id"]), moment_of(row.get("timestamp"))
     if record_id is None or timestamp is None:
         return None

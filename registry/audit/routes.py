@@ -18,7 +18,7 @@ Auditor = Annotated[UserContext, needs(Scope.READ_AUDIT)]
 errors = error_answers(
     {
         403: "The token lacks the scope read:audit.",
-        422: "A parameter cannot take that value.",
+        422: "A parameter has an invalid value.",
     }
 )
 
@@ -33,10 +33,10 @@ async def list_audit(
 ) -> Response:
     """List changes, secret reads and refused attempts, newest first.
 
-    Administrators see all of their tenant; others what is about servers that they may see.
+    Administrators see all records of their tenant; others those about servers that they may see.
     """
     service = cast("AuditService", request.app.state.audit)
-    page = await service.page(user, asked.narrowed(), asked.cursor, asked.limit)
+    page = await service.page(user, asked.record_filter(), asked.cursor, asked.limit)
     return JsonAnswer(
         {
             "records": [present_record(record) for record in page.records],

@@ -1,4 +1,4 @@
-"""Query and answers of the audit API: snake_case, as the records are stored."""
+"""Wire schemas of the audit API: snake_case, as the records are stored."""
 
 from typing import Annotated, Any
 
@@ -28,7 +28,7 @@ class AuditQuery(BaseModel):
     )
     limit: int = Field(default=50, ge=1, le=200)
 
-    def narrowed(self) -> AuditFilter:
+    def record_filter(self) -> AuditFilter:
         """Return the filter.
 
         Raises:

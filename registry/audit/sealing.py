@@ -1,7 +1,7 @@
-"""Seal new records soon after they were written.
+"""Sealer: seals new audit records shortly after they are written.
 
-Any number of processes may do so at once: the number of a seal is its `_id`, so of two that would
-write the same one the database lets one through, and the other looks again.
+Several processes may run it at once: the number of a seal is its `_id`, so that of two concurrent
+inserts of the same number one fails, and that process starts again.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 RECORDS_PER_SEAL = 500
 SEALED_KEPT = 20_000
-"""Sealed records remembered before those too old to matter are forgotten."""
+"""Ids of sealed records that are remembered before old ones are dropped."""
 
 REFUSED_IN_A_ROW = 100
 """How often another process may be faster with the next number before sealing is postponed."""
@@ -35,12 +35,12 @@ REFUSED_IN_A_ROW = 100
 GATHER_SECONDS = 1.0
 """Pause before sealing, so that a burst of records makes one seal."""
 
-LOOK_SECONDS = 30.0
-"""How often to look without being told: another process may have died before it sealed."""
+POLL_SECONDS = 30.0
+"""Poll interval: another process may have died before it sealed its records."""
 
 
 class Sealer:
-    """Makes the chain of seals follow the records."""
+    """Extends the chain of seals by new records."""
 
     def __init__(self, repository: AuditRepository, keys: AuditKeys, *, clock: Clock) -> None:
         self._repository = repository
@@ -52,10 +52,10 @@ class Sealer:
         self._passed: set[str] = set()
 
     async def follow(self, trail: AuditTrail) -> None:
-        """Write what waits and seal what was written, for ever."""
+        """Write waiting records and seal written ones, forever."""
         while True:
             try:
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(POLL_SECONDS):
                     await trail.written.wait()
             except TimeoutError:
                 pass
@@ -67,11 +67,11 @@ class Sealer:
             except DatabaseUnavailable:
                 log.warning("audit_sealing_postponed")
             except Exception:
-                # Records go on being written and can be sealed later.
+                # Records are still written, and can be sealed later.
                 log.exception("audit_sealing_failed")
 
     async def seal_new(self, *, vouch: bool = False) -> int:
-        """Seal all records that are not sealed yet and return how many there were.
+        """Seal all unsealed records and return their number.
 
         Args:
             vouch: If the last seal is under a former key, write one over nothing, which vouches
@@ -117,10 +117,10 @@ class Sealer:
                 log.error("audit_seal_not_followed", seal_id=name)
 
     async def _learn(self, last: Seal | None) -> None:
-        """Take note of the seals that were added, by whomever."""
+        """Load the seals that any process has added."""
         seq = 0 if last is None else last.number
         if seq < self._last_seq:
-            # The collections were emptied or restored; what is remembered is of another chain.
+            # The collections were emptied or restored: the remembered ids are of another chain.
             self._last_seq = 0
             self._sealed.clear()
             self._refused.clear()

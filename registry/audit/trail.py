@@ -1,8 +1,8 @@
-"""Write down who did what.
+"""Audit trail: records events on behalf of callers.
 
-Changes are recorded inside their own transaction: without the record there is no change. What
-changed nothing is recorded on its own; there a full disk or a dead database may lose a record,
-which is logged and counted, because a refusal must not depend on being written down.
+A change is recorded in its own transaction: without the record there is no change. Events that
+change nothing are recorded separately. A full disk or an unavailable database may lose such a
+record, which is logged and counted, because a refusal must not depend on its record.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ from registry.core.origin import UrlOrigin, current_origin
 log = structlog.get_logger()
 
 FAILURES_A_MINUTE = 60
-"""Failed attempts of one user that are recorded; more are counted only, or a program that goes
-wrong would fill the trail. Denials and changes are always recorded."""
+"""Failed attempts of one user that are recorded per minute; more are only counted, or a broken
+program would fill the trail. Denials and changes are always recorded."""
 
 REPEATED_SECONDS = 60.0
-"""How long the same refusal of the gateway is not recorded again: clients ask on and on."""
+"""How long the same refusal of the gateway is not recorded again, because clients retry."""
 
 CALLERS = 10_000
 WAITING = 1_000
-"""Most refusals of the gateway that wait to be written; more are dropped and counted."""
+"""Maximum number of waiting refusals of the gateway; more are dropped and counted."""
 
 
 class AuditTrail:
@@ -50,7 +50,7 @@ class AuditTrail:
             CALLERS, REPEATED_SECONDS, timer=clock.monotonic
         )
         self.written = asyncio.Event()
-        """Set when there may be something to seal."""
+        """Set when there may be records to seal."""
 
     async def record(self, actor: UserContext, event: AuditEvent, tx: Transaction) -> None:
         """Record a change in its transaction. One round trip.
@@ -62,9 +62,9 @@ class AuditTrail:
         self.written.set()
 
     def add(self, actor: UserContext, event: AuditEvent, batch: WriteBatch) -> None:
-        """Record a change with other writes of its transaction.
+        """Add the record of a change to a batch of its transaction's writes.
 
-        `batch.send` raises AuditUnwritableError when it cannot be written.
+        `batch.send` raises AuditUnwritableError if it cannot be written.
         """
         self._repository.add(self._document(actor, event), batch)
         self.written.set()
@@ -83,7 +83,7 @@ class AuditTrail:
             self.written.set()
 
     async def require(self, actor: UserContext, event: AuditEvent) -> None:
-        """Record what may only happen if it is recorded, such as reading a secret.
+        """Record an event that may only happen if it is recorded, such as reading a secret.
 
         Raises:
             DatabaseUnavailable: It cannot be written.
@@ -93,11 +93,11 @@ class AuditTrail:
         self.written.set()
 
     async def note(self, actor: UserContext, event: AuditEvent) -> None:
-        """Record what happens anyway, such as a refusal."""
+        """Record an event that happens even if the record is lost, such as a refusal."""
         await self.note_all(actor, [event])
 
     async def note_all(self, actor: UserContext, events: Iterable[AuditEvent]) -> None:
-        """Record several things that happen anyway. One round trip."""
+        """Record several events that happen even if records are lost. One round trip."""
         documents = [
             self._document(actor, event) for event in events if self._may_note(actor, event)
         ]
@@ -115,9 +115,9 @@ class AuditTrail:
         return True
 
     def note_later(self, actor: UserContext, event: AuditEvent, origin: UrlOrigin) -> None:
-        """Record what the gateway saw without waiting; `flush` writes it.
+        """Queue an event of the gateway without waiting; `flush` writes it.
 
-        The same refusal again is left out for `REPEATED_SECONDS`; what was done never is.
+        A repeated refusal is left out for `REPEATED_SECONDS`; successful events never are.
         """
         if event.outcome is not AuditOutcome.SUCCESS:
             key = (actor.user_id, event.action.value, event.entity_id, event.reason)
@@ -132,7 +132,7 @@ class AuditTrail:
         self.written.set()
 
     async def flush(self) -> None:
-        """Write what waits."""
+        """Write all waiting records."""
         waiting = list(self._waiting)
         self._waiting.clear()
         if waiting:

@@ -1,4 +1,4 @@
-"""What a record says. Pure."""
+"""Values of the audit domain. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from registry.core.json import JsonObject
 
 
 class AuditAction(StrEnum):
-    """What was done, or tried."""
+    """The performed or attempted action."""
 
     CREATE = "create"
     READ = "read"
@@ -27,7 +27,7 @@ class AuditAction(StrEnum):
 
 
 class EntityType(StrEnum):
-    """Kinds of things that records are about."""
+    """Kind of the entity that a record is about."""
 
     SERVER = "server"
     TOOL = "tool"
@@ -44,7 +44,7 @@ class EntityType(StrEnum):
 
 
 NAMED_FOR_SERVERS = frozenset({EntityType.SERVER, EntityType.USER_KEY, EntityType.PERMISSION})
-"""Of these the entity's id is that of a server."""
+"""Types whose entity id is that of a server."""
 
 NO_SERVERS = frozenset(
     {
@@ -56,7 +56,7 @@ NO_SERVERS = frozenset(
         EntityType.GROUP,
     }
 )
-"""Records about these name no server. Those about stored tokens do, whoever may see it."""
+"""Types whose records name no server. Those about stored tokens do."""
 
 
 class AuditOutcome(StrEnum):
@@ -69,7 +69,7 @@ class AuditOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """What happened; who and from where is added when it is recorded.
+    """An event; actor and origin are added when it is recorded.
 
     Attributes:
         entity_id: 24 hexadecimal characters, or another text id; None for many or none.
@@ -88,13 +88,13 @@ class AuditEvent:
 
     @property
     def about_server(self) -> str | None:
-        """Return the id of the server that it is about, or None."""
+        """Return the id of the server concerned, or None."""
         return self.entity_id if self.entity_type in NAMED_FOR_SERVERS else self.server_id
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Which records somebody is shown who may not see all of them: those of which any is true.
+class AuditVisibility:
+    """Which records a caller without full access may see: those that match any of these.
 
     Attributes:
         user_id: It is their own doing.
@@ -111,7 +111,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """What a list of records is narrowed to. Times: *since* is included, *until* is not."""
+    """Filter of a list of records. *since* is inclusive, *until* exclusive."""
 
     action: AuditAction | None = None
     entity_type: EntityType | None = None
@@ -151,7 +151,7 @@ def changes_of(
     after: Mapping[str, object] | None,
     secrets: tuple[str, ...] = (),
 ) -> JsonObject:
-    """Return what differs between two presentations of a thing, in which secrets are masked.
+    """Return the differences of two presentations of an entity, in which secrets are masked.
 
     Args:
         before: None for a thing that is new.

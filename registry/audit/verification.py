@@ -1,4 +1,4 @@
-"""Find what was removed from the audit trail, altered in it or slipped into it."""
+"""Verification of the audit trail: finds removed, altered and inserted records."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,7 +37,7 @@ class AuditFinding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditProblem:
-    """Something that is not as it was written.
+    """A deviation from what was written.
 
     Attributes:
         subject: Id of a record, or number of a seal.
@@ -49,7 +49,7 @@ class AuditProblem:
 
 @dataclass(slots=True)
 class AuditReport:
-    """What came of a verification.
+    """Result of a verification.
 
     Attributes:
         waiting: Genuine records that are too young to be sealed.
@@ -66,14 +66,14 @@ class AuditReport:
     problem_count: int = 0
 
     def add(self, finding: AuditFinding, subject: object) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_LISTED:
             self.problems.append(AuditProblem(finding, str(subject)))
 
     @property
     def is_good(self) -> bool:
-        """Whether everything is as it was written."""
+        """Whether no problem was found."""
         return not self.problem_count
 
 
@@ -85,7 +85,7 @@ class AuditVerifier:
         self._keys = keys
 
     async def verify(self, expected: tuple[int, str] | None = None) -> AuditReport:
-        """Return what is wrong.
+        """Return all problems.
 
         Args:
             expected: Number and hash of a seal as noted elsewhere; it must still be there.
@@ -124,7 +124,7 @@ class AuditVerifier:
         if last is not None:
             report.head = (last.number, last.hash)
             if last.is_genuine is None:
-                # Nobody with the key vouches for the chain as it ends.
+                # The end of the chain is not signed with a known key.
                 report.add(AuditFinding.SEAL_UNPROVEN, last.number)
         if not expected_is_there and expected is not None:
             report.add(AuditFinding.HEAD_DIFFERS, expected[0])
@@ -144,7 +144,7 @@ class AuditVerifier:
             elif not is_genuine_record(record, self._keys):
                 report.add(AuditFinding.INSERTED, record["_id"])
             elif sealed_at is not None and record["timestamp"] < sealed_at - LATE:
-                # Genuine, but its seal is gone, or it was put back after it was taken out.
+                # Genuine, but its seal is missing, or it was inserted again after a removal.
                 report.add(AuditFinding.UNSEALED, record["_id"])
             else:
                 report.waiting += 1

@@ -1,1 +1,1 @@
-"""From a bearer token to a UserContext."""
+"""Authentication: from a bearer token to a UserContext."""

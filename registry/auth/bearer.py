@@ -1,6 +1,6 @@
-"""From an Authorization header to a UserContext, remembering what was verified.
+"""Authenticator of bearer tokens: from an Authorization header to a UserContext, with a cache.
 
-The memory is keyed by the SHA-256 of the whole token and never outlives its `exp`.
+The cache is keyed by the SHA-256 of the whole token; no entry outlives the token's `exp`.
 """
 
 import hashlib
@@ -18,24 +18,24 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 
 ISSUED_AHEAD_SECONDS = 300
-"""How far the clock of whoever issues tokens may be ahead of ours."""
+"""How far the clock of a token's issuer may be ahead of ours."""
 
-AWAY_SECONDS = 2.0
-"""How long the database is not asked again after it did not answer."""
+DATABASE_RETRY_SECONDS = 2.0
+"""How long the database is not queried again after it did not answer."""
 
 CACHED_TOKENS = 10_000
-"""Most tokens remembered; about 1 kB each."""
+"""Maximum number of cached tokens; about 1 kB each."""
 
 
 class Directory(Protocol):
-    """Knows the users."""
+    """Reads users."""
 
     async def get(self, user_id: str) -> DirectoryEntry | None:
-        """Return what is known of a user, or None."""
+        """Return a user's entry, or None."""
 
 
 class BearerAuthenticator:
-    """Verifies bearer tokens and finds out who they stand for.
+    """Verifies bearer tokens and resolves their callers.
 
     Args:
         user_cache_seconds: How long a user's role and groups are believed.
@@ -57,13 +57,13 @@ class BearerAuthenticator:
         self._verifier = verifier
         self._directory = directory
         self._revocations = revocations
-        revocations.tell(self.forget)
+        revocations.subscribe(self.forget)
         self._clock = clock
         self._monotonic = clock.monotonic
         self._user_cache_seconds = user_cache_seconds
         self._outage_seconds = outage_seconds
         self._leeway_seconds = leeway_seconds
-        self._is_away_until = float("-inf")
+        self._unavailable_until = float("-inf")
         self._hits = metrics.token_verifications.labels("cached")
         self._verified = metrics.token_verifications.labels("verified")
         self._refused = metrics.token_verifications.labels("refused")
@@ -77,7 +77,7 @@ class BearerAuthenticator:
         )
 
     def cached(self, authorization: str) -> UserContext | None:
-        """Return who *authorization* stands for if that is remembered. Does no I/O."""
+        """Return the caller of *authorization* if it is cached. Does no I/O."""
         entry = self._contexts.get(_digest(authorization))
         if entry is None or self._monotonic() >= entry[1]:
             return None
@@ -85,12 +85,12 @@ class BearerAuthenticator:
         return entry[0]
 
     def holds(self, authorization: str) -> bool:
-        """Whether a token was verified, and has neither expired nor been forgotten. No I/O."""
+        """Whether a token is cached as verified and has not expired. No I/O."""
         token = authorization.partition(" ")[2].strip()
         return self._tokens.get(_digest(token)) is not None
 
     async def authenticate(self, authorization: str | None) -> UserContext:
-        """Return who the Authorization header stands for.
+        """Return the caller that the Authorization header identifies.
 
         Raises:
             UnauthorizedError: There is no bearer token, or it cannot be accepted.
@@ -103,8 +103,8 @@ class BearerAuthenticator:
         remembered = self.cached(authorization)
         if remembered is not None:
             return remembered
-        if self._clock.monotonic() < self._is_away_until:
-            # Each would wait for as long as the first did.
+        if self._clock.monotonic() < self._unavailable_until:
+            # Each request would wait as long as the first one did.
             return self._known_before(authorization)
         forgotten = self._forgotten
         try:
@@ -113,10 +113,10 @@ class BearerAuthenticator:
             self._refused.inc()
             raise
         except DatabaseUnavailable:
-            self._is_away_until = self._clock.monotonic() + AWAY_SECONDS
+            self._unavailable_until = self._clock.monotonic() + DATABASE_RETRY_SECONDS
             return self._known_before(authorization)
         left = expires_at - self._clock.now().timestamp()
-        # What was to be forgotten while this was looked up is not remembered after all.
+        # Not cached if the cache was cleared during the lookup.
         if left > 0 and forgotten == self._forgotten:
             key, now = _digest(authorization), self._clock.monotonic()
             self._remember(key, context, now + min(self._user_cache_seconds, left))
@@ -124,8 +124,8 @@ class BearerAuthenticator:
         return context
 
     def _remember(self, key: bytes, context: UserContext, until: float) -> None:
-        # A plain dict, for each call asks it. What was remembered first goes first; whoever still
-        # calls is looked up again, with their token still verified.
+        # A plain dict, because each call reads it. The oldest entry is evicted first; its caller
+        # is looked up again, with the token still verified.
         contexts = self._contexts
         contexts.pop(key, None)
         contexts[key] = (context, until)
@@ -133,7 +133,7 @@ class BearerAuthenticator:
             del contexts[next(iter(contexts))]
 
     def _known_before(self, authorization: str) -> UserContext:
-        """Return who a header stood for when the database was last asked, not long ago.
+        """Return the caller of a header as of the last lookup, if that is recent enough.
 
         Raises:
             DatabaseUnavailable: Nobody knows.
@@ -144,13 +144,13 @@ class BearerAuthenticator:
         return entry[0]
 
     def forget_users(self) -> None:
-        """Drop what is remembered of roles and groups; tokens stay verified."""
+        """Clear cached roles and groups; tokens stay verified."""
         self._forgotten += 1
         self._contexts.clear()
         self._last_known.clear()
 
     def forget(self) -> None:
-        """Drop all that is remembered."""
+        """Clear the cache."""
         self.forget_users()
         self._tokens.clear()
 
@@ -167,18 +167,18 @@ class BearerAuthenticator:
             self._tokens[key] = verified
         ahead = (verified.issued_at or 0) - self._clock.now().timestamp()
         if ahead > ISSUED_AHEAD_SECONDS:
-            # It would outlive a revocation of all that its user was issued until now.
+            # It would survive a revocation of all tokens issued to its user until now.
             raise UnauthorizedError("The bearer token was issued in the future.")
         context = await self._context(verified)
-        # Looked at last: it may have been revoked while the user was looked up.
+        # Checked last: it may have been revoked while the user was looked up.
         if self._revocations.refuses(verified):
             raise UnauthorizedError("The bearer token was revoked.")
         return context, verified.expires_at + self._leeway_seconds
 
     async def _context(self, token: VerifiedToken) -> UserContext:
-        """Return who a token stands for by what is stored of its user now.
+        """Return the caller of a token, according to the stored user.
 
-        A token may give fewer rights than its user has, never more.
+        A token may grant fewer rights than its user has, never more.
 
         Raises:
             UnauthorizedError: There is no such user, or they are disabled.
@@ -211,7 +211,7 @@ class BearerAuthenticator:
             scopes=scopes & default_scopes(role) if is_demoted else scopes,
             groups=entry.groups,
             token_id=token.token_id,
-            # What ACL entries give to administrators is not for a token that is none of theirs.
+            # A token of a lower role must not get what ACL entries grant to administrators.
             role_name=entry.role if role is stored else None,
             session_id=token.session_id,
             ancestors=token.ancestors,

@@ -1,4 +1,4 @@
-"""The caller's authority as it stands in an endpoint's signature."""
+"""FastAPI dependencies that authenticate the caller and check the token's scopes."""
 
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from registry.auth.identity import Scope, UserContext
 
 
 class Caller(HTTPBearer):
-    """A dependency: the verified caller, whose token must allow *scopes*.
+    """Dependency that returns the verified caller, whose token must allow *scopes*.
 
     FastAPI's class declares the scheme in the OpenAPI document; the check itself is ours.
 
@@ -44,5 +44,5 @@ class Caller(HTTPBearer):
 
 
 def needs(*scopes: Scope) -> Any:
-    """Return the dependency that lets in whoever holds all of *scopes*, and documents them."""
+    """Return the dependency that requires all of *scopes*, and documents them."""
     return Security(Caller(*scopes), scopes=[scope.value for scope in scopes])

@@ -1,4 +1,4 @@
-"""Failures of authentication and scope checks."""
+"""Errors of authentication and scope checks."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from registry.core.errors import ErrorKind, RegistryError
 REALM = 'Bearer realm="mcp-gateway-registry"'
 
 AUTHENTICATION_HELP = (
-    "Send the header Authorization: Bearer TOKEN; an operator makes tokens with `registry token "
-    "create`, and whoever has one makes narrower ones with POST /api/v1/tokens/generate."
+    "Send the header Authorization: Bearer TOKEN; an operator creates tokens with `registry token "
+    "create`, and a token's owner creates narrower ones with POST /api/v1/tokens/generate."
 )
 
 
 class UnauthorizedError(RegistryError):
-    """No bearer token, or one that cannot be accepted. *reason* never quotes the token."""
+    """The bearer token is missing or not accepted. *reason* never quotes the token."""
 
     kind = ErrorKind.UNAUTHORIZED
 
@@ -23,7 +23,7 @@ class UnauthorizedError(RegistryError):
 
 
 class InsufficientScopeError(RegistryError):
-    """The token is good but does not allow this (RFC 6750, 3.1)."""
+    """The token is valid but lacks a scope (RFC 6750, 3.1)."""
 
     kind = ErrorKind.INSUFFICIENT_SCOPE
 
@@ -34,10 +34,10 @@ class InsufficientScopeError(RegistryError):
 
 
 def challenge(error: RegistryError) -> str | None:
-    """Return the `WWW-Authenticate` header of a refusal (RFC 6750, section 3), if it has one.
+    """Return the `WWW-Authenticate` header for an error (RFC 6750, section 3), or None.
 
-    It names no `resource_metadata` (RFC 9728, section 5.1): clients take that for an invitation to
-    an authorization server, and there is none that issues tokens for this registry.
+    It has no `resource_metadata` (RFC 9728, section 5.1): clients would look for an authorization
+    server, and none issues tokens for this registry.
     """
     match error:
         case UnauthorizedError(token_was_sent=True):

@@ -1,11 +1,11 @@
-"""Who is calling. Pure: no I/O, no clock."""
+"""Identity of a caller: role, scopes, tenant. Pure: no I/O, no clock."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a user is. jarvis-api stores the same names in capitals."""
+    """Role of a user. jarvis-api stores the same names in capitals."""
 
     ADMIN = "admin"
     USER = "user"
@@ -47,20 +47,20 @@ USER_SCOPES = frozenset(
         Scope.WRITE_ACCESS,
     }
 )
-"""What a plain user may do when the token itself names no scopes (jarvis-api's tokens)."""
+"""Scopes of a plain user whose token names none (jarvis-api's tokens)."""
 
 RESERVED_SCOPES = frozenset({"read:catalog", "write:catalog", "approve:tools"})
-"""Names of scopes that guard nothing yet, so no token is issued with them and nobody may use them
-for scopes of their own. Earlier releases issued them: such tokens stay good, and policies that
-name these scopes go on applying. Source: docs/decisions/0022-issued-tokens-on-record.md."""
+"""Reserved names of scopes that guard nothing yet: no token is issued with them, and custom scopes
+cannot use them. Earlier releases issued them: such tokens stay valid, and policies that name these
+scopes still apply. Source: docs/decisions/0022-issued-tokens-on-record.md."""
 
 SCOPE_NAME = r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$"
-"""Pattern of the name of a scope (RFC 6749, 3.3), at a length of ours."""
+"""Pattern of a scope's name (RFC 6749, 3.3), with our own maximum length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tenants:
-    """Whose things are meant: those of one tenant, or of all.
+    """Filter by tenant: the data of one tenant, or of all.
 
     Attributes:
         one: The tenant; None for what is of none.
@@ -115,12 +115,12 @@ class UserContext:
 
     @property
     def role_principal(self) -> str:
-        """Return the name by which ACL entries name the caller's role."""
+        """Return the caller's role as ACL entries name it."""
         return self.role_name or self.role.value.upper()
 
     @property
     def principal(self) -> str:
-        """Return the caller's name for seals and records."""
+        """Return the caller's name in seals and records."""
         return f"user:{self.user_id}"
 
     @property
@@ -130,24 +130,24 @@ class UserContext:
 
     @property
     def sees_all_tenants(self) -> bool:
-        """Whether what is of any tenant is shown to the caller.
+        """Whether the caller sees the data of all tenants.
 
-        That is the registry itself, its operator, and administrators without a tenant, whom nobody
-        but the operator makes. Source: docs/decisions/0048-what-is-of-a-tenant.md.
+        These are the registry itself, its operator, and administrators without a tenant, which
+        only the operator creates. Source: docs/decisions/0048-what-is-of-a-tenant.md.
         """
         return self.is_of_all_tenants or (self.is_admin and self.tenant_id is None)
 
     @property
     def tenants(self) -> Tenants:
-        """Return whose things are shown to the caller."""
+        """Return the tenants whose data the caller sees."""
         return ALL_TENANTS if self.sees_all_tenants else Tenants(self.tenant_id)
 
     def sees_tenant(self, tenant_id: str | None) -> bool:
-        """Whether what is of *tenant_id*, or of none, is shown to the caller."""
+        """Whether the caller sees the data of *tenant_id*; None is data without a tenant."""
         return self.tenant_id == tenant_id or self.sees_all_tenants
 
     def lacks(self, *needed: Scope) -> tuple[Scope, ...]:
-        """Return those of *needed* that the token does not allow."""
+        """Return those of *needed* that the token lacks."""
         if self.scopes.issuperset(needed):
             return ()
         return tuple(scope for scope in needed if scope not in self.scopes)
@@ -156,8 +156,8 @@ class UserContext:
 def tenant_of(stored: object) -> str | None:
     """Read a stored `tenantId`.
 
-    As in the other application, none and an empty one are the same. What is no text is a tenant of
-    its own, which no other one is taken for.
+    As in jarvis-api, a missing and an empty value are the same. A value that is not text is a
+    tenant of its own, which never equals another.
     """
     if stored is None or stored == "":
         return None
@@ -165,9 +165,9 @@ def tenant_of(stored: object) -> str | None:
 
 
 def default_scopes(role: Role) -> frozenset[Scope]:
-    """Return what a user of *role* may do when the token names no scopes."""
+    """Return the scopes of a user of *role* whose token names none."""
     return ALL_SCOPES if role is Role.ADMIN else USER_SCOPES
 
 
 OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)
-"""Who acts in commands on the server, and in what the registry does by itself."""
+"""The acting user of commands on the server, and of the registry's own background work."""

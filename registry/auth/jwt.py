@@ -1,6 +1,6 @@
-"""Issue our own tokens and verify all that we accept.
+"""JWTs: issues our own tokens and verifies all accepted ones.
 
-Two kinds of bearer are accepted, told apart by their algorithm, each with its own key and rules;
+Two kinds of bearer are accepted, distinguished by algorithm, each with its own key and rules;
 a token that fails under its own kind is refused, never tried as the other:
 
 * RS256, ours: `iss`, `aud` and `kid` must be ours; role and scopes are in the token.
@@ -29,18 +29,18 @@ MAX_TOKEN_CHARACTERS = 8192
 """Longer bearers are refused unread: ours are under 1,000 characters."""
 
 LATEST_EXPIRY = 253_402_300_800
-"""The year 10,000, in seconds since the epoch; later times are no times to Python."""
+"""The year 10,000, in seconds since the epoch: Python's `datetime` ends before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
-    """The claims of a token that passed.
+    """The claims of a verified token.
 
     Attributes:
         role: None when the token does not say (jarvis-api's), so that `users` must be asked.
         scopes: None when the token does not say.
         expires_at: `exp`, in seconds since the epoch.
-        issued_at: `iat` likewise; None when the token does not say.
+        issued_at: `iat`, in seconds since the epoch; None if the token has none.
         session_id: Family of tokens that it belongs to, if any.
         ancestors: Tokens and families that it was generated with, the oldest first.
         custom_scopes: Scopes that are none of ours; access policies may name them.
@@ -63,7 +63,7 @@ class VerifiedToken:
 
 @dataclass(frozen=True, slots=True)
 class RefreshClaims:
-    """What a refresh token of ours says that passed."""
+    """The claims of a verified refresh token."""
 
     user_id: str
     session_id: str
@@ -75,7 +75,7 @@ class TokenIssuer:
 
     def __init__(self, keys: SigningKeys, *, issuer: str, audience: str, clock: Clock) -> None:
         self._kid = keys.kid
-        # Reading the PEM checks the primes, which takes longer than signing.
+        # Loaded once: reading the PEM checks the primes, which takes longer than signing.
         self._key = jwk.construct(keys.private_pem, "RS256")
         self._issuer = issuer
         self._audience = audience
@@ -96,8 +96,8 @@ class TokenIssuer:
     ) -> str:
         """Return a signed RS256 access token (RFC 9068's claims, plus user_id, username, role).
 
-        `sid` and `anc`, if any, say which family it belongs to and what that came from, and
-        `service_account` that its user need not be stored.
+        `sid` and `anc`, if present, name its token family and that family's ancestors;
+        `service_account` means that its user need not be stored.
         """
         claims: dict[str, object] = {
             "aud": self._audience,
@@ -118,7 +118,7 @@ class TokenIssuer:
     def issue_refresh(
         self, *, user_id: str, session_id: str, token_id: str, lifetime: timedelta
     ) -> str:
-        """Return a signed RS256 refresh token, which is no access token to anybody."""
+        """Return a signed RS256 refresh token, which is never accepted as an access token."""
         claims: dict[str, object] = {
             "aud": refresh_audience(self._audience),
             "token_use": REFRESH_USE,
@@ -174,7 +174,7 @@ class TokenVerifier:
                 raise UnauthorizedError("The bearer token's algorithm is not accepted.")
 
     def verify_refresh(self, token: str) -> RefreshClaims:
-        """Return the claims of a refresh token of ours.
+        """Return the claims of one of our refresh tokens.
 
         Raises:
             UnauthorizedError: For any reason it cannot be accepted.
@@ -189,7 +189,7 @@ class TokenVerifier:
             or not isinstance(session_id, str)
             or not isinstance(token_id, str)
         ):
-            raise UnauthorizedError("The token is no refresh token.")
+            raise UnauthorizedError("The token is not a refresh token.")
         return RefreshClaims(_user_id(claims.get("sub")), session_id, token_id)
 
     def _signed_by_us(self, token: str, kid: object, audience: str) -> dict[str, object]:
@@ -260,11 +260,11 @@ class TokenVerifier:
             )
         except ExpiredSignatureError:
             raise UnauthorizedError(
-                "The bearer token has expired. Get a new one as you got this one."
+                "The bearer token has expired. Get a new one from where it was issued."
             ) from None
         except JOSEError:
             raise UnauthorizedError("The bearer token cannot be verified.") from None
-        except Exception:  # noqa: BLE001 - a library's slip on hostile input must not be a pass or a 500
+        except Exception:  # noqa: BLE001 - a bug of a library on hostile input must not accept it or cause a 500
             raise UnauthorizedError("The bearer token cannot be verified.") from None
 
 
@@ -292,7 +292,7 @@ def _expiry(claims: dict[str, object]) -> float:
 
 def _issued_at(claims: dict[str, object]) -> float | None:
     issued = claims.get("iat")
-    # What cannot be compared counts as issued before anything was revoked.
+    # A value that cannot be compared counts as issued before every revocation.
     return (
         float(issued) if isinstance(issued, int | float) and abs(issued) < LATEST_EXPIRY else None
     )
@@ -310,6 +310,6 @@ def _header(token: str) -> dict[str, object]:
     except JOSEError:
         raise UnauthorizedError("The bearer token is not a JWT.") from None
     if "crit" in header:
-        # We understand no extensions, and these must be understood (RFC 7515, 4.1.11).
+        # Critical extensions must be understood (RFC 7515, 4.1.11), and none is supported.
         raise UnauthorizedError("The bearer token needs an extension that is not supported.")
     return header

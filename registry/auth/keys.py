@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 MINIMUM_KEY_BITS = 2048
-"""Least size of an RSA key for signatures (RFC 7518, 3.3)."""
+"""Minimum size of an RSA key for signatures (RFC 7518, 3.3)."""
 
 
 class KeyPairError(Exception):

@@ -1,4 +1,4 @@
-"""What records about servers ask of the domain that keeps servers. Handed in by wiring."""
+"""Protocols by which audit and usage ask what callers see of servers. Passed in by wiring."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -7,13 +7,13 @@ from registry.auth.identity import UserContext
 
 
 class SeenServers(Protocol):
-    """The servers that callers see."""
+    """Visibility of servers to callers."""
 
     def sees_everything(self, user: UserContext) -> bool:
-        """Whether no server is hidden from *user*, nor what is left of a removed one."""
+        """Whether *user* sees all servers, and the records of removed ones."""
 
     def sees_private(self, user: UserContext) -> bool:
-        """Whether others' private servers of the tenants that *user* sees are shown to them."""
+        """Whether *user* sees other users' private servers of the tenants that *user* sees."""
 
     def rights(self, user: UserContext) -> Mapping[str, int]:
-        """Return what *user* may do with each server that they see."""
+        """Return the access rights of *user* by server, for all servers that they see."""

@@ -1,4 +1,4 @@
-"""Reads users, groups, roles and what is revoked. Writes nothing."""
+"""Repository of users, groups, roles and revocations for authentication. Read only."""
 
 import re
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ ENTRY_FIELDS = {"role": 1, "username": 1, "idOnTheSource": 1, "disabled": 1, "te
 
 
 def of_tenants(tenants: Tenants, field: str = "tenantId") -> Doc:
-    """Return the query for documents of *tenants*, which say so in *field*."""
+    """Return the query for documents of *tenants*, which store the tenant in *field*."""
     if tenants.are_all:
         return {}
     return {field: {"$in": [None, ""]} if tenants.one is None else tenants.one}
@@ -36,7 +36,7 @@ def of_tenants(tenants: Tenants, field: str = "tenantId") -> Doc:
 
 @translates_driver_errors
 class DirectoryRepository:
-    """Looks people up in `users` and `groups`."""
+    """Reads `users` and `groups`."""
 
     def __init__(self, database: Database) -> None:
         self._users = database.collection("users")
@@ -44,11 +44,11 @@ class DirectoryRepository:
         self._roles = database.collection("roles")
 
     async def get(self, user_id: str) -> DirectoryEntry | None:
-        """Return a user's role, name and groups, or None when there is no such user.
+        """Return a user's role, name and groups, or None if there is no such user.
 
-        A group lists a member by `idOnTheSource`, or by the id where a user has none, as the other
-        application resolves it: an entry by the id of a user who has another is no membership. Nor
-        is one in a group of another tenant.
+        A group lists a member by `idOnTheSource`, or by id if the user has none, as in jarvis-api.
+        An entry by the id of a user that has an `idOnTheSource` is not a membership; nor is one in
+        a group of another tenant.
         """
         user = await self._users.find_one({"_id": ObjectId(user_id)}, ENTRY_FIELDS)
         if user is None:
@@ -69,7 +69,7 @@ class DirectoryRepository:
                     and tenant_of(group.get("tenantId")) == tenant_id
                 ]
             ),
-            # Whatever else somebody stores there, it is not to let anybody in.
+            # Any other stored value must not grant access.
             is_disabled=disabled is not None and disabled is not False,
             tenant_id=tenant_id,
         )
@@ -77,7 +77,7 @@ class DirectoryRepository:
     async def known(
         self, wanted: Iterable[tuple[str, str]], tenants: Tenants
     ) -> dict[tuple[str, str], DirectoryPrincipal]:
-        """Return those of *wanted*, kinds and ids, that exist, of *tenants*."""
+        """Return those of *wanted* (kind and id) that exist in *tenants*."""
         asked = list(wanted)
         found: list[DirectoryPrincipal] = []
         for kind, rows, fields in (
@@ -94,7 +94,7 @@ class DirectoryRepository:
         return {(person.kind, person.id): person for person in found}
 
     async def find_users(self, reference: str) -> list[DirectoryPrincipal]:
-        """Return the users of that id, or else of that address or username, in any case of it."""
+        """Return the users with that id, or else that email or username, ignoring case."""
         if ObjectId.is_valid(reference):
             row = await self._users.find_one({"_id": ObjectId(reference)}, USER_FIELDS)
             if row is not None:
@@ -108,17 +108,17 @@ class DirectoryRepository:
         return []
 
     async def administrators(self) -> list[DirectoryPrincipal]:
-        """Return the users whose stored role is the administrators'."""
+        """Return the users whose stored role is administrator."""
         rows = await self._users.find({"role": {"$in": ADMIN_ROLES}}, USER_FIELDS).to_list()
         return _people(USER, rows)
 
     async def search(
         self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool, tenants: Tenants
     ) -> list[DirectoryPrincipal]:
-        """Return up to *limit* people whose names hold *text*, those that begin with it first.
+        """Return up to *limit* principals whose names contain *text*; prefix matches first.
 
-        Without *by_email* nothing that is found, or not, tells of anybody's address. Nobody of
-        other tenants than *tenants* is found.
+        Without *by_email* the result reveals nothing about email addresses. Only principals of
+        *tenants* are found.
         """
         tenant = of_tenants(tenants)
         wanted = set(kinds)
@@ -162,7 +162,7 @@ class RevocationRepository:
         self._revoked = database.collection(RevokedToken.Settings.name)
 
     async def unexpired(self, now: datetime) -> list[Revocation]:
-        """Return everything that still refuses something."""
+        """Return all revocations that have not expired."""
         rows = self._revoked.find({"expires_at": {"$gt": now}})
         found = {str(row["_id"]): _revocation(row) async for row in rows}
         for key, revocation in found.items():
@@ -171,15 +171,15 @@ class RevocationRepository:
         return [revocation for revocation in found.values() if revocation is not None]
 
     async def unreadable(self) -> list[str]:
-        """Return the ids of the documents that do not say what is revoked."""
+        """Return the ids of malformed documents."""
         rows = self._revoked.find({})
         return [str(row["_id"]) async for row in rows if _revocation(row) is None]
 
 
 def _revocation(row: dict[str, Any]) -> Revocation | None:
-    """Return a stored revocation; None when it does not say what is revoked.
+    """Return a stored revocation; None if it is malformed.
 
-    One without a time refuses all that was issued so far, and for ever where it has no end.
+    Without a time it refuses all tokens issued so far, and forever if it does not expire.
     """
     kind, subject = choice_of(RevocationKind, row.get("kind")), text_of(row.get("subject"))
     if kind is None or subject is None:
@@ -193,12 +193,12 @@ def _people(kind: str, rows: Iterable[dict[str, Any]]) -> list[DirectoryPrincipa
 
 
 def _person(kind: str, row: dict[str, Any]) -> DirectoryPrincipal | None:
-    """Return a stored user or group; None for one whose id nobody can name."""
+    """Return a stored user or group; None if its id is malformed."""
     key = id_of(row["_id"])
     if key is None:
         return None
     username, email = text_of(row.get("username")) or None, text_of(row.get("email")) or None
-    # Never the address: names are for everybody.
+    # Never the email address: all callers see names.
     name = text_of(row.get("name")) or username or key
     return DirectoryPrincipal(kind, key, name, username, email)
 

@@ -1,7 +1,7 @@
-"""Which tokens are refused although they are genuine and have not expired.
+"""Revocation list: tokens that are refused although they are valid and have not expired.
 
-Kept in memory as a whole, so that looking costs nothing: loaded at start, again whenever the
-collection changes, and added to at once by the replica that revokes.
+Held in memory as a whole, so that a check costs no I/O. Loaded at start and whenever the
+collection changes; the replica that revokes adds to it at once.
 """
 
 from collections.abc import Callable
@@ -39,14 +39,14 @@ class Revocation:
 
 
 class RevocationSource(Protocol):
-    """Knows what was revoked."""
+    """Reads stored revocations."""
 
     async def unexpired(self, now: datetime) -> list[Revocation]:
-        """Return everything that still refuses something."""
+        """Return all revocations that have not expired."""
 
 
 class RevocationList:
-    """What is revoked, as far as this process knows."""
+    """The revocations that this process knows."""
 
     def __init__(self, source: RevocationSource, clock: Clock) -> None:
         self._source = source
@@ -55,12 +55,12 @@ class RevocationList:
         self._users: dict[str, Revocation] = {}
         self._listeners: list[Callable[[], None]] = []
 
-    def tell(self, listener: Callable[[], None]) -> None:
+    def subscribe(self, listener: Callable[[], None]) -> None:
         """Call *listener* after each change."""
         self._listeners.append(listener)
 
     def refuses(self, token: VerifiedToken) -> bool:
-        """Whether a token, its family, what it was generated with, or its user is revoked."""
+        """Whether a token, its family, one of the family's ancestors, or its user is revoked."""
         user = self._users.get(token.user_id)
         if user is not None and (
             token.issued_at is None or int(token.issued_at) <= int(user.revoked_at.timestamp())
@@ -71,19 +71,19 @@ class RevocationList:
         return any(ancestor in self._ids for ancestor in token.ancestors)
 
     def add(self, *revocations: Revocation) -> None:
-        """Take note of revocations that were committed."""
+        """Add revocations that were committed."""
         self._take(revocations)
         self._changed()
 
     async def load(self) -> None:
-        """Read everything.
+        """Load all revocations.
 
         Raises:
             DatabaseUnavailable: What was known stays known.
         """
         now = self._clock.now()
         read = await self._source.unexpired(now)
-        # Added to, not replaced: one may have been added here while this was being read.
+        # Merged, not replaced: one may have been added here during the read.
         self._ids = {name: until for name, until in self._ids.items() if until > now}
         self._users = {name: item for name, item in self._users.items() if item.expires_at > now}
         self._take(read)

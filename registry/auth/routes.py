@@ -1,4 +1,4 @@
-"""What clients need in order to trust us: our keys, and how to be let in."""
+"""Well-known routes for clients: JWKS, protected resource metadata, refusal of registration."""
 
 from typing import Annotated
 
@@ -12,10 +12,10 @@ from registry.auth.keys import SigningKeys
 from registry.web.errors import ErrorEnvelope, JsonAnswer
 
 KEYS_MAX_AGE_SECONDS = 300
-"""How long clients may keep the key set; a new key must be published that long before use."""
+"""How long clients may cache the key set; a new key must be published that long before use."""
 
 MAX_SLUG_CHARACTERS = 200
-"""More than any server's path has; what is longer is not echoed."""
+"""Longer than any server's path; longer values are not echoed."""
 
 
 class KeySet(BaseModel):
@@ -59,7 +59,7 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
 
     @router.get("/.well-known/jwks.json", operation_id="jwks", response_model=KeySet)
     async def jwks() -> Response:
-        """Answer the public keys that verify our tokens (RFC 7517)."""
+        """Return the public keys that verify our tokens (RFC 7517)."""
         return JsonAnswer({"keys": [keys.jwk]}, headers=cacheable)
 
     @router.get(
@@ -68,7 +68,7 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
         response_model=ResourceMetadata,
     )
     async def root_metadata() -> Response:
-        """Answer the API's protected resource metadata (RFC 9728)."""
+        """Return the API's protected resource metadata (RFC 9728)."""
         return metadata(base_url)
 
     @router.get(
@@ -77,7 +77,7 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
         response_model=ResourceMetadata,
     )
     async def combined_metadata() -> Response:
-        """Answer the metadata of the combined gateway path."""
+        """Return the metadata of the aggregate server's path."""
         return metadata(f"{base_url}/mcp")
 
     @router.get(
@@ -89,7 +89,7 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
     async def gateway_metadata(
         slug: Annotated[str, Path(max_length=MAX_SLUG_CHARACTERS)],
     ) -> Response:
-        """Answer a gateway path's metadata. Every name has one, so that none is given away."""
+        """Return a gateway path's metadata. Any name has one, so that no server is revealed."""
         return metadata(f"{base_url}/mcp/{slug}")
 
     @router.post(
@@ -100,10 +100,10 @@ def auth_router(keys: SigningKeys, base_url: str) -> APIRouter:
         responses={400: {"model": RegistrationRefusal, "description": "Always."}},
     )
     async def register_client() -> Response:
-        """Refuse to register an OAuth client (RFC 7591, section 3.2.2), and say what to do.
+        """Refuse to register an OAuth client (RFC 7591, section 3.2.2), with an explanation.
 
-        Clients without an accepted token look for an authorization server, and for want of its
-        metadata ask here (MCP authorization, 2025-03-26). What they show is this answer.
+        Clients without an accepted token look for an authorization server, and without its
+        metadata try this path (MCP authorization, 2025-03-26). They show this answer to users.
         """
         message = f"This registry has no OAuth authorization server. {AUTHENTICATION_HELP}"
         return JsonAnswer(

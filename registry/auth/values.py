@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:
-    """What `users` and `groups` say of one person.
+    """One user according to `users` and `groups`.
 
     Attributes:
         role: As stored, for example `ADMIN`; None when there is none.
@@ -23,7 +23,7 @@ class DirectoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryPrincipal:
-    """Somebody, or several, whom access can be given to.
+    """A user, group or role that access can be granted to.
 
     Attributes:
         kind: `user`, `group` or `role`.

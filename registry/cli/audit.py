@@ -53,9 +53,10 @@ def audit_list(
                 "since": since,
                 "until": until,
             }
-            narrowed = validated(AuditQuery, said).narrowed()
+            record_filter = validated(AuditQuery, said).record_filter()
             found = await read_cursor(
-                lambda cursor, count: built.audit.page(OPERATOR, narrowed, cursor, count), limit
+                lambda cursor, count: built.audit.page(OPERATOR, record_filter, cursor, count),
+                limit,
             )
         show_rows([present_record(one) for one in found], COLUMNS, as_json=as_json)
 

@@ -53,11 +53,11 @@ def sync_run(
                     report.add(unknown_server(name))
                 with _showing(report, len(ids)) as step:
 
-                    def told(result: "BulkSyncResult") -> None:
+                    def on_result(result: "BulkSyncResult") -> None:
                         report.add(result)
                         step()
 
-                    await reading.run(ids, told)
+                    await reading.run(ids, on_result)
         finally:
             if report.asked:
                 for line in report.lines(as_json=as_json):
@@ -72,16 +72,16 @@ def sync_run(
 @contextmanager
 def _showing(report: "BulkSyncReport", servers: int) -> "Iterator[Callable[[], None]]":
     """Show how far a reading is: as a bar, or in a line now and then where none can be drawn."""
-    from registry.sync.report import Milestones  # noqa: PLC0415 - heavy imports
+    from registry.sync.report import ProgressLines  # noqa: PLC0415 - heavy imports
 
     if sys.stderr.isatty():
         with typer.progressbar(length=servers, label="Reading servers", file=sys.stderr) as bar:
             yield lambda: bar.update(1)
         return
-    milestones = Milestones(report, SystemClock())
+    progress_lines = ProgressLines(report, SystemClock())
 
     def step() -> None:
-        line = milestones.line()
+        line = progress_lines.line()
         if line is not None:
             sys.stderr.write(f"{line}\n")
 

@@ -224,7 +224,7 @@ def tools_verify(*, as_json: AsJson = False) -> None:
     """
 
     async def work() -> None:
-        from registry.wiring.tools import tool_verifier  # noqa: PLC0415 - heavy imports
+        from registry.wiring.commands import tool_verifier  # noqa: PLC0415 - heavy imports
 
         count = 0
         problems: list[dict[str, str]] = []

@@ -46,9 +46,10 @@ def usage(
                 "since": since,
                 "until": until,
             }
-            narrowed = validated(UsageQuery, said).narrowed()
+            record_filter = validated(UsageQuery, said).record_filter()
             found = await read_cursor(
-                lambda cursor, count: built.usage.page(OPERATOR, narrowed, cursor, count), limit
+                lambda cursor, count: built.usage.page(OPERATOR, record_filter, cursor, count),
+                limit,
             )
         show_rows([present_record(one) for one in found], COLUMNS, as_json=as_json)
 

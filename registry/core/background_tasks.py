@@ -1,4 +1,4 @@
-"""Small things done in the background, whose failure must cost nobody anything."""
+"""Background tasks whose failure is logged and affects nothing else."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class BackgroundTasks:
-    """Keeps hold of tasks until they end, and takes note of what went wrong in them."""
+    """Holds references to tasks until they end, and logs their failures."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -22,17 +22,17 @@ class BackgroundTasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, errand: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin *errand*; whoever wants its result awaits the task."""
-        # Not a TaskGroup: one errand's failure must not end the others.
-        task = asyncio.get_running_loop().create_task(errand)
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task; callers may await it for its result."""
+        # Not a TaskGroup: one task's failure must not cancel the others.
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
-    def soon(self, errand: Coroutine[Any, Any, object]) -> None:
-        """Begin *errand*, in whose result nobody is interested."""
-        task = self.start(errand)
+    def soon(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Start a task whose result is not needed."""
+        task = self.start(coroutine)
         del task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -44,7 +44,7 @@ class BackgroundTasks:
             log.debug("errand_failed", error=type(error).__name__)
 
     async def close(self, *, grace_seconds: float = 0.0) -> None:
-        """Let what is under way end; cancel what takes longer than *grace_seconds*."""
+        """Wait for running tasks; cancel those that take longer than *grace_seconds*."""
         if self._tasks and grace_seconds:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
         tasks = list(self._tasks)
@@ -53,28 +53,28 @@ class BackgroundTasks:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-PATIENCE_SECONDS = 3.0
-"""Between two cancellations of a task. What it does to wind up after the first, such as giving a
-job back, is not broken off by the second."""
+CANCEL_INTERVAL_SECONDS = 3.0
+"""Time between two cancellations of a task, so that the second does not interrupt its cleanup
+after the first, such as releasing a job."""
 
 
 async def end(task: asyncio.Task[None]) -> None:
-    """Cancel *task* until it has ended."""
+    """Cancel *task* repeatedly until it has ended."""
     await end_all([task])
 
 
 async def end_all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel *tasks* until they have ended.
+    """Cancel *tasks* repeatedly until they have ended.
 
-    Once is not enough: the MongoDB driver can lose a cancellation that arrives while it opens a
-    connection, and a task that loops would then go on for ever.
+    Once is not enough: the MongoDB driver can swallow a cancellation that arrives while it opens a
+    connection, and a task that loops would then run forever.
     """
     left = {task for task in tasks if not task.done()}
     for task in left:
-        # A group whose other task failed has told it already.
+        # If another task of its group failed, the group has already reported that.
         if not task.cancelling():
             task.cancel()
     while left:
-        _, left = await asyncio.wait(left, timeout=PATIENCE_SECONDS)
+        _, left = await asyncio.wait(left, timeout=CANCEL_INTERVAL_SECONDS)
         for task in left:
             task.cancel()

@@ -1,4 +1,4 @@
-"""The one place that asks for the time or sleeps, so that tests can stop it."""
+"""Clock: the only source of time and sleep, so that tests can replace it."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ class SystemClock:
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     monotonic = staticmethod(time.monotonic)
-    """The machine's own, without a call of ours around it."""
+    """`time.monotonic` itself, without a wrapper's cost."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait *seconds* on the event loop."""

@@ -1,6 +1,6 @@
-"""Cursors of lists that are sorted by time: each names a document, not a number.
+"""Cursor pagination of lists sorted by time: a cursor names a document, not an offset.
 
-What is written meanwhile moves nothing.
+Documents written between two requests do not shift pages.
 """
 
 import base64
@@ -16,20 +16,20 @@ DOCUMENT = frozenset({24})
 """Characters of an ObjectId."""
 
 PLACE = frozenset({24, 28})
-"""Likewise, and of one with a place within that document behind it."""
+"""Characters of an ObjectId, also followed by a position within that document."""
 
 T = TypeVar("T")
 
 
 class BadCursorError(ValidationFailedError):
-    """The cursor is none that this API gave out."""
+    """The cursor was not issued by this API."""
 
     def __init__(self, name: str = "cursor") -> None:
-        super().__init__(name, "is not one that this API gave out")
+        super().__init__(name, "is not a cursor that this API returned")
 
 
 class MomentOutOfRangeError(ValidationFailedError):
-    """A time cannot be said in UTC."""
+    """A time cannot be represented in UTC."""
 
     def __init__(self, field: str) -> None:
         super().__init__(field, "is out of range")
@@ -44,7 +44,7 @@ def time_cursor(moment: datetime, document_id: str) -> str:
 def read_time_cursor(
     cursor: str, id_characters: Collection[int], name: str = "cursor"
 ) -> tuple[datetime, str]:
-    """Return the moment and the id that *cursor* names; ids have so many characters.
+    """Return the time and the id in *cursor*; *id_characters* are the allowed lengths of ids.
 
     Raises:
         BadCursorError: It is none of ours.
@@ -64,7 +64,7 @@ def read_time_cursor(
 
 @dataclass(frozen=True, slots=True)
 class CursorPage(Generic[T]):
-    """Some records, and where the older ones begin; None when there are none."""
+    """Records, and the cursor of the next, older page; None on the last page."""
 
     records: tuple[T, ...]
     next_cursor: str | None
@@ -90,10 +90,10 @@ async def newest_page(
         name: Of the parameter that the cursor came in.
 
     Raises:
-        BadCursorError: *cursor* is none of ours.
+        BadCursorError: *cursor* was not issued by this API.
     """
     before = None if cursor is None else read_time_cursor(cursor, id_characters, name)
-    # One more than asked for tells whether there are older ones.
+    # One more than requested shows whether there are older ones.
     found = await read(before, limit + 1)
     records = tuple(found[:limit])
     return CursorPage(records, time_cursor(*place(records[-1])) if len(found) > limit else None)

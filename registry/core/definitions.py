@@ -1,4 +1,4 @@
-"""What upstreams define, on its way into the database."""
+"""Limits and serialization of definitions that upstreams send, before they are stored."""
 
 import json
 from collections.abc import Callable
@@ -10,22 +10,22 @@ import orjson
 from registry.core.json import JsonObject, JsonValue
 
 MAX_DEPTH = 64
-"""Nesting of an object that is taken; real ones stay below 20, and validators recurse."""
+"""Maximum nesting of an accepted object; real ones stay below 20, and validators recurse."""
 
 LISTED_VIA = "mcp-gateway-registry/via"
 """Member of `_meta`: the gateways that listed an object on its way here, the last one first."""
 
 TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
-NO_NUMBER = "holds a number that cannot be kept"
+NO_NUMBER = "contains a number that cannot be stored"
 
 
 class RejectionError(Exception):
-    """Why an object of an upstream cannot be taken."""
+    """Why an object of an upstream is rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableDefinition:
-    """An object of an upstream's list that no parser gave a value for.
+    """An object in an upstream's list that could not be parsed.
 
     Attributes:
         members: Those of its own members that could be read, for telling which one it is.
@@ -37,15 +37,15 @@ class UnreadableDefinition:
 
 
 Fitting: TypeAlias = Callable[[str, JsonObject], str | None]
-"""Says what is wrong with an object for clients' own types, which refuse a whole list for one that
-does not fit. The first argument is the list's member."""
+"""Returns why clients' types would reject an object: they refuse a whole list for one invalid
+object. The first argument is the list's member."""
 
 Listed: TypeAlias = JsonValue | UnreadableDefinition
-"""What stands in a list of an upstream."""
+"""One item of an upstream's list."""
 
 
 class DecodeBudget:
-    """How much is left for the definitions of one server.
+    """Remaining bytes for the definitions of one server.
 
     Args:
         max_bytes: Of all together; None for any number.
@@ -59,9 +59,9 @@ class DecodeBudget:
         self.told = f"does not fit into the {max_bytes} bytes of all definitions of its server"
 
     def take(self, definition: str | bytes) -> bool:
-        """Take as much as *definition* needs; return False, and take nothing, if it is not there.
+        """Take the bytes of *definition*; return False, and take nothing, if too few are left.
 
-        A smaller one may fit still.
+        A smaller definition may still fit.
         """
         if self._left is None:
             return True
@@ -73,7 +73,7 @@ class DecodeBudget:
 
 
 def definition_text(raw: JsonObject, max_bytes: int) -> str:
-    """Return the text under which an upstream's object is stored, its keys in their order.
+    """Return the stored text of an upstream's object, with its keys in their order.
 
     Raises:
         RejectionError: It cannot be stored, or not be read again; the message says why.
@@ -82,13 +82,13 @@ def definition_text(raw: JsonObject, max_bytes: int) -> str:
         text = json.dumps(raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         encoded = text.encode()
     except UnicodeEncodeError:
-        raise RejectionError("holds broken characters") from None
+        raise RejectionError("contains invalid Unicode") from None
     except ValueError:
         raise RejectionError(NO_NUMBER) from None
     if len(encoded) > max_bytes:
         raise RejectionError(f"is larger than {max_bytes} bytes")
     try:
-        # Those who serve it read it with this parser, which knows no number that no float holds.
+        # The gateway reads it with this parser, which refuses numbers beyond the range of floats.
         orjson.loads(encoded)
     except orjson.JSONDecodeError:
         raise RejectionError(NO_NUMBER) from None

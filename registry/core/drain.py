@@ -1,8 +1,8 @@
-"""The end of this process in two steps, so that nobody notices: say so first, then let go.
+"""Graceful shutdown of this process in two steps: leaving, then draining.
 
-First the process is *leaving*: it serves on, but says that it is not ready, so that balancers send
-no more. Then the *drain* has begun: what runs may end, nothing new begins, standing streams are
-ended so that their clients go elsewhere.
+First the process is *leaving*: it still serves, but reports that it is not ready, so that load
+balancers stop sending requests. Then the *drain* begins: running requests may end, new ones are
+refused, and open streams are ended so that their clients reconnect elsewhere.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Drain:
-    """Where this process stands on its way out.
+    """State of this process's shutdown.
 
     Attributes:
         is_leaving: Whether it should not be sent anything any more.
@@ -29,11 +29,11 @@ class Drain:
         self._interruptible: set[asyncio.Task[object]] = set()
 
     def leave(self) -> None:
-        """Take the first step."""
+        """Start leaving."""
         self.is_leaving = True
 
     def begin(self) -> None:
-        """Take the second step, and the first if it was left out."""
+        """Start the drain, and leaving if it was skipped."""
         self.is_leaving = self.has_begun = True
         self._begun.set()
         for task in self._interruptible:
@@ -44,24 +44,24 @@ class Drain:
         await self._begun.wait()
 
     async def interrupt(self, wait: Callable[[], Awaitable[T]], instead: T) -> T:
-        """Await what *wait* returns, but return *instead* as soon as the drain begins.
+        """Await what *wait* returns, or return *instead* as soon as the drain begins.
 
         Costs no task and no timer, so that thousands of streams can wait here.
         """
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("only a task can be interrupted")
+            raise RuntimeError("Only a task can be interrupted.")
         if self.has_begun:
             return instead
         self._interruptible.add(task)
         try:
             return await wait()
         except asyncio.CancelledError:
-            # Another's cancellation, of ours or besides ours, is for whoever awaits this.
+            # A cancellation by another caller, alone or besides ours, is propagated.
             if not self._begun.is_set() or task.uncancel() > 0:
                 raise
             return instead
         finally:
             self._interruptible.discard(task)
-            # The task keeps the cancellation, that this frame, and the frame would keep the task.
+            # Breaks a reference cycle: the task holds the exception, which holds this frame.
             del task

@@ -1,4 +1,4 @@
-"""The error tree. Errors know neither HTTP nor MCP; each rim renders them once.
+"""The error tree. Errors know neither HTTP nor MCP; each edge renders them once.
 
 RegistryError
 ├── kind NOT_FOUND, CONFLICT, PRECONDITION_FAILED, FORBIDDEN, UNAUTHORIZED, INVALID, UPSTREAM,
@@ -74,13 +74,13 @@ class DatabaseUnavailableError(RegistryError):
 
 
 class ReplicaSetNeededError(RegistryError):
-    """A change was asked of a registry whose MongoDB has no transactions."""
+    """A write was requested, but MongoDB is a standalone server without transactions."""
 
     kind = ErrorKind.UNAVAILABLE
 
     def __init__(self) -> None:
         super().__init__(
-            "This registry only reads: its MongoDB is a standalone server, and changes need a "
+            "This registry is read-only: its MongoDB is a standalone server, and writes need a "
             "replica set."
         )
 
@@ -93,7 +93,7 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def problems_of(error: ValidationError) -> list[str]:
-    """Return what is wrong with what somebody described, member by member."""
+    """Return the problems of a validation error, one for each member."""
     return [
         f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {problem_of(item)}"
         for item in error.errors(include_input=False)
@@ -101,7 +101,7 @@ def problems_of(error: ValidationError) -> list[str]:
 
 
 def problem_of(item: Mapping[str, Any]) -> str:
-    """Return what pydantic says of one member, in words where it shows a pattern."""
+    """Return pydantic's message for one member, with patterns explained in words."""
     if item["type"] == "extra_forbidden":
         return "is not a known field"
     if item["type"] == "string_pattern_mismatch":

@@ -1,4 +1,4 @@
-"""Structured logs: JSON lines with the request's id, and secrets cut out."""
+"""Structured logging: JSON lines with the request's id, and secrets masked."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ SECRET_KEYS = re.compile(
     r"(?i)(authorization|cookie|password|secret|token$|api[_-]?key|private[_-]?key|creds|credential"
     r"|^key$|mongo_uri)"
 )
-"""Keys whose values never reach a log, whatever they hold."""
+"""Keys whose values are always masked."""
 SECRET_TEXT = re.compile(
     r"(?i)(bearer\s+)[^\s\"',]+"
     r"|(eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
@@ -60,17 +60,17 @@ def _mask_match(match: re.Match[str]) -> str:
 
 
 SILENCED = ("mcp", "httpx2", "httpcore2")
-"""Libraries that quote what upstreams send, keys and all. What matters of it is told by ours."""
+"""Libraries that log what upstreams send, including keys. Our own events report what matters."""
 
 
 CALL_FACTS = ("server", "tool", "outcome", "duration_ms", "error_code")
-"""What somebody at a terminal reads of a `gateway_call`."""
+"""Facts of a `gateway_call` that are shown on a terminal."""
 
 
 def for_one_reader(
     _logger: object, method: str, event: MutableMapping[str, object]
 ) -> Mapping[str, object]:
-    """Keep what somebody who tries the registry out reads: calls and troubles (a processor)."""
+    """Keep only calls and warnings, for local mode on a terminal (a structlog processor)."""
     if event.get("event") == "gateway_call":
         kept = ("event", "level", "timestamp", *CALL_FACTS)
         return {name: event[name] for name in kept if name in event}
@@ -82,7 +82,7 @@ def for_one_reader(
 def configure_logging(
     level: str, log_format: Literal["auto", "json", "console"], *, is_local: bool = False
 ) -> None:
-    """Send structlog's events, and those of the standard library, to standard error.
+    """Send the events of structlog and of the standard library to standard error.
 
     Args:
         level: Least severity that is logged.

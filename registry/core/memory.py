@@ -1,7 +1,7 @@
-"""Memory that was freed, and goes back to the system.
+"""Returns freed memory to the operating system.
 
-Of what is freed the C library keeps most for what may come next. What was read stands in cycles of
-the clients that read it besides, which are hardly ever looked for.
+The C library keeps most freed memory for later allocations. Besides, data that was read is held by
+reference cycles of clients, which the garbage collector rarely traverses.
 """
 
 import asyncio
@@ -12,51 +12,51 @@ from typing import Final
 
 from registry.core.clock import Clock
 
-MUCH_BYTES: Final = 4 * 1024 * 1024
-"""As much text as this, and what was made of it on the way, is worth asking for."""
+RELEASE_BYTES: Final = 4 * 1024 * 1024
+"""Freed text from which on a release is worthwhile."""
 
-AFTER_SECONDS: Final = 10.0
-"""From when so much was freed until it is given back: it may be one of many, and what is read is
-then written. Nor is any given back more often than this."""
+RELEASE_DELAY_SECONDS: Final = 10.0
+"""Delay before memory is released, and minimum time between two releases: a reading may be one of
+many, and its result is still to be written."""
 
 
-def give_back() -> None:
-    """Have the C library give back what it holds unused; nothing where it knows no such call."""
+def release_memory() -> None:
+    """Release unused memory of the C library; does nothing if it has no `malloc_trim`."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError, TypeError):
-        # Only glibc has it; others give back by themselves.
+        # Only glibc has it; others release memory by themselves.
         return
     trim(0)
 
 
 class FreedMemory:
-    """Has memory given back some time after much of it was freed.
+    """Releases memory some time after much of it was freed.
 
     Args:
         clock: Waits.
         gives_back: Called in a thread, for it may take some hundredths of a second.
     """
 
-    def __init__(self, clock: Clock, gives_back: Callable[[], None] = give_back) -> None:
+    def __init__(self, clock: Clock, gives_back: Callable[[], None] = release_memory) -> None:
         self._clock = clock
         self._gives_back = gives_back
         self._noted = 0
         self._is_much = asyncio.Event()
 
     def note(self, size: int) -> None:
-        """Take note that so many bytes of texts were freed, or soon will be. Cheap."""
+        """Note that *size* bytes of text were freed, or soon will be. Cheap."""
         self._noted += size
-        if self._noted >= MUCH_BYTES:
+        if self._noted >= RELEASE_BYTES:
             self._is_much.set()
 
     async def follow(self) -> None:
-        """Give back what is freed, for ever."""
+        """Release freed memory, forever."""
         while True:
             await self._is_much.wait()
-            await self._clock.sleep(AFTER_SECONDS)
+            await self._clock.sleep(RELEASE_DELAY_SECONDS)
             self._noted = 0
             self._is_much.clear()
-            # Here, as what it drops may belong to this loop. 100,000 tools make it 10 ms.
+            # On the event loop: collected objects may belong to it. 10 ms for 100,000 tools.
             gc.collect()
             await asyncio.to_thread(self._gives_back)

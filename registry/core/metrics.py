@@ -246,7 +246,7 @@ INTERVAL_SECONDS = 0.5
 
 
 async def watch_loop(clock: Clock, lag: Histogram) -> None:
-    """Observe, for ever, how much longer than asked a sleep takes."""
+    """Observe, forever, how much longer than requested a sleep takes."""
     while True:
         before = clock.monotonic()
         await clock.sleep(INTERVAL_SECONDS)

@@ -1,12 +1,14 @@
-"""Where the request that is being worked on came from."""
+"""Origin of the current request, for records; and the name of this process."""
 
+import os
+import socket
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class UrlOrigin:
-    """One request's marks, for records.
+    """Identifies one request in records.
 
     Attributes:
         request_id: As answered in `X-Request-ID`; None outside a request.
@@ -18,7 +20,12 @@ class UrlOrigin:
 
 
 PROCESS = UrlOrigin(None, "process")
-"""Work that no request asked for: a command, a start."""
+"""Work without a request, such as a command or the start."""
 
 current_origin: ContextVar[UrlOrigin] = ContextVar("current_origin", default=PROCESS)
-"""Set around each request by whoever receives it."""
+"""Set around each request by the code that receives it."""
+
+
+def process_name() -> str:
+    """Return host and process id, by which records name this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,4 +1,4 @@
-"""One page of a longer list."""
+"""Offset pagination: a page of a longer list."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which page is wanted. *page* counts from 1."""
+    """A requested page. *page* counts from 1."""
 
     page: int
     per_page: int
@@ -21,7 +21,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """The items of one page, and how many there are on all of them."""
+    """The items of one page, and the total number of items."""
 
     items: tuple[T, ...]
     total: int
@@ -29,5 +29,5 @@ class Page(Generic[T]):
 
     @property
     def total_pages(self) -> int:
-        """Return the number of pages; 0 when there is nothing."""
+        """Return the number of pages; 0 for an empty list."""
         return -(-self.total // self.request.per_page)

@@ -1,7 +1,7 @@
-"""Search for words in the fields of what is held in memory. Pure.
+"""Text search over fields held in memory. Pure.
 
-Case and accents are folded. All words must occur, each in any field, also as a part of a longer
-word. Fields are given in the order of their weight.
+Case and accents are folded. All words must occur, each in any field, also as part of a longer
+word. Fields are ordered by weight.
 """
 
 import unicodedata
@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Protocol, TypeVar
 
 SEPARATOR = "\x1f"
-"""Between the fields of a text; white space, so it is in no word."""
+"""Separates the fields of a text; it is white space, so no word contains it."""
 
 
 DESCRIPTION = (
@@ -24,15 +24,15 @@ DESCRIPTION = (
 
 
 MAX_SEARCHED = 4096
-"""Characters of one field that are searched, from its beginning: all of it is in memory."""
+"""Maximum number of characters of a field that are searched, because all are held in memory."""
 
 
 class Searched(Protocol):
-    """Something that is searched for."""
+    """An item that can be searched."""
 
     @property
     def text(self) -> str:
-        """Return what it is searched by; see `searchable`."""
+        """Return its search text; see `searchable`."""
 
 
 T = TypeVar("T", bound=Searched)
@@ -48,7 +48,7 @@ def folded(text: str) -> str:
 
 
 def searchable(*fields: Iterable[object]) -> str:
-    """Return the text that `rank` looks in; of each field those values that are strings."""
+    """Return the text that `rank` searches, from those values of each field that are strings."""
     return SEPARATOR.join(
         "\n".join(
             folded(value[:MAX_SEARCHED]).replace(SEPARATOR, " ")
@@ -60,24 +60,24 @@ def searchable(*fields: Iterable[object]) -> str:
 
 
 def joined(text: str, more: str) -> str:
-    """Return the text of the fields of one `searchable` text, and of another after them."""
+    """Return the concatenation of two `searchable` texts."""
     return f"{text}{SEPARATOR}{more}"
 
 
 def words_of(query: str | None) -> tuple[str, ...]:
-    """Return the words of a query, each once; none of an empty one, which everything matches."""
+    """Return the distinct words of a query; an empty query has none and matches everything."""
     return tuple(dict.fromkeys(folded(query or "").split()))
 
 
 def rank(text: str, words: Sequence[str]) -> int | None:
-    """Return how well a `searchable` text matches, the best first; None when a word is missing.
+    """Return the rank of a `searchable` text, lower is better; None if a word is missing.
 
-    Each word counts by the weightiest field that it occurs in, and by less than that where it is
-    the whole of the first field.
+    Each word adds the index of the first field that contains it, and less than that if it is the
+    whole first field.
     """
     total = 0
     for word in words:
-        # Fields stand in the order of their weight, so the first place is the best.
+        # Fields are ordered by weight, so the first occurrence is the best.
         at = text.find(word)
         if at < 0:
             return None
@@ -87,7 +87,7 @@ def rank(text: str, words: Sequence[str]) -> int | None:
 
 
 def best_first(items: Sequence[T], words: Sequence[str]) -> Sequence[T]:
-    """Return the items in which all words occur, the best match first, else in their order."""
+    """Return the items that contain all words, best match first, otherwise in their order."""
     if not words:
         return items
     ranked = [(place, item) for item in items if (place := rank(item.text, words)) is not None]

@@ -1,7 +1,7 @@
-"""Counters and histograms for the hot path: a tenth of the cost of those they stand in for.
+"""Counters and histograms for the hot path, at a tenth of the client library's cost.
 
-The client library's own take a lock for each of three values. These are changed by the event
-loop's thread alone, which also reads them, so they need none.
+The client library takes a lock for each of three values. These are changed and read only by the
+event loop's thread, so they need no lock.
 """
 
 from bisect import bisect_left
@@ -25,13 +25,13 @@ class Timing:
         self.total_seconds = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count a time."""
+        """Count a duration."""
         self.counts[bisect_left(self._bounds, seconds)] += 1
         self.total_seconds += seconds
 
 
 class Timings(Collector):
-    """A histogram of times.
+    """A histogram of durations.
 
     Args:
         name: Of the metric.
@@ -50,7 +50,7 @@ class Timings(Collector):
         self._children: dict[tuple[str, ...], Timing] = {}
 
     def labels(self, *values: str) -> Timing:
-        """Return what counts the times of these labels; keep it, and look it up once."""
+        """Return the child for these labels. Callers keep it, to avoid the lookup."""
         return self._children.setdefault(values, Timing(self._bounds))
 
     @override
@@ -72,7 +72,7 @@ class Count:
         self.value = 0
 
     def inc(self, amount: int = 1) -> None:
-        """Count so many more."""
+        """Add *amount*."""
         self.value += amount
 
 
@@ -92,7 +92,7 @@ class Counts(Collector):
         self._children: dict[tuple[str, ...], Count] = {}
 
     def labels(self, *values: str) -> Count:
-        """Return what counts for these labels; keep it, and look it up once."""
+        """Return the child for these labels. Callers keep it, to avoid the lookup."""
         return self._children.setdefault(values, Count())
 
     @override

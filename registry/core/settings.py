@@ -1,4 +1,4 @@
-"""Every setting of the application, read once from the environment.
+"""Settings of the application, read once from the environment.
 
 docs/settings.md lists each of them; a test keeps that list complete.
 """

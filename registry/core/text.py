@@ -1,4 +1,4 @@
-"""Forms of text that several routes share."""
+"""Patterns of text that several routes share, and their meaning in words."""
 
 from datetime import datetime
 
@@ -6,8 +6,8 @@ OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 """Pattern of an ObjectId."""
 
 EMAIL = r"^[!#-'*+\-./0-9=?A-Z^_`a-z{|}~]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]*\.)+[A-Za-z]{2,63}$"
-"""Pattern of addresses, narrower than the standard: what jarvis-api takes as well, which wants a
-dot after the @."""
+"""Pattern of email addresses, narrower than the standard: jarvis-api accepts the same, which
+requires a dot after the @."""
 
 USERNAME = r"^[a-z0-9][a-z0-9._@+-]*$"
 """Pattern of usernames."""
@@ -18,7 +18,7 @@ PATTERN_WORDS = {
     r"^[0-9a-f]{32}$": "must be a trace id: 32 lower-case hexadecimal characters",
     r"^[^\x00-\x1f\x7f]*$": "must be one line without control characters",
     r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$": "must be text without control characters",
-    r"^[^\x00]*$": "must not hold a null character",
+    r"^[^\x00]*$": "must not contain a null character",
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": (
         "must be letters, digits, '.', '_' or '-', and begin with a letter or digit"
     ),
@@ -40,7 +40,7 @@ PATTERN_WORDS = {
         "backslashes (RFC 6749, section 3.3)"
     ),
 }
-"""What the patterns of the API mean, for those who sent something else."""
+"""Explanation of each pattern of the API, for error messages."""
 
 
 def timestamp(moment: datetime) -> str:

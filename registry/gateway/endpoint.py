@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from registry.auth.identity import Scope as TokenScope
 from registry.auth.identity import UserContext
-from registry.core.asgi import given_body
+from registry.core.asgi import body_of
 from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.drain import Drain
@@ -462,7 +462,7 @@ class GatewayEndpoint:
         except Exception:
             # Of a stranger's request its headers are all that counts, and no body is waited for;
             # what came with them and is small says what the refusal answers.
-            body = peek_object(given_body(exchange.scope))
+            body = peek_object(body_of(exchange.scope))
             exchange.request_id = usable_id(body)
             method, params = body.get("method"), members(body.get("params"))
             if method in METHODS:

@@ -10,7 +10,7 @@ from registry.auth.identity import UserContext
 from registry.core.origin import UrlOrigin
 from registry.gateway.values import Route
 from registry.gateway.view.catalogue import Catalogue
-from registry.usage.values import Course, Facts
+from registry.usage.values import Facts, Measurements
 
 
 class RouteTable(Protocol):
@@ -46,7 +46,7 @@ class RouteTable(Protocol):
 class CallNotes(Protocol):
     """Takes usage records."""
 
-    def note(self, facts: Facts, course: Course) -> None:
+    def note(self, facts: Facts, measurements: Measurements) -> None:
         """Keep a call until it is written; never waits, never fails."""
 
 

@@ -32,10 +32,9 @@ from registry.governance.schemas import (
 )
 from registry.governance.service import BulkResult, ToolService
 from registry.governance.values import GovernedTool
-from registry.web.bodies import StrictJsonRoute
+from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import pagination
-from registry.web.preconditions import IfMatch, etag_in
 
 Reader = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_TOOLS)]

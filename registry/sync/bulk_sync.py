@@ -1,4 +1,4 @@
-"""Has many servers read at once and says what came of each, for the command line."""
+"""Bulk synchronisation for the command line: reads many servers and returns each result."""
 
 import asyncio
 from collections import deque
@@ -16,14 +16,14 @@ from registry.sync.repository import UNREADABLE, JobRepository
 from registry.sync.runner import RENEWALS, SyncRunner
 from registry.sync.values import Ending, JobState, SyncJobRecord, SyncRequest, Trigger
 
-BEGUN_AT_ONCE = 8
-"""Jobs that are opened by one command; nobody else can take those that wait for their turn."""
+OPENED_AT_ONCE = 8
+"""Jobs that are opened in one command. Other workers cannot take them while they wait here."""
 
-GIVE_BACK_SECONDS = 5.0
-"""Longest time for giving back what was begun, where the database is away."""
+RELEASE_SECONDS = 5.0
+"""Longest time for releasing open jobs when the database is unavailable."""
 
-LOOK_SECONDS = 0.2
-"""Time between two looks at a job that another process runs."""
+POLL_SECONDS = 0.2
+"""Poll interval for a job that another process runs."""
 
 
 ASKED = SyncRequest(Trigger.COMMAND)
@@ -31,15 +31,15 @@ ASKED = SyncRequest(Trigger.COMMAND)
 
 @dataclass(frozen=True, slots=True)
 class BulkSyncResult:
-    """What came of one server.
+    """The result of one server.
 
     Attributes:
-        server_name: Its id, where it was removed before it was its turn.
-        job_id: None for a server that is turned off, and for one that there is not.
-        state: Of the job; it is `retrying` when it failed and is tried again later.
-        counts: Tools by what became of them.
+        server_name: Its id if it was removed before it was read.
+        job_id: None for a server that is turned off or does not exist.
+        state: Of the job; `retrying` if it failed and is tried again later.
+        counts: Tools by kind of change.
         error: Why it failed.
-        note: Why nothing was read, where that is no failure.
+        note: Why nothing was read, if that is not a failure.
     """
 
     server_name: str
@@ -51,7 +51,7 @@ class BulkSyncResult:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the upstream could not be read, even if it is tried again later."""
+        """Whether reading the upstream failed, even if it is tried again later."""
         return self.error is not None or self.state not in {None, JobState.SUCCEEDED}
 
 
@@ -59,9 +59,9 @@ class BulkSync:
     """One reading of many servers.
 
     Args:
-        name: Host and process, as records name them.
-        at_once: Most servers read side by side.
-        lease_seconds: How long this process may be silent before others take its jobs.
+        name: Host and process, as recorded with jobs.
+        at_once: Maximum number of servers read concurrently.
+        lease_seconds: How long a job stays this process's without a renewal.
     """
 
     def __init__(
@@ -88,63 +88,65 @@ class BulkSync:
         return await self._servers.ids_unchecked()
 
     async def ids_of(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the ids of the servers of these names, and the names that none has."""
+        """Return the ids of the servers with these names, and the unknown names."""
         asked = list(dict.fromkeys(names))
         known = await self._servers.ids_by_names(asked)
         found = [server_id for name in asked for server_id in known.get(name, ())]
         return found, [name for name in asked if name not in known]
 
-    async def run(self, server_ids: Sequence[str], told: Callable[[BulkSyncResult], None]) -> None:
-        """Have servers read; *told* hears what came of each as it is known.
+    async def run(
+        self, server_ids: Sequence[str], on_result: Callable[[BulkSyncResult], None]
+    ) -> None:
+        """Read servers, and call *on_result* with each result as soon as it is known.
 
-        What another process reads already is waited for.
+        A server that another process is already reading is waited for.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database cannot be reached.
         """
         if not server_ids:
             return
-        line = _Line(deque(server_ids))
+        line = _Queue(deque(server_ids))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._work(line, told))
+                    group.create_task(self._work(line, on_result))
                     for _ in range(min(self._at_once, len(server_ids)))
                 ]
                 try:
                     await asyncio.wait(tasks)
                 finally:
-                    # The group itself cancels once, which can be lost in the driver.
+                    # The task group cancels only once, and the driver can swallow that.
                     line.is_over = True
                     await end_all(tasks)
         except BaseException:
-            # Also what was just being opened. Without the database others find it later.
+            # Includes jobs that were just being opened. If this fails, their leases expire.
             with suppress(DatabaseUnavailable, TimeoutError):
-                async with asyncio.timeout(GIVE_BACK_SECONDS):
+                async with asyncio.timeout(RELEASE_SECONDS):
                     await self._jobs.release_held(self._name)
             raise
 
-    async def _work(self, line: "_Line", told: Callable[[BulkSyncResult], None]) -> None:
+    async def _work(self, line: "_Queue", on_result: Callable[[BulkSyncResult], None]) -> None:
         while not line.is_over:
             async with line.lock:
                 while line.waiting and not line.begun:
-                    await self._begin(line, told)
+                    await self._begin(line, on_result)
                 if not line.begun:
                     return
                 server, begun = line.begun.popleft()
-            told(await self._read(server, begun))
+            on_result(await self._read(server, begun))
 
-    async def _begin(self, line: "_Line", told: Callable[[BulkSyncResult], None]) -> None:
-        """Open the jobs of the next servers; one by one that would cost much more."""
-        most = min(self._at_once, BEGUN_AT_ONCE, len(line.waiting))
+    async def _begin(self, line: "_Queue", on_result: Callable[[BulkSyncResult], None]) -> None:
+        """Open the jobs of the next servers in one command, which is much cheaper than singly."""
+        most = min(self._at_once, OPENED_AT_ONCE, len(line.waiting))
         ids = [line.waiting.popleft() for _ in range(most)]
         found = await self._servers.read_state(await self._servers.by_ids_unchecked(ids))
         servers: list[ServerRecord] = []
         for server_id in {*ids} - {server.id for server in found}:
-            told(BulkSyncResult(server_id, note="It was removed meanwhile."))
+            on_result(BulkSyncResult(server_id, note="The server was removed."))
         for server in found:
             if server.effective_status is ServerStatus.INACTIVE:
-                told(BulkSyncResult(server.server_name, note="It is turned off."))
+                on_result(BulkSyncResult(server.server_name, note="The server is turned off."))
             else:
                 servers.append(server)
         names = {server.id: server.server_name for server in servers}
@@ -152,23 +154,23 @@ class BulkSync:
         now = self._clock.monotonic()
         for server in servers:
             job = jobs.get(server.id)
-            line.begun.append((server, None if job is None else _Begun(job, now)))
+            line.begun.append((server, None if job is None else _OpenedJob(job, now)))
 
-    async def _read(self, server: ServerRecord, begun: "_Begun | None") -> BulkSyncResult:
+    async def _read(self, server: ServerRecord, begun: "_OpenedJob | None") -> BulkSyncResult:
         job = None if begun is None else await self._held(begun)
         if job is not None:
             ending = await self._runner.run(job, server)
             if ending is not None:
                 return _result(server, job, ending)
         if begun is not None:
-            return await self._joined(server, begun.job)
+            return await self._await_other(server, begun.job)
         now = self._clock.now()
-        return await self._joined(
+        return await self._await_other(
             server, (await self._jobs.open(server.id, server.server_name, ASKED, now))[0]
         )
 
-    async def _held(self, begun: "_Begun") -> SyncJobRecord | None:
-        """Return a job that waited for its turn; None when it may be somebody else's by now."""
+    async def _held(self, begun: "_OpenedJob") -> SyncJobRecord | None:
+        """Return a job that waited here; None if another process may have taken it."""
         waited = self._clock.monotonic() - begun.at
         is_late = waited > self._lease_seconds / RENEWALS
         if is_late and not await self._jobs.renew(begun.job, self._lease_seconds):
@@ -178,9 +180,9 @@ class BulkSync:
             return begun.job
         return replace(begun.job, started_at=began_at + timedelta(seconds=waited))
 
-    async def _joined(self, server: ServerRecord, job: SyncJobRecord) -> BulkSyncResult:
-        """Wait for a job that another process may have, or do it if nobody else does."""
-        # An attempt that runs already is the one that is waited for.
+    async def _await_other(self, server: ServerRecord, job: SyncJobRecord) -> BulkSyncResult:
+        """Wait for a job that another process may hold, or run it if it is free."""
+        # If an attempt is already running, wait for that one.
         awaited = job.attempts + (0 if job.state is JobState.RUNNING else 1)
         while True:
             claimed = await self._jobs.claim_one(job.id, self._name, self._lease_seconds)
@@ -195,12 +197,12 @@ class BulkSync:
                 return BulkSyncResult(
                     server.server_name, job.id, latest.state, latest.counts, latest.error
                 )
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
-    """A job that waits for its turn in this process.
+class _OpenedJob:
+    """An open job that waits in this process.
 
     Attributes:
         at: When it was opened, by the monotonic clock.
@@ -211,17 +213,17 @@ class _Begun:
 
 
 @dataclass(slots=True)
-class _Line:
-    """Servers in the order in which they are read.
+class _Queue:
+    """Servers that are still to be read, in order.
 
     Attributes:
-        waiting: The ids of those whose jobs are not opened yet.
-        begun: Those whose jobs are; None for the job of another process.
-        is_over: Whether no more of them are to be read.
+        waiting: Ids of servers whose jobs are not yet open.
+        begun: Servers with open jobs; None for the job of another process.
+        is_over: Whether to stop reading.
     """
 
     waiting: deque[str]
-    begun: deque[tuple[ServerRecord, _Begun | None]] = field(default_factory=deque)
+    begun: deque[tuple[ServerRecord, _OpenedJob | None]] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_over: bool = False
 
@@ -233,5 +235,5 @@ def _result(server: ServerRecord, job: SyncJobRecord, ending: Ending) -> BulkSyn
 
 
 def unknown_server(name: str) -> BulkSyncResult:
-    """Return what came of a server that there is not."""
+    """Return the result of a server that does not exist."""
     return BulkSyncResult(name, error="There is no server of that name.")

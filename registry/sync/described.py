@@ -1,9 +1,9 @@
-"""Stores the tools of servers that the other application alone has described, as rows.
+"""Creates tool rows of servers whose tools only jarvis-api has described so far.
 
-Nothing is read but what is stored: `config.toolFunctions`, which stays as it is. Every process
-hears of such servers, when it starts and when one changes, and stores their tools; that is
-idempotent, and of several one finds something to do. Once a server was read by us, this lets go of
-it, and the reading goes on from its rows. See docs/decisions/0042-rows-of-described-servers.md.
+It reads only the stored `config.toolFunctions` and never changes it. Every process is notified of
+such servers, at start and when one changes, and stores their tools. That is idempotent: of several
+processes, one finds something to do. Once discovery has read a server, this module ignores it, and
+discovery continues from its rows. See docs/decisions/0042-rows-of-described-servers.md.
 """
 
 import asyncio
@@ -29,17 +29,17 @@ from registry.tools.values import ToolEditor
 log = structlog.get_logger()
 
 SETTLE_SECONDS = 1.0
-"""How long after a server was heard of its tools are stored, at least, and half of the longest
-time: several processes begin at different moments, and what the first stores the others find."""
+"""Minimum delay before a noted server's tools are stored; the maximum is twice that. Processes
+start at different moments, so that the later ones find what the first has stored."""
 
-AWAY_SECONDS = 5.0
+DATABASE_RETRY_SECONDS = 5.0
 
 
 class DescribedServers:
-    """Rows of servers that we never read.
+    """Stores rows of servers that discovery has never read.
 
     Args:
-        settle_seconds: How long to wait after a server was heard of, at least.
+        settle_seconds: Minimum delay after a server was noted.
     """
 
     def __init__(
@@ -57,22 +57,22 @@ class DescribedServers:
         self._clock = clock
         self._settle_seconds = settle_seconds
         self._chance = chance
-        self._heard: set[str] = set()
+        self._noted: set[str] = set()
         self._woken = asyncio.Event()
 
     def note(self, server_ids: Iterable[str]) -> None:
-        """Have these servers looked at, which we never read. Cheap."""
-        self._heard.update(server_ids)
-        if self._heard:
+        """Queue servers that discovery has never read. Cheap."""
+        self._noted.update(server_ids)
+        if self._noted:
             self._woken.set()
 
     async def store(self, server_id: str) -> Changes:
-        """Bring the rows of a server up to what is stored of its tools; return what was written.
+        """Update the rows of a server from its stored tools; return the changes.
 
-        Nothing is written of a server that we have read.
+        Nothing is written for a server that discovery has read.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database cannot be reached.
         """
         repositories = self._repositories
         server = await repositories.lookup.get_unchecked(server_id)
@@ -90,7 +90,7 @@ class DescribedServers:
             digest = _digest(server.server_name, functions)
             if await self._is_stored(server_id, digest, tx):
                 return NOTHING_CHANGED.tools
-            # Of several that are at it, all but one end here and begin anew.
+            # Of several concurrent processes, all but one conflict here and retry.
             await repositories.servers.note_described(server_id, digest, tx)
             changes = await self._sync.follow_described(
                 server,
@@ -117,30 +117,30 @@ class DescribedServers:
         return changes
 
     async def follow(self) -> None:
-        """Store the tools of servers that are heard of, for ever."""
+        """Store the tools of noted servers, forever."""
         while True:
             await self._woken.wait()
             await self._clock.sleep(self._settle_seconds * (1 + self._chance()))
             try:
-                await self._store_heard()
+                await self._store_noted()
             except DatabaseUnavailable:
-                await self._clock.sleep(AWAY_SECONDS)
+                await self._clock.sleep(DATABASE_RETRY_SECONDS)
 
-    async def _store_heard(self) -> None:
+    async def _store_noted(self) -> None:
         self._woken.clear()
-        while self._heard:
-            server_id = self._heard.pop()
+        while self._noted:
+            server_id = self._noted.pop()
             try:
                 await self.store(server_id)
             except DatabaseUnavailable:
                 self.note([server_id])
                 raise
             except Exception:
-                # What is wrong with one server must not end the work on others.
+                # An error of one server must not stop the work on others.
                 log.exception("described_tools_not_stored", server_id=server_id)
 
     async def _is_stored(self, server_id: str, digest: str, tx: Transaction | None = None) -> bool:
-        """Whether the rows were made of what has this digest, and are there."""
+        """Whether rows exist that were made from tools with this digest."""
         repositories = self._repositories
         known = await repositories.servers.described_digest(server_id, tx)
         return (known or NOTHING_DESCRIBED) == digest and (
@@ -149,10 +149,10 @@ class DescribedServers:
 
 
 def _digest(server_name: str, functions: JsonObject) -> str:
-    # Without any it is the same for all, and there are no rows to be missed.
-    told = canonical_json([server_name if functions else "", functions])
-    return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
+    # Without tools the digest is the same for all servers, and no rows can be missing.
+    described = canonical_json([server_name if functions else "", functions])
+    return hashlib.sha256(described.encode(errors="surrogatepass")).hexdigest()
 
 
 NOTHING_DESCRIBED = _digest("", {})
-"""Of servers without described tools. That nothing became of none needs no noting."""
+"""The digest of servers without described tools, which is not stored."""

@@ -1,4 +1,4 @@
-"""DiscoveryService: reads one upstream and writes nothing."""
+"""Discovery: reads tools, prompts, resources and templates of one upstream. Writes nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Eras:
-    """What an upstream speaks, and the version it negotiated first."""
+    """The protocol eras that an upstream speaks, and the version it negotiated first."""
 
     eras: frozenset[Era]
     protocol_version: str
@@ -46,7 +46,7 @@ class DiscoveryService:
     """Implements `servers.ports.Discovery`.
 
     Args:
-        freed: Told how many bytes an upstream sent: what is made of them is soon dropped.
+        freed: Called with the number of bytes that an upstream sent, whose memory is soon freed.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class DiscoveryService:
     ) -> Discovered:
         """Connect, read capabilities and all tools, disconnect.
 
-        *progress* is told how many tools were read so far, after each page of them.
+        *progress* is called after each page with the number of tools read so far.
 
         Raises:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
             DiscoveryFailedError: The upstream cannot be reached or answered badly.
         """
-        # The SDK takes a second and 30 MB to load, which only discovery should pay.
+        # The SDK takes a second and 30 MB to load: imported only when discovery needs it.
         from registry.upstream.mcp_client import read_upstream  # noqa: PLC0415
 
         began_at = self._clock.monotonic()
@@ -107,10 +107,10 @@ class DiscoveryService:
         return _discovered(reading, self._settings.server_max_definition_bytes)
 
     def _without_loops(self, reading: UpstreamReading) -> UpstreamReading:
-        """Leave out what another gateway has from this registry.
+        """Leave out tools that another gateway proxies from this registry.
 
         Raises:
-            UpstreamLoopError: It has nothing else.
+            UpstreamLoopError: The upstream offers nothing else.
         """
         own = self._instance
         tools = own.without_own(reading.tools)
@@ -123,7 +123,7 @@ class DiscoveryService:
         return replace(reading, tools=tools, lists=lists)
 
     async def eras(self, connection: ConnectionSpec) -> Eras:
-        """Connect in both protocol eras and ask for nothing else.
+        """Connect in both protocol eras, without reading anything.
 
         Raises:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
@@ -179,7 +179,7 @@ class DiscoveryService:
             url=connection.url,
             is_sse=connection.transport is Transport.SSE,
             headers={**connection.headers, "Via": self._instance.via},
-            # Only one that speaks the newest version can be spared the question.
+            # Only an upstream that speaks the newest version needs no probe.
             speaks_legacy=Era.LEGACY in known if Era.MODERN in known else None,
         )
 

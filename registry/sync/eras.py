@@ -1,4 +1,4 @@
-"""Find out anew which protocol eras a server speaks, when it answers as if it had changed."""
+"""Era probe: detects again which protocol eras a server speaks, after unexpected answers."""
 
 import structlog
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class EraProber:
-    """Asks servers and stores what changed. The change stream tells the gateways."""
+    """Probes servers and stores changed eras. Gateways learn of it through the change stream."""
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class EraProber:
         self._discovery = discovery
 
     async def probe(self, server_id: str) -> None:
-        """Shake hands with one server's upstream by its stored credentials, in both eras.
+        """Perform the handshake of both eras with one server, using its stored credentials.
 
         Raises:
-            UserKeyMissingError: Its users bring their own; there is nobody here to ask as.
+            UserKeyMissingError: The server needs a user's key, and a probe has no user.
             CredentialUnreadableError: A stored secret cannot be decrypted.
             UnsafeUrlError: The URL may not be contacted.
             DiscoveryFailedError: The upstream cannot be reached or answered badly.
-            DatabaseUnavailable: What was found is not stored.
+            DatabaseUnavailable: The result is not stored.
         """
         server = await self._lookup.get_unchecked(server_id)
         if server is None or server.effective_status is ServerStatus.INACTIVE:
@@ -57,15 +57,15 @@ class EraProber:
         if connection.transport is Transport.SSE:
             # The old transport knows the handshake only.
             return
-        found = await self._asked(server, connection)
+        found = await self._read_eras(server, connection)
         eras = sorted(era.value for era in found.eras)
         version = found.protocol_version
         before = server.registry.get("eras"), server.registry.get("protocol_version")
         if before == (eras, version):
             return
         changes = {"registry.eras": eras, "registry.protocol_version": version}
-        # Of a server that somebody changed meanwhile nothing is written; the next call in doubt
-        # brings it here again.
+        # Nothing is written if the server was changed during the probe; the next unexpected
+        # answer triggers another probe.
         written = await self._store.write(
             server,
             None,
@@ -77,14 +77,14 @@ class EraProber:
         if written is not None:
             log.info("server_eras_changed", server_id=server_id, eras=eras, version=version)
 
-    async def _asked(self, server: ServerRecord, connection: ConnectionSpec) -> Eras:
+    async def _read_eras(self, server: ServerRecord, connection: ConnectionSpec) -> Eras:
         about = (server.id, server.updated_at, None)
         attempt = self._connections.began(*about)
         try:
             found = await self._discovery.eras(connection)
         except DiscoveryFailedError as exc:
             if isinstance(exc, CredentialsRefusedError) and is_user_level(server.config):
-                # It was asked without any.
+                # The probe uses no user's credentials.
                 self._connections.refused(*about, exc.message)
             else:
                 self._connections.failed(*about, attempt, exc.message)

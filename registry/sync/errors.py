@@ -1,4 +1,4 @@
-"""Failures of synchronisation."""
+"""Errors of synchronisation."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ from registry.sync.values import SyncJobRecord
 
 
 class JobNotFoundError(RegistryError):
-    """There is no such job, or the caller may not see its owner."""
+    """The job does not exist, or the caller may not see its server."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.NOT_FOUND
 
@@ -16,7 +16,7 @@ class JobNotFoundError(RegistryError):
 
 
 class JobNotFailedError(RegistryError):
-    """Only what failed or was cancelled can be asked for again."""
+    """Only a job that is dead or cancelled can be retried."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.CONFLICT
 
@@ -28,22 +28,22 @@ class JobNotFailedError(RegistryError):
 
 
 class NotSynchronisableError(RegistryError):
-    """The owner is turned off, or not of a kind that is read."""
+    """The server is turned off, or of a kind that is not read."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.CONFLICT
 
 
 class WebhookRefusedError(RegistryError):
-    """A call of a webhook that nobody vouches for. Does not say whether there is such an owner."""
+    """A webhook call without a valid signature. Does not reveal whether the server exists."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.UNAUTHORIZED
 
-    def __init__(self, problem: str = "The signature does not fit.") -> None:
+    def __init__(self, problem: str = "The signature does not match.") -> None:
         super().__init__(problem)
 
 
 class WebhookOffError(RegistryError):
-    """The call is genuine, but the owner is not synchronised by calls."""
+    """The signature is valid, but the server's `syncMode` is not `webhook`."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.CONFLICT
 
@@ -55,22 +55,24 @@ class WebhookOffError(RegistryError):
 
 
 class WebhookUnreadableError(RegistryError):
-    """The stored secret cannot be decrypted; it must be made anew."""
+    """The stored secret cannot be decrypted; a new one must be created."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.CONFLICT
 
     def __init__(self) -> None:
-        super().__init__("The secret of this webhook cannot be decrypted; make a new one.")
+        super().__init__("The secret of this webhook cannot be decrypted; create a new one.")
 
 
 class JobsContendedError(RegistryError):
-    """Others open and finish jobs of the same owner all the time."""
+    """Other processes keep opening and finishing jobs of the same server."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.UNAVAILABLE
 
     def __init__(self) -> None:
-        super().__init__("This server is being synchronised all the time; try again in a moment.")
+        super().__init__(
+            "Too many concurrent synchronisations of this server; try again in a moment."
+        )
 
 
 class LeaseLostError(Exception):
-    """Another attempt at the job has begun; what this one found is not stored."""
+    """Another attempt at the job has begun; the result of this one is not stored."""

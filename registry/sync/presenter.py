@@ -1,4 +1,4 @@
-"""Jobs and their attempts as answers. Pure."""
+"""JSON answers of the sync API: jobs and their attempts. Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from registry.sync.values import JobState, SyncJobRecord, SyncRunRecord
 
 
 def present_job(job: SyncJobRecord) -> JsonObject:
-    """Return a job; what does not apply is left out."""
+    """Return a job; members that do not apply are left out."""
     waits = job.state in {JobState.QUEUED, JobState.RETRYING}
     ended_at = job.finished_at
     facts: dict[str, object] = {
@@ -45,7 +45,7 @@ def present_job(job: SyncJobRecord) -> JsonObject:
 
 
 def present_run(run: SyncRunRecord, *, names_worker: bool) -> JsonObject:
-    """Return an attempt, and, to those who run the registry, which host and process made it."""
+    """Return an attempt; with *names_worker* also the host and process that made it."""
     return _without_none(
         {
             "attempt": run.attempt,

@@ -1,4 +1,4 @@
-"""What a reading of many servers came to, as text for people or for programs. Pure."""
+"""Report of a bulk synchronisation, as a table for people or JSON for programs. Pure."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from registry.core.clock import Clock
 from registry.sync.bulk_sync import BulkSyncResult
 
 LINE_SECONDS = 5.0
-"""Time between two lines about how far a reading is, where no bar can be drawn."""
+"""Time between two progress lines, where no progress bar can be drawn."""
 
 COLUMNS = ("added", "changed", "held", "stale", "returned", "rejected")
 """Kinds of changes, in the order of the table."""
@@ -15,15 +15,15 @@ COLUMNS = ("added", "changed", "held", "stale", "returned", "rejected")
 NAME_CHARACTERS = 40
 
 UNCHANGED = "unchanged"
-"""Of a server that was read and offers what it did before."""
+"""The result of a server whose tools have not changed."""
 
 
 class BulkSyncReport:
-    """Collects results; people are shown those that say something, programs all of them.
+    """Collects results. The table leaves out unchanged servers; JSON lists all.
 
     Attributes:
-        asked: How many servers were to be read.
-        failed: How many could not be.
+        asked: The number of servers to read.
+        failed: The number that could not be read.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class BulkSyncReport:
         self.failed = 0
 
     def add(self, result: BulkSyncResult) -> None:
-        """Take one result in; what says nothing is only counted."""
+        """Add one result."""
         counts = result.counts
         self._offered += counts.get("offered", 0)
         for name in COLUMNS:
@@ -47,20 +47,20 @@ class BulkSyncReport:
         self._rows.append(result)
 
     def lines(self, *, as_json: bool) -> Iterator[str]:
-        """Yield the table, or one JSON text."""
+        """Yield the lines of the table, or one JSON text."""
         rows = sorted(self._rows, key=lambda row: row.server_name)
         if as_json:
             yield json.dumps(
                 {"servers": [_facts(row) for row in rows], "totals": self._sums()}, indent=2
             )
             return
-        telling = [row for row in rows if _result(row) != UNCHANGED]
-        if telling:
+        shown = [row for row in rows if _result(row) != UNCHANGED]
+        if shown:
             yield _row("server", "result", *COLUMNS)
-        for row in telling:
-            told = [str(row.counts.get(name) or "") for name in COLUMNS]
+        for row in shown:
+            cells = [str(row.counts.get(name) or "") for name in COLUMNS]
             reason = _reason(row)
-            line = _row(_shown(row.server_name), _result(row), *told)
+            line = _row(_shown(row.server_name), _result(row), *cells)
             yield f"{line}{reason}".rstrip()
         sums = self._sums()
         yield ", ".join(f"{count} {name}" for name, count in sums.items())
@@ -72,29 +72,29 @@ class BulkSyncReport:
             "not read": self._unread,
             "tools offered": self._offered,
             **{f"tools {name}": count for name, count in self._totals.items() if count},
-            # Of a reading that somebody interrupted.
+            # Only after an interrupt.
             **({"not reached": self.unreached} if self.unreached else {}),
         }
 
     @property
     def unreached(self) -> int:
-        """Return of how many servers nothing is known yet."""
+        """Return the number of servers without a result."""
         return max(0, self.asked - len(self._rows))
 
 
-class Milestones:
-    """Says now and then how far a reading is, for those who see no bar."""
+class ProgressLines:
+    """Periodic progress lines, where no progress bar can be drawn."""
 
     def __init__(self, report: BulkSyncReport, clock: Clock) -> None:
         self._report = report
         self._clock = clock
-        self._told_at = clock.monotonic()
+        self._written_at = clock.monotonic()
 
     def line(self) -> str | None:
-        """Return the next line, when it is time for one."""
-        if self._clock.monotonic() - self._told_at < LINE_SECONDS:
+        """Return the next line if it is due."""
+        if self._clock.monotonic() - self._written_at < LINE_SECONDS:
             return None
-        self._told_at = self._clock.monotonic()
+        self._written_at = self._clock.monotonic()
         report = self._report
         done = report.asked - report.unreached
         return f"{done} of {report.asked} servers, {report.failed} failed"

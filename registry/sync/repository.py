@@ -1,7 +1,7 @@
-"""Reads and writes `sync_jobs`, `sync_job_runs` and `sync_deliveries`. The only one that does.
+"""Repository of sync jobs: the only access to `sync_jobs`, `sync_job_runs`, `sync_deliveries`.
 
-When a job is due, and until when a worker holds it, is judged by the database's clock, so that
-replicas whose clocks differ agree on it.
+Due times and leases are compared with the database's clock, so that replicas whose clocks differ
+agree on them.
 """
 
 import math
@@ -48,28 +48,28 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 NEWEST_FIRST = [("_id", DESCENDING)]
-OPEN_ATTEMPTS = 10
-"""How often a job is looked for that another process opens or finishes just then."""
+MAX_OPEN_ATTEMPTS = 10
+"""How often opening is tried while other processes open or finish jobs of the same server."""
 
 ASKED_FOR = [Trigger.MANUAL.value, Trigger.WEBHOOK.value, Trigger.COMMAND.value]
-"""What somebody waits for."""
+"""Triggers for which a person or a program is waiting."""
 
 UNREADABLE = "The stored job cannot be read; another program wrote or changed it."
 
-MOST_RUNS_SHOWN = 50
+MAX_RUNS_SHOWN = 50
 
 TIME_SECONDS = 60.0
-"""How long the difference between the clocks is taken to stay as it was."""
+"""How long the measured difference between the clocks is used."""
 
 PROMPT_SECONDS = 1.0
-"""An answer within that is taken to be about the moment of its question."""
+"""An answer within this time is taken as of the moment of the request."""
 
 NOW = "$$NOW"
 
 
 @translates_driver_errors
 class JobRepository:
-    """Jobs, their runs, and the webhook calls that began them.
+    """Stores jobs, their runs, and the webhook calls that began them.
 
     Args:
         retention: How long finished jobs are kept.
@@ -88,14 +88,13 @@ class JobRepository:
     async def open(
         self, owner_id: str, owner_name: str, asked: SyncRequest, now: datetime
     ) -> tuple[SyncJobRecord, bool]:
-        """Have an owner read; return the job, and whether there was one already.
+        """Open a job for a server; return it, and whether it was already open.
 
-        A job that waits to be tried again is tried at once, unless it is only its owner's time.
-        One that runs may have read the upstream before what was announced happened, so it is
-        followed by another.
+        A job that waits for a retry becomes due at once, unless the trigger is the schedule. A
+        running job may have read the upstream before the announced change, so another follows.
         """
         owner = ObjectId(owner_id)
-        for _ in range(OPEN_ATTEMPTS):
+        for _ in range(MAX_OPEN_ATTEMPTS):
             row = _new_row(owner, owner_name, asked, now)
             try:
                 await self._jobs.insert_one(row)
@@ -133,17 +132,17 @@ class JobRepository:
         return None if row is None else job_of(row)
 
     async def _make_room(self, owner: ObjectId) -> None:
-        """Set an owner's open job aside if it cannot be read."""
+        """Set a server's open job aside if it cannot be read."""
         row = await self._jobs.find_one({"open_owner_id": owner})
         if row is not None and not any(_readable([row], job_of)):
             await self._set_aside(row)
 
-    async def reopen(
+    async def retry(
         self, job: SyncJobRecord, asked: SyncRequest, now: datetime
     ) -> SyncJobRecord | None:
-        """Have a job tried anew that is dead or cancelled; None if it is neither any more.
+        """Open a dead or cancelled job again; return None if it is in another state now.
 
-        Where there is an open job for its owner by now, that one is returned.
+        If its server has another open job, that one is returned.
         """
         finished = {
             "_id": ObjectId(job.id),
@@ -176,20 +175,20 @@ class JobRepository:
         *,
         asked_for: bool = False,
     ) -> list[SyncJobRecord]:
-        """Take up to *most* jobs that are due, and those of workers that died.
+        """Claim up to *most* jobs that are due, including those of workers that died.
 
-        Each is this worker's until *lease_seconds* have passed without `renew`.
+        The lease of each ends *lease_seconds* after the last `renew`.
 
         Args:
-            most: How many at most.
-            worker: Whose they are.
-            lease_seconds: How long, without news of the worker.
-            asked_for: Only first attempts at what somebody asked for.
+            most: Maximum number of jobs.
+            worker: The holder of the leases.
+            lease_seconds: Duration of a lease without a renewal.
+            asked_for: Claim only first attempts of `ASKED_FOR` jobs.
         """
         due = await self._due()
         if asked_for:
             due |= {"trigger": {"$in": ASKED_FOR}, "state": JobState.QUEUED.value}
-        # Some of them others take meanwhile.
+        # Twice as many: other workers claim some of them concurrently.
         candidates = self._jobs.find(due, sort=[("due_at", 1)], batch_size=most * 2)
         taken: list[SyncJobRecord] = []
         async with candidates:
@@ -204,16 +203,16 @@ class JobRepository:
     async def begin(
         self, owners: Mapping[str, str], asked: SyncRequest, worker: str, lease_seconds: float
     ) -> dict[str, SyncJobRecord]:
-        """Open jobs that this worker holds from the first, in one command.
+        """Open jobs that this worker holds from the start, in one command.
 
         Args:
-            owners: Names of the owners, by id.
-            asked: What asks for it.
-            worker: Whose the jobs are.
-            lease_seconds: How long, without news of the worker.
+            owners: Names of the servers, by id.
+            asked: The request.
+            worker: The holder of the leases.
+            lease_seconds: Duration of a lease without a renewal.
 
         Returns:
-            The jobs, by owner; none for an owner that has an open one already.
+            The jobs, by server; none for a server that already has an open job.
         """
         now = await self._database_time()
         held = {
@@ -243,23 +242,23 @@ class JobRepository:
     async def claim_one(
         self, job_id: str, worker: str, lease_seconds: float
     ) -> SyncJobRecord | None:
-        """Take one job if it is due, or its worker died."""
+        """Claim one job if it is due, or if its worker died."""
         row = await self._jobs.find_one({"_id": ObjectId(job_id), **await self._due()})
         return None if row is None else await self._claim(row, worker, lease_seconds)
 
     async def _due(self) -> Doc:
-        """Return what selects the jobs that are due.
+        """Return the filter for due jobs.
 
-        By a time that is part of the query: one that the database is to look at for itself is
-        looked at in every job that there ever was, by compatible servers.
+        The time is a constant in the query: with `$$NOW`, MongoDB-compatible servers scan every
+        job that was ever stored.
         """
         return {"due_at": {"$lte": await self._database_time()}}
 
     async def _database_time(self) -> datetime:
-        """Return the database's time, which is asked for once in a while and reckoned between.
+        """Return the database's time, read periodically and extrapolated in between.
 
-        It is ahead by no more than the way of the question took, and not behind, so that what is
-        due just now is not missed; after an answer that took long it may be behind.
+        It is ahead by at most the latency of the request and never behind, so that no due job is
+        missed. After a slow answer it may be behind.
         """
         since = self._clock.monotonic() - self._time_asked_at
         if since > TIME_SECONDS:
@@ -269,8 +268,8 @@ class JobRepository:
             if since > PROMPT_SECONDS:
                 asked_at, since = asked_at + since, 0.0
             self._time_asked_at = asked_at
-            told = answer.get("localTime")
-            self._time = told if isinstance(told, datetime) else self._clock.now()
+            local_time = answer.get("localTime")
+            self._time = local_time if isinstance(local_time, datetime) else self._clock.now()
         return self._time + timedelta(seconds=since)
 
     async def _claim(self, row: Doc, worker: str, lease_seconds: float) -> SyncJobRecord | None:
@@ -289,7 +288,7 @@ class JobRepository:
             _require_claimable(row)
             before = await self._jobs.find_one_and_update(
                 {"_id": row["_id"], **await self._due()},
-                # What asked for it again while a worker had it that died is done by this attempt.
+                # This attempt also serves requests that arrived while the dead worker held it.
                 [{"$set": changes}, {"$unset": ["repeat"]}],
                 return_document=ReturnDocument.BEFORE,
             )
@@ -304,15 +303,15 @@ class JobRepository:
         except OperationFailure as exc:
             if is_unreachable(exc) or exc.code in LOGIN_CODES:
                 raise
-            # Others are still to be done, and this one is looked at again in the next round.
+            # The other jobs must still run, and this one is tried again in the next round.
             log.warning("sync_job_not_claimed", document_id=str(row["_id"]), code=exc.code)
         return None
 
     async def _set_aside(self, row: Doc) -> None:
-        """Take a job that no worker can do out of those that are due, and name it in the log.
+        """Exclude an unreadable job from the due ones, and log it.
 
-        Its server can have another one then. Where the database refuses to have it ended, because
-        nothing can be written to such a document, it is removed.
+        Its server can then have another job. If the database refuses to update the document, the
+        job is deleted.
         """
         log.warning("sync_job_unreadable", document_id=str(row["_id"]))
         now = self._clock.now()
@@ -340,7 +339,7 @@ class JobRepository:
                 "attempt": row["attempts"],
                 "worker": text_of(row.get("holder")) or "",
                 "outcome": RunOutcome.LOST.value,
-                "error": "Its worker did not come to an end.",
+                "error": "The worker stopped without finishing the job.",
                 "started_at": moment_of(row.get("started_at")) or ended_at,
                 "finished_at": ended_at,
                 "expires_at": ended_at + self._retention,
@@ -348,21 +347,21 @@ class JobRepository:
         )
 
     async def renew(self, job: SyncJobRecord, lease_seconds: float) -> bool:
-        """Hold a job for longer; False when another attempt has begun."""
+        """Renew a lease; return False if another attempt has begun."""
         renewed = [{"$set": {"due_at": _after(lease_seconds)}}]
         result = await self._jobs.update_one(_held(job), renewed)
         return result.matched_count == 1
 
-    async def tell(self, job: SyncJobRecord, progress: Progress) -> None:
-        """Note how far a running job is."""
-        told = {"phase": progress.phase.value, "tools_read": progress.tools_read}
-        await self._jobs.update_one(_held(job), {"$set": {"progress": told}})
+    async def set_progress(self, job: SyncJobRecord, progress: Progress) -> None:
+        """Store the progress of a running job."""
+        stored = {"phase": progress.phase.value, "tools_read": progress.tools_read}
+        await self._jobs.update_one(_held(job), {"$set": {"progress": stored}})
 
     async def begin_writing(self, job: SyncJobRecord, seconds: float, tools_read: int) -> bool:
-        """Hold a job for as long as it may take to store much; False when another has begun.
+        """Extend a lease for a large write; return False if another attempt has begun.
 
-        Until that is done nothing else may be written of the job: it would be a conflict with the
-        transaction that ends the job.
+        Nothing else may be written to the job until then: it would conflict with the transaction
+        that ends the job.
         """
         changes: Doc = {
             "due_at": _after(seconds),
@@ -372,24 +371,24 @@ class JobRepository:
         return result.matched_count == 1
 
     async def release(self, job: SyncJobRecord) -> None:
-        """Give a job back that was not finished, for others to take at once."""
-        await self._jobs.update_one(_held(job), GIVEN_BACK)
+        """Release an unfinished job, so that other workers can claim it at once."""
+        await self._jobs.update_one(_held(job), RELEASED)
 
     async def release_held(self, worker: str) -> None:
-        """Give all jobs back that *worker* has, because it does none of them any more."""
+        """Release all jobs that *worker* holds."""
         held = {"due_at": {"$exists": True}, "state": JobState.RUNNING.value, "holder": worker}
-        await self._jobs.update_many(held, GIVEN_BACK)
+        await self._jobs.update_many(held, RELEASED)
 
     async def end(self, job: SyncJobRecord, ending: Ending, now: datetime) -> SyncRequest | None:
-        """Store what came of an attempt.
+        """Store the result of an attempt.
 
         Returns:
-            What asked for it again while it ran, for which a job is to be opened.
+            A request that arrived while it ran, for which a job must be opened.
 
         Raises:
             LeaseLostError: Another attempt has begun.
         """
-        # First, so that whoever sees the job's end sees how it came to it.
+        # Written first, so that a reader that sees the finished job also sees its last run.
         run = _run_row(job, ending, now, self._retention)
         await self._runs.insert_one(run)
         ended = self._ended(job, ending, now)
@@ -407,22 +406,22 @@ class JobRepository:
         batch: WriteBatch,
         repeated: Callable[[SyncRequest], None],
     ) -> None:
-        """Store what came of an attempt, with other writes of a transaction.
+        """Store the result of an attempt as part of a transaction.
 
-        An attempt that begins meanwhile writes to the same job, so that one of the two is done
-        again, and `batch.send` raises LeaseLostError.
+        An attempt that begins concurrently writes to the same job, so that one of the two
+        conflicts and is repeated, and `batch.send` raises LeaseLostError.
 
         Args:
             job: Which.
             ending: How it ended.
             now: When.
             batch: The writes.
-            repeated: Is told what asked for it again while it ran, for which a job is to be
+            repeated: Called with a request that arrived while it ran, for which a job must be
                 opened.
         """
         ended = self._ended(job, ending, now)
         held = _held(job)
-        # An update is all that can be sent together, and it tells nothing of what was there.
+        # A batch holds only updates, which do not return the document as it was before.
         plain = held if ending.state.is_open else {**held, "repeat": {"$exists": False}}
 
         async def unmatched() -> None:
@@ -457,33 +456,33 @@ class JobRepository:
         return {"$set": changes, "$unset": dict.fromkeys(gone, "")}
 
     async def get(self, job_id: str) -> SyncJobRecord | None:
-        """Return one job, whoever asks."""
+        """Return one job, without checking access."""
         row = await self._jobs.find_one({"_id": ObjectId(job_id)})
         return None if row is None else next(_readable([row], job_of), None)
 
     async def runs(self, job_id: str) -> list[SyncRunRecord]:
         """Return the latest attempts at a job, newest first."""
         rows = self._runs.find(
-            {"job_id": ObjectId(job_id)}, sort=NEWEST_FIRST, limit=MOST_RUNS_SHOWN
+            {"job_id": ObjectId(job_id)}, sort=NEWEST_FIRST, limit=MAX_RUNS_SHOWN
         )
         return list(_readable(await rows.to_list(), _run))
 
-    async def page(self, narrowed: JobFilter, page: PageRequest) -> Page[SyncJobRecord]:
+    async def page(self, job_filter: JobFilter, page: PageRequest) -> Page[SyncJobRecord]:
         """Return one page of jobs, newest first."""
         query: Doc = {}
-        if narrowed.owner_ids is not None:
-            owners = [ObjectId(owner) for owner in sorted(narrowed.owner_ids)]
+        if job_filter.owner_ids is not None:
+            owners = [ObjectId(owner) for owner in sorted(job_filter.owner_ids)]
             query["owner_id"] = owners[0] if len(owners) == 1 else {"$in": owners}
-        if narrowed.state is not None:
-            query["state"] = narrowed.state.value
-        if narrowed.trigger is not None:
-            query["trigger"] = narrowed.trigger.value
+        if job_filter.state is not None:
+            query["state"] = job_filter.state.value
+        if job_filter.trigger is not None:
+            query["trigger"] = job_filter.trigger.value
         total = await self._jobs.count_documents(query)
         rows = self._jobs.find(query, sort=NEWEST_FIRST, skip=page.offset, limit=-page.per_page)
         return Page(tuple(_readable(await rows.to_list(), job_of)), total, page)
 
     async def count_open(self) -> dict[JobState, int]:
-        """Return how many jobs there are of each open state."""
+        """Return the number of jobs in each open state."""
         rows = self._jobs.find({"due_at": {"$exists": True}}, {"state": 1, "_id": 0})
         counts = dict.fromkeys((state for state in JobState if state.is_open), 0)
         async for row in rows:
@@ -493,16 +492,16 @@ class JobRepository:
         return counts
 
     async def delivered(self, owner_id: str, message_id: str) -> str | None:
-        """Return the id of the job that a webhook call began, if it came before."""
+        """Return the id of the job that a webhook call began; None if the call is new."""
         row = await self._deliveries.find_one({"_id": f"{owner_id}/{message_id}"})
         return None if row is None else str(row["job_id"])
 
     async def note_delivery(
         self, owner_id: str, message_id: str, job_id: str, now: datetime, keep: timedelta
     ) -> bool:
-        """Remember a webhook call; say whether it is the first of its id.
+        """Store a webhook call; return whether it is the first with its id.
 
-        Of several at the same moment one is.
+        Of several concurrent calls, exactly one is the first.
         """
         row = {
             "_id": f"{owner_id}/{message_id}",
@@ -517,7 +516,7 @@ class JobRepository:
         return True
 
 
-GIVEN_BACK: list[Doc] = [
+RELEASED: list[Doc] = [
     {
         "$set": {
             "state": JobState.QUEUED.value,
@@ -541,17 +540,17 @@ def _retried(ending: Ending) -> list[Doc]:
 
 
 def _after(seconds: float) -> Doc:
-    """Return the expression for the database's time and so many seconds."""
+    """Return the expression for the database's time plus *seconds*."""
     return {"$add": [NOW, round(seconds * 1000)]}
 
 
 def _held(job: SyncJobRecord) -> Doc:
-    """Return what selects a job as long as nobody else has it."""
+    """Return the filter for a job whose lease is still held by this attempt."""
     return {"_id": ObjectId(job.id), "lease_id": _lease(job)}
 
 
 def _repeat_of(row: Mapping[str, Any]) -> SyncRequest | None:
-    return _asked(members(row.get("repeat")))
+    return _request_of(members(row.get("repeat")))
 
 
 def _lease(job: SyncJobRecord) -> ObjectId:
@@ -583,7 +582,7 @@ def _asked_fields(asked: SyncRequest) -> Doc:
     return fields
 
 
-def _asked(row: Mapping[str, Any]) -> SyncRequest | None:
+def _request_of(row: Mapping[str, Any]) -> SyncRequest | None:
     trigger, person = choice_of(Trigger, row.get("trigger")), members(row.get("requested_by"))
     if trigger is None:
         return None
@@ -612,20 +611,23 @@ def _run_row(job: SyncJobRecord, ending: Ending, now: datetime, retention: timed
 
 
 class JobUnreadableError(ValueError):
-    """A stored job, or attempt, does not say what it is about, or how it stands."""
+    """A stored job or attempt has no readable server or state."""
 
 
 def job_of(row: Mapping[str, Any]) -> SyncJobRecord:
     """Return a stored job as a value.
 
     Raises:
-        JobUnreadableError: Another program stored something else.
+        JobUnreadableError: The document is malformed.
     """
-    told = members(row.get("progress"))
-    phase, tools_read = choice_of(Phase, told.get("phase")), whole_of(told.get("tools_read"))
+    progress = members(row.get("progress"))
+    phase, tools_read = (
+        choice_of(Phase, progress.get("phase")),
+        whole_of(progress.get("tools_read")),
+    )
     owner_id, state = id_of(row.get("owner_id")), choice_of(JobState, row.get("state"))
     job_id, created_at = id_of(row["_id"]), moment_of(row.get("created_at"))
-    asked = _asked(row)
+    asked = _request_of(row)
     if None in {owner_id, job_id} or state is None or created_at is None or asked is None:
         raise JobUnreadableError
     lease = row.get("lease_id")
@@ -640,7 +642,7 @@ def job_of(row: Mapping[str, Any]) -> SyncJobRecord:
         attempts=whole_of(row.get("attempts")) or 0,
         holder=text_of(row.get("holder")),
         lease_id=None if lease is None else str(lease),
-        repeat=_asked(members(row.get("repeat"))),
+        repeat=_request_of(members(row.get("repeat"))),
         progress=None if phase is None else Progress(phase, tools_read or 0),
         error=text_of(row.get("error")),
         counts=counts_of(row.get("counts")),
@@ -681,7 +683,7 @@ def _run(row: Mapping[str, Any]) -> SyncRunRecord:
 
 
 def _readable(rows: Iterable[Doc], read: Callable[[Doc], T]) -> Iterator[T]:
-    """Yield *rows* as values but for those that are not; these are named in the log."""
+    """Yield *rows* as values; log malformed ones and leave them out."""
     for row in rows:
         try:
             yield read(row)

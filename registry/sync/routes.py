@@ -30,8 +30,8 @@ Writer = Annotated[UserContext, needs(Scope.WRITE_SERVERS)]
 OwnerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 JobId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the job.")]
 
-MOST_PAYLOAD_BYTES = 64 * 1024
-"""Of a webhook call; it is signed for, and nothing in it is looked at."""
+MAX_PAYLOAD_BYTES = 64 * 1024
+"""Maximum body of a webhook call. The body is only verified against the signature."""
 
 errors = error_answers(
     {
@@ -60,7 +60,7 @@ def sync_router(base_url: str) -> APIRouter:
         responses=errors(404, 408, 409),
     )
     async def sync_owner(request: Request, user: Writer, owner_id: OwnerId) -> Response:
-        """Have a server's tools read anew in the background; joins a job that is under way."""
+        """Read a server's tools again in the background; joins a job that is under way."""
         job, joined = await service(request).sync(owner_id, user)
         answer = {
             "job_id": job.id,
@@ -76,7 +76,7 @@ def sync_router(base_url: str) -> APIRouter:
     ) -> Response:
         """List jobs of servers that the caller may see, newest first."""
         wanted = PageRequest(asked.page, asked.per_page)
-        page = await service(request).page(user, asked.narrowed(), wanted)
+        page = await service(request).page(user, asked.job_filter(), wanted)
         return JsonAnswer(
             {
                 "jobs": [present_job(job) for job in page.items],
@@ -91,10 +91,10 @@ def sync_router(base_url: str) -> APIRouter:
         responses=errors(404),
     )
     async def get_job(request: Request, user: Reader, job_id: JobId) -> Response:
-        """Return a job with its attempts, and how far it is while it runs."""
+        """Return a job with its attempts, and its progress while it runs."""
         job, runs = await service(request).get(job_id, user)
-        told = [present_run(run, names_worker=user.is_admin) for run in runs]
-        return JsonAnswer({**present_job(job), "runs": told})
+        attempts = [present_run(run, names_worker=user.is_admin) for run in runs]
+        return JsonAnswer({**present_job(job), "runs": attempts})
 
     @router.post(
         "/jobs/{job_id}/retry",
@@ -104,7 +104,7 @@ def sync_router(base_url: str) -> APIRouter:
         responses=errors(404, 408, 409),
     )
     async def retry_job(request: Request, user: Writer, job_id: JobId) -> Response:
-        """Ask again for a job that was given up."""
+        """Retry a job that is dead or cancelled."""
         job = await service(request).retry(job_id, user)
         return JsonAnswer(present_job(job), 202, {"Location": f"/api/v1/sync/jobs/{job.id}"})
 
@@ -115,9 +115,9 @@ def sync_router(base_url: str) -> APIRouter:
         responses=errors(404, 408, 409),
     )
     async def make_webhook(request: Request, user: Writer, owner_id: OwnerId) -> Response:
-        """Make a new secret for the server's webhook and tell it this once.
+        """Create a new secret for the server's webhook, and return it only this once.
 
-        The former one is void. Calls are honoured while the server's `syncMode` is `webhook`.
+        The former secret becomes invalid. Calls are accepted while `syncMode` is `webhook`.
         """
         secret = await service(request).make_webhook(owner_id, user)
         url = f"{base_url}/api/v1/sync/webhooks/{owner_id.lower()}"
@@ -130,17 +130,17 @@ def sync_router(base_url: str) -> APIRouter:
         responses=errors(404),
     )
     async def remove_webhook(request: Request, user: Writer, owner_id: OwnerId) -> Response:
-        """Honour no calls of the server's webhook any more."""
+        """Delete the secret of the server's webhook: further calls are refused."""
         await service(request).remove_webhook(owner_id, user)
         return Response(status_code=204)
 
     async def receive_webhook(request: Request, owner_id: OwnerId) -> Response:
-        """Take a signed call that says that a server's tools changed.
+        """Receive a signed call that reports changed tools of a server.
 
         Signed as in Standard Webhooks: the headers `webhook-id`, `webhook-timestamp` (at most
-        five minutes off) and `webhook-signature`. A message that came before begins nothing.
+        five minutes off) and `webhook-signature`. A repeated message begins nothing.
         """
-        body = await small_body(request, MOST_PAYLOAD_BYTES)
+        body = await small_body(request, MAX_PAYLOAD_BYTES)
         job, came_before = await service(request).receive(owner_id, request.headers, body)
         return JsonAnswer({"job_id": job.id, "duplicate": came_before}, 202)
 
@@ -152,7 +152,7 @@ def sync_router(base_url: str) -> APIRouter:
         response_model=DeliveryAnswer,
         operation_id="receive_webhook",
         responses=errors(408, 409),
-        # Its senders say what they like; the body is read, and signed for, as it comes.
+        # Any content type is accepted; the raw body is verified against the signature.
         route_class_override=APIRoute,
     )
     return router

@@ -1,4 +1,4 @@
-"""Does one job: reads the upstream, and stores what came of it together with the job's own end."""
+"""Runs one sync job: reads the upstream, and stores the result and the job's end atomically."""
 
 import asyncio
 import random
@@ -48,34 +48,34 @@ from registry.sync.values import (
 log = structlog.get_logger()
 
 WRITE_ATTEMPTS = 5
-"""How often what was read is worked into a server that somebody changes meanwhile."""
+"""How often the server is read again if it is changed concurrently."""
 
 WRITES_AT_ONCE = 2
-"""Transactions side by side. More of them gain nothing: databases lose the time by conflicts, and
-the embedded one stands still for seconds when it has to split a page that several hold."""
+"""Concurrent transactions. More gain nothing: databases lose the time to conflicts, and the
+embedded one blocks for seconds when it must split a page that several transactions hold."""
 
-TELL_SECONDS = 1.0
-"""Time between two notes of how far a reading is."""
+PROGRESS_SECONDS = 1.0
+"""Time between two writes of a job's progress."""
 
 RENEWALS = 3
-"""How often a lease is renewed within its time; two may be missed."""
+"""Renewals within the duration of a lease; two may be missed."""
 
 NOT_STORED = (
-    "What it offers was not stored: the database was away, or it took longer than a transaction "
-    "may."
+    "What it offers was not stored: the database was unavailable, or storing took longer than a "
+    "transaction may."
 )
 
 SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)
-"""Who acts when nobody in particular asked."""
+"""The acting user of jobs that no person requested."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """By which rules jobs are done.
+class SyncRunnerConfig:
+    """How jobs are run.
 
     Attributes:
-        lease_seconds: How long a worker may be silent before others take its job.
-        failures_until_error: Attempts that fail in a row until an active server is in error.
+        lease_seconds: Duration of a lease without a renewal.
+        failures_until_error: Failed attempts in a row after which an active server is in error.
     """
 
     retry_policy: RetryPolicy
@@ -85,7 +85,7 @@ class Terms:
 
 @dataclass(slots=True)
 class _Attempt:
-    """What is known of an attempt while it runs."""
+    """State of a running attempt."""
 
     job: SyncJobRecord
     server: ServerRecord | None = None
@@ -96,7 +96,7 @@ class _Attempt:
     is_ending: bool = False
 
     def read(self, tools: int) -> None:
-        """Note that so many tools were read so far."""
+        """Note the number of tools read so far."""
         self.tools_read = tools
 
 
@@ -111,7 +111,7 @@ class SyncRunner:
         reader: ServerReader,
         changes: ServerChanges,
         connections: ConnectionTracker,
-        terms: Terms,
+        config: SyncRunnerConfig,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -119,13 +119,13 @@ class SyncRunner:
     ) -> None:
         self._lookup = repositories.lookup
         self._store = ServerStore(
-            database, repositories, clock, failures_until_error=terms.failures_until_error
+            database, repositories, clock, failures_until_error=config.failures_until_error
         )
         self._connections = connections
         self._jobs = jobs
         self._reader = reader
         self._changes = changes
-        self._terms = terms
+        self._config = config
         self._clock = clock
         self._runs = metrics.sync_runs
         self._duration = metrics.sync_duration
@@ -133,13 +133,13 @@ class SyncRunner:
         self._writing = asyncio.Semaphore(WRITES_AT_ONCE)
 
     async def run(self, job: SyncJobRecord, server: ServerRecord | None = None) -> Ending | None:
-        """Do a claimed job; return what came of it, or None when that was left to others.
+        """Run a claimed job; return its ending, or None if another worker will finish it.
 
-        A process that is told to end gives the job back.
+        A process that shuts down releases the job.
 
         Args:
             job: Which.
-            server: Its server, where that was read a moment ago.
+            server: Its server, if it was just read from the database.
         """
         began_at = self._clock.monotonic()
         attempt = _Attempt(job, server)
@@ -166,12 +166,12 @@ class SyncRunner:
         return ending
 
     async def _watched(self, attempt: _Attempt) -> None:
-        """Do a job, holding its lease and telling how far it is."""
+        """Run a job, while renewing its lease and storing its progress."""
         try:
             async with asyncio.TaskGroup() as beside:
                 others = [
                     beside.create_task(self._renew(attempt)),
-                    beside.create_task(self._tell(attempt)),
+                    beside.create_task(self._report_progress(attempt)),
                 ]
                 try:
                     attempt.ending = await self._attempt(attempt)
@@ -179,45 +179,46 @@ class SyncRunner:
                     for task in others:
                         await end(task)
         except asyncio.CancelledError:
-            await self._give_back(attempt.job)
+            await self._release(attempt.job)
             raise
 
     async def _attempt(self, attempt: _Attempt) -> Ending:
         job = attempt.job
-        if job.attempts > self._terms.retry_policy.most_attempts:
-            # Perhaps it is the job that its workers die of.
-            ending = failed("Its workers did not come to an end.", job.attempts, *self._luck())
+        if job.attempts > self._config.retry_policy.max_attempts:
+            # Perhaps the job itself makes its workers die.
+            problem = "The workers of this job stopped without finishing it."
+            ending = failed(problem, job.attempts, *self._retry_arguments())
             return await self._end(attempt, ending)
         for _ in range(WRITE_ATTEMPTS):
             server, attempt.server = attempt.server, None
             server = server or await self._lookup.get_unchecked(job.owner_id)
-            gone = _why_not(server)
+            gone = _cancel_reason(server)
             if server is None or gone is not None:
                 cancelled = Ending(JobState.CANCELLED, RunOutcome.CANCELLED, gone)
                 return await self._end(attempt, cancelled)
             found = await self._read_and_write(attempt, server)
             if found is not None:
                 return found
-        told = "The server was changed again and again while it was read."
-        return await self._end(attempt, failed(told, job.attempts, *self._luck()))
+        problem = f"The server was changed during each of {WRITE_ATTEMPTS} readings."
+        return await self._end(attempt, failed(problem, job.attempts, *self._retry_arguments()))
 
     async def _read_and_write(self, attempt: _Attempt, server: ServerRecord) -> Ending | None:
-        """Return what came of it; None when the server was changed meanwhile."""
+        """Return the ending; None if the server was changed while it was read."""
         job = attempt.job
         reading, is_final = await self._read(attempt, server)
-        doubt = self._doubt(attempt, server, reading)
-        if doubt is not None:
+        reason = self._confirmation_reason(attempt, server, reading)
+        if reason is not None:
             upstream_ms = attempt.upstream_ms
-            again = failed(doubt, job.attempts, *self._luck(), upstream_ms=upstream_ms)
+            again = failed(reason, job.attempts, *self._retry_arguments(), upstream_ms=upstream_ms)
             return await self._end(attempt, again)
 
         ending: Ending | None = None
         repeat: SyncRequest | None = None
 
         async def begin(_tx: Transaction) -> None:
-            # Before the transaction sees anything, so that it is not in conflict with this.
+            # Before the transaction's first read, so that this write does not conflict with it.
             attempt.is_writing = True
-            seconds = self._terms.lease_seconds + LARGE_SECONDS
+            seconds = self._config.lease_seconds + LARGE_SECONDS
             if is_large(server, reading) and not await self._jobs.begin_writing(
                 job, seconds, attempt.tools_read
             ):
@@ -247,12 +248,12 @@ class SyncRunner:
                     action=AuditAction.REFRESH,
                 )
         except RegistryError as exc:
-            # Nothing was stored: of a document that has no place for it, or that is not taken.
+            # Nothing was stored: the document lacks the parents of a field, or was refused.
             attempt.is_writing = False
             refused = failed(
                 exc.message,
                 job.attempts,
-                *self._luck(),
+                *self._retry_arguments(),
                 is_final=isinstance(exc, ServerUnusableError),
                 upstream_ms=attempt.upstream_ms,
             )
@@ -270,7 +271,7 @@ class SyncRunner:
         return ending
 
     async def _read(self, attempt: _Attempt, server: ServerRecord) -> tuple[DiscoveryResult, bool]:
-        """Return what came of reading an upstream, and whether another time is of no use."""
+        """Return the result of reading an upstream, and whether a retry is pointless."""
         job = attempt.job
         began_at = self._clock.monotonic()
         is_final = False
@@ -287,17 +288,17 @@ class SyncRunner:
         except DiscoveryFailedError as exc:
             reading = DiscoveryResult(failure=exc.message)
         except RegistryError as exc:
-            # A URL that may not be contacted, a secret that cannot be read: time does not help.
+            # A forbidden URL, or a secret that cannot be decrypted: a retry does not help.
             reading = DiscoveryResult(failure=exc.message)
             is_final = True
         attempt.upstream_ms = round((self._clock.monotonic() - began_at) * 1000)
         return reading, is_final
 
-    def _doubt(
+    def _confirmation_reason(
         self, attempt: _Attempt, server: ServerRecord, reading: DiscoveryResult
     ) -> str | None:
-        """Return why an upstream is asked again before it is believed, if so."""
-        is_first = attempt.job.attempts == 1 < self._terms.retry_policy.most_attempts
+        """Return why a result needs confirmation by a second reading; None if it does not."""
+        is_first = attempt.job.attempts == 1 < self._config.retry_policy.max_attempts
         return needs_confirmation(server, reading) if is_first else None
 
     def _ending(
@@ -307,7 +308,7 @@ class SyncRunner:
             return failed(
                 reading.failure,
                 attempt.job.attempts,
-                *self._luck(),
+                *self._retry_arguments(),
                 is_final=is_final,
                 upstream_ms=attempt.upstream_ms,
             )
@@ -326,71 +327,72 @@ class SyncRunner:
         )
 
     async def _end(self, attempt: _Attempt, ending: Ending) -> Ending:
-        # From here on the lease may be gone because the job is done.
+        # From here on a lost lease may mean that the job is done.
         attempt.is_ending = True
         now = self._clock.now()
         await self._open(attempt.job, await self._jobs.end(attempt.job, ending, now))
         return ending
 
     async def _open(self, job: SyncJobRecord, repeat: SyncRequest | None) -> None:
-        """Open the job that was asked for while another one ran."""
+        """Open the job that was requested while this one ran."""
         if repeat is not None:
             await self._jobs.open(job.owner_id, job.owner_name, repeat, self._clock.now())
 
     async def _not_stored(self, attempt: _Attempt) -> Ending | None:
-        """End an attempt of which nothing is stored, if the database can be told so.
+        """End an attempt whose result was not stored, if the database is available.
 
-        Otherwise the lease runs out, and then the job is anybody's.
+        Otherwise the lease expires, and any worker can claim the job.
         """
         job, upstream_ms = attempt.job, attempt.upstream_ms
-        ending = failed(NOT_STORED, job.attempts, *self._luck(), upstream_ms=upstream_ms)
+        retry = self._retry_arguments()
+        ending = failed(NOT_STORED, job.attempts, *retry, upstream_ms=upstream_ms)
         try:
             return await self._end(attempt, ending)
         except (DatabaseUnavailable, LeaseLostError):
             return None
 
-    def _luck(self) -> tuple[RetryPolicy, float]:
-        return self._terms.retry_policy, self._chance()
+    def _retry_arguments(self) -> tuple[RetryPolicy, float]:
+        return self._config.retry_policy, self._chance()
 
     async def _renew(self, attempt: _Attempt) -> None:
-        """Hold the lease for as long as this runs.
+        """Renew the lease until cancelled.
 
         Raises:
             LeaseLostError: Another attempt has begun.
         """
         while True:
-            await self._clock.sleep(self._terms.lease_seconds / RENEWALS)
+            await self._clock.sleep(self._config.lease_seconds / RENEWALS)
             if attempt.is_writing:
                 continue
             try:
-                is_ours = await self._jobs.renew(attempt.job, self._terms.lease_seconds)
+                is_ours = await self._jobs.renew(attempt.job, self._config.lease_seconds)
             except DatabaseUnavailable:
                 continue
             if not is_ours and not attempt.is_ending:
                 raise LeaseLostError
 
-    async def _tell(self, attempt: _Attempt) -> None:
-        """Note how far a reading is that takes long."""
-        told = 0
+    async def _report_progress(self, attempt: _Attempt) -> None:
+        """Store the progress of a long reading."""
+        written = 0
         while True:
-            await self._clock.sleep(TELL_SECONDS)
-            if attempt.is_writing or attempt.tools_read == told:
+            await self._clock.sleep(PROGRESS_SECONDS)
+            if attempt.is_writing or attempt.tools_read == written:
                 continue
-            told = attempt.tools_read
+            written = attempt.tools_read
             try:
-                await self._jobs.tell(attempt.job, Progress(Phase.READING, told))
+                await self._jobs.set_progress(attempt.job, Progress(Phase.READING, written))
             except DatabaseUnavailable:
                 continue
 
-    async def _give_back(self, job: SyncJobRecord) -> None:
+    async def _release(self, job: SyncJobRecord) -> None:
         try:
             await asyncio.shield(self._jobs.release(job))
         except (asyncio.CancelledError, DatabaseUnavailable):
             log.info("sync_not_given_back", job_id=job.id)
 
 
-def _why_not(server: ServerRecord | None) -> str | None:
-    """Say why a server is not read any more."""
+def _cancel_reason(server: ServerRecord | None) -> str | None:
+    """Return why a server's job is cancelled; None if it is not."""
     if server is None:
         return "The server was removed."
     if server.effective_status is ServerStatus.INACTIVE:
@@ -399,7 +401,7 @@ def _why_not(server: ServerRecord | None) -> str | None:
 
 
 def _reader_of(job: SyncJobRecord, server: ServerRecord) -> UserContext:
-    """Return by whose key a server is read that wants one: who asked, or who registered it."""
+    """Return the user whose key is used: the requester, or else the server's author."""
     person = job.asked.person
     user_id = server.author if person is None else person.user_id
     return UserContext(user_id, "", Role.USER, frozenset())

@@ -1,4 +1,4 @@
-"""Queries and answers of the sync API: snake_case, as the records are stored."""
+"""Wire schemas of the sync API: snake_case, as the records are stored."""
 
 from typing import Annotated
 
@@ -22,7 +22,7 @@ class JobQuery(BaseModel):
     page: int = Field(default=1, ge=1, le=1_000_000)
     per_page: int = Field(default=20, ge=1, le=100)
 
-    def narrowed(self) -> JobFilter:
+    def job_filter(self) -> JobFilter:
         """Return the filter."""
         owner = None if self.owner_id is None else frozenset({self.owner_id.lower()})
         return JobFilter(owner, self.state, self.trigger)
@@ -70,7 +70,7 @@ class RunAnswer(BaseModel):
 
     attempt: int
     worker: str | None = Field(
-        default=None, description="Host and process, told to administrators alone."
+        default=None, description="Host and process; only for administrators."
     )
     outcome: RunOutcome
     error: str | None = None
@@ -96,7 +96,7 @@ class JobList(BaseModel):
 
 
 class SyncAnswer(BaseModel):
-    """A job that was asked for."""
+    """A requested job."""
 
     job_id: str
     state: JobState
@@ -105,7 +105,7 @@ class SyncAnswer(BaseModel):
 
 
 class WebhookSecret(BaseModel):
-    """What a sender needs. The secret is told this once."""
+    """What a sender needs. The secret is returned only this once."""
 
     url: str
     secret: str = Field(description="`whsec_` and Base64, as Standard Webhooks libraries take it.")

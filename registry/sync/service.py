@@ -1,4 +1,4 @@
-"""Who may have owners read, who sees what came of it, and who may call webhooks."""
+"""Sync service: requests, jobs and webhooks, with access checks."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -38,15 +38,15 @@ from registry.tools.values import ToolEditor
 
 log = structlog.get_logger()
 
-NOBODYS_SECRET = secret_text(bytes(SECRET_BYTES))
-"""Stands in where there is no webhook, so that its absence takes as long as a wrong signature."""
+DUMMY_SECRET = secret_text(bytes(SECRET_BYTES))
+"""Verified against if there is no webhook, so that both refusals take equally long."""
 
 
 class SyncService:
     """Jobs and webhooks, each on behalf of a caller.
 
     Args:
-        wake: Tells the worker of this process that there is something to do.
+        wake: Wakes the sync worker of this process.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SyncService:
     async def sync(
         self, owner_id: str, user: UserContext, trigger: Trigger = Trigger.MANUAL
     ) -> tuple[SyncJobRecord, bool]:
-        """Have a server read; return the job, and whether there was one already.
+        """Open a job for a server; return it, and whether it was already open.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
@@ -89,14 +89,14 @@ class SyncService:
         return job, joined
 
     async def page(
-        self, user: UserContext, narrowed: JobFilter, page: PageRequest
+        self, user: UserContext, job_filter: JobFilter, page: PageRequest
     ) -> Page[SyncJobRecord]:
         """Return one page of the jobs of servers that *user* may see, newest first."""
         if not self._visible.sees_everything(user):
             seen = frozenset(self._visible.rights(user))
-            wanted = narrowed.owner_ids
-            narrowed = replace(narrowed, owner_ids=seen if wanted is None else wanted & seen)
-        return await self._jobs.page(narrowed, page)
+            wanted = job_filter.owner_ids
+            job_filter = replace(job_filter, owner_ids=seen if wanted is None else wanted & seen)
+        return await self._jobs.page(job_filter, page)
 
     async def get(
         self, job_id: str, user: UserContext
@@ -110,13 +110,13 @@ class SyncService:
         return job, await self._jobs.runs(job_id)
 
     async def retry(self, job_id: str, user: UserContext) -> SyncJobRecord:
-        """Ask again for a job that was given up.
+        """Retry a job that is dead or cancelled.
 
         Raises:
             JobNotFoundError: There is none of a server that *user* may see.
             ServerForbiddenError: *user* may not change its server.
-            JobNotFailedError: It succeeded, or is open still.
-            NotSynchronisableError: Its server is turned off, or gone.
+            JobNotFailedError: It succeeded, or is still open.
+            NotSynchronisableError: Its server is turned off, or was removed.
         """
         job = await self._seen(job_id, user)
         try:
@@ -127,7 +127,7 @@ class SyncService:
         asked = SyncRequest(Trigger.MANUAL, ToolEditor(user.user_id, user.username))
         opened = None
         if not job.state.is_open:
-            opened = await self._jobs.reopen(job, asked, self._clock.now())
+            opened = await self._jobs.retry(job, asked, self._clock.now())
         if opened is None:
             latest = await self._jobs.get(job_id)
             raise JobNotFailedError(latest or job)
@@ -135,7 +135,7 @@ class SyncService:
         return opened
 
     async def make_webhook(self, owner_id: str, user: UserContext) -> str:
-        """Make the secret of a server's webhook, in place of the one it had; return it once.
+        """Create the secret of a server's webhook, replacing a former one; return it once.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
@@ -148,7 +148,7 @@ class SyncService:
         return secret
 
     async def remove_webhook(self, owner_id: str, user: UserContext) -> None:
-        """Honour no calls any more; does nothing when there is no secret.
+        """Delete the secret, so that calls are refused; does nothing if there is none.
 
         Raises:
             ServerNotFoundError: There is none that *user* may see.
@@ -161,12 +161,12 @@ class SyncService:
     async def receive(
         self, owner_id: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[SyncJobRecord, bool]:
-        """Take a call of a webhook; return the job, and whether this call came before.
+        """Receive a webhook call; return the job, and whether the call is a repetition.
 
         Raises:
-            WebhookRefusedError: Nobody vouches for it, or there is no such webhook.
+            WebhookRefusedError: The signature is invalid, or there is no such webhook.
             WebhookUnreadableError: The stored secret cannot be decrypted.
-            WebhookOffError: The server is not synchronised by calls.
+            WebhookOffError: The server's `syncMode` is not `webhook`.
             NotSynchronisableError: The server is turned off.
         """
         call = delivery(headers, body)
@@ -174,7 +174,7 @@ class SyncService:
         server = await self._lookup.get_unchecked(owner_id)
         sealed = None if server is None else server.registry.get("webhook_secret")
         if server is None or not isinstance(sealed, str):
-            require_genuine(call, NOBODYS_SECRET, now)
+            require_genuine(call, DUMMY_SECRET, now)
             raise WebhookRefusedError
         try:
             secret = self._cipher.unseal(sealed, _secret_ref(server.id))
@@ -190,7 +190,7 @@ class SyncService:
         job, _ = await self._jobs.open(
             server.id, server.server_name, SyncRequest(Trigger.WEBHOOK), now
         )
-        # Noted after the job is there: a call that is lost in between can be sent again.
+        # Stored after the job: a call that is lost in between can be sent again.
         is_first = await self._jobs.note_delivery(
             server.id, call.message_id, job.id, now, REMEMBERED
         )
@@ -224,7 +224,7 @@ class SyncService:
         if job is None:
             raise JobNotFoundError
         server = await self._visible.seen(job.owner_id, user, self._clock.now())
-        # Of a server that is gone nobody knows whether it was private.
+        # Whether a removed server was private is unknown.
         if server is None and not (
             self._visible.sees_everything(user) and await self._is_gone(job)
         ):

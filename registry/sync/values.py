@@ -1,4 +1,4 @@
-"""Values about synchronisation that travel between modules."""
+"""Values of the sync domain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Trigger(StrEnum):
 
 
 class JobState(StrEnum):
-    """Where a job is. What is dead failed too often and waits for somebody to ask again."""
+    """State of a job. A dead job failed too often and waits for a request to retry it."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -31,7 +31,7 @@ class JobState(StrEnum):
 
     @property
     def is_open(self) -> bool:
-        """Whether something is still to be done."""
+        """Whether work remains."""
         return self in OPEN_STATES
 
 
@@ -39,7 +39,7 @@ OPEN_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.RETRYING})
 
 
 class RunOutcome(StrEnum):
-    """How an attempt ended; `lost` is one whose worker died."""
+    """How an attempt ended; `lost` means that its worker died."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -48,7 +48,7 @@ class RunOutcome(StrEnum):
 
 
 class Phase(StrEnum):
-    """What a running attempt is at."""
+    """Phase of a running attempt."""
 
     READING = "reading"
     WRITING = "writing"
@@ -56,7 +56,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """What asks for a synchronisation, and who, where it is a person."""
+    """What triggers a synchronisation, and which person requested it, if any."""
 
     trigger: Trigger
     person: ToolEditor | None = None
@@ -64,7 +64,7 @@ class SyncRequest:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running attempt is."""
+    """Progress of a running attempt."""
 
     phase: Phase
     tools_read: int = 0
@@ -75,11 +75,11 @@ class SyncJobRecord:
     """A job as it is stored.
 
     Attributes:
-        due_at: When a worker may take it; None once it is finished. Of a running job, when its
+        due_at: When a worker may claim it; None once finished. For a running job, when its
             worker counts as dead.
-        attempts: Runs so far.
-        repeat: What asked for it again while it ran.
-        counts: What the last attempt found, by kind of change.
+        attempts: Number of runs so far.
+        repeat: A request that arrived while it ran.
+        counts: Changes that the last attempt found, by kind.
     """
 
     id: str
@@ -106,7 +106,7 @@ class SyncRunRecord:
     """One attempt.
 
     Attributes:
-        note: Why nothing was read, where that is no failure.
+        note: Why nothing was read, if that is not a failure.
         upstream_ms: Whole milliseconds that reading the upstream took.
     """
 
@@ -123,7 +123,7 @@ class SyncRunRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """What a list of jobs is narrowed to. *owner_ids* None stands for all owners."""
+    """Filter of a list of jobs. *owner_ids* None means all servers."""
 
     owner_ids: frozenset[str] | None = None
     state: JobState | None = None
@@ -132,11 +132,11 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What came of an attempt.
+    """Result of an attempt.
 
     Attributes:
-        state: What the job is from now on.
-        retry_seconds: When it is tried again, for a job that is open still.
+        state: The new state of the job.
+        retry_seconds: Delay until the retry, for a job that is still open.
         upstream_ms: Whole milliseconds that reading the upstream took.
     """
 
@@ -150,12 +150,12 @@ class Ending:
 
 
 def counts_of(changes: Changes, *, offered: int, rejected: int) -> dict[str, int]:
-    """Return how many tools there were of each kind; what there is none of is left out.
+    """Return the number of tools by kind of change, without zeros.
 
     Args:
-        changes: What reconciling came to.
-        offered: Tools that the upstream lists and that can be taken.
-        rejected: Those that cannot.
+        changes: The result of reconciliation.
+        offered: Tools that the upstream lists and that are valid.
+        rejected: Tools that are invalid.
     """
     counts = {
         "offered": offered,

@@ -1,8 +1,7 @@
-"""Signatures of webhook calls, as the Standard Webhooks specification has them. Pure.
+"""Webhook signatures according to the Standard Webhooks specification. Pure.
 
-A sender proves that it knows the secret by an HMAC (SHA-256) of the message's id, its time and its
-body, joined by dots. The time bounds how long a call can be repeated, and the id is remembered for
-longer than that.
+The signature is an HMAC-SHA256 of message id, timestamp and body, joined by dots. The timestamp
+bounds how long a call can be replayed; the id is remembered for longer than that.
 """
 
 import base64
@@ -23,21 +22,21 @@ SIGNATURE_HEADER = "webhook-signature"
 PREFIX = "whsec_"
 SECRET_BYTES = 32
 MESSAGE_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
-"""No dot: it divides the id from the time in what is signed."""
+"""No dot: it separates the id from the timestamp in the signed content."""
 TIMESTAMP = re.compile(r"[0-9]{1,12}")
 TOLERANCE = timedelta(minutes=5)
-"""How far a call's time may be from ours."""
+"""Maximum difference between a call's timestamp and the current time."""
 
 REMEMBERED = timedelta(hours=1)
-"""How long ids are kept: longer than a call can be repeated, whatever the clocks say."""
+"""How long ids are kept: longer than a call can be replayed, even with skewed clocks."""
 
-MOST_SIGNATURES = 8
-"""A sender that changes its secret signs with both; more are not looked at."""
+MAX_SIGNATURES = 8
+"""Signatures that are checked. A sender that rotates its secret signs with both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A call as it came."""
+    """A webhook call as received."""
 
     message_id: str
     timestamp: str
@@ -46,12 +45,12 @@ class Delivery:
 
 
 def secret_text(random_bytes: bytes) -> str:
-    """Return a secret as senders are given it."""
+    """Return a secret in the form that senders get."""
     return PREFIX + base64.b64encode(random_bytes).decode()
 
 
 def delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
-    """Return what a call says of itself.
+    """Parse the headers of a call.
 
     Raises:
         WebhookRefusedError: A header is missing or malformed.
@@ -62,29 +61,33 @@ def delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
     if not MESSAGE_ID.fullmatch(message_id):
         raise WebhookRefusedError(f"The header {ID_HEADER} is missing or malformed.")
     if not TIMESTAMP.fullmatch(timestamp):
-        raise WebhookRefusedError(f"The header {TIME_HEADER} must be a time in whole seconds.")
+        raise WebhookRefusedError(
+            f"The header {TIME_HEADER} must be a Unix time in whole seconds."
+        )
     if not signatures:
         raise WebhookRefusedError(f"The header {SIGNATURE_HEADER} is missing.")
-    return Delivery(message_id, timestamp, signatures[:MOST_SIGNATURES], body)
+    return Delivery(message_id, timestamp, signatures[:MAX_SIGNATURES], body)
 
 
 def require_genuine(call: Delivery, secret: str, now: datetime) -> None:
-    """Check that the sender of *call* knows *secret*, and that it is not an old one.
+    """Verify the signature of *call* and its timestamp.
 
     Raises:
-        WebhookRefusedError: It does not, or it is.
+        WebhookRefusedError: The signature does not match, or the call is too old or too new.
     """
     wanted = signature(call.message_id, call.timestamp, call.body, secret)
-    # All of them, so that the time it takes does not tell which one came close.
+    # All of them are compared, so that the duration does not reveal which one came close.
     fits = [hmac.compare_digest(given.encode(), wanted.encode()) for given in call.signatures]
     if not any(fits):
         raise WebhookRefusedError
     if abs(now.timestamp() - int(call.timestamp)) > TOLERANCE.total_seconds():
-        raise WebhookRefusedError(f"The header {TIME_HEADER} is not of now.")
+        raise WebhookRefusedError(
+            f"Timestamp outside the tolerance: {TIME_HEADER} is more than 5 minutes off."
+        )
 
 
 def signature(message_id: str, timestamp: str, body: bytes, secret: str) -> str:
-    """Return what a sender that knows *secret* puts in the header."""
+    """Return the header value that a sender with *secret* sends."""
     signed = f"{message_id}.{timestamp}.".encode() + body
     digest = hmac.new(_key(secret), signed, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"

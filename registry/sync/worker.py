@@ -1,4 +1,4 @@
-"""Has owners read in the background: by schedule, by announcement, and as asked for."""
+"""Background worker of sync jobs: by schedule, by notification, and on request."""
 
 import asyncio
 import random
@@ -21,30 +21,29 @@ from registry.sync.values import SyncJobRecord, SyncRequest, Trigger
 log = structlog.get_logger()
 
 SCHEDULED_AT_ONCE = 100
-"""Owners whose jobs are opened in one round; the rest come in the next."""
+"""Servers whose scheduled jobs are opened in one round; the rest follow in the next."""
 
 SETTLE_SECONDS = 0.5
-"""How long after an announcement the upstream is read: several changes come close together."""
+"""Delay between a notification and the reading: several changes often come close together."""
 
 PAUSE_SECONDS = 30.0
-MOST_IN_A_ROW = 5
-"""How many readings an upstream's own announcements may begin within that time; what is announced
-beyond that is read when it is over. Whoever waits for a new tool waits seconds, and an upstream
-that announces without end is read ten times a minute."""
+MAX_READINGS = 5
+"""Readings that an upstream's notifications may begin within `PAUSE_SECONDS`; further ones are
+postponed to its end. A new tool appears within seconds, and an upstream that sends notifications
+without end is read ten times a minute."""
 
-KEPT_FOR_PEOPLE = 2
-"""Jobs run beyond the usual number when somebody asked for them: servers that hang must not keep
-people waiting."""
+RESERVED_FOR_REQUESTS = 2
+"""Additional slots for jobs on request, so that hanging servers do not keep people waiting."""
 
 COUNT_SECONDS = 15.0
 """Time between two counts of open jobs."""
 
-AWAY_SECONDS = 5.0
-"""Pause after the database was found to be away."""
+DATABASE_RETRY_SECONDS = 5.0
+"""Pause after the database was found unavailable."""
 
 
 class Announcements:
-    """Servers that said that their tools changed. Kept in memory; told on the hot path."""
+    """Servers that sent `list_changed`. Kept in memory; added on the hot path."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -53,28 +52,28 @@ class Announcements:
         self._wake: Callable[[], None] | None = None
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Have *wake* called when another server is to be read."""
+        """Call *wake* whenever a server is added."""
         self._wake = wake
 
-    def heard(self, server_id: str) -> None:
-        """Note that a server announced other tools."""
+    def add(self, server_id: str) -> None:
+        """Note that a server announced changed tools."""
         if server_id in self._due:
             return
         now = self._clock.monotonic()
         recent = self._last.get(server_id, [])
-        earliest = recent[0] + PAUSE_SECONDS if len(recent) >= MOST_IN_A_ROW else now
+        earliest = recent[0] + PAUSE_SECONDS if len(recent) >= MAX_READINGS else now
         self._due[server_id] = max(now + SETTLE_SECONDS, earliest)
         if self._wake is not None:
             self._wake()
 
     def seconds_left(self) -> float | None:
-        """Return in how many seconds the next server is to be read; None when none is."""
+        """Return the seconds until the next server is due; None if there is none."""
         if not self._due:
             return None
         return max(0.0, min(self._due.values()) - self._clock.monotonic())
 
     def take(self) -> list[str]:
-        """Return the servers that are to be read now."""
+        """Return the servers that are due, and remove them."""
         if not self._due and not self._last:
             return []
         now = self._clock.monotonic()
@@ -90,19 +89,19 @@ class Announcements:
         return ready
 
     def put_back(self, server_id: str) -> None:
-        """Have a server looked at again that could not be taken care of."""
+        """Queue a server again after a failure to open its job."""
         self._due.setdefault(server_id, self._clock.monotonic() + SETTLE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerTerms:
-    """How a worker works.
+class SyncWorkerConfig:
+    """How a sync worker runs.
 
     Attributes:
-        name: Host and process, as records name them.
-        at_once: Most jobs run side by side.
-        poll_seconds: Time between two looks at what is due.
-        lease_seconds: How long it may be silent before others take its jobs.
+        name: Host and process, as recorded with jobs.
+        at_once: Maximum number of concurrent jobs.
+        poll_seconds: Interval between two polls for due jobs.
+        lease_seconds: Duration of a lease without a renewal.
     """
 
     name: str
@@ -112,7 +111,7 @@ class WorkerTerms:
 
 
 class SyncWorker:
-    """Claims jobs and runs them, a few at a time, as long as the process lives."""
+    """Claims jobs and runs them, a few at a time, until the process ends."""
 
     def __init__(
         self,
@@ -121,7 +120,7 @@ class SyncWorker:
         lookup: ServerLookup,
         runner: SyncRunner,
         announcements: Announcements,
-        terms: WorkerTerms,
+        config: SyncWorkerConfig,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -132,7 +131,7 @@ class SyncWorker:
         self._lookup = lookup
         self._runner = runner
         self._announcements = announcements
-        self._terms = terms
+        self._config = config
         self._clock = clock
         self._open = metrics.sync_jobs_open
         self._counted_at = -COUNT_SECONDS
@@ -142,26 +141,28 @@ class SyncWorker:
         announcements.listen(self.wake)
 
     def wake(self) -> None:
-        """Have it look at once, because there is a new job."""
+        """Poll at once, because there is a new job."""
         self._woken.set()
 
     async def follow(self) -> None:
-        """Work for ever. What runs when it is ended is given back."""
-        is_away = False
+        """Run forever. Jobs that are running at the end are released."""
+        is_unavailable = False
         async with asyncio.TaskGroup() as group:
             while True:
                 self._woken.clear()
                 try:
                     await self._round(group)
-                    is_away = False
+                    is_unavailable = False
                 except DatabaseUnavailable as exc:
-                    if not is_away:
+                    if not is_unavailable:
                         log.warning("sync_worker_waits", problem=str(exc))
-                    is_away = True
+                    is_unavailable = True
                 except Exception:
-                    # Whatever is wrong with one owner, the others are still to be read.
+                    # An error of one server must not stop the others.
                     log.exception("sync_round_failed")
-                await self._pause(AWAY_SECONDS if is_away else self._terms.poll_seconds)
+                await self._pause(
+                    DATABASE_RETRY_SECONDS if is_unavailable else self._config.poll_seconds
+                )
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
         await self._take_announcements()
@@ -173,14 +174,14 @@ class SyncWorker:
             except Exception:
                 # The other servers are still to be read.
                 log.exception("sync_not_scheduled", server_id=server.id)
-        terms = self._terms
-        free = max(0, terms.at_once - len(self._running))
-        taken = await self._jobs.claim(free, terms.name, terms.lease_seconds) if free else []
+        config = self._config
+        free = max(0, config.at_once - len(self._running))
+        taken = await self._jobs.claim(free, config.name, config.lease_seconds) if free else []
         self._begin(group, taken)
-        kept = terms.at_once + KEPT_FOR_PEOPLE - len(self._running)
+        kept = config.at_once + RESERVED_FOR_REQUESTS - len(self._running)
         if kept > 0 and len(taken) == free:
-            # Perhaps more are due than there is room for.
-            taken = await self._jobs.claim(kept, terms.name, terms.lease_seconds, asked_for=True)
+            # All usual slots are taken, and more jobs may be due.
+            taken = await self._jobs.claim(kept, config.name, config.lease_seconds, asked_for=True)
             self._begin(group, taken)
         if self._clock.monotonic() - self._counted_at >= COUNT_SECONDS:
             self._counted_at = self._clock.monotonic()
@@ -201,7 +202,7 @@ class SyncWorker:
         try:
             await self._runner.run(job)
         except Exception:
-            # The lease runs out, and the job counts one attempt more.
+            # The lease expires, and the job counts one more attempt.
             log.exception("sync_crashed", job_id=job.id, server_id=job.owner_id)
 
     async def _take_announcements(self) -> None:
@@ -225,7 +226,7 @@ class SyncWorker:
         await self._jobs.open(server.id, server.server_name, asked, self._clock.now())
 
     async def _schedule(self, server: ServerRecord) -> None:
-        """Open a server's job and say when it is due next; of several replicas, one does it."""
+        """Open a server's job and set its next due time; one of several replicas does it."""
         now = self._clock.now()
         is_on = server.sync_mode is SyncMode.SCHEDULED
         following = next_round(now, server.sync_interval_seconds, self._chance())
@@ -237,10 +238,10 @@ class SyncWorker:
             )
 
     async def _pause(self, seconds: float) -> None:
-        """Wait until something is to be done, or it is time to look for it."""
+        """Wait until the worker is woken, or until the next poll."""
         spread = seconds * (0.8 + 0.4 * self._chance())
         announced = self._announcements.seconds_left()
-        if announced is not None and seconds < AWAY_SECONDS:
+        if announced is not None and seconds < DATABASE_RETRY_SECONDS:
             spread = min(spread, announced)
         try:
             async with asyncio.timeout(spread):

@@ -1,1 +1,1 @@
-"""OAuth tokens and API keys at rest."""
+"""Tokens: stored OAuth tokens and API keys of users, and our own issued tokens."""

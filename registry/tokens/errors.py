@@ -1,10 +1,10 @@
-"""Failures of operations on tokens."""
+"""Errors of operations on tokens."""
 
 from registry.core.errors import ErrorKind, RegistryError
 
 
 class TokenNotFoundError(RegistryError):
-    """There is no such token, or it is another's."""
+    """The token does not exist, or belongs to another user."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -13,7 +13,7 @@ class TokenNotFoundError(RegistryError):
 
 
 class TokenGoneError(RegistryError):
-    """There is no such token, it has expired, or it is another's."""
+    """The token does not exist, has expired, or belongs to another user."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -22,7 +22,7 @@ class TokenGoneError(RegistryError):
 
 
 class TokenReadsDisabledError(RegistryError):
-    """The operator does not let token values out."""
+    """Reading token values is disabled by the operator."""
 
     kind = ErrorKind.FORBIDDEN
 
@@ -31,7 +31,7 @@ class TokenReadsDisabledError(RegistryError):
 
 
 class TokenUnreadableError(RegistryError):
-    """A stored token cannot be decrypted with the current keys. It is left as it is."""
+    """A stored token cannot be decrypted with the current keys. It is left unchanged."""
 
     kind = ErrorKind.CONFLICT
 
@@ -42,16 +42,16 @@ class TokenUnreadableError(RegistryError):
 
 
 class TooManyGenerationsError(RegistryError):
-    """A token was generated with one that was generated with one, and so on, too often."""
+    """The chain of tokens that were generated with generated ones is too long."""
 
     kind = ErrorKind.FORBIDDEN
 
     def __init__(self, most: int) -> None:
-        super().__init__(f"Tokens can be generated with generated ones {most} times, not more.")
+        super().__init__(f"A chain of generated tokens has at most {most} generations.")
 
 
 class UserUnknownError(RegistryError):
-    """A token was to be issued for somebody who is no user."""
+    """A token was requested for a user that does not exist."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -60,7 +60,7 @@ class UserUnknownError(RegistryError):
 
 
 class RoleAboveStoredError(RegistryError):
-    """A token was to be issued with a higher role than its user is stored with."""
+    """A token was requested with a higher role than the stored one of its user."""
 
     kind = ErrorKind.FORBIDDEN
 
@@ -72,16 +72,16 @@ class RoleAboveStoredError(RegistryError):
 
 
 class UserDisabledError(RegistryError):
-    """A token was to be issued to a user who is disabled."""
+    """A token was requested for a disabled user."""
 
     kind = ErrorKind.FORBIDDEN
 
     def __init__(self, user_id: str) -> None:
-        super().__init__(f"No token is issued to user {user_id}, who is disabled.")
+        super().__init__(f"User {user_id} is disabled: no token can be issued.")
 
 
 class TokenNotOnRecordError(RegistryError):
-    """No token with such a `jti` was ever issued here, as far as the records tell."""
+    """No issued token with this `jti` is on record."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -93,12 +93,12 @@ class TokenNotOnRecordError(RegistryError):
 
 
 class UserKeyUnreadableError(RegistryError):
-    """A value that a user stored for a server was encrypted with another key, or is damaged."""
+    """A user's stored value for a server was encrypted with another key, or is damaged."""
 
     kind = ErrorKind.UPSTREAM
 
     def __init__(self, name: str) -> None:
         super().__init__(
             f"Your stored {name} cannot be decrypted; store it again, "
-            "or tell whoever runs the registry."
+            "or contact the operator of the registry."
         )

@@ -1,4 +1,4 @@
-"""Reads and writes `token_families` and `revoked_tokens`. The only module that writes them."""
+"""Repository of `token_families` and `revoked_tokens`. The only module that writes them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -20,14 +20,14 @@ from registry.tokens.values import IssuedFamily, IssuedIds
 log = structlog.get_logger()
 
 REMEMBERED_ACCESS_TOKENS = 50
-"""Access tokens of a family by whose id it is found; of more, the oldest are forgotten."""
+"""Access tokens of a family by whose id it can be found; older ones are dropped."""
 
 LIVE: Doc = {"revoked_at": {"$exists": False}}
 
 
 @translates_driver_errors
 class FamilyRepository:
-    """Families of issued tokens."""
+    """Stores families of issued tokens."""
 
     def __init__(self, database: Database) -> None:
         self._families = database.collection(TokenFamily.Settings.name)
@@ -38,8 +38,8 @@ class FamilyRepository:
         return None if document is None else next(_readable([document]), None)
 
     async def find_by_token(self, token_id: str) -> IssuedFamily | None:
-        """Return the family of a refresh token that counts, or of a recent access token."""
-        # One after the other: asked for either, compatible servers use no index.
+        """Return the family of a current refresh token, or of a recent access token."""
+        # Two queries: with `$or`, compatible servers use no index.
         for name in ("refresh_token_id", "access_tokens.id"):
             document = await self._families.find_one({name: token_id})
             if document is not None:
@@ -49,11 +49,9 @@ class FamilyRepository:
     async def list_page(
         self, user_id: str | None, tenants: Tenants, now: datetime, page: PageRequest
     ) -> tuple[list[IssuedFamily], int]:
-        """Return a page of a user's families, or of all, and how many there are; newest first.
+        """Return a page of one user's or all families, newest first, and the total.
 
-        Those of users of other tenants than *tenants* are left out.
-
-        Those that have expired are left out: they wait for the TTL sweep.
+        Families of other tenants are left out, and expired ones, which await the TTL sweep.
         """
         query: Doc = {"expires_at": {"$gt": now}, **of_tenants(tenants, "tenant_id")}
         if user_id is not None:
@@ -64,7 +62,7 @@ class FamilyRepository:
         return list(_readable(rows)), total
 
     async def insert(self, family: IssuedFamily, ids: IssuedIds, tx: Transaction) -> None:
-        """Write a new family."""
+        """Insert a family."""
         document: Doc = {
             "_id": family.family_id,
             "user_id": ObjectId(family.user_id),
@@ -89,10 +87,10 @@ class FamilyRepository:
     async def exchange(
         self, family: IssuedFamily, ids: IssuedIds, now: datetime, tx: Transaction
     ) -> bool:
-        """Let the next refresh token count instead of the one that *family* was read with.
+        """Replace the refresh token that *family* was read with by the next one.
 
         Returns:
-            False when that one does not count any more, or the family does not.
+            False if that one is no longer current, or the family is revoked.
         """
         alive = [entry for entry in family.access_tokens if entry[1] > now]
         kept = [*alive, (ids.access_id, ids.access_expires_at)][-REMEMBERED_ACCESS_TOKENS:]
@@ -119,7 +117,7 @@ class FamilyRepository:
         return result.matched_count == 1
 
     async def revoke(self, family_id: str, now: datetime, tx: Transaction) -> bool:
-        """Mark a family as revoked; False when it was before."""
+        """Mark a family as revoked; return False if it already was."""
         result = await self._families.update_one(
             {**LIVE, "_id": family_id}, {"$set": {"revoked_at": now}}, session=tx
         )
@@ -134,15 +132,15 @@ class FamilyRepository:
 
 @translates_driver_errors
 class RevocationWriter:
-    """What is refused. `registry.auth.repository` reads it as a whole."""
+    """Stores revocations. `registry.auth.repository` reads all of them."""
 
     def __init__(self, database: Database) -> None:
         self._revoked = database.collection(RevokedToken.Settings.name)
 
     async def write(self, revocation: Revocation, by: str, tx: Transaction) -> datetime | None:
-        """Write a revocation; return when the same subject was revoked before, if it was.
+        """Write a revocation; return the time of an earlier one of the same subject, or None.
 
-        That of a user then reaches up to the later of the two times.
+        A user's revocation then covers tokens up to the later of the two times.
 
         Raises:
             DuplicateKeyError: Somebody else wrote it meanwhile; the transaction is over.
@@ -166,18 +164,18 @@ class RevocationWriter:
         return None if before is None else before["revoked_at"]
 
     async def revoked_at(self, kind: RevocationKind, subject: str) -> datetime | None:
-        """Return when something was revoked, or None when it was not."""
+        """Return when a subject was revoked, or None."""
         found = await self._revoked.find_one({"_id": _key(kind, subject)}, {"revoked_at": 1})
         return None if found is None else found["revoked_at"]
 
-    async def concerns(self, family: IssuedFamily, tx: Transaction) -> bool:
-        """Whether a family, what it was generated with, or its user is revoked."""
-        return bool(await self.concerned([family], tx))
+    async def is_revoked(self, family: IssuedFamily, tx: Transaction) -> bool:
+        """Whether a family, one of its ancestors, or its user is revoked."""
+        return bool(await self.revoked_ids([family], tx))
 
-    async def concerned(
+    async def revoked_ids(
         self, families: Sequence[IssuedFamily], tx: Transaction | None = None
     ) -> frozenset[str]:
-        """Return the ids of those of *families* that `concerns` is true of."""
+        """Return the ids of those of *families* that are revoked; see `is_revoked`."""
         subjects = {family.family_id: _subjects(family) for family in families}
         keys = [key for named in subjects.values() for key in named]
         found = self._revoked.find({"_id": {"$in": keys}}, {"revoked_at": 1}, session=tx)
@@ -189,7 +187,7 @@ class RevocationWriter:
             for family in families
             for key in subjects[family.family_id]
             if key in revoked
-            # Of a user only what was issued until then.
+            # A user's revocation covers only tokens issued until then.
             if key != _key(RevocationKind.USER, family.user_id)
             or revoked[key] >= family.created_at
         )
@@ -200,7 +198,7 @@ def _key(kind: RevocationKind, subject: str) -> str:
 
 
 def _subjects(family: IssuedFamily) -> list[str]:
-    """Return the keys of all revocations that would end *family*."""
+    """Return the keys of all revocations that would cover *family*."""
     either = (RevocationKind.TOKEN, RevocationKind.SESSION)
     return [
         _key(RevocationKind.USER, family.user_id),
@@ -210,7 +208,7 @@ def _subjects(family: IssuedFamily) -> list[str]:
 
 
 def _readable(documents: Iterable[Doc]) -> Iterator[IssuedFamily]:
-    """Yield families but for those that do not say whose they are and until when."""
+    """Yield families; malformed documents are left out."""
     for document in documents:
         family = _family(document)
         if family is None:
@@ -233,7 +231,7 @@ def _family(document: dict[str, Any]) -> IssuedFamily | None:
     )
     if family_id is None or user_id is None or created_at is None or expires_at is None:
         return None
-    # Without all that it was generated with nobody knows whether it is revoked.
+    # Without the complete list of ancestors it is unknown whether it is revoked.
     if not tokens or not isinstance(ancestors, list) or len(texts_of(ancestors)) < len(ancestors):
         return None
     revoked_at = document.get("revoked_at")
@@ -252,7 +250,7 @@ def _family(document: dict[str, Any]) -> IssuedFamily | None:
         refresh_token_id=text_of(document.get("refresh_token_id")),
         access_tokens=tokens,
         exchanged_at=moment_of(document.get("exchanged_at")),
-        # Whatever else is stored there, it is not to bring a family back to life.
+        # Any other stored value must not make a revoked family valid.
         revoked_at=None if revoked_at is None else moment_of(revoked_at) or LATEST,
         tenant_id=tenant_of(document.get("tenant_id")),
     )

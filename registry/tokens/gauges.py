@@ -1,4 +1,4 @@
-"""How many tokens are stored, as metrics. Counted when they are asked for, and not too often."""
+"""Gauges of stored tokens, counted when metrics are read, at a limited rate."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 COUNTED_EVERY_SECONDS = 15.0
 COUNT_SECONDS = 2.0
-"""Longest wait for the database; the other metrics are wanted most when it is slow."""
+"""Longest wait for the database; the other metrics matter most when it is slow."""
 
 
 class TokenGauges:
@@ -28,11 +28,11 @@ class TokenGauges:
         self._counted_at = float("-inf")
 
     async def refresh(self) -> None:
-        """Count again unless that was done just now. Without the database the gauges stay."""
+        """Count again unless done recently. Without the database the gauges stay unchanged."""
         now = self._clock.monotonic()
         if now - self._counted_at < COUNTED_EVERY_SECONDS:
             return
-        # Before the wait, so that those who ask meanwhile do not count as well.
+        # Set before the wait, so that concurrent readers do not count as well.
         self._counted_at = now
         try:
             async with asyncio.timeout(COUNT_SECONDS):

@@ -1,8 +1,8 @@
-"""How tokens are called here, and how in the database that jarvis-api shares. Pure.
+"""Mapping of token types and identifiers between our API and jarvis-api's stored form. Pure.
 
 jarvis-api finds the OAuth tokens of a server by `mcp_oauth` and `mcp:<server>`, its refresh tokens
 by `mcp_oauth_refresh` and `mcp:<server>:refresh`. A token whose metadata names a server is stored
-under these; the caller's own identifier is kept beside them. All others keep their spelling.
+under these; the caller's own identifier is kept beside them. All others are unchanged.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ SHOWN_REFRESH_SUFFIX = "_refresh"
 
 
 def stored_types(kind: TokenType | None = None) -> list[str]:
-    """Return the stored spellings of *kind*, or of all kinds that we know."""
+    """Return the stored spellings of *kind*, or of all known kinds."""
     return [stored for stored, known in STORED_TYPES.items() if kind in {None, known}]
 
 
 def stored_key(kind: TokenType, identifier: str, metadata: Mapping[str, object]) -> StoredKey:
-    """Return where a token lies that a caller calls *identifier*."""
+    """Return the stored key of a token with the caller's *identifier*."""
     server = metadata.get("server_name")
     if isinstance(server, str) and server:
         if kind is TokenType.OAUTH_ACCESS:
@@ -43,7 +43,7 @@ def refresh_identifier(server: str) -> str:
 
 
 def server_of(key: StoredKey) -> str | None:
-    """Return the name of the server that a stored identifier is made from, if it is."""
+    """Return the server's name in a stored identifier, or None."""
     match key.stored_type:
         case "mcp_oauth":
             suffix = ""
@@ -58,7 +58,7 @@ def server_of(key: StoredKey) -> str | None:
 
 
 def shown_identifier(key: StoredKey) -> str:
-    """Return what callers call the token: their own word for it, or one made from the server."""
+    """Return the token's identifier for callers: their own, or one derived from the server."""
     if key.given_identifier is not None:
         return key.given_identifier
     server = server_of(key)
@@ -68,7 +68,7 @@ def shown_identifier(key: StoredKey) -> str:
 
 
 def refresh_key_of(access: StoredKey) -> StoredKey:
-    """Return where the refresh token of an access token lies that has none yet."""
+    """Return the key for a new refresh token of an access token."""
     shown = shown_identifier(access) + SHOWN_REFRESH_SUFFIX
     server = server_of(access)
     if server is None:
@@ -77,7 +77,7 @@ def refresh_key_of(access: StoredKey) -> StoredKey:
 
 
 def access_key_of(refresh: TokenRecord) -> StoredKey:
-    """Return where the access token of a refresh token lies, or lay before it was swept."""
+    """Return the key of a refresh token's access token, which may have been swept."""
     if refresh.access_token is not None:
         return refresh.access_token[0]
     shown = shown_identifier(refresh.key).removesuffix(SHOWN_REFRESH_SUFFIX)

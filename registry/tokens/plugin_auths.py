@@ -1,4 +1,4 @@
-"""Reads and writes `pluginauths`, with encryption inside: values of users' own for servers.
+"""Repository of `pluginauths`: users' own values for servers, encrypted at rest.
 
 The collection is shared with jarvis-api, which keeps the keys of other plugins there too.
 """
@@ -29,7 +29,7 @@ def plugin_key(server_name: str) -> str:
 
 @translates_driver_errors
 class PluginAuthRepository:
-    """Keys that users typed in for servers whose `apiKey.source` is `user`."""
+    """Stores keys that users entered for servers whose `apiKey.source` is `user`."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._auths = database.collection("pluginauths")
@@ -49,7 +49,7 @@ class PluginAuthRepository:
     ) -> None:
         """Store a value of a user of a tenant for a server in the form jarvis-api reads (v1)."""
         tenant: Doc = {} if tenant_id is None else {"tenantId": tenant_id}
-        # Two that stored the first one at once may have left two.
+        # Two concurrent first writes may have left two documents.
         await self._auths.update_many(
             {
                 "userId": user_id,
@@ -73,8 +73,8 @@ class PluginAuthRepository:
     ) -> dict[str, str]:
         """Return a user's values for a server, decrypted, by name.
 
-        What was stored before *since*, when the server came to be, was given for another one that
-        had the name.
+        Values stored before *since*, the server's creation, belong to a former server of that
+        name.
 
         Raises:
             UserKeyUnreadableError: A stored value cannot be read with the current keys.
@@ -85,11 +85,11 @@ class PluginAuthRepository:
             name = text_of(document.get("authField"))
             if name is None:
                 continue
-            # An id of another program may be any text; a place has no slash in its id.
+            # Another program's id may be any text, but a field reference's id has no slash.
             key = str(document["_id"]).replace("/", "%2F")
             reference = FieldRef("pluginauths", key, "value")
             try:
-                # What is no text is no ciphertext either.
+                # A value that is not text cannot be decrypted either.
                 stored = text_of(document.get("value")) or ""
                 found[name] = self._cipher.decrypt(stored, reference)
             except DecryptionError as exc:
@@ -118,14 +118,14 @@ class PluginAuthRepository:
     async def remove(
         self, user_id: str, server_name: str, names: Collection[str], tx: Transaction
     ) -> int:
-        """Remove values of a user for a server; say how many there were."""
+        """Remove values of a user for a server; return their number."""
         key = {**_auth_key(user_id, server_name), "authField": {"$in": list(names)}}
         return (await self._auths.delete_many(key, session=tx)).deleted_count
 
     async def delete_of_server(
         self, server_name: str, tenant_id: str | None, since: datetime | None, tx: Transaction
     ) -> int:
-        """Remove all users' values for one server; say how many. See `TokenRepository`'s."""
+        """Remove all users' values for a server; return their number. See `TokenRepository`'s."""
         query: Doc = {"pluginKey": plugin_key(server_name), **since_filter("updatedAt", since)}
         rows = await self._auths.find(query, OWNED, session=tx).to_list()
         query["_id"] = {"$nin": await of_other_tenants(rows, tenant_id, self._users, tx)}

@@ -1,4 +1,4 @@
-"""Stored tokens as answers, and as the audit records them. Pure."""
+"""JSON answers and audit facts of tokens. Pure."""
 
 from datetime import UTC, datetime
 
@@ -22,13 +22,13 @@ RECORDED_METADATA = (
     "refresh_token_id",
     "access_token_id",
 )
-"""What the audit takes over from the metadata; elsewhere in them callers may hide anything."""
+"""Members of the metadata that are audited; the others may hold anything, including secrets."""
 
 RECORDED_CHARACTERS = 256
 
 
 def present_created(token: TokenRecord) -> JsonObject:
-    """Return the answer to a token that was stored."""
+    """Return the answer to a stored token."""
     return {
         "id": token.token_id,
         "type": token.key.kind.value,
@@ -39,7 +39,7 @@ def present_created(token: TokenRecord) -> JsonObject:
 
 
 def present_summary(token: TokenRecord) -> JsonObject:
-    """Return a token as it stands in lists."""
+    """Return a token for lists."""
     return {**present_created(token), "metadata": shown_metadata(token)}
 
 
@@ -63,7 +63,7 @@ def present_refreshed(token: StoredToken) -> JsonObject:
 
 
 def present_issued(pair: IssuedPair) -> JsonObject:
-    """Return a pair of tokens as it is handed out."""
+    """Return an issued pair of tokens with its values."""
     return {
         "success": True,
         "tokens": {
@@ -79,7 +79,7 @@ def present_issued(pair: IssuedPair) -> JsonObject:
 
 
 def present_issued_for(order: TokenOrder, issued: IssuedToken) -> JsonObject:
-    """Return a token for another user as it is handed out."""
+    """Return a token issued for another user, with its value."""
     return {
         "jti": issued.access_id,
         "access_token": issued.access_token,
@@ -92,7 +92,7 @@ def present_issued_for(order: TokenOrder, issued: IssuedToken) -> JsonObject:
 
 
 def present_family(listed: ListedFamily) -> JsonObject:
-    """Return tokens that were issued together as they stand in lists."""
+    """Return a token family for lists."""
     family = listed.family
     token_id, expires_at = family.access_tokens[-1]
     return {
@@ -114,7 +114,7 @@ def present_family(listed: ListedFamily) -> JsonObject:
 
 
 def recorded(token: TokenRecord) -> JsonObject:
-    """Return what the audit says of a token."""
+    """Return the audited facts of a token."""
     shown: JsonObject = {
         "type": token.key.kind.value,
         "identifier": shown_identifier(token.key),
@@ -129,7 +129,7 @@ def recorded(token: TokenRecord) -> JsonObject:
 
 
 def shown_metadata(token: TokenRecord) -> JsonObject:
-    """Return the metadata, with the server's name where only the identifier tells it."""
+    """Return the metadata, with the server's name if only the identifier has it."""
     server = server_of(token.key)
     if server is None or token.metadata.get("server_name"):
         return token.metadata
@@ -137,6 +137,6 @@ def shown_metadata(token: TokenRecord) -> JsonObject:
 
 
 def timestamp(moment: datetime) -> str:
-    """Return *moment* in UTC to the second, or to the millisecond where it has any."""
+    """Return *moment* in UTC to the second, or to the millisecond if it has a fraction."""
     precision = "milliseconds" if moment.microsecond else "seconds"
     return moment.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""Reads and writes `tokens`, with encryption inside.
+"""Repository of `tokens`: users' stored tokens, encrypted at rest.
 
 The collection is shared with jarvis-api and holds other kinds of tokens too, so every query names
-the types it means.
+its types.
 """
 
 import hashlib
@@ -57,18 +57,18 @@ TOKEN_INDEXES = [
         partialFilterExpression={"registry.place": {"$type": "string"}},
     ),
 ]
-"""Besides the published TTL index. Unique are those that we inserted: jarvis-api may write two
-tokens of one kind."""
+"""In addition to the published TTL index. Only tokens that we inserted are unique: jarvis-api may
+write two tokens of one kind."""
 
 ENDED = datetime(1970, 1, 1, tzinfo=UTC)
-"""When a token ended whose end is no time."""
+"""Expiry of a token whose stored expiry is not a date."""
 
 NEWEST_FIRST = [("createdAt", DESCENDING), ("_id", DESCENDING)]
 
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """What is written of a token."""
+    """The fields that are written of a token."""
 
     value: str = field(repr=False)
     created_at: datetime
@@ -78,7 +78,7 @@ class NewToken:
 
 @translates_driver_errors
 class TokenRepository:
-    """Tokens of users. Every method but `delete_of_server` and `counts` is about one user's."""
+    """Stores users' tokens. All methods but `delete_of_server` and `counts` concern one user."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._tokens = database.collection("tokens")
@@ -86,7 +86,7 @@ class TokenRepository:
         self._cipher = cipher
 
     async def get(self, token_id: str, user_id: str, now: datetime) -> StoredToken | None:
-        """Return a token, decrypted, or None when absent, expired or another's.
+        """Return a token, decrypted, or None if absent, expired or another user's.
 
         Raises:
             DecryptionError: The stored value cannot be read with the current keys.
@@ -98,21 +98,21 @@ class TokenRepository:
         if document is None or record is None:
             return None
         reference = FieldRef("tokens", token_id, "token")
-        # Foreign programs write here too; what is no text is no ciphertext either.
+        # Other programs write here too; a value that is not text is not ciphertext either.
         value = self._cipher.decrypt(text_of(document.get("token")) or "", reference)
         return StoredToken(record, value)
 
     async def list_page(
-        self, user_id: str, narrowed: TokenFilter, now: datetime, page: PageRequest
+        self, user_id: str, token_filter: TokenFilter, now: datetime, page: PageRequest
     ) -> Page[TokenRecord]:
         """Return one page of the tokens that have not expired, newest first."""
         query: Doc = {
             "userId": ObjectId(user_id),
-            "type": {"$in": stored_types(narrowed.kind)},
+            "type": {"$in": stored_types(token_filter.kind)},
             "expiresAt": {"$gt": now},
         }
-        if narrowed.identifier is not None:
-            query["$or"] = _called(narrowed.identifier)
+        if token_filter.identifier is not None:
+            query["$or"] = _called(token_filter.identifier)
         total = await self._tokens.count_documents(query)
         rows = self._tokens.find(
             query, {"token": 0}, sort=NEWEST_FIRST, skip=page.offset, limit=page.per_page
@@ -126,14 +126,14 @@ class TokenRepository:
         return None if document is None else _record(document)
 
     async def find_key(self, user_id: str, key: StoredKey, tx: Transaction) -> TokenRecord | None:
-        """Return the token that lies at *key*, expired or not."""
+        """Return the token with *key*, expired or not."""
         document = await self._tokens.find_one(_at(user_id, key), session=tx)
         return None if document is None else _record(document)
 
     async def find_refresh_of(
         self, access_id: str, user_id: str, now: datetime, tx: Transaction
     ) -> TokenRecord | None:
-        """Return the refresh token that names an access token and has not expired."""
+        """Return the unexpired refresh token that is linked to an access token."""
         document = await self._tokens.find_one(
             {
                 "userId": ObjectId(user_id),
@@ -146,7 +146,7 @@ class TokenRepository:
         return None if document is None else _record(document)
 
     async def store(self, user_id: str, key: StoredKey, written: NewToken, tx: Transaction) -> str:
-        """Store a token, replacing the one at *key*; return its id.
+        """Store a token, replacing the one with *key*; return its id.
 
         Raises:
             DuplicateKeyError: Somebody else stored it meanwhile; the transaction is over.
@@ -172,7 +172,7 @@ class TokenRepository:
     async def restore(
         self, token_id: str, user_id: str, key: StoredKey, written: NewToken, tx: Transaction
     ) -> None:
-        """Insert a token that was swept under the id that it had."""
+        """Insert a swept token again under its former id."""
         document: Doc = {
             "_id": ObjectId(token_id),
             **_at(user_id, key),
@@ -195,7 +195,7 @@ class TokenRepository:
     async def link(
         self, access: TokenRecord, refresh: TokenRecord, tx: Transaction
     ) -> TokenRecord:
-        """Let an access and a refresh token name each other, and no other token either of them.
+        """Link an access and a refresh token to each other, and remove other links to them.
 
         Returns:
             *access* with its new metadata.
@@ -224,7 +224,7 @@ class TokenRepository:
         linked = replace(
             access, metadata={**access.metadata, "refresh_token_id": refresh.token_id}
         )
-        # Metadata as a whole: a foreign document may hold null there, which has no members.
+        # Metadata is replaced as a whole: another program may have stored null there.
         await self._tokens.update_one(
             {"_id": ObjectId(access.token_id)}, {"$set": {"metadata": linked.metadata}}, session=tx
         )
@@ -269,9 +269,9 @@ class TokenRepository:
     async def delete_of_server(
         self, server_name: str, tenant_id: str | None, since: datetime | None, tx: Transaction
     ) -> int:
-        """Remove what all users stored for one server, and nothing else; say how much.
+        """Remove all users' tokens for one server, and nothing else; return their number.
 
-        What users of another tenant stored under the name is for a server of theirs.
+        Tokens of users of another tenant are for their own server of that name.
 
         Args:
             server_name: Others may have had the name, here or in the other application alone.
@@ -291,7 +291,7 @@ class TokenRepository:
         return result.deleted_count
 
     async def counts(self, now: datetime, tenants: Tenants = ALL_TENANTS) -> TokenCounts:
-        """Count the tokens of the types we know, from one snapshot of the collection."""
+        """Count the tokens of known types, from one snapshot of the collection."""
         match: Doc = {"type": {"$in": stored_types()}}
         if not tenants.are_all:
             people = self._users.find(of_tenants(tenants), {"_id": 1})
@@ -299,7 +299,7 @@ class TokenRepository:
         pipeline: list[Doc] = [
             {"$match": match},
             {
-                # By user, rather than gathering users in a set: sets grow with the collection.
+                # Grouped by user, because a set of users would grow with the collection.
                 "$group": {
                     "_id": {
                         "type": "$type",
@@ -318,12 +318,12 @@ class TokenRepository:
             count, key = int(group["count"]), group["_id"]
             kind = STORED_TYPES.get(text_of(key["type"]) or "")
             if kind is None:
-                # An array that holds a type is found by it too.
+                # The query also matches an array that contains a type.
                 continue
             by_type[kind] += count
             if key["active"]:
                 active_by_type[kind] += count
-                # Of a token that is nobody's nothing is known but that it is there.
+                # A token without a user is only counted.
                 users |= {user} if (user := id_of(key.get("user"))) is not None else set()
             else:
                 expired += count
@@ -331,7 +331,7 @@ class TokenRepository:
         return TokenCounts(active + expired, by_type, active, expired, len(users), active_by_type)
 
     async def unreadable(self) -> list[str]:
-        """Return the ids of the tokens of the types we know that no caller can have."""
+        """Return the ids of malformed tokens of known types."""
         rows = self._tokens.find({"type": {"$in": stored_types()}}, {"token": 0, "metadata": 0})
         return [str(row["_id"]) async for row in rows if _record(row) is None]
 
@@ -344,8 +344,8 @@ class TokenRepository:
 
 
 def since_filter(name: str, moment: datetime | None) -> Doc:
-    """Return the query for documents whose time *name* is not before *moment*; None for all."""
-    # Documents without the time are of no time that could be too early.
+    """Return the query for documents whose time *name* is not before *moment*; None means all."""
+    # Documents without the time match too.
     return {} if moment is None else {"$or": [{name: {"$gte": moment}}, {name: None}]}
 
 
@@ -355,9 +355,9 @@ OWNED: Doc = {"userId": 1, "tenantId": 1}
 async def of_other_tenants(
     rows: Sequence[Doc], tenant_id: str | None, users: AsyncCollection[Doc], tx: Transaction | None
 ) -> list[object]:
-    """Return the ids of those of *rows* that users of other tenants than *tenant_id* stored.
+    """Return the ids of those of *rows* that belong to users of tenants other than *tenant_id*.
 
-    Where a row does not say the tenant, its user does.
+    If a row has no tenant, its user's tenant counts.
     """
     unsaid = {str(row.get("userId")) for row in rows if tenant_of(row.get("tenantId")) is None}
     ids = [ObjectId(one) for one in unsaid if ObjectId.is_valid(one)]
@@ -383,7 +383,7 @@ def _owned(token_id: str, user_id: str) -> Doc:
 
 
 def _place(user_id: str, key: StoredKey) -> str:
-    """Return what one inserted token alone may have: of two at once one is refused."""
+    """Return the value of the unique index, by which one of two concurrent inserts is refused."""
     place = "\0".join(str(value) for value in _at(user_id, key).values())
     return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -397,7 +397,7 @@ def _at(user_id: str, key: StoredKey) -> Doc:
 
 
 def _called(identifier: str) -> list[Doc]:
-    """Return the conditions under which callers know a token as *identifier*."""
+    """Return the conditions for tokens that callers know as *identifier*."""
     unnamed: Doc = {"registry.identifier": {"$exists": False}}
     conditions: list[Doc] = [
         {"identifier": identifier},
@@ -412,7 +412,7 @@ def _called(identifier: str) -> list[Doc]:
 
 
 def _record(document: dict[str, Any]) -> TokenRecord | None:
-    """Return a stored token; None for one that no caller can have."""
+    """Return a stored token; None if it is malformed."""
     token_id, user_id = id_of(document["_id"]), id_of(document.get("userId"))
     stored_type = text_of(document.get("type"))
     if token_id is None or user_id is None or stored_type is None:
@@ -430,7 +430,7 @@ def _record(document: dict[str, Any]) -> TokenRecord | None:
 
 
 def _metadata(stored: object) -> JsonObject:
-    """Return stored metadata without the members that JSON cannot say."""
+    """Return stored metadata without members that JSON cannot represent."""
     metadata: JsonObject = {}
     for name, value in members(stored).items():
         with suppress(NotJsonError):

@@ -53,7 +53,7 @@ TokenId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the to
 errors = error_answers(
     {
         401: "No acceptable token.",
-        404: "There is no such token of the caller.",
+        404: "The caller has no such token.",
         409: "The stored token cannot be decrypted with the current keys.",
     }
 )
@@ -120,7 +120,7 @@ async def list_issued_tokens(
     openapi_extra={"security": []},
 )
 async def refresh_session(request: Request, body: SessionRefresh) -> Response:
-    """Exchange a refresh token, which is the only credential here and good for one exchange."""
+    """Exchange a refresh token, the only credential here, which is valid for one exchange."""
     return JsonAnswer(
         present_issued(await _sessions(request).exchange(body.refresh_token)), headers=NO_STORE
     )
@@ -134,9 +134,9 @@ async def refresh_session(request: Request, body: SessionRefresh) -> Response:
     responses=errors(404, 408, 415),
 )
 async def revoke_token(request: Request, user: Writer, body: TokenRevoke) -> Response:
-    """Refuse a token from now on, with all that came of it, or all tokens of a user.
+    """Revoke a token with its family and all descendants, or all tokens of a user.
 
-    Users revoke their own, administrators anybody's.
+    Users revoke their own, administrators those of all users.
     """
     revoked = await _sessions(request).revoke(body, user)
     given = body.model_dump(exclude_none=True, exclude={"unrecorded"})
@@ -185,7 +185,7 @@ async def list_tokens(
     responses=errors(404, 409),
 )
 async def get_token(request: Request, user: Reader, token_id: TokenId) -> Response:
-    """Answer a token of the caller with its value. The reading is recorded."""
+    """Return a token of the caller with its value. The read is recorded."""
     token = await _tokens(request).read(token_id.lower(), user)
     return JsonAnswer(present_detail(token), headers=NO_STORE)
 
@@ -199,7 +199,7 @@ async def get_token(request: Request, user: Reader, token_id: TokenId) -> Respon
 async def refresh_token(
     request: Request, user: Writer, token_id: TokenId, body: TokenRefresh
 ) -> Response:
-    """Replace an access token, and the refresh token linked to it, in one step."""
+    """Replace an access token, and the refresh token linked to it, atomically."""
     token = await _tokens(request).refresh(token_id.lower(), body, user)
     return JsonAnswer(present_refreshed(token), headers=NO_STORE)
 

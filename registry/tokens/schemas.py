@@ -1,4 +1,4 @@
-"""Bodies of the tokens API, snake_case as everywhere below `/api/v1/tokens`."""
+"""Wire schemas of the tokens API, in snake_case."""
 
 import math
 import re
@@ -37,14 +37,14 @@ MAX_REFRESH_TOKEN_CHARACTERS = 6_000
 """Ours are under 1,000."""
 
 INT64 = range(-(2**63), 2**63)
-"""Whole numbers that BSON can say."""
+"""Whole numbers that BSON can represent."""
 
 TOKEN_ID = re.compile(r"[0-9a-f]{24}")
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")
 
 
 def _is_text(value: object) -> object:
-    # Pydantic would also take a bare number, and say UTC by itself.
+    # Pydantic would also accept a bare number, and assume UTC.
     if isinstance(value, str) and not RFC3339.fullmatch(value):
         msg = "must be a date and time with a zone, like 2030-01-31T18:00:00Z"
         raise ValueError(msg)
@@ -66,9 +66,9 @@ def _fits(value: str) -> str:
 
 def _can_be_stored(value: JsonObject) -> JsonObject:
     for name in value:
-        # jarvis-api keeps metadata in a Map of mongoose, which takes no such names.
+        # jarvis-api stores metadata in a mongoose Map, which refuses such names.
         if not name or "." in name or name.startswith("$"):
-            msg = "names must not be empty, hold `.` or begin with `$`"
+            msg = "names must not be empty, contain `.` or begin with `$`"
             raise ValueError(msg)
     _check(value, 1)
     if len(canonical_json(value).encode()) > MAX_METADATA_BYTES:
@@ -89,7 +89,7 @@ def _can_be_stored(value: JsonObject) -> JsonObject:
 
 
 def _check(value: JsonValue, depth: int) -> None:
-    """Refuse what BSON cannot say or reads as something else.
+    """Refuse values that BSON cannot represent or reads as something else.
 
     Raises:
         ValueError: Says what is wrong.
@@ -101,20 +101,20 @@ def _check(value: JsonValue, depth: int) -> None:
         case dict():
             for name, member in value.items():
                 if "\x00" in name or name.startswith("$"):
-                    msg = "names must not hold NUL or begin with `$`"
+                    msg = "names must not contain NUL or begin with `$`"
                     raise ValueError(msg)
                 _check(member, depth + 1)
         case list():
             for member in value:
                 _check(member, depth + 1)
         case str() if "\x00" in value:
-            msg = "must not hold NUL"
+            msg = "must not contain NUL"
             raise ValueError(msg)
         case int() if value not in INT64:
-            msg = "holds a whole number beyond 64 bits"
+            msg = "contains a whole number beyond 64 bits"
             raise ValueError(msg)
         case float() if not math.isfinite(value):
-            msg = "holds a number that is too large"
+            msg = "contains a number that is too large"
             raise ValueError(msg)
         case _:
             pass
@@ -240,7 +240,7 @@ class TokenRevoke(_Body):
 
 
 class TokenCreated(BaseModel):
-    """A token that was stored. Its value is not repeated."""
+    """A stored token, without its value."""
 
     id: str
     type: TokenType
@@ -250,7 +250,7 @@ class TokenCreated(BaseModel):
 
 
 class TokenSummary(TokenCreated):
-    """A token as it stands in lists."""
+    """A token in lists."""
 
     metadata: JsonObject
 

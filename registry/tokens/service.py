@@ -1,6 +1,6 @@
-"""Store, read, refresh and remove a user's own tokens, each change with its audit record.
+"""Token service: stores, reads, refreshes and deletes a user's own tokens, with audit records.
 
-Nobody, administrators included, reaches another's tokens here: every query names the user.
+No caller, including administrators, can reach another user's tokens: every query names the user.
 """
 
 from collections.abc import AsyncIterator
@@ -46,13 +46,13 @@ from registry.tokens.values import (
 )
 
 DEFAULT_LIFETIME = timedelta(days=365)
-"""Of a token stored without an expiry; jarvis-api's own default."""
+"""Lifetime of a token stored without an expiry; jarvis-api's default."""
 
 LATEST_YEAR = 9999
-"""First year that is too late: other programs add to these times, and the calendar ends there."""
+"""Expiries must be before this year: other programs add to these times, and the calendar ends."""
 
 COPIED_METADATA = ("server_id", "server_name")
-"""What a refresh token takes over from its access token when it is made here."""
+"""Metadata that a refresh token created here copies from its access token."""
 
 
 class TokenService:
@@ -105,7 +105,7 @@ class TokenService:
             return await in_transaction(self._database, work)
 
     async def read(self, token_id: str, user: UserContext) -> StoredToken:
-        """Return one token with its value, once that is on record.
+        """Return one token with its value, after recording the read.
 
         Raises:
             TokenReadsDisabledError: The operator does not allow it.
@@ -127,21 +127,21 @@ class TokenService:
             return replace(token, record=_with_shown_metadata(token.record))
 
     async def list_page(
-        self, user: UserContext, narrowed: TokenFilter, page: PageRequest
+        self, user: UserContext, token_filter: TokenFilter, page: PageRequest
     ) -> Page[TokenRecord]:
         """Return one page of the caller's live tokens, newest first."""
         async with self._counted("list"):
             return await self._repository.list_page(
-                user.user_id, narrowed, self._clock.now(), page
+                user.user_id, token_filter, self._clock.now(), page
             )
 
     async def refresh(
         self, token_id: str, request: TokenRefresh, user: UserContext
     ) -> StoredToken:
-        """Give an access token, and its refresh token if a new one is given, new values.
+        """Replace the values of an access token, and of its refresh token if a new one is given.
 
-        An access token that has expired or was swept is there again under its id, as long as the
-        refresh token linked to it lives.
+        An access token that has expired or was swept is restored under its id, as long as the
+        refresh token linked to it has not expired.
 
         Raises:
             ValidationFailedError: An expiry has passed, or it is no access token.
@@ -179,7 +179,7 @@ class TokenService:
             return StoredToken(token, request.new_access_token)
 
     async def delete(self, token_id: str, user: UserContext) -> None:
-        """Remove a token, and the link that its other one has to it.
+        """Delete a token, and the link to it in its linked token.
 
         Raises:
             TokenNotFoundError: Absent, expired or another's.
@@ -199,7 +199,7 @@ class TokenService:
             await self._database.transaction(work)
 
     async def _relink(self, token: TokenRecord, now: datetime, tx: Transaction) -> None:
-        """Let the token that *token* names name it in turn, and no other one.
+        """Link the token that *token*'s metadata names back to it, and remove its other links.
 
         Only the caller's own live tokens of the right type are linked.
         """
@@ -219,8 +219,8 @@ class TokenService:
             else TokenType.OAUTH_ACCESS
         )
         if other is None or not other.is_live(now) or other.key.kind is not wanted:
-            # Kept as it was given, like all metadata: it may be an id of the caller's own making.
-            # Whether somebody else has such a token is not told.
+            # Kept as given, like all metadata: it may be an id of another system. Whether
+            # another user has such a token is not revealed.
             await self._repository.unlink(token.token_id, token.user_id, tx)
             return
         if wanted is TokenType.OAUTH_REFRESH:
@@ -236,7 +236,7 @@ class TokenService:
         now: datetime,
         tx: Transaction,
     ) -> TokenRecord | None:
-        """Return the live refresh token of an access token, be that there or swept.
+        """Return the unexpired refresh token of an access token, which may have been swept.
 
         Raises:
             ValidationFailedError: The token is there and no access token.
@@ -245,7 +245,7 @@ class TokenService:
         if access is None:
             refresh = await self._repository.find_refresh_of(token_id, user.user_id, now, tx)
             if refresh is None or refresh.access_token is None:
-                # Metadata alone may name anything; the link was made when both were there.
+                # Metadata alone proves nothing; the link was created when both existed.
                 raise TokenGoneError
             return refresh
         is_access = access.key.kind is TokenType.OAUTH_ACCESS
@@ -269,7 +269,7 @@ class TokenService:
             )
         server = server_of(access.key)
         if refresh is None and server is not None:
-            # jarvis-api links its pairs by their identifiers alone.
+            # jarvis-api links its pairs only by their identifiers.
             key = StoredKey(MCP_REFRESH, refresh_identifier(server))
             refresh = await self._repository.find_key(access.user_id, key, tx)
         return refresh if refresh is not None and refresh.is_live(now) else None
@@ -291,14 +291,14 @@ class TokenService:
         user: UserContext,
         tx: Transaction,
     ) -> StoredKey:
-        """Write the access token, anew if it was swept, and return where it lies."""
+        """Write the access token, or restore it if it was swept, and return its key."""
         if access is not None:
             await self._repository.renew(token_id, user.user_id, written, tx)
             return access.key
         assert refresh is not None  # noqa: S101 - one of the two is there
         key = access_key_of(refresh)
         if await self._repository.find_key(user.user_id, key, tx) is not None:
-            # It was stored again meanwhile, under another id.
+            # It was stored again since, under another id.
             raise TokenGoneError
         await self._repository.restore(token_id, user.user_id, key, written, tx)
         return key

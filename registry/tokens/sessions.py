@@ -1,8 +1,8 @@
-"""Issue tokens of our own that can be renewed, renew them, and revoke them.
+"""Issues, renews and revokes our own tokens, in token families.
 
-What is issued together and exchanged later is a family. A refresh token is good for one exchange;
-when an older one turns up, somebody has copied it, and the whole family ends. Tokens say what they
-were generated with, so that revoking that revokes them too.
+A family holds the tokens that were issued together and those they were exchanged for. A refresh
+token is valid for one exchange; a reused one was copied, so the whole family is revoked. Tokens
+name the tokens that they were generated with, so that revoking an ancestor revokes them too.
 """
 
 import math
@@ -57,16 +57,16 @@ from registry.tokens.values import (
 )
 
 MINIMUM_REFRESH_LIFETIME = timedelta(days=1)
-"""A refresh token lives this long, or as long as its access token."""
+"""Lifetime of a refresh token, unless its access token lives longer."""
 
 MAX_GENERATIONS = 16
-"""How many times a generated token may generate the next one; each carries all before it."""
+"""Maximum length of a chain of generated tokens; each token lists all its ancestors."""
 
 LONGEST_LIFETIME = timedelta(days=366)
-"""More than any token of ours or of jarvis-api lives; until then a revocation is kept."""
+"""Longer than the lifetime of any token of ours or of jarvis-api; revocations are kept as long."""
 
 MARGIN = timedelta(hours=1)
-"""For clocks that differ: how much longer a revocation is kept than what it revokes lives."""
+"""How much longer a revocation is kept than its tokens live, to allow for clock differences."""
 
 REUSED = "refresh token reused"
 USER_GONE = "user is gone"
@@ -74,12 +74,12 @@ USER_DISABLED = "user is disabled"
 
 
 class _ReusedError(Exception):
-    """A refresh token does not count any more."""
+    """A refresh token that is no longer current was used."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionStore:
-    """Where families and revocations are kept."""
+    """Repositories of families and revocations."""
 
     families: FamilyRepository
     revocations: RevocationWriter
@@ -88,7 +88,7 @@ class SessionStore:
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long issued tokens are good for.
+    """Lifetimes of issued tokens.
 
     Attributes:
         max_hours: Longest lifetime of an access token.
@@ -100,7 +100,7 @@ class Lifetimes:
 
 
 class SessionService:
-    """Families of tokens."""
+    """Issues, exchanges, lists and revokes token families."""
 
     def __init__(
         self,
@@ -130,8 +130,8 @@ class SessionService:
     async def generate(self, request: TokenGenerate, user: UserContext) -> IssuedPair:
         """Issue a pair with some of the caller's scopes.
 
-        Without a list of them it gets what plain users have, as far as the caller has it: wider
-        ones must be asked for by name.
+        Without a list it gets the scopes of plain users, as far as the caller has them: other
+        scopes must be requested by name.
 
         Raises:
             InsufficientScopeError: The caller lacks some; names them.
@@ -155,7 +155,7 @@ class SessionService:
                 raise UnauthorizedError("The bearer token's user is disabled.")
             role = user.role if entry is None else user.role.limited_to(Role.parse(entry.role))
             if role is not user.role:
-                # Demoted since the caller's token was issued.
+                # The user was demoted after the caller's token was issued.
                 scopes = tuple(scope for scope in scopes if scope in default_scopes(role))
             family = IssuedFamily(
                 family_id=uuid.uuid4().hex,
@@ -178,7 +178,7 @@ class SessionService:
     async def issue(
         self, order: TokenOrder, actor: UserContext, *, is_own: bool = False
     ) -> IssuedToken:
-        """Issue an access token that cannot be renewed, by the rules of commands and of the API.
+        """Issue an access token that cannot be renewed, for commands and for the API.
 
         Args:
             order: What is issued, for whom.
@@ -228,9 +228,9 @@ class SessionService:
         It has no scope that the administrator's own token lacks, and ends when that is revoked.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
             UserUnknownError: There is no such user.
-            InsufficientScopeError: *actor* lacks some of the scopes; names them.
+            InsufficientScopeError: *actor* lacks some of the scopes, which it names.
             TooManyGenerationsError: The token of *actor* has too many ancestors.
             RegistryError: `issue` refuses it.
             DatabaseUnavailable: It cannot be recorded, so it was not issued.
@@ -257,13 +257,13 @@ class SessionService:
             raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
         beyond = sorted((order.scopes & frozenset(Scope)) - default_scopes(order.role))
         if beyond:
-            told = f"{', '.join(beyond)}: beyond the role {order.role.value}"
-            raise ValidationFailedError("requested_scopes", told)
+            problem = f"{', '.join(beyond)}: beyond the role {order.role.value}"
+            raise ValidationFailedError("requested_scopes", problem)
 
     async def list_page(
         self, user: UserContext, user_id: str | None, page: PageRequest
     ) -> Page[ListedFamily]:
-        """Return issued tokens that have not expired, newest first: the caller's, or anybody's.
+        """Return unexpired issued tokens, newest first: the caller's, or those of other users.
 
         Administrators of a tenant see those of its users.
 
@@ -273,16 +273,16 @@ class SessionService:
             page: Which of them.
 
         Raises:
-            AdminRequiredError: They are another's, and the caller is no administrator.
+            AdminRequiredError: They are another's, and the caller is not an administrator.
         """
         if not user.is_admin:
             if user_id not in {None, user.user_id}:
                 raise AdminRequiredError
             user_id = user.user_id
-        # What is one's own is shown, whatever tenant one was of when it was issued.
+        # Callers see their own tokens, even those issued when they were in another tenant.
         tenants = ALL_TENANTS if user_id == user.user_id else user.tenants
         families, total = await self._families.list_page(user_id, tenants, self._clock.now(), page)
-        refused = await self._revocations.concerned(families)
+        refused = await self._revocations.revoked_ids(families)
         return Page(
             tuple(
                 ListedFamily(family, family.revoked_at is not None or family.family_id in refused)
@@ -293,7 +293,7 @@ class SessionService:
         )
 
     async def exchange(self, refresh_token: str) -> IssuedPair:
-        """Take a refresh token in payment for a new pair.
+        """Exchange a refresh token for a new pair.
 
         Raises:
             UnauthorizedError: It cannot be accepted, for whatever reason. When it was exchanged
@@ -318,7 +318,7 @@ class SessionService:
             pair, ids = self._issue(family, now)
 
             async def work(tx: Transaction) -> None:
-                if await self._revocations.concerns(family, tx):
+                if await self._revocations.is_revoked(family, tx):
                     raise _refused()
                 if not await self._families.exchange(family, ids, now, tx):
                     raise _ReusedError
@@ -338,7 +338,7 @@ class SessionService:
             return pair
 
     async def revoke(self, request: TokenRevoke, user: UserContext) -> Revoked:
-        """Refuse a token with its family and all that was generated with it, or all of a user.
+        """Revoke a token with its family and its descendants, or all tokens of a user.
 
         Raises:
             TokenNotFoundError: It is none of the caller's, nor of users whom they administer.
@@ -362,7 +362,7 @@ class SessionService:
             ):
                 return Revoked(already=not await self._revoke_family(family, user))
             if jti != user.token_id:
-                # Of a token that is not on record nobody knows whose it is.
+                # The user of a token that is not on record is unknown.
                 if not user.sees_all_tenants:
                     raise TokenNotFoundError
                 if not request.unrecorded and not await self._is_revoked(jti):
@@ -375,9 +375,9 @@ class SessionService:
     async def _revoke_family(
         self, family: IssuedFamily, actor: UserContext, reason: str | None = None
     ) -> bool:
-        """Revoke a family and return whether that was news."""
+        """Revoke a family; return False if it already was."""
         now = self._clock.now()
-        # What is generated with a token that cannot be renewed may outlive it.
+        # Tokens generated with a token that cannot be renewed may outlive it.
         is_renewable = family.refresh_token_id is not None
         until = family.expires_at + MARGIN if is_renewable else now + LONGEST_LIFETIME
         revocation = Revocation(RevocationKind.SESSION, family.family_id, now, until)
@@ -420,7 +420,7 @@ class SessionService:
             await self._families.revoke_of_user(user_id, now, tx)
             facts: JsonObject = {"user_id": user_id, "issued_until": timestamp(now)}
             await self._record(actor, user_id, facts, None, tx)
-            # What was issued since the time before is news.
+            # New if tokens may have been issued since the earlier revocation.
             return before is not None and int(before.timestamp()) >= int(now.timestamp())
 
         already = await in_transaction(self._database, work)
@@ -433,7 +433,7 @@ class SessionService:
     async def _as_the_user_is_now(
         self, family: IssuedFamily, claims: RefreshClaims
     ) -> IssuedFamily:
-        """Return *family* with no more rights than its user has by now.
+        """Return *family*, limited to the present rights of its user.
 
         Raises:
             UnauthorizedError: The user is gone or disabled; the family is revoked.
@@ -443,7 +443,7 @@ class SessionService:
             if family.is_known_user:
                 await self._end(family, claims, USER_GONE)
                 raise _refused()
-            # Never was in `users`: the operator vouched for the claims.
+            # A service account is not in `users`: the operator set its claims.
             return family
         if entry.is_disabled:
             await self._end(family, claims, USER_DISABLED)
@@ -470,14 +470,14 @@ class SessionService:
         await self._database.transaction(work)
 
     async def _end_of(self, user: UserContext, now: datetime) -> datetime:
-        """Return when a family ends that begins now: not after the one it was generated with."""
+        """Return the expiry of a new family: not after the one that it is generated with."""
         end = now + self._lifetimes.family
         if user.session_id is None:
             return end
         parent = await self._families.get(user.session_id)
         if parent is None or not parent.is_live(now):
             raise UnauthorizedError("The session of the bearer token has ended.")
-        # A token of the operator's, like a login, is only what it takes to begin.
+        # A token from the operator, like a login, does not limit the family.
         return end if parent.refresh_token_id is None else min(end, parent.expires_at)
 
     def _issue(self, family: IssuedFamily, now: datetime) -> tuple[IssuedPair, IssuedIds]:
@@ -543,7 +543,7 @@ class SessionService:
 
 
 def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, ...]:
-    """Return the scopes of a token that *user* has issued.
+    """Return the scopes of a token that *user* generates.
 
     Raises:
         InsufficientScopeError: The caller lacks some; names them.
@@ -552,7 +552,7 @@ def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, .
     if requested is None:
         return tuple(sorted(scope for scope in user.scopes if scope in USER_SCOPES))
     scopes = tuple(dict.fromkeys(requested))
-    # Scopes of no meaning to us are known by whoever holds them: policies let them use tools.
+    # Custom scopes of the caller are known too: policies grant tools to them.
     known = (ALL_SCOPES | user.custom_scopes) - RESERVED_SCOPES
     unknown = [scope for scope in scopes if scope not in known]
     if unknown:
@@ -565,7 +565,7 @@ def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, .
 
 
 def _ancestors(user: UserContext) -> tuple[str, ...]:
-    """Return what a token that is issued with the caller's was generated with.
+    """Return the ancestors of a token that is generated with the caller's.
 
     Raises:
         TooManyGenerationsError: That would be too many.
@@ -578,8 +578,8 @@ def _ancestors(user: UserContext) -> tuple[str, ...]:
 
 
 def _refused() -> UnauthorizedError:
-    # One for all reasons: whoever has a stolen token need not learn what became of it.
-    return UnauthorizedError("The refresh token cannot be accepted.")
+    # One message for all reasons: the holder of a stolen token must not learn what happened.
+    return UnauthorizedError("The refresh token is invalid, expired or revoked.")
 
 
 def _holder(family: IssuedFamily, claims: RefreshClaims) -> UserContext:

@@ -1,4 +1,4 @@
-"""Writing what somebody else may be inserting at the same time."""
+"""Transactions with upserts that may collide with concurrent inserts."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -12,13 +12,13 @@ from packages.database.errors import DatabaseUnavailable
 R = TypeVar("R")
 
 ATTEMPTS = 5
-"""After the first lost race there is a document to replace, so the second try should succeed."""
+"""After the first conflict there is a document to replace, so a second attempt succeeds."""
 
 
 async def in_transaction(database: Database, work: Callable[[Transaction], Awaitable[R]]) -> R:
-    """Run *work* in one transaction, and from the start when a key was taken meanwhile.
+    """Run *work* in one transaction, and again from the start on a duplicate key.
 
-    A duplicate key ends a transaction, so an upsert cannot be tried again inside it.
+    A duplicate key aborts a transaction, so an upsert cannot be retried inside it.
 
     Raises:
         DatabaseUnavailable: The database is away, or others insert and delete all the time.

@@ -1,4 +1,4 @@
-"""Values about stored tokens."""
+"""Values of the tokens domain."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -9,7 +9,7 @@ from registry.core.json import JsonObject
 
 
 class TokenType(StrEnum):
-    """Kinds of tokens the registry stores. The collection holds others, which it never touches."""
+    """Kinds of tokens that the registry stores. Others in the collection are never touched."""
 
     OAUTH_ACCESS = "oauth_access"
     OAUTH_REFRESH = "oauth_refresh"
@@ -23,18 +23,18 @@ STORED_TYPES: dict[str, TokenType] = {
     "mcp_oauth": TokenType.OAUTH_ACCESS,
     "mcp_oauth_refresh": TokenType.OAUTH_REFRESH,
 }
-"""Stored spelling to ours: jarvis-api writes and reads `mcp_oauth` and `mcp_oauth_refresh`."""
+"""Kinds by stored spelling: jarvis-api writes and reads `mcp_oauth` and `mcp_oauth_refresh`."""
 
 LINKS: dict[TokenType, str] = {
     TokenType.OAUTH_ACCESS: "refresh_token_id",
     TokenType.OAUTH_REFRESH: "access_token_id",
 }
-"""Member of the metadata in which a token of a kind names the other one of its pair."""
+"""Member of the metadata that links a token of a kind to the other one of its pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """Where a token of a user lies.
+    """Key of a user's token.
 
     Attributes:
         stored_type: As it stands in the database, for example `mcp_oauth`.
@@ -84,7 +84,7 @@ class StoredToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenFilter:
-    """What a list of tokens is narrowed to."""
+    """Filter of a list of tokens."""
 
     kind: TokenType | None = None
     identifier: str | None = None
@@ -92,7 +92,7 @@ class TokenFilter:
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """How many tokens there are. *expired* ones wait for the TTL sweep."""
+    """Numbers of tokens. *expired* ones await the TTL sweep."""
 
     total: int
     by_type: dict[TokenType, int]
@@ -145,7 +145,7 @@ class IssuedFamily:
 
 @dataclass(frozen=True, slots=True)
 class IssuedIds:
-    """What is stored of tokens that were issued together. *refresh_id* is None without one."""
+    """Ids of tokens that were issued together. *refresh_id* is None without a refresh token."""
 
     access_id: str
     access_expires_at: datetime
@@ -154,7 +154,7 @@ class IssuedIds:
 
 @dataclass(frozen=True, slots=True)
 class IssuedPair:
-    """An access and a refresh token as they are handed out, this once.
+    """An issued access and refresh token, with values.
 
     Attributes:
         access_id: `jti` of the access token, by which it can be revoked.
@@ -170,7 +170,7 @@ class IssuedPair:
 
 @dataclass(frozen=True, slots=True)
 class TokenOrder:
-    """An access token that the operator has issued: for whom, with what, for how long.
+    """A request for an access token: for whom, with which rights, for how long.
 
     Attributes:
         username: Shown in records; the stored user's where empty.
@@ -189,7 +189,7 @@ class TokenOrder:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """One access token as it is handed out, this once.
+    """One issued access token, with its value.
 
     Attributes:
         is_known_user: Whether its user is in `users`.
@@ -215,6 +215,6 @@ class ListedFamily:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What came of a revocation. *already* when it had been revoked before."""
+    """Result of a revocation. *already* is True if it was revoked before."""
 
     already: bool

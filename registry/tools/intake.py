@@ -147,7 +147,7 @@ def _text(raw: JsonObject, member: str) -> str | None:
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise RejectionError(f"has a {member} with broken characters") from None
+        raise RejectionError(f"has a {member} with invalid Unicode") from None
     if size > MAX_DESCRIPTION_BYTES:
         raise RejectionError(f"has a {member} of more than {MAX_DESCRIPTION_BYTES} bytes")
     return value

@@ -1,1 +1,1 @@
-"""Who called what, when, and how it went: one record for each call at the gateway."""
+"""Usage records: one for each call at the gateway."""

@@ -1,8 +1,8 @@
-"""Batches of records: what calls have in common is said once, the rest is packed.
+"""Batches of usage records: common facts are stored once, the rest is packed.
 
-A record is made on the processor that serves the next call, so what it costs is a part of what a
-call costs. Hundreds of calls share few callers, tools and outcomes: a call is a number that stands
-for these, and its times. docs/decisions/0012-packed-usage.md says why.
+Recording runs on the processor that serves calls, so its cost is part of the cost of a call.
+Hundreds of calls share few callers, tools and outcomes: each call is stored as the number of
+such a combination, and its times. See docs/decisions/0012-packed-usage.md.
 """
 
 import zlib
@@ -22,26 +22,26 @@ from packages.models.usage import PACKED
 from registry.core.logs import without_secrets
 from registry.usage.values import (
     CallFacts,
-    Course,
     Facts,
+    Measurements,
     UsageFilter,
     UsageRecord,
     clean_name,
 )
 
 FASTEST = 1
-"""Level of compression: a record comes to some 15 bytes; higher levels save a tenth of that."""
+"""Compression level: a record takes some 15 bytes; higher levels save a tenth of that."""
 
 ERAS = ("legacy", "modern")
 PARTS = 3
 
 
 class BatchUnreadableError(Exception):
-    """A stored batch is not as this release writes it."""
+    """A stored batch is malformed."""
 
 
 class UsageBatch:
-    """Calls that are being gathered.
+    """Calls that are being collected.
 
     Attributes:
         facts: Number of each set of facts, by their order.
@@ -52,19 +52,19 @@ class UsageBatch:
 
     def __init__(self) -> None:
         self.facts: dict[Facts, int] = {}
-        self.rows: list[tuple[int, Course]] = []
+        self.rows: list[tuple[int, Measurements]] = []
 
-    def add(self, facts: Facts, course: Course) -> int:
-        """Take one call, and return how many there are."""
+    def add(self, facts: Facts, measurements: Measurements) -> int:
+        """Add one call, and return the number of calls."""
         number = self.facts.get(facts)
         if number is None:
             number = self.facts[facts] = len(self.facts)
-        self.rows.append((number, course))
+        self.rows.append((number, measurements))
         return len(self.rows)
 
 
 class BatchPacker:
-    """Makes documents of batches.
+    """Converts batches to documents.
 
     Args:
         worker: Names this process.
@@ -84,12 +84,12 @@ class BatchPacker:
             monotonic: The same moment by the monotonic clock.
         """
         rows = batch.rows
-        began = [course[0] for _, course in rows]
+        began = [measurements[0] for _, measurements in rows]
         base = min(began)
         first_ms = round((now.timestamp() - monotonic + base) * 1000)
         last_ms = first_ms + _microseconds(max(began) - base) // 1000
         counts = Counter([number for number, _ in rows])
-        text = orjson.dumps([_row(number, course, base) for number, course in rows])
+        text = orjson.dumps([_row(number, measurements, base) for number, measurements in rows])
         document: Doc = {
             "_id": ObjectId(),
             "packed": PACKED,
@@ -103,14 +103,14 @@ class BatchPacker:
             ],
             "rows": Binary(zlib.compress(text, FASTEST)),
         }
-        trace_ids = {course[6] for _, course in rows} - {None}
+        trace_ids = {measurements[6] for _, measurements in rows} - {None}
         if trace_ids:
             document["trace_ids"] = list(trace_ids)
         return document
 
 
-def records_of(document: Doc, narrowed: UsageFilter) -> Iterator[UsageRecord]:
-    """Yield the records of a stored batch that are wanted, in the order in which they ended.
+def records_of(document: Doc, record_filter: UsageFilter) -> Iterator[UsageRecord]:
+    """Yield the matching records of a stored batch, in the order in which they ended.
 
     Raises:
         BatchUnreadableError: It is not as it should be.
@@ -119,7 +119,7 @@ def records_of(document: Doc, narrowed: UsageFilter) -> Iterator[UsageRecord]:
         wanted = {
             number: facts
             for number, facts in enumerate(document["calls"])
-            if _is_wanted(facts, narrowed)
+            if _is_wanted(facts, record_filter)
         }
         if not wanted:
             return
@@ -128,7 +128,7 @@ def records_of(document: Doc, narrowed: UsageFilter) -> Iterator[UsageRecord]:
             facts = wanted.get(row[0])
             if facts is not None:
                 record = _record(document, facts, place, first_at, row)
-                if _is_in_time(record, narrowed):
+                if _is_in_time(record, record_filter):
                     yield record
     except (
         LookupError,
@@ -141,9 +141,9 @@ def records_of(document: Doc, narrowed: UsageFilter) -> Iterator[UsageRecord]:
         raise BatchUnreadableError from exc
 
 
-def _row(number: int, course: Course, base: float) -> tuple[object, ...]:
-    """Return one call. The times that end it are the three parts of a call, or all of it."""
-    began_at, decided_at, head_at, ended_at, request_bytes, response_bytes, trace_id = course
+def _row(number: int, measurements: Measurements, base: float) -> tuple[object, ...]:
+    """Return one call. Its last members are the durations of its three parts, or of all of it."""
+    began_at, decided_at, head_at, ended_at, request_bytes, response_bytes, trace_id = measurements
     offset = _microseconds(began_at - base)
     if not decided_at:
         whole = _microseconds(ended_at - began_at)
@@ -177,7 +177,7 @@ def _facts(facts: CallFacts, count: int) -> Doc:
         document["server"] = facts.slug
     target = facts.target
     if target is not None:
-        # The address of a resource may carry a key.
+        # The URI of a resource may contain a key.
         document["tool"] = clean_name(without_secrets(target) if "://" in target else target)
     if facts.error_code:
         document["error_code"] = facts.error_code
@@ -196,16 +196,16 @@ def _microseconds(seconds: float) -> int:
     return int(seconds * 1_000_000 + 0.5)
 
 
-def _is_wanted(facts: dict[str, Any], narrowed: UsageFilter) -> bool:
+def _is_wanted(facts: dict[str, Any], record_filter: UsageFilter) -> bool:
     for name in ("tool", "method", "outcome"):
-        wanted = getattr(narrowed, name)
+        wanted = getattr(record_filter, name)
         if wanted is not None and facts.get(name) != wanted:
             return False
     for name in ("server_id", "user_id"):
-        wanted = getattr(narrowed, name)
+        wanted = getattr(record_filter, name)
         if wanted is not None and str(facts.get(name)) != wanted.lower():
             return False
-    shown = narrowed.shown
+    shown = record_filter.shown
     return (
         shown is None
         or str(facts.get("server_id")) in shown.server_ids
@@ -213,12 +213,12 @@ def _is_wanted(facts: dict[str, Any], narrowed: UsageFilter) -> bool:
     )
 
 
-def _is_in_time(record: UsageRecord, narrowed: UsageFilter) -> bool:
-    if narrowed.trace_id is not None and record.trace_id != narrowed.trace_id:
+def _is_in_time(record: UsageRecord, record_filter: UsageFilter) -> bool:
+    if record_filter.trace_id is not None and record.trace_id != record_filter.trace_id:
         return False
-    if narrowed.since is not None and record.started_at < narrowed.since:
+    if record_filter.since is not None and record.started_at < record_filter.since:
         return False
-    return narrowed.until is None or record.started_at < narrowed.until
+    return record_filter.until is None or record.started_at < record_filter.until
 
 
 def _batch_id(document: Doc) -> str:
@@ -238,7 +238,7 @@ def _record(
         raise BatchUnreadableError
     return UsageRecord(
         id=f"{_batch_id(document)}{place:04x}",
-        # Cut, like all times of the database.
+        # Truncated to milliseconds, like all times in the database.
         started_at=first_at + timedelta(milliseconds=offset // 1000),
         user_id=user_id,
         username=text_of(facts.get("username")) or "",

@@ -1,4 +1,4 @@
-"""Records of calls as answers: snake_case, as they are stored. Pure."""
+"""JSON answers of the usage API: snake_case, as stored. Pure."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""Writes and reads `usage_records`. The only module that writes them; it inserts."""
+"""Repository of `usage_records`. The only module that writes them; it only inserts."""
 
 from datetime import datetime
 
@@ -16,21 +16,21 @@ from registry.usage.values import UsageFilter, UsageRecord
 log = structlog.get_logger()
 
 INSERT_SECONDS = 5.0
-"""Longest time for one batch; what waits longer is held back for the next one."""
+"""Longest time for writing one batch."""
 
 
 @translates_driver_errors
 class UsageRepository:
-    """Records of calls."""
+    """Stores records of calls."""
 
     def __init__(self, database: Database) -> None:
         self._database = database.db
         self._rows = database.collection(UsageLog.Settings.name)
 
     async def insert(self, batch: Doc) -> bool:
-        """Write a batch; False when the database refuses it.
+        """Insert a batch; return False if the database refuses it.
 
-        It may be given again when it is not known whether it was written.
+        It may be inserted again if it is unknown whether it was written.
 
         Raises:
             DatabaseUnavailable: Perhaps it was not written, perhaps it was.
@@ -41,31 +41,33 @@ class UsageRepository:
                 "insert",
                 UsageLog.Settings.name,
                 documents=[batch],
-                # No call waits for it: a batch that a step-down of the primary loses is worth
-                # less than the majority's round trips.
+                # A batch that is lost by a step-down of the primary matters less than the round
+                # trips of a majority write.
                 writeConcern={"w": 1},
             )
         return all(error.get("code") == DUPLICATE_KEY for error in answer.get("writeErrors", []))
 
     async def page(
-        self, narrowed: UsageFilter, before: tuple[datetime, str] | None, limit: int
+        self, record_filter: UsageFilter, before: tuple[datetime, str] | None, limit: int
     ) -> list[UsageRecord]:
-        """Return up to *limit* records, newest first, older than the place *before*."""
+        """Return up to *limit* records, newest first, older than the position *before*."""
         found: list[UsageRecord] = []
         pending: list[UsageRecord] = []
-        batches = self._rows.find(_query(narrowed, before), sort=[("last_at", pymongo.DESCENDING)])
+        batches = self._rows.find(
+            _query(record_filter, before), sort=[("last_at", pymongo.DESCENDING)]
+        )
         async for batch in batches:
             last_at = moment_of(batch.get("last_at"))
             if last_at is None:
                 log.warning("usage_batch_unreadable", batch_id=str(batch["_id"]))
                 continue
-            # What is newer than all that is still to come has its place.
+            # Records newer than all batches still to come are final.
             while pending and pending[-1].started_at > last_at:
                 found.append(pending.pop())
             if len(found) >= limit:
                 return found[:limit]
             try:
-                records = list(records_of(batch, narrowed))
+                records = list(records_of(batch, record_filter))
             except BatchUnreadableError:
                 log.warning("usage_batch_unreadable", batch_id=str(batch["_id"]))
                 continue
@@ -78,31 +80,31 @@ def _age(record: UsageRecord) -> tuple[datetime, str]:
     return record.started_at, record.id
 
 
-def _query(narrowed: UsageFilter, before: tuple[datetime, str] | None) -> Doc:
-    """Return which batches may hold such records."""
+def _query(record_filter: UsageFilter, before: tuple[datetime, str] | None) -> Doc:
+    """Return the filter for batches that may contain matching records."""
     query: Doc = {"packed": PACKED}
     facts: Doc = {}
     for name in ("tool", "method", "outcome"):
-        value = getattr(narrowed, name)
+        value = getattr(record_filter, name)
         if value is not None:
             facts[name] = value
     for name in ("server_id", "user_id"):
-        value = getattr(narrowed, name)
+        value = getattr(record_filter, name)
         if value is not None:
             facts[name] = ObjectId(value)
-    if narrowed.shown is not None:
-        servers = [ObjectId(one) for one in narrowed.shown.server_ids]
+    if record_filter.shown is not None:
+        servers = [ObjectId(one) for one in record_filter.shown.server_ids]
         query["$or"] = [
             {"calls.server_id": {"$in": servers}},
-            {"calls.user_id": ObjectId(narrowed.shown.user_id)},
+            {"calls.user_id": ObjectId(record_filter.shown.user_id)},
         ]
     if facts:
         query["calls"] = {"$elemMatch": facts}
-    if narrowed.trace_id is not None:
-        query["trace_ids"] = narrowed.trace_id
-    if narrowed.since is not None:
-        query["last_at"] = {"$gte": narrowed.since}
-    ends = [end for end in (narrowed.until, before[0] if before else None) if end is not None]
+    if record_filter.trace_id is not None:
+        query["trace_ids"] = record_filter.trace_id
+    if record_filter.since is not None:
+        query["last_at"] = {"$gte": record_filter.since}
+    ends = [end for end in (record_filter.until, before[0] if before else None) if end is not None]
     if ends:
         query["first_at"] = {"$lte": min(ends)}
     return query

@@ -18,7 +18,7 @@ Auditor = Annotated[UserContext, needs(Scope.READ_AUDIT)]
 errors = error_answers(
     {
         403: "The token lacks the scope read:audit.",
-        422: "A parameter cannot take that value.",
+        422: "A parameter has an invalid value.",
     }
 )
 
@@ -36,7 +36,7 @@ async def list_usage(
     Of servers that the caller may see, and the caller's own.
     """
     service = cast("UsageService", request.app.state.usage)
-    page = await service.page(user, asked.narrowed(), asked.cursor, asked.limit)
+    page = await service.page(user, asked.record_filter(), asked.cursor, asked.limit)
     return JsonAnswer(
         {
             "records": [present_record(record) for record in page.records],

@@ -1,4 +1,4 @@
-"""Query and answers of the usage API: snake_case, as the records are stored."""
+"""Wire schemas of the usage API: snake_case, as the records are stored."""
 
 from typing import Annotated
 
@@ -30,7 +30,7 @@ class UsageQuery(BaseModel):
     )
     limit: int = Field(default=50, ge=1, le=200)
 
-    def narrowed(self) -> UsageFilter:
+    def record_filter(self) -> UsageFilter:
         """Return the filter.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Answer who called what, newest first."""
+"""Usage service: lists calls that a caller may see, newest first."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -7,14 +7,14 @@ from registry.auth.identity import UserContext
 from registry.auth.ports import SeenServers
 from registry.core.cursor import PLACE, CursorPage, newest_page
 from registry.usage.repository import UsageRepository
-from registry.usage.values import Shown, UsageFilter, UsageRecord
+from registry.usage.values import UsageFilter, UsageRecord, UsageVisibility
 
 
 class UsageService:
     """Reads records of calls.
 
-    Whoever sees all servers that there are and were sees all of them, others those of servers that
-    they see, and their own.
+    Callers who see all present and removed servers see all records. Others see records of servers
+    that they see, and of their own calls.
     """
 
     def __init__(self, repository: UsageRepository, servers: SeenServers) -> None:
@@ -22,21 +22,21 @@ class UsageService:
         self._servers = servers
 
     async def page(
-        self, user: UserContext, narrowed: UsageFilter, cursor: str | None, limit: int
+        self, user: UserContext, record_filter: UsageFilter, cursor: str | None, limit: int
     ) -> CursorPage[UsageRecord]:
         """Return up to *limit* records that *user* may see and that are older than *cursor*.
 
         Raises:
-            BadCursorError: *cursor* is none of ours.
+            BadCursorError: *cursor* was not issued by this API.
             ListsOutdatedError: Nobody heard of the database for a while, which says what *user*
                 may see.
         """
         if not (user.is_of_all_tenants or self._servers.sees_everything(user)):
-            shown = Shown(user.user_id, frozenset(self._servers.rights(user)))
-            narrowed = replace(narrowed, shown=shown)
+            shown = UsageVisibility(user.user_id, frozenset(self._servers.rights(user)))
+            record_filter = replace(record_filter, shown=shown)
 
         async def read(before: tuple[datetime, str] | None, count: int) -> list[UsageRecord]:
-            return await self._repository.page(narrowed, before, count)
+            return await self._repository.page(record_filter, before, count)
 
         return await newest_page(
             read, lambda one: (one.started_at, one.id), cursor, limit, id_characters=PLACE

@@ -1,15 +1,15 @@
-"""What a record of a call says. Pure."""
+"""Values of the usage domain. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 MAX_NAME_CHARACTERS = 256
-"""Names are the clients' own text. Tools may have 128 characters; addresses of resources more."""
+"""Names come from clients. Names of tools may have 128 characters, URIs of resources more."""
 
 
 def clean_name(text: str) -> str:
-    """Return *text* cut to what a name may have, without control characters."""
+    """Return *text* truncated to the maximum length, without control characters."""
     text = text[:MAX_NAME_CHARACTERS]
     if text.isprintable():
         return text
@@ -17,7 +17,7 @@ def clean_name(text: str) -> str:
 
 
 class CallFacts(NamedTuple):
-    """What many calls have in common, as the gateway notes it.
+    """Facts that many calls have in common.
 
     Attributes:
         server_id: 24 hexadecimal characters; None when there is no such server for the caller.
@@ -39,8 +39,8 @@ class CallFacts(NamedTuple):
     error_code: int
 
 
-class CallCourse(NamedTuple):
-    """What is of one call alone.
+class CallMeasurements(NamedTuple):
+    """Times, sizes and trace of one call.
 
     Attributes:
         began_at: Monotonic seconds; so are the others that end in `_at`, 0 where it did not come
@@ -61,13 +61,13 @@ class CallCourse(NamedTuple):
 Facts: TypeAlias = tuple[str, str, str | None, str | None, str, str, str | None, bool, str, int]
 """A `CallFacts`, or a plain tuple of the same, which costs a third of one to make."""
 
-Course: TypeAlias = tuple[float, float, float, float, int, int, str | None]
+Measurements: TypeAlias = tuple[float, float, float, float, int, int, str | None]
 """A `CallCourse`, or a plain tuple of the same."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Which records somebody is shown who may not see all: their own, and those of servers."""
+class UsageVisibility:
+    """Which records a caller without full access may see: their own, and those of servers."""
 
     user_id: str
     server_ids: frozenset[str]
@@ -75,7 +75,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
-    """What a list of records is narrowed to. Times: *since* is included, *until* is not.
+    """Filter of a list of records. *since* is inclusive, *until* exclusive.
 
     Attributes:
         shown: None for all.
@@ -89,7 +89,7 @@ class UsageFilter:
     trace_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    shown: Shown | None = None
+    shown: UsageVisibility | None = None
 
 
 @dataclass(frozen=True, slots=True)

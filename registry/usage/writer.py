@@ -1,8 +1,7 @@
-"""Keep notes of calls until the database has them, in bounded memory.
+"""Writer of usage records: asynchronous, batched, in bounded memory.
 
-A call only appends to a queue. Records are of use to people who look back, so losing some is
-better than making a call wait: when the database is away for long, the oldest are dropped and
-counted.
+A call only appends to a queue. Losing records is better than making a call wait: if the database
+is unavailable for long, the oldest are dropped and counted.
 """
 
 import asyncio
@@ -18,33 +17,33 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.usage.batches import BatchPacker, UsageBatch
 from registry.usage.repository import UsageRepository
-from registry.usage.values import Course, Facts
+from registry.usage.values import Facts, Measurements
 
 log = structlog.get_logger()
 
 GATHER_SECONDS = 1.0
-"""How long a batch waits for more calls, unless it is full before."""
+"""How long a batch waits for more calls, unless it is full earlier."""
 
 BATCH_RECORDS = 500
-"""Calls of a full batch. Packing it holds up the event loop for about half a millisecond."""
+"""Calls of a full batch. Packing it blocks the event loop for about half a millisecond."""
 
-LEAST_BATCHES = 4
-"""So many batches fit into what may wait at least, so that dropping the oldest leaves most."""
+MIN_BATCHES = 4
+"""Minimum number of batches in a full queue, so that dropping the oldest keeps most records."""
 
-AWAY_SECONDS = 2.0
+DATABASE_RETRY_SECONDS = 2.0
 """Pause before the database is tried again."""
 
 CLOSE_SECONDS = 5.0
-"""How long the end of the process may wait for the database."""
+"""How long shutdown may wait for the database."""
 
 
 class UsageWriter:
-    """Notes calls and writes them later.
+    """Queues records of calls and writes them later.
 
     Args:
         repository: Where to.
         packer: Makes documents of batches.
-        most_records: How many may wait.
+        max_records: How many may wait.
         clock: Paces it.
         metrics: Count what was written, waits and was dropped.
     """
@@ -54,14 +53,14 @@ class UsageWriter:
         repository: UsageRepository,
         packer: BatchPacker,
         *,
-        most_records: int,
+        max_records: int,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._repository = repository
         self._packer = packer
-        self._most_records = most_records
-        self._batch_records = max(1, min(BATCH_RECORDS, most_records // LEAST_BATCHES))
+        self._max_records = max_records
+        self._batch_records = max(1, min(BATCH_RECORDS, max_records // MIN_BATCHES))
         self._clock = clock
         self._written = metrics.usage_records_written
         self._dropped = metrics.usage_records_dropped
@@ -78,15 +77,15 @@ class UsageWriter:
 
     @property
     def waiting(self) -> int:
-        """Return how many records are not known to be written."""
+        """Return the number of records that are not known to be written."""
         return self._waiting
 
-    def note(self, facts: Facts, course: Course) -> None:
-        """Take note of a call. Never waits, never fails."""
-        if self._waiting >= self._most_records:
+    def note(self, facts: Facts, measurements: Measurements) -> None:
+        """Queue the record of a call. Never waits, never fails."""
+        if self._waiting >= self._max_records:
             self._drop_oldest()
         self._waiting += 1
-        count = self._open.add(facts, course)
+        count = self._open.add(facts, measurements)
         if count == self._batch_records:
             self._close_batch()
             self._has_full.set()
@@ -94,7 +93,7 @@ class UsageWriter:
             self._has_some.set()
 
     async def follow(self) -> None:
-        """Write what is noted, for ever."""
+        """Write queued records, forever."""
         while True:
             await self._has_some.wait()
             try:
@@ -109,18 +108,18 @@ class UsageWriter:
                 if not self._is_away:
                     log.warning("usage_records_postponed", waiting=self._waiting)
                 self._is_away = True
-                await self._clock.sleep(AWAY_SECONDS)
+                await self._clock.sleep(DATABASE_RETRY_SECONDS)
             except Exception:
-                # The batch may be what it fails on; the next one need not.
+                # Perhaps only this batch fails.
                 log.exception(
                     "usage_records_failed", count=self._sent.records if self._sent else 0
                 )
-                self._let_go("failed")
+                self._discard_sent("failed")
             if not self._waiting:
                 self._has_some.clear()
 
     async def flush(self) -> None:
-        """Write all that waits.
+        """Write all queued records.
 
         Raises:
             DatabaseUnavailable: The rest waits on; what was sent is sent again with the same id.
@@ -129,14 +128,14 @@ class UsageWriter:
         await self._write()
 
     async def close(self) -> None:
-        """Write what waits, or drop it when the database does not take it in `CLOSE_SECONDS`."""
+        """Write queued records, or drop them if that takes longer than `CLOSE_SECONDS`."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.flush()
         except (DatabaseUnavailable, TimeoutError):
             pass
         except Exception:
-            # What else must be closed is closed all the same.
+            # Closing must continue with the other parts.
             log.exception("usage_records_failed")
         if self._waiting:
             log.warning("usage_records_dropped", count=self._waiting)
@@ -148,22 +147,22 @@ class UsageWriter:
             self._open = UsageBatch()
 
     async def _write(self) -> None:
-        """Write the batches that are closed."""
+        """Write the closed batches."""
         self._has_full.clear()
         await self._pack()
         while self._sent or self._packed:
             if self._sent is None:
                 self._sent = self._packed.popleft()
             if await self._repository.insert(self._sent.document):
-                self._let_go(None)
+                self._discard_sent(None)
             else:
                 log.warning("usage_records_refused", count=self._sent.records)
-                self._let_go("refused")
+                self._discard_sent("refused")
             self._is_away = False
             await self._pack()
 
     async def _pack(self) -> None:
-        """Make documents of closed batches: they need a tenth of the memory."""
+        """Pack closed batches, which reduces their memory to a tenth."""
         while self._closed:
             batch = self._closed.popleft()
             try:
@@ -175,8 +174,8 @@ class UsageWriter:
             self._packed.append(_Packed(document, len(batch.rows)))
             await self._clock.sleep(0)
 
-    def _let_go(self, reason: str | None) -> None:
-        """Forget the batch that was sent last: it was written, or dropped for *reason*."""
+    def _discard_sent(self, reason: str | None) -> None:
+        """Remove the batch that was sent last: it was written, or dropped for *reason*."""
         if self._sent is None:
             return
         if reason is None:

@@ -1,1 +1,1 @@
-"""Users and groups, where no other application keeps them."""
+"""Users and groups, for registries without jarvis-api."""

@@ -1,10 +1,10 @@
-"""Failures of operations on users and groups."""
+"""Errors of operations on users and groups."""
 
 from registry.core.errors import ErrorKind, RegistryError
 
 
 class UserNotFoundError(RegistryError):
-    """There is no such user."""
+    """The user does not exist."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -13,7 +13,7 @@ class UserNotFoundError(RegistryError):
 
 
 class GroupNotFoundError(RegistryError):
-    """There is no such group."""
+    """The group does not exist."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -22,7 +22,7 @@ class GroupNotFoundError(RegistryError):
 
 
 class UserExistsError(RegistryError):
-    """Another user has the address or the username."""
+    """Another user has the email address or the username."""
 
     kind = ErrorKind.CONFLICT
 
@@ -40,7 +40,7 @@ class GroupExistsError(RegistryError):
 
 
 class UnknownMembersError(RegistryError):
-    """A group should get members who are no users."""
+    """New members of a group do not exist as users."""
 
     kind = ErrorKind.INVALID
 
@@ -51,7 +51,7 @@ class UnknownMembersError(RegistryError):
 
 
 class TooManyMembersError(RegistryError):
-    """A group would get more members than one document should hold."""
+    """A group would exceed the maximum number of members."""
 
     kind = ErrorKind.CONFLICT
 
@@ -60,16 +60,16 @@ class TooManyMembersError(RegistryError):
 
 
 class LastAdministratorError(RegistryError):
-    """Nobody would be left who administers the registry."""
+    """The change would leave the registry without an administrator."""
 
     kind = ErrorKind.CONFLICT
 
     def __init__(self) -> None:
-        super().__init__("An administrator must remain: make another user one first.")
+        super().__init__("The last administrator cannot be removed: make another user one first.")
 
 
 class DirectoryElsewhereError(RegistryError):
-    """Users and groups are another application's to change."""
+    """Users and groups can be changed only in jarvis-api."""
 
     kind = ErrorKind.FORBIDDEN
 

@@ -1,4 +1,4 @@
-"""Users and groups as answers: snake_case, addresses for administrators, who alone ask. Pure."""
+"""JSON answers of the users and groups APIs, for administrators: snake_case. Pure."""
 
 from datetime import datetime
 
@@ -24,7 +24,7 @@ def present_user(user: UserRecord) -> JsonObject:
 
 
 def present_group(group: GroupRecord) -> JsonObject:
-    """Return a group as lists have it."""
+    """Return a group for lists."""
     return {
         "id": group.id,
         "name": group.name,
@@ -37,7 +37,7 @@ def present_group(group: GroupRecord) -> JsonObject:
 
 
 def present_members(group: Group) -> JsonObject:
-    """Return a group with those of its members who are users."""
+    """Return a group with its members that exist as users."""
     return {
         **present_group(group.record),
         "members": [

@@ -1,7 +1,7 @@
-"""Reads and writes `users` and `groups` in the form that jarvis-api's models have.
+"""Repository of `users` and `groups`, in the form of jarvis-api's models.
 
-`registry.auth.repository` reads them to find out who calls. Nothing here makes an address unique:
-jarvis-api has an index for that, and an index of ours could refuse what it may write.
+`registry.auth.repository` reads them for authentication. No index here makes email addresses
+unique: jarvis-api has one, and an index of ours could refuse what jarvis-api may write.
 """
 
 import re
@@ -21,14 +21,14 @@ from registry.core.paging import Page, PageRequest
 from registry.users.values import GroupChange, GroupRecord, UserChange, UserRecord
 
 PROVIDER = "registry"
-"""Says in `users.provider` that this program made the user: jarvis-api knows no password of it."""
+"""`users.provider` of users created by this program, who have no password in jarvis-api."""
 
 LOCAL_EMAIL = "admin@registry.invalid"
-"""Of the administrator of local mode. With a dot after the @, without which jarvis-api's model
-refuses it; nobody gets mail there (RFC 2606, 2)."""
+"""Email address of local mode's administrator. jarvis-api's model requires the dot after the @;
+`.invalid` never receives mail (RFC 2606, 2)."""
 
 FORMER_LOCAL_EMAIL = "admin@localhost"
-"""What earlier releases stored."""
+"""The address that earlier releases stored."""
 
 ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
 USER_FIELDS: Doc = dict.fromkeys(
@@ -46,7 +46,7 @@ class UserRepository:
     async def list_page(
         self, text: str | None, tenants: Tenants, page: PageRequest
     ) -> Page[UserRecord]:
-        """Return one page of the users in whose names or address *text* occurs, by address."""
+        """Return one page of users whose names or email contain *text*, by email."""
         query = {**of_tenants(tenants), **_holding(text, ("name", "username", "email"))}
         total = await self._users.count_documents(query)
         rows = self._users.find(query, USER_FIELDS, sort=[("email", 1), ("_id", 1)])
@@ -61,14 +61,14 @@ class UserRepository:
     async def several(
         self, user_ids: Iterable[str], tx: Transaction | None = None
     ) -> list[UserRecord]:
-        """Return those of *user_ids* that there are."""
+        """Return those of *user_ids* that exist."""
         query = {"_id": {"$in": [ObjectId(one) for one in user_ids]}}
         return [_user(row) async for row in self._users.find(query, USER_FIELDS, session=tx)]
 
     async def members(
         self, member_ids: Sequence[str], tenant_id: str | None
     ) -> list[DirectoryPrincipal]:
-        """Return the users of a tenant whom a group lists so, by name."""
+        """Return the users of a tenant with these member ids, by name."""
         by_source = {"idOnTheSource": {"$in": list(member_ids)}}
         ids = [ObjectId(one) for one in member_ids if ObjectId.is_valid(one)]
         found = [
@@ -96,7 +96,7 @@ class UserRepository:
         but: str | None,
         tx: Transaction,
     ) -> str | None:
-        """Return which of the two another user of a tenant has: `email`, `username`, or None."""
+        """Return which of the two another user of the tenant has: `email`, `username`, or None."""
         for field, value in (("email", email), ("username", username)):
             if not value:
                 continue
@@ -117,7 +117,7 @@ class UserRepository:
         now: datetime,
         tx: Transaction,
     ) -> str:
-        """Write a new user and return the id."""
+        """Insert a user and return the id."""
         document: Doc = {
             "name": name,
             "username": username,
@@ -135,7 +135,7 @@ class UserRepository:
     async def update(
         self, user_id: str, change: UserChange, now: datetime, tx: Transaction
     ) -> None:
-        """Write what is given, and nothing else."""
+        """Update the given fields only."""
         written: Doc = {"updatedAt": now}
         for name in ("name", "username"):
             if (value := getattr(change, name)) is not None:
@@ -179,14 +179,14 @@ class UserRepository:
     async def hold_administrators(
         self, tenant_id: str | None, now: datetime, tx: Transaction
     ) -> list[str]:
-        """Return the ids of the administrators who see a tenant, and are not disabled.
+        """Return the ids of the enabled administrators who see a tenant.
 
-        They are touched, so that no other change of one of them overlaps *tx*.
+        They are written to, so that a concurrent change of one of them conflicts with *tx*.
         """
         query: Doc = {
             "role": {"$in": ADMIN_ROLES},
             "disabled": {"$in": [False, None]},
-            # Those without a tenant see all.
+            # Administrators without a tenant see all tenants.
             "tenantId": {"$in": list({None, "", tenant_id})},
         }
         rows = await self._users.find(query, {"_id": 1}, session=tx).to_list()
@@ -206,7 +206,7 @@ class GroupRepository:
     async def list_page(
         self, text: str | None, tenants: Tenants, page: PageRequest
     ) -> Page[GroupRecord]:
-        """Return one page of the groups in whose name *text* occurs, by name."""
+        """Return one page of groups whose names contain *text*, by name."""
         query = {**of_tenants(tenants), **_holding(text, ("name",))}
         total = await self._groups.count_documents(query)
         rows = self._groups.find(query, sort=[("name", 1), ("_id", 1)])
@@ -219,7 +219,7 @@ class GroupRepository:
         return None if row is None else _group(row)
 
     async def find(self, reference: str) -> list[GroupRecord]:
-        """Return the groups of that id, or else of that name."""
+        """Return the groups with that id, or else that name."""
         if ObjectId.is_valid(reference):
             found = await self.get(reference)
             if found is not None:
@@ -229,7 +229,7 @@ class GroupRepository:
     async def is_named(
         self, name: str, tenant_id: str | None, but: str | None, tx: Transaction
     ) -> bool:
-        """Whether another group of a tenant has that name."""
+        """Whether another group of the tenant has that name."""
         query = {"name": name, **of_tenants(Tenants(tenant_id))}
         rows = self._groups.find(query, {"_id": 1}, session=tx, limit=2)
         return any(str(row["_id"]) != but for row in await rows.to_list())
@@ -243,10 +243,10 @@ class GroupRepository:
         now: datetime,
         tx: Transaction,
     ) -> str:
-        """Write a new group and return the id."""
+        """Insert a group and return the id."""
         document: Doc = {
             "name": name,
-            # No idOnTheSource, not even null: jarvis-api's index lets one group have that.
+            # No idOnTheSource, not even null: jarvis-api's unique index allows null only once.
             "source": "local",
             "memberIds": list(member_ids),
             **_tenant(tenant_id),
@@ -266,7 +266,7 @@ class GroupRepository:
         now: datetime,
         tx: Transaction,
     ) -> None:
-        """Write what is given, and the members."""
+        """Update the given fields, and the members."""
         written: Doc = {"updatedAt": now, "memberIds": list(member_ids)}
         for name in ("name", "description"):
             if (value := getattr(change, name)) is not None:

@@ -34,7 +34,7 @@ MAX_PAGE = 1_000_000
 """Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
 
 NO_STORE = {"Cache-Control": "no-store"}
-"""On the answer that holds a secret."""
+"""For the answer that contains a secret."""
 
 Admin = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
 TokenIssuing = Annotated[UserContext, needs(Scope.WRITE_ACCESS, Scope.WRITE_TOKENS)]
@@ -48,9 +48,9 @@ PerPage = Annotated[int, Query(ge=1, le=100)]
 
 errors = error_answers(
     {
-        403: "The caller is no administrator, or another application keeps users and groups.",
-        404: "There is none of that id.",
-        409: "The name or address is taken, or no administrator would be left.",
+        403: "The caller is not an administrator, or jarvis-api manages users and groups.",
+        404: "There is no user or group with that id.",
+        409: "The name or email is taken, or no administrator would be left.",
     }
 )
 
@@ -71,7 +71,7 @@ async def list_users(
     page: PageNumber = 1,
     per_page: PerPage = 20,
 ) -> Response:
-    """List users by address. For administrators."""
+    """List users by email. For administrators."""
     found = await _service(request).list_users(query, PageRequest(page, per_page), actor)
     users = [present_user(user) for user in found.items]
     return JsonAnswer({"users": users, "pagination": pagination(found)})
@@ -85,7 +85,7 @@ async def list_users(
     responses=errors(408, 409, 415),
 )
 async def add_user(request: Request, actor: Admin, body: UserCreate) -> Response:
-    """Add a user, where no other application keeps them. For administrators."""
+    """Add a user, if jarvis-api does not manage users. For administrators."""
     return JsonAnswer(present_user(await _service(request).add_user(body, actor)), 201)
 
 
@@ -106,7 +106,7 @@ async def get_user(request: Request, actor: Admin, user_id: UserId) -> Response:
 async def update_user(
     request: Request, actor: Admin, user_id: UserId, body: UserUpdate
 ) -> Response:
-    """Change the names or the role of a user, or refuse their tokens. For administrators."""
+    """Change the names or the role of a user, or disable them. For administrators."""
     change = UserChange(body.name, body.username, body.role, body.disabled)
     user = await _service(request).change_user(user_id.lower(), change, actor)
     return JsonAnswer(present_user(user))
@@ -153,7 +153,7 @@ async def list_groups(
     responses=errors(408, 409, 415),
 )
 async def add_group(request: Request, actor: Admin, body: GroupCreate) -> Response:
-    """Add a group, where no other application keeps them. For administrators."""
+    """Add a group, if jarvis-api does not manage groups. For administrators."""
     return JsonAnswer(present_members(await _service(request).add_group(body, actor)), 201)
 
 
@@ -174,7 +174,7 @@ async def get_group(request: Request, actor: Admin, group_id: GroupId) -> Respon
 async def update_group(
     request: Request, actor: Admin, group_id: GroupId, body: GroupUpdate
 ) -> Response:
-    """Rename a group, or change who is in it. For administrators."""
+    """Rename a group, or change its members. For administrators."""
     change = GroupChange(
         body.name, body.description, frozenset(body.add_members), frozenset(body.remove_members)
     )

@@ -1,4 +1,4 @@
-"""Bodies and answers of the users and groups APIs, snake_case."""
+"""Wire schemas of the users and groups APIs, in snake_case."""
 
 from typing import Annotated, Self
 
@@ -73,7 +73,7 @@ class UserCreate(_Body):
 
 
 class UserUpdate(_Body):
-    """What to change of a user; what is left out stays."""
+    """Changes of a user; omitted fields stay unchanged."""
 
     name: Name | None = None
     username: Username | None = None
@@ -114,7 +114,7 @@ class GroupCreate(_Body):
 
 
 class GroupUpdate(_Body):
-    """What to change of a group; what is left out stays."""
+    """Changes of a group; omitted fields stay unchanged."""
 
     name: Name | None = None
     description: Description | None = None
@@ -144,7 +144,7 @@ class Member(BaseModel):
 
 
 class GroupAnswer(GroupSummary):
-    """One group with its members, as far as they are users."""
+    """One group with its members that exist as users."""
 
     members: list[Member]
 

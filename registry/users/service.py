@@ -1,7 +1,7 @@
-"""Add, change and list users and groups, on behalf of administrators.
+"""User service: adds, changes and lists users and groups, on behalf of administrators.
 
-In a database that jarvis-api shares its own administration does that, and here they are only
-listed (`USER_DIRECTORY`). Source: docs/decisions/0034-user-directory.md.
+In a database shared with jarvis-api, its administration does that, and they are only listed here
+(`USER_DIRECTORY`). Source: docs/decisions/0034-user-directory.md.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ MAX_MEMBERS = 100_000
 """A document holds 16 MB, and a member takes 40 bytes."""
 
 LISTED_MEMBERS = 200
-"""Most members that an audit record names."""
+"""Maximum number of members that an audit record names."""
 
 
 class UserService:
@@ -71,7 +71,7 @@ class UserService:
         """Return one page of the users.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
         """
         validate_admin(actor)
         return await self._users.list_page(text, actor.tenants, page)
@@ -80,7 +80,7 @@ class UserService:
         """Return a user.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
             UserNotFoundError: There is none of that id.
         """
         validate_admin(actor)
@@ -90,7 +90,7 @@ class UserService:
         """Add a user.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
             DirectoryElsewhereError: The users are another application's.
             UserExistsError: The address or the username is taken.
         """
@@ -111,8 +111,8 @@ class UserService:
                 tx=tx,
             )
             user = await self._require_user(user_id, actor, tx)
-            told = changes_of(None, present_user(user))
-            event = AuditEvent(AuditAction.CREATE, EntityType.USER, user_id, told)
+            recorded_fields = changes_of(None, present_user(user))
+            event = AuditEvent(AuditAction.CREATE, EntityType.USER, user_id, recorded_fields)
             await self._audit.record(actor, event, tx)
             return user
 
@@ -123,10 +123,10 @@ class UserService:
     async def change_user(
         self, user_id: str, change: UserChange, actor: UserContext
     ) -> UserRecord:
-        """Change what is given of a user; what changes nothing writes nothing.
+        """Change the given fields of a user; without a difference nothing is written.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
             DirectoryElsewhereError: The users are another application's.
             UserNotFoundError: There is none of that id.
             UserExistsError: The username is taken.
@@ -144,9 +144,11 @@ class UserService:
                     raise LastAdministratorError
             await self._users.update(user_id, change, now, tx)
             after = await self._require_user(user_id, actor, tx)
-            told = changes_of(_said(present_user(before)), _said(present_user(after)))
-            if told != {"before": {}, "after": {}}:
-                event = AuditEvent(AuditAction.UPDATE, EntityType.USER, user_id, told)
+            recorded_fields = changes_of(
+                _audited_fields(present_user(before)), _audited_fields(present_user(after))
+            )
+            if recorded_fields != {"before": {}, "after": {}}:
+                event = AuditEvent(AuditAction.UPDATE, EntityType.USER, user_id, recorded_fields)
                 await self._audit.record(actor, event, tx)
             return after
 
@@ -160,16 +162,16 @@ class UserService:
         """Return one page of the groups.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
         """
         validate_admin(actor)
         return await self._groups.list_page(text, actor.tenants, page)
 
     async def find_groups(self, reference: str, actor: UserContext) -> list[GroupRecord]:
-        """Return the groups of that id or name.
+        """Return the groups with that id or name.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
         """
         validate_admin(actor)
         found = await self._groups.find(reference)
@@ -179,7 +181,7 @@ class UserService:
         """Return a group with its members.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
             GroupNotFoundError: There is none of that id.
         """
         validate_admin(actor)
@@ -191,7 +193,7 @@ class UserService:
         """Add a group.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
             DirectoryElsewhereError: The groups are another application's.
             GroupExistsError: The name is taken.
             UnknownMembersError: A member is no user.
@@ -207,10 +209,10 @@ class UserService:
             group_id = await self._groups.insert(
                 request.name, request.description, members, tenant_id, now, tx
             )
-            told = present_group(await self._require_group(group_id, actor, tx))
-            told["members"] = [*request.members[:LISTED_MEMBERS]]
+            recorded_fields = present_group(await self._require_group(group_id, actor, tx))
+            recorded_fields["members"] = [*request.members[:LISTED_MEMBERS]]
             event = AuditEvent(
-                AuditAction.CREATE, EntityType.GROUP, group_id, changes_of(None, told)
+                AuditAction.CREATE, EntityType.GROUP, group_id, changes_of(None, recorded_fields)
             )
             await self._audit.record(actor, event, tx)
             return group_id
@@ -220,10 +222,10 @@ class UserService:
         return await self.get_group(group_id, actor)
 
     async def change_group(self, group_id: str, change: GroupChange, actor: UserContext) -> Group:
-        """Change what is given of a group, and its members.
+        """Change the given fields of a group, and its members.
 
         Raises:
-            AdminRequiredError: *actor* is no administrator.
+            AdminRequiredError: *actor* is not an administrator.
             DirectoryElsewhereError: The groups are another application's.
             GroupNotFoundError: There is none of that id.
             GroupExistsError: The name is taken.
@@ -244,7 +246,7 @@ class UserService:
             ):
                 raise GroupExistsError(change.name)
             added = await self._require_users(change.added, tenant_id, tx)
-            # Somebody who is no user any more may still be listed by id.
+            # A removed user may still be listed by id.
             gone = {one.member_id for one in await self._users.several(change.removed, tx)}
             gone |= change.removed
             new = [one.member_id for one in added if one.member_id not in before.member_ids]
@@ -253,12 +255,14 @@ class UserService:
                 raise TooManyMembersError(MAX_MEMBERS)
             await self._groups.update(group_id, change, members, now, tx)
             after = await self._require_group(group_id, actor, tx)
-            told = changes_of(_said(present_group(before)), _said(present_group(after)))
-            told["members"] = {
+            recorded_fields = changes_of(
+                _audited_fields(present_group(before)), _audited_fields(present_group(after))
+            )
+            recorded_fields["members"] = {
                 "added": [*sorted(change.added)[:LISTED_MEMBERS]],
                 "removed": [*sorted(change.removed)[:LISTED_MEMBERS]],
             }
-            event = AuditEvent(AuditAction.UPDATE, EntityType.GROUP, group_id, told)
+            event = AuditEvent(AuditAction.UPDATE, EntityType.GROUP, group_id, recorded_fields)
             await self._audit.record(actor, event, tx)
 
         await self._database.transaction(write)
@@ -310,6 +314,6 @@ class UserService:
             raise UserExistsError(taken, str(email if taken == "email" else username))
 
 
-def _said(presented: JsonObject) -> JsonObject:
-    """Return what people say of a user or group, without times that move with every change."""
+def _audited_fields(presented: JsonObject) -> JsonObject:
+    """Return the audited fields of a user or group, without times that change with each write."""
     return {name: value for name, value in presented.items() if name != "updated_at"}

@@ -1,4 +1,4 @@
-"""Values about users and groups. Pure."""
+"""Values of the users domain. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ class UserRecord:
     Attributes:
         role: As stored, `ADMIN` or `USER` where this program wrote it; None when there is none.
         provider: Who vouches for the user; `registry` where this program does.
-        source_id: `idOnTheSource`: what groups list the user by, where there is one.
+        source_id: `idOnTheSource`: the id by which groups list the user, if there is one.
         tenant_id: The tenant that the user is of.
     """
 
@@ -32,12 +32,12 @@ class UserRecord:
 
     @property
     def effective_role(self) -> Role:
-        """Return what the stored role comes to."""
+        """Return the stored role as a `Role`."""
         return Role.parse(self.role)
 
     @property
     def member_id(self) -> str:
-        """Return what groups list the user by."""
+        """Return the id by which groups list the user."""
         return self.source_id or self.id
 
 
@@ -47,7 +47,7 @@ class GroupRecord:
 
     Attributes:
         member_ids: `idOnTheSource` of each member, or the id of a user who has none.
-        source: `local`, or the directory that it was taken over from.
+        source: `local`, or the directory that it was imported from.
         tenant_id: The tenant that the group is of.
     """
 
@@ -63,7 +63,7 @@ class GroupRecord:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group, and its members as far as they are users."""
+    """A group, and its members that exist as users."""
 
     record: GroupRecord
     members: tuple[DirectoryPrincipal, ...]
@@ -71,7 +71,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class UserChange:
-    """What is changed of a user; None keeps what there is."""
+    """Changes of a user; None leaves a field unchanged."""
 
     name: str | None = None
     username: str | None = None
@@ -81,7 +81,7 @@ class UserChange:
 
 @dataclass(frozen=True, slots=True)
 class GroupChange:
-    """What is changed of a group; None keeps what there is. Members are ids of users."""
+    """Changes of a group; None leaves a field unchanged. Members are ids of users."""
 
     name: str | None = None
     description: str | None = None

@@ -1,1 +1,1 @@
-"""What every HTTP answer shares: error rendering, middleware, health."""
+"""HTTP layer: server, connections, middleware, error rendering, health."""

@@ -1,11 +1,12 @@
-"""Reading JSON bodies strictly: what two parsers could read differently is refused."""
+"""Strict request parsing: ambiguous JSON and undeclared parameters are refused."""
 
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import orjson
+from fastapi import Header
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -31,14 +32,14 @@ class StrictJsonRequest(Request):
         """Return the parsed body.
 
         Raises:
-            json.JSONDecodeError: It is no JSON; holds NaN, an infinity or half a surrogate pair;
-                is nested too deeply; says one member of an object twice; or holds more values
-                than any request needs.
+            json.JSONDecodeError: It is not JSON; contains NaN, an infinity or half a surrogate
+                pair; is nested too deeply; has two members with the same name in an object; or
+                has more values than any request needs.
         """
         body = await self.body()
         if holds_more_values(body, MAX_VALUES):
             raise json.JSONDecodeError(f"it holds more than {MAX_VALUES} values", "", 0)
-        # Refuses what the standard library lets pass: NaN, infinities, lone surrogates, UTF-16.
+        # Refuses what the standard library accepts: NaN, infinities, lone surrogates, UTF-16.
         try:
             with parsing(body):
                 orjson.loads(body)
@@ -54,9 +55,9 @@ class StrictJsonRequest(Request):
 
 
 class StrictJsonRoute(APIRoute):
-    """A route that takes what it declares and refuses anything else, once the caller is known.
+    """A route that accepts only what it declares, and checks that after authentication.
 
-    That is JSON bodies, which are read strictly, and query parameters.
+    This covers JSON bodies, which are parsed strictly, and query parameters.
     """
 
     @override
@@ -74,7 +75,7 @@ class StrictJsonRoute(APIRoute):
             has_body = _has_body(request)
             refused = _refused(request.query_params, parameters)
             if takes_body or has_body or refused:
-                # FastAPI would read the body first and tell strangers what is wrong with it.
+                # FastAPI would parse the body first, and explain its errors to unknown callers.
                 for guard in guards:
                     await guard(request)
             strict_request = StrictJsonRequest(request.scope, request.receive)
@@ -92,7 +93,7 @@ class StrictJsonRoute(APIRoute):
 
 
 class SmallJsonRoute(StrictJsonRoute):
-    """The same for strangers, from whom no more than a few kilobytes are taken in."""
+    """The same for unauthenticated callers, whose bodies are limited to a few kilobytes."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -115,22 +116,22 @@ class SmallJsonRoute(StrictJsonRoute):
         return small
 
 
-async def small_body(request: Request, most_bytes: int) -> bytes:
-    """Return the body as it came, from somebody of whom it is not known yet who it is.
+async def small_body(request: Request, max_bytes: int) -> bytes:
+    """Return the raw body of an unauthenticated request.
 
     Raises:
-        HTTPException: 413, when there is more of it.
+        HTTPException: 413, if the body is longer.
     """
     taken = bytearray()
     async for chunk in request.stream():
         taken += chunk
-        if len(taken) > most_bytes:
+        if len(taken) > max_bytes:
             raise HTTPException(413)
     return bytes(taken)
 
 
 def _guards(dependant: Dependant) -> Iterator[Callable[[Request], Awaitable[object]]]:
-    """Yield the dependencies of a route that check its caller."""
+    """Yield the dependencies of a route that authenticate its caller."""
     if dependant.call is not None and hasattr(dependant.call, "needed_scopes"):
         yield dependant.call
     for dependency in dependant.dependencies:
@@ -138,7 +139,7 @@ def _guards(dependant: Dependant) -> Iterator[Callable[[Request], Awaitable[obje
 
 
 def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
-    """Yield the names of the query parameters that a route takes, and whether several times."""
+    """Yield the names of a route's query parameters, and whether each may be repeated."""
     for field in dependant.query_params:
         kind = field.field_info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -151,7 +152,7 @@ def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
 
 
 def _may_repeat(annotation: object) -> bool:
-    """Whether a type is one of several values, perhaps among others."""
+    """Whether a type, or a member of a union, is a collection."""
     origin = get_origin(annotation)
     if isinstance(origin, type) and issubclass(origin, Collection):
         return True
@@ -159,7 +160,7 @@ def _may_repeat(annotation: object) -> bool:
 
 
 def _refused(given: QueryParams, parameters: Mapping[str, bool]) -> list[dict[str, object]]:
-    """Return what is wrong with the names of query parameters, as a validation says it."""
+    """Return the problems of query parameter names, in the form of validation errors."""
     times = Counter(name for name, _ in given.multi_items())
     unknown = [_extra("query", name) for name in times if name not in parameters]
     twice: list[dict[str, object]] = [
@@ -171,7 +172,7 @@ def _refused(given: QueryParams, parameters: Mapping[str, bool]) -> list[dict[st
 
 
 async def _require_nothing(request: StrictJsonRequest) -> None:
-    """Check that a body says nothing: many clients send `{}` with every POST.
+    """Check that a body is empty or `{}`, which many clients send with every POST.
 
     Raises:
         RequestValidationError: It says something, of which nothing would be heeded.
@@ -179,13 +180,13 @@ async def _require_nothing(request: StrictJsonRequest) -> None:
     if not await request.body():
         return
     try:
-        said = await request.json()
+        parsed = await request.json()
     except ValueError:
-        said = ""
-    if isinstance(said, dict):
-        if said:
-            raise RequestValidationError([_extra("body", name) for name in said])
-    elif said is not None:
+        parsed = ""
+    if isinstance(parsed, dict):
+        if parsed:
+            raise RequestValidationError([_extra("body", name) for name in parsed])
+    elif parsed is not None:
         raise RequestValidationError(
             [{"type": "value_error", "loc": ("body",), "msg": "takes no members"}]
         )
@@ -211,5 +212,18 @@ def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(parsed) != len(members):
         counts = Counter(name for name, _ in members)
         twice = next(name for name, times in counts.items() if times > 1)
-        raise json.JSONDecodeError(f"it says {twice[:64]!r} twice", "", 0)
+        raise json.JSONDecodeError(f"it has two members named {twice[:64]!r}", "", 0)
     return parsed
+
+
+IfMatch = Annotated[
+    str | None, Header(description="The ETag that was read; 409 when it changed since.")
+]
+"""The `If-Match` header (RFC 9110, 13.1.1)."""
+
+
+def etag_in(header: str | None) -> str | None:
+    """Return the ETag in an `If-Match` header; None if it is absent or `*`."""
+    if header is None or header.strip() == "*":
+        return None
+    return header.strip().removeprefix("W/").strip('"')

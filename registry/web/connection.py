@@ -1,4 +1,4 @@
-"""How a client's connection is written to, and how much of the process it may take.
+"""Client connections over HTTP/1.1: joined writes, and limits on size, time and number.
 
 uvicorn writes head and body of an answer one after the other, and each write is a system call and
 a wake-up of the client. Measured at the gateway, the second pair costs a twentieth of a call's
@@ -28,34 +28,34 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from registry.core.asgi import give_body, take_body_back
+from registry.core.asgi import clear_body, set_body
 from registry.web.cycle import Cycle
 from registry.web.transport import MAX_JOINED_BYTES, JoiningTransport
 
 log = structlog.get_logger()
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Longest head that is waited for in pieces; clients and proxies send 8 to 32 KB at most."""
+"""Maximum size of a request's head; clients and proxies send 8 to 32 KB at most."""
 
 MAX_HEADERS = 128
-"""Most header lines, as aiohttp takes them from upstreams."""
+"""Maximum number of header lines, the same as aiohttp accepts from upstreams."""
 
-LEAST_READ_BYTES = 1024
-"""What a client that is being waited for must take of its answer in the time it has."""
+MIN_READ_BYTES = 1024
+"""What a slow client must read of its answer within the write timeout."""
 
 BODY_ALLOWANCE = 8
-"""A body in the smallest chunks takes six times its own length on the wire."""
+"""A body in the smallest chunks takes six times its length on the wire."""
 
 SWEEPS_PER_TIMEOUT = 4
-"""How often in the time for a head it is looked for connections that are over it."""
+"""Sweeps for connections over the head timeout, per duration of that timeout."""
 
 RETRY_AFTER_SECONDS = 2
 
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-"""Headers that say how long a body is."""
+"""Headers that frame a body."""
 
 SHORT = 256
-"""Targets of this many bytes at most are remembered."""
+"""Maximum length of a request target that is cached."""
 
 
 class HeadTooLargeError(Exception):
@@ -64,26 +64,26 @@ class HeadTooLargeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What each process allows its clients.
+    """Limits of the client connections of one process.
 
     Attributes:
-        most_connections: Open at a time; further ones are answered 503 and closed.
+        max_connections: Open at a time; further ones are answered 503 and closed.
         head_seconds: Longest time for the head of a request, from the connection's beginning or
             the request's first byte on, and up to a quarter more.
         write_seconds: Longest time in which a client takes nothing of an answer.
         max_body_bytes: Of a request; what is far beyond it is not even read.
     """
 
-    most_connections: int = 8192
+    max_connections: int = 8192
     head_seconds: float = 15.0
     write_seconds: float = 30.0
     max_body_bytes: int = 4 * 1024 * 1024
 
 
 class OpenConnections:
-    """The connections of one process, swept for those that send no request.
+    """The connections of one process, swept for those without a request.
 
-    One timer serves all; while there are no connections there is none.
+    One timer serves all connections; without connections there is no timer.
 
     Attributes:
         ticks: How often they were swept.
@@ -98,8 +98,8 @@ class OpenConnections:
         self.ticks = 0
 
     def add(self, connection: "JoiningProtocol") -> bool:
-        """Count a connection; False when there are too many already."""
-        if len(self._open) >= self.limits.most_connections:
+        """Add a connection; return False if there are already too many."""
+        if len(self._open) >= self.limits.max_connections:
             return False
         self._open.add(connection)
         if not self._is_ticking:
@@ -108,7 +108,7 @@ class OpenConnections:
         return True
 
     def discard(self, connection: "JoiningProtocol") -> None:
-        """Count a connection no longer."""
+        """Remove a connection."""
         self._open.discard(connection)
         self._waiting_since.pop(connection, None)
 
@@ -133,7 +133,7 @@ class OpenConnections:
             if seen is not head:
                 since = now
             if now - since >= self.limits.head_seconds:
-                connection.give_up()
+                connection.close_unused()
             else:
                 self._waiting_since[connection] = (head, since)
 
@@ -190,9 +190,9 @@ class JoiningProtocol(HttpToolsProtocol):
 
     @property
     def awaited_head(self) -> object | None:
-        """What stands for the head that is waited for, or None when none is due.
+        """Return an object that identifies the awaited head, or None if none is awaited.
 
-        Between two requests of a connection none is: uvicorn's own timer closes idle ones.
+        None is awaited between two requests of a connection: uvicorn's timer closes idle ones.
         """
         if not self._is_in_head or self.transport.is_closing():
             return None
@@ -206,7 +206,7 @@ class JoiningProtocol(HttpToolsProtocol):
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE)
 
     def close_after_answer(self) -> None:
-        """Close the connection once what was asked over it is answered; not while it is idle."""
+        """Close the connection after the answer to its current request; not if it is idle."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -214,7 +214,7 @@ class JoiningProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open_connections.discard(self)
         self._stop_write_timer()
-        # uvicorn tells the request that came last, which may be one that waits for this one.
+        # uvicorn notifies the latest request, which may be one that is queued behind this one.
         answering, self._answering = self._answering, None
         if answering is not None and not answering.response_complete:
             answering.disconnected = True
@@ -227,36 +227,36 @@ class JoiningProtocol(HttpToolsProtocol):
         was_in_head = self._is_in_head
         self._feed(data)
         if self._is_in_head and not was_in_head:
-            # The piece may end a body as well, which is none of the head's bytes.
+            # The data may also end a body, whose bytes do not count as the head's.
             return
         self._request_bytes += len(data)
         if self._is_in_head:
             if self._request_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif self._request_bytes > self._max_request_bytes:
-            # It was refused long ago, or will be: nobody reads what comes.
+            # The request was refused, or will be: its data is not read.
             self.transport.abort()
 
     def _feed(self, data: bytes) -> None:
         try:
-            # A loop, for each of many requests in one piece may wish so.
+            # A loop, because each of several pipelined requests may ask for an upgrade.
             while data:
                 try:
                     self.parser.feed_data(data)
                 except httptools.HttpParserUpgrade as upgrade:
                     data = data[upgrade.args[0] :]
-                    self._stay()
+                    self._ignore_upgrade()
                 else:
                     return
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
 
-    def _stay(self) -> None:
-        """Go on with a request that asks for another protocol, as if it had not.
+    def _ignore_upgrade(self) -> None:
+        """Continue with a request that asks for an upgrade, ignoring that.
 
-        A server may leave such a wish unheard (RFC 9110, 7.8), and clients that may use HTTP/2
-        send it with every first request, Java's among them. The parser takes none of the body
-        then; another one takes it, which is told only how it is framed.
+        A server may ignore `Upgrade` (RFC 9110, 7.8), and clients that support HTTP/2, such as
+        Java's, send it with every first request. The parser then reads none of the body, so that
+        a second parser reads it, which gets only the framing headers.
         """
         self.parser = httptools.HttpRequestParser(self)
         # As uvicorn has it.
@@ -269,7 +269,7 @@ class JoiningProtocol(HttpToolsProtocol):
             cycle.more_body = True
             cycle.message_event.clear()
             scope: Any = cycle.scope
-            take_body_back(scope)
+            clear_body(scope)
             self._is_staying = True
             try:
                 self.parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
@@ -295,7 +295,7 @@ class JoiningProtocol(HttpToolsProtocol):
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers look the same, but are no headers: a proxy before us did not judge them.
+        # Trailers look the same but are not headers: a proxy in front of us did not check them.
         if self._is_in_head and not self._is_staying:
             # As uvicorn has it; to call that would cost a hundredth of a gateway call.
             name = name.lower()
@@ -351,11 +351,11 @@ class JoiningProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if not cycle.response_complete and len(cycle.body) <= MAX_JOINED_BYTES:
             scope: Any = cycle.scope
-            give_body(scope, bytes(cycle.body))
+            set_body(scope, bytes(cycle.body))
 
     @override
     def on_response_complete(self) -> None:
-        # As uvicorn has it, but that a timer for each answer would cost more than all else here.
+        # As in uvicorn, except for its timer per answer, which would cost more than all the rest.
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -389,16 +389,16 @@ class JoiningProtocol(HttpToolsProtocol):
     @override
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
-            # Closing would wait for the client to read, for as long as it likes.
+            # Closing would wait for the client to read, without a limit.
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
 
     def is_deserted(self) -> bool:
-        """Whether the client has left while nothing is read of it, so that nobody is told.
+        """Whether the client has disconnected unnoticed, because reading is paused.
 
-        uvicorn reads nothing while a further request waits for the answer to the one before it,
-        which may be a stream that never ends.
+        uvicorn pauses reading while a pipelined request waits for the answer to the one before
+        it, which may be a stream that never ends.
         """
         if not self.flow.read_paused or self.transport.is_closing():
             return False
@@ -407,8 +407,8 @@ class JoiningProtocol(HttpToolsProtocol):
             poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    def give_up(self) -> None:
-        """Close a connection over which no request came in time."""
+    def close_unused(self) -> None:
+        """Close a connection on which no request arrived in time."""
         if self._head is self:
             # Opened in advance, as browsers and load balancers do; there is nothing to answer.
             self.transport.close()
@@ -417,7 +417,7 @@ class JoiningProtocol(HttpToolsProtocol):
 
     def _check_reader(self) -> None:
         left = self._count_unread()
-        if left > self._unread_bytes - LEAST_READ_BYTES:
+        if left > self._unread_bytes - MIN_READ_BYTES:
             log.info("client_stopped_reading", unread_bytes=left)
             self.transport.abort()
             return
@@ -425,10 +425,10 @@ class JoiningProtocol(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(self._limits.write_seconds, self._check_reader)
 
     def _count_unread(self) -> int:
-        """Return how much was written that the client has not taken.
+        """Return how many written bytes the client has not read.
 
-        The kernel holds megabytes, of which a slow reader takes some long before there is room for
-        more of ours.
+        The kernel buffers megabytes: a slow client may read for long before our own buffer
+        shrinks.
         """
         waiting = array("i", [0])
         with suppress(OSError):
@@ -441,7 +441,7 @@ class JoiningProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _answer(self, status: HTTPStatus) -> None:
-        """Answer without an application, and close."""
+        """Send an answer without the application, and close."""
         self.transport.write(
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"
             f"retry-after: {RETRY_AFTER_SECONDS}\r\n"
@@ -451,7 +451,7 @@ class JoiningProtocol(HttpToolsProtocol):
 
 
 def read_target(url: bytes) -> tuple[str, bytes, bytes]:
-    """Return path, path as it was sent, and query of a request's target.
+    """Return decoded path, raw path and query of a request target.
 
     Raises:
         HttpParserError: It is none.
@@ -466,5 +466,5 @@ _known_target = lru_cache(maxsize=1024)(read_target)
 
 
 def protocol_within(limits: ConnectionLimits) -> Callable[..., asyncio.Protocol]:
-    """Return what makes the connections of one process, which share the limits."""
+    """Return the protocol factory of one process, whose connections share the limits."""
     return partial(JoiningProtocol, open_connections=OpenConnections(limits))

@@ -1,8 +1,8 @@
-"""One request and its answer over HTTP/1.1: uvicorn's, with a shorter way for most answers.
+"""Request/response cycle over HTTP/1.1: uvicorn's, with a fast path for most answers.
 
-Most answers say how long they are and are sent whole. For those uvicorn's checks, two regular
-expressions for each header, cost more than all else about the head: here a name is checked once
-and all values at once. Everything else goes uvicorn's way.
+Most answers have a Content-Length and are sent in one piece. For those, uvicorn's checks, two
+regular expressions per header, cost more than the rest of the head: here each name is checked once
+and all values together. Everything else takes uvicorn's path.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from uvicorn.protocols.http.httptools_impl import (
 from registry.web.transport import JoiningTransport
 
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-"""What no value may hold; as uvicorn has it."""
+"""Characters that no header value may contain; as in uvicorn."""
 
 MAX_NAMES = 256
 NO_BODY = frozenset({204, 304})
-"""Statuses whose answers have no body, whatever their headers say."""
+"""Statuses whose answers never have a body."""
 
 CHANGES_FRAMING = frozenset({b"connection", b"transfer-encoding"})
 CONTENT_LENGTH = b"content-length"
 
 _known_names: dict[bytes, bytes] = {}
-"""Names of headers that were checked, and how they are sent."""
+"""Checked header names, and their form on the wire."""
 
 
 class Cycle(RequestResponseCycle):
@@ -44,7 +44,7 @@ class Cycle(RequestResponseCycle):
         keep_alive: bool,
         expect_100_continue: bool,
     ) -> None:
-        # In place of the base class's, which takes all this as arguments.
+        # Replaces the base class's initialisation, which takes all this as arguments.
         self.scope = protocol.scope
         self.transport: JoiningTransport = transport
         self.flow = protocol.flow
@@ -73,7 +73,7 @@ class Cycle(RequestResponseCycle):
             if self._head is None:
                 await super().send(message)
             else:
-                # For uvicorn: what fails from here on ends the connection, not in a second head.
+                # For uvicorn: an error from here on closes the connection, without another head.
                 self.response_started = True
             return
         if self.flow.write_paused and not self.disconnected:
@@ -97,7 +97,7 @@ class Cycle(RequestResponseCycle):
         self.on_response()
 
     def _short_head(self, message: Any) -> bytes | None:
-        """Return the head of an answer, which is sent with its body, or None for uvicorn's way."""
+        """Return the head of an answer for the fast path, or None for uvicorn's path."""
         status = message["status"]
         if status in NO_BODY or self.access_log or self.scope["method"] == "HEAD":
             return None
@@ -122,7 +122,7 @@ class Cycle(RequestResponseCycle):
 
 
 def _checked(name: bytes) -> bytes | None:
-    """Return how a name is sent, or None for one that uvicorn must look at."""
+    """Return a header name's form on the wire, or None if uvicorn must handle it."""
     sent = name.lower()
     if HEADER_RE.search(name) or sent in CHANGES_FRAMING:
         return None

@@ -1,4 +1,4 @@
-"""Render every failure as the one envelope: `{"error": code, "message": text, ...facts}`."""
+"""Renders every error as the one envelope: `{"error": code, "message": text, ...facts}`."""
 
 import http
 import json
@@ -42,21 +42,21 @@ STATUS = {
 }
 
 RETRY_AFTER_SECONDS = 2
-"""Told to clients when the database is away: drivers find a new primary in about that time."""
+"""Sent when the database is unavailable: drivers find a new primary in about that time."""
 
 
 PARSED_BODY = "registry.parsed_body"
-"""Where the scope of a request keeps its JSON body."""
+"""Key in a request's ASGI scope that holds its parsed JSON body."""
 
 SHOWN_CHARACTERS = 200
-"""Most that is quoted of a field's name; unknown ones are as long as callers like."""
+"""Maximum length of a quoted field name: unknown ones may have any length."""
 
 SHOWN_DETAILS = 50
-"""Most problems told of one request; a body may hold thousands."""
+"""Maximum number of problems reported for one request; a body may have thousands."""
 
 
 class ErrorDetail(BaseModel):
-    """One rule that the input breaks."""
+    """One violated rule."""
 
     field: str = Field(description="Name of the member, query parameter or header.")
     message: str
@@ -77,10 +77,10 @@ USUAL_ERRORS = {
     401: "No acceptable bearer token.",
     403: "Not allowed, or the token lacks a scope.",
     408: "The request body did not arrive in time.",
-    412: "`If-Match` is no ETag of this API.",
+    412: "`If-Match` is not an ETag of this API.",
     413: "The request body is too large.",
     415: "The request body is not JSON.",
-    422: "A field or parameter cannot take that value.",
+    422: "A field or parameter has an invalid value.",
     503: "The database is not available.",
 }
 EVERY_ROUTE = (400, 401, 403, 413, 422, 503)
@@ -89,7 +89,7 @@ ErrorAnswers = Callable[..., dict[int | str, dict[str, Any]]]
 
 
 def error_answers(meanings: Mapping[int, str]) -> ErrorAnswers:
-    """Return what makes the OpenAPI entries of the error answers of an API's routes.
+    """Return a factory of OpenAPI entries for the error answers of an API's routes.
 
     Args:
         meanings: By status, where they differ from the usual ones or are no usual ones.
@@ -106,7 +106,7 @@ def error_answers(meanings: Mapping[int, str]) -> ErrorAnswers:
 
 
 class JsonAnswer(Response):
-    """A JSON body written by orjson, without a validation pass over what we just built."""
+    """A JSON body written by orjson, without validating our own data again."""
 
     media_type = "application/json"
 
@@ -116,13 +116,13 @@ class JsonAnswer(Response):
         try:
             return orjson.dumps(content, default=str)
         except orjson.JSONEncodeError:
-            # A schema may bound its numbers beyond 64 bits, which orjson does not write.
+            # A JSON schema may contain numbers beyond 64 bits, which orjson does not write.
             text = json.dumps(content, default=str, separators=(",", ":"), ensure_ascii=False)
             return text.encode(errors="replace")
 
 
 def envelope(error: RegistryError, headers: Mapping[str, str] | None = None) -> JsonAnswer:
-    """Return the answer for an expected failure."""
+    """Return the answer for an expected error."""
     merged = dict(headers or {})
     if error.kind is ErrorKind.UNAVAILABLE:
         merged["Retry-After"] = str(RETRY_AFTER_SECONDS)
@@ -138,7 +138,7 @@ NoteRefusal = Callable[[Request, ErrorKind, str], Awaitable[None]]
 
 
 def install_error_handlers(app: FastAPI, challenge: ChallengeFor, refused: NoteRefusal) -> None:
-    """Give *app* one rendering of every failure.
+    """Install the handlers that render every error of *app*.
 
     Args:
         app: The application.
@@ -181,7 +181,7 @@ def install_error_handlers(app: FastAPI, challenge: ChallengeFor, refused: NoteR
 
 
 def as_written(field: str, body: object) -> str:
-    """Return the path *field* with each name as *body* has it, of the spellings that are read."""
+    """Return the path *field* with each name spelled as in *body*, of the accepted spellings."""
     written: list[str] = []
     for name in field.split("."):
         known = body if isinstance(body, dict) else {}
@@ -196,7 +196,7 @@ def _bare(name: str) -> str:
 
 
 def _detail(item: Mapping[str, Any]) -> dict[str, str]:
-    # The first part of the location says body, query or path; the name alone is what callers sent.
+    # The first part of the location is body, query or path; callers know only the name after it.
     location = [str(part) for part in item["loc"][1:]]
     if item["type"] == "json_invalid":
         return {"field": "body", "message": f"is not valid JSON: {item['ctx']['error']}"}
@@ -205,11 +205,11 @@ def _detail(item: Mapping[str, Any]) -> dict[str, str]:
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:
-    # The exception goes on to the outermost middleware, which records it.
+    # The exception propagates to the outermost middleware, which logs it.
     return JsonAnswer(
         {
             "error": ErrorKind.INTERNAL.value,
-            "message": "Something went wrong here; it was recorded under this X-Request-ID.",
+            "message": "Internal server error; the log has details under this X-Request-ID.",
         },
         500,
     )
@@ -230,8 +230,8 @@ CODES = {
 async def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
     message = {
-        404: "There is nothing at this address.",
-        405: "This address does not take that method.",
+        404: "No route matches this path.",
+        405: "This path does not support that method.",
         408: "The request body did not arrive in time.",
         413: "The request body is too large.",
         415: "The body must be JSON; send it with Content-Type: application/json.",

@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics. Unversioned and open: they say nothing about data."""
+"""Liveness, readiness and metrics routes. Unversioned and open: they reveal no data."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -12,7 +12,7 @@ from registry.web.errors import RETRY_AFTER_SECONDS, JsonAnswer
 Check = Callable[[], Awaitable[bool]]
 
 GATEWAY_CHECKS = ("gateway", "accepting_requests")
-"""What MCP requests need; the gateway's view outlives the database for a while."""
+"""Checks that MCP requests need; the gateway's snapshot serves on without the database."""
 
 
 class SnapshotFacts(BaseModel):
@@ -25,7 +25,7 @@ class SnapshotFacts(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the process can do its work, check by check."""
+    """Health of the process, check by check."""
 
     status: str
     checks: dict[str, bool]
@@ -57,7 +57,7 @@ def health_router(
     @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", response_model=Health, operation_id="live")
     async def live() -> Response:
-        """Answer 200 as long as the process runs; look no further."""
+        """Answer 200 as long as the process runs; checks nothing else."""
         return JsonAnswer({"status": "ok", "checks": {}})
 
     @router.head("/health", include_in_schema=False)
@@ -75,7 +75,7 @@ def health_router(
         responses={503: {"model": Health, "description": "A check is red."}},
     )
     async def ready() -> Response:
-        """Answer 200 when requests can be served, 503 when a check is red."""
+        """Answer 200 if requests can be served, 503 if a check fails."""
         results = {name: await check() for name, check in checks.items()}
         return _answer(results, snapshot)
 
@@ -87,14 +87,14 @@ def health_router(
         responses={503: {"model": Health, "description": "A check is red."}},
     )
     async def gateway_ready() -> Response:
-        """Answer 200 while MCP requests can be served, which may be without the database."""
+        """Answer 200 if MCP requests can be served, with or without the database."""
         results = {name: await checks[name]() for name in GATEWAY_CHECKS if name in checks}
         return _answer(results, snapshot)
 
     @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", operation_id="metrics", response_class=Response)
     async def prometheus() -> Response:
-        """Answer the metrics of all workers in Prometheus' text format."""
+        """Return the metrics of all workers in Prometheus' text format."""
         page = await metrics_page()
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -1,7 +1,7 @@
-"""Which Host and Origin headers are answered: the defence against DNS rebinding.
+"""Host and Origin checks: the defence against DNS rebinding.
 
-A page of a browser can have its own name resolve to an address of ours, and is then of one origin
-with what it asks there; only the Host header tells. So it is checked in front of everything.
+A web page can have its own name resolve to our address. Its requests are then same-origin, and
+only the Host header reveals it. So Host is checked before everything else.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class HostGuard:
-    """Knows the names this registry goes by.
+    """Checks hosts and origins against the names of this registry.
 
     Args:
         base_url: The address clients use.
@@ -56,7 +56,7 @@ class HostGuard:
         )
 
     def is_addressed(self, scope: Scope) -> bool:
-        """Whether an HTTP request has one Host header, and that names us."""
+        """Whether an HTTP request has exactly one Host header, which names this registry."""
         sent = [value for name, value in scope["headers"] if name == b"host"]
         server = scope.get("server")
         return len(sent) == 1 and self.is_our_name(
@@ -64,7 +64,7 @@ class HostGuard:
         )
 
     def is_our_name(self, host: str, port: int | None) -> bool:
-        """Whether *host*, as clients write it, names us. *port* is the one it arrived on."""
+        """Whether *host*, as sent, names this registry. *port* is the one it arrived on."""
         names = self._names_at(port)
         if host in names:
             return True
@@ -76,7 +76,7 @@ class HostGuard:
         lowered = origin.lower()
         if lowered in self._origins:
             return True
-        # A page that we served on a loopback name is ours, whichever of the names it used.
+        # A page served by us on one loopback name may call us on any other.
         scheme, _, netloc = lowered.partition("://")
         return self._is_loopback and scheme == "http" and netloc in self._names_at(port)
 
@@ -94,7 +94,7 @@ class HostGuard:
 
 
 async def answer_misdirected(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer an HTTP request whose Host names none of ours, whatever it asks for."""
+    """Answer an HTTP request whose Host does not name this registry."""
     answer = JsonAnswer(
         {
             "error": "misdirected_request",

@@ -1,4 +1,4 @@
-"""What happens around every REST request: an id, a body limit, a record, a last resort."""
+"""Middleware of REST requests: request id, body limits, metrics, unexpected errors, draining."""
 
 import asyncio
 import re
@@ -11,21 +11,23 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.core.asgi import declares_more
+from registry.core.drain import Drain
 from registry.core.errors import ErrorKind
 from registry.core.metrics import Metrics
 from registry.core.origin import UrlOrigin, current_origin
+from registry.web.errors import RETRY_AFTER_SECONDS, JsonAnswer
 
 log = structlog.get_logger()
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 QUIET_PATHS = ("/health", "/metrics")
-"""Asked every few seconds by machines; logging them would drown the rest."""
+"""Polled every few seconds by machines; not logged."""
 
 
 class BodyTooLargeError(HTTPException):
-    """The body went over the limit while it was read.
+    """The body exceeded the limit while it was read.
 
-    An HTTPException, because FastAPI turns whatever else fails while it reads a body into a 400.
+    An HTTPException, because FastAPI turns any other error while reading a body into a 400.
     """
 
     def __init__(self) -> None:
@@ -40,9 +42,9 @@ class BodyTooSlowError(HTTPException):
 
 
 class RequestRecorder:
-    """Gives each request an id, records time and outcome, and never lets an exception out.
+    """Gives each request an id, records duration and outcome, and handles every exception.
 
-    A client's own `X-Request-ID` is kept when it is harmless, and always answered.
+    A client's own `X-Request-ID` is kept if it is well-formed. Every answer has the header.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class RequestRecorder:
                         tagged_send, 413, "payload_too_large", "The request body is too large."
                     )
             except asyncio.CancelledError:
-                # Nobody else cancels a request than the server that ends.
+                # Only a shutdown cancels requests.
                 log.warning("request_cut_off", method=scope["method"], path=scope["path"])
                 if not status:
                     await _answer(
@@ -95,7 +97,7 @@ class RequestRecorder:
                         tagged_send,
                         500,
                         ErrorKind.INTERNAL.value,
-                        f"Something went wrong here; it was recorded as {request_id}.",
+                        f"Internal server error; the log has details under {request_id}.",
                     )
             self._record(scope, status, time.perf_counter() - started)
 
@@ -114,7 +116,7 @@ class RequestRecorder:
             except TimeoutError:
                 raise BodyTooSlowError from None
             if not message.get("more_body"):
-                # From here on `receive` waits for the client to leave, however long that takes.
+                # From here on `receive` waits until the client disconnects, without a limit.
                 until = None
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
@@ -164,3 +166,29 @@ async def _answer(send: Send, status: int, code: str, message: str) -> None:
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+STILL_ANSWERED = ("/health", "/metrics")
+
+
+class RefuseWhileDraining:
+    """Answers 503 once the drain has begun, so that clients retry at another process."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if not self._drain.has_begun or scope["path"].startswith(STILL_ANSWERED):
+            await self._app(scope, receive, send)
+            return
+        answer = JsonAnswer(
+            {
+                "error": ErrorKind.UNAVAILABLE.value,
+                "message": "The registry is being shut down.",
+            },
+            503,
+            {"Retry-After": str(RETRY_AFTER_SECONDS), "Connection": "close"},
+        )
+        await answer(scope, receive, send)

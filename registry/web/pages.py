@@ -1,4 +1,4 @@
-"""Where a page of a list lies, as every list of the API says it."""
+"""Wire schema of offset pagination, shared by all lists of the API."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from registry.core.paging import Page
 
 
 class Pagination(BaseModel):
-    """Where a page lies."""
+    """Position of a page in a list."""
 
     total: int
     page: int
@@ -17,7 +17,7 @@ class Pagination(BaseModel):
 
 
 def pagination(page: Page[Any]) -> dict[str, int]:
-    """Return the place of a page, as `Pagination` describes it."""
+    """Return the `Pagination` of a page."""
     return {
         "total": page.total,
         "page": page.request.page,

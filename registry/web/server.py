@@ -1,4 +1,4 @@
-"""uvicorn's server with an end of our own: no call is lost, and no client is left hanging."""
+"""uvicorn's server with our own graceful shutdown: no call is lost, and no client hangs."""
 
 import asyncio
 import socket
@@ -18,22 +18,22 @@ from registry.web.connection import ConnectionLimits, JoiningProtocol, protocol_
 log = structlog.get_logger()
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than the usual 60 s of load balancers, which must be the ones to close."""
+"""Longer than the usual 60 s of load balancers, so that they close connections, not we."""
 
 LINGER_SECONDS = 0.5
-"""How long idle connections stay open at the end: a request that is on its way then is told to go
-elsewhere, and not cut off."""
+"""How long idle connections stay open at the end, so that a request in transit gets a 503 and is
+not cut off."""
 
 SETTLE_SECONDS = 0.2
-"""How long requests are still taken after the last connection was: it was made in good faith."""
+"""How long requests are still served after the listeners closed, for the latest connections."""
 
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 CANCEL_SECONDS = 2.0
-"""How long what is cut off may take to tell its clients so."""
+"""How long cancelled requests may take to answer their clients."""
 
 
 def configuration(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Config:
-    """Return how *app* is served, to so many clients as *limits* allow."""
+    """Return uvicorn's configuration for *app* within *limits*."""
     return uvicorn.Config(
         app,
         http=protocol_within(limits),  # type: ignore[arg-type]  # called like a class
@@ -49,7 +49,7 @@ def configuration(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """Serves until it is told to stop, then drains.
+    """Serves until `stop`, then drains.
 
     Signals are left to the caller: uvicorn would end the process before its contexts close.
 
@@ -87,18 +87,18 @@ class Server(uvicorn.Server):
         self.on_draining: Callable[[], None] = _nothing
         self.is_orphaned = False
         self._stopped = asyncio.Event()
-        self._hurried = asyncio.Event()
+        self._forced = asyncio.Event()
         self.private: asyncio.Server | None = None
         self._taken_over: set[asyncio.Task[object]] = set()
 
     def stop(self) -> None:
-        """Begin to end; called again, end at once, whatever is in flight."""
+        """Start the shutdown; a second call ends it at once, whatever is in flight."""
         if self._stopped.is_set():
-            self._hurried.set()
+            self._forced.set()
         self._stopped.set()
 
     def orphaned(self) -> None:
-        """End because the process that started this one is gone."""
+        """Stop because the parent process has exited."""
         log.warning("worker_orphaned")
         self.is_orphaned = True
         if not self._stopped.is_set():
@@ -106,7 +106,7 @@ class Server(uvicorn.Server):
 
     async def listen_privately(self, path: Path, app: ASGIApp) -> None:
         """Serve *app* on a unix socket until the drain is over."""
-        # What the other workers open is counted apart from what clients do.
+        # Connections of other workers have limits of their own, apart from those of clients.
         config = configuration(app, self._limits)
         config.load()
         self.private = await asyncio.get_running_loop().create_unix_server(
@@ -143,7 +143,7 @@ class Server(uvicorn.Server):
         self._drain.leave()
         if self._delay_seconds:
             log.info("registry_leaving", seconds=self._delay_seconds)
-            await self._unless_hurried(self._delay_seconds)
+            await self._sleep_unless_forced(self._delay_seconds)
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -155,7 +155,7 @@ class Server(uvicorn.Server):
         state = self.server_state
         self._drain.leave()
         if state.connections:
-            await self._unless_hurried(SETTLE_SECONDS)
+            await self._sleep_unless_forced(SETTLE_SECONDS)
         self._drain.begin()
         log.info("drain_began", in_flight=len(state.tasks), connections=len(state.connections))
         began_at = self._clock.monotonic()
@@ -170,16 +170,16 @@ class Server(uvicorn.Server):
         log.info("drain_ended", cut_off=cut_off, seconds=round(seconds, 3))
 
     async def _answered(self, began_at: float) -> None:
-        """Wait until nothing is in flight, or for as long as is allowed."""
+        """Wait until nothing is in flight, or until the drain timeout."""
         state = self.server_state
-        while state.connections and not self._hurried.is_set():
+        while state.connections and not self._forced.is_set():
             passed = self._clock.monotonic() - began_at
             if passed >= self._drain_seconds or (not state.tasks and passed >= LINGER_SECONDS):
                 return
-            await self._unless_hurried(LOOK_SECONDS)
+            await self._sleep_unless_forced(POLL_SECONDS)
 
     async def _cut_off(self) -> int:
-        """Cancel what is still in flight, close all connections; return how many calls it were."""
+        """Cancel requests in flight and close all connections; return the number of requests."""
         tasks = list(self.server_state.tasks)
         for task in tasks:
             task.cancel()
@@ -189,10 +189,10 @@ class Server(uvicorn.Server):
             connection.transport.close()
         return len(tasks)
 
-    async def _unless_hurried(self, seconds: float) -> None:
+    async def _sleep_unless_forced(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._hurried.wait()
+                await self._forced.wait()
 
 
 def _nothing() -> None:

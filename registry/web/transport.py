@@ -1,4 +1,4 @@
-"""Writes head and body of an answer in one piece: each write is a system call and a wake-up."""
+"""Transport that joins head and body of an answer into one write, to save system calls."""
 
 import asyncio
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from typing_extensions import override
 
 MAX_JOINED_BYTES = 64 * 1024
-"""More than this is passed on at once, so that the transport's own limits can pause the writer."""
+"""Longer data is written at once, so that the transport's own limits can pause the writer."""
 
 
 class JoiningTransport(asyncio.Transport):
-    """Collects what is written until the loop's next turn, and writes it in one piece."""
+    """Collects writes until the loop's next iteration, and writes them in one piece."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
@@ -29,17 +29,17 @@ class JoiningTransport(asyncio.Transport):
             self.flush()
 
     def write_whole(self, head: bytes, body: bytes | bytearray) -> None:
-        """Write an answer after which nothing comes for now."""
+        """Write a complete answer."""
         self._pending += (head, body)
         self._pending_bytes += len(head) + len(body)
         self.flush()
 
     def flush(self) -> None:
-        """Write now what was collected."""
+        """Write the collected data now."""
         if not self._pending:
             return
         if self._pending_bytes > MAX_JOINED_BYTES:
-            # Joined, a long answer would be in memory twice.
+            # Joining a long answer would hold it in memory twice.
             pending, self._pending = self._pending, []
             self._pending_bytes = 0
             self._transport.writelines(pending)

@@ -1,4 +1,4 @@
-"""The pages for people: what this is, and the API to try out. Open, like health."""
+"""Pages for people: the start page and Swagger UI. Open, like health."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from registry.web.errors import JsonAnswer
 
 STATIC = Path(fastapi_offline.__file__).parent / "static"
-"""Swagger UI as its distribution packages it: no page of ours loads anything from elsewhere."""
+"""Swagger UI from its Python package: our pages load nothing from other hosts."""
 
 FILES = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -78,7 +78,7 @@ all of them at <code>{base}/mcp</code>, and those of one at
 
 
 class Welcome(BaseModel):
-    """What this is and where things are."""
+    """Version and links of this registry."""
 
     name: str
     version: str
@@ -95,11 +95,11 @@ def welcome_router(version: str, base_url: str) -> APIRouter:
     router = APIRouter(tags=["welcome"])
     page = PAGE.format(version=version, base=base_url)
 
-    # Probes of balancers and of link checkers ask with HEAD.
+    # Probes of load balancers and link checkers send HEAD.
     @router.head("/", include_in_schema=False)
     @router.get("/", operation_id="welcome", response_model=Welcome)
     async def welcome(request: Request) -> Response:
-        """Say what this is: a page to browsers, JSON to everybody else."""
+        """Return the start page, as HTML to browsers, as JSON to other clients."""
         if "text/html" in request.headers.get("accept", ""):
             return HTMLResponse(page, headers={**SECURITY_HEADERS, "Vary": "Accept"})
         return JsonAnswer(
@@ -122,11 +122,11 @@ def welcome_router(version: str, base_url: str) -> APIRouter:
 
     @router.api_route("/docs/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs_file(name: str) -> Response:
-        """Answer one of Swagger UI's own files."""
+        """Return one of Swagger UI's own files."""
         media_type = FILES.get(name)
         if media_type is None:
             return JsonAnswer(
-                {"error": "not_found", "message": "There is nothing at this address."}, 404
+                {"error": "not_found", "message": "No route matches this path."}, 404
             )
         return FileResponse(STATIC / name, media_type=media_type, headers=SECURITY_HEADERS)
 

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from packages.models import check_schema_version
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
+from registry.core.origin import process_name
 from registry.core.settings import Settings
 from registry.sync.bulk_sync import BulkSync
 from registry.wiring.commands import NoGateway
 from registry.wiring.connections import build_connections
 from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
-from registry.wiring.process import process_name
 from registry.wiring.storage import build_storage, prepared
 from registry.wiring.sync import build_sync
 from registry.wiring.upstreams import build_upstreams

@@ -17,6 +17,8 @@ from packages.models import check_schema_version
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.governance.repository import GovernedTools
+from registry.governance.verification import ToolVerifier
 from registry.servers.storage.store import ServerRepositories
 from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
@@ -187,7 +189,7 @@ async def command_services(
         SettingsError: The stored credentials were encrypted with other keys.
         UnsupportedServerError: MongoDB is too old, or a sharded cluster.
         TopologyError: Something is to be changed, and MongoDB is no replica set.
-        DatabaseUnavailable: MongoDB is not there.
+        DatabaseUnavailable: MongoDB cannot be reached.
     """
     check_schema_version()
     clock, metrics, cipher = SystemClock(), Metrics(), build_cipher(settings)
@@ -209,3 +211,15 @@ async def _read_lists(repositories: ServerRepositories, clock: Clock, *, with_to
     servers = await sources.read(clock.now(), with_tools=with_tools)
     repositories.inventory.replace_all(servers)
     repositories.inventory.agrees(began_at)
+
+
+@asynccontextmanager
+async def tool_verifier(settings: Settings) -> AsyncIterator[ToolVerifier]:
+    """Connect to the database and yield the verifier of stored tools.
+
+    Raises:
+        UnsupportedServerError: MongoDB is too old, or a sharded cluster.
+        DatabaseUnavailable: MongoDB cannot be reached.
+    """
+    async with connected(settings) as database:
+        yield ToolVerifier(GovernedTools(database))

@@ -12,6 +12,7 @@ from packages.database.polling import Polling, polling_indexes
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
+from registry.core.origin import process_name
 from registry.core.settings import Settings
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.recorder import CallLog, Recorder
@@ -27,7 +28,6 @@ from registry.usage.batches import BatchPacker
 from registry.usage.repository import UsageRepository
 from registry.usage.writer import UsageWriter
 from registry.wiring.identities import Identities
-from registry.wiring.process import process_name
 from registry.wiring.storage import Storage
 from registry.wiring.upstreams import Upstreams
 
@@ -132,7 +132,7 @@ async def build_recorder(
         usage = UsageWriter(
             repository,
             BatchPacker(worker=worker, retention=timedelta(days=days)),
-            most_records=settings.usage_buffer_records,
+            max_records=settings.usage_buffer_records,
             clock=clock,
             metrics=metrics,
         )

@@ -6,15 +6,15 @@ from datetime import timedelta
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
+from registry.core.origin import process_name
 from registry.core.settings import Settings
 from registry.servers.ports import ServerChanges
 from registry.servers.reader import ServerReader
 from registry.sync.repository import JobRepository
-from registry.sync.runner import SyncRunner, Terms
+from registry.sync.runner import SyncRunner, SyncRunnerConfig
 from registry.sync.schedule import RetryPolicy
 from registry.sync.service import SyncService
-from registry.sync.worker import Announcements, SyncWorker, WorkerTerms
-from registry.wiring.process import process_name
+from registry.sync.worker import Announcements, SyncWorker, SyncWorkerConfig
 from registry.wiring.storage import Storage
 
 
@@ -57,7 +57,7 @@ def build_sync(
         reader,
         changes,
         connections,
-        Terms(patience, lease_seconds, settings.connection_failures_until_error),
+        SyncRunnerConfig(patience, lease_seconds, settings.connection_failures_until_error),
         clock=clock,
         metrics=metrics,
     )
@@ -68,7 +68,7 @@ def build_sync(
         repositories.lookup,
         runner,
         announcements,
-        WorkerTerms(
+        SyncWorkerConfig(
             process_name(), settings.sync_at_once, settings.sync_poll_seconds, lease_seconds
         ),
         clock=clock,

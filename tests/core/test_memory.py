@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
-from registry.core.memory import AFTER_SECONDS, MUCH_BYTES, FreedMemory, give_back
+from registry.core.memory import RELEASE_BYTES, RELEASE_DELAY_SECONDS, FreedMemory, release_memory
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory import GivenBack
 
@@ -26,12 +26,12 @@ async def test_much_that_was_freed_is_given_back_once_and_later() -> None:
     memory = FreedMemory(clock, given)
 
     async with following(memory):
-        memory.note(MUCH_BYTES)
-        memory.note(MUCH_BYTES)
+        memory.note(RELEASE_BYTES)
+        memory.note(RELEASE_BYTES)
         await given.came()
 
     assert given.times == 1
-    assert clock.monotonic() == AFTER_SECONDS
+    assert clock.monotonic() == RELEASE_DELAY_SECONDS
 
 
 async def test_little_is_kept_until_it_is_much_together() -> None:
@@ -39,10 +39,10 @@ async def test_little_is_kept_until_it_is_much_together() -> None:
     memory = FreedMemory(FakeClock(), given)
 
     async with following(memory):
-        memory.note(MUCH_BYTES // 2)
+        memory.note(RELEASE_BYTES // 2)
         await SystemClock().sleep(0)
         assert given.times == 0
-        memory.note(MUCH_BYTES // 2 + 1)
+        memory.note(RELEASE_BYTES // 2 + 1)
         await given.came()
 
 
@@ -52,12 +52,12 @@ async def test_each_time_it_is_much_counts_anew() -> None:
 
     async with following(memory):
         for _ in range(3):
-            memory.note(MUCH_BYTES)
+            memory.note(RELEASE_BYTES)
             await given.came()
-            memory.note(MUCH_BYTES // 2)
+            memory.note(RELEASE_BYTES // 2)
 
     assert given.times == 3
 
 
 def test_it_is_given_back_wherever_this_runs() -> None:
-    give_back()
+    release_memory()

@@ -35,7 +35,7 @@ async def test_a_task_that_winds_up_is_left_to_do_so() -> None:
 async def test_a_task_that_loses_a_cancellation_is_ended_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tasks, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(tasks, "CANCEL_INTERVAL_SECONDS", 0.1)
     clock = SystemClock()
 
     async def losing() -> None:

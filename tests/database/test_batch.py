@@ -262,4 +262,4 @@ async def test_nothing_is_sent_of_nothing(watched: Database, commands: Commands)
 
 
 def test_what_is_sent_together_fits_into_one_document() -> None:
-    assert batch_module.MOST_BYTES < 16 * 1024 * 1024 - 1_000_000
+    assert batch_module.MAX_BYTES < 16 * 1024 * 1024 - 1_000_000

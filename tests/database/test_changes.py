@@ -11,7 +11,7 @@ import pytest
 from packages.database.changes import (
     ChangeEvent,
     ChangeStream,
-    Heard,
+    FeedItem,
     HistoryLost,
     Watched,
 )
@@ -31,7 +31,7 @@ def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-async def next_heard(stream: AsyncIterator[Heard]) -> Heard:
+async def next_heard(stream: AsyncIterator[FeedItem]) -> FeedItem:
     async with asyncio.timeout(PATIENCE_SECONDS):
         async for heard in stream:
             if heard.change is not None:
@@ -39,7 +39,7 @@ async def next_heard(stream: AsyncIterator[Heard]) -> Heard:
     raise AssertionError("the stream ended")
 
 
-async def next_change(stream: AsyncIterator[Heard]) -> ChangeEvent | None:
+async def next_change(stream: AsyncIterator[FeedItem]) -> ChangeEvent | None:
     return (await next_heard(stream)).change
 
 

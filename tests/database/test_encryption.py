@@ -383,7 +383,7 @@ def test_errors_name_the_place_and_neither_value_nor_key() -> None:
 
     assert str(caught.value) == (
         "Cannot decrypt secrets.api_key of document 65f0c0ffee65f0c0ffee0001 in connections: "
-        "CREDS_KEY does not fit, or the value is damaged."
+        "CREDS_KEY is not the right key, or the value is damaged."
     )
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None

@@ -10,7 +10,7 @@ import pytest_asyncio
 from bson import ObjectId
 
 from packages.database import polling
-from packages.database.changes import ChangeEvent, Heard, Watched
+from packages.database.changes import ChangeEvent, FeedItem, Watched
 from packages.database.client import Database
 from packages.database.errors import ReplicaSetNeeded
 from packages.database.polling import Polling, polling_indexes
@@ -45,7 +45,7 @@ async def database(daemon: RunningDaemon) -> AsyncIterator[Database]:
 class Rounds:
     """Steps through rounds of polling, one after another."""
 
-    def __init__(self, feed: AsyncIterator[Heard]) -> None:
+    def __init__(self, feed: AsyncIterator[FeedItem]) -> None:
         self._feed = feed
         self.position: Any = None
 

@@ -18,7 +18,7 @@ from registry.core.origin import UrlOrigin
 from registry.gateway.values import Route, build_route, tool_entry
 from registry.gateway.view.catalogue import Catalogue
 from registry.servers.values import Era, Transport
-from registry.usage.values import CallCourse, CallFacts, Course, Facts
+from registry.usage.values import CallFacts, CallMeasurements, Facts, Measurements
 from registry.workers.peers import SingleWorker
 
 AUTHOR = "d" * 24
@@ -69,9 +69,9 @@ class RecordedCalls:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def note(self, facts: Facts, course: Course) -> None:
+    def note(self, facts: Facts, measurements: Measurements) -> None:
         """Remember one call."""
-        about, times = CallFacts._make(facts), CallCourse._make(course)
+        about, times = CallFacts._make(facts), CallMeasurements._make(measurements)
         self.calls.append(SimpleNamespace(**about._asdict(), **times._asdict()))
 
 

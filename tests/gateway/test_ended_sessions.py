@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typing_extensions import override
 
-from packages.database.changes import ChangeEvent, Heard
+from packages.database.changes import ChangeEvent, FeedItem
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
 from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSessions
@@ -115,7 +115,7 @@ def test_of_more_than_are_remembered_the_latest_are_read() -> None:
     pending = PendingChanges()
 
     for number in range(MOST_ENDED_AT_ONCE + 5):
-        pending.hear(Heard(ChangeEvent("ended_sessions", str(number)), None), 0.0)
+        pending.hear(FeedItem(ChangeEvent("ended_sessions", str(number)), None), 0.0)
 
     ended = pending.take_callers().ended_sessions
     assert len(ended) == MOST_ENDED_AT_ONCE + 1

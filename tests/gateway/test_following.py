@@ -13,7 +13,7 @@ from bson import ObjectId
 from pymongo.errors import OperationFailure
 from typing_extensions import override
 
-from packages.database.changes import ChangeEvent, ChangeStream, Heard
+from packages.database.changes import ChangeEvent, ChangeStream, FeedItem
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.schema import prepare
@@ -268,7 +268,7 @@ def test_more_deleted_rows_than_are_remembered_make_everything_be_read() -> None
 
     pending = PendingChanges()
     for number in range(MAX_DELETED + 1):
-        pending.hear(Heard(ChangeEvent("mcp_tools", f"{number:024x}"), number), 1.0)
+        pending.hear(FeedItem(ChangeEvent("mcp_tools", f"{number:024x}"), number), 1.0)
 
     taken = pending.take()
     assert taken.is_too_much

@@ -19,14 +19,14 @@ from pymongo.monitoring import (
 )
 from typing_extensions import override
 
-from packages.database.changes import ChangeEvent, ChangeStream, Heard
+from packages.database.changes import ChangeEvent, ChangeStream, FeedItem
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.access.policy import Permission, decide
 from registry.auth.identity import UserContext
 from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
-from registry.core.memory import MUCH_BYTES, FreedMemory
+from registry.core.memory import RELEASE_BYTES, FreedMemory
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.view.loading import ServerView, SnapshotSources
@@ -417,10 +417,10 @@ async def test_tools_that_only_the_other_application_described_are_served(
 async def test_changes_without_a_pause_keep_the_view_fresh(
     snapshot: Snapshot, forgotten: list[str]
 ) -> None:
-    async def busy() -> AsyncIterator[Heard]:
+    async def busy() -> AsyncIterator[FeedItem]:
         for _ in range(5):
             await SystemClock().sleep(GATHER_SECONDS / 2)
-            yield Heard(ChangeEvent("users", "0" * 24), None)
+            yield FeedItem(ChangeEvent("users", "0" * 24), None)
 
     before = SystemClock().monotonic()
     await snapshot._follow_changes(busy())
@@ -445,10 +445,10 @@ async def test_a_server_that_takes_long_to_read_is_not_read_all_the_time(
         taken.append(clock.monotonic() - began_at)
         return views
 
-    async def changes() -> AsyncIterator[Heard]:
+    async def changes() -> AsyncIterator[FeedItem]:
         while clock.monotonic() < began_at + 1.0:
             await clock.sleep(0)
-            yield Heard(ChangeEvent("mcp_tools", "1" * 24, "0" * 24), None)
+            yield FeedItem(ChangeEvent("mcp_tools", "1" * 24, "0" * 24), None)
 
     monkeypatch.setattr(snapshot._reader, "read", slow)
     began_at = clock.monotonic()
@@ -590,7 +590,7 @@ async def test_what_a_large_server_took_is_given_back_when_it_is_gone(
     given_back: GivenBack,
     alice: UserContext,
 ) -> None:
-    offering.answer = described(MUCH_BYTES)
+    offering.answer = described(RELEASE_BYTES)
     server = await other_replica.register(create(), alice, strict=False)
     await snapshot.load()
     async with asyncio.TaskGroup() as group, asyncio.timeout(PATIENCE_SECONDS):

@@ -79,12 +79,12 @@ def test_objects_are_taken_as_they_came_and_in_order() -> None:
         (
             "prompts",
             {"name": "p", "description": "\ud800"},
-            FeatureProblem("prompts/p", "holds broken characters"),
+            FeatureProblem("prompts/p", "contains invalid Unicode"),
         ),
         (
             "prompts",
             {"name": "p", "x": float("nan")},
-            FeatureProblem("prompts/p", "holds a number that cannot be kept"),
+            FeatureProblem("prompts/p", "contains a number that cannot be stored"),
         ),
         (
             "prompts",

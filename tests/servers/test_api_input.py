@@ -148,8 +148,14 @@ NAMES = ",".join(f'"m{number}":0' for number in range(50_000))
         ("null", "valid dictionary"),
         ("[]", "valid dictionary"),
         ('"text"', "valid dictionary"),
-        ('{"serverName":"a","serverName":"b","url":"http://a"}', "says 'serverName' twice"),
-        ('{"serverName":"a","url":"u","apiKey":{"key":"a","key":"b"}}', "says 'key' twice"),
+        (
+            '{"serverName":"a","serverName":"b","url":"http://a"}',
+            "has two members named 'serverName'",
+        ),
+        (
+            '{"serverName":"a","url":"u","apiKey":{"key":"a","key":"b"}}',
+            "has two members named 'key'",
+        ),
         ('{"serverName":"a","url":"http://a","timeout":NaN}', "is not valid JSON"),
         ('{"serverName":"a","url":"http://a","timeout":Infinity}', "is not valid JSON"),
         ('{"serverName":"a","url":"http://a","timeout":1%s}' % ("0" * 5000), "is not valid JSON"),
@@ -491,7 +497,7 @@ async def test_an_address_that_does_not_exist_is_not_found(rest: Rest) -> None:
 
     assert (answer.status_code, answer.json()) == (
         404,
-        {"error": "not_found", "message": "There is nothing at this address."},
+        {"error": "not_found", "message": "No route matches this path."},
     )
 
 

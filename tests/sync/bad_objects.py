@@ -2,7 +2,7 @@
 
 from registry.core.definitions import MAX_DEPTH, NO_NUMBER, TOO_DEEP
 
-BROKEN = "holds broken characters"
+BROKEN = "contains invalid Unicode"
 REPEATED = "has two members of one name"
 
 

@@ -73,7 +73,7 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
         }
         assert (rows["same"]["state"], rows["same"]["counts"]) == ("succeeded", {"offered": 1})
         assert rows["gone"]["reason"] == "Could not connect to http://127.0.0.1:9."
-        assert rows["off"]["reason"] == "It is turned off."
+        assert rows["off"]["reason"] == "The server is turned off."
         assert table.returncode == 0
         assert [line.split()[:3] for line in table.stdout.splitlines()[1:3]] == [
             ["more", "read", "1"],

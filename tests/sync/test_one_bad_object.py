@@ -108,7 +108,7 @@ async def test_prompts_and_resources_that_cannot_be_read_cost_only_themselves(
     assert [item.key for item in found.features.lists[FeatureKind.PROMPT]] == ["q"]
     assert [(item.name, item.reason) for item in found.features.problems] == [
         ("prompts/p", "is nested deeper than 64 levels"),
-        ("resources/x:a", "holds a number that cannot be kept"),
+        ("resources/x:a", "contains a number that cannot be stored"),
         ("resources/x:b", "has no name"),
         ("resourceTemplates/x:{a}", "has two members of one name"),
     ]

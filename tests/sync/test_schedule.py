@@ -10,7 +10,7 @@ from registry.sync.schedule import RetryPolicy, failed, next_round, retry_second
 from registry.sync.values import JobState, RunOutcome
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-PATIENCE = RetryPolicy(most_attempts=5, first_seconds=30, most_seconds=600)
+PATIENCE = RetryPolicy(max_attempts=5, first_seconds=30, max_seconds=600)
 chances = st.floats(min_value=0, max_value=1, exclude_max=True)
 
 

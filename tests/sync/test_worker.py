@@ -34,7 +34,7 @@ from registry.servers.values import ConnectionSpec, Discovered
 from registry.sync.bulk_sync import BulkSync, BulkSyncResult
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
-from registry.sync.runner import NOT_STORED, SyncRunner, Terms
+from registry.sync.runner import NOT_STORED, SyncRunner, SyncRunnerConfig
 from registry.sync.schedule import RetryPolicy
 from registry.sync.values import (
     Ending,
@@ -47,12 +47,12 @@ from registry.sync.values import (
     Trigger,
 )
 from registry.sync.worker import (
-    MOST_IN_A_ROW,
+    MAX_READINGS,
     PAUSE_SECONDS,
     SETTLE_SECONDS,
     Announcements,
     SyncWorker,
-    WorkerTerms,
+    SyncWorkerConfig,
 )
 from registry.tools.intake import LISTED_TWICE
 from registry.tools.repository import ToolRepository
@@ -108,7 +108,7 @@ class Parts:
     def runner(
         self,
         *,
-        most_attempts: int = 3,
+        max_attempts: int = 3,
         lease_seconds: float = LEASE_SECONDS,
         backoff_seconds: float = 0.001,
     ) -> SyncRunner:
@@ -120,7 +120,9 @@ class Parts:
             self.reader,
             RecordedChanges(),
             quiet_tracker(),
-            Terms(RetryPolicy(most_attempts, backoff_seconds, backoff_seconds), lease_seconds, 3),
+            SyncRunnerConfig(
+                RetryPolicy(max_attempts, backoff_seconds, backoff_seconds), lease_seconds, 3
+            ),
             clock=self.clock,
             metrics=Metrics(),
         )
@@ -133,7 +135,7 @@ class Parts:
             self.repositories.lookup,
             self.runner(),
             self.announcements,
-            WorkerTerms(name, at_once, 0.05, LEASE_SECONDS),
+            SyncWorkerConfig(name, at_once, 0.05, LEASE_SECONDS),
             clock=self.clock,
             metrics=Metrics(),
         )
@@ -420,7 +422,7 @@ async def test_a_job_whose_workers_keep_dying_is_given_up(parts: Parts) -> None:
         await parts.claim(lease_seconds=0.05)
         await parts.clock.sleep(0.1)
 
-    ending = await parts.runner(most_attempts=3).run(await parts.claim())
+    ending = await parts.runner(max_attempts=3).run(await parts.claim())
 
     assert ending is not None
     assert ending.state is JobState.DEAD
@@ -539,7 +541,7 @@ async def test_announcements_outlast_an_absence_of_the_database(
     parts.jobs = jobs = AwayOnce(database)
     worker = parts.worker("one")
     for server_id in ids:
-        parts.announcements.heard(server_id)
+        parts.announcements.add(server_id)
     task = asyncio.ensure_future(worker.follow())
     await jobs.was_away.wait()
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -702,7 +704,7 @@ async def test_a_server_that_is_asked_once_only_is_believed_the_first_time(parts
     parts.discovery.answer = lambda _: found()
     await parts.open(server_id, Trigger.SCHEDULE)
 
-    ending = await parts.runner(most_attempts=1).run(await parts.claim())
+    ending = await parts.runner(max_attempts=1).run(await parts.claim())
 
     assert ending is not None
     assert ending.state is JobState.SUCCEEDED
@@ -953,7 +955,7 @@ async def test_of_a_server_that_was_removed_meanwhile_a_round_says_so(parts: Par
 
     results = {result.server_name: (result.state, result.note) for result in told}
     assert results == {
-        gone: (None, "It was removed meanwhile."),
+        gone: (None, "The server was removed."),
         "one": (JobState.SUCCEEDED, None),
     }
 
@@ -1018,13 +1020,13 @@ def test_announcements_are_bounded_and_the_last_one_counts() -> None:
     announcements = Announcements(clock)
 
     for _ in range(100):
-        announcements.heard("sums")
+        announcements.add("sums")
     at_once = announcements.take()
     clock.move(SETTLE_SECONDS)
     first = announcements.take()
     soon = []
-    for _ in range(MOST_IN_A_ROW):
-        announcements.heard("sums")
+    for _ in range(MAX_READINGS):
+        announcements.add("sums")
         clock.move(SETTLE_SECONDS)
         soon.append(announcements.take())
     clock.move(PAUSE_SECONDS)
@@ -1032,7 +1034,7 @@ def test_announcements_are_bounded_and_the_last_one_counts() -> None:
     clock.move(PAUSE_SECONDS)
 
     assert (at_once, first) == ([], ["sums"])
-    assert soon == [["sums"]] * (MOST_IN_A_ROW - 1) + [[]]
+    assert soon == [["sums"]] * (MAX_READINGS - 1) + [[]]
     assert last == ["sums"]
     assert announcements.take() == []
 
@@ -1043,8 +1045,8 @@ def test_who_reads_is_woken_by_an_announcement_and_told_when_it_is_due() -> None
     announcements.listen(lambda: woken.append("woken"))
     before = announcements.seconds_left()
 
-    announcements.heard("sums")
-    announcements.heard("sums")
+    announcements.add("sums")
+    announcements.add("sums")
 
     assert (woken, before, announcements.seconds_left()) == (["woken"], None, SETTLE_SECONDS)
 

@@ -20,7 +20,7 @@ from tests.fakes.rest import JWT_SECRET, Rest
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 URL = "http://127.0.0.1:9/mcp"
-REFUSED = {"error": "unauthorized", "message": "The refresh token cannot be accepted."}
+REFUSED = {"error": "unauthorized", "message": "The refresh token is invalid, expired or revoked."}
 WIDE = [Scope.READ_SERVERS, Scope.WRITE_TOKENS]
 
 

@@ -38,7 +38,7 @@ def nested(levels: int) -> dict[str, Any]:
         (raw(name="a\n"), "holds others than"),
         (raw(description=5), "is no text"),
         (raw(description="x" * 65_537), "more than 65536 bytes"),
-        (raw(description="\ud800"), "broken characters"),
+        (raw(description="\ud800"), "invalid Unicode"),
         (raw(title=["x"]), "is no text"),
         (raw(inputSchema=None), "no inputSchema object"),
         (raw(inputSchema=[]), "no inputSchema object"),
@@ -51,9 +51,9 @@ def nested(levels: int) -> dict[str, Any]:
         (raw(outputSchema="x"), "no outputSchema object"),
         (raw(inputSchema=nested(70)), "nested deeper than"),
         (raw(blob="x" * 1_100_000), "larger than"),
-        (raw(number=float("nan")), "a number that cannot be kept"),
-        (raw(number=10**400), "a number that cannot be kept"),
-        (raw(key={"\ud800": 1}), "broken characters"),
+        (raw(number=float("nan")), "a number that cannot be stored"),
+        (raw(number=10**400), "a number that cannot be stored"),
+        (raw(key={"\ud800": 1}), "invalid Unicode"),
     ],
 )
 def test_what_cannot_be_taken_is_rejected_with_a_reason(tool: Any, reason: str) -> None:

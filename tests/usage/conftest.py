@@ -6,7 +6,7 @@ from packages.database.client import Database
 from registry.core.clock import SystemClock
 from registry.usage.batches import UsageBatch
 from registry.usage.repository import UsageRepository
-from registry.usage.values import CallCourse, CallFacts
+from registry.usage.values import CallFacts, CallMeasurements
 from tests.conftest import ALICE
 
 SERVER_ID = "d" * 24
@@ -26,10 +26,10 @@ FACTS = CallFacts(
 )
 
 
-def call(**changes: object) -> tuple[CallFacts, CallCourse]:
+def call(**changes: object) -> tuple[CallFacts, CallMeasurements]:
     """Return a call that took 3 ms and ends now."""
     now = SystemClock().monotonic()
-    course = CallCourse(
+    measurements = CallMeasurements(
         began_at=now - 0.003,
         decided_at=now - 0.0025,
         head_at=now - 0.0005,
@@ -39,14 +39,14 @@ def call(**changes: object) -> tuple[CallFacts, CallCourse]:
         trace_id=None,
     )
     about = {name: changes.pop(name) for name in [*changes] if name in CallFacts._fields}
-    return FACTS._replace(**about), course._replace(**changes)  # type: ignore[arg-type]  # tests name their members
+    return FACTS._replace(**about), measurements._replace(**changes)  # type: ignore[arg-type]  # tests name their members
 
 
-def batch_of(*calls: tuple[CallFacts, CallCourse]) -> UsageBatch:
+def batch_of(*calls: tuple[CallFacts, CallMeasurements]) -> UsageBatch:
     """Return a batch of calls."""
     batch = UsageBatch()
-    for facts, course in calls:
-        batch.add(facts, course)
+    for facts, measurements in calls:
+        batch.add(facts, measurements)
     return batch
 
 

@@ -82,11 +82,11 @@ def metrics() -> Metrics:
 
 
 def make(
-    repository: UsageRepository, metrics: Metrics, *, most_records: int = 10_000
+    repository: UsageRepository, metrics: Metrics, *, max_records: int = 10_000
 ) -> UsageWriter:
     packer = BatchPacker(worker="host:1", retention=timedelta(days=30))
     return UsageWriter(
-        repository, packer, most_records=most_records, clock=SystemClock(), metrics=metrics
+        repository, packer, max_records=max_records, clock=SystemClock(), metrics=metrics
     )
 
 
@@ -155,7 +155,7 @@ async def test_many_records_are_not_kept_waiting_for_others(
 async def test_while_the_database_is_away_the_newest_are_kept(
     shelf: Shelf, metrics: Metrics
 ) -> None:
-    writer = make(shelf, metrics, most_records=100)
+    writer = make(shelf, metrics, max_records=100)
     shelf.is_away = True
     for number in range(150):
         writer.note(*call(target=f"t{number}"))
@@ -179,7 +179,7 @@ async def test_it_is_tried_again_until_the_database_is_back(
     shelf: Shelf, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_module, "GATHER_SECONDS", 0.01)
-    monkeypatch.setattr(writer_module, "AWAY_SECONDS", 0.01)
+    monkeypatch.setattr(writer_module, "DATABASE_RETRY_SECONDS", 0.01)
     writer = make(shelf, metrics)
     shelf.is_away = True
 
@@ -333,11 +333,11 @@ async def test_records_outlive_a_restart_of_the_database(
         writer = UsageWriter(
             repository,
             BatchPacker(worker="host:1", retention=timedelta(days=30)),
-            most_records=1_000,
+            max_records=1_000,
             clock=SystemClock(),
             metrics=metrics,
         )
-        monkeypatch.setattr(writer_module, "AWAY_SECONDS", 0.1)
+        monkeypatch.setattr(writer_module, "DATABASE_RETRY_SECONDS", 0.1)
         async with asyncio.timeout(30), following(writer):
             daemon.stop()
             for _ in range(300):

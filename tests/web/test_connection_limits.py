@@ -218,7 +218,7 @@ async def test_a_connection_between_two_requests_is_left_alone(
 async def test_connections_beyond_the_limit_are_told_to_come_back(
     start: Start, connect: Connect
 ) -> None:
-    address = await start(most_connections=1)
+    address = await start(max_connections=1)
     first, writing = await connect(address)
     writing.write(REQUEST)
     async with asyncio.timeout(SECONDS):

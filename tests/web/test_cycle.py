@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 
-from registry.core.asgi import given_body
+from registry.core.asgi import body_of
 from registry.core.clock import SystemClock
 from registry.web.connection import ConnectionLimits, JoiningProtocol, OpenConnections
 from tests.gateway.serving import serve
@@ -31,7 +31,7 @@ class Scripted:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        self.bodies += [given_body(scope), given_body({**scope})]
+        self.bodies += [body_of(scope), body_of({**scope})]
         message = await receive()
         self.received.append(message["body"])
         while message.get("more_body"):

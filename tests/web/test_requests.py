@@ -182,7 +182,7 @@ async def test_what_nobody_expected_is_a_short_answer_and_a_logged_error(
         500,
         {
             "error": "internal_error",
-            "message": "Something went wrong here; it was recorded under this X-Request-ID.",
+            "message": "Internal server error; the log has details under this X-Request-ID.",
         },
     )
     assert [event["event"] for event in logs.entries] == ["request_failed", "request_served"]

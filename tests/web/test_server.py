@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.web.connection import ConnectionLimits
-from registry.web.draining import RefuseWhileDraining
+from registry.web.middleware import RefuseWhileDraining
 from registry.web.server import Server
 
 

@@ -1,4 +1,4 @@
-"""What a release changes for this program, in lines for the person who pins it.
+"""Differences between two schema releases, in lines for the person who pins one.
 
 Compares the modules that two releases lead to, not their files: order, titles and the driver's
 internals make no difference there. What a release *requires* is told although the generated

@@ -1,4 +1,4 @@
-"""The one failure of the generator."""
+"""The generator's one error."""
 
 
 class GenerationError(Exception):

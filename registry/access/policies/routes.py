@@ -23,10 +23,9 @@ from registry.auth.identity import Scope, UserContext
 from registry.core.json import JsonObject
 from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
-from registry.web.bodies import StrictJsonRoute
+from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import pagination
-from registry.web.preconditions import IfMatch, etag_in
 
 Asker = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]

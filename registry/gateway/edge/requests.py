@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from registry.auth.identity import UserContext
-from registry.core.asgi import declares_more, given_body
+from registry.core.asgi import body_of, declares_more
 from registry.gateway.errors import BodyTooLarge, BodyTooSlow, CallOutcome, NotAcceptable, NotJson
 from registry.gateway.protocol.envelope import RequestId
 from registry.gateway.protocol.headers import Headers
@@ -161,7 +161,7 @@ class GatewayRequest:
         declared = self.headers.get("content-length", "0")
         if declares_more(declared, max_body_bytes):
             raise BodyTooLarge(max_body_bytes)
-        whole = given_body(self.scope)
+        whole = body_of(self.scope)
         if whole is not None:
             # It came with its head, so there is nothing to wait for.
             if len(whole) > max_body_bytes:

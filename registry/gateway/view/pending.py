@@ -7,7 +7,7 @@ of servers: events are kept as the servers they are about. Pure but for the wait
 import asyncio
 from dataclasses import dataclass, field
 
-from packages.database.changes import ChangeEvent, Heard, Position, Watched, row_id
+from packages.database.changes import ChangeEvent, FeedItem, Position, Watched, row_id
 
 USERS = frozenset({"users", "groups"})
 REVOKED = "revoked_tokens"
@@ -105,7 +105,7 @@ class PendingChanges:
         self._heard = asyncio.Event()
         self.is_over = False
 
-    def hear(self, heard: Heard, now: float) -> None:
+    def hear(self, heard: FeedItem, now: float) -> None:
         """Take note of a change or of a sign of life at the monotonic time *now*."""
         pending = self._next
         if heard.position is not None:

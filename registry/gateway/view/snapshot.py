@@ -14,7 +14,7 @@ from math import inf
 
 import structlog
 
-from packages.database.changes import ChangeFeed, Heard, HistoryLost, Position
+from packages.database.changes import ChangeFeed, FeedItem, HistoryLost, Position
 from packages.database.errors import DatabaseUnavailable
 from packages.database.slices import slices
 from registry.access.policies.values import Policy
@@ -330,7 +330,7 @@ class Snapshot:
         # It ended by itself: time to begin anew.
         self._position = None
 
-    async def _follow_changes(self, feed: AsyncIterator[Heard]) -> None:
+    async def _follow_changes(self, feed: AsyncIterator[FeedItem]) -> None:
         """Hear and apply side by side: what comes while a server is read waits in few bytes."""
         pending, pace = PendingChanges(), FeedPacer(self._clock)
         async with asyncio.TaskGroup() as group:
