@@ -27,11 +27,13 @@ tools = st.one_of(
 )
 
 
+@pytest.mark.requirement("R-236")
 @given(slugs, tools)
 def test_a_name_is_acceptable_to_every_model(slug: str, tool: str) -> None:
     assert ACCEPTABLE.fullmatch(public_name(slug, tool))
 
 
+@pytest.mark.requirement("R-236")
 @given(st.sets(st.tuples(slugs, tools), min_size=2, max_size=30))
 def test_no_two_tools_have_the_same_name(offered: set[tuple[str, str]]) -> None:
     names = {public_name(slug, tool) for slug, tool in offered}

@@ -605,7 +605,7 @@ async def test_a_toggle_answers_the_new_state_however_often(
 
 
 @pytest.mark.requirement("R-244")
-async def test_users_see_shared_servers_and_may_not_change_them(
+async def test_users_change_their_own_servers_and_not_the_shared_ones_that_they_see(
     rest: Rest, root: UserContext, alice: UserContext
 ) -> None:
     created = await rest.register(root, "shared", DEAD, scope="shared_app")
@@ -615,7 +615,15 @@ async def test_users_see_shared_servers_and_may_not_change_them(
     changed = await rest.call(alice, "PATCH", path, json={"title": "Mine"})
     deleted = await rest.call(alice, "DELETE", path)
 
+    own = await rest.register(alice, "own", DEAD)
+    path = f"/{own['id']}"
+    answers = [
+        await rest.call(alice, "PATCH", path, json={"title": "Mine"}),
+        await rest.call(alice, "DELETE", path),
+    ]
+
     assert [seen.status_code, changed.status_code, deleted.status_code] == [200, 403, 403]
+    assert [answer.status_code for answer in answers] == [200, 204]
 
 
 @pytest.mark.requirement("R-243")
