@@ -476,14 +476,14 @@ class UpstreamAnswered(UpstreamFailed):
 
 
 class NoJsonRpcAnswer(UpstreamFailed):
-    """The server answered a request with HTTP 200, and with no JSON-RPC answer in it.
+    """The server answered a request with success, and with no JSON-RPC answer in it.
 
     It is there, so that nobody answers in its place, and works for nobody.
     """
 
-    def __init__(self, server_name: str) -> None:
+    def __init__(self, server_name: str, status: int) -> None:
         super().__init__(
-            f"The server {server_name} answered with HTTP 200 but without a JSON-RPC answer."
+            f"The server {server_name} answered with HTTP {status} but without a JSON-RPC answer."
         )
 
 

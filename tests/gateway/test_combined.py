@@ -349,6 +349,22 @@ async def test_a_session_of_another_caller_is_unknown(combined: Gateway) -> None
     assert elsewhere.status_code == 404
 
 
+@pytest.mark.parametrize("answered_id", [99, "abc", None])
+async def test_an_answer_that_nobody_asked_for_does_not_cost_the_client_its_session(
+    combined: Gateway, answered_id: object
+) -> None:
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}
+    begun = await combined.post(request("initialize", hello), slug="")
+    session = begun.headers["mcp-session-id"]
+    unasked = {"jsonrpc": "2.0", "id": answered_id, "result": {}}
+
+    refused = await combined.post(unasked, slug="", mcp_session_id=session)
+
+    # Clients give up their session when they are told 404.
+    assert refused.status_code == 400
+    assert "Session" not in refused.text
+
+
 async def test_pages_of_a_long_list_follow_each_other(start_gateway: StartGateway) -> None:
     tools = [
         tool_entry(f"tool_{number:04d}", f'{{"name":"tool_{number:04d}"}}')

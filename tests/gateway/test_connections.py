@@ -188,6 +188,39 @@ async def test_a_call_without_an_answer_is_an_error_of_the_connection(
     assert (watched.state, watched.known.problem) == ("error", NO_ANSWER)
 
 
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/demo"])
+@pytest.mark.parametrize(
+    ("status", "body"), [(202, b""), (204, b""), (205, b"{}"), (201, b'{"error":"busy"}')]
+)
+async def test_a_call_that_is_taken_without_an_answer_is_told_and_keeps_nobody_waiting(
+    start: StartWatched, path: str, status: int, body: bytes
+) -> None:
+    watched = await start()
+    taken = answering(status, body, content_type="application/json")
+    watched.upstream.behaviour = LegacyServer(taken) if path == "/mcp" else taken
+    name = "demo__echo" if path == "/mcp" else "echo"
+    call = request("tools/call", {"name": name, "arguments": {}})
+
+    answer = await watched.gateway.http.post(path, json=call, headers=head())
+
+    assert f"with HTTP {status} but without a JSON-RPC answer" in answer.text
+    assert answer.json()["id"] == call["id"]
+
+
+@pytest.mark.parametrize("status", [400, 429, 500, 503])
+@pytest.mark.parametrize("body", [b'{"detail":"slowly"}', b'{"error":"slowly"}'])
+async def test_the_status_of_an_error_that_says_nothing_of_mcp_is_told_at_the_combined_server(
+    start: StartWatched, status: int, body: bytes
+) -> None:
+    watched = await start()
+    watched.upstream.behaviour = LegacyServer(answering(status, body))
+    call = request("tools/call", {"name": "demo__echo", "arguments": {}})
+
+    answer = await watched.gateway.http.post("/mcp", json=call, headers=head())
+
+    assert f"The server demo answered HTTP {status}." in answer.text
+
+
 @pytest.mark.parametrize(
     ("status", "content_type", "problem"),
     [

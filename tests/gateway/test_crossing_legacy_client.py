@@ -266,7 +266,7 @@ async def test_what_was_asked_can_be_answered_by_its_owner_only_and_counts_once(
         answer = await stream.next()
     replayed = await gateway.post({**reply, "result": {"n": 2}}, mcp_session_id=session)
 
-    assert [stolen.status_code, made_up.status_code] == [404, 404]
+    assert [stolen.status_code, made_up.status_code] == [400, 400]
     assert [taken.status_code, replayed.status_code] == [202, 202]
     assert answer["result"] == {"content": []}
     assert len(upstream.requests) == 2

@@ -278,13 +278,14 @@ class ClientBridge:
         """Return what is sealed into the id of something that a client was asked.
 
         Raises:
-            SessionUnknown: It is no id of ours, or was another's to answer.
+            AnswerUnwanted: It is no id of ours, or was another's to answer.
         """
-        return list(
-            orjson.loads(
-                self._seal.open(str(request_id), principal=user.principal, server_id=REPLIES)
-            )
-        )
+        try:
+            opened = self._seal.open(str(request_id), principal=user.principal, server_id=REPLIES)
+        except SessionUnknown:
+            # The client's session is not what is unknown: told so, it would give that up.
+            raise AnswerUnwanted from None
+        return list(orjson.loads(opened))
 
     async def deliver(self, worker: str, token: str, key: str, body: Mapping[str, Any]) -> None:
         """Bring a client's answer to the call that waits for it, in whichever worker.

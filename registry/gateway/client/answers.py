@@ -153,6 +153,12 @@ async def only_answer(answer: UpstreamAnswer, route: Route, request_id: str) -> 
     raise UpstreamFailed(f"The server {route.server_name} broke off its answer.")
 
 
+def error_status(route: Route, status: int) -> UpstreamAnswered:
+    """Return what tells of the error *status* of an answer that says nothing else."""
+    passed_on = status if status < 500 else 502  # noqa: PLR2004 - of the server
+    return UpstreamAnswered(route.server_name, passed_on, status)
+
+
 async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) -> bytes:
     """Return the answer's body: a JSON-RPC message, whatever the status.
 
@@ -162,8 +168,7 @@ async def whole_answer(answer: UpstreamAnswer, route: Route, content_type: str) 
     check_status(answer.status, route)
     if not content_type.startswith(JSON):
         if answer.status not in SUCCESS:
-            passed_on = answer.status if answer.status < 500 else 502  # noqa: PLR2004 - of the server
-            raise UpstreamAnswered(route.server_name, passed_on, answer.status)
+            raise error_status(route, answer.status)
         shown = content_type.partition(";")[0].strip()[:64] or "no content type"
         raise UpstreamFailed(f"The server {route.server_name} answered {shown} instead of JSON.")
     length = "" if CONTENT_ENCODING in answer.headers else answer.headers.get(CONTENT_LENGTH, "")

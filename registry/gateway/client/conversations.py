@@ -44,6 +44,7 @@ from registry.gateway.client.answers import (
     NOT_FOUND,
     SSE_VERSION,
     broken,
+    error_status,
     failed,
     hello_text,
     session_headers,
@@ -64,9 +65,14 @@ from registry.gateway.protocol.messages import (
     read_message,
     request_text,
 )
-from registry.gateway.protocol.response_classification import may_be_answer
+from registry.gateway.protocol.response_classification import (
+    MAX_JUDGED_BYTES,
+    Answer,
+    may_be_answer,
+    read_handshake,
+)
 from registry.gateway.transport.bulkhead import Permit
-from registry.gateway.transport.forwarder import EVENT_STREAM, JSON, OK, check_status
+from registry.gateway.transport.forwarder import EVENT_STREAM, JSON, OK, SUCCESS, check_status
 from registry.gateway.transport.wire import ConnectTimedOut, UpstreamAnswer
 from registry.servers.values import Era, Transport
 from registry.upstream.events import ServerSentEvent
@@ -175,16 +181,22 @@ class _Talk:
 
         Raises:
             NoJsonRpcAnswer: It is none.
+            UpstreamAnswered: It is none, and its status tells of an error.
         """
         answer = self._answer
         if answer is None:
             return
-        if answer.status == OK and not may_be_answer(whole):
-            raise NoJsonRpcAnswer(self._route.server_name)
-        if answer.status not in NO_SUCH_PROTOCOL:
+        status = answer.status
+        if status == OK:
+            if not may_be_answer(whole):
+                raise NoJsonRpcAnswer(self._route.server_name, status)
             return
-        if is_of_another_era(self.era, answer.status, whole):
+        if status in NO_SUCH_PROTOCOL and is_of_another_era(self.era, status, whole):
             self._connector.suspect(self._route)
+        if len(whole) <= MAX_JUDGED_BYTES and read_handshake(whole) is Answer.INVALID:
+            if status in SUCCESS:
+                raise NoJsonRpcAnswer(self._route.server_name, status)
+            raise error_status(self._route, status)
 
     async def _at_once(self) -> bytes | None:
         """Return the answer if it is no stream of messages."""

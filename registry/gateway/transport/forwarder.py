@@ -369,7 +369,9 @@ class Forwarder:
             headers.append((b"mcp-session-id", client.seal(session_id).encode()))
         longest = WHOLE_BODY_BYTES if client.edit is None else EDITED_BODY_BYTES
         is_short = length is not None and length <= longest
-        if not is_stream and (is_short or client.is_handshake):
+        # What has another status of success is looked into whatever its length.
+        is_odd = client.awaits_answer and status != OK and status in SUCCESS
+        if not is_stream and (is_short or client.is_handshake or is_odd):
             whole = await answer.body.read() if is_short else await whole_body(answer, route)
             found = _checked(whole, status, route, client)
             if client.edit is not None:
@@ -426,17 +428,20 @@ def _checked(body: bytes, status: int, route: Route, client: ClientChannel) -> A
     Raises:
         NoJsonRpcAnswer: It is none.
     """
-    if status != OK or not client.awaits_answer:
+    if status not in SUCCESS or not client.awaits_answer:
         return Answer.RESULT
     found = Answer.RESULT
-    if client.is_handshake:
+    if status != OK and len(body) <= MAX_JUDGED_BYTES:
+        # Passed on without an answer, it would leave the client waiting for one.
+        found = read_handshake(body)
+    elif client.is_handshake:
         found = read_handshake(body)
         # It can be resumed, and says nothing of the server before it is.
         found = Answer.ERROR if found is Answer.LATER else found
     elif len(body) <= MAX_JUDGED_BYTES and not may_be_answer(body):
         found = Answer.INVALID
     if found is Answer.INVALID:
-        raise NoJsonRpcAnswer(route.server_name)
+        raise NoJsonRpcAnswer(route.server_name, status)
     return found
 
 
