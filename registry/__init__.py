@@ -4,7 +4,7 @@ __version__: str
 
 
 def __getattr__(name: str) -> str:
-    # Read when it is asked for: looking it up takes longer than `registry --help` may.
+    # Read on first use: the lookup is too slow for `registry --help`.
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import version  # noqa: PLC0415

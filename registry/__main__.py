@@ -5,14 +5,14 @@ import gc
 import signal
 
 COLLECT_AFTER = (50_000, 20, 20)
-"""What a command imports is 150,000 objects that all stay. The interpreter's own thresholds
-(700, 10 and 10) look through them again and again: a third of a command's start."""
+"""A command imports 150,000 objects that all stay. With the interpreter's thresholds (700, 10 and
+10) the garbage collector traverses them repeatedly: a third of a command's start."""
 
 
 def main() -> None:
-    """Run the command line, without looking for garbage where there is none."""
+    """Run the command line, with fewer garbage collections."""
     gc.set_threshold(*COLLECT_AFTER)
-    # The interpreter's end looks through everything that was ever imported; nothing else does.
+    # The interpreter's shutdown would traverse everything that was imported, without need.
     atexit.register(gc.freeze)
     try:
         from registry.cli import main as command  # noqa: PLC0415 - after the above

@@ -1,7 +1,7 @@
-"""The encrypted values in the database, wherever they lie: find them, and replace one by another.
+"""Finds and replaces encrypted values in all collections, for key rotation and checks.
 
-Replacing is for the change of a key: the same text, encrypted anew, in the same place. Whoever
-stores another text does so in the repository of its domain.
+Replacing is for key rotation: the same text, encrypted again, in the same place. Other texts are
+stored by the repository of their domain.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -23,7 +23,7 @@ from registry.tokens.values import STORED_TYPES
 
 LOOKED_AT = 20
 TELLING = 3
-"""Unreadable values that are no accident when there is no readable one among them."""
+"""Unreadable values, without a readable one, from which on the keys count as wrong."""
 
 HEADERS = "config.headers"
 WEBHOOK_SECRET = "registry.webhook_secret"  # noqa: S105 - the name of a field
@@ -31,7 +31,7 @@ WEBHOOK_SECRET = "registry.webhook_secret"  # noqa: S105 - the name of a field
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """An encrypted value and where it lies.
+    """An encrypted value and its location.
 
     Attributes:
         ref: Its place, as errors name it and sealed values are bound to it.
@@ -48,7 +48,7 @@ class StoredSecret:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A stored value and the one to store instead."""
+    """A stored value and its replacement."""
 
     secret: StoredSecret
     value: str = field(repr=False)
@@ -56,7 +56,7 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What became of some replacements.
+    """Result of a batch of replacements.
 
     Attributes:
         count: How many were made.
@@ -68,10 +68,10 @@ class Replaced:
 
 
 async def require_matching_keys(database: Database, cipher: Cipher) -> None:
-    """Check that the keys are those that the stored credentials were encrypted with.
+    """Check that the stored credentials were encrypted with these keys.
 
-    With others everything would seem to work, and what is stored from then on could be read by
-    nobody else who uses this database.
+    With other keys everything would seem to work, but no other program that uses this database
+    could read what is stored from then on.
 
     Raises:
         SettingsError: None of several credentials can be decrypted.
@@ -128,9 +128,9 @@ async def stored_secrets(database: Database) -> AsyncGenerator[StoredSecret, Non
 
 
 async def replace_secrets(database: Database, replacements: Sequence[Replacement]) -> Replaced:
-    """Put new values in place of old ones, each on its own and only where the old one still is.
+    """Replace values, each separately and only if the old one is still stored.
 
-    Nothing else in the documents changes, `updatedAt` neither.
+    Nothing else in the documents changes, not even `updatedAt`.
 
     Args:
         database: Where.
@@ -150,7 +150,7 @@ async def replace_secrets(database: Database, replacements: Sequence[Replacement
         except BulkWriteError as exc:
             errors = exc.details.get("writeErrors") or []
             if not errors:
-                # Not refused, but not confirmed by the majority either.
+                # Written, but not confirmed by a majority.
                 raise DatabaseUnavailable from exc
             refused = tuple(replacements[error["index"]].secret.ref for error in errors)
             return Replaced(int(exc.details.get("nModified", 0)), refused)
@@ -161,7 +161,7 @@ def _secret(
     collection: str, document: Doc, path: str, value: object, form: StoredForm
 ) -> StoredSecret:
     key = document["_id"]
-    # An id of another program may be any text; a place must have no slash in its id.
+    # Another program's id may be any text, but a field reference's id must not contain a slash.
     ref = FieldRef(collection, str(key).replace("/", "%2F"), path)
     return StoredSecret(ref, str(value), form, key)
 
@@ -173,7 +173,7 @@ def _update(replacement: Replacement) -> UpdateOne:
         return UpdateOne(
             {"_id": secret.key, path: secret.value}, {"$set": {path: replacement.value}}
         )
-    # A dot or a dollar in the name would be taken for a path or an operator.
+    # A dot or a dollar in the name would be interpreted as a path or an operator.
     member = {"field": {"$literal": name}, "input": f"${HEADERS}"}
     is_old = {"$eq": [{"$getField": member}, {"$literal": secret.value}]}
     with_new = {"$setField": {**member, "value": {"$literal": replacement.value}}}

@@ -1,6 +1,6 @@
-"""Look at a registry's surroundings and say what is wrong, check by check.
+"""`registry doctor`: checks database, indexes, documents and keys, and reports problems.
 
-Changes nothing, unless it is asked to repair what can be repaired without a decision.
+Changes nothing unless *repair* is set, and then only what needs no decision.
 """
 
 import os
@@ -47,7 +47,7 @@ from registry.wiring.keys import build_cipher, build_keys
 from registry.wiring.storage import build_storage
 
 LISTED = 20
-"""Most unreadable values, or documents, named one by one."""
+"""Maximum number of unreadable values or documents that are listed."""
 
 AT_ONCE = 100
 """Servers read by one query."""
@@ -63,7 +63,7 @@ class DoctorFinding:
 
 
 async def examine(settings: Settings, *, repair: bool = False) -> list[DoctorFinding]:
-    """Return the findings. A check that needs the database is left out when it is away.
+    """Return the findings. Checks that need the database are skipped if it is unavailable.
 
     Args:
         settings: Of this installation.
@@ -174,7 +174,7 @@ def _shape(index: Any) -> tuple[Any, ...]:
 
 
 async def _documents(database: Database, cipher: Cipher) -> DoctorFinding:
-    """Say which documents hold what cannot be read; each costs itself alone."""
+    """Report documents that cannot be read."""
     problems: list[str] = []
     async for key, told in ServerLookup(database).unreadable():
         problems.append(f"mcpservers/{key} ({'; '.join(told)})")
@@ -198,7 +198,7 @@ async def _documents(database: Database, cipher: Cipher) -> DoctorFinding:
 
 
 async def _leftovers(leftovers: OrphanedServerData, *, repair: bool) -> DoctorFinding:
-    """Say of which servers something is left that are no more; remove it, if asked to."""
+    """Report orphaned data of deleted servers; remove it with *repair*."""
     found = await leftovers.find(every=True)
     if not found:
         return DoctorFinding("leftovers", good=True, message="nothing of deleted servers")
@@ -214,7 +214,7 @@ async def _leftovers(leftovers: OrphanedServerData, *, repair: bool) -> DoctorFi
 
 
 async def _lost_tools(lost: LostTools, *, repair: bool) -> DoctorFinding:
-    """Say which servers that were read here have no rows of tools; restore them, if asked to."""
+    """Report servers that were read but have no tool rows; restore them with *repair*."""
     found = await lost.find()
     if not found:
         return DoctorFinding(
@@ -254,7 +254,7 @@ async def _ciphertexts(database: Database, cipher: Cipher) -> DoctorFinding:
 
 
 async def _environment(database: Database, cipher: Cipher) -> DoctorFinding:
-    """Look for what the other application would put variables of its environment into."""
+    """Report values into which jarvis-api would insert variables of its environment."""
     places: list[str] = []
     vault, servers = CredentialVault(cipher), ServerLookup(database)
     for ids in slices(await servers.ids_unchecked(), AT_ONCE):

@@ -1,4 +1,4 @@
-"""Our own indexes on shared collections, gathered from the repositories that need them."""
+"""Our own indexes on shared collections, collected from the repositories that need them."""
 
 from registry.servers.storage.indexes import INDEXES as SERVER_INDEXES
 from registry.tokens.plugin_auths import PLUGIN_AUTH_INDEXES
@@ -9,4 +9,4 @@ EXTRA_INDEXES = {
     "tokens": TOKEN_INDEXES,
     "pluginauths": PLUGIN_AUTH_INDEXES,
 }
-"""Besides the published ones, by collection."""
+"""Indexes in addition to the published ones, by collection."""

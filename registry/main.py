@@ -1,4 +1,4 @@
-"""The ASGI application: the control plane, and the gateway beside it, not inside it.
+"""The ASGI application: dispatches requests to the control plane or to the gateway.
 
 Gateway requests never enter FastAPI: its routing and middleware would cost more than the call.
 """
@@ -76,7 +76,7 @@ class Application:
 
 
 def _is_probe(path: str) -> bool:
-    # Probes of balancers and orchestrators come by address. What they are told is no secret.
+    # Probes of load balancers and orchestrators use IP addresses; their answers are not secret.
     return path == HEALTH_PATH or path.startswith(HEALTH_PREFIX)
 
 
@@ -84,7 +84,7 @@ def _is_probe(path: str) -> bool:
 async def application(
     settings: Settings, peers: Peers | None = None
 ) -> AsyncIterator[tuple[Application, Components]]:
-    """Build a running application; leaving the context takes it down.
+    """Build a running application; leaving the context shuts it down.
 
     Args:
         settings: Of this process.
@@ -110,7 +110,7 @@ def control_plane(parts: Components) -> ASGIApp:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
-        # The redirect would repeat whatever Host header it was sent.
+        # A redirect would echo the Host header.
         redirect_slashes=False,
     )
     app.state.authenticator = parts.authenticator

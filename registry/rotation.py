@@ -1,14 +1,13 @@
-"""Change the key of stored credentials: say under which keys they are, and encrypt them anew.
+"""Key rotation: reports the keys of stored credentials, and encrypts them with the current key.
 
-Works beside everything else that uses the database. Each value is replaced by itself and only
-where the old one still is, so nothing that is stored meanwhile is lost. After a kill it is simply
-run again: what is under the current key is left alone.
+It may run while the database is in use. Each value is replaced separately and only if the old one
+is still stored, so no concurrent write is lost. After an interruption it can be run again: values
+under the current key are left alone.
 
-A value counts as being under the one key that opens it. CBC and CTR have no integrity, so by a
-small chance a second key makes another text of it (CBC: below one in a million; CTR, which is
-checked for UTF-8 alone: often when the text is short). Which text is right cannot be told, and a
-wrong guess would destroy the credential, so such a value is left as it is and reported, to be
-entered again.
+A value belongs to the one key that decrypts it. CBC and CTR have no integrity, so by a small
+chance a second key decrypts it to another text (CBC: below one in a million; CTR, which is only
+checked for UTF-8: often if the text is short). The right text is then unknown, and a wrong guess
+would destroy the credential, so such a value is left unchanged and reported, to be entered again.
 """
 
 from collections import Counter
@@ -23,19 +22,19 @@ from packages.database.errors import translated
 from registry.ciphertexts import Replacement, StoredSecret, replace_secrets, stored_secrets
 
 BATCH = 100
-"""Values written with one command. Each is replaced by itself; this bounds time and memory."""
+"""Values written with one command, which bounds time and memory."""
 
 PASSES = 10
-"""A pass finds what was stored with an older key during the one before. If every one finds some,
-something goes on writing with that key, and more passes will not help."""
+"""A pass finds values that were stored with an older key during the one before. If every pass
+finds some, another process keeps writing with that key, and more passes do not help."""
 
-AMBIGUOUS = "several keys open it, each to another text; enter it again"
+AMBIGUOUS = "several keys decrypt it, each to another text; enter it again"
 REFUSED = "the database refused the new value"
 
 
 @dataclass(frozen=True, slots=True)
 class Untouched:
-    """A value that was left as it is, and why."""
+    """A value that was left unchanged, and why."""
 
     ref: FieldRef
     reason: str
@@ -43,7 +42,7 @@ class Untouched:
 
 @dataclass(slots=True)
 class Survey:
-    """Under which keys the stored values are.
+    """The keys that the stored values need.
 
     Attributes:
         key_id: Fingerprint of the current key.
@@ -59,13 +58,13 @@ class Survey:
 
     @property
     def total(self) -> int:
-        """Return how many values there are."""
+        """Return the number of values."""
         readable = sum(keys.total() for keys in self.by_key.values())
         return readable + len(self.unreadable) + len(self.ambiguous)
 
     @property
     def older(self) -> Counter[str]:
-        """Return how many values need another key than the current one, by collection."""
+        """Return the number of values that need an older key, by collection."""
         return Counter(
             {
                 collection: keys.total() - keys[self.key_id]
@@ -76,18 +75,18 @@ class Survey:
 
     @property
     def needs_older_key(self) -> bool:
-        """Whether some value needs, or may need, another key than the current one."""
+        """Whether some value needs, or may need, an older key."""
         return bool(self.older or self.ambiguous)
 
     @property
     def is_clean(self) -> bool:
-        """Whether the current key opens everything."""
+        """Whether the current key decrypts all values."""
         return not (self.needs_older_key or self.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What one run did.
+    """Result of a rotation.
 
     Attributes:
         rewritten: How many values were encrypted anew, by collection.
@@ -103,12 +102,12 @@ class Rotation:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the current key opens everything now."""
+        """Whether the current key now decrypts all values."""
         return self.after.is_clean
 
 
 async def survey(database: Database, cipher: Cipher) -> Survey:
-    """Say under which keys the stored values are. Changes nothing.
+    """Return which keys the stored values need. Changes nothing.
 
     Raises:
         DatabaseUnavailable: They cannot be read.
@@ -116,14 +115,14 @@ async def survey(database: Database, cipher: Cipher) -> Survey:
     found = Survey(cipher.key_id)
     async with _secrets(database) as secrets:
         async for secret in secrets:
-            _take_in(found, cipher, secret)
+            _classify(found, cipher, secret)
     return found
 
 
 async def rotate(
     database: Database, cipher: Cipher, *, seen: Callable[[], None] = lambda: None
 ) -> Rotation:
-    """Encrypt everything that is under an older key anew, under the current one.
+    """Encrypt all values under older keys again, with the current key.
 
     Args:
         database: Where.
@@ -147,7 +146,7 @@ async def rotate(
 
 
 class _Pass:
-    """One look at everything, during which what is under an older key is replaced."""
+    """One scan of all values, which replaces those under an older key."""
 
     def __init__(self, database: Database, cipher: Cipher, seen: Callable[[], None]) -> None:
         self.found = Survey(cipher.key_id)
@@ -161,13 +160,13 @@ class _Pass:
     async def run(self) -> None:
         async with _secrets(self._database) as secrets:
             async for secret in secrets:
-                text = _take_in(self.found, self._cipher, secret)
+                text = _classify(self.found, self._cipher, secret)
                 self._seen()
                 if text is None:
                     continue
                 if self._batch and self._batch[0].secret.ref.collection != secret.ref.collection:
                     await self._write()
-                value = _encrypted_anew(self._cipher, secret, text)
+                value = _encrypted_again(self._cipher, secret, text)
                 self._batch.append(Replacement(secret, value))
                 if len(self._batch) == BATCH:
                     await self._write()
@@ -187,8 +186,8 @@ async def _secrets(database: Database) -> AsyncIterator[AsyncIterator[StoredSecr
         yield secrets
 
 
-def _take_in(found: Survey, cipher: Cipher, secret: StoredSecret) -> str | None:
-    """Count a value in, and return its text when it is to be encrypted anew."""
+def _classify(found: Survey, cipher: Cipher, secret: StoredSecret) -> str | None:
+    """Count a value, and return its text if it must be encrypted again."""
     try:
         readings = cipher.readings(secret.value, secret.ref)
     except DecryptionError as exc:
@@ -202,8 +201,8 @@ def _take_in(found: Survey, cipher: Cipher, secret: StoredSecret) -> str | None:
     return None if key_id == cipher.key_id else text
 
 
-def _encrypted_anew(cipher: Cipher, secret: StoredSecret, text: str) -> str:
-    """Return *text* in the form the value has, or in its place's, where that is only read."""
+def _encrypted_again(cipher: Cipher, secret: StoredSecret, text: str) -> str:
+    """Encrypt *text* in the value's form, or in that of its location if the form is read-only."""
     form = stored_form(secret.value)
     if form is None or form is StoredForm.V3:
         form = secret.form

@@ -1,8 +1,7 @@
-"""Send spans to an OTLP/HTTP collector, when the settings name one.
+"""Tracing: sends spans to an OTLP/HTTP collector if the settings name one.
 
-The SDK is the optional extra `otel` and is imported only then. Its other variables
-(`OTEL_BSP_*`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `..._COMPRESSION`, `..._CERTIFICATE` and so on) it
-reads itself.
+The SDK is the optional extra `otel` and is imported only then. It reads its other variables itself
+(`OTEL_BSP_*`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `..._COMPRESSION`, `..._CERTIFICATE` and so on).
 """
 
 import asyncio
@@ -21,17 +20,17 @@ if TYPE_CHECKING:
 
 TRACES_PATH = "/v1/traces"
 CLOSE_SECONDS = 5.0
-"""How long the end of the process may wait for the collector to take the last spans."""
+"""How long shutdown may wait for the collector to receive the last spans."""
 
 INSTRUMENTATION = "mcp-gateway-registry"
 
 
 @asynccontextmanager
 async def tracing(settings: Settings, instance: str) -> AsyncIterator[Tracing | None]:
-    """Yield what makes spans, or None when there is no collector.
+    """Yield the tracer, or None without a collector.
 
-    Spans are sent by a thread of the SDK's, in batches from a bounded queue; when the collector
-    is away they are dropped.
+    A thread of the SDK sends spans in batches from a bounded queue; they are dropped if the
+    collector is unavailable.
 
     Args:
         settings: Name the collector.
@@ -105,10 +104,10 @@ def _sampler(name: str, share: float) -> "Sampler":
     return sampling.ParentBased(root) if name.startswith("parentbased_") else root
 
 
-def _close(send_rest: Callable[[], None], give_up: Callable[[], None]) -> None:
-    # The SDK waits for half a minute and knows no shorter; a thread of our own can be left.
+def _close(send_rest: Callable[[], None], abandon: Callable[[], None]) -> None:
+    # The SDK waits half a minute, without an option for less; our own thread can be abandoned.
     sending = threading.Thread(target=send_rest, daemon=True)
     sending.start()
     sending.join(CLOSE_SECONDS)
     if sending.is_alive():
-        give_up()
+        abandon()

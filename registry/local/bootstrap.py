@@ -1,4 +1,4 @@
-"""What a local registry holds from the start: an administrator, a token, the demo server."""
+"""Initial data of a local registry: an administrator, a token, the demo server."""
 
 from datetime import timedelta
 
@@ -19,11 +19,11 @@ log = structlog.get_logger()
 DEMO_NAME = "demo"
 TOKEN_LIFETIME = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=30)
-"""A token that is nearer to its end is replaced at start."""
+"""A token that expires sooner is replaced at start."""
 
 
 async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
-    """Make sure all of it is there and return the administrator's token."""
+    """Create missing initial data and return the administrator's token."""
     user_id = await UserRepository(parts.database).ensure_local_administrator(parts.clock.now())
     admin = UserContext(user_id, "admin", Role.ADMIN, ALL_SCOPES)
     token = home.read_admin_token()
@@ -41,7 +41,7 @@ async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
     try:
         await _ensure_demo(parts, admin, demo_url)
     except RegistryError as exc:
-        # The demo is a courtesy: without it everything else still works.
+        # The demo server is optional: everything else works without it.
         log.warning("demo_server_not_registered", problem=exc.message)
     return token
 
@@ -49,7 +49,7 @@ async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
 async def _is_good(parts: Components, token: str, user_id: str) -> bool:
     try:
         verified = parts.verifier.verify(token)
-        # Whether it was revoked, besides.
+        # Also checks whether it was revoked.
         await parts.authenticator.authenticate(f"Bearer {token}")
     except UnauthorizedError:
         return False

@@ -1,4 +1,4 @@
-"""Child processes that are kept running: started, watched, restarted, stopped.
+"""Supervised child processes: started, watched, restarted with backoff, stopped.
 
 Knows nothing of what a child does. Every child has a port on loopback, which it keeps over
 restarts so that its clients find it again.
@@ -33,16 +33,16 @@ CONNECT_SECONDS = 1.0
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 10.0
 STABLE_SECONDS = 30.0
-"""A child that ran this long counts as having worked: its next crash is a first one again."""
+"""A child that ran this long has worked: its next crash counts as the first failure."""
 LOG_BYTES = 1024 * 1024
-"""A log longer than this is put aside at the next start; one older log is kept."""
+"""A longer log is rotated at the next start; one older log is kept."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
-    """What to run, and how to know that it works.
+    """The command of a child, and its readiness check.
 
     Attributes:
         name: Snake-case name, the start of its log events.
@@ -95,7 +95,7 @@ class SupervisedChild:
             raise ChildFailedError(self._spec.name, problem, self._spec.log_file) from None
 
     async def supervise(self) -> Never:
-        """Run the child, again after each crash, until this is cancelled; then stop it.
+        """Run the child, restart it after each crash, and stop it on cancellation.
 
         Raises:
             ChildFailedError: It crashed too often in a row.
@@ -118,7 +118,7 @@ class SupervisedChild:
             await self._stop()
 
     async def _run_once(self) -> int:
-        """Start the child and wait for its end. Returns its exit code, -n for signal n."""
+        """Start the child and wait until it exits. Return its exit code, -n for signal n."""
         started = self._clock.monotonic()
         process = self._process = await self._spawn()
         if await self._becomes_ready(process):
@@ -148,7 +148,7 @@ class SupervisedChild:
                 stderr=output,
                 cwd=spec.folder,
                 env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"},
-                # Ctrl-C reaches the whole group of the terminal; stopping it is our work.
+                # Ctrl-C reaches the terminal's whole process group; only we stop the child.
                 start_new_session=True,
             )
         write_private(spec.pid_file, str(process.pid))
@@ -158,7 +158,7 @@ class SupervisedChild:
         deadline = self._clock.monotonic() + READY_SECONDS
         while process.returncode is None and self._clock.monotonic() < deadline:
             if await accepts(self._spec.port) and await self._spec.answers():
-                # Another program may hold the port: then ours has ended by now.
+                # Another program may hold the port: then ours has exited.
                 return process.returncode is None
             await self._clock.sleep(POLL_SECONDS)
         return False
@@ -182,8 +182,8 @@ class SupervisedChild:
     async def _ask_to_end(self, process: asyncio.subprocess.Process) -> None:
         asked_at: float | None = None
         while process.returncode is None:
-            # The database looks at its stop flag only after its next connection, so this both
-            # wakes it and tells whether it still listens.
+            # The database checks its stop flag only after its next connection, so this both wakes
+            # it and shows whether it still listens.
             listens = await accepts(self._spec.port)
             now = self._clock.monotonic()
             # A Python program can miss a signal that comes just before it waits for a lock.
@@ -218,12 +218,12 @@ async def supervised(spec: ChildSpec, clock: Clock) -> AsyncIterator[SupervisedC
             raise
         failure = errors.exceptions[0]
     if failure is not None:
-        # Alone it needs no group, and callers can catch it by its name.
+        # A single error needs no group: callers can catch it by its type.
         raise failure
 
 
 def available_port(preferred: int | None) -> int:
-    """Return *preferred* when it is free on loopback, or else a port that is."""
+    """Return *preferred* if it is free on loopback, otherwise another free port."""
     for port in (preferred, 0):
         if port is None:
             continue

@@ -1,6 +1,6 @@
 """The embedded database: a pinned MongoDB-compatible daemon in a process of its own.
 
-It is talked to over the wire and never imported, because its licence is another than ours; see
+It is used over the wire and never imported, because of its licence; see
 docs/decisions/0003-embedded-database.md.
 """
 
@@ -39,8 +39,8 @@ from registry.local.orphans import end_orphan
 PACKAGE = "secantus"
 DISTRIBUTION = "SecantusDB"
 CACHE_SIZE = "2G"
-"""What one transaction writes must fit many times over: with half of this, ten thousand tools that
-all changed made the daemon retry the commit for minutes, answering nothing else."""
+"""Must hold many times what one transaction writes: with half of this, ten thousand changed tools
+made the daemon retry the commit for minutes, answering nothing else."""
 QUICK_CRASHES = 5
 ANSWER_MS = 2000
 USER = "registry"
@@ -90,7 +90,7 @@ async def embedded_database(home: LocalHome, clock: Clock) -> AsyncIterator[Embe
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise MissingExtraError(DISTRIBUTION)
-    # An empty file of ours: without one the daemon reads whatever the user's folders hold.
+    # Our own empty file: without one the daemon reads configuration from the user's folders.
     (home.path / "database.toml").touch(mode=0o600)
     await end_orphan(_pid_file(home), _marker(home), clock)
     stored = home.read_mongo_uri()
@@ -105,11 +105,11 @@ async def embedded_database(home: LocalHome, clock: Clock) -> AsyncIterator[Embe
 
 
 async def _create_user(home: LocalHome, clock: Clock) -> str:
-    """Run the daemon without passwords once, to give it the one user it has.
+    """Run the daemon once without authentication, to create its only user.
 
-    Loopback is shared with every other user of the machine, and whoever came first could make a
-    user of their own. So the daemon takes connections with one certificate alone then, whose key
-    is in the home folder, which nobody else reads, and is removed at the end.
+    Loopback is shared with all users of the machine, and any of them could create a user first.
+    So the daemon then accepts only connections with one certificate, whose key is in the private
+    home folder and is removed at the end.
     """
     port = available_port(None)
     password = secrets.token_urlsafe(PASSWORD_BYTES)
@@ -136,7 +136,7 @@ async def _create_user(home: LocalHome, clock: Clock) -> str:
 
 
 def _only_with(certificate: Path) -> tuple[str, ...]:
-    """Return the options by which the daemon refuses whoever does not hold *certificate*."""
+    """Return the options with which the daemon accepts only clients with *certificate*."""
     return (
         *("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)),
         *("--tls-ca-file", str(certificate), "--tls-require-client-cert"),
@@ -144,7 +144,7 @@ def _only_with(certificate: Path) -> tuple[str, ...]:
 
 
 def _write_certificate(path: Path, now: datetime) -> None:
-    """Write a certificate that vouches for itself and nothing else, with its key, for an hour."""
+    """Write a self-signed certificate and its key, valid for an hour."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "embedded database")])
     certificate = (
@@ -175,7 +175,7 @@ def _write_certificate(path: Path, now: datetime) -> None:
 
 
 def _with_port(home: LocalHome, uri: str) -> str:
-    """Return *uri* with a port that is free now: its own whenever possible."""
+    """Return *uri* with a port that is free now, its own if possible."""
     match = _URI.fullmatch(uri)
     if match is None:
         problem = f"must be mongodb://<user>:<password>@{HOST}:<port>/<database>"
@@ -231,7 +231,7 @@ def _asks(uri: str, uri_file: Path) -> Callable[[], Awaitable[bool]]:
                 return False
             else:
                 return True
-        problem = "does not fit the data; remove this file to have a new password set"
+        problem = "has another password than the data; remove this file to set a new password"
         raise LocalHomeError(uri_file, problem)
 
     return answers

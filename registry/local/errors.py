@@ -1,4 +1,4 @@
-"""Why local mode cannot start or go on. Each message is one line, fit to print without a trace.
+"""Errors of local mode. Each message is one line, fit to print without a traceback.
 
 LocalError
 ├── LocalHomeError       the home folder is damaged or not ours
@@ -14,11 +14,11 @@ LOCAL_DATABASE_STOPPED = (
     "the local registry's database does not answer: start it with `registry serve --local` and "
     "leave that running"
 )
-"""What commands say that look for the database of a local registry which is not running."""
+"""Message of commands that need the database of a local registry that is not running."""
 
 
 class LocalError(Exception):
-    """Local mode cannot start or go on."""
+    """Local mode cannot start or continue."""
 
 
 class LocalHomeError(LocalError):
@@ -30,10 +30,10 @@ class LocalHomeError(LocalError):
 
 
 class KeyWaitsError(LocalError):
-    """A new CREDS_KEY was made and no registry was started since."""
+    """A new CREDS_KEY was created and the registry was not restarted since."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: a new key waits already; the next start takes it up")
+        super().__init__(f"{path}: a new key already exists; restart the registry to use it")
         self.path = path
 
 

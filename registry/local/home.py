@@ -1,11 +1,11 @@
 """The home folder of local mode: keys, connection string, admin token, data and logs.
 
-Whoever can read it can read every stored credential, so the folder has mode 0700 and each file
-in it 0600. Keys are created once, for with other keys nothing stored is readable; CREDS_KEY alone
-is ever replaced, on demand and keeping the former one.
+Access to it gives access to every stored credential, so the folder has mode 0700 and each file in
+it 0600. Keys are created once, because stored values cannot be decrypted with other keys; only
+CREDS_KEY can be replaced, on demand and keeping the former one.
 
-A new CREDS_KEY waits as CREDS_KEY_NEXT until a registry starts: commands read the same file, and
-what they encrypted with a key that the running registry does not know, it could not use.
+A new CREDS_KEY is stored as CREDS_KEY_NEXT until a registry starts: commands read the same file,
+and the running registry could not decrypt what they encrypt with a key that it does not know.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ CREDS_IV_BYTES = 16
 JWT_SECRET_BYTES = 32
 
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
-"""Upstreams that local mode may reach besides public ones: the demo server and the user's own."""
+"""Private upstreams that local mode may reach: the demo server and the user's own."""
 
 _LINE = re.compile(r"^([A-Z_]+)=(\S*)[ \t]*$", re.MULTILINE)
 _SHAPES = {
@@ -48,7 +48,7 @@ _OPTIONAL_SHAPES = {
 
 @dataclass(frozen=True, slots=True)
 class LocalKeys:
-    """What the file `env` holds."""
+    """The content of the file `env`."""
 
     creds_key: str = field(repr=False)
     creds_iv: str = field(repr=False)
@@ -57,7 +57,7 @@ class LocalKeys:
 
 
 class LocalHome:
-    """The files of one home folder. Building it touches nothing."""
+    """The files of one home folder. The constructor does no I/O."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -73,7 +73,7 @@ class LocalHome:
         self.logs = self.path / "logs"
 
     def prepare(self) -> LocalKeys:
-        """Create what a first start needs, or read what is there. Call it under `locked`.
+        """Create the files of a first start, or read existing ones. Call it under `locked`.
 
         Raises:
             LocalHomeError: A file is missing or malformed, or the keys of existing data are gone.
@@ -103,7 +103,7 @@ class LocalHome:
         )
 
     def add_next_key(self) -> None:
-        """Make the CREDS_KEY that the next start takes up.
+        """Create the CREDS_KEY that the next start uses.
 
         Raises:
             KeyWaitsError: There is one already.
@@ -115,11 +115,11 @@ class LocalHome:
             self._write_env({NEXT: secrets.token_hex(CREDS_KEY_BYTES)})
 
     def has_next_key(self) -> bool:
-        """Whether a new key waits for the next start."""
+        """Whether a new key exists for the next start."""
         return NEXT in self._read_env()
 
     def forget_readable_keys(self, keys: Sequence[str]) -> None:
-        """Drop *keys* from those that are only read. Others that were added since stay.
+        """Remove *keys* from the read-only keys. Others that were added since stay.
 
         Raises:
             LocalHomeError: The folder is damaged.
@@ -153,15 +153,15 @@ class LocalHome:
         """Set lines, or remove them where the value is None; others, comments too, stay."""
         lines = (_read(self.env_file) or "").splitlines()
         kept = [line for line in lines if line.partition("=")[0] not in changes]
-        # CREDS_KEY stays on top, where people look for it.
+        # CREDS_KEY stays at the top, where people look for it.
         new = [f"{name}={value}" for name, value in changes.items() if value is not None]
         write_private(self.env_file, "\n".join([*new, *kept]) + "\n")
 
     @contextmanager
     def _changing_env(self) -> Iterator[None]:
-        """Keep others from changing `env` between reading and writing it."""
+        """Lock `env` between reading and writing it."""
         if not self.env_file.exists():
-            raise LocalHomeError(self.env_file, "is missing; `registry serve --local` makes it")
+            raise LocalHomeError(self.env_file, "is missing; `registry serve --local` creates it")
         folder = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -186,7 +186,7 @@ class LocalHome:
         write_private(self.demo_url_file, url + "\n")
 
     def read_admin_token(self) -> str | None:
-        """Return the admin's bearer token, or None when there is none yet."""
+        """Return the admin's bearer token, or None before the first start."""
         return _read(self.admin_token_file)
 
     def write_admin_token(self, token: str) -> None:
@@ -195,7 +195,7 @@ class LocalHome:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder when needed and hold it, so that no second registry uses it.
+        """Create the folder if needed and lock it, so that no second registry uses it.
 
         The lock ends with this process, however that ends.
 
@@ -231,7 +231,7 @@ class LocalHome:
         if self.mongo_uri_file.exists() or any(self.data.iterdir()):
             problem = (
                 "is missing although the database has data, whose credentials only its keys can "
-                f"read; restore it from a backup, or remove {self.path} to start anew"
+                f"read; restore it from a backup, or remove {self.path} to start over"
             )
             raise LocalHomeError(self.env_file, problem)
         # Commands read homes, and do without these.
@@ -255,7 +255,7 @@ class LocalHome:
             )
             .decode(),
         )
-        # Last, because its presence says that the other files are complete.
+        # Last, because its presence means that the other files are complete.
         write_private(
             self.env_file,
             f"CREDS_KEY={secrets.token_hex(CREDS_KEY_BYTES)}\n"
@@ -294,7 +294,7 @@ def settings_overrides(home: Path) -> dict[str, object]:
 
 
 class Location(BaseSettings):
-    """Where a local instance may be, read before there are any settings."""
+    """Location of a local instance, read before other settings."""
 
     mongo_uri: SecretStr | None = None
     registry_home: Path = Field(default_factory=default_home)
@@ -302,14 +302,14 @@ class Location(BaseSettings):
 
 
 class KeyFiles(BaseSettings):
-    """The key files, read whatever else is wrong with the settings."""
+    """The key files, read even if other settings are invalid."""
 
     jwt_private_key_file: Path | None = None
     jwt_public_key_file: Path | None = None
 
 
 class Secrets(BaseSettings):
-    """The keys of credentials, read whatever else is wrong with the settings."""
+    """The keys of credentials, read even if other settings are invalid."""
 
     creds_key: SecretStr | None = None
     creds_iv: SecretStr | None = None
@@ -327,14 +327,14 @@ def found_settings() -> Settings:
     if location.mongo_uri is None and home.mongo_uri_file.exists():
         overrides = settings_overrides(home.path)
         if location.registry_port is None and home.port_file.exists():
-            # Where it was served last, for commands of another shell.
+            # The last port, for commands in another shell.
             overrides["registry_port"] = home.port_file.read_text(encoding="utf-8").strip()
         return load_settings(**overrides)
     return load_settings()
 
 
 def is_untouched() -> bool:
-    """Whether nothing says how to serve: none of the needed settings, and no local instance."""
+    """Whether nothing is configured: none of the required settings, and no local instance."""
     told = {*KeyFiles().model_fields_set, *Secrets().model_fields_set}
     location = Location()
     is_local = LocalHome(location.registry_home).mongo_uri_file.exists()
@@ -342,7 +342,7 @@ def is_untouched() -> bool:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace *path* in one step with a file that only its owner may read.
+    """Replace *path* atomically with a file that only its owner may read.
 
     After a crash there is the old content or the new, never a part.
     """

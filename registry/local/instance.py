@@ -1,4 +1,4 @@
-"""Everything that local mode runs beside the registry itself: the database and the demo server."""
+"""Child processes of local mode: the embedded database and the demo server."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -24,9 +24,9 @@ class LocalInstance:
     """The one instance of a home folder, as an asynchronous context manager.
 
     Entering it locks the folder, creates or reads the keys, starts both children at once and waits
-    until they answer. Leaving it stops them. When the database fails for good the body is
+    until they answer. Leaving it stops them. If the database fails permanently, the body is
     cancelled and leaving raises its ChildFailedError alone, so that `asyncio.run` ends with it.
-    The demo server is not worth that: it is started again for ever.
+    The demo server is restarted forever instead.
 
         async with LocalInstance(home, clock) as instance:
             settings = load_settings(**instance.settings_overrides())

@@ -1,7 +1,7 @@
-"""Ending a child that an earlier registry left behind, and only that.
+"""Terminates a child process that an earlier registry left behind, and only that.
 
-A process id alone proves nothing, since the system gives it out again. What is ended must have
-the given argument in its command line.
+A process id alone is not enough, because the system reuses it. The process must also have the
+given argument in its command line.
 """
 
 import os

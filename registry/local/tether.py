@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Tie this process to its parent where the system can, then become the command.
+    """Bind this process to its parent's lifetime if the system can, then execute the command.
 
     Linux can. Elsewhere the command outlives a killed parent, and its next start ends it.
     """

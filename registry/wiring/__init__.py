@@ -1,10 +1,10 @@
 """The composition root: the one place that builds services, pools and background work.
 
-A module for each part and no name here, so that a command imports the part that it needs, and not
-the gateway along with it.
+One module for each part and no names here, so that a command imports only the part that it needs,
+not the gateway.
 """
 
 from packages.models import check_generated
 
-# Of all that a fresh clone may lack this is told first, also by parts that need no models.
+# Checked first, also for parts that need no models, because a fresh clone lacks them.
 check_generated()

@@ -1,4 +1,4 @@
-"""A running registry, put together of its parts and taken down again."""
+"""Builds a running registry from its parts, and shuts it down."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
@@ -52,12 +52,12 @@ from registry.workers.peers import SingleWorker, WorkerPeers
 from registry.workers.runtime_directory import new_worker_id
 
 Work: TypeAlias = tuple[Coroutine[Any, Any, None], Callable[[], Awaitable[None]] | None]
-"""What runs as long as the process does, and what is left to do once it was ended."""
+"""A background task of the process, and its cleanup after it was cancelled."""
 
 
 @asynccontextmanager
 async def components(settings: Settings, peers: Peers | None = None) -> AsyncIterator[Components]:
-    """Build everything, start background work, and take it all down at the end.
+    """Build all parts, start background tasks, and shut everything down at the end.
 
     Args:
         settings: Of this process.
@@ -231,7 +231,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
 
 
 async def _begin(stack: AsyncExitStack, work: Iterable[Work]) -> None:
-    """Start background work, which *stack* ends."""
+    """Start background tasks, which *stack* ends."""
     background = await stack.enter_async_context(asyncio.TaskGroup())
     for doing, finish in work:
         task = background.create_task(doing)

@@ -1,4 +1,4 @@
-"""The audit trail: what seals it, verifies it, and records a change of keys in it."""
+"""Builds the audit trail's keys and verifier, and records key rotations."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,13 +21,13 @@ from registry.wiring.keys import build_cipher
 
 
 def build_audit_keys(cipher: Cipher) -> AuditKeys:
-    """Return the keys of the trail's seals."""
+    """Return the keys of the audit trail's HMACs."""
     return AuditKeys(cipher.derive_keys(PURPOSE))
 
 
 @asynccontextmanager
 async def audit_verifier(settings: Settings) -> AsyncIterator[AuditVerifier]:
-    """Return what verifies the audit trail, connected to the database.
+    """Connect to the database and yield the verifier of the audit trail.
 
     Raises:
         DatabaseUnavailable: MongoDB is not there.
@@ -45,10 +45,10 @@ async def recorded_rotation(
     key_id: str,
     outstanding: Mapping[str, int],
 ) -> AsyncIterator[None]:
-    """Record that credentials are about to be encrypted anew, and vouch for the trail afterwards.
+    """Record the start of a key rotation, and seal the audit trail with the new key afterwards.
 
-    The last seal must be under a key that is at hand, or nobody could tell that it is genuine
-    once the former keys are gone.
+    The last seal must be signed with an available key: otherwise it could not be verified once the
+    former keys are removed.
 
     Args:
         database: Where the credentials are.

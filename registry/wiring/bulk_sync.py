@@ -1,4 +1,4 @@
-"""What has many servers read at once, without a gateway."""
+"""Builds bulk synchronisation for the command line, without a gateway."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ from registry.wiring.upstreams import build_upstreams
 
 @asynccontextmanager
 async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[BulkSync]:
-    """Return what has many servers read at once, connected to the database.
+    """Connect to the database and yield the bulk synchronisation.
 
     Args:
         settings: Of this installation.
@@ -39,7 +39,7 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[BulkSync
         await prepared(database, cipher)
         storage = build_storage(settings, database, cipher, clock=clock, metrics=metrics)
         upstreams = build_upstreams(settings, storage, clock=clock, metrics=metrics)
-        # What readings show is stored by them; nobody here asks for states.
+        # Readings store their results themselves; connection states are not needed here.
         _, tracker = build_connections(settings, storage, clock=clock, metrics=metrics)
         sync = build_sync(
             settings,

@@ -1,7 +1,7 @@
-"""The services of the control plane without a gateway and without background work: for commands.
+"""Services of the control plane for commands, without a gateway or background tasks.
 
-Whoever serves follows what commands change by the change streams. What a service needs is imported
-when it is asked for, so that commands which only read answer soon.
+Serving processes see the changes of commands through change streams. The dependencies of a service
+are imported on first use, so that commands that only read start quickly.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class NoGateway:
-    """Hears of changes where no gateway runs in this process, and leaves them to those that serve.
+    """Ignores changes: no gateway runs in this process, and others see them in change streams.
 
     Implements `ServerChanges`, `ResourceChanges` and `PolicyChanges`.
     """
@@ -58,12 +58,12 @@ class NoGateway:
 
 
 Lists: TypeAlias = Literal["servers", "tools"]
-"""`tools` has lists of servers answered too; `servers` alone are sooner read."""
+"""Which lists are loaded. `tools` includes servers; `servers` alone loads faster."""
 
 
 @dataclass(frozen=True)
 class CommandServices:
-    """The services that a command may use, each built when it is asked for."""
+    """The services that a command may use, each built on first use."""
 
     settings: Settings
     clock: Clock
@@ -72,13 +72,13 @@ class CommandServices:
 
     @cached_property
     def servers(self) -> ServerService:
-        """Return what registers, changes and shows servers."""
+        """Return the server service."""
         from registry.wiring.connections import build_connections  # noqa: PLC0415
         from registry.wiring.upstreams import build_upstreams  # noqa: PLC0415
 
         settings, clock, metrics = self.settings, self.clock, self._metrics
         upstreams = build_upstreams(settings, self.storage, clock=clock, metrics=metrics)
-        # What readings show is stored by them; nobody here asks for states.
+        # Readings store their results themselves; connection states are not needed here.
         _, tracker = build_connections(settings, self.storage, clock=clock, metrics=metrics)
         return build_servers(
             settings, self.storage, upstreams, NoGateway(), tracker, clock=clock, metrics=metrics
@@ -86,31 +86,31 @@ class CommandServices:
 
     @cached_property
     def tools(self) -> ToolService:
-        """Return what shows tools and decides about them."""
+        """Return the tool service."""
         return build_tools(self.storage, NoGateway(), self.clock)
 
     @cached_property
     def directory(self) -> DirectoryRepository:
-        """Return what looks people up."""
+        """Return the reader of users and groups."""
         from registry.auth.repository import DirectoryRepository  # noqa: PLC0415
 
         return DirectoryRepository(self.storage.database)
 
     @cached_property
     def permissions(self) -> PermissionService:
-        """Return what shares servers."""
+        """Return the sharing service."""
         return build_permissions(
             self.settings, self.storage, self.directory, NoGateway(), self.clock
         )
 
     @cached_property
     def policies(self) -> PolicyService:
-        """Return what says who may use which single tools."""
+        """Return the policy service."""
         return build_policies(self.settings, self.storage, self.directory, NoGateway(), self.clock)
 
     @cached_property
     def sessions(self) -> SessionService:
-        """Return what issues our own tokens and revokes them."""
+        """Return the service of issued tokens."""
         from registry.auth.repository import RevocationRepository  # noqa: PLC0415
         from registry.auth.revocation import RevocationList  # noqa: PLC0415
         from registry.wiring.identities import build_verifier  # noqa: PLC0415
@@ -122,7 +122,7 @@ class CommandServices:
             self.storage,
             self.directory,
             build_verifier(self.settings, keys),
-            # What is revoked here is read from the database by those that check tokens.
+            # Serving processes read revocations from the database.
             RevocationList(RevocationRepository(self.storage.database), self.clock),
             build_issuer(self.settings, keys, self.clock),
             clock=self.clock,
@@ -131,19 +131,19 @@ class CommandServices:
 
     @cached_property
     def users(self) -> UserService:
-        """Return what adds and changes users and groups."""
+        """Return the user service."""
         return build_users(self.settings, self.storage, self.clock)
 
     @cached_property
     def audit(self) -> AuditService:
-        """Return what reads the audit trail."""
+        """Return the audit service."""
         from registry.audit.service import AuditService  # noqa: PLC0415
 
         return AuditService(self.storage.audit_repository, self.storage.repositories.visible)
 
     @cached_property
     def usage(self) -> UsageService:
-        """Return what reads records of calls."""
+        """Return the usage service."""
         from registry.usage.repository import UsageRepository  # noqa: PLC0415
         from registry.usage.service import UsageService  # noqa: PLC0415
 
@@ -152,7 +152,7 @@ class CommandServices:
         )
 
     def secret_of(self, server_id: str) -> Callable[[str, str], str | None]:
-        """Return what opens the stored secrets of a server; None for those that no key opens."""
+        """Return the decryption of a server's stored secrets; it returns None if no key fits."""
         from registry.servers.credentials import CredentialVault  # noqa: PLC0415
         from registry.servers.errors import CredentialUnreadableError  # noqa: PLC0415
 
@@ -168,7 +168,7 @@ class CommandServices:
 
     @property
     def database(self) -> Database:
-        """Return the database that all of them use."""
+        """Return the shared database client."""
         return self.storage.database
 
 

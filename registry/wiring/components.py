@@ -1,4 +1,4 @@
-"""What a running registry is made of."""
+"""The parts of a running registry, and its readiness checks."""
 
 import asyncio
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ from registry.users.service import UserService
 from registry.workers.metric_totals import MetricTotals
 
 READY_CHECK_SECONDS = 2.0
-"""How long a readiness check may take; probes give up soon after."""
+"""How long a readiness check may take; probes time out soon after."""
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """What a running registry is made of."""
+    """The parts of a running registry."""
 
     settings: Settings
     clock: Clock
@@ -80,7 +80,7 @@ class Components:
         return True
 
     async def is_accepting_requests(self) -> bool:
-        """Whether this process is not on its way out."""
+        """Whether this process is not shutting down."""
         return not self.drain.is_leaving
 
     async def metrics_page(self) -> bytes:
@@ -91,10 +91,10 @@ class Components:
         return self.metrics.render()
 
     async def snapshot_is_fresh(self) -> bool:
-        """Whether the gateway's view follows the database."""
+        """Whether the gateway's snapshot follows the database."""
         return self.snapshot.is_fresh()
 
     def snapshot_facts(self) -> JsonObject:
-        """Return how old the gateway's view is, for people."""
+        """Return the age of the gateway's snapshot, for people."""
         status = self.snapshot.status()
         return {"age_seconds": status.age_seconds, "mode": status.mode}

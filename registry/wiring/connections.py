@@ -1,4 +1,4 @@
-"""How connections to servers stand: in memory, and in the database."""
+"""Builds the tracker of connection state and the writer of health events."""
 
 from registry.connections.tracker import ConnectionTracker
 from registry.connections.writer import ConnectionWriter
@@ -12,7 +12,7 @@ from registry.wiring.storage import Storage
 def build_connections(
     settings: Settings, storage: Storage, *, clock: Clock, metrics: Metrics
 ) -> tuple[ConnectionWriter, ConnectionTracker]:
-    """Return what knows how connections stand, and what tells the database of them."""
+    """Return the writer of health events and the tracker of connection state."""
     interval_seconds = settings.connection_write_interval_seconds
     writer = ConnectionWriter(
         ServerHealth(

@@ -1,4 +1,4 @@
-"""The client of the database, watched."""
+"""Builds the database client, with metrics and logs of its commands."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from registry.core.settings import Settings
 log = structlog.get_logger()
 
 SLOW_COMMAND_SECONDS = 0.5
-"""From here on a database command is logged. A change stream's getMore waits that long idly."""
+"""Slower commands are logged. An idle change stream's getMore waits that long."""
 
 
 def build_database(settings: Settings, metrics: Metrics) -> Database:
@@ -42,7 +42,7 @@ def build_database(settings: Settings, metrics: Metrics) -> Database:
 
 @asynccontextmanager
 async def connected(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Database]:
-    """Return such a client while the body runs; its connections are closed after it.
+    """Yield a database client, and close its connections at the end.
 
     Raises:
         UnsupportedServerError: MongoDB is too old, or a sharded cluster.

@@ -1,4 +1,4 @@
-"""What the gateway goes by: its view of the database, and what takes note of requests."""
+"""Builds the gateway's snapshot and the recorder of its requests."""
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 async def build_feed(settings: Settings, database: Database, clock: Clock) -> ChangeFeed:
-    """Return what tells the gateway's view of changes.
+    """Return the change feed for the gateway's snapshot.
 
     Raises:
         TopologyError: MongoDB is no replica set, and no setting allows that.
@@ -72,7 +72,7 @@ def build_view(  # noqa: PLR0913 - collaborators
     metrics: Metrics,
     freed: Callable[[int], None],
 ) -> tuple[Snapshot, EraReprobe]:
-    """Return the gateway's view, still empty, and what follows up when an upstream belies it."""
+    """Return the gateway's snapshot, still empty, and the era re-probe."""
     repositories = storage.repositories
     prober = EraProber(
         storage.database,
@@ -120,7 +120,7 @@ async def build_recorder(
     clock: Clock,
     metrics: Metrics,
 ) -> tuple[Recorder, UsageWriter | None]:
-    """Return what takes note of gateway requests, and what writes the records, if any are kept.
+    """Return the recorder of gateway requests, and the writer of usage records, if kept.
 
     Raises:
         SettingsError: Spans are to be sent, but the extra for that is not installed.

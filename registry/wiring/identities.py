@@ -1,4 +1,4 @@
-"""What tells who calls."""
+"""Builds authentication."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from registry.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """What tells who calls."""
+    """The parts of authentication."""
 
     verifier: TokenVerifier
     directory: DirectoryRepository
@@ -26,7 +26,7 @@ class Identities:
 async def build_identities(
     settings: Settings, keys: SigningKeys, database: Database, *, clock: Clock, metrics: Metrics
 ) -> Identities:
-    """Return what tells who calls, with what is revoked read.
+    """Return the parts of authentication, with revocations loaded.
 
     Raises:
         DatabaseUnavailable: It cannot be read.
@@ -49,7 +49,7 @@ async def build_identities(
 
 
 def build_verifier(settings: Settings, keys: SigningKeys) -> TokenVerifier:
-    """Return what verifies bearer tokens."""
+    """Return the verifier of bearer tokens."""
     return TokenVerifier(
         keys,
         issuer=settings.jwt_issuer,

@@ -1,4 +1,4 @@
-"""The keys that settings name, and what encrypts and signs with them."""
+"""Builds cipher, signing keys and token issuer from the settings."""
 
 from packages.database.encryption import Cipher
 from registry.auth.jwt import TokenIssuer

@@ -1,6 +1,6 @@
-"""The services of the control plane that take more than a line to build.
+"""Builds the services of the control plane.
 
-What each needs is imported where it is built: a command needs one of them.
+Dependencies are imported where they are used, because a command needs only one service.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def build_servers(
     clock: Clock,
     metrics: Metrics,
 ) -> ServerService:
-    """Return what registers and changes servers."""
+    """Return the server service."""
     from registry.servers.service import ServerService  # noqa: PLC0415
 
     return ServerService(
@@ -58,7 +58,7 @@ def build_servers(
 
 
 def build_tools(storage: Storage, changes: ServerChanges, clock: Clock) -> ToolService:
-    """Return what shows tools and decides about them."""
+    """Return the tool service."""
     from registry.governance.history import ToolHistoryReader  # noqa: PLC0415
     from registry.governance.repository import GovernedTools  # noqa: PLC0415
     from registry.governance.service import ToolService  # noqa: PLC0415
@@ -82,7 +82,7 @@ def build_permissions(
     changes: ResourceChanges,
     clock: Clock,
 ) -> PermissionService:
-    """Return what shares servers."""
+    """Return the sharing service."""
     from registry.access.service import PermissionService  # noqa: PLC0415
 
     return PermissionService(
@@ -104,7 +104,7 @@ def build_policies(
     changes: PolicyChanges,
     clock: Clock,
 ) -> PolicyService:
-    """Return what says who may use which single tools."""
+    """Return the policy service."""
     from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
     from registry.servers.storage.adapters import PolicyServerReader  # noqa: PLC0415
 
@@ -130,7 +130,7 @@ def build_policies(
 
 
 def build_users(settings: Settings, storage: Storage, clock: Clock) -> UserService:
-    """Return what adds and changes users and groups, where that is this program's to do."""
+    """Return the user service."""
     from registry.users.repository import GroupRepository, UserRepository  # noqa: PLC0415
     from registry.users.service import UserService  # noqa: PLC0415
 
@@ -147,7 +147,7 @@ def build_users(settings: Settings, storage: Storage, clock: Clock) -> UserServi
 def build_tokens(
     settings: Settings, storage: Storage, *, clock: Clock, metrics: Metrics
 ) -> TokenService:
-    """Return what keeps users' tokens for upstreams."""
+    """Return the service of users' stored tokens."""
     from registry.tokens.service import TokenService  # noqa: PLC0415
 
     return TokenService(
@@ -171,7 +171,7 @@ def build_sessions(
     clock: Clock,
     metrics: Metrics,
 ) -> SessionService:
-    """Return what issues our own tokens, exchanges and revokes them."""
+    """Return the service of issued tokens."""
     from registry.tokens.families import FamilyRepository, RevocationWriter  # noqa: PLC0415
     from registry.tokens.sessions import Lifetimes, SessionService, SessionStore  # noqa: PLC0415
 

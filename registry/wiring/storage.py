@@ -1,4 +1,4 @@
-"""The collections: made where they are missing, checked, and read and written by repositories."""
+"""Prepares the collections, and builds the repositories."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where everything is kept that a registry changes.
+    """The repositories of everything that a registry changes.
 
     Attributes:
         cipher: Of what is encrypted there.
@@ -51,9 +51,9 @@ class Storage:
 
 
 async def prepared(database: Database, cipher: Cipher) -> None:
-    """Make what is missing of collections and indexes, and check that the keys fit.
+    """Create missing collections and indexes, and check that the keys can decrypt stored values.
 
-    Indexes that exist with other options are left as they are, and logged.
+    Indexes that exist with other options are left unchanged, and logged.
 
     Raises:
         SettingsError: The stored credentials were encrypted with other keys.
@@ -72,7 +72,7 @@ async def prepared(database: Database, cipher: Cipher) -> None:
 def build_storage(
     settings: Settings, database: Database, cipher: Cipher, *, clock: Clock, metrics: Metrics
 ) -> Storage:
-    """Return all of it; the collections themselves are made by `prepared`."""
+    """Return the repositories; `prepared` creates the collections."""
     audit_keys = build_audit_keys(cipher)
     audit_repository = AuditRepository(database, audit_keys)
     audit = AuditTrail(audit_repository, clock=clock, metrics=metrics)

@@ -1,4 +1,4 @@
-"""What has owners read in the background."""
+"""Builds background synchronisation."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ from registry.wiring.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class Synchronisation:
-    """What has owners read in the background."""
+    """The parts of background synchronisation."""
 
     service: SyncService
     jobs: JobRepository
@@ -39,12 +39,12 @@ def build_sync(
     clock: Clock,
     metrics: Metrics,
 ) -> Synchronisation:
-    """Return what has owners read; its worker is still to be started."""
+    """Return the parts of synchronisation; the caller starts its worker."""
     database, repositories = storage.database, storage.repositories
     jobs = JobRepository(
         database, retention=timedelta(days=settings.sync_retention_days), clock=clock
     )
-    patience = RetryPolicy(
+    retry_policy = RetryPolicy(
         settings.sync_max_attempts,
         settings.sync_backoff_seconds,
         settings.sync_backoff_max_seconds,
@@ -57,7 +57,7 @@ def build_sync(
         reader,
         changes,
         connections,
-        SyncRunnerConfig(patience, lease_seconds, settings.connection_failures_until_error),
+        SyncRunnerConfig(retry_policy, lease_seconds, settings.connection_failures_until_error),
         clock=clock,
         metrics=metrics,
     )

@@ -1,4 +1,4 @@
-"""What reads the servers upstream."""
+"""Builds the reader of upstream servers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from registry.wiring.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
-    """What reads the servers upstream.
+    """The parts that read upstream servers.
 
     Attributes:
         guard: Says which addresses may be contacted.
@@ -41,7 +41,7 @@ def build_upstreams(
     metrics: Metrics,
     freed: Callable[[int], None] = lambda _: None,
 ) -> Upstreams:
-    """Return what reads the servers upstream; nothing is contacted yet."""
+    """Return the parts that read upstream servers; nothing is contacted yet."""
     vault = CredentialVault(storage.cipher)
     guard = UrlGuard(settings.upstream_allowed_networks)
     instance = Instance.of(list(storage.cipher.derive_keys("gateway-instance").values()))

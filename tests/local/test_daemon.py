@@ -241,7 +241,9 @@ async def test_a_password_that_does_not_fit_the_data_is_reported(
         async with embedded_database(home, clock) as database:
             await database.ready()
             home.write_mongo_uri(database.uri.replace("registry:", "registry:x", 1))
-        with pytest.raises(LocalHomeError, match=r"mongo\.uri: does not fit the data"):
+        with pytest.raises(
+            LocalHomeError, match=r"mongo\.uri: has another password than the data"
+        ):
             async with embedded_database(home, clock) as database:
                 await database.ready()
 

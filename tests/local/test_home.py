@@ -246,7 +246,7 @@ def test_a_key_that_waits_is_not_replaced(prepared: LocalHome) -> None:
     prepared.add_next_key()
     before = prepared.env_file.read_text()
 
-    with pytest.raises(KeyWaitsError, match="a new key waits already"):
+    with pytest.raises(KeyWaitsError, match="a new key already exists"):
         prepared.add_next_key()
 
     assert prepared.env_file.read_text() == before

@@ -146,7 +146,7 @@ async def test_an_administrator_remains(
 
     refused = await send(rest, root, "PATCH", f"/users/{last['id']}", 409, json=change)
 
-    assert "administrator must remain" in refused["message"]
+    assert "last administrator cannot be removed" in refused["message"]
     assert (await send(rest, root, "GET", f"/users/{last['id']}", 200))["role"] == "admin"
 
 
