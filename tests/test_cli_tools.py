@@ -77,16 +77,20 @@ def test_a_call_is_decided_by_policies(local: tuple[Path, RunningRegistry]) -> N
     assert denied.stderr.count("\n") == 1
 
 
-def test_without_a_registry_that_serves_a_call_says_so(
+def test_a_call_warns_of_a_token_on_the_command_line_and_says_that_no_registry_serves(
     local: tuple[Path, RunningRegistry],
 ) -> None:
     nobody = ("--url", "http://127.0.0.1:9")
 
-    result = run(local, "tools", "call", "demo/echo", *nobody)
+    result = run(local, "tools", "call", "demo/echo", "--token", "s3cret", *nobody)
+    warned, told = result.stderr.splitlines()
 
     assert result.returncode == 1
-    assert result.stderr == (
-        "registry: http://127.0.0.1:9/mcp/demo cannot be reached: is the registry running there?\n"
+    assert warned.startswith(
+        "registry: warning: --token: a secret on the command line can be read"
+    )
+    assert told == (
+        "registry: http://127.0.0.1:9/mcp/demo cannot be reached: is the registry running there?"
     )
 
 

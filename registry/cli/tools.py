@@ -193,7 +193,7 @@ def _arguments(said: str) -> dict[str, Any]:
 
 def _token(settings: "Settings", said: str | None) -> str:
     if said is not None:
-        return given(said, "--token").strip()
+        return given(said, "--token", is_secret=True).strip()
     from registry.local.home import LocalHome  # noqa: PLC0415 - heavy imports
 
     home = LocalHome(settings.registry_home)
