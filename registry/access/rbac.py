@@ -6,14 +6,18 @@ from registry.auth.errors import AdminRequiredError
 from registry.auth.identity import UserContext
 
 
-def validate_admin(user: UserContext) -> None:
+def validate_admin(user: UserContext, asked: str) -> None:
     """Let only administrators through.
+
+    Args:
+        user: Who asks.
+        asked: What for, as the subject of a sentence.
 
     Raises:
         AdminRequiredError: The caller is none.
     """
     if not user.is_admin:
-        raise AdminRequiredError
+        raise AdminRequiredError(asked)
 
 
 def validate_owner(bits: int, needed: Permission = Permission.EDIT) -> None:

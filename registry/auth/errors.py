@@ -51,9 +51,14 @@ def challenge(error: RegistryError) -> str | None:
 
 
 class AdminRequiredError(RegistryError):
-    """Only an administrator may do this."""
+    """Only an administrator may do this.
+
+    Args:
+        asked: What was asked for, as the subject of a sentence. It tells nothing of others.
+    """
 
     kind = ErrorKind.FORBIDDEN
 
-    def __init__(self) -> None:
-        super().__init__("Only an administrator may do this.")
+    def __init__(self, asked: str) -> None:
+        message = f"{asked} needs the role ADMIN, which this token's user does not have."
+        super().__init__(message, {"role": "ADMIN"})

@@ -140,7 +140,7 @@ class _Patch(BaseModel):
         description=(
             "Members to set, null to remove one: `read_only`, `destructive`, `idempotent`, "
             "`sensitive`, `human_approval_required` (true or false), `cost_tier` (text), and "
-            "others, which are kept."
+            "others, which are kept. `metadata` is taken as the same member."
         ),
     )
     tags: Tags | None = Field(
@@ -148,6 +148,16 @@ class _Patch(BaseModel):
     )
     add_tags: Tags = Field(default_factory=list)
     remove_tags: Tags = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_as_shown(cls, given: object) -> object:
+        if isinstance(given, dict) and "metadata" in given and "tool_metadata" not in given:
+            return {
+                "tool_metadata" if name == "metadata" else name: value
+                for name, value in given.items()
+            }
+        return given
 
     @field_validator("registration_state", "exposure_state", "tool_metadata")
     @classmethod

@@ -153,7 +153,7 @@ class ServerService:
             ListsOutdatedError: Nobody heard of the database for a while.
         """
         if narrowed.author is not None and narrowed.author != user.user_id:
-            validate_admin(user)
+            validate_admin(user, "Listing the servers of another author")
         return await self._visible.list_page(user, narrowed, page)
 
     async def get(self, server_id: str, user: UserContext) -> ServerRecord:
@@ -494,7 +494,7 @@ class ServerService:
             AdminRequiredError: The caller is a plain user.
             ListsOutdatedError: Nobody heard of the database for a while.
         """
-        validate_admin(user)
+        validate_admin(user, "Counting servers and tokens")
         tokens = await self._tokens.counts(self._clock.now(), user.tenants)
         return self._inventory.counts(user), tokens
 
@@ -502,7 +502,7 @@ class ServerService:
         self, request: ServerCreate, user: UserContext, *, strict: bool
     ) -> ServerRecord:
         if request.scope.is_shared:
-            validate_admin(user)
+            validate_admin(user, f"Registering a server with the scope {request.scope.value}")
         tenant_id = user.tenant_id
         if await self._lookup.name_is_taken(request.server_name, tenant_id):
             raise ServerExistsError("serverName", request.server_name)
@@ -570,7 +570,7 @@ class ServerService:
         if request.status is ServerStatus.ERROR and current.status is not ServerStatus.ERROR:
             raise ValidationFailedError("status", "is set to error by the registry alone")
         if request.scope is not None and request.scope is not current.scope:
-            validate_admin(user)
+            validate_admin(user, "Changing the scope of a server")
         if request.path is not None and request.path != current.effective_path:
             slug = slug_of(request.path)
             if slug is None or slug.lower() in RESERVED_SLUGS:

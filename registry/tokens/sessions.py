@@ -236,7 +236,7 @@ class SessionService:
             DatabaseUnavailable: It cannot be recorded, so it was not issued.
         """
         if not actor.is_admin:
-            raise AdminRequiredError
+            raise AdminRequiredError("Issuing a token for another user")
         entry = await self._directory.get(user_id)
         if entry is None or not actor.sees_tenant(entry.tenant_id):
             raise UserUnknownError
@@ -277,7 +277,7 @@ class SessionService:
         """
         if not user.is_admin:
             if user_id not in {None, user.user_id}:
-                raise AdminRequiredError
+                raise AdminRequiredError("Listing the tokens of another user")
             user_id = user.user_id
         # Callers see their own tokens, even those issued when they were in another tenant.
         tenants = ALL_TENANTS if user_id == user.user_id else user.tenants

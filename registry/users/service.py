@@ -73,7 +73,7 @@ class UserService:
         Raises:
             AdminRequiredError: *actor* is not an administrator.
         """
-        validate_admin(actor)
+        validate_admin(actor, "Listing users")
         return await self._users.list_page(text, actor.tenants, page)
 
     async def get_user(self, user_id: str, actor: UserContext) -> UserRecord:
@@ -83,7 +83,7 @@ class UserService:
             AdminRequiredError: *actor* is not an administrator.
             UserNotFoundError: There is none of that id.
         """
-        validate_admin(actor)
+        validate_admin(actor, "Reading a user")
         return await self._require_user(user_id, actor)
 
     async def add_user(self, request: UserCreate, actor: UserContext) -> UserRecord:
@@ -164,7 +164,7 @@ class UserService:
         Raises:
             AdminRequiredError: *actor* is not an administrator.
         """
-        validate_admin(actor)
+        validate_admin(actor, "Listing groups")
         return await self._groups.list_page(text, actor.tenants, page)
 
     async def find_groups(self, reference: str, actor: UserContext) -> list[GroupRecord]:
@@ -173,7 +173,7 @@ class UserService:
         Raises:
             AdminRequiredError: *actor* is not an administrator.
         """
-        validate_admin(actor)
+        validate_admin(actor, "Finding groups")
         found = await self._groups.find(reference)
         return [group for group in found if actor.sees_tenant(group.tenant_id)]
 
@@ -184,7 +184,7 @@ class UserService:
             AdminRequiredError: *actor* is not an administrator.
             GroupNotFoundError: There is none of that id.
         """
-        validate_admin(actor)
+        validate_admin(actor, "Reading a group")
         record = await self._require_group(group_id, actor)
         members = await self._users.members(record.member_ids, record.tenant_id)
         return Group(record, tuple(members))
@@ -270,7 +270,7 @@ class UserService:
         return await self.get_group(group_id, actor)
 
     def _require_ours(self, actor: UserContext) -> None:
-        validate_admin(actor)
+        validate_admin(actor, "Changing users and groups")
         if not self._is_ours:
             raise DirectoryElsewhereError
 

@@ -638,7 +638,7 @@ async def test_a_tool_that_a_person_calls_destructive_is_so_everywhere(
     made = await rest.ask(ROOT, "POST", "/access/policies", json=policy)
     before = await served(rest, OWNER)
 
-    await patch(rest, tool, OWNER, tool_metadata={"destructive": True})
+    await patch(rest, tool, OWNER, metadata={"destructive": True})
     denied = await served(rest, OWNER)
     await rest.ask(ROOT, "DELETE", f"/access/policies/{made.json()['id']}")
     shown = (await served(rest, OWNER))["get_sum"]

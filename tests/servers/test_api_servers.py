@@ -363,7 +363,12 @@ async def test_users_may_not_narrow_a_list_to_another_author(
 
     assert (answer.status_code, answer.json()) == (
         403,
-        {"error": "forbidden", "message": "Only an administrator may do this."},
+        {
+            "error": "forbidden",
+            "message": "Listing the servers of another author needs the role ADMIN, which this "
+            "token's user does not have.",
+            "role": "ADMIN",
+        },
     )
 
 
