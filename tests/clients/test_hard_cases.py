@@ -298,4 +298,8 @@ async def test_all_of_server_everything_is_there_and_says_what_a_client_cannot_d
 
     assert listed == (EVERYTHING_TOOLS, EVERYTHING_TOOLS)
     assert "Something." in said
-    assert refused == "MCP error -32602: Tool trigger-sampling-request not found"
+    assert refused == (
+        "MCP error -32602: Tool trigger-sampling-request not found. The server may offer this "
+        "tool only to clients with elicitation or roots or sampling, which this client did not "
+        "declare."
+    )

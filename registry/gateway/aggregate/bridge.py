@@ -76,6 +76,9 @@ STATE_ONLY_SECONDS = 0.1
 MAX_QUESTIONS = 100
 """How many questions a server of the handshake's era may ask during one call."""
 
+UNKNOWN_TOOL_BYTES = 4096
+"""Longer answers are no server's words for not having a tool, and are not parsed to find out."""
+
 MAX_ADDRESS_BYTES = 2_000
 """Longest address that is sealed into a question's id; servers choose ids as they like."""
 
@@ -422,6 +425,7 @@ class ClientBridge:
         conversation = call.conversation
         assert conversation is not None  # noqa: S101 - it just said this
         caller, ask = call.caller, call.ask
+        message = _explained(call, message)
         if conversation.era is caller.era:
             raw = self._public(call, message)
             body = message.body if caller.era is Era.MODERN else {}
@@ -664,6 +668,22 @@ def _digest(ask: Ask) -> str:
     }
     text = orjson.dumps([ask.route.server_id, ask.method, params], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(text).hexdigest()[:32]
+
+
+def _explained(call: _Call, message: Message) -> Message:
+    """Return the answer, with what the client lacks where the server does not have the tool.
+
+    The tool is in the list that was read with all capabilities that can be relayed.
+    """
+    if call.ask.method != "tools/call" or len(message.raw) > UNKNOWN_TOOL_BYTES:
+        return message
+    lacking = crossing.lacking_capabilities(call.caller.capabilities)
+    if not lacking or (b'"error"' not in message.raw and b'"isError"' not in message.raw):
+        return message
+    body = message.editable()
+    if not crossing.explain_unknown_tool(body, str(call.ask.params.get("name")), lacking):
+        return message
+    return Message(message.kind, dump_text(body))
 
 
 def _names_resources(method: str, raw: bytes) -> bool:

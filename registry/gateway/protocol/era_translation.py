@@ -3,7 +3,8 @@
 docs/gateway.md shows both directions as a table.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
@@ -47,6 +48,41 @@ INPUT_METHODS: Mapping[str, str] = {
 """What servers may ask of clients, and the capability that it takes."""
 
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+
+UNKNOWN_TOOL = re.compile(r"unknown tool|no such tool|not found|not exist|disabled", re.IGNORECASE)
+"""How the SDKs' servers and those of others say that they do not have a tool."""
+
+
+def lacking_capabilities(capabilities: Mapping[str, Any]) -> list[str]:
+    """Return what tools are read with and a client with *capabilities* did not declare."""
+    return sorted(set(INPUT_METHODS.values()).difference(capabilities))
+
+
+def explain_unknown_tool(answer: JsonObject, tool: str, lacking: Sequence[str]) -> bool:
+    """Say in a server's answer why it may not have a tool that is in its list.
+
+    Args:
+        answer: Is changed: a JSON-RPC error, or a result with `isError`, that says so.
+        tool: Its name, as the server knows it.
+        lacking: Capabilities that the client did not declare.
+
+    Returns:
+        Whether the answer was one.
+    """
+    error, result = members(answer.get("error")), members(answer.get("result"))
+    content = result.get("content") if result.get("isError") is True else None
+    places = [(error, "message")]
+    places += [(members(item), "text") for item in (content if isinstance(content, list) else [])]
+    for holder, name in places:
+        told = holder.get(name)
+        if isinstance(told, str) and tool in told and UNKNOWN_TOOL.search(told):
+            holder[name] = (
+                f"{told.rstrip('.')}. The server may offer this tool only to clients with "
+                f"{' or '.join(lacking)}, which this client did not declare."
+            )
+            return True
+    return False
 
 
 def is_within(method: str, params: Mapping[str, Any], capabilities: Mapping[str, Any]) -> bool:
