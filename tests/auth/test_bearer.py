@@ -219,6 +219,7 @@ async def test_a_service_account_that_is_stored_by_now_is_a_user_like_others(
     assert (caller.role, caller.is_service_account) == (Role.USER, False)
 
 
+@pytest.mark.requirement("R-249")
 @pytest.mark.parametrize("kind", ["ours", "of an administrator", "the other application's"])
 async def test_a_disabled_user_is_refused_at_once(
     authenticator: BearerAuthenticator,
@@ -242,6 +243,7 @@ async def test_a_disabled_user_is_refused_at_once(
         await authenticator.authenticate(tokens[kind])
 
 
+@pytest.mark.requirement("R-249")
 async def test_a_demoted_administrator_keeps_no_right_of_one(
     authenticator: BearerAuthenticator, directory: FakeDirectory, issuer: TokenIssuer
 ) -> None:

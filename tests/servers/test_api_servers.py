@@ -954,6 +954,7 @@ async def test_a_server_whose_name_does_not_resolve_is_stored_with_its_error(
     assert created["errorMessage"] == "The name nowhere.invalid cannot be resolved."
 
 
+@pytest.mark.requirement("R-138")
 async def test_a_path_with_a_slash_too_many_is_not_redirected(
     rest: Rest, root: UserContext
 ) -> None:
