@@ -151,7 +151,7 @@ def test_a_secret_that_changed_is_replaced_and_never_shown(
     again = run("apply", file)
 
     assert same.stdout == again.stdout == "bearer: unchanged\n"
-    assert other.stdout.splitlines()[1:] == ["  apiKey.key: another secret"]
+    assert other.stdout.splitlines()[1:] == ["  apiKey.key: secret changed"]
     assert "s3cret" not in other.output
 
 

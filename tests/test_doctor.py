@@ -157,7 +157,7 @@ async def test_documents_that_cannot_be_read_are_named_with_what_is_wrong(
 
     assert found == (
         "4 that cannot be read as a whole: "
-        "mcpservers/a text (has an _id that is no ObjectId), "
+        "mcpservers/a text (has an _id that is not an ObjectId), "
         f"mcpservers/{keys[0]} (registry.sync_mode is 'hourly', none of manual, scheduled, "
         "webhook; it counts as manual), "
         f"mcpservers/{keys[1]} (config.toolFunctions.a_mcp_b holds a number that is not finite; "

@@ -1,1 +1,1 @@
-"""Who may see and change what."""
+"""Access control: rights on servers, sharing, and policies for single tools."""

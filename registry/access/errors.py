@@ -1,4 +1,4 @@
-"""Failures of access checks."""
+"""Errors of access checks."""
 
 from datetime import datetime
 
@@ -16,13 +16,13 @@ class AccessDeniedError(RegistryError):
 
 
 class SharingForbiddenError(RegistryError):
-    """The caller sees the resource but may not share it, or not like this."""
+    """The caller may see the resource but not share it, or not in this way."""
 
     kind = ErrorKind.FORBIDDEN
 
 
 class ResourceNotFoundError(RegistryError):
-    """There is no such resource that the caller may see."""
+    """The resource does not exist, or the caller may not see it."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -31,16 +31,16 @@ class ResourceNotFoundError(RegistryError):
 
 
 class LastOwnerError(RegistryError):
-    """Nobody would be left who may share, change and remove the resource."""
+    """The change would leave no user with all rights on the resource."""
 
     kind = ErrorKind.CONFLICT
 
     def __init__(self) -> None:
-        super().__init__("A user must remain as owner, without an end: name another one first.")
+        super().__init__("At least one user must remain as owner without expiry; add one first.")
 
 
 class SharingModifiedError(RegistryError):
-    """Somebody else changed the entries since they were read."""
+    """The entries were changed since they were read."""
 
     kind = ErrorKind.CONFLICT
 
@@ -52,18 +52,16 @@ class SharingModifiedError(RegistryError):
 
 
 class UnknownPrincipalError(RegistryError):
-    """An entry names somebody who does not exist."""
+    """An entry names a principal that does not exist."""
 
     kind = ErrorKind.INVALID
 
     def __init__(self, names: list[str]) -> None:
-        super().__init__(
-            f"There is no such principal: {', '.join(names)}", {"unknown_principals": names}
-        )
+        super().__init__(f"Unknown principal: {', '.join(names)}", {"unknown_principals": names})
 
 
 class EntryExpiredError(RegistryError):
-    """An entry would end before it begins."""
+    """An entry would expire in the past."""
 
     kind = ErrorKind.INVALID
 

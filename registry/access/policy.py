@@ -1,11 +1,11 @@
-"""The one decision function: what may this caller do with this server?
+"""Access policy: the one decision function for what a caller may do with a server.
 
-Pure: facts in, decision out, with the rules that gave it. Lists, the gateway and single requests
-all ask it, about what they hold in memory or just read.
+Pure: facts in, decision out, with the rules behind it. Lists, the gateway and single requests all
+call it, with what they have in memory or just read.
 
-Scope and ACL entries say one thing: `private_user` is for the author alone, `shared_app` lets
-everybody see, `shared_user` is for whom the entries name. A server that the other application
-wrote has no scope, and its entries alone decide.
+Scope and ACL entries express the same: `private_user` is for the author alone, with `shared_app`
+all users may see the server, `shared_user` is for those whom the entries name. A server of the
+other application has no scope, and its entries alone decide.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,11 +30,11 @@ OWNER = Permission.VIEW | Permission.EDIT | Permission.DELETE | Permission.SHARE
 NO_BITS = 0
 VIEW_BIT = int(Permission.VIEW)
 ALL_BITS = int(OWNER)
-"""Plain numbers, because arithmetic with flags takes ten times as long."""
+"""Integers, because arithmetic with flags takes ten times as long."""
 
 
 class ServerScope(StrEnum):
-    """Who a server is for."""
+    """The users that a server is for."""
 
     SHARED_APP = "shared_app"
     SHARED_USER = "shared_user"
@@ -57,13 +57,13 @@ class PrincipalType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One entry of `aclentries` about a server.
+    """One entry of `aclentries` for a server.
 
     Attributes:
         principal_id: None for the public.
-        expires_at: When the entry ends; whoever holds entries for long must drop it then.
+        expires_at: When the entry expires; long-lived holders must drop it then.
         entry_id: Id of its document.
-        tenant_id: The tenant that the entry says it is of; None where it says none.
+        tenant_id: The tenant in the entry; None without one.
     """
 
     principal_type: str
@@ -76,10 +76,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Grants:
-    """Unexpired entries about one server, by principal, with their bits added up.
+    """Unexpired entries for one server, by principal, with their bits combined.
 
     Attributes:
-        next_expiry: When the first of them ends.
+        next_expiry: When the first of them expires.
     """
 
     users: Mapping[str, int] = field(default_factory=dict)
@@ -90,14 +90,14 @@ class Grants:
 
     @property
     def are_none(self) -> bool:
-        """Whether no entry names anybody: a document that was written without any."""
+        """Whether no entry names a principal: a document that was written without any."""
         return not (self.users or self.groups or self.roles or self.public)
 
     @classmethod
     def of(cls, entries: Iterable[Grant], tenant_id: str | None) -> "Grants":
-        """Add up *entries* about a server of a tenant.
+        """Combine *entries* for a server of a tenant.
 
-        Those about unknown kinds of principals, or that say another tenant, count for nobody.
+        Entries with unknown kinds of principals, or of another tenant, are ignored.
         """
         users: dict[str, int] = {}
         groups: dict[str, int] = {}
@@ -129,12 +129,12 @@ NO_GRANTS = Grants()
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a decision about a server needs to know.
+    """The facts about a server behind a decision.
 
     Attributes:
         author: ObjectId of the user who registered it, 24 hexadecimal characters.
-        scope: None when the stored document has none (written by the other application).
-        tenant_id: The tenant that it is of; None is one of its own. See `UserContext`.
+        scope: None if the stored document has none (written by the other application).
+        tenant_id: Its tenant; None is a tenant of its own. See `UserContext`.
     """
 
     author: str
@@ -149,7 +149,7 @@ class ServerFacts:
 
 
 class AccessRule(StrEnum):
-    """The rules, in the words of refusals and traces."""
+    """The rules, as refusals and traces show them."""
 
     ADMINISTRATOR = "administrator"
     AUTHOR = "author"
@@ -165,7 +165,7 @@ class AccessRule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rule that applied, and the bits it gave. Rules that refuse give none."""
+    """One rule that applied, and the bits it granted. Rules that refuse grant none."""
 
     rule: AccessRule
     bits: int
@@ -191,7 +191,7 @@ class AccessRights:
 
 @dataclass(frozen=True, slots=True)
 class AccessDecision:
-    """The answer, and the rule that gave it."""
+    """The decision, and the rule behind it."""
 
     allowed: bool
     rule: AccessRule
@@ -226,13 +226,12 @@ def decide(
 def decide_use(
     user: UserContext, server: ServerFacts, *, admin_uses_private: bool = False
 ) -> AccessDecision:
-    """Decide whether *user* may use *server* through the gateway: list, call and listen to it.
+    """Decide whether *user* may use *server* through the gateway: list, call and subscribe.
 
-    Seeing is not using: a call carries the credentials that the owner stored. What is of another
-    tenant nobody uses, whatever they see. Administrators use
-    what is shared like anybody else; what is private to others, and what the other application
-    wrote and whose entries do not name them, only where *admin_uses_private*, and such use is
-    recorded.
+    Seeing is not using: a call carries the credentials that the owner stored. Nobody may use a
+    server of another tenant, even if they see it. Administrators use shared servers like all
+    users; private servers of others, and servers of the other application whose entries do not
+    name them, only with *admin_uses_private*, and such use is recorded.
     """
     if user.tenant_id != server.tenant_id and not user.is_of_all_tenants:
         return _decision(FOREIGNER, VIEW_BIT)
@@ -261,7 +260,7 @@ def _decision(verdict: AccessRights, wanted: int) -> AccessDecision:
 def evaluate(
     user: UserContext, server: ServerFacts, *, admin_sees_private: bool = True
 ) -> AccessRights:
-    """Return all that *user* may do with *server*: what any rule gives, added up."""
+    """Return all that *user* may do with *server*: the rights of all rules combined."""
     if user.tenant_id != server.tenant_id and not user.sees_all_tenants:
         return FOREIGNER
     if user.is_admin and (
@@ -274,12 +273,12 @@ def evaluate(
 
 
 def _of_user(user: UserContext, server: ServerFacts) -> AccessRights:
-    """Return what *user* may do with *server* without regard to their being an administrator."""
+    """Return what *user* may do with *server*, ignoring the administrator role."""
     is_author = server.author == user.user_id
     scope = server.scope
     if scope is ServerScope.PRIVATE_USER:
         return AUTHOR if is_author else STRANGER
-    # Entries say who has access; a document without any is its author's all the same.
+    # Entries define who has access; a document without any still belongs to its author.
     is_author = is_author and server.grants.are_none
     if is_author and scope is None:
         return AUTHOR
@@ -317,5 +316,5 @@ def _granted(user: UserContext, grants: Grants, *, with_public: bool) -> list[St
 
 
 def sees_everything(user: UserContext, *, admin_sees_private: bool = True) -> bool:
-    """Whether jobs and policies of all servers there are and were may be listed to *user*."""
+    """Whether *user* may list jobs and policies of all servers, existing or deleted."""
     return user.is_admin and admin_sees_private and user.sees_all_tenants

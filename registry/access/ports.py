@@ -1,4 +1,4 @@
-"""What sharing asks of the domains whose resources are shared. Implemented above."""
+"""Ports of sharing: what it needs from the domains whose resources are shared."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,17 +8,17 @@ from packages.database.client import Transaction
 from registry.access.policy import ServerScope
 
 RESOURCE_TYPE = "mcpServer"
-"""jarvis-api's name of the one type of resource that is shared so far."""
+"""jarvis-api's name of the one type of resource that can be shared so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """Something that entries are about.
+    """A resource with ACL entries.
 
     Attributes:
         author: ObjectId of the user who made it, 24 hexadecimal characters.
-        scope: None where the other application made it.
-        tenant_id: The tenant that it is of.
+        scope: None if the other application created it.
+        tenant_id: Its tenant.
     """
 
     id: str
@@ -32,19 +32,19 @@ class Resources(Protocol):
     """Resources of one type."""
 
     async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:
-        """Return a resource whoever asks, or None."""
+        """Return a resource, or None. No access check."""
 
     async def follow_sharing(
         self, resource: Resource, scope: ServerScope | None, now: datetime, tx: Transaction
     ) -> None:
         """Write the scope that follows from the entries, and touch the resource in any case.
 
-        So of two who change its entries at once the database lets one through.
+        So the database serializes two concurrent changes of its entries.
         """
 
 
 class ResourceChanges(Protocol):
-    """Hears of committed changes, so that the gateway follows at once on this replica."""
+    """Notified of committed changes, so that the gateway follows at once on this replica."""
 
     async def server_changed(self, server_id: str) -> None:
-        """Take note that the grants of a server changed."""
+        """Handle a change of a server's grants."""

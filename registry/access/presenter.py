@@ -1,4 +1,4 @@
-"""Permissions as answers. Pure."""
+"""Responses about permissions. Pure."""
 
 from datetime import datetime
 from typing import cast
@@ -24,7 +24,7 @@ def present_flags(bits: int) -> dict[str, bool]:
 def present_entry(
     entry: Entry, person: DirectoryPrincipal | None, *, with_email: bool
 ) -> JsonObject:
-    """Return an entry with the name of whom it is about."""
+    """Return an entry with its principal's name."""
     role = entry.role
     answer: JsonObject = {
         "type": entry.principal.type.value,
@@ -43,7 +43,7 @@ def present_entry(
 
 
 def present_sharing(sharing: Sharing, *, with_email: bool) -> JsonObject:
-    """Return who has access to a resource."""
+    """Return the access to a resource."""
     resource = sharing.resource
     return {
         "resourceType": RESOURCE_TYPE,
@@ -66,12 +66,12 @@ def present_sharing(sharing: Sharing, *, with_email: bool) -> JsonObject:
 
 
 def public_role(*, is_public: bool) -> str | None:
-    """Return what everybody may do, in jarvis-api's words."""
+    """Return what all users may do, in jarvis-api's terms."""
     return f"mcpServer_{AccessRole.VIEWER.value}" if is_public else None
 
 
 def present_person(person: DirectoryPrincipal, *, with_email: bool) -> JsonObject:
-    """Return somebody as found by a search."""
+    """Return a principal as a search result."""
     answer: JsonObject = {"type": person.kind, "id": person.id, "name": person.name}
     if person.username:
         answer["username"] = person.username

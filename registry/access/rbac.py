@@ -1,4 +1,4 @@
-"""The two checks that guard operations. Both raise; neither returns a verdict to forget."""
+"""The two checks that guard operations. Both raise, so that no result can be ignored."""
 
 from registry.access.errors import AccessDeniedError
 from registry.access.policy import AccessRule, Permission
@@ -7,28 +7,28 @@ from registry.auth.identity import UserContext
 
 
 def validate_admin(user: UserContext, asked: str) -> None:
-    """Let only administrators through.
+    """Check that the caller is an administrator.
 
     Args:
-        user: Who asks.
-        asked: What for, as the subject of a sentence.
+        user: The caller.
+        asked: The operation, as the subject of a sentence.
 
     Raises:
-        AdminRequiredError: The caller is none.
+        AdminRequiredError: The caller is not.
     """
     if not user.is_admin:
         raise AdminRequiredError(asked)
 
 
 def validate_owner(bits: int, needed: Permission = Permission.EDIT) -> None:
-    """Let through who may change a server: its owners, its editors and administrators.
+    """Check that the caller may change a server: its owners, its editors and administrators.
 
     Args:
-        bits: What the policy says the caller may do with it.
-        needed: What it takes.
+        bits: The caller's rights on it, from the policy.
+        needed: The required right.
 
     Raises:
-        AccessDeniedError: The caller may not; carries the rule that refused.
+        AccessDeniedError: The caller lacks it; carries the rule that refused.
     """
     if needed.value & bits != needed.value:
         raise AccessDeniedError(AccessRule.NO_GRANT)

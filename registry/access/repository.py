@@ -1,4 +1,4 @@
-"""Reads and writes `aclentries`, which jarvis-api shares with us.
+"""Repository of `aclentries`, which is shared with jarvis-api.
 
 Writers: this module and jarvis-api.
 """
@@ -52,9 +52,9 @@ class AclRepository:
     async def entries_of(
         self, server_id: str, tenant_id: str | None, tx: Transaction | None = None
     ) -> list[Entry]:
-        """Return all entries about a server of a tenant, those that ended included.
+        """Return all entries about a server of a tenant, including expired ones.
 
-        Those that say another tenant are left out, as `Grants.of` does.
+        Entries of another tenant are left out, as in `Grants.of`.
         """
         rows = self._entries.find(_about(server_id), session=tx)
         return [
@@ -76,7 +76,7 @@ class AclRepository:
         tx: Transaction,
         is_new: bool = False,
     ) -> None:
-        """Make the entries say what *scope* says.
+        """Write the entries that express *scope*.
 
         The author of a new or private server gets all rights: without an entry jarvis-api would
         not show them the server at all.
@@ -108,9 +108,9 @@ class AclRepository:
         now: datetime,
         tx: Transaction,
     ) -> None:
-        """Write entries in place of what is stored about their principals.
+        """Replace the stored entries of the same principals.
 
-        They say the server's tenant: jarvis-api reads those of its user's tenant alone.
+        They carry the server's tenant: jarvis-api reads only those of its user's tenant.
         """
         if not entries:
             return
@@ -126,7 +126,7 @@ class AclRepository:
         by: Doc = {"grantedBy": ObjectId(granted_by), "grantedAt": now, "updatedAt": now}
         if tenant_id is not None:
             by["tenantId"] = tenant_id
-        # Nothing keeps the other application from writing two entries about one principal.
+        # The other application may have written two entries for one principal.
         writes = [
             UpdateMany(
                 _key(server_id, entry.principal), _written(entry, by, role_ids), upsert=True
@@ -136,7 +136,7 @@ class AclRepository:
         await self._entries.bulk_write(writes, session=tx)
 
     async def remove(self, server_id: str, principal: Principal, tx: Transaction) -> None:
-        """Remove what is stored about a principal."""
+        """Remove the entries of a principal."""
         await self._entries.delete_many(_key(server_id, principal), session=tx)
 
     async def delete_of(self, server_id: str, tx: Transaction) -> int:
@@ -145,13 +145,13 @@ class AclRepository:
 
 
 MOST_BITS = 31
-"""All rights of jarvis-api: ours, and `VIEW_INSIGHTS`, which is of no meaning here."""
+"""All rights of jarvis-api: ours, and `VIEW_INSIGHTS`, which has no meaning here."""
 
 NOBODY = "nobody"
-"""Stands for the kind of principals that entries name in ways we do not know."""
+"""Kind of principals that entries name in unknown ways."""
 
 ENDED = datetime(1970, 1, 1, tzinfo=UTC)
-"""When an entry ended whose end is no time."""
+"""Expiry of an entry whose stored expiry is not a time."""
 
 
 def _about(server_id: str) -> Doc:
@@ -167,7 +167,7 @@ def _key(server_id: str, principal: Principal) -> Doc:
 
 
 def _written(entry: Entry, by: Doc, role_ids: Mapping[str, ObjectId]) -> Doc:
-    """Return the update that makes a stored entry say what *entry* says."""
+    """Return the update that makes a stored entry equal to *entry*."""
     values: Doc = {**by, "permBits": entry.bits}
     unset: Doc = {} if "tenantId" in by else {"tenantId": ""}
     if entry.principal.id is not None:
@@ -186,7 +186,7 @@ def _written(entry: Entry, by: Doc, role_ids: Mapping[str, ObjectId]) -> Doc:
 
 
 def _entry(row: dict[str, Any]) -> Entry | None:
-    """Read a stored entry; None for one about nobody that can be named."""
+    """Read a stored entry; None if it names no principal."""
     principal, by = row.get("principalId"), row.get("grantedBy")
     kind = _kind(row)
     if kind is None:
@@ -201,7 +201,7 @@ def _entry(row: dict[str, Any]) -> Entry | None:
 
 
 def _kind(row: dict[str, Any]) -> PrincipalType | None:
-    """Return what kind of principal an entry names in the way that kind is named, or None."""
+    """Return the kind of principal that an entry names in that kind's form, or None."""
     kind = choice_of(PrincipalType, row.get("principalType"))
     match kind:
         case PrincipalType.PUBLIC | None:
@@ -209,16 +209,16 @@ def _kind(row: dict[str, Any]) -> PrincipalType | None:
         case PrincipalType.ROLE:
             return kind if isinstance(row.get("principalId"), str) else None
         case _:
-            # By an id of another type lists would not find it.
+            # Lists would not find it by an id of another type.
             return kind if isinstance(row.get("principalId"), ObjectId) else None
 
 
 def _bits(stored: object) -> int:
-    # Other programs write here too, some of them all numbers as floats. What is no whole number
-    # from nought on gives nothing.
+    # Other programs write here too, some of them all numbers as floats. Any value that is not a
+    # non-negative integer grants nothing.
     if isinstance(stored, float) and stored.is_integer():
         stored = int(stored)
-    # Beyond the highest right that there is, no query of the other application finds an entry.
+    # Above the highest right, no query of the other application finds an entry.
     if not isinstance(stored, int) or not 0 < stored <= MOST_BITS:
         return NO_BITS
     return stored & ALL_BITS
@@ -229,8 +229,8 @@ def _end(stored: object) -> datetime | None:
 
 
 def _has_expired(grant: Grant, now: datetime) -> bool:
-    # Never asked of the database: an alternative in a query keeps compatible servers from using
-    # any index for the rest of it.
+    # Filtered here and not by the database: an alternative in a query keeps compatible servers
+    # from using an index for the rest of it.
     return grant.expires_at is not None and grant.expires_at <= now
 
 

@@ -30,7 +30,7 @@ Kind = Literal["user", "group", "role"]
 _errors = error_answers(
     {
         404: "There is no such server.",
-        409: "No owner would be left, or the entries were modified meanwhile.",
+        409: "No owner would remain, or the entries were modified since they were read.",
         422: "A field or parameter cannot take that value, or a principal does not exist.",
     }
 )
@@ -86,7 +86,7 @@ async def get_permissions(
     resource_type: ResourceType,  # noqa: ARG001 - there is one type so far
     resource_id: ResourceId,
 ) -> Response:
-    """Tell who has access to a server. For those who may share it."""
+    """Return who has access to a server. For callers who may share it."""
     return _answer(await _service(request).get(resource_id.lower(), user), user)
 
 
@@ -104,7 +104,7 @@ async def put_permissions(
     body: PermissionsUpdate,
     if_match: Annotated[str | None, Header(description="The ETag that was read.")] = None,
 ) -> Response:
-    """Share a server, or end that. Its `scope` follows: nobody else, some, or everybody."""
+    """Share a server, or stop sharing it. Its `scope` follows: private, some, or all users."""
     sharing = await _service(request).change(
         resource_id.lower(), body.request(), user, expected_etag=_tag(if_match)
     )

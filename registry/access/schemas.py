@@ -10,14 +10,14 @@ from registry.access.policy import PrincipalType
 from registry.access.sharing import AccessRole, Entry, Principal, ShareRequest
 
 MAX_ENTRIES = 1_000
-"""Most entries in one request; jarvis-api reads them all for each decision."""
+"""Maximum number of entries in one request; jarvis-api reads them all for each decision."""
 
 LATEST_YEAR = 9999
 ROLE_NAMES = {f"mcpServer_{role.value}": role for role in AccessRole}
 
 
 class AccessBody(BaseModel):
-    """What all bodies share: camelCase and snake_case are both read, unknown members refused."""
+    """Base of all bodies: accepts camelCase and snake_case, refuses unknown members."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
@@ -35,7 +35,7 @@ class PrincipalBody(AccessBody):
             msg = "id must be 24 hexadecimal characters"
             raise ValueError(msg)
         if "\x00" in self.id:
-            msg = "id must not hold a NUL character"
+            msg = "id must not contain a NUL character"
             raise ValueError(msg)
         return self
 
@@ -173,7 +173,7 @@ class PermissionsAnswer(AccessBody):
 
 
 class PrincipalAnswer(AccessBody):
-    """Somebody whom access can be given to."""
+    """A principal that access can be given to."""
 
     type: Literal["user", "group", "role"]
     id: str

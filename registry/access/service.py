@@ -1,4 +1,4 @@
-"""Who shares what with whom: entries and scope of a resource, changed together."""
+"""Sharing: changes of the entries and the scope of a resource, made together."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,12 +50,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Who has access to a resource.
+    """The access to a resource.
 
     Attributes:
-        entries: Living entries, the public's included.
+        entries: Unexpired entries, including the public's.
         people: Names of the principals that still exist.
-        verdict: What the caller may do with the resource.
+        verdict: The caller's rights on the resource.
     """
 
     resource: Resource
@@ -65,12 +65,12 @@ class Sharing:
 
     @property
     def etag(self) -> str:
-        """Return a text that differs when the entries do."""
+        """Return a text that differs if the entries do."""
         return fingerprint(self.entries)
 
     @property
     def is_public(self) -> bool:
-        """Whether everybody may see the resource."""
+        """Whether all users may see the resource."""
         return any(entry.principal == PUBLIC and entry.bits & VIEW_BIT for entry in self.entries)
 
 
@@ -99,12 +99,12 @@ class PermissionService:
         self._admin_sees_private = admin_sees_private
 
     async def get(self, resource_id: str, user: UserContext) -> Sharing:
-        """Return who has access.
+        """Return the access to a resource.
 
         Raises:
-            ResourceNotFoundError: There is none that *user* may see.
-            SharingForbiddenError: *user* sees it but may not share it.
-            DatabaseUnavailable: An administrator's look at a private server cannot be recorded.
+            ResourceNotFoundError: The resource does not exist, or *user* may not see it.
+            SharingForbiddenError: *user* may see it but not share it.
+            DatabaseUnavailable: An administrator's access to a private server cannot be recorded.
         """
         resource, entries, verdict = await self._require_shareable(resource_id, user)
         if resource.scope is ServerScope.PRIVATE_USER and resource.author != user.user_id:
@@ -120,22 +120,22 @@ class PermissionService:
         *,
         expected_etag: str | None = None,
     ) -> Sharing:
-        """Change who has access, and the scope with it, in one transaction.
+        """Change the entries, and the scope with them, in one transaction.
 
         Raises:
-            ResourceNotFoundError: There is none that *user* may see.
-            SharingForbiddenError: *user* may not share it, or not this widely.
-            UnknownPrincipalError: An entry names nobody that exists.
-            EntryExpiredError: An entry would end in the past.
-            LastOwnerError: No owner would be left.
-            SharingModifiedError: The entries are not those of *expected_etag* any more.
+            ResourceNotFoundError: The resource does not exist, or *user* may not see it.
+            SharingForbiddenError: *user* may not share it, or not with that many.
+            UnknownPrincipalError: An entry names a principal that does not exist.
+            EntryExpiredError: An entry would expire in the past.
+            LastOwnerError: No owner would remain.
+            SharingModifiedError: *expected_etag* is not that of the entries any more.
         """
         found, present, _ = await self._require_shareable(resource_id, user)
         wanted = (*(request.principals or ()), *request.updated)
         await self._require_known(wanted, present, found.tenant_id)
 
         async def write(tx: Transaction) -> None:
-            # Read and judged again: within the transaction nobody else can change it.
+            # Read and checked again: within the transaction no concurrent change is possible.
             resource, entries, _ = await self._require_shareable(resource_id, user, tx)
             current = fingerprint(entries)
             if expected_etag is not None and expected_etag != current:
@@ -160,14 +160,14 @@ class PermissionService:
         await self._database.transaction(write)
         log.info("server_shared", server_id=resource_id, user_id=user.user_id)
         await self._changes.server_changed(resource_id)
-        # Whoever gave up their own rights may not read this any more, but asked for it.
+        # A caller who gave up their own rights may not read it any more, but gets the result.
         resource, entries, verdict = await self._read(resource_id, user)
         return await self._sharing(resource, entries, verdict)
 
     async def search(
         self, text: str, kinds: Iterable[str], limit: int, user: UserContext
     ) -> list[DirectoryPrincipal]:
-        """Return users, groups and roles whose names hold *text*, or emails for administrators."""
+        """Search users, groups and roles by name; for administrators, also by email."""
         return await self._directory.search(
             text, kinds, limit, by_email=user.is_admin, tenants=user.tenants
         )
@@ -211,7 +211,7 @@ class PermissionService:
     async def _require_known(
         self, wanted: tuple[Entry, ...], present: list[Entry], tenant_id: str | None
     ) -> None:
-        """Check what is new; an entry may stay although its principal is gone by now."""
+        """Check what is new; an existing entry may stay although its principal is gone."""
         now = self._clock.now()
         stays = {(entry.principal, entry.bits, entry.expires_at) for entry in present}
         entries = [

@@ -1,4 +1,4 @@
-"""Who shall have access to a resource, as entries, and what scope that makes. Pure."""
+"""Plan a change of access: the entries to write, and the scope that follows. Pure."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from registry.access.policy import ALL_BITS, VIEW_BIT, Permission, PrincipalType
 
 
 class AccessRole(StrEnum):
-    """Named sets of permission bits; jarvis-api stores them with the resource's type in front."""
+    """Named sets of permission bits; jarvis-api stores them with the resource's type as prefix."""
 
     VIEWER = "viewer"
     EDITOR = "editor"
@@ -34,7 +34,7 @@ ROLE_BITS = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom an entry is about.
+    """The subject of an entry.
 
     Attributes:
         id: ObjectId as 24 hexadecimal characters, a role's name, or None for the public.
@@ -56,8 +56,8 @@ class Entry:
     """One entry about a resource.
 
     Attributes:
-        expires_at: When it ends; None for never.
-        granted_by: ObjectId of a user, where it is known.
+        expires_at: When it expires; None for never.
+        granted_by: ObjectId of a user, if known.
     """
 
     principal: Principal
@@ -68,23 +68,23 @@ class Entry:
 
     @property
     def role(self) -> AccessRole | None:
-        """Return the role with just these bits; the other application may store others."""
+        """Return the role with exactly these bits; the other application may store others."""
         return next((role for role in AccessRole if role.bits == self.bits), None)
 
     def is_alive(self, now: datetime) -> bool:
-        """Whether it still counts."""
+        """Whether it has not expired."""
         return self.expires_at is None or self.expires_at > now
 
 
 @dataclass(frozen=True, slots=True)
 class ShareRequest:
-    """What shall change.
+    """The requested change.
 
     Attributes:
-        principals: All entries there shall be, but for the public's; None to leave the others.
+        principals: All entries except the public's; None to keep those that are not named below.
         updated: Entries to add or to replace.
-        removed: Principals whose entries shall go.
-        public: Whether everybody may see it; None to leave that.
+        removed: Principals whose entries are removed.
+        public: Whether all users may see it; None to keep that.
     """
 
     principals: tuple[Entry, ...] | None = None
@@ -95,13 +95,13 @@ class ShareRequest:
 
 @dataclass(frozen=True, slots=True)
 class SharePlan:
-    """What to write.
+    """The writes of a change.
 
     Attributes:
         put: Entries to write.
-        removed: Principals whose entries go.
-        after: All living entries as they will be.
-        scope: The scope that follows; None for a resource that has none.
+        removed: Principals whose entries are removed.
+        after: All unexpired entries after the change.
+        scope: The scope that follows; None for a resource without one.
     """
 
     put: tuple[Entry, ...]
@@ -118,15 +118,15 @@ def plan(
     scope: ServerScope | None,
     now: datetime,
 ) -> SharePlan:
-    """Return what *request* changes.
+    """Return the writes of *request*.
 
     Raises:
-        LastOwnerError: Nobody would be left who owns the resource for good.
+        LastOwnerError: No user would own the resource without expiry.
     """
     before = merged(entry for entry in entries if entry.is_alive(now))
     after = dict(before)
     if not _shows_everybody(before.get(PUBLIC)):
-        # Of no use, or for a time only, which no scope can say: it goes with the next change.
+        # Without use, or temporary, which no scope can express: removed with the next change.
         after.pop(PUBLIC, None)
     if request.principals is not None:
         after = {key: entry for key, entry in after.items() if key == PUBLIC}
@@ -158,13 +158,13 @@ def merged(entries: Iterable[Entry]) -> dict[Principal, Entry]:
 
 
 def _both(one: Entry, other: Entry) -> Entry:
-    # What one of them says for a time only, is not said for good.
+    # A bit that expires in one of them is not permanent.
     ends = [entry.expires_at for entry in (one, other) if entry.expires_at is not None]
     return replace(other, bits=one.bits | other.bits, expires_at=min(ends, default=None))
 
 
 def scope_of(entries: Mapping[Principal, Entry], author: str) -> ServerScope:
-    """Return the scope that says the same as *entries*."""
+    """Return the scope that corresponds to *entries*."""
     if PUBLIC in entries:
         return ServerScope.SHARED_APP
     if entries.keys() == {Principal(PrincipalType.USER, author)}:
@@ -173,7 +173,7 @@ def scope_of(entries: Mapping[Principal, Entry], author: str) -> ServerScope:
 
 
 def fingerprint(entries: Iterable[Entry]) -> str:
-    """Return a text that differs when the entries do."""
+    """Return a text that differs if the entries do."""
     lines = sorted(
         f"{entry.principal} {entry.bits} {entry.expires_at and entry.expires_at.isoformat()}"
         for entry in entries

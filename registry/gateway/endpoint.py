@@ -1,9 +1,9 @@
-"""The data plane's entry: every request to `/mcp/<server>`, step by step.
+"""Entry of the data plane: handles every request to `/mcp` and `/mcp/<server>`, step by step.
 
 Order: Host and Origin, caller, body limit, envelope, method, scope, server, era, session, tool,
-credentials, forwarding. Who is calling is settled on the headers, before a body is read or parsed
-and before anything is looked up, so that strangers cost little and nobody learns which servers
-exist; everything else is decided on the body.
+credentials, forwarding. The caller is authenticated on the headers, before a body is read or
+parsed and before anything is looked up, so that strangers cost little and cannot find out which
+servers exist; everything else is decided on the body.
 """
 
 import asyncio
@@ -91,10 +91,10 @@ from registry.web.hosts import HostGuard
 log = structlog.get_logger()
 
 SLOW_SECONDS = 10.0
-"""Calls that take longer are logged; standing streams are not."""
+"""Latency threshold above which calls are logged; notification streams are exempt."""
 
 CLOSE_SECONDS = 2.0
-"""How long servers are given at the end to be told that their sessions are over."""
+"""Time limit at shutdown for ending the sessions with servers."""
 
 ALLOWED_ALL = "POST, GET, DELETE"
 ALLOWED_POST = "POST"
@@ -102,21 +102,21 @@ ALLOWED_POST = "POST"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayDependencies:
-    """What the gateway works with and does not build itself.
+    """Dependencies of the gateway that it does not build itself.
 
     Attributes:
         routes: The servers that can be called now.
-        authenticate: Finds out who calls.
+        authenticate: Identifies the caller.
         session: Pool of upstream connections; keeps no cookies.
-        refusals: Takes note of what known callers were refused.
-        recorder: Takes note of each request.
-        bulkheads: How much each server is asked.
+        refusals: Records what known callers were refused.
+        recorder: Records each request.
+        bulkheads: Limits the calls to each server.
         peers: The other workers.
-        ended_sessions: Tells them and other replicas of sessions that clients end.
-        announced: Is told ids of servers that say that their lists changed.
-        drain: Says when nothing new may begin.
+        ended_sessions: Reports sessions that clients end to other workers and replicas.
+        announced: Called with ids of servers that announce list changes.
+        drain: Signals that no new work may begin.
         metrics: Counts streams.
-        instance: Recognises requests that come back to this deployment.
+        instance: Identifies requests that come back to this deployment.
     """
 
     routes: RouteTable
@@ -137,9 +137,9 @@ class GatewayEndpoint:
     """Serves `/mcp` and `/mcp/<server>` as a raw ASGI application.
 
     Args:
-        around: What it works with.
-        sealing_keys: 32 bytes each, used for nothing else. The first seals session ids, all
-            open them.
+        around: Its dependencies.
+        sealing_keys: 32 bytes each, used for nothing else. The first key seals session ids, all
+            keys open them.
     """
 
     def __init__(
@@ -319,7 +319,7 @@ class GatewayEndpoint:
         except ClientGone:
             exchange.outcome = CallOutcome.DISCONNECTED
         except asyncio.CancelledError:
-            # Nobody else cancels a request than the server that ends. Its client is told so.
+            # Only the server's shutdown cancels a request. Its client gets an error.
             log.warning("gateway_call_cut_off", server=exchange.server, method=exchange.method)
             await self._refuse(exchange, ShuttingDown())
         except Exception as exc:
@@ -338,7 +338,7 @@ class GatewayEndpoint:
                 )
 
     async def close(self) -> None:
-        """Let go of all that is kept open upstream; no request may be served any more."""
+        """Close everything that is open upstream; no request may be served after that."""
         await self._bridge.close()
         self._connector.sessions.stop_reading()
         await self._background_tasks.close(grace_seconds=CLOSE_SECONDS)
@@ -388,7 +388,7 @@ class GatewayEndpoint:
         exchange.is_answered_inside = (
             envelope.is_request and stream is None and not exchange.is_modern
         )
-        # Answers and notifications are for calls that are still in flight.
+        # Responses and notifications belong to calls that are in progress.
         if self._drain.has_begun and envelope.is_request:
             raise ShuttingDown
         self._refuse_loop(exchange)
@@ -441,16 +441,16 @@ class GatewayEndpoint:
         await self._one.get_or_delete(exchange, user, route)
 
     def _refuse_loop(self, exchange: GatewayRequest) -> None:
-        """Refuse a request that was here before; note one that another gateway sends.
+        """Refuse a request that came from this deployment; note one from another gateway.
 
-        Whoever registers this registry in itself, without a token for it, is to learn of the loop
-        rather than of the token.
+        A registry that is registered in itself, without a token for itself, gets the error about
+        the loop rather than the one about the token.
         """
         via = exchange.headers.get("via")
         if via is None:
             return
-        # Proxies that put several servers together hide the error of one of them. Tools are listed
-        # from memory, and marked, so that whoever reads them here sees that they are its own.
+        # Aggregating proxies hide the error of one of their servers. So tools are listed from
+        # memory, and marked: a discovery that reads them here recognises its own.
         if self._instance.sent(via) and exchange.method != "tools/list":
             raise LoopDetected
         if is_gateway(via):
@@ -460,8 +460,8 @@ class GatewayEndpoint:
         try:
             return await self._admission.identify(exchange)
         except Exception:
-            # Of a stranger's request its headers are all that counts, and no body is waited for;
-            # what came with them and is small says what the refusal answers.
+            # Without a token only the headers count, and no body is awaited; a small one that came
+            # with them says what the refusal is the answer to.
             body = peek_object(body_of(exchange.scope))
             exchange.request_id = usable_id(body)
             method, params = body.get("method"), members(body.get("params"))
@@ -486,7 +486,7 @@ class GatewayEndpoint:
         else:
             self._admission.admit_caller(exchange, user, TokenScope.READ_TOOLS)
         if not envelope.is_request:
-            # Whoever does not know a notification ignores it.
+            # A receiver that does not know a notification ignores it.
             await exchange.answer_empty(202, [(b"content-length", b"0")])
             return
         raise MethodUnknown
@@ -499,7 +499,7 @@ class GatewayEndpoint:
         needed: TokenScope,
         stream: str,
     ) -> None:
-        """Take a message of a client of the HTTP+SSE transport."""
+        """Accept a message of an HTTP+SSE client."""
         route: Route | None = None
         if exchange.slug:
             route = self._admission.admit(exchange, user, needed, is_for_stream=True)
@@ -525,7 +525,7 @@ class GatewayEndpoint:
     def _until(
         self, exchange: GatewayRequest, route: Route | None
     ) -> Callable[[], Awaitable[Exception]]:
-        """Return what waits for a reason to end a standing stream."""
+        """Return an awaitable that waits for a reason to end a long-lived stream."""
 
         def refused() -> Awaitable[Exception]:
             return until_refused(self._admission, exchange, route, self._routes.changed)
@@ -539,7 +539,7 @@ class GatewayEndpoint:
         exchange.outcome = refusal.outcome
         exchange.error_code = refusal.rpc_code
         if isinstance(refusal, RequestCancelled):
-            # A request that was cancelled gets no answer: a stream that ends without any.
+            # A cancelled request gets no answer: its stream ends without one.
             await Reply(exchange).leave()
             return
         if refusal.outcome in {CallOutcome.UPSTREAM_ERROR, CallOutcome.TIMEOUT}:
@@ -551,7 +551,7 @@ class GatewayEndpoint:
             )
         if exchange.client.has_started:
             # Too late for an error. An event stream may end anywhere; any other body is left
-            # incomplete, which makes the server cut the connection: half must not look whole.
+            # incomplete, so that the server cuts the connection: half must not look complete.
             if exchange.client.is_event_stream:
                 last = stream_termination(exchange.farewell, refusal, exchange.request_id)
                 if not last and exchange.client.sends_whole_events:
@@ -565,5 +565,5 @@ class GatewayEndpoint:
 
 
 def _is_hosted(route: Route) -> bool:
-    """Whether the gateway is the server of clients of the handshake's era at this path."""
+    """Whether the gateway is the server for clients of the handshake's era at this path."""
     return Era.LEGACY not in route.eras or route.transport is Transport.SSE

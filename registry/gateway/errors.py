@@ -1,4 +1,4 @@
-"""Every way the gateway itself refuses a request.
+"""Refusals: every error with which the gateway itself answers a request.
 
 Refusal
 ├── transport: OriginNotAllowed, MethodNotAllowed, BodyTooLarge, BodyTooSlow, …
@@ -7,8 +7,8 @@ Refusal
 ├── loop:      LoopDetected
 └── upstream:  UpstreamUnreachable, UpstreamTimedOut, UpstreamMisbehaved, CredentialsRejected, …
 
-The data plane is itself the rim where HTTP and JSON-RPC meet, so a refusal knows its status and
-its code. Codes of our own equal the HTTP status: JSON-RPC and MCP reserve negative ones only.
+The data plane renders them directly, so a refusal knows its HTTP status and its JSON-RPC code.
+Codes of our own equal the HTTP status: JSON-RPC and MCP reserve only negative codes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ HEADER_MISMATCH = -32020
 UNSUPPORTED_PROTOCOL_VERSION = -32022
 
 RETRY_AFTER_SECONDS = 2
-"""Told to clients when the gateway cannot answer for the moment."""
+"""Sent in `Retry-After` when the gateway is temporarily unavailable."""
 
 
 class CallOutcome(StrEnum):
     """How a request ended, as metrics count it.
 
-    `DENIED` is what policies refuse; callers are told the same as of what does not exist.
+    `DENIED`: refused by policies; callers get the same answer as for what does not exist.
     `TOOL_ERROR` and `RPC_ERROR` are answers of the upstream that were relayed whole: a result
     with `isError`, and a JSON-RPC error. The time of requests is counted as `OK` for both.
     """
@@ -50,7 +50,7 @@ class CallOutcome(StrEnum):
 
 
 class Wait(StrEnum):
-    """What of an upstream did not come in time."""
+    """The phase in which an upstream exceeded a timeout."""
 
     CONNECTION = "connect"
     ANSWER = "first_byte"
@@ -59,10 +59,10 @@ class Wait(StrEnum):
 
 
 WAITS = {
-    Wait.CONNECTION: "took no connection in time",
+    Wait.CONNECTION: "did not accept a connection in time",
     Wait.ANSWER: "did not begin to answer in time",
-    Wait.MORE: "fell silent in the middle of its answer",
-    Wait.END: "did not finish its answer in time",
+    Wait.MORE: "stopped sending in the middle of its response",
+    Wait.END: "did not finish its response in time",
 }
 
 
@@ -70,13 +70,14 @@ class Refusal(Exception):  # noqa: N818 - a decision that travels as an exceptio
     """A request that gets a JSON-RPC error instead of an answer.
 
     Attributes:
-        message: Safe to show: names things, never secrets, never an upstream's own words.
+        message: Safe to show: names things, and contains neither secrets nor an upstream's text.
         facts: Members of the error's `data`.
         headers: Further response headers.
         is_of_http: Whether clients act on the status itself, in every era: they send another
             token, or begin another session.
-        is_for_model: Whether whoever asked for a tool can act on it: by other arguments, another
-            tool, a word to the user. In the handshake's era it is a result of the call.
+        is_for_model: Whether the model that called a tool can act on it: by other arguments,
+            another tool, or a message to the user. In the handshake's era it becomes a result of
+            the call.
     """
 
     status: ClassVar[int] = 400
@@ -102,7 +103,7 @@ class Refusal(Exception):  # noqa: N818 - a decision that travels as an exceptio
 
 
 class OriginNotAllowed(Refusal):
-    """A browser page of another origin called."""
+    """The request came from a browser page of another origin."""
 
     status = 403
     code = 403
@@ -110,11 +111,11 @@ class OriginNotAllowed(Refusal):
     outcome = CallOutcome.REFUSED
 
     def __init__(self) -> None:
-        super().__init__("This Origin may not call the gateway; ALLOWED_ORIGINS lists those.")
+        super().__init__("This Origin is not allowed; add it to ALLOWED_ORIGINS.")
 
 
 class MethodNotAllowed(Refusal):
-    """The path does not take this HTTP method."""
+    """The path does not support this HTTP method."""
 
     status = 405
     code = 405
@@ -122,12 +123,12 @@ class MethodNotAllowed(Refusal):
 
     def __init__(self, allowed: str) -> None:
         super().__init__(
-            f"Only {allowed} may be used here.", headers=[(b"allow", allowed.encode())]
+            f"Method not allowed; use {allowed}.", headers=[(b"allow", allowed.encode())]
         )
 
 
 class BodyTooSlow(Refusal):
-    """The request's body did not arrive in time; what is left of it is not waited for."""
+    """The request's body did not arrive in time; the rest of it is not read."""
 
     status = 408
     code = 408
@@ -140,7 +141,7 @@ class BodyTooSlow(Refusal):
 
 
 class NotAcceptable(Refusal):
-    """The client takes neither of the forms that answers have."""
+    """The client accepts neither form of response."""
 
     status = 406
     code = 406
@@ -150,7 +151,7 @@ class NotAcceptable(Refusal):
 
 
 class BodyTooLarge(Refusal):
-    """The request body is over the limit."""
+    """The request body exceeds the limit."""
 
     status = 413
     code = 413
@@ -161,13 +162,13 @@ class BodyTooLarge(Refusal):
 
 
 class NotJson(Refusal):
-    """The request body is declared to be something else than plain JSON."""
+    """The request body's media type is not plain JSON."""
 
     status = 415
     code = 415
 
     def __init__(self) -> None:
-        super().__init__("The body must be sent as application/json without Content-Encoding.")
+        super().__init__("Content-Type must be application/json, without Content-Encoding.")
 
 
 class MalformedJson(Refusal):
@@ -180,32 +181,32 @@ class MalformedJson(Refusal):
 
 
 class InvalidRequest(Refusal):
-    """The body is JSON but no single, unambiguous JSON-RPC message."""
+    """The body is JSON but not a single, unambiguous JSON-RPC message."""
 
 
 class InvalidParams(Refusal):
-    """The message's `params` cannot be used."""
+    """The message's `params` are invalid."""
 
     code = INVALID_PARAMS
 
 
 class ArgumentsRefused(InvalidParams):
-    """The arguments of a call do not fit the tool's definition."""
+    """The arguments of a call do not match the tool's definition."""
 
     is_for_model = True
 
     def __init__(self, problem: str) -> None:
-        super().__init__(f"The arguments do not fit the tool's definition: {problem}.")
+        super().__init__(f"The arguments do not match the tool's definition: {problem}.")
 
 
 class HeaderMismatch(Refusal):
-    """Headers repeat, or disagree with the body."""
+    """Headers are repeated, or contradict the body."""
 
     code = HEADER_MISMATCH
 
 
 class LadderRefusal(Refusal):
-    """What the protocol's own checks of a stateless request found (SDK `mcp.shared.inbound`)."""
+    """A protocol check of a stateless request failed (SDK `mcp.shared.inbound`)."""
 
     def __init__(self, code: int, message: str, facts: Mapping[str, object]) -> None:
         super().__init__(message, facts=facts)
@@ -213,7 +214,7 @@ class LadderRefusal(Refusal):
 
 
 class Unauthorized(Refusal):
-    """No bearer token, or one that cannot be accepted."""
+    """There is no bearer token, or it is invalid."""
 
     status = 401
     code = 401
@@ -223,7 +224,7 @@ class Unauthorized(Refusal):
 
 
 class InsufficientScope(Refusal):
-    """The token is good but does not allow this."""
+    """The token's scope does not allow the request."""
 
     status = 403
     code = 403
@@ -233,7 +234,7 @@ class InsufficientScope(Refusal):
 
 
 class ServerUnknown(Refusal):
-    """There is no such server, it is not active, or the caller may not know of it."""
+    """The server does not exist, is not active, or is not visible to the caller."""
 
     status = 404
     code = 404
@@ -242,11 +243,11 @@ class ServerUnknown(Refusal):
     is_of_http = True
 
     def __init__(self) -> None:
-        super().__init__("There is no such server.")
+        super().__init__("Server not found.")
 
 
 class SessionUnknown(Refusal):
-    """The session id is not one of ours, has expired, or belongs to someone else."""
+    """The session id is unknown, has expired, or belongs to another caller."""
 
     status = 404
     code = 404
@@ -259,31 +260,31 @@ class SessionUnknown(Refusal):
 
 
 class StateUnknown(Refusal):
-    """The requestState is not one of ours any more, or belongs to another call."""
+    """The requestState is unknown, has expired, or belongs to another call."""
 
     code = INVALID_PARAMS
     error = "not_found"
     outcome = CallOutcome.REFUSED
 
     def __init__(self) -> None:
-        super().__init__("The requestState is unknown or has expired; send the request anew.")
+        super().__init__("The requestState is unknown or has expired; send the request again.")
 
 
 class AnswerUnwanted(Refusal):
-    """The process that asked a client something cannot be reached with the answer."""
+    """The worker that asked the client something cannot be reached with the answer."""
 
     error = "not_found"
     outcome = CallOutcome.REFUSED
 
     def __init__(self) -> None:
         super().__init__(
-            "What asked this is over, or was asked by another replica of the registry; answers "
-            "to a call go where the call went."
+            "The server's request has ended, or came through another replica of the registry; "
+            "send the answer to the replica that has the call."
         )
 
 
 class RequestCancelled(Refusal):
-    """The client said that it does not want the answer any more."""
+    """The client cancelled the request."""
 
     status = 200
     code = 499
@@ -295,7 +296,7 @@ class RequestCancelled(Refusal):
 
 
 class PromptUnknown(Refusal):
-    """There is no such prompt, or the caller may not use it."""
+    """The prompt does not exist, or the caller may not use it."""
 
     code = INVALID_PARAMS
     error = "not_found"
@@ -306,11 +307,11 @@ class PromptUnknown(Refusal):
 
 
 class ResourceUnknown(Refusal):
-    """There is no such resource, or the caller may not read it.
+    """The resource does not exist, or the caller may not read it.
 
     Args:
-        uri: As it was asked for.
-        code: The one that the client's era has for it.
+        uri: The requested URI.
+        code: The error code of the client's era.
     """
 
     error = "not_found"
@@ -322,7 +323,7 @@ class ResourceUnknown(Refusal):
 
 
 class ToolUnknown(Refusal):
-    """There is no such tool, or the caller may not use it. The wording is the specification's."""
+    """The tool does not exist, or the caller may not use it. The wording is from MCP."""
 
     code = INVALID_PARAMS
     error = "not_found"
@@ -333,13 +334,13 @@ class ToolUnknown(Refusal):
 
 
 class ToolDenied(ToolUnknown):
-    """Policies refuse the tool to the caller, who is told that there is none."""
+    """Policies refuse the tool to the caller, who gets the answer of an unknown tool."""
 
     outcome = CallOutcome.DENIED
 
 
 class ApprovalRequired(Refusal):
-    """A person must approve each call of the tool, and there is no way yet to ask one."""
+    """A person must approve each call of the tool, which is not implemented yet."""
 
     status = 403
     code = 403
@@ -357,7 +358,7 @@ class ApprovalRequired(Refusal):
 
 
 class MethodUnknown(Refusal):
-    """The server does not have this JSON-RPC method."""
+    """The server does not support this JSON-RPC method."""
 
     status = 404
     code = -32601
@@ -369,17 +370,17 @@ class MethodUnknown(Refusal):
 
 
 class NotSubscribable(Refusal):
-    """The server whose resource it is does not tell when resources change."""
+    """The resource's server does not support subscriptions."""
 
     code = MethodUnknown.code
     error = "not_found"
 
     def __init__(self, server_name: str) -> None:
-        super().__init__(f"The server {server_name} does not take subscriptions to resources.")
+        super().__init__(f"The server {server_name} does not support subscriptions to resources.")
 
 
 class NotServing(Refusal):
-    """The gateway cannot answer for the moment."""
+    """The gateway is temporarily unavailable."""
 
     status = 503
     code = 503
@@ -396,24 +397,24 @@ class NotServing(Refusal):
 
 
 class UpstreamBusy(NotServing):
-    """As many calls to the server are under way, and wait, as may be."""
+    """The limits of concurrent and waiting calls to the server are reached."""
 
     error = "upstream_busy"
 
     def __init__(self, server_name: str) -> None:
-        super().__init__(f"Too many calls to {server_name} are under way; try again in a moment.")
+        super().__init__(f"Too many calls to {server_name} are in progress; try again later.")
 
 
 class ShuttingDown(NotServing):
-    """This process is on its way out; another answers, or this one's successor."""
+    """This worker is shutting down; another worker, or its successor, answers."""
 
     def __init__(self) -> None:
-        super().__init__("The gateway is being shut down.")
+        super().__init__("The gateway is shutting down; try again.")
         self.headers = (*self.headers, (b"connection", b"close"))
 
 
 class InternalFailure(Refusal):
-    """Something unforeseen; it was logged."""
+    """An unexpected error; it was logged."""
 
     status = 503
     code = INTERNAL_ERROR
@@ -421,11 +422,11 @@ class InternalFailure(Refusal):
     outcome = CallOutcome.UNAVAILABLE
 
     def __init__(self) -> None:
-        super().__init__("Something went wrong in the gateway; it was recorded.")
+        super().__init__("The gateway had an internal error; it was logged.")
 
 
 class LoopDetected(Refusal):
-    """The request was sent by this deployment itself, and led back to it."""
+    """The request was sent by this deployment itself, and routed back to it."""
 
     status = 508
     code = 508
@@ -434,12 +435,12 @@ class LoopDetected(Refusal):
 
     def __init__(self) -> None:
         super().__init__(
-            f"{LOOP_DETECTED}: a server that is registered in this registry leads back to it."
+            f"{LOOP_DETECTED}: a server that is registered in this registry routes back to it."
         )
 
 
 class UpstreamFailed(Refusal):
-    """The server behind the gateway could not be asked, or answered what cannot be passed on."""
+    """The server could not be reached, or sent a response that cannot be relayed."""
 
     status = 502
     code = 502
@@ -449,24 +450,24 @@ class UpstreamFailed(Refusal):
 
 
 class InputRefused(UpstreamFailed):
-    """The client answered what the server asked of it with an error."""
+    """The client answered a server's request with an error."""
 
     status = 200
     code = 400
     outcome = CallOutcome.REFUSED
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The client did not give what the server asked for: {reason[:200]}")
+        super().__init__(f"The client answered the server's request with an error: {reason[:200]}")
 
 
 class UserKeyNeeded(UpstreamFailed):
-    """The caller has stored no key of their own. The upstream was not asked."""
+    """The caller has stored no key of their own. Nothing was sent to the server."""
 
     outcome = CallOutcome.REFUSED
 
 
 class UpstreamAnswered(UpstreamFailed):
-    """The upstream's error status is passed on, its body (an HTML page, say) is not."""
+    """The server's HTTP error status is reported, its body (an HTML page, say) is not."""
 
     def __init__(self, server_name: str, status: int, answered: int) -> None:
         super().__init__(f"The server {server_name} answered HTTP {answered}.")
@@ -476,25 +477,25 @@ class UpstreamAnswered(UpstreamFailed):
 
 
 class NoJsonRpcAnswer(UpstreamFailed):
-    """The server answered a request with success, and with no JSON-RPC answer in it.
+    """The server answered a request with success but without a JSON-RPC response.
 
-    It is there, so that nobody answers in its place, and works for nobody.
+    The server is reachable, so no offline response replaces it, but it is not working.
     """
 
     def __init__(self, server_name: str, status: int) -> None:
         super().__init__(
-            f"The server {server_name} answered with HTTP {status} but without a JSON-RPC answer."
+            f"The server {server_name} returned HTTP {status} without a JSON-RPC response."
         )
 
 
 class SessionForgotten(UpstreamAnswered):
-    """The server does not know the session of a client that talks to it itself."""
+    """The server does not know the session of a client that talks to it directly."""
 
     is_of_http = True
 
 
 class UpstreamTimedOut(UpstreamFailed):
-    """The upstream was silent, or the answer took, longer than allowed."""
+    """The server exceeded a timeout."""
 
     status = 504
     code = 504
@@ -507,7 +508,7 @@ class UpstreamTimedOut(UpstreamFailed):
 
 
 class UpstreamPaused(UpstreamFailed):
-    """The server failed so often that it is left alone for a while."""
+    """The circuit breaker is open: the server failed repeatedly."""
 
     status = 503
     code = 503
@@ -517,14 +518,14 @@ class UpstreamPaused(UpstreamFailed):
     def __init__(self, server_name: str, retry_after_seconds: int) -> None:
         super().__init__(
             f"The server {server_name} failed several times in a row; "
-            f"it is not asked for {retry_after_seconds} s.",
+            f"the next call is possible in {retry_after_seconds} s.",
             facts={"retry_after_seconds": retry_after_seconds},
             headers=[(b"retry-after", str(retry_after_seconds).encode())],
         )
 
 
 class CredentialsRejected(UpstreamFailed):
-    """The upstream refused the credentials stored for it; the caller's own token is fine."""
+    """The server refused its stored credentials; the caller's own token is valid."""
 
     def __init__(self, server_name: str, status: int) -> None:
         super().__init__(

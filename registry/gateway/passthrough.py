@@ -1,6 +1,6 @@
-"""One server to a client of an era that it speaks: bytes pass as they are.
+"""Pass-through: one server for clients of an era that it speaks; bytes are relayed unchanged.
 
-What is decided here is decided on what was parsed of them; what goes on is what came.
+Decisions are made on the parsed message; the original bytes are forwarded.
 """
 
 from collections.abc import Awaitable, Callable
@@ -58,32 +58,32 @@ from registry.servers.values import Era
 log = structlog.get_logger()
 
 ENDED = frozenset({200, 202, 204, 404})
-"""What servers answer to the end of a session that is over now."""
+"""HTTP statuses of the answer to DELETE that mean that the session is over."""
 
 HANDSHAKES = frozenset({"initialize", "server/discover"})
-"""Requests that a client begins with, whose answers are read before they count."""
+"""Requests that begin a conversation; their answers are checked before they count."""
 
 Until: TypeAlias = Callable[[GatewayRequest, Route | None], Callable[[], Awaitable[Exception]]]
-"""Returns what waits for a reason to end a standing stream."""
+"""Returns an awaitable that waits for a reason to end a long-lived stream."""
 
 UnknownTool: TypeAlias = Callable[[GatewayRequest, str, BlockedTool | None], Refusal]
-"""Returns the refusal of a tool, and takes note of it if policies are the reason."""
+"""Returns the refusal of a tool, and records it if policies are the reason."""
 
 
 class PassThrough:
-    """Forwards to one server what its clients send.
+    """Forwards clients' requests to one server.
 
     Args:
-        routes: Has the credentials of users who bring their own.
-        forwarder: Sends.
-        seal: Makes and opens session ids.
-        streams: Counts what stays open.
-        ended_sessions: Tells everybody else of sessions that clients end.
-        recorder: Is told when a request goes upstream.
-        arguments: Checks those of calls where the server offers another definition.
-        until: Ends what stays open.
-        unknown_tool: Returns the refusal of a tool that is not there for the caller.
-        repeats_reads: Whether what may be repeated is, when a server breaks off.
+        routes: Supplies the credentials of users who bring their own.
+        forwarder: Sends the requests.
+        seal: Seals and opens session ids.
+        streams: Counts the long-lived streams.
+        ended_sessions: Reports sessions that clients end to other workers and replicas.
+        recorder: Notified when a request goes upstream.
+        arguments: Checks arguments where the server offers another definition.
+        until: Ends long-lived streams.
+        unknown_tool: Returns the refusal of a tool that does not exist for the caller.
+        repeats_reads: Whether idempotent requests are retried when a server breaks off.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators
@@ -118,7 +118,7 @@ class PassThrough:
 
         Raises:
             Refusal: It cannot be answered otherwise.
-            ClientGone: There is nobody left to answer.
+            ClientGone: The client disconnected.
         """
         if exchange.is_modern:
             check_modern(envelope, exchange.headers)
@@ -143,7 +143,7 @@ class PassThrough:
                 raise
 
     def _wonder(self, exchange: GatewayRequest, route: Route, status: int, answer: bytes) -> None:
-        """Have a server asked again what it speaks if its answer suggests it."""
+        """Queue an era re-probe of the server if its answer suggests one."""
         era = Era.MODERN if exchange.is_modern else Era.LEGACY
         if is_of_another_era(era, status, answer):
             self._routes.suspect(route)
@@ -151,23 +151,23 @@ class PassThrough:
     async def get_or_delete(
         self, exchange: GatewayRequest, user: UserContext, route: Route
     ) -> None:
-        """Pass on what belongs to a session but is no message."""
+        """Forward a request that belongs to a session but carries no message."""
         session_id = self._session_id(exchange, user, route)
         await self._forward(exchange, route, user, session_id, b"")
         if exchange.method != "DELETE" or session_id is None:
             return
         if exchange.client.status in ENDED:
-            # Lists are answered here, and would be for ever.
+            # Lists are always answered here.
             name = self._seal.end(exchange.headers["mcp-session-id"])
             await self._ended_sessions.tell(name)
 
     async def own_answer(
         self, exchange: GatewayRequest, envelope: Envelope, route: Route
     ) -> bytes | None:
-        """Return the answer to what the server is not asked; check what it is.
+        """Return the answer to a request that the server does not get; check any other.
 
         Raises:
-            Refusal: It may not be asked.
+            Refusal: The request must not be forwarded.
         """
         method = envelope.method
         if method == "tools/call":
@@ -186,9 +186,9 @@ class PassThrough:
         owned: CatalogueEntry,
         envelope: Envelope,
     ) -> None:
-        """Forward a request of the stateless era under the server's own name for what is called.
+        """Forward a request of the stateless era under the server's own name for its target.
 
-        Nothing has to be known of the answer, so it passes as it is.
+        The answer needs no inspection, so it is relayed unchanged.
         """
         body: bytes | bytearray = envelope.raw
         member = NAME_BEARING_METHODS.get(envelope.method)
@@ -209,7 +209,7 @@ class PassThrough:
         )
 
     async def credentials_of(self, route: Route, user: UserContext) -> CIMultiDict[str]:
-        """Return the stored headers for *user*; not to be changed."""
+        """Return the stored headers for *user*; not to be modified."""
         if route.credential_problem is not None:
             raise UpstreamFailed(route.credential_problem)
         if route.per_user:
@@ -220,21 +220,22 @@ class PassThrough:
     async def _stand_in(
         self, exchange: GatewayRequest, envelope: Envelope, route: Route, reason: str
     ) -> bool:
-        """Answer in place of a server that is away, if that can be."""
+        """Answer in place of an unavailable server, if possible."""
         if may_go_unheard(envelope):
             await exchange.answer_empty(202, [(b"content-length", b"0")])
             return True
         result = stand_in_result(envelope, route)
         request_id = exchange.request_id
         if result is None or request_id is None:
-            # Not raised again here: the error would keep this frame, and that the error.
+            # Not raised again here: the error would keep this frame alive, and the frame the
+            # error.
             return False
         log.warning("gateway_stood_in", server=exchange.server, reason=reason)
         await exchange.answer(200, result_body(result, request_id))
         return True
 
     def _session_id(self, exchange: GatewayRequest, user: UserContext, route: Route) -> str | None:
-        """Return the upstream's session id; the stateless era has none."""
+        """Return the server's session id; None in the stateless era."""
         sealed = exchange.headers.get("mcp-session-id")
         if sealed is None or exchange.is_modern:
             return None
@@ -298,17 +299,17 @@ class PassThrough:
             )
 
     def _may_repeat(self, exchange: GatewayRequest) -> bool:
-        """Whether the request may be sent once more when the server breaks off."""
+        """Whether the request may be retried when the server breaks off."""
         return self._repeats_reads and (exchange.may_repeat or exchange.method in REPEATABLE)
 
     def _resealing(
         self, exchange: GatewayRequest, route: Route, user: UserContext, session_id: str | None
     ) -> SealSession:
-        """Return what makes a session id for the client of one that the upstream answers."""
+        """Return a function that seals a session id in the server's answer for the client."""
         sealed = exchange.headers.get("mcp-session-id")
 
         def seal(upstream_id: str) -> str:
-            # The same session keeps the id that the client already knows it by.
+            # For the same session, the client keeps the id that it already has.
             if sealed is not None and upstream_id == session_id:
                 return sealed
             return self._seal.seal(
@@ -342,7 +343,7 @@ class PassThrough:
 
 
 def _listed(exchange: GatewayRequest, envelope: Envelope, route: Route) -> bytes | None:
-    """Return the answer to a list request from what was read last, if it was."""
+    """Return the answer to a list request from the last sync, if there was one."""
     kind, cursor = PAGE_KINDS[envelope.method], envelope.params.get("cursor")
     try:
         if kind == "tools":
@@ -350,7 +351,7 @@ def _listed(exchange: GatewayRequest, envelope: Envelope, route: Route) -> bytes
             return list_result(pieces, exchange.request_id, is_modern=exchange.is_modern)
         page = SingleOffering(route).page(kind, cursor)
     except CursorError:
-        raise InvalidParams("The cursor is not one of ours.") from None
+        raise InvalidParams("The cursor is invalid: it was not issued here.") from None
     if page is None:
         return None
     return page_result(page, exchange.request_id, is_modern=exchange.is_modern)

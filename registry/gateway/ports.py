@@ -1,4 +1,4 @@
-"""What the data plane asks of others. Everything synchronous here answers from memory."""
+"""Ports of the data plane: what it needs from others. Synchronous methods answer from memory."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
@@ -21,22 +21,22 @@ class RouteTable(Protocol):
 
     @property
     def catalogue(self) -> Catalogue:
-        """What the combined server is made of."""
+        """The catalogue of the aggregate server."""
 
     def suspect(self, route: Route) -> None:
-        """Take note that the server answered in a way that its stored era does not. Cheap."""
+        """Queue an era re-probe: the server's answer contradicts its stored era. Cheap."""
 
     def is_fresh(self) -> bool:
-        """Whether the table agrees with the database, or did so a moment ago."""
+        """Whether the table agrees with the database, or did so recently enough."""
 
     async def changed(self, seen: int) -> int:
-        """Wait until there is another version of the view than *seen*, and return it.
+        """Wait until the version of the view is not *seen*, and return it.
 
-        A version ends with each change that may decide otherwise about a caller or a server.
+        A version ends with each change that may change a decision about a caller or a server.
         """
 
     async def user_headers(self, user: UserContext, route: Route) -> Mapping[str, str]:
-        """Return the headers with the caller's own credentials; no I/O once remembered.
+        """Return the headers with the caller's own credentials; no I/O once cached.
 
         Raises:
             RegistryError: The caller has stored no key for this server, or it is unreadable.
@@ -44,29 +44,29 @@ class RouteTable(Protocol):
 
 
 class CallNotes(Protocol):
-    """Takes usage records."""
+    """Receives usage records."""
 
     def note(self, facts: Facts, measurements: Measurements) -> None:
-        """Keep a call until it is written; never waits, never fails."""
+        """Queue a call for writing; never waits, never fails."""
 
 
 class Refusals(Protocol):
-    """Takes note of what was refused."""
+    """Records refusals."""
 
     def note_later(self, actor: UserContext, event: AuditEvent, origin: UrlOrigin) -> None:
-        """Record it soon, without making the caller wait."""
+        """Record it soon, without delaying the caller."""
 
 
 class Authenticate(Protocol):
-    """Finds out who an Authorization header stands for."""
+    """Authenticates callers by their Authorization header."""
 
     def cached(self, authorization: str) -> UserContext | None:
-        """Return the caller if the header was verified before and still holds."""
+        """Return the caller if the header was verified before and is still valid."""
 
     def holds(self, authorization: str) -> bool:
-        """Whether a token that was verified has neither expired nor been forgotten. No I/O.
+        """Whether a verified token has neither expired nor left the cache. No I/O.
 
-        Says nothing of who its user is by now.
+        Does not say whether its user has changed since.
         """
 
     async def authenticate(self, authorization: str | None) -> UserContext:
@@ -78,11 +78,11 @@ class Authenticate(Protocol):
 
 
 class PeerGone(Exception):  # noqa: N818 - an event, not an error
-    """There is no such worker, or no longer. Nothing was sent to the client yet."""
+    """The worker does not exist, or no longer. Nothing was sent to the client yet."""
 
 
 class Peers(Protocol):
-    """The other processes that serve the same port, for what only one of them can answer.
+    """The other workers of this port, for requests that only one of them can answer.
 
     Attributes:
         own: This worker's id: 8 characters of `[a-z0-9]`, new at every start.
@@ -93,22 +93,22 @@ class Peers(Protocol):
     async def forward(
         self, worker: str, scope: Scope, body: bytes | bytearray, receive: Receive, send: Send
     ) -> None:
-        """Have *worker* answer this request, and relay its answer as it comes.
+        """Have *worker* answer this request, and relay its response as it arrives.
 
-        Method, path, query, headers and body are the same there, and the caller is authenticated
-        again from them. An answer that breaks off is left incomplete, so that the server cuts the
+        Method, path, query, headers and body are passed on, and the caller is authenticated again
+        from them. A response that breaks off is left incomplete, so that the server cuts the
         connection. A request that another worker forwarded is never forwarded again.
 
         Raises:
-            PeerGone: Nobody answers under that id.
-            ClientGone: There is nobody left to answer.
+            PeerGone: No worker with that id answers.
+            ClientGone: The client disconnected.
         """
 
     async def send(self, worker: str, message: bytes) -> bytes | None:
         """Send a message to one worker and return its reply; None when it is gone."""
 
     async def broadcast(self, message: bytes) -> list[bytes]:
-        """Send a message to all others; return the replies that came within two seconds."""
+        """Send a message to all other workers; return the replies of the next two seconds."""
 
     def listen(self, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Have *handler* reply to the messages of other workers."""
+        """Let *handler* reply to the messages of other workers."""

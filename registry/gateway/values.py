@@ -1,4 +1,4 @@
-"""Values of the data plane: what a route to one server holds, ready for use in a call."""
+"""Values of the data plane: a route to one server, with everything that a call needs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ from registry.gateway.protocol.param_headers import mirrored_part
 from registry.servers.values import Era, Transport
 
 PARAM_HEADER_MARK = b'"x-mcp-header"'
-"""Present in a tool's text when some of its arguments are mirrored in `Mcp-Param-*` headers."""
+"""Contained in a tool's text if some of its arguments are mirrored in `Mcp-Param-*` headers."""
 
 REPEATABLE_MARKS = (b'"readOnlyHint"', b'"idempotentHint"')
-"""One of them is present in the text of a tool that may say that it can be called twice."""
+"""One of them is contained in the text of a tool that may claim to be idempotent."""
 
 GATEWAY_OWNED_HEADERS = frozenset(
     {
@@ -45,19 +45,19 @@ GATEWAY_OWNED_HEADERS = frozenset(
 """Headers of the protocol itself; a stored header of that name is not sent."""
 
 NO_SERVER = "-"
-"""In metrics and logs, requests that found no server."""
+"""Server label of requests that found no server, in metrics and logs."""
 
 NOT_PUBLIC = "(not public)"
-"""In metrics, all servers whose names not everybody may know."""
+"""Server label, in metrics, of all servers whose names are not public."""
 
 USER_AGENT = "mcp-gateway-registry"
 
 
 class ArgumentCheck:
-    """Marks a tool whose arguments are checked.
+    """The argument check of a tool.
 
     Attributes:
-        paused_until: Monotonic seconds; before that no check is tried.
+        paused_until: Monotonic seconds; before that time no check is tried.
     """
 
     __slots__ = ("paused_until",)
@@ -71,12 +71,12 @@ class ToolEntry:
     """One exposed tool.
 
     Attributes:
-        wire: JSON text of the whole tool object, as clients get it.
-        param_header_schema: Of the input schema the arguments that are mirrored in `Mcp-Param-*`
-            headers, and nothing else; None when there are none.
-        may_repeat: Whether the server says that a second call changes nothing.
-        check: Of the arguments, where the server offers another definition than this approved one.
-        facets: What is known of its effects, as texts `flag:value`, for policies.
+        wire: JSON text of the whole tool object, as sent to clients.
+        param_header_schema: The arguments in the input schema that are mirrored in `Mcp-Param-*`
+            headers, and nothing else; None if there are none.
+        may_repeat: Whether the server claims that a second call changes nothing.
+        check: Argument check, if the server offers another definition than this approved one.
+        facets: Its known effects, as texts `flag:value`, for policies.
         requires_approval: Whether calls are refused because a person must approve each.
     """
 
@@ -95,7 +95,7 @@ class FeatureEntry:
 
     Attributes:
         key: Its name, uri or uriTemplate.
-        wire: JSON text of the whole object, as clients get it.
+        wire: JSON text of the whole object, as sent to clients.
     """
 
     key: str
@@ -108,10 +108,10 @@ NOTHING_HIDDEN: Mapping[str, ToolRule] = MappingProxyType({})
 
 
 class Policies(Protocol):
-    """The policies about a route's tools.
+    """The policies for a route's tools.
 
     Attributes:
-        rules: Of those of its tools that policies are about, by name.
+        rules: For each tool that policies apply to, by name.
     """
 
     rules: Mapping[str, ToolRule]
@@ -122,31 +122,31 @@ class Policies(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Everything a call to one active server needs. Build it with `build_route`.
+    """Everything that a call to one active server needs. Build it with `build_route`.
 
     Attributes:
         slug: The server is served at `/mcp/<slug>`.
-        label: Stands for the server in metrics, which whoever may read them may read all of.
-        facts: What the access decision is made on.
-        protocol_version: The version discovery negotiated first; None when unknown.
+        label: The server's label in metrics; readers of metrics see all labels.
+        facts: The input of the access decision.
+        protocol_version: The version that discovery negotiated first; None if unknown.
         headers: Sent upstream with every request, credentials included.
-        lines: The same as they are sent.
-        credential_problem: Why the stored credentials cannot be used; calls answer it.
+        lines: The same headers in their wire format.
+        credential_problem: Why the stored credentials cannot be used; calls return it.
         per_user: Whether `RouteTable.user_headers` supplies the credentials of each caller.
         idle_timeout_seconds: Longest silence of the upstream within one answer.
-        first_byte_timeout_seconds: Longest wait for its beginning; None for as long as that.
+        first_byte_timeout_seconds: Longest wait for the first byte; None for the idle timeout.
         tools: The exposed tools by name, in the order they are listed.
-        capabilities: What the server said it can do when it was last read; not to be changed.
-        instructions: What it tells models about its use.
-        title: What people call it.
+        capabilities: The server's capabilities at the last sync; not to be modified.
+        instructions: The server's instructions for models.
+        title: The display name.
         prompts: Its prompts by name, in its own order.
         resources: Its resources by URI, in its own order.
         templates: Its resource templates by URI template, in its own order.
         features_known: Whether prompts, resources and templates were ever read.
-        modified_at: When the server was modified last, which is the version of its configuration.
-        is_user_level: Whether each user's connection to it is one of their own.
-        policies: Those about its tools; None where there are none, as on what a caller gets.
-        hidden: Tools that policies refuse to the caller whom it was made for, by name.
+        modified_at: When the server was last modified, which is the version of its configuration.
+        is_user_level: Whether each user has a connection of their own.
+        policies: Those for its tools; None if there are none, as on a filtered copy.
+        hidden: Tools that policies refuse to the caller of a filtered copy, by name.
     """
 
     server_id: str
@@ -182,19 +182,19 @@ class Route:
     )
 
     def __post_init__(self) -> None:
-        """Write the headers down as they are sent."""
+        """Convert the headers to their wire format."""
         object.__setattr__(self, "lines", header_lines(self.headers))
 
 
 def may_tell_of_resources(route: Route) -> bool:
-    """Whether the server can be subscribed to for changes of resources, as far as is known."""
+    """Whether clients can subscribe to the server's resources, as far as is known."""
     if not route.features_known and not route.capabilities:
         return True
     return members(route.capabilities.get("resources")).get("subscribe") is True
 
 
 def may_tell_of_lists(route: Route) -> bool:
-    """Whether the server says that it tells when one of its lists changes."""
+    """Whether the server announces changes of its lists."""
     return any(
         members(route.capabilities.get(kind)).get("listChanged") is True
         for kind in ("tools", "prompts", "resources")
@@ -212,10 +212,10 @@ def tool_entry(
     """Return the entry of one tool from the JSON text of its object.
 
     Args:
-        name: The tool's.
-        definition: As clients get it.
-        is_behind: Whether the server offers another definition by now.
-        facets: What is known of its effects, as texts `flag:value`.
+        name: The tool's name.
+        definition: As sent to clients.
+        is_behind: Whether the server now offers another definition.
+        facets: Its known effects, as texts `flag:value`.
         requires_approval: Whether a person must approve each call.
 
     Raises:
@@ -265,18 +265,18 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
     is_user_level: bool = False,
     via: str | None = None,
 ) -> Route:
-    """Return a route with everything precomputed that calls would compute again and again.
+    """Return a route with everything precomputed that calls would otherwise compute each time.
 
-    Tools are listed in the order of their names, all else in the order given. *via* says to the
-    server that its requests come from this deployment.
+    Tools are sorted by name, all else keeps the given order. *via* marks requests to the server as
+    coming from this deployment.
 
     Raises:
-        ValueError: *url* is no absolute HTTP URL.
+        ValueError: *url* is not an absolute HTTP URL.
     """
     target = URL(url)
     if target.scheme not in {"http", "https"} or not target.host:
-        raise ValueError("The address is no absolute HTTP URL.")
-    # Of two tenants' servers at one path neither is counted by it, nor told to the other.
+        raise ValueError("The URL is not an absolute HTTP URL.")
+    # Tenants can use the same slug, and must not see each other's.
     is_public = facts.scope is ServerScope.SHARED_APP and facts.tenant_id is None
     ordered = sorted(tools, key=lambda tool: tool.name)
     return Route(
@@ -288,7 +288,7 @@ def build_route(  # noqa: PLR0913 - one keyword for each stored fact
         url=url,
         target=target,
         transport=transport,
-        # The old transport knows the handshake only.
+        # The HTTP+SSE transport knows only the handshake.
         eras=frozenset({Era.LEGACY}) if transport is Transport.SSE else eras,
         protocol_version=protocol_version,
         headers=upstream_headers(headers, via),
@@ -317,7 +317,7 @@ def _by_key(entries: Iterable[FeatureEntry]) -> Mapping[str, FeatureEntry]:
 
 
 def upstream_headers(stored: Mapping[str, str], via: str | None = None) -> CIMultiDict[str]:
-    """Return the headers that go upstream with every request, without the protocol's own."""
+    """Return the headers for every upstream request, without the protocol's own."""
     headers = CIMultiDict({"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
     if via is not None:
         headers["Via"] = via

@@ -1,1 +1,1 @@
-"""Tools as governed records: who sees them, who decides about them, and what they were."""
+"""Tools as governed records: who sees them, who decides about them, and their history."""

@@ -1,4 +1,4 @@
-"""What a decision about a tool changes of its record. Pure."""
+"""Effects of a decision on the record of a tool. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,28 +34,27 @@ TO_EXPOSURE = {
 
 
 REJECTED_KEPT = 50
-"""Of each tool, the latest: an upstream that changes all the time must not make its row grow."""
+"""Maximum number per tool, the latest: an upstream that often changes must not grow the row."""
 
 SAID = frozenset({"display_name", "description", "metadata", "tags", "add_tags", "remove_tags"})
-"""Members of a patch that change what people say of a tool."""
+"""Members of a patch that change the overrides of a tool."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolDecisionEffects:
-    """What to write.
+    """The changes to write.
 
     Attributes:
-        state: The tool's states from now on.
-        serve: The definition to serve from now on; None for the one that is.
+        state: The tool's new states.
+        serve: The definition to serve from now on; None to keep the served one.
         served_version: Its number.
-        overrides: What people say of it from now on; None for what they do.
-        ends_pending: Whether nothing waits for review any more.
-        seen: Hash and JSON text of what the upstream offers, where that is not what is served or
-            waits.
-        rejected_hashes: Of definitions that are rejected from now on; None for those there are.
-        reviewed: Whether it was decided that the tool is not served; None for what was.
-        ends_block: Whether it is not blocked any more.
-        versions: What becomes of versions.
+        overrides: The new overrides; None to keep them.
+        ends_pending: Whether nothing is pending any more.
+        seen: Hash and JSON text of the upstream's definition, if it is neither served nor pending.
+        rejected_hashes: The new hashes of rejected definitions; None to keep them.
+        reviewed: Whether it was decided that the tool is not served; None to keep the value.
+        ends_block: Whether the tool is no longer disabled by a blocked change.
+        versions: New states of versions.
     """
 
     state: State
@@ -71,7 +70,7 @@ class ToolDecisionEffects:
 
 
 def accepted(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
-    """Return what it means to accept what waits for review.
+    """Return the effects of accepting what waits for review.
 
     Raises:
         NothingPendingError: There is nothing to accept.
@@ -104,9 +103,9 @@ def accepted(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
 
 
 def rejected(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
-    """Return what it means to reject what waits for review.
+    """Return the effects of rejecting what waits for review.
 
-    What was served goes on being served; a blocked tool stays disabled, and a new one becomes so.
+    The served definition stays; a blocked tool stays disabled, and a new one becomes disabled.
 
     Raises:
         NothingPendingError: There is nothing to reject.
@@ -133,16 +132,16 @@ def rejected(tool: GovernedTool, seen: str) -> ToolDecisionEffects:
 
 
 def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> ToolDecisionEffects:
-    """Return what it means to serve an earlier version, or a later one, again.
+    """Return the effects of serving another version.
 
-    What waits for review goes on waiting, unless it is that version.
+    What waits for review stays pending, unless it is that version.
 
     Raises:
-        ToolStateError: It is served already.
+        ToolStateError: It is already served.
     """
     stored = tool.stored
     if version.version == stored.served_version:
-        raise ToolStateError("That version is served already.")
+        raise ToolStateError("That version is already served.")
     is_pending = version.version == stored.pending_version
     moves = (
         VersionMove(tool.id, stored.served_version, VersionState.SUPERSEDED),
@@ -165,7 +164,7 @@ def rolled_back(tool: GovernedTool, version: ToolVersionRecord) -> ToolDecisionE
 
 
 def patched(tool: GovernedTool, patch: ToolPatch) -> ToolDecisionEffects:
-    """Return what a person's changes mean.
+    """Return the effects of a person's changes.
 
     Raises:
         ToolStateError: The tool's states do not allow it.
@@ -189,7 +188,7 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> ToolDecisionEffects:
         state,
         overrides=overrides,
         reviewed=_is_reviewed(tool, state, events),
-        # Who sets the state decides about the tool, not about its definition.
+        # A change of the state decides about the tool, not about its definition.
         ends_block=bool(events) and tool.stored.is_blocked,
     )
 
@@ -197,16 +196,16 @@ def patched(tool: GovernedTool, patch: ToolPatch) -> ToolDecisionEffects:
 def events_to(
     state: State, registration: RegistrationState | None, exposure: ExposureState | None
 ) -> list[LifecycleEvent]:
-    """Return what must happen to a tool so that its states become those that are given.
+    """Return the events that lead from a tool's states to the given ones.
 
     Raises:
-        ToolStateError: Nobody can bring that about.
+        ToolStateError: No event of an operator does.
     """
     events: list[LifecycleEvent] = []
     if exposure is ExposureState.DRAFT and state[1] is ExposureState.DELETED:
         events.append(LifecycleEvent.RESTORE)
     if registration is RegistrationState.STALE:
-        raise ToolStateError("Whether a tool is stale is for its server to say.")
+        raise ToolStateError("Only the server decides whether a tool is stale.")
     if registration is not None:
         events.append(TO_REGISTRATION[registration])
     if exposure is ExposureState.DRAFT and LifecycleEvent.RESTORE not in events:
@@ -217,7 +216,7 @@ def events_to(
 
 
 def told(tool: GovernedTool, decision: ToolDecisionEffects) -> JsonObject:
-    """Return what the audit trail says of a decision: what differs, before and after."""
+    """Return the audit details of a decision: what differs, before and after."""
     before, later = _shown(tool), dict(_shown(tool))
     later |= {
         "registration_state": decision.state[0].value,
@@ -265,7 +264,7 @@ def _unrejected(stored: StoredTool, accepted_hash: str) -> tuple[str, ...] | Non
 
 
 def _offered_beside(tool: GovernedTool) -> tuple[str, str]:
-    """Return hash and JSON text of what the upstream offered last, of what does not wait."""
+    """Return hash and JSON text of the upstream's last definition, if it is not pending."""
     stored = tool.stored
     if stored.seen_hash is not None and tool.seen_definition is not None:
         return stored.seen_hash, tool.seen_definition
@@ -275,7 +274,7 @@ def _offered_beside(tool: GovernedTool) -> tuple[str, str]:
 def _is_reviewed(
     tool: GovernedTool, state: State, events: Sequence[LifecycleEvent]
 ) -> bool | None:
-    """Whether it is decided that a tool is not served, if that is to be noted."""
+    """Return the new value of `reviewed`; None to keep it."""
     reviewed = bool(events) and LifecycleEvent.RESTORE not in events
     if state != WAITING or not events or reviewed is tool.stored.is_reviewed:
         return None
@@ -290,7 +289,7 @@ def _require_seen(tool: GovernedTool, seen: str) -> None:
 
 
 def _change(tool: GovernedTool) -> tuple[str, str] | None:
-    """Return hash and text of the newer definition that waits; half of one is none."""
+    """Return hash and text of the pending definition; None if it is incomplete."""
     digest, text = tool.stored.pending_hash, tool.pending_definition
     return None if digest is None or text is None else (digest, text)
 
@@ -299,7 +298,7 @@ def _moved(state: State, event: LifecycleEvent) -> State:
     try:
         return after(state, event)
     except ImpossibleEventError:
-        # Somebody changed its state meanwhile; that was a decision too.
+        # A later change of its state was a decision too.
         return state
 
 
@@ -309,7 +308,7 @@ def _merged(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _tagged(before: Sequence[str], patch: ToolPatch) -> tuple[str, ...]:
-    """Return the tags that a tool has from now on, each once."""
+    """Return the new tags of a tool, each once."""
     kept = patch.tags if "tags" in patch.given else before
     wanted = dict.fromkeys((*kept, *patch.add_tags))
     tags = tuple(tag for tag in wanted if tag not in patch.remove_tags)
@@ -319,11 +318,11 @@ def _tagged(before: Sequence[str], patch: ToolPatch) -> tuple[str, ...]:
 
 
 def _definition(text: str) -> ToolDefinition:
-    """Return a stored definition as it was taken from the upstream."""
+    """Return a stored definition, validated like an upstream's."""
     try:
         taken = take([load_text(text)])
     except (ValueError, RecursionError):
-        raise ToolStateError("That definition cannot be served: it is no JSON object.") from None
+        raise ToolStateError("The definition cannot be served: it is not a JSON object.") from None
     if not taken.tools:
         raise ToolStateError(f"That definition cannot be served: it {taken.rejected[0].reason}.")
     return taken.tools[0]

@@ -4,7 +4,7 @@ from registry.core.errors import ErrorKind, RegistryError
 
 
 class ToolNotFoundError(RegistryError):
-    """There is no such tool, or the caller may not know of it."""
+    """The tool does not exist, or the caller may not know of it."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -13,7 +13,7 @@ class ToolNotFoundError(RegistryError):
 
 
 class ToolForbiddenError(RegistryError):
-    """The caller sees the tool but may not decide about it."""
+    """The caller may see the tool but not decide about it."""
 
     kind = ErrorKind.FORBIDDEN
 
@@ -22,7 +22,7 @@ class ToolForbiddenError(RegistryError):
 
 
 class HiddenToolsForbiddenError(RegistryError):
-    """The caller asked for what only those who administer a server see."""
+    """The caller asked for what only administrators of a server may see."""
 
     kind = ErrorKind.FORBIDDEN
 
@@ -40,13 +40,13 @@ class ToolModifiedError(RegistryError):
 
     def __init__(self, current_etag: str, provided_etag: str) -> None:
         super().__init__(
-            "The tool was modified meanwhile; read it again.",
+            "The tool was modified since it was read; read it again.",
             {"current_etag": current_etag, "provided_etag": provided_etag},
         )
 
 
 class ToolStateError(RegistryError):
-    """The tool is in a state in which that cannot happen."""
+    """The event is impossible in the tool's state."""
 
     kind = ErrorKind.CONFLICT
 
@@ -59,13 +59,13 @@ class NothingPendingError(ToolStateError):
 
 
 class ToolSupersededError(RegistryError):
-    """What was decided on is not what waits by now."""
+    """The pending definition is not the one that was decided on."""
 
     kind = ErrorKind.CONFLICT
 
     def __init__(self, current: str | None) -> None:
         super().__init__(
-            "The tool's definition is another one by now; read it again.",
+            "The tool's definition has changed; read it again.",
             {"current_hash": current},
         )
 

@@ -1,8 +1,8 @@
-"""The life of a tool, newest first: what people decided and what readings of its upstream did.
+"""History of a tool, newest first: decisions of people and changes by syncs.
 
-Decisions are in the audit trail, what readings did is in the tool's own record; each is written
-in the transaction of the change. That it was found is the record's own time: the first reading of
-a server writes nothing for it.
+Decisions are in the audit trail, changes by syncs in the tool's own record; each is written in the
+transaction of the change. The discovery of a tool is the creation time of its record: the first
+sync of a server writes nothing else for it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ VERSIONS = ("served_version", "pending_version")
 
 
 def decided_event(record: AuditRecord) -> ToolEvent:
-    """Return what a record about a tool tells of its life."""
+    """Return the event in the history of a tool for an audit record."""
     before, after = (members(record.changes.get(name)) for name in ("before", "after"))
     version = after.get("served_version") or before.get("pending_version")
     return ToolEvent(
@@ -53,7 +53,7 @@ def decided_event(record: AuditRecord) -> ToolEvent:
 
 
 def has_found(records: Sequence[AuditRecord], name: str) -> AuditRecord | None:
-    """Return the first of the *records* about a server, the newest first, that found a tool."""
+    """Return the first of the *records* about a server, newest first, that found a tool."""
     return next((record for record in reversed(records) if _found(record, name)), None)
 
 
@@ -62,7 +62,7 @@ def _what(action: str, before: JsonObject, after: JsonObject) -> Iterator[str]:
         yield BY_ACTION[action].value
     exposure = after.get("exposure_state")
     if exposure == DELETED.value:
-        # That it is not selected any more goes without saying.
+        # It implies that the tool is not selected any more.
         yield ToolEventType.DELETED.value
     elif before.get("exposure_state") == DELETED.value:
         yield ToolEventType.RESTORED.value
@@ -87,18 +87,18 @@ def _found(record: AuditRecord, name: str) -> bool:
     names, count = tools.get("added"), tools.get("added_count")
     if not isinstance(names, list) or not isinstance(count, int):
         return False
-    # Of very many a record names the first only.
+    # A record with very many tools names only the first ones.
     return name in names or count > len(names)
 
 
 FOUND_WITHIN = timedelta(minutes=3)
-"""A record is written last in its transaction, which may be tried again for two minutes."""
+"""A record is written last in its transaction, which may be retried for two minutes."""
 
 RECORDS_LOOKED_AT = 20
 
 
 class ToolHistoryReader:
-    """Reads what happened to tools."""
+    """Reads the events of tools."""
 
     def __init__(self, governed: GovernedTools, audit: AuditRepository) -> None:
         self._governed = governed
@@ -110,7 +110,7 @@ class ToolHistoryReader:
         """Return up to *limit* events that are older than *cursor*, newest first.
 
         Raises:
-            BadCursorError: *cursor* is none of ours.
+            BadCursorError: *cursor* was not issued here.
         """
 
         async def read(before: tuple[datetime, str] | None, count: int) -> list[ToolEvent]:
@@ -135,7 +135,7 @@ class ToolHistoryReader:
         return [await self._named(tool, event) for event in events[:count]]
 
     async def _named(self, tool: GovernedTool, event: ToolEvent) -> ToolEvent:
-        """Return an event with who had the tool found, if it is that."""
+        """Return an event of a discovery with the user who started the sync; others unchanged."""
         if event.id != tool.id:
             return event
         about = AuditFilter(

@@ -1,4 +1,4 @@
-"""Which tools a list shows, of those that are in memory. Pure."""
+"""Filter and search of tools in memory, for lists. Pure."""
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 
@@ -17,8 +17,8 @@ def listed(
 
     Args:
         tools: Of the servers that the caller sees.
-        governed: Servers that the caller may change; of others what is served is shown.
-        narrowed: What is asked for.
+        governed: Servers that the caller may change; of others only served tools are shown.
+        narrowed: The filter.
     """
     return best_first(list(_narrowed(tools, governed, narrowed)), words_of(narrowed.text))
 
@@ -26,8 +26,8 @@ def listed(
 def _narrowed(
     tools: Iterable[ListedTool], governed: Container[str], narrowed: ToolFilter
 ) -> Iterator[ListedTool]:
-    # Many share their traits, which are told apart by being the same object: to compare a hundred
-    # thousand of them would take longer than all the rest.
+    # Many tools share one traits object, so results are cached by identity: comparing a hundred
+    # thousand of them would take longer than everything else.
     known: dict[int, tuple[ToolTraits, bool, bool]] = {}
     for tool in tools:
         found = known.get(id(tool.traits))
@@ -40,10 +40,10 @@ def _narrowed(
 
 
 def _matches(traits: ToolTraits, narrowed: ToolFilter) -> tuple[bool, bool]:
-    """Say whether such tools are shown to who may change their server, and to all who see it."""
+    """Return whether such tools are shown to editors of their server, and to all who see it."""
     if not (_is_in_state(traits, narrowed) and _has_facets(traits, narrowed)):
         return False, False
-    # What waits is for those who may decide.
+    # What waits is for callers who may decide.
     is_open = is_served(traits.registration_state, traits.exposure_state) and not narrowed.reviews
     return True, is_open
 
@@ -58,7 +58,7 @@ def _is_in_state(traits: ToolTraits, narrowed: ToolFilter) -> bool:
     if narrowed.exposure_state is not None:
         return exposure is narrowed.exposure_state
     if narrowed.reviews:
-        # What the policy `block` disabled waits for a decision like everything else.
+        # A tool that the policy `block` disabled waits for a decision like any other.
         return exposure is not DELETED
     return narrowed.with_disabled or exposure not in {DISABLED, DELETED}
 

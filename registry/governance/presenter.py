@@ -1,4 +1,4 @@
-"""Tools and their versions as the API shows them: snake_case, as they are stored. Pure."""
+"""Responses about tools and their versions: snake_case, as stored. Pure."""
 
 from datetime import datetime
 from typing import cast
@@ -19,7 +19,7 @@ CHANGE_MEMBERS = ("weight", "path", "summary", "before", "after")
 
 
 def present_summary(tool: GovernedTool) -> JsonObject:
-    """Return a tool as lists have it."""
+    """Return a tool as an entry of lists."""
     stored = tool.stored
     overrides = stored.overrides
     return {
@@ -80,9 +80,9 @@ def present_detail(tool: GovernedTool) -> JsonObject:
 
 
 def _drift(tool: GovernedTool) -> JsonObject | None:
-    """Return what the server offers of a tool instead of what is served, where a person decided.
+    """Return the upstream's definition of a tool, if a person decided against it.
 
-    None where the server offers what is served, or where what it offers waits for review.
+    None if it is served, or waits for review.
     """
     told = _difference(tool, tool.seen_definition, tool.stored.seen_hash)
     if told is None:
@@ -91,7 +91,7 @@ def _drift(tool: GovernedTool) -> JsonObject | None:
 
 
 def _difference(tool: GovernedTool, offered: str | None, digest: str | None) -> JsonObject | None:
-    """Return how an offered definition differs from the one that is served."""
+    """Return the difference from the served definition to the offered one."""
     if offered is None:
         return None
     try:
@@ -116,7 +116,7 @@ def _difference(tool: GovernedTool, offered: str | None, digest: str | None) -> 
 
 
 def present_undecided(tool_id: str, error: RegistryError) -> JsonObject:
-    """Return what stood in the way of a decision about one of many tools."""
+    """Return the failure of a decision about one of many tools."""
     current = error.facts.get("current_hash")
     return {
         "id": tool_id,
@@ -160,7 +160,7 @@ def present_version(version: ToolVersionRecord) -> JsonObject:
 
 
 def present_event(event: ToolEvent) -> JsonObject:
-    """Return one moment in the life of a tool."""
+    """Return one event of a history."""
     return {
         "at": timestamp(event.at),
         "what": list(event.what),

@@ -1,4 +1,4 @@
-"""Reads tools and their versions for people, and says what their decisions write."""
+"""Repository of tools and their versions for people, and the writes of their decisions."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -61,11 +61,11 @@ class ProjectedTools:
 
 @dataclass(frozen=True, slots=True)
 class ToolServer:
-    """What is told of a server with each of its tools.
+    """What each tool's record includes about its server.
 
     Attributes:
         slug: The last part of its gateway path.
-        read_at: When it was read last.
+        read_at: Time of its last sync.
     """
 
     name: str | None
@@ -87,7 +87,7 @@ class GovernedTools:
         self._owners = database.collection(MCPServer.Settings.name)
 
     async def some(self, tool_ids: Sequence[str]) -> list[GovernedTool]:
-        """Return those of some tools that exist, in that order, whoever asks."""
+        """Return the existing ones of some tools, in that order. No access check."""
         wanted = {"_id": {"$in": [ObjectId(tool_id) for tool_id in tool_ids]}}
         rows = await self._tools.find(wanted, WITHOUT_EVENTS).to_list()
         found = {str(row["_id"]): row for row in rows}
@@ -99,7 +99,7 @@ class GovernedTools:
         ]
 
     async def get(self, tool_id: str, tx: Transaction | None = None) -> GovernedTool | None:
-        """Return one tool, whoever asks."""
+        """Return one tool. No access check."""
         row = await self._tools.find_one({"_id": ObjectId(tool_id)}, WITHOUT_EVENTS, session=tx)
         owner_id = id_of((row or {}).get("owner_id"))
         if row is None or owner_id is None:
@@ -107,7 +107,7 @@ class GovernedTools:
         return governed_tool(row, (await self._known({owner_id}, tx)).get(owner_id))
 
     async def several(self, tool_ids: Iterable[str], tx: Transaction) -> dict[str, GovernedTool]:
-        """Return those of some tools of one owner that exist, by id, without their owner."""
+        """Return the existing ones of some tools of one server, by id, without the server."""
         ids = [ObjectId(tool_id) for tool_id in tool_ids]
         rows = self._tools.find({"_id": {"$in": ids}}, WITHOUT_EVENTS, session=tx)
         return {str(row["_id"]): governed_tool(row) async for row in rows}
@@ -115,7 +115,7 @@ class GovernedTools:
     async def _known(
         self, owner_ids: Collection[str], tx: Transaction | None = None
     ) -> dict[str, ToolServer]:
-        """Return what is told of owners with their tools, of those that exist."""
+        """Return the existing ones of these servers, as included in their tools."""
         wanted = {"_id": {"$in": [ObjectId(one) for one in owner_ids if one]}}
         states = self._states.find(wanted, {"last_synced_at": 1}, session=tx)
         read_at = {row["_id"]: moment_of(row.get("last_synced_at")) async for row in states}
@@ -123,10 +123,10 @@ class GovernedTools:
         return {str(row["_id"]): _owner(row, read_at.get(row["_id"])) async for row in rows}
 
     async def every(self) -> AsyncIterator[GovernedTool]:
-        """Yield all tools, in no order.
+        """Yield all tools, unordered.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         async with translated():
             async for row in self._tools.find({}, WITHOUT_EVENTS, batch_size=ROWS_AT_ONCE):
@@ -136,7 +136,7 @@ class GovernedTools:
         """Yield what the other application reads of each server's tools.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         fields = {"serverName": 1, "numTools": 1, "config.tools": 1}
         async with translated():
@@ -151,7 +151,7 @@ class GovernedTools:
                 )
 
     async def owners_of(self, tool_ids: Iterable[str]) -> dict[str, str]:
-        """Return the owners of those of the tools that exist."""
+        """Return the server ids of the existing ones of the tools."""
         ids = [ObjectId(tool_id) for tool_id in tool_ids]
         rows = self._tools.find({"_id": {"$in": ids}}, {"owner_id": 1})
         return {
@@ -161,7 +161,7 @@ class GovernedTools:
         }
 
     async def sync_events(self, tool_id: str) -> list[ToolEvent]:
-        """Return what readings of its upstream did to one tool, in no order."""
+        """Return what syncs changed of one tool, unordered."""
         row = await self._tools.find_one({"_id": ObjectId(tool_id)}, {"sync_events": 1})
         stored = (row or {}).get("sync_events")
         events = stored if isinstance(stored, list) else []
@@ -193,7 +193,7 @@ def _owner(row: Doc, read_at: datetime | None) -> ToolServer:
 
 
 def decided_change(tool: GovernedTool, decision: ToolDecisionEffects, now: datetime) -> RowChange:
-    """Return what a decision writes of a tool's own record."""
+    """Return the writes of a decision to a tool's own record."""
     stored = tool.stored
     registration, exposure = decision.state
     fields: Doc = {
@@ -236,7 +236,7 @@ def decided_change(tool: GovernedTool, decision: ToolDecisionEffects, now: datet
 def _offered_later(
     tool: GovernedTool, decision: ToolDecisionEffects
 ) -> tuple[str | None, str | None]:
-    """Return the definitions that wait, and that are offered in vain, after a decision."""
+    """Return the pending and the rejected definitions after a decision."""
     pending = None if decision.ends_pending else tool.pending_definition
     if decision.serve is None and not decision.ends_pending:
         return pending, tool.seen_definition
@@ -246,7 +246,7 @@ def _offered_later(
 def _served_fields(
     tool: GovernedTool, decision: ToolDecisionEffects, review: str | None, offered: str | None
 ) -> Doc:
-    """Return what changes of the definition that is served, and of what is said with it."""
+    """Return the changes of the served definition, and of the fields that follow from it."""
     stored = tool.stored
     overrides = decision.overrides or stored.overrides
     if decision.serve is not None:
@@ -261,7 +261,7 @@ def _served_fields(
 
 
 def governed_tool(row: dict[str, Any], owner: ToolServer | None = None) -> GovernedTool:
-    """Return a stored row as a value; of its owner, what was read."""
+    """Convert a stored row to a value, with its server as far as that was read."""
     known_owner = owner or NO_OWNER
     read_at = known_owner.read_at
     stored = stored_tool(row)
@@ -297,7 +297,7 @@ def governed_tool(row: dict[str, Any], owner: ToolServer | None = None) -> Gover
 
 
 def _latest(stored: datetime | None, read_at: datetime | None) -> datetime | None:
-    """Return a time of a row, or when its owner was read, whichever is later."""
+    """Return a time of a row, or that of its server's last sync, whichever is later."""
     if read_at is None or stored is None:
         return stored or read_at
     return max(stored, read_at)

@@ -1,7 +1,7 @@
-"""Who sees which tools, and what they decide about them.
+"""Governance of tools: who sees which tools, and the decisions about them.
 
 A decision is one transaction: the tool, its versions, what the other application reads of its
-server, and the audit record. The gateway follows by the change stream, like everybody else.
+server, and the audit record. The gateway follows by the change stream, as for any change.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ from registry.tools.versions import VersionOrigin, VersionState
 log = structlog.get_logger()
 
 MAX_AT_ONCE = 5_000
-"""Tools that are looked through without leaving the event loop, in a millisecond or two."""
+"""Tools that are filtered before other tasks get a turn: one or two milliseconds."""
 
 Decide = Callable[[GovernedTool, Transaction], Awaitable[ToolDecisionEffects]]
 DecideAtOnce = Callable[[GovernedTool], ToolDecisionEffects]
@@ -66,12 +66,12 @@ Decided = tuple[GovernedTool, ToolDecisionEffects]
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """What came of a change of many tools.
+    """Result of a change of many tools.
 
     Attributes:
-        changed: Ids of the tools that are otherwise now.
-        unchanged: Of those that were so already.
-        failed: Ids with what stood in the way.
+        changed: Ids of the changed tools.
+        unchanged: Ids of tools that already were as requested.
+        failed: Ids with the reason of the failure.
     """
 
     changed: tuple[str, ...]
@@ -81,11 +81,11 @@ class BulkResult:
 
 @dataclass(frozen=True, slots=True)
 class ToolHistoryPage:
-    """What became of a tool, newest first.
+    """History of a tool, newest first.
 
     Attributes:
         versions: The definitions that it had or was offered with.
-        events: What happened to it.
+        events: Its events.
     """
 
     tool: GovernedTool
@@ -124,11 +124,11 @@ class ToolService:
     ) -> Page[GovernedTool]:
         """Return one page of the tools that *user* sees.
 
-        Of servers that they may change these are all tools, of others those that are served.
+        All tools of servers that they may change, and the served tools of others.
 
         Raises:
             HiddenToolsForbiddenError: Stale or disabled tools were asked for without the right.
-            ListsOutdatedError: Nobody heard of the database for a while.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         rights = self._visible.rights(user)
         governed = frozenset(one for one, bits in rights.items() if bits & Permission.EDIT)
@@ -145,23 +145,23 @@ class ToolService:
         if len(tools) <= MAX_AT_ONCE:
             found = listed(tools, governed, narrowed)
         else:
-            # Calls at the gateway go on meanwhile.
+            # Lets calls at the gateway continue.
             found = await asyncio.to_thread(listed, tools, governed, narrowed)
         chosen = found[page.offset : page.offset + page.per_page]
         rows = await self._governed.some([tool.row_id.hex() for tool in chosen])
         items = tuple(
             tool if tool.owner_id in governed else tool.as_viewed()
             for tool in rows
-            # Looked at again: it may have been decided about since.
+            # Read again: it may have been decided about since.
             if tool.owner_id in governed or is_served(*tool.state)
         )
         return Page(items, len(found), page)
 
     async def get(self, tool_id: str, user: UserContext) -> GovernedTool:
-        """Return one tool; what waits for review is for those who may change its server.
+        """Return one tool; what waits for review is shown to callers who may change its server.
 
         Raises:
-            ToolNotFoundError: There is none that *user* sees.
+            ToolNotFoundError: The tool does not exist, or *user* may not see it.
         """
         tool, bits = await self._seen(tool_id, user)
         return tool if bits & Permission.EDIT else tool.as_viewed()
@@ -178,13 +178,12 @@ class ToolService:
     async def history(
         self, tool_id: str, user: UserContext, page: PageRequest, events_cursor: str | None
     ) -> ToolHistoryPage:
-        """Return a tool, one page of its versions and one of what happened to it, newest first.
+        """Return a tool, one page of its versions and one of its events, newest first.
 
         Raises:
-            BadCursorError: *events_cursor* is none of ours.
-            ToolNotFoundError: There is none that *user* sees.
-            ToolForbiddenError: They may not change it, so that what was never approved is not
-                for them.
+            BadCursorError: *events_cursor* was not issued here.
+            ToolNotFoundError: The tool does not exist, or *user* may not see it.
+            ToolForbiddenError: They may not change it, and so may not see what was never approved.
         """
         found, bits = await self._seen(tool_id, user)
         tool = _editable(found, bits)
@@ -203,11 +202,11 @@ class ToolService:
         *,
         expected_etag: str | None = None,
     ) -> GovernedTool:
-        """Change what people say of a tool, or its states.
+        """Change the overrides of a tool, or its states.
 
         Raises:
-            ToolModifiedError: It is not that of *expected_etag* any more.
-            ToolNotFoundError: There is none that *user* sees.
+            ToolModifiedError: *expected_etag* is not the tool's any more.
+            ToolNotFoundError: The tool does not exist, or *user* may not see it.
             ToolForbiddenError: They may not change it.
             ToolStateError: The tool's states do not allow it.
         """
@@ -223,14 +222,14 @@ class ToolService:
         """Serve what waits for review.
 
         Args:
-            tool_id: Which tool.
-            seen: Hash of the definition that was looked at.
-            user: Who decides.
+            tool_id: The tool's id.
+            seen: Hash of the definition that was reviewed.
+            user: The caller.
 
         Raises:
-            ToolNotFoundError: There is none that *user* sees.
+            ToolNotFoundError: The tool does not exist, or *user* may not see it.
             ToolForbiddenError: They may not change it.
-            ToolSupersededError: Another definition waits by now.
+            ToolSupersededError: Another definition is pending now.
             ToolStateError: Nothing waits.
         """
 
@@ -240,7 +239,7 @@ class ToolService:
         return await self._decide(tool_id, user, decide, AuditAction.ACCEPT)
 
     async def reject(self, tool_id: str, seen: str, user: UserContext) -> GovernedTool:
-        """Do not serve what waits for review; arguments and errors as for `accept`."""
+        """Reject what waits for review; arguments and errors as for `accept`."""
 
         async def decide(tool: GovernedTool, _tx: Transaction) -> ToolDecisionEffects:
             return rejected(tool, seen)
@@ -251,10 +250,10 @@ class ToolService:
         """Serve another version of a tool.
 
         Raises:
-            ToolNotFoundError: There is none that *user* sees.
+            ToolNotFoundError: The tool does not exist, or *user* may not see it.
             ToolForbiddenError: They may not change it.
             VersionNotFoundError: It has no such version.
-            ToolStateError: It is served already, or cannot be.
+            ToolStateError: It is already served, or cannot be.
         """
 
         async def decide(tool: GovernedTool, tx: Transaction) -> ToolDecisionEffects:
@@ -270,20 +269,20 @@ class ToolService:
     ) -> BulkResult:
         """Change many tools, all of one server in one transaction.
 
-        What stands in the way of one stands in the way of no other.
+        A failure of one tool does not affect the others.
         """
         return await self._decide_many(
             tool_ids, user, lambda tool: patched(tool, patch), AuditAction.UPDATE
         )
 
     async def accept_many(self, seen: Mapping[str, str], user: UserContext) -> BulkResult:
-        """Serve what waits of many tools, each by the hash that was looked at; as `patch_many`."""
+        """Accept what waits for many tools, each by the reviewed hash; as `patch_many`."""
         return await self._decide_many(
             list(seen), user, lambda tool: accepted(tool, seen[tool.id]), AuditAction.ACCEPT
         )
 
     async def reject_many(self, seen: Mapping[str, str], user: UserContext) -> BulkResult:
-        """Do not serve what waits of many tools; as `accept_many`."""
+        """Reject what waits for many tools; as `accept_many`."""
         return await self._decide_many(
             list(seen), user, lambda tool: rejected(tool, seen[tool.id]), AuditAction.REJECT
         )
@@ -353,7 +352,7 @@ class ToolService:
     async def _decide(
         self, tool_id: str, user: UserContext, decide: Decide, action: AuditAction
     ) -> GovernedTool:
-        # Whoever does not see it learns nothing of it, not even that it may not be changed.
+        # A caller who may not see it learns nothing of it, not even that it may not be changed.
         owner_id = (await self.get(tool_id, user)).owner_id
 
         async def write(tx: Transaction) -> GovernedTool:
@@ -380,7 +379,7 @@ class ToolService:
         user: UserContext,
         tx: Transaction,
     ) -> None:
-        """Write what was decided about tools of one server, and record each of it."""
+        """Write decisions about tools of one server, and an audit record of each."""
         now = self._clock.now()
         await self._tools.change([decided_change(*each, now) for each in decided], tx)
         moves = [move for _, decision in decided for move in decision.versions]
@@ -406,13 +405,13 @@ class ToolService:
         served = await self._tools.served(owner_id, batch.tx)
         writes = projection_fields(served, server.server_name)
         writes["updatedAt"] = time_after(server.updated_at, now)
-        # Read in this transaction: a write that came between ends it, and it is begun anew.
+        # Read in this transaction: a concurrent write aborts it, and it is started again.
         self._servers.update(
             owner_id, server.updated_at, writes, (), batch, outdated=ToolNotFoundError
         )
 
     async def _bits_in(self, owner_id: str, user: UserContext, tx: Transaction) -> int:
-        """Return what *user* may do with a server, as it is in a transaction."""
+        """Return what *user* may do with a server, as a transaction sees it."""
         server = await self._lookup.facts_unchecked(owner_id, tx)
         if server is None:
             return NO_BITS
@@ -424,11 +423,11 @@ class ToolService:
 
 
 def _editable(tool: GovernedTool | None, bits: int) -> GovernedTool:
-    """Return the tool to somebody who may change its server.
+    """Return the tool for a caller who may change its server.
 
     Raises:
-        ToolNotFoundError: There is none that they see.
-        ToolForbiddenError: They see it, but may not.
+        ToolNotFoundError: The tool does not exist, or they may not see it.
+        ToolForbiddenError: They may see it but not change it.
     """
     if tool is not None and bits & Permission.EDIT:
         return tool
@@ -438,7 +437,7 @@ def _editable(tool: GovernedTool | None, bits: int) -> GovernedTool:
 
 
 def _is_seen(tool: GovernedTool, decision: ToolDecisionEffects) -> bool:
-    """Whether clients get another list of tools, or another tool, by a decision."""
+    """Whether a decision changes the tools that clients get."""
     before, later = is_served(*tool.state), is_served(*decision.state)
     said = decision.overrides or tool.stored.overrides
     is_changed = (
@@ -455,7 +454,7 @@ def _changes_nothing(tool: GovernedTool, decision: ToolDecisionEffects) -> bool:
 
 
 def _only_version(tool: GovernedTool) -> ToolVersionRecord:
-    """Return the one version of a tool that never changed, of which its row says all."""
+    """Return the one version of a tool that never changed, which is its row."""
     stored = tool.stored
     return ToolVersionRecord(
         version=stored.served_version,

@@ -1,4 +1,4 @@
-"""Values about governed tools that travel between modules."""
+"""Values about governed tools, shared by several modules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,14 +15,15 @@ class GovernedTool:
     """One tool with all that is known of it.
 
     Attributes:
-        owner_name: Its server's; None where that was not read, or is no more.
-        owner_slug: The last part of its server's gateway path, likewise.
+        owner_name: Its server's name; None if the server was not read, or is gone.
+        owner_slug: The last part of its server's gateway path; None in the same cases.
         stored: What a change of it needs, its definition included.
-        presented: JSON text that clients get, where that is not the definition.
+        presented: JSON text for clients, if it is not the definition.
         pending_definition: JSON text of the definition that waits for review.
-        seen_definition: JSON text of what the upstream offers, where that was decided against.
-        tool_metadata: What people said of its effects, as they said it.
-        metadata: What counts of all that is said.
+        seen_definition: JSON text of the upstream's definition, if that was rejected or rolled
+            back.
+        tool_metadata: The metadata that people set, unchanged.
+        metadata: The metadata that counts.
     """
 
     id: str
@@ -55,12 +56,12 @@ class GovernedTool:
 
     @property
     def etag(self) -> str:
-        """Return a text that differs when people or a reading changed it."""
+        """Return a text that differs after every change by people or a sync."""
         moment = self.updated_at
         return "0" if moment is None else str(round(moment.timestamp() * 1000))
 
     def as_viewed(self) -> "GovernedTool":
-        """Return the tool as it is for those who may not decide about it."""
+        """Return the tool for callers who may not decide about it."""
         stored = replace(
             self.stored,
             pending_hash=None,
@@ -72,7 +73,7 @@ class GovernedTool:
 
     @property
     def offered_definition(self) -> str | None:
-        """Return the JSON text of what the upstream offers, where that is not what is served."""
+        """Return the JSON text of the upstream's definition, if it is not the served one."""
         return self.pending_definition or self.seen_definition
 
     @property
@@ -87,7 +88,7 @@ class ToolVersionRecord:
     """One version.
 
     Attributes:
-        changes: What differs from the version *compared_with*, the weightiest first.
+        changes: The differences from the version *compared_with*, the greatest weight first.
     """
 
     version: int
@@ -106,16 +107,16 @@ class ToolVersionRecord:
 
 @dataclass(frozen=True, slots=True)
 class ToolFilter:
-    """What a list of tools is narrowed to.
+    """Filter of a list of tools.
 
     Attributes:
-        reviews: Only what is in the review queue for one of these reasons, see `review_of`; none
+        reviews: Only tools in the review queue for one of these reasons, see `review_of`; empty
             for all.
         flags: Flags of `metadata` and their values.
-        tags: It has all of them.
-        text: Looked for in names, titles, descriptions and tags.
-        with_stale: Also what its server offers no longer.
-        with_disabled: Also what is disabled or deleted.
+        tags: The tool has all of them.
+        text: Searched in names, titles, descriptions and tags.
+        with_stale: Also tools that their server no longer offers.
+        with_disabled: Also disabled or deleted tools.
     """
 
     owner_id: str | None = None
@@ -132,14 +133,14 @@ class ToolFilter:
 
 @dataclass(frozen=True, slots=True)
 class ToolPatch:
-    """What a person changes of a tool.
+    """Changes to a tool by a person.
 
     Attributes:
-        given: Names of the members that were given; None of the others counts.
+        given: Names of the given members; all others are ignored.
         metadata: Members to set; a value of None removes one.
-        tags: Instead of those there are.
-        add_tags: Beside them.
-        remove_tags: Those to go.
+        tags: Replaces all tags.
+        add_tags: Tags to add.
+        remove_tags: Tags to remove.
     """
 
     given: frozenset[str]

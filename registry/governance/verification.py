@@ -1,4 +1,4 @@
-"""Check on a live database what must hold of tools whoever wrote them."""
+"""Consistency check of all tools in a live database, whichever program wrote them."""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +14,7 @@ from registry.tools.presentation import presented
 
 @dataclass(frozen=True, slots=True)
 class ToolInconsistency:
-    """Something that must not be.
+    """An inconsistency.
 
     Attributes:
         subject: Id of the tool, or of the server.
@@ -28,8 +28,8 @@ class ToolVerifier:
     """Reads all tools and their servers, and writes nothing.
 
     Attributes:
-        tools: How many tools were looked at so far.
-        servers: How many servers.
+        tools: Number of tools checked so far.
+        servers: Number of servers checked so far.
     """
 
     def __init__(self, governed: GovernedTools) -> None:
@@ -38,10 +38,10 @@ class ToolVerifier:
         self.servers = 0
 
     async def problems(self) -> AsyncIterator[ToolInconsistency]:
-        """Yield what must not be.
+        """Yield the inconsistencies.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         served: dict[str, list[str]] = {}
         async for tool in self._governed.every():
@@ -63,26 +63,26 @@ class ToolVerifier:
 
 
 def problems_of(tool: GovernedTool) -> Iterator[str]:
-    """Yield what must not be about one tool."""
+    """Yield the problems of one tool."""
     stored = tool.stored
     if tool.state not in STATES:
         yield f"is {stored.registration_state.value} and {stored.exposure_state.value}"
     if (stored.pending_hash is None) is not (tool.pending_definition is None):
-        yield "has half a definition that waits for review"
+        yield "has an incomplete pending definition"
     if stored.is_blocked and is_served(*tool.state):
         yield "is blocked and served"
     try:
         definition = load_text(stored.definition or "")
         shown = presented(stored.definition or "", stored.overrides, tool.offered_definition)
     except (ValueError, RecursionError):
-        yield "has a definition that is no JSON object"
+        yield "has a definition that is not a JSON object"
         return
     if hashlib.sha256(canonical_json(definition).encode()).hexdigest() != stored.discovery_hash:
-        yield "has another definition than its hash says"
+        yield "has a definition that does not match its hash"
     if definition.get("name") != stored.name:
-        yield "has a definition of another name"
+        yield "has a definition with another name"
     if shown != tool.presented:
-        yield "is not presented as people changed it"
+        yield "is not presented with its overrides"
 
 
 def _projection_problems(owner: ProjectedTools, served: list[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Take what an upstream lists besides tools as it came, or say what is wrong with each. Pure."""
+"""Intake: validate an upstream's prompts, resources and templates, and report problems. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -53,10 +53,10 @@ def take(
     """Return what can be stored and what cannot.
 
     Args:
-        lists: Objects as they came, by the member of the result that listed them.
-        unread: Why others could not be read.
-        fitting: What is asked besides.
-        max_bytes: Of all together; what does not fit any more is not taken.
+        lists: Objects as received, by the member of the result that listed them.
+        unread: Why other lists could not be read.
+        fitting: A further check.
+        max_bytes: Limit of all together; objects beyond it are rejected.
     """
     left = DecodeBudget(max_bytes)
     problems = [FeatureProblem(name, reason) for name, reason in unread.items()]
@@ -84,7 +84,7 @@ def _taken(
             continue
         if feature.key in taken:
             told = f"{name}/{_shown(raw, KEYS[kind])}"
-            problems.append(FeatureProblem(told, "is listed twice; the first is taken"))
+            problems.append(FeatureProblem(told, "is listed twice; the first entry is used"))
         elif not left.take(feature.definition):
             problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", left.told))
         else:
@@ -96,14 +96,14 @@ def _feature(kind: FeatureKind, raw: Listed) -> Feature:
     if isinstance(raw, UnreadableDefinition):
         raise RejectionError(raw.reason)
     if not isinstance(raw, dict):
-        raise RejectionError("is no object")
+        raise RejectionError("is not an object")
     key = _key(raw, KEYS[kind], MAX_KEY_BYTES[kind])
-    # Clients' own types want it, and one object that does not fit costs them the whole list.
+    # Required by clients' own types, and one invalid object makes them reject the whole list.
     if not isinstance(raw.get("name"), str):
         raise RejectionError("has no name")
     for member in TEXTS:
         if not isinstance(raw.get(member), str | None):
-            raise RejectionError(f"has a {member} that is no text")
+            raise RejectionError(f"has a {member} that is not a string")
     if kind is FeatureKind.PROMPT:
         _check_arguments(raw.get("arguments"))
     if nesting(raw, MAX_DEPTH) > MAX_DEPTH:
@@ -116,7 +116,7 @@ def _key(raw: JsonObject, member: str, max_bytes: int) -> str:
     if not isinstance(key, str) or not key:
         raise RejectionError(f"has no {member}")
     if not key.isprintable() or (member != "name" and " " in key):
-        raise RejectionError(f"has a {member} with spaces or characters that cannot be shown")
+        raise RejectionError(f"has a {member} with spaces or non-printable characters")
     if len(key.encode()) > max_bytes:
         raise RejectionError(f"has a {member} of more than {max_bytes} bytes")
     return key
@@ -134,7 +134,7 @@ def _check_arguments(arguments: JsonValue) -> None:
     if not isinstance(arguments, list) or not all(
         isinstance(item, dict) and isinstance(item.get("name"), str) for item in arguments
     ):
-        raise RejectionError("has arguments that are no list of objects with names")
+        raise RejectionError("has arguments that are not a list of objects with names")
 
 
 def _shown(raw: Listed, member: str) -> str:

@@ -1,4 +1,4 @@
-"""Turn what an upstream lists and what is stored into changes. Pure.
+"""Reconciliation: from what an upstream lists and what is stored to changes. Pure.
 
 These are not governed one by one as tools are: what the upstream lists is what is stored.
 """
@@ -17,7 +17,7 @@ from registry.prompts_and_resources.values import (
 
 @dataclass(frozen=True, slots=True)
 class PlacedFeature:
-    """One to be written, and its place in the upstream's list."""
+    """A feature to write, and its place in the upstream's list."""
 
     feature: Feature
     position: int
@@ -25,10 +25,10 @@ class PlacedFeature:
 
 @dataclass(frozen=True, slots=True)
 class FeatureChanges:
-    """What to write. An upstream that lists the same as before has none.
+    """The changes to write; empty if the upstream lists the same as before.
 
     Attributes:
-        moved: Told by nobody, as only their places changed.
+        moved: Features whose place alone changed; not reported.
     """
 
     added: tuple[PlacedFeature, ...] = ()
@@ -37,7 +37,7 @@ class FeatureChanges:
     removed: tuple[FeatureKey, ...] = ()
 
     def names(self, kind: FeatureKind) -> dict[str, list[str]]:
-        """Return the keys of one kind by what happened to them, where something did."""
+        """Return the keys of one kind by the change, without empty lists."""
         told = {
             "added": [item.feature.key for item in self.added if item.feature.kind is kind],
             "changed": [item.feature.key for item in self.changed if item.feature.kind is kind],

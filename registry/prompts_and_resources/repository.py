@@ -1,4 +1,4 @@
-"""Reads and writes `mcp_features`. The only module that writes it."""
+"""Repository of `mcp_features`. The only module that writes it."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -37,7 +37,7 @@ class FeatureRepository:
     async def stored(
         self, owner_id: str, tx: Transaction | None = None
     ) -> dict[FeatureKey, StoredFeature]:
-        """Return what reconciling needs of everything stored of one server."""
+        """Return what reconciliation needs of everything stored of one server."""
         rows = self._features.find(
             {"owner_id": ObjectId(owner_id)},
             {"_id": 0, "kind": 1, "key": 1, "definition": 1, "position": 1},
@@ -47,7 +47,7 @@ class FeatureRepository:
         async for row in rows:
             kind, key = choice_of(FeatureKind, row.get("kind")), text_of(row.get("key"))
             if kind is not None and key:
-                # What cannot be read differs from what is offered, and is written again.
+                # An unreadable row differs from what is offered, and is written again.
                 position = whole_of(row.get("position"))
                 stored[kind, key] = StoredFeature(
                     text_of(row.get("definition")) or "", -1 if position is None else position
@@ -58,7 +58,7 @@ class FeatureRepository:
         """Yield everything stored of several servers, in each one's order.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         query = {"owner_id": {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}}
         fields = {"owner_id": 1, "kind": 1, "key": 1, "definition": 1}
@@ -89,7 +89,7 @@ class FeatureRepository:
                 await self._features.delete_many(query, session=tx)
 
     async def delete_of(self, owner_id: str, tx: Transaction) -> int:
-        """Remove everything of one server; return how much it was."""
+        """Remove everything of one server; return the number of documents."""
         query = {"owner_id": ObjectId(owner_id)}
         return (await self._features.delete_many(query, session=tx)).deleted_count
 
@@ -100,7 +100,7 @@ class FeatureRepository:
 
 
 def _feature(row: Mapping[str, Any]) -> Feature | None:
-    """Return a stored feature; None for one that clients could not read."""
+    """Return a stored feature; None for one that clients could not parse."""
     kind, key = choice_of(FeatureKind, row.get("kind")), text_of(row.get("key"))
     definition = text_of(row.get("definition"))
     if kind is None or not key or definition is None:

@@ -1,4 +1,4 @@
-"""Values about prompts, resources and resource templates that travel between modules."""
+"""Values about prompts, resources and resource templates, shared by several modules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,10 +31,10 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class FeatureProblem:
-    """What could not be taken, and why.
+    """A rejected feature, and the reason.
 
     Attributes:
-        name: `prompts`, or `prompts/<name>` when it is about a single one.
+        name: `prompts`, or `prompts/<name>` for a single one.
     """
 
     name: str
@@ -43,10 +43,10 @@ class FeatureProblem:
 
 @dataclass(frozen=True, slots=True)
 class FeatureSnapshot:
-    """What one upstream listed at one moment, in its order.
+    """The lists of one upstream at one time, in its order.
 
     Attributes:
-        lists: By kind. One that is missing could not be read: what is stored of it stays.
+        lists: By kind. A missing one could not be read: its stored features stay.
     """
 
     lists: Mapping[FeatureKind, tuple[Feature, ...]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ FeatureKey: TypeAlias = tuple[FeatureKind, str]
 
 @dataclass(frozen=True, slots=True)
 class StoredFeature:
-    """What reconciling needs to know of a stored one."""
+    """What reconciliation needs of a stored feature."""
 
     definition: str
     position: int
@@ -68,7 +68,7 @@ class StoredFeature:
 
 @dataclass(frozen=True, slots=True)
 class FeatureRow:
-    """A stored one as the gateway reads it.
+    """A stored feature as the gateway reads it.
 
     Attributes:
         row_id: ObjectId of its document, 12 bytes.

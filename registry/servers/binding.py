@@ -1,10 +1,9 @@
-"""Stored secrets are bound to the address they were given for. Pure.
+"""Bind stored secrets to the origin that they were entered for. Pure.
 
-Whoever may change a server's URL is not always who typed its secrets, and may not read them. So a
-change that leads to another origin does not take them along: they are typed again, or removed.
-Within an origin, where another path may be somebody else's, an owner decides: an owner's change
-takes them along, that of others does not.
-Source: docs/decisions/0023-secrets-and-addresses.md.
+A user who may change a server's URL may be another than the one who entered its secrets, and may
+not be allowed to read them. So a change to another origin drops them: they must be entered again,
+or removed. Within an origin, where another path may belong to another party, an owner's change
+keeps them, and other users' changes do not. Source: docs/decisions/0023-secrets-and-addresses.md.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def leaves_origin(request: ServerUpdate, config: JsonObject) -> bool:
 
 
 def users_keys_stay(url: object, current: ServerRecord) -> bool:
-    """Whether what users stored for a server may be sent to *url*, which a change leads it to."""
+    """Whether the values that users stored for a server may be sent to *url*, its new address."""
     stored = current.config.get("url")
     if url == stored:
         return True
@@ -41,7 +40,7 @@ def users_keys_stay(url: object, current: ServerRecord) -> bool:
 
 
 def is_owner(server: ServerRecord) -> bool:
-    """Whether it was read on behalf of an owner, or of an administrator."""
+    """Whether the server was read on behalf of an owner, or of an administrator."""
     return bool(server.bits & Permission.SHARE)
 
 
@@ -51,7 +50,7 @@ def are_apart(address: str, stored: object) -> bool:
 
 
 def require_secrets_again(request: ServerUpdate, current: ServerRecord) -> None:
-    """Check that an update takes no stored secret to another origin, nor to another path unasked.
+    """Check that an update sends no stored secret to another origin, or unasked to another path.
 
     Raises:
         ValidationFailedError: It would; names the first such member.
@@ -61,7 +60,7 @@ def require_secrets_again(request: ServerUpdate, current: ServerRecord) -> None:
     if leaves_origin(request, config):
         for field in _kept(request, config):
             raise ValidationFailedError(
-                field, "must be given again, or removed, because url leads to another origin"
+                field, "must be given again, or removed, because url changes to another origin"
             )
     elif moves and not is_owner(current):
         for field in _kept(request, config):
@@ -80,7 +79,7 @@ def require_secrets_again(request: ServerUpdate, current: ServerRecord) -> None:
 
 
 def _kept(request: ServerUpdate, config: JsonObject) -> list[str]:
-    """Return the members whose stored secrets the update leaves in place."""
+    """Return the members whose stored secrets the update keeps."""
     kept: list[str] = []
     given = request.model_fields_set
     if "key" in members(config.get("apiKey")):
@@ -101,7 +100,7 @@ def _kept(request: ServerUpdate, config: JsonObject) -> list[str]:
 
 
 def _oauth_moves(request: ServerUpdate, config: JsonObject, *, within_origins: bool) -> bool:
-    """Whether OAuth leads elsewhere: to another origin, or, *within_origins*, to another path."""
+    """Whether OAuth moves: to another origin, or, *within_origins*, to another path."""
     stored = members(config.get("oauth"))
     shown = masked_oauth(stored)
     return request.oauth is not None and any(
@@ -116,7 +115,7 @@ def _origin(address: str) -> Origin | None:
         parts = urlsplit(address)
         port = parts.port
     except ValueError:
-        # Stored by another program; equal to nothing that we accept.
+        # Stored by another program; equal to no value that we accept.
         return None
     return (parts.scheme, parts.hostname or "", port or DEFAULT_PORTS.get(parts.scheme))
 

@@ -1,4 +1,4 @@
-"""From what a caller typed to the stored fields that change. Pure but for encryption."""
+"""Convert an API request to the stored fields to change. Pure except for encryption."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PLAIN_CONFIG = {
 """Attributes of the request to members of `config`, stored as they are."""
 
 TITLE = re.compile(r"(?:[^\W_]|[ '-])+")
-"""Titles that jarvis-api takes; earlier releases of it take letters of English alone."""
+"""Titles that jarvis-api accepts; its earlier releases accept only English letters."""
 
 OWN = {
     "auto_expose": "auto_expose",
@@ -59,10 +59,10 @@ OWN = {
 """Attributes of the request to members of `registry`."""
 
 REQUIRED = ("url", "type", "scope", "status", "tags", "path", "auto_expose", "sync_mode")
-"""What null cannot remove."""
+"""Members that null cannot remove."""
 
 CONNECTION_FIELDS = frozenset({"url", "type", "headers", "api_key", "oauth", "requires_oauth"})
-"""What decides how the upstream is reached; a change of it means reading its tools anew."""
+"""Members that determine the connection; after a change of them, the tools are read again."""
 
 
 MOVING = frozenset(
@@ -74,8 +74,8 @@ MOVING = frozenset(
         "last_error",
     }
 )
-"""Read-only attributes that calls move all the time: what was read a moment ago may be sent back,
-and is left alone."""
+"""Read-only attributes that change all the time: a slightly outdated value may be sent back, and
+is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ class FieldChanges:
 
     Attributes:
         user_key: The caller's own key to store for the server, when one was typed.
-        reconnects: Whether the upstream must be read anew.
-        drops_user_keys: Whether what users stored for the server must not go where it is now.
-        restores: The version of the connection that they bring back, if they do.
+        reconnects: Whether the upstream must be read again.
+        drops_user_keys: Whether the values that users stored must not go to the new address.
+        restores: The version of the connection that a rollback restores; None otherwise.
     """
 
     changes: dict[str, object] = field(default_factory=dict)
@@ -126,11 +126,11 @@ def config_of(
 def update_of(
     request: ServerUpdate, current: ServerRecord, vault: CredentialVault
 ) -> FieldChanges:
-    """Return what an update changes of *current*.
+    """Return the changes that an update makes to *current*.
 
     Raises:
         ValidationFailedError: A read-only member differs, a required one is null, or a stored
-            secret would be taken to another origin.
+            secret would be sent to another origin.
     """
     _refuse_read_only(request, current)
     request = _with_stored_url(request, current.config)
@@ -161,7 +161,7 @@ def update_of(
         removed=tuple(
             name
             for name in removed
-            # A key that users bring puts its header back.
+            # A key that users bring restores its header.
             if name not in changes and not _same(current, name, None)
         ),
         user_key=_user_key(request.api_key),
@@ -171,10 +171,10 @@ def update_of(
 
 
 def _with_stored_url(request: ServerUpdate, config: JsonObject) -> ServerUpdate:
-    """Return the request with the stored address where that was sent back as it was shown.
+    """Return the request with the stored URL if it contains the masked form of it.
 
     Raises:
-        ValidationFailedError: It is another one, and holds a secret.
+        ValidationFailedError: It is another URL, and contains a secret.
     """
     stored = config.get("url")
     if request.url is None or request.url == stored:
@@ -241,7 +241,7 @@ def _put_api_key(
     variables = dict(_object(changes.pop("config.customUserVars", stored)) or {})
     before = _object(config.get("apiKey")) or {}
     if before.get("source") == "user":
-        # What asked users for their keys goes with the key, or they would be asked, and send it.
+        # The variable is removed with the key, or users would be asked for it, and send it.
         for name, template in user_key_template(before).items():
             if headers.get(name) == template:
                 del headers[name]
@@ -279,28 +279,28 @@ def _after(
 
 
 def _require_asked_for(config: JsonObject) -> None:
-    """Check that headers hold no value that users are not asked for.
+    """Check that headers contain only placeholders of known user variables.
 
     Raises:
-        ValidationFailedError: One does; the header would never be sent.
+        ValidationFailedError: A header contains another; it would never be sent.
     """
     asked = {*members(config.get("customUserVars")), *user_variables()}
     for header, value in members(config.get("headers")).items():
         for name in VARIABLE.findall(str(value)):
             if name not in asked and not name.startswith(FILLED_BY_THE_OTHER_APPLICATION):
-                told = f"holds {{{{{name}}}}}, which customUserVars does not name"
+                told = f"contains {{{{{name}}}}}, which customUserVars does not define"
                 raise ValidationFailedError(f"headers.{header}", told)
 
 
 def _require_title(title: object) -> None:
-    """Check that jarvis-api would take a title.
+    """Check that jarvis-api accepts a title.
 
     Raises:
-        ValidationFailedError: It would not, and could not save the server from its own forms.
+        ValidationFailedError: It does not, and its own forms could not save the server.
     """
     if isinstance(title, str) and not TITLE.fullmatch(title):
         raise ValidationFailedError(
-            "title", "may hold letters, digits, spaces, apostrophes and hyphens"
+            "title", "may contain letters, digits, spaces, apostrophes and hyphens"
         )
 
 

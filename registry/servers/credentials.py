@@ -1,4 +1,4 @@
-"""Upstream credentials: from what people type to what is stored, and to request headers.
+"""Upstream credentials: from user input to the stored form, and to request headers.
 
 Secrets are stored in the form that jarvis-api reads (v2). A server whose key each user brings
 (`apiKey.source: user`) is stored as jarvis-api stores it: no key, a header with a placeholder,
@@ -35,13 +35,13 @@ COLLECTION = "mcpservers"
 PLACEHOLDER = "{{MCP_API_KEY}}"
 PLACE = re.compile(r"\{\{[^{}]*\}\}")
 VARIABLE = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
-"""Where a header holds a value of the user's own."""
+"""A header's value that is a value of the user's own."""
 
 DEFAULT_CUSTOM_HEADER = "X-Api-Key"
 SECRET_HEADER = re.compile(
     r"(?i)(auth|bearer|cookie|credential|jwt|key|pass|pwd|secret|session|signature|token)"
 )
-"""Names of headers whose values are secrets, whatever else the names say."""
+"""Names of headers whose values are secrets, whatever the rules for names say."""
 
 PLAIN_HEADER = re.compile(
     r"(?i)^(accept-language|user-agent|from|referer"
@@ -51,10 +51,10 @@ PLAIN_HEADER = re.compile(
     r"|project|readonly|region|repository|schema|service|source|stage|team|tenant|timezone"
     r"|toolsets?|unit|version|warehouse|workspace|zone)(-?(id|name))?)$"
 )
-"""Names of headers that say who or what asks. The values of all others are taken for secrets."""
+"""Names of headers without secrets. The values of all others count as secrets."""
 
 TEMPLATE_WORDS = re.compile(r"(?i)\b(basic|bearer|token|apikey|api-key|key)\b|[\s:=,;/\"'.-]+")
-"""What a template may hold besides placeholders: names of schemes, and what separates."""
+"""What a template may contain besides placeholders: names of schemes, and separators."""
 
 SECRET_PARAMETER = re.compile(
     r"(?i:apikey|api[-_]key|accesskey|secret|passw|pwd|token(?!s)|credential|signature"
@@ -62,27 +62,27 @@ SECRET_PARAMETER = re.compile(
     r"|(?i:(?:^|[-_.])(?:key|auth|pw|pat|pin|sig|code|session))$"
     r"|[a-z]Key$"
 )
-"""Names of parameters of an address whose values are secrets."""
+"""Names of URL parameters whose values are secrets."""
 
 SECRET_MEMBER = re.compile(r"(?i)(secret|passw|private|assertion|(access|refresh|id)_?token$)")
-"""Names of members of `oauth` whose values are secrets, also where other programs put them."""
+"""Names of members of `oauth` whose values are secrets, also at other programs' places."""
 
 SENDABLE = re.compile(r"[\x20-\x7e\t]*")
-"""What a header can carry."""
+"""Characters that a header can contain."""
 
 CALLER_VALUES = ("LIBRECHAT_USER_ID", "LIBRECHAT_USER_USERNAME", "LIBRECHAT_USER_ROLE")
-"""What jarvis-api fills in of whoever calls, and is known here too."""
+"""jarvis-api's placeholders for facts about the caller that are supported here."""
 
 FILLED_BY_THE_OTHER_APPLICATION = "LIBRECHAT_"
-"""So begin names of values that jarvis-api knows by itself; headers with others of them than
-`CALLER_VALUES` are not sent here."""
+"""Prefixes of placeholders that jarvis-api fills in; headers with any except `CALLER_VALUES` are
+not sent here."""
 
 LONG_VALUE = 16
-"""From here on a parameter of an address that is a value without a name is taken for a secret."""
+"""Minimum length from which on a URL parameter without a name counts as a secret."""
 
 
 def masked_url(url: str) -> str:
-    """Return an address without user and password, and with the values of secrets masked."""
+    """Return a URL without user and password, and with the values of secrets masked."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -99,12 +99,12 @@ def masked_url(url: str) -> str:
 
 
 def has_secret(url: str) -> bool:
-    """Whether an address holds a user, a password or another secret, as far as names tell."""
+    """Whether a URL contains a user, a password or another secret, as far as names show."""
     return masked_url(url) != url
 
 
 def _masked_parameters(query: str) -> str:
-    # Split and put together by hand: an address without secrets must stay as it was written.
+    # Split and joined by hand: a URL without secrets must stay exactly as it was written.
     return "&".join(map(_masked_parameter, query.split("&"))) if query else query
 
 
@@ -117,7 +117,7 @@ def _masked_parameter(parameter: str) -> str:
 
 
 def masked_oauth(oauth: Mapping[str, JsonValue]) -> JsonObject:
-    """Return `config.oauth` as it is shown."""
+    """Return `config.oauth` as responses show it."""
     shown: JsonObject = {}
     for name, value in oauth.items():
         if value is None:
@@ -132,7 +132,7 @@ def masked_oauth(oauth: Mapping[str, JsonValue]) -> JsonObject:
 
 
 def is_template(value: object) -> bool:
-    """Whether a header's value holds places for values of users, and no text that is a secret."""
+    """Whether a header's value contains user placeholders, and no text that is a secret."""
     text = str(value)
     return "{{" in text and not TEMPLATE_WORDS.sub("", PLACE.sub("", text))
 
@@ -140,8 +140,8 @@ def is_template(value: object) -> bool:
 def is_secret_header(name: str, value: object) -> bool:
     """Whether a header's value is encrypted and masked.
 
-    It is, unless the name is known to be that of no secret: nobody can list all names that
-    secrets have. A template holds none; text beside its placeholders may be one.
+    It is, unless its name is known to be no secret's: names of secrets cannot be enumerated. A
+    template contains none; text beside its placeholders may be one.
     """
     if is_template(value):
         return False
@@ -158,7 +158,7 @@ OAUTH_ADDRESSES = ("authorization_url", "token_url", "redirect_uri", "revocation
 
 
 def is_web_address(value: object) -> bool:
-    """Whether *value* is an address that a browser could open."""
+    """Whether *value* is a URL that a browser could open."""
     try:
         parts = urlsplit(str(value))
     except ValueError:
@@ -167,20 +167,20 @@ def is_web_address(value: object) -> bool:
 
 
 def require_no_secret(url: str, field: str) -> None:
-    """Check that an address holds no secret: it is stored and shown in clear.
+    """Check that a URL contains no secret: it is stored and shown in clear.
 
     Raises:
-        ValidationFailedError: It does, or a place for values of users. jarvis-api reads addresses
-            as they are stored, so that they cannot be encrypted.
+        ValidationFailedError: It does, or it contains a user placeholder. jarvis-api reads URLs
+            as stored, so they cannot be encrypted.
     """
     if "{{" in url:
         raise ValidationFailedError(
-            field, "must not hold {{...}}: only headers are filled in for each user here"
+            field, "must not contain {{...}}: only headers are filled in for each user here"
         )
     if has_secret(url):
         raise ValidationFailedError(
             field,
-            "must not hold a secret (user, password, or a parameter such as api_key): addresses "
+            "must not contain a secret (user, password, or a parameter such as api_key): URLs "
             "are stored and shown in clear; use apiKey or a header",
         )
 
@@ -188,17 +188,18 @@ def require_no_secret(url: str, field: str) -> None:
 def is_plaintext(value: str) -> bool:
     """Whether a key or an OAuth secret in `config` was stored in clear by the other application.
 
-    It takes what has no colon as it is, also what looks like the oldest form, which neither
-    application writes there; early builds of it encrypted nothing.
+    That application treats a value without a colon as clear text, also one that looks like the
+    oldest encrypted form, which neither application writes there; its early builds encrypted
+    nothing.
     """
     return ":" not in value
 
 
 def is_stored_header(value: str) -> bool:
-    """Whether a header's value is a ciphertext of ours.
+    """Whether a header's value is one of our ciphertexts.
 
-    The other application stores headers as they are sent, and a key of 32 hexadecimal digits
-    looks like the oldest form, which we never write here.
+    The other application stores headers in clear, and a key of 32 hexadecimal digits looks like
+    the oldest encrypted form, which we never write here.
     """
     return stored_form(value) not in {None, StoredForm.V1}
 
@@ -210,7 +211,7 @@ class CredentialVault:
         self._cipher = cipher
 
     def stored_api_key(self, given: ApiKeyInput, stored: JsonObject | None) -> JsonObject:
-        """Return `config.apiKey` for what was typed, keeping the stored key where it is masked."""
+        """Return `config.apiKey` for the input; a masked key keeps the stored one."""
         fields: JsonObject = {
             "source": given.source,
             "authorization_type": given.authorization_type,
@@ -226,12 +227,12 @@ class CredentialVault:
         return fields
 
     def stored_oauth(self, given: OAuthInput, stored: JsonObject | None) -> JsonObject:
-        """Return `config.oauth` for what was typed, keeping the stored secret where it is masked.
+        """Return `config.oauth` for the input; a masked secret keeps the stored one.
 
-        Members of the stored object that this API does not know stay.
+        Stored members that this API does not know are kept.
 
         Raises:
-            ValidationFailedError: A member is unknown, and not stored like that.
+            ValidationFailedError: A member is unknown, and not stored with that value.
         """
         shown = masked_oauth(stored or {})
         for name, value in (given.model_extra or {}).items():
@@ -239,26 +240,26 @@ class CredentialVault:
                 raise ValidationFailedError(f"oauth.{name}", "is not a known field")
         typed = cast("JsonObject", given.model_dump(mode="json", exclude_unset=True))
         secret = typed.pop("client_secret", None)
-        # What is sent back as it was shown stays as it is stored.
+        # A member that is sent back as shown keeps its stored value.
         typed = {name: value for name, value in typed.items() if value != shown.get(name)}
         for name, value in typed.items():
             if isinstance(value, str) and "://" in value:
                 require_no_secret(value, f"oauth.{name}")
             if name in OAUTH_ADDRESSES and value is not None and not is_web_address(value):
-                raise ValidationFailedError(f"oauth.{name}", "must be an http(s) address")
+                raise ValidationFailedError(f"oauth.{name}", "must be an http(s) URL")
         merged: JsonObject = {**(stored or {}), **typed}
         if isinstance(secret, str) and secret != MASK:
             merged["client_secret"] = self._cipher.encrypt_shared(secret)
             if not merged.get("client_id"):
-                # jarvis-api refuses the whole configuration otherwise.
+                # jarvis-api would refuse the whole configuration.
                 raise ValidationFailedError("oauth.client_secret", "needs oauth.client_id")
         return {name: value for name, value in merged.items() if value is not None}
 
     def stored_headers(self, given: Mapping[str, str], stored: JsonObject | None) -> JsonObject:
-        """Return `config.headers` for what was typed, keeping stored values where masked.
+        """Return `config.headers` for the input; masked values keep the stored ones.
 
         Raises:
-            ValidationFailedError: A header mixes a secret with values of users.
+            ValidationFailedError: A header mixes a secret with user placeholders.
         """
         kept = {name.lower(): value for name, value in (stored or {}).items()}
         headers: JsonObject = {}
@@ -268,7 +269,7 @@ class CredentialVault:
                     headers[name] = kept[name.lower()]
             elif is_secret_header(name, value):
                 if PLACE.search(value):
-                    # The other application puts values of users into it, so it must be readable.
+                    # The other application fills in users' values, so it must be readable.
                     raise ValidationFailedError(f"headers.{name}", MIXED)
                 headers[name] = self._cipher.encrypt_shared(value)
             else:
@@ -284,14 +285,14 @@ class CredentialVault:
         """Return the headers that authenticate to the upstream.
 
         Args:
-            server_id: Named in errors.
+            server_id: For errors.
             config: The stored config.
-            user_values: The caller's own values by variable, for servers that ask for them.
+            user_values: The caller's own values by variable, for servers that need them.
 
         Raises:
             CredentialUnreadableError: A stored secret cannot be decrypted.
             CredentialUnusableError: A value cannot be sent in a header.
-            UserKeyMissingError: The server needs values of the caller's own that are not there.
+            UserKeyMissingError: The server needs values of the caller's own that are not stored.
         """
         missing = [name for name in needed_variables(config) if name not in user_values]
         if missing:
@@ -304,7 +305,7 @@ class CredentialVault:
             else:
                 filled = filled_in(text, user_values, config)
                 if filled is None:
-                    # jarvis-api fills in more than we know; half a header is worse than none.
+                    # jarvis-api supports more placeholders; a partial header is worse than none.
                     continue
                 text = filled
             headers[name] = text
@@ -339,14 +340,14 @@ class CredentialVault:
                 return {"Authorization": f"Bearer {key}"}
 
     def encrypt(self, secret: str) -> str:
-        """Return a secret as it is stored in a server's `config`."""
+        """Return the stored form of a secret in a server's `config`."""
         return self._cipher.encrypt_shared(secret)
 
     def decrypt(self, stored: str, server_id: str, field: str) -> str:
-        """Return the text of a stored secret; one in clear as it is.
+        """Return the text of a stored secret; one in clear unchanged.
 
         Raises:
-            CredentialUnreadableError: The current keys do not open it.
+            CredentialUnreadableError: It cannot be decrypted with the current keys.
         """
         if is_plaintext(stored):
             return stored
@@ -390,7 +391,7 @@ def user_variables() -> JsonObject:
 
 
 def user_variables_of(config: JsonObject) -> dict[str, JsonObject]:
-    """Return what a server asks each of its users for, by name."""
+    """Return the user variables of a server, by name."""
     asked = {name: members(told) for name, told in members(config.get("customUserVars")).items()}
     if members(config.get("apiKey")).get("source") == "user":
         asked = {**cast("dict[str, JsonObject]", user_variables()), **asked}
@@ -398,7 +399,7 @@ def user_variables_of(config: JsonObject) -> dict[str, JsonObject]:
 
 
 def needed_variables(config: JsonObject) -> list[str]:
-    """Return the names of the values of a caller's own that requests need."""
+    """Return the names of the caller's own values that requests need."""
     needed = dict.fromkeys(
         name
         for value in members(config.get("headers")).values()
@@ -416,12 +417,12 @@ def needs_user_key(config: JsonObject) -> bool:
 
 
 def is_user_level(config: JsonObject) -> bool:
-    """Whether each user connects with credentials of their own."""
+    """Whether each user connects with own credentials."""
     return config.get("requiresOAuth") is True or needs_user_key(config) or names_caller(config)
 
 
 def names_caller(config: JsonObject) -> bool:
-    """Whether headers tell the server who calls."""
+    """Whether headers identify the caller to the server."""
     return any(
         name in CALLER_VALUES
         for value in members(config.get("headers")).values()
@@ -430,7 +431,7 @@ def names_caller(config: JsonObject) -> bool:
 
 
 def caller_values(user: UserContext) -> dict[str, str]:
-    """Return what headers may tell of a caller, as jarvis-api does; nothing of the registry."""
+    """Return the values that identify a caller, as in jarvis-api; nothing from the registry."""
     if user.is_of_all_tenants:
         return {}
     told = (user.user_id, user.username, user.role_principal)
@@ -439,7 +440,7 @@ def caller_values(user: UserContext) -> dict[str, str]:
 
 
 def unsent_headers(config: JsonObject) -> dict[str, str]:
-    """Return the headers that wait for what only jarvis-api knows, each with that name."""
+    """Return the headers with placeholders that only jarvis-api supports, each with that name."""
     known = {*CALLER_VALUES, *members(config.get("customUserVars"))}
     return {
         header: name
@@ -450,7 +451,7 @@ def unsent_headers(config: JsonObject) -> dict[str, str]:
 
 
 def filled_in(text: str, values: Mapping[str, str], config: JsonObject) -> str | None:
-    """Return *text* with the caller's values in place; None when it wants others too."""
+    """Return *text* with the caller's values inserted; None if it contains other placeholders."""
     asked = {USER_VARIABLE, *CALLER_VALUES, *members(config.get("customUserVars"))}
     names = VARIABLE.findall(text)
     if any(name not in asked or name not in values for name in names):
@@ -462,5 +463,5 @@ def filled_in(text: str, values: Mapping[str, str], config: JsonObject) -> str |
 
 
 def _basic(key: str) -> str:
-    # `user:password` is encoded here; a value without a colon is taken as encoded already.
+    # `user:password` is encoded here; a value without a colon counts as already encoded.
     return base64.b64encode(key.encode()).decode() if ":" in key else key

@@ -1,4 +1,4 @@
-"""What follows from reading an upstream, in terms of stored fields. Pure."""
+"""Convert the result of a discovery to changes of stored fields. Pure."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -25,15 +25,15 @@ from registry.tools.values import ServedTool
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryResult:
-    """What came of reading an upstream: either it answered, or it failed, or nobody asked.
+    """Result of a discovery: it succeeded, it failed, or it was skipped.
 
     Attributes:
-        unread: Why nobody asked.
-        needs_oauth: Whether that is because it wants users to authorise the registry by OAuth.
-        is_callers_own: Whether what failed are the values of the caller's own, which says nothing
-            of the server.
-        began_at: When.
-        wants_oauth: Whether it failed because the server itself says that it wants OAuth.
+        unread: Why it was skipped.
+        needs_oauth: Whether it was skipped because the server requires OAuth by users.
+        is_callers_own: Whether the caller's own values failed, which says nothing about the
+            server.
+        began_at: When it began.
+        wants_oauth: Whether it failed because the server requires OAuth.
     """
 
     found: Discovered | None = None
@@ -53,27 +53,28 @@ OAUTH_MISSING = (
 """Stored as `errorMessage` of a server with `requiresOAuth`."""
 
 NOTHING_OFFERED = (
-    "It offered none of the tools that it had. They are kept until it says so a second time."
+    "The server returned none of its known tools. They are kept until a second discovery confirms "
+    "this."
 )
 MOVED_MEANWHILE = (
-    "It listed a tool twice and left out others that it had, as if its list changed while it was "
-    "read. They are kept until it says so a second time."
+    "The server listed a tool twice and omitted known ones, as if its list had changed during the "
+    "discovery. They are kept until a second discovery confirms this."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryChanges:
-    """Stored fields that follow from reading an upstream."""
+    """Stored fields that follow from a discovery."""
 
     set_fields: dict[str, object]
     removed: tuple[str, ...] = ()
 
 
 def needs_confirmation(server: ServerRecord, reading: DiscoveryResult) -> str | None:
-    """Return why an upstream is asked again before it is believed that tools are gone, if so.
+    """Return why a removal of tools must be confirmed by a second discovery; None if it need not.
 
-    Some offer nothing while they start. In pages of a list that changes while it is read one tool
-    stands twice where another is missing.
+    Some servers return no tools while they start. A list that changes between two pages can
+    contain one tool twice and omit another.
     """
     found, had = reading.found, names_in(server.config.get("tools"))
     if found is None or not had:
@@ -89,7 +90,7 @@ def needs_confirmation(server: ServerRecord, reading: DiscoveryResult) -> str | 
 
 
 def with_confirmation(server: ServerRecord, reading: DiscoveryResult) -> DiscoveryResult:
-    """Return *reading*, or a failure when it is the first that cannot be believed yet."""
+    """Return *reading*, or a failure if it is the first that must be confirmed."""
     doubt = needs_confirmation(server, reading)
     if doubt is None or server.error_message == doubt:
         return reading
@@ -104,14 +105,14 @@ def discovery_changes(
     failures_until_error: int,
     status: ServerStatus | None,
 ) -> DiscoveryChanges:
-    """Return the fields that a reading changes.
+    """Return the fields that a discovery changes.
 
     Args:
-        reading: What came of it.
-        now: When.
-        failures_before: Failed attempts in a row until now.
-        failures_until_error: So many make an active server one in error.
-        status: The server's status; None while it is being registered.
+        reading: The result.
+        now: The time of the change.
+        failures_before: Consecutive failed attempts before this one.
+        failures_until_error: After this many, an active server becomes one in error.
+        status: The server's status; None during its registration.
     """
     synced: dict[str, object] = {
         "registry.last_sync_started_at": reading.began_at or now,
@@ -178,13 +179,13 @@ def schedule_fields(
     gone: Collection[str],
     now: datetime,
 ) -> DiscoveryChanges:
-    """Return when a server is due whose schedule changes.
+    """Return when the next sync of a server is due after its schedule changed.
 
     Args:
-        before: Our own facts about it as they are stored.
+        before: Our own stored facts about it.
         writes: Stored fields to set.
-        gone: Those to remove.
-        now: When.
+        gone: Stored fields to remove.
+        now: The time of the change.
     """
     names = ("sync_mode", "sync_interval_seconds")
     if not any(f"registry.{name}" in {*writes, *gone} for name in names):
@@ -208,7 +209,7 @@ def apply_to_new(fields: dict[str, object], outcome: DiscoveryChanges) -> None:
 
 
 def projection_fields(served: list[ServedTool], server_name: str) -> dict[str, object]:
-    """Return the fields of `mcpservers` that mirror the tools that are served."""
+    """Return the fields of `mcpservers` that repeat the served tools."""
     projection = project(served, server_name)
     return {
         "config.tools": projection.tools,
@@ -219,13 +220,13 @@ def projection_fields(served: list[ServedTool], server_name: str) -> dict[str, o
 
 
 OF_A_CONNECTION = frozenset({"lastConnected", "config.initDuration"})
-"""Fields that say of an unchanged server only that it was connected to, which others note too, at
-their leisure."""
+"""Fields that say of an unchanged server only that it was connected to. Health events write them
+too, with a delay."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateOnlyWrite:
-    """What is left of a write that leaves the server's document as it is, and is kept apart."""
+    """A write that changes only state that is kept apart from the server's document."""
 
     changes: Mapping[str, object]
     removed: tuple[str, ...]
@@ -234,9 +235,9 @@ class StateOnlyWrite:
 def state_only_write(
     server: ServerRecord, writes: Mapping[str, object], removed: Collection[str]
 ) -> StateOnlyWrite | None:
-    """Return what is to be written of *server* if its document may stay; None if it may not.
+    """Return what to write of *server* if its document can stay unchanged; None if it cannot.
 
-    The document repeats all tools: writing it anew costs the more, the more of them there are.
+    The document repeats all tools, so each write of it costs the more, the more tools there are.
     """
     current = _current(server)
     changes = {name: value for name, value in writes.items() if name in SYNC_FIELDS}
@@ -275,13 +276,13 @@ VOLATILE = frozenset(
         "registry.wants_oauth",
     }
 )
-"""Fields that move at every reading; alone they are no modification of the server."""
+"""Fields that change with every discovery; alone they are no modification of the server."""
 
 
 def is_modification(server: ServerRecord, writes: Mapping[str, object]) -> bool:
-    """Whether *writes* change more of *server* than what moves at every reading.
+    """Whether *writes* change more of *server* than what changes with every discovery.
 
-    Its tool functions are looked at by `functions_differ`.
+    Its tool functions are compared by `functions_differ`.
     """
     current = _current(server)
     return any(
@@ -292,7 +293,7 @@ def is_modification(server: ServerRecord, writes: Mapping[str, object]) -> bool:
 
 
 def functions_differ(before: JsonObject, writes: Mapping[str, object]) -> bool:
-    """Whether *writes* change tool functions that the other application can see *before*."""
+    """Whether *writes* change tool functions that the other application can see in *before*."""
     functions = writes.get("config.toolFunctions")
     return bool(before) and functions is not None and functions != before
 
@@ -323,7 +324,7 @@ ROOT_FIELDS = {
 def changed_record(
     server: ServerRecord, writes: Mapping[str, object], removed: tuple[str, ...]
 ) -> ServerRecord:
-    """Return *server* as it is once *writes* are written and *removed* is gone."""
+    """Return *server* as it is after *writes* and *removed* are applied."""
     config = dict(server.config)
     ours = dict(server.registry)
     attributes: dict[str, object] = {}
@@ -349,8 +350,8 @@ def _read(name: str, value: object) -> object:
 
 
 def time_after(previous: datetime | None, now: datetime) -> datetime:
-    """Return a time after *previous* even when the clock did not move between two changes."""
+    """Return a time after *previous*, even if the clock did not move between two changes."""
     if previous is None or now > previous or previous.year == MAXYEAR:
-        # There is no later time than the last one, which other programs can store.
+        # The latest time, which other programs can store, has no successor.
         return now
     return previous + timedelta(milliseconds=1)

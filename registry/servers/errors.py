@@ -11,7 +11,7 @@ USER_VARIABLE = "MCP_API_KEY"
 
 
 class ServerNotFoundError(RegistryError):
-    """There is no such server, or the caller may not know of it."""
+    """The server does not exist, or the caller may not know of it."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -41,18 +41,18 @@ class ServerModifiedError(RegistryError):
 
 
 class UnknownEtagError(RegistryError):
-    """`If-Match` names a tag that this API cannot have given (RFC 9110, section 13.1.1)."""
+    """`If-Match` contains a tag that this API never issued (RFC 9110, section 13.1.1)."""
 
     kind = ErrorKind.PRECONDITION_FAILED
 
     def __init__(self) -> None:
         super().__init__(
-            "If-Match is not an ETag of this server; send the ETag header of its last answer."
+            "If-Match is not an ETag of this server; send the ETag header of its last response."
         )
 
 
 class ServerForbiddenError(RegistryError):
-    """The caller sees the server but may not do this to it."""
+    """The caller may see the server but not do this to it."""
 
     kind = ErrorKind.FORBIDDEN
 
@@ -64,7 +64,7 @@ class ServerUnusableError(RegistryError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The server is stored in a form that cannot be changed here; "
+            "The stored server has a form that cannot be changed here; "
             "remove it and register it again."
         )
 
@@ -77,21 +77,21 @@ class UnsafeUrlError(ValidationFailedError):
 
 
 class DiscoveryFailedError(RegistryError):
-    """An upstream could not be read. The message is safe to store and show."""
+    """A discovery failed. The message is safe to store and show."""
 
     kind = ErrorKind.UPSTREAM
 
 
 class CredentialsRefusedError(DiscoveryFailedError):
-    """An upstream refused the credentials that it was sent."""
+    """An upstream refused its credentials."""
 
 
 class OAuthRequiredError(CredentialsRefusedError):
-    """An upstream that refused what it was sent says where its OAuth metadata is."""
+    """An upstream refused the request and says where its OAuth metadata is."""
 
 
 class CredentialUnreadableError(RegistryError):
-    """A stored secret cannot be decrypted with the current keys. It is left as it is."""
+    """A stored secret cannot be decrypted with the current keys. It is left unchanged."""
 
     kind = ErrorKind.UPSTREAM
 
@@ -103,19 +103,19 @@ class CredentialUnreadableError(RegistryError):
 
 
 class CredentialUnusableError(RegistryError):
-    """A key or a header's value has characters that no header can carry."""
+    """A key or a header's value has characters that are not allowed in headers."""
 
     kind = ErrorKind.UPSTREAM
 
     def __init__(self, header: str) -> None:
         super().__init__(
-            f"The value for the header {header} has characters that no header can carry (only "
+            f"The value for the header {header} has characters that headers cannot contain (only "
             "printable ASCII can be sent); enter it again."
         )
 
 
 class UserKeyMissingError(RegistryError):
-    """The server wants values of each user's own, and this user has not stored them all."""
+    """The server needs values of each user's own, and this user has not stored them all."""
 
     kind = ErrorKind.UPSTREAM
 
@@ -133,49 +133,48 @@ class UserKeyMissingError(RegistryError):
 
 
 class ServerMovedError(RegistryError):
-    """A server moved to another address while a call to it was being made."""
+    """A server was moved to another URL during a call."""
 
     kind = ErrorKind.UPSTREAM
 
     def __init__(self, server_name: str) -> None:
         super().__init__(
-            f"The address of the server {server_name} changed while the call was being made; "
-            "call again."
+            f"Server {server_name} was moved to another URL during the call; call again."
         )
 
 
 class UnknownVariableError(RegistryError):
-    """The server asks its users for no such value."""
+    """The server has no such user variable."""
 
     kind = ErrorKind.INVALID
 
     def __init__(self, names: Sequence[str], known: Sequence[str]) -> None:
         super().__init__(
-            f"This server asks its users for no {', '.join(names)}"
-            + (f"; it asks for {', '.join(known)}." if known else "; it asks for nothing.")
+            f"This server has no user variable {', '.join(names)}"
+            + (f"; it has {', '.join(known)}." if known else "; it has none.")
         )
 
 
 class UserKeyNotFoundError(RegistryError):
-    """The caller has stored no such value."""
+    """The caller has not stored the value."""
 
     kind = ErrorKind.NOT_FOUND
 
     def __init__(self) -> None:
-        super().__init__("You have stored no such value for this server")
+        super().__init__("You have not stored this value for this server")
 
 
 class ListsOutdatedError(RegistryError):
-    """Lists would show how things were when the database was last heard of, and that is long ago.
+    """The data behind lists is too old, because the database has been unavailable for too long.
 
-    `GATEWAY_MAX_STALENESS_SECONDS` says how long is too long, for the gateway likewise.
+    `GATEWAY_MAX_STALENESS_SECONDS` is the limit, as for the gateway.
     """
 
     kind = ErrorKind.UNAVAILABLE
 
     def __init__(self) -> None:
         super().__init__(
-            "Lists are out of date: this registry has not heard from its database for a while. "
+            "Lists are out of date: this registry lost its database connection a while ago. "
             "Try again in a moment."
         )
 
@@ -191,6 +190,6 @@ def _timestamp(moment: datetime) -> str:
     try:
         moment = moment.astimezone(UTC)
     except OverflowError:
-        # A time within a day of the calendar's ends; it is shown as it was sent.
+        # A time within a day of the calendar's ends is shown as it was sent.
         return moment.isoformat()
     return timestamp(moment)

@@ -8,13 +8,13 @@ from registry.tools.naming import normalized_server_name
 PATH_PREFIX = "/mcp/"
 SLUG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 RESERVED_SLUGS = frozenset({"toolsets", "connection", "oauth", "openapi", "health", "metrics"})
-"""Paths below `/mcp/` that mean something else, now or later."""
+"""Paths below `/mcp/` that are reserved, for now or for later."""
 
 MAX_SLUG_CHARACTERS = 128
 
 
 def default_path(server_name: str) -> str:
-    """Return the gateway path of a server that has none of its own."""
+    """Return the default gateway path of a server."""
     slug = normalized_server_name(server_name).lstrip("._-") or "server"
     return PATH_PREFIX + slug[:MAX_SLUG_CHARACTERS]
 
@@ -28,7 +28,7 @@ def candidate_paths(server_name: str) -> Iterator[str]:
 
 
 def slug_of(path: str) -> str | None:
-    """Return the part of a gateway path after `/mcp/`, or None when it is no such path."""
+    """Return the part of a gateway path after `/mcp/`, or None if it is no gateway path."""
     slug = path.removeprefix(PATH_PREFIX).rstrip("/")
     if slug == path.rstrip("/") or not slug or "/" in slug:
         return None

@@ -1,4 +1,4 @@
-"""What the servers domain asks of others. Implemented above it, handed in by wiring."""
+"""Ports of the servers domain: what it needs from others. Wiring supplies the implementations."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -17,15 +17,15 @@ class Discovery(Protocol):
     ) -> Discovered:
         """Connect, read capabilities and all tools, disconnect.
 
-        *progress* is told how many tools were read so far, after each page of them.
+        *progress* is called with the number of tools so far, after each page of them.
 
         Raises:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
-            DiscoveryFailedError: The upstream cannot be reached or answered badly.
+            DiscoveryFailedError: The upstream cannot be reached, or sent an invalid response.
         """
 
     async def oauth_metadata(self, connection: ConnectionSpec) -> JsonObject | None:
-        """Return the upstream's RFC 9728 document, or None when it publishes none.
+        """Return the upstream's RFC 9728 document, or None if it publishes none.
 
         Raises:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
@@ -41,7 +41,7 @@ class Discovery(Protocol):
 
 
 class ServerChanges(Protocol):
-    """Hears of committed changes, so that the gateway follows at once on this replica."""
+    """Notified of committed changes, so that the gateway follows at once on this replica."""
 
     async def server_changed(self, server_id: str) -> None:
-        """Take note that the server, its tools or its grants changed or went away."""
+        """Handle a change or removal of the server, its tools or its grants."""

@@ -23,7 +23,7 @@ from registry.servers.values import ServerRecord, SyncMode
 from registry.tools.values import RejectedTool
 
 LISTED_PROBLEMS = 100
-"""Most tool problems told of a server; an upstream may offer thousands of broken tools."""
+"""Maximum number of reported tool problems; an upstream may offer thousands of broken tools."""
 
 PLAIN_CONFIG_FIELDS = (
     "title",
@@ -41,18 +41,18 @@ PLAIN_CONFIG_FIELDS = (
     "chatMenu",
     "customUserVars",
 )
-"""Fields of `config` shown as they are. What is not listed is not shown: it may be a secret."""
+"""Fields of `config` shown unchanged. Others are not shown: they may contain secrets."""
 
 
 def present_summary(server: ServerRecord) -> JsonObject:
-    """Return a server as it stands in lists."""
+    """Return a server as an entry of lists."""
     config = server.config
     tools = server.tool_names
     answer: JsonObject = {
         "id": server.id,
         "serverName": server.server_name,
         **{name: config[name] for name in PLAIN_CONFIG_FIELDS if config.get(name) is not None},
-        # As it was registered, or as the server itself says.
+        # As registered, or else the server's own.
         "requiresOAuth": config.get("requiresOAuth") is True
         or server.registry.get("wants_oauth") is True,
         "tools": ", ".join(tools),
@@ -109,7 +109,7 @@ def present_detail(server: ServerRecord) -> JsonObject:
 
 
 def present_connection(server: ServerRecord, view: ConnectionView, now: datetime) -> JsonObject:
-    """Return what answers add to a server about the caller's connection to it."""
+    """Return the fields about the caller's connection to a server."""
     return {
         "connection_state": view.state.value,
         "is_recently_active": is_recently_active(server.last_connected, now),
@@ -140,14 +140,14 @@ def _sync_facts(server: ServerRecord) -> JsonObject:
 
 
 def _notice(server: ServerRecord) -> str | None:
-    """Say why a server has no tools that was never read, where that is no failure."""
+    """Return why a server was never read and has no tools, if that is no failure."""
     if "last_synced_at" in server.registry or server.config.get("tools"):
         return None
     if server.config.get("requiresOAuth") is True:
         return "Its tools are not known: it requires OAuth, which the registry cannot do yet."
     if needs_user_key(server.config):
         return (
-            "Its tools were not read yet, because it wants values of its users' own: store yours "
+            "Its tools were not read yet, because it needs values of its users' own: store yours "
             "with PUT /api/v1/servers/{id}/user-keys. When an editor of the server does, "
             "its tools are read."
         )
@@ -157,16 +157,16 @@ def _notice(server: ServerRecord) -> str | None:
 def listed_problems(
     rejected: Sequence[RejectedTool] | Sequence[FeatureProblem],
 ) -> list[dict[str, str]]:
-    """Return what cannot be taken of a server, each with the reason."""
+    """Return the rejected tools of a server, each with the reason."""
     problems = [{"name": item.name, "reason": item.reason} for item in rejected[:LISTED_PROBLEMS]]
     if len(rejected) > LISTED_PROBLEMS:
         more = len(rejected) - LISTED_PROBLEMS
-        problems.append({"name": "", "reason": f"and {more} more that cannot be taken"})
+        problems.append({"name": "", "reason": f"and {more} more rejected tools"})
     return problems
 
 
 def timestamp(moment: datetime | None) -> str | None:
-    """Return a stored time as routes show it."""
+    """Return a stored time in the format of responses."""
     return None if moment is None else text.timestamp(moment)
 
 

@@ -1,4 +1,4 @@
-"""Read upstreams of servers: with which address and credentials, and what came of it."""
+"""Discovery of a server: with its address and credentials, returning the result as a value."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,11 +50,11 @@ class ServerReader:
     async def discover(
         self, server_id: str, config: JsonObject, user_values: Mapping[str, str]
     ) -> Discovered:
-        """Read an upstream.
+        """Run a discovery.
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
-            DiscoveryFailedError: The upstream cannot be read.
+            DiscoveryFailedError: The discovery failed.
             UserKeyMissingError: Its users bring values of their own and not all are given.
         """
         return await self._discovery.discover(self.connection(server_id, config, user_values))
@@ -72,11 +72,11 @@ class ServerReader:
         progress: Progressing | None = None,
         known_eras: frozenset[Era] = frozenset(),
     ) -> DiscoveryResult:
-        """Read the upstream of a server on behalf of *user*; a failure is part of the answer.
+        """Run a discovery of a server on behalf of *user*; a failure is part of the result.
 
         Besides *user_key* the values that *user* stored for the server are used, unless
-        *use_stored_key* is false because they were stored for another address. What is known of
-        the upstream's eras is not asked again.
+        *use_stored_key* is false because they were stored for another address. Known eras are not
+        probed again.
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
@@ -101,7 +101,7 @@ class ServerReader:
     ) -> DiscoveryResult:
         bare = replace(_address(config), headers={})
         if config.get("requiresOAuth") is True:
-            # Tools of such a server can be read once somebody has authorised the registry.
+            # Tools of such a server can be read after a user has authorised the registry.
             return await self._oauth_metadata(bare)
         try:
             connection = self.connection(server_id, config, values)
@@ -156,7 +156,7 @@ def _address(config: JsonObject) -> ConnectionSpec:
     if transport is None and isinstance(url, str):
         transport = Transport.SSE.value
     if transport not in {item.value for item in Transport} or not isinstance(url, str):
-        raise ValidationFailedError("type", f"{transport} servers cannot be connected to")
+        raise ValidationFailedError("type", f"{transport} servers are not supported")
     if "{{" in url:
         raise ValidationFailedError("url", URL_WITH_PLACES)
     init_timeout = config.get("initTimeout")
@@ -179,14 +179,14 @@ def note_reading(
     *,
     is_recorded: bool,
 ) -> None:
-    """Take note of a reading that is stored.
+    """Report the result of a stored discovery.
 
     Args:
-        connections: Where to.
-        server: As it is stored by now.
-        reading: What came of it; None when nobody read.
-        user_id: With whose credentials, where users bring their own.
-        is_recorded: Whether the server's document says so already.
+        connections: Receives it.
+        server: The server as stored now.
+        reading: The result; None if there was no discovery.
+        user_id: The user whose credentials were used, if users bring their own.
+        is_recorded: Whether the server's document already contains the result.
     """
     if reading is None:
         return

@@ -69,7 +69,7 @@ ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the s
 server_errors = error_answers(
     {
         404: "There is no such server.",
-        409: "The name or path is taken, or the server was modified meanwhile.",
+        409: "The name or path is taken, or the server was modified since it was read.",
         502: "The upstream cannot be read.",
     }
 )
@@ -175,7 +175,7 @@ async def register_server(
     responses=server_errors(408, 415, 502),
 )
 async def try_connection(request: Request, _user: Writer, body: ConnectionTest) -> Response:
-    """Connect to a server and tell what it offers, without saving anything."""
+    """Connect to a server and return what it offers, without saving anything."""
     service = _service(request)
     found = await service.try_connection(body)
     return JsonAnswer(_connection(found))
@@ -188,7 +188,7 @@ async def try_connection(request: Request, _user: Writer, body: ConnectionTest) 
     responses=server_errors(404),
 )
 async def get_server(request: Request, user: Reader, server_id: ServerId) -> Response:
-    """Tell everything about a server but its secrets."""
+    """Return everything about a server but its secrets."""
     service = _service(request)
     return await detail_answer(request, await service.read(server_id, user), user)
 
@@ -213,7 +213,7 @@ async def update_server(
     if_match: IfMatch = None,
     if_unmodified_since: IfUnmodifiedSince = None,
 ) -> Response:
-    """Change the fields that are given, and no others. PUT does the same as PATCH."""
+    """Change the given fields only. PUT does the same as PATCH."""
     service = _service(request)
     precondition = precondition_of(if_match, if_unmodified_since)
     server = await service.update(server_id, body, user, precondition=precondition)
@@ -314,7 +314,7 @@ async def refresh_server(
     if_match: IfMatch = None,
     if_unmodified_since: IfUnmodifiedSince = None,
 ) -> Response:
-    """Connect to the upstream again and take over what changed."""
+    """Connect to the upstream again and apply what changed."""
     service = _service(request)
     refreshed = await service.refresh(
         server_id,
@@ -361,7 +361,7 @@ def _told(refreshed: Refreshed) -> str:
 async def detail_answer(
     request: Request, server: ServerRecord, user: UserContext, status: int = 200
 ) -> Response:
-    """Return the answer that tells everything about a server, with its ETag."""
+    """Return the response with everything about a server, and its ETag."""
     connections = _connections(request)
     views = await connections.views(user, [seen(server)])
     body = {
@@ -379,11 +379,11 @@ def _etag(updated_at: datetime) -> str:
 
 
 def precondition_of(if_match: str | None, if_unmodified_since: str | None) -> Precondition:
-    """Return what the caller knows of a server, by the headers of its request.
+    """Return the caller's precondition, from the headers of the request.
 
     Raises:
-        ValidationFailedError: `If-Unmodified-Since` is no date.
-        UnknownEtagError: `If-Match` is no ETag of ours.
+        ValidationFailedError: `If-Unmodified-Since` is not a date.
+        UnknownEtagError: `If-Match` is not an ETag of this API.
     """
     since = None
     if if_unmodified_since is not None:

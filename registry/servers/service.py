@@ -1,4 +1,4 @@
-"""Register, change, refresh and remove servers: who may, in which order, and what is told.
+"""Operations on servers: register, change, refresh, remove, each on behalf of a caller.
 
 Upstreams are read before a transaction begins, never inside one.
 """
@@ -62,24 +62,24 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 UPDATE_ATTEMPTS = 5
-"""How often an update without `updatedAt` starts over when another write came between."""
+"""How often an update without `updatedAt` starts again after a concurrent write."""
 
 PATH_ATTEMPTS = 50
 
 WorkOut: TypeAlias = Callable[[ServerRecord], Awaitable[FieldChanges]]
-"""From a server as it is stored to what shall be changed of it."""
+"""From a stored server to the change to make."""
 
 
 USER_KEY_CHECK_SECONDS = 10
-"""How long somebody who stores values of their own waits to hear whether the server takes them."""
+"""How long a user who stores own values waits for the check of these values."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserKeyResult:
-    """What came of trying a user's own values.
+    """Result of a check of a user's own values.
 
     Attributes:
-        accepted: Whether the server takes them; None when that could not be found out.
+        accepted: Whether the server accepts them; None if that is unknown.
     """
 
     accepted: bool | None
@@ -88,11 +88,11 @@ class UserKeyResult:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What came of a refresh.
+    """Result of a refresh.
 
     Attributes:
-        failure: Why the upstream could not be read.
-        unread: Why it was not asked at all.
+        failure: Why the discovery failed.
+        unread: Why it was skipped.
         held: Names of tools that wait for review.
     """
 
@@ -106,9 +106,9 @@ class ServerService:
     """Operations on servers, each on behalf of a caller.
 
     Args:
-        changes: Hears of every committed change.
-        connections: Hears how upstreams were read.
-        failures_until_error: Attempts that fail in a row until an active server is in error.
+        changes: Notified of every committed change.
+        connections: Notified of the result of every discovery.
+        failures_until_error: Consecutive failures until an active server becomes one in error.
         admin_sees_private: Whether administrators see other users' private servers.
     """
 
@@ -149,8 +149,8 @@ class ServerService:
         """Return one page of the servers that *user* may see.
 
         Raises:
-            AdminRequiredError: Somebody else's servers were asked for by a plain user.
-            ListsOutdatedError: Nobody heard of the database for a while.
+            AdminRequiredError: A plain user asked for another user's servers.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         if narrowed.author is not None and narrowed.author != user.user_id:
             validate_admin(user, "Listing the servers of another author")
@@ -160,7 +160,7 @@ class ServerService:
         """Return one server.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
         """
         return await self._get(server_id, user)
 
@@ -171,13 +171,13 @@ class ServerService:
         return server
 
     async def read(self, server_id: str, user: UserContext) -> ServerRecord:
-        """Return one server to somebody who asked for it.
+        """Return one server that a caller asked for.
 
-        An administrator's look at another user's private server is recorded first.
+        An administrator's access to another user's private server is recorded first.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            DatabaseUnavailable: It cannot be read, or the look cannot be recorded.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            DatabaseUnavailable: It cannot be read, or the access cannot be recorded.
         """
         server = await self.get(server_id, user)
         if server.scope is ServerScope.PRIVATE_USER and server.author != user.user_id:
@@ -204,11 +204,11 @@ class ServerService:
     ) -> tuple[ServerRecord, list[ServedTool]]:
         """Return a server and its served tools, from the database.
 
-        A server that only the other application has read so far has no rows; its projection
-        stands in for them.
+        A server that only the other application has read has no rows; its projection is used
+        instead.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
         """
         server = await self.read(server_id, user)
         served = await self._tools.served(server_id)
@@ -219,13 +219,13 @@ class ServerService:
         return server, served
 
     async def _has_no_rows(self, server: ServerRecord) -> bool:
-        """Whether the tools of a server are stored in its document alone."""
+        """Whether the tools of a server are stored only in its document."""
         return server.is_described_elsewhere and not await self._tools.has_rows(server.id)
 
     async def register(
         self, request: ServerCreate, user: UserContext, *, strict: bool
     ) -> ServerRecord:
-        """Register a server: read it, then store it with its tools and its author's ACL entry.
+        """Register a server: read its tools, then store it with them and its author's ACL entry.
 
         An upstream that cannot be read is stored with status `error`, or, when *strict*, refused.
 
@@ -233,7 +233,7 @@ class ServerService:
             AdminRequiredError: A plain user asked for a shared scope.
             ServerExistsError: The name or the path is taken.
             UnsafeUrlError: The URL may not be contacted; nothing is stored.
-            DiscoveryFailedError: *strict*, and the upstream cannot be read.
+            DiscoveryFailedError: *strict*, and the discovery failed.
         """
         facts = {"server_name": request.server_name, "user_id": user.user_id}
         log.info("server_registration_attempt", scope=request.scope.value, **facts)
@@ -256,13 +256,13 @@ class ServerService:
         *,
         precondition: Precondition = NO_PRECONDITION,
     ) -> ServerRecord:
-        """Change the given fields and no others.
+        """Change the given fields only.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
             ServerModifiedError: It changed since the caller read it.
-            ValidationFailedError: A field cannot take that value.
+            ValidationFailedError: A field cannot have that value.
             PathTakenError: The new path belongs to another server.
             UnsafeUrlError: The new URL may not be contacted.
         """
@@ -285,13 +285,13 @@ class ServerService:
         precondition: Precondition = NO_PRECONDITION,
         action: AuditAction = AuditAction.UPDATE,
     ) -> ServerRecord:
-        """Change what *work_out* makes of the stored server; read its upstream if that says so.
+        """Apply the change that *work_out* returns for the stored server.
 
-        It is asked again when another write came between.
+        *work_out* is called again after a concurrent write.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
             ServerModifiedError: It changed since the caller read it.
             PathTakenError: The new path belongs to another server.
             UnsafeUrlError: The new URL may not be contacted.
@@ -326,8 +326,8 @@ class ServerService:
         """Turn a server on or off; doing so twice changes nothing.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
             ServerModifiedError: It changed since the caller read it.
         """
         from registry.servers.schemas import ServerUpdate  # noqa: PLC0415 - see command_services
@@ -350,7 +350,7 @@ class ServerService:
         """Remove a server with its tools, ACL entries and the credentials stored for it.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may know of.
+            ServerNotFoundError: The server does not exist, or *user* may not know of it.
             ServerForbiddenError: It is another user's, or *user* may not remove it.
             ServerModifiedError: It changed since the caller read it.
         """
@@ -379,13 +379,13 @@ class ServerService:
     ) -> Refreshed:
         """Read the upstream again and store what changed.
 
-        Tools that are new on a shared server, or whose definition changed there, wait for review;
-        *accept* says that this review just happened. A failure leaves the tools as they are. An
-        answer without any tools counts as one the first time, unless *accept* says it is right.
+        New or changed tools of a shared server wait for review; with *accept* they are served,
+        because the caller has reviewed them. A failure leaves the tools unchanged. The first
+        response without any tools counts as a failure, unless *accept* confirms it.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
             UnsafeUrlError: The stored URL may not be contacted.
         """
         for _ in range(UPDATE_ATTEMPTS):
@@ -434,14 +434,14 @@ class ServerService:
         return tuple(sorted(name for name, row in stored.items() if row.waits))
 
     async def try_user_keys(self, server_id: str, user: UserContext) -> UserKeyResult:
-        """Find out whether a server takes the values that *user* stored for it.
+        """Check whether a server accepts the values that *user* stored for it.
 
-        It is read with them, for at most `USER_KEY_CHECK_SECONDS`. Where nobody read it before and
-        *user* may change it, what it offers is stored, too.
+        The discovery takes at most `USER_KEY_CHECK_SECONDS`. If the server was never read and
+        *user* may change it, the result is stored, too.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            DatabaseUnavailable: What was read is not stored.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            DatabaseUnavailable: The result could not be stored.
         """
         server = await self.get(server_id, user)
         try:
@@ -467,7 +467,7 @@ class ServerService:
         return UserKeyResult(accepted=True, message="The server was read with these values.")
 
     async def _store_first(self, server_id: str, user: UserContext) -> None:
-        """Read and store a server that was never read; its own `errorMessage` tells a failure."""
+        """Read and store a server that was never read; its `errorMessage` reports a failure."""
         try:
             await self.refresh(server_id, user)
         except RegistryError as exc:
@@ -478,8 +478,8 @@ class ServerService:
 
         Raises:
             UnsafeUrlError: The URL may not be contacted.
-            DiscoveryFailedError: The upstream cannot be read.
-            ValidationFailedError: Its users bring their own keys and none was given.
+            DiscoveryFailedError: The discovery failed.
+            ValidationFailedError: Its users bring their own keys, and none was given.
         """
         config, user_key = config_of(request, self._vault)
         if user_key is None and needs_user_key(config):
@@ -491,8 +491,8 @@ class ServerService:
         """Count all servers and tokens of the tenants that *user* sees.
 
         Raises:
-            AdminRequiredError: The caller is a plain user.
-            ListsOutdatedError: Nobody heard of the database for a while.
+            AdminRequiredError: The caller is no administrator.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         validate_admin(user, "Counting servers and tokens")
         tokens = await self._tokens.counts(self._clock.now(), user.tenants)
@@ -509,7 +509,7 @@ class ServerService:
         if request.path is not None and await self._lookup.path_is_taken(request.path, tenant_id):
             raise PathTakenError(request.path)
         config, user_key = config_of(request, self._vault)
-        # What the name's former bearers were given is not for this one.
+        # Values stored for a former server of this name are not for this one.
         reading = await self._reader.read(
             request.server_name, "new", config, user, user_key, use_stored_key=False
         )
@@ -538,7 +538,7 @@ class ServerService:
     async def _try_change(
         self, current: ServerRecord, changes: FieldChanges, user: UserContext, action: AuditAction
     ) -> tuple[bool, DiscoveryResult | None]:
-        """Say whether the change was written, and what came of reading the upstream."""
+        """Log whether the change was written, and the result of the discovery."""
         if not changes.changes and not changes.removed and changes.user_key is None:
             return True, None
         reading: DiscoveryResult | None = None
@@ -568,7 +568,7 @@ class ServerService:
         self, request: ServerUpdate, current: ServerRecord, user: UserContext
     ) -> None:
         if request.status is ServerStatus.ERROR and current.status is not ServerStatus.ERROR:
-            raise ValidationFailedError("status", "is set to error by the registry alone")
+            raise ValidationFailedError("status", "can be set to error only by the registry")
         if request.scope is not None and request.scope is not current.scope:
             validate_admin(user, "Changing the scope of a server")
         if request.path is not None and request.path != current.effective_path:
@@ -577,12 +577,12 @@ class ServerService:
                 raise ValidationFailedError("path", "is reserved")
 
     async def require_editable(self, server_id: str, user: UserContext) -> ServerRecord:
-        """Return one server to somebody who may change it, and asked for it.
+        """Return one server that a caller asked for and may change.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
-            DatabaseUnavailable: It cannot be read, or the look cannot be recorded.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
+            DatabaseUnavailable: It cannot be read, or the access cannot be recorded.
         """
         await self._require_editable(server_id, user)
         return await self.read(server_id, user)
@@ -598,10 +598,10 @@ class ServerService:
         return server
 
     def _still(self, server: ServerRecord, user: UserContext, needed: Permission) -> Confirm:
-        """Return what checks in the transaction that *user* still has *needed*.
+        """Return a function that checks in the transaction that *user* still has *needed*.
 
-        Reading an upstream takes seconds in which somebody may have taken the right away. Author
-        and scope are the server's own and cannot have changed unnoticed; its entries can.
+        A discovery takes seconds, during which the right may be revoked. Author and scope belong
+        to the server and cannot have changed unnoticed; ACL entries can.
         """
 
         async def confirm(tx: Transaction) -> None:

@@ -1,7 +1,7 @@
-"""The part of a server's `config` that says how it is reached, with its secrets apart.
+"""Connection of a server: the part of its `config` that says how it is reached, secrets apart.
 
-What people call a server and what was learnt from it are no part of it. Two of them are the same
-when they mean the same: a secret that was encrypted anew, under another key even, is no change.
+Display names and discovered facts are not part of it. Two connections are equal if they mean the
+same: a secret that was encrypted again, even with another key, is no change.
 """
 
 import copy
@@ -44,17 +44,17 @@ CONNECTION_MEMBERS = (
     "initTimeout",
     "sseReadTimeout",
 )
-"""Members of `config` that belong to it, those of transports that only jarvis-api connects too."""
+"""Members of `config` that belong to it, including those of transports for jarvis-api alone."""
 
 HEADER_MEMBERS = ("headers", "oauth_headers")
 ADDRESSES = ("url", "proxy")
 """Members that another program may have written a secret into."""
 
 KEPT_IN_CLEAR = ("args", "env")
-"""Members that jarvis-api keeps in clear, although they are where keys of programs stand."""
+"""Members that jarvis-api stores in clear, at places where API keys usually are."""
 
 Path: TypeAlias = tuple[str, ...]
-"""Names of members from `config` down. Kept apart, because a header's name may hold dots."""
+"""Names of members from `config` down. A tuple, because a header's name may contain dots."""
 
 Encrypt: TypeAlias = Callable[[str], str]
 Decrypt: TypeAlias = Callable[[str, str], str]
@@ -65,9 +65,9 @@ class Secret(NamedTuple):
     """One secret.
 
     Attributes:
-        value: Its text, or what else stood in its place; None when it could not be decrypted.
-        is_encrypted: Whether it was stored encrypted: the other application keeps some in clear,
-            and could not use them otherwise.
+        value: Its text, or the other value in its place; None if it could not be decrypted.
+        is_encrypted: Whether it was stored encrypted: the other application stores some in clear
+            and cannot use encrypted ones.
     """
 
     value: JsonValue
@@ -94,25 +94,25 @@ class TransportConfig:
     @property
     def fingerprint(self) -> str:
         """Return the SHA-256 (hexadecimal) of all but the secrets."""
-        # `str` for what no JSON has: another program may have stored anything.
+        # `str` for values that JSON does not have: another program may have stored anything.
         text = json.dumps(self.plain, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
     def means_the_same(self, other: "TransportConfig") -> bool:
-        """Whether both lead to the same place with the same secrets."""
+        """Whether both have the same address and the same secrets."""
         return self.plain == other.plain and _values(self) == _values(other)
 
 
 def connection_members(config: Mapping[str, object]) -> JsonObject:
-    """Return the members of a stored `config` that belong to it, as they are stored."""
+    """Return the members of a stored `config` that belong to it, unchanged."""
     found = {name: config[name] for name in CONNECTION_MEMBERS if config.get(name) is not None}
     return cast("JsonObject", found)
 
 
 def taken(config: JsonObject, decrypt: Decrypt) -> TransportConfig:
-    """Return how a server with a stored *config* is reached.
+    """Return the connection of a server with a stored *config*.
 
-    A secret that cannot be decrypted is known to be there, and nothing else of it.
+    Of a secret that cannot be decrypted, only the existence is known.
     """
     plain = copy.deepcopy(connection_members(config))
     secrets: dict[Path, Secret] = {}
@@ -130,7 +130,7 @@ def taken(config: JsonObject, decrypt: Decrypt) -> TransportConfig:
 
 
 def with_secrets_apart(found: TransportConfig) -> TransportConfig:
-    """Return *found* with what earlier releases took for no secret masked and apart."""
+    """Return *found* with values masked that earlier releases did not treat as secrets."""
     plain = copy.deepcopy(found.plain)
     secrets = dict(found.secrets)
     for path, value, _ in _stored_secrets(plain):
@@ -144,13 +144,13 @@ def with_secrets_apart(found: TransportConfig) -> TransportConfig:
 def given_back(
     wanted: TransportConfig, config: JsonObject, now: TransportConfig, encrypt: Encrypt
 ) -> JsonObject:
-    """Return the stored members that *wanted* stands for. All of its secrets must be readable.
+    """Return the members to store for *wanted*. All of its secrets must be readable.
 
     Args:
-        wanted: What is to be stored.
-        config: What is stored now. A secret that is the same stays as it is.
-        now: The same, taken apart.
-        encrypt: Returns a secret as it is stored.
+        wanted: The connection to store.
+        config: The stored config. Unchanged secrets keep their stored form.
+        now: The connection of *config*.
+        encrypt: Returns the stored form of a secret.
     """
     stored = copy.deepcopy(wanted.plain)
     for path, secret in wanted.secrets.items():
@@ -165,7 +165,7 @@ def given_back(
 
 
 def environment_places(config: TransportConfig) -> tuple[str, ...]:
-    """Return the places where the other application would put variables of its environment."""
+    """Return the places where the other application would insert its environment variables."""
     found = dict.fromkeys(
         dotted(path) for path, text in _texts(config.plain) if ENVIRONMENT in text
     )
@@ -193,7 +193,7 @@ def _texts(value: JsonValue, above: Path = ()) -> Iterator[tuple[Path, str]]:
 
 
 def dotted(path: Path) -> str:
-    """Return a place as people are told of it."""
+    """Return a place in the form for messages."""
     return ".".join(path)
 
 
@@ -214,7 +214,7 @@ def _stored_secrets(config: JsonObject) -> Iterator[tuple[Path, JsonValue, bool]
 
 
 def _misplaced_secrets(config: JsonObject) -> Iterator[tuple[Path, JsonValue, bool]]:
-    """Yield the secrets that another program put where only it keeps any."""
+    """Yield the secrets at places where only another program stores any."""
     oauth = members(config.get("oauth"))
     for name, shown in masked_oauth(oauth).items():
         if name != "client_secret" and oauth[name] != shown:
@@ -226,7 +226,7 @@ def _misplaced_secrets(config: JsonObject) -> Iterator[tuple[Path, JsonValue, bo
 
 
 def _mask(path: Path, value: JsonValue) -> JsonValue:
-    """Return what stands in the place of a secret."""
+    """Return the mask of a secret."""
     if path[0] in ADDRESSES and isinstance(value, str):
         return masked_url(value)
     return masked_oauth({path[1]: value})[path[1]] if path[0] == "oauth" else MASK

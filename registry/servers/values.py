@@ -1,4 +1,4 @@
-"""Values about servers that travel between modules."""
+"""Values about servers, shared by several modules."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class ServerStatus(StrEnum):
 
 
 class SyncMode(StrEnum):
-    """What has a server's tools read anew, besides people and its own announcements."""
+    """What starts a sync of a server's tools, besides people and its own announcements."""
 
     MANUAL = "manual"
     SCHEDULED = "scheduled"
@@ -32,24 +32,24 @@ class SyncMode(StrEnum):
 
 
 MOST_SYNC_SECONDS = 366 * 86_400
-"""Longer intervals, which other programs may store, end beyond what a date can say."""
+"""Maximum interval; other programs may store longer ones, which would exceed all dates."""
 
 MAX_CAPABILITIES_CHARACTERS = 64 * 1024
 
 DEFAULT_SYNC_SECONDS = 3600
-"""Between two readings of a server in mode `scheduled` that names no interval."""
+"""Interval of a server in mode `scheduled` without an interval of its own."""
 
 
 class Transport(StrEnum):
-    """Transports the registry connects to. Others are read and shown, never connected."""
+    """Transports that the registry supports. Others are read and shown, but not connected."""
 
     STREAMABLE_HTTP = "streamable-http"
     SSE = "sse"
 
 
 ENVIRONMENT = "${"
-"""Begins a name that jarvis-api replaces by a variable of its own environment, its keys among
-them, in what it connects to servers with."""
+"""Prefix of names that jarvis-api replaces by its own environment variables, its keys included,
+when it connects to servers."""
 
 STDIO_UNSUPPORTED = (
     "programs (stdio) are not started by the registry; serve it over HTTP with a bridge, "
@@ -72,8 +72,8 @@ class ConnectionSpec:
 
     Attributes:
         headers: Headers to send, credentials included; never logged.
-        init_timeout_seconds: Longest time for the whole discovery; None for the default.
-        known_eras: Which protocol eras the upstream spoke before, if it was ever read.
+        init_timeout_seconds: Time limit of the whole discovery; None for the default.
+        known_eras: The protocol eras at the last discovery, if there was one.
     """
 
     url: str
@@ -85,14 +85,14 @@ class ConnectionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """What one upstream said of itself.
+    """What one upstream reported about itself.
 
     Attributes:
         capabilities: The server's MCP capabilities.
         protocol_version: The version negotiated first.
-        eras: Which protocol eras the upstream speaks.
+        eras: The protocol eras that the upstream speaks.
         init_duration_ms: Whole milliseconds from opening the connection to the handshake's end.
-        title: What it calls itself, for people.
+        title: Its own display name.
         features: Its prompts, resources and resource templates, as far as they could be read.
     """
 
@@ -107,7 +107,7 @@ class Discovered:
 
 
 UNKNOWN_SCOPE = ServerScope.PRIVATE_USER
-"""What a server without a scope is shown with: the most careful reading."""
+"""The scope of a server without a valid one: the most restrictive."""
 
 OURS = "registry."
 SYNC_FIELDS = frozenset(
@@ -122,20 +122,20 @@ SYNC_FIELDS = frozenset(
         "settled_at",
     )
 )
-"""Members of a server that move at every reading; they are kept apart from its document."""
+"""Members of a server that change with every discovery; stored apart from its document."""
 
 
 READ_HERE = "auto_expose"
-"""Member of `registry` that a server has once this program has registered or read it."""
+"""Member of `registry` that exists once this program has registered or read the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class DescribedTools:
-    """What there is of the tools of a server that the other application alone has described.
+    """The tools of a server that only the other application has described.
 
     Attributes:
         served: Names of the tools that are served.
-        rejected: What cannot be served, as far as that was asked.
+        rejected: Tools that cannot be served, if that was checked.
     """
 
     served: tuple[str, ...]
@@ -143,7 +143,7 @@ class DescribedTools:
 
 
 def names_in(stored: object) -> tuple[str, ...]:
-    """Return the names in a comma-joined list; spaces around commas do not count."""
+    """Split a comma-joined list of names; spaces around commas are ignored."""
     if not isinstance(stored, str):
         return ()
     return tuple(name for part in stored.split(",") if (name := part.strip()))
@@ -160,12 +160,12 @@ class ServerRecord:
         path: Gateway path as stored; None when missing.
         config: The nested `config` as stored, ciphertexts included.
         registry: Our own facts about the server.
-        bits: What the caller may do with it (`access.policy.Permission`), where it was read on
-            behalf of one.
-        problems: What another program stored in a way that cannot be read, each in words.
-        tenant_id: The tenant that it is of.
-        described: What is served of a server that we never read, and what is not and why; None
-            where that was not looked up.
+        bits: What the caller may do with it (`access.policy.Permission`), if it was read on behalf
+            of one.
+        problems: Stored values that cannot be read, one message each.
+        tenant_id: Its tenant.
+        described: The tools of a server that we never read, served and rejected; None if they
+            were not looked up.
     """
 
     id: str
@@ -190,11 +190,11 @@ class ServerRecord:
 
     @property
     def is_described_elsewhere(self) -> bool:
-        """Whether the other application alone has described its tools: we never read it."""
+        """Whether only the other application has described its tools: we never read it."""
         return READ_HERE not in self.registry
 
     def in_stored_order(self, names: Collection[str]) -> tuple[str, ...]:
-        """Return names of tools in the order of `config.tools`, and then of the alphabet."""
+        """Sort names of tools in the order of `config.tools`, all others after them."""
         order = {name: place for place, name in enumerate(names_in(self.config.get("tools")))}
         return tuple(sorted(names, key=lambda name: (order.get(name, len(order)), name)))
 
@@ -202,8 +202,8 @@ class ServerRecord:
     def tool_names(self) -> tuple[str, ...]:
         """Return the names of the tools that are served.
 
-        Where we read the server `config.tools` says so, because we wrote it. The other application
-        may name tools there that it does not describe.
+        If we read the server, `config.tools` has them, because we wrote it. The other application
+        may list tools there that it does not describe.
         """
         if self.described is not None and self.is_described_elsewhere:
             return self.described.served
@@ -211,22 +211,22 @@ class ServerRecord:
 
     @property
     def effective_status(self) -> ServerStatus:
-        """Return the status, or the default of a document that has none."""
+        """Return the status, or the default if there is none."""
         return self.status or ServerStatus.ACTIVE
 
     @property
     def effective_scope(self) -> ServerScope:
-        """Return the scope, or the most careful reading of a document that has none."""
+        """Return the scope, or the most restrictive one if there is none."""
         return self.scope or UNKNOWN_SCOPE
 
     @property
     def capabilities(self) -> JsonObject:
-        """Return the capabilities that the upstream stated; none that cannot be stated again."""
+        """Return the stored capabilities; empty if they cannot be serialized."""
         text = self.config.get("capabilities")
         if not isinstance(text, str) or len(text) > MAX_CAPABILITIES_CHARACTERS:
             return {}
         try:
-            # It knows neither numbers nor characters that could not be written again.
+            # It has neither numbers nor characters that could not be serialized.
             found = orjson.loads(text)
         except (orjson.JSONDecodeError, UnicodeEncodeError):
             return {}
@@ -235,19 +235,19 @@ class ServerRecord:
 
     @property
     def eras(self) -> frozenset[Era]:
-        """Return the protocol eras that the upstream spoke when it was read last."""
+        """Return the protocol eras of the last discovery."""
         stored = self.registry.get("eras")
         names = stored if isinstance(stored, list) else []
         return frozenset(era for era in Era if era.value in names)
 
     @property
     def sync_mode(self) -> SyncMode:
-        """Return what has its tools read anew; documents that do not say so wait for people."""
+        """Return what starts a sync; documents without a mode are synced only by people."""
         return choice_of(SyncMode, self.registry.get("sync_mode")) or SyncMode.MANUAL
 
     @property
     def sync_interval_seconds(self) -> int:
-        """Return the time between two readings in mode `scheduled`."""
+        """Return the interval between two syncs in mode `scheduled`."""
         stored = self.registry.get("sync_interval_seconds")
         if not isinstance(stored, int) or stored <= 0:
             return DEFAULT_SYNC_SECONDS
@@ -255,16 +255,16 @@ class ServerRecord:
 
     @property
     def effective_path(self) -> str:
-        """Return the gateway path, or the default of a document that has none."""
+        """Return the gateway path, or the default if there is none."""
         return self.path or default_path(self.server_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """What a caller knows of a server that it changes.
+    """A caller's precondition for changing a server.
 
     Attributes:
-        updated_at: The `updatedAt` that was read, from the body or from an ETag.
+        updated_at: The expected `updatedAt`, from the body or from an ETag.
         unmodified_since: Not changed after this second (RFC 9110, 13.1.4).
     """
 
@@ -273,7 +273,7 @@ class Precondition:
 
     @property
     def provided(self) -> datetime | None:
-        """Return the time that was given, if any was."""
+        """Return the given time, if there is one."""
         return self.updated_at or self.unmodified_since
 
     def holds(self, current: datetime | None) -> bool:
@@ -290,7 +290,7 @@ NO_PRECONDITION = Precondition()
 
 @dataclass(frozen=True, slots=True)
 class ServerFilter:
-    """What a list of servers is narrowed to."""
+    """Filter of a list of servers."""
 
     query: str | None = None
     scope: ServerScope | None = None

@@ -1,7 +1,7 @@
-"""What changed between two definitions of a tool, and how much it matters. Pure.
+"""Compare two definitions of a tool, and weigh each change. Pure.
 
-A tool's definition is read by models: every text in it can steer them, and every argument can
-carry data away. So what adds to either is risky, whatever the schema's own logic says of it.
+A tool's definition is read by models: every text in it can steer them, and every argument can leak
+data. So an addition to either is risky, whatever the schema's own logic says.
 """
 
 import json
@@ -18,11 +18,11 @@ from registry.tools.metadata import SAFE_HINTS
 
 MOST_CHANGES = 200
 SHOWN_CHARACTERS = 400
-"""Of a value in a change; the versions have them whole."""
+"""Maximum length of a value in a change; the versions have them whole."""
 
 
 class Weight(IntEnum):
-    """How much a change matters; of several, the greatest counts."""
+    """How much a change matters; the greatest weight of several counts."""
 
     COSMETIC = 0
     WIDENING = 1
@@ -50,18 +50,18 @@ class DefinitionChange:
 
 @dataclass(frozen=True, slots=True)
 class DefinitionDifference:
-    """All changes, the weightiest first."""
+    """All changes, the greatest weight first."""
 
     changes: tuple[DefinitionChange, ...]
 
     @property
     def weight(self) -> Weight:
-        """Return how much it matters."""
+        """Return the greatest weight."""
         return max((change.weight for change in self.changes), default=Weight.COSMETIC)
 
 
 UNREAD = frozenset({"icons"})
-"""Members that no model reads and that change nothing about a call."""
+"""Members that no model reads and that do not affect calls."""
 
 LOOSER: Mapping[str, Callable[[float, float], bool]] = {
     name: (lambda before, after: after > before)
@@ -70,7 +70,7 @@ LOOSER: Mapping[str, Callable[[float, float], bool]] = {
     name: (lambda before, after: after < before)
     for name in ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 }
-"""Bounds, and whether the second allows more."""
+"""Bounds, and whether the second value allows more."""
 
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 SCHEMAS = frozenset(
@@ -80,7 +80,7 @@ _ABSENT = object()
 
 
 def difference(before: JsonObject, after: JsonObject) -> DefinitionDifference:
-    """Return what changed from one definition of a tool to the next."""
+    """Return the changes from one definition of a tool to the next."""
     found = list(islice(_changes(before, after), MOST_CHANGES))
     if _turns_truth_into_number(before, after):
         summary = "true or false became a number, or the reverse"
@@ -102,7 +102,7 @@ def _changes(before: JsonObject, after: JsonObject) -> Iterator[DefinitionChange
     for name in sorted((before.keys() | after.keys()) - known):
         if before.get(name, _ABSENT) != after.get(name, _ABSENT):
             summary = f"{name} changed"
-            # Some clients give models all of it, and `_meta` says what users are shown.
+            # Some clients give models all of it, and `_meta` controls what users are shown.
             is_unread = name in UNREAD or _only_came_another_way(name, before, after)
             weight = Weight.COSMETIC if is_unread else Weight.RISKY
             yield _change(weight, _join("", name), summary, before, after, name)
@@ -133,7 +133,7 @@ def _annotations(before: JsonObject, after: JsonObject) -> Iterator[DefinitionCh
 
 
 def _hint(annotations: JsonObject, name: str) -> JsonValue:
-    """Return an annotation, or what it means that there is none."""
+    """Return an annotation, or its default."""
     value = annotations.get(name)
     return not SAFE_HINTS[name] if value is None else value
 
@@ -163,7 +163,7 @@ def _schema(before: JsonValue, after: JsonValue, path: str) -> Iterator[Definiti
 
 
 def _turns_truth_into_number(before: JsonValue, after: JsonValue) -> bool:
-    """Whether there are two values that Python takes for the same and JSON does not."""
+    """Whether there are two values that are equal in Python and different in JSON."""
     pairs = [(before, after)]
     while pairs:
         first, second = pairs.pop()
@@ -177,7 +177,7 @@ def _turns_truth_into_number(before: JsonValue, after: JsonValue) -> bool:
 
 
 def _either(before: JsonValue, after: JsonValue, path: str) -> DefinitionChange:
-    """Return the change where one of two schemas is `true`, `false`, or no schema at all."""
+    """Return the change if one of two schemas is `true`, `false`, or not a schema."""
     if before is True or after is False:
         weight, summary = Weight.NARROWING, "allows less"
     elif before is False or after is True:
@@ -234,7 +234,7 @@ def _keyword(name: str, before: JsonValue, after: JsonValue) -> tuple[Weight, st
 
 
 def _constraint(before: JsonValue, after: JsonValue) -> Weight:
-    """Weigh a keyword that allows less by being there, and other things by another value."""
+    """Weigh a keyword whose presence allows less, and whose changed value is risky."""
     if before is not None and after is not None:
         return Weight.RISKY
     return Weight.NARROWING if before is None else Weight.WIDENING
@@ -248,7 +248,7 @@ def _bound(name: str, before: JsonValue, after: JsonValue) -> Weight:
 
 
 def _more_or_less(before: frozenset[str] | None, after: frozenset[str] | None) -> Weight:
-    """Weigh two sets of what is allowed; None allows everything."""
+    """Weigh two sets of allowed values; None allows everything."""
     if before is None or after is None:
         return Weight.NARROWING if before is None else Weight.WIDENING
     if before <= after:
@@ -295,7 +295,7 @@ WEIGHED: Mapping[str, Callable[[JsonValue, JsonValue], Weight]] = {
     **dict.fromkeys(("pattern", "format", "const", "multipleOf"), _constraint),
     **dict.fromkeys(("$schema", "$id", "$anchor"), lambda _, __: Weight.COSMETIC),
 }
-"""Keywords whose values can be weighed. All others are risky: texts that models read, too."""
+"""Keywords whose values can be weighed. All others are risky: models read them, too."""
 
 
 def _change(

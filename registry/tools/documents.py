@@ -1,8 +1,8 @@
-"""How stored rows of `mcp_tools` and `tool_versions` become values, whatever they hold.
+"""Conversion of stored rows of `mcp_tools` and `tool_versions` to values, whatever they contain.
 
-A validator keeps impossible states out of the database; nothing keeps out the rest that another
-program, or a hand, may write. What is not as we write it is left out, and what cannot be served
-without it is not served.
+A validator keeps impossible states out of the database, but not everything else that another
+program or a person may write. Values of an unexpected form are dropped, and a tool that cannot be
+served without them is not served.
 """
 
 from collections.abc import Mapping
@@ -69,13 +69,13 @@ OBJECTS = ("created_by", "decided_by", "metadata", "metadata_sources", "tool_met
 LISTS = ("facets", "rejected_hashes", "tags")
 
 NEEDED = ("name", "registration_state", "exposure_state", "definition", "discovery_hash")
-"""Without them a row says nothing of a tool."""
+"""Members without which a row is no tool."""
 
 
 def fields_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the members of a row that are as we write them, and the names of those that are not.
+    """Return the members of a row with the expected form, and the names of the others.
 
-    Members that have no table here are left out.
+    Members without an entry in the table here are dropped.
     """
     fields: dict[str, Any] = {}
     wrong: list[str] = []
@@ -92,18 +92,19 @@ def fields_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def problems_of(row: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a whole row, each in words; nothing for a sound one."""
+    """Return the problems of a whole row, one message each; empty for a valid one."""
     fields, wrong = fields_of(row)
     problems = [f"{name} cannot be read" for name in wrong]
     problems += [f"{name} is missing" for name in NEEDED if name not in {*fields, *wrong}]
-    problems += [f"{name} is no ObjectId" for name in ("_id", "owner_id") if not id_of(row[name])]
+    ids = ("_id", "owner_id")
+    problems += [f"{name} is not an ObjectId" for name in ids if not id_of(row[name])]
     return problems
 
 
 def stored_tool(row: Mapping[str, Any]) -> StoredTool:
-    """Return what a change of a tool needs of its row, as far as that was read.
+    """Return what a change of a tool needs of its row, as far as it was read.
 
-    A row whose states cannot be read is that of a disabled tool.
+    Unreadable states count as those of a disabled tool.
     """
     fields, _ = fields_of(row)
     registration, exposure = states_in(row)
@@ -130,7 +131,7 @@ def stored_tool(row: Mapping[str, Any]) -> StoredTool:
 
 
 def served_tool(row: Mapping[str, Any]) -> ServedTool | None:
-    """Return a tool as clients get it; None when its row does not say."""
+    """Return a tool as clients get it; None if its row is incomplete."""
     fields, _ = fields_of(row)
     name, definition = fields.get("name"), fields.get("presented") or fields.get("definition")
     if not name or definition is None or ("presented" in row and "presented" not in fields):
@@ -145,9 +146,9 @@ def served_tool(row: Mapping[str, Any]) -> ServedTool | None:
 
 
 def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
-    """Return a tool as the gateway and lists read it; None when its row does not say.
+    """Return a tool as the gateway and lists read it; None if its row is incomplete.
 
-    Whether its definition is JSON is looked at when it is taken into the view, where it was not
+    Whether its definition is valid JSON is checked when the view takes it, unless that was checked
     before.
     """
     name = text_of(row.get("name"))
@@ -178,7 +179,7 @@ def tool_row(row: Mapping[str, Any], owner_id: str) -> ToolRow | None:
 
 
 def states_in(row: Mapping[str, Any]) -> State:
-    """Return the states of a tool; where one cannot be read, those of a disabled one."""
+    """Return the states of a tool; unreadable ones count as those of a disabled tool."""
     registration = choice_of(RegistrationState, row.get("registration_state"))
     exposure = choice_of(ExposureState, row.get("exposure_state"))
     if registration is None or exposure is None:
@@ -187,9 +188,9 @@ def states_in(row: Mapping[str, Any]) -> State:
 
 
 def facets_in(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
-    """Return what is known of a tool's effects; of one that another program stored, what it says.
+    """Return the known effects of a tool; of another program's row, those of its definition.
 
-    Policies are about these, so a row without any must not pass for a tool without effects.
+    Policies depend on them, so a row without any must not pass for a tool without effects.
     """
     stored = _texts(row.get("facets"))
     if stored is not None:
@@ -198,7 +199,7 @@ def facets_in(row: Mapping[str, Any], definition: str) -> tuple[str, ...]:
 
 
 def is_object_text(text: str) -> bool:
-    """Whether a text is a JSON object that clients can read."""
+    """Whether a text is a JSON object that clients can parse."""
     try:
         return isinstance(orjson.loads(text), dict)
     except (orjson.JSONDecodeError, UnicodeEncodeError):
@@ -211,7 +212,7 @@ def _json_text(stored: object) -> str | None:
 
 
 def _texts(stored: object) -> tuple[str, ...] | None:
-    """Return a stored list of texts; None for anything else."""
+    """Return a stored list of texts; None for any other value."""
     if isinstance(stored, list) and all(isinstance(one, str) for one in stored):
         return tuple(stored)
     return None

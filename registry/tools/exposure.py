@@ -1,4 +1,4 @@
-"""What first becomes of a tool, and which tools are served. Pure."""
+"""Exposure: the first state of a tool, and which tools are served. Pure."""
 
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ from registry.tools.values import ExposureState, RegistrationState
 
 
 class AutoExpose(StrEnum):
-    """What the person who registers a server vouches for."""
+    """Which tools are served without review."""
 
     ALL = "all"
     READ_ONLY = "read_only"
@@ -17,7 +17,7 @@ class AutoExpose(StrEnum):
 
 
 class ToolOrigin(StrEnum):
-    """When a tool turned up."""
+    """When a tool was found."""
 
     AT_REGISTRATION = "at_registration"
     LATER_ON_PRIVATE = "later_on_private"
@@ -29,9 +29,9 @@ WAITING: State = (RegistrationState.UNSELECTED, ExposureState.DRAFT)
 
 
 def first_state(policy: AutoExpose, origin: ToolOrigin, *, read_only: bool) -> State:
-    """Return the state in which a newly found tool is stored.
+    """Return the state of a newly found tool.
 
-    On shared servers nothing that turns up later is served before somebody reviewed it.
+    On shared servers, tools that are found after the registration are served only after a review.
     """
     if origin is ToolOrigin.LATER_ON_SHARED:
         return WAITING
@@ -53,17 +53,17 @@ DRIFT = "drift"
 def review_of(
     state: State, *, has_pending: bool, is_reviewed: bool = False, has_drifted: bool = False
 ) -> str | None:
-    """Return why a tool is in the review queue, or None.
+    """Return the reason why a tool is in the review queue, or None.
 
-    A `change` of its definition or the tool itself, `new`, waits for a decision. With `drift`
-    nothing waits: another definition than the upstream offers is served because a person decided
-    so, by a rejection or a rollback. Of what is deleted nothing waits until it is brought back.
+    `change` and `new` wait for a decision: a changed definition, or the tool itself. With `drift`
+    nothing waits: the served definition is not the upstream's because a person decided so, by a
+    rejection or a rollback. Deleted tools are in the queue only after they are restored.
 
     Args:
-        state: The tool's.
+        state: The tool's state.
         has_pending: Whether a newer definition waits.
         is_reviewed: Whether a person decided that the tool is not served.
-        has_drifted: Whether the upstream offers what was decided against.
+        has_drifted: Whether the upstream offers a definition that was rejected or rolled back.
     """
     if state[1] is ExposureState.DELETED:
         return None
@@ -75,10 +75,10 @@ def review_of(
 
 
 def is_served(registration: RegistrationState, exposure: ExposureState) -> bool:
-    """Whether a tool in these states is served, its server being active."""
+    """Whether a tool in these states is served, if its server is active."""
     return (registration, exposure) == SERVED
 
 
 def reads_only(name: str, annotations: JsonObject | None) -> bool:
-    """Whether a tool only reads: as the upstream says, else as its name suggests."""
+    """Whether a tool is read-only: by its annotation, or else by its name."""
     return known(name, annotations, {}).values.get(READ_ONLY) is True

@@ -1,4 +1,4 @@
-"""Take an upstream's tools as they came, or say what is wrong with each. Pure."""
+"""Intake: validate an upstream's tools, and report the problem of each rejected one. Pure."""
 
 import hashlib
 import json
@@ -25,43 +25,43 @@ from registry.tools.schema_bounds import excess
 from registry.tools.values import RejectedTool, ToolDefinition, ToolSnapshot
 
 NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
-"""The characters of MCP names, and `/`, which servers in use have."""
+"""The characters of names in MCP, and `/`, which servers use in practice."""
 
 MAX_DESCRIPTION_BYTES = 64 * 1024
 MAX_DEFINITION_BYTES = 1024 * 1024
 SHOWN_CHARACTERS = 128
-LISTED_TWICE = "is listed twice; the first is taken"
+LISTED_TWICE = "is listed twice; the first entry is used"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 TEXT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 MOST_REMEMBERED = 2_000
-"""Tools of the longest list that is remembered: those of longer ones would push each other out,
-and keep what was read beside them in memory."""
+"""Maximum number of tools in a list that is cached: longer ones would evict each other, and keep
+other parsed data in memory."""
 
 PARSED_TIMES = 32
-"""How much larger than its text a parsed value may be, nearly."""
+"""Approximate factor between a text and the memory of its parsed value."""
 
 
 def _weight(tool: ToolDefinition) -> int:
-    """Return about how many bytes it takes to remember a tool."""
+    """Return the approximate number of bytes for caching a tool."""
     texts = (tool.definition, tool.input_schema, tool.output_schema, tool.description)
     parsed = 0 if tool.annotations is None else len(TEXT.encode(tool.annotations))
     return sum(sys.getsizeof(text) for text in texts) + PARSED_TIMES * parsed
 
 
 TAKEN: LRUCache[str, ToolDefinition] = LRUCache(12 * 1024 * 1024, getsizeof=_weight)
-"""Tools that were taken lately, by their text: most readings find what the one before found."""
+"""Cache of validated tools, by their text: most discoveries find what the one before found."""
 
 
 def take(
     raw_tools: Sequence[Listed], fitting: Fitting | None = None, max_bytes: int | None = None
 ) -> ToolSnapshot:
-    """Return what can be stored and what cannot, in the upstream's order.
+    """Return the valid and the rejected tools, in the upstream's order.
 
     Args:
-        raw_tools: Objects as they came.
-        fitting: What is asked besides; None for what was stored before.
-        max_bytes: Of all definitions together; what does not fit any more is not taken.
+        raw_tools: Objects as received.
+        fitting: A further check; None for tools that were stored before.
+        max_bytes: Limit for all definitions together; tools beyond it are rejected.
     """
     left = DecodeBudget(max_bytes)
     taken: dict[str, ToolDefinition] = {}
@@ -82,13 +82,13 @@ def take(
 
 
 def _remembered(raw: Listed, fitting: Fitting | None, *, is_kept: bool) -> ToolDefinition:
-    """Take a tool, without looking at it again if the same one was taken before."""
+    """Validate a tool, or return the result from the cache."""
     if isinstance(raw, UnreadableDefinition):
         raise RejectionError(raw.reason)
     try:
         text = TEXT.encode(raw)
     except (ValueError, RecursionError):
-        # What is wrong with it is said below.
+        # The problem is reported below.
         text = ""
     tool = TAKEN.get(text)
     if tool is not None:
@@ -105,7 +105,7 @@ def _remembered(raw: Listed, fitting: Fitting | None, *, is_kept: bool) -> ToolD
 
 def _definition(raw: JsonValue) -> ToolDefinition:
     if not isinstance(raw, dict):
-        raise RejectionError("is no object")
+        raise RejectionError("is not an object")
     name = _name(raw.get("name"))
     description = _text(raw, "description")
     title = _text(raw, "title")
@@ -132,8 +132,8 @@ def _name(value: JsonValue) -> str:
         raise RejectionError("has no name")
     if not NAME.fullmatch(value):
         raise RejectionError(
-            "has a name that is longer than 128 characters or holds others than letters, digits, "
-            "`_`, `-`, `.` and `/`"
+            "has a name that is longer than 128 characters or contains others than letters, "
+            "digits, `_`, `-`, `.` and `/`"
         )
     return value
 
@@ -143,7 +143,7 @@ def _text(raw: JsonObject, member: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise RejectionError(f"has a {member} that is no text")
+        raise RejectionError(f"has a {member} that is not a string")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
@@ -160,10 +160,10 @@ def _schema(value: JsonValue, member: str) -> str:
         raise RejectionError('has an inputSchema whose type is not "object"')
     dialect = value.get("$schema")
     if not isinstance(dialect, str | None):
-        raise RejectionError(f"has an {member} whose $schema is no text")
+        raise RejectionError(f"has an {member} whose $schema is not a string")
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     try:
-        # Checked against the dialect's meta-schema alone, so nothing is ever fetched.
+        # Validated with the dialect's meta-schema alone, so nothing is ever retrieved.
         known = {"$schema": dialect if dialect in KNOWN_DIALECTS else DIALECT}
         jsonschema_rs.meta.validate({**value, **known})
     except jsonschema_rs.ValidationError as exc:

@@ -1,7 +1,7 @@
-"""The life of a tool: its states, and what leads from one to another. Pure.
+"""Lifecycle of a tool: its states and transitions. Pure.
 
-The table is all there is: what it does not name is refused. `docs/tool-lifecycle.md` is written
-from it.
+The table is complete: any other transition is refused. `docs/tool-lifecycle.md` is generated from
+it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -197,11 +197,11 @@ STATES: tuple[State, ...] = (
     (STALE, DISABLED),
     (STALE, DELETED),
 )
-"""All that a tool can be in. What is not chosen is never active, and what is chosen never deleted;
-a stale one remembers whether it was served."""
+"""All possible states. An unselected tool is never active, and a selected one never deleted; a
+stale tool remembers whether it was served."""
 
 FIRST: frozenset[State] = frozenset({(SELECTED, ACTIVE), (UNSELECTED, DRAFT)})
-"""What a tool is in when it is found."""
+"""The possible states of a newly found tool."""
 
 EXPOSED: State = (SELECTED, ACTIVE)
 
@@ -211,11 +211,11 @@ _AFTER: Mapping[tuple[State, LifecycleEvent], State] = {
 
 
 class ImpossibleEventError(Exception):
-    """A tool in its state cannot have that happen to it. The message says why."""
+    """The event is impossible in the tool's state. The message says why."""
 
 
 def after(state: State, event: LifecycleEvent) -> State:
-    """Return what *event* makes of a tool in *state*.
+    """Return the state after *event* in *state*.
 
     Raises:
         ImpossibleEventError: The table has no such row.
@@ -227,7 +227,7 @@ def after(state: State, event: LifecycleEvent) -> State:
 
 
 def after_all(state: State, events: Iterable[LifecycleEvent]) -> State:
-    """Return what several events make of a tool, one after the other.
+    """Return the state after several events, one after the other.
 
     Raises:
         ImpossibleEventError: One of them cannot happen.

@@ -1,11 +1,11 @@
-"""What is known of a tool's effects, and who says so. Pure.
+"""Metadata: what is known of a tool's effects, and the source of each fact. Pure.
 
-Three sources, the first that says something counts: a person (`manual`), the upstream's own
-annotations (`upstream`), the tool's name (`inferred`). What the last two say is a claim: it is
-shown as such, and never takes away what a person said.
+Of three sources, the first with a value counts: a person (`manual`), the upstream's own
+annotations (`upstream`), the tool's name (`inferred`). The last two are claims: they are shown as
+such, and never override a person.
 
-What only reads destroys nothing: MCP lets `destructiveHint` mean nothing where `readOnlyHint` is
-true. Where both are said, one of them counts and the other is false.
+A read-only tool destroys nothing: in MCP, `destructiveHint` has no meaning where `readOnlyHint` is
+true. If both are claimed, only one of them counts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,9 +20,9 @@ HUMAN_APPROVAL_REQUIRED = "human_approval_required"
 FLAGS = (READ_ONLY, DESTRUCTIVE, "idempotent", "sensitive", HUMAN_APPROVAL_REQUIRED)
 COST_TIER = "cost_tier"
 TAG = "tag"
-"""Stands before tags where they are told among the effects."""
+"""Prefix of tags among the facets."""
 REVIEW = "review"
-"""Likewise before what of a tool waits for a decision."""
+"""Prefix of the review reason among the facets."""
 NO_EFFECTS = (f"{TAG}:", f"{REVIEW}:")
 
 HINTS = {
@@ -36,7 +36,7 @@ SAFE_FLAGS = {READ_ONLY: True, DESTRUCTIVE: False, "idempotent": True}
 """Flags, each with the value that makes a tool look safer."""
 
 SAFE_HINTS = {**{HINTS[flag]: safe for flag, safe in SAFE_FLAGS.items()}, "openWorldHint": False}
-"""MCP's annotations, each with its safer value; the other one is what MCP takes as the default."""
+"""MCP's annotations, each with its safer value; the other value is MCP's default."""
 
 READ_ONLY_PREFIXES = ("get_", "list_")
 DESTRUCTIVE_PREFIXES = ("delete_", "remove_", "drop_", "destroy_", "purge_")
@@ -44,11 +44,11 @@ HEURISTICS: tuple[tuple[tuple[str, ...], str], ...] = (
     (READ_ONLY_PREFIXES, READ_ONLY),
     (DESTRUCTIVE_PREFIXES, DESTRUCTIVE),
 )
-"""Beginnings of names, and the flag that is taken to be true for them."""
+"""Prefixes of names, and the flag that they suggest."""
 
 
 class MetadataSource(StrEnum):
-    """Who says it, the best first."""
+    """The sources, in order of precedence."""
 
     MANUAL = "manual"
     UPSTREAM = "upstream"
@@ -57,11 +57,11 @@ class MetadataSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KnownMetadata:
-    """What counts.
+    """The metadata that counts.
 
     Attributes:
-        values: Flags and the cost tier, as far as anybody says anything.
-        sources: Who says each of them.
+        values: Flags and the cost tier, as far as any source has them.
+        sources: The source of each.
     """
 
     values: Mapping[str, bool | str]
@@ -74,19 +74,19 @@ def facet(flag: str, value: bool | str) -> str:  # noqa: FBT001 - a value, not a
 
 
 def requires_approval(facets: Iterable[str]) -> bool:
-    """Whether what is known of a tool's effects says that a person must approve each call."""
+    """Whether the metadata requires a person's approval of each call."""
     return facet(HUMAN_APPROVAL_REQUIRED, value=True) in facets
 
 
 def facets_of(counts: KnownMetadata) -> tuple[str, ...]:
-    """Return all that counts of a tool's effects, each as one text."""
+    """Return the metadata that counts as facets."""
     return tuple(facet(flag, value) for flag, value in counts.values.items())
 
 
 def said_in(definition: str) -> JsonObject:
-    """Return the annotations of a tool from the JSON text of its object; none if there are none.
+    """Return the annotations in the JSON text of a tool object; empty if there are none.
 
-    Anything else than an object with annotations counts as one without.
+    A value that is not an object with annotations counts as one without.
     """
     try:
         return members(members(load_text(definition)).get("annotations"))
@@ -100,25 +100,25 @@ def known(
     manual: Mapping[str, object],
     offered: JsonObject | None = None,
 ) -> KnownMetadata:
-    """Return what counts of all that is said of a tool.
+    """Combine the sources of a tool's metadata.
 
     Args:
-        name: The tool's.
-        annotations: The upstream's, as it sent them with the definition that is served.
-        manual: What a person said; members that are no flags are left alone.
-        offered: Those of the definition that the upstream offers now, where that is not the one
-            that is served. A claim of safety counts only while both make it.
+        name: The tool's name.
+        annotations: The upstream's, in the served definition.
+        manual: A person's values; members that are not flags are ignored.
+        offered: The annotations of the definition that the upstream now offers, if it is another
+            one. A claim of safety counts only if both make it.
     """
     counts = _known(name, annotations, manual)
     return counts if offered is None else _cautious(counts, _known(name, offered, manual))
 
 
 def cautious_hints(said: JsonObject, offered: JsonObject) -> dict[str, bool]:
-    """Return the annotations to change because the definition offered now takes back safety.
+    """Return the annotations to change because the offered definition withdraws a safety claim.
 
     Args:
-        said: Annotations of the definition that is served.
-        offered: Those of the definition that the upstream offers now.
+        said: Annotations of the served definition.
+        offered: Those of the definition that the upstream now offers.
     """
     hints: dict[str, bool] = {}
     for hint, safe in SAFE_HINTS.items():
@@ -159,7 +159,7 @@ def _known(
 
 
 def hints_of(counts: KnownMetadata) -> dict[str, bool]:
-    """Return the annotations that clients get because of what a person said."""
+    """Return the annotations that clients get because of a person's values."""
     return {
         hint: value
         for flag, hint in HINTS.items()
@@ -169,14 +169,14 @@ def hints_of(counts: KnownMetadata) -> dict[str, bool]:
 
 
 def effects_among(facets: Iterable[str]) -> tuple[str, ...]:
-    """Return the stored *facets* that tell effects: neither tags nor what waits."""
+    """Return the stored *facets* about effects: neither tags nor the review reason."""
     return tuple(one for one in facets if not one.startswith(NO_EFFECTS))
 
 
 def metadata_fields(
     counts: KnownMetadata, tags: Iterable[str], review: str | None
 ) -> dict[str, object]:
-    """Return the fields of a row that say what counts, and what it is found by."""
+    """Return the metadata fields of a row, with its facets."""
     return {
         "metadata": dict(counts.values),
         "metadata_sources": {flag: source.value for flag, source in counts.sources.items()},
@@ -185,17 +185,17 @@ def metadata_fields(
 
 
 def refiled(facets: Iterable[str], review: str | None) -> list[str]:
-    """Return *facets* of which what waits for a decision is *review*, and nothing else."""
+    """Return *facets* with *review* as the only review reason."""
     others = [one for one in facets if not one.startswith(f"{REVIEW}:")]
     return others if review is None else [*others, facet(REVIEW, review)]
 
 
 def _settle(values: dict[str, bool | str], sources: dict[str, MetadataSource]) -> None:
-    """Let only one of `read_only` and `destructive` be true, on the word of who says it.
+    """Let only one of `read_only` and `destructive` be true, by their sources.
 
-    The better source counts. Of an upstream's own two it is `read_only`, as MCP has it: frameworks
-    send `destructiveHint: true` with everything, because that is its default. Of a person's it is
-    `destructive`, the more careful one.
+    The better source counts. Within an upstream's annotations it is `read_only`, as in MCP:
+    frameworks send `destructiveHint: true` with everything, because that is its default. Within a
+    person's values it is `destructive`, the more careful one.
     """
     if not (values.get(READ_ONLY) is True and values.get(DESTRUCTIVE) is True):
         return

@@ -1,4 +1,4 @@
-"""How clients get a tool: as its upstream defines it, but for what people changed. Pure."""
+"""Presentation: the tool object for clients, from definition and overrides. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,13 +10,13 @@ from registry.tools.metadata import cautious_hints, hints_of, known, said_in
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What people say of a tool instead of its upstream. They survive every sync.
+    """Overrides: what people changed of a tool. They survive every sync.
 
     Attributes:
         display_name: Shown as `title`.
         description: Shown as `description`.
-        metadata: What they said of its effects, as they said it.
-        tags: What they file it under. Clients get none of it.
+        metadata: The metadata that they set, unchanged.
+        tags: Their tags. Clients get none of them.
     """
 
     display_name: str | None = None
@@ -26,7 +26,7 @@ class Overrides:
 
     @property
     def for_clients(self) -> "Overrides":
-        """Return what of it reaches clients."""
+        """Return the overrides that are visible to clients."""
         return replace(self, tags=())
 
 
@@ -34,7 +34,7 @@ NO_OVERRIDES = Overrides()
 
 
 def overrides_in(row: Mapping[str, Any]) -> Overrides:
-    """Return what the stored *row* of a tool says of them, as far as it was read."""
+    """Return the overrides in the stored *row* of a tool, as far as it was read."""
     tags = row.get("tags")
     return Overrides(
         row.get("display_name"),
@@ -45,18 +45,17 @@ def overrides_in(row: Mapping[str, Any]) -> Overrides:
 
 
 def presented(definition: str, overrides: Overrides, offered: str | None = None) -> str | None:
-    """Return the JSON text of the tool object that clients get; None for the upstream's own.
+    """Return the JSON text of the tool object for clients; None for the upstream's own.
 
-    What the upstream or a name only claims is not added: a client may act on an annotation
-    without asking anybody. What follows from a person's word is: an upstream's `readOnlyHint`
-    would have clients disregard that a tool is destructive. A claim of safety that the upstream
-    makes no longer is taken back: the tool that is called is the one that it has now.
+    What the upstream or a name only claims is not added: a client may act on an annotation without
+    confirmation. A person's values are: an upstream's `readOnlyHint` would otherwise hide from
+    clients that a tool is destructive. A claim of safety that the upstream no longer makes is
+    withdrawn: a call executes the tool that the upstream has now.
 
     Args:
-        definition: JSON text of the definition that is served.
-        overrides: What people changed.
-        offered: JSON text of the definition that the upstream offers now, where that is not the
-            one that is served.
+        definition: JSON text of the served definition.
+        overrides: The changes by people.
+        offered: JSON text of the definition that the upstream now offers, if it is another one.
     """
     if overrides == NO_OVERRIDES and offered is None:
         return None

@@ -1,8 +1,8 @@
-"""The fields of `mcpservers.config` that mirror `mcp_tools` for the other application. Pure.
+"""Projection: the fields of `mcpservers.config` that mirror `mcp_tools` for jarvis-api. Pure.
 
 MongoDB drivers read a sub-document with a `$ref` key as a database reference, so schemas are
-written here as jarvis-api writes them: local `$ref`s resolved, other `$` keywords dropped.
-The canonical rows keep the schema's text as it came.
+written here as jarvis-api writes them: local `$ref`s resolved, other `$` keywords dropped. The
+canonical rows keep the schema's original text.
 """
 
 import json
@@ -17,19 +17,19 @@ from registry.tools.naming import DELIMITER, function_name, normalized_server_na
 from registry.tools.values import RejectedTool, ServedTool, ToolSnapshot
 
 MAX_PROJECTION_BYTES = 8 * 1024 * 1024
-"""Half of what one document may hold. Tools beyond it are left out of `toolFunctions` only."""
+"""Half of the maximum document size. Tools beyond it are omitted from `toolFunctions` only."""
 
 MAX_DEPTH = 32
 """Deeper schemas, and recursive ones, end in an open object."""
 
 MAX_RESOLVED_BYTES = 256 * 1024
-"""Text that resolved references may add to one schema; those beyond it end likewise."""
+"""Text that resolved references may add to one schema; those beyond it become open objects."""
 
 REFERENCE_BYTES = 64
-"""Counted for each reference besides its text: small ones cost time too."""
+"""Added for each reference: small ones cost time too."""
 
 BSON_INT_LIMIT = 2**63
-"""Whole numbers beyond it do not fit a document; they become floating-point numbers."""
+"""Larger integers do not fit a document; they become floating-point numbers."""
 
 NOT_DESCRIBED = "is named in config.tools but has no definition in config.toolFunctions"
 
@@ -43,7 +43,7 @@ class Projection:
     Attributes:
         tools: Names joined with `, `.
         functions: OpenAI function definitions by name.
-        omitted: How many tools did not fit into `functions`.
+        omitted: Number of tools that did not fit into `functions`.
     """
 
     tools: str
@@ -53,7 +53,7 @@ class Projection:
 
 
 def project(tools: Iterable[ServedTool], server_name: str) -> Projection:
-    """Return the projection of the tools that are served."""
+    """Return the projection of the served tools."""
     names: list[str] = []
     functions: JsonObject = {}
     size = 0
@@ -82,11 +82,11 @@ def project(tools: Iterable[ServedTool], server_name: str) -> Projection:
 
 
 def openai_parameters(schema_text: str, allowance: "ExpansionBudget | None" = None) -> JsonObject:
-    """Return a JSON Schema in a form that can be stored as a sub-document.
+    """Convert a JSON Schema to a form that can be stored as a sub-document.
 
     Args:
-        schema_text: The schema as the upstream gave it.
-        allowance: What is left for resolved references of all tools together.
+        schema_text: The upstream's schema.
+        allowance: The remaining budget for resolved references of all tools together.
     """
     schema = json.loads(schema_text)
     resolved = _Resolver(schema, allowance or ExpansionBudget()).schema(schema, 0, frozenset())
@@ -94,16 +94,16 @@ def openai_parameters(schema_text: str, allowance: "ExpansionBudget | None" = No
 
 
 class ExpansionBudget:
-    """How much text resolved references may still add.
+    """Remaining size for resolved references.
 
-    References to references grow by powers: two kilobytes can stand for gigabytes.
+    References to references grow exponentially: two kilobytes can expand to gigabytes.
     """
 
     def __init__(self) -> None:
         self._left = MAX_PROJECTION_BYTES
 
     def take(self, size: int) -> bool:
-        """Spend *size*; False when there is not enough left, and nothing is spent."""
+        """Spend *size*; return False, and spend nothing, if not enough is left."""
         if size > self._left:
             return False
         self._left -= size
@@ -172,7 +172,7 @@ def _local(reference: str, root: JsonObject) -> JsonObject:
 
 
 def _plain(value: JsonValue) -> JsonValue:
-    """Return example data with keys that a document cannot hold left out."""
+    """Return example data without the keys that a document cannot contain."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if _fits(key)}
     if isinstance(value, list):
@@ -181,7 +181,7 @@ def _plain(value: JsonValue) -> JsonValue:
 
 
 def _fits(key: str) -> bool:
-    """Whether a document can hold *key*, and whoever reads it takes it for no more than a name."""
+    """Whether a document can contain *key*, and readers take it for an ordinary name."""
     return not key.startswith("$") and "\x00" not in key
 
 
@@ -194,12 +194,12 @@ def _number(value: JsonValue) -> JsonValue:
 def restore(functions: JsonObject, server_name: str, named: Iterable[str] = ()) -> ToolSnapshot:
     """Return the tools of a server that only the other application has described.
 
-    Reads today's key form (`<tool>_mcp_<server>`) and the older ones (`<tool>_<server>`,
-    `required` beside `parameters`). They are taken by the same rules as an upstream's.
+    Reads the current key form (`<tool>_mcp_<server>`) and the older ones (`<tool>_<server>`,
+    `required` beside `parameters`). They are validated like an upstream's tools.
 
     Args:
         functions: `config.toolFunctions`.
-        server_name: Whose.
+        server_name: The server's name.
         named: The names in `config.tools`; those without a function are rejected.
     """
     found: list[JsonValue] = []
@@ -207,7 +207,7 @@ def restore(functions: JsonObject, server_name: str, named: Iterable[str] = ()) 
     for key, value in functions.items():
         tool = _restored(key, value, server_name)
         if tool is None:
-            broken.append(RejectedTool(key, "is stored in a form that cannot be read"))
+            broken.append(RejectedTool(key, "is stored in an unreadable form"))
         else:
             found.append(tool)
     taken = take(found)
@@ -231,22 +231,22 @@ def _restored(key: str, value: JsonValue, server_name: str) -> JsonObject | None
     description = function.get("description")
     tool: JsonObject = {"name": name, "inputSchema": schema}
     if isinstance(description, str) and description:
-        # An empty one stands for none, as `project` writes it.
+        # An empty schema means none, as `project` writes it.
         tool["description"] = description
     return tool
 
 
 def _tool_name(key: str, server_name: str) -> str:
-    # Names of servers, and of tools, may hold the delimiter themselves.
+    # Names of servers and of tools may contain the delimiter.
     known = normalized_server_name(server_name)
     for server in (known, server_name):
         if name := _without(key, f"{DELIMITER}{server}"):
             return name
-    # Stored before the server was renamed, or under a name made up for reading it.
+    # Stored before the server was renamed, or under a generated name.
     name, delimiter, _server = key.rpartition(DELIMITER)
     return name if delimiter else key.removesuffix(f"_{known}")
 
 
 def _without(text: str, ending: str) -> str:
-    """Return *text* without *ending*; empty when it does not end so."""
+    """Return *text* without the suffix *ending*; empty if it does not have it."""
     return text[: -len(ending)] if text.endswith(ending) else ""

@@ -1,9 +1,9 @@
-"""Names on the combined server: `<server slug>__<tool>`. Pure.
+"""Names on the aggregate server: `<server slug>__<tool>`. Pure.
 
-A name depends on the slug and the tool alone, so that no server that comes or goes renames what
-another one offers. It is at most 64 characters of `[A-Za-z0-9_-]`, which every model accepts;
-what does not fit is shortened and ends in a hash of the whole. Neither half of a name that needs
-no hash can look like one that has it, so no two halves are ever the same.
+A name depends only on the slug and the tool, so that added or removed servers do not rename the
+tools of others. It has at most 64 characters of `[A-Za-z0-9_-]`, which every model accepts; a
+longer name is shortened and ends in a hash of the whole. A half without a hash can never look like
+one with it, so no two halves are ever the same.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ HASHED = re.compile(rf"-[0-9a-f]{{{HASH_CHARACTERS}}}$")
 
 
 def public_prefix(slug: str) -> str:
-    """Return the first half of the names of a server's tools; it holds no separator."""
+    """Return the first half of the names of a server's tools; it contains no separator."""
     if (
         CLEAN.fullmatch(slug)
         and len(slug) <= MAX_PREFIX_CHARACTERS
         and SEPARATOR not in slug
-        # An underscore at its end would melt into the separator.
+        # A trailing underscore would be ambiguous before the separator.
         and not slug.endswith("_")
         and not HASHED.search(slug)
     ):
@@ -42,7 +42,7 @@ def public_suffix(prefix: str, name: str) -> str:
 
 
 def public_name(slug: str, name: str) -> str:
-    """Return the name of a tool or prompt on the combined server."""
+    """Return the name of a tool or prompt on the aggregate server."""
     prefix = public_prefix(slug)
     return f"{prefix}{SEPARATOR}{public_suffix(prefix, name)}"
 

@@ -1,10 +1,10 @@
-"""Turn what an upstream offers and what is stored into changes. Pure.
+"""Reconciliation: from what an upstream offers and what is stored to changes. Pure.
 
-An unchanged upstream changes nothing. A tool that is gone becomes stale, never
-deleted; one that is offered with a definition that cannot be taken is served on as it was. One
-that comes back is served again only if it was, and its definition is the same or may be trusted. A
-definition that was rejected stays rejected, whatever the policy becomes and however often it is
-offered again, until a person accepts it.
+An unchanged upstream changes nothing. A missing tool becomes stale, and is never deleted; one that
+is offered with an invalid definition stays served as it was. A tool that comes back is served
+again only if it was before, and its definition is the same or may be trusted. A rejected
+definition stays rejected, whatever the policy is and however often it is offered again, until a
+person accepts it.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class ToolInsert:
 
 
 class OnChange(StrEnum):
-    """What becomes of a changed definition of a tool that is served."""
+    """What happens to a changed definition of a served tool."""
 
     ACCEPT = "accept"
     HOLD = "hold"
@@ -60,13 +60,13 @@ class ToolRowUpdate:
     """A change of a stored tool.
 
     Attributes:
-        tool: As it was.
-        serve: The definition to serve from now on, or None to go on with the stored one.
+        tool: The tool before the change.
+        serve: The definition to serve from now on; None to keep the stored one.
         hold: A newer definition that waits for review, or None.
         drift: A definition that was rejected and is offered again, or None.
-        keeps_pending: Whether what waited for review before goes on doing so.
-        blocked: Whether the tool is disabled until somebody decides on the change.
-        difference: Between the definition that was served and the newer one, where there is one.
+        keeps_pending: Whether a pending definition stays pending.
+        blocked: Whether the tool is disabled until the change is reviewed.
+        difference: From the served definition to the newer one, if there is one.
     """
 
     tool: StoredTool
@@ -86,17 +86,17 @@ class ToolRowUpdate:
 
     @property
     def offered(self) -> ToolDefinition | None:
-        """Return the definition that the upstream offers, where that was not served before."""
+        """Return the newly offered definition that was not served before."""
         return self.serve or self.hold or self.drift
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to write.
+    """The changes to write.
 
     Attributes:
-        mended: Names of tools that could not be taken the last time and can now.
-        broken: Stored tools that it offers with a definition that cannot be taken.
+        mended: Names of tools that are valid again after an invalid definition.
+        broken: Stored tools that the upstream now offers with an invalid definition.
     """
 
     inserts: tuple[ToolInsert, ...]
@@ -106,17 +106,17 @@ class Changes:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether the upstream offers what it did."""
+        """Whether the upstream offers the same as before."""
         return not (self.inserts or self.updates or self.mended or self.broken)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How to treat what turns up.
+    """The rules for changes.
 
     Attributes:
-        on_change: What becomes of changed definitions.
-        accept: Serve new and changed tools at once, because somebody just reviewed them.
+        on_change: What happens to changed definitions.
+        accept: Serve new and changed tools at once, because a person has reviewed them.
     """
 
     auto_expose: AutoExpose
@@ -126,14 +126,14 @@ class Rules:
 
 
 def default_on_change(*, is_shared: bool) -> OnChange:
-    """Return the policy of an owner that names none: many rely on what is shared."""
+    """Return the policy of a server without one: stricter for shared servers."""
     return OnChange.HOLD if is_shared else OnChange.ACCEPT
 
 
 def changed_names(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool]) -> list[str]:
-    """Return the stored tools of which the upstream offers, or did, another one than is served.
+    """Return the stored tools for which the upstream's definition is or was not the served one.
 
-    Their definitions must be known to `reconcile` and to what writes its result.
+    `reconcile` and the writing of its result need their definitions.
     """
     return [
         tool.name
@@ -154,7 +154,7 @@ def reconcile(snapshot: ToolSnapshot, stored: Mapping[str, StoredTool], rules: R
             inserts.append(_insert(tool, position, rules))
         elif (update := _update(tool, row, rules)) is not None:
             updates.append(update)
-    # Not gone, only unreadable: what was approved is served on.
+    # Not removed, only invalid: the approved definition stays served.
     broken = {tool.name: tool for tool in snapshot.rejected if tool.name not in offered}
     for name, row in stored.items():
         if (
@@ -187,7 +187,7 @@ def _insert(tool: ToolDefinition, position: int, rules: Rules) -> ToolInsert:
 def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolRowUpdate | None:
     before = (row.registration_state, row.exposure_state)
     is_other = tool.discovery_hash != row.discovery_hash
-    # What was held is served when the policy has become to serve it.
+    # A pending definition is served if the policy has changed to serve it.
     is_trusted_now = rules.on_change is OnChange.ACCEPT and tool.discovery_hash == row.pending_hash
     is_news = tool.discovery_hash != row.offered_hash or is_trusted_now
     told = _difference(row, tool) if is_other else None
@@ -221,9 +221,9 @@ def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolRowUpdat
 
 
 def _as_served(row: StoredTool, before: State, state: State) -> ToolRowUpdate | None:
-    """Return what becomes of a tool that is offered as it is served."""
+    """Return the update of a tool that is offered as it is served."""
     if row.is_blocked and state == _BLOCKED:
-        # What was blocked is gone.
+        # The blocked definition is not offered any more.
         state = after(state, LifecycleEvent.RELEASE)
     if state == before and not row.has_pending and row.seen_hash is None:
         return None
@@ -237,7 +237,7 @@ def _difference(row: StoredTool, tool: ToolDefinition) -> DefinitionDifference:
 
 
 def _trusts(rules: Rules, told: DefinitionDifference | None) -> bool:
-    """Whether a changed definition is served without being reviewed."""
+    """Whether a changed definition is served without a review."""
     if rules.accept or rules.on_change is OnChange.ACCEPT or told is None:
         return True
     return told.weight is Weight.COSMETIC
@@ -249,7 +249,7 @@ def _accepted(tool: ToolDefinition, rules: Rules) -> State:
 
 
 def _vouched(tool: ToolDefinition, rules: Rules) -> bool:
-    """Whether a tool only reads, where that decides anything: to find out costs every new tool."""
+    """Whether a tool is read-only, if that matters: to find out costs time for every new tool."""
     return rules.auto_expose is AutoExpose.READ_ONLY and reads_only(tool.name, tool.annotations)
 
 

@@ -1,4 +1,4 @@
-"""Reads and writes `mcp_tools`. The only module that writes it."""
+"""Repository of `mcp_tools`. The only module that writes it."""
 
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -92,12 +92,12 @@ ROW_FIELDS = (
     *("title", "display_name", "tags", "description", "description_override"),
 )
 SYNC_EVENTS_KEPT = 100
-"""Of each tool, the latest. They are part of its row, and so of the same write."""
+"""Maximum number of kept versions of a tool. They are part of its row, and of the same write."""
 
 CURRENT = (VersionState.SERVED.value, VersionState.PENDING.value)
 
 ROWS_AT_ONCE = 500
-"""Decoding them keeps everything else waiting."""
+"""Rows that are decoded before other tasks get a turn."""
 
 STATE_FIELDS = {"registration_state": 1, "exposure_state": 1}
 IN_ORDER = [("position", 1), ("name", 1)]
@@ -107,10 +107,10 @@ CHECKED_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """What is written of one tool.
+    """The writes for one tool.
 
     Attributes:
-        fields: To set; those that are None are removed.
+        fields: Fields to set; those with the value None are removed.
     """
 
     tool_id: str
@@ -121,11 +121,11 @@ class RowChange:
 class ToolRepository:
     """The canonical rows of MCP servers' tools.
 
-    Owners are told apart by their ids alone, whatever their kind: with a condition more the
-    embedded database takes no index for a sorted list, and reads all tools.
+    Servers are identified by their ids alone: with one more condition, the embedded database uses
+    no index for a sorted list, and reads all tools.
 
     Args:
-        versions_kept: How many of each tool are kept.
+        versions_kept: The number of kept versions of each tool.
     """
 
     def __init__(self, database: Database, *, versions_kept: int) -> None:
@@ -134,7 +134,7 @@ class ToolRepository:
         self._versions = database.collection(ToolVersion.Settings.name)
 
     async def stored(self, owner_id: str, tx: Transaction | None = None) -> dict[str, StoredTool]:
-        """Return what reconciling needs of all tools of one server, by name."""
+        """Return what reconciliation needs of all tools of one server, by name."""
         rows = self._tools.find(
             {"owner_id": ObjectId(owner_id)},
             STORED_FIELDS,
@@ -150,7 +150,7 @@ class ToolRepository:
         names: Collection[str],
         tx: Transaction | None = None,
     ) -> dict[str, StoredTool]:
-        """Return *stored*; the tools of these *names* have all that a change of them needs."""
+        """Return *stored*, with everything that a change needs for the tools of these *names*."""
         found = dict(stored)
         key = {"source_type": "mcp", "owner_id": ObjectId(owner_id)}
         fields = {**STORED_FIELDS, **WHOLE_FIELDS}
@@ -172,19 +172,19 @@ class ToolRepository:
         return [tool async for row in rows if (tool := served_tool(row)) is not None]
 
     async def rows(self, owner_ids: Sequence[str]) -> AsyncIterator[ToolRow]:
-        """Yield the tools of several servers, in whatever state, in no order.
+        """Yield the tools of several servers, in any state, unordered.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
-        # One text for each owner, however many tools it has.
+        # One shared text for each server, however many tools it has.
         owners = {ObjectId(owner_id): owner_id for owner_id in owner_ids}
         query = {"owner_id": {"$in": list(owners)}}
         fields = dict.fromkeys(ROW_FIELDS, 1)
         async with translated():
             async for row in self._tools.find(query, fields, batch_size=ROWS_AT_ONCE):
                 key = row["owner_id"]
-                # An array that holds the id is found by it too.
+                # An array that contains the id is found by it too.
                 owner_id = owners[key] if isinstance(key, ObjectId) else str(key)
                 found = tool_row(row, owner_id) if isinstance(key, ObjectId) else None
                 if found is None:
@@ -193,7 +193,7 @@ class ToolRepository:
                     yield found
 
     async def standing(self, owner_id: str, name: str) -> ToolStanding | None:
-        """Return what decides about the use of one tool of a server, or None."""
+        """Return what decides whether a tool of a server may be called, or None."""
         row = await self._tools.find_one(
             {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name},
             {**STATE_FIELDS, "name": 1, "definition": 1, "facets": 1},
@@ -207,7 +207,7 @@ class ToolRepository:
     async def names_among(
         self, owner_ids: Collection[str] | None, names: Sequence[str]
     ) -> set[str]:
-        """Return those of *names* that one of these servers has a tool of; None for any server."""
+        """Return those of *names* that are tools of one of these servers; None for any server."""
         query: Doc = {"source_type": "mcp", "name": {"$in": list(names)}}
         if owner_ids is not None:
             query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}
@@ -226,16 +226,16 @@ class ToolRepository:
     ) -> None:
         """Write *changes*.
 
-        Of what did not change nothing is written, not even when it was seen: that is when its
-        owner was read last.
+        Nothing is written of unchanged tools, not even the time of this sync, which the server's
+        own document has.
 
         Args:
-            owner_id: Of the server.
+            owner_id: The server's id.
             changes: What to write.
-            now: When.
-            tx: The transaction to write it in.
-            reader: Who had the server read; None for nobody.
-            seen_at: When it was read before; what is gone was offered then.
+            now: The time of the change.
+            tx: The transaction.
+            reader: The user who started the sync; None if there is none.
+            seen_at: The time of the sync before; missing tools were offered then.
         """
         owner = ObjectId(owner_id)
         for some in slices(changes.inserts):
@@ -279,7 +279,7 @@ class ToolRepository:
         *,
         person: ToolEditor | None,
     ) -> None:
-        """Store versions and what became of others, on behalf of *person*."""
+        """Store new versions and states of others, on behalf of *person*."""
         writes: list[InsertOne[Doc] | UpdateOne] = [
             _version_row(ObjectId(owner_id), version, person)
             if isinstance(version, NewVersion)
@@ -297,10 +297,10 @@ class ToolRepository:
             await self._drop_versions(last, tx)
 
     async def _drop_versions(self, last: Mapping[ObjectId, int], tx: Transaction) -> None:
-        """Remove versions of tools up to the *last* of each that nobody needs.
+        """Remove unneeded versions of tools, up to the *last* of each.
 
-        Somebody needs what is served, what waits, and what was served when these came, to which
-        one would go back.
+        Kept are the served version, the pending one, and those that were served when these came,
+        to which a rollback would return.
         """
         needed: dict[ObjectId, set[int]] = {tool_id: set() for tool_id in last}
         current = self._versions.find(
@@ -324,7 +324,7 @@ class ToolRepository:
         )
 
     async def delete_of(self, owner_id: str, tx: Transaction) -> int:
-        """Remove all tools of one server, and all that they ever were; return how much it was."""
+        """Remove all tools of one server, with their versions; return the number of documents."""
         owned = {"owner_id": ObjectId(owner_id)}
         versions = await self._versions.delete_many(owned, session=tx)
         tools = await self._tools.delete_many(owned, session=tx)
@@ -339,15 +339,15 @@ class ToolRepository:
         return {one for stored in found if (one := id_of(stored)) is not None}
 
     async def has_rows(self, owner_id: str, tx: Transaction | None = None) -> bool:
-        """Whether there are tools of a server, in whatever state."""
+        """Whether there are tools of a server, in any state."""
         query: Doc = {"source_type": "mcp", "owner_id": ObjectId(owner_id)}
         return await self._tools.find_one(query, {"_id": 1}, session=tx) is not None
 
     async def unreadable(self) -> AsyncIterator[tuple[str, list[str]]]:
-        """Yield the ids of the tools that cannot be read as we write them, and what is wrong.
+        """Yield the ids of the rows with unexpected forms, and the problems.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         async with translated():
             async for row in self._tools.find({}, batch_size=CHECKED_AT_ONCE):
@@ -382,13 +382,13 @@ def _row(owner: ObjectId, insert: ToolInsert, now: datetime) -> Doc:
 def definition_fields(
     tool: ToolDefinition, overrides: Overrides, review: str | None, offered: str | None = None
 ) -> Doc:
-    """Return the fields that follow from the definition that is served, and what people say.
+    """Return the fields that follow from the served definition and the overrides.
 
     Args:
-        tool: The definition that is served.
-        overrides: What people say.
-        review: Why it is in the review queue, if so.
-        offered: JSON text of the definition that the upstream offers, where that is another.
+        tool: The served definition.
+        overrides: The changes by people.
+        review: The reason for being in the review queue, if it is.
+        offered: JSON text of the definition that the upstream offers, if it is another.
     """
     fields: Doc = {
         "definition": tool.definition,
@@ -406,7 +406,7 @@ def definition_fields(
 def effect_fields(
     name: str, definition: str, overrides: Overrides, review: str | None, offered: str | None
 ) -> Doc:
-    """Return what clients get of a tool and what counts of its effects; None is to be removed."""
+    """Return the presented definition and the metadata; None means to remove the field."""
     newest = None if offered is None else said_in(offered)
     counts = known(name, said_in(definition), overrides.metadata, newest)
     return {
@@ -465,7 +465,7 @@ def set_and_unset(fields: Mapping[str, object]) -> Doc:
 
 
 def _is_back(update: ToolRowUpdate) -> bool:
-    """Whether a tool is offered again, with another definition: that is to be reviewed."""
+    """Whether a tool is offered again, with another definition, which must be reviewed."""
     was_stale = update.tool.registration_state is RegistrationState.STALE
     return was_stale and update.offered is not None
 
@@ -481,7 +481,7 @@ def _review(update: ToolRowUpdate) -> str | None:
 
 
 def _served_fields(update: ToolRowUpdate, review: str | None, number: int) -> Doc:
-    """Return what changes of the definition that is served, and of what is said with it."""
+    """Return the changes of the served definition, and of the fields that follow from it."""
     tool, serve = update.tool, update.serve
     if serve is not None:
         fields = dict.fromkeys(OPTIONAL_DEFINITION_FIELDS) | definition_fields(
@@ -498,7 +498,7 @@ def _served_fields(update: ToolRowUpdate, review: str | None, number: int) -> Do
 
 
 def _offered_fields(update: ToolRowUpdate, number: int) -> Doc:
-    """Return what is stored of a definition that is offered and not served; None for nothing."""
+    """Return the stored fields of an offered definition that is not served; None for nothing."""
     hold, drift = update.hold, update.drift
     return {
         "pending_definition": None if hold is None else hold.definition,
@@ -512,7 +512,7 @@ def _offered_fields(update: ToolRowUpdate, number: int) -> Doc:
 def _event_row(
     update: ToolRowUpdate, number: int, now: datetime, reader: ToolEditor | None
 ) -> Doc | None:
-    """Return what the tool's history tells of an update; None for nothing."""
+    """Return the history entry of an update; None if there is none."""
     what = [happening.value for happening in happened(update)]
     if not what:
         return None
@@ -525,7 +525,7 @@ def _event_row(
 
 
 def _number(update: ToolRowUpdate) -> int:
-    """Return the number of the definition that is served or held from now on."""
+    """Return the number of the definition that is served or pending after the update."""
     tool, offered = update.tool, update.serve or update.hold
     if offered is None:
         return tool.versions
@@ -551,7 +551,7 @@ def _version_row(
         "changes": [] if told is None else [_change_row(change) for change in told.changes],
         "compared_with": version.compared_with,
         "created_at": version.created_at,
-        # Of the first version nobody knows any more who had it read.
+        # For the first version, the user who started the sync is not known any more.
         "created_by": None if told is None or person is None else person._asdict(),
     }
     return InsertOne({key: value for key, value in fields.items() if value is not None})

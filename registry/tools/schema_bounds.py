@@ -1,8 +1,8 @@
-"""How much a JSON Schema asks of those who read it. Pure.
+"""Limits of what a JSON Schema may cost its readers. Pure.
 
-Clients write schemas out in full, and validators walk them so: references to references that
-double at each level make gigabytes of a few kilobytes, and patterns may compile to megabytes each.
-Recursion is counted once; what it costs depends on the arguments, and is bounded where those are
+Clients expand references, and validators follow them as if expanded: references to references that
+double at each level turn a few kilobytes into gigabytes, and one pattern may compile to megabytes.
+Recursion is counted once; its cost depends on the arguments, and is limited where those are
 checked.
 """
 
@@ -13,18 +13,18 @@ from urllib.parse import unquote
 from registry.core.json import JsonObject
 
 MAX_EXPANDED = 100_000
-"""Values of a schema in which each reference is replaced by what it refers to: what a
-definition of the largest size holds without any references."""
+"""Maximum number of values in a schema with all references expanded: as many as the largest
+definition without references contains."""
 
 MAX_REFERENCE_CHAIN = 100
-"""References that follow each other."""
+"""Maximum length of a chain of references."""
 
 MAX_PATTERN_CHARACTERS = 4096
 MAX_PATTERNS_CHARACTERS = 32 * 1024
-"""Of all patterns of a schema together."""
+"""Maximum length of all patterns of a schema together."""
 
 MAX_MIRRORED = 100
-"""Arguments that are mirrored in headers: each is checked, or sent, on each call."""
+"""Maximum number of arguments mirrored in headers: each is checked, or sent, on each call."""
 
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 DEFINITIONS = frozenset({"$defs", "definitions"})
@@ -32,7 +32,7 @@ UNDER_WAY = 0
 
 
 def excess(schema: JsonObject) -> str | None:
-    """Return what a schema has too much of; None when it can be used.
+    """Return the limit that a schema exceeds; None if it can be used.
 
     Args:
         schema: No deeper than `registry.core.definitions.MAX_DEPTH`.
@@ -50,7 +50,7 @@ def excess(schema: JsonObject) -> str | None:
 
 
 class _Expansion:
-    """Counts the values of a schema that is written out in full."""
+    """Counts the values of a schema with all references expanded."""
 
     def __init__(self, schema: JsonObject) -> None:
         self._schema = schema
@@ -66,9 +66,9 @@ class _Expansion:
     def excess(self) -> str | None:
         total = self._size(self._schema, 0)
         if self._is_chain_too_long:
-            return f"more than {MAX_REFERENCE_CHAIN} references that follow each other"
+            return f"a chain of more than {MAX_REFERENCE_CHAIN} references"
         if total > MAX_EXPANDED:
-            return f"references that make more than {MAX_EXPANDED} values of it"
+            return f"references that expand to more than {MAX_EXPANDED} values"
         return None
 
     def _size(self, target: Any, depth: int) -> int:
@@ -84,7 +84,7 @@ class _Expansion:
             referred = self._referred(reference)
             if referred is not None:
                 size += self._size(referred, depth + 1)
-        # Beyond the bound all numbers are the same, and need not become long.
+        # Beyond the limit, numbers need not be exact.
         size = self._known[id(target)] = min(size, MAX_EXPANDED + 1)
         return size
 
@@ -108,7 +108,7 @@ class _Expansion:
 
 
 def _own(target: Any) -> tuple[int, list[str]]:
-    """Return how many values *target* holds itself, and what it refers to."""
+    """Return the number of values in *target* itself, and its references."""
     size, references = 0, []
     level = [target]
     while level:
@@ -119,7 +119,7 @@ def _own(target: Any) -> tuple[int, list[str]]:
                 for key, inner in value.items():
                     if key in REFERENCES and isinstance(inner, str):
                         references.append(inner)
-                    # What is only defined counts where it is referred to.
+                    # A mere definition counts where it is referenced.
                     if key not in DEFINITIONS:
                         below.append(inner)
             elif isinstance(value, list):

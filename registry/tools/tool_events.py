@@ -69,16 +69,16 @@ selects tools too."""
 
 @dataclass(frozen=True, slots=True)
 class ToolEvent:
-    """One moment in the life of a tool.
+    """One event in the history of a tool.
 
     Attributes:
-        id: 24 hexadecimal characters; of two at the same moment the greater is the later.
-        what: What happened, all of it at once.
-        actor: Who brought it about: an operator, or a reading of the upstream.
-        by: Who decided, or had the upstream read; None for nobody or where it is not known.
-        version: The number of the definition concerned, if there is one.
-        before: What else was before, by name; what was not recorded is left out.
-        after: Likewise.
+        id: 24 hexadecimal characters; of two events at the same time, the greater is the later.
+        what: All that happened at once.
+        actor: An operator, or a sync.
+        by: The user who decided, or started the sync; None if unknown.
+        version: The number of the definition, if there is one.
+        before: The other changed members, by name, with their former values if recorded.
+        after: The same members with their new values.
     """
 
     id: str
@@ -92,7 +92,7 @@ class ToolEvent:
 
 
 def happened(update: ToolRowUpdate) -> Iterator[ToolEventType]:
-    """Yield what a reading of the upstream did to a tool."""
+    """Yield what a sync changed of a tool."""
     tool = update.tool
     was_stale = tool.registration_state is STALE
     is_stale = update.registration_state is STALE

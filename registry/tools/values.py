@@ -1,4 +1,4 @@
-"""Values about tools that travel between modules."""
+"""Values about tools, shared by several modules."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +27,7 @@ class ExposureState(StrEnum):
 
 
 class ToolEditor(NamedTuple):
-    """Who did something, as versions name them."""
+    """A user, as versions name them."""
 
     user_id: str
     username: str
@@ -57,7 +57,7 @@ class ToolDefinition:
 
 @dataclass(frozen=True, slots=True)
 class RejectedTool:
-    """A tool that an upstream offers but that cannot be stored, and why."""
+    """A tool with an invalid definition, and the problem."""
 
     name: str
     reason: str
@@ -73,25 +73,25 @@ class ToolSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class StoredTool:
-    """What reconciling needs to know of a stored tool.
+    """What reconciliation needs of a stored tool.
 
     Attributes:
-        discovery_hash: Of the definition that is served.
-        pending_hash: Of the definition that waits for review, when there is one.
-        seen_hash: Of the definition that the upstream offered last, where that is neither: it was
+        discovery_hash: Hash of the served definition.
+        pending_hash: Hash of the definition that waits for review, if there is one.
+        seen_hash: Hash of the definition that the upstream offered last, if it is neither: it was
             rejected, or an older one is served again.
-        rejected_hashes: Of the definitions that people rejected, the latest last.
+        rejected_hashes: Hashes of the rejected definitions, the latest last.
         is_reviewed: Whether a person decided that it is not served, while it is `unselected`.
-        served_version: Number of the definition that is served.
-        pending_version: Number of the one that waits.
-        versions: How many there are.
+        served_version: Number of the served definition.
+        pending_version: Number of the pending one.
+        versions: How many versions there are.
         is_blocked: Whether it is disabled because its changed definition was blocked.
-        definition: JSON text of the served definition, where the upstream offers another one.
-        created_at: When it was found, likewise.
-        overrides: What people changed of it, likewise.
+        definition: JSON text of the served definition, if the upstream offers another one.
+        created_at: When it was found, in the same case.
+        overrides: What people changed of it, in the same case.
         row_id: ObjectId of its document, 24 hexadecimal characters.
-        facets: What it is found by; None for what another program stored.
-        sync_error: Why its upstream's definition could not be taken the last time, if so.
+        facets: Its facets; None for another program's row.
+        sync_error: The problem of the upstream's definition at the last sync, if there was one.
     """
 
     name: str
@@ -125,7 +125,7 @@ class StoredTool:
 
     @property
     def has_drifted(self) -> bool:
-        """Whether the upstream offers a definition that was decided against."""
+        """Whether the upstream offers a definition that was rejected or rolled back."""
         return self.seen_hash is not None
 
     @property
@@ -138,10 +138,10 @@ class StoredTool:
 
 @dataclass(frozen=True, slots=True)
 class ToolStanding:
-    """What decides about the use of a stored tool.
+    """What decides whether a stored tool may be called.
 
     Attributes:
-        facets: What is known of its effects, as texts `flag:value`.
+        facets: Its known effects, as texts `flag:value`.
     """
 
     state: tuple[RegistrationState, ExposureState]
@@ -150,7 +150,7 @@ class ToolStanding:
 
 @dataclass(frozen=True, slots=True)
 class ToolTraits:
-    """What lists narrow tools by; few differ, so that many tools share one of these.
+    """The traits that lists filter tools by; many tools share one object.
 
     Attributes:
         facets: Effects, tags and what waits for a decision, as texts `flag:value`.
@@ -163,11 +163,11 @@ class ToolTraits:
 
 
 class ListedTool(NamedTuple):
-    """What lists need to know of one tool.
+    """What lists need of one tool.
 
     Attributes:
         row_id: ObjectId of its document, 12 bytes.
-        text: What it is searched by.
+        text: The text for searches.
     """
 
     row_id: bytes
@@ -181,10 +181,10 @@ class ToolRow:
     """A tool as the gateway reads it.
 
     Attributes:
-        definition: JSON text of the whole tool object, as clients get it.
-        is_served: Whether they do.
-        is_behind: Whether the upstream offers another definition by now.
-        facets: What is known of its effects, as texts `flag:value`.
+        definition: JSON text of the whole tool object, as sent to clients.
+        is_served: Whether clients get it.
+        is_behind: Whether the upstream now offers another definition.
+        facets: Its known effects, as texts `flag:value`.
     """
 
     listed: ListedTool
@@ -211,5 +211,5 @@ class ServedTool:
 
     @classmethod
     def as_found(cls, tool: ToolDefinition) -> "ServedTool":
-        """Return what clients get of a tool that nobody has said anything of."""
+        """Return what clients get of a tool without overrides."""
         return cls(tool.name, tool.title, tool.description, tool.definition, tool.input_schema)

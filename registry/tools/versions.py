@@ -1,4 +1,4 @@
-"""Which versions of a tool a change makes, and what becomes of those before. Pure."""
+"""New versions of a tool, and the states of the earlier ones, after a change. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from registry.tools.values import StoredTool
 
 
 class VersionState(StrEnum):
-    """What became of a version."""
+    """State of a version."""
 
     SERVED = "served"
     PENDING = "pending"
@@ -44,7 +44,7 @@ class NewVersion:
 
 @dataclass(frozen=True, slots=True)
 class VersionMove:
-    """Another state for a stored version.
+    """A new state of a stored version.
 
     Attributes:
         is_decision: Whether a person decided it.
@@ -57,7 +57,7 @@ class VersionMove:
 
 
 def versions_of(update: ToolRowUpdate, now: datetime) -> Iterator[NewVersion | VersionMove]:
-    """Yield what an update that a reading of the upstream led to means for the versions."""
+    """Yield the new versions, and new states, of an update by a sync."""
     tool, offered = update.tool, update.serve or update.hold
     is_served = update.serve is not None
     was_pending = offered is not None and offered.discovery_hash == tool.pending_hash
@@ -88,7 +88,7 @@ def versions_of(update: ToolRowUpdate, now: datetime) -> Iterator[NewVersion | V
 
 
 def first_version(tool: StoredTool, state: VersionState, now: datetime) -> NewVersion:
-    """Return version 1 of a tool that had none because it never changed."""
+    """Return version 1 of a tool that has none because it never changed."""
     if tool.definition is None:
         raise ValueError("the definition of a changed tool must be known")
     return NewVersion(

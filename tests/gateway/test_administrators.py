@@ -100,7 +100,7 @@ async def test_nothing_is_completed_or_subscribed_to_with_what_is_private_to_oth
     )
     subscribed = await ask(gateway, session, "resources/subscribe", {"uri": RESOURCE})
 
-    assert completed["error"]["message"] == "There is nothing of that reference."
+    assert completed["error"]["message"] == "Unknown completion reference."
     assert "error" in subscribed
     assert not any(b"tools/call" in sent.body for sent in upstream.requests)
 

@@ -124,7 +124,7 @@ async def test_an_error_that_the_server_answers_is_a_connection_that_works(
     assert (watched.state, await watched.told()) == ("connected", ["connected"])
 
 
-NO_ANSWER = "The server demo answered with HTTP 200 but without a JSON-RPC answer."
+NO_ANSWER = "The server demo returned HTTP 200 without a JSON-RPC response."
 HELLO = request("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}})
 
 
@@ -203,7 +203,7 @@ async def test_a_call_that_is_taken_without_an_answer_is_told_and_keeps_nobody_w
 
     answer = await watched.gateway.http.post(path, json=call, headers=head())
 
-    assert f"with HTTP {status} but without a JSON-RPC answer" in answer.text
+    assert f"returned HTTP {status} without a JSON-RPC response" in answer.text
     assert answer.json()["id"] == call["id"]
 
 

@@ -356,7 +356,7 @@ async def test_a_server_that_asks_what_the_client_cannot_give_is_refused(
     answer = await gateway.post(request("tools/call", CALL), mcp_session_id=session)
 
     assert outcome(answer) == 502
-    assert "cannot give" in error_of(answer)["message"]
+    assert "does not support" in error_of(answer)["message"]
     assert len(upstream.requests) == 1
 
 

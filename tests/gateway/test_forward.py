@@ -679,4 +679,4 @@ async def test_a_call_that_the_end_of_the_server_cuts_off_is_told_so(
         call.cancel()
 
     assert sent[0]["status"] == 200
-    assert b"The gateway is being shut down." in sent[1]["body"]
+    assert b"The gateway is shutting down; try again." in sent[1]["body"]

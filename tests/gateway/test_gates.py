@@ -154,7 +154,7 @@ async def test_a_server_that_fails_is_left_alone_and_those_who_wait_are_told() -
         async with gates.gate.call():
             pass
 
-    told = "The server demo failed several times in a row; it is not asked for 10 s."
+    told = "The server demo failed several times in a row; the next call is possible in 10 s."
     assert outcomes == [told]
     assert refused.value.message == told
     assert refused.value.headers == ((b"retry-after", b"10"),)

@@ -114,7 +114,7 @@ async def test_a_full_queue_refuses_at_once(
     assert refused.headers["retry-after"] == "2"
     assert error_of(refused) == {
         "code": 503,
-        "message": "Too many calls to demo are under way; try again in a moment.",
+        "message": "Too many calls to demo are in progress; try again later.",
         "data": {"error": "upstream_busy", "retry_after_seconds": 2},
     }
 
@@ -346,7 +346,7 @@ async def test_a_connection_that_is_not_made_in_time_is_given_up(
     assert outcome(answer) == 504
     assert error_of(answer) == {
         "code": 504,
-        "message": "The server demo took no connection in time.",
+        "message": "The server demo did not accept a connection in time.",
         "data": {"error": "upstream_error", "timeout": "connect"},
     }
 

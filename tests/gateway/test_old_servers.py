@@ -161,7 +161,7 @@ async def test_what_a_client_cannot_be_asked_is_declined_here(
         {
             "jsonrpc": "2.0",
             "id": "s",
-            "error": {"code": -32601, "message": "The client cannot be asked this."},
+            "error": {"code": -32601, "message": "The client does not support this."},
         },
     ]
 

@@ -157,6 +157,6 @@ async def test_a_call_that_is_to_be_a_task_is_refused_where_nobody_keeps_tasks(
     error = answer.json()["error"]
     assert (error["code"], error["message"]) == (
         -32602,
-        "Tasks are not offered at this path; send tools/call without params.task.",
+        "Tasks are not supported at this path; send tools/call without params.task.",
     )
     assert upstream.requests == []

@@ -337,7 +337,7 @@ async def test_while_a_change_is_held_arguments_must_fit_what_was_approved(
     reached = "Method not found"
     assert (before, fitting, other) == (reached, reached, reached)
     assert held == (
-        "The arguments do not fit the tool's definition: /text breaks properties/text/type."
+        "The arguments do not match the tool's definition: /text violates properties/text/type."
     )
     assert await call("sum", 7) == reached
 

@@ -107,10 +107,10 @@ async def test_the_database_refuses_tags_that_no_api_would_take(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"definition": "{"}, "no JSON object"),
-        ({"definition": '{"name":"other"}'}, "than its hash says"),
-        ({"pending_hash": "x"}, "half a definition"),
-        ({"presented": "{}"}, "not presented as"),
+        ({"definition": "{"}, "not a JSON object"),
+        ({"definition": '{"name":"other"}'}, "does not match its hash"),
+        ({"pending_hash": "x"}, "incomplete pending definition"),
+        ({"presented": "{}"}, "not presented with"),
         ({"exposure_state": "disabled"}, "config.tools"),
         ({"owner_id": ObjectId("f" * 24)}, "does not exist"),
     ],

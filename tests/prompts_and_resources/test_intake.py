@@ -46,15 +46,13 @@ def test_objects_are_taken_as_they_came_and_in_order() -> None:
 @pytest.mark.parametrize(
     ("member", "raw", "problem"),
     [
-        ("prompts", "x", FeatureProblem("prompts/", "is no object")),
+        ("prompts", "x", FeatureProblem("prompts/", "is not an object")),
         ("prompts", {"name": ""}, FeatureProblem("prompts/", "has no name")),
         ("prompts", {"name": 7}, FeatureProblem("prompts/", "has no name")),
         (
             "prompts",
             {"name": "a\nb"},
-            FeatureProblem(
-                "prompts/a?b", "has a name with spaces or characters that cannot be shown"
-            ),
+            FeatureProblem("prompts/a?b", "has a name with spaces or non-printable characters"),
         ),
         (
             "prompts",
@@ -64,12 +62,12 @@ def test_objects_are_taken_as_they_came_and_in_order() -> None:
         (
             "prompts",
             {"name": "p", "arguments": [{"required": True}]},
-            FeatureProblem("prompts/p", "has arguments that are no list of objects with names"),
+            FeatureProblem("prompts/p", "has arguments that are not a list of objects with names"),
         ),
         (
             "prompts",
             {"name": "p", "description": 1},
-            FeatureProblem("prompts/p", "has a description that is no text"),
+            FeatureProblem("prompts/p", "has a description that is not a string"),
         ),
         (
             "prompts",
@@ -98,7 +96,7 @@ def test_objects_are_taken_as_they_came_and_in_order() -> None:
             {"uriTemplate": "a:{ b}", "name": "x"},
             FeatureProblem(
                 "resourceTemplates/a:{ b}",
-                "has a uriTemplate with spaces or characters that cannot be shown",
+                "has a uriTemplate with spaces or non-printable characters",
             ),
         ),
     ],
@@ -120,7 +118,9 @@ def test_the_first_of_two_with_one_key_is_taken() -> None:
     assert [item.definition for item in taken.lists[FeatureKind.PROMPT]] == [
         '{"name":"p","title":"1"}'
     ]
-    assert taken.problems == (FeatureProblem("prompts/p", "is listed twice; the first is taken"),)
+    assert taken.problems == (
+        FeatureProblem("prompts/p", "is listed twice; the first entry is used"),
+    )
 
 
 def test_a_list_that_could_not_be_read_is_a_problem_and_no_empty_list() -> None:

@@ -125,7 +125,7 @@ def test_a_published_server_is_read_with_its_best_remote(content: dict[str, Any]
         ({"url": "https://a.example", "headers": {"A": "${MISSING}"}}, "needs MISSING: .*--set"),
         ({"url": "wss://a.example", "type": "ws"}, "transport 'ws'"),
         ({}, "neither a url nor a command"),
-        ("text", "no JSON object"),
+        ("text", "not a JSON object"),
     ],
 )
 def test_what_cannot_be_read_says_why(entry: object, told: str) -> None:

@@ -101,7 +101,7 @@ def test_headers_tell_who_calls_and_others_are_left_out() -> None:
     }
     assert VAULT.request_headers("1", config) == {}
     assert server.problems[-1] == (
-        "config.headers.X-Mail holds {{LIBRECHAT_USER_EMAIL}}, which is not known here; "
+        "config.headers.X-Mail holds {{LIBRECHAT_USER_EMAIL}}, which is not supported here; "
         "the header is not sent"
     )
 

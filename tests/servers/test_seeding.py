@@ -102,7 +102,7 @@ async def test_a_second_run_imports_nothing_and_overwrites_nothing(
     reports = await run(servers, file)
 
     assert reports == [
-        ImportReport(str(file), ImportOutcome.EXISTS, "a server named weather is there already")
+        ImportReport(str(file), ImportOutcome.EXISTS, "a server named weather already exists")
     ]
     assert await database.collection("mcpservers").find_one({}) == before
 
@@ -162,7 +162,7 @@ async def test_a_bad_file_is_reported_and_stops_nothing(
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "holds no JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"serverName": "x"}', "url: Field required"),
     ],
 )

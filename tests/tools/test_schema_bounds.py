@@ -42,9 +42,9 @@ TREE: JsonObject = {
         ({"type": "object"}, None),
         (TREE, None),
         (referring(5, 2), None),
-        (referring(60, 2), "references that make more than"),
-        (referring(9, 5), "references that make more than"),
-        (referring(MAX_REFERENCE_CHAIN + 5, 1), "references that follow each other"),
+        (referring(60, 2), "references that expand to more than"),
+        (referring(9, 5), "references that expand to more than"),
+        (referring(MAX_REFERENCE_CHAIN + 5, 1), "a chain of more than"),
         (referring(MAX_REFERENCE_CHAIN - 5, 1), None),
         ({"$ref": "#/nowhere/~1/9"}, None),
         ({"$ref": "#nowhere"}, None),
@@ -82,7 +82,7 @@ def test_references_by_other_names_count_alike(by: str) -> None:
 
     told = excess({"$defs": definitions, reference: refers.format("n0")})
 
-    assert told == f"references that make more than {MAX_EXPANDED} values of it"
+    assert told == f"references that expand to more than {MAX_EXPANDED} values"
 
 
 def test_a_tool_whose_schema_asks_too_much_costs_only_itself() -> None:

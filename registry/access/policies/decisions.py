@@ -1,11 +1,11 @@
-"""Who may use a tool: the one decision that lists, calls and explanations are made with. Pure.
+"""Policy decision: who may use a tool, for lists, calls and explanations alike. Pure.
 
-A tool that is exposed on a server that the caller may use can be used, unless a policy denies it
-to them, or there are policies that allow it and none of them names the caller. What denies wins,
-also over administrators; what allows to some does not keep them out.
+A served tool of a server that the caller may use can be used, unless a policy denies it to them,
+or there are policies that allow it and none of them names the caller. Deny takes precedence, also
+for administrators; a restriction by allow policies does not apply to them.
 
-What many callers ask of many tools is worked out once: `rules_of` says which policies are about
-each tool, and a `ToolRule` holds all that they name in a few sets.
+Combinations are computed once for all callers: `rules_of` finds the policies for each tool, and a
+`ToolRule` holds all their subjects in a few sets.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +28,12 @@ WILDCARD = "*"
 
 @dataclass(frozen=True, slots=True)
 class ToolRule:
-    """What all policies about a tool say together.
+    """All policies for a tool, combined.
 
     Attributes:
         policies: Enabled ones, in the order of their ids.
-        denied: The callers whom any of those that deny names.
-        allowed: The callers whom any of those that allow names; None when none allows.
+        denied: The callers that any deny policy names.
+        allowed: The callers that any allow policy names; None if there is no allow policy.
     """
 
     policies: tuple[Policy, ...]
@@ -41,7 +41,7 @@ class ToolRule:
     allowed: Subjects | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Merge whom they name."""
+        """Combine policies."""
         denied, allowed = NOBODY, None
         for policy in self.policies:
             if policy.effect is Effect.DENY:
@@ -56,7 +56,7 @@ NO_RULE = ToolRule(())
 
 
 def decide(user: UserContext, rule: ToolRule) -> PolicyDecision:
-    """Decide whether *user* may use a tool that is served to them otherwise."""
+    """Decide whether *user* may use a tool that is otherwise served to them."""
     if rule.denied.names(user):
         return PolicyDecision.DENIED
     if rule.allowed is None:
@@ -67,9 +67,9 @@ def decide(user: UserContext, rule: ToolRule) -> PolicyDecision:
 
 
 def deciding(user: UserContext, rule: ToolRule) -> tuple[Policy, ...]:
-    """Return the policies that `decide` decided by: those that name the caller, or leave them out.
+    """Return the policies behind the result of `decide`: those that name the caller, or omit them.
 
-    None for an open tool; what allows it, for an administrator.
+    None for an open tool; the allow policies, for an administrator.
     """
     match decide(user, rule):
         case PolicyDecision.OPEN:
@@ -83,7 +83,7 @@ def deciding(user: UserContext, rule: ToolRule) -> tuple[Policy, ...]:
 
 
 def ways(user: UserContext, subjects: Subjects) -> tuple[str, ...]:
-    """Return how *subjects* name *user*, in words; none when they do not."""
+    """Return how *subjects* name *user*, as texts; empty if they do not."""
     scopes = sorted(subjects.scopes & user.held_scopes)
     found = {
         "everyone": subjects.everyone,
@@ -96,19 +96,19 @@ def ways(user: UserContext, subjects: Subjects) -> tuple[str, ...]:
 
 
 def is_named(patterns: Sequence[str], name: str) -> bool:
-    """Whether any of the *patterns* is about a tool of that name; none at all are about any."""
+    """Whether any of the *patterns* matches that tool name; no patterns match nothing."""
     return not patterns or any(fits(pattern, name) for pattern in patterns)
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Whether *name* is *pattern*, in which `*` stands for any text. Takes linear time."""
+    """Whether *name* matches *pattern*, in which `*` matches any text. Takes linear time."""
     first, *others = pattern.split(WILDCARD)
     if not others:
         return pattern == name
     last = others.pop()
     if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
         return False
-    # The leftmost place for each piece leaves the most room for those after it.
+    # The leftmost match of each piece leaves the most text for those after it.
     start, end = len(first), len(name) - len(last)
     for piece in others:
         found = name.find(piece, start, end)
@@ -119,7 +119,7 @@ def fits(pattern: str, name: str) -> bool:
 
 
 class PolicyIndex:
-    """All policies that count, found by the server that they are about."""
+    """All enabled policies, by server."""
 
     def __init__(self, policies: Iterable[Policy] = ()) -> None:
         everywhere: list[Policy] = []
@@ -143,21 +143,21 @@ class PolicyIndex:
         return not self._everywhere and not self._by_owner
 
     def about(self, owner_id: str) -> tuple[Policy, ...]:
-        """Return those about any tool of a server, in the order of their ids."""
+        """Return the policies for any tool of a server, in the order of their ids."""
         return self._by_owner.get(owner_id, self._everywhere)
 
 
 def rules_of(policies: Sequence[Policy], tools: Iterable[ToolFacts]) -> Mapping[str, ToolRule]:
-    """Return the rules of those of one server's tools that policies are about, by name.
+    """Return the rules of one server's tools that policies apply to, by name.
 
-    Tools that the same policies are about share a rule.
+    Tools with the same policies share a rule.
 
     Args:
-        policies: Enabled ones about the server.
-        tools: All tools of it.
+        policies: Enabled ones for the server.
+        tools: All its tools.
     """
     tests = [(policy, *_test(policy)) for policy in policies]
-    # Names that are written out are looked up, and nothing is matched against them.
+    # Exact names are looked up, not matched.
     exact: dict[str, list[Policy]] = {}
     for policy, names, _ in tests:
         for name in names:
@@ -181,7 +181,7 @@ Test = Callable[[ToolFacts], bool]
 
 
 def _test(policy: Policy) -> tuple[frozenset[str], Test | None]:
-    """Return the names of tools that a policy is about, and what tests others."""
+    """Return the exact names that a policy applies to, and a test for others."""
     target = policy.target
     facets = [facet(flag, value) for flag, value in target.metadata.items()]
 

@@ -1,4 +1,4 @@
-"""Failures of operations on policies."""
+"""Errors of operations on policies."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from registry.core.errors import ErrorKind, RegistryError
 
 
 class PolicyNotFoundError(RegistryError):
-    """There is no such policy that the caller may know of."""
+    """The policy does not exist, or the caller may not know of it."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -16,7 +16,7 @@ class PolicyNotFoundError(RegistryError):
 
 
 class OwnerNotFoundError(RegistryError):
-    """There is no such server that the caller may see."""
+    """The server does not exist, or the caller may not see it."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -25,36 +25,34 @@ class OwnerNotFoundError(RegistryError):
 
 
 class UnknownOwnerError(RegistryError):
-    """A policy is to be about a server that does not exist, or not for the caller."""
+    """The target server of a policy does not exist, or not for the caller."""
 
     kind = ErrorKind.INVALID
 
     def __init__(self, owner_id: str) -> None:
         super().__init__(
-            f"target.owner_id: there is no server {owner_id}",
-            {"details": [{"field": "target.owner_id", "message": "there is no such server"}]},
+            f"target.owner_id: unknown server {owner_id}",
+            {"details": [{"field": "target.owner_id", "message": "unknown server"}]},
         )
 
 
 class UnknownSubjectsError(RegistryError):
-    """A policy, or a question, names users or groups that do not exist."""
+    """A policy, or an explain request, names users or groups that do not exist."""
 
     kind = ErrorKind.INVALID
 
     def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(
-            f"There is no such subject: {', '.join(names)}", {"unknown_subjects": list(names)}
-        )
+        super().__init__(f"Unknown subject: {', '.join(names)}", {"unknown_subjects": list(names)})
 
 
 class PolicyForbiddenError(RegistryError):
-    """The caller may not write policies about this."""
+    """The caller may not write policies with this target."""
 
     kind = ErrorKind.FORBIDDEN
 
 
 class PolicyExistsError(RegistryError):
-    """Another policy about the same server, or about all, has the name."""
+    """Another policy for the same server, or for all, has the name."""
 
     kind = ErrorKind.CONFLICT
 
@@ -66,7 +64,7 @@ class PolicyExistsError(RegistryError):
 
 
 class PolicyModifiedError(RegistryError):
-    """The policy changed since the caller read it."""
+    """The policy was changed since it was read."""
 
     kind = ErrorKind.CONFLICT
 
@@ -84,15 +82,15 @@ class PolicyUnreadableError(RegistryError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"The policy is stored in a form that cannot be changed here ({problem}); "
-            "remove it and make it again."
+            f"The stored policy has a form that cannot be changed here ({problem}); "
+            "remove it and create it again."
         )
 
 
 class TooManyPoliciesError(RegistryError):
-    """A server has as many policies as it may."""
+    """A server has the maximum number of policies."""
 
     kind = ErrorKind.CONFLICT
 
     def __init__(self, most: int) -> None:
-        super().__init__(f"There are {most} policies about this already; no more can be made.")
+        super().__init__(f"The limit of {most} policies for this target is reached.")

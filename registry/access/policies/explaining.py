@@ -1,6 +1,6 @@
-"""Why somebody may use a tool, or not, in words. Pure.
+"""Explanation of why a user may use a tool, or not. Pure.
 
-Decides nothing by itself: the steps are those of the gateway, asked in its order.
+Makes no decisions: the steps are the gateway's, in its order.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ INACTIVE = "inactive"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One step on the way to a tool.
+    """One step of the decision.
 
     Attributes:
         step: `server`, `tool`, `access`, `scope` or `policy`.
@@ -32,11 +32,11 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Consulted:
-    """A policy about the tool.
+    """A policy for the tool.
 
     Attributes:
-        how: By what it names the caller; nothing when it does not.
-        decided: Whether the decision was made by it.
+        how: How it names the caller; empty if it does not.
+        decided: Whether it determined the decision.
     """
 
     policy: Policy
@@ -68,14 +68,14 @@ def explain(
     """Return whether *user* may use a tool of *owner*, and why.
 
     Args:
-        user: About whom it is.
+        user: The caller in question.
         owner: The server.
-        access: What the gateway decides of them and the server.
-        state: The tool's states; None when there is no such tool.
-        rule: The policies about the tool.
+        access: The gateway's decision about them and the server.
+        state: The tool's states; None if there is no such tool.
+        rule: The policies for the tool.
         requires_approval: Whether its calls are refused because a person must approve each.
-        tells_states: Whether who asks may know of tools that are not served.
-        tells_names: Whether they may know which policies there are.
+        tells_states: Whether the reader may know of tools that are not served.
+        tells_names: Whether the reader may know which policies there are.
     """
     reasons: tuple[Reason, ...] = (
         _of_server(owner),
@@ -88,7 +88,7 @@ def explain(
         reasons = (*reasons, APPROVAL_MISSING)
     refused = next((reason for reason in reasons if not reason.passed), None)
     is_known = state is not None and is_served(*state)
-    # A tool that is not served is nobody's business, nor are the policies about it.
+    # A tool that is not served is confidential, and so are the policies for it.
     tells_policies = tells_states or is_known
     return Explanation(
         allowed=refused is None,
@@ -120,14 +120,14 @@ def blocking(user: UserContext, rule: ToolRule) -> str:
 
 
 MOST_NAMED = 3
-"""Policies that a record names; the others are counted."""
+"""Maximum number of policies that a record names; the others are counted."""
 
 
 def _of_server(owner: PolicyServer) -> Reason:
     if owner.status == INACTIVE:
-        return Reason("server", False, "The server is switched off.")
+        return Reason("server", False, "The server is inactive.")
     if not owner.is_usable:
-        return Reason("server", False, "What is stored of the server cannot be served.")
+        return Reason("server", False, "The stored server is invalid and cannot be served.")
     return Reason("server", True, f"The server is {owner.status} and served at {owner.path}.")
 
 
@@ -135,9 +135,9 @@ def _of_tool(state: State | None, *, tells_states: bool) -> Reason:
     if state is not None and is_served(*state):
         return Reason("tool", True, "The tool is selected and active.")
     if state is None or not tells_states:
-        return Reason("tool", False, "The server offers no tool of that name to anybody.")
+        return Reason("tool", False, "The server serves no tool of that name to any caller.")
     words = f"{state[0].value} and {state[1].value}"
-    return Reason("tool", False, f"The tool is {words}; served is what is selected and active.")
+    return Reason("tool", False, f"The tool is {words}; it must be selected and active.")
 
 
 def _of_access(access: AccessDecision, *, is_admin: bool) -> Reason:
@@ -149,7 +149,7 @@ def _of_access(access: AccessDecision, *, is_admin: bool) -> Reason:
     said = "; ".join(step.rule.value for step in steps)
     told = f"They may not use the server: {said}."
     if is_admin:
-        told += " Administrators see it without being named, and use it only if they are."
+        told += " Administrators may see it, but use it only if an ACL entry names them."
     return Reason("access", False, told)
 
 
@@ -157,15 +157,15 @@ def _of_scope(user: UserContext) -> Reason:
     missing = user.lacks(Scope.READ_TOOLS, Scope.INVOKE_TOOLS)
     if missing:
         return Reason("scope", False, f"Their token lacks the scope {' '.join(missing)}.")
-    return Reason("scope", True, "Their token lets them list and call tools.")
+    return Reason("scope", True, "Their token allows listing and calling tools.")
 
 
 POLICY_MESSAGES: Mapping[PolicyDecision, str] = {
-    PolicyDecision.OPEN: "No policy is in the way.",
+    PolicyDecision.OPEN: "No policy restricts it.",
     PolicyDecision.ALLOWED: "A policy allows it to them.",
-    PolicyDecision.ADMINISTRATOR: "Policies allow it to some only, but administrators pass those.",
+    PolicyDecision.ADMINISTRATOR: "Policies allow it to some only, but administrators may use it.",
     PolicyDecision.DENIED: "A policy denies it to them.",
-    PolicyDecision.NOT_NAMED: "Policies allow it to some only, and name them in no way.",
+    PolicyDecision.NOT_NAMED: "Policies allow it to some only, and do not name them.",
 }
 
 

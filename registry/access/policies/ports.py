@@ -1,4 +1,4 @@
-"""What policies ask of the domains above. Implemented there, handed in by wiring."""
+"""Ports of policies: what they need from other domains. Wiring supplies the implementations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from registry.core.json import JsonObject
 
 @dataclass(frozen=True, slots=True)
 class PolicyServer:
-    """A server, as far as policies about its tools are concerned.
+    """A server, with the facts that policies need.
 
     Attributes:
         author: ObjectId of the user who registered it, 24 hexadecimal characters.
-        scope: None where the other application made it.
+        scope: None if the other application created it.
         status: `active`, `inactive` or `error`.
-        is_usable: Whether the gateway can make a route of what is stored.
-        is_described_elsewhere: Whether the other application alone has described its tools.
-        tenant_id: The tenant that it is of.
+        is_usable: Whether the gateway can build a route from what is stored.
+        is_described_elsewhere: Whether only the other application has described its tools.
+        tenant_id: Its tenant.
     """
 
     id: str
@@ -35,7 +35,7 @@ class PolicyServer:
 
 
 class ServerPath(Protocol):
-    """A server, as far as its gateway path is concerned."""
+    """A server with its gateway path."""
 
     @property
     def id(self) -> str:
@@ -50,16 +50,16 @@ class PolicyServers(Protocol):
     """The servers that offer tools."""
 
     async def policy_owner(self, owner_id: str) -> PolicyServer | None:
-        """Return a server, whoever asks."""
+        """Return a server. No access check."""
 
     async def policy_owner_at(self, path: str, tenant_id: str | None) -> PolicyServer | None:
-        """Return the server at a gateway path of a tenant, whoever asks."""
+        """Return the server at a gateway path of a tenant. No access check."""
 
     async def held_policy_owner(self, owner_id: str, tx: Transaction) -> PolicyServer | None:
-        """Return a server as it is in a transaction that no other change of it may overlap."""
+        """Return a server, locked against concurrent changes by the transaction."""
 
     def sees_everything(self, user: UserContext) -> bool:
-        """Whether no server is hidden from *user*, nor what is left of a removed one."""
+        """Whether *user* may see every server, and what is left of removed ones."""
 
     def rights(self, user: UserContext) -> Mapping[str, int]:
         """Return what *user* may do with each server that they see."""
@@ -72,7 +72,7 @@ class PolicyServers(Protocol):
 
 
 class PolicyChanges(Protocol):
-    """Hears of committed changes, so that the gateway follows at once on this replica."""
+    """Notified of committed changes, so that the gateway follows at once on this replica."""
 
     async def policy_changed(self, policy_id: str) -> None:
-        """Take note that a policy was made, changed or removed."""
+        """Handle that a policy was created, changed or removed."""

@@ -1,4 +1,4 @@
-"""Policies as the API and the audit trail show them. Pure."""
+"""Policies in the form of responses and of the audit trail. Pure."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from registry.core.text import timestamp
 
 
 def present_policy(record: PolicyRecord) -> JsonObject:
-    """Return a policy as answers have it."""
+    """Return a policy in the form of responses."""
     return {
         **present_content(record),
         "id": record.policy.id,

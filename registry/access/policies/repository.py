@@ -1,4 +1,4 @@
-"""Reads and writes `access_policies`. The only module that writes it."""
+"""Repository of `access_policies`. The only module that writes it."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -39,12 +39,12 @@ OBJECT_ID_CHARACTERS = 24
 
 
 class _UnreadableError(Exception):
-    """A field does not say what it should."""
+    """A field has an invalid value."""
 
 
 @translates_driver_errors
 class PolicyRepository:
-    """Policies about single tools."""
+    """Policies for single tools."""
 
     def __init__(self, database: Database) -> None:
         self._policies = database.collection(AccessPolicy.Settings.name)
@@ -52,12 +52,12 @@ class PolicyRepository:
     async def every(self) -> dict[str, Policy]:
         """Return all policies by their ids, for decisions.
 
-        One that cannot be read is among them, as what refuses all that it may be about.
+        An unreadable one is included, and refuses everything that it may apply to.
         """
         return _noted([policy_of(row) async for row in self._policies.find({})])
 
     async def some(self, policy_ids: Iterable[str]) -> dict[str, Policy]:
-        """Return those policies of these ids that exist, likewise."""
+        """Return the existing policies of these ids, in the same form."""
         ids: list[object] = []
         for policy_id in policy_ids:
             ids += [policy_id, ObjectId(policy_id)] if ObjectId.is_valid(policy_id) else []
@@ -65,7 +65,7 @@ class PolicyRepository:
         return _noted([policy_of(row) async for row in rows])
 
     async def about(self, owner_id: str) -> list[Policy]:
-        """Return the policies about a server, and those about all."""
+        """Return the policies for a server, and those for all."""
         return [policy_of(row) async for row in self._policies.find(_about(owner_id))]
 
     async def list_page(
@@ -74,10 +74,10 @@ class PolicyRepository:
         """Return one page in the order of names.
 
         Args:
-            owners: Only policies about one of these servers, None among them for those about
+            owners: Only policies for one of these servers, None among them for those for
                 all servers; None for all policies.
-            narrowed: Which of them.
-            page: Which page.
+            narrowed: The filter.
+            page: The page.
         """
         query = _query(owners, narrowed)
         if narrowed.tool is not None:
@@ -91,12 +91,12 @@ class PolicyRepository:
         return Page(tuple(record_of(row) for row in await cursor.to_list()), total, page)
 
     async def get(self, policy_id: str, tx: Transaction | None = None) -> PolicyRecord | None:
-        """Return one policy, whoever asks."""
+        """Return one policy. No access check."""
         row = await self._policies.find_one({"_id": ObjectId(policy_id)}, session=tx)
         return None if row is None else record_of(row)
 
     async def count_about(self, owner_id: str | None, tx: Transaction) -> int:
-        """Return how many policies are about a server, or, for None, about all servers."""
+        """Return the number of policies for a server, or, for None, for all servers."""
         owner = None if owner_id is None else ObjectId(owner_id)
         return await self._policies.count_documents({"owner_id": owner}, session=tx)
 
@@ -112,7 +112,7 @@ class PolicyRepository:
             raise PolicyExistsError(record.policy) from exc
 
     async def update(self, record: PolicyRecord, tx: Transaction) -> bool:
-        """Store a policy in place of its revision before; say whether that was the latest.
+        """Replace a policy by a new revision; return whether the former one was the latest.
 
         Raises:
             PolicyExistsError: The name is taken.
@@ -130,23 +130,23 @@ class PolicyRepository:
         return result.matched_count == 1
 
     async def delete(self, policy_id: str, tx: Transaction) -> bool:
-        """Remove one policy; say whether there was one."""
+        """Remove one policy; return whether there was one."""
         result = await self._policies.delete_one({"_id": ObjectId(policy_id)}, session=tx)
         return result.deleted_count == 1
 
     async def delete_of(self, owner_id: str, tx: Transaction) -> int:
-        """Remove all policies about one server; return how many there were."""
+        """Remove all policies for one server; return how many there were."""
         result = await self._policies.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
         return result.deleted_count
 
 
 def new_policy_id() -> str:
-    """Return the id of a policy that is to be stored."""
+    """Return a new policy id."""
     return str(ObjectId())
 
 
 def record_of(row: dict[str, Any]) -> PolicyRecord:
-    """Return a stored policy as a value."""
+    """Convert a stored policy to a value."""
     revision = row.get("revision")
     description = row.get("description")
     return PolicyRecord(
@@ -161,10 +161,10 @@ def record_of(row: dict[str, Any]) -> PolicyRecord:
 
 
 def policy_of(row: dict[str, Any]) -> Policy:
-    """Return what decisions are made on.
+    """Return the policy for decisions.
 
-    What cannot be read is never left out: such a policy refuses everything that it may be about,
-    to everyone, unless it says that it is switched off.
+    An unreadable policy is never left out: it refuses everything that it may apply to, to every
+    user, unless it is readably disabled.
     """
     problems: list[str] = []
 
@@ -191,7 +191,7 @@ def policy_of(row: dict[str, Any]) -> Policy:
     effect = read("effect", Effect, Effect.DENY)
     is_enabled = read("is_enabled", _truth, otherwise=True)
     if subjects == Subjects():
-        # It would say nothing: a policy that was cut short.
+        # Without subjects it has no effect: a truncated policy.
         problems.append("subjects")
     policy_id, name = str(row["_id"]), row.get("name")
     name = name if isinstance(name, str) else policy_id
@@ -266,7 +266,7 @@ def _is_about(row: dict[str, Any], tool: str) -> bool:
 
 
 def _about(owner_id: str) -> Doc:
-    # What cannot be read may be about it too.
+    # An unreadable policy may apply to it too.
     of_all: Doc = {"owner_id": {"$not": {"$type": "objectId"}}}
     return {"$or": [{"owner_id": ObjectId(owner_id)}, of_all]}
 
@@ -289,7 +289,7 @@ def _query(owners: Collection[str | None] | None, narrowed: PolicyFilter) -> Doc
         is_seen = owners is None or narrowed.owner_id in owners
         query["owner_id"] = ObjectId(narrowed.owner_id) if is_seen else {"$in": []}
     elif owners is not None:
-        # What has no owner is about all servers, and null matches that.
+        # A policy without a server is for all, and null matches that.
         ids = [None if owner_id is None else ObjectId(owner_id) for owner_id in owners]
         query["owner_id"] = {"$in": ids}
     if narrowed.effect is not None:

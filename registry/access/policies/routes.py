@@ -34,7 +34,7 @@ PolicyId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the p
 errors = error_answers(
     {
         404: "There is no such policy, or no such server.",
-        409: "The name is taken, or the policy was modified meanwhile.",
+        409: "The name is taken, or the policy was modified since it was read.",
         422: "A field or parameter cannot take that value, or a subject does not exist.",
     }
 )
@@ -52,7 +52,7 @@ def _service(request: Request) -> PolicyService:
 async def list_policies(
     request: Request, user: Sharer, asked: Annotated[PolicyQuery, Query()]
 ) -> Response:
-    """List policies by name: all for administrators, for others those about their servers."""
+    """List policies by name: all for administrators, for others those for their servers."""
     wanted = PageRequest(asked.page, asked.per_page)
     page = await _service(request).page(user, asked.narrowed(), wanted)
     return JsonAnswer(
@@ -71,7 +71,7 @@ async def list_policies(
     responses=errors(408, 409, 415),
 )
 async def create_policy(request: Request, user: Sharer, body: PolicyCreate) -> Response:
-    """Make a policy; it is in force on every replica within a second."""
+    """Create a policy; it is in force on every replica within a second."""
     record, warnings = await _service(request).create(body.change(), user)
     return _written(record, warnings, 201)
 
@@ -101,7 +101,7 @@ async def update_policy(
     body: PolicyUpdate,
     if_match: IfMatch = None,
 ) -> Response:
-    """Change the members that are given, and no others."""
+    """Change the given members only."""
     record, warnings = await _service(request).update(
         policy_id.lower(), body.change(), user, expected_etag=etag_in(if_match)
     )
@@ -129,7 +129,7 @@ async def delete_policy(
     responses=errors(404, 408, 415),
 )
 async def explain_access(request: Request, user: Asker, body: ExplainRequest) -> Response:
-    """Tell whether somebody may use a tool, and why; without naming anybody, the caller."""
+    """Explain whether a user may use a tool, and why; by default the caller."""
     asked = ExplainQuestion(
         tool=body.tool,
         owner_id=body.server_id,

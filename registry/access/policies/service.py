@@ -1,7 +1,7 @@
-"""Who writes which policies, and who may use a tool: each on behalf of a caller.
+"""Policies: who writes them, and the explanation of decisions, each on behalf of a caller.
 
-A policy about one server is its owners' to write, one about all servers the administrators'. What
-a policy gives is the use of tools: it gives no right to see or change a server.
+Owners of a server write its policies, administrators those for all servers. A policy grants only
+the use of tools: it gives no right to see or change a server.
 """
 
 from collections.abc import Collection
@@ -71,16 +71,16 @@ from registry.tools.repository import ToolRepository
 log = structlog.get_logger()
 
 MAX_PER_SERVER = 200
-"""Most policies about one server, and most about all: each replica holds them in memory."""
+"""Maximum number of policies for one server, and for all: each replica holds them in memory."""
 
 MAX_WARNINGS = 10
-"""Names of tools that a warning lists."""
+"""Maximum number of tool names in a warning."""
 
 NOBODY_ID = "0" * 24
 
 NOT_LOOKED_UP = (
-    "(Only administrators have others' groups and role looked up; name them as `groups` and "
-    "`roles` where they count.)"
+    "(Only for administrators are others' groups and role looked up; give them as `groups` and "
+    "`roles` if they matter.)"
 )
 
 COMBINED_PATH = "/mcp"
@@ -89,14 +89,14 @@ COMBINED_PATH = "/mcp"
 
 @dataclass(frozen=True, slots=True)
 class ExplainQuestion:
-    """About whom and what an explanation is.
+    """The caller and the tool of an explanation.
 
     Attributes:
-        tool: Its name there, or the one that it has on the combined server.
-        owner_id: The server; or *path* says which, or the tool's name on the combined server.
-        is_self: Whether it is about who asks; nothing below counts then.
-        groups: None for those of the user, if who asks may know them, else for none.
-        role: None for that of the user, likewise.
+        tool: Its name on the server, or its name on the aggregate server.
+        owner_id: The server; otherwise *path*, or the tool's name on the aggregate server.
+        is_self: Whether it is about the caller; the members below are ignored then.
+        groups: None for those of the user, if the caller may know them, else for none.
+        role: None for that of the user, under the same condition.
         scopes: None for those of the role.
     """
 
@@ -116,13 +116,13 @@ class ExplainQuestion:
 
     @property
     def is_combined(self) -> bool:
-        """Whether the tool is named as on the combined server."""
+        """Whether the tool has its name on the aggregate server."""
         return self.owner_id is None and self.gateway_path == COMBINED_PATH
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainResult:
-    """An explanation, and what it is about: a server, and a tool by its name there."""
+    """An explanation, with the server and the tool's name on it."""
 
     server_id: str
     tool: str
@@ -131,7 +131,7 @@ class ExplainResult:
 
 @dataclass(frozen=True, slots=True)
 class PolicyStore:
-    """Where policies are kept, and what they are about and name."""
+    """The stores of policies, and of what they name."""
 
     policies: PolicyRepository
     owners: PolicyServers
@@ -177,7 +177,7 @@ class PolicyService:
             rights = self._owners.rights(user)
             owners = {owner for owner, bits in rights.items() if bits & Permission.SHARE}
             if _writes_about_all(user):
-                # Those about all servers.
+                # None: policies for all servers.
                 owners.add(None)
         return await self._policies.list_page(owners, narrowed, page)
 
@@ -185,21 +185,21 @@ class PolicyService:
         """Return one policy.
 
         Raises:
-            PolicyNotFoundError: There is none that *user* may write.
+            PolicyNotFoundError: The policy does not exist, or *user* may not write it.
         """
         return await self._require(policy_id, user)
 
     async def create(
         self, change: PolicyChange, user: UserContext
     ) -> tuple[PolicyRecord, list[str]]:
-        """Make a policy; return it, and what may not be as it was meant.
+        """Create a policy; return it, with warnings about possible mistakes.
 
         Raises:
-            PolicyForbiddenError: *user* may not write policies about this.
-            UnknownOwnerError: There is no such server that they may see.
-            UnknownSubjectsError: It names somebody who does not exist.
+            PolicyForbiddenError: *user* may not write policies with this target.
+            UnknownOwnerError: The server does not exist, or they may not see it.
+            UnknownSubjectsError: It names a subject that does not exist.
             PolicyExistsError: The name is taken.
-            TooManyPoliciesError: There are too many.
+            TooManyPoliciesError: The limit is reached.
         """
         now = self._clock.now()
         person = PolicyEditor(user.user_id, user.username)
@@ -232,20 +232,20 @@ class PolicyService:
         *,
         expected_etag: str | None = None,
     ) -> tuple[PolicyRecord, list[str]]:
-        """Change what is given, and nothing else; what changes nothing writes nothing.
+        """Change the given members only; a change without effect writes nothing.
 
         Raises:
-            PolicyNotFoundError: There is none that *user* may write.
-            PolicyForbiddenError: They may not write policies about its new target.
-            PolicyModifiedError: It is not that of *expected_etag* any more.
-            PolicyUnreadableError: What is stored cannot be changed.
-            UnknownOwnerError: There is no such server that they may see.
-            UnknownSubjectsError: It would name somebody who does not exist.
+            PolicyNotFoundError: The policy does not exist, or *user* may not write it.
+            PolicyForbiddenError: They may not write policies with its new target.
+            PolicyModifiedError: *expected_etag* is not the policy's any more.
+            PolicyUnreadableError: The stored policy cannot be changed.
+            UnknownOwnerError: The server does not exist, or they may not see it.
+            UnknownSubjectsError: It would name a subject that does not exist.
             PolicyExistsError: The name is taken.
         """
         seen = await self._require(policy_id, user)
         if "subjects" in change.given:
-            # Who was named before may stay, though gone by now.
+            # Subjects that it named before may stay, although they are gone.
             target = change.target if "target" in change.given else seen.policy.target
             tenants = await self._named(target.owner_id, user)
             await self._require_known(change.subjects, seen.policy.subjects, tenants)
@@ -282,11 +282,11 @@ class PolicyService:
     async def delete(
         self, policy_id: str, user: UserContext, *, expected_etag: str | None = None
     ) -> None:
-        """Remove a policy, one that cannot be read too.
+        """Remove a policy, even an unreadable one.
 
         Raises:
-            PolicyNotFoundError: There is none that *user* may write.
-            PolicyModifiedError: It is not that of *expected_etag* any more.
+            PolicyNotFoundError: The policy does not exist, or *user* may not write it.
+            PolicyModifiedError: *expected_etag* is not the policy's any more.
         """
 
         async def write(tx: Transaction) -> None:
@@ -308,13 +308,13 @@ class PolicyService:
         await self._written(policy_id, AuditAction.DELETE, user)
 
     async def explain(self, asked: ExplainQuestion, user: UserContext) -> ExplainResult:
-        """Return whether somebody may use a tool and why.
+        """Return whether a user may use a tool, and why.
 
         Raises:
-            OwnerNotFoundError: There is no such server that *user* may see.
-            InsufficientScopeError: It is about somebody else, and the token does not allow that.
-            PolicyForbiddenError: It is about somebody else, and *user* may not share the server.
-            UnknownSubjectsError: There is no such user.
+            OwnerNotFoundError: The server does not exist, or *user* may not see it.
+            InsufficientScopeError: It is about another user, and the token does not allow that.
+            PolicyForbiddenError: It is about another user, and *user* may not share the server.
+            UnknownSubjectsError: The user does not exist.
         """
         if not asked.is_self and user.lacks(Scope.WRITE_ACCESS):
             raise InsufficientScopeError((Scope.WRITE_ACCESS,))
@@ -323,7 +323,7 @@ class PolicyService:
         if owner is None or not rights & Permission.VIEW:
             raise OwnerNotFoundError
         if not asked.is_self and not rights & Permission.SHARE:
-            raise PolicyForbiddenError("You may not ask about others: you may not share it.")
+            raise PolicyForbiddenError("You may not ask about other users: you may not share it.")
         knows_people = user.is_admin or asked.user_id == user.user_id
         caller = (
             user if asked.is_self else await self._caller(asked, user, knows_people=knows_people)
@@ -345,7 +345,7 @@ class PolicyService:
         return ExplainResult(owner.id, facts.name, explanation)
 
     async def _owner(self, asked: ExplainQuestion, user: UserContext) -> PolicyServer | None:
-        """Return the server that *asked* is about, whoever asks."""
+        """Return the server of *asked*. No access check."""
         if asked.owner_id is not None:
             return await self._owners.policy_owner(asked.owner_id)
         if not asked.is_combined:
@@ -355,7 +355,7 @@ class PolicyService:
             return None
         if public_prefix(prefix) == prefix:
             return await self._owners.policy_owner_at(f"{COMBINED_PATH}/{prefix}", user.tenant_id)
-        # Shortened, and not to be undone: it is one of those that they see, or none.
+        # A shortened name cannot be reversed: compare with the servers that they see.
         for server in self._owners.visible(user):
             if _prefix_of(server.effective_path) == prefix:
                 return await self._owners.policy_owner(server.id)
@@ -364,7 +364,7 @@ class PolicyService:
     async def _named_tool(
         self, owner: PolicyServer, asked: ExplainQuestion
     ) -> tuple[State | None, ToolFacts]:
-        """Return the tool that clients see under this name, its own before a combined one."""
+        """Return the tool that clients see under this name, its own before an aggregate one."""
         state, facts = None, ToolFacts(asked.tool)
         if not asked.is_combined:
             state, facts = await self._tool(owner, asked.tool)
@@ -373,7 +373,7 @@ class PolicyService:
         return state, facts
 
     async def _own_name(self, owner: PolicyServer, combined: str) -> str | None:
-        """Return the name of the tool of a server that is *combined* on the combined server."""
+        """Return the name on its server of the tool that is *combined* on the aggregate server."""
         prefix, separator, suffix = combined.partition(SEPARATOR)
         if not separator or prefix != _prefix_of(owner.path):
             return None
@@ -403,10 +403,10 @@ class PolicyService:
     async def _caller(
         self, asked: ExplainQuestion, user: UserContext, *, knows_people: bool
     ) -> UserContext:
-        """Return the caller whom *asked* describes.
+        """Return the caller that *asked* describes.
 
-        Unless who asks *knows_people*, stored groups and role do not count: the answer would tell
-        them, of anybody, to whoever owns a server.
+        Stored groups and role count only if the caller *knows_people*: otherwise the answer would
+        reveal those of any user to every owner of a server.
         """
         entry = None if asked.user_id is None else await self._directory.get(asked.user_id)
         if entry is not None and not user.sees_tenant(entry.tenant_id):
@@ -472,7 +472,7 @@ class PolicyService:
                 else await self._owners.held_policy_owner(owner_id, tx)
             )
         if owner is None:
-            # About all servers, or one that is gone.
+            # For all servers, or for one that is gone.
             if not _writes_about_all(user):
                 raise PolicyNotFoundError
             return record
@@ -483,11 +483,11 @@ class PolicyService:
     async def _require_may_write(
         self, owner_id: str | None, user: UserContext, tx: Transaction
     ) -> None:
-        """Check that *user* may write policies about a server, or about all.
+        """Check that *user* may write policies for a server, or for all.
 
         Raises:
             PolicyForbiddenError: They may not.
-            UnknownOwnerError: There is no such server that they may see.
+            UnknownOwnerError: The server does not exist, or they may not see it.
         """
         if owner_id is None:
             if not _writes_about_all(user):
@@ -499,7 +499,7 @@ class PolicyService:
                     "target.owner_id."
                 )
             return
-        # Held, so that it is not removed, nor its sharing changed, before this is written.
+        # Locked, so that it is not removed, nor its sharing changed, before this is written.
         owner = await self._owners.held_policy_owner(owner_id, tx)
         if owner is None:
             raise UnknownOwnerError(owner_id)
@@ -512,7 +512,7 @@ class PolicyService:
             )
 
     async def _named(self, owner_id: str | None, user: UserContext) -> Tenants:
-        """Return whose people a policy of *user* about a server, or about all, may name."""
+        """Return the tenant whose users a policy of *user* may name."""
         owner = None if owner_id is None else await self._owners.policy_owner(owner_id)
         if owner is None or not user.sees_tenant(owner.tenant_id):
             return user.tenants
@@ -535,7 +535,7 @@ class PolicyService:
         await self._changes.policy_changed(policy_id)
 
     async def _warnings(self, policy: Policy, user: UserContext) -> list[str]:
-        """Return what may not be as it was meant."""
+        """Return warnings about possible mistakes."""
         warnings: list[str] = []
         target, subjects = policy.target, policy.subjects
         if policy.is_enabled and not target.tools and not target.metadata:
@@ -549,7 +549,7 @@ class PolicyService:
             owner_id = policy.target.owner_id
             owners: Collection[str] | None = None if owner_id is None else (owner_id,)
             if owner_id is None and not self._owners.sees_everything(user):
-                # Nor does a warning tell what servers have that they do not see.
+                # A warning must not reveal the tools of servers that they do not see.
                 owners = self._owners.rights(user)
             there = await self._tools.names_among(owners, wanted)
             missing = [name for name in wanted if name not in there]
@@ -560,14 +560,14 @@ class PolicyService:
                 warnings.append(f"No server has these tools now: {shown}{rest}.")
         if policy.effect is Effect.DENY and policy.subjects.scopes:
             warnings.append(
-                "Whoever may generate tokens can leave a scope out, so denying by scope keeps "
-                "nobody from a tool; deny it to users, groups or roles instead."
+                "Users who may generate tokens can omit a scope, so denying by scope blocks no "
+                "user; deny it to users, groups or roles instead."
             )
         return warnings
 
 
 def _writes_about_all(user: UserContext) -> bool:
-    """Whether *user* may write policies about all servers, which are those of all tenants."""
+    """Whether *user* may write policies for all servers, which are those of all tenants."""
     return user.is_admin and user.sees_all_tenants
 
 

@@ -1,4 +1,4 @@
-"""What a policy says. Pure."""
+"""Values about policies. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from registry.auth.identity import Role, UserContext
 
 
 class Effect(StrEnum):
-    """What a policy does for the callers whom it names."""
+    """The effect of a policy on the callers that it names."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -23,7 +23,7 @@ class SourceType(StrEnum):
 
 
 class PolicyDecision(StrEnum):
-    """What policies say of one caller and one tool."""
+    """The result of all policies for one caller and one tool."""
 
     OPEN = "no policy allows it to some only"
     ALLOWED = "a policy allows it to the caller"
@@ -39,12 +39,12 @@ class PolicyDecision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """The callers whom a policy names: those of whom any of this is true.
+    """The callers that a policy names: those who match any of these.
 
     Attributes:
         users: ObjectIds, 24 hexadecimal characters each.
-        groups: Likewise.
-        scopes: One of them in the caller's token is enough.
+        groups: ObjectIds, in the same form.
+        scopes: One of them in the caller's token is sufficient.
     """
 
     users: frozenset[str] = frozenset()
@@ -65,7 +65,7 @@ class Subjects:
         )
 
     def merged(self, other: "Subjects") -> "Subjects":
-        """Return the callers whom either names."""
+        """Return the callers that either names."""
         return Subjects(
             self.users | other.users,
             self.groups | other.groups,
@@ -81,13 +81,13 @@ EVERYONE = Subjects(everyone=True)
 
 @dataclass(frozen=True, slots=True)
 class PolicyTarget:
-    """The tools that a policy is about: those of which all of this is true.
+    """The tools that a policy applies to: those that match all of these.
 
     Attributes:
-        source_type: None for any, of a policy that cannot be read.
-        owner_id: The server that offers them; None for all servers.
-        tools: Names, in which `*` stands for any text; none for all.
-        metadata: Flags that they have, and their values.
+        source_type: None for any, in an unreadable policy.
+        owner_id: The server; None for all servers.
+        tools: Names, in which `*` matches any text; empty for all.
+        metadata: Flags with their values.
     """
 
     source_type: SourceType | None = SourceType.MCP
@@ -98,10 +98,10 @@ class PolicyTarget:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One policy, as decisions are made on it.
+    """One policy, as decisions use it.
 
     Attributes:
-        problem: Why the stored one cannot be read. What it is about is refused to everyone then.
+        problem: Why the stored one is unreadable. It then refuses everything that it applies to.
     """
 
     id: str
@@ -115,7 +115,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyEditor:
-    """Who changed something."""
+    """A user who changed something."""
 
     user_id: str
     username: str
@@ -123,10 +123,10 @@ class PolicyEditor:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRecord:
-    """One policy, as it is stored.
+    """One policy, as stored.
 
     Attributes:
-        revision: Counts its changes.
+        revision: Number of its changes.
     """
 
     policy: Policy
@@ -139,16 +139,16 @@ class PolicyRecord:
 
     @property
     def etag(self) -> str:
-        """Return a text that differs when the policy does."""
+        """Return a text that differs if the policy does."""
         return str(self.revision)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFacts:
-    """What policies ask of a tool.
+    """The facts about a tool that policies use.
 
     Attributes:
-        facets: What is known of its effects, as texts `flag:value`.
+        facets: Its known effects, as texts `flag:value`.
     """
 
     name: str
@@ -156,7 +156,7 @@ class ToolFacts:
 
 
 class SubjectType(StrEnum):
-    """By what a policy names callers."""
+    """The kinds of subjects."""
 
     USER = "user"
     GROUP = "group"
@@ -167,14 +167,14 @@ class SubjectType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PolicyFilter:
-    """What a list of policies is narrowed to.
+    """Filter of a list of policies.
 
     Attributes:
-        owner_id: Policies about this server alone.
-        applies_to: Policies about this server, and those about all.
-        subject: Policies that name it: of which kind, and which one; none for everyone.
-        tool: Policies that are about a tool of that name, whatever its metadata.
-        text: Looked for in names and descriptions.
+        owner_id: Only policies for this server.
+        applies_to: Policies for this server, and those for all.
+        subject: Policies that name it: its kind, and its id; None for everyone.
+        tool: Policies that apply to a tool of that name, whatever its metadata.
+        text: Searched in names and descriptions.
     """
 
     owner_id: str | None = None
@@ -188,10 +188,10 @@ class PolicyFilter:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChange:
-    """What a person says of a policy.
+    """Changes to a policy by a person.
 
     Attributes:
-        given: Names of the members that were given; the others stay as they are.
+        given: Names of the given members; the others stay unchanged.
     """
 
     given: frozenset[str]

@@ -1,9 +1,9 @@
-"""Carry one request of a client to a server, and what either asks of the other meanwhile.
+"""Bridge: one request of a client to a server, and the requests of the server to the client.
 
-Used where the gateway stands between: on the combined server, and where client and server are of
-different eras or transports. What must be found again later is sealed into the ids that the
-client gets, so that any worker can go on with it; only a conversation that waits for its client
-stays in the worker that has it, which the sealed id names.
+Used where the gateway is between both: on the aggregate server, and where client and server differ
+in era or transport. What a later request needs is sealed into the ids that the client gets, so
+that any worker can continue; only a parked conversation stays in its worker, which the sealed id
+names.
 """
 
 import asyncio
@@ -68,19 +68,21 @@ from registry.servers.values import Era
 log = structlog.get_logger()
 
 MAX_ROUNDS = 10
-"""How often in one call a server may ask for more (the SDKs' own bound)."""
+"""How often in one call a server may ask for more input (the SDKs' own limit)."""
 
 STATE_ONLY_SECONDS = 0.1
-"""Pause before a request is repeated for a server that asked for nothing but that."""
+"""Pause before a request is repeated for a server that asked only for the repetition."""
 
 MAX_QUESTIONS = 100
-"""How many questions a server of the handshake's era may ask during one call."""
+"""How many requests a server of the handshake's era may send to the client during one call."""
+
+TOO_MANY_QUESTIONS = "Too many requests to the client in one call, or a request id is too long."
 
 UNKNOWN_TOOL_BYTES = 4096
 """Longer answers are no server's words for not having a tool, and are not parsed to find out."""
 
 MAX_ADDRESS_BYTES = 2_000
-"""Longest address that is sealed into a question's id; servers choose ids as they like."""
+"""Longest address that is sealed into a request's id; servers choose ids freely."""
 
 WANTED = b"wanted"
 
@@ -88,25 +90,25 @@ RESUMABLE_SINCE = "2025-11-25"
 """The version from which on event streams begin with an id."""
 
 OPEN_AFTER_SECONDS = 1.0
-"""An answer that takes longer begins as an event stream, before there is anything to say."""
+"""A slower answer begins as an event stream, before there is a message to send."""
 
 MAX_DETACHED = 50
-"""Calls of one caller that go on after their connections are lost."""
+"""Maximum number of calls of one caller that continue after the connection is lost."""
 
 REPLIES = "replies"
 STATES = "states"
-"""What the seals are bound to besides the principal; no server has such an id."""
+"""Scope ids of the seals; no server has such an id."""
 
 PARKED_KEY = "input"
 ELICITATION_COMPLETE = "notifications/elicitation/complete"
 TOLD_ELSEWHERE = LISTS_CHANGED | {UPDATED, "notifications/subscriptions/acknowledged"}
-"""What a server says outside of calls; clients hear of it on their standing streams."""
+"""Messages outside of calls; clients get them on their notification streams."""
 
 CallKey: TypeAlias = tuple[str, RequestId]
 
 
 class Elsewhere(Exception):  # noqa: N818 - an event, not an error
-    """Another worker has what the request goes on with."""
+    """Another worker holds the conversation with which the request continues."""
 
     def __init__(self, worker: str) -> None:
         super().__init__(worker)
@@ -115,7 +117,7 @@ class Elsewhere(Exception):  # noqa: N818 - an event, not an error
 
 @dataclass(slots=True)
 class _Call:
-    """What is under way for one request of a client."""
+    """The state of one request of a client."""
 
     exchange: GatewayRequest
     caller: ClientContext
@@ -129,16 +131,16 @@ class _Call:
 
 
 class ClientBridge:
-    """Conducts the conversations of this worker.
+    """Runs the conversations of this worker.
 
     Attributes:
-        replays: Keeps the answers that clients may fetch the rest of.
+        replays: Stores responses that clients may resume.
 
     Args:
         connector: Opens conversations with servers.
-        seal: Seals what clients bring back.
+        seal: Seals the ids that clients return.
         total_timeout_seconds: Longest time for one request of a client.
-        heard_list_changed: Called when a server says that one of its lists changed.
+        heard_list_changed: Called when a server announces that one of its lists changed.
     """
 
     def __init__(
@@ -164,21 +166,21 @@ class ClientBridge:
         self._under_way: dict[CallKey, CallWatch] = {}
         self._detached: Counter[str] = Counter()
         self.replays = Replays(peers.own, clock)
-        # By the call that asked, and the name that the server gave the question.
+        # By the token of the call, and the server's address of the request.
         self._questions: dict[str, dict[str, asyncio.Future[JsonObject]]] = {}
         self._parked = ParkedConversations(connector.leave, background_tasks, clock)
-        # The conversation in which each was asked, if it was in one.
+        # The conversation in which each request came, if it was in one.
         self._unanswered: dict[str, Conversation | None] = {}
 
     async def ask(
         self, exchange: GatewayRequest, caller: ClientContext, offering: Offering, ask: Ask
     ) -> None:
-        """Send a request of a client to a server, and answer the client.
+        """Forward a client's request to a server, and answer the client.
 
         Raises:
-            Refusal: Nothing was sent yet, and this should be; or the stream broke off.
-            ClientGone: There is nobody left to answer.
-            Elsewhere: Another worker must do it.
+            Refusal: Nothing was sent yet, and the refusal is the answer; or the stream broke off.
+            ClientGone: The client disconnected.
+            Elsewhere: Another worker must handle the request.
         """
         call = _Call(exchange, caller, offering, ask, Reply(exchange))
         parked = self._resumed(call)
@@ -208,7 +210,7 @@ class ClientBridge:
             raise failure(ask.route.server_name, exc) from exc
         except (ValueError, RecursionError) as exc:
             raise UpstreamFailed(
-                f"The server {ask.route.server_name} sent what cannot be read."
+                f"The server {ask.route.server_name} sent an invalid message."
             ) from exc
         finally:
             if opening is not None:
@@ -226,9 +228,9 @@ class ClientBridge:
             self._unanswered.pop(token, None)
 
     def _open_later(self, call: _Call) -> asyncio.TimerHandle:
-        """Have an event stream begun if the answer takes long, so that it can be resumed."""
+        """Begin an event stream if the answer takes long, so that the client can resume it."""
         session = call.caller.session
-        assert session is not None  # noqa: S101 - whoever has none cannot resume
+        assert session is not None  # noqa: S101 - only sessions can resume
         call.exchange.client.replay = self.replays.begin(session.nonce)
 
         def begin() -> None:
@@ -237,14 +239,14 @@ class ClientBridge:
         return asyncio.get_running_loop().call_later(OPEN_AFTER_SECONDS, begin)
 
     async def _end_replay(self, replay: Replay) -> None:
-        # In the background: what the endpoint says of a failure is still to come.
+        # In the background: the endpoint may still send an error.
         self.replays.end(replay)
 
     async def _until_given_up(self, receive: Receive, caller: ClientContext) -> ASGIMessage:
         """Return the client's disconnect only if it ends the call: a lost connection does not.
 
-        It may come back for the answer, or cancel the call by a notification. How many calls go on
-        so is bounded for each caller.
+        The client may resume the response, or cancel the call by a notification. The number of
+        such calls is limited for each caller.
         """
         message = await receive()
         principal = caller.user.principal
@@ -259,18 +261,18 @@ class ClientBridge:
         return message
 
     def end_of(self, nonce: str) -> None:
-        """End what is under way here in a session that has ended."""
+        """End what is in progress here in a session that has ended."""
         for key, watch in tuple(self._under_way.items()):
             if key[0] == nonce:
                 watch.end(RequestCancelled())
         self.replays.forget(nonce)
 
     def cancel(self, session: ClientSession, request_id: RequestId) -> bool:
-        """End a request of *session*, if it is under way here."""
+        """End a request of *session*, if it is in progress in this worker."""
         return self.cancel_named(session.nonce, request_id)
 
     def cancel_named(self, nonce: str, request_id: RequestId) -> bool:
-        """End a request of the session with *nonce*, if it is under way here."""
+        """End a request of the session with *nonce*, if it is in progress in this worker."""
         watch = self._under_way.get((nonce, request_id))
         if watch is None:
             return False
@@ -278,40 +280,40 @@ class ClientBridge:
         return True
 
     def answer_address(self, user: UserContext, request_id: object) -> list[Any]:
-        """Return what is sealed into the id of something that a client was asked.
+        """Return the address that is sealed into the id of a request to a client.
 
         Raises:
-            AnswerUnwanted: It is no id of ours, or was another's to answer.
+            AnswerUnwanted: The id was not issued here, or was issued to another caller.
         """
         try:
             opened = self._seal.open(str(request_id), principal=user.principal, server_id=REPLIES)
         except SessionUnknown:
-            # The client's session is not what is unknown: told so, it would give that up.
+            # The session itself is known: SessionUnknown would make the client end it.
             raise AnswerUnwanted from None
         return list(orjson.loads(opened))
 
     async def deliver(self, worker: str, token: str, key: str, body: Mapping[str, Any]) -> None:
-        """Bring a client's answer to the call that waits for it, in whichever worker.
+        """Deliver a client's answer to the call that waits for it, in whichever worker.
 
         Raises:
-            AnswerUnwanted: There is no such worker here.
+            AnswerUnwanted: The worker does not exist here.
         """
         if worker == self._peers.own:
             self.receive(token, key, body)
             return
         told = {"kind": "answer", "token": token, "key": key, "body": dict(body)}
         if await self._peers.send(worker, orjson.dumps(told)) is None:
-            # Accepted in silence, it would leave a call of another replica waiting for nothing.
+            # Accepted silently, it would leave a call of another replica waiting for nothing.
             raise AnswerUnwanted
 
     def receive(self, token: str, key: str, body: Mapping[str, Any]) -> None:
-        """Hand a client's answer to the call in this worker that waits for it."""
+        """Deliver a client's answer to the call in this worker that waits for it."""
         future = self._questions.get(token, {}).get(key)
         if future is not None and not future.done():
             future.set_result(dict(body))
 
     def told(self, told: Mapping[str, Any]) -> bytes:
-        """Act on what another worker tells of a call here, and reply."""
+        """Handle another worker's message about a call, and reply."""
         match told["kind"]:
             case "answer":
                 self.receive(told["token"], told["key"], told["body"])
@@ -322,11 +324,11 @@ class ClientBridge:
         return b""
 
     async def close(self) -> None:
-        """Drop everything that waits for a client."""
+        """End all parked conversations."""
         await self._parked.close()
 
     async def _conduct(self, call: _Call) -> None:
-        """Pass on what comes until the client has its answer, or is asked for more."""
+        """Relay messages until the client has its answer, or is asked for input."""
         while call.conversation is not None:
             message = await call.conversation.next()
             match message.kind:
@@ -341,14 +343,14 @@ class ClientBridge:
                         return
 
     async def _asked(self, call: _Call, message: Message) -> None:
-        """Deal with what the server asks the client during the call."""
+        """Handle a request that the server sends to the client during the call."""
         body, conversation = message.body, call.conversation
-        assert conversation is not None  # noqa: S101 - it just said this
+        assert conversation is not None  # noqa: S101 - it just sent this
         method, params = str(body.get("method")), members(body.get("params"))
         if method == "ping":
             await conversation.reply(_reply_text(body["id"], {"result": {}}))
         elif not crossing.is_within(method, params, call.caller.capabilities):
-            error = {"code": MethodUnknown.code, "message": "The client cannot be asked this."}
+            error = {"code": MethodUnknown.code, "message": "The client does not support this."}
             await conversation.reply(_reply_text(body["id"], {"error": error}))
         elif call.caller.era is Era.LEGACY:
             await self._pass_question(call, message)
@@ -356,15 +358,15 @@ class ClientBridge:
             await self._park(call, message)
 
     async def _pass_question(self, call: _Call, message: Message) -> None:
-        """Ask a client of the handshake's era what a server of that era wants to know."""
+        """Forward a request of a server of the handshake's era to a client of that era."""
         body, conversation, route = message.body, call.conversation, call.ask.route
-        assert conversation is not None  # noqa: S101 - it asks
+        assert conversation is not None  # noqa: S101 - it sent the request
         token = secrets.token_urlsafe(12)
         asked_at = int(self._clock.now().timestamp())
         address = ["up", self._peers.own, token, asked_at, route.slug, route.server_id, body["id"]]
         address += conversation.reply_address()
         if len(call.asked) >= MAX_QUESTIONS or len(orjson.dumps(address)) > MAX_ADDRESS_BYTES:
-            error = {"code": INVALID_REQUEST, "message": "The client cannot be asked this."}
+            error = {"code": INVALID_REQUEST, "message": TOO_MANY_QUESTIONS}
             await conversation.reply(_reply_text(body["id"], {"error": error}))
             return
         call.asked.append(token)
@@ -372,7 +374,7 @@ class ClientBridge:
         await call.reply.notice(self._sealed_question(call, message, address))
 
     def question_outside(self, session: UpstreamSession, message: Message) -> bytes:
-        """Return what a server asks outside of calls, as the client it is for is to be asked."""
+        """Return a server's request outside of calls in the form for its client."""
         token, route = secrets.token_urlsafe(12), session.route
         asked_at = int(self._clock.now().timestamp())
         address = ["up", self._peers.own, token, asked_at, route.slug, route.server_id]
@@ -389,10 +391,10 @@ class ClientBridge:
         return dump_text(body)
 
     async def claim(self, worker: str, token: str, asked_at: int) -> bool:
-        """Whether a client's answer counts: once, and while the call goes on.
+        """Whether a client's answer counts: once, and while the call is in progress.
 
-        A worker that cannot be reached may be one of another replica. Its call is believed to go
-        on for as long as a call may.
+        A worker that cannot be reached may belong to another replica. Its call is assumed to be in
+        progress for the longest time that a call may take.
         """
         if worker == self._peers.own:
             return self.take(token)
@@ -402,7 +404,7 @@ class ClientBridge:
         return passed < self._total_timeout_seconds if reply is None else reply == WANTED
 
     def take(self, token: str) -> bool:
-        """Whether a question of this worker has no answer yet; from now on it has."""
+        """Whether a request of this worker is unanswered; marks it as answered."""
         if token not in self._unanswered:
             return False
         conversation = self._unanswered.pop(token)
@@ -411,7 +413,7 @@ class ClientBridge:
         return True
 
     def _sealed_question(self, call: _Call, message: Message, address: list[Any]) -> bytes:
-        """Return the server's request under an id that leads its answer back."""
+        """Return the server's request under an id that routes its answer back."""
         body = message.editable()
         body["id"] = self._seal.seal(
             orjson.dumps(address).decode(),
@@ -421,9 +423,9 @@ class ClientBridge:
         return dump_text(body)
 
     async def _answered(self, call: _Call, message: Message) -> bool:
-        """Answer the client. Return False when the server is asked once more instead."""
+        """Answer the client. Return False if the server is asked once more instead."""
         conversation = call.conversation
-        assert conversation is not None  # noqa: S101 - it just said this
+        assert conversation is not None  # noqa: S101 - it just answered
         caller, ask = call.caller, call.ask
         message = _explained(call, message)
         if conversation.era is caller.era:
@@ -434,13 +436,13 @@ class ClientBridge:
             return True
         body = message.editable()
         if not isinstance(body.get("result"), dict) and not isinstance(body.get("error"), dict):
-            raise ValueError("The message is no answer.")  # noqa: TRY004 - its text is at fault
+            raise ValueError("The message is not a response.")  # noqa: TRY004 - not a type error
         if caller.era is Era.LEGACY:
             if crossing.wants_input(body):
                 await self._ask_on(call, members(body["result"]))
                 return False
             for page in call.pages:
-                # The server goes on, so the user has done there what they were sent for.
+                # The server continues, so the user has finished there.
                 await call.reply.notice(
                     notification_text(ELICITATION_COMPLETE, {"elicitationId": page})
                 )
@@ -457,7 +459,7 @@ class ClientBridge:
         return True
 
     def _public(self, call: _Call, message: Message) -> bytes:
-        """Return the answer in the client's words: its id, and URIs that it can use here."""
+        """Return the answer with the client's id and the public URIs."""
         conversation = call.conversation
         assert conversation is not None  # noqa: S101 - it has answered
         requested = call.exchange.request_id
@@ -475,11 +477,12 @@ class ClientBridge:
         return dump_text(body)
 
     async def _ask_on(self, call: _Call, result: JsonObject) -> None:
-        """Ask a client of the handshake's era what the server wants to know, and ask again."""
+        """Forward requests for input to a client of the handshake's era, and ask again."""
         call.rounds += 1
         if call.rounds > MAX_ROUNDS:
             raise UpstreamFailed(
-                f"The server {call.ask.route.server_name} asked for more than {MAX_ROUNDS} times."
+                f"The server {call.ask.route.server_name} asked for input more than "
+                f"{MAX_ROUNDS} times."
             )
         wanted = {key: members(one) for key, one in members(result.get("inputRequests")).items()}
         params = {
@@ -504,7 +507,8 @@ class ClientBridge:
             method, params = str(one.get("method")), members(one.get("params"))
             if not crossing.is_within(method, params, call.caller.capabilities):
                 raise UpstreamFailed(
-                    f"The server {call.ask.route.server_name} asks what the client cannot give."
+                    f"The server {call.ask.route.server_name} asks for input that the client "
+                    "does not support."
                 )
         token = secrets.token_urlsafe(12)
         questions = self._questions[token] = {}
@@ -529,7 +533,7 @@ class ClientBridge:
         return {key: body.get("result") for key, body in answers.items()}
 
     async def _park(self, call: _Call, message: Message) -> None:
-        """Answer a client of the stateless era that more is needed; keep the conversation."""
+        """Answer a client of the stateless era that input is required; park the conversation."""
         conversation = call.conversation
         assert conversation is not None  # noqa: S101 - it just asked
         principal = call.caller.user.principal
@@ -543,10 +547,10 @@ class ClientBridge:
             server_id=STATES,
         )
         conversation.rest()
-        # People take their time, in which others want to call the server.
+        # Users take their time, during which other callers need the permit.
         await conversation.leave_place()
         self._parked.add(token, Parked(principal, call.ask, conversation, question, digest))
-        # From here on it is the client's next request that owns it.
+        # From here on the client's next request owns the conversation.
         call.conversation = None
         asked = {name: value for name, value in question.items() if name in {"method", "params"}}
         result: JsonObject = {
@@ -557,11 +561,11 @@ class ClientBridge:
         await call.reply.finish(self._text(call, {"result": result}))
 
     def _resumed(self, call: _Call) -> Parked | None:
-        """Return the conversation that the request goes on with, if it names one.
+        """Return the conversation with which the request continues, if it names one.
 
         Raises:
-            StateUnknown: It was one of ours, and is no more.
-            Elsewhere: Another worker has it.
+            StateUnknown: It names one that does not exist any more.
+            Elsewhere: Another worker holds it.
         """
         if call.caller.era is not Era.MODERN or "requestState" not in call.ask.params:
             return None
@@ -597,13 +601,13 @@ class ClientBridge:
         responses = call.exchange.params.get("inputResponses")
         response = members(responses).get(PARKED_KEY)
         if not isinstance(response, dict):
-            # Asked again, so that a client that lost it can still answer.
+            # Sent again, so that a client that lost it can still answer.
             await self._park(call, Message(MessageKind.REQUEST, dump_text(parked.question)))
             return
         await parked.conversation.reply(_reply_text(parked.question["id"], {"result": response}))
 
     def _visit_first(self, call: _Call, elicitations: list[JsonObject]) -> JsonObject:
-        """Return the result that sends the user to pages first and has the request repeated."""
+        """Return the result that sends the user to web pages first; the client then repeats."""
         wanted: JsonObject = {
             f"{PARKED_KEY}-{number}": {
                 "method": "elicitation/create",
@@ -620,12 +624,12 @@ class ClientBridge:
 
 
 def _with_elicitation_id(params: JsonObject) -> JsonObject:
-    """Return a page to visit as the handshake's era asks for it; the stateless one has no id."""
+    """Return a page to visit as an elicitation of the handshake's era; the other has no id."""
     return {"elicitationId": secrets.token_urlsafe(12), **params}
 
 
 async def _notice(call: _Call, message: Message) -> None:
-    """Pass on what the server reports during the call, if it is for this client."""
+    """Relay the server's notifications during the call, if they are for this client."""
     method = message.body.get("method")
     if method in TOLD_ELSEWHERE:
         return
@@ -689,12 +693,12 @@ def _explained(call: _Call, message: Message) -> Message:
 def _names_resources(method: str, raw: bytes) -> bool:
     if method == "resources/read":
         return True
-    # Longer answers pass as they are: to read them would hold up everybody else.
+    # Longer answers pass unchanged: parsing them would delay all other requests.
     return len(raw) <= EDITED_BODY_BYTES and RESOURCE_LINK in raw
 
 
 def _publish_uris(call: _Call, body: JsonObject) -> None:
-    """Let the client find the resources that an answer names, on the server where it asked."""
+    """Replace the URIs in an answer by the public ones."""
     if call.ask.method != "resources/read":
         publish_links(call.offering, call.ask.route, body)
         return

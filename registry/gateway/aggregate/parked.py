@@ -1,7 +1,7 @@
-"""Conversations with servers that wait for their client to give what the server asked for.
+"""Parked conversations: a server waits for input of a client, between two of its requests.
 
-Bounded in number and time. A timer gives up those whose time is over, so that whatever goes
-through them takes them out one by one.
+Bounded in number and time. A timer drops those that have expired, in the background because
+leaving a conversation can send requests.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ PARKED_SECONDS = 300.0
 MAX_PARKED = 1_000
 MAX_PARKED_PER_CALLER = 50
 SWEEP_SECONDS = 10.0
-"""How long a conversation waits for its client, how many may, how many of one caller, and how
-often that is looked at."""
+"""How long a conversation is parked, how many may be, how many of one caller, and how often
+expired ones are looked for."""
 
 
 @dataclass(slots=True)
@@ -34,11 +34,11 @@ class Parked:
 
 
 class ParkedConversations:
-    """The conversations of one worker that wait.
+    """The parked conversations of one worker.
 
     Args:
-        leave: Gives a conversation up.
-        background_tasks: Does so in the background.
+        leave: Ends a conversation.
+        background_tasks: Runs that in the background.
     """
 
     def __init__(
@@ -57,29 +57,29 @@ class ParkedConversations:
         return len(self._parked)
 
     def require_room(self, principal: str) -> None:
-        """Check that one more of *principal* may wait.
+        """Check that one more conversation of *principal* can be parked.
 
         Raises:
-            NotServing: Too many do.
+            NotServing: The limit is reached.
         """
         if len(self._parked) >= MAX_PARKED:
-            raise NotServing("Too many calls wait for their clients; try again later.")
+            raise NotServing("Too many calls wait for input of their clients; try again later.")
         own = sum(parked.principal == principal for parked, _ in self._parked.values())
         if own >= MAX_PARKED_PER_CALLER:
-            raise NotServing("Too many of your calls wait for an answer of yours.")
+            raise NotServing("Too many of your calls wait for your input; answer some first.")
 
     def add(self, token: str, parked: Parked) -> None:
-        """Let a conversation wait under *token*."""
+        """Park a conversation under *token*."""
         self._parked[token] = (parked, self._clock.monotonic() + PARKED_SECONDS)
         self._sweep_later()
 
     def take(self, token: str) -> Parked | None:
-        """Return the conversation that waits under *token*, which waits no longer."""
+        """Return the conversation that is parked under *token*, and remove it."""
         found = self._parked.pop(token, None)
         return None if found is None else found[0]
 
     def give_up_late(self) -> None:
-        """Give up those whose clients have taken too long."""
+        """End the conversations that have expired."""
         now = self._clock.monotonic()
         for token, (parked, ends_at) in list(self._parked.items()):
             if ends_at <= now:
@@ -87,7 +87,7 @@ class ParkedConversations:
                 self._background_tasks.soon(_left(self._leave, parked.conversation))
 
     async def close(self) -> None:
-        """Give all of them up."""
+        """End all conversations."""
         while self._parked:
             _, (parked, _) = self._parked.popitem()
             await self._leave(parked.conversation)

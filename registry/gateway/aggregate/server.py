@@ -1,7 +1,7 @@
-"""Serve clients as the server itself: on the combined path, and for servers of another era.
+"""Aggregate server: the gateway as an MCP server, for all servers or for one of another era.
 
-Lists, handshakes and discovery are answered from memory; calls go to the server that owns what is
-called.
+Lists, handshakes and discovery are answered from memory; calls go to the server that has the tool,
+prompt or resource.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -80,20 +80,20 @@ log = structlog.get_logger()
 
 CACHED_MS = 30_000
 MODERN_VERSIONS = list(MODERN_PROTOCOL_VERSIONS)
-NO_TASKS = "Tasks are not offered at this path; send tools/call without params.task."
+NO_TASKS = "Tasks are not supported at this path; send tools/call without params.task."
 ROOTS_CHANGED = "notifications/roots/list_changed"
 EMPTY: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
 
 CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
-"""Returns the stored headers for a caller; raises a Refusal when they cannot be used."""
+"""Returns the stored headers for a caller; raises a Refusal if they cannot be used."""
 
 FastCall = Callable[[GatewayRequest, UserContext, CatalogueEntry, Envelope], Awaitable[None]]
-"""Forwards a request under the server's own name for what is called, bytes back unchanged."""
+"""Forwards a request under the server's own name for its target; relays the bytes unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class AggregateDependencies:
-    """How the endpoint does what the hosted server needs of it."""
+    """The functions of the endpoint that the aggregate server uses."""
 
     credentials_of: CredentialsOf
     admission: Admission
@@ -103,17 +103,17 @@ class AggregateDependencies:
 
 
 class AggregateServer:
-    """The server that clients find at a path which no one server stands behind as it is.
+    """The MCP server at each path where no single server is passed through.
 
     Args:
-        bridge: Conducts conversations with servers.
-        sessions: Makes and reads the ids of our own sessions.
-        states: What clients said in a session besides its beginning.
-        notification_streams: Serves the streams that stay open.
+        bridge: Runs conversations with servers.
+        sessions: Creates and reads the gateway's own session ids.
+        states: What clients set in a session after its beginning.
+        notification_streams: Serves the notification streams.
         peers: The other workers.
-        means: Of the endpoint.
-        recorder: Is told when a request goes upstream.
-        latency_watcher: Says which waits are worth watching.
+        means: The functions of the endpoint.
+        recorder: Notified when a request goes upstream.
+        latency_watcher: Sets the latency thresholds of waits.
     """
 
     def __init__(
@@ -155,8 +155,8 @@ class AggregateServer:
         """Answer one message.
 
         Raises:
-            Refusal: It cannot be answered otherwise.
-            ClientGone: There is nobody left to answer.
+            Refusal: The answer is an error.
+            ClientGone: The client disconnected.
         """
         if exchange.is_modern:
             check_modern(envelope, exchange.headers)
@@ -178,7 +178,7 @@ class AggregateServer:
                 raise StateUnknown from None
 
     async def get(self, exchange: GatewayRequest, user: UserContext, offering: Offering) -> None:
-        """Open the standing stream of a session."""
+        """Open the notification stream of a session."""
         session = self._session(exchange, user, offering)
         caller = ClientContext(
             user=user,
@@ -198,7 +198,7 @@ class AggregateServer:
     async def _replayed(
         self, exchange: GatewayRequest, session: ClientSession, last_event_id: str
     ) -> bool:
-        """Send what came of an answer after an event; return whether it is kept anywhere."""
+        """Resume an answer after an event; return whether it is stored in any worker."""
         worker, client = worker_of(last_event_id), exchange.client
         if worker is not None and worker != self._peers.own:
             with suppress(PeerGone):
@@ -223,17 +223,17 @@ class AggregateServer:
     async def delete(
         self, exchange: GatewayRequest, user: UserContext, offering: Offering
     ) -> None:
-        """End a session: what belongs to it is dropped, in all workers."""
+        """End a session in all workers, with everything that belongs to it."""
         session = self._session(exchange, user, offering)
         if session is not None:
             await self._end(session)
         await exchange.answer_empty(200, list(EMPTY))
 
     async def end(self, user: UserContext, scope_id: str, sealed: str) -> None:
-        """End a session whose client cannot say so itself.
+        """End a session on behalf of a client that cannot do so.
 
         Raises:
-            SessionUnknown: It is none of this user's with this server.
+            SessionUnknown: It is not a session of this user with this server.
         """
         await self._end(self._sessions.resume(user, scope_id, sealed))
 
@@ -243,11 +243,11 @@ class AggregateServer:
         await self._ended_sessions.tell(name, session.nonce)
 
     def session_ended(self, name: str, nonce: str | None) -> None:
-        """Do what `end` did in another worker or replica.
+        """Apply the `end` of another worker or replica.
 
         Args:
-            name: Of the session's id.
-            nonce: Of the session; None where a server of its own stands behind the path.
+            name: The name of the session's id.
+            nonce: The nonce of the session; None if one server is passed through at the path.
         """
         self._sessions.end_named(name)
         if nonce is not None:
@@ -260,7 +260,7 @@ class AggregateServer:
         self._connector.sessions.end_of(nonce)
 
     async def told(self, message: bytes) -> bytes:
-        """Act on what another worker tells, and reply."""
+        """Handle another worker's message, and reply."""
         told: dict[str, Any] = orjson.loads(message)
         match told["kind"]:
             case "answer" | "claim" | "cancel":
@@ -334,7 +334,7 @@ class AggregateServer:
             case "logging/setLevel":
                 level = envelope.params.get("level")
                 if level not in crossing.LOG_LEVELS:
-                    raise InvalidParams("There is no such log level.")
+                    raise InvalidParams("Unknown log level.")
                 await self._change(caller, {"level": level})
                 await self._result(exchange, {})
             case "resources/subscribe" | "resources/unsubscribe":
@@ -353,9 +353,9 @@ class AggregateServer:
 
     def _check_room(self, caller: ClientContext, uri: str) -> None:
         if len(uri) > MAX_URI_CHARACTERS:
-            raise InvalidParams(f"A URI has at most {MAX_URI_CHARACTERS} characters here.")
+            raise InvalidParams(f"A URI may have at most {MAX_URI_CHARACTERS} characters here.")
         if caller.session is not None and self._states.is_full(caller.session.nonce):
-            raise InvalidParams(f"A session subscribes to at most {MAX_SUBSCRIPTIONS} resources.")
+            raise InvalidParams(f"A session has at most {MAX_SUBSCRIPTIONS} subscriptions.")
 
     async def _modern_only(
         self,
@@ -381,7 +381,7 @@ class AggregateServer:
         caller: ClientContext,
         offering: Offering,
     ) -> None:
-        """Let the one server behind the path say whether it knows the method."""
+        """Forward a request to the one server at the path, which may know its method."""
         if offering.only is None:
             raise MethodUnknown
         owned = CatalogueEntry(offering.only, "")
@@ -418,7 +418,7 @@ class AggregateServer:
         try:
             page = offering.page(PAGE_KINDS[envelope.method], envelope.params.get("cursor"))
         except CursorError:
-            raise InvalidParams("The cursor is not one of ours.") from None
+            raise InvalidParams("The cursor is invalid: it was not issued here.") from None
         if page is None:
             await self._unknown(exchange, envelope, caller, offering)
             return
@@ -437,7 +437,7 @@ class AggregateServer:
             blocked = offering.blocked(name)
             raise self._admission.unknown_tool(exchange, name, blocked)
         if not exchange.is_modern and "task" in envelope.params:
-            # Whoever made it a task would never find it again: nothing here answers tasks/get.
+            # The client could never fetch the task: tasks/get is not supported here.
             raise InvalidParams(NO_TASKS)
         exchange.tool = owned.tool.name
         exchange.may_repeat = owned.tool.may_repeat
@@ -479,7 +479,7 @@ class AggregateServer:
             case _:
                 pass
         if owned is None:
-            raise InvalidParams("There is nothing of that reference.")
+            raise InvalidParams("Unknown completion reference.")
         params = {**envelope.params, "ref": {**ref, key: owned.key}}
         await self._dispatch(exchange, envelope, caller, offering, owned, params)
 
@@ -520,7 +520,7 @@ class AggregateServer:
         exchange.client.sent = (credentials, route)
         via = exchange.headers.get("via")
         if via is not None:
-            # Of everything that is sent for this request, a handshake before it included.
+            # The time limit covers everything that this request sends, including a handshake.
             credentials = credentials.copy()
             credentials["Via"] = ", ".join(filter(None, (via, credentials.get("Via"))))
         self._recorder.forwarding(exchange)
@@ -533,7 +533,7 @@ class AggregateServer:
         if level is None and caller.session is not None:
             level = self._states.level(caller.session.nonce)
         if level is None and caller.era is Era.LEGACY and is_stateless:
-            # Servers of the handshake's era log without being asked; this one would not.
+            # Servers of the handshake's era log unasked; servers of the stateless era do not.
             level = "info"
         ask = Ask(
             route=route,
@@ -568,7 +568,7 @@ class AggregateServer:
         caller: ClientContext,
         raw: bytes | bytearray,
     ) -> None:
-        """Take a message that gets no answer: a notification, or an answer to a question."""
+        """Handle a message without a response: a notification, or a response to a request."""
         if not envelope.method:
             await self._replied(envelope, caller, raw)
         elif envelope.method == "notifications/cancelled" and caller.session is not None:
@@ -587,7 +587,7 @@ class AggregateServer:
         await exchange.answer_empty(202, list(EMPTY))
 
     async def _roots_changed(self, nonce: str) -> None:
-        """Tell servers that a client's roots changed, in the sessions that are its."""
+        """Notify servers that a client's roots changed, in the client's sessions."""
         for session in self._connector.sessions.of_client(nonce):
             with suppress(Refusal):
                 await self._connector.post_in(session, notification_text(ROOTS_CHANGED))
@@ -605,8 +605,9 @@ class AggregateServer:
         body = load_text(raw)
         body["id"] = request_id
         credentials = await self._credentials_of(route, caller.user)
-        # Last, because an answer that could not be sent on must not count. One that comes when
-        # nobody waits any more is no fault of the client: an error would end its session.
+        # Last, because an answer that could not be delivered must not count. An answer that no
+        # call waits for any more is no error of the client: an error response would end its
+        # session.
         if not await self._bridge.claim(worker, token, asked_at):
             return
         try:
@@ -615,9 +616,9 @@ class AggregateServer:
             log.info("gateway_answer_not_taken", server=route.slug, reason=failure.message)
 
     async def _change(self, caller: ClientContext, change: JsonObject) -> None:
-        """Note something about a session, in all workers: any of them may serve it next."""
+        """Store a change of a session's state in all workers: any may serve its next request."""
         if caller.session is None:
-            raise InvalidRequest("This needs a session; send initialize first.")
+            raise InvalidRequest("This method needs a session; send initialize first.")
         nonce = caller.session.nonce
         self._states.apply(nonce, change)
         if "level" not in change:
@@ -695,7 +696,7 @@ def _named(envelope: Envelope, member: str) -> str:
 
 
 def _exactly(envelope: Envelope, params: JsonObject) -> JsonObject:
-    """Return *params* with all that was not changed as the other parser reads it."""
+    """Return *params* with all unchanged members as the other parser reads them."""
     original = members(load_text(envelope.raw).get("params"))
     return {
         name: original[name] if value is envelope.params.get(name) else value

@@ -1,9 +1,9 @@
-"""What servers say on the streams of the gateway's sessions, outside of any call's own answer.
+"""Notification streams (GET) of the gateway's sessions with servers.
 
-A session with a server has a stream (GET) for what the server says by itself. Many servers use it
-during calls, too: the official TypeScript server sends there whatever a tool asks for or reports
-without naming its call. Each message goes to whom the session belongs to: to their newest call
-under way in it, else to the stream that their client holds; in whichever worker that is.
+A server can send messages there at any time. Many do so during calls, too: the official TypeScript
+server sends there whatever a tool asks for or reports without naming its call. Each message goes
+to the owner of the session: to their newest call in progress in it, else to the stream that their
+client holds, in whichever worker that is.
 """
 
 import asyncio
@@ -46,29 +46,29 @@ from registry.gateway.transport.wire import UpstreamAnswer
 log = structlog.get_logger()
 
 OPEN_SECONDS = 0.5
-"""How long the beginning of a session waits for its stream: some servers send no head before they
-have something to say."""
+"""How long the beginning of a session waits for its stream: some servers send no head before the
+first message."""
 
 NO_ID = ""
-"""Matches no answer: what comes on these streams answers nothing."""
+"""Matches no request id: these streams carry no responses."""
 
-ASKED_OUTSIDE = "Nobody can be asked outside of a call."
+ASKED_OUTSIDE = "The client cannot be asked outside of a call."
 
 
 @dataclass(slots=True)
 class _Position:
-    """Where a stream is to be taken up, and when."""
+    """Where and when a stream is resumed."""
 
     last_event_id: str | None = None
     pause_seconds: float = DEFAULT_RETRY_SECONDS
 
 
 class SessionMessages:
-    """Reads the streams of the sessions that this worker holds.
+    """Reads the notification streams of the sessions of this worker.
 
     Args:
-        streams: Bounds the streams that stay open to one server.
-        heard_list_changed: Called when a server says that one of its lists changed.
+        streams: Limits the long-lived streams to one server.
+        heard_list_changed: Called when a server announces that one of its lists changed.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class SessionMessages:
         self._heard_list_changed = heard_list_changed
 
     async def read(self, session: UpstreamSession) -> None:
-        """Begin to read the stream of *session*; return when it is open, or will not be."""
+        """Start reading the stream of *session*; return when it is open, or has failed to open."""
         is_open = asyncio.Event()
         session.is_heard = True
         reading = session.reading = self._background_tasks.start(self._read(session, is_open))
@@ -107,13 +107,13 @@ class SessionMessages:
         except NotServing:
             log.warning("upstream_session_without_stream", server=session.route.slug)
         except Exception:
-            # Whatever one server says, its session serves calls on.
+            # Whatever a server sends, its session must continue to serve calls.
             log.exception("upstream_session_stream_failed", server=session.route.slug)
         finally:
             session.is_heard = False
 
     async def _follow(self, session: UpstreamSession, is_open: asyncio.Event) -> None:
-        """Read the stream, and fetch it again whenever it ends, for as long as there is one."""
+        """Read the stream, and resume it whenever it ends, as long as the server has one."""
         position = _Position()
         while True:
             try:
@@ -125,7 +125,7 @@ class SessionMessages:
                     answer.close()
             except (Refusal, *FAILURES) as exc:
                 if not is_open.is_set():
-                    # There is none: servers need not have one.
+                    # No stream: it is optional for servers.
                     return
                 if isinstance(exc, UpstreamAnswered) and exc.answered == NOT_FOUND:
                     await self._connector.sessions.forget(session)
@@ -136,7 +136,7 @@ class SessionMessages:
                     reason=type(exc).__name__,
                 )
             await self._clock.sleep(position.pause_seconds)
-            # Some servers end the stream at once, always.
+            # Some servers always end the stream immediately.
             position.pause_seconds = min(position.pause_seconds * 2, MAX_RETRY_SECONDS)
 
     async def _hear_all(
@@ -179,7 +179,7 @@ class SessionMessages:
             await self._connector.post_in(session, refusal)
 
     async def _tell_client(self, session: UpstreamSession, raw: bytes | None) -> bool:
-        """Say something on the stream that the client holds; return whether there is one."""
+        """Send a message on the stream that the client holds; return whether there is one."""
         nonce = session.key.owner.session
         return (
             nonce is not None

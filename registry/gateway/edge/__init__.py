@@ -1,1 +1,1 @@
-"""The request as it arrives: who calls, in which session, how it is recorded and answered."""
+"""Arrival of a request: authentication, sessions, eras, recording, error responses."""

@@ -1,4 +1,4 @@
-"""Who is calling, what their token allows, and whether the server exists for them."""
+"""Admission: who calls, what the token allows, and which servers exist for the caller."""
 
 from registry.access.policies.decisions import deciding
 from registry.access.policies.explaining import blocking
@@ -19,19 +19,19 @@ from registry.tools.public_names import SEPARATOR
 
 RECORDED_CHARACTERS = 256
 RECORDED_POLICIES = 10
-"""Of a tool's name, and of the policies that refuse it, that a record holds."""
+"""Maximum length in records of a tool's name, and of the ids of the policies that refuse it."""
 
 GATEWAY_SCOPES = (Scope.READ_TOOLS, Scope.INVOKE_TOOLS)
 
 
 class Admission:
-    """Lets a request in, or says why not.
+    """Admits a request, or refuses it with a reason.
 
     Args:
         routes: The servers that can be called now.
-        authenticate: Finds out who calls.
-        refusals: Takes note of what known callers were refused.
-        base_url: The address clients use; refusals point below it.
+        authenticate: Identifies the caller.
+        refusals: Records what known callers were refused.
+        base_url: The public URL; refusals point below it.
         admin_uses_private: Whether administrators may use others' private servers.
     """
 
@@ -51,9 +51,9 @@ class Admission:
         self._admin_uses_private = admin_uses_private
 
     async def identify(self, exchange: GatewayRequest) -> UserContext:
-        """Return the caller, of whom nothing is known but what the headers say.
+        """Return the caller, on the headers alone.
 
-        Comes before the body is read: strangers have nothing parsed.
+        Runs before the body is read: nothing of a stranger is parsed.
 
         Raises:
             Unauthorized: No acceptable token.
@@ -78,14 +78,14 @@ class Admission:
         Args:
             exchange: The request.
             user: Who calls.
-            needed: What the token must allow.
+            needed: The required scope of the token.
             is_for_stream: Whether it is a message for an open stream of the HTTP+SSE transport,
-                which becomes a request of its own unless the server speaks that transport too.
+                which becomes another request unless the server speaks that transport too.
 
         Raises:
             InsufficientScope: The token does not allow *needed*.
-            NotServing: It cannot be told now which servers exist.
-            ServerUnknown: There is no such server, or not for this caller.
+            NotServing: The view of the servers is outdated.
+            ServerUnknown: The server does not exist, or not for this caller.
         """
         self.admit_caller(exchange, user, needed)
         route = self._admit_to(exchange, user, self._routes.route(exchange.slug, user.tenant_id))
@@ -95,22 +95,22 @@ class Admission:
         return route
 
     def admit_caller(self, exchange: GatewayRequest, user: UserContext, needed: Scope) -> None:
-        """Check that *user* may do *needed* to whatever they may see.
+        """Check that *user* has the scope *needed*, on any server they may see.
 
         Raises:
             InsufficientScope: The token does not allow *needed*.
-            NotServing: It cannot be told now which servers exist.
+            NotServing: The view of the servers is outdated.
         """
         if user.lacks(needed):
-            # All that the gateway ever asks for, or clients would have to come back for the rest.
+            # All scopes of the gateway at once, or clients would have to ask again for the others.
             error = InsufficientScopeError(GATEWAY_SCOPES)
             self._note(exchange, user, None, error.message)
             raise challenged(error)
         if not self._routes.is_fresh():
-            raise NotServing("The gateway has lost touch with its database; try again soon.")
+            raise NotServing("The gateway has lost its database connection; try again.")
 
     def route_of(self, user: UserContext, slug: str, server_id: str) -> Route:
-        """Return a route that *user* was led to before, if they may still use it.
+        """Return a route that *user* used before, if they may still use it.
 
         Raises:
             ServerUnknown: They may not, or it is another server now.
@@ -124,7 +124,7 @@ class Admission:
         return seen
 
     def seen(self, user: UserContext, route: Route) -> Route | None:
-        """Return the server as *user* may use it; None when it does not exist for them."""
+        """Return the server as *user* may use it; None if it does not exist for them."""
         if not self._decide(user, route).allowed:
             return None
         return route if route.policies is None else route.policies.seen_by(user)
@@ -134,11 +134,11 @@ class Admission:
         return self._authenticate.cached(authorization)
 
     def holds(self, authorization: str) -> bool:
-        """Whether a token that was let in has neither expired nor been forgotten meanwhile."""
+        """Whether an admitted token has neither expired nor left the cache."""
         return self._authenticate.holds(authorization)
 
     def view(self, user: UserContext) -> CatalogueView:
-        """Return what of the combined server *user* may see."""
+        """Return *user*'s view of the catalogue."""
         return self._routes.catalogue.view(user, admin_uses_private=self._admin_uses_private)
 
     def _admit_to(self, exchange: GatewayRequest, user: UserContext, route: Route | None) -> Route:
@@ -151,7 +151,7 @@ class Admission:
         return route if route.policies is None else route.policies.seen_by(user)
 
     def note_use(self, exchange: GatewayRequest, user: UserContext, route: Route) -> None:
-        """Record that an administrator uses, as one, what is private to others; once a request."""
+        """Record once a request that an administrator uses another user's private server."""
         if not user.is_admin or route.facts.is_shared:
             return
         if self._decide(user, route).rule is not AccessRule.ADMINISTRATOR:
@@ -171,12 +171,12 @@ class Admission:
         return decide_use(user, route.facts, admin_uses_private=self._admin_uses_private)
 
     def note_hidden(self, exchange: GatewayRequest, user: UserContext, name: str) -> None:
-        """Record that a caller asked the combined server for something of a server hidden to them.
+        """Record that a caller used a name of a hidden server on the aggregate server.
 
         Args:
             exchange: The request.
             user: Who asked.
-            name: Of the tool or prompt.
+            name: The name of the tool or prompt.
         """
         member = self._routes.catalogue.member(name.partition(SEPARATOR)[0], user.tenant_id)
         if member is not None:
@@ -187,14 +187,14 @@ class Admission:
     def unknown_tool(
         self, exchange: GatewayRequest, name: str, blocked: BlockedTool | None
     ) -> ToolUnknown:
-        """Return the refusal of a tool that is not there for the caller.
+        """Return the refusal of a tool that does not exist for the caller.
 
-        It says the same whether there is none or policies refuse it; the latter is recorded.
+        It is the same whether there is none or policies refuse it; the latter is recorded.
 
         Args:
             exchange: The request.
-            name: What the client calls the tool.
-            blocked: The tool that policies refuse, if so.
+            name: The client's name for the tool.
+            blocked: The tool, if policies refuse it.
         """
         user = exchange.user
         if blocked is None or user is None:

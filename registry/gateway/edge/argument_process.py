@@ -1,10 +1,10 @@
-"""Checks arguments against tool definitions, in a process that may be lost.
+"""Child process that checks arguments against tool definitions, with limits on time and memory.
 
 Executed as a script by `registry.gateway.edge.arguments`. Below it are the JSON Schema library
 and the system's limits: a schema can take any time and memory (references that double at each
-level, patterns, recursion over deep arguments), the library
-holds the interpreter's lock meanwhile, and nothing inside a process can end that. So it runs here,
-where the system ends the process.
+level, patterns, recursion over deep arguments), the library holds the interpreter's lock for its
+whole run, and nothing inside a process can end that. So it runs here,
+where the operating system ends the process.
 Knows nothing of the registry.
 """
 
@@ -20,7 +20,7 @@ import jsonschema_rs
 import orjson
 
 HEAD = struct.Struct(">II")
-"""Lengths of definition and arguments; of an answer, its length and whether it is the last one."""
+"""Lengths of definition and arguments; for a reply, its length and whether it is the last one."""
 
 CPU_SECONDS = 0.5
 """Processor time of one check. Checks of real definitions take microseconds."""
@@ -29,7 +29,7 @@ MEMORY_BYTES = 512 * 1024 * 1024
 """Address space of the process."""
 
 RETIRING_KIBIBYTES = 160 * 1024
-"""A process that ever held so much ends after its answer; its successor starts small."""
+"""A process that ever used this much exits after its reply; its successor starts small."""
 
 NICENESS = 10
 KEPT_VALIDATORS = 64
@@ -41,7 +41,7 @@ PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000, size_limit=1
 
 
 class Validators:
-    """Compiled schemas by the text of the definition; all are forgotten when there are many."""
+    """Compiled schemas by the text of the definition; cleared when there are many."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Any] = {}
@@ -70,40 +70,40 @@ class Validators:
 
 
 def problem(validators: Validators, definition: bytes, arguments: bytes) -> str | None:
-    """Return what is wrong with *arguments*, without their values; None when they fit."""
+    """Return the first problem of *arguments*, without their values; None if they are valid."""
     try:
         validator = validators.of(definition)
         error = next(validator.iter_errors(orjson.loads(arguments)), None)
     except (ValueError, RecursionError, OverflowError):
-        # What cannot be checked does not pass. A ValidationError is a ValueError, too.
+        # What cannot be checked is refused. A ValidationError is a ValueError, too.
         return UNCHECKABLE
     if error is None:
         return None
     place = "".join(f"/{part}" for part in error.instance_path) or "/"
     broken = "/".join(map(str, error.schema_path))
-    return f"{place[:PLACE_CHARACTERS]} breaks {broken[:PLACE_CHARACTERS]}"
+    return f"{place[:PLACE_CHARACTERS]} violates {broken[:PLACE_CHARACTERS]}"
 
 
 def _nothing(uri: str) -> Any:
-    """Fetch no schema from anywhere."""
+    """Retrieve no schema."""
     raise ValueError(f"{uri} is not part of the definition")
 
 
 def _limit() -> None:
     os.nice(NICENESS)
     for limit, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
-        # Not every system has each of them; the processor time is bounded by a timer anyway.
+        # Not every system has each limit; a timer bounds the processor time in any case.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(limit, (most, most))
 
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    """Answer one question after another until there are no more."""
+    """Answer requests until the input ends."""
     validators = Validators()
     while len(head := questions.read(HEAD.size)) == HEAD.size:
         definition_bytes, argument_bytes = HEAD.unpack(head)
         definition, arguments = questions.read(definition_bytes), questions.read(argument_bytes)
-        # Ends the process, whatever it is doing, and also if nobody waits for the answer.
+        # Ends the process whatever it is doing, also if its parent has gone.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         answer = orjson.dumps(problem(validators, definition, arguments))
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,9 +1,9 @@
-"""Whether the arguments of a call fit the definition of a tool that was approved.
+"""Argument check: whether a call's arguments match the approved definition of the tool.
 
-Checked where the server offers another definition by now: what a client sends by that one must not
-pass before somebody has looked at it. Otherwise the server checks its arguments itself.
-Definitions are written by strangers, so they are compiled and run in a process of their own,
-`registry.gateway.edge.argument_process`, with a bound on time and memory:
+Used where the server now offers another definition: arguments for that one must not pass before it
+is reviewed. Otherwise the server checks its arguments itself.
+Definitions are untrusted, so they are compiled and run in a child process,
+`registry.gateway.edge.argument_process`, with limits on time and memory:
 docs/decisions/0026-arguments-in-a-process.md.
 """
 
@@ -28,13 +28,13 @@ log = structlog.get_logger()
 COMMAND = (sys.executable, "-I", argument_process.__file__)
 
 ANSWER_SECONDS = 5.0
-"""Longest wait for an answer. The process ends itself after half a second of processor time."""
+"""Longest wait for a reply. The process ends itself after half a second of processor time."""
 
 WAIT_SECONDS = 5.0
-"""Longest wait for checks that other calls asked for before."""
+"""Longest wait for the checks of earlier calls."""
 
 PAUSE_SECONDS = 60.0
-"""For so long a definition is not tried again after a check of it did not come to an end."""
+"""How long a definition is not tried again after a check of it did not finish."""
 
 BUSY = "they could not be checked now; try again"
 
@@ -53,7 +53,7 @@ class ArgumentChecker:
         """Check the arguments of a call of a tool that has a check.
 
         Raises:
-            ArgumentsRefused: They do not fit, or nobody can tell.
+            ArgumentsRefused: They do not match, or the check did not finish.
         """
         if tool.check is not None:
             problem = await self._problem(tool.check, tool.wire, arguments)
@@ -63,7 +63,7 @@ class ArgumentChecker:
     async def _problem(
         self, check: ArgumentCheck, definition: bytes, arguments: Mapping[str, Any]
     ) -> str | None:
-        """Return what is wrong with *arguments*, without their values; None when they fit."""
+        """Return the first problem of *arguments*, without values; None if they are valid."""
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._permit.acquire()
@@ -102,7 +102,7 @@ class ArgumentChecker:
             log.warning("argument_check_ended", error=type(exc).__name__)
             return UNCHECKABLE
         finally:
-            # Also where the caller is gone: the answer would be taken for that to the next one.
+            # Also if the caller is gone: the next call would get this reply.
             if not is_usable:
                 await self._end()
         return answer
@@ -117,7 +117,8 @@ class ArgumentChecker:
             stdout=PIPE,
             stderr=DEVNULL,
             env={},
-            # Ctrl-C reaches the whole group of the terminal; ending it is our work.
+            # Ctrl-C signals the terminal's whole process group; this process is ended by its
+            # parent.
             start_new_session=True,
         )
         return process

@@ -1,7 +1,7 @@
-"""Sessions of clients with the gateway itself, contained in the ids they are known by.
+"""Client sessions with the gateway itself, contained in their ids.
 
-Where the gateway is the server of a client of the handshake's era, the session id holds what was
-agreed at its beginning, sealed for its owner: any worker and replica can serve it, none stores it.
+Where the gateway is the server of a handshake-era client, the session id holds what was agreed at
+`initialize`, sealed for its owner: any worker and replica can serve it, and none stores it.
 """
 
 import secrets
@@ -19,13 +19,13 @@ from registry.gateway.errors import SessionUnknown
 from registry.servers.values import Era
 
 REMEMBERED = 2_000
-"""Sessions that are remembered as read, 0.8 kB each; reading one takes 3 us."""
+"""Maximum number of cached sessions, 0.8 kB each; unsealing one takes 3 us."""
 
 OWN_MARK = "\x01"
-"""Begins what is sealed into an id of the gateway's own; no upstream's id does."""
+"""Prefix of the sealed text in ids of the gateway's own sessions; no upstream's id has it."""
 
 CLIENT_FEATURES = ("sampling", "elicitation", "roots")
-"""Client capabilities that a server may make use of."""
+"""Client capabilities that servers may use."""
 
 MAX_CAPABILITIES_BYTES = 1024
 MAX_NAME_CHARACTERS = 128
@@ -36,10 +36,10 @@ class ClientSession:
     """What was agreed at the beginning of a session.
 
     Attributes:
-        id: As its client knows it.
-        nonce: Tells it apart; may be shown to other workers.
+        id: The id that the client knows.
+        nonce: Identifies the session; may be shown to other workers.
         version: The protocol version.
-        capabilities: The client's, of those that servers may make use of.
+        capabilities: The client's capabilities that servers may use.
         info: Name and version of the client.
     """
 
@@ -51,7 +51,7 @@ class ClientSession:
 
 
 class ClientSessions:
-    """Makes ids of sessions, and reads them.
+    """Creates and reads session ids.
 
     Args:
         seal: Seals them.
@@ -67,10 +67,10 @@ class ClientSessions:
         """Return a new session of *user*.
 
         Args:
-            user: Whose alone it is.
-            scope_id: What it is with: a server's id, or the combined server's.
+            user: The owner.
+            scope_id: The session's server: a server's id, or the aggregate server's.
             version: The version agreed on.
-            params: Of the client's `initialize`.
+            params: The parameters of the client's `initialize`.
         """
         content = {
             "n": secrets.token_urlsafe(12),
@@ -83,33 +83,33 @@ class ClientSessions:
         return _session(sealed, content)
 
     def resume(self, user: UserContext, scope_id: str, sealed: str) -> ClientSession:
-        """Return the session that *sealed* is the id of.
+        """Return the session with the id *sealed*.
 
         Raises:
-            SessionUnknown: It is none of this user's with this server.
+            SessionUnknown: It is not a session of this user with this server.
         """
-        # Opened each time, because it may have expired meanwhile; the seal remembers too.
+        # Unsealed each time, because it may have expired since; the seal has a cache too.
         text = self._seal.open(sealed, principal=user.principal, server_id=scope_id)
         key = (sealed, user.principal, scope_id)
         session = self._read.get(key)
         if session is None:
             if not text.startswith(OWN_MARK):
-                # The server behind this path spoke another era when the session began.
+                # The server at this path had another era when the session began.
                 raise SessionUnknown
             session = self._read[key] = _session(sealed, orjson.loads(text.removeprefix(OWN_MARK)))
         return session
 
     def end(self, session: ClientSession) -> str:
-        """Resume *session* no more; return what `end_named` of other workers takes."""
+        """Reject *session* from now on; return the argument for `end_named` in other workers."""
         return self._seal.end(session.id)
 
     def end_named(self, name: str) -> None:
-        """Do what `end` did in the worker that returned *name*."""
+        """Apply the `end` of the worker that returned *name*."""
         self._seal.end_named(name)
 
 
 def usable_capabilities(told: object) -> JsonObject:
-    """Return those of a client's capabilities that servers may make use of."""
+    """Return those of a client's capabilities that servers may use."""
     known = members(told)
     found: JsonObject = {
         name: members(known[name]) for name in CLIENT_FEATURES if isinstance(known.get(name), dict)
@@ -134,11 +134,11 @@ def _session(sealed: str, content: Mapping[str, Any]) -> ClientSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientContext:
-    """The client of one request, as far as a server may care.
+    """The client of one request, as far as it concerns a server.
 
     Attributes:
-        session: None in the stateless era, and for clients that began none.
-        level: Least severe log messages it wants; None when it did not say.
+        session: None in the stateless era, and for clients without a session.
+        level: Minimum level of log messages; None if the client set none.
     """
 
     user: UserContext

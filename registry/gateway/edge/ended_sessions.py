@@ -1,9 +1,9 @@
-"""Ends of client sessions, told to all workers and, through the database, to all replicas.
+"""Ended client sessions, reported to all workers and, through the database, to all replicas.
 
-A session id is sealed, so that every replica serves it and none stores it: without being told,
-they would serve one that its client has ended until it expires. What is written holds all that
-others need, so that whoever hears of it by the change stream reads nothing. Requests never look
-here: each worker's seal knows what has ended (`registry.gateway.edge.session_seal`).
+A session id is sealed, so that every replica serves it and none stores it: without a report, a
+replica would serve an ended session until it expires. The documents hold all that other replicas
+need, so that the change stream suffices. Requests never look here: each worker's seal knows the
+ended sessions (`registry.gateway.edge.session_seal`).
 """
 
 import asyncio
@@ -27,10 +27,10 @@ WRITE_SECONDS = 2.0
 """How long the end of a session waits for the database."""
 
 NAMES_AT_ONCE = 1_000
-"""Names that are taken note of before calls go on."""
+"""Names that are processed before other tasks get a turn."""
 
 SessionEnded: TypeAlias = Callable[[str, str | None], None]
-"""Takes the name of an ended session, and its nonce where the gateway is its server."""
+"""Receives the name of an ended session, and its nonce if the gateway is its server."""
 
 
 @translates_driver_errors
@@ -41,7 +41,7 @@ class EndedSessionRepository:
         self._ended = database.collection(EndedSession.Settings.name)
 
     async def write(self, key: str, ended_at: datetime, expires_at: datetime) -> None:
-        """Write that a session has ended."""
+        """Store that a session has ended."""
         await self._ended.update_one(
             {"_id": key},
             {"$setOnInsert": {"ended_at": ended_at, "expires_at": expires_at}},
@@ -49,7 +49,7 @@ class EndedSessionRepository:
         )
 
     async def latest(self, now: datetime, limit: int) -> list[str]:
-        """Return those that ended last and would not have expired by now."""
+        """Return the latest ended sessions that would not have expired."""
         rows = self._ended.find(
             {"expires_at": {"$gt": now}}, {"_id": 1}, sort=[("expires_at", -1)], limit=limit
         )
@@ -57,12 +57,12 @@ class EndedSessionRepository:
 
 
 class EndedSessions:
-    """Tells of sessions that clients have ended, and hears of them.
+    """Reports sessions that clients have ended, and receives the reports of others.
 
     Args:
         peers: The other workers.
-        repository: Reaches the other replicas; None where there are none.
-        lifetime: How long a session lasts at most.
+        repository: Reaches the other replicas; None if there are none.
+        lifetime: Maximum lifetime of a session.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class EndedSessions:
         self._listeners.append(listener)
 
     async def tell(self, name: str, nonce: str | None = None) -> None:
-        """Tell all workers and replicas of a session that has ended here.
+        """Report a session that has ended here to all workers and replicas.
 
         Without the database, other replicas serve it until it expires; that is logged.
         """
@@ -101,10 +101,10 @@ class EndedSessions:
             log.warning("session_end_not_written", error=type(exc).__name__)
 
     async def heard(self, keys: Collection[str]) -> None:
-        """Take note of what was written; an empty key stands for what is not known.
+        """Apply stored ends; an empty key stands for an unknown one.
 
         Raises:
-            DatabaseUnavailable: That cannot be read.
+            DatabaseUnavailable: The stored ends cannot be read.
         """
         for key in keys:
             if key:
@@ -112,7 +112,7 @@ class EndedSessions:
         if "" not in keys or self._repository is None:
             return
         latest = await self._repository.latest(self._clock.now(), MAX_ENDED)
-        # The latest last, for the seal forgets the first.
+        # The latest last, because the seal drops the oldest first.
         for number, key in enumerate(reversed(latest)):
             self._take(key)
             if number % NAMES_AT_ONCE == 0:

@@ -1,4 +1,4 @@
-"""Protocol eras: which one a request speaks, and the checks that the stateless one demands."""
+"""Protocol eras: which one a request uses, and the checks that the stateless era requires."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +38,7 @@ VERSION_HEADER = "mcp-protocol-version"
 
 
 def header_era(headers: Headers) -> Era:
-    """Return the era that `MCP-Protocol-Version` names; without it, the handshake's."""
+    """Return the era of `MCP-Protocol-Version`; without the header, the handshake's."""
     version = headers.get(VERSION_HEADER)
     return Era.LEGACY if version is None or version in HANDSHAKE_VERSIONS else Era.MODERN
 
@@ -54,14 +54,14 @@ def message_era(headers: Headers, params: Mapping[str, Any]) -> Era:
 
 
 def check_modern(envelope: Envelope, headers: Headers) -> None:
-    """Check a message of the stateless era: its `_meta`, its version, headers that agree.
+    """Check a message of the stateless era: its `_meta`, its version, matching headers.
 
-    A refused version names those of this era alone, as `server/discover` does; for the other
-    one there is the handshake.
+    A refusal of the version lists those of this era alone, as `server/discover` does; the others
+    need the handshake.
 
     Raises:
         LadderRefusal: The first check that failed.
-        InvalidRequest: It is a response; servers of this era ask nothing.
+        InvalidRequest: It is a response; servers of this era send no requests.
         HeaderMismatch: A notification's `Mcp-Method` names another method.
     """
     if envelope.is_request:
@@ -85,10 +85,10 @@ def check_modern(envelope: Envelope, headers: Headers) -> None:
 def check_param_headers(
     schema: JsonObject, arguments: Mapping[str, Any], headers: Headers
 ) -> None:
-    """Check that `Mcp-Param-*` headers agree with the arguments they mirror.
+    """Check that `Mcp-Param-*` headers match the arguments they mirror.
 
     Raises:
-        LadderRefusal: One does not.
+        LadderRefusal: One does not match.
     """
     rejection = validate_mcp_param_headers(schema, arguments, headers)
     if rejection is not None:
@@ -96,11 +96,11 @@ def check_param_headers(
 
 
 def is_of_another_era(era: Era, status: int, answer: bytes) -> bool:
-    """Whether a server that was spoken to in *era* answers as one that does not speak it.
+    """Whether a server's answer in *era* suggests that it does not speak that era.
 
     Args:
-        era: In which it was spoken to.
-        status: HTTP status of its answer.
+        era: The era of the request.
+        status: The HTTP status of the answer.
         answer: The body, or the end of it.
     """
     try:
@@ -111,7 +111,7 @@ def is_of_another_era(era: Era, status: int, answer: bytes) -> bool:
     code = error.get("code") if isinstance(error, dict) else None
     if era is Era.LEGACY:
         return code == UNSUPPORTED_PROTOCOL_VERSION
-    # Servers of the handshake's era miss a session; those of this one have codes of their own.
+    # Servers of the handshake's era miss a session; those of the stateless one have own codes.
     return status in NO_SUCH_PROTOCOL and code in MISSING_SESSION_CODES
 
 
@@ -120,11 +120,11 @@ def require_arguments(params: Mapping[str, Any], tool: ToolEntry) -> Mapping[str
 
     Raises:
         ApprovalRequired: A person would have to approve the call.
-        InvalidParams: They are no object, or the call is to be a task.
+        InvalidParams: They are not an object, or the call asks for a task.
     """
     if "task" in params:
-        # Its result would be fetched by an id that says nothing of whose it is.
-        raise InvalidParams("Calls as tasks are not available here; call without params.task.")
+        # A task's result is fetched by an id that does not say who may read it.
+        raise InvalidParams("Tasks are not supported here; send tools/call without params.task.")
     if tool.requires_approval:
         raise ApprovalRequired(tool.name)
     arguments = params.get("arguments")

@@ -21,7 +21,7 @@ from registry.gateway.protocol.envelope import RequestId
 from registry.servers.errors import UserKeyMissingError
 
 ERROR_META_KEY = "mcp-gateway-registry/error"
-"""Member of `_meta` of a failed result that the gateway made: what an error's `data` says."""
+"""Member of `_meta` of a failed result that the gateway created: an error's `data`."""
 
 
 def challenged(error: UnauthorizedError | InsufficientScopeError) -> Refusal:
@@ -32,7 +32,7 @@ def challenged(error: UnauthorizedError | InsufficientScopeError) -> Refusal:
 
 
 def refusal_for(error: Exception) -> Refusal:
-    """Return the refusal for a failure that another part of the application reported."""
+    """Return the refusal for an error of another part of the application."""
     match error:
         case UserKeyMissingError():
             return UserKeyNeeded(error.message)
@@ -49,14 +49,14 @@ def refusal_for(error: Exception) -> Refusal:
 def status_of(exchange: GatewayRequest, refusal: Refusal) -> int:
     """Return the HTTP status of a refusal.
 
-    The Python SDK 1.x ends the whole session on an HTTP error. So what was understood, in the era
-    that has sessions, is answered 200, its failure inside; docs/decisions/0029-errors-inside.md.
+    The Python SDK 1.x ends the whole session on an HTTP error. So requests of the handshake's era
+    that were understood get status 200 and a JSON-RPC error; docs/decisions/0029-errors-inside.md.
     """
     return 200 if exchange.is_answered_inside and not refusal.is_of_http else refusal.http_status
 
 
 def refusal_body(exchange: GatewayRequest, refusal: Refusal) -> bytes:
-    """Return the answer to a request that is refused: an error, or a tool's failed result."""
+    """Return the answer to a refused request: an error, or a tool's failed result."""
     request_id = exchange.request_id
     is_result = refusal.is_for_model and exchange.method == "tools/call"
     if not exchange.is_answered_inside or not is_result or request_id is None:
@@ -76,9 +76,9 @@ def error_body(
     """Return the JSON-RPC error object's text.
 
     Args:
-        refusal: What the caller is told.
-        request_id: Of the request; None when it is not known.
-        trace_id: By which logs and records can be found.
+        refusal: The refusal to render.
+        request_id: The id of the request; None if unknown.
+        trace_id: For finding the logs and records of the request.
     """
     return orjson.dumps(
         {

@@ -1,7 +1,7 @@
-"""Take note of each request: metrics, a line in the log, a usage record, spans.
+"""Recorder: metrics, log line, usage record and spans of each request.
 
 All of it is on the hot path. Names that clients choose never become labels, and arguments and
-results are never kept.
+results are never recorded.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 Mode = Literal["off", "errors", "calls", "all"]
 LINES_A_SECOND = 20
-"""Errors that are logged; the next line says how many were left out. All are in the metrics."""
+"""Logged errors per second; the next line says how many were left out. Metrics have all."""
 
 
 class CallLog:
@@ -39,7 +39,7 @@ class CallLog:
         self._left_out = 0
 
     def note(self, exchange: GatewayRequest, outcome: CallOutcome, ended_at: float) -> None:
-        """Log one request, unless too many were logged within this second."""
+        """Log one request, unless the limit of this second is reached."""
         if not self.logs_all and not self._has_room(ended_at):
             self._left_out += 1
             return
@@ -107,18 +107,18 @@ METHODS = frozenset(
 """Methods with a label of their own: clients choose the name, so the set must be closed."""
 
 STANDING_METHODS = frozenset({"GET", "subscriptions/listen"})
-"""What opens a stream that may be silent and stay open for as long as the client likes."""
+"""Methods that open a long-lived stream, which may be silent."""
 
 TARGETS: Mapping[str, str] = {
     "tools/call": "name",
     "prompts/get": "name",
     "resources/read": "uri",
 }
-"""Methods of which there are usage records, and the member of `params` that says of what."""
+"""Methods with usage records, and the member of `params` that names the target."""
 
 CALL = "tools/call"
 MAX_SERIES = 5_000
-"""Most sets of labels of one metric; what comes after that is counted under `other`."""
+"""Maximum number of label sets of one metric; all others are counted under `other`."""
 
 Phases = tuple[Timing, Timing, Timing]
 
@@ -127,18 +127,18 @@ class Tracing(Protocol):
     """Makes spans."""
 
     def begin(self, exchange: GatewayRequest) -> CallSpans:
-        """Begin the span of a request, below the one that its client names."""
+        """Start the span of a request, with the client's span as parent."""
 
 
 class Recorder:
-    """Records requests; metrics are looked up once for each set of labels.
+    """Records requests; the metric of each label set is looked up once.
 
     Args:
         metrics: Counts and times.
-        clock: Its monotonic time is what requests are timed with.
-        notes: Takes usage records; None for none.
+        clock: Supplies the monotonic time of requests.
+        notes: Receives usage records; None for none.
         call_log: Writes the log; None for none.
-        tracing: Makes spans; None for none.
+        tracing: Creates spans; None for none.
     """
 
     def __init__(
@@ -167,20 +167,20 @@ class Recorder:
         metrics.gateway_in_flight.set_function(lambda: self._in_flight)
 
     def started(self, exchange: GatewayRequest) -> None:
-        """Note that a request began."""
+        """Count a request that began."""
         self._in_flight += 1
         exchange.client.monotonic = self._monotonic
         exchange.began_at = self._monotonic()
 
     def understood(self, exchange: GatewayRequest, params: Mapping[str, Any]) -> None:
-        """Note what the request is about, and settle which trace it belongs to.
+        """Set the target of the request, and determine its trace.
 
-        The headers of *exchange* lose what no trace context may look like, and gain what only
-        `params._meta` has.
+        Invalid trace headers of *exchange* are removed, and missing ones are filled from
+        `params._meta`.
 
         Args:
-            exchange: Its method is known.
-            params: Of the message; empty without one.
+            exchange: The request; its method is known.
+            params: The parameters of the message; empty without one.
         """
         named = TARGETS.get(exchange.method)
         if named is not None:
@@ -192,17 +192,17 @@ class Recorder:
             exchange.spans = self._tracing.begin(exchange)
         trace_id = exchange.trace_id
         if trace_id is not None:
-            # Each request has a task of its own, so this ends with it.
+            # Each request has a task of its own, so this ends with the task.
             structlog.contextvars.bind_contextvars(trace_id=trace_id)
 
     def forwarding(self, exchange: GatewayRequest) -> None:
-        """Note that the request was allowed and goes upstream now."""
+        """Set that the request was allowed and goes upstream now."""
         exchange.decided_at = self._monotonic()
         if exchange.spans is not None:
             exchange.spans.forwarding(exchange)
 
     def ended(self, exchange: GatewayRequest) -> float:
-        """Note that a request ended, and return how long it took in seconds."""
+        """Record the end of a request, and return its duration in seconds."""
         self._in_flight -= 1
         now = self._monotonic()
         seconds = now - exchange.began_at
@@ -244,7 +244,7 @@ class Recorder:
         if outcome is CallOutcome.OK:
             outcome, exchange.error_code = judge(client.tail)
         if exchange.method == CALL:
-            # The names of a server that not everybody may know are not for everybody either.
+            # The names within a server that is not public are not public either.
             tool = NOT_PUBLIC if label == NOT_PUBLIC else exchange.tool or OTHER
             counted = self._calls.get((label, tool, outcome))
             if counted is None:
@@ -307,5 +307,5 @@ class Recorder:
 
 
 def _has_left(exchange: GatewayRequest) -> bool:
-    """Whether a client has closed a standing stream, which is how all of them end."""
+    """Whether a client has closed a notification stream, which is how all of them end."""
     return exchange.outcome is CallOutcome.DISCONNECTED and exchange.method in STANDING_METHODS

@@ -1,4 +1,4 @@
-"""Answer one POST: as JSON, or as an event stream if something comes before the answer."""
+"""Reply to one POST: JSON, or an event stream if messages come before the response."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ STREAM_HEADERS = [
 
 
 class Reply:
-    """The answer to one request.
+    """The reply to one request.
 
     Args:
         exchange: The request.
@@ -27,12 +27,12 @@ class Reply:
         self._is_over = False
 
     async def notice(self, raw: bytes) -> None:
-        """Send a message that comes before the answer."""
+        """Send a message that comes before the response."""
         await self.open()
         await self._send(event_text(raw), is_last=False)
 
     async def finish(self, raw: bytes, status: int = 200) -> None:
-        """Send the answer. *status* counts if nothing was sent before."""
+        """Send the response. *status* is used if nothing was sent before."""
         self._is_over = True
         if self._exchange.client.has_started:
             await self._send(event_text(raw), is_last=True)
@@ -40,13 +40,13 @@ class Reply:
             await self._exchange.answer(status, raw)
 
     async def leave(self) -> None:
-        """End without an answer."""
+        """End without a response."""
         await self.open()
         self._is_over = True
         await self._send(b"", is_last=True)
 
     async def open(self) -> None:
-        """Begin an event stream, unless the answer was begun already."""
+        """Begin an event stream, unless the reply has begun."""
         client = self._exchange.client
         async with self._permit:
             if client.has_started or self._is_over:

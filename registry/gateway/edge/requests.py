@@ -1,4 +1,4 @@
-"""One request in progress, and how its body is read."""
+"""One request in progress, and the reading of its body."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ class CallSpans(Protocol):
         """The trace they belong to: 32 hexadecimal characters."""
 
     def forwarding(self, exchange: "GatewayRequest") -> None:
-        """Begin the span of what is asked of the upstream; the headers name it from now on."""
+        """Start the client span of the upstream request; the headers name it from now on."""
 
     def end(self, exchange: "GatewayRequest", outcome: CallOutcome) -> None:
         """End them."""
@@ -39,26 +39,26 @@ class GatewayRequest:
     Attributes:
         slug: The part of the path after `/mcp/`.
         server: The route's slug once it is known to exist, for logs.
-        label: Stands for that server in metrics.
+        label: The server's label in metrics.
         method: JSON-RPC method, `response`, or the HTTP method, for metrics.
-        request_id: Goes into a refusal.
-        params: Of the JSON-RPC message, as the client sent them.
-        client: Where the answer goes.
-        farewell: Watches a stream that ends with a message of its own.
-        user: Who called, once that is known, for records.
-        route: The server, once it is known that the caller may use it, for records.
+        request_id: Repeated in a refusal.
+        params: The parameters of the JSON-RPC message, as the client sent them.
+        client: Receives the response.
+        farewell: Watches for the final message of a stream that ends on purpose.
+        user: The caller, once known, for records.
+        route: The server, once the caller is known to have access, for records.
         target: Tool, prompt or resource as the client names it, for records.
         tool: The tool, once it is known to be served; a label of metrics.
         began_at: Monotonic seconds.
         decided_at: When it was allowed and about to go upstream; 0 until then.
         request_bytes: Length of the body.
-        error_code: Of the JSON-RPC error that it is answered with; 0 without one.
-        trace: The trace that the client says it belongs to.
-        spans: Made of it when there is tracing.
-        lists_to: Marks what is listed to another gateway; None for all other clients.
-        is_answered_inside: Whether a failure is told within the JSON-RPC answer, whose HTTP status
-            is 200: that of a request of the handshake's era that was understood.
-        may_repeat: Whether the tool that is called says that a second call changes nothing.
+        error_code: The code of the JSON-RPC error response; 0 without one.
+        trace: The trace context that the client sent.
+        spans: The spans, if tracing is on.
+        lists_to: Marks the entries of lists for another gateway; None for all other clients.
+        is_answered_inside: Whether a failure is reported in a JSON-RPC response with HTTP status
+            200: for requests of the handshake's era that were understood.
+        may_repeat: Whether the called tool claims that a second call changes nothing.
     """
 
     __slots__ = (
@@ -118,13 +118,13 @@ class GatewayRequest:
 
     @property
     def trace_id(self) -> str | None:
-        """Return the trace that the request belongs to, its client's or a new one."""
+        """Return the trace of the request: the client's or a new one."""
         if self.spans is not None:
             return self.spans.trace_id
         return None if self.trace is None else self.trace.trace_id
 
     def served_by(self, route: Route) -> None:
-        """Note which server answers, for logs, metrics and records."""
+        """Set which server answers, for logs, metrics and records."""
         self.route = route
         self.server = route.slug
         self.label = route.label
@@ -132,7 +132,7 @@ class GatewayRequest:
     async def answer(
         self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
-        """Send a whole JSON answer."""
+        """Send a complete JSON response."""
         await self.client.answer(
             status,
             [
@@ -144,7 +144,7 @@ class GatewayRequest:
         )
 
     async def answer_empty(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send an answer without a body."""
+        """Send a response without a body."""
         await self.client.start(status, headers)
         await self.client.send({"type": "http.response.body", "body": b""})
 
@@ -154,16 +154,16 @@ class GatewayRequest:
         """Return the request's body.
 
         Raises:
-            BodyTooLarge: It is, or is declared to be, over the limit.
+            BodyTooLarge: The body exceeds the limit, or declares a length that does.
             BodyTooSlow: It takes longer than *max_seconds*.
-            ClientGone: The client broke off.
+            ClientGone: The client disconnected.
         """
         declared = self.headers.get("content-length", "0")
         if declares_more(declared, max_body_bytes):
             raise BodyTooLarge(max_body_bytes)
         whole = body_of(self.scope)
         if whole is not None:
-            # It came with its head, so there is nothing to wait for.
+            # It came with its head, so no waiting is necessary.
             if len(whole) > max_body_bytes:
                 raise BodyTooLarge(max_body_bytes)
             self.request_bytes = len(whole)
@@ -195,7 +195,7 @@ class GatewayRequest:
 
 def _is_utf8_json(content_type: str) -> bool:
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
-    # JSON is UTF-8 (RFC 8259); what says otherwise would be read in two ways.
+    # JSON is UTF-8 (RFC 8259); with another charset, two parsers could read different texts.
     return kind == JSON and all(
         not parameter.startswith("charset") or parameter.replace('"', "") == "charset=utf-8"
         for parameter in parameters
@@ -203,13 +203,13 @@ def _is_utf8_json(content_type: str) -> bool:
 
 
 def check_media(headers: Headers) -> None:
-    """Check that the client sends JSON and takes what servers answer.
+    """Check that the client sends JSON and accepts the server's media types.
 
-    Plain JSON only: browsers may send other types across origins without asking first.
+    Only plain JSON: browsers may send other types across origins without a preflight request.
 
     Raises:
-        NotJson: It sends something else.
-        NotAcceptable: It takes something else.
+        NotJson: The client sends another type.
+        NotAcceptable: The client accepts another type only.
     """
     content_type = headers.get("content-type", "")
     if (

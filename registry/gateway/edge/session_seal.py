@@ -1,8 +1,8 @@
-"""Seal upstream session ids into ids that only their owner can use, so that none is stored.
+"""Session seal: encrypts upstream session ids so that only their owner can use them.
 
-Format: base64url of nonce (12 bytes) and AES-256-GCM over (expiry, 4 bytes; upstream id). The
-principal and the server are authenticated but not contained: under another caller's name, or at
-another server, a sealed id simply does not open.
+Nothing is stored. Format: base64url of nonce (12 bytes) and AES-256-GCM over (expiry, 4 bytes;
+upstream id). Principal and server are authenticated but not contained: for another caller, or at
+another server, decryption fails.
 """
 
 import base64
@@ -22,14 +22,14 @@ from registry.gateway.errors import SessionUnknown
 NONCE_BYTES = 12
 EXPIRY_BYTES = 4
 MAX_SEALED_CHARACTERS = 4096
-"""Longer ones are refused unread: upstream ids are well under 1,000 characters."""
+"""Longer ids are refused without decryption: upstream ids are well under 1,000 characters."""
 
 REMEMBERED = 2_000
-"""Opened ids that are remembered, 0.6 kB each: opening one takes 6 us, finding it less than one.
-Most sessions are dropped without a word, so this is mostly memory of what is over."""
+"""Maximum number of cached ids, 0.6 kB each: decrypting one takes 6 us, a look-up less than one.
+Most sessions are never ended by their client, so most entries are of sessions that are over."""
 
 MAX_ENDED = 50_000
-"""Ended sessions that are remembered, 0.15 kB each; the oldest are forgotten first."""
+"""Maximum number of ended sessions, 0.15 kB each; the oldest are dropped first."""
 
 NAME_CHARACTERS = 32
 HEXADECIMAL = frozenset("0123456789abcdef")
@@ -51,7 +51,7 @@ class SessionSeal:
         self._lifetime_seconds = int(lifetime.total_seconds())
         self._clock = clock
         self._opened: dict[tuple[str, str, str], tuple[str, float]] = {}
-        # Of what is remembered, by the digest of the sealed id.
+        # Cached ids, by the digest of the sealed id.
         self._opened_from: dict[bytes, tuple[str, str, str]] = {}
         self._ended: dict[bytes, None] = {}
 
@@ -67,7 +67,7 @@ class SessionSeal:
         """Return the upstream's id inside *sealed_id*.
 
         Raises:
-            SessionUnknown: It is not ours, was changed, has expired, or is another's.
+            SessionUnknown: The id was not issued here, is modified, expired, or another caller's.
         """
         key = (sealed_id, principal, server_id)
         now = self._clock.monotonic()
@@ -89,13 +89,13 @@ class SessionSeal:
         return remembered[0]
 
     def end(self, sealed_id: str) -> str:
-        """Open *sealed_id* no more; return what `end_named` of other workers takes."""
+        """Reject *sealed_id* from now on; return the argument for `end_named` in other workers."""
         name = _digest(sealed_id).hex()
         self.end_named(name)
         return name
 
     def end_named(self, name: str) -> None:
-        """Do what `end` did in the worker that returned *name*."""
+        """Apply the `end` of the worker that returned *name*."""
         digest = bytes.fromhex(name)
         key = self._opened_from.pop(digest, None)
         if key is not None:
@@ -113,7 +113,7 @@ class SessionSeal:
             raise SessionUnknown from None
         plain = self._opened_by_any(raw, _bound_to(principal, server_id))
         if plain is None or _text(raw) != sealed_id:
-            # Base64 has several spellings of the same bytes; one id is to have one.
+            # Base64 has several spellings of the same bytes; only one is accepted.
             raise SessionUnknown
         expires_at = int.from_bytes(plain[:EXPIRY_BYTES], "big")
         return plain[EXPIRY_BYTES:].decode(), expires_at - self._clock.now().timestamp()
@@ -126,7 +126,7 @@ class SessionSeal:
 
 
 def is_session_name(text: str) -> bool:
-    """Whether *text* may be what `SessionSeal.end` returns."""
+    """Whether *text* may be a name that `SessionSeal.end` returned."""
     return len(text) == NAME_CHARACTERS and not set(text) - HEXADECIMAL
 
 

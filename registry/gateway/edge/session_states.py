@@ -1,4 +1,4 @@
-"""What clients of the handshake's era said in their sessions with the gateway itself."""
+"""State of sessions of handshake-era clients with the gateway: subscriptions, log level."""
 
 import sys
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ REMEMBERED = 10_000
 MAX_SUBSCRIPTIONS = 1_000
 MAX_URI_CHARACTERS = 4_096
 MAX_TOTAL_CHARACTERS = 32 * 1024 * 1024
-"""Of all URIs; the sessions that were silent for longest are forgotten first."""
+"""Limit for all URIs; the least recently used sessions are dropped first."""
 
 URI_COST = 100
-"""What a URI takes besides its characters, roughly."""
+"""Approximate cost of a URI besides its characters."""
 
 
 @dataclass(slots=True)
 class ClientSessionState:
-    """Of one session.
+    """The state of one session.
 
     Attributes:
-        subscriptions: URIs of resources, in the order they were subscribed to; None for none.
+        subscriptions: URIs of resources, in the order of subscription; None for none.
     """
 
     level: str | None = None
@@ -28,16 +28,16 @@ class ClientSessionState:
 
 
 class SessionStates:
-    """States by the nonce of the session; every worker knows them all, as far as it has room."""
+    """States by the session's nonce; every worker knows all, within the limits."""
 
     def __init__(self) -> None:
-        # From the one that was silent for longest. A cache's own bookkeeping would take twice as
-        # much as what most sessions say.
+        # Least recently used first. The bookkeeping of a cache would take twice as much memory as
+        # most states.
         self._states: dict[str, ClientSessionState] = {}
         self._characters = 0
 
     def apply(self, nonce: str, change: Mapping[str, Any]) -> None:
-        """Note a change: `level`, or `subscribed` or `unsubscribed` with a resource's URI."""
+        """Apply a change: `level`, or `subscribed` or `unsubscribed` with a resource's URI."""
         state = self._heard(nonce)
         if state is None:
             if len(self._states) >= REMEMBERED:
@@ -61,7 +61,7 @@ class SessionStates:
             self._forget_one()
 
     def is_full(self, nonce: str) -> bool:
-        """Whether a session can subscribe to no more."""
+        """Whether a session has reached the limit of subscriptions."""
         return len(self.subscriptions(nonce)) >= MAX_SUBSCRIPTIONS
 
     def level(self, nonce: str) -> str | None:
@@ -70,31 +70,31 @@ class SessionStates:
         return state.level if state is not None else None
 
     def subscriptions(self, nonce: str) -> tuple[str, ...]:
-        """Return the URIs of the resources that the session wants to hear of."""
+        """Return the URIs of the resources that the session subscribed to."""
         state = self._heard(nonce)
         return () if state is None or state.subscriptions is None else tuple(state.subscriptions)
 
     def known(self, nonce: str) -> dict[str, Any]:
-        """Return all that is known of a session, for a worker that knows less."""
+        """Return the state of a session, for a worker that knows less."""
         if nonce not in self._states:
             return {}
         return {"level": self.level(nonce), "subscriptions": list(self.subscriptions(nonce))}
 
     def merge(self, nonce: str, known: Mapping[str, Any]) -> None:
-        """Add what another worker knows of a session."""
+        """Merge the state that another worker has of a session."""
         if known.get("level") is not None and self.level(nonce) is None:
             self.apply(nonce, {"level": known["level"]})
         for uri in known.get("subscriptions", ()):
             self.apply(nonce, {"subscribed": uri})
 
     def forget(self, nonce: str) -> None:
-        """Drop what is known of a session that has ended."""
+        """Drop the state of a session that has ended."""
         state = self._states.pop(nonce, None)
         if state is not None:
             self._characters -= sum(map(_cost, state.subscriptions or ()))
 
     def _heard(self, nonce: str) -> ClientSessionState | None:
-        """Return the state of a session that was heard of just now."""
+        """Return the state of a session, and mark it as just used."""
         state = self._states.pop(nonce, None)
         if state is not None:
             self._states[nonce] = state

@@ -1,9 +1,9 @@
-"""OpenTelemetry spans of gateway requests. Imported only when there is somewhere to send them.
+"""OpenTelemetry spans of gateway requests. Imported only if an exporter is configured.
 
-Each request is a server span, below the one that its client names, and what is asked of the
-upstream a client span below that. Names and attributes follow the semantic conventions for MCP
-(https://opentelemetry.io/docs/specs/semconv/gen-ai/mcp/), which
-are still in development. Arguments and results are never attributes.
+Each request is a server span with the client's span as its parent; the upstream request is a
+client span below it. Names and attributes follow the semantic conventions for MCP
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/mcp/), which are still in development.
+Arguments and results are never attributes.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from registry.gateway.protocol.trace_context import TRACEPARENT, TRACESTATE, Tra
 from registry.usage.values import clean_name
 
 NO_MESSAGE = frozenset({"GET", "DELETE", "response"})
-"""Values of `GatewayRequest.method` that name no JSON-RPC method."""
+"""Values of `GatewayRequest.method` that are no JSON-RPC method."""
 
 TARGET_ATTRIBUTES = {"prompts/get": "gen_ai.prompt.name", "resources/read": "mcp.resource.uri"}
 SESSION_CHARACTERS = 16
@@ -41,14 +41,14 @@ Attributes = dict[str, AttributeValue]
 
 
 class SpanTracing:
-    """Makes the spans of requests."""
+    """Creates the spans of requests."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
     def begin(self, exchange: GatewayRequest) -> "RequestSpans":
-        """Begin the span of a request when it arrived, below the one that its client names."""
-        # Spans are timed by the SDK with this clock; ours counts from somewhere else.
+        """Start the span of a request at its arrival, with the client's span as parent."""
+        # The SDK times spans with this clock; the monotonic clock has another origin.
         elapsed = exchange.client.monotonic() - exchange.began_at
         span = self._tracer.start_span(
             exchange.method if exchange.method in METHODS else OTHER,
@@ -71,7 +71,7 @@ class RequestSpans:
         self.trace_id = f"{server.get_span_context().trace_id:032x}"
 
     def forwarding(self, exchange: GatewayRequest) -> None:
-        """Begin the span of what is asked of the upstream, and name it in the headers."""
+        """Start the span of the upstream request, and name it in the headers."""
         upstream = self._upstream = self._tracer.start_span(
             _name(exchange), set_span_in_context(self._server, Context()), SpanKind.CLIENT
         )
@@ -85,7 +85,7 @@ class RequestSpans:
             exchange.headers.pop(TRACESTATE, None)
 
     def end(self, exchange: GatewayRequest, outcome: CallOutcome) -> None:
-        """End both spans, with what is known now."""
+        """End both spans, with the attributes known now."""
         if self._server.is_recording():
             self._describe(exchange, outcome)
         if self._upstream is not None:
@@ -113,7 +113,7 @@ class RequestSpans:
 
 def _context(parent: TraceContext | None) -> Context:
     if parent is None:
-        # An empty one, or the SDK would look for a span that happens to be current.
+        # An empty context, or the SDK would use the current span as parent.
         return Context()
     span_context = SpanContext(
         int(parent.trace_id, 16),
@@ -127,7 +127,7 @@ def _context(parent: TraceContext | None) -> Context:
 
 def _name(exchange: GatewayRequest) -> str:
     method = exchange.method if exchange.method in METHODS else OTHER
-    # Names of spans must be few: a tool that is not served may be called anything.
+    # Span names need low cardinality: clients may call tools of any name.
     return method if exchange.tool is None else f"{method} {exchange.tool}"
 
 
@@ -146,7 +146,7 @@ def _attributes(exchange: GatewayRequest, outcome: CallOutcome) -> Attributes:
         attributes["gen_ai.tool.name"] = exchange.tool
     named = TARGET_ATTRIBUTES.get(method)
     if named is not None and exchange.target is not None:
-        # The address of a resource may carry a key.
+        # The URL of a resource may contain a key.
         attributes[named] = clean_name(without_secrets(exchange.target))
     if exchange.request_id is not None:
         attributes["jsonrpc.request.id"] = clean_name(str(exchange.request_id))
@@ -155,7 +155,7 @@ def _attributes(exchange: GatewayRequest, outcome: CallOutcome) -> Attributes:
         attributes["mcp.protocol.version"] = clean_name(version)
     session = exchange.headers.get("mcp-session-id")
     if session is not None:
-        # Whoever has the id itself and the caller's token may use the session.
+        # The id itself, with the caller's token, would give access to the session.
         digest = hashlib.sha256(session.encode()).hexdigest()
         attributes["mcp.session.id"] = digest[:SESSION_CHARACTERS]
     if exchange.error_code:

@@ -1,1 +1,1 @@
-"""Streams on which clients are notified, and where the notifications come from."""
+"""Notification streams to clients, and the feeds from servers that supply them."""

@@ -1,7 +1,7 @@
-"""Servers that said that their lists changed, until the gateway has read them again.
+"""Servers that announced a list change, until the gateway has read the list again.
 
-Where bytes pass, clients hear of it in the same moment and ask at once, when the gateway does not
-know the new list yet. So their question waits for it, but not for long.
+On the pass-through, clients get the announcement at the same moment and ask for the list at once,
+when the gateway does not know it yet. So list requests wait for it, for a bounded time.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from registry.gateway.ports import RouteTable
 from registry.gateway.values import Route
 
 LONGEST_WAIT_SECONDS = 3.0
-"""After an announcement; a reading takes one or two seconds, and may find nothing new."""
+"""Counted from the announcement; a sync takes one or two seconds, and may find nothing new."""
 
 
 class AnnouncedLists:
-    """What was announced a moment ago.
+    """Recent announcements.
 
     Args:
-        routes: Has another route of a server once it was read again and has changed.
-        wait_seconds: How long after an announcement lists wait.
+        routes: Returns another route once the server was read again and has changed.
+        wait_seconds: How long after an announcement list requests wait.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class AnnouncedLists:
         self._announced: dict[str, tuple[Route | None, float]] = {}
 
     def heard(self, route: Route) -> None:
-        """Note that the server of *route* said that a list changed."""
+        """Note that the server of *route* announced a list change."""
         now = self._clock.monotonic()
         for slug, (_, until) in tuple(self._announced.items()):
             if until <= now:
@@ -40,7 +40,7 @@ class AnnouncedLists:
         self._announced[route.slug] = (self._routes.route(route.slug), now + self._wait_seconds)
 
     async def settle(self, slug: str) -> bool:
-        """Wait until the lists of a server are as it announced; return whether they changed."""
+        """Wait for the announced lists of a server; return whether they changed."""
         announced = self._announced.get(slug)
         if announced is None:
             return False

@@ -1,4 +1,4 @@
-"""The feeds that one stream of a client listens to, and what the client calls their resources."""
+"""The feeds that one stream of a client listens to, with the public URIs of their resources."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ from registry.gateway.values import Route
 
 @dataclass(slots=True)
 class Wanted:
-    """What a client wants to hear of one server.
+    """The resources of one server that a client subscribed to.
 
     Attributes:
-        publics: Resources as the server names them, and what the client calls each.
+        publics: Public URIs by the server's own URI.
     """
 
     route: Route
@@ -29,11 +29,11 @@ class Wanted:
 
     @property
     def feed_key(self) -> FeedKey:
-        """Return what tells the feed apart that this is heard on."""
+        """Return the key of the feed that reports these resources."""
         return feed_key(self.route, self.credentials, self.owner, self.capabilities)
 
     def add(self, uri: str, public: str) -> None:
-        """Want to hear of *uri*."""
+        """Add a resource by the server's URI and the public one."""
         self.publics.setdefault(uri, []).append(public)
 
 
@@ -63,10 +63,10 @@ class Attachments:
 
     Args:
         feeds: The feeds of this worker.
-        tell: Told of each change of a resource, by the client's name for it.
+        tell: Called with the public URI of each resource that changed.
 
     Attributes:
-        lock: To be held while it is found out what is wanted, and until that is told here.
+        lock: Held while the wanted feeds are computed, and until `replace` has applied them.
     """
 
     __slots__ = ("_attached", "_feeds", "_is_closed", "_tell", "lock")
@@ -97,6 +97,6 @@ class Attachments:
             self._attached.pop(key).follow(self._feeds, {})
 
     def close(self) -> None:
-        """Listen to nothing, now or later."""
+        """Stop listening, for good."""
         self.replace({})
         self._is_closed = True

@@ -1,7 +1,7 @@
-"""What one open stream is still to be told, and the text of it in its client's era.
+"""Notification buffer: what one open stream must still send, rendered in its client's era.
 
-What was not told yet is remembered once, however often it happens, so that a client that reads
-slowly costs no more than one that reads at once. Only what servers say to a client in their own
+A pending notification is stored once, however often it occurs, so that a slow client costs no more
+than a fast one. Only messages that servers address to the client wait in a queue.
 words waits in a queue.
 """
 
@@ -25,22 +25,22 @@ LEGACY_LISTS = {kind: event_text(notification_text(name)) for kind, name in LIST
 COMMENT = b": keep-alive\n\n"
 
 MAX_URIS = 2_000
-"""Changed resources that may wait to be told; one that has more to tell is not being read."""
+"""Maximum number of changed resources that may wait; a stream with more is not being read."""
 
 MAX_MESSAGES = 1_000
-"""Messages of servers that may wait likewise."""
+"""Maximum number of servers' messages that may wait."""
 
 
 class NotificationBuffer:
-    """The things to be told on one stream.
+    """The pending notifications of one stream.
 
     Args:
-        lists: The kinds of lists whose changes are told; bits of `gateway.differences`.
+        lists: The kinds of lists whose changes are sent; bits of `gateway.view.differences`.
         subscription_id: The id of the request that opened it; None in the handshake's era.
 
     Attributes:
-        is_closed: Whether nothing comes after what is still to be told.
-        is_overrun: Whether there is more to tell than is remembered.
+        is_closed: Whether the stream ends after what is pending.
+        is_overrun: Whether a limit was exceeded, so that something was lost.
     """
 
     __slots__ = (
@@ -67,14 +67,14 @@ class NotificationBuffer:
         self.is_overrun = False
 
     def changed(self, lists: int) -> None:
-        """Note that *lists* changed."""
+        """Add a change of *lists*."""
         wanted = lists & self._lists
         if wanted:
             self._kinds |= wanted
             self.wake()
 
     def updated(self, uri: str) -> None:
-        """Note that a resource changed; *uri* is the client's for it."""
+        """Add a change of a resource; *uri* is its public URI."""
         if self._uris is None:
             self._uris = {}
         if len(self._uris) >= MAX_URIS:
@@ -84,7 +84,7 @@ class NotificationBuffer:
         self.wake()
 
     def say(self, raw: bytes) -> bool:
-        """Have a server's own message sent; return whether there is room for it."""
+        """Add a server's own message; return whether there is room for it."""
         if self.is_closed:
             return False
         if self._messages is None:
@@ -97,22 +97,22 @@ class NotificationBuffer:
         return True
 
     def keep_alive(self) -> None:
-        """Have something sent that means nothing, so that nobody takes the stream for dead."""
+        """Add a comment, so that neither the client nor a proxy takes the connection for dead."""
         self._is_quiet = True
         self.wake()
 
     def close(self) -> None:
-        """Let the stream end once all is told."""
+        """End the stream after what is pending."""
         self.is_closed = True
         self.wake()
 
     def wake(self) -> None:
-        """End the wait for something to do."""
+        """End the wait."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Wait until `wake` is called; look before whether there is something to do."""
+        """Wait until `wake` is called; check for pending work first."""
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -120,7 +120,7 @@ class NotificationBuffer:
             self._waiter = None
 
     def take(self) -> bytes:
-        """Return the text of all that is to be told, which is then no more."""
+        """Return the text of all pending notifications, and clear them."""
         if not (self._kinds or self._uris or self._messages or self._is_quiet):
             return b""
         texts, self._messages = self._messages or [], None
@@ -131,11 +131,11 @@ class NotificationBuffer:
         return b"".join(texts) or COMMENT
 
     def acknowledgement(self, honoured: JsonObject) -> bytes:
-        """Return what a stream of the stateless era begins with."""
+        """Return the first message of a stream of the stateless era."""
         return self._text("notifications/subscriptions/acknowledged", {"notifications": honoured})
 
     def last_words(self) -> bytes:
-        """Return what says that the stream ends on purpose; only the stateless era has it."""
+        """Return the final message of a stream; empty in the handshake's era."""
         if self._subscription_id is None:
             return b""
         meta = {SUBSCRIPTION_ID_META_KEY: self._subscription_id}

@@ -1,4 +1,4 @@
-"""What one server tells outside of calls, handed to those that listen."""
+"""Feed: notifications of one server outside of calls, distributed to its listeners."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,23 +26,23 @@ ReplyTo: TypeAlias = Callable[[bytes], Awaitable[object]]
 
 
 class Listener(Protocol):
-    """Hears of resources of one server."""
+    """Receives changes of resources of one server."""
 
     def resource_updated(self, subscribed: str, uri: str) -> None:
-        """Take note that *uri* changed, which is *subscribed* or lies below it."""
+        """Handle a change of *uri*, which is *subscribed* or lies below it."""
 
 
 class Feed:
-    """What one server tells, to those that listen.
+    """Notifications of one server, for its listeners.
 
     Args:
-        owner: Whose session with the server it is, where the server keeps sessions.
-        capabilities: Of the client whose session it is.
-        heard_list_changed: Called when the server says that one of its lists changed.
+        owner: The owner of the session with the server, if the server keeps sessions.
+        capabilities: Those of the client whose session it is.
+        heard_list_changed: Called when the server announces that one of its lists changed.
 
     Attributes:
-        version: Grows with each change of what is subscribed to.
-        is_watched: Whether it is kept open for what the server says of its lists alone.
+        version: Incremented with each change of the subscriptions.
+        is_watched: Whether it is kept open for list changes alone.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class Feed:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is any reason to keep it open."""
+        """Whether the feed has to be open."""
         return self.is_watched or bool(self._by_uri)
 
     @property
     def uris(self) -> frozenset[str]:
-        """Return the resources that anybody wants to hear of, as the server names them."""
+        """Return the subscribed resources, by the server's URIs."""
         return frozenset(self._by_uri)
 
     def add(self, uri: str, listener: Listener) -> None:
-        """Let *listener* hear of *uri*."""
+        """Subscribe *listener* to *uri*."""
         listeners = self._by_uri.get(uri)
         if listeners is None:
             listeners = self._by_uri[uri] = {}
@@ -84,7 +84,7 @@ class Feed:
         listeners[listener] = None
 
     def drop(self, uri: str, listener: Listener) -> None:
-        """Let *listener* hear of *uri* no more."""
+        """Unsubscribe *listener* from *uri*."""
         listeners = self._by_uri.get(uri)
         if listeners is None:
             return
@@ -95,18 +95,18 @@ class Feed:
             self._moved()
 
     def tried(self, version: int) -> None:
-        """Note that the server was asked for all of *version*, or could not be."""
+        """Note that the subscriptions of *version* were sent to the server, or could not be."""
         self._tried = max(self._tried, version)
         self._moved()
 
     async def settled(self) -> None:
-        """Wait until the server was asked for all that is wanted now, or could not be."""
+        """Wait until the current subscriptions were sent to the server, or could not be."""
         version = self.version
         while self._tried < version and self._by_uri:
             await self._move.wait()
 
     async def changed(self, version: int) -> None:
-        """Wait until something else is wanted than in *version*."""
+        """Wait until the subscriptions differ from those of *version*."""
         while self.version == version:
             await self._move.wait()
 
@@ -115,14 +115,14 @@ class Feed:
         self._move = asyncio.Event()
 
     async def hear(self, message: Message, reply: ReplyTo) -> None:
-        """Act on what the server says."""
+        """Handle a message of the server."""
         body = message.body
         method = body.get("method")
         if "id" in body:
             if method == "ping":
                 await reply(result_text(body["id"], {}))
             elif method is not None:
-                told = "Nobody can be asked outside of a call."
+                told = "The client cannot be asked outside of a call."
                 await reply(error_text(body["id"], METHOD_NOT_FOUND, told))
         elif method == UPDATED:
             uri = members(body.get("params")).get("uri")
@@ -132,8 +132,8 @@ class Feed:
             self._heard_list_changed(self.route)
 
     def updated(self, uri: str) -> None:
-        """Note that a resource changed."""
-        # Servers may tell of what lies below a resource that was subscribed to.
+        """Pass on that a resource changed."""
+        # Servers may report what lies below a resource that was subscribed to.
         above = uri
         while True:
             for listener in tuple(self._by_uri.get(above, ())):

@@ -1,7 +1,7 @@
-"""How a feed is got from servers of each kind: one function for each, which ends only by failing.
+"""Sources of a feed, one function for each kind of server; each ends only by failing.
 
-All of them open a stream that may be silent for as long as the server likes, subscribe to what is
-wanted, follow changes of that, and hand on whatever the server says.
+All of them open a stream that may be silent for as long as the server likes, keep the server's
+subscriptions up to date, and pass on all messages.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ log = structlog.get_logger()
 
 ACKNOWLEDGE_SECONDS = 10.0
 SIGN_OF_LIFE_SECONDS = 60.0
-"""How often a session is used, so that it does not lapse, and its loss is noticed."""
+"""Interval of pings that keep a session alive, and reveal its loss."""
 
 RENEW_SECONDS = 600.0
-"""How often a stream of the stateless era is opened anew: it has no other sign of life."""
+"""How often a stream of the stateless era is opened again: it has no other sign of life."""
 
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 
 
 class SourceKind(Enum):
-    """How a server tells things outside of calls."""
+    """How a server sends notifications outside of calls."""
 
     SESSION = "session"
     SUBSCRIPTION = "subscription"
@@ -49,17 +49,17 @@ Subscribe: TypeAlias = Callable[[str, str], Awaitable[None]]
 
 
 def source_kind(route: Route) -> SourceKind:
-    """Return how the server of *route* tells things."""
+    """Return how the server of *route* sends notifications."""
     if route.transport is Transport.SSE:
         return SourceKind.EVENTS
     return SourceKind.SUBSCRIPTION if Era.MODERN in route.eras else SourceKind.SESSION
 
 
 async def from_session(connector: Connector, feed: Feed) -> None:
-    """Feed from the session of the one who listens, and its GET stream.
+    """Feed from the listener's session, and its GET stream.
 
     Raises:
-        ExceptionGroup: Of a Refusal, or of what `connector.FAILURES` names.
+        ExceptionGroup: Contains a Refusal, or one of `connector.FAILURES`.
     """
     key = session_key(feed.route, feed.credentials, feed.capabilities, feed.owner)
     session = await connector.sessions.acquire(
@@ -67,7 +67,7 @@ async def from_session(connector: Connector, feed: Feed) -> None:
     )
 
     async def subscribe(method: str, uri: str) -> None:
-        # In another worker somebody may still listen, who has the same session.
+        # In another worker there may be a listener with the same session.
         if method == "resources/subscribe" or feed.owner.session is not None:
             await _asked(connector, session, method, {"uri": uri})
 
@@ -80,7 +80,7 @@ async def from_session(connector: Connector, feed: Feed) -> None:
 
     try:
         if not session.is_heard:
-            raise UpstreamFailed(f"The server {feed.route.server_name} has no stream.")
+            raise UpstreamFailed(f"The server {feed.route.server_name} offers no stream.")
         session.listeners[feed] = None
         async with asyncio.TaskGroup() as group:
             group.create_task(until_lost())
@@ -91,10 +91,10 @@ async def from_session(connector: Connector, feed: Feed) -> None:
 
 
 async def from_subscription(connector: Connector, feed: Feed) -> None:
-    """Feed from `subscriptions/listen`, which is opened anew for each change of what is wanted.
+    """Feed from `subscriptions/listen`, which is opened again when the subscriptions change.
 
     Raises:
-        ExceptionGroup: Of a Refusal, or of what `connector.FAILURES` names.
+        ExceptionGroup: Contains a Refusal, or one of `connector.FAILURES`.
     """
     former: asyncio.Task[None] | None = None
     async with asyncio.TaskGroup() as group:
@@ -105,7 +105,7 @@ async def from_subscription(connector: Connector, feed: Feed) -> None:
             async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
                 await is_open.wait()
             if former is not None:
-                # Only now, so that nothing is missed between the two.
+                # Only now, so that nothing is missed between the two streams.
                 former.cancel()
             former = current
             feed.tried(version)
@@ -115,10 +115,10 @@ async def from_subscription(connector: Connector, feed: Feed) -> None:
 
 
 async def from_events(connector: Connector, feed: Feed) -> None:
-    """Feed from the one event stream of a server of the HTTP+SSE transport.
+    """Feed from the event stream of a server of the HTTP+SSE transport.
 
     Raises:
-        ExceptionGroup: Of a Refusal, or of what `connector.FAILURES` names.
+        ExceptionGroup: Contains a Refusal, or one of `connector.FAILURES`.
     """
     talk = SseConversation(connector, _ask(feed, "ping", {}))
 
@@ -152,7 +152,7 @@ SOURCES: Mapping[SourceKind, Source] = {
 async def _follow(
     feed: Feed, subscribe: Subscribe, sign_of_life: Callable[[], Awaitable[None]]
 ) -> None:
-    """Keep what the server was asked for what is wanted."""
+    """Keep the server's subscriptions equal to the wanted ones."""
     asked: set[str] = set()
     while True:
         version, wanted = feed.version, feed.uris
@@ -173,7 +173,7 @@ async def _follow(
 async def _asked(
     connector: Connector, session: UpstreamSession, method: str, params: JsonObject
 ) -> None:
-    """Ask something in a session; an error is the server's last word on it."""
+    """Send a request in a session; an error response is final."""
     answer = await connector.ask_in(session, method, params)
     error = answer.body.get("error")
     if error is not None:

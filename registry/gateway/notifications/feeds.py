@@ -1,7 +1,7 @@
-"""Streams that servers tell on outside of calls, kept open while any client wants to hear it.
+"""Open feeds of this worker: each stays open while at least one client listens to it.
 
-A feed is part of a client's session with the server; from a server of the stateless era, it serves
-all clients with the same credentials. It is opened again when its server was away.
+A feed belongs to a client's session with the server; from a server of the stateless era, one feed
+serves all clients with the same credentials. After a failure it is opened again.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ log = structlog.get_logger()
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
-"""Before a server is tried again: doubled each time, and a little at random."""
+"""Pause before a server is tried again: doubled each time, with jitter."""
 
 STEADY_SECONDS = 30.0
-"""A feed that held this long begins with the short pause again."""
+"""A feed that was open for this long starts with the short pause again."""
 
 FeedKey: TypeAlias = SessionKey | tuple[str, str, tuple[tuple[str, str], ...]]
 
@@ -41,7 +41,7 @@ class Feeds:
     """The feeds of this worker.
 
     Args:
-        streams: Bounds the streams that stay open to one server.
+        streams: Limits the long-lived streams to one server.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Feeds:
         owner: SessionOwner,
         capabilities: Mapping[str, Any],
     ) -> Feed:
-        """Return the feed that a client is served by, not open before somebody listens."""
+        """Return the feed for a client; it opens with the first listener."""
         key = feed_key(route, credentials, owner, capabilities)
         feed = self._feeds.get(key)
         if feed is None:
@@ -84,19 +84,19 @@ class Feeds:
         return feed
 
     def listen(self, feed: Feed, uris: Iterable[str], listener: Listener) -> None:
-        """Let *listener* hear of *uris*."""
+        """Add *listener* for *uris*."""
         for uri in uris:
             feed.add(uri, listener)
         self._open(feed)
 
     def leave(self, feed: Feed, uris: Iterable[str], listener: Listener) -> None:
-        """Let *listener* hear of *uris* no more; a feed that nobody listens to ends."""
+        """Remove *listener* for *uris*; a feed without listeners ends."""
         for uri in uris:
             feed.drop(uri, listener)
         self._close(feed)
 
     def watch(self, routes: Mapping[str, Route]) -> None:
-        """Hear of changed lists of exactly these servers, by their ids."""
+        """Listen for list changes of exactly these servers, by their ids."""
         for server_id, feed in tuple(self._watched.items()):
             route = routes.get(server_id)
             if route is None or (route.url, route.headers) != (feed.route.url, feed.credentials):
@@ -126,7 +126,7 @@ class Feeds:
             task.cancel()
 
     async def _run(self, feed: Feed) -> None:
-        """Keep a feed open until it is cancelled."""
+        """Keep a feed open until cancelled."""
         source = SOURCES[source_kind(feed.route)]
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -141,12 +141,12 @@ class Feeds:
                     reason=type(group.exceptions[0]).__name__,
                 )
             except* Exception:
-                # Whatever one server did, its feed is tried again like any other.
+                # Whatever a server did, its feed is tried again like any other.
                 log.exception("feed_failed", server=feed.route.slug)
             feed.tried(feed.version)
             if self._clock.monotonic() - began_at > STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
-            # Many workers and replicas must not come back at the same moment.
+            # Jitter: workers and replicas must not reconnect at the same moment.
             await self._clock.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
@@ -157,9 +157,9 @@ def feed_key(
     owner: SessionOwner,
     capabilities: Mapping[str, Any],
 ) -> FeedKey:
-    """Return what listeners must have in common to share a feed.
+    """Return the key under which listeners share a feed.
 
-    Servers of the stateless era keep nothing for anybody; with all others it is a session.
+    Servers of the stateless era keep no state per client; all others have a session.
     """
     if source_kind(route) is SourceKind.SUBSCRIPTION:
         return (route.server_id, route.url, tuple(credentials.items()))

@@ -1,4 +1,4 @@
-"""Keep standing streams from using up connections, and from outliving the right to them."""
+"""Limits of long-lived streams: how many connections they use, and until when they are allowed."""
 
 import asyncio
 from collections import Counter
@@ -16,15 +16,15 @@ from registry.gateway.errors import NotServing, Refusal, ServerUnknown
 from registry.gateway.values import Route
 
 RECHECK_SECONDS = 5.0
-"""How long a standing stream may outlive its token's expiry; other ends are told at once."""
+"""How long a stream may outlive its token's expiry; other reasons end it at once."""
 
 
 Changed: TypeAlias = Callable[[int], Awaitable[int]]
-"""Waits for another version of what decisions are made on; see `gateway.ports.RouteTable`."""
+"""Waits for another version of the data behind decisions; see `gateway.ports.RouteTable`."""
 
 
 class StreamLimits:
-    """Counts the streams that stay open to each server.
+    """Counts the long-lived streams to each server.
 
     Args:
         most_per_server: How many may be open to one server at a time.
@@ -39,7 +39,7 @@ class StreamLimits:
         """Count one more stream while the context lasts.
 
         Raises:
-            NotServing: There are enough.
+            NotServing: The limit is reached.
         """
         if self._open[server_id] >= self._most_per_server:
             raise NotServing("Too many streams are open to this server; try again later.")
@@ -53,12 +53,12 @@ class StreamLimits:
 
 
 class ClientStreamLimit:
-    """Counts the streams that stay open to clients where the gateway itself is the server.
+    """Counts the long-lived streams to clients whose server is the gateway itself.
 
     Args:
-        most: How many may be open in this worker at a time.
-        most_per_user: How many of one user.
-        open_streams: Shows how many are open.
+        most: How many may be open in this worker.
+        most_per_user: How many may be open for one user.
+        open_streams: The metric of open streams.
     """
 
     def __init__(self, most: int, most_per_user: int, open_streams: Gauge) -> None:
@@ -73,7 +73,7 @@ class ClientStreamLimit:
         """Count one more stream of *principal* while the context lasts.
 
         Raises:
-            NotServing: There are enough.
+            NotServing: The limit is reached.
         """
         if self._total >= self._most:
             raise NotServing("Too many streams are open; try again later.")
@@ -98,7 +98,7 @@ async def until_refused(
     """Return the refusal as soon as the request would be refused if it were sent now.
 
     A stream may stay open for days, in which its token expires, its user loses the right, and
-    its server is turned off, removed or led elsewhere. *route* is None on the combined path.
+    its server is turned off, removed or moved. *route* is None on the combined path.
     """
     seen = -1
     while True:
@@ -114,7 +114,7 @@ async def until_refused(
         except Refusal as refusal:
             return refusal
         except DatabaseUnavailable:
-            # The next check tells; without the database for long, there is a refusal.
+            # The next check decides; after a longer outage, there is a refusal.
             continue
         if (current.server_id, current.url) != (route.server_id, route.url):
             return ServerUnknown()

@@ -1,12 +1,12 @@
-"""Streams that stay open where the gateway itself is the server: what changes is told there.
+"""Notification streams: long-lived streams on which the gateway, as the server, notifies clients.
 
 All streams of this worker share two tasks: one follows changes of the gateway's view, one looks
-every few seconds at what changes without a word: tokens that expire, streams that were silent for
-long, clients that do not read. A stream itself costs what its connection does, and the task that
-waits for its client to leave.
+every few seconds for changes without an event: expired tokens, streams without traffic, clients
+that do not read. A stream itself costs its connection and the task that waits for its client to
+disconnect.
 
-A stream that opens in a session ends the one that was there before, in whichever worker: each
-message is told on one of them, and a client that opens another has lost the former, as a rule.
+A stream that opens in a session ends the previous one, in whichever worker: each message is sent
+on one of them, and a client that opens another has usually lost the former.
 """
 
 import asyncio
@@ -75,26 +75,26 @@ from registry.servers.values import Era, Transport
 log = structlog.get_logger()
 
 TICK_SECONDS = 5.0
-"""How often is looked at what changes without a word; a stream may outlive its token by this."""
+"""Interval of the checks for changes without an event; a stream may outlive its token by this."""
 
 QUIET_SECONDS = 14.0
-"""A stream that was silent for longer gets a comment at the next look: every 15 to 20 seconds."""
+"""A stream without traffic for this long gets a comment at the next check: every 15 to 20 s."""
 
 UNREAD_SECONDS = 30.0
-"""How long a client may read nothing before its stream is cut."""
+"""How long a client may read nothing before its stream is closed."""
 
 SETTLE_SECONDS = 1.5
-"""How long a subscription waits for the server to know of it; below what peers are waited for."""
+"""How long a subscription waits for the server; less than the wait for peers."""
 
 LARGEST_SHARE = 0.25
 LONGEST_REST_SECONDS = 0.5
-"""Following changes takes at most this share of the time; many changes are looked at as one."""
+"""Comparing views takes at most this share of the time; several changes are compared as one."""
 
 LOOKED_UP_AT_ONCE = 20
-"""Callers that are looked up in the database side by side."""
+"""Callers that are looked up in the database concurrently."""
 
 CLIENTS_AT_A_TIME = 100
-"""Clients whose views are compared before anything else gets its turn."""
+"""Clients whose views are compared before other tasks get a turn."""
 
 LISTS: Mapping[str, int] = {
     "toolsListChanged": TOOLS,
@@ -104,7 +104,7 @@ LISTS: Mapping[str, int] = {
 RESOURCE_SUBSCRIPTIONS = "resourceSubscriptions"
 
 CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
-"""Returns the stored headers for a caller; raises a Refusal when they cannot be used."""
+"""Returns the stored headers for a caller; raises a Refusal if they cannot be used."""
 
 SAID = b"said"
 
@@ -113,19 +113,19 @@ class Stream:
     """One open stream.
 
     Args:
-        era: Of its client.
-        route: The one server it is about; None for all together.
-        uris: The resources it is told of, as its client names them.
-        nonce: Of its session; None in the stateless era.
-        capabilities: Of its client.
+        era: The era of its client.
+        route: The server it is about; None for the aggregate server.
+        uris: The resources that it is notified of, by their public URIs.
+        nonce: The nonce of its session; None in the stateless era.
+        capabilities: The capabilities of its client.
         opened_at: Monotonic time, the same in all workers of a machine.
 
     Attributes:
-        attachments: What it listens to; made when there is anything.
-        must_attach: Whether that is to be found out again.
-        may_attach_later: Whether it will be something else without any notice.
-        active_at: When something was last sent, or begun to be.
-        is_sending: Whether its client has yet to take something.
+        attachments: The feeds that it listens to; None before there are any.
+        must_attach: Whether the feeds must be determined again.
+        may_attach_later: Whether the feeds can change without an event.
+        active_at: When something was last sent, or started to be sent.
+        is_sending: Whether the client has not taken all that was sent.
     """
 
     __slots__ = (
@@ -173,7 +173,7 @@ class Stream:
         self.is_sending = False
 
     def attach_again(self) -> None:
-        """Have it found out again what is listened to, if anything is."""
+        """Determine the feeds again, if there are any."""
         if self.uris:
             self.must_attach = True
             self.buffer.wake()
@@ -190,14 +190,14 @@ class _Client:
 
 
 class NotificationStreams:
-    """Serves the standing streams of clients that the gateway itself is the server of.
+    """Serves the notification streams of clients whose server is the gateway itself.
 
     Args:
         states: What clients subscribed to in their sessions.
-        feeds: Where changes of resources are heard of.
-        room: Bounds the streams.
-        drain: Says when all streams are to end.
-        most_watched: Servers that are listened to for changed lists while streams are open.
+        feeds: Report changes of resources.
+        room: Limits the number of streams.
+        drain: Signals that all streams must end.
+        most_watched: Maximum number of servers that are listened to for list changes.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, by keyword
@@ -229,7 +229,7 @@ class NotificationStreams:
         self._drain = drain
         self._clients: dict[str, _Client] = {}
         self._most_watched = most_watched
-        # Open streams by the id of the server that they are about; None for all together.
+        # Number of open streams by the server's id; None for the aggregate server.
         self._about: Counter[str | None] = Counter()
         self._sessions: dict[str, Stream] = {}
         self._seen: Catalogue | None = None
@@ -241,8 +241,8 @@ class NotificationStreams:
         """Serve the GET stream of a client of the handshake's era.
 
         Raises:
-            Refusal: It cannot be opened, or its caller may not have it any more.
-            ClientGone: There is nobody left to tell.
+            Refusal: The stream cannot be opened, or its caller has lost the right to it.
+            ClientGone: The client disconnected.
         """
         accept = exchange.headers.get("accept")
         if accept and EVENT_STREAM not in accept and "*/*" not in accept:
@@ -266,8 +266,8 @@ class NotificationStreams:
         """Serve `subscriptions/listen` of a client of the stateless era.
 
         Raises:
-            Refusal: It cannot be opened, or its caller may not have it any more.
-            ClientGone: There is nobody left to tell.
+            Refusal: The stream cannot be opened, or its caller has lost the right to it.
+            ClientGone: The client disconnected.
         """
         honoured = _honoured(offering, envelope.params.get("notifications"))
         uris = honoured.uris
@@ -277,21 +277,21 @@ class NotificationStreams:
             for route in {one.route.server_id: one.route for one in owners if one}.values():
                 self._admission.note_use(exchange, caller.user, route)
             if uris:
-                # What is acknowledged is told from then on.
+                # Whatever is acknowledged is sent from then on.
                 stream.must_attach = False
                 await _settled(await self._attach(stream))
             await self._send(stream, buffer.acknowledgement(honoured.members()))
             await self._speak(stream)
 
     async def session_changed(self, nonce: str) -> None:
-        """Follow what a session subscribed to; its servers know soon after this returns."""
+        """Apply the subscriptions of a session; its servers know soon after this returns."""
         stream = self._sessions.get(nonce)
         if stream is not None:
             stream.uris = self._states.subscriptions(nonce)
             await _settled(await self._attach(stream))
 
     async def say(self, nonce: str, raw: bytes) -> bool:
-        """Say something of a server's on the stream of a session, in whichever worker it is.
+        """Send a server's message on the stream of a session, in whichever worker that is.
 
         Returns:
             Whether there is a stream.
@@ -302,7 +302,7 @@ class NotificationStreams:
         return SAID in await self._peers.broadcast(orjson.dumps(told))
 
     def say_here(self, nonce: str, raw: bytes) -> bool:
-        """Say something of a server's on the stream of a session, if that is in this worker."""
+        """Send a server's message on the stream of a session, if the stream is in this worker."""
         stream = self._sessions.get(nonce)
         return stream is not None and stream.buffer.say(raw)
 
@@ -329,7 +329,7 @@ class NotificationStreams:
         nonce: str | None,
     ) -> AsyncIterator[Stream]:
         if self._drain.has_begun:
-            raise NotServing("The gateway is being shut down; try again.")
+            raise NotServing("The gateway is shutting down; try again.")
         client = exchange.client
         with (
             self._room.hold(caller.user.principal),
@@ -349,7 +349,7 @@ class NotificationStreams:
             self._enter(stream, caller.user)
             try:
                 await client.start(200, list(STREAM_HEADERS), is_event_stream=True)
-                # ASGI servers may keep the head back until there is some body.
+                # ASGI servers may hold the head back until the first part of the body.
                 await self._send(stream, b"")
                 yield stream
                 await client.send({"type": "http.response.body", "body": buffer.last_words()})
@@ -397,7 +397,7 @@ class NotificationStreams:
                 task.cancel()
 
     def _watch(self) -> None:
-        """Have those servers listened to whose changed lists somebody here is to hear of."""
+        """Listen to all servers whose list changes concern a stream of this worker."""
         all_routes = (member.route for member in self._routes.catalogue.by_server.values())
         may_be = (
             route
@@ -407,7 +407,7 @@ class NotificationStreams:
         self._feeds.watch({route.server_id: route for route in islice(may_be, self._most_watched)})
 
     async def _take_over(self, stream: Stream, nonce: str) -> None:
-        """Have other workers end an older stream, and say what they know of the session."""
+        """Make other workers end an older stream, and merge their state of the session."""
         told = {"kind": "standing", "session": nonce, "opened_at": stream.opened_at}
         for reply in await self._peers.broadcast(orjson.dumps(told)):
             self._states.merge(nonce, orjson.loads(reply))
@@ -415,7 +415,7 @@ class NotificationStreams:
         stream.attach_again()
 
     async def _speak(self, stream: Stream) -> None:
-        """Tell what there is to tell, until the stream is to end."""
+        """Send what is pending, until the stream ends."""
         buffer = stream.buffer
         while True:
             if stream.must_attach:
@@ -440,7 +440,7 @@ class NotificationStreams:
         stream.is_sending = False
 
     async def _attach(self, stream: Stream) -> list[Feed]:
-        """Listen to the servers of what the stream is told of, and to no others."""
+        """Listen to the servers of the stream's resources, and to no others."""
         attachments = stream.attachments
         if attachments is None:
             attachments = stream.attachments = Attachments(self._feeds, stream.buffer.updated)
@@ -473,7 +473,7 @@ class NotificationStreams:
         return {one.feed_key: one for one in by_server.values() if one}
 
     async def _wanted_of(self, stream: Stream, user: UserContext, route: Route) -> Wanted | None:
-        # Nobody tells when a user's own credentials for a server change.
+        # There is no event when a user's own credentials for a server change.
         stream.may_attach_later = stream.may_attach_later or route.per_user
         try:
             credentials = await self._credentials_of(route, user)
@@ -486,7 +486,7 @@ class NotificationStreams:
         return Wanted(route, credentials, owner, stream.capabilities)
 
     async def _look_after(self) -> None:
-        """Look every few seconds at what changes without a word; end with the process."""
+        """Check every few seconds for changes without an event; end with the process."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
@@ -505,7 +505,7 @@ class NotificationStreams:
                     stream.attach_again()
 
     async def _follow(self) -> None:
-        """Follow changes of the view, and the ends of tokens."""
+        """Follow changes of the view, and the expiry of tokens."""
         seen = -1
         while True:
             has_changed = False
@@ -517,7 +517,7 @@ class NotificationStreams:
             try:
                 await self._check(has_changed=has_changed)
             except Exception:
-                # One caller's odd data must not leave all others with what they had.
+                # One caller's unusual data must not leave all others with an old view.
                 log.exception("streams_check_failed")
             spent = self._clock.monotonic() - began_at
             await self._clock.sleep(min(spent / LARGEST_SHARE, LONGEST_REST_SECONDS))
@@ -525,7 +525,9 @@ class NotificationStreams:
     async def _check(self, *, has_changed: bool) -> None:
         if not self._routes.is_fresh():
             for stream in self._streams():
-                stream.watch.end(NotServing("The gateway has lost touch with its database."))
+                stream.watch.end(
+                    NotServing("The gateway has lost its database connection; try again.")
+                )
             return
         if has_changed:
             await self._compare()
@@ -543,11 +545,11 @@ class NotificationStreams:
         user = self._admission.remembered(key)
         if user is not None:
             return user is not former and user != former
-        # Who somebody is does not change without notice, but tokens end so.
+        # A user does not change without an event, but a token can expire without one.
         return has_changed or not self._admission.holds(key)
 
     async def _compare(self) -> None:
-        """Tell each client what changed of what it sees."""
+        """Notify each client of the changes to what it sees."""
         catalogue = self._routes.catalogue
         former, self._seen = self._seen, catalogue
         changes: list[RouteChange] = []
@@ -573,7 +575,7 @@ class NotificationStreams:
             or route.server_id != former.server_id
             or not _is_hosted(route, stream.era)
         ):
-            # Gone, or another's now: the same to whoever cannot see it.
+            # Deleted or not visible any more: both look the same to the caller.
             stream.buffer.close()
         elif route is not former:
             stream.route = route
@@ -581,7 +583,7 @@ class NotificationStreams:
             stream.attach_again()
 
     async def _admit_again(self, client: _Client) -> None:
-        """End the streams of a client that would be refused now; note who it is by now."""
+        """End the streams of a client that would be refused now; update its user."""
         streams = tuple(client.streams)
         if not streams:
             return
@@ -593,7 +595,7 @@ class NotificationStreams:
                 stream.watch.end(refusal)
             return
         except DatabaseUnavailable:
-            # The next check tells; without the database for long, all streams end.
+            # The next check decides; after a longer outage, all streams end.
             return
         former, client.user = client.user, user
         if former == user:
@@ -613,13 +615,13 @@ class NotificationStreams:
 
 @dataclass(frozen=True, slots=True)
 class _Honoured:
-    """What a listening client is told of, of what it asked for."""
+    """The part of a client's subscription that the gateway serves."""
 
     lists: int
     uris: tuple[str, ...]
 
     def members(self) -> JsonObject:
-        """Return it as the acknowledgement says it."""
+        """Return it in the form of the acknowledgement."""
         told: JsonObject = {name: True for name, kind in LISTS.items() if kind & self.lists}
         if self.uris:
             told[RESOURCE_SUBSCRIPTIONS] = list(self.uris)
@@ -642,13 +644,13 @@ def _honoured(offering: Offering, asked: object) -> _Honoured:
 
 
 def _can_be_watched(route: Route) -> bool:
-    """Whether the server tells of its lists, and can be listened to for everybody."""
+    """Whether the server announces list changes, and one connection can serve all callers."""
     is_everybodys = not route.per_user and route.credential_problem is None
     return is_everybodys and may_tell_of_lists(route)
 
 
 def may_subscribe(offering: Offering, uri: str) -> bool:
-    """Whether there is such a resource, of a server that tells when it changes."""
+    """Whether there is such a resource, on a server that announces its changes."""
     owned = offering.resource(uri)
     return owned is not None and may_tell_of_resources(owned.route)
 
@@ -667,7 +669,7 @@ def _key(stream: Stream) -> str:
 
 
 async def _settled(feeds: Iterable[Feed]) -> None:
-    """Wait, but not for long, until servers know what is wanted of them."""
+    """Wait, for a limited time, until the servers know the subscriptions."""
     with suppress(TimeoutError):
         async with asyncio.timeout(SETTLE_SECONDS):
             for feed in feeds:

@@ -1,6 +1,6 @@
-"""Let pages of allowed origins read our answers (WHATWG Fetch, 3.2). Pure.
+"""CORS: lets pages of allowed origins read the gateway's responses (WHATWG Fetch, 3.2). Pure.
 
-Whether an origin is allowed is decided in `hosts`; without that, none of this is sent.
+Whether an origin is allowed is decided in `hosts`; for others, no CORS header is sent.
 """
 
 from registry.gateway.protocol.headers import CONVERSATION_HEADER, Headers
@@ -23,11 +23,11 @@ SENDABLE = frozenset(
     }
 )
 MAX_AGE_SECONDS = 600
-"""How long browsers may remember what may be sent."""
+"""How long browsers may cache the answer to a preflight request."""
 
 
 def readable_by(origin: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers that let a page of *origin* read an answer."""
+    """Return the headers that let a page of *origin* read a response."""
     return (
         (b"access-control-allow-origin", origin.encode()),
         (b"access-control-expose-headers", READABLE),
@@ -36,7 +36,7 @@ def readable_by(origin: str) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def preflight(headers: Headers, methods: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers that answer a browser's question what a page may send."""
+    """Return the headers that answer a preflight request."""
     wanted = headers.get("access-control-request-headers", "").lower().split(",")
     names = [
         name

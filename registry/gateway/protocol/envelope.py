@@ -1,7 +1,8 @@
-"""Read a JSON-RPC message so that no two parsers can read it differently. Pure.
+"""Parse a JSON-RPC message, and refuse any that another parser could read differently. Pure.
 
-The gateway decides on what it parsed and forwards the bytes it got. If the upstream's parser took
-another of two equal keys, or read `Name` as `name`, it would execute what was never decided on.
+Decisions are made on the parsed message, and the original bytes are forwarded. If the server's
+parser chose another of two equal keys, or read `Name` as `name`, it would execute an unchecked
+request.
 """
 
 import json
@@ -31,7 +32,7 @@ USUAL_PARAMS = PARAMS_MEMBERS | {
 }
 METHODS = frozenset(
     {
-        # A client's answer.
+        # A client's response.
         "",
         "completion/complete",
         "initialize",
@@ -54,28 +55,28 @@ METHODS = frozenset(
         "tools/list",
     }
 )
-"""Methods that go on, spelled exactly so. What a server makes of any other, `Tools/Call` or an
-extension's, is not known, so neither scope nor policy could be decided; those of tasks name what
-another caller may have begun. See docs/decisions/0027-known-methods.md."""
+"""Methods that are forwarded, by their exact names. What a server does for any other, `Tools/Call`
+or an extension's, is unknown, so neither scope nor policy could be decided; methods of tasks refer
+to tasks that another caller may have begun. See docs/decisions/0027-known-methods.md."""
 
 NOTIFICATION_PREFIX = "notifications/"
 
 PEEKED_BYTES = 4096
-"""Of a stranger's body; parsed in at most 30 microseconds."""
+"""Limit of an unauthenticated body that is parsed; that takes at most 30 microseconds."""
 
 NAMED_REPEAT_BYTES = 64 * 1024
-"""Up to here a refusal names the member that is repeated."""
+"""Up to this size, a refusal names the repeated member."""
 
 
 class Envelope(NamedTuple):
     """One JSON-RPC message.
 
     Attributes:
-        method: Empty for a client's answer to a server's request.
-        params: Empty when the message has none.
+        method: Empty for a client's response to a server's request.
+        params: Empty if the message has none.
         body: The whole message.
-        raw: Its text.
-        is_canonical: Whether orjson writes *body* as *raw* again, so that nothing of it was lost.
+        raw: Its bytes.
+        is_canonical: Whether orjson serializes *body* to *raw* again, so that nothing was lost.
     """
 
     method: str
@@ -90,11 +91,11 @@ def load_object(raw: bytes | bytearray) -> dict[str, Any]:
     """Parse *raw* as one JSON object.
 
     Raises:
-        MalformedJson: It is no JSON.
+        MalformedJson: It is not valid JSON.
         InvalidRequest: It is a batch or no object, or holds too many values.
     """
     if holds_more_values(raw, MAX_VALUES):
-        raise InvalidRequest(f"The body holds more than {MAX_VALUES} values.")
+        raise InvalidRequest(f"The body contains more than {MAX_VALUES} JSON values.")
     try:
         with parsing(raw):
             body = orjson.loads(raw)
@@ -104,11 +105,11 @@ def load_object(raw: bytes | bytearray) -> dict[str, Any]:
         return body
     if type(body) is list:
         raise InvalidRequest("Batches are not supported; send one message per request.")
-    raise InvalidRequest("The body must be one JSON-RPC message.")
+    raise InvalidRequest("The body must be one JSON-RPC message, a JSON object.")
 
 
 def peek_object(raw: bytes | bytearray | None) -> dict[str, Any]:
-    """Return what a small body of a stranger says, for the refusal alone; empty for any other."""
+    """Return the content of a small unauthenticated body, for its refusal alone; else empty."""
     if raw is None or len(raw) > PEEKED_BYTES:
         return {}
     try:
@@ -119,7 +120,7 @@ def peek_object(raw: bytes | bytearray | None) -> dict[str, Any]:
 
 
 def usable_id(body: Mapping[str, Any]) -> RequestId | None:
-    """Return the message's id, or None when it has none that an answer could carry."""
+    """Return the message's id; None if it has none that a response could carry."""
     request_id = body.get("id")
     return request_id if type(request_id) is str or type(request_id) is int else None
 
@@ -128,8 +129,8 @@ def read_envelope(raw: bytes | bytearray, body: dict[str, Any]) -> Envelope:
     """Check *body*, which was parsed from *raw*, and return it as an envelope.
 
     Raises:
-        InvalidRequest: It is no JSON-RPC 2.0 message, or an ambiguous one.
-        InvalidParams: `params` is no object.
+        InvalidRequest: It is not a JSON-RPC 2.0 message, or an ambiguous one.
+        InvalidParams: `params` is not an object.
     """
     if body.get("jsonrpc") != "2.0":
         raise InvalidRequest('The member jsonrpc must be "2.0".')
@@ -158,18 +159,18 @@ def read_envelope(raw: bytes | bytearray, body: dict[str, Any]) -> Envelope:
 
 
 def _is_canonical(raw: bytes | bytearray, body: dict[str, Any]) -> bool:
-    """Whether orjson writes *body* as *raw* again.
+    """Whether orjson serializes *body* to *raw* again.
 
     Raises:
-        InvalidRequest: An object in it has two members of one name.
+        InvalidRequest: An object in it has a duplicate member name.
     """
     try:
         written = orjson.dumps(body)
     except orjson.JSONEncodeError:
-        # orjson reads deeper nesting than it writes, and what is sent on must be written.
+        # orjson parses deeper nesting than it serializes, and the message must be serialized.
         raise InvalidRequest("The body is nested too deeply.") from None
-    # Text that comes out again as it went in has lost no repeated member. Clients write compact
-    # JSON, so this is the usual case, and cheaper than any other look at the members.
+    # Text that is reproduced exactly has lost no duplicate member. Clients write compact
+    # JSON, so this is the usual case, and cheaper than any other check of the members.
     if written == raw:
         return True
     if repeats_members(raw, written):

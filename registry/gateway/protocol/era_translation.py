@@ -1,4 +1,4 @@
-"""What a message of one era says in the other. Pure.
+"""Era translation: converts a message of one era to the other. Pure.
 
 docs/gateway.md shows both directions as a table.
 """
@@ -38,14 +38,14 @@ CACHEABLE = frozenset(
         "tools/list",
     }
 )
-"""Methods whose results say for how long they hold."""
+"""Methods whose results carry cache lifetimes."""
 
 INPUT_METHODS: Mapping[str, str] = {
     "elicitation/create": "elicitation",
     "roots/list": "roots",
     "sampling/createMessage": "sampling",
 }
-"""What servers may ask of clients, and the capability that it takes."""
+"""Requests that servers may send to clients, and the capability that each needs."""
 
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
@@ -86,7 +86,7 @@ def explain_unknown_tool(answer: JsonObject, tool: str, lacking: Sequence[str]) 
 
 
 def is_within(method: str, params: Mapping[str, Any], capabilities: Mapping[str, Any]) -> bool:
-    """Whether a client with *capabilities* can be asked this."""
+    """Whether a client with *capabilities* accepts this request."""
     needed = INPUT_METHODS.get(method)
     if needed is None or needed not in capabilities:
         return False
@@ -96,7 +96,7 @@ def is_within(method: str, params: Mapping[str, Any], capabilities: Mapping[str,
 
 
 def passes_level(message: Mapping[str, Any], level: str | None) -> bool:
-    """Whether a client that asked for *level* wants this log message."""
+    """Whether a client that set the log level *level* wants this log message."""
     if level not in LOG_LEVELS:
         return False
     told = members(message.get("params")).get("level")
@@ -104,18 +104,18 @@ def passes_level(message: Mapping[str, Any], level: str | None) -> bool:
 
 
 def to_modern_result(method: str, result: JsonValue) -> JsonObject:
-    """Return a result of the handshake's era as the stateless one has it."""
+    """Convert a result of the handshake's era to the stateless one."""
     found = dict(members(result))
     found.setdefault("resultType", "complete")
     if method in CACHEABLE:
         found.setdefault("ttlMs", 0)
-        # Whoever else may read it is not known here.
+        # It is not known here who else may read it.
         found["cacheScope"] = "private"
     return found
 
 
 def to_legacy_result(result: JsonValue) -> JsonObject:
-    """Return a result of the stateless era as the handshake's has it."""
+    """Convert a result of the stateless era to the handshake's."""
     found = {
         name: value for name, value in members(result).items() if name not in MODERN_ONLY_MEMBERS
     }
@@ -130,12 +130,12 @@ def to_legacy_result(result: JsonValue) -> JsonObject:
 
 
 def to_modern_error(error: JsonValue) -> JsonObject:
-    """Return an error of the handshake's era as the stateless one has it."""
+    """Convert an error of the handshake's era to the stateless one."""
     found = dict(members(error))
     match found.get("code"):
         case -32002:  # RESOURCE_NOT_FOUND
             found["code"] = INVALID_PARAMS
-        case -32042:  # URL_ELICITATION_REQUIRED, of a client that cannot do it
+        case -32042:  # URL_ELICITATION_REQUIRED, of a client that does not support it
             found["code"] = MISSING_REQUIRED_CLIENT_CAPABILITY
             found["data"] = {"requiredCapabilities": {"elicitation": {"url": {}}}}
         case _:
@@ -144,7 +144,7 @@ def to_modern_error(error: JsonValue) -> JsonObject:
 
 
 def to_legacy_error(method: str, error: JsonValue) -> JsonObject:
-    """Return an error of the stateless era as the handshake's has it."""
+    """Convert an error of the stateless era to the handshake's."""
     found = dict(members(error))
     code = found.get("code")
     if code in MODERN_CODES:
@@ -161,12 +161,12 @@ def status_of(error: Mapping[str, Any]) -> int:
 
 
 def wants_input(body: Mapping[str, Any]) -> bool:
-    """Whether an answer is no result yet but asks for more."""
+    """Whether an answer is an intermediate one that asks the client for input."""
     return members(body.get("result")).get("resultType") == INPUT_REQUIRED
 
 
 def url_elicitations(error: JsonValue) -> list[JsonObject]:
-    """Return the pages that a server of the handshake's era wants the user to visit first."""
+    """Return the URLs that a server of the handshake's era asks the user to visit first."""
     found = members(error)
     if found.get("code") != URL_ELICITATION_REQUIRED:
         return []
@@ -175,7 +175,7 @@ def url_elicitations(error: JsonValue) -> list[JsonObject]:
 
 
 def legacy_params(params: Mapping[str, Any]) -> JsonObject:
-    """Return a request's parameters without what only the stateless era knows."""
+    """Return a request's parameters without those that only the stateless era has."""
     found = {
         name: value
         for name, value in params.items()
@@ -192,6 +192,6 @@ def legacy_params(params: Mapping[str, Any]) -> JsonObject:
 
 
 def asked_level(meta: Mapping[str, Any]) -> str | None:
-    """Return the log level that a request of the stateless era asks for."""
+    """Return the log level that a request of the stateless era sets."""
     level = meta.get(LOG_LEVEL_META_KEY)
     return level if level in LOG_LEVELS else None

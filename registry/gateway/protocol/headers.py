@@ -1,4 +1,4 @@
-"""Which headers are read, which go upstream, and which come back. Everything else is dropped."""
+"""Headers: which are read, sent upstream and returned. All others are dropped."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -12,7 +12,7 @@ COMMON_FORWARDED = ("accept", "mcp-protocol-version", "last-event-id", *TRACE_HE
 MCP_NAME = "mcp-name"
 MODERN_FORWARDED = ("mcp-method", MCP_NAME)
 CONVERSATION_HEADER = "x-conversation-id"
-"""By which a client names a conversation, each of which has sessions with servers of its own."""
+"""Names a client's conversation; each conversation has its own sessions with servers."""
 
 JSON_LINE = "content-type: application/json\r\n"
 READ_HERE = (
@@ -29,7 +29,7 @@ READ_HERE = (
     "via",
 )
 LISTS = frozenset({"accept", "tracestate", "baggage", "via"})
-"""Headers that may be sent in several lines, which mean the same as one joined by commas."""
+"""Headers that may be sent in several lines, equal to one with the values joined by commas."""
 
 KNOWN: Mapping[bytes, str] = {
     name.encode(): name for name in (*COMMON_FORWARDED, *MODERN_FORWARDED, *READ_HERE)
@@ -44,16 +44,16 @@ CONTENT_ENCODING = "content-encoding"
 CONTENT_TYPE = "content-type"
 
 Headers = dict[str, str]
-"""The headers we know, by lower-case name; values without surrounding white space."""
+"""The known headers of a request, by lower-case name; values without surrounding white space."""
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the known headers of a request.
 
-    uvicorn's fast parser leaves white space around values, so it is cut here.
+    uvicorn's fast parser keeps white space around values, so it is removed here.
 
     Raises:
-        HeaderMismatch: One that may occur once is repeated, or is not ASCII.
+        HeaderMismatch: A header is not ASCII, or is repeated and must not be.
     """
     found: Headers = {}
     for raw_name, raw_value in raw:
@@ -65,7 +65,7 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
         try:
             value = raw_value.strip(b" \t").decode("ascii")
         except UnicodeDecodeError:
-            raise HeaderMismatch(f"The header {name} may hold ASCII only.") from None
+            raise HeaderMismatch(f"The header {name} contains non-ASCII characters.") from None
         if name not in found:
             found[name] = value
         elif name in LISTS:
@@ -76,11 +76,11 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 class HeaderLines(NamedTuple):
-    """Headers of a request as they are sent.
+    """Headers in their wire format.
 
     Attributes:
-        text: Each ends in a line break.
-        lines: How many there are. With more line breaks than that, one of them holds another.
+        text: Each header ends with a line break.
+        lines: The number of headers. More line breaks than that mean that a value contains one.
         names: In lower case.
     """
 
@@ -90,7 +90,7 @@ class HeaderLines(NamedTuple):
 
 
 def header_lines(headers: Mapping[str, str]) -> HeaderLines:
-    """Return *headers* as they are sent."""
+    """Return *headers* in their wire format."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
     return HeaderLines("".join(lines), len(lines), frozenset(name.lower() for name in headers))
 
@@ -103,24 +103,24 @@ def forwarded_lines(
     session_id: str | None = None,
     called: str | None = None,
 ) -> HeaderLines:
-    """Return what goes upstream: the stored headers, and those of the client that may pass.
+    """Return the headers for upstream: the stored ones, and the client's that may pass.
 
-    The stored ones win. `Mcp-Method`, `Mcp-Name` and `Mcp-Param-*` pass only where they were
-    checked against the body.
+    Stored headers take precedence. `Mcp-Method`, `Mcp-Name` and `Mcp-Param-*` pass only where they
+    were compared with the body.
 
     Args:
-        stored: Credentials and what else always goes there.
-        sent: The client's.
-        is_modern: Whether it speaks the stateless era.
-        session_id: The upstream's own.
-        called: What `Mcp-Name` names upstream, where that is not the client's name for it.
+        stored: Credentials and other fixed headers.
+        sent: The client's headers.
+        is_modern: Whether the client speaks the stateless era.
+        session_id: The server's own session id.
+        called: The server's name for what `Mcp-Name` names, if the client's name is another.
     """
     via = sent.get("via")
-    # The gateways that it came through; whoever sends it on stands last.
+    # The gateways on the way; the last sender is the last element.
     lines = [stored.text] if via is None else [f"via: {via}\r\n", stored.text]
     names = stored.names
     if "content-type" in sent:
-        # Not the client's own words: a charset would make the upstream read another text.
+        # Not the client's value: with a charset, the server would decode another text.
         lines.append(JSON_LINE)
     for name in COMMON_FORWARDED:
         value = sent.get(name)
@@ -142,7 +142,7 @@ def _modern_lines(sent: Headers, stored: frozenset[str]) -> list[str]:
 
 
 def returned_headers(answered: Mapping[str, str], *, is_stream: bool) -> list[tuple[bytes, bytes]]:
-    """Return those of the upstream's response headers that the client gets."""
+    """Return the server's response headers that the client gets."""
     headers = [
         (wire_name, value.encode("latin-1", "replace"))
         for name, wire_name in RETURNED

@@ -1,4 +1,4 @@
-"""JSON-RPC messages as the gateway passes them on: text first, parsed only where it must look."""
+"""JSON-RPC messages as the gateway relays them: text first, parsed only where necessary."""
 
 from collections.abc import AsyncIterator
 from enum import Enum
@@ -15,7 +15,7 @@ INPUT_REQUIRED = "input_required"
 
 
 class MessageKind(Enum):
-    """What a message is to the request it came for."""
+    """The role of a message for the request during which it came."""
 
     ANSWER = "answer"
     NOTICE = "notice"
@@ -23,10 +23,10 @@ class MessageKind(Enum):
 
 
 class Message:
-    """One message from an upstream.
+    """One message from a server.
 
     Attributes:
-        raw: JSON text of the whole message.
+        raw: The JSON text of the message.
     """
 
     __slots__ = ("_body", "_is_exact", "kind", "raw")
@@ -39,35 +39,35 @@ class Message:
 
     @property
     def body(self) -> dict[str, Any]:
-        """Return the message, parsed.
+        """Return the parsed message.
 
         Raises:
-            ValueError: It is no JSON object.
+            ValueError: It is not a JSON object.
         """
         if self._body is None:
             body = orjson.loads(self.raw)
             if type(body) is not dict:
-                raise ValueError("The message is no object.")
+                raise ValueError("The message is not a JSON object.")
             self._body = body
         return self._body
 
     def editable(self) -> JsonObject:
-        """Return the message parsed so that `dump_text` changes nothing but what was edited."""
+        """Return the message parsed so that `dump_text` changes only what was edited."""
         return load_text(self.raw)
 
 
 def read_message(raw: bytes, request_id: str) -> Message | None:
-    """Return what *raw* is to the request *request_id*, or None when it is nothing to it.
+    """Return the role of *raw* for the request *request_id*, or None if it is unrelated.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is not JSON.
     """
     body = orjson.loads(raw)
     if type(body) is not dict:
         return None
     if "method" in body:
         return Message(MessageKind.REQUEST if "id" in body else MessageKind.NOTICE, raw, body)
-    # An error about a message that could not be read has no id.
+    # An error about a message that could not be parsed has no id.
     if body.get("id") == request_id or (body.get("id") is None and "error" in body):
         return Message(MessageKind.ANSWER, raw, body)
     return None
@@ -81,8 +81,8 @@ def request_text(
     Args:
         method: JSON-RPC method.
         params: None for none.
-        request_id: As the receiver will know it.
-        is_exact: Whether *params* were parsed by a parser that loses nothing of them with orjson.
+        request_id: The id for the receiver.
+        is_exact: Whether *params* came from a parser whose values orjson writes without loss.
     """
     message: JsonObject = {"jsonrpc": "2.0", "id": request_id, "method": method}
     if params is not None:
@@ -91,7 +91,7 @@ def request_text(
 
 
 def renamed(envelope: Envelope, member: str, name: str) -> bytes:
-    """Return the text of a request with another value of one of its parameters."""
+    """Return the text of a request with one parameter replaced."""
     if envelope.is_canonical:
         params = {**envelope.params, member: name}
         return orjson.dumps({**envelope.body, "params": params})
@@ -109,15 +109,15 @@ def notification_text(method: str, params: JsonObject | None = None) -> bytes:
 
 
 def with_id(message: Message, ours: str, theirs: str | int | None) -> bytes:
-    """Return the text of an answer under the id that its receiver knows.
+    """Return the text of an answer with the id that its receiver knows.
 
     Args:
         message: The answer.
-        ours: The id it carries; long and random, so that it is found as text.
-        theirs: The id it is to carry.
+        ours: The id in the answer; long and random, so that it can be found in the text.
+        theirs: The id to put in its place.
 
     Raises:
-        ValueError: It is no answer at all.
+        ValueError: The message is not an answer.
     """
     raw = message.raw
     known = b'"%s"' % ours.encode()
@@ -125,7 +125,7 @@ def with_id(message: Message, ours: str, theirs: str | int | None) -> bytes:
         return raw.replace(known, orjson.dumps(theirs))
     body = message.editable()
     if "result" not in body and "error" not in body:
-        raise ValueError("The message is no answer.")
+        raise ValueError("The message is not a JSON-RPC response.")
     body["id"] = theirs
     return dump_text(body)
 
@@ -142,10 +142,10 @@ def error_text(request_id: object, code: int, message: str) -> bytes:
 
 
 async def read_events(body: ResponseBody, max_bytes: int) -> AsyncIterator[ServerSentEvent]:
-    """Yield the events of *body*, each of at most *max_bytes*, as they are complete.
+    """Yield the complete events of *body*, each of at most *max_bytes*.
 
     Raises:
-        EventTooLargeError: One has no end.
+        EventTooLargeError: An event exceeds *max_bytes*.
     """
     parser = EventParser(max_bytes)
     async for chunk in body.iter_any():
@@ -154,7 +154,7 @@ async def read_events(body: ResponseBody, max_bytes: int) -> AsyncIterator[Serve
 
 
 def event_text(raw: bytes) -> bytes:
-    """Return a message as one server-sent event."""
+    """Return a message as a server-sent event."""
     if b"\n" in raw or b"\r" in raw:
         lines = b"".join(b"data: %s\n" % line for line in raw.splitlines())
         return b"event: message\n%s\n" % lines

@@ -9,12 +9,12 @@ from registry.tools.schema_bounds import MAX_MIRRORED
 
 
 def mirrored_part(schema: object) -> JsonObject | None:
-    """Return the smallest schema that asks for the same `Mcp-Param-*` headers; None for none.
+    """Return the smallest schema that mirrors the same `Mcp-Param-*` headers; None for none.
 
-    Of a schema that asks for them wrongly no client sends any, so it asks for none.
+    A schema with invalid annotations counts as one without: clients send no headers for it.
 
     Raises:
-        ValueError: It asks for more than `MAX_MIRRORED`.
+        ValueError: It mirrors more than `MAX_MIRRORED` arguments.
     """
     if find_invalid_x_mcp_header(schema) is not None:
         return None

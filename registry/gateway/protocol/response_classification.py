@@ -1,6 +1,6 @@
-"""Tell from an answer that was relayed how the call ended on the server. Pure.
+"""Classify a relayed answer: success, a JSON-RPC error, or a failed tool. Pure.
 
-A tool that fails is a successful exchange over HTTP, and often in JSON-RPC too.
+A failed tool is a successful exchange over HTTP, and often in JSON-RPC too.
 """
 
 from collections.abc import Iterable
@@ -11,21 +11,21 @@ import orjson
 from registry.gateway.errors import CallOutcome
 
 MAX_JUDGED_BYTES = 64 * 1024
-"""Longer answers, and those whose last piece holds no whole message, are taken to be good."""
+"""Longer answers, and streams whose last part holds no whole message, count as successful."""
 
 MAX_CODE = 2**63 - 1
-"""Greatest code that is taken for one, for the database has no greater numbers."""
+"""Largest error code that is recorded; the database stores no greater integers."""
 
 GOOD_ENDS = tuple(
     space.join((b'"isError":', b"false}}")) + end
     for space in (b"", b" ")
     for end in (b"", b"\n\n", b"\r\n\r\n")
 )
-"""How nearly all results of tools end. The second brace closes the message, so this is the member
+"""The end of nearly all tool results. The second brace closes the message, so this is a member
 of its result."""
 
 KEY_ENDS = b'rror"'
-"""In every answer that tells of an error: of `"error"` and of `"isError"`."""
+"""Contained in every answer that reports an error: in `"error"` and in `"isError"`."""
 
 DATA = b"data:"
 EVENT_ID = b"id:"
@@ -33,21 +33,21 @@ GOOD = (CallOutcome.OK, 0)
 
 
 class Answer(Enum):
-    """What a server said to a request that begins a session, or asks what the server speaks."""
+    """The answer to a request that begins a session, or to `server/discover`."""
 
     RESULT = "result"
     ERROR = "error"
-    """An error of JSON-RPC: it may be the fault of what the client asked for."""
+    """A JSON-RPC error; the client's request may be the reason."""
     LATER = "later"
     """A stream that has ended and can be resumed (2025-11-25)."""
     INVALID = "invalid"
 
 
 def judge(answer: bytes) -> tuple[CallOutcome, int]:
-    """Return how *answer* says that the call ended, and the code of its error, or 0.
+    """Return the outcome that *answer* reports, and the code of its error, or 0.
 
     Args:
-        answer: The body, or the last piece of an event stream.
+        answer: The body, or the last part of an event stream.
     """
     if len(answer) > MAX_JUDGED_BYTES or answer.endswith(GOOD_ENDS) or KEY_ENDS not in answer:
         return GOOD
@@ -55,9 +55,9 @@ def judge(answer: bytes) -> tuple[CallOutcome, int]:
 
 
 def may_be_answer(body: bytes) -> bool:
-    """Whether *body* is an answer of JSON-RPC, as far as its text shows.
+    """Whether *body* is a JSON-RPC answer, as far as its text shows.
 
-    Nothing is parsed where it has the name of a member of answers, as all ordinary results have.
+    It is parsed only if its text has no member name of answers; ordinary results have one.
     """
     if b'"result"' in body or b'"error"' in body:
         return True
@@ -65,7 +65,7 @@ def may_be_answer(body: bytes) -> bool:
 
 
 def read_handshake(body: bytes) -> Answer:
-    """Return what the whole of an answer, a message or an event stream, holds."""
+    """Parse a whole answer: a message or an event stream."""
     if not body.lstrip().startswith((b"{", b"[")):
         lines = body.splitlines()
         found = _kind_of(_data_of(lines))
@@ -92,15 +92,15 @@ def _kind_of(texts: Iterable[bytes]) -> Answer:
 
 
 def _data_of(lines: Iterable[bytes]) -> list[bytes]:
-    """Return what the events of a stream carry; messages are written on one line."""
+    """Return the data of a stream's events; each message is one line."""
     data = (line.removeprefix(DATA).strip() for line in lines if line.startswith(DATA))
     return [text for text in data if text]
 
 
 def is_good(answer: bytes) -> bool:
-    """Whether *answer*, or each event in it, certainly tells of no error and of no failed tool."""
+    """Whether *answer*, or each event in it, certainly reports no error and no failed tool."""
     if answer.startswith(b"{") and answer.endswith(GOOD_ENDS):
-        # Nearly all calls: nothing has to be parsed.
+        # Nearly all calls: nothing needs to be parsed.
         return True
     if len(answer) > MAX_JUDGED_BYTES:
         return False
@@ -124,7 +124,7 @@ def _tells_no_error(message: object) -> bool:
 
 
 def _message_text(answer: bytes) -> bytes:
-    """Return the JSON text of an answer, or of the last event of a stream."""
+    """Return the JSON text of an answer, or of a stream's last event."""
     if answer.startswith(b"{"):
         return answer
     lines = [line for line in answer.splitlines() if line.startswith(DATA)]

@@ -2,8 +2,8 @@
 
 Sources: https://www.w3.org/TR/trace-context/, https://www.w3.org/TR/baggage/, and MCP's SEP-414,
 which puts the same three texts into `params._meta`. There they are about the message rather than
-the HTTP request, so they are what a call is recorded under. Bodies are never rewritten: what the
-headers lack is taken from `_meta`, and never the other way round.
+the HTTP request, so a call is recorded under them. Bodies are never rewritten: missing headers
+are filled from `_meta`, and never the other way round.
 """
 
 import re
@@ -18,8 +18,8 @@ BAGGAGE = "baggage"
 VERSION_0_CHARACTERS = 55
 MAX_TRACEPARENT_CHARACTERS = 512
 MAX_TRACESTATE_CHARACTERS = 4096
-"""The specification lets whoever passes it on cut it from 512 characters on; this only drops what
-nobody sends."""
+"""The specification allows truncation above 512 characters; this limit only drops what no sender
+uses."""
 MAX_TRACESTATE_MEMBERS = 32
 MAX_BAGGAGE_CHARACTERS = 8192
 MAX_BAGGAGE_MEMBERS = 180
@@ -61,14 +61,14 @@ class TraceContext(NamedTuple):
 
 
 def settle(headers: Headers, meta: object) -> TraceContext | None:
-    """Leave in *headers* what may go upstream, and return the context of the call.
+    """Reduce *headers* to what may go upstream, and return the context of the call.
 
-    A header that is malformed is removed; what is missing is taken from *meta*, if it is well
+    A malformed header is removed; a missing one is taken from *meta*, if it is well
     formed there.
 
     Args:
-        headers: The client's, by lower-case name; changed.
-        meta: The member `params._meta`, whatever it is.
+        headers: The client's, by lower-case name; modified in place.
+        meta: The member `params._meta`, of any type.
 
     Returns:
         The context in *meta*, else that in the headers, else None.
@@ -93,7 +93,7 @@ def _settled_headers(headers: Headers) -> TraceContext | None:
         if sent is None:
             headers.pop(TRACEPARENT, None)
         if sent is None or not sent.state:
-            # Without a span of its own a state says nothing.
+            # `tracestate` has no meaning without `traceparent`.
             headers.pop(TRACESTATE, None)
     if BAGGAGE in headers and not is_baggage(headers[BAGGAGE]):
         del headers[BAGGAGE]
@@ -108,9 +108,9 @@ def _read(traceparent: object, tracestate: object) -> TraceContext | None:
 
 
 def parse_traceparent(value: object) -> TraceContext | None:
-    """Return what a `traceparent` names, or None when it is malformed.
+    """Parse a `traceparent`; None if it is malformed.
 
-    Later versions may have more fields, behind those that are known.
+    Later versions may have further fields at the end.
     """
     if type(value) is not str or len(value) > MAX_TRACEPARENT_CHARACTERS:
         return None
@@ -126,7 +126,7 @@ def parse_traceparent(value: object) -> TraceContext | None:
 
 
 def is_tracestate(value: object) -> bool:
-    """Whether *value* is a list of vendors' marks, each vendor named once."""
+    """Whether *value* is a valid list of vendors' entries, each vendor at most once."""
     if type(value) is not str or len(value) > MAX_TRACESTATE_CHARACTERS:
         return False
     members = [stripped for member in value.split(",") if (stripped := member.strip(" \t"))]
@@ -139,7 +139,7 @@ def is_tracestate(value: object) -> bool:
 
 
 def is_baggage(value: object) -> bool:
-    """Whether *value* is a list of names with values."""
+    """Whether *value* is a valid list of names with values."""
     if type(value) is not str or len(value) > MAX_BAGGAGE_CHARACTERS:
         return False
     members = value.split(",")
@@ -147,7 +147,7 @@ def is_baggage(value: object) -> bool:
 
 
 def _is_baggage_member(member: str) -> bool:
-    # Cut first and matched then: one pattern for all of it would try blanks in two places.
+    # Split first and match then: one pattern for everything could backtrack over blanks.
     entry, *properties = (part.strip(" \t") for part in member.split(";"))
     return _BAGGAGE_ENTRY.fullmatch(entry) is not None and all(
         _BAGGAGE_PROPERTY.fullmatch(part) for part in properties

@@ -1,8 +1,8 @@
-"""Clients of the HTTP+SSE transport (2024-11-05).
+"""Endpoint for clients of the HTTP+SSE transport (2024-11-05).
 
-Such a client opens one event stream, is told there where to post, and gets every answer on the
-stream. Where to post is the same path with a sealed name of worker and stream, bound to the
-caller: whichever worker a message reaches, it finds the one that has the stream.
+Such a client opens one event stream, receives on it the address to post to, and gets every
+response on the stream. That address is the same path with a sealed name of worker and stream,
+bound to the caller: whichever worker a message reaches can find the one with the stream.
 """
 
 import asyncio
@@ -41,36 +41,36 @@ from registry.servers.values import Transport
 log = structlog.get_logger()
 
 STREAM = "stream"
-"""Query parameter of the address that such clients post to."""
+"""Query parameter of the address that clients post to."""
 
 STREAM_MARK = b"stream="
 STREAMS = "streams "
-"""Before the server's id: what the seal of that parameter is bound to besides the principal."""
+"""Prefix of the scope id for the seal of that parameter; the server's id follows."""
 
 MAX_STREAMS = 5_000
 MAX_STREAMS_PER_CALLER = 500
-"""Open streams in one worker: of all callers, and of one."""
+"""Maximum number of open streams in one worker: of all callers, and of one."""
 
 TICK_SECONDS = 15.0
-"""Comments are sent on silent streams this often, so that nothing between takes them for dead."""
+"""Interval of comments on silent streams, so that proxies keep the connection open."""
 
 MAX_STUCK_SECONDS = 60.0
-"""How long a client may leave unread what is sent to it."""
+"""How long a client may leave data unread."""
 
 EVENT_STREAM = "text/event-stream"
 
 Until = Callable[[GatewayRequest, Route | None], Callable[[], Awaitable[Exception]]]
-"""Returns what waits for a reason to end a standing stream."""
+"""Returns an awaitable that waits for a reason to end a long-lived stream."""
 
 EndSession = Callable[[UserContext, Route | None, str], Awaitable[None]]
-"""Ends a session of a caller with a server, or with all of them; does not raise."""
+"""Ends a session of a caller with one server, or with all; does not raise."""
 
 
 def is_sse_client(headers: Headers) -> bool:
-    """Whether a GET is how a client of the old transport begins.
+    """Whether a GET is the first request of an HTTP+SSE client.
 
-    Clients of streamable HTTP open a stream within a session, name the protocol's version, or at
-    least take JSON as well.
+    Clients of streamable HTTP open a stream within a session, send the protocol version, or
+    accept JSON as well.
     """
     accept = headers.get("accept", "")
     return (
@@ -83,7 +83,7 @@ def is_sse_client(headers: Headers) -> bool:
 
 
 def stream_name(query: bytes) -> str | None:
-    """Return the sealed name of the stream that a message is for."""
+    """Return the sealed name of the stream that a message belongs to."""
     if STREAM_MARK not in query:
         return None
     names = parse_qs(query.decode("latin-1")).get(STREAM)
@@ -102,15 +102,15 @@ class _Stream:
 
 
 class SseEndpoint:
-    """The streams of such clients in this worker.
+    """The streams of HTTP+SSE clients in this worker.
 
     Args:
-        serve: The gateway, for messages that become requests to it.
-        notification_streams: Counts the streams that stay open to each server.
-        heard_list_changed: Called when a server says that one of its lists changed.
-        base_path: What stands before the gateway's paths where clients see them.
-        max_answer_bytes: Of an answer that is put together in memory.
-        max_seconds: Longest life of a stream: as long as its name is valid.
+        serve: The gateway, for messages that become loopback requests.
+        notification_streams: Counts the long-lived streams to each server.
+        heard_list_changed: Called when a server announces that one of its lists changed.
+        base_path: The path prefix that clients see before the gateway's paths.
+        max_answer_bytes: Limit of a response that is collected in memory.
+        max_seconds: Maximum lifetime of a stream, which is that of its sealed name.
     """
 
     def __init__(  # noqa: PLR0913 - a collaborator each
@@ -155,7 +155,7 @@ class SseEndpoint:
         return len(self._streams)
 
     async def open(self, exchange: GatewayRequest, user: UserContext, route: Route | None) -> None:
-        """Open a stream and serve it to its end.
+        """Open a stream and serve it until it ends.
 
         Args:
             exchange: The client's GET.
@@ -163,13 +163,13 @@ class SseEndpoint:
             route: The one server behind the path; None for all.
 
         Raises:
-            Refusal: There is none, or it must end.
-            ClientGone: The client hung up.
+            Refusal: The stream cannot be opened, or had to end.
+            ClientGone: The client disconnected.
         """
         if len(self._streams) >= MAX_STREAMS:
             raise NotServing("Too many streams are open; try again later.")
         if self._of_one[user.principal] >= MAX_STREAMS_PER_CALLER:
-            raise NotServing("This caller has too many streams open.")
+            raise NotServing("Too many of your streams are open; close some first.")
         token = secrets.token_urlsafe(12)
         stream = self._streams[token] = _Stream(user, SendQueue())
         self._of_one[user.principal] += 1
@@ -193,11 +193,11 @@ class SseEndpoint:
         route: Route | None,
         sealed: str,
     ) -> None:
-        """Take a message that belongs to a stream; its answer comes there.
+        """Accept a message for a stream; its response goes to that stream.
 
         Raises:
             SessionUnknown: There is no such stream, or it is another caller's.
-            Refusal: The message was not taken.
+            Refusal: The message was refused.
         """
         opened = self._seal.open(
             sealed, principal=user.principal, server_id=STREAMS + _scope_id(route)
@@ -231,7 +231,7 @@ class SseEndpoint:
         async def until() -> Exception:
             reason = await refused()
             if isinstance(reason, NotServing) and stream.talk is not None:
-                # On the way out, answers under way still find their client.
+                # During shutdown, responses in progress still reach their clients.
                 await stream.talk.idle()
             return reason
 
@@ -250,7 +250,7 @@ class SseEndpoint:
                     )
                     event = await stream.send_queue.take()
         except TimeoutError:
-            # Its name is not valid any longer; the client opens another.
+            # The sealed name has expired; the client opens another stream.
             if not client.has_started:
                 raise
         await client.send({"type": "http.response.body", "body": b""})

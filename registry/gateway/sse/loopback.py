@@ -1,4 +1,4 @@
-"""Requests that the gateway makes of itself, for clients whose transport has no such requests."""
+"""Loopback requests: requests of the gateway to itself, on behalf of HTTP+SSE clients."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,26 +13,26 @@ from registry.gateway.transport.forwarder import EVENT_STREAM
 from registry.upstream.events import EventParser, EventTooLargeError
 
 Tell = Callable[[bytes], Awaitable[None]]
-"""Takes a JSON-RPC message for the client."""
+"""Receives a JSON-RPC message for the client."""
 
 
 class LoopbackRequest:
-    """One request to this gateway, in this process; the answer's messages are handed on.
+    """One request to this gateway, in this process, whose messages are passed on.
 
     Args:
         scope: The request's head.
         body: Its body.
-        gone: Set when nobody wants the answer any more.
-        tell: Gets each message of an answer that is an event stream; the answer itself, too.
-        request_id: Of the JSON-RPC request, if it is one.
-        max_bytes: Of an answer that is put together in memory.
+        gone: Set when the response is no longer needed.
+        tell: Called with each message of an event stream, including the response itself.
+        request_id: The id of the JSON-RPC request; None for other messages.
+        max_bytes: Limit of a response that is collected in memory.
 
     Attributes:
         status: HTTP status; 0 until there is one.
         headers: Of the answer.
-        body: Of an answer that is no stream.
-        answer: The message that answers the request; None until there is one.
-        last_event_id: By which what comes after the stream's end can be fetched.
+        body: The body of a response that is not a stream.
+        answer: The message that answers the request; None until it came.
+        last_event_id: The event id from which the stream can be resumed.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class LoopbackRequest:
         self.retry_ms: int | None = None
 
     async def run(self, serve: ASGIApp) -> None:
-        """Have *serve* answer the request."""
+        """Process the request with *serve*."""
         await serve(self._scope, self._receive, self._send)
         if self._parser is None:
             self.answer = self._as_answer(self.body)

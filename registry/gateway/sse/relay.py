@@ -1,7 +1,7 @@
-"""Client and server of the HTTP+SSE transport (2024-11-05): the server's stream is passed on.
+"""Relay between a client and a server that both use the HTTP+SSE transport (2024-11-05).
 
-Only the address that it names is replaced, so that messages come here first; each is decided on
-as everywhere, and tools are listed from memory.
+Only the server's endpoint address is replaced, so that messages come to the gateway first; each is
+decided on as on every path, and tools are listed from memory.
 """
 
 from collections.abc import Awaitable, Callable
@@ -24,18 +24,18 @@ from registry.gateway.values import Route
 CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
 
 OwnAnswer = Callable[[GatewayRequest, Envelope, Route], Awaitable[bytes | None]]
-"""Returns what the gateway answers itself; None when the server is to. Raises a Refusal when the
-message may not be sent."""
+"""Returns the gateway's own response; None if the server must respond. Raises a Refusal if the
+message must not be sent."""
 
 
 class SseRelay:
-    """One client of the old transport, and the stream of the server that it talks to.
+    """One HTTP+SSE client, and its stream with the server.
 
     Args:
         channel: The server's stream.
-        route: The server that it belongs to.
-        send_queue: What the client gets on its stream.
-        heard_list_changed: Called when the server says that one of its lists changed.
+        route: The server.
+        send_queue: The client's stream.
+        heard_list_changed: Called when the server announces that one of its lists changed.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class SseRelay:
         self._heard_list_changed = heard_list_changed
 
     async def relay(self) -> None:
-        """Pass on what the server says until it ends its stream. Its failure is that, too."""
-        # Standing: the server may be silent for as long as it likes.
+        """Pass on the server's messages until its stream ends; a failure ends it too."""
+        # Long-lived: the server may be silent for as long as it likes.
         self._channel.answer.rest()
         try:
             async for event in self._channel.events:
@@ -74,10 +74,10 @@ class SseRelay:
     async def take(
         self, exchange: GatewayRequest, envelope: Envelope, user: UserContext, route: Route
     ) -> None:
-        """Bring a message to the server, or answer it here, on the stream.
+        """Forward a message to the server, or answer it on the client's stream.
 
         Raises:
-            Refusal: It got no further, and is no request; those are told on the stream.
+            Refusal: A message other than a request was refused; refused requests get a response.
         """
         try:
             own = await self._own_answer(exchange, envelope, route)
@@ -99,8 +99,8 @@ class SseRelay:
         await self._connector.post(route, endpoint, credentials.copy(), bytes(envelope.raw))
 
     async def idle(self) -> None:
-        """Return at once: what is under way there is not known here."""
+        """Return at once: requests in progress are not known here."""
 
     async def close(self) -> None:
-        """Close the server's stream, which ends what it was doing for the client."""
+        """Close the server's stream, which ends its work for the client."""
         self._channel.answer.close()

@@ -1,19 +1,19 @@
-"""What waits to be written to one event stream, from whichever task it comes."""
+"""Send queue of one event stream: any task adds events, one task writes them."""
 
 import asyncio
 
 MAX_WAITING_BYTES = 256 * 1024
-"""While more than this waits for the client, whoever has more to say waits too."""
+"""Senders wait while more than this is queued."""
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class SendQueue:
-    """Whole events on their way to one client; bounded, so that a slow client slows its senders.
+    """Whole events for one client; bounded, so that a slow client slows its senders.
 
     Attributes:
-        was_full_at: Since when senders have had to wait, on the loop's clock; None when they
-            need not.
+        was_full_at: Since when senders have been waiting, on the loop's clock; None if no sender
+            waits.
     """
 
     __slots__ = ("_events", "_filled", "_is_closed", "_is_quiet", "_room", "_size", "was_full_at")
@@ -28,7 +28,7 @@ class SendQueue:
         self.was_full_at: float | None = None
 
     async def put(self, event: bytes) -> None:
-        """Add an event as soon as there is room; nothing is added after the end."""
+        """Add an event as soon as there is room; after `close`, events are dropped."""
         while self._size >= MAX_WAITING_BYTES and not self._is_closed:
             if self.was_full_at is None:
                 self.was_full_at = asyncio.get_running_loop().time()
@@ -38,13 +38,13 @@ class SendQueue:
             self._add(event)
 
     def keep_alive(self) -> None:
-        """Add a comment if nothing was added since the last time this was asked for."""
+        """Add a comment if nothing was added since the last call."""
         if self._is_quiet and not self._events and not self._is_closed:
             self._add(KEEP_ALIVE)
         self._is_quiet = True
 
     async def take(self) -> bytes | None:
-        """Return all that waits, once something does; None at the end."""
+        """Wait for events and return all of them; None at the end."""
         while not self._events:
             if self._is_closed:
                 return None
@@ -58,7 +58,7 @@ class SendQueue:
         return taken
 
     def close(self) -> None:
-        """Take nothing more; what waits can still be taken."""
+        """Accept no more events; those in the queue are still returned."""
         self._is_closed = True
         self._filled.set()
         self._room.set()

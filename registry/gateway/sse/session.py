@@ -1,8 +1,8 @@
-"""What a client of the HTTP+SSE transport (2024-11-05) says, as requests to the gateway itself.
+"""Session of an HTTP+SSE client (2024-11-05): turns its messages into loopback requests.
 
-Each of its messages becomes a request of streamable HTTP to the same path, with the session that
-its `initialize` began; so whatever is decided about those, and whichever server answers, counts
-for it too. What comes back goes to its one stream.
+Each message becomes a streamable HTTP request to the same path, in the session that its
+`initialize` began, so all decisions and all kinds of servers work as for any request. The
+responses go to the client's one stream.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ DROPPED_HEADERS = frozenset(
     {b"accept", b"content-length", b"last-event-id", b"mcp-protocol-version", b"mcp-session-id"}
 )
 WITHOUT_VERSION_HEADER = frozenset({"2024-11-05", "2025-03-26"})
-"""Versions that are older than the header `MCP-Protocol-Version`."""
+"""Protocol versions that are older than the header `MCP-Protocol-Version`."""
 
 MAX_IN_PROGRESS = 100
-"""Requests of one client that may be under way at a time."""
+"""Maximum number of concurrent requests of one client."""
 
 MAX_FAILED_TRIES = 10
-"""How often in a row a stream is fetched on which nothing comes."""
+"""How often in a row a stream is resumed without receiving anything."""
 
 RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
-"""How long requests under way may take to notice that their client has gone."""
+"""How long requests in progress may take to stop after their client disconnected."""
 
 NOT_FOUND = 404
 FOR_A_MOMENT = frozenset({429, 502, 503, 504})
@@ -53,14 +53,14 @@ EndSession = Callable[[str], Awaitable[None]]
 
 
 class SseSession:
-    """One client of the old transport.
+    """The session of one HTTP+SSE client.
 
     Args:
         serve: The gateway.
-        scope: Head of the request that opened the client's stream.
-        send_queue: What the client gets on that stream.
-        end_session: Called at the end with the session, if one was begun.
-        max_answer_bytes: Of an answer that is put together in memory.
+        scope: The head of the request that opened the client's stream.
+        send_queue: The client's stream.
+        end_session: Called at the end, if a session was begun.
+        max_answer_bytes: Limit of a response that is collected in memory.
     """
 
     def __init__(
@@ -90,25 +90,27 @@ class SseSession:
         self._version: bytes | None = None
 
     async def take(self, exchange: GatewayRequest, envelope: Envelope) -> None:
-        """Take a message; what answers it comes on the stream.
+        """Accept a message; its response is sent on the stream.
 
         Raises:
-            NotServing: Too many are under way.
+            NotServing: Too many are in progress.
         """
         raw = bytes(envelope.raw)
-        # What was asked for by name is counted where it is answered.
+        # The loopback request is counted under the JSON-RPC method, so this one must not be.
         exchange.method = "message"
         if envelope.is_request:
             if len(self._asked) >= MAX_IN_PROGRESS:
-                raise NotServing("Too many requests of this client are under way.")
+                raise NotServing("Too many requests are in progress; try again later.")
             self._begin(self._ask(exchange.scope, raw, envelope, exchange.request_id))
             return
         if envelope.method == CANCELLED:
-            # Before the server hears of it: its answer may just end.
+            # Before the server gets it: its response may be an end of the stream without a
+            # message.
             request_id = envelope.params.get("requestId")
             if isinstance(request_id, str | int) and request_id in self._under_way:
                 self._cancelled.add(request_id)
-        # In order: a server may refuse requests before it heard that all is set.
+        # In order: a server may refuse requests before it has received
+        # `notifications/initialized`.
         inner = await self._exchange(exchange.scope, "POST", raw)
         if inner.status not in SUCCESS:
             await exchange.answer(inner.status, bytes(inner.body))
@@ -116,12 +118,12 @@ class SseSession:
             self._listen()
 
     async def idle(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until no request is in progress."""
         if self._asked:
             await asyncio.wait(self._asked)
 
     async def close(self) -> None:
-        """End what is under way, and the session."""
+        """End the requests in progress, and the session."""
         self._gone.set()
         tasks = {*self._asked, self._listening} - {None}
         if tasks:
@@ -157,17 +159,17 @@ class SseSession:
             and session is not None
             and await self._renewed(session, scope)
         ):
-            # Whoever does not know the session has done nothing in it.
+            # A server that does not know the session has executed nothing in it.
             inner = await self._exchange(scope, "POST", raw, request_id)
         await self._told(inner, scope, request_id)
 
     async def _told(
         self, inner: LoopbackRequest, scope: Scope, request_id: RequestId | None
     ) -> None:
-        """Let the client have the answer, whatever became of it."""
+        """Send the response to the client, in any case; resume its stream where necessary."""
         vain = 0
         while inner.answer is None and inner.last_event_id and vain < MAX_FAILED_TRIES:
-            # The server ended the stream to have its rest fetched later (2025-11-25).
+            # The server ended the stream, and the rest is resumed later (2025-11-25).
             vain = 0 if inner.has_told else vain + 1
             await self._pause(inner)
             if self._gone.is_set():
@@ -180,7 +182,7 @@ class SseSession:
         if inner.answer is None and request_id in self._cancelled:
             return
         if inner.answer is None:
-            lost = UpstreamFailed("The answer was lost on its way; it may have had effects.")
+            lost = UpstreamFailed("The response was lost; the request may have had effects.")
             await self._tell(error_body(lost, request_id))
         else:
             await self._tell(bytes(inner.body))
@@ -195,7 +197,7 @@ class SseSession:
             await self._end_session(former.decode())
 
     async def _renewed(self, stale: bytes, scope: Scope) -> bool:
-        """Begin another session in place of one that is not known any more."""
+        """Begin another session in place of an unknown one."""
         async with self._renewing:
             if self._session is not stale:
                 return True
@@ -225,7 +227,7 @@ class SseSession:
             self._listening = self._background_tasks.start(self._hear())
 
     async def _hear(self) -> None:
-        """Fetch what the server says outside of requests, for as long as it has a stream."""
+        """Receive messages outside of requests, for as long as the server has a stream."""
         last: str | None = None
         vain = 0
         while not self._gone.is_set() and vain < MAX_FAILED_TRIES:
@@ -278,4 +280,4 @@ class SseSession:
 
 
 async def _forget(message: bytes) -> None:
-    """Let nobody hear a message."""
+    """Drop a message."""

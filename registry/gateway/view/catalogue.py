@@ -1,6 +1,6 @@
-"""What the combined server offers to each caller: everything of all servers they may use.
+"""Catalogue of the aggregate server: what all servers offer, as each caller may see it.
 
-Built from routes alone, and thrown away with them: nothing here is more than a derived read.
+Built from routes alone and replaced with them: everything here is derived.
 """
 
 import re
@@ -29,16 +29,16 @@ from registry.gateway.values import FeatureEntry, Route, ToolEntry, may_tell_of_
 from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
 
 URI_MARK = "mcp."
-"""Begins a resource's URI that says which server is meant: `mcp.<slug>+<uri>`."""
+"""Begins a resource's URI that names its server: `mcp.<slug>+<uri>`."""
 
 
 def qualified_uri(slug: str, uri: str) -> str:
-    """Return a resource's URI, or URI template, that says which server is meant."""
+    """Return a resource's URI, or URI template, qualified by the slug of its server."""
     return f"{URI_MARK}{slug}+{uri}"
 
 
 def split_uri(uri: str) -> tuple[str, str] | None:
-    """Return slug and URI of a qualified one, or None for any other."""
+    """Return slug and URI of a qualified URI, or None for any other."""
     if not uri.startswith(URI_MARK):
         return None
     slug, plus, rest = uri.removeprefix(URI_MARK).partition("+")
@@ -46,18 +46,18 @@ def split_uri(uri: str) -> tuple[str, str] | None:
 
 
 REMEMBERED_VIEWS = 2_000
-"""Callers whose view is remembered."""
+"""Maximum number of callers whose view is cached."""
 
 REMEMBERED_PAGE_BYTES = 32 * 1024 * 1024
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-"""What a template must begin with to be asked about URIs that are in no list."""
+"""What a template must begin with to be tried on URIs that are in no list."""
 
 MAX_PATTERNS = 100
-"""Templates of one server that are tried on a URI that is in no list."""
+"""Maximum number of templates of one server that are tried on a URI that is in no list."""
 
 REMEMBERED_NARROWED = 200_000
-"""Tools of servers with policies, as views have them, that are remembered with these."""
+"""Maximum number of tools of policy-filtered servers in the cached views."""
 
 ViewKey: TypeAlias = tuple[object, ...]
 MemberKey: TypeAlias = tuple[str | None, str]
@@ -67,10 +67,10 @@ T = TypeVar("T", ToolEntry, FeatureEntry)
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """Something that one server offers, as the combined server knows it.
+    """One thing that a server offers, as the aggregate server lists it.
 
     Attributes:
-        key: What that server calls it.
+        key: The server's name for it.
         tool: The entry, if it is a tool.
     """
 
@@ -84,8 +84,8 @@ class BlockedTool:
     """A tool that policies refuse to a caller.
 
     Attributes:
-        name: What its server calls it.
-        rule: The policies about it.
+        name: The server's name for it.
+        rule: The policies that apply to it.
     """
 
     route: Route
@@ -94,7 +94,7 @@ class BlockedTool:
 
 
 class AggregatedServer:
-    """One server's part of the combined server."""
+    """One server as a part of the aggregate server."""
 
     def __init__(self, route: Route, prefix: str | None = None) -> None:
         self.route = route
@@ -109,7 +109,7 @@ class AggregatedServer:
 
     @cached_property
     def blocked(self) -> Mapping[str, BlockedTool]:
-        """Return the tools that policies refuse, by the second half of their names."""
+        """Return the refused tools by the second half of their public names."""
         return {
             public_suffix(self.prefix, name): BlockedTool(self.route, name, rule)
             for name, rule in self.route.hidden.items()
@@ -117,28 +117,28 @@ class AggregatedServer:
 
     @cached_property
     def tools(self) -> Mapping[str, ToolEntry]:
-        """Return the tools by the second half of their names, in that order."""
+        """Return the tools by the second half of their public names, in that order."""
         return self._by_suffix(self.route.tools)
 
     @cached_property
     def prompts(self) -> Mapping[str, FeatureEntry]:
-        """Return the prompts by the second half of their names, in that order."""
+        """Return the prompts by the second half of their public names, in that order."""
         return self._by_suffix(self.route.prompts)
 
     def _by_suffix(self, entries: Mapping[str, T]) -> Mapping[str, T]:
         named = {public_suffix(self.prefix, name): entry for name, entry in entries.items()}
         if named.keys() == entries.keys():
-            # Nearly all servers: their names serve as they are, and need no second table.
+            # Nearly all servers: names are used unchanged, and need no second table.
             return entries if _is_sorted(entries) else dict(sorted(entries.items()))
         return dict(sorted(named.items()))
 
 
 class Catalogue:
-    """All routes of one version of the gateway's view.
+    """All routes of one version of the view.
 
     Args:
         routes: By any key.
-        former: Whatever of it did not change is used again.
+        former: The version before; what did not change is reused.
 
     Attributes:
         by_server: The servers by their ids.
@@ -155,7 +155,7 @@ class Catalogue:
             member.route.server_id: member for member in members
         }
         self._members: dict[MemberKey, AggregatedServer] = {}
-        # Should hashes ever collide, the older server keeps its names.
+        # If hashes collide, the older server keeps its names.
         for member in sorted(members, key=lambda member: member.route.server_id):
             self._members.setdefault((member.route.facts.tenant_id, member.prefix), member)
         self._ordered: dict[str | None, list[AggregatedServer]] = {}
@@ -170,15 +170,15 @@ class Catalogue:
 
     @property
     def members(self) -> "Mapping[MemberKey, AggregatedServer]":
-        """Return the servers by their tenants and what their names begin with."""
+        """Return the servers by their tenants and name prefixes."""
         return self._members
 
     def member(self, prefix: str, tenant_id: str | None = None) -> "AggregatedServer | None":
-        """Return the server of a tenant whose names begin with *prefix*."""
+        """Return the server of a tenant with the name prefix *prefix*."""
         return self._members.get((tenant_id, prefix))
 
     def view(self, user: UserContext, *, admin_uses_private: bool) -> "CatalogueView":
-        """Return what *user* may use."""
+        """Return the view of *user*."""
         key: ViewKey = (
             user.user_id,
             user.role.value,
@@ -198,7 +198,7 @@ class Catalogue:
         ]
         if self._is_policed:
             allowed = [member.seen_by(user) for member in allowed]
-        # People who see the same share the pages too.
+        # Callers with equal views share the pages too.
         shared = tuple(_identity(member.route) for member in allowed)
         view = self._by_members.get(shared)
         if len(self._views) >= REMEMBERED_VIEWS or self._narrowed > REMEMBERED_NARROWED:
@@ -216,12 +216,12 @@ class Catalogue:
 
 
 class CatalogueView:
-    """What some callers may see of the combined server.
+    """The part of the aggregate server that some callers see.
 
     Args:
-        serial: Tells views apart in *pages*.
+        serial: Identifies the view in *pages*.
         members: In the order of their names.
-        pages: Where built pages are kept.
+        pages: Cache of built pages.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class CatalogueView:
 
     @cached_property
     def by_prefix(self) -> Mapping[str, AggregatedServer]:
-        """Return the servers by what their names begin with."""
+        """Return the servers by name prefix."""
         return {member.prefix: member for member in self.members}
 
     @cached_property
@@ -243,7 +243,7 @@ class CatalogueView:
 
     @cached_property
     def capabilities(self) -> Mapping[str, Any]:
-        """Return what the servers can do, together, as the handshake's era names it."""
+        """Return the servers' combined capabilities, in the terms of the handshake's era."""
         offered = [member.route.capabilities for member in self.members]
         merged: dict[str, Any] = {"tools": {"listChanged": True}}
         if any("prompts" in one for one in offered):
@@ -258,7 +258,7 @@ class CatalogueView:
 
     @cached_property
     def instructions(self) -> str:
-        """Return what the servers tell models about their use, each under its prefix."""
+        """Return the servers' instructions for models, each under its prefix."""
         parts = [
             f"## {member.prefix}\n{member.route.instructions}"
             for member in self.members
@@ -272,7 +272,7 @@ class CatalogueView:
 
     @cached_property
     def _owners(self) -> Mapping[str, CatalogueEntry]:
-        """Resources by the URI that this view lists them under; the oldest server is first."""
+        """Return resources by the URI that this view lists; the oldest server is first."""
         return self._owned_uris("resources")
 
     @cached_property
@@ -284,7 +284,7 @@ class CatalogueView:
         for member in sorted(self.members, key=lambda member: member.route.server_id):
             route = member.route
             for uri in getattr(route, kind):
-                # What looks qualified would be taken for another server's.
+                # A URI that looks qualified would be routed to another server.
                 is_taken = uri in owners or split_uri(uri) is not None
                 owners[qualified_uri(route.slug, uri) if is_taken else uri] = CatalogueEntry(
                     route, uri
@@ -300,18 +300,18 @@ class CatalogueView:
             if counts[owned.route.server_id] > MAX_PATTERNS:
                 continue
             if SCHEME.match(owned.key) is None:
-                # It would catch what is meant for other servers, and what is nobody's.
+                # It would match URIs of other servers, and URIs of none.
                 continue
             try:
                 pattern = UriTemplate.parse(owned.key)
                 found.append((owned.key.partition("{")[0], pattern, owned.route))
             except ValueError:
-                # It is listed all the same; its server is found when the URI says which.
+                # Still listed; the server is found by qualified URIs.
                 continue
         return found
 
     def resource(self, uri: str) -> CatalogueEntry | None:
-        """Return whose resource *uri* is, and what that server calls it."""
+        """Return the server that has the resource *uri*, and the server's URI for it."""
         qualified = split_uri(uri)
         if qualified is not None:
             return self._qualified(*qualified)
@@ -324,7 +324,7 @@ class CatalogueView:
         return None
 
     def template(self, uri: str) -> CatalogueEntry | None:
-        """Return whose resource template *uri* is, and what that server calls it."""
+        """Return the server that has the resource template *uri*, and the server's URI for it."""
         qualified = split_uri(uri)
         if qualified is not None:
             return self._qualified(*qualified)
@@ -335,8 +335,8 @@ class CatalogueView:
         return None if member is None else CatalogueEntry(member.route, uri)
 
     def public_uri(self, route: Route, uri: str) -> str:
-        """Return the URI under which a reader finds what *route* calls *uri*."""
-        # No templates are tried: an answer may hold thousands of links.
+        """Return the public URI of the resource that *route* calls *uri*."""
+        # No templates are tried: an answer may contain thousands of links.
         owned = self._owners.get(uri)
         is_listed = owned is not None and owned.route is route and split_uri(uri) is None
         return uri if is_listed else qualified_uri(route.slug, uri)
@@ -349,7 +349,7 @@ class CatalogueView:
             cursor: As the client sent it; None for the first page.
 
         Raises:
-            CursorError: It is not one of ours.
+            CursorError: The cursor was not issued here.
         """
         if cursor is not None and not isinstance(cursor, str):
             raise CursorError
@@ -387,9 +387,9 @@ class CatalogueView:
 
 
 def _identity(route: Route) -> str | int:
-    """Return what tells one caller's part of a server from another's.
+    """Return what identifies one caller's part of a server.
 
-    The number stands for a route that its view keeps, so that no other gets it.
+    The id belongs to a route that the view keeps alive, so no other object can get it.
     """
     return id(route) if route.hidden else route.server_id
 
@@ -397,7 +397,7 @@ def _identity(route: Route) -> str | int:
 def _named(member: AggregatedServer, kind: str, after: str) -> Iterator[tuple[str, bytes]]:
     beginning = member.prefix + SEPARATOR
     if after > beginning and not after.startswith(beginning):
-        # All names of this server come before it.
+        # All names of this server sort before it.
         return
     entries: Mapping[str, ToolEntry | FeatureEntry]
     entries = member.tools if kind == "tools" else member.prompts
@@ -420,7 +420,7 @@ def _located(
 
 
 def replaced(wire: bytes, member: str, old: str, new: str) -> bytes:
-    """Return the JSON text of an object with another value of one string member."""
+    """Return the JSON text of an object with one string member replaced."""
     if old == new:
         return wire
     known = b'"%s":%s' % (member.encode(), orjson.dumps(old))

@@ -1,7 +1,7 @@
-"""What changed in the lists that clients see, between two versions of the gateway's view. Pure.
+"""Compare two versions of the gateway's view: which lists changed for whom. Pure.
 
-Compared are the listed texts themselves, of the servers whose route was built anew and of no
-others: a change of one server among a thousand costs the comparison of that one.
+Only servers whose route was rebuilt are compared, by the text of their lists: a change of one
+server among a thousand costs the comparison of that one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,26 +13,26 @@ from registry.gateway.values import FeatureEntry, Route, ToolEntry
 from registry.gateway.view.catalogue import Catalogue
 
 TOOLS, PROMPTS, RESOURCES = 1, 2, 4
-"""Kinds of lists, as bits of a plain number; resource templates count as resources."""
+"""Kinds of lists, as bits of an integer; resource templates count as resources."""
 
 NOTHING = 0
 ALL_LISTS = TOOLS | PROMPTS | RESOURCES
 
 T = TypeVar("T", ToolEntry, FeatureEntry)
 Seen: TypeAlias = Callable[[Route], Route | None]
-"""Returns a route as a caller may use it; None when it does not exist for them."""
+"""Returns a route as a caller may use it; None if it does not exist for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteChange:
-    """One server's routes, before and after; None where it had or has none.
+    """The routes of one server before and after; None where it has no route.
 
     Attributes:
-        lost: The lists that are shorter for whoever saw it and does not any more.
-        gained: The lists that are longer for whoever sees it from now on.
-        changed: The lists that differ for whoever sees both.
-        same_rights: Whether those who saw it are those who see it.
-        is_policed: Whether what callers see of it depends on them.
+        lost: The lists that got shorter for callers who saw the server and no longer do.
+        gained: The lists that got longer for callers who see the server from now on.
+        changed: The lists that differ for callers who see both.
+        same_rights: Whether the callers who see it are the same.
+        is_policed: Whether what callers see of it depends on policies.
     """
 
     before: Route | None
@@ -45,7 +45,7 @@ class RouteChange:
 
 
 def differences(old: Catalogue, new: Catalogue) -> list[RouteChange]:
-    """Return what changed for anybody: lists, who may see them, or where the server is."""
+    """Return what changed for any caller: lists, who may see them, or the server's location."""
     found: list[RouteChange] = []
     before, after = old.members, new.members
     for prefix, member in after.items():
@@ -83,7 +83,7 @@ def _difference(before: Route, after: Route) -> RouteChange | None:
     is_policed = _is_policed(before) or _is_policed(after)
     same_rules = not is_policed or _rules(before) == _rules(after)
     if same_rights and same_rules and not changed and _reached_by(before) == _reached_by(after):
-        # Read again and found to be the same.
+        # Read again and found to be equal.
         return None
     lost, gained = offered_lists(before), offered_lists(after)
     return RouteChange(before, after, lost, gained, changed, same_rights, is_policed)
@@ -111,7 +111,7 @@ def _reached_by(route: Route) -> tuple[object, ...]:
 
 
 def seen_changes(changes: Iterable[RouteChange], seen: Seen) -> tuple[int, bool]:
-    """Return which lists changed for a caller, and whether any server of theirs did."""
+    """Return which lists changed for a caller, and whether any of their servers did."""
     lists, is_touched = NOTHING, False
     for change in changes:
         before = None if change.before is None else seen(change.before)
@@ -131,7 +131,7 @@ def seen_changes(changes: Iterable[RouteChange], seen: Seen) -> tuple[int, bool]
 
 
 def changed_views(catalogue: Catalogue, saw: Seen, sees: Seen) -> int:
-    """Return which lists changed for a caller whose own rights did."""
+    """Return which lists changed for a caller whose own rights changed."""
     lists = NOTHING
     for member in catalogue.members.values():
         lists |= changed_for(saw(member.route), sees(member.route))
@@ -139,7 +139,7 @@ def changed_views(catalogue: Catalogue, saw: Seen, sees: Seen) -> int:
 
 
 def changed_for(before: Route | None, after: Route | None) -> int:
-    """Return which lists differ, given one server as a caller saw it and as they see it."""
+    """Return which lists differ between a server as a caller saw it and as they see it now."""
     if before is after:
         return NOTHING
     if before is not None and after is not None:
@@ -164,7 +164,7 @@ def changed_lists(before: Route, after: Route) -> int:
 
 
 def offered_lists(route: Route) -> int:
-    """Return which lists of one server have anything in them."""
+    """Return which lists of one server are not empty."""
     lists = TOOLS if route.tools else NOTHING
     if route.prompts:
         lists |= PROMPTS

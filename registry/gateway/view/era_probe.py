@@ -1,4 +1,4 @@
-"""Servers that answer as their stored era does not: asked again, seldom and off the calls."""
+"""Era re-probe: asks a server again which eras it speaks, after an unexpected answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,20 +13,20 @@ from registry.core.errors import RegistryError
 log = structlog.get_logger()
 
 PAUSE_SECONDS = 30.0
-"""How long a server is not asked again, whatever came of it."""
+"""How long a server is not probed again, whatever the result."""
 
 REMEMBERED = 10_000
-"""Most servers of which it is known that they were asked; beyond it, one may be asked sooner."""
+"""Maximum number of servers with a recorded probe; beyond it, one may be probed sooner."""
 
 AT_ONCE = 4
-"""Servers asked side by side: one that is silent keeps few others waiting."""
+"""Servers probed concurrently: a silent one delays few others."""
 
 Probe = Callable[[str], Awaitable[None]]
 """Asks a server, by id, which eras it speaks, and stores what changed."""
 
 
 class EraReprobe:
-    """Notes servers from calls, and has each probed once in a while."""
+    """Queues servers that calls report, and probes each at most once per interval."""
 
     def __init__(self, probe: Probe, *, clock: Clock) -> None:
         self._probe = probe
@@ -36,13 +36,13 @@ class EraReprobe:
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
 
     def note(self, server_id: str) -> None:
-        """Have a server probed, unless it was a moment ago or will be."""
+        """Queue a server for a probe, unless it was probed recently or is queued."""
         if server_id not in self._asked:
             self._asked[server_id] = True
             self._waiting.put_nowait(server_id)
 
     async def follow(self) -> None:
-        """Probe what is noted, for ever."""
+        """Probe queued servers, for ever."""
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(self._work())
@@ -55,5 +55,5 @@ class EraReprobe:
             except (RegistryError, DatabaseUnavailable) as exc:
                 log.info("era_not_probed", server_id=server_id, problem=str(exc))
             except Exception:
-                # Whatever is wrong with one server, the others are still to be probed.
+                # Whatever is wrong with one server, the others must still be probed.
                 log.exception("era_probe_failed", server_id=server_id)

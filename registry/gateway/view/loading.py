@@ -1,8 +1,8 @@
-"""From stored documents to routes, a few servers at a time.
+"""Build routes from stored documents, a few servers at a time.
 
-Rows are turned into what the gateway holds as they come from the database, so that never more
-than a few hundred are in memory as they are stored. What did not change is not made anew: the
-view that is served and the one that is being read share it.
+Rows are converted as they come from the database, so that never more than a few hundred are in
+memory in their stored form. What did not change is not rebuilt: the view that is served and the
+one that is being loaded share it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,19 +65,19 @@ STOPPING = (
     *("serverName ", "config is "),
     *(f"config.{name} " for name in ("type", "url", "headers", "apiKey", "customUserVars")),
 )
-"""How problems begin of which a server is not served: half of what says how it is reached, and
-with which credentials, is worse than nothing."""
+"""Prefixes of the problems for which a server is not served: half of its address or of its
+credentials is worse than none."""
 
 USER_KEY_MEMBERS = ("headers", "apiKey", "customUserVars")
-"""What of a server's `config` its users' own headers are made of."""
+"""The members of a server's `config` that its users' own headers are made from."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSources:
-    """Where the snapshot reads, and the inventory that it keeps.
+    """What the snapshot reads from, and the inventory that it maintains.
 
     Attributes:
-        inventory: What lists are answered from, in step with the routes.
+        inventory: Answers list requests; updated together with the routes.
     """
 
     inventory: Inventory
@@ -91,14 +91,14 @@ class SnapshotSources:
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What is held of one server.
+    """What the view holds of one server.
 
     Attributes:
-        listed: What lists need to know of it.
-        route: What calls need to know of it; None where it is not served.
-        row_ids: Ids of all documents beside its own that it was made of, 12 bytes each.
-        record: What its users' own headers are made of, where they bring keys.
-        definition_bytes: Of all that it offers together.
+        listed: What lists need.
+        route: What calls need; None if the server is not served.
+        row_ids: Ids of all other documents that it was made from, 12 bytes each.
+        record: What its users' own headers are made from, if users bring keys.
+        definition_bytes: Size of everything that it offers.
     """
 
     listed: ListedServer
@@ -121,7 +121,7 @@ class _Rows:
 
 
 class RouteReader:
-    """Reads servers with everything about them. Writes nothing."""
+    """Reads servers with everything that belongs to them. Writes nothing."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class RouteReader:
         return await self._sources.servers.ids_unchecked()
 
     async def policies(self) -> dict[str, Policy]:
-        """Return all policies about single tools, by their ids.
+        """Return all tool policies, by their ids.
 
         Raises:
             DatabaseUnavailable: They cannot be read.
@@ -162,7 +162,7 @@ class RouteReader:
         return await self._sources.policies.every()
 
     async def some_policies(self, policy_ids: Iterable[str]) -> dict[str, Policy]:
-        """Return those policies of these ids that exist.
+        """Return the existing policies among these ids.
 
         Raises:
             DatabaseUnavailable: They cannot be read.
@@ -172,12 +172,12 @@ class RouteReader:
     async def read(
         self, server_ids: Sequence[str], before: Mapping[str, ServerView], now: datetime
     ) -> dict[str, ServerView]:
-        """Return what is held of a few servers.
+        """Return what the view holds of a few servers.
 
         Args:
-            server_ids: Which; few enough for one query.
-            before: Views whose unchanged parts are used again.
-            now: Entries that ended by then do not count.
+            server_ids: Their ids; few enough for one query.
+            before: Earlier views whose unchanged parts are reused.
+            now: ACL entries that ended by then do not count.
 
         Raises:
             DatabaseUnavailable: They cannot be read.
@@ -186,7 +186,7 @@ class RouteReader:
             return await self._read(server_ids, before, now)
         except DatabaseUnavailable:
             raise
-        except Exception as exc:  # noqa: BLE001 - one document must not cost the others
+        except Exception as exc:  # noqa: BLE001 - one bad document must not affect the others
             if len(server_ids) == 1:
                 reason = type(exc).__name__
                 log.warning("server_unusable", server_id=server_ids[0], reason=reason)
@@ -224,10 +224,10 @@ class RouteReader:
         return ServerView(listed, route, bytes(rows.ids), record, definition_bytes)
 
     def _bound(self, server_id: str, rows: _Rows) -> int:
-        """Leave out what does not fit into a server's bytes; return how many bytes there are.
+        """Drop what exceeds a server's byte limit; return the number of bytes kept.
 
-        More can be stored than is ever taken in one reading: what an upstream makes unreadable is
-        served on, and it may offer other tools beside.
+        More can be stored than one discovery ever returns: tools that the upstream no longer
+        describes readably stay served, and it may offer other tools as well.
         """
         sizes = [len(tool.wire) for tool in rows.tools]
         lists = rows.features.values()
@@ -299,7 +299,7 @@ class RouteReader:
         return rows
 
     async def _restore(self, server: ServerRecord, rows: _Rows, known: Route | None) -> None:
-        """Read the tools of a server that the other application alone has described."""
+        """Read the tools of a server that only the other application has described."""
         functions = await self._sources.servers.tool_functions(server.id)
         restored = restore(functions, server.server_name)
         for rejected in restored.rejected:
@@ -317,7 +317,7 @@ class RouteReader:
                 tool.name,
                 tool.definition,
                 known,
-                # Nobody stored what is known of it; it says something itself.
+                # There is no stored metadata; the definition itself says something.
                 facets=self._shared(_facets(tool)),
             )
             for tool in restored.tools
@@ -325,7 +325,7 @@ class RouteReader:
         rows.tools = [entry for entry in entries if entry is not None]
 
     def _shared(self, facets: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the same for all tools of which the same is known; there are few such sets."""
+        """Return one shared object for equal metadata; there are few distinct sets."""
         if len(self._facets) > MAX_FACET_SETS:
             self._facets.clear()
         return self._facets.setdefault(facets, facets)
@@ -386,15 +386,15 @@ class RouteReader:
                 via=self._via,
             )
         except (ValueError, TypeError, OverflowError, RecursionError) as exc:
-            # Written by another program: one unusable document must not cost the others.
+            # Written by another program: one unusable document must not affect the others.
             log.warning("server_unusable", server_id=server.id, reason=type(exc).__name__)
             return None
 
 
 def about_deleted(views: Mapping[str, ServerView], deleted: Iterable[bytes]) -> set[str]:
-    """Return the ids of the servers whose views were made of deleted documents.
+    """Return the ids of the servers whose views were made from deleted documents.
 
-    A document that no view was made of, because it was not served, changes none by going.
+    A document that was not served is part of no view, so its deletion changes none.
     """
     gone = set(deleted)
     if not gone:
@@ -416,7 +416,7 @@ def _own_timeout(server: ServerRecord) -> float | None:
 
 
 def _is_served(server: ServerRecord) -> bool:
-    # A server in error keeps its route: its tools must not vanish because it was away for a while.
+    # A server in error keeps its route: its tools must not vanish because it was down for a while.
     return server.effective_status is not ServerStatus.INACTIVE
 
 
@@ -433,9 +433,9 @@ def _tool_entry(
     facets: tuple[str, ...] = (),
     requires_approval: bool = False,
 ) -> ToolEntry | None:
-    """Return the entry of a tool; None when it cannot be served.
+    """Return the entry of a tool; None if it cannot be served.
 
-    Its text may be none that clients can read, or ask for too much on each call.
+    Its text may be unreadable for clients, or cost too much on each call.
     """
     if known is not None:
         entry = known.tools.get(name)
@@ -495,12 +495,12 @@ def _transport(server: ServerRecord) -> Transport | None:
 def _eras(server: ServerRecord) -> frozenset[Era]:
     stored = server.registry.get("eras")
     names = stored if isinstance(stored, list) else []
-    # Without any it was not read yet: let calls through and the upstream say what it speaks.
+    # Without versions it was not read yet: let calls through; the upstream says what it speaks.
     return frozenset(era for era in Era if era.value in names) or frozenset(Era)
 
 
 def _instructions(server: ServerRecord) -> str | None:
-    """Return what people wrote for the server, or else what it says itself."""
+    """Return the instructions that operators wrote for the server, or else its own."""
     return _text(server.config.get("serverInstructions")) or _text(
         server.registry.get("instructions")
     )

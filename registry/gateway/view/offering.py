@@ -1,4 +1,4 @@
-"""What a path offers where the gateway itself is the server: one server, or all together."""
+"""What a client finds at a path where the gateway itself is the server: one server, or all."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry, Catalog
 from registry.tools.public_names import SEPARATOR
 
 COMBINED = "*"
-"""What sessions with the combined server are bound to; no server has such an id."""
+"""Scope id of sessions with the aggregate server; no server has such an id."""
 
 RESOURCE_LINK = b'"resource_link"'
 
@@ -29,9 +29,9 @@ class Offering(Protocol):
     """What one caller finds at one path.
 
     Attributes:
-        scope_id: What sessions with it are bound to.
-        title: What people call it.
-        only: The one server it is, if it is one.
+        scope_id: What sessions at this path are bound to.
+        title: The display name.
+        only: The server, if there is exactly one.
     """
 
     scope_id: str
@@ -40,43 +40,43 @@ class Offering(Protocol):
 
     @property
     def capabilities(self) -> Mapping[str, Any]:
-        """Return what it can do, in the words of the handshake's era."""
+        """Return the capabilities, in the terms of the handshake's era."""
 
     @property
     def instructions(self) -> str | None:
-        """Return what it tells models about its use."""
+        """Return the instructions for models."""
 
     def page(self, kind: str, cursor: object) -> bytes | None:
-        """Return the members of a list result; None when only the server itself can tell.
+        """Return the members of a list result; None when only the server itself can answer.
 
         Raises:
-            CursorError: *cursor* is none of ours.
+            CursorError: The cursor was not issued here.
         """
 
     def tool(self, name: str) -> CatalogueEntry | None:
-        """Return whose tool it is."""
+        """Return the route of the server that has the tool."""
 
     def blocked(self, name: str) -> BlockedTool | None:
         """Return the tool of that name that policies refuse to the caller, if there is one."""
 
     def prompt(self, name: str) -> CatalogueEntry | None:
-        """Return whose prompt it is."""
+        """Return the route of the server that has the prompt."""
 
     def resource(self, uri: str) -> CatalogueEntry | None:
-        """Return whose resource it is."""
+        """Return the route of the server that has the resource."""
 
     def template(self, uri: str) -> CatalogueEntry | None:
-        """Return whose resource template it is."""
+        """Return the route of the server that has the resource template."""
 
     def public_uri(self, route: Route, uri: str) -> str:
-        """Return the URI under which a reader finds what *route* calls *uri*."""
+        """Return the public URI of the resource that *route* calls *uri*."""
 
 
 class CombinedOffering:
-    """Everything of all servers that the caller may use.
+    """All servers that the caller may use, at one path.
 
     Args:
-        view: The caller's.
+        view: The caller's view of the catalogue.
     """
 
     scope_id = COMBINED
@@ -88,12 +88,12 @@ class CombinedOffering:
 
     @property
     def capabilities(self) -> Mapping[str, Any]:
-        """Return what the servers can do together."""
+        """Return the combined capabilities of the servers."""
         return self._view.capabilities
 
     @property
     def instructions(self) -> str | None:
-        """Return what the servers tell models, each under its name."""
+        """Return the instructions of the servers, each under its name."""
         return self._view.instructions
 
     def page(self, kind: str, cursor: object) -> bytes | None:
@@ -101,7 +101,7 @@ class CombinedOffering:
         return self._view.page(kind, cursor)
 
     def tool(self, name: str) -> CatalogueEntry | None:
-        """Return whose tool it is."""
+        """Return the route of the server that has the tool."""
         prefix, _, suffix = name.partition(SEPARATOR)
         member = self._view.by_prefix.get(prefix)
         tool = member.tools.get(suffix) if member is not None else None
@@ -116,7 +116,7 @@ class CombinedOffering:
         return None if member is None else member.blocked.get(suffix)
 
     def prompt(self, name: str) -> CatalogueEntry | None:
-        """Return whose prompt it is."""
+        """Return the route of the server that has the prompt."""
         prefix, _, suffix = name.partition(SEPARATOR)
         member = self._view.by_prefix.get(prefix)
         prompt = member.prompts.get(suffix) if member is not None else None
@@ -125,20 +125,20 @@ class CombinedOffering:
         return CatalogueEntry(member.route, prompt.key)
 
     def resource(self, uri: str) -> CatalogueEntry | None:
-        """Return whose resource it is."""
+        """Return the route of the server that has the resource."""
         return self._view.resource(uri)
 
     def template(self, uri: str) -> CatalogueEntry | None:
-        """Return whose resource template it is."""
+        """Return the route of the server that has the resource template."""
         return self._view.template(uri)
 
     def public_uri(self, route: Route, uri: str) -> str:
-        """Return the URI under which a reader finds what *route* calls *uri*."""
+        """Return the public URI of the resource that *route* calls *uri*."""
         return self._view.public_uri(route, uri)
 
 
 class SingleOffering:
-    """One server, to a client that it cannot talk to itself.
+    """One server, for a client of an era that the server does not speak.
 
     Args:
         route: The server.
@@ -152,7 +152,7 @@ class SingleOffering:
 
     @property
     def capabilities(self) -> Mapping[str, Any]:
-        """Return what the server can do; that its lists changed is told from what is stored."""
+        """Return the server's capabilities; list changes are announced from stored data."""
         known = _known(self._route.capabilities)
         if self._route.features_known:
             for kind in ("prompts", "resources"):
@@ -162,7 +162,7 @@ class SingleOffering:
 
     @property
     def instructions(self) -> str | None:
-        """Return what the server tells models about its use."""
+        """Return the server's instructions for models."""
         return self._route.instructions
 
     def page(self, kind: str, cursor: object) -> bytes | None:
@@ -190,18 +190,18 @@ class SingleOffering:
         return blocked_tool(self._route, name)
 
     def prompt(self, name: str) -> CatalogueEntry | None:
-        """Return the prompt; the server itself says whether there is one."""
+        """Return the prompt; whether it exists is for the server to say."""
         return CatalogueEntry(self._route, name)
 
     def resource(self, uri: str) -> CatalogueEntry | None:
-        """Return the resource; the server itself says whether there is one."""
+        """Return the resource; whether it exists is for the server to say."""
         return CatalogueEntry(self._route, uri)
 
     def template(self, uri: str) -> CatalogueEntry | None:
-        """Return the resource template; the server itself says whether there is one."""
+        """Return the resource template; whether it exists is for the server to say."""
         return CatalogueEntry(self._route, uri)
 
-    def public_uri(self, route: Route, uri: str) -> str:  # noqa: ARG002 - there is but one
+    def public_uri(self, route: Route, uri: str) -> str:  # noqa: ARG002 - there is only one server
         """Return *uri*."""
         return uri
 
@@ -213,7 +213,7 @@ def blocked_tool(route: Route, name: str) -> BlockedTool | None:
 
 
 def publish_links(offering: Offering, route: Route, body: JsonObject) -> None:
-    """Let a client find the resources that a result links to, where it asked."""
+    """Replace the URIs of resource links in a result by the public ones."""
     result = members(body.get("result"))
     blocks = [
         *_objects(result.get("content")),
@@ -226,7 +226,7 @@ def publish_links(offering: Offering, route: Route, body: JsonObject) -> None:
 
 
 def with_public_links(offering: Offering, route: Route) -> Callable[[bytes], bytes] | None:
-    """Return what does so with the text of each message; None where nothing has to be done."""
+    """Return a function that rewrites the text of each message; None if there is nothing to do."""
     if offering.only is not None:
         return None
 
@@ -236,7 +236,7 @@ def with_public_links(offering: Offering, route: Route) -> Callable[[bytes], byt
         try:
             body = load_text(raw)
         except (ValueError, RecursionError):
-            # The client will say so.
+            # The client reports the error.
             return raw
         publish_links(offering, route, body)
         return dump_text(body)

@@ -1,7 +1,7 @@
-"""What is known to have changed and was not applied yet.
+"""Changes that the view was notified of and has not applied yet.
 
-However many documents change, and however long applying takes, this stays as small as the number
-of servers: events are kept as the servers they are about. Pure but for the waiting.
+Events are kept as the ids of the servers that they affect, so this stays as small as the number
+of servers, however many documents change and however long applying takes. Pure but for the wait.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ UNHEEDED = frozenset(
         "registry.next_sync_at",
     }
 )
-"""Of servers: what calls and readings that found nothing new have written. Heeded, each would have
-its server read again in every process, with all its tools."""
+"""Fields of a server that calls and discoveries without news write. If changes of them counted,
+each would reload its server with all its tools in every process."""
 
 WATCHED = (
     Watched(SERVERS, is_counted=True, unheeded=UNHEEDED),
@@ -44,30 +44,30 @@ WATCHED = (
     Watched(ENDED_SESSIONS, stamp="ended_at"),
     *(Watched(name) for name in sorted(USERS)),
 )
-"""Everything that the gateway's view depends on."""
+"""The collections that the gateway's view depends on."""
 
 MAX_DELETED = 20_000
-"""Ids of deleted documents remembered; of more, everything is read again."""
+"""Maximum number of remembered ids of deleted documents; with more, everything is reloaded."""
 
 MOST_ENDED_AT_ONCE = 1_000
-"""Ended sessions remembered by their keys; of more, the latest are read."""
+"""Maximum number of remembered ended sessions; with more, the latest are read again."""
 
 
 @dataclass(slots=True)
 class ChangeBatch:
-    """What to do for the view to agree with the database.
+    """The work that makes the view agree with the database.
 
     Attributes:
-        servers: Ids of servers to read again.
-        deleted: Ids of deleted documents that were about a server; see `row_id`.
-        policies: Ids of policies to read again.
+        servers: Ids of servers to reload.
+        deleted: Ids of deleted documents that belonged to a server; see `row_id`.
+        policies: Ids of policies to reload.
         revocations: Whether tokens were revoked.
-        ended_sessions: Keys of client sessions that have ended; an empty one where they are not
-            known.
+        ended_sessions: Keys of client sessions that have ended; an empty key stands for
+            unknown ones.
         users: Whether users or groups changed.
         user_keys: Whether users' own keys changed.
-        is_too_much: Whether to read everything again.
-        position: Where the feed goes on when this was done; None when it told none.
+        is_too_much: Whether to reload everything.
+        position: Where the feed resumes after this work; None if it reported no position.
         heard_at: When the last of it was heard; monotonic seconds.
     """
 
@@ -98,7 +98,7 @@ class ChangeBatch:
 
 
 class PendingChanges:
-    """Gathers what is heard until somebody takes it."""
+    """Collects changes until `take` is called."""
 
     def __init__(self) -> None:
         self._next = ChangeBatch()
@@ -106,7 +106,7 @@ class PendingChanges:
         self.is_over = False
 
     def hear(self, heard: FeedItem, now: float) -> None:
-        """Take note of a change or of a sign of life at the monotonic time *now*."""
+        """Record a change or a sign of life, received at the monotonic time *now*."""
         pending = self._next
         if heard.position is not None:
             pending.position = heard.position
@@ -116,23 +116,23 @@ class PendingChanges:
         self._heard.set()
 
     def finish(self) -> None:
-        """Say that nothing more will be heard."""
+        """Signal that no more changes will come."""
         self.is_over = True
         self._heard.set()
 
     async def wait(self) -> bool:
-        """Wait until something is heard; say whether it was a change."""
+        """Wait for the next event; return whether it was a change."""
         await self._heard.wait()
         self._heard.clear()
         return not self._next.is_quiet
 
     def take(self) -> ChangeBatch:
-        """Return what was heard since the last time."""
+        """Return the changes since the last call."""
         taken, self._next = self._next, ChangeBatch(heard_at=self._next.heard_at)
         return taken
 
     def take_callers(self) -> ChangeBatch:
-        """Return only what was heard of who may call, leaving the rest."""
+        """Return only the changes of who may call; keep the rest."""
         pending = self._next
         taken = ChangeBatch(
             policies=pending.policies,

@@ -1,9 +1,9 @@
-"""What of a route policies leave to each caller.
+"""Policy-filtered routes: the tools of a route that policies leave to each caller.
 
-A route that no policy is about stays as it is and costs nothing. Of any other a caller gets one
-with fewer tools, and everything behind it (lists, calls, the combined server) works on that: what
-is not there can be neither listed nor called. Callers to whom the same is refused share it, and
-memory for it is bounded over all routes together.
+A route without policies stays as it is and costs nothing. For any other route a caller gets a
+copy with fewer tools, and everything above (lists, calls, the aggregate server) works on the copy:
+a tool that is not in it can be neither listed nor called. Callers with the same refused tools
+share one copy, and memory for copies is bounded over all routes together.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -19,22 +19,22 @@ from registry.gateway.protocol.list_pages import build_pages
 from registry.gateway.values import Route
 
 REMEMBERED_TOOLS = 200_000
-"""Tools in all routes made for callers that are remembered, about 150 bytes each."""
+"""Maximum number of tools in all cached copies of routes, about 150 bytes each."""
 
 REMEMBERED_CALLERS = 20_000
-"""Callers of all routes that are remembered, about 200 bytes each."""
+"""Maximum number of cached callers over all routes, about 200 bytes each."""
 
 ROUTE_COST = 32
-"""What a route counts besides its tools."""
+"""What a cached route costs besides its tools."""
 
 ROUTES_AT_A_TIME = 20
-"""Routes that are looked at before anything else gets its turn."""
+"""Routes that are processed before other tasks get a turn."""
 
 Key: TypeAlias = tuple[object, ...]
 
 
 class CallerRoutes:
-    """Routes made for callers; all are forgotten when they become too many."""
+    """Cache of the routes made for callers; it is cleared when it holds too many."""
 
     def __init__(self) -> None:
         self._by_caller: dict[Key, Route] = {}
@@ -42,15 +42,15 @@ class CallerRoutes:
         self._cost = 0
 
     def of(self, caller: Key) -> Route | None:
-        """Return the route of a caller, if it is remembered."""
+        """Return the cached route of a caller, if there is one."""
         return self._by_caller.get(caller)
 
     def shared(self, serial: int, refused: int) -> Route | None:
-        """Return the route for callers to whom the same is refused, likewise."""
+        """Return the cached route for callers with the same refused tools, if there is one."""
         return self._by_refused.get((serial, refused))
 
     def share(self, serial: int, refused: int, route: Route, cost: int) -> None:
-        """Remember the route for callers to whom the same is refused."""
+        """Cache the route for callers with the same refused tools."""
         if self._cost + cost > REMEMBERED_TOOLS:
             self._by_caller.clear()
             self._by_refused.clear()
@@ -59,19 +59,19 @@ class CallerRoutes:
         self._by_refused[serial, refused] = route
 
     def keep(self, caller: Key, route: Route) -> None:
-        """Remember the route of a caller."""
+        """Cache the route of a caller."""
         if len(self._by_caller) >= REMEMBERED_CALLERS:
             self._by_caller.clear()
         self._by_caller[caller] = route
 
 
 class PolicyFilteredRoute:
-    """The policies about one route. Implements `gateway.values.Policies`.
+    """The policies for the tools of one route. Implements `gateway.values.Policies`.
 
     Args:
-        route: Without any.
-        rules: Of those of its tools that policies are about, by name.
-        serial: Tells it apart in *remembered*.
+        route: The route without policies.
+        rules: For each tool that policies apply to, by name.
+        serial: Identifies it in *remembered*.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class PolicyFilteredRoute:
         self.rules = rules
         self._serial = serial
         self._remembered = remembered
-        # Tools that the same policies are about share a rule: callers are asked about each once.
+        # Tools with the same policies share a rule: each rule is evaluated once for a caller.
         self._distinct = tuple({id(rule): rule for rule in rules.values()}.values())
 
     def seen_by(self, user: UserContext) -> Route:
-        """Return the route with the tools that *user* may use; the same one as long as it holds.
+        """Return the route with the tools that *user* may use; one object while nothing changes.
 
-        One look-up for a caller that was here before.
+        One look-up for a caller that is cached.
         """
         key = (
             self._serial,
@@ -131,7 +131,7 @@ class PolicyFilteredRoute:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What was made of a route, and of what.
+    """A route with its policies, and what it was made from.
 
     Attributes:
         base: The route without policies.
@@ -143,7 +143,7 @@ class _Known:
 
 
 class PolicyFilter:
-    """Puts the policies that count now to routes."""
+    """Applies the current policies to routes."""
 
     def __init__(self) -> None:
         self._index = PolicyIndex()
@@ -154,10 +154,10 @@ class PolicyFilter:
     def applied(self, routes: Iterable[Route]) -> list[Route]:
         """Return routes with their policies, in the same order.
 
-        What has changed neither itself nor its policies is the one that it was before.
+        A route is the same object as before if neither it nor its policies have changed.
 
         Args:
-            routes: All that there are; others are forgotten.
+            routes: All routes; others are dropped from the cache.
         """
         if self._index.is_empty:
             self._known = {}
@@ -171,12 +171,12 @@ class PolicyFilter:
         routes: Iterable[Route],
         rest: Callable[[], Awaitable[None]],
     ) -> None:
-        """Let other policies count for what is applied from now on.
+        """Use other policies for every route that is applied from now on.
 
         Args:
-            policies: All that are stored.
-            routes: All that there are; their rules are worked out here, a few at a time.
-            rest: Lets calls go on meanwhile.
+            policies: All stored policies.
+            routes: All routes; their rules are computed here, a few at a time.
+            rest: Yields to other tasks, so that calls continue.
         """
         index = PolicyIndex(policies)
         known: dict[str, _Known] = {}

@@ -1,8 +1,8 @@
-"""The gateway's view of the database: loaded at start, kept fresh by a feed of changes.
+"""Snapshot: the gateway's view of the database, loaded at start and updated by change events.
 
-Calls read it and nothing else. Only servers that are served have a route: inactive, hidden and
-unknown ones cannot be told apart by looking here. What lists need of all servers goes to the
-inventory in the same step.
+Calls read the snapshot and nothing else. Only servers that are served have a route: inactive,
+hidden and unknown ones look the same here. What lists need of all servers goes to the inventory
+in the same step.
 """
 
 import asyncio
@@ -40,17 +40,17 @@ from registry.servers.credentials import CredentialVault
 from registry.servers.storage.inventory import ListedServer
 
 ROUND_SECONDS = 0.25
-"""How long what comes after the first change may have to wait."""
+"""Longest delay of the events that follow a first one."""
 
 GAP_SECONDS = 0.005
-"""Changes that are further apart than this did not come in one answer."""
+"""Events further apart than this did not come in one response."""
 
 MAX_TOGETHER = 100
-"""An answer of more may have been cut short, so what follows it is asked for at once."""
+"""A larger response may be incomplete, so the next one is requested immediately."""
 
 
 class FeedPacer:
-    """Lets a first change through at once, and has those that follow it come together."""
+    """Debounces the feed: passes the first change at once and batches those that follow."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -59,7 +59,7 @@ class FeedPacer:
         self._together = 0
 
     async def keep(self) -> None:
-        """Say that a change was heard, and return when the next one may be asked for."""
+        """Note that a change arrived, and return when the next one may be requested."""
         now = self._clock.monotonic()
         came_with_former = now - self._heard_at <= GAP_SECONDS
         self._heard_at = now
@@ -73,7 +73,7 @@ class FeedPacer:
             if was_cut_short:
                 return
             await self._clock.sleep(rest)
-            # What came with it is still to be handed out.
+            # The rest of its batch is still to be returned.
             self._heard_at = self._clock.monotonic()
         self._round_began_at = self._heard_at
 
@@ -81,20 +81,20 @@ class FeedPacer:
 log = structlog.get_logger()
 
 GATHER_SECONDS = 0.02
-"""How long changes are gathered before they are applied: one registration makes many."""
+"""How long changes are gathered before they are applied: one registration makes several."""
 
 GATHER_FACTOR, GATHER_SOON_SECONDS = 3, 0.3
-"""The same after changes that took a while to apply: so many times as long, within this bound.
-While many servers change, each is then read once, and with others."""
+"""After changes that took long to apply, this many times as long, up to the bound.
+While many servers change, each is then read once, together with others."""
 
 MAX_GATHER_SECONDS = 1.0
-"""The same after changes that took longer than that bound: as long as they took, but no longer."""
+"""After changes that took longer than that bound: as long as they took, up to this bound."""
 
 ID_CHARACTERS = 24
 HEXADECIMAL = frozenset("0123456789abcdef")
 
 MANY, MANY_OF = 500, 3
-"""More servers than this, and than every third, are sooner read with all others."""
+"""With more changed servers than this, and than every third, everything is reloaded."""
 
 RETRY_SECONDS = 0.5
 """Pause before the feed is opened again."""
@@ -102,11 +102,11 @@ RETRY_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SnapshotStatus:
-    """How old the view is.
+    """Age of the view.
 
     Attributes:
-        age_seconds: Since it last agreed with the database; None when it never did.
-        mode: How it is kept fresh: `change_stream` or `polling`.
+        age_seconds: Since it last agreed with the database; None if it never did.
+        mode: How it is updated: `change_stream` or `polling`.
     """
 
     age_seconds: float | None
@@ -114,7 +114,7 @@ class SnapshotStatus:
 
 
 class Snapshot:
-    """Routes by slug, replaced as a whole whenever something changed.
+    """Routes by slug, replaced as a whole on each change.
 
     Implements `gateway.ports.RouteTable`, `servers.ports.ServerChanges` and
     `policies.ports.PolicyChanges`.
@@ -123,14 +123,13 @@ class Snapshot:
         users_changed: Called when a user or a group changed.
         revocations_changed: Called when a token was revoked, or may have been.
         sessions_ended: Called with keys of client sessions that have ended in any replica.
-        era_reprobe: Takes note of servers that answer in another way than what is stored of them
-            leads to expect.
-        connections: Forgets those to servers that changed, or are not served any more.
-        servers_missing: Told of servers that changed and are not served; they may be deleted.
-        freed: Told how many bytes of definitions were read, or are held no more.
-        servers_described: Told of servers that were read from the database and of which the other
-            application alone has described the tools.
-        via: Sent to every server, by which requests that come back are recognised.
+        era_reprobe: Queues servers whose answers contradict their stored era.
+        connections: Drops those to servers that changed, or are not served any more.
+        servers_missing: Called with servers that changed and are not served; they may be deleted.
+        freed: Called with the bytes of definitions that were read or released.
+        servers_described: Called with servers that were reloaded and whose tools only the other
+            application has described.
+        via: Sent to every server in a header, which identifies requests that come back.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators
@@ -195,34 +194,34 @@ class Snapshot:
 
     @property
     def catalogue(self) -> Catalogue:
-        """What the combined server is made of."""
+        """The catalogue of the aggregate server."""
         return self._catalogue
 
     def routes(self) -> Mapping[str, Route]:
-        """Return the routes of what is of no tenant by slug, the oldest server first.
+        """Return the routes without a tenant by slug, the oldest server first.
 
-        Another one after each change.
+        The mapping is replaced on each change.
         """
         return self._routes.get(None, {})
 
     def is_fresh(self) -> bool:
-        """Whether the view agreed with the database recently enough to be served."""
+        """Whether the view agreed with the database recently enough to be used."""
         return self._inventory.is_fresh()
 
     def status(self) -> SnapshotStatus:
-        """Return how old the view is, and how it is kept fresh."""
+        """Return the age of the view, and how it is updated."""
         age = self._inventory.age_seconds
         return SnapshotStatus(None if age == float("inf") else round(age, 3), self._feed.mode)
 
     def suspect(self, route: Route) -> None:
-        """Take note that a server answered in a way that its stored era does not. Cheap."""
+        """Queue an era re-probe: a server's answer contradicts its stored era. Cheap."""
         if self._era_reprobe is not None:
             self._era_reprobe.note(route.server_id)
 
     async def changed(self, seen: int) -> int:
-        """Wait until there is another version of the view than *seen*, and return it.
+        """Wait until the version of the view is not *seen*, and return it.
 
-        A version ends with each change that may decide otherwise about a caller or a server.
+        A version ends with each change that may change a decision about a caller or a server.
         """
         while self._version == seen:
             await self._change.wait()
@@ -237,10 +236,10 @@ class Snapshot:
         """Return the upstream headers with the caller's own key.
 
         Raises:
-            ServerMovedError: The server is at another address than the route's by now.
-            UserKeyMissingError: The caller has stored none.
+            ServerMovedError: The server's URL is no longer the route's.
+            UserKeyMissingError: The caller has stored no key.
             CredentialUnreadableError: It cannot be decrypted.
-            DatabaseUnavailable: It is not remembered and cannot be read.
+            DatabaseUnavailable: The key is not cached and cannot be read.
         """
         remembered = self._user_headers.cached(user, route)
         if remembered is not None:
@@ -250,12 +249,12 @@ class Snapshot:
         return await self._user_headers.read(user, route, server)
 
     async def load(self) -> None:
-        """Read everything; `follow` goes on from there.
+        """Load everything; `follow` continues from there.
 
         Raises:
             DatabaseUnavailable: The view stays as it was.
         """
-        # Taken before anything is read: what this read misses comes after it.
+        # Before anything is read: changes that this load misses come after this position.
         position = await self._feed.now()
         await self._apply_callers(_all_of_callers())
         await self._load()
@@ -268,7 +267,7 @@ class Snapshot:
             views: dict[str, ServerView] = {}
             for ids in slices(await self._reader.ids(), SERVERS_AT_ONCE):
                 views |= await self._reader.read(ids, self._views, self._clock.now())
-                # Calls go on meanwhile.
+                # Lets calls continue.
                 await self._clock.sleep(0)
             before, self._views = self._views, views
             self._inventory.replace_all(_listed(views))
@@ -282,9 +281,9 @@ class Snapshot:
             self._inventory.agrees(began_at)
 
     async def server_changed(self, server_id: str) -> None:
-        """Read one server again; when the database is away, leave that to `follow`."""
-        # A user's key may be what changed, and it must not be sent any more even if nothing can
-        # be read now.
+        """Reload one server; if the database is unavailable, leave that to `follow`."""
+        # A user's key may have changed, and the old one must not be sent any more even if nothing
+        # can be read now.
         self._user_headers.forget([server_id])
         try:
             async with self._lock:
@@ -293,7 +292,7 @@ class Snapshot:
             log.warning("snapshot_reload_postponed", server_id=server_id)
 
     async def policy_changed(self, policy_id: str) -> None:
-        """Read one policy again; when the database is away, leave that to `follow`."""
+        """Reload one policy; if the database is unavailable, leave that to `follow`."""
         try:
             async with self._lock:
                 await self._reload_policies({policy_id})
@@ -301,7 +300,7 @@ class Snapshot:
             log.warning("snapshot_reload_postponed", policy_id=policy_id)
 
     async def follow(self) -> None:
-        """Apply changes as they are committed, for ever. Survives the database going away."""
+        """Apply changes as they are committed, for ever. Survives database outages."""
         while True:
             try:
                 await self._follow_feed()
@@ -312,26 +311,26 @@ class Snapshot:
                 cause = group.exceptions[0].__cause__
                 log.warning("snapshot_stream_lost", error=type(cause).__name__)
             except* Exception:
-                # The one view of all callers must not stop following because of one bad document.
+                # All callers share this view: one bad document must not stop it from following.
                 log.exception("snapshot_follow_failed")
                 self._position = None
             await self._clock.sleep(RETRY_SECONDS)
 
     async def _follow_feed(self) -> None:
-        # Left without being closed, it would stay open on the server until collected.
+        # Without a close, it would stay open on the server until garbage collection.
         async with aclosing(self._feed.changes(self._position)) as feed:
             opened = await anext(feed)
             if self._position is None:
-                # The feed is open, so whatever this read misses will come through it.
+                # The feed is open, so it delivers whatever this load misses.
                 await self._apply_callers(_all_of_callers())
                 await self._load()
                 self._position = opened.position
             await self._follow_changes(feed)
-        # It ended by itself: time to begin anew.
+        # It ended by itself: open it again.
         self._position = None
 
     async def _follow_changes(self, feed: AsyncIterator[FeedItem]) -> None:
-        """Hear and apply side by side: what comes while a server is read waits in few bytes."""
+        """Receive and apply concurrently: changes that arrive during a read need few bytes."""
         pending, pace = PendingChanges(), FeedPacer(self._clock)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._apply_heard(pending))
@@ -341,14 +340,14 @@ class Snapshot:
                     if heard.change is not None:
                         await pace.keep()
             finally:
-                # Told besides being cancelled, because the driver can lose a cancellation.
+                # Closed as well as cancelled, because the driver can lose a cancellation.
                 pending.finish()
 
     async def _apply_heard(self, pending: PendingChanges) -> None:
         took, applied_at = 0.0, -inf
         while not pending.is_over:
             if await pending.wait():
-                # A server of thousands of tools that all change is heard of a hundred times.
+                # A server with thousands of changed tools causes a hundred events.
                 idle = self._clock.monotonic() - applied_at
                 await self._clock.sleep(_gathering(took, idle))
             taken = pending.take()
@@ -363,7 +362,7 @@ class Snapshot:
             self._inventory.agrees(taken.heard_at)
 
     async def _drop_expired_grants(self) -> None:
-        # An entry that runs out is no change of its document, so no stream tells of it.
+        # An entry that expires is no change of its document, so no stream reports it.
         now = self._clock.now()
         if self._next_expiry is None or self._next_expiry > now:
             return
@@ -382,17 +381,17 @@ class Snapshot:
         if taken.is_too_much:
             await self._load()
             return
-        # Held while looking for what deleted documents were about: a server that is being read
-        # meanwhile may be made of one of them.
+        # Held during the look-up of what deleted documents belonged to: a server that is being
+        # reloaded may be made from one of them.
         async with self._lock:
             await self._reload_policies(taken.policies)
             servers = taken.servers | about_deleted(self._views, taken.deleted)
         if len(servers) > max(MANY, len(self._views) // MANY_OF):
-            # Each few that are read again cost a new table of all routes.
+            # Each batch of reloaded servers costs a new table of all routes.
             await self._load()
             return
         for ids in slices(sorted(servers), SERVERS_AT_ONCE):
-            # Given back after each few: whoever changes a server meanwhile waits for it.
+            # Released after each batch, because a change of a server waits for it.
             async with self._lock:
                 await self._reload(ids)
                 callers = pending.take_callers()
@@ -400,7 +399,7 @@ class Snapshot:
                 await self._reload_policies(callers.policies)
 
     async def _apply_callers(self, taken: ChangeBatch) -> None:
-        """Follow changes of who may call, before anything that may take longer."""
+        """Apply changes of who may call, before anything that may take longer."""
         if taken.revocations:
             await self._revocations_changed()
         if taken.ended_sessions and self._sessions_ended is not None:
@@ -411,12 +410,12 @@ class Snapshot:
             self._notify()
 
     async def _reload_policies(self, policy_ids: set[str]) -> None:
-        """Read a few policies again. The caller holds the lock."""
+        """Reload a few policies. The caller holds the lock."""
         if not policy_ids:
             return
         found = await self._reader.some_policies(policy_ids)
         if len(found) < len(policy_ids) and any(not _is_id(one) for one in policy_ids):
-            # Told by a text that its id is not, or not by any: it cannot be looked up by that.
+            # The event names it by a text that is not its id, so it cannot be looked up.
             found = await self._reader.policies()
             kept: dict[str, Policy] = {}
         else:
@@ -425,9 +424,9 @@ class Snapshot:
         self._publish()
 
     async def _follow_policies(self, policies: dict[str, Policy]) -> None:
-        """Let *policies* count from the next version on. The caller holds the lock."""
+        """Use *policies* from the next version on. The caller holds the lock."""
         before = self._policies
-        # What is as it was stays the same object, which is soon compared.
+        # An unchanged policy stays the same object, which makes the comparison cheap.
         self._policies = {
             key: before[key] if before.get(key) == policy else policy
             for key, policy in policies.items()
@@ -443,7 +442,7 @@ class Snapshot:
         await self._policing.replace(self._policies.values(), routes, rest)
 
     async def _reload(self, server_ids: list[str]) -> None:
-        """Read a few servers again. The caller holds the lock."""
+        """Reload a few servers. The caller holds the lock."""
         views = await self._reader.read(server_ids, self._views, self._clock.now())
         before = {
             server_id: self._views.pop(server_id)
@@ -484,7 +483,7 @@ class Snapshot:
         )
 
     def _publish(self) -> None:
-        """Replace the table in one step; of a tenant's servers on one slug the oldest keeps it."""
+        """Replace the table in one step; the oldest server of a tenant keeps a contested slug."""
         routes: dict[str | None, dict[str, Route]] = {}
         views = [self._views[server_id] for server_id in sorted(self._views)]
         bare = [view.route for view in views if view.route is not None]
@@ -527,7 +526,7 @@ def _gathering(took: float, idle: float) -> float:
 
     Args:
         took: How long the last changes took to apply.
-        idle: How long ago that was; what comes long after them is no part of a burst.
+        idle: How long ago that was; a change long after them is no part of a burst.
     """
     soon = min(GATHER_FACTOR * took, GATHER_SOON_SECONDS)
     return max(GATHER_SECONDS, max(soon, min(took, MAX_GATHER_SECONDS)) - idle)

@@ -1,9 +1,9 @@
-"""Headers made of users' own keys, remembered for the calls that need them.
+"""Cache of the headers that are made from users' own keys.
 
-Above it is the gateway's view, which says what the current configuration of a server is and when
-that changed; below it are the stored keys and the cipher. A key is read after an `await`, during
-which its server may move to another origin or the key may be replaced: nothing read before such a
-change is remembered after it, and no key is paired with an address that it was not stored for.
+Above is the gateway's view, which knows the current configuration of a server and when it changed;
+below are the stored keys and the cipher. A key is read after an `await`, during which its server
+may move to another origin or the key may be replaced: nothing read before such a change is cached
+after it, and no key is paired with an address that it was not stored for.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,14 +21,14 @@ from registry.servers.values import ServerRecord
 
 USER_KEYS = 10_000
 USER_KEY_SECONDS = 300
-"""How many users' own keys are remembered, and for how long; a changed key drops them
-all at once."""
+"""How many users' own keys are cached, and for how long; a changed key drops the
+whole cache."""
 
 CacheKey: TypeAlias = tuple[tuple[str, str, str | None], str, str, datetime | None]
-"""What headers may tell of a user, a server's id, its URL and the version of its configuration."""
+"""What headers depend on: a user, a server's id, its URL and the version of its configuration."""
 
 Generation: TypeAlias = tuple[int, int]
-"""How often all headers were forgotten, and those for one server since then."""
+"""How often the whole cache was cleared, and the part of one server since then."""
 
 
 class StoredKeys(Protocol):
@@ -37,24 +37,24 @@ class StoredKeys(Protocol):
     async def values(
         self, user_id: str, server_name: str, since: datetime | None
     ) -> dict[str, str]:
-        """Return a user's values for a server by name, without those stored before *since*."""
+        """Return a user's values for a server by name, except those stored before *since*."""
 
 
 class StoredUrls(Protocol):
-    """Reads where servers are."""
+    """Reads the URLs of servers."""
 
     async def url_unchecked(self, server_id: str) -> object:
-        """Return `config.url` of a server as stored; None when there is none."""
+        """Return `config.url` of a server as stored; None if there is none."""
 
 
 class UserHeaders:
     """The cache of headers with users' own keys.
 
     Args:
-        keys: Where the keys are.
-        urls: Where the servers' addresses are.
-        vault: Makes headers of them.
-        clock: Ends what is remembered.
+        keys: Reads the keys.
+        urls: Reads the servers' URLs.
+        vault: Makes headers from them.
+        clock: For the expiry of entries.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class UserHeaders:
         )
 
     def clear(self) -> None:
-        """Forget all headers, those that are being made now included."""
+        """Drop all headers, including those that are being made now."""
         self._cleared += 1
         self._forgotten.clear()
         self._remembered.clear()
 
     def forget(self, server_ids: Iterable[str]) -> None:
-        """Forget the headers for a few servers, those that are being made now included."""
+        """Drop the headers for a few servers, including those that are being made now."""
         for server_id in server_ids:
             self._forgotten[server_id] = self._forgotten.get(server_id, 0) + 1
 
     def cached(self, user: UserContext, route: Route) -> Mapping[str, str] | None:
-        """Return the headers for a call over *route*, if they are remembered."""
+        """Return the cached headers for a call over *route*, if there are any."""
         found = self._remembered.get(_key(user, route))
         if found is None or found[0] != self._generation(route.server_id):
             return None
@@ -90,16 +90,16 @@ class UserHeaders:
     async def read(
         self, user: UserContext, route: Route, server: ServerRecord | None
     ) -> Mapping[str, str]:
-        """Read the headers for a call over *route*; remember them if nothing changed meanwhile.
+        """Read the headers for a call over *route*; cache them unless something changed since.
 
         Args:
-            user: Whose key.
+            user: Whose key to read.
             route: Where the call goes.
-            server: Its server's current configuration; None when it is not served any more.
+            server: Its server's current configuration; None if it is not served any more.
 
         Raises:
-            ServerMovedError: The server is at another address than the route's by now.
-            UserKeyMissingError: The user has stored none.
+            ServerMovedError: The server's URL is no longer the route's.
+            UserKeyMissingError: The user has stored no key.
             CredentialUnreadableError: It cannot be decrypted.
             DatabaseUnavailable: It cannot be read.
         """
@@ -107,7 +107,7 @@ class UserHeaders:
             raise UserKeyMissingError
         generation = self._generation(route.server_id)
         own = await self._keys.values(user.user_id, server.server_name, server.created_at)
-        # Asked after the key was read: keys go when their server moves, and those that are stored
+        # Read after the key: keys are deleted when their server moves, and keys that are stored
         # after that are for the new address, which the view may not know yet.
         if await self._urls.url_unchecked(server.id) != route.url:
             raise ServerMovedError(route.server_name)

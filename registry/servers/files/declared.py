@@ -1,8 +1,8 @@
-"""Servers as a file declares them: what is stored written as such a file, and what one changes.
+"""Declarations: a stored server as a file, and the changes that a file asks for.
 
-Pure. A declaration is the body of `POST /api/v1/servers` with `owner` and `status` beside it. In
-it secrets stand as references, `${env:NAME}` or `${file:PATH}`, never as what they are. What it
-does not name stays as it is.
+Pure. A declaration is the body of `POST /api/v1/servers` plus `owner` and `status`. Secrets are
+references in it, `${env:NAME}` or `${file:PATH}`, never values. Members that it does not contain
+stay unchanged.
 """
 
 import re
@@ -25,12 +25,12 @@ MEMBERS = (
     *("serverInstructions", "iconPath", "startup", "autoExpose", "onChange", "syncMode"),
     "syncIntervalSeconds",
 )
-"""What an export holds, in its order."""
+"""The members of an export, in order."""
 
 API_KEY, CLIENT_SECRET = "apiKey.key", "oauth.client_secret"
 
 Resolve = Callable[[str, str], str | None]
-"""From the kind and the name of a reference to its value, or None where there is none."""
+"""From the kind and the name of a reference to its value; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Declared:
     """One entry of a file, its references resolved.
 
     Attributes:
-        body: What is registered, or changed; a secret that is not at hand is its mask.
-        given: Names of the members that the file has.
-        owner: Whose it shall be; None where the file does not say.
-        status: What it shall be; None where the file does not say.
-        missing: References to secrets that are not at hand, by their places.
+        body: What to register, or to change; an unresolved secret is its mask.
+        given: Names of the members in the file.
+        owner: The wanted owner; None if the file has none.
+        status: The wanted status; None if the file has none.
+        missing: Unresolved references to secrets, by their places.
     """
 
     body: ServerCreate
@@ -54,10 +54,10 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class DeclarationDifference:
-    """What a declaration changes of a stored server.
+    """The changes that a declaration makes to a stored server.
 
     Attributes:
-        update: Members to send, whole; secrets that stay are masked in it.
+        update: Members to send, complete; unchanged secrets are masked in it.
         told: A line for each, without any secret.
     """
 
@@ -66,14 +66,14 @@ class DeclarationDifference:
 
 
 def exported(server: ServerRecord, owner: str | None) -> JsonObject:
-    """Return a stored server as a declaration, which may lie in a repository."""
+    """Return a stored server as a declaration, which is safe to keep in a repository."""
     shown = present_detail(server)
     entry: JsonObject = {
         name: shown[name] for name in MEMBERS if shown.get(name) not in (None, [], {}, "")
     }
     api_key = members(entry.get("apiKey"))
     if api_key.get("source") == "user":
-        # Made of the key by whoever registers it.
+        # The registration creates it from the key.
         _leave_out(entry, "headers", user_key_template(api_key))
         _leave_out(entry, "customUserVars", user_variables())
         entry["apiKey"] = {name: value for name, value in api_key.items() if name != "key"}
@@ -99,7 +99,7 @@ def _leave_out(entry: JsonObject, member: str, made: JsonObject) -> None:
 
 
 def _referenced(server: str, place: str, value: JsonValue) -> JsonValue:
-    """Return *value* with a reference in place of each mask, named after its place."""
+    """Return *value* with each mask replaced by a reference that is named after its place."""
     if isinstance(value, dict):
         return {name: _referenced(server, f"{place}_{name}", one) for name, one in value.items()}
     if isinstance(value, str) and MASK in value:
@@ -109,10 +109,10 @@ def _referenced(server: str, place: str, value: JsonValue) -> JsonValue:
 
 
 def declared(content: Mapping[str, Any], resolve: Resolve) -> Declared:
-    """Return what an entry of a file declares.
+    """Parse an entry of a file.
 
     Raises:
-        ValueError: It says something that cannot be; pydantic's ValidationError is one.
+        ValueError: It is invalid; pydantic's ValidationError is one.
     """
     missing: dict[str, str] = {}
     resolved = _resolved("", dict(content), resolve, missing)
@@ -144,22 +144,22 @@ def _resolved(place: str, value: Any, resolve: Resolve, missing: dict[str, str])
         return text or ""
 
     text = REFERENCE.sub(found, value)
-    # Kept where there is one, refused where there is none.
+    # An existing secret is kept, a missing one is an error.
     return MASK if place in missing else text
 
 
 def difference(
     wanted: Declared, stored: ServerRecord, secret_of: Callable[[str, str], str | None]
 ) -> DeclarationDifference:
-    """Return what *wanted* changes of a stored server.
+    """Return the changes that *wanted* makes to a stored server.
 
     Args:
-        wanted: As the file declares it.
-        stored: As it is.
-        secret_of: Returns the secret at a place that is stored like this; None where it cannot.
+        wanted: The declaration.
+        stored: The server.
+        secret_of: Returns the stored secret at a place; None if it cannot be read.
 
     Raises:
-        ValueError: A reference stands for nothing, here and in what is stored.
+        ValueError: A reference has no value, and no secret is stored.
     """
     shown = _comparable(present_detail(stored))
     full = wanted.body.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -176,7 +176,7 @@ def difference(
         if masked == before and not changed:
             continue
         update[name] = after
-        told += [f"{place}: another secret" for place in changed]
+        told += [f"{place}: secret changed" for place in changed]
         if masked != before:
             told.append(f"{name}: {_short(before)} -> {_short(masked)}")
     if wanted.status is not None and wanted.status is not stored.effective_status:
@@ -189,7 +189,7 @@ def difference(
 
 
 def require_values(missing: Mapping[str, str]) -> None:
-    """Refuse references that stand for nothing.
+    """Refuse references without a value.
 
     Raises:
         ValueError: There are some; names them.
@@ -200,7 +200,7 @@ def require_values(missing: Mapping[str, str]) -> None:
 
 
 def _comparable(shown: JsonObject) -> JsonObject:
-    """Return what is shown of a server without the key that its users give themselves."""
+    """Return the shown server without the key that its users bring themselves."""
     api_key = members(shown.get("apiKey"))
     if api_key.get("source") != "user":
         return shown
@@ -222,7 +222,7 @@ def _mask_unchanged(
     secrets: Mapping[str, str],
     secret_of: Callable[[str, str], str | None],
 ) -> list[str]:
-    """Put masks in place of secrets that are stored just so, and return where they differ."""
+    """Mask the secrets that are equal to the stored ones; return the places of the others."""
     if not isinstance(after, dict):
         return []
     changed: list[str] = []
@@ -241,7 +241,7 @@ def _mask_unchanged(
 
 
 def _masked(name: str, after: JsonValue, before: JsonValue) -> JsonValue:
-    """Return what is wanted as answers show it, to be compared with and printed."""
+    """Return the wanted server in the form of a response, for comparing and printing."""
     if not isinstance(after, dict) or name not in {"apiKey", "oauth", "headers"}:
         return after
     shown = members(before)

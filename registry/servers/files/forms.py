@@ -1,9 +1,9 @@
-"""The forms of files that describe servers, read into bodies of `POST /api/v1/servers`. Pure.
+"""Read file formats that describe servers into bodies of `POST /api/v1/servers`. Pure.
 
-Read are, alone, in arrays and in lists of lists: that body itself, the older file store's form,
-the configurations of MCP clients (`mcpServers` of Claude and Cursor, `servers` of VS Code), and
-`server.json` of the official registry with its lists. Values that such files leave to whoever
-uses them, `${input:key}`, `${env:KEY}`, `${KEY}`, and `{key}` in `server.json`, are asked for.
+Supported, alone, in arrays and in nested lists: that body itself, the older file store's form, the
+configurations of MCP clients (`mcpServers` of Claude and Cursor, `servers` of VS Code), and
+`server.json` of the official registry with its lists. Values that such files leave open,
+`${input:key}`, `${env:KEY}`, `${KEY}`, and `{key}` in `server.json`, are asked for.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 from registry.servers.values import STDIO_UNSUPPORTED
 
 MAX_DEPTH = 4
-"""Of lists in lists. Real files have three: an answer, its list, a server."""
+"""Maximum nesting of lists. Real files have three levels: a response, its list, a server."""
 
 CLIENT_LISTS = ("mcpServers", "servers")
 PLACEHOLDER = re.compile(r"\$\{(?:(env|input):)?([^{}:]+)(?::-([^{}]*))?\}")
@@ -26,20 +26,20 @@ DISABLED = "is disabled in the file"
 
 
 class FormError(Exception):
-    """An entry in none of the forms, or one that lacks something. Says what is wrong."""
+    """An entry with no known form, or one that lacks something. The message says what is wrong."""
 
 
 class SkippedError(Exception):
-    """An entry that is meant for something else. Says why it is left out."""
+    """An entry that is not meant for this registry. The message says why it is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A value that a file leaves to whoever uses it.
+    """A value that a file leaves open.
 
     Attributes:
-        kind: `env` or `input`: where the file says that it comes from.
-        is_secret: Whether it should not be seen while it is typed.
+        kind: `env` or `input`: its source according to the file.
+        is_secret: Whether it must not be shown while it is typed.
     """
 
     name: str
@@ -57,10 +57,10 @@ class Described:
     """One entry of a file.
 
     Attributes:
-        label: How the file calls it, where it does; empty for a file of one server.
-        content: As it stands there.
-        form: `client`, `server.json` or empty for the two forms of ours.
-        inputs: What VS Code's `inputs` say of its variables, by id.
+        label: Its name in the file; empty for a file of one server.
+        content: Its content, unchanged.
+        form: `client`, `server.json` or empty for our two forms.
+        inputs: VS Code's `inputs` for its variables, by id.
     """
 
     label: str
@@ -70,7 +70,7 @@ class Described:
 
 
 def described(content: object) -> Iterator[Described]:
-    """Yield what a file describes, in its order."""
+    """Yield the entries of a file, in order."""
     yield from _entries("", content, 0)
 
 
@@ -117,15 +117,15 @@ def _inputs(stored: object) -> dict[str, Mapping[str, Any]]:
 
 
 def body_of(entry: Described, answer: Answer) -> dict[str, Any]:
-    """Return the body that registers what a client's file or a `server.json` describes.
+    """Return the body that registers an entry of a client's file or a `server.json`.
 
     Raises:
-        FormError: It cannot be; says why.
-        SkippedError: It is for something else.
+        FormError: It cannot be registered; the message says why.
+        SkippedError: It is not meant for this registry.
     """
     content = entry.content
     if not isinstance(content, dict):
-        raise FormError("holds no JSON object")
+        raise FormError("is not a JSON object")
     if entry.form == "client":
         return _from_client(entry, content, answer)
     return _from_published(content, answer)
@@ -165,7 +165,7 @@ def _from_client(entry: Described, content: dict[str, Any], answer: Answer) -> d
 def _from_published(content: dict[str, Any], answer: Answer) -> dict[str, Any]:
     remotes = [one for one in content.get("remotes") or [] if isinstance(one, dict)]
     remotes = [one for one in remotes if isinstance(one.get("url"), str)]
-    # Plain HTTP before the older transport.
+    # Streamable HTTP before the older transport.
     remotes.sort(key=lambda one: "sse" in str(one.get("type") or one.get("transport_type")))
     if not remotes:
         raise SkippedError(BRIDGE)
@@ -191,7 +191,7 @@ def _from_published(content: dict[str, Any], answer: Answer) -> dict[str, Any]:
 
 
 def _header(header: Mapping[str, Any], answer: Answer) -> str | None:
-    """Return the value of a header of a `server.json`, or None for one that may be left out."""
+    """Return the value of a header of a `server.json`; None for an optional one without value."""
     given = header.get("value")
     if isinstance(given, str) and given:
         return _filled(given, header.get("variables"), answer)
@@ -235,13 +235,13 @@ def _transport(kind: str, url: str) -> str:
         return "sse"
     if kind.lower().replace("_", "-") in {"", "http", "streamable-http", "streamablehttp"}:
         return "streamable-http"
-    raise FormError(f"has the transport {kind[:40]!r}, which is none of streamable-http and sse")
+    raise FormError(f"has the transport {kind[:40]!r}; supported are streamable-http and sse")
 
 
 def _named(label: str) -> dict[str, Any]:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-._")[:NAME_CHARACTERS].lower()
     if not name:
-        raise FormError("has a name without any letter or digit of ASCII")
+        raise FormError("has a name without an ASCII letter or digit")
     return {"serverName": name, "title": None if name == label else label[:256]}
 
 

@@ -1,4 +1,4 @@
-"""Import server files: once, idempotently, each file on its own.
+"""Import server files: idempotently, each file on its own.
 
 `file_forms` says which forms are read; here are the body of `POST /api/v1/servers`, and the older
 file store's form (`server_name`, `proxy_pass_url`, `supported_transports`, …).
@@ -31,11 +31,11 @@ from registry.servers.service import ServerService
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 IGNORED_FILES = frozenset({"server_state.json", "service_index_metadata.json"})
-"""The older file store's own bookkeeping, which lies beside its server files."""
+"""Bookkeeping files of the older file store, which lie beside its server files."""
 
 
 class ImportOutcome(StrEnum):
-    """What became of one file."""
+    """Outcome of the import of one file."""
 
     IMPORTED = "imported"
     WOULD_IMPORT = "would"
@@ -45,13 +45,13 @@ class ImportOutcome(StrEnum):
 
     @property
     def is_failure(self) -> bool:
-        """Whether somebody must look at the file."""
+        """Whether the file needs attention."""
         return self is ImportOutcome.FAILED
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What became of one file, and why."""
+    """Outcome of the import of one file, and the reason."""
 
     source: str
     outcome: ImportOutcome
@@ -60,7 +60,7 @@ class ImportReport:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableFile:
-    """A file that holds no JSON object."""
+    """A file without a JSON object."""
 
     problem: str
 
@@ -100,15 +100,15 @@ async def import_servers(
 ) -> AsyncIterator[ImportReport]:
     """Register each entry of each item on behalf of *user*.
 
-    One that fails stops nothing, one that exists is left alone.
+    A failed entry does not stop the import; an existing server is left unchanged.
 
     Args:
         service: Registers them.
-        items: What files hold, and where it is from.
-        user: Whose they will be.
-        dry_run: Only say what would be done.
-        answer: Knows the values that files leave to whoever uses them.
-        scope: Of those that name none.
+        items: Contents of files, each with its source.
+        user: The owner of the new servers.
+        dry_run: Only report what would be done.
+        answer: Supplies the values that files leave open.
+        scope: The scope of entries without one.
     """
     entries = [
         (f"{source}: {entry.label}" if entry.label else source, entry)
@@ -124,7 +124,7 @@ async def import_servers(
             seen.add(name)
             if known:
                 yield ImportReport(
-                    source, ImportOutcome.EXISTS, f"a server named {name} is there already"
+                    source, ImportOutcome.EXISTS, f"a server named {name} already exists"
                 )
             elif dry_run:
                 yield ImportReport(source, ImportOutcome.WOULD_IMPORT, f"{name} from {body.url}")
@@ -148,19 +148,19 @@ async def import_servers(
 def parse(entry: Described, answer: Answer = _no_answer, scope: str | None = None) -> ServerCreate:
     """Return the server that an entry describes.
 
-    Files of clients and of registries are for whoever imports them; those of the two forms of
-    ours are for everybody, unless they or *scope* say otherwise.
+    Files of clients and of registries become private; those of our two forms are for all users,
+    unless they or *scope* say otherwise.
 
     Raises:
-        FormError: It is in no form, or lacks something.
-        SkippedError: It is for something else than this registry.
-        ValidationError: A field cannot take its value.
+        FormError: It has no known form, or lacks something.
+        SkippedError: It is not meant for this registry.
+        ValidationError: A field cannot have its value.
     """
     content = entry.content
     if isinstance(content, UnreadableFile):
         raise FormError(content.problem)
     if not isinstance(content, dict):
-        raise FormError("holds no JSON object")
+        raise FormError("is not a JSON object")
     if entry.form:
         found = body_of(entry, answer)
         if scope is not None:

@@ -1,1 +1,1 @@
-"""What is stored of servers: repositories, and the transactions over them."""
+"""Storage of servers: repositories, and the transactions over them."""

@@ -1,4 +1,4 @@
-"""What policies need to know of the servers that offer tools."""
+"""Adapters: what policies need to know of the servers that offer tools."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,22 +39,22 @@ class PolicyServerReader:
         self._repository = repository
 
     async def policy_owner(self, owner_id: str) -> PolicyServer | None:
-        """Return what policies need to know of a server, whoever asks."""
+        """Return the facts of a server for policies. No access check."""
         found = await self._servers.find_one({"_id": ObjectId(owner_id)}, RECORD)
         return None if found is None else _owner(record_of(found))
 
     async def policy_owner_at(self, path: str, tenant_id: str | None) -> PolicyServer | None:
-        """Return likewise the server at a gateway path of a tenant."""
+        """Return the facts of the server at a gateway path of a tenant. No access check."""
         server = await self._lookup.at_path(path, Tenants(tenant_id))
         return None if server is None else _owner(server)
 
     async def held_policy_owner(self, owner_id: str, tx: Transaction) -> PolicyServer | None:
-        """Return likewise a server that no other change may overlap before the end of *tx*."""
+        """Return the facts of a server, locked against concurrent changes until *tx* ends."""
         server = await self._repository.touch(owner_id, tx)
         return None if server is None else _owner(server)
 
     def sees_everything(self, user: UserContext) -> bool:
-        """Whether no server is hidden from *user*, nor what is left of a removed one."""
+        """Whether *user* may see every server, and what is left of removed ones."""
         return self._visible.sees_everything(user)
 
     def rights(self, user: UserContext) -> Mapping[str, int]:
@@ -101,7 +101,7 @@ class VisibleServerDirectory:
         """Return all servers that *user* may see.
 
         Raises:
-            ListsOutdatedError: Nobody heard of the database for a while.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         return [server.seen for server in self._servers.listed(user)]
 
@@ -109,7 +109,7 @@ class VisibleServerDirectory:
         """Return one server.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
         """
         server = await self._servers.seen(server_id, user, self._clock.now())
         if server is None:

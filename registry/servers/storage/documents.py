@@ -1,6 +1,6 @@
-"""How stored documents of `mcpservers` become records, and new servers become documents.
+"""Conversion of documents of `mcpservers` to records, and of new servers to documents.
 
-Everybody who reads that collection reads it by `record_of`, or by what that is made of.
+All readers of that collection use `record_of`, or its parts.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -38,7 +38,7 @@ READ_FIELDS = (
     *("serverName", "author", "scope", "status", "path", "tags", "numStars", "tenantId"),
     *("lastConnected", "lastError", "errorMessage", "createdAt", "updatedAt", "registry"),
 )
-"""What `record_of` reads besides the id and `config`."""
+"""The root fields that `record_of` reads besides the id and `config`."""
 
 CONFIG_WITHOUT_FUNCTIONS: Doc = {
     "$arrayToObject": {
@@ -54,8 +54,8 @@ RECORD: Doc = {
         "$cond": [{"$eq": [{"$type": "$config"}, "object"]}, CONFIG_WITHOUT_FUNCTIONS, "$config"]
     },
 }
-"""What is read of servers. Said so, because the embedded database copies a whole document before
-it leaves something out: 14 ms for 500 tools."""
+"""The fields that are read of servers. Explicit, because the embedded database copies a whole
+document before it omits a field: 14 ms for 500 tools."""
 
 SEEN_FIELDS = {
     "serverName": 1,
@@ -71,49 +71,49 @@ SEEN_FIELDS = {
     "config.apiKey": 1,
     "config.customUserVars": 1,
 }
-"""What says who may do what with a server, and how connections to it stand. A document may be
-megabytes, of which little more than these are not tools."""
+"""The fields for access decisions and connection states. A document may be megabytes, most of
+which are tools."""
 
 
 IDENTITY = ("serverName", "author")
-"""Members that a server must have to be served."""
+"""Fields that a server must have to be served."""
 
 CHOICES: tuple[tuple[str, type[StrEnum], str], ...] = (
     ("scope", ServerScope, ServerScope.PRIVATE_USER.value),
     ("status", ServerStatus, ServerStatus.ACTIVE.value),
 )
-"""Members with a few known values, and what another one counts as."""
+"""Fields with a closed set of values, and the value that an unknown one counts as."""
 
 SYNC_MODE = "sync_mode"
 MOST_CHARACTERS = 40
 URL_HOLDS_PLACES = "config.url holds {{...}}"
 MOST_TOLD = 20
-"""Problems named of one document."""
+"""Maximum number of reported problems of one document."""
 
 
 class NotAServerError(ValueError):
-    """A document of `mcpservers` has an id that neither application gives or asks for."""
+    """A document of `mcpservers` has an id that neither application assigns."""
 
     def __init__(self, document_id: object) -> None:
-        super().__init__("has an _id that is no ObjectId")
+        super().__init__("has an _id that is not an ObjectId")
         self.document_id = str(document_id)
 
 
 def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
-    """Return a stored document as a value, whatever else it lacks or holds.
+    """Convert a stored document, whatever it lacks or contains.
 
-    Each member is what it should be, or what stands for a missing one; what was left out is in
-    `problems`. The members of `config` and `registry` are JSON, those of `registry` times too.
+    Each member has its type, or the value for a missing one; what was dropped is listed in
+    `problems`. The members of `config` and `registry` are JSON, those of `registry` may be times.
 
     Raises:
-        NotAServerError: It has no id by which it can be reached.
+        NotAServerError: It has no usable id.
     """
     server_id = id_of(document.get("_id"))
     if server_id is None:
         raise NotAServerError(document.get("_id"))
     problems: list[str] = []
     for name in IDENTITY:
-        # Not read by everybody: what is not there says nothing.
+        # Not every query reads it: a missing field says nothing.
         kind = ObjectId if name == "author" else str
         if name in document and (not document[name] or not isinstance(document[name], kind)):
             problems.append(f"{name} is no {'ObjectId' if name == 'author' else 'text'}")
@@ -126,7 +126,7 @@ def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
         problems.append(f"{URL_HOLDS_PLACES}, which only jarvis-api fills in; use a header")
     for header, name in unsent_headers(config).items():
         problems.append(
-            f"config.headers.{header} holds {{{{{name}}}}}, which is not known here; "
+            f"config.headers.{header} holds {{{{{name}}}}}, which is not supported here; "
             "the header is not sent"
         )
     path = text_of(document.get("path"))
@@ -153,7 +153,7 @@ def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
 
 
 def records_of(documents: Iterable[Doc], bits: int = NO_BITS) -> list[ServerRecord]:
-    """Return the servers among *documents*, in their order."""
+    """Convert *documents*, in their order, without those that are no servers."""
     return [record_of(document, bits) for document in documents if id_of(document["_id"])]
 
 
@@ -167,7 +167,7 @@ def _config(stored: object, problems: list[str]) -> JsonObject:
     for name, value in stored.items():
         try:
             if name == FUNCTIONS and isinstance(value, dict):
-                # Each on its own: an upstream's schema must not cost the other tools.
+                # Each separately: an invalid schema must not affect the other tools.
                 config[name] = cast("JsonValue", functions_of(value, problems))
             else:
                 config[name] = json_of(value)
@@ -177,7 +177,7 @@ def _config(stored: object, problems: list[str]) -> JsonObject:
 
 
 def functions_of(stored: object, problems: list[str]) -> JsonObject:
-    """Return stored tool functions as JSON, without those that it cannot say."""
+    """Return stored tool functions as JSON, without those that JSON cannot express."""
     functions: JsonObject = {}
     for name, value in members(stored).items():
         try:
@@ -206,7 +206,7 @@ def _ours(stored: object, problems: list[str]) -> Mapping[str, object]:
 
 
 def _unknown(name: str, stored: object, choices: type[StrEnum], otherwise: str) -> str:
-    """Say that a stored value is none of those that there are, and what it counts as."""
+    """Report an unknown stored value, and the value that it counts as."""
     text = text_of(stored)
     said = "no text" if text is None else f"{text[:MOST_CHARACTERS]!r}"
     known = ", ".join(choice.value for choice in choices)
@@ -214,7 +214,7 @@ def _unknown(name: str, stored: object, choices: type[StrEnum], otherwise: str) 
 
 
 def new_document(fields: Doc, apart: Container[str]) -> Doc:
-    """Return what is stored of a new server.
+    """Return the document of a new server.
 
     Args:
         fields: Root fields in stored spelling, `author` as 24 hexadecimal characters.
@@ -231,27 +231,27 @@ def new_document(fields: Doc, apart: Container[str]) -> Doc:
     )
     document: Doc = server.model_dump(by_alias=True, exclude_none=True)
     document["_id"] = ObjectId()
-    # jarvis-api 0.0.71 finds servers by it and refuses those that lack it.
+    # jarvis-api 0.0.71 queries it, and refuses servers without it.
     document["normalizedServerName"] = normalized_server_name(server.server_name)
     return document
 
 
 def new_record(server_id: str, fields: Doc) -> ServerRecord:
-    """Return what was stored of a new server as a value, its *fields* as for `new_document`."""
+    """Return the record of a new server, with *fields* as for `new_document`."""
     key, author = ObjectId(server_id), ObjectId(fields["author"])
     return record_of({**fields, "_id": key, "author": author})
 
 
 def scope_of(stored: object) -> ServerScope | None:
-    """Read a stored scope. One that we do not know is for nobody but the author."""
+    """Read a stored scope. An unknown one counts as the author's alone."""
     return None if stored is None else choice_of(ServerScope, stored) or ServerScope.PRIVATE_USER
 
 
 def unchanged_since(known: datetime | None) -> Doc:
-    """Return the query for a server whose `updatedAt` is still as it was read by `record_of`.
+    """Return the query for a server whose `updatedAt` is unchanged since `record_of` read it.
 
-    What is no date was read as None, and what no clock of ours can say as the earliest or the
-    latest time: compared as it was read, such a server could never be changed again.
+    A value that is not a date was read as None, and a date out of range as the earliest or latest
+    time: compared as it was read, such a server could never be changed again.
     """
     if known is None:
         is_no_date: Doc = {"$not": {"$gte": EARLIEST}}

@@ -1,8 +1,8 @@
-"""What calls show of a server's health, in its stored document.
+"""Health events: write what calls show of a server's health to its document.
 
-What is written here is no modification: `updatedAt` stays, nobody's preconditions fail, and no
-field is written that people change, but `status`. Its changes are recorded, each in the
-transaction of the change, on behalf of the registry itself.
+Such a write is no modification: `updatedAt` stays, preconditions still hold, and of the fields
+that people change only `status` is written. Its changes are audited, each in the transaction of
+the change, on behalf of the registry itself.
 """
 
 from collections.abc import Awaitable, Callable
@@ -31,8 +31,8 @@ class ServerHealth:
     """Implements `connections.ports.HealthRecords`.
 
     Args:
-        failures_until_error: So many failures in a row make an active server one in error.
-        interval_seconds: What another process said within this time is not said again.
+        failures_until_error: After this many failures in a row, an active server is in error.
+        interval_seconds: What another process wrote within this time is not written again.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class ServerHealth:
         self._servers = servers
         self._audit = audit
         self._failures_until_error = failures_until_error
-        # Half of it, or two processes that take turns would leave each other's words out for ever.
+        # Half of it, or two processes that alternate would suppress each other's writes for ever.
         self._quiet = timedelta(seconds=interval_seconds / 2)
 
     async def connected(self, server_id: str, at: datetime) -> bool:
-        """Note a connection that works; a server in error becomes active again.
+        """Record a connection that works; a server in error becomes active again.
 
         Raises:
-            DatabaseUnavailable: Nothing is known to be written.
+            DatabaseUnavailable: It is unknown whether anything was written.
         """
         if await self._servers.note_connected(server_id, at, quiet_since=at - self._quiet):
             return True
@@ -73,10 +73,10 @@ class ServerHealth:
     async def failed(
         self, server_id: str, at: datetime, message: str, *, failures: int, is_after_success: bool
     ) -> bool:
-        """Note attempts that failed; enough of them in a row make an active server one in error.
+        """Record failed attempts; enough of them in a row set an active server to error.
 
         Raises:
-            DatabaseUnavailable: Nothing is known to be written.
+            DatabaseUnavailable: It is unknown whether anything was written.
             ServerUnusableError: The stored document has no place for it.
         """
         count = await self._servers.note_failed(
@@ -102,7 +102,7 @@ class ServerHealth:
         try:
             has_changed = await self._database.transaction(change)
         except ReplicaSetNeeded:
-            # Nothing can be changed there; what calls show is in memory all the same.
+            # The document cannot be changed; the state in memory is still updated.
             return False
         if has_changed:
             log.info("server_status_changed", server_id=server_id, status=status.value)

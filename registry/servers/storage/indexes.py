@@ -14,8 +14,8 @@ INDEXES = [
         partialFilterExpression={"registry.path": {"$type": "string"}},
     ),
 ]
-"""The first is jarvis-api's since 0.0.51, word for word; it makes names unique in each tenant.
+"""The first is jarvis-api's since 0.0.51, unchanged; it makes names unique in each tenant.
 Paths are unique among those that we wrote: jarvis-api may write any, twice and null."""
 
 OWN_PATH = "registry.path"
-"""The path once more, where we wrote it."""
+"""The path again, for documents that we wrote."""

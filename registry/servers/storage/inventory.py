@@ -1,8 +1,8 @@
-"""All servers and tools in memory, as far as lists need them.
+"""Inventory: all servers and tools in memory, as far as lists need them.
 
-Filled and kept up to date by whoever follows the database, which is the gateway's snapshot; read
-by lists, which ask the database for the documents of one page only. What is held of a server is
-replaced as a whole and never changed. See docs/decisions/0032-lists-from-memory.md.
+The gateway's snapshot fills it and keeps it up to date; lists read it, and query the database only
+for the documents of one page. The value of a server is replaced as a whole and never modified.
+See docs/decisions/0032-lists-from-memory.md.
 """
 
 from collections import Counter
@@ -41,16 +41,16 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 READ_AT_ONCE = 50
 
 FEW = 200
-"""Servers of which tools are put in order when they are asked for."""
+"""Servers whose tools are sorted lazily, on the next read."""
 
 by_row_id = attrgetter("row_id")
 
 
 class OwnerWords(NamedTuple):
-    """What a server's tools are found by beside their own words.
+    """What a server's tools are found by besides their own texts.
 
     Attributes:
-        prefix: First half of their names on the combined server.
+        prefix: First half of their names on the aggregate server.
     """
 
     server_name: str
@@ -62,11 +62,11 @@ class ListedServer:
     """What lists need to know of one server.
 
     Attributes:
-        facts: What the access decision is made on.
-        transport: As it is stored; what has none speaks SSE.
-        served: How many tools it serves, for statistics.
-        described: Their names, where the other application alone has described them.
-        text: What it is searched by.
+        facts: The input of the access decision.
+        transport: As stored; a server without one counts as SSE.
+        served: The number of served tools, for statistics.
+        described: The names of its tools, if only the other application has described them.
+        text: The text for searches.
         tools: All of it, in the order of their ids.
     """
 
@@ -87,15 +87,15 @@ class ListedServer:
 
 
 def owner_words(server: ServerRecord) -> OwnerWords:
-    """Return what a server's tools are found by beside their own words."""
+    """Return what the server's tools are found by besides their own texts."""
     slug = slug_of(server.effective_path) or server.server_name
     return OwnerWords(server.server_name, public_prefix(slug))
 
 
 def listed_tool(row: ToolRow, owner: OwnerWords) -> ListedTool:
-    """Return what lists need of a stored tool: it is found by its server's name too."""
+    """Return what lists need of a stored tool; its server's name is part of the search text."""
     combined = f"{owner.prefix}{SEPARATOR}{public_suffix(owner.prefix, row.name)}"
-    # The least of the fields: what is said of the tool itself comes first.
+    # Lowest weight last: the tool's own texts come first.
     return row.listed._replace(
         text=joined(row.listed.text, searchable([combined], [owner.server_name]))
     )
@@ -110,8 +110,8 @@ def listed_server(
     """Return what lists need of a stored server.
 
     Args:
-        server: As it is stored.
-        facts: What the access decision is made on.
+        server: The stored server.
+        facts: The input of the access decision.
         tools: Its rows.
         described: Names of the tools that are served, if we never read it.
     """
@@ -133,7 +133,7 @@ def listed_server(
             [config.get("title")],
             server.tags,
             [config.get("description")],
-            # Of those alone that whoever sees the server is told of.
+            # Only those that callers with access to the server may see.
             [*served, *combined],
         ),
         tools=tuple(sorted(tools, key=by_row_id)),
@@ -141,7 +141,7 @@ def listed_server(
 
 
 def transport_named(stored: object) -> str:
-    """Return under which name statistics count a stored transport; what is no text has none."""
+    """Return the name under which statistics count a stored transport; None if it is not text."""
     if stored is None:
         # As the other application reads it.
         return Transport.SSE.value
@@ -163,7 +163,7 @@ def seen(server: ServerRecord) -> VisibleServer:
 
 @dataclass(frozen=True, slots=True)
 class InventorySources:
-    """What an inventory is read from by a process that follows no changes."""
+    """Source of an inventory for a process that follows no changes."""
 
     servers: ServerLookup
     tools: ToolRepository
@@ -208,11 +208,11 @@ class InventorySources:
 
 
 class Inventory:
-    """The servers and tools of one version of the database after the other.
+    """The servers and tools of the current version of the database.
 
     Args:
-        clock: Says how old it is.
-        max_staleness_seconds: How old it may be to be read.
+        clock: For its age.
+        max_staleness_seconds: Maximum age for reads.
     """
 
     def __init__(self, clock: Clock, *, max_staleness_seconds: float) -> None:
@@ -222,7 +222,7 @@ class Inventory:
         self._servers: dict[str, ListedServer] = {}
         self._in_order: list[ListedServer] | None = None
         self._tools: list[ListedTool] = []
-        # Servers of which the tools in `_tools` are not those of today.
+        # Servers whose entries in `_tools` are outdated.
         self._outdated: set[str] = set()
 
     @property
@@ -235,11 +235,11 @@ class Inventory:
         return self.age_seconds <= self._max_staleness_seconds
 
     def agrees(self, since: float) -> None:
-        """Take note that it is as the database was at the monotonic time *since*."""
+        """Record that it agreed with the database at the monotonic time *since*."""
         self._agreed_at = max(self._agreed_at, since)
 
     def replace(self, server_ids: Iterable[str], servers: Mapping[str, ListedServer]) -> None:
-        """Put *servers* in the place of all that is held of *server_ids*."""
+        """Replace everything that is held of *server_ids* by *servers*."""
         for server_id in server_ids:
             former, later = self._servers.pop(server_id, None), servers.get(server_id)
             if later is not None:
@@ -250,14 +250,14 @@ class Inventory:
         self._in_order = None
 
     def replace_all(self, servers: Mapping[str, ListedServer]) -> None:
-        """Put *servers* in the place of everything."""
+        """Replace everything by *servers*."""
         self.replace({**self._servers, **servers}, servers)
 
     def servers(self) -> Sequence[ListedServer]:
-        """Return all servers, the last changed first.
+        """Return all servers, the latest change first.
 
         Raises:
-            ListsOutdatedError: Nobody heard of the database for a while.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         self._require_fresh()
         if self._in_order is None:
@@ -269,10 +269,10 @@ class Inventory:
         return self._in_order
 
     def tools(self, server_ids: Collection[str]) -> Sequence[ListedTool]:
-        """Return the tools of some servers in the order of their ids, which is that of finding.
+        """Return the tools of some servers in the order of their ids, that of insertion.
 
         Raises:
-            ListsOutdatedError: Nobody heard of the database for a while.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         self._require_fresh()
         if len(server_ids) <= FEW:
@@ -288,7 +288,7 @@ class Inventory:
         """Count all servers of the tenants that *user* sees, private ones too.
 
         Raises:
-            ListsOutdatedError: Nobody heard of the database for a while.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         servers = [server for server in self.servers() if user.sees_tenant(server.facts.tenant_id)]
         scopes = Counter(server.facts.scope or UNKNOWN_SCOPE for server in servers)
@@ -308,7 +308,7 @@ class Inventory:
             kept = [tool for tool in self._tools if tool.owner_id not in outdated]
             found = (servers.get(server_id) for server_id in outdated)
             kept += [tool for server in found if server is not None for tool in server.tools]
-            # Nearly in order already, which sorting makes use of.
+            # Nearly sorted already, which makes sorting fast.
             kept.sort(key=by_row_id)
             self._tools, self._outdated = kept, set()
         return self._tools

@@ -1,4 +1,4 @@
-"""Reads `mcpservers` whoever asks. Callers decide what of it they tell, and whom."""
+"""Read `mcpservers` without an access check. Callers decide what to show, and to whom."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
@@ -38,7 +38,7 @@ NAMES_AT_ONCE = 50
 
 @translates_driver_errors
 class ServerLookup:
-    """Registered servers, whoever asks."""
+    """Registered servers, without an access check."""
 
     def __init__(self, database: Database) -> None:
         self._servers = database.collection(MCPServer.Settings.name)
@@ -47,48 +47,48 @@ class ServerLookup:
     async def get_unchecked(
         self, server_id: str, tx: Transaction | None = None
     ) -> ServerRecord | None:
-        """Return a server without its tool functions, whoever asks."""
+        """Return a server without its tool functions. No access check."""
         document = await self._servers.find_one({"_id": ObjectId(server_id)}, RECORD, session=tx)
         return None if document is None else await self._states.one(record_of(document), tx)
 
     async def facts_unchecked(
         self, server_id: str, tx: Transaction | None = None
     ) -> ServerRecord | None:
-        """Return a server with `SEEN_FIELDS` alone, whoever asks."""
+        """Return a server with only `SEEN_FIELDS`. No access check."""
         document = await self._servers.find_one(
             {"_id": ObjectId(server_id)}, SEEN_FIELDS, session=tx
         )
         return None if document is None else record_of(document)
 
     async def url_unchecked(self, server_id: str) -> object:
-        """Return the address of a server as stored, whoever asks; None when there is none."""
+        """Return the URL of a server as stored, or None. No access check."""
         found = await self._servers.find_one({"_id": ObjectId(server_id)}, {"config.url": 1})
         return members((found or {}).get("config")).get("url")
 
     async def ids_unchecked(self) -> list[str]:
-        """Return the ids of all servers; what is no ObjectId is the id of none."""
+        """Return the ids of all servers; an id that is not an ObjectId belongs to none."""
         cursor = self._servers.find({}, {"_id": 1}).sort("_id", ASCENDING)
         found = [id_of(row["_id"]) for row in await cursor.to_list()]
         return [server_id for server_id in found if server_id is not None]
 
     async def warn_of_odd_ids(self) -> None:
-        """Name the documents in the log that are no servers, because of their ids."""
+        """Log the documents that are no servers, because of their ids."""
         query: Doc = {"_id": {"$not": {"$type": "objectId"}}}
         async for row in self._servers.find(query, {"_id": 1}):
             reason = str(NotAServerError(row["_id"]))
             log.warning("server_unusable", server_id=str(row["_id"]), reason=reason)
 
     async def by_ids_unchecked(self, server_ids: Iterable[str]) -> list[ServerRecord]:
-        """Return servers without their tool functions and what is known of their reading.
+        """Return servers without their tool functions and sync states.
 
-        What is no id of a server is left out.
+        Invalid ids are ignored.
         """
         ids = [ObjectId(server_id) for server_id in server_ids if ObjectId.is_valid(server_id)]
         cursor = self._servers.find({"_id": {"$in": ids}}, RECORD)
         return records_of(await cursor.to_list())
 
     async def read_state(self, servers: Iterable[ServerRecord]) -> list[ServerRecord]:
-        """Return *servers* with what is known of their reading."""
+        """Return *servers* with their sync states."""
         return await self._states.joined(servers)
 
     async def tool_functions(self, server_id: str, tx: Transaction | None = None) -> JsonObject:
@@ -101,7 +101,7 @@ class ServerLookup:
     async def by_name(
         self, server_name: str, tenants: Tenants = ALL_TENANTS
     ) -> ServerRecord | None:
-        """Return the server of that name and of *tenants*, whoever asks."""
+        """Return the server of that name in *tenants*. No access check."""
         query = {"serverName": server_name, **of_tenants(tenants)}
         documents = self._servers.find(query, RECORD)
         return next(iter(records_of(await documents.to_list())), None)
@@ -112,7 +112,7 @@ class ServerLookup:
         return await self._servers.find_one(query, {"_id": 1}) is not None
 
     async def at_path(self, path: str, tenants: Tenants = ALL_TENANTS) -> ServerRecord | None:
-        """Return the server at a gateway path of *tenants*, whoever asks."""
+        """Return the server at a gateway path of *tenants*. No access check."""
         where = of_tenants(tenants)
         found = records_of(await self._servers.find({"path": path, **where}, RECORD).to_list())
         if not found:
@@ -122,7 +122,7 @@ class ServerLookup:
         return next((server for server in found if server.effective_path == path), None)
 
     async def find(self, reference: str) -> ServerRecord | None:
-        """Return the server of that id, name or gateway path, whoever asks."""
+        """Return the server of that id, name or gateway path. No access check."""
         if reference.startswith("/"):
             return await self.at_path(reference.removesuffix("/"))
         found = None
@@ -131,7 +131,7 @@ class ServerLookup:
         return found or await self.by_name(reference)
 
     async def ids_by_names(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """Return the ids of the servers of each of these names that there is, whoever asks."""
+        """Return the ids of the existing servers of each of these names. No access check."""
         found: dict[str, list[str]] = {}
         for some in slices(names, NAMES_AT_ONCE):
             query = {"serverName": {"$in": some}}
@@ -147,20 +147,20 @@ class ServerLookup:
         return await self._servers.find_one(query, {"_id": 1}) is not None
 
     async def due_for_sync(self, now: datetime, most: int) -> list[ServerRecord]:
-        """Return servers in mode `scheduled` whose time has come, whoever asks."""
+        """Return servers in mode `scheduled` that are due. No access check."""
         due = await self._states.due(now, most)
         return await self._states.joined(await self.by_ids_unchecked(due)) if due else []
 
     async def unreadable(self) -> AsyncIterator[tuple[str, list[str]]]:
-        """Yield the ids of the servers with something that cannot be read, and what that is.
+        """Yield the ids of the servers with unreadable values, and the problems.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         async with translated():
             ids = [row["_id"] async for row in self._servers.find({}, {"_id": 1})]
             for server_id in ids:
-                # One at a time: a document may be megabytes, or none that can be decoded.
+                # One at a time: a document may be megabytes, or impossible to decode.
                 try:
                     problems = await self._problems_of(server_id)
                 except InvalidBSON as exc:

@@ -1,9 +1,9 @@
-"""Restores the rows of servers that were read here and have lost them.
+"""Restore the tool rows of servers that were read here and have lost them.
 
-A database that was restored without `mcp_tools` looks so. The rows are made of what jarvis-api
-reads of the tools, `config.toolFunctions`, which is written together with them. Those of a server
-that we never read come back by themselves (`registry.sync.described`). Only an operator starts
-this: `registry doctor --repair`.
+This is the state of a database that was restored without `mcp_tools`. The rows are rebuilt from
+what jarvis-api reads of the tools, `config.toolFunctions`, which is written together with them.
+Rows of a server that we never read come back by themselves (`registry.sync.described`). Only an
+operator starts this: `registry doctor --repair`.
 """
 
 from packages.database.client import Database, Transaction
@@ -23,7 +23,7 @@ SERVERS_AT_ONCE = 200
 
 
 class LostTools:
-    """Servers whose tools are named in their document and have no rows."""
+    """Servers whose documents name tools but that have no rows."""
 
     def __init__(
         self, database: Database, repositories: ServerRepositories, *, clock: Clock
@@ -37,7 +37,7 @@ class LostTools:
         """Return the ids of these servers.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         repositories = self._repositories
         found: list[str] = []
@@ -49,14 +49,14 @@ class LostTools:
         return sorted(found)
 
     async def restore(self, server_id: str) -> int:
-        """Write the rows of a server, unless it has some; return how many tools it got.
+        """Write the rows of a server, unless it has some; return the number of tools.
 
-        They are served as jarvis-api serves them. The next reading of the server compares them
-        with what it offers.
+        They are served as jarvis-api serves them. The next sync compares them with what the server
+        offers.
 
         Raises:
-            DatabaseUnavailable: It is away.
-            ReplicaSetNeeded: It has no transactions.
+            DatabaseUnavailable: The database is unavailable.
+            ReplicaSetNeeded: The database has no transactions.
         """
         repositories = self._repositories
 

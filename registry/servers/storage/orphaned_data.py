@@ -1,7 +1,7 @@
-"""Removes what is left of servers that the other application deleted.
+"""Remove orphaned data: documents of servers that the other application deleted.
 
-It knows its own collections alone. Every process hears of a deletion and removes what is left:
-that is idempotent, and of several one finds something. What was deleted while none ran is found
+It deletes from its own collections alone. Every process is notified of a deletion and removes the
+rest: that is idempotent, and one of them finds something. Deletions while no process ran are found
 at start.
 """
 
@@ -19,20 +19,20 @@ from registry.servers.storage.store import ServerRepositories
 log = structlog.get_logger()
 
 SETTLE_SECONDS = 5.0
-"""How long after a deletion was heard of its leftovers are removed: somebody who restores a
-collection may remove a document to write it again."""
+"""Delay between the notification of a deletion and the removal: a restore of a collection may
+delete a document to write it again."""
 
 FEW = 20
-"""Up to so many servers may be gone at a start whatever is there."""
+"""Up to this many missing servers are accepted at a start, whatever else is stored."""
 
 AWAY_SECONDS = 5.0
 
 
 class OrphanedServerData:
-    """What is stored of servers that are no more.
+    """The orphaned data of deleted servers.
 
     Args:
-        settle_seconds: How long to wait after a deletion was heard of.
+        settle_seconds: Delay between the notification of a deletion and the removal.
     """
 
     def __init__(
@@ -51,40 +51,40 @@ class OrphanedServerData:
         self._woken = asyncio.Event()
 
     def note(self, server_ids: Iterable[str]) -> None:
-        """Have these servers looked at, which may be gone. Cheap."""
+        """Queue servers that may be deleted. Cheap."""
         before = len(self._heard)
-        # Documents of other programs may have any id; of those nothing is ours.
+        # Documents of other programs may have any id; none of our data belongs to those.
         self._heard.update(one for one in server_ids if ObjectId.is_valid(one))
         if len(self._heard) > before:
             self._woken.set()
 
     async def find(self, *, every: bool = False) -> list[str]:
-        """Return the ids of servers that are no more and of which something is left.
+        """Return the ids of deleted servers with orphaned data.
 
         Args:
-            every: Look at all rows of tools and features too, not at one row a server.
+            every: Check all rows of tools and features too, not one row per server.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         repositories = self._repositories
         left = await repositories.servers.read_ids() | await repositories.versions.server_ids()
         if every:
             left |= await repositories.tools.owner_ids() | await repositories.features.owner_ids()
-        # Read afterwards: what is registered meanwhile is there.
+        # Read afterwards: servers that were registered since are found.
         return sorted(left - set(await repositories.lookup.ids_unchecked()))
 
     async def remove(self, server_id: str) -> bool:
-        """Remove what is left of a server, unless it is there; say whether there was something.
+        """Remove the orphaned data of a server, unless it exists; return whether there was any.
 
-        What users stored for it stays: it goes by the server's name, which another may have.
+        Users' own values stay: they are stored under the server's name, which another may have.
 
         Raises:
-            DatabaseUnavailable: It is away.
+            DatabaseUnavailable: The database is unavailable.
         """
         repositories = self._repositories
 
-        # Looked at first without a transaction: most that are heard of are turned off.
+        # Checked without a transaction first: most notified servers are only turned off.
         if await repositories.lookup.facts_unchecked(server_id) is not None:
             return False
 
@@ -107,7 +107,7 @@ class OrphanedServerData:
         return is_removed
 
     async def follow(self) -> None:
-        """Remove what was left before, and then what is heard of, for ever."""
+        """Remove existing orphaned data, and then that of each notification, for ever."""
         is_begun = False
         while True:
             try:
@@ -120,14 +120,14 @@ class OrphanedServerData:
             except DatabaseUnavailable:
                 await self._clock.sleep(AWAY_SECONDS)
             except Exception:
-                # What is left of one server must not end the work on others.
+                # A problem with one server must not stop the work on others.
                 log.exception("server_leftovers_kept")
                 is_begun = True
 
     async def _sweep(self) -> None:
         left = await self.find()
         if len(left) > FEW and len(left) > len(await self._repositories.lookup.ids_unchecked()):
-            # More likely is that a restored database is not complete yet.
+            # It is more likely that a restored database is incomplete.
             log.warning("server_leftovers_too_many", servers=len(left))
             return
         self.note(left)

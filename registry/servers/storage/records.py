@@ -1,4 +1,4 @@
-"""What the audit trail says of a change to a server. Pure; secrets are masked."""
+"""Audit records of changes to a server. Pure; secrets are masked."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -33,10 +33,10 @@ NOT_RECORDED = frozenset(
         "documentProblems",
     }
 )
-"""Members that move at every reading of the upstream, or repeat what the tools say."""
+"""Members that change with every discovery, or repeat the tools."""
 
 NAMES_TOLD = 100
-"""Most names of tools in one record; an upstream may change thousands at once."""
+"""Maximum number of tool names in one record; an upstream may change thousands at once."""
 
 FEATURE_LISTS = {
     "prompts": FeatureKind.PROMPT,
@@ -45,7 +45,7 @@ FEATURE_LISTS = {
 }
 
 USER_KEY = "userKey"
-"""Stands for the caller's own key among the secrets."""
+"""Name of the caller's own key among the secrets."""
 
 
 def server_changes(
@@ -56,7 +56,7 @@ def server_changes(
     *,
     with_user_key: bool = False,
 ) -> JsonObject:
-    """Return what differs; empty when nothing does that is worth a record."""
+    """Return what differs; empty if nothing worth a record does."""
     earlier = before.config if before is not None else {}
     later = after.config if after is not None else {}
     secrets = () if after is None else replaced_secrets(earlier, later)

@@ -1,7 +1,7 @@
-"""RegistrySyncService: brings the canonical rows of an owner up to what its upstream offers.
+"""Registry sync: updates the canonical tool rows of a server to what its upstream offers.
 
-Nothing else reconciles. It writes in the transaction of the operation that had the upstream read,
-so that readers see the old set or the new one, and it never reads an upstream itself.
+Nothing else reconciles. It writes in the transaction of the operation whose discovery this was, so
+that readers see the old set or the new one, and it never reads an upstream itself.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ class _Owner:
     """What the rows belong to.
 
     Attributes:
-        read_at: When it was read last.
-        config: What the other application reads of its tools, among other things.
+        read_at: Time of the last discovery.
+        config: The stored config, with what the other application reads of its tools.
         has_features: Whether its prompts and resources were ever read.
     """
 
@@ -49,7 +49,7 @@ class _Owner:
     has_features: bool = False
 
     def projects(self, stored: Mapping[str, StoredTool]) -> bool:
-        """Whether the projection names the tools that are served."""
+        """Whether the projection names the served tools."""
         served = {
             name
             for name, row in stored.items()
@@ -62,10 +62,9 @@ class _Owner:
 class Synced:
     """What was written.
 
-    Attributes:
-        projection: Stored fields of the server that repeat its tools for the other application;
-            empty when they are right as they are.
-        waiting: Names of the tools that wait for review, where that was found out anyhow.
+    projection: Stored fields of the server that repeat its tools for the other application;
+        empty if they are up to date.
+        waiting: Names of the tools that wait for review, if known.
     """
 
     tools: Changes
@@ -75,13 +74,13 @@ class Synced:
 
     @property
     def is_settled(self) -> bool:
-        """Whether there was nothing to do, and nothing is left to do for people."""
+        """Whether nothing changed, and nothing waits for a decision."""
         is_nothing = self.tools.is_nothing and self.features == NO_CHANGES
         return is_nothing and not self.projection and self.waiting == ()
 
 
 class RegistrySyncService:
-    """Writes what came of reading upstreams."""
+    """Writes the results of discoveries."""
 
     def __init__(self, tools: ToolRepository, features: FeatureRepository) -> None:
         self._tools = tools
@@ -112,15 +111,15 @@ class RegistrySyncService:
         reader: ToolEditor,
         accept: bool,
     ) -> Synced:
-        """Write what changed since the last time, by the server's own rules.
+        """Write the changes since the last sync, by the server's own rules.
 
         Args:
-            server: As it is stored.
-            found: What its upstream says.
-            now: When.
+            server: The stored server.
+            found: The result of the discovery.
+            now: The time of the change.
             tx: The transaction to write in.
-            reader: Who had it read.
-            accept: Serve new and changed tools at once, because somebody just reviewed them.
+            reader: The user who started the discovery.
+            accept: Serve new and changed tools at once, because the user has reviewed them.
         """
         stored = await self._tools.stored(server.id, tx)
         stored = await self._tools.with_definitions(
@@ -132,7 +131,7 @@ class RegistrySyncService:
             server.id,
             server.server_name,
             read_at if isinstance(read_at, datetime) else None,
-            # Somebody who looks closely wants it right whatever it says.
+            # A caller who reviews wants everything compared, whatever the digest says.
             {} if accept else server.config,
             has_features="features_read" in server.registry,
         )
@@ -148,19 +147,19 @@ class RegistrySyncService:
         *,
         reader: ToolEditor,
     ) -> Changes:
-        """Write the rows of a server that the other application alone has described.
+        """Write the rows of a server that only the other application has described.
 
-        Its first tools are served, as that application serves them; what it describes otherwise
-        later is treated by the server's own rules. What it has from us is no news: functions as we
-        wrote them after a decision, and the lack of those of tools that are not served.
+        Its first tools are served, as that application serves them; later changes follow the
+        server's own rules. What it has from us is no change: functions as we wrote them after a
+        decision, and missing functions of tools that are not served.
 
         Args:
-            server: As it is stored.
+            server: The stored server.
             found: Its described tools.
-            functions: What they were made of.
-            now: When.
+            functions: What the tools were made from.
+            now: The time of the change.
             tx: The transaction to write in.
-            reader: Who does so.
+            reader: The user who started this.
         """
         stored = await self._tools.stored(server.id, tx)
         served = await self._tools.served(server.id, tx) if stored else []
@@ -215,13 +214,13 @@ class RegistrySyncService:
 
 
 NOTHING_CHANGED = Synced(Changes((), ()), NO_CHANGES, {}, ())
-"""What comes of a reading after which nothing was to be done the last time either."""
+"""The result of a discovery after which nothing had to be done, again."""
 
 
 def digest_of(server: ServerRecord, found: Discovered) -> str:
-    """Return a digest of all that decides what comes of a reading, but for what is stored.
+    """Return a digest of everything that determines the result of a discovery, except stored rows.
 
-    As long as nobody changes a tool, two readings with the same digest come to the same.
+    While no tool is changed, two discoveries with the same digest have the same result.
     """
     offered = [(tool.name, tool.discovery_hash) for tool in found.snapshot.tools]
     rejected = [(tool.name, tool.reason) for tool in found.snapshot.rejected]
@@ -230,7 +229,7 @@ def digest_of(server: ServerRecord, found: Discovered) -> str:
         for kind, listed in found.features.lists.items()
     ]
     rules = auto_expose_of(server).value, _on_change(server).value, server.effective_scope.value
-    # What the other application reads of the tools is put right by a reading too.
+    # A discovery also repairs what the other application reads of the tools.
     told = json.dumps([offered, rejected, features, rules, server.config.get("tools")])
     return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
 
@@ -248,11 +247,11 @@ def _on_change(server: ServerRecord) -> OnChange:
 def _rules_of_reading(
     server: ServerRecord, stored: Mapping[str, StoredTool], *, accept: bool
 ) -> Rules:
-    """Return how to treat what a reading of ours finds.
+    """Return the rules for the result of a discovery.
 
-    The first one is the registration, even if there are rows: they were made of what the other
-    application keeps of its own reading, which lacks annotations, titles and references. It is
-    none once something waits for people: no upstream may release that by being read.
+    The first discovery is the registration, even if there are rows: those were made from the other
+    application's, which lacks annotations, titles and references. It is not if anything waits for
+    a decision: a discovery must not release that.
     """
     if server.is_described_elsewhere and not any(row.waits for row in stored.values()):
         on_change = choice_of(OnChange, server.registry.get("on_change")) or OnChange.ACCEPT

@@ -1,9 +1,9 @@
-"""Writes `mcpservers`, which jarvis-api shares with us, and reads what writing depends on.
+"""Repository of `mcpservers`, which is shared with jarvis-api: writes, and reads for writes.
 
-Nothing else here writes it, but `registry.ciphertexts` when the key of credentials changes. What
-moves at every reading of a server is kept apart, in `sync_states`.
+Nothing else here writes it, except `registry.ciphertexts` when the key of credentials changes.
+What changes with every discovery of a server is stored apart, in `sync_states`.
 
-Updates set single fields, so that what the other application wrote beside them stays.
+Updates set single fields, so that fields of the other application stay unchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,11 +33,11 @@ from registry.servers.values import OURS, SYNC_FIELDS, ServerRecord, ServerStatu
 
 FAILURES = "registry.consecutive_failures"
 TROUBLE = ("lastError", "errorMessage", FAILURES)
-"""What is stored of failures, and removed by a success."""
+"""Stored facts about failures, removed by a success."""
 
 
 def is_news(known: Doc, quiet_since: datetime) -> bool:
-    """Whether a connection just now says more than what is stored of a server."""
+    """Whether a connection now says more than what is stored of a server."""
     registry = known.get("registry")
     has_failed = isinstance(registry, dict) and FAILURES.removeprefix("registry.") in registry
     connected = moment_of(known.get("lastConnected"))
@@ -46,13 +46,13 @@ def is_news(known: Doc, quiet_since: datetime) -> bool:
 
 
 NO_PLACE = frozenset({2, 14, 28})
-"""BadValue, TypeMismatch and PathNotViable: a member was to be set in what is no object, or
-increased that is no number."""
+"""BadValue, TypeMismatch and PathNotViable: a member was to be set in a value that is not an
+object, or incremented in one that is not a number."""
 
 
 @translates_driver_errors
 class ServerRepository:
-    """Registered servers, as they are written."""
+    """Writes registered servers."""
 
     def __init__(self, database: Database) -> None:
         self._servers = database.collection(MCPServer.Settings.name)
@@ -90,17 +90,17 @@ class ServerRepository:
         batch: WriteBatch,
         outdated: Callable[[], Exception],
     ) -> None:
-        """Change single fields if nobody else did since, with other writes of a transaction.
+        """Change single fields if nothing changed since, with other writes of a transaction.
 
         Args:
-            server_id: Which server.
-            expected_updated_at: The `updatedAt` that the change was worked out from.
+            server_id: The server's id.
+            expected_updated_at: The `updatedAt` that the change is based on.
             changes: Dotted field names in stored spelling, with new values.
             removed: Dotted names of fields to remove.
-            batch: The writes of the transaction to change it in. `send` raises PathTakenError when
-                the new path is taken, and ServerUnusableError when the stored document has no
-                place for the fields.
-            outdated: What `send` raises when somebody else did.
+            batch: The writes of the transaction. `send` raises PathTakenError if the new path is
+                taken, and ServerUnusableError if the stored document has no place for the
+                fields.
+            outdated: The error that `send` raises after a concurrent change.
         """
         states = {name: value for name, value in changes.items() if name in SYNC_FIELDS}
         gone_states = [name for name in removed if name in SYNC_FIELDS]
@@ -141,10 +141,10 @@ class ServerRepository:
         *,
         settled_as: str | None = None,
     ) -> bool:
-        """Note a reading that found nothing new, of a server that nobody changed since.
+        """Record a discovery without news of a server that has not changed since.
 
-        Its document is left as it is. False when it was changed, was never read, or its tools are
-        not known to agree with what has the digest *settled_as*.
+        Its document stays as it is. Returns False if the server was changed, was never read, or
+        its tools are not known to agree with the content that has the digest *settled_as*.
         """
         query = {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}
         if await self._servers.find_one(query, {"_id": 1}, session=tx) is None:
@@ -156,29 +156,29 @@ class ServerRepository:
         return await self._states.server_ids()
 
     async def forget_reading(self, server_id: str, tx: Transaction) -> bool:
-        """Remove what is known of the reading of a server; say whether there was something."""
+        """Remove a server's sync state; return whether there was one."""
         return await self._states.delete_of(server_id, tx)
 
     async def described_digest(self, server_id: str, tx: Transaction | None = None) -> str | None:
-        """Return the digest of the described tools that a server's rows were made of, if so."""
+        """Return the digest of the described tools that a server's rows were made from, if any."""
         return await self._states.described_digest(server_id, tx)
 
     async def note_described(self, server_id: str, digest: str, tx: Transaction) -> None:
-        """Note of which described tools a server's rows are made."""
+        """Store the digest of the described tools that a server's rows are made from."""
         await self._states.note_described(server_id, digest, tx)
 
     def unsettle(self, server_id: str, batch: WriteBatch) -> None:
-        """Have the next reading of a server compare all tools, because somebody changed one."""
+        """Make the next discovery of a server compare all tools, because one was changed."""
         self._states.unsettle(server_id, batch)
 
     async def note_connected(self, server_id: str, at: datetime, *, quiet_since: datetime) -> bool:
-        """Note when a server was connected to; say whether anything was written.
+        """Record that a server was connected to; return whether anything was written.
 
-        Neither its `updatedAt` nor anything else that people change is touched. Nothing is written
-        of a server that is off or in error, that failed after *at*, or of which all this is known
-        since *quiet_since*.
+        Neither its `updatedAt` nor anything that people change is touched. Nothing is written for
+        a server that is off or in error, that failed after *at*, or for which this is already
+        stored since *quiet_since*.
         """
-        # Looked at first: as an alternative in the update's own query it would keep compatible
+        # Read first: as an alternative in the update's own query it would keep compatible
         # servers from finding the document by its id.
         key = {"_id": ObjectId(server_id)}
         known = await self._servers.find_one(key, dict.fromkeys(("lastConnected", *TROUBLE), 1))
@@ -195,12 +195,12 @@ class ServerRepository:
         return result.matched_count == 1
 
     async def is_in_error(self, server_id: str) -> bool:
-        """Whether a server's status says that it failed."""
+        """Whether a server's status is `error`."""
         query = {"_id": ObjectId(server_id), "status": ServerStatus.ERROR.value}
         return await self._servers.find_one(query, {"_id": 1}) is not None
 
     async def recover(self, server_id: str, at: datetime, tx: Transaction) -> bool:
-        """Take a server that is in error, not since *at*, back to active; say whether it was."""
+        """Make a server active that is in error, not since *at*; return whether it was changed."""
         result = await self._servers.update_one(
             {
                 "_id": ObjectId(server_id),
@@ -219,16 +219,16 @@ class ServerRepository:
     async def note_failed(
         self, server_id: str, at: datetime, message: str, *, failures: int, is_after_success: bool
     ) -> int:
-        """Note attempts that failed; return how many did in a row, or 0 if nothing was written.
+        """Record failed attempts; return how many failed in a row, or 0 if nothing was written.
 
-        Nothing is written of a server that is off, or was connected to after *at*.
+        Nothing is written for a server that is off, or was connected to after *at*.
 
         Args:
-            server_id: Which server.
+            server_id: The server's id.
             at: When the last of them failed.
-            message: Why.
-            failures: How many.
-            is_after_success: Whether those that are counted already were before a success.
+            message: The error message.
+            failures: The number of attempts.
+            is_after_success: Whether the already counted failures were before a success.
 
         Raises:
             ServerUnusableError: The stored document has no place for it.
@@ -256,7 +256,7 @@ class ServerRepository:
         return 0 if document is None else int(document["registry"]["consecutive_failures"])
 
     async def give_up(self, server_id: str, failures: int, tx: Transaction) -> bool:
-        """Mark an active server as in error that has failed so often; say whether it was one."""
+        """Set an active server with that many failures to error; return whether it was active."""
         result = await self._servers.update_one(
             {
                 "_id": ObjectId(server_id),
@@ -269,13 +269,13 @@ class ServerRepository:
         return result.matched_count == 1
 
     async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
-        """Set when a server is due next, or that it is not; False when others did so already."""
+        """Set or remove the time of the next sync; return False after a concurrent change."""
         return await self._states.schedule_next(server, due_at)
 
     async def set_webhook_secret(
         self, server_id: str, sealed: str | None, tx: Transaction
     ) -> ServerRecord | None:
-        """Store the sealed secret of a webhook, or remove it; return the server as it was."""
+        """Store or remove the sealed secret of a webhook; return the server before the change."""
         name = "registry.webhook_secret"
         change = {"$unset": {name: ""}} if sealed is None else {"$set": {name: sealed}}
         document = await self._servers.find_one_and_update(
@@ -286,7 +286,7 @@ class ServerRepository:
     async def delete(
         self, server_id: str, expected_updated_at: datetime | None, tx: Transaction
     ) -> bool:
-        """Remove a server if nobody changed it since; say whether that was so."""
+        """Remove a server if it was not changed since; return whether it was removed."""
         result = await self._servers.delete_one(
             {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}, session=tx
         )
@@ -296,10 +296,10 @@ class ServerRepository:
         return True
 
     async def touch(self, server_id: str, tx: Transaction) -> ServerRecord | None:
-        """Return a server as it is in a transaction that no other change of it may overlap.
+        """Return a server in a transaction, and lock out concurrent changes of it.
 
         Raises:
-            ServerUnusableError: The stored document has no place for what is touched.
+            ServerUnusableError: The stored document has no place for the touched field.
         """
         try:
             document = await self._servers.find_one_and_update(
@@ -315,7 +315,7 @@ class ServerRepository:
         return None if document is None else record_of(document)
 
     async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:
-        """Return what sharing needs to know of a server, whoever asks."""
+        """Return the facts of a server for sharing, without an access check."""
         document = await self._servers.find_one(
             {"_id": ObjectId(resource_id)},
             {"serverName": 1, "author": 1, "scope": 1, "tenantId": 1},
@@ -331,10 +331,10 @@ class ServerRepository:
     async def follow_sharing(
         self, resource: Resource, scope: ServerScope | None, now: datetime, tx: Transaction
     ) -> None:
-        """Write the scope that follows from a server's entries, and touch it in any case."""
+        """Write the scope that follows from a server's entries; always touch the server."""
         operations: Doc = {"$inc": {"registry.access_version": 1}}
         if scope is not None and scope is not resource.scope:
-            # Not before the time that is stored, which may be ahead of our clock.
+            # Not before the stored time, which may be ahead of our clock.
             operations["$set"] = {"scope": scope.value}
             operations["$max"] = {"updatedAt": now}
         await self._servers.update_one({"_id": ObjectId(resource.id)}, operations, session=tx)

@@ -1,6 +1,6 @@
-"""What one operation on a server writes, each in one transaction.
+"""Transactions of operations on a server: each operation writes in one.
 
-Nothing here decides whether it may be written, and nothing here reads an upstream.
+Nothing here decides whether the caller may write, and nothing here reads an upstream.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServerRepositories:
-    """The collections that an operation on a server touches.
+    """The collections that an operation on a server uses.
 
     Attributes:
         servers: Writes servers.
-        lookup: Reads them whoever asks.
-        inventory: Has them all in memory, as far as lists need them.
+        lookup: Reads them without an access check.
+        inventory: Holds them in memory, as far as lists need them.
         visible: Reads what a caller may see of them.
     """
 
@@ -91,11 +91,11 @@ class ServerRepositories:
 
 @dataclass(frozen=True, slots=True)
 class ServerWriteResult:
-    """What a write came to.
+    """Result of a write.
 
     Attributes:
-        server: As it is stored now.
-        synced: What changed of its tools, where its upstream was read.
+        server: As stored now.
+        synced: What changed of its tools, if its upstream was read.
         is_recorded: Whether the server's document was written.
     """
 
@@ -106,42 +106,42 @@ class ServerWriteResult:
 
 T = TypeVar("T")
 Confirm = Callable[[Transaction], Awaitable[None]]
-"""Raises in the transaction when what it is for is not allowed any more."""
+"""Raises in the transaction if the operation is not allowed any more."""
 Finish = Callable[["ServerWriteResult", WriteBatch], None]
-"""Adds what belongs to the same transaction."""
+"""Adds writes to the same transaction."""
 
 
 LARGE_CHARACTERS = 64 * 1024
-"""Definitions of which only one such set is written at a time: what is not committed yet is
-held in the database's memory, and several of the largest sets would fill it."""
+"""Only one larger set of definitions is written at a time: uncommitted data is held in the
+database's memory, and several of the largest sets would fill it."""
 
 LARGE_TOOLS = 1_000
-"""Tools of a server that may all be gone at once."""
+"""A write that may remove more stored tools than this counts as large, too."""
 
 LARGE_SECONDS = 55.0
-"""For writing such a set: MongoDB itself ends a transaction that takes more than a minute."""
+"""Time limit of a large write: MongoDB itself ends a transaction that takes more than a minute."""
 
 
 SETTLED_FOR = timedelta(hours=1)
-"""After so long all tools are compared again even if nothing seems to have changed: what others
-wrote into the database past the registry is put right then."""
+"""After this time all tools are compared again even if nothing seems to have changed: it repairs
+changes that were made in the database directly."""
 
 SETTLED = ("registry.settled_digest", "registry.settled_at")
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a write is to do.
+    """The writes of an operation.
 
     Attributes:
-        server: As it was when that was worked out.
-        found: What its upstream said, where it was read.
-        set_fields: Stored fields to set, by what is known before the transaction.
+        server: The server on which the plan is based.
+        found: What its upstream reported, if it was read.
+        set_fields: Stored fields to set, known before the transaction.
         removed: Stored fields to remove.
-        changes: What the caller asked for.
+        changes: The caller's changes.
         accept: Serve new and changed tools at once.
-        is_plain: Whether it was read and nothing else was asked for.
-        digest: Of what was read, where that is so.
+        is_plain: Whether the operation is only a discovery.
+        digest: The digest of the discovery, if there was one.
     """
 
     server: ServerRecord
@@ -158,7 +158,7 @@ class _Plan:
 
 
 class _OutdatedError(Exception):
-    """Another write to the server came first."""
+    """A concurrent write to the server came first."""
 
 
 class ServerStore:
@@ -205,7 +205,7 @@ class ServerStore:
 
         Raises:
             ServerExistsError: The name is taken.
-            PathTakenError: *path* is.
+            PathTakenError: *path* is taken.
         """
         now = self._clock.now()
         fields: dict[str, object] = {
@@ -303,13 +303,13 @@ class ServerStore:
         finish: Finish | None = None,
         action: AuditAction = AuditAction.UPDATE,
     ) -> ServerWriteResult | None:
-        """Write an update together with what came of reading the upstream.
+        """Write an update together with the result of a discovery.
 
-        *confirm* is asked in the transaction whether the caller may still do so, where a caller's
-        right is needed; *finish* writes what belongs to it, as often as the transaction is tried.
+        *confirm* checks in the transaction whether the caller may still do so, if a right is
+        needed; *finish* adds writes, in each attempt of the transaction.
 
         Returns:
-            What was written; None when *server* is outdated by now, and nothing is.
+            The result; None if *server* is outdated, in which case nothing is written.
         """
         now = self._clock.now()
         set_fields: dict[str, object] = dict(changes.changes)
@@ -323,7 +323,7 @@ class ServerStore:
                 failures_until_error=self._failures_until_error,
                 status=server.effective_status,
             )
-            # A status that the caller asked for wins over what the reading suggests.
+            # A status that the caller asked for takes precedence over the discovery's.
             set_fields = {**outcome.set_fields, **set_fields}
             removed += [name for name in outcome.removed if name not in set_fields]
         due = schedule_fields(server.registry, changes.changes, changes.removed, now)
@@ -360,7 +360,7 @@ class ServerStore:
                 written = await self._store(plan, batch)
             if finish is not None:
                 finish(written, batch)
-            # Nothing was committed so far: an outdated server is found out here.
+            # Nothing was committed yet: this is where an outdated server is detected.
             await batch.send()
             return written
 
@@ -379,7 +379,7 @@ class ServerStore:
                 server, plan.found, plan.now, tx, reader=_person(plan.user), accept=plan.accept
             )
             policy = {"registry.auto_expose": auto_expose_of(server).value}
-            # What the caller asked for wins.
+            # The caller's values take precedence.
             writes = {**synced.projection, **policy, **writes}
             if plan.digest is not None and synced.is_settled:
                 writes |= {"registry.settled_digest": plan.digest, "registry.settled_at": plan.now}
@@ -423,7 +423,7 @@ class ServerStore:
         *,
         settled_as: str | None = None,
     ) -> bool:
-        """Write a reading that found nothing new, and nothing else; False if that will not do."""
+        """Write a discovery without news, and nothing else; False if that is not sufficient."""
         left = state_only_write(server, writes, removed)
         if left is None:
             return False
@@ -454,7 +454,7 @@ class ServerStore:
         now: datetime,
         tx: Transaction,
     ) -> int | None:
-        """Keep how the server was reached, if that is otherwise now; return the new version."""
+        """Store a version of the connection if it changed; return the new version."""
         if connection_members(server.config) == connection_members(changed.config):
             return None
         restores = changes.restores
@@ -470,7 +470,7 @@ class ServerStore:
         now: datetime,
         tx: Transaction,
     ) -> None:
-        """Write what an update changes beside the server's own document."""
+        """Write the parts of an update that are not in the server's own document."""
         scope = changes.changes.get("scope")
         if scope is not None:
             scope = ServerScope(str(scope))
@@ -484,7 +484,7 @@ class ServerStore:
                 tx=tx,
             )
         if changes.drops_user_keys:
-            # Given for another origin; users are asked again.
+            # Entered for another origin; users are asked again.
             await self._drop_credentials(server, tx)
         if changes.user_key is not None:
             await self._plugin_auths.store(
@@ -531,14 +531,14 @@ class ServerStore:
             return await self._database.transaction(write, seconds=LARGE_SECONDS)
 
     async def _drop_credentials(self, server: ServerRecord, tx: Transaction) -> tuple[int, int]:
-        """Remove what users stored for a server; return how many tokens and keys there were."""
+        """Remove users' values for a server; return the number of tokens and of keys."""
         named = server.server_name, server.tenant_id, server.created_at
         tokens = await self._tokens.delete_of_server(*named, tx)
         return tokens, await self._plugin_auths.delete_of_server(*named, tx)
 
 
 def is_large(server: ServerRecord | None, reading: DiscoveryResult | None) -> bool:
-    """Whether storing what came of a reading may take long."""
+    """Whether storing the result of a discovery may take long."""
     found = reading.found if reading is not None else None
     stored = 0 if server is None else len(names_in(server.config.get("tools")))
     return found is not None and (_characters(found) > LARGE_CHARACTERS or stored > LARGE_TOOLS)

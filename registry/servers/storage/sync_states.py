@@ -1,6 +1,6 @@
-"""Reads and writes `sync_states`. The only module that writes it.
+"""Repository of `sync_states`. The only module that writes it.
 
-To everybody else these are members of a server's `registry`, as is what lives in its document.
+All other modules see these members in a server's `registry`, like those of its document.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,7 +23,7 @@ FIELDS = frozenset(name.removeprefix(OURS) for name in SYNC_FIELDS)
 
 @translates_driver_errors
 class SyncStateRepository:
-    """When servers were read, and are to be read."""
+    """When servers were read, and when they are due."""
 
     def __init__(self, database: Database) -> None:
         self._states = database.collection(SyncState.Settings.name)
@@ -31,7 +31,7 @@ class SyncStateRepository:
     async def joined(
         self, servers: Iterable[ServerRecord], tx: Transaction | None = None
     ) -> list[ServerRecord]:
-        """Return *servers* with what is known of their reading."""
+        """Return *servers* with their sync states."""
         servers = list(servers)
         if not servers:
             return servers
@@ -41,11 +41,11 @@ class SyncStateRepository:
         return [with_state(server, found.get(server.id, {})) for server in servers]
 
     async def one(self, server: ServerRecord, tx: Transaction | None = None) -> ServerRecord:
-        """Return *server* with what is known of its reading."""
+        """Return *server* with its sync state."""
         return (await self.joined([server], tx))[0]
 
     async def insert(self, server_id: str, fields: Mapping[str, object], tx: Transaction) -> None:
-        """Store what is known of a new server, in names of this collection."""
+        """Store the sync state of a new server, in names of this collection."""
         row = {"_id": ObjectId(server_id), "source_type": "mcp", **fields}
         await self._states.insert_one(row, session=tx)
 
@@ -58,14 +58,14 @@ class SyncStateRepository:
         *,
         settled_as: str | None = None,
     ) -> bool:
-        """Change single fields; say whether there was something to change.
+        """Change single fields; return whether there was a document to change.
 
         Args:
-            server_id: Whose.
+            server_id: The server's id.
             changes: Members of a server, with new values.
             removed: Members to remove.
             tx: The transaction to change them in.
-            settled_as: Change it only if its tools agree with what has this digest.
+            settled_as: Change it only if its tools agree with the content of this digest.
         """
         query: Doc = {"_id": ObjectId(server_id)}
         if settled_as is not None:
@@ -81,10 +81,10 @@ class SyncStateRepository:
         removed: Collection[str],
         batch: WriteBatch,
     ) -> None:
-        """Change single fields, with other writes of a transaction; there may be none yet.
+        """Change single fields, with other writes of a transaction; create a missing document.
 
-        Only where the server itself is written too, so that nothing is left of one that is
-        removed meanwhile.
+        Only used where the server itself is written too, so that nothing is left of a server that
+        is removed at the same time.
         """
         operations = _operations(changes, removed) | {"$setOnInsert": {"source_type": "mcp"}}
         batch.update(
@@ -92,7 +92,7 @@ class SyncStateRepository:
         )
 
     async def due(self, now: datetime, most: int) -> list[str]:
-        """Return the ids of servers whose time has come, longest due first."""
+        """Return the ids of servers that are due, the longest due first."""
         rows = self._states.find(
             {"next_sync_at": {"$lte": now}},
             {"_id": 1},
@@ -102,7 +102,7 @@ class SyncStateRepository:
         return [one async for row in rows if (one := id_of(row["_id"])) is not None]
 
     async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
-        """Set when a server is due next, or that it is not; False when others did so already."""
+        """Set or remove the time of the next sync; return False after a concurrent change."""
         held = {"_id": ObjectId(server.id), "next_sync_at": server.registry.get("next_sync_at")}
         change: Doc = (
             {"$unset": {"next_sync_at": ""}}
@@ -112,10 +112,10 @@ class SyncStateRepository:
         return (await self._states.update_one(held, change)).matched_count == 1
 
     def unsettle(self, server_id: str, batch: WriteBatch) -> None:
-        """Have the next reading of a server compare all tools, because somebody changed one.
+        """Make the next discovery of a server compare all tools, because one was changed.
 
-        Something is written in any case, so that no reading that found them otherwise is stored
-        at the same time.
+        Always writes, so that a concurrent discovery with the former tools conflicts and is not
+        stored.
         """
         change: Doc = {
             "$inc": {"decisions": 1},
@@ -124,14 +124,14 @@ class SyncStateRepository:
         batch.update(SyncState.Settings.name, {"_id": ObjectId(server_id)}, change)
 
     async def described_digest(self, server_id: str, tx: Transaction | None = None) -> str | None:
-        """Return the digest of the tools that a server's rows were made of, if they were."""
+        """Return the digest of the tools that a server's rows were made from, if any."""
         row = await self._states.find_one(
             {"_id": ObjectId(server_id)}, {"described_digest": 1}, session=tx
         )
         return text_of((row or {}).get("described_digest"))
 
     async def note_described(self, server_id: str, digest: str, tx: Transaction) -> None:
-        """Note of which described tools a server's rows are made."""
+        """Store the digest of the described tools that a server's rows are made from."""
         change: Doc = {
             "$set": {"described_digest": digest},
             "$setOnInsert": {"source_type": "mcp"},
@@ -141,20 +141,20 @@ class SyncStateRepository:
         )
 
     async def server_ids(self) -> set[str]:
-        """Return the ids of all servers of which something is known."""
+        """Return the ids of all servers with a sync state."""
         rows = self._states.find({}, {"_id": 1})
         return {one async for row in rows if (one := id_of(row["_id"])) is not None}
 
     async def delete_of(self, server_id: str, tx: Transaction) -> bool:
-        """Forget a server; say whether anything was known of it."""
+        """Remove a server's sync state; return whether there was one."""
         result = await self._states.delete_one({"_id": ObjectId(server_id)}, session=tx)
         return result.deleted_count == 1
 
 
 def with_state(server: ServerRecord, row: Mapping[str, object]) -> ServerRecord:
-    """Return *server* with what a stored row says, which comes before what its document says.
+    """Return *server* with a stored row, which takes precedence over its document.
 
-    Whoever reads a server connects to it.
+    A discovery connects to the server, so it is a connection too.
     """
     known: dict[str, object] = {}
     for name in FIELDS & row.keys():

@@ -1,7 +1,7 @@
-"""Reads what a caller may see of servers.
+"""Read what a caller may see of servers.
 
-Lists are decided in memory, by the same function as everything else, and read the documents of
-one page; what is asked for by its id is read and decided from the database alone.
+Lists are decided in memory, by the same function as all other access, and read the documents of
+one page; a single server is read and decided from the database alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ from registry.tools.repository import ToolRepository
 
 @translates_driver_errors
 class VisibleServers:
-    """The servers that a caller may see, and what they may do with them.
+    """The servers that a caller may see, and the caller's rights on them.
 
     Args:
         admin_sees_private: Whether administrators see other users' private servers.
@@ -73,19 +73,19 @@ class VisibleServers:
     async def list_page(
         self, user: UserContext, narrowed: ServerFilter, page: PageRequest
     ) -> Page[ServerRecord]:
-        """Return one page of what *user* may see, the best match or the newest change first.
+        """Return one page of what *user* may see, the best match or the latest change first.
 
-        Without tool functions, and without what is known of their reading.
+        Without tool functions and sync states.
 
         Raises:
-            ListsOutdatedError: Nobody heard of the database for a while.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         found = _narrowed(self.listed(user), narrowed)
         chosen = found[page.offset : page.offset + page.per_page]
         query = {"_id": {"$in": [ObjectId(server.id) for server in chosen]}}
         rows = await self._servers.find(query, RECORD).to_list() if chosen else []
         records = {record.id: record for record in records_of(rows)}
-        # Looked at again: it may have changed since, or be gone.
+        # Decided again: the server may have changed since, or been removed.
         seen = [
             self._judged(_described(records[server.id], server), user, server.facts.grants)
             for server in chosen
@@ -95,10 +95,10 @@ class VisibleServers:
         return Page(items, len(found), page)
 
     def listed(self, user: UserContext) -> list[ListedServer]:
-        """Return all that *user* may see, last changed first. No database.
+        """Return all that *user* may see, latest change first. No database.
 
         Raises:
-            ListsOutdatedError: Nobody heard of the database for a while.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         return [server for server, _ in self._seen(user)]
 
@@ -106,16 +106,16 @@ class VisibleServers:
         """Return what *user* may do with each server that they see. No database.
 
         Raises:
-            ListsOutdatedError: Nobody heard of the database for a while.
+            ListsOutdatedError: The database has been unavailable for too long.
         """
         return {server.id: bits for server, bits in self._seen(user)}
 
     def sees_everything(self, user: UserContext) -> bool:
-        """Whether no server is hidden from *user*, nor what is left of a removed one."""
+        """Whether *user* may see every server, and what is left of removed ones."""
         return sees_everything(user, admin_sees_private=self._admin_sees_private)
 
     def sees_private(self, user: UserContext) -> bool:
-        """Whether others' private servers of the tenants that *user* sees are shown to them."""
+        """Whether *user* may see others' private servers in the tenants that they see."""
         return user.is_admin and self._admin_sees_private
 
     async def get(
@@ -124,9 +124,9 @@ class VisibleServers:
         """Return a server that *user* may see, or None.
 
         Args:
-            server_id: Which.
-            user: On whose behalf.
-            now: When, for entries that end.
+            server_id: The server's id.
+            user: The caller.
+            now: The current time, for entries that expire.
             whole: With its tool functions, which may be megabytes.
         """
         server = await self._one(server_id, None if whole else RECORD, user, now)
@@ -138,7 +138,7 @@ class VisibleServers:
         )
 
     async def _with_tools(self, server: ServerRecord) -> ServerRecord:
-        """Return a server that we never read with what there is of its tools."""
+        """Return a server that we never read with what is stored of its tools."""
         functions = members(server.config.get(FUNCTIONS))
         found = restore(functions, server.server_name, names_in(server.config.get("tools")))
         rows = await self._tools.stored(server.id)
@@ -153,13 +153,13 @@ class VisibleServers:
         return replace(server, described=described)
 
     async def seen(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
-        """Return a server that *user* may see, with `SEEN_FIELDS` alone, or None."""
+        """Return a server that *user* may see, with only `SEEN_FIELDS`, or None."""
         return await self._one(server_id, SEEN_FIELDS, user, now)
 
     async def bits(
         self, server: ServerRecord, user: UserContext, now: datetime, tx: Transaction
     ) -> int:
-        """Return what *user* may do with a server by its entries as they are in a transaction."""
+        """Return what *user* may do with a server, by its entries as a transaction sees them."""
         grants = (await self._acl.grants_of([server.id], now, tx)).get(server.id, [])
         return self._judged(server, user, Grants.of(grants, server.tenant_id)).bits
 
@@ -194,7 +194,7 @@ def _described(record: ServerRecord, listed: ListedServer) -> ServerRecord:
 
 
 def _narrowed(servers: Iterable[ListedServer], narrowed: ServerFilter) -> Sequence[ListedServer]:
-    """Return what is asked for, in the order in which it is shown."""
+    """Return the requested servers, in the order of the list."""
     found = [
         server
         for server in servers

@@ -38,7 +38,7 @@ def _user_keys(request: Request) -> UserKeyService:
     responses=server_errors(404),
 )
 async def list_user_keys(request: Request, user: KeyReader, server_id: ServerId) -> Response:
-    """Tell what the server asks its users for, and which of it the caller has stored."""
+    """Return the server's user variables, and which of them the caller has stored."""
     return await _keys_answer(request, user, server_id)
 
 
@@ -71,7 +71,7 @@ async def put_user_keys(
     responses=server_errors(404),
 )
 async def delete_user_keys(request: Request, user: KeyWriter, server_id: ServerId) -> Response:
-    """Remove all that the caller has stored for a server."""
+    """Remove all values that the caller has stored for a server."""
     await _user_keys(request).remove(server_id, None, user)
     return Response(status_code=204)
 

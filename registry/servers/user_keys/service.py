@@ -1,4 +1,4 @@
-"""Values of users' own for servers that ask for them: `pluginauths`, as jarvis-api keeps them."""
+"""Users' own values for servers that need them: `pluginauths`, in jarvis-api's format."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class UserKeyState:
-    """One value that a server asks for.
+    """One user variable of a server.
 
     Attributes:
         told: Title and description, as stored in `config.customUserVars`.
@@ -43,7 +43,7 @@ class UserKeyState:
 
 
 class UserKeyService:
-    """Keeps what each user stores for a server, for that user alone."""
+    """Stores the values of each user for a server."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class UserKeyService:
     async def states(
         self, server_id: str, user: UserContext
     ) -> tuple[ServerRecord, list[UserKeyState]]:
-        """Return what the server asks for, and what of it *user* has stored.
+        """Return the server's variables, and whether *user* has stored each.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
         """
         server = await self._require_visible(server_id, user)
         stored = await self._plugin_auths.stored(
@@ -84,12 +84,12 @@ class UserKeyService:
     async def store(
         self, server_id: str, values: Mapping[str, str | None], user: UserContext
     ) -> None:
-        """Store values of *user*; None removes one, the mask leaves it.
+        """Store values of *user*; None removes one, the mask keeps it.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            UnknownVariableError: The server does not ask for one of them.
-            ServerModifiedError: It was led elsewhere meanwhile.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            UnknownVariableError: The server has no such variable.
+            ServerModifiedError: It was moved to another URL since it was read.
         """
         server = await self._require_visible(server_id, user)
         asked = user_variables_of(server.config)
@@ -126,8 +126,8 @@ class UserKeyService:
         """Remove one value of *user*, or all.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            UserKeyNotFoundError: There is nothing to remove.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            UserKeyNotFoundError: The user has stored no such value.
         """
         server = await self._require_visible(server_id, user)
 
@@ -150,14 +150,14 @@ class UserKeyService:
         return server
 
     async def _require_unmoved(self, server: ServerRecord, tx: Transaction) -> None:
-        """Check that the values are for the server that the caller looked at.
+        """Check that the values are for the server as the caller saw it.
 
-        Touching it besides lets the database settle who comes first: this, another value of the
-        same user, or the server's removal or change of address, with which all values go.
+        It also touches the server, so that the database serializes this with other values of the
+        same user, and with a removal or a move of the server, which remove all values.
 
         Raises:
-            ServerNotFoundError: It is gone.
-            ServerModifiedError: It leads elsewhere by now.
+            ServerNotFoundError: It was removed.
+            ServerModifiedError: It was moved to another URL.
         """
         current = await self._servers.touch(server.id, tx)
         if current is None:

@@ -1,1 +1,1 @@
-"""Versions of how servers are reached, as the API shows and restores them."""
+"""Versions of servers' connections, as the API shows and restores them."""

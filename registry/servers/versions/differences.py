@@ -1,4 +1,4 @@
-"""What differs between two versions of how a server is reached. Pure; secrets are never told."""
+"""Differences between two versions of a server's connection. Pure; secrets are masked."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from registry.core.json import JsonObject
 from registry.servers.transport import Path, TransportConfig, dotted
 
 DEPTH = 2
-"""Members of `headers`, `oauth` and the like are told one by one; what is below is a value."""
+"""Members of `headers`, `oauth` and the like are compared one by one; deeper ones as a whole."""
 
 _ABSENT = object()
 
 
 class ChangeKind(StrEnum):
-    """What became of a member."""
+    """How a member differs."""
 
     ADDED = "added"
     REMOVED = "removed"
     CHANGED = "changed"
     UNKNOWN = "unknown"
-    """A secret that cannot be decrypted in one of the two: it may be another one."""
+    """A secret that cannot be decrypted in one of the two versions: it may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class MemberDifference:
 
     Attributes:
         field: Its dotted place.
-        before: Its value, `***` for a secret; None where there is none.
-        after: Likewise.
+        before: Its value, `***` for a secret; None if there is none.
+        after: Its new value, in the same form.
     """
 
     field: str
@@ -42,7 +42,7 @@ class MemberDifference:
 
 
 def differences(before: TransportConfig, after: TransportConfig) -> list[MemberDifference]:
-    """Return what differs, in the order in which the members stand."""
+    """Return what differs, in the order of the members."""
     earlier, later = dict(_flat(before.plain)), dict(_flat(after.plain))
     secret = before.secrets.keys() | after.secrets.keys()
     found: list[MemberDifference] = []
@@ -74,10 +74,10 @@ def _kind(before: object, after: object) -> ChangeKind | None:
 
 
 def _secret_kind(before: TransportConfig, after: TransportConfig, path: Path) -> ChangeKind | None:
-    """Compare what stands behind two masks."""
+    """Compare the values behind two masks."""
     first, second = before.secrets.get(path), after.secrets.get(path)
     if first is None or second is None:
-        # One of the two is no secret, although its text is that of the mask.
+        # One of the two is no secret, although its text equals the mask.
         return ChangeKind.CHANGED
     if first.value is None or second.value is None:
         return ChangeKind.UNKNOWN

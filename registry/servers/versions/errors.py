@@ -6,7 +6,7 @@ from registry.core.errors import ErrorKind, RegistryError
 
 
 class ServerVersionNotFoundError(RegistryError):
-    """The server has no such version, or has it no more."""
+    """The server does not have that version, or not any more."""
 
     kind = ErrorKind.NOT_FOUND
 
@@ -15,22 +15,22 @@ class ServerVersionNotFoundError(RegistryError):
 
 
 class VersionInUseError(RegistryError):
-    """The server is reached as that version says already."""
+    """The server's connection is already that of the version."""
 
     kind = ErrorKind.CONFLICT
 
     def __init__(self, version: int) -> None:
-        super().__init__(f"The server is reached as version {version} says already.")
+        super().__init__(f"The server already has the connection of version {version}.")
 
 
 class VersionUnreadableError(RegistryError):
-    """Secrets of the version cannot be decrypted, so it cannot be brought back as it was."""
+    """Secrets of the version cannot be decrypted, so it cannot be restored."""
 
     kind = ErrorKind.CONFLICT
 
     def __init__(self, version: int, places: Sequence[str]) -> None:
         super().__init__(
-            f"Version {version} cannot be brought back: its {', '.join(places)} cannot be "
-            "decrypted with the current CREDS_KEY. Change the server instead, and enter it again.",
+            f"Version {version} cannot be restored: its {', '.join(places)} cannot be "
+            "decrypted with the current CREDS_KEY. Change the server and enter them again.",
             {"unreadable": list(places)},
         )

@@ -64,7 +64,7 @@ async def list_server_versions(
     page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
     per_page: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """List how a server was reached, newest first. For those who may change it."""
+    """List how a server was reached, newest first. For callers who may change it."""
     wanted = PageRequest(page, per_page)
     history = await _service(request).history(server_id, user, wanted)
     return JsonAnswer(
@@ -110,7 +110,7 @@ async def diff_server_version(
         int | None, Query(ge=1, le=MAX_VERSION, description="By default the active one.")
     ] = None,
 ) -> Response:
-    """Tell what is otherwise in a version than in another; of secrets only that they differ."""
+    """Compare two versions; of secrets, only whether they differ is shown."""
     found = await _service(request).compare(server_id, version, against, user)
     return JsonAnswer(
         {
@@ -138,7 +138,7 @@ async def roll_back_server(
     if_match: IfMatch = None,
     if_unmodified_since: IfUnmodifiedSince = None,
 ) -> Response:
-    """Have a server be reached as a version says, with its secrets; that makes a new version."""
+    """Restore the connection of a version, secrets included; that makes a new version."""
     precondition = precondition_of(if_match, if_unmodified_since)
     if body is not None and body.updated_at is not None:
         precondition = replace(precondition, updated_at=body.updated_at)

@@ -1,7 +1,7 @@
-"""Who reads the versions of a server, and how a former one is brought back.
+"""Versions of servers' connections: who may read them, and how one is restored.
 
-Whoever may change a server sees its history, and nobody else: it tells where the server was, and
-what was wrong with it there.
+Only callers who may change a server see its history: it shows where the server was, and what was
+wrong with it there.
 """
 
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ class ServerVersionPage:
     """One page of a server's versions.
 
     Attributes:
-        active_version: Number of the active one.
-        is_changed_elsewhere: Whether another program has changed since how the server is reached.
+        active_version: Number of the active version.
+        is_changed_elsewhere: Whether another program has changed the connection since.
     """
 
     server: ServerRecord
@@ -61,7 +61,7 @@ class Comparison:
 
 
 class VersionService:
-    """Reads versions of servers and brings them back, each on behalf of a caller."""
+    """Reads versions of servers and restores them, each on behalf of a caller."""
 
     def __init__(
         self, servers: ServerService, versions: ServerVersionRepository, vault: CredentialVault
@@ -76,8 +76,8 @@ class VersionService:
         """Return one page of a server's versions, newest first.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
         """
         server = await self._servers.require_editable(server_id, user)
         active = await self._active(server)
@@ -94,8 +94,8 @@ class VersionService:
         """Return a server and one version of it.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
             ServerVersionNotFoundError: It has no such version.
         """
         server = await self._servers.require_editable(server_id, user)
@@ -104,11 +104,11 @@ class VersionService:
     async def compare(
         self, server_id: str, version: int, against: int | None, user: UserContext
     ) -> Comparison:
-        """Return what is otherwise in one version than in another, by default the active one.
+        """Return the differences from one version to another, by default from the active one.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
             ServerVersionNotFoundError: It has no such version.
         """
         server, later = await self.get(server_id, version, user)
@@ -127,21 +127,21 @@ class VersionService:
         *,
         precondition: Precondition = NO_PRECONDITION,
     ) -> ServerRecord:
-        """Have a server be reached as one of its versions says; that makes a new version.
+        """Restore the connection of one of a server's versions; that makes a new version.
 
-        The upstream is read as at an update. Secrets come back as they were. What users stored
-        for the server goes to no other origin.
+        The upstream is read as for an update. Secrets are restored, too. The values that users
+        stored for the server are sent to no other origin.
 
         Raises:
-            ServerNotFoundError: There is none that *user* may see.
-            ServerForbiddenError: *user* sees it but may not change it.
+            ServerNotFoundError: The server does not exist, or *user* may not see it.
+            ServerForbiddenError: *user* may see it but not change it.
             ServerModifiedError: It changed since the caller read it.
             ServerVersionNotFoundError: It has no such version.
-            VersionInUseError: It is reached so already.
+            VersionInUseError: The connection is already that of the version.
             VersionUnreadableError: A secret of the version cannot be decrypted.
             UnsafeUrlError: The version's URL may not be contacted.
-            ValidationFailedError: The version is of a kind that cannot be connected to, or names a
-                variable of the other application's environment.
+            ValidationFailedError: The version's transport is not supported, or it names a variable
+                of the other application's environment.
         """
 
         async def work_out(current: ServerRecord) -> FieldChanges:
@@ -154,7 +154,7 @@ class VersionService:
         return server
 
     def _restoring(self, current: ServerRecord, wanted: ServerVersionRecord) -> FieldChanges:
-        """Return what brings a version back."""
+        """Return the changes that restore a version."""
         now = self._versions.taken(current.id, current.config)
         if now.means_the_same(wanted.transport):
             raise VersionInUseError(wanted.version)
@@ -188,7 +188,7 @@ class VersionService:
         raise ServerVersionNotFoundError(version)
 
     def _only_version(self, server: ServerRecord) -> ServerVersionRecord:
-        """Return the one version of a server of which none is stored yet: what is there."""
+        """Return the present state as the only version of a server without stored ones."""
         return ServerVersionRecord(
             id="",
             server_id=server.id,

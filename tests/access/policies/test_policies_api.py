@@ -333,7 +333,7 @@ async def test_a_tool_that_is_not_there_yet_is_warned_of(
 
     assert own["warnings"] == ["No server has these tools now: later."]
     assert everywhere["warnings"] == ["No server has these tools now: nowhere."]
-    assert "leave a scope out" in by_scope["warnings"][0]
+    assert "omit a scope" in by_scope["warnings"][0]
 
 
 @pytest.mark.requirement("R-133")
@@ -517,9 +517,9 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
     assert "Policies allow it to some only" in refused["message"]
     assert (by_root["allowed"], by_root["policies"][0]["how"]) == (True, ["role admin"])
     assert (missing["allowed"], missing["policies"]) == (False, [])
-    assert "offers no tool of that name" in missing["message"]
+    assert "serves no tool of that name" in missing["message"]
     assert "lacks the scope invoke:tools" in without_scope["message"]
-    assert "switched off" in switched_off["message"]
+    assert "inactive" in switched_off["message"]
 
 
 LONG = "a.name-of-a-server-that-is-longer-than-a-prefix-may-be"
@@ -638,7 +638,7 @@ async def test_an_owner_does_not_learn_the_groups_and_the_role_of_others(
     for told in (member, admin):
         assert told["allowed"] is False
         assert told["policies"][0]["how"] == []
-        assert told["message"].endswith("name them as `groups` and `roles` where they count.)")
+        assert told["message"].endswith("give them as `groups` and `roles` if they matter.)")
     assert [item["message"] for item in member["reasons"]] == [
         item["message"] for item in admin["reasons"]
     ]
@@ -678,4 +678,4 @@ async def test_an_administrator_is_explained_what_the_gateway_decides_about_priv
     used = await rest.client.post("/mcp/hers", json=message, headers=headers)
 
     assert (by_root["allowed"], by_owner["allowed"], used.status_code) == (False, True, 404)
-    assert "use it only if they are" in by_root["message"]
+    assert "use it only if an ACL entry names them" in by_root["message"]

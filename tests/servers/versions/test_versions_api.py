@@ -355,7 +355,7 @@ async def test_a_version_with_a_secret_that_no_key_opens_is_refused_and_named(
 
     assert answer.status_code == 409
     assert answer.json()["unreadable"] == ["apiKey.key"]
-    assert answer.json()["message"].startswith("Version 1 cannot be brought back")
+    assert answer.json()["message"].startswith("Version 1 cannot be restored")
     assert shown.json()["unreadable"] == ["apiKey.key"]
     assert [change["change"] for change in compared.json()["changes"]] == ["unknown"]
 
