@@ -1,4 +1,4 @@
-"""Calls a tool at the gateway as any MCP client does, with the SDK's own client."""
+"""Calls a tool through the gateway as any MCP client does, with the SDK's client."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The command that prints what MCP clients want to be told about this registry."""
+"""Command `client-config`: prints the configuration of MCP clients for this registry."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""Commands about the key of stored credentials and what is under which."""
+"""Commands of key rotation for stored credentials."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager

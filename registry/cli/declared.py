@@ -1,4 +1,4 @@
-"""Groups, sharing, decisions about tools and policies in the file of a set-up.
+"""Groups, sharing, tool decisions and policies in files of `registry export` and `apply`.
 
 Each is written as somebody would write it by hand, with people, groups and servers by their
 names, and applied by comparing what the file says with what is stored: what agrees is left alone.

@@ -1,4 +1,4 @@
-"""Values that a command line names instead of showing them: what it holds, others can read."""
+"""Values that a command line references (`env:`, `file:`, `-`), because others can read it."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FROM_ENVIRONMENT = "env:"
 FROM_FILE = "file:"
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 
 
 def given(reference: str, what: str, *, is_secret: bool = False) -> str:
@@ -50,7 +50,7 @@ def _asked(what: str) -> str:
 
         value = getpass.getpass(f"{what}: ")
     else:
-        value = sys.stdin.readline(MOST_BYTES).rstrip("\r\n")
+        value = sys.stdin.readline(MAX_BYTES).rstrip("\r\n")
     if not value:
         fail(f"{what}: nothing was given")
     return value
@@ -59,7 +59,7 @@ def _asked(what: str) -> str:
 def _read(path: Path, what: str) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            value = file.read(MOST_BYTES).strip("\r\n")
+            value = file.read(MAX_BYTES).strip("\r\n")
     except OSError as exc:
         fail(f"{what}: {path} cannot be read ({exc.strerror})")
     except UnicodeDecodeError:

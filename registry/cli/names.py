@@ -1,4 +1,4 @@
-"""How commands find what they are told: by its id, its name or its path."""
+"""Lookup of servers, tools, users and groups by id, name or path, for commands."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How commands print: a table with headers for people, or JSON for programs; never both.
+"""Output of commands: a table with headers for people, or JSON for programs; never both.
 
 What is printed may come from servers that nobody here wrote, so control characters are taken out:
 a terminal obeys them.
@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option(min=0, help="Most rows printed; 0 for all.")]
 
-MOST_ROWS = 1000
+MAX_ROWS = 1000
 PER_PAGE = 100
 FILE_WIDTH = 100_000
 """Columns where nobody reads along: what is read by programs is never cut or wrapped."""

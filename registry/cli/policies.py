@@ -9,7 +9,7 @@ import typer
 from registry.auth.identity import OPERATOR
 from registry.cli.names import is_id, server_of
 from registry.cli.output import (
-    MOST_ROWS,
+    MAX_ROWS,
     AsJson,
     Column,
     Limit,
@@ -48,7 +48,7 @@ def policies_list(
     server: Annotated[
         str | None, typer.Option(help="Only what applies to this: id, name or path.")
     ] = None,
-    limit: Limit = MOST_ROWS,
+    limit: Limit = MAX_ROWS,
     as_json: AsJson = False,
 ) -> None:
     """List policies."""

@@ -1,4 +1,4 @@
-"""How every command runs: what it is given, and how its failure is told.
+"""Runs commands: provides settings and services, and reports failures with exit codes.
 
 Whoever may run commands on this machine with the settings at hand acts as an administrator.
 """

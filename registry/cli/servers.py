@@ -9,7 +9,7 @@ from registry.auth.identity import OPERATOR
 from registry.cli.given import answering, given, pairs
 from registry.cli.names import acting_for, group_of, owner_of, server_of, user_of
 from registry.cli.output import (
-    MOST_ROWS,
+    MAX_ROWS,
     AsJson,
     Column,
     Limit,
@@ -61,7 +61,7 @@ def servers_list(
         str | None, typer.Option(help="shared_app, shared_user or private_user.")
     ] = None,
     status: Annotated[str | None, typer.Option(help="active, inactive or error.")] = None,
-    limit: Limit = MOST_ROWS,
+    limit: Limit = MAX_ROWS,
     as_json: AsJson = False,
 ) -> None:
     """List registered servers, last changed first."""

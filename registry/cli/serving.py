@@ -1,4 +1,4 @@
-"""Commands that serve, and the one that examines what serving needs."""
+"""Commands `serve`, `worker` and `doctor`."""
 
 import sys
 from typing import Annotated

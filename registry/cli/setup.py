@@ -1,4 +1,4 @@
-"""Commands that write the set-up to a file and bring a registry to what a file says."""
+"""Commands `export` and `apply`: the registry's configuration as a declarative file."""
 
 import json
 from collections.abc import Awaitable, Callable

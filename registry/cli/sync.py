@@ -1,4 +1,4 @@
-"""Commands that read servers anew, and how far they are."""
+"""Commands of synchronisation, with progress."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from registry.auth.identity import (
     default_scopes,
 )
 from registry.cli.names import is_id, user_id_of, user_of
-from registry.cli.output import MOST_ROWS, AsJson, Column, Limit, read_pages, show_rows
+from registry.cli.output import MAX_ROWS, AsJson, Column, Limit, read_pages, show_rows
 from registry.cli.running import NOT_FOUND, fail, run, services
 
 token = typer.Typer(help="Bearer tokens.", no_args_is_help=True)
@@ -101,7 +101,7 @@ def token_list(
         typer.Option("--user", "--user-id", help="Id, name or address of a user: theirs alone."),
     ] = None,
     *,
-    limit: Limit = MOST_ROWS,
+    limit: Limit = MAX_ROWS,
     as_json: AsJson = False,
 ) -> None:
     """List issued tokens that have not expired, newest first."""

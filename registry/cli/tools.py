@@ -10,7 +10,7 @@ from registry.cli.given import given
 from registry.cli.names import server_of, tool_of
 from registry.cli.output import (
     CONTROL,
-    MOST_ROWS,
+    MAX_ROWS,
     AsJson,
     Column,
     Limit,
@@ -54,7 +54,7 @@ def tools_list(
     everything: Annotated[
         bool, typer.Option("--all", help="Also what is stale, disabled or deleted.")
     ] = False,
-    limit: Limit = MOST_ROWS,
+    limit: Limit = MAX_ROWS,
     as_json: AsJson = False,
 ) -> None:
     """List tools."""

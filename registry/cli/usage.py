@@ -1,4 +1,4 @@
-"""The command that lists calls at the gateway."""
+"""Command `usage`: lists calls at the gateway."""
 
 from typing import Annotated
 

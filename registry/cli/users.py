@@ -7,7 +7,7 @@ import typer
 from registry.auth.identity import OPERATOR, Role
 from registry.cli.names import group_of, user_of
 from registry.cli.output import (
-    MOST_ROWS,
+    MAX_ROWS,
     AsJson,
     Column,
     Limit,
@@ -55,7 +55,7 @@ Query = Annotated[str | None, typer.Option(help="Part of a name or address.")]
 
 
 @users.command("list")
-def users_list(*, query: Query = None, limit: Limit = MOST_ROWS, as_json: AsJson = False) -> None:
+def users_list(*, query: Query = None, limit: Limit = MAX_ROWS, as_json: AsJson = False) -> None:
     """List users by address."""
 
     async def work() -> None:
@@ -146,7 +146,7 @@ def _user_change(said: dict[str, Any]) -> "UserChange":
 
 
 @groups.command("list")
-def groups_list(*, query: Query = None, limit: Limit = MOST_ROWS, as_json: AsJson = False) -> None:
+def groups_list(*, query: Query = None, limit: Limit = MAX_ROWS, as_json: AsJson = False) -> None:
     """List groups by name."""
 
     async def work() -> None:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 HOST = "127.0.0.1"
 PATH = "/mcp"
-MOST_STEPS = 1000
+MAX_STEPS = 1000
 SHUTDOWN_SECONDS = 1
 """How long open streams may delay the end; a client's idle stream would delay it for ever."""
 
@@ -58,7 +58,7 @@ def build_server() -> MCPServer[None]:
 
     @server.tool(title="Count", annotations=PURE)
     async def count(
-        to: Annotated[int, Field(description="Last number.", ge=1, le=MOST_STEPS)],
+        to: Annotated[int, Field(description="Last number.", ge=1, le=MAX_STEPS)],
         context: Context,
     ) -> int:
         """Count from 1 to a number, reporting the progress of every step."""

@@ -67,7 +67,7 @@ async def test_count_reports_every_step(url: str, era: str) -> None:
 
 async def test_count_refuses_too_many_steps(url: str) -> None:
     async with Client(url) as client:
-        result = await client.call_tool("count", {"to": demo_server.MOST_STEPS + 1})
+        result = await client.call_tool("count", {"to": demo_server.MAX_STEPS + 1})
 
     assert result.is_error
 
