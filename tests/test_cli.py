@@ -397,6 +397,22 @@ def test_before_the_first_start_the_doctor_says_how_to_start(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("command", ["servers list", "token list", "client-config"])
+def test_before_the_first_start_every_command_says_how_to_start(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_HOME", str(tmp_path / "new"))
+    for name in NEEDED:
+        monkeypatch.delenv(name, raising=False)
+
+    result = run(*command.split())
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("registry: nothing was started here yet; `registry serve")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
 def test_half_of_the_settings_is_no_first_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,10 +174,14 @@ def test_what_was_done_is_listed_newest_first(weather: dict[str, Any]) -> None:
 
     records = printed("audit", "list", "--type", "server", "--id", weather["id"])
     one = printed("audit", "list", "--limit", "1")
+    told = run("audit", "list", "--limit", "1").stderr
+    told_all = run("audit", "list", "--limit", "0").stderr
     calls = printed("usage")
 
     assert [record["action"] for record in records] == ["update", "create"]
     assert [record["action"] for record in one] == ["update"]
+    assert told == "1, and there are more; --limit 0 shows all\n"
+    assert told_all.endswith(" in all\n")
     assert calls == []
 
 

@@ -70,7 +70,12 @@ def text(value: object) -> str:
 
 
 def show_rows(
-    rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, total: int | None = None
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    as_json: bool,
+    total: int | None = None,
+    has_more: bool = False,
 ) -> None:
     """Print a list; how many rows there are goes to standard error.
 
@@ -79,6 +84,7 @@ def show_rows(
         columns: What of them a table has.
         as_json: All of each row, as one JSON array.
         total: How many there are altogether, if not all of them are printed.
+        has_more: Whether there are more than these, where nobody counts how many.
     """
     if as_json:
         show_json(list(rows))
@@ -86,6 +92,8 @@ def show_rows(
         _print_table(columns, rows)
     if total is not None and total > len(rows):
         sys.stderr.write(f"{len(rows)} of {total}; --limit 0 shows all\n")
+    elif has_more:
+        sys.stderr.write(f"{len(rows)}, and there are more; --limit 0 shows all\n")
     elif not as_json:
         sys.stderr.write(f"{len(rows)} in all\n" if rows else "none\n")
 
@@ -144,8 +152,11 @@ async def read_pages(
 
 async def read_cursor(
     read: "Callable[[str | None, int], Awaitable[CursorPage[T]]]", limit: int
-) -> list[T]:
-    """Return the first records of a list that goes on by cursors, all where *limit* is 0."""
+) -> tuple[list[T], bool]:
+    """Return the first records of a list that goes on by cursors, and whether there are more.
+
+    All are returned where *limit* is 0.
+    """
     records: list[T] = []
     cursor = None
     while True:
@@ -153,7 +164,7 @@ async def read_cursor(
         records += page.records
         cursor = page.next_cursor
         if cursor is None or (limit and len(records) >= limit):
-            return records
+            return records, cursor is not None
 
 
 E = TypeVar("E", bound=StrEnum)

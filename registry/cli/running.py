@@ -21,6 +21,11 @@ NOT_FOUND = 3
 CONFLICT = 4
 """Exit codes; 2 is a command line that cannot be read."""
 
+NOT_STARTED = (
+    "nothing was started here yet; `registry serve --local` starts a registry with all that it "
+    "needs, and with MONGO_URI, CREDS_KEY, CREDS_IV and a JWT key pair set `registry serve` does"
+)
+
 
 def _expected() -> tuple[type[Exception], ...]:
     """Return the failures that are told in a line; imported once there is one."""
@@ -141,9 +146,14 @@ def fail(*problems: str, code: int = FAILED) -> NoReturn:
 
 
 def read_settings() -> "Settings":
-    """Return the settings of the environment, or of the local instance in REGISTRY_HOME."""
-    from registry.local.home import found_settings  # noqa: PLC0415 - heavy imports
+    """Return the settings of the environment, or of the local instance in REGISTRY_HOME.
 
+    Where there is nothing of either, the command ends and says how to start.
+    """
+    from registry.local.home import found_settings, is_untouched  # noqa: PLC0415 - heavy imports
+
+    if is_untouched():
+        fail(NOT_STARTED)
     return found_settings()
 
 

@@ -6,12 +6,7 @@ from typing import Annotated
 import typer
 
 from registry.cli.output import AsJson, show_json
-from registry.cli.running import read_settings, run
-
-NOT_STARTED = (
-    "nothing was started here yet; `registry serve --local` starts a registry with all that it "
-    "needs, and with MONGO_URI, CREDS_KEY, CREDS_IV and a JWT key pair set `registry serve` does"
-)
+from registry.cli.running import NOT_STARTED, read_settings, run
 
 
 def serve(

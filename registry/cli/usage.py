@@ -47,10 +47,11 @@ def usage(
                 "until": until,
             }
             record_filter = validated(UsageQuery, said).record_filter()
-            found = await read_cursor(
+            found, has_more = await read_cursor(
                 lambda cursor, count: built.usage.page(OPERATOR, record_filter, cursor, count),
                 limit,
             )
-        show_rows([present_record(one) for one in found], COLUMNS, as_json=as_json)
+        rows = [present_record(one) for one in found]
+        show_rows(rows, COLUMNS, as_json=as_json, has_more=has_more)
 
     run(work)

@@ -55,7 +55,10 @@ class NothingPendingError(ToolStateError):
     """There is nothing to accept or to reject."""
 
     def __init__(self) -> None:
-        super().__init__("Nothing about this tool waits for a decision.")
+        super().__init__(
+            "Nothing about this tool waits for a decision; a definition that was rejected is "
+            "served after a rollback to its version."
+        )
 
 
 class ToolSupersededError(RegistryError):
