@@ -201,16 +201,18 @@ async def _leftovers(leftovers: OrphanedServerData, *, repair: bool) -> DoctorFi
     """Report orphaned data of deleted servers; remove it with *repair*."""
     found = await leftovers.find(every=True)
     if not found:
-        return DoctorFinding("leftovers", good=True, message="nothing of deleted servers")
+        return DoctorFinding("orphaned data", good=True, message="nothing of deleted servers")
     if repair:
         try:
             removed = [one for one in found if await leftovers.remove(one)]
         except ReplicaSetNeeded as exc:
-            return DoctorFinding("leftovers", good=False, message=str(exc))
-        return DoctorFinding("leftovers", good=True, message=f"of {len(removed)} servers removed")
+            return DoctorFinding("orphaned data", good=False, message=str(exc))
+        return DoctorFinding(
+            "orphaned data", good=True, message=f"of {len(removed)} servers removed"
+        )
     listed = ", ".join(found[:LISTED])
     text = f"of {len(found)} deleted servers, removed by `registry doctor --repair`: {listed}"
-    return DoctorFinding("leftovers", good=False, message=text)
+    return DoctorFinding("orphaned data", good=False, message=text)
 
 
 async def _lost_tools(lost: LostTools, *, repair: bool) -> DoctorFinding:

@@ -52,7 +52,7 @@ COMMANDS = [
     ["creds", "check"],
     ["creds", "rotate"],
     ["creds", "new-key"],
-    ["creds", "forget-old"],
+    ["creds", "remove-old-keys"],
 ]
 
 
@@ -356,7 +356,7 @@ def test_the_doctor_is_content_with_a_registry_that_ran(database_uri: str) -> No
         "ok    indexes",
         "ok    documents",
         "ok    credentials",
-        "ok    leftovers",
+        "ok    orphaned data",
         "ok    tools",
         "ok    environment",
     ]
@@ -664,7 +664,7 @@ def test_files_are_imported_once(tmp_path: Path, dead_url: str, database_uri: st
 
     assert nothing == []
     assert [result.exit_code for result in (dry, first, second)] == [1, 1, 1]
-    assert [line.split()[0] for line in dry.stdout.splitlines()] == ["would", "failed"]
+    assert [line.split()[0] for line in dry.stdout.splitlines()] == ["would_import", "failed"]
     assert [line.split()[0] for line in first.stdout.splitlines()] == ["imported", "failed"]
     assert [line.split()[0] for line in second.stdout.splitlines()] == ["exists", "failed"]
     assert len(stored_servers(database_uri)) == 1

@@ -178,7 +178,7 @@ def wait_until_replaced(tokens: Collection[dict[str, Any]], key: object, value: 
         assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("command", ["new-key", "forget-old"])
+@pytest.mark.parametrize("command", ["new-key", "remove-old-keys"])
 def test_keys_of_the_environment_are_changed_there(
     tmp_path: Path, environment: dict[str, str], command: str
 ) -> None:
@@ -253,7 +253,7 @@ async def test_the_key_of_a_local_registry_is_changed_over_a_restart(tmp_path: P
         with RunningRegistry(tmp_path, environment, "--local") as second:
             await asyncio.to_thread(second.wait_until_ready)
             readable = home.read_keys().creds_keys_readable
-            for command in ("forget-old", "rotate", "check", "forget-old"):
+            for command in ("remove-old-keys", "rotate", "check", "remove-old-keys"):
                 await asyncio.to_thread(creds, command)
             await asyncio.to_thread(second.end, signal.SIGTERM)
         with RunningRegistry(tmp_path, environment, "--local") as third:

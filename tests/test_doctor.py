@@ -91,7 +91,7 @@ async def test_a_sound_registry_has_only_good_findings(
         "indexes",
         "documents",
         "credentials",
-        "leftovers",
+        "orphaned data",
         "tools",
         "environment",
     ]

@@ -16,7 +16,7 @@ SYNC_STATUSES = ("success", "failure")
 TRIGGERS = ("manual", "schedule", "webhook", "notification", "command")
 OPEN_STATES = ("queued", "running", "retrying")
 JOB_STATES = (*OPEN_STATES, "succeeded", "dead", "cancelled")
-RUN_OUTCOMES = ("success", "failure", "lost", "cancelled")
+RUN_OUTCOMES = ("success", "failure", "lease_lost", "cancelled")
 
 
 class SyncState(Document):

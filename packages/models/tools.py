@@ -54,8 +54,8 @@ class RegisteredTool(Document):
             `review:change` or `review:new`: one index finds them all.
         review: Why it is in the review queue: a `change` or the tool itself, which is `new`,
             waits for a decision, or what is served is in `drift` from what is offered.
-        sync_events: What readings of its upstream did to it, the latest last: `_id`, `at`, `what`,
-            `by`, `version`. What people decide is in `audit_logs`.
+        sync_events: What readings of its upstream did to it, the latest last: `_id`, `at`,
+            `types`, `by`, `version`. What people decide is in `audit_logs`.
         sync_error: Why the last sync could not take the upstream's definition, if so.
     """
 

@@ -65,7 +65,7 @@ class Sealer:
             try:
                 await self.seal_new()
             except DatabaseUnavailable:
-                log.warning("audit_sealing_postponed")
+                log.warning("audit_sealing_delayed")
             except Exception:
                 # Records are still written, and can be sealed later.
                 log.exception("audit_sealing_failed")
@@ -106,7 +106,7 @@ class Sealer:
             self._last_seq = number + 1
             self._sealed.update(dict.fromkeys(batch, self._last_seq))
             log.info("audit_sealed", seq=seal["_id"], hash=seal["hash"], records=len(batch))
-        log.warning("audit_sealing_postponed")
+        log.warning("audit_sealing_delayed")
         return sealed
 
     def _name_passed(self, passed: list[object]) -> None:
@@ -114,7 +114,7 @@ class Sealer:
         for name in map(repr, passed):
             if name not in self._passed:
                 self._passed.add(name)
-                log.error("audit_seal_not_followed", seal_id=name)
+                log.error("audit_seal_invalid", seal_id=name)
 
     async def _learn(self, last: Seal | None) -> None:
         """Load the seals that any process has added."""
@@ -156,7 +156,7 @@ class Sealer:
         """Log a record that is not sealed, once."""
         if key not in self._refused:
             self._refused.add(key)
-            log.error("audit_record_not_genuine", record_id=str(key))
+            log.error("audit_record_invalid", record_id=str(key))
 
     async def _genuine(self, ids: list[ObjectId]) -> dict[ObjectId, str]:
         documents = await self._repository.records(ids)

@@ -43,7 +43,7 @@ class AuditTrail:
     def __init__(self, repository: AuditRepository, *, clock: Clock, metrics: Metrics) -> None:
         self._repository = repository
         self._clock = clock
-        self._lost = metrics.audit_records_lost
+        self._lost = metrics.audit_records_dropped
         self._waiting: deque[Doc] = deque()
         self._failures: TTLCache[str, int] = TTLCache(CALLERS, 60.0, timer=clock.monotonic)
         self._repeated: TTLCache[tuple[str, str, str | None, str | None], None] = TTLCache(
@@ -143,7 +143,7 @@ class AuditTrail:
             await self._repository.insert_alone(documents)
         except (DatabaseUnavailable, AuditUnwritableError):
             self._lost.inc(len(documents))
-            log.warning("audit_records_lost", count=len(documents))
+            log.warning("audit_records_dropped", count=len(documents))
             return
         self.written.set()
 

@@ -28,11 +28,11 @@ class AuditFinding(StrEnum):
     REMOVED = "removed"
     ALTERED = "altered"
     INSERTED = "inserted"
-    UNSEALED = "not sealed"
-    SEAL_MISSING = "seal missing"
-    SEAL_ALTERED = "seal altered"
-    SEAL_UNPROVEN = "seal unproven"
-    HEAD_DIFFERS = "head differs"
+    UNSEALED = "unsealed"
+    SEAL_MISSING = "seal_missing"
+    SEAL_ALTERED = "seal_altered"
+    SEAL_UNVERIFIED = "seal_unverified"
+    HEAD_MISMATCH = "head_mismatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +125,9 @@ class AuditVerifier:
             report.head = (last.number, last.hash)
             if last.is_genuine is None:
                 # The end of the chain is not signed with a known key.
-                report.add(AuditFinding.SEAL_UNPROVEN, last.number)
+                report.add(AuditFinding.SEAL_UNVERIFIED, last.number)
         if not expected_is_there and expected is not None:
-            report.add(AuditFinding.HEAD_DIFFERS, expected[0])
+            report.add(AuditFinding.HEAD_MISMATCH, expected[0])
         return sealed, None if last is None else last.sealed_at
 
     async def _verify_records(
@@ -156,6 +156,6 @@ def _verify_seal(report: AuditReport, number: int, seal: Seal | None, *, is_next
     if seal is None or not seal.is_intact:
         report.add(AuditFinding.SEAL_ALTERED, number)
     elif seal.is_genuine is False:
-        report.add(AuditFinding.SEAL_UNPROVEN, number)
+        report.add(AuditFinding.SEAL_UNVERIFIED, number)
     elif not is_next:
         report.add(AuditFinding.SEAL_ALTERED, number)

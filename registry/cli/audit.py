@@ -90,7 +90,7 @@ def audit_verify(
                 {
                     "records": report.records,
                     "seals": report.seals,
-                    "waiting": report.waiting,
+                    "unsealed": report.waiting,
                     "problem_count": report.problem_count,
                     "problems": [
                         {"finding": problem.finding.value, "subject": problem.subject}
@@ -107,7 +107,7 @@ def audit_verify(
             typer.echo(f"and {more} more")
         head = "none" if report.head is None else f"{report.head[0]}:{report.head[1]}"
         typer.echo(
-            f"{report.records} records, {report.seals} seals, {report.waiting} not sealed yet, "
+            f"{report.records} records, {report.seals} seals, {report.waiting} unsealed, "
             f"problems: {report.problem_count}, head: {head}"
         )
         if not report.is_good:

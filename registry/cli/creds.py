@@ -96,14 +96,14 @@ def creds_new_key() -> None:
         home.add_next_key()
         typer.echo(
             "A new key waits. Restart the registry to take it up, "
-            "then run `registry creds rotate` and `registry creds forget-old`."
+            "then run `registry creds rotate` and `registry creds remove-old-keys`."
         )
 
     run(work)
 
 
-@creds.command("forget-old")
-def creds_forget_old() -> None:
+@creds.command("remove-old-keys")
+def creds_remove_old_keys() -> None:
     """Drop the former keys of the local registry in REGISTRY_HOME, once nothing needs them."""
 
     async def work() -> None:

@@ -22,7 +22,7 @@ def sync_run(
     names: Annotated[list[str] | None, typer.Argument(help="Names of servers.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Read all servers.")] = False,
-    at_once: Annotated[
+    concurrency: Annotated[
         int, typer.Option(min=1, max=256, help="Most servers read side by side.")
     ] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -43,7 +43,7 @@ def sync_run(
 
         report = BulkSyncReport()
         try:
-            async with sync_round(read_settings(), at_once) as reading:
+            async with sync_round(read_settings(), concurrency) as reading:
                 if everything:
                     ids, unknown = await reading.all_ids(), list[str]()
                 else:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.connections.presenter import present_all, present_one
-from registry.connections.schemas import AllConnections, OneConnection
+from registry.connections.schemas import ServerConnectionAnswer, ServerConnectionsAnswer
 from registry.connections.service import ConnectionService
 from registry.core.text import OBJECT_ID
 from registry.web.bodies import StrictJsonRoute
@@ -30,7 +30,7 @@ def _service(request: Request) -> ConnectionService:
 
 @router.get(
     "/status",
-    response_model=AllConnections,
+    response_model=ServerConnectionsAnswer,
     operation_id="list_connections",
     responses=errors(),
 )
@@ -44,7 +44,7 @@ async def list_connections(request: Request, user: Reader) -> Response:
 
 @router.get(
     "/status/{server_id}",
-    response_model=OneConnection,
+    response_model=ServerConnectionAnswer,
     operation_id="get_connection",
     responses=errors(404),
 )

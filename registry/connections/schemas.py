@@ -19,14 +19,14 @@ class ConnectionStatus(_Answer):
     error: str | None = Field(default=None, description="Why it does not work.")
 
 
-class AllConnections(_Answer):
+class ServerConnectionsAnswer(_Answer):
     """The connection state of all servers that the caller may see."""
 
     success: bool
     connection_status: dict[str, ConnectionStatus] = Field(description="By `serverName`.")
 
 
-class OneConnection(_Answer):
+class ServerConnectionAnswer(_Answer):
     """The connection state of one server."""
 
     success: bool

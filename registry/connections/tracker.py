@@ -159,7 +159,7 @@ class ConnectionTracker:
         self._forget_fresh(server_id, user_id)
         self._users[key] = _again(before, version, self._clock.now(), problem)
         if before is None or before.state is not ConnectionState.ERROR:
-            log.info("user_connection_refused", server_id=server_id, user_id=user_id)
+            log.info("user_credentials_rejected", server_id=server_id, user_id=user_id)
 
     def abandoned(self, server_id: str, user_id: str | None) -> None:
         """Note that an attempt ended without a result."""

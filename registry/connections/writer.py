@@ -171,7 +171,7 @@ class ConnectionWriter:
                 await self.write_due()
             except DatabaseUnavailable:
                 if not self._is_unavailable:
-                    log.warning("connection_writes_postponed", waiting=len(self._waiting))
+                    log.warning("connection_writes_delayed", pending=len(self._waiting))
                 self._is_unavailable = True
                 await self._clock.sleep(DATABASE_RETRY_SECONDS)
 
@@ -234,7 +234,7 @@ class ConnectionWriter:
         except Exception as exc:
             # Perhaps only this document cannot be written.
             if isinstance(exc, RegistryError):
-                log.warning("connection_not_written", server_id=server_id, problem=exc.message)
+                log.warning("connection_write_rejected", server_id=server_id, error=exc.message)
             else:
                 log.exception("connection_write_failed", server_id=server_id)
             self._dropped.labels("failed").inc()

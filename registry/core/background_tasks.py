@@ -41,7 +41,7 @@ class BackgroundTasks:
             return
         error = task.exception()
         if error is not None and not isinstance(error, RegistryError):
-            log.debug("errand_failed", error=type(error).__name__)
+            log.debug("background_task_failed", error=type(error).__name__)
 
     async def close(self, *, grace_seconds: float = 0.0) -> None:
         """Wait for running tasks; cancel those that take longer than *grace_seconds*."""

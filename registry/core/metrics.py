@@ -45,7 +45,7 @@ class Metrics:
         )
         self.sync_runs = Counter(
             "mcp_sync_runs",
-            "Attempts to synchronise a server by what asked for them and how they ended.",
+            "Attempts to synchronise a server, by trigger and outcome.",
             ("trigger", "outcome"),
             registry=self.registry,
         )
@@ -93,9 +93,9 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
-        self.usage_records_waiting = Gauge(
-            "usage_records_waiting",
-            "Records of calls that wait to be written.",
+        self.usage_records_pending = Gauge(
+            "usage_records_pending",
+            "Records of calls that are not written yet.",
             registry=self.registry,
         )
         self.loop_lag = Histogram(
@@ -111,25 +111,25 @@ class Metrics:
         )
         self.gateway_breaker_state = Gauge(
             "mcp_gateway_breaker_state",
-            "Servers that are left alone because they failed, by state.",
+            "Circuit breakers of servers that are not closed, by state.",
             ("server", "state"),
             registry=self.registry,
         )
         self.gateway_breaker_transitions = Counter(
             "mcp_gateway_breaker_transitions",
-            "Changes of that state, by the new one.",
+            "State changes of circuit breakers, by the new state.",
             ("server", "state"),
             registry=self.registry,
         )
         self.gateway_queue_refusals = Counter(
             "mcp_gateway_queue_refusals",
-            "Calls refused because too many to the same server were under way.",
+            "Calls refused because the queue of their server was full.",
             ("server",),
             registry=self.registry,
         )
-        self.gateway_repeats = Counter(
-            "mcp_gateway_repeats",
-            "Requests without effects that were sent a second time.",
+        self.gateway_retries = Counter(
+            "mcp_gateway_retries",
+            "Idempotent requests that were sent again after a connection was lost.",
             ("server",),
             registry=self.registry,
         )
@@ -138,52 +138,52 @@ class Metrics:
             "Streams open to clients that the gateway itself is the server of.",
             registry=self.registry,
         )
-        self.gateway_feeds = Gauge(
-            "mcp_gateway_feeds",
-            "Servers listened to, or tried, for changes of resources.",
+        self.gateway_notification_feeds = Gauge(
+            "mcp_gateway_notification_feeds",
+            "Servers whose notifications are read, or tried to be, outside of calls.",
             registry=self.registry,
         )
         self.upstream_list_changes = Counter(
             "mcp_gateway_upstream_list_changes",
-            "Times that servers said, where it was heard, that one of their lists changed.",
+            "Notifications of servers that one of their lists changed.",
             registry=self.registry,
         )
         self.connection_states = Gauge(
             "mcp_connections",
-            "Connections to servers, and of users to servers, by how they stand.",
+            "Connections to servers, and of users to servers, by state.",
             ("level", "state"),
             registry=self.registry,
         )
         self.connection_writes = Counter(
             "mcp_connection_writes",
-            "What the database was told of connections.",
+            "Writes of connection results to the database.",
             ("event",),
             registry=self.registry,
         )
         self.connection_writes_coalesced = Counter(
             "mcp_connection_writes_coalesced",
-            "News of connections that were told together with later ones.",
+            "Connection results that were written together with later ones.",
             registry=self.registry,
         )
         self.connection_writes_dropped = Counter(
             "mcp_connection_writes_dropped",
-            "News of connections that the database was not told.",
+            "Connection results that were not written.",
             ("reason",),
             registry=self.registry,
         )
         self.snapshot_age = Gauge(
             "mcp_gateway_snapshot_age_seconds",
-            "Time since the gateway's view was last known to agree with the database.",
+            "Time since the snapshot last agreed with the database.",
             registry=self.registry,
         )
         self.policies_unreadable = Gauge(
             "mcp_gateway_policies_unreadable",
-            "Stored access policies that cannot be read; all that they may be about is refused.",
+            "Stored access policies that cannot be read; what they may apply to is refused.",
             registry=self.registry,
         )
         self.snapshot_reloads = Counter(
             "mcp_gateway_snapshot_reloads",
-            "Reloads of the gateway's view, in full or of one server.",
+            "Reloads of the snapshot, in full or of one server.",
             ("kind",),
             registry=self.registry,
         )
@@ -205,8 +205,8 @@ class Metrics:
             "Connections to MongoDB that could not be made or were lost.",
             registry=self.registry,
         )
-        self.audit_records_lost = Counter(
-            "audit_records_lost",
+        self.audit_records_dropped = Counter(
+            "audit_records_dropped",
             "Records of refusals that could not be written.",
             registry=self.registry,
         )

@@ -209,39 +209,41 @@ class Settings(BaseSettings):
         description="Longest time for one answer that is not a GET stream; a server's own "
         "`timeout`, where it is longer, goes before it.",
     )
-    gateway_max_answer_bytes: int = Field(
+    gateway_max_response_bytes: int = Field(
         default=64 * 1024 * 1024,
         gt=0,
         description="Longest answer, or event of one, that is put together in memory: on `/mcp` "
         "and between clients and servers of different protocols. Elsewhere answers of any length "
         "pass in pieces.",
     )
-    gateway_connections_per_upstream: int = Field(
-        default=100, gt=0, description="Most calls under way to one server at a time."
+    gateway_concurrent_calls_per_server: int = Field(
+        default=100, gt=0, description="Maximum number of concurrent calls to one server."
     )
-    gateway_queue_per_upstream: int = Field(
-        default=200, ge=0, description="Most calls that may wait for one of those to end."
+    gateway_queued_calls_per_server: int = Field(
+        default=200, ge=0, description="Maximum number of calls that wait for one of those to end."
     )
     gateway_queue_timeout_seconds: float = Field(
         default=5.0, gt=0, description="How long they wait before they are refused."
     )
-    gateway_streams_per_upstream: int = Field(
-        default=2500, gt=0, description="Most standing streams open to one server at a time."
+    gateway_streams_per_server: int = Field(
+        default=2500,
+        gt=0,
+        description="Maximum number of notification streams open to one server.",
     )
     gateway_breaker_failures: int = Field(
         default=5,
         ge=0,
-        description="Failures in a row after which a server is left alone for a while; 0: never.",
+        description="Consecutive failures that open a server's circuit breaker; 0 disables it.",
     )
     gateway_breaker_window_seconds: float = Field(
-        default=30.0, gt=0, description="Time within which those failures must come."
+        default=30.0, gt=0, description="Time within which those failures must occur."
     )
     gateway_breaker_cool_down_seconds: float = Field(
         default=10.0,
         gt=0,
-        description="How long it is left alone, and the time between two calls that try it again.",
+        description="How long the circuit breaker stays open, and the time between two probes.",
     )
-    gateway_repeat_reads: bool = Field(
+    gateway_retry_idempotent: bool = Field(
         default=True,
         description="Whether a request without effects is sent once more when the upstream closes "
         "the connection without an answer.",
@@ -295,7 +297,7 @@ class Settings(BaseSettings):
         gt=0,
         description="How long the state of a connection is remembered without news of it.",
     )
-    connection_state_entries: int = Field(
+    connection_state_max_entries: int = Field(
         default=10_000,
         gt=0,
         description="Most servers, and most connections of users, whose state is remembered.",
@@ -331,10 +333,10 @@ class Settings(BaseSettings):
         "served, what waits, and what was served when these came always are.",
     )
 
-    sync_worker: bool = Field(
+    sync_worker_enabled: bool = Field(
         default=True, description="Whether this process has servers read in the background."
     )
-    sync_at_once: int = Field(
+    sync_concurrency: int = Field(
         default=4, ge=1, le=256, description="Most servers read in the background side by side."
     )
     sync_poll_seconds: float = Field(

@@ -169,12 +169,12 @@ class GatewayEndpoint:
         self._seal = SessionSeal(
             sealing_keys, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
         )
-        self._streams = StreamLimits(settings.gateway_streams_per_upstream)
+        self._streams = StreamLimits(settings.gateway_streams_per_server)
         self._latency_watcher = LatencyWatcher()
         wire = self._wire = UpstreamHttp(
             around.session,
             self._latency_watcher,
-            max_answer_bytes=settings.gateway_max_answer_bytes,
+            max_response_bytes=settings.gateway_max_response_bytes,
         )
         connect_timeout_seconds = settings.upstream_connect_timeout_seconds
         total_timeout_seconds = settings.gateway_total_timeout_seconds
@@ -204,7 +204,7 @@ class GatewayEndpoint:
             arguments=self._arguments,
             until=self._until,
             unknown_tool=self._admission.unknown_tool,
-            repeats_reads=settings.gateway_repeat_reads,
+            retries_idempotent=settings.gateway_retry_idempotent,
         )
         self._background_tasks = BackgroundTasks()
         connector = Connector(
@@ -220,7 +220,7 @@ class GatewayEndpoint:
                 idle_seconds=settings.gateway_upstream_session_idle_seconds,
             ),
             connect_timeout_seconds=connect_timeout_seconds,
-            repeats_reads=settings.gateway_repeat_reads,
+            retries_idempotent=settings.gateway_retry_idempotent,
             routes=routes,
         )
         self._connector = connector
@@ -304,7 +304,7 @@ class GatewayEndpoint:
             heard_list_changed=heard_list_changed,
             end_session=self._end_session,
             base_path=urlsplit(settings.base_url).path,
-            max_answer_bytes=settings.gateway_max_answer_bytes,
+            max_response_bytes=settings.gateway_max_response_bytes,
             max_seconds=settings.gateway_session_hours * 3600,
         )
 
@@ -320,12 +320,14 @@ class GatewayEndpoint:
             exchange.outcome = CallOutcome.DISCONNECTED
         except asyncio.CancelledError:
             # Only the server's shutdown cancels a request. Its client gets an error.
-            log.warning("gateway_call_cut_off", server=exchange.server, method=exchange.method)
+            log.warning("gateway_call_aborted", server=exchange.server, method=exchange.method)
             await self._refuse(exchange, ShuttingDown())
         except Exception as exc:
             translated = refusal_for(exc)
             if isinstance(translated, InternalFailure):
-                log.exception("gateway_request_failed", method=exchange.method, slug=exchange.slug)
+                log.exception(
+                    "gateway_request_failed", method=exchange.method, server=exchange.slug
+                )
             await self._refuse(exchange, translated)
         finally:
             seconds = self._recorder.ended(exchange)

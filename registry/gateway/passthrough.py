@@ -83,7 +83,7 @@ class PassThrough:
         arguments: Checks arguments where the server offers another definition.
         until: Ends long-lived streams.
         unknown_tool: Returns the refusal of a tool that does not exist for the caller.
-        repeats_reads: Whether idempotent requests are retried when a server breaks off.
+        retries_idempotent: Whether idempotent requests are retried when a server breaks off.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators
@@ -98,7 +98,7 @@ class PassThrough:
         arguments: ArgumentChecker,
         until: Until,
         unknown_tool: UnknownTool,
-        repeats_reads: bool,
+        retries_idempotent: bool,
     ) -> None:
         self._routes = routes
         self._forwarder = forwarder
@@ -109,7 +109,7 @@ class PassThrough:
         self._arguments = arguments
         self._until = until
         self._unknown_tool = unknown_tool
-        self._repeats_reads = repeats_reads
+        self._retries_idempotent = retries_idempotent
 
     async def post(
         self, exchange: GatewayRequest, envelope: Envelope, user: UserContext, route: Route
@@ -230,7 +230,7 @@ class PassThrough:
             # Not raised again here: the error would keep this frame alive, and the frame the
             # error.
             return False
-        log.warning("gateway_stood_in", server=exchange.server, reason=reason)
+        log.warning("gateway_offline_response_sent", server=exchange.server, reason=reason)
         await exchange.answer(200, result_body(result, request_id))
         return True
 
@@ -300,7 +300,7 @@ class PassThrough:
 
     def _may_repeat(self, exchange: GatewayRequest) -> bool:
         """Whether the request may be retried when the server breaks off."""
-        return self._repeats_reads and (exchange.may_repeat or exchange.method in REPEATABLE)
+        return self._retries_idempotent and (exchange.may_repeat or exchange.method in REPEATABLE)
 
     def _resealing(
         self, exchange: GatewayRequest, route: Route, user: UserContext, session_id: str | None

@@ -163,7 +163,7 @@ def present_event(event: ToolEvent) -> JsonObject:
     """Return one event of a history."""
     return {
         "at": timestamp(event.at),
-        "what": list(event.what),
+        "types": list(event.types),
         "actor": event.actor,
         "by": None if event.by is None else dict(event.by),
         "version": event.version,

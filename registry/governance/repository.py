@@ -305,7 +305,7 @@ def _latest(stored: datetime | None, read_at: datetime | None) -> datetime | Non
 
 def _sync_event(stored: object) -> ToolEvent | None:
     event = members(stored)
-    at, what = moment_of(event.get("at")), texts_of(event.get("what"))
+    at, what = moment_of(event.get("at")), texts_of(event.get("types"))
     if at is None or not what:
         return None
     by, version = _person(event.get("by")), whole_of(event.get("version"))

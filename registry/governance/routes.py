@@ -149,7 +149,7 @@ async def update_tool(
 @router.get(
     "/{tool_id}/history",
     response_model=ToolHistory,
-    operation_id="tool_history",
+    operation_id="get_tool_history",
     responses=errors(404),
 )
 async def tool_history(

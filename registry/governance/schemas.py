@@ -232,7 +232,7 @@ class ToolDecision(BaseModel):
     hash: Hash
 
 
-class SeenTool(BaseModel):
+class ToolDecisionItem(BaseModel):
     """One tool, and what was looked at of it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -246,7 +246,7 @@ class ToolDecisions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tools: list[SeenTool] = Field(min_length=1, max_length=MAX_AT_ONCE)
+    tools: list[ToolDecisionItem] = Field(min_length=1, max_length=MAX_AT_ONCE)
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -378,11 +378,13 @@ class ToolVersionAnswer(BaseModel):
     decided_by: dict[str, str] | None
 
 
-class EventAnswer(BaseModel):
+class ToolEventAnswer(BaseModel):
     """One moment in the life of a tool."""
 
     at: str
-    what: list[str] = Field(description="What happened at once; docs/tool-lifecycle.md has all.")
+    types: list[str] = Field(
+        description="All that happened at that moment; docs/tool-lifecycle.md lists the types."
+    )
     actor: str = Field(description="`operator`, or `sync`: a reading of the server.")
     by: dict[str, str] | None = Field(description="Who decided, or had the server read.")
     version: int | None = Field(description="Number of the definition concerned.")
@@ -411,7 +413,7 @@ class ToolHistory(BaseModel):
     pending_version: int | None
     versions: list[ToolVersionAnswer]
     pagination: Pagination = Field(description="Of the versions.")
-    events: list[EventAnswer]
+    events: list[ToolEventAnswer]
     next_events_cursor: str | None = Field(description="For older events; null for none.")
 
 
@@ -423,7 +425,7 @@ class BulkFailure(BaseModel):
     message: str
 
 
-class UndecidedTool(BulkFailure):
+class ToolDecisionFailure(BulkFailure):
     """What stood in the way of a decision about one tool."""
 
     outcome: str = Field(
@@ -439,7 +441,7 @@ class DecisionsAnswer(BaseModel):
     """What came of it."""
 
     changed: list[str] = Field(description="Those that were decided about.")
-    failed: list[UndecidedTool]
+    failed: list[ToolDecisionFailure]
 
 
 class BulkAnswer(BaseModel):

@@ -305,7 +305,7 @@ class ToolService:
             changed += result.changed
             unchanged += result.unchanged
             failed += result.failed
-        log.info("tools_decided", count=len(changed), action=action.value, user_id=user.user_id)
+        log.info("tools_updated", count=len(changed), action=action.value, user_id=user.user_id)
         await self._audit.note_all(
             user,
             (
@@ -367,7 +367,7 @@ class ToolService:
             return decided
 
         tool = await self._database.transaction(write)
-        log.info("tool_decided", tool_id=tool_id, action=action.value, user_id=user.user_id)
+        log.info("tool_updated", tool_id=tool_id, action=action.value, user_id=user.user_id)
         await self._changes.server_changed(owner_id)
         return tool
 

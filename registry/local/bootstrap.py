@@ -42,7 +42,7 @@ async def bootstrap(parts: Components, home: LocalHome, demo_url: str) -> str:
         await _ensure_demo(parts, admin, demo_url)
     except RegistryError as exc:
         # The demo server is optional: everything else works without it.
-        log.warning("demo_server_not_registered", problem=exc.message)
+        log.warning("demo_server_registration_failed", error=exc.message)
     return token
 
 

@@ -130,7 +130,7 @@ class SupervisedChild:
             )
             self._ready.set()
         elif process.returncode is None:
-            log.warning(self._event("did_not_answer"), pid=process.pid)
+            log.warning(self._event("unresponsive"), pid=process.pid)
             process.kill()
         try:
             return await process.wait()

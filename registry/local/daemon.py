@@ -184,7 +184,7 @@ def _with_port(home: LocalHome, uri: str) -> str:
     free = available_port(port)
     if free == port:
         return uri
-    log.warning("database_port_changed", taken=port, port=free)
+    log.warning("database_port_changed", former_port=port, port=free)
     return uri.replace(f"@{HOST}:{port}", f"@{HOST}:{free}", 1)
 
 

@@ -117,7 +117,7 @@ async def _demo_ready(demo: SupervisedChild) -> None:
     try:
         await demo.ready()
     except ChildFailedError as exc:
-        log.warning("demo_server_unavailable", problem=str(exc))
+        log.warning("demo_server_unavailable", error=str(exc))
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ async def end_orphan(pid_file: Path, marker: str, clock: Clock) -> int | None:
     pid = _recorded_pid(pid_file)
     if pid is None or not _is_ours(pid, marker):
         return None
-    log.warning("orphan_found", pid=pid)
+    log.warning("orphan_process_found", pid=pid)
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = clock.monotonic() + END_SECONDS
         with suppress(ProcessLookupError):

@@ -67,7 +67,7 @@ class FeatureRepository:
             async for row in rows:
                 feature, owner_id = _feature(row), id_of(row["owner_id"])
                 if feature is None or owner_id is None:
-                    log.warning("feature_unusable", feature_id=str(row["_id"]), server_id=owner_id)
+                    log.warning("feature_invalid", feature_id=str(row["_id"]), server_id=owner_id)
                 else:
                     yield FeatureRow(row_id(row["_id"]), owner_id, feature)
 

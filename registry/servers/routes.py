@@ -124,7 +124,10 @@ async def list_servers(
 
 
 @router.get(
-    "/stats", response_model=ServerStats, operation_id="server_stats", responses=server_errors()
+    "/stats",
+    response_model=ServerStats,
+    operation_id="get_server_stats",
+    responses=server_errors(),
 )
 async def server_stats(request: Request, user: Reader) -> Response:
     """Count all servers, tools and tokens. For administrators."""

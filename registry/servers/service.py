@@ -456,7 +456,7 @@ class ServerService:
         except TimeoutError:
             return UserKeyResult(None, "The server did not answer in time.")
         except RegistryError as exc:
-            log.info("server_not_read", server_id=server_id, problem=exc.message)
+            log.info("server_refresh_failed", server_id=server_id, error=exc.message)
             return UserKeyResult(None, exc.message)
         note_reading(self._connections, server, reading, user.user_id, is_recorded=False)
         if reading.found is None:
@@ -471,7 +471,7 @@ class ServerService:
         try:
             await self.refresh(server_id, user)
         except RegistryError as exc:
-            log.info("server_not_read", server_id=server_id, problem=exc.message)
+            log.info("server_refresh_failed", server_id=server_id, error=exc.message)
 
     async def try_connection(self, request: ConnectionTest) -> Discovered:
         """Read an upstream without storing anything.

@@ -60,7 +60,7 @@ class BulkSync:
 
     Args:
         name: Host and process, as recorded with jobs.
-        at_once: Maximum number of servers read concurrently.
+        concurrency: Maximum number of servers read concurrently.
         lease_seconds: How long a job stays this process's without a renewal.
     """
 
@@ -71,7 +71,7 @@ class BulkSync:
         runner: SyncRunner,
         *,
         name: str,
-        at_once: int,
+        concurrency: int,
         lease_seconds: float,
         clock: Clock,
     ) -> None:
@@ -79,7 +79,7 @@ class BulkSync:
         self._jobs = jobs
         self._runner = runner
         self._name = name
-        self._at_once = at_once
+        self._concurrency = concurrency
         self._lease_seconds = lease_seconds
         self._clock = clock
 
@@ -111,7 +111,7 @@ class BulkSync:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._work(line, on_result))
-                    for _ in range(min(self._at_once, len(server_ids)))
+                    for _ in range(min(self._concurrency, len(server_ids)))
                 ]
                 try:
                     await asyncio.wait(tasks)
@@ -138,7 +138,7 @@ class BulkSync:
 
     async def _begin(self, line: "_Queue", on_result: Callable[[BulkSyncResult], None]) -> None:
         """Open the jobs of the next servers in one command, which is much cheaper than singly."""
-        most = min(self._at_once, OPENED_AT_ONCE, len(line.waiting))
+        most = min(self._concurrency, OPENED_AT_ONCE, len(line.waiting))
         ids = [line.waiting.popleft() for _ in range(most)]
         found = await self._servers.read_state(await self._servers.by_ids_unchecked(ids))
         servers: list[ServerRecord] = []

@@ -109,7 +109,7 @@ class DescribedServers:
         changes = await self._database.transaction(store, seconds=LARGE_SECONDS)
         if not changes.is_nothing:
             log.info(
-                "described_tools_stored",
+                "tool_functions_imported",
                 server_id=server_id,
                 added=len(changes.inserts),
                 changed=len(changes.updates),
@@ -137,7 +137,7 @@ class DescribedServers:
                 raise
             except Exception:
                 # An error of one server must not stop the work on others.
-                log.exception("described_tools_not_stored", server_id=server_id)
+                log.exception("tool_functions_import_failed", server_id=server_id)
 
     async def _is_stored(self, server_id: str, digest: str, tx: Transaction | None = None) -> bool:
         """Whether rows exist that were made from tools with this digest."""

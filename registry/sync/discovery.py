@@ -96,7 +96,7 @@ class DiscoveryService:
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
         except UpstreamError as exc:
-            log.info("discovery_failed", problem=_without_sent(exc.message, connection))
+            log.info("discovery_failed", error=_without_sent(exc.message, connection))
             if isinstance(exc, UpstreamOAuthError):
                 raise OAuthRequiredError(_without_sent(exc.message, connection)) from None
             if isinstance(exc, UpstreamRefusedError):
@@ -119,7 +119,7 @@ class DiscoveryService:
         if left_out:
             if not tools:
                 raise UpstreamLoopError
-            log.warning("discovery_left_out_own_tools", tools=left_out)
+            log.warning("discovery_skipped_own_tools", tools=left_out)
         return replace(reading, tools=tools, lists=lists)
 
     async def eras(self, connection: ConnectionSpec) -> Eras:

@@ -338,7 +338,7 @@ class JobRepository:
                 "owner_id": row["owner_id"],
                 "attempt": row["attempts"],
                 "worker": text_of(row.get("holder")) or "",
-                "outcome": RunOutcome.LOST.value,
+                "outcome": RunOutcome.LEASE_LOST.value,
                 "error": "The worker stopped without finishing the job.",
                 "started_at": moment_of(row.get("started_at")) or ended_at,
                 "finished_at": ended_at,

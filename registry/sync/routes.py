@@ -65,7 +65,7 @@ def sync_router(base_url: str) -> APIRouter:
         answer = {
             "job_id": job.id,
             "state": job.state.value,
-            "joined": joined,
+            "deduplicated": joined,
             "job": present_job(job),
         }
         return JsonAnswer(answer, 202, {"Location": f"/api/v1/sync/jobs/{job.id}"})
@@ -111,7 +111,7 @@ def sync_router(base_url: str) -> APIRouter:
     @router.put(
         "/owners/{owner_id}/webhook",
         response_model=WebhookSecret,
-        operation_id="make_webhook",
+        operation_id="put_webhook",
         responses=errors(404, 408, 409),
     )
     async def make_webhook(request: Request, user: Writer, owner_id: OwnerId) -> Response:
@@ -126,7 +126,7 @@ def sync_router(base_url: str) -> APIRouter:
     @router.delete(
         "/owners/{owner_id}/webhook",
         status_code=204,
-        operation_id="remove_webhook",
+        operation_id="delete_webhook",
         responses=errors(404),
     )
     async def remove_webhook(request: Request, user: Writer, owner_id: OwnerId) -> Response:

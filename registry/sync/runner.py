@@ -146,13 +146,13 @@ class SyncRunner:
         try:
             await self._watched(attempt)
         except* LeaseLostError:
-            log.warning("sync_lost", job_id=job.id, server_id=job.owner_id)
+            log.warning("sync_lease_lost", job_id=job.id, server_id=job.owner_id)
         except* DatabaseUnavailable as group:
             cause = type(group.exceptions[0].__cause__).__name__
-            log.warning("sync_not_stored", job_id=job.id, problem=cause)
+            log.warning("sync_result_not_stored", job_id=job.id, error=cause)
             attempt.ending = await self._not_stored(attempt)
         finally:
-            outcome = RunOutcome.LOST if attempt.ending is None else attempt.ending.outcome
+            outcome = RunOutcome.LEASE_LOST if attempt.ending is None else attempt.ending.outcome
             self._runs.labels(job.asked.trigger.value, outcome.value).inc()
             self._duration.labels(outcome.value).observe(self._clock.monotonic() - began_at)
         ending = attempt.ending
@@ -160,9 +160,9 @@ class SyncRunner:
             return None
         facts = {"server_id": job.owner_id, "job_id": job.id, "attempt": job.attempts}
         if ending.outcome is RunOutcome.FAILURE:
-            log.warning("sync_failed", state=ending.state.value, problem=ending.error, **facts)
+            log.warning("sync_failed", state=ending.state.value, error=ending.error, **facts)
         else:
-            log.info("sync_done", outcome=ending.outcome.value, **ending.counts, **facts)
+            log.info("sync_succeeded", outcome=ending.outcome.value, **ending.counts, **facts)
         return ending
 
     async def _watched(self, attempt: _Attempt) -> None:
@@ -388,7 +388,7 @@ class SyncRunner:
         try:
             await asyncio.shield(self._jobs.release(job))
         except (asyncio.CancelledError, DatabaseUnavailable):
-            log.info("sync_not_given_back", job_id=job.id)
+            log.info("sync_job_release_failed", job_id=job.id)
 
 
 def _cancel_reason(server: ServerRecord | None) -> str | None:

@@ -100,7 +100,9 @@ class SyncAnswer(BaseModel):
 
     job_id: str
     state: JobState
-    joined: bool = Field(description="Whether it was under way already.")
+    deduplicated: bool = Field(
+        description="Whether an open job of the server was returned instead of a new one."
+    )
     job: JobSummary
 
 

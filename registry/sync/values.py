@@ -43,7 +43,7 @@ class RunOutcome(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
-    LOST = "lost"
+    LEASE_LOST = "lease_lost"
     CANCELLED = "cancelled"
 
 

@@ -99,13 +99,13 @@ class SyncWorkerConfig:
 
     Attributes:
         name: Host and process, as recorded with jobs.
-        at_once: Maximum number of concurrent jobs.
+        concurrency: Maximum number of concurrent jobs.
         poll_seconds: Interval between two polls for due jobs.
         lease_seconds: Duration of a lease without a renewal.
     """
 
     name: str
-    at_once: int
+    concurrency: int
     poll_seconds: float
     lease_seconds: float
 
@@ -155,11 +155,11 @@ class SyncWorker:
                     is_unavailable = False
                 except DatabaseUnavailable as exc:
                     if not is_unavailable:
-                        log.warning("sync_worker_waits", problem=str(exc))
+                        log.warning("sync_worker_paused", error=str(exc))
                     is_unavailable = True
                 except Exception:
                     # An error of one server must not stop the others.
-                    log.exception("sync_round_failed")
+                    log.exception("sync_poll_failed")
                 await self._pause(
                     DATABASE_RETRY_SECONDS if is_unavailable else self._config.poll_seconds
                 )
@@ -175,10 +175,10 @@ class SyncWorker:
                 # The other servers are still to be read.
                 log.exception("sync_not_scheduled", server_id=server.id)
         config = self._config
-        free = max(0, config.at_once - len(self._running))
+        free = max(0, config.concurrency - len(self._running))
         taken = await self._jobs.claim(free, config.name, config.lease_seconds) if free else []
         self._begin(group, taken)
-        kept = config.at_once + RESERVED_FOR_REQUESTS - len(self._running)
+        kept = config.concurrency + RESERVED_FOR_REQUESTS - len(self._running)
         if kept > 0 and len(taken) == free:
             # All usual slots are taken, and more jobs may be due.
             taken = await self._jobs.claim(kept, config.name, config.lease_seconds, asked_for=True)

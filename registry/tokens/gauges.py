@@ -38,7 +38,7 @@ class TokenGauges:
             async with asyncio.timeout(COUNT_SECONDS):
                 counts = await self._repository.counts(self._clock.now())
         except (TimeoutError, DatabaseUnavailable):
-            log.warning("tokens_not_counted")
+            log.warning("token_count_failed")
             return
         for kind, count in counts.active_by_type.items():
             self._active.labels(kind.value).set(count)

@@ -20,8 +20,8 @@ from registry.tokens.presenter import (
 from registry.tokens.schemas import (
     MAX_IDENTIFIER_CHARACTERS,
     ONE_LINE,
-    Issued,
     IssuedList,
+    IssuedTokenPair,
     RevokedAnswer,
     SessionRefresh,
     TokenCreate,
@@ -75,7 +75,7 @@ exchanges = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], route_class=Smal
 
 @router.post(
     "/generate",
-    response_model=Issued,
+    response_model=IssuedTokenPair,
     operation_id="generate_token",
     responses=errors(408, 415),
 )
@@ -114,7 +114,7 @@ async def list_issued_tokens(
 
 @exchanges.post(
     "/refresh-session",
-    response_model=Issued,
+    response_model=IssuedTokenPair,
     operation_id="refresh_session",
     responses=errors(408, 415),
     openapi_extra={"security": []},
@@ -147,7 +147,7 @@ async def revoke_token(request: Request, user: Writer, body: TokenRevoke) -> Res
     "",
     status_code=201,
     response_model=TokenCreated,
-    operation_id="store_token",
+    operation_id="create_token",
     responses=errors(408, 415),
 )
 async def store_token(request: Request, user: Writer, body: TokenCreate) -> Response:

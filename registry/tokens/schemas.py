@@ -292,14 +292,14 @@ class IssuedTokens(BaseModel):
     scope: str
 
 
-class Issued(BaseModel):
+class IssuedTokenPair(BaseModel):
     """The answer that holds a pair of tokens."""
 
     success: Literal[True]
     tokens: IssuedTokens
 
 
-class IssuedFor(BaseModel):
+class IssuedUserToken(BaseModel):
     """An access token for another user, which cannot be renewed."""
 
     jti: str = Field(description="Its id, by which it can be revoked.")

@@ -188,7 +188,7 @@ class ToolRepository:
                 owner_id = owners[key] if isinstance(key, ObjectId) else str(key)
                 found = tool_row(row, owner_id) if isinstance(key, ObjectId) else None
                 if found is None:
-                    log.warning("tool_unusable", tool_id=str(row["_id"]), server_id=owner_id)
+                    log.warning("tool_invalid", tool_id=str(row["_id"]), server_id=owner_id)
                 else:
                     yield found
 
@@ -516,7 +516,7 @@ def _event_row(
     what = [happening.value for happening in happened(update)]
     if not what:
         return None
-    event: Doc = {"_id": ObjectId(), "at": now, "what": what}
+    event: Doc = {"_id": ObjectId(), "at": now, "types": what}
     if reader is not None:
         event["by"] = reader._asdict()
     if update.serve is not None or update.hold is not None:

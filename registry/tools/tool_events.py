@@ -83,7 +83,7 @@ class ToolEvent:
 
     id: str
     at: datetime
-    what: tuple[str, ...]
+    types: tuple[str, ...]
     actor: str
     by: Mapping[str, str] | None = None
     version: int | None = None

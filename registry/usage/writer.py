@@ -73,7 +73,7 @@ class UsageWriter:
         self._has_some = asyncio.Event()
         self._has_full = asyncio.Event()
         self._is_away = False
-        metrics.usage_records_waiting.set_function(lambda: self._waiting)
+        metrics.usage_records_pending.set_function(lambda: self._waiting)
 
     @property
     def waiting(self) -> int:
@@ -106,14 +106,12 @@ class UsageWriter:
                 await self._write()
             except DatabaseUnavailable:
                 if not self._is_away:
-                    log.warning("usage_records_postponed", waiting=self._waiting)
+                    log.warning("usage_writes_delayed", pending=self._waiting)
                 self._is_away = True
                 await self._clock.sleep(DATABASE_RETRY_SECONDS)
             except Exception:
                 # Perhaps only this batch fails.
-                log.exception(
-                    "usage_records_failed", count=self._sent.records if self._sent else 0
-                )
+                log.exception("usage_write_failed", count=self._sent.records if self._sent else 0)
                 self._discard_sent("failed")
             if not self._waiting:
                 self._has_some.clear()
@@ -136,7 +134,7 @@ class UsageWriter:
             pass
         except Exception:
             # Closing must continue with the other parts.
-            log.exception("usage_records_failed")
+            log.exception("usage_write_failed")
         if self._waiting:
             log.warning("usage_records_dropped", count=self._waiting)
             self._dropped.labels("shutdown").inc(self._waiting)
@@ -156,8 +154,8 @@ class UsageWriter:
             if await self._repository.insert(self._sent.document):
                 self._discard_sent(None)
             else:
-                log.warning("usage_records_refused", count=self._sent.records)
-                self._discard_sent("refused")
+                log.warning("usage_records_rejected", count=self._sent.records)
+                self._discard_sent("rejected")
             self._is_away = False
             await self._pack()
 
@@ -168,7 +166,7 @@ class UsageWriter:
             try:
                 document = self._packer.document(batch, self._clock.now(), self._clock.monotonic())
             except Exception:
-                log.exception("usage_records_failed")
+                log.exception("usage_write_failed")
                 self._drop("failed", len(batch.rows))
                 continue
             self._packed.append(_Packed(document, len(batch.rows)))

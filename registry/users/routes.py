@@ -10,7 +10,7 @@ from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
 from registry.core.text import OBJECT_ID
 from registry.tokens.presenter import present_issued_for
-from registry.tokens.schemas import IssuedFor, TokenIssue
+from registry.tokens.schemas import IssuedUserToken, TokenIssue
 from registry.tokens.sessions import SessionService
 from registry.users.presenter import present_group, present_members, present_user
 from registry.users.schemas import (
@@ -81,7 +81,7 @@ async def list_users(
     "",
     status_code=201,
     response_model=UserAnswer,
-    operation_id="add_user",
+    operation_id="create_user",
     responses=errors(408, 409, 415),
 )
 async def add_user(request: Request, actor: Admin, body: UserCreate) -> Response:
@@ -115,7 +115,7 @@ async def update_user(
 @users_router.post(
     "/{user_id}/tokens",
     status_code=201,
-    response_model=IssuedFor,
+    response_model=IssuedUserToken,
     operation_id="issue_user_token",
     responses=errors(404, 408, 415),
 )
@@ -149,7 +149,7 @@ async def list_groups(
     "",
     status_code=201,
     response_model=GroupAnswer,
-    operation_id="add_group",
+    operation_id="create_group",
     responses=errors(408, 409, 415),
 )
 async def add_group(request: Request, actor: Admin, body: GroupCreate) -> Response:

@@ -117,7 +117,7 @@ class UserService:
             return user
 
         user = await self._database.transaction(write)
-        log.info("user_added", user_id=user.id, by=actor.user_id)
+        log.info("user_added", user_id=user.id, actor_id=actor.user_id)
         return user
 
     async def change_user(
@@ -153,7 +153,7 @@ class UserService:
             return after
 
         user = await self._database.transaction(write)
-        log.info("user_changed", user_id=user.id, by=actor.user_id)
+        log.info("user_changed", user_id=user.id, actor_id=actor.user_id)
         return user
 
     async def list_groups(
@@ -218,7 +218,7 @@ class UserService:
             return group_id
 
         group_id = await self._database.transaction(write)
-        log.info("group_added", group_id=group_id, by=actor.user_id)
+        log.info("group_added", group_id=group_id, actor_id=actor.user_id)
         return await self.get_group(group_id, actor)
 
     async def change_group(self, group_id: str, change: GroupChange, actor: UserContext) -> Group:
@@ -266,7 +266,7 @@ class UserService:
             await self._audit.record(actor, event, tx)
 
         await self._database.transaction(write)
-        log.info("group_changed", group_id=group_id, by=actor.user_id)
+        log.info("group_changed", group_id=group_id, actor_id=actor.user_id)
         return await self.get_group(group_id, actor)
 
     def _require_ours(self, actor: UserContext) -> None:

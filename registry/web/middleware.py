@@ -82,7 +82,7 @@ class RequestRecorder:
                     )
             except asyncio.CancelledError:
                 # Only a shutdown cancels requests.
-                log.warning("request_cut_off", method=scope["method"], path=scope["path"])
+                log.warning("request_aborted", method=scope["method"], path=scope["path"])
                 if not status:
                     await _answer(
                         tagged_send,

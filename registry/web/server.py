@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
 
     def orphaned(self) -> None:
         """Stop because the parent process has exited."""
-        log.warning("worker_orphaned")
+        log.warning("worker_parent_exited")
         self.is_orphaned = True
         if not self._stopped.is_set():
             self.stop()
@@ -142,7 +142,7 @@ class Server(uvicorn.Server):
         await self._stopped.wait()
         self._drain.leave()
         if self._delay_seconds:
-            log.info("registry_leaving", seconds=self._delay_seconds)
+            log.info("shutdown_started", seconds=self._delay_seconds)
             await self._sleep_unless_forced(self._delay_seconds)
 
     @override
@@ -157,7 +157,7 @@ class Server(uvicorn.Server):
         if state.connections:
             await self._sleep_unless_forced(SETTLE_SECONDS)
         self._drain.begin()
-        log.info("drain_began", in_flight=len(state.tasks), connections=len(state.connections))
+        log.info("drain_started", in_flight=len(state.tasks), connections=len(state.connections))
         began_at = self._clock.monotonic()
         for connection in list(state.connections):
             if isinstance(connection, JoiningProtocol):
@@ -167,7 +167,7 @@ class Server(uvicorn.Server):
         if self.private is not None:
             self.private.close()
         seconds = self._clock.monotonic() - began_at
-        log.info("drain_ended", cut_off=cut_off, seconds=round(seconds, 3))
+        log.info("drain_finished", aborted=cut_off, seconds=round(seconds, 3))
 
     async def _answered(self, began_at: float) -> None:
         """Wait until nothing is in flight, or until the drain timeout."""

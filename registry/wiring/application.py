@@ -180,7 +180,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         if not await database.is_standalone():
             # On one nothing that is read could be stored, nor what is left removed.
             work.append((leftovers.follow(), None))
-            if settings.sync_worker:
+            if settings.sync_worker_enabled:
                 work += [(sync.worker.follow(), None), (described.follow(), None)]
         await _begin(stack, work)
         yield Components(

@@ -19,12 +19,12 @@ from registry.wiring.upstreams import build_upstreams
 
 
 @asynccontextmanager
-async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[BulkSync]:
+async def sync_round(settings: Settings, concurrency: int) -> AsyncIterator[BulkSync]:
     """Connect to the database and yield the bulk synchronisation.
 
     Args:
         settings: Of this installation.
-        at_once: Most servers read side by side.
+        concurrency: Most servers read side by side.
 
     Raises:
         SchemaVersionError: The generated models are of another release.
@@ -55,7 +55,7 @@ async def sync_round(settings: Settings, at_once: int) -> AsyncIterator[BulkSync
             sync.jobs,
             sync.runner,
             name=process_name(),
-            at_once=at_once,
+            concurrency=concurrency,
             lease_seconds=settings.sync_lease_seconds,
             clock=clock,
         )

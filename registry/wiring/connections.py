@@ -23,14 +23,14 @@ def build_connections(
             interval_seconds=interval_seconds,
         ),
         interval_seconds=interval_seconds,
-        max_servers=settings.connection_state_entries,
+        max_servers=settings.connection_state_max_entries,
         clock=clock,
         metrics=metrics,
     )
     tracker = ConnectionTracker(
         writer,
         remembered_seconds=settings.connection_state_ttl_seconds,
-        max_entries=settings.connection_state_entries,
+        max_entries=settings.connection_state_max_entries,
         failures_until_error=settings.connection_failures_until_error,
         clock=clock,
         metrics=metrics,

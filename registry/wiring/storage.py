@@ -64,7 +64,7 @@ async def prepared(database: Database, cipher: Cipher) -> None:
             "index_conflict",
             collection=conflict.collection,
             index=conflict.index,
-            problem=conflict.message,
+            error=conflict.message,
         )
     await require_matching_keys(database, cipher)
 

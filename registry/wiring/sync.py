@@ -69,7 +69,7 @@ def build_sync(
         runner,
         announcements,
         SyncWorkerConfig(
-            process_name(), settings.sync_at_once, settings.sync_poll_seconds, lease_seconds
+            process_name(), settings.sync_concurrency, settings.sync_poll_seconds, lease_seconds
         ),
         clock=clock,
         metrics=metrics,

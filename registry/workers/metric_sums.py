@@ -35,7 +35,7 @@ class Aggregation(StrEnum):
 GAUGES: Mapping[str, Aggregation] = {
     "mcp_connections": Aggregation.SUM,
     "mcp_gateway_breaker_state": Aggregation.SUM,
-    "mcp_gateway_feeds": Aggregation.SUM,
+    "mcp_gateway_notification_feeds": Aggregation.SUM,
     "mcp_gateway_policies_unreadable": Aggregation.MAX,
     "mcp_gateway_requests_in_flight": Aggregation.SUM,
     "mcp_gateway_snapshot_age_seconds": Aggregation.MAX,
@@ -45,7 +45,7 @@ GAUGES: Mapping[str, Aggregation] = {
     "tokens_active": Aggregation.OWN,
     "tokens_active_users": Aggregation.OWN,
     "tokens_expired": Aggregation.OWN,
-    "usage_records_waiting": Aggregation.SUM,
+    "usage_records_pending": Aggregation.SUM,
 }
 """Gauges of the application. A test holds this to be all of them."""
 

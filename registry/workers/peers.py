@@ -285,6 +285,6 @@ async def _relay(answer: ClientResponse, worker: str, send: Send) -> None:
     except GONE:
         # The answer is left incomplete, so that the server cuts the connection: a partial answer
         # must not look complete.
-        log.warning("worker_relay_cut", peer=worker)
+        log.warning("worker_relay_interrupted", peer=worker)
         return
     await send({"type": "http.response.body", "body": b""})

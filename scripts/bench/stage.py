@@ -90,7 +90,7 @@ class Stage:
     def settle(self) -> None:
         """Wait until the records of all calls are in the database."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline and self.metric("usage_records_waiting"):
+        while time.monotonic() < deadline and self.metric("usage_records_pending"):
             time.sleep(0.5)
         time.sleep(1)
 

@@ -71,7 +71,7 @@ def _first(report: Report, stage: Stage, way: str) -> None:
     names = _fill(stage.mongo_uri, stage.upstream_port, way.split(maxsplit=1)[0])
     command = [
         str(Path(sys.executable).with_name("registry")),
-        *("sync", "run", "--json", "--at-once", str(AT_ONCE), *names),
+        *("sync", "run", "--json", "--concurrency", str(AT_ONCE), *names),
     ]
     cpu = cpu_seconds(stage.database())
     began_at = time.monotonic()

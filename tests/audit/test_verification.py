@@ -169,7 +169,7 @@ async def test_a_chain_made_anew_without_the_key_is_found(
     await written(database, forger, replace(alice, user_id="d" * 24), 2)
     await Sealer(AuditRepository(database, keys), keys, clock=clock).seal_new()
 
-    assert AuditFinding.SEAL_UNPROVEN in await findings(verifier)
+    assert AuditFinding.SEAL_UNVERIFIED in await findings(verifier)
 
 
 async def test_a_cut_off_end_shows_against_a_noted_head(
@@ -185,7 +185,7 @@ async def test_a_cut_off_end_shows_against_a_noted_head(
 
     assert (await verifier.verify()).is_good
     assert [item.finding for item in (await verifier.verify(head)).problems] == [
-        AuditFinding.HEAD_DIFFERS
+        AuditFinding.HEAD_MISMATCH
     ]
 
 
@@ -322,9 +322,9 @@ async def test_odd_rows_cost_neither_a_record_nor_the_chain_and_are_named(
     assert newest is not None
     assert (newest["previous"], len(newest["records"])) == (seal["hash"], 2)
     events = [line["event"] for line in told]
-    assert events.count("audit_record_not_genuine") > len(odd_records) - len(odd_ids)
-    assert events.count("audit_seal_not_followed") > len(odd_seals) - len(odd_ids)
+    assert events.count("audit_record_invalid") > len(odd_records) - len(odd_ids)
+    assert events.count("audit_seal_invalid") > len(odd_seals) - len(odd_ids)
     # Each once for each odd row, and nothing about any other.
-    assert set(events) == {"audit_record_not_genuine", "audit_seal_not_followed", "audit_sealed"}
+    assert set(events) == {"audit_record_invalid", "audit_seal_invalid", "audit_sealed"}
     assert report.waiting == 0
     assert len(report.problems) == len(set(report.problems))

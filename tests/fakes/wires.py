@@ -15,6 +15,6 @@ TIMEOUT = ClientTimeout(connect=5, sock_connect=5, sock_read=5)
 @asynccontextmanager
 async def wire_over(session: aiohttp.ClientSession) -> AsyncIterator[UpstreamHttp]:
     """Give what sends over connections that *session* makes."""
-    wire = UpstreamHttp(session, LatencyWatcher(), max_answer_bytes=2**20)
+    wire = UpstreamHttp(session, LatencyWatcher(), max_response_bytes=2**20)
     yield wire
     wire.close()

@@ -80,7 +80,7 @@ async def test_no_more_servers_are_listened_to_than_may_be(
     async with gateway.http.stream("GET", "/mcp", headers=headers):
         await until(lambda: sum(len(server.sessions) for server in servers) == 2)
 
-    feeds = gateway.metrics.registry.get_sample_value("mcp_gateway_feeds")
+    feeds = gateway.metrics.registry.get_sample_value("mcp_gateway_notification_feeds")
     assert feeds in {0, 2}
 
 

@@ -46,13 +46,13 @@ async def test_an_event_may_be_as_large_as_any_answer(
     url = await stack.enter_async_context(serve(saying(LARGE, is_stream=form == "stream")))
     route = make_route(f"{url}/mcp", eras=frozenset({Era.LEGACY}))
     gateway: Gateway = await start_gateway(route)
-    bounded: Gateway = await start_gateway(route, gateway_max_answer_bytes=1024)
+    bounded: Gateway = await start_gateway(route, gateway_max_response_bytes=1024)
 
     passed = await gateway.post(CALL, slug="")
     refused = await bounded.post(CALL, slug="")
 
     assert len(passed.json()["result"]["content"][0]["text"]) == LARGE
-    assert "GATEWAY_MAX_ANSWER_BYTES" in error_of(refused)["message"]
+    assert "GATEWAY_MAX_RESPONSE_BYTES" in error_of(refused)["message"]
 
 
 @pytest.mark.parametrize("slug", ["demo", ""])

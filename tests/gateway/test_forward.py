@@ -318,7 +318,7 @@ async def test_standing_streams_leave_connections_for_calls(
         await received.wait_for_disconnect()
 
     url = await stack.enter_async_context(serve(upstream))
-    gateway = await start_gateway(make_route(url), gateway_streams_per_upstream=1)
+    gateway = await start_gateway(make_route(url), gateway_streams_per_server=1)
     upstream.behaviour = quiet
 
     async with gateway.http.stream("GET", "/mcp/demo", headers=head()) as first:

@@ -40,8 +40,8 @@ async def two(
     gateway: Gateway = await start_gateway(
         make_route(f"{hanging}/mcp", idle_timeout_seconds=1.0),
         make_route(f"{working}/mcp", slug="other"),
-        gateway_connections_per_upstream=CALLERS // 2,
-        gateway_queue_per_upstream=CALLERS,
+        gateway_concurrent_calls_per_server=CALLERS // 2,
+        gateway_queued_calls_per_server=CALLERS,
         gateway_queue_timeout_seconds=5.0,
         gateway_breaker_failures=5,
     )
@@ -101,7 +101,7 @@ async def test_a_full_queue_refuses_at_once(
     upstream.behaviour = upstream.hang
     url = await stack.enter_async_context(serve(upstream))
     gateway = await start_gateway(
-        make_route(url), gateway_connections_per_upstream=1, gateway_queue_per_upstream=0
+        make_route(url), gateway_concurrent_calls_per_server=1, gateway_queued_calls_per_server=0
     )
 
     async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as tasks:
@@ -264,7 +264,7 @@ async def test_repeats_can_be_turned_off(
     stack: AsyncExitStack, start_gateway: StartGateway
 ) -> None:
     url, seen = await count_requests(stack, lambda _: b"")
-    gateway = await start_gateway(make_route(url), gateway_repeat_reads=False)
+    gateway = await start_gateway(make_route(url), gateway_retry_idempotent=False)
 
     await gateway.post(RESOURCE)
 
@@ -368,7 +368,7 @@ async def test_a_name_server_that_is_silent_holds_up_no_other_name() -> None:
             idle_timeout_seconds=1,
             lookup=look_up,
         ) as session:
-            wire = UpstreamHttp(session, LatencyWatcher(), max_answer_bytes=2**20)
+            wire = UpstreamHttp(session, LatencyWatcher(), max_response_bytes=2**20)
             timeout = ClientTimeout(connect=0.3, sock_connect=0.3, sock_read=0.3)
 
             async def ask(host: str) -> str:

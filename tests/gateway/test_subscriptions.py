@@ -46,7 +46,7 @@ class Telling:
 
     def feeds(self) -> float | None:
         """Return how many feeds the metrics know of."""
-        return self.gateway.metrics.registry.get_sample_value("mcp_gateway_feeds")
+        return self.gateway.metrics.registry.get_sample_value("mcp_gateway_notification_feeds")
 
     def route(self, **changes: Any) -> Any:
         """Return the route to the server."""

@@ -252,7 +252,9 @@ async def test_a_warm_call_sends_no_command_to_the_database(
     caller: UserContext = request.getfixturevalue(user)
     # Records of calls are written in batches later, and jobs are looked for, which is not what
     # this is about.
-    without_records = settings.model_copy(update={"usage_retention_days": 0, "sync_worker": False})
+    without_records = settings.model_copy(
+        update={"usage_retention_days": 0, "sync_worker_enabled": False}
+    )
 
     async with running(without_records) as whole:
         await whole.register(caller, "sums")

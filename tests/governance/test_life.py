@@ -42,7 +42,7 @@ async def life(
 
 async def happened(rest: Rest, tool: dict[str, Any]) -> list[list[str]]:
     """Return what happened to a tool, oldest first."""
-    return [event["what"] for event in reversed((await life(rest, tool))["events"])]
+    return [event["types"] for event in reversed((await life(rest, tool))["events"])]
 
 
 async def only(rest: Rest, name: str = "sum") -> dict[str, Any]:
@@ -78,7 +78,7 @@ async def test_all_that_happens_to_a_tool_is_told(rest: Rest, upstream: PlainUps
 
     told = await life(rest, tool, per_page=100)
 
-    assert [(event["what"], event["actor"]) for event in reversed(told["events"])] == [
+    assert [(event["types"], event["actor"]) for event in reversed(told["events"])] == [
         (["discovered"], "sync"),
         (["selected", "exposed"], "operator"),
         (["disabled"], "operator"),
@@ -100,7 +100,7 @@ async def test_all_that_happens_to_a_tool_is_told(rest: Rest, upstream: PlainUps
     assert times == sorted(times, reverse=True)
     versions = [event["version"] for event in reversed(told["events"])]
     assert versions[6:11] == [2, 2, 3, 3, 1]
-    (edited,) = (event for event in told["events"] if "edited" in event["what"])
+    (edited,) = (event for event in told["events"] if "edited" in event["types"])
     assert (edited["before"]["tags"], edited["after"]["tags"]) == ([], ["billing"])
     assert told["next_events_cursor"] is None
 

@@ -69,7 +69,7 @@ def test_every_log_event_is_listed(texts: dict[str, str]) -> None:
         "doctor",
         "serve",
         "serve --local",
-        *(f"creds {name}" for name in ("check", "rotate", "new-key", "forget-old")),
+        *(f"creds {name}" for name in ("check", "rotate", "new-key", "remove-old-keys")),
     ],
 )
 def test_the_commands_for_operators_are_explained(command: str) -> None:

@@ -161,7 +161,7 @@ async def test_the_doctor_names_what_is_left_and_removes_it_when_asked_to(
     await deleted_there(database, gone)
 
     told = [
-        next(one for one in await examine(settings, repair=repair) if one.check == "leftovers")
+        next(one for one in await examine(settings, repair=repair) if one.check == "orphaned data")
         for repair in (False, True, False)
     ]
 

@@ -38,7 +38,7 @@ def environment(rest: Rest, key_files: tuple[Path, Path]) -> dict[str, str]:
 async def test_many_servers_are_read_and_what_came_of_it_is_told(
     mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path, root: UserContext
 ) -> None:
-    settings = rest_settings(mongo_uri, key_files, tmp_path, sync_worker=False)
+    settings = rest_settings(mongo_uri, key_files, tmp_path, sync_worker_enabled=False)
     async with running(settings) as rest, plain_upstream() as upstream:
         for name in ("same", "more", "off", "gone"):
             await rest.register(root, name, f"{upstream.url}?{name}")
@@ -108,7 +108,7 @@ async def test_many_servers_are_read_and_what_came_of_it_is_told(
 async def test_interrupted_it_tells_what_it_did_and_gives_the_rest_back(
     mongo_uri: str, key_files: tuple[Path, Path], tmp_path: Path, root: UserContext
 ) -> None:
-    settings = rest_settings(mongo_uri, key_files, tmp_path, sync_worker=False)
+    settings = rest_settings(mongo_uri, key_files, tmp_path, sync_worker_enabled=False)
     async with (
         running(settings) as rest,
         plain_upstream() as upstream,
@@ -122,7 +122,7 @@ async def test_interrupted_it_tells_what_it_did_and_gives_the_rest_back(
             {"serverName": {"$ne": "quick"}}, {"$set": {"config.url": address}}
         )
         jobs = rest.parts.database.collection("sync_jobs")
-        arguments = ("sync", "run", *names, "--json", "--at-once", "2")
+        arguments = ("sync", "run", *names, "--json", "--concurrency", "2")
         with Command(tmp_path, environment(rest, key_files), *arguments) as command:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while await jobs.count_documents({}) < len(names):
@@ -149,7 +149,7 @@ async def test_it_ends_when_its_database_is_away_for_good(
     key_files: tuple[Path, Path], tmp_path: Path, root: UserContext
 ) -> None:
     with start_daemon(tmp_path / "mongo") as daemon, ExitStack() as stack:
-        settings = rest_settings(daemon.uri, key_files, tmp_path, sync_worker=False)
+        settings = rest_settings(daemon.uri, key_files, tmp_path, sync_worker_enabled=False)
         async with (
             running(settings) as rest,
             plain_upstream() as upstream,

@@ -117,7 +117,7 @@ async def test_a_second_wish_joins_the_job_that_is_under_way(
     second = (await rest.ask(ROOT, "POST", path)).json()
     upstream.released.set()
 
-    assert (first["joined"], second["joined"]) == (False, True)
+    assert (first["deduplicated"], second["deduplicated"]) == (False, True)
     assert first["job_id"] == second["job_id"]
     assert len(await rest.jobs(ROOT, server)) == 1
 

@@ -127,7 +127,7 @@ class Parts:
             metrics=Metrics(),
         )
 
-    def worker(self, name: str, *, at_once: int = 2) -> SyncWorker:
+    def worker(self, name: str, *, concurrency: int = 2) -> SyncWorker:
         """Return a worker of some process."""
         return SyncWorker(
             self.jobs,
@@ -135,19 +135,19 @@ class Parts:
             self.repositories.lookup,
             self.runner(),
             self.announcements,
-            SyncWorkerConfig(name, at_once, 0.05, LEASE_SECONDS),
+            SyncWorkerConfig(name, concurrency, 0.05, LEASE_SECONDS),
             clock=self.clock,
             metrics=Metrics(),
         )
 
-    def round(self, name: str, *, at_once: int) -> BulkSync:
+    def round(self, name: str, *, concurrency: int) -> BulkSync:
         """Return what has many servers read for a command."""
         return BulkSync(
             self.repositories.lookup,
             self.jobs,
             self.runner(),
             name=name,
-            at_once=at_once,
+            concurrency=concurrency,
             lease_seconds=LEASE_SECONDS,
             clock=self.clock,
         )
@@ -245,7 +245,7 @@ async def test_the_job_of_a_dead_worker_is_taken_over_by_the_databases_clock(
     assert early == [[], []]
     assert (taken.id, taken.attempts, taken.holder) == (dead.id, 2, "two")
     assert [(run.outcome, run.worker) for run in await parts.jobs.runs(dead.id)] == [
-        (RunOutcome.LOST, "dead")
+        (RunOutcome.LEASE_LOST, "dead")
     ]
 
 
@@ -428,7 +428,7 @@ async def test_a_job_whose_workers_keep_dying_is_given_up(parts: Parts) -> None:
     assert ending.state is JobState.DEAD
     assert len(parts.discovery.asked) == asked
     outcomes = [run.outcome for run in await parts.jobs.runs(job.id)]
-    assert outcomes == [RunOutcome.FAILURE, *[RunOutcome.LOST] * 3]
+    assert outcomes == [RunOutcome.FAILURE, *[RunOutcome.LEASE_LOST] * 3]
 
 
 async def test_a_worker_that_ends_gives_its_jobs_back(parts: Parts) -> None:
@@ -481,7 +481,7 @@ async def test_one_server_that_makes_us_fail_does_not_stop_the_others(parts: Par
     parts.discovery.answer = answer
     first = await parts.open(bad)
     second = await parts.open(good)
-    task = asyncio.ensure_future(parts.worker("one", at_once=1).follow())
+    task = asyncio.ensure_future(parts.worker("one", concurrency=1).follow())
     await parts.job(second.id, JobState.SUCCEEDED)
     state = await parts.jobs.get(first.id)
     await end(task)
@@ -502,7 +502,7 @@ async def test_servers_that_hang_keep_nobody_waiting(parts: Parts) -> None:
     parts.discovery.meanwhile = hang
     for server_id in hanging:
         await parts.open(server_id, Trigger.SCHEDULE)
-    task = asyncio.ensure_future(parts.worker("one", at_once=2).follow())
+    task = asyncio.ensure_future(parts.worker("one", concurrency=2).follow())
     async with asyncio.timeout(PATIENCE_SECONDS):
         while (await parts.jobs.count_open())[JobState.RUNNING] < 2:
             await parts.clock.sleep(0.02)
@@ -792,7 +792,7 @@ async def test_a_round_waits_for_a_server_that_another_process_reads(parts: Part
     await parts.open(server_id)
     one = asyncio.ensure_future(parts.runner().run(await parts.claim()))
     await reading.wait()
-    round_ = parts.round("two", at_once=4)
+    round_ = parts.round("two", concurrency=4)
     told: list[BulkSyncResult] = []
     two = asyncio.ensure_future(round_.run([server_id], told.append))
     await parts.clock.sleep(0.5)
@@ -835,7 +835,7 @@ async def one_waits(
     """Have four servers read: one is, two hang, and the job of the last waits for its turn."""
     turns = Turns(parts, quick=1)
     told: list[BulkSyncResult] = []
-    task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
+    task = asyncio.ensure_future(parts.round("cli", concurrency=2).run(ids, told.append))
     await turns.until(hanging=2)
     return turns, told, task
 
@@ -903,7 +903,7 @@ async def test_a_round_is_ended_even_when_a_cancellation_is_lost(parts: Parts) -
 
     parts.discovery.meanwhile = deaf
     told: list[BulkSyncResult] = []
-    task = asyncio.ensure_future(parts.round("cli", at_once=2).run(ids, told.append))
+    task = asyncio.ensure_future(parts.round("cli", concurrency=2).run(ids, told.append))
     for _ in range(2):
         await reading.acquire()
     task.cancel()
@@ -936,7 +936,7 @@ async def test_that_an_attempt_of_another_process_failed_is_told_when_it_did(
     await reading.wait()
     asked = len(parts.discovery.asked)
     told: list[BulkSyncResult] = []
-    two = asyncio.ensure_future(parts.round("cli", at_once=2).run([server_id], told.append))
+    two = asyncio.ensure_future(parts.round("cli", concurrency=2).run([server_id], told.append))
     await parts.clock.sleep(0.3)
     going_on.set()
     async with asyncio.timeout(PATIENCE_SECONDS / 3):
@@ -951,7 +951,7 @@ async def test_of_a_server_that_was_removed_meanwhile_a_round_says_so(parts: Par
     server_id, gone = await parts.register("one"), str(ObjectId())
     told: list[BulkSyncResult] = []
 
-    await parts.round("cli", at_once=2).run([gone, server_id], told.append)
+    await parts.round("cli", concurrency=2).run([gone, server_id], told.append)
 
     results = {result.server_name: (result.state, result.note) for result in told}
     assert results == {
@@ -967,7 +967,7 @@ async def test_what_a_round_was_begun_for_and_others_read_already_is_waited_for(
     job = await parts.open(ids[1])
     told: list[BulkSyncResult] = []
 
-    await parts.round("cli", at_once=2).run(ids, told.append)
+    await parts.round("cli", concurrency=2).run(ids, told.append)
 
     results = {result.server_name: result for result in told}
     assert {name: result.state for name, result in results.items()} == {

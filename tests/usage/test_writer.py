@@ -120,7 +120,7 @@ async def test_records_are_written_in_batches_in_their_order(
     assert shelf.sizes == [500, 500, 200]
     assert shelf.tools == [f"t{number}" for number in range(1_200)]
     assert value(metrics, "usage_records_written_total") == 1_200
-    assert value(metrics, "usage_records_waiting") == 0
+    assert value(metrics, "usage_records_pending") == 0
 
 
 async def test_a_record_is_written_without_being_asked_for(
@@ -191,7 +191,7 @@ async def test_it_is_tried_again_until_the_database_is_back(
             await emptied(writer)
 
     assert len(shelf.tools) == 1
-    assert [line["event"] for line in lines] == ["usage_records_postponed"]
+    assert [line["event"] for line in lines] == ["usage_writes_delayed"]
 
 
 async def test_a_batch_whose_fate_is_unknown_is_written_once(
@@ -262,7 +262,7 @@ async def test_a_batch_the_database_refuses_does_not_hold_up_others(
 
     kept = await usage_repository.page(UsageFilter(), None, 10)
     assert [record.method for record in kept] == ["prompts/get"]
-    assert value(metrics, "usage_records_dropped_total", reason="refused") == 1
+    assert value(metrics, "usage_records_dropped_total", reason="rejected") == 1
     assert value(metrics, "usage_records_written_total") == 1
 
 

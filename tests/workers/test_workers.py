@@ -159,7 +159,7 @@ async def test_a_signal_to_one_worker_replaces_it_without_a_lost_call(
                 group.create_task(caller(number))
             await more()
             running.kill(0, signal.SIGTERM)
-            await running.until("drain_ended", 1)
+            await running.until("drain_finished", 1)
             await until_served_by_all(running)
             await more()
             done.set()
@@ -244,7 +244,7 @@ async def test_a_second_signal_ends_it_at_once(
         await running.until_asleep(1)
         began = time.monotonic()
         os.kill(running.process.pid, signal.SIGINT)
-        await running.until("drain_began", workers)
+        await running.until("drain_started", workers)
         code = await running.end(signal.SIGINT)
         seconds = time.monotonic() - began
 
@@ -261,7 +261,7 @@ async def test_while_balancers_take_notice_it_serves_on(
         asyncio.TaskGroup() as group,
     ):
         ending = group.create_task(running.end(signal.SIGTERM))
-        await running.until("registry_leaving", 2)
+        await running.until("shutdown_started", 2)
         ready = await http.get(f"{running.url}/health/ready")
         called = await running.nap(0)
 

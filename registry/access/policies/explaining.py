@@ -36,12 +36,12 @@ class Consulted:
 
     Attributes:
         how: How it names the caller; empty if it does not.
-        decided: Whether it determined the decision.
+        is_decisive: Whether it determined the decision.
     """
 
     policy: Policy
-    how: tuple[str, ...]
-    decided: bool
+    matched_by: tuple[str, ...]
+    is_decisive: bool
 
 
 @dataclass(frozen=True, slots=True)

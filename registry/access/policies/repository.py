@@ -205,7 +205,7 @@ def _noted(policies: Iterable[Policy]) -> dict[str, Policy]:
     found = {policy.id: policy for policy in policies}
     for policy in found.values():
         if policy.problem is not None:
-            log.error("policy_unreadable", policy_id=policy.id, problem=policy.problem)
+            log.error("policy_unreadable", policy_id=policy.id, error=policy.problem)
     return found
 
 

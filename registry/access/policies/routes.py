@@ -14,7 +14,7 @@ from registry.access.policies.schemas import (
     PolicyList,
     PolicyQuery,
     PolicyUpdate,
-    WrittenPolicy,
+    PolicyWithWarnings,
 )
 from registry.access.policies.service import ExplainQuestion, PolicyService
 from registry.access.policies.values import PolicyRecord
@@ -66,7 +66,7 @@ async def list_policies(
 @router.post(
     "/policies",
     status_code=201,
-    response_model=WrittenPolicy,
+    response_model=PolicyWithWarnings,
     operation_id="create_policy",
     responses=errors(408, 409, 415),
 )
@@ -90,7 +90,7 @@ async def get_policy(request: Request, user: Sharer, policy_id: PolicyId) -> Res
 
 @router.patch(
     "/policies/{policy_id}",
-    response_model=WrittenPolicy,
+    response_model=PolicyWithWarnings,
     operation_id="update_policy",
     responses=errors(404, 408, 409, 415),
 )
@@ -157,9 +157,9 @@ async def explain_access(request: Request, user: Asker, body: ExplainRequest) ->
                     "id": item.policy.id,
                     "name": item.policy.name,
                     "effect": item.policy.effect.value,
-                    "matched": bool(item.how),
-                    "how": list(item.how),
-                    "decided": item.decided,
+                    "matched": bool(item.matched_by),
+                    "matched_by": list(item.matched_by),
+                    "decisive": item.is_decisive,
                 }
                 for item in told.policies
             ],

@@ -311,7 +311,7 @@ class PolicyAnswer(BaseModel):
     updated_by: PersonAnswer | None
 
 
-class WrittenPolicy(PolicyAnswer):
+class PolicyWithWarnings(PolicyAnswer):
     """A policy that was just written."""
 
     warnings: list[str] = Field(description="What may not be as it was meant.")
@@ -331,8 +331,8 @@ class PolicyReason(BaseModel):
     name: str
     effect: Effect
     matched: bool = Field(description="Whether it names the caller.")
-    how: list[str] = Field(description="By what.")
-    decided: bool = Field(description="Whether the decision was made by it.")
+    matched_by: list[str] = Field(description="The subjects of the policy that name the caller.")
+    decisive: bool = Field(description="Whether the decision follows from it.")
 
 
 class ReasonAnswer(BaseModel):

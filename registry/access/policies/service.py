@@ -531,7 +531,7 @@ class PolicyService:
             raise UnknownSubjectsError(unknown)
 
     async def _written(self, policy_id: str, action: AuditAction, user: UserContext) -> None:
-        log.info("policy_written", policy_id=policy_id, action=action, user_id=user.user_id)
+        log.info("policy_changed", policy_id=policy_id, action=action, user_id=user.user_id)
         await self._changes.policy_changed(policy_id)
 
     async def _warnings(self, policy: Policy, user: UserContext) -> list[str]:

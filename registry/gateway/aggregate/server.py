@@ -285,7 +285,7 @@ class AggregateServer:
             case "states":
                 return orjson.dumps(self._states.known(told["session"]))
             case _:
-                log.warning("peer_message_unknown")
+                log.warning("worker_message_unknown")
         return b""
 
     async def _request(
@@ -613,7 +613,7 @@ class AggregateServer:
         try:
             await self._connector.reply(route, credentials, reply_address, dump_text(body))
         except UpstreamFailed as failure:
-            log.info("gateway_answer_not_taken", server=route.slug, reason=failure.message)
+            log.info("gateway_client_response_rejected", server=route.slug, reason=failure.message)
 
     async def _change(self, caller: ClientContext, change: JsonObject) -> None:
         """Store a change of a session's state in all workers: any may serve its next request."""

@@ -105,7 +105,7 @@ class SessionMessages:
             with self._streams.hold(session.route.server_id):
                 await self._follow(session, is_open)
         except NotServing:
-            log.warning("upstream_session_without_stream", server=session.route.slug)
+            log.warning("upstream_session_stream_limit_reached", server=session.route.slug)
         except Exception:
             # Whatever a server sends, its session must continue to serve calls.
             log.exception("upstream_session_stream_failed", server=session.route.slug)

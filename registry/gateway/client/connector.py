@@ -67,7 +67,7 @@ class Connector:
         wire: How requests are sent.
         bulkheads: How much each server is asked.
         connect_timeout_seconds: Longest wait for a connection to be made.
-        repeats_reads: Whether what may be repeated is sent once more when a server breaks off.
+        retries_idempotent: Whether idempotent requests are sent again when a server breaks off.
         routes: The servers that can be called now.
         peers: The other workers.
         session_limits: How many sessions with servers there may be.
@@ -83,13 +83,13 @@ class Connector:
         peers: Peers,
         session_limits: SessionLimits,
         connect_timeout_seconds: float,
-        repeats_reads: bool,
+        retries_idempotent: bool,
         routes: RouteTable,
     ) -> None:
         self.wire = wire
         self.suspect = routes.suspect
         self.bulkheads = bulkheads
-        self._repeats_reads = repeats_reads
+        self._retries_idempotent = retries_idempotent
         self.clock = clock
         self.background_tasks = background_tasks
         self.sessions = UpstreamSessions(
@@ -149,7 +149,7 @@ class Connector:
             )
         except (ServerDisconnectedError, ClientOSError) as exc:
             is_unsent = isinstance(exc, ClientConnectorError)
-            if is_unsent or not (ask.may_repeat and self._repeats_reads):
+            if is_unsent or not (ask.may_repeat and self._retries_idempotent):
                 raise
             self.bulkheads.of(route).repeated()
             answer = await self.wire.request(

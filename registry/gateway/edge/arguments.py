@@ -99,7 +99,7 @@ class ArgumentChecker:
             is_usable = not is_last
         except (TimeoutError, OSError, EOFError) as exc:
             check.paused_until = self._clock.monotonic() + PAUSE_SECONDS
-            log.warning("argument_check_ended", error=type(exc).__name__)
+            log.warning("argument_validation_aborted", error=type(exc).__name__)
             return UNCHECKABLE
         finally:
             # Also if the caller is gone: the next call would get this reply.

@@ -98,7 +98,7 @@ class EndedSessions:
             async with asyncio.timeout(WRITE_SECONDS):
                 await self._repository.write(key, now, now + self._lifetime)
         except (DatabaseUnavailable, TimeoutError) as exc:
-            log.warning("session_end_not_written", error=type(exc).__name__)
+            log.warning("session_end_write_failed", error=type(exc).__name__)
 
     async def heard(self, keys: Collection[str]) -> None:
         """Apply stored ends; an empty key stands for an unknown one.

@@ -63,7 +63,7 @@ class CallLog:
             facts["admission_ms"] = _ms(exchange.decided_at - exchange.began_at)
             facts["upstream_ms"] = _ms(head_at - exchange.decided_at)
         if self._left_out:
-            facts["left_out"], self._left_out = self._left_out, 0
+            facts["suppressed"], self._left_out = self._left_out, 0
         log.info("gateway_call", **facts)
 
     def _has_room(self, now: float) -> bool:

@@ -178,7 +178,12 @@ async def _asked(
     error = answer.body.get("error")
     if error is not None:
         code = members(error).get("code")
-        log.debug("feed_request_refused", server=session.route.slug, method=method, code=code)
+        log.debug(
+            "notification_feed_request_rejected",
+            server=session.route.slug,
+            method=method,
+            code=code,
+        )
 
 
 async def _read_subscription(connector: Connector, feed: Feed, is_open: asyncio.Event) -> None:

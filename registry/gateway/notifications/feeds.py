@@ -57,7 +57,7 @@ class Feeds:
         self._connector = connector
         self._background_tasks = background_tasks
         self._clock = clock
-        self._open_feeds = metrics.gateway_feeds
+        self._open_feeds = metrics.gateway_notification_feeds
         self._streams = streams
         self._heard_list_changed = heard_list_changed
         self._feeds: dict[FeedKey, Feed] = {}
@@ -136,13 +136,13 @@ class Feeds:
                     await source(self._connector, feed)
             except* (Refusal, *FAILURES) as group:
                 log.debug(
-                    "feed_interrupted",
+                    "notification_feed_interrupted",
                     server=feed.route.slug,
                     reason=type(group.exceptions[0]).__name__,
                 )
             except* Exception:
                 # Whatever a server did, its feed is tried again like any other.
-                log.exception("feed_failed", server=feed.route.slug)
+                log.exception("notification_feed_failed", server=feed.route.slug)
             feed.tried(feed.version)
             if self._clock.monotonic() - began_at > STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS

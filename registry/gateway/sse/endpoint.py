@@ -109,7 +109,7 @@ class SseEndpoint:
         notification_streams: Counts the long-lived streams to each server.
         heard_list_changed: Called when a server announces that one of its lists changed.
         base_path: The path prefix that clients see before the gateway's paths.
-        max_answer_bytes: Limit of a response that is collected in memory.
+        max_response_bytes: Limit of a response that is collected in memory.
         max_seconds: Maximum lifetime of a stream, which is that of its sealed name.
     """
 
@@ -129,7 +129,7 @@ class SseEndpoint:
         heard_list_changed: HeardListChanged,
         end_session: EndSession,
         base_path: str,
-        max_answer_bytes: int,
+        max_response_bytes: int,
         max_seconds: float,
     ) -> None:
         self._serve = serve
@@ -145,7 +145,7 @@ class SseEndpoint:
         self._heard_list_changed = heard_list_changed
         self._end_session = end_session
         self._base_path = base_path
-        self._max_answer_bytes = max_answer_bytes
+        self._max_response_bytes = max_response_bytes
         self._max_seconds = max_seconds
         self._streams: dict[str, _Stream] = {}
         self._of_one: Counter[str] = Counter()
@@ -270,7 +270,7 @@ class SseEndpoint:
                 stream.send_queue,
                 self._background_tasks,
                 end_session,
-                max_answer_bytes=self._max_answer_bytes,
+                max_response_bytes=self._max_response_bytes,
             )
             stream.closing.push_async_callback(talk.close)
             return

@@ -60,7 +60,7 @@ class SseSession:
         scope: The head of the request that opened the client's stream.
         send_queue: The client's stream.
         end_session: Called at the end, if a session was begun.
-        max_answer_bytes: Limit of a response that is collected in memory.
+        max_response_bytes: Limit of a response that is collected in memory.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class SseSession:
         background_tasks: BackgroundTasks,
         end_session: EndSession,
         *,
-        max_answer_bytes: int,
+        max_response_bytes: int,
     ) -> None:
         self._serve = serve
         self._stream_scope = scope
         self._send_queue = send_queue
         self._background_tasks = background_tasks
         self._end_session = end_session
-        self._max_answer_bytes = max_answer_bytes
+        self._max_response_bytes = max_response_bytes
         self._gone = asyncio.Event()
         self._asked: set[asyncio.Task[None]] = set()
         self._under_way: set[RequestId | None] = set()
@@ -270,7 +270,7 @@ class SseSession:
             self._gone,
             tell,
             request_id,
-            max_bytes=self._max_answer_bytes,
+            max_bytes=self._max_response_bytes,
         )
         await inner.run(self._serve)
         return inner

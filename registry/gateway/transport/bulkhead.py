@@ -65,8 +65,8 @@ class BulkheadLimits:
 def bulkhead_limits(settings: Settings) -> BulkheadLimits:
     """Return the limits that the settings ask for."""
     return BulkheadLimits(
-        settings.gateway_connections_per_upstream,
-        settings.gateway_queue_per_upstream,
+        settings.gateway_concurrent_calls_per_server,
+        settings.gateway_queued_calls_per_server,
         settings.gateway_queue_timeout_seconds,
         CircuitBreakerRules(
             settings.gateway_breaker_failures,
@@ -216,8 +216,8 @@ class Bulkhead:
 
     def repeated(self) -> None:
         """Note that a request is sent once more."""
-        self._metrics.gateway_repeats.labels(self.route.label).inc()
-        log.info("gateway_request_repeated", server=self.route.slug)
+        self._metrics.gateway_retries.labels(self.route.label).inc()
+        log.info("gateway_request_retried", server=self.route.slug)
 
     def _send_away(self) -> None:
         """Tell those who wait that waiting is of no use."""

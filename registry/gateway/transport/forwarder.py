@@ -448,7 +448,7 @@ def _checked(body: bytes, status: int, route: Route, client: ClientChannel) -> A
 def too_large(route: Route) -> UpstreamFailed:
     """Return the refusal of an answer, or an event of one, that is over the bound."""
     return UpstreamFailed(
-        f"The server {route.server_name} sent more at once than GATEWAY_MAX_ANSWER_BYTES allows."
+        f"The server {route.server_name} sent more at once than GATEWAY_MAX_RESPONSE_BYTES allows."
     )
 
 

@@ -133,7 +133,7 @@ class UpstreamAnswer:
     @property
     def max_bytes(self) -> int:
         """Return the longest message that is put together in memory of it."""
-        return self._wire.max_answer_bytes
+        return self._wire.max_response_bytes
 
     def rest(self) -> None:
         """Let the upstream be silent for as long as it likes from now on."""
@@ -153,14 +153,14 @@ class UpstreamHttp:
     Args:
         session: Makes the connections.
         latency_watcher: Says when the time that an upstream is silent is worth measuring.
-        max_answer_bytes: Longest message that is put together in memory of an answer.
+        max_response_bytes: Longest message that is put together in memory of an answer.
     """
 
     def __init__(
-        self, session: ClientSession, latency_watcher: LatencyWatcher, *, max_answer_bytes: int
+        self, session: ClientSession, latency_watcher: LatencyWatcher, *, max_response_bytes: int
     ) -> None:
         self._session = session
-        self.max_answer_bytes = max_answer_bytes
+        self.max_response_bytes = max_response_bytes
         self._latency_watcher = latency_watcher
         self._targets: LRUCache[URL, RequestTarget] = LRUCache(TARGETS)
         self._last: tuple[URL, RequestTarget] | None = None

@@ -53,7 +53,7 @@ class EraReprobe:
             try:
                 await self._probe(server_id)
             except (RegistryError, DatabaseUnavailable) as exc:
-                log.info("era_not_probed", server_id=server_id, problem=str(exc))
+                log.info("era_probe_inconclusive", server_id=server_id, error=str(exc))
             except Exception:
                 # Whatever is wrong with one server, the others must still be probed.
                 log.exception("era_probe_failed", server_id=server_id)

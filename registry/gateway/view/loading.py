@@ -189,7 +189,7 @@ class RouteReader:
         except Exception as exc:  # noqa: BLE001 - one bad document must not affect the others
             if len(server_ids) == 1:
                 reason = type(exc).__name__
-                log.warning("server_unusable", server_id=server_ids[0], reason=reason)
+                log.warning("server_invalid", server_id=server_ids[0], reason=reason)
                 return {}
         views: dict[str, ServerView] = {}
         for server_id in server_ids:
@@ -249,7 +249,7 @@ class RouteReader:
 
     def _warn_left_out(self, server_id: str, kind: str, number: int) -> None:
         if number:
-            log.warning("definitions_left_out", server_id=server_id, kind=kind, number=number)
+            log.warning("definitions_omitted", server_id=server_id, kind=kind, count=number)
 
     async def _rows(
         self, servers: Sequence[ServerRecord], before: Mapping[str, ServerView], now: datetime
@@ -280,7 +280,7 @@ class RouteReader:
                 requires_approval=self._enforces_approvals and requires_approval(row.facets),
             )
             if entry is None:
-                log.warning("tool_unusable", tool_id=row.listed.row_id.hex(), server_id=owner_id)
+                log.warning("tool_invalid", tool_id=row.listed.row_id.hex(), server_id=owner_id)
             else:
                 own.tools.append(entry)
         async for feature in self._sources.features.rows(ids):
@@ -304,7 +304,7 @@ class RouteReader:
         restored = restore(functions, server.server_name)
         for rejected in restored.rejected:
             log.warning(
-                "tool_unusable",
+                "tool_invalid",
                 tool=rejected.name,
                 server_id=server.id,
                 reason=rejected.reason,
@@ -342,9 +342,9 @@ class RouteReader:
         if server.problems:
             told = "; ".join(server.problems)
             if any(problem.startswith(STOPPING) for problem in server.problems):
-                log.warning("server_unusable", server_id=server.id, reason=told)
+                log.warning("server_invalid", server_id=server.id, reason=told)
                 return None
-            log.warning("server_partly_unreadable", server_id=server.id, reason=told)
+            log.warning("server_partly_invalid", server_id=server.id, reason=told)
         if slug is None or transport is None or not isinstance(url, str):
             return None
         per_user = needs_user_key(server.config) or names_caller(server.config)
@@ -355,7 +355,7 @@ class RouteReader:
                 headers = self._vault.request_headers(server.id, server.config)
             except RegistryError as exc:
                 problem = exc.message
-                log.warning("credential_unreadable", server_id=server.id, problem=problem)
+                log.warning("credential_unreadable", server_id=server.id, error=problem)
         try:
             return build_route(
                 server_id=server.id,
@@ -387,7 +387,7 @@ class RouteReader:
             )
         except (ValueError, TypeError, OverflowError, RecursionError) as exc:
             # Written by another program: one unusable document must not affect the others.
-            log.warning("server_unusable", server_id=server.id, reason=type(exc).__name__)
+            log.warning("server_invalid", server_id=server.id, reason=type(exc).__name__)
             return None
 
 

@@ -289,7 +289,7 @@ class Snapshot:
             async with self._lock:
                 await self._reload([server_id])
         except DatabaseUnavailable:
-            log.warning("snapshot_reload_postponed", server_id=server_id)
+            log.warning("snapshot_reload_delayed", server_id=server_id)
 
     async def policy_changed(self, policy_id: str) -> None:
         """Reload one policy; if the database is unavailable, leave that to `follow`."""
@@ -297,7 +297,7 @@ class Snapshot:
             async with self._lock:
                 await self._reload_policies({policy_id})
         except DatabaseUnavailable:
-            log.warning("snapshot_reload_postponed", policy_id=policy_id)
+            log.warning("snapshot_reload_delayed", policy_id=policy_id)
 
     async def follow(self) -> None:
         """Apply changes as they are committed, for ever. Survives database outages."""
@@ -305,14 +305,14 @@ class Snapshot:
             try:
                 await self._follow_feed()
             except* HistoryLost:
-                log.warning("snapshot_history_lost")
+                log.warning("change_stream_history_lost")
                 self._position = None
             except* DatabaseUnavailable as group:
                 cause = group.exceptions[0].__cause__
-                log.warning("snapshot_stream_lost", error=type(cause).__name__)
+                log.warning("change_stream_lost", error=type(cause).__name__)
             except* Exception:
                 # All callers share this view: one bad document must not stop it from following.
-                log.exception("snapshot_follow_failed")
+                log.exception("snapshot_update_failed")
                 self._position = None
             await self._clock.sleep(RETRY_SECONDS)
 

@@ -38,7 +38,7 @@ class ImportOutcome(StrEnum):
     """Outcome of the import of one file."""
 
     IMPORTED = "imported"
-    WOULD_IMPORT = "would"
+    WOULD_IMPORT = "would_import"
     EXISTS = "exists"
     SKIPPED = "skipped"
     FAILED = "failed"

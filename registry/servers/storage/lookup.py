@@ -76,7 +76,7 @@ class ServerLookup:
         query: Doc = {"_id": {"$not": {"$type": "objectId"}}}
         async for row in self._servers.find(query, {"_id": 1}):
             reason = str(NotAServerError(row["_id"]))
-            log.warning("server_unusable", server_id=str(row["_id"]), reason=reason)
+            log.warning("server_invalid", server_id=str(row["_id"]), reason=reason)
 
     async def by_ids_unchecked(self, server_ids: Iterable[str]) -> list[ServerRecord]:
         """Return servers without their tool functions and sync states.

@@ -103,7 +103,7 @@ class OrphanedServerData:
 
         is_removed = await self._database.transaction(remove)
         if is_removed:
-            log.info("server_leftovers_removed", server_id=server_id)
+            log.info("orphaned_data_removed", server_id=server_id)
         return is_removed
 
     async def follow(self) -> None:
@@ -121,14 +121,14 @@ class OrphanedServerData:
                 await self._clock.sleep(AWAY_SECONDS)
             except Exception:
                 # A problem with one server must not stop the work on others.
-                log.exception("server_leftovers_kept")
+                log.exception("orphaned_data_removal_failed")
                 is_begun = True
 
     async def _sweep(self) -> None:
         left = await self.find()
         if len(left) > FEW and len(left) > len(await self._repositories.lookup.ids_unchecked()):
             # It is more likely that a restored database is incomplete.
-            log.warning("server_leftovers_too_many", servers=len(left))
+            log.warning("orphaned_data_removal_skipped", servers=len(left))
             return
         self.note(left)
 

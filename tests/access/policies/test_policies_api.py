@@ -509,13 +509,13 @@ async def test_an_explanation_says_which_step_stands_in_the_way(
                 "name": "operators",
                 "effect": "allow",
                 "matched": False,
-                "how": [],
-                "decided": True,
+                "matched_by": [],
+                "decisive": True,
             }
         ],
     )
     assert "Policies allow it to some only" in refused["message"]
-    assert (by_root["allowed"], by_root["policies"][0]["how"]) == (True, ["role admin"])
+    assert (by_root["allowed"], by_root["policies"][0]["matched_by"]) == (True, ["role admin"])
     assert (missing["allowed"], missing["policies"]) == (False, [])
     assert "serves no tool of that name" in missing["message"]
     assert "lacks the scope invoke:tools" in without_scope["message"]
@@ -603,9 +603,9 @@ async def test_others_are_explained_to_those_who_may_share_the_server(
     nobody = await explained(rest, ROOT, **asked, user_id=NOWHERE)
     curious = await explained(rest, OTHER, **asked, user_id=OTHER.user_id)
 
-    assert (member["allowed"], member["policies"][0]["how"]) == (True, ["group"])
+    assert (member["allowed"], member["policies"][0]["matched_by"]) == (True, ["group"])
     assert outsider["allowed"] is False
-    assert scoped.json()["policies"][0]["how"] == ["scope ops"]
+    assert scoped.json()["policies"][0]["matched_by"] == ["scope ops"]
     assert scoped.json()["allowed"] is True
     assert (nobody.status_code, curious.status_code) == (422, 403)
 
@@ -637,7 +637,7 @@ async def test_an_owner_does_not_learn_the_groups_and_the_role_of_others(
 
     for told in (member, admin):
         assert told["allowed"] is False
-        assert told["policies"][0]["how"] == []
+        assert told["policies"][0]["matched_by"] == []
         assert told["message"].endswith("give them as `groups` and `roles` if they matter.)")
     assert [item["message"] for item in member["reasons"]] == [
         item["message"] for item in admin["reasons"]

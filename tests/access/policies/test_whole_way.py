@@ -303,7 +303,9 @@ async def test_a_change_of_what_is_known_of_a_tool_is_a_change_of_its_policies(
 async def test_a_warm_call_under_policies_sends_no_command_to_the_database(
     settings: Settings, upstream: Upstream, alice: UserContext, root: UserContext
 ) -> None:
-    without_records = settings.model_copy(update={"usage_retention_days": 0, "sync_worker": False})
+    without_records = settings.model_copy(
+        update={"usage_retention_days": 0, "sync_worker_enabled": False}
+    )
     async with running(without_records, upstream) as whole:
         await whole.register(root, "sums", scope="shared_app")
         await make(whole, root, "allow", {"roles": ["user"]}, tools=["add"])
