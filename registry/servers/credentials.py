@@ -154,6 +154,9 @@ MIXED = (
 )
 
 
+WITH_SECRET = ("client_id", "authorization_url", "token_url")
+"""What must stand beside `client_secret`."""
+
 OAUTH_ADDRESSES = ("authorization_url", "token_url", "redirect_uri", "revocation_endpoint")
 
 
@@ -250,9 +253,11 @@ class CredentialVault:
         merged: JsonObject = {**(stored or {}), **typed}
         if isinstance(secret, str) and secret != MASK:
             merged["client_secret"] = self._cipher.encrypt_shared(secret)
-            if not merged.get("client_id"):
-                # jarvis-api would refuse the whole configuration.
-                raise ValidationFailedError("oauth.client_secret", "needs oauth.client_id")
+            # jarvis-api refuses the whole configuration otherwise.
+            lacking = [name for name in WITH_SECRET if not merged.get(name)]
+            if lacking:
+                needed = " and ".join(f"oauth.{name}" for name in lacking)
+                raise ValidationFailedError("oauth.client_secret", f"needs {needed}")
         return {name: value for name, value in merged.items() if value is not None}
 
     def stored_headers(self, given: Mapping[str, str], stored: JsonObject | None) -> JsonObject:

@@ -90,7 +90,12 @@ async def test_records_hold_neither_secrets_nor_their_ciphertexts(
     rest: Rest, alice: UserContext
 ) -> None:
     key = {"key": SECRET, "source": "admin", "authorization_type": "bearer"}
-    oauth = {"client_id": "c", "client_secret": f"{SECRET}-oauth"}
+    oauth = {
+        "client_id": "c",
+        "client_secret": f"{SECRET}-oauth",
+        "authorization_url": "https://as.example.com/authorize",
+        "token_url": "https://as.example.com/token",
+    }
     server = await rest.register(
         alice, "s", URL, apiKey=key, oauth=oauth, headers={"X-Token": f"{SECRET}-header"}
     )

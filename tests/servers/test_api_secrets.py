@@ -17,7 +17,12 @@ pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 SENTINEL = "SENTINEL"
 SECRETS = {
     "apiKey": {"key": f"{SENTINEL}-key"},
-    "oauth": {"client_id": "me", "client_secret": f"{SENTINEL}-client"},
+    "oauth": {
+        "client_id": "me",
+        "client_secret": f"{SENTINEL}-client",
+        "authorization_url": "https://as.example.com/authorize",
+        "token_url": "https://as.example.com/token",
+    },
     "headers": {"X-Auth-Token": f"{SENTINEL}-header"},
 }
 

@@ -23,7 +23,12 @@ KEY = "sk-live-0123456789"
 SECRET = "oauth-secret-0123456789"
 SECRETS = {
     "apiKey": {"key": KEY, "authorization_type": "custom", "custom_header": "X-Key"},
-    "oauth": {"client_id": "me", "client_secret": SECRET},
+    "oauth": {
+        "client_id": "me",
+        "client_secret": SECRET,
+        "authorization_url": "https://as.example.com/authorize",
+        "token_url": "https://as.example.com/token",
+    },
     "headers": {"X-Auth-Token": "header-secret-0123456789", "X-Team": "blue"},
 }
 VERBATIM_SCHEMA = (
@@ -155,7 +160,7 @@ async def test_secrets_are_masked_in_every_answer(
         "authorization_type": "custom",
         "custom_header": "X-Key",
     }
-    assert shown["oauth"] == {"client_id": "me", "client_secret": "***"}
+    assert shown["oauth"] == {**SECRETS["oauth"], "client_secret": "***"}
     assert shown["headers"] == {"X-Auth-Token": "***", "X-Team": "blue"}
     assert "0123456789" not in json.dumps(shown)
 

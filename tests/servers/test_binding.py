@@ -23,6 +23,7 @@ KEY = {"key": "sk-secret"}
 CLIENT = {
     "client_id": "me",
     "client_secret": "of-ours",
+    "authorization_url": "https://as.example.com/authorize",
     "token_url": "https://as.example.com/token",
 }
 HEADERS = {"X-Auth-Token": "t-secret", "X-Team": "blue"}

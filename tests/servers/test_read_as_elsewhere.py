@@ -56,6 +56,11 @@ def test_a_key_that_no_header_can_carry_is_named_as_that() -> None:
         ({"oauth": {"authorization_url": "not a url"}}, "oauth.authorization_url"),
         ({"oauth": {"token_url": "ftp://example.com"}}, "oauth.token_url"),
         ({"oauth": {"client_secret": "s"}}, "oauth.client_secret"),
+        ({"oauth": {"client_secret": "s", "client_id": "c"}}, "oauth.client_secret"),
+        (
+            {"oauth": {"client_secret": "s", "client_id": "c", "token_url": URL}},
+            "oauth.client_secret: needs oauth.authorization_url",
+        ),
         ({"url": "https://{{HOST}}/mcp"}, "url"),
     ],
 )

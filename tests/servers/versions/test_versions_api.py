@@ -561,7 +561,12 @@ async def test_no_answer_about_versions_shows_a_secret(
 ) -> None:
     secrets = {
         "apiKey": {"key": "SENTINEL-key"},
-        "oauth": {"client_id": "me", "client_secret": "SENTINEL-client"},
+        "oauth": {
+            "client_id": "me",
+            "client_secret": "SENTINEL-client",
+            "authorization_url": "https://as.example.com/authorize",
+            "token_url": "https://as.example.com/token",
+        },
         "headers": {"X-Auth-Token": "SENTINEL-header", "X.Secret.$key": "SENTINEL-odd"},
     }
     server = await rest.register(OWNER, "weather", upstream.url, **secrets)
