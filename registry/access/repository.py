@@ -144,7 +144,7 @@ class AclRepository:
         return (await self._entries.delete_many(_about(server_id), session=tx)).deleted_count
 
 
-MOST_BITS = 31
+MAX_BITS = 31
 """All rights of jarvis-api: ours, and `VIEW_INSIGHTS`, which has no meaning here."""
 
 NOBODY = "nobody"
@@ -219,7 +219,7 @@ def _bits(stored: object) -> int:
     if isinstance(stored, float) and stored.is_integer():
         stored = int(stored)
     # Above the highest right, no query of the other application finds an entry.
-    if not isinstance(stored, int) or not 0 < stored <= MOST_BITS:
+    if not isinstance(stored, int) or not 0 < stored <= MAX_BITS:
         return NO_BITS
     return stored & ALL_BITS
 

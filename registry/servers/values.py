@@ -31,7 +31,7 @@ class SyncMode(StrEnum):
     WEBHOOK = "webhook"
 
 
-MOST_SYNC_SECONDS = 366 * 86_400
+MAX_SYNC_SECONDS = 366 * 86_400
 """Maximum interval; other programs may store longer ones, which would exceed all dates."""
 
 MAX_CAPABILITIES_CHARACTERS = 64 * 1024
@@ -251,7 +251,7 @@ class ServerRecord:
         stored = self.registry.get("sync_interval_seconds")
         if not isinstance(stored, int) or stored <= 0:
             return DEFAULT_SYNC_SECONDS
-        return min(stored, MOST_SYNC_SECONDS)
+        return min(stored, MAX_SYNC_SECONDS)
 
     @property
     def effective_path(self) -> str:

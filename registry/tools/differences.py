@@ -16,7 +16,7 @@ from registry.core.definitions import LISTED_VIA
 from registry.core.json import JsonObject, members
 from registry.tools.metadata import SAFE_HINTS
 
-MOST_CHANGES = 200
+MAX_CHANGES = 200
 SHOWN_CHARACTERS = 400
 """Maximum length of a value in a change; the versions have them whole."""
 
@@ -81,7 +81,7 @@ _ABSENT = object()
 
 def difference(before: JsonObject, after: JsonObject) -> DefinitionDifference:
     """Return the changes from one definition of a tool to the next."""
-    found = list(islice(_changes(before, after), MOST_CHANGES))
+    found = list(islice(_changes(before, after), MAX_CHANGES))
     if _turns_truth_into_number(before, after):
         summary = "true or false became a number, or the reverse"
         found.append(DefinitionChange(Weight.RISKY, "", summary, None, None))

@@ -34,7 +34,7 @@ LISTED_TWICE = "is listed twice; the first entry is used"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 TEXT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-MOST_REMEMBERED = 2_000
+MAX_REMEMBERED = 2_000
 """Maximum number of tools in a list that is cached: longer ones would evict each other, and keep
 other parsed data in memory."""
 
@@ -68,7 +68,7 @@ def take(
     rejected: list[RejectedTool] = []
     for raw in raw_tools:
         try:
-            tool = _remembered(raw, fitting, is_kept=len(raw_tools) <= MOST_REMEMBERED)
+            tool = _remembered(raw, fitting, is_kept=len(raw_tools) <= MAX_REMEMBERED)
         except RejectionError as exc:
             rejected.append(RejectedTool(_shown_name(raw), str(exc)))
             continue

@@ -10,7 +10,7 @@ from packages.database.changes import ChangeEvent, FeedItem
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
 from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSessions
-from registry.gateway.view.pending import MOST_ENDED_AT_ONCE, PendingChanges
+from registry.gateway.view.pending import MAX_ENDED_AT_ONCE, PendingChanges
 from registry.servers.values import Era
 from registry.workers.peers import SingleWorker
 from tests.fakes.clock import FakeClock
@@ -114,9 +114,9 @@ async def test_what_is_no_name_of_a_session_is_left_out() -> None:
 def test_of_more_than_are_remembered_the_latest_are_read() -> None:
     pending = PendingChanges()
 
-    for number in range(MOST_ENDED_AT_ONCE + 5):
+    for number in range(MAX_ENDED_AT_ONCE + 5):
         pending.hear(FeedItem(ChangeEvent("ended_sessions", str(number)), None), 0.0)
 
     ended = pending.take_callers().ended_sessions
-    assert len(ended) == MOST_ENDED_AT_ONCE + 1
+    assert len(ended) == MAX_ENDED_AT_ONCE + 1
     assert "" in ended

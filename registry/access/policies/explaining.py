@@ -113,13 +113,13 @@ APPROVAL_MISSING = Reason(
 def blocking(user: UserContext, rule: ToolRule) -> str:
     """Return in one line which policies keep *user* from a tool, for records."""
     names = [policy.name for policy in deciding(user, rule)]
-    shown = ", ".join(f'"{name}"' for name in names[:MOST_NAMED])
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    shown = ", ".join(f'"{name}"' for name in names[:MAX_NAMED])
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     verb = "denied by" if decide(user, rule) is PolicyDecision.DENIED else "allowed to others by"
     return f"{verb} {shown}{more}"
 
 
-MOST_NAMED = 3
+MAX_NAMED = 3
 """Maximum number of policies that a record names; the others are counted."""
 
 
@@ -171,7 +171,7 @@ POLICY_MESSAGES: Mapping[PolicyDecision, str] = {
 
 def _of_policies(user: UserContext, rule: ToolRule, *, tells_names: bool) -> Reason:
     decision = decide(user, rule)
-    named = deciding(user, rule)[:MOST_NAMED] if tells_names else ()
+    named = deciding(user, rule)[:MAX_NAMED] if tells_names else ()
     names = ", ".join(f'"{policy.name}"' for policy in named)
     told = POLICY_MESSAGES[decision]
     message = f"{told[:-1]} ({names})." if names else told

@@ -22,9 +22,9 @@ from registry.tools.public_names import SEPARATOR
 from registry.web.pages import Pagination
 
 MAX_PAGE = 1_000_000
-MOST_SUBJECTS = 1_000
-MOST_SCOPES = 64
-MOST_TOOLS = 100
+MAX_SUBJECTS = 1_000
+MAX_SCOPES = 64
+MAX_TOOLS = 100
 MAX_TOOL_CHARACTERS = 256
 MAX_TIER_CHARACTERS = 64
 
@@ -108,7 +108,7 @@ class TargetBody(_Body):
     owner_id: ObjectIdText | None = Field(
         default=None, description="Id of the server that offers them; null for all servers."
     )
-    tools: Annotated[list[ToolName], Field(max_length=MOST_TOOLS)] = Field(
+    tools: Annotated[list[ToolName], Field(max_length=MAX_TOOLS)] = Field(
         default_factory=list,
         description="Names of tools, in which `*` stands for any text; empty for all.",
     )
@@ -144,14 +144,14 @@ class TargetBody(_Body):
 class SubjectsBody(_Body):
     """The callers whom a policy names: those of whom any of this is true."""
 
-    users: Annotated[list[ObjectIdText], Field(max_length=MOST_SUBJECTS)] = Field(
+    users: Annotated[list[ObjectIdText], Field(max_length=MAX_SUBJECTS)] = Field(
         default_factory=list
     )
-    groups: Annotated[list[ObjectIdText], Field(max_length=MOST_SUBJECTS)] = Field(
+    groups: Annotated[list[ObjectIdText], Field(max_length=MAX_SUBJECTS)] = Field(
         default_factory=list
     )
     roles: Annotated[list[Role], Field(max_length=len(Role))] = Field(default_factory=list)
-    scopes: Annotated[list[ScopeName], Field(max_length=MOST_SCOPES)] = Field(
+    scopes: Annotated[list[ScopeName], Field(max_length=MAX_SCOPES)] = Field(
         default_factory=list,
         description="Scopes of the caller's token (RFC 6749, 3.3), of which one is enough.",
     )
@@ -244,9 +244,9 @@ class ExplainRequest(_Body):
         default=None,
         description="Their role and groups are looked up where not given, for administrators.",
     )
-    groups: Annotated[list[ObjectIdText] | None, Field(max_length=MOST_SUBJECTS)] = None
+    groups: Annotated[list[ObjectIdText] | None, Field(max_length=MAX_SUBJECTS)] = None
     roles: Annotated[list[Role] | None, Field(min_length=1, max_length=1)] = None
-    scopes: Annotated[list[ScopeName] | None, Field(max_length=MOST_SCOPES)] = Field(
+    scopes: Annotated[list[ScopeName] | None, Field(max_length=MAX_SCOPES)] = Field(
         default=None, description="Of their token; those of the role where not given."
     )
 

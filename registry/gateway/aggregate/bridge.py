@@ -48,7 +48,7 @@ from registry.gateway.errors import (
 )
 from registry.gateway.notifications.feed import LISTS_CHANGED, UPDATED, HeardListChanged
 from registry.gateway.ports import Peers
-from registry.gateway.protocol import era_translation as crossing
+from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import RequestId
 from registry.gateway.protocol.messages import (
     INPUT_REQUIRED,
@@ -349,7 +349,7 @@ class ClientBridge:
         method, params = str(body.get("method")), members(body.get("params"))
         if method == "ping":
             await conversation.reply(_reply_text(body["id"], {"result": {}}))
-        elif not crossing.is_within(method, params, call.caller.capabilities):
+        elif not era_translation.is_within(method, params, call.caller.capabilities):
             error = {"code": MethodUnknown.code, "message": "The client does not support this."}
             await conversation.reply(_reply_text(body["id"], {"error": error}))
         elif call.caller.era is Era.LEGACY:
@@ -431,14 +431,16 @@ class ClientBridge:
         if conversation.era is caller.era:
             raw = self._public(call, message)
             body = message.body if caller.era is Era.MODERN else {}
-            status = crossing.status_of(members(body.get("error"))) if "error" in body else 200
+            status = (
+                era_translation.status_of(members(body.get("error"))) if "error" in body else 200
+            )
             await call.reply.finish(raw, status)
             return True
         body = message.editable()
         if not isinstance(body.get("result"), dict) and not isinstance(body.get("error"), dict):
             raise ValueError("The message is not a response.")  # noqa: TRY004 - not a type error
         if caller.era is Era.LEGACY:
-            if crossing.wants_input(body):
+            if era_translation.wants_input(body):
                 await self._ask_on(call, members(body["result"]))
                 return False
             for page in call.pages:
@@ -449,12 +451,12 @@ class ClientBridge:
             answer = _legacy_answer(ask.method, body)
             await call.reply.finish(self._text(call, answer))
             return True
-        elicitations = crossing.url_elicitations(body.get("error"))
+        elicitations = era_translation.url_elicitations(body.get("error"))
         if elicitations and "url" in members(caller.capabilities.get("elicitation")):
             answer = {"result": self._visit_first(call, elicitations)}
         else:
             answer = _modern_answer(ask.method, body)
-        status = crossing.status_of(members(answer["error"])) if "error" in answer else 200
+        status = era_translation.status_of(members(answer["error"])) if "error" in answer else 200
         await call.reply.finish(self._text(call, answer), status)
         return True
 
@@ -505,7 +507,7 @@ class ClientBridge:
     async def _inputs(self, call: _Call, wanted: Mapping[str, JsonObject]) -> JsonObject:
         for one in wanted.values():
             method, params = str(one.get("method")), members(one.get("params"))
-            if not crossing.is_within(method, params, call.caller.capabilities):
+            if not era_translation.is_within(method, params, call.caller.capabilities):
                 raise UpstreamFailed(
                     f"The server {call.ask.route.server_name} asks for input that the client "
                     "does not support."
@@ -576,7 +578,7 @@ class ClientBridge:
             raise StateUnknown
         if opened[-1] != _digest(call.ask):
             raise StateUnknown
-        call.ask.params = crossing.legacy_params(call.ask.params)
+        call.ask.params = era_translation.legacy_params(call.ask.params)
         if opened[0] == "again":
             return None
         _, worker, token, _ = opened
@@ -636,7 +638,7 @@ async def _notice(call: _Call, message: Message) -> None:
     if (
         method == "notifications/message"
         and call.caller.era is Era.MODERN
-        and not crossing.passes_level(message.body, call.caller.level)
+        and not era_translation.passes_level(message.body, call.caller.level)
     ):
         return
     await call.reply.notice(message.raw)
@@ -644,14 +646,14 @@ async def _notice(call: _Call, message: Message) -> None:
 
 def _legacy_answer(method: str, body: JsonObject) -> JsonObject:
     if "error" in body:
-        return {"error": crossing.to_legacy_error(method, body["error"])}
-    return {"result": crossing.to_legacy_result(body.get("result"))}
+        return {"error": era_translation.to_legacy_error(method, body["error"])}
+    return {"result": era_translation.to_legacy_result(body.get("result"))}
 
 
 def _modern_answer(method: str, body: JsonObject) -> JsonObject:
     if "error" in body:
-        return {"error": crossing.to_modern_error(body["error"])}
-    return {"result": crossing.to_modern_result(method, body.get("result"))}
+        return {"error": era_translation.to_modern_error(body["error"])}
+    return {"result": era_translation.to_modern_result(method, body.get("result"))}
 
 
 def _reply_text(request_id: object, answer: Mapping[str, Any]) -> bytes:
@@ -681,11 +683,11 @@ def _explained(call: _Call, message: Message) -> Message:
     """
     if call.ask.method != "tools/call" or len(message.raw) > UNKNOWN_TOOL_BYTES:
         return message
-    lacking = crossing.lacking_capabilities(call.caller.capabilities)
+    lacking = era_translation.lacking_capabilities(call.caller.capabilities)
     if not lacking or (b'"error"' not in message.raw and b'"isError"' not in message.raw):
         return message
     body = message.editable()
-    if not crossing.explain_unknown_tool(body, str(call.ask.params.get("name")), lacking):
+    if not era_translation.explain_unknown_tool(body, str(call.ask.params.get("name")), lacking):
         return message
     return Message(message.kind, dump_text(body))
 

@@ -63,7 +63,7 @@ from registry.gateway.errors import (
 )
 from registry.gateway.notifications.streams import SAID, NotificationStreams
 from registry.gateway.ports import PeerGone, Peers
-from registry.gateway.protocol import era_translation as crossing
+from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.protocol.headers import CONVERSATION_HEADER, TRACE_HEADERS
 from registry.gateway.protocol.list_pages import CursorError, marked, page_result
@@ -333,7 +333,7 @@ class AggregateServer:
                 await self._result(exchange, {})
             case "logging/setLevel":
                 level = envelope.params.get("level")
-                if level not in crossing.LOG_LEVELS:
+                if level not in era_translation.LOG_LEVELS:
                     raise InvalidParams("Unknown log level.")
                 await self._change(caller, {"level": level})
                 await self._result(exchange, {})
@@ -458,7 +458,7 @@ class AggregateServer:
         uri = _named(envelope, "uri")
         owned = offering.resource(uri)
         if owned is None:
-            code = INVALID_PARAMS if exchange.is_modern else crossing.RESOURCE_NOT_FOUND
+            code = INVALID_PARAMS if exchange.is_modern else era_translation.RESOURCE_NOT_FOUND
             raise ResourceUnknown(uri, code)
         return owned
 
@@ -528,7 +528,7 @@ class AggregateServer:
         if Era.LEGACY not in route.eras:
             is_stateless = True
         if caller.era is Era.MODERN and not is_stateless and "requestState" not in params:
-            params = crossing.legacy_params(params)
+            params = era_translation.legacy_params(params)
         level = caller.level
         if level is None and caller.session is not None:
             level = self._states.level(caller.session.nonce)
@@ -665,7 +665,7 @@ def _modern_caller(user: UserContext, params: Mapping[str, Any]) -> ClientContex
         era=Era.MODERN,
         capabilities=usable_capabilities(meta.get(CLIENT_CAPABILITIES_META_KEY)),
         info=members(meta.get(CLIENT_INFO_META_KEY)) or {"name": "unknown", "version": "0"},
-        level=crossing.asked_level(meta),
+        level=era_translation.asked_level(meta),
     )
 
 

@@ -33,7 +33,7 @@ from registry.gateway.notifications.feed import (
 )
 from registry.gateway.notifications.stream_limits import StreamLimits
 from registry.gateway.notifications.streams import NotificationStreams
-from registry.gateway.protocol import era_translation as crossing
+from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.messages import (
     Message,
     error_text,
@@ -169,7 +169,7 @@ class SessionMessages:
         if method == "ping":
             await self._connector.post_in(session, result_text(body["id"], {}))
             return
-        is_heard = crossing.is_within(method, params, session.key.client_capabilities) and (
+        is_heard = era_translation.is_within(method, params, session.key.client_capabilities) and (
             await self._connector.sessions.heard(session, message)
             or session.keep(message)
             or await self._tell_client(session, self._bridge.question_outside(session, message))

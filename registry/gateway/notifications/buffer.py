@@ -134,7 +134,7 @@ class NotificationBuffer:
         """Return the first message of a stream of the stateless era."""
         return self._text("notifications/subscriptions/acknowledged", {"notifications": honoured})
 
-    def last_words(self) -> bytes:
+    def final_message(self) -> bytes:
         """Return the final message of a stream; empty in the handshake's era."""
         if self._subscription_id is None:
             return b""

@@ -352,7 +352,7 @@ class NotificationStreams:
                 # ASGI servers may hold the head back until the first part of the body.
                 await self._send(stream, b"")
                 yield stream
-                await client.send({"type": "http.response.body", "body": buffer.last_words()})
+                await client.send({"type": "http.response.body", "body": buffer.final_message()})
             finally:
                 self._leave(stream)
 

@@ -46,7 +46,7 @@ class LoopbackRequest:
         "_tell",
         "answer",
         "body",
-        "has_told",
+        "has_messages",
         "headers",
         "last_event_id",
         "retry_ms",
@@ -75,7 +75,7 @@ class LoopbackRequest:
         self.headers: dict[bytes, bytes] = {}
         self.body = bytearray()
         self.answer: dict[str, Any] | None = None
-        self.has_told = False
+        self.has_messages = False
         self.last_event_id: str | None = None
         self.retry_ms: int | None = None
 
@@ -121,7 +121,7 @@ class LoopbackRequest:
             if event.retry_ms is not None:
                 self.retry_ms = event.retry_ms
             if event.name == "message" and event.data:
-                self.has_told = True
+                self.has_messages = True
                 self.answer = self.answer or self._as_answer(event.data)
                 await self._tell(event.data)
 

@@ -161,16 +161,16 @@ class SseSession:
         ):
             # A server that does not know the session has executed nothing in it.
             inner = await self._exchange(scope, "POST", raw, request_id)
-        await self._told(inner, scope, request_id)
+        await self._respond(inner, scope, request_id)
 
-    async def _told(
+    async def _respond(
         self, inner: LoopbackRequest, scope: Scope, request_id: RequestId | None
     ) -> None:
         """Send the response to the client, in any case; resume its stream where necessary."""
         vain = 0
         while inner.answer is None and inner.last_event_id and vain < MAX_FAILED_TRIES:
             # The server ended the stream, and the rest is resumed later (2025-11-25).
-            vain = 0 if inner.has_told else vain + 1
+            vain = 0 if inner.has_messages else vain + 1
             await self._pause(inner)
             if self._gone.is_set():
                 return
@@ -192,7 +192,7 @@ class SseSession:
         inner = await self._exchange(scope, "POST", raw, request_id)
         self._hello = (raw, request_id)
         self._note(inner)
-        await self._told(inner, scope, request_id)
+        await self._respond(inner, scope, request_id)
         if former is not None:
             await self._end_session(former.decode())
 
@@ -234,7 +234,7 @@ class SseSession:
             inner = await self._exchange(self._stream_scope, "GET", b"", None, last)
             if not inner.is_stream and inner.status not in FOR_A_MOMENT:
                 return
-            vain = 0 if inner.has_told else vain + 1
+            vain = 0 if inner.has_messages else vain + 1
             last = inner.last_event_id or last
             await self._pause(inner)
 

@@ -49,7 +49,7 @@ WATCHED = (
 MAX_DELETED = 20_000
 """Maximum number of remembered ids of deleted documents; with more, everything is reloaded."""
 
-MOST_ENDED_AT_ONCE = 1_000
+MAX_ENDED_AT_ONCE = 1_000
 """Maximum number of remembered ended sessions; with more, the latest are read again."""
 
 
@@ -154,7 +154,7 @@ def _note(pending: ChangeBatch, change: ChangeEvent) -> None:
         case "revoked_tokens":
             pending.revocations = True
         case "ended_sessions":
-            is_room = len(pending.ended_sessions) < MOST_ENDED_AT_ONCE
+            is_room = len(pending.ended_sessions) < MAX_ENDED_AT_ONCE
             pending.ended_sessions.add(change.document_id if is_room else "")
         case "pluginauths":
             pending.user_keys = True

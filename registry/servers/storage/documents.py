@@ -85,9 +85,9 @@ CHOICES: tuple[tuple[str, type[StrEnum], str], ...] = (
 """Fields with a closed set of values, and the value that an unknown one counts as."""
 
 SYNC_MODE = "sync_mode"
-MOST_CHARACTERS = 40
+MAX_CHARACTERS = 40
 URL_HOLDS_PLACES = "config.url holds {{...}}"
-MOST_TOLD = 20
+MAX_REPORTED = 20
 """Maximum number of reported problems of one document."""
 
 
@@ -148,7 +148,7 @@ def record_of(document: Doc, bits: int = NO_BITS) -> ServerRecord:
         config=config,
         registry=_ours(document.get("registry"), problems),
         bits=bits,
-        problems=tuple(problems[:MOST_TOLD]),
+        problems=tuple(problems[:MAX_REPORTED]),
     )
 
 
@@ -208,7 +208,7 @@ def _ours(stored: object, problems: list[str]) -> Mapping[str, object]:
 def _unknown(name: str, stored: object, choices: type[StrEnum], otherwise: str) -> str:
     """Report an unknown stored value, and the value that it counts as."""
     text = text_of(stored)
-    said = "no text" if text is None else f"{text[:MOST_CHARACTERS]!r}"
+    said = "no text" if text is None else f"{text[:MAX_CHARACTERS]!r}"
     known = ", ".join(choice.value for choice in choices)
     return f"{name} is {said}, none of {known}; it counts as {otherwise}"
 
