@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from registry.gateway.values import FeatureEntry, tool_entry
@@ -29,6 +29,7 @@ tools = st.one_of(
 
 @pytest.mark.requirement("R-236")
 @given(slugs, tools)
+@example("s" * 128, "t" * 128)
 def test_a_name_is_acceptable_to_every_model(slug: str, tool: str) -> None:
     assert ACCEPTABLE.fullmatch(public_name(slug, tool))
 
