@@ -28,6 +28,12 @@ REFRESH_USE = "refresh"
 MAX_TOKEN_CHARACTERS = 8192
 """Longer bearers are refused unread: ours are under 1,000 characters."""
 
+NO_JWT = "The bearer token is not a JWT. Send the whole token, as it was issued."
+UNVERIFIED = (
+    "The bearer token cannot be verified. Send the whole token, as it was issued for this "
+    "registry, or get a new one."
+)
+
 LATEST_EXPIRY = 253_402_300_800
 """The year 10,000, in seconds since the epoch: Python's `datetime` ends before it."""
 
@@ -263,9 +269,9 @@ class TokenVerifier:
                 "The bearer token has expired. Get a new one from where it was issued."
             ) from None
         except JOSEError:
-            raise UnauthorizedError("The bearer token cannot be verified.") from None
+            raise UnauthorizedError(UNVERIFIED) from None
         except Exception:  # noqa: BLE001 - a bug of a library on hostile input must not accept it or cause a 500
-            raise UnauthorizedError("The bearer token cannot be verified.") from None
+            raise UnauthorizedError(UNVERIFIED) from None
 
 
 def refresh_audience(audience: str) -> str:
@@ -308,7 +314,7 @@ def _header(token: str) -> dict[str, object]:
     try:
         header: dict[str, object] = jwt.get_unverified_header(token)
     except JOSEError:
-        raise UnauthorizedError("The bearer token is not a JWT.") from None
+        raise UnauthorizedError(NO_JWT) from None
     if "crit" in header:
         # Critical extensions must be understood (RFC 7515, 4.1.11), and none is supported.
         raise UnauthorizedError("The bearer token needs an extension that is not supported.")

@@ -304,6 +304,19 @@ def test_garbage_is_refused(verifier: TokenVerifier, token: str) -> None:
     assert refusal(verifier, token)
 
 
+@pytest.mark.parametrize(
+    ("token", "fault"),
+    [("TOKEN", "is not a JWT"), (f"{encoded({'alg': 'HS256'})}.e30.eHg", "cannot be verified")],
+)
+def test_a_wrong_token_is_told_what_to_send(
+    verifier: TokenVerifier, token: str, fault: str
+) -> None:
+    told = refusal(verifier, token)
+
+    assert fault in told
+    assert "Send the whole token, as it was issued" in told
+
+
 def test_a_body_that_is_no_object_is_refused(verifier: TokenVerifier) -> None:
     header = encoded({"alg": "HS256"})
     signed = f"{header}.{encoded(b'[1]')}"
