@@ -24,6 +24,7 @@ from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.drain import Drain
 from registry.core.json import members
+from registry.core.latency_watcher import LatencyWatcher
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.gateway.aggregate.bridge import ClientBridge
@@ -79,12 +80,12 @@ from registry.gateway.protocol.headers import read_headers
 from registry.gateway.protocol.messages import event_text
 from registry.gateway.sse.endpoint import SseEndpoint, is_sse_client, stream_name
 from registry.gateway.transport.bulkhead import Bulkheads
-from registry.gateway.transport.call_watch import ClientGone, LatencyWatcher
+from registry.gateway.transport.call_watch import ClientGone
 from registry.gateway.transport.forwarder import Forwarder, stream_termination
-from registry.gateway.transport.wire import UpstreamHttp
 from registry.gateway.values import Route
 from registry.gateway.view.offering import COMBINED, PAGE_KINDS, CombinedOffering, SingleOffering
 from registry.servers.values import Era, Transport
+from registry.upstream.http import UpstreamHttp
 from registry.upstream.loops import Instance, is_gateway
 from registry.web.hosts import HostGuard
 

@@ -34,7 +34,7 @@ from registry.gateway.errors import (
 from registry.gateway.notifications.stream_limits import StreamLimits
 from registry.gateway.ports import RouteTable
 from registry.gateway.protocol.envelope import Envelope
-from registry.gateway.protocol.headers import HeaderLines, forwarded_lines, header_lines
+from registry.gateway.protocol.headers import forwarded_lines
 from registry.gateway.protocol.list_pages import (
     CursorError,
     list_result,
@@ -50,10 +50,11 @@ from registry.gateway.transport.forwarder import (
     SealSession,
     StreamTermination,
 )
-from registry.gateway.values import Route, upstream_headers
+from registry.gateway.values import Route
 from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, SingleOffering, blocked_tool
 from registry.servers.values import Era
+from registry.upstream.http import HeaderLines, header_lines, upstream_headers
 
 log = structlog.get_logger()
 

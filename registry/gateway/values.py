@@ -14,10 +14,10 @@ from registry.access.policies.decisions import ToolRule
 from registry.access.policy import ServerFacts, ServerScope
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, members
-from registry.gateway.protocol.headers import HeaderLines, header_lines
 from registry.gateway.protocol.list_pages import ToolPages, build_pages
 from registry.gateway.protocol.param_headers import mirrored_part
 from registry.servers.values import Era, Transport
+from registry.upstream.http import HeaderLines, header_lines, upstream_headers
 
 PARAM_HEADER_MARK = b'"x-mcp-header"'
 """Contained in a tool's text if some of its arguments are mirrored in `Mcp-Param-*` headers."""
@@ -25,32 +25,11 @@ PARAM_HEADER_MARK = b'"x-mcp-header"'
 REPEATABLE_MARKS = (b'"readOnlyHint"', b'"idempotentHint"')
 """One of them is contained in the text of a tool that may claim to be idempotent."""
 
-GATEWAY_OWNED_HEADERS = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "content-type",
-        "host",
-        "last-event-id",
-        "mcp-method",
-        "mcp-name",
-        "mcp-protocol-version",
-        "mcp-session-id",
-        "transfer-encoding",
-        "via",
-    }
-)
-"""Headers of the protocol itself; a stored header of that name is not sent."""
-
 NO_SERVER = "-"
 """Server label of requests that found no server, in metrics and logs."""
 
 NOT_PUBLIC = "(not public)"
 """Server label, in metrics, of all servers whose names are not public."""
-
-USER_AGENT = "mcp-gateway-registry"
 
 
 class ArgumentCheck:
@@ -314,14 +293,3 @@ def _by_key(entries: Iterable[FeatureEntry]) -> Mapping[str, FeatureEntry]:
     found = {entry.key: entry for entry in entries}
     # Most servers have none: they share one empty table.
     return MappingProxyType(found) if found else NO_FEATURES
-
-
-def upstream_headers(stored: Mapping[str, str], via: str | None = None) -> CIMultiDict[str]:
-    """Return the headers for every upstream request, without the protocol's own."""
-    headers = CIMultiDict({"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
-    if via is not None:
-        headers["Via"] = via
-    for name, value in stored.items():
-        if name.lower() not in GATEWAY_OWNED_HEADERS:
-            headers[name] = value
-    return headers

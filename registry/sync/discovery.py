@@ -27,6 +27,7 @@ from registry.upstream.errors import (
     UpstreamRefusedError,
 )
 from registry.upstream.guard import UrlGuard
+from registry.upstream.http import upstream_headers
 from registry.upstream.loops import Instance
 from registry.upstream.masking import without_sent
 from registry.upstream.values import ReadingLimits, UpstreamReading, UpstreamTarget
@@ -77,8 +78,8 @@ class DiscoveryService:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
             DiscoveryFailedError: The upstream cannot be reached or answered badly.
         """
-        # The SDK takes a second and 30 MB to load: imported only when discovery needs it.
-        from registry.upstream.mcp_client import read_upstream  # noqa: PLC0415
+        # The SDK's types take long to load: imported only when discovery needs them.
+        from registry.upstream.reading import read_upstream  # noqa: PLC0415
 
         began_at = self._clock.monotonic()
         outcome = "error"
@@ -129,11 +130,11 @@ class DiscoveryService:
             UnsafeUrlError: The URL, or an address behind it, may not be contacted.
             DiscoveryFailedError: The upstream cannot be reached, or speaks neither.
         """
-        from registry.upstream.mcp_client import read_eras  # noqa: PLC0415 - as above
+        from registry.upstream.reading import read_eras  # noqa: PLC0415 - as above
 
         try:
             spoken = await read_eras(
-                self._target(connection), self._guard, self._limits(connection)
+                self._target(connection), self._guard, self._limits(connection), self._clock
             )
         except UnsafeAddressError as exc:
             raise UnsafeUrlError(exc.message) from exc
@@ -178,7 +179,7 @@ class DiscoveryService:
         return UpstreamTarget(
             url=connection.url,
             is_sse=connection.transport is Transport.SSE,
-            headers={**connection.headers, "Via": self._instance.via},
+            headers=upstream_headers(connection.headers, self._instance.via),
             # Only an upstream that speaks the newest version needs no probe.
             speaks_legacy=Era.LEGACY in known if Era.MODERN in known else None,
         )
@@ -204,7 +205,7 @@ def _without_sent(text: str, connection: ConnectionSpec) -> str:
 
 
 def _discovered(reading: UpstreamReading, max_bytes: int) -> Discovered:
-    from registry.upstream.mcp_client import problem_of  # noqa: PLC0415 - as above
+    from registry.upstream.reading import problem_of  # noqa: PLC0415 - as above
 
     return Discovered(
         snapshot=take(reading.tools, problem_of, max_bytes),

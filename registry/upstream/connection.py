@@ -27,7 +27,7 @@ from typing_extensions import override
 MAX_HEAD_BYTES = 64 * 1024
 """Longest head of an answer."""
 
-MAX_HEADERS = 128
+MAX_HEADERS = 1_000
 TOO_LONG = "an answer whose head is too long"
 MAX_BUFFERED_BYTES = 128 * 1024
 """With more of a body than this waiting to be read, no more is taken from the upstream."""
@@ -36,6 +36,9 @@ INFLATED_BYTES = 64 * 1024
 """Longest piece that is inflated at a time."""
 
 IDENTITY = "identity"
+PLAIN = frozenset({"", IDENTITY})
+"""Content codings that leave a body as it is."""
+
 INFLATABLE = frozenset({"gzip", "x-gzip", "deflate"})
 ANY_HEADER = zlib.MAX_WBITS | 32
 """zlib's own or gzip's."""
@@ -56,12 +59,17 @@ READ_HEADERS: Mapping[bytes, str] = {
         "mcp-session-id",
         "retry-after",
         TRANSFER_ENCODING,
+        "www-authenticate",
     )
 }
 """Headers of answers that are read; all others are dropped."""
 
 Headers = dict[str, str]
 """The headers that are read, by lower-case name."""
+
+
+class UnknownEncodingError(HttpProcessingError):
+    """An answer is compressed in a way that cannot be undone."""
 
 
 class ResponseBody:
@@ -424,7 +432,7 @@ class UpstreamConnection(ResponseHandler):
         """Give the head to who waits for it, unless more heads are to come.
 
         Raises:
-            HttpProcessingError: The body is compressed in a way that cannot be undone.
+            UnknownEncodingError: The body is compressed in a way that cannot be undone.
         """
         reads = self._reads
         status: int = reads.get_status_code()
@@ -434,12 +442,12 @@ class UpstreamConnection(ResponseHandler):
             self._is_spoilt = True
         fields = self._fields
         encoding = fields.get("content-encoding", IDENTITY).lower()
-        if encoding == IDENTITY:
+        if encoding in PLAIN:
             body = ResponseBody(self)
         elif encoding in INFLATABLE:
             body = InflatedResponseBody(self, encoding)
         else:
-            raise HttpProcessingError(message="an answer in an encoding that nobody asked for")
+            raise UnknownEncodingError(message="an answer in an encoding that nobody asked for")
         self._body = body
         self._has_body_until_end = not (
             "content-length" in fields

@@ -3,6 +3,7 @@
 UpstreamError
 ├── UnsafeAddressError      the URL, or an address behind it, may not be contacted
 ├── UpstreamConnectError    no connection
+│   └── UpstreamBrokenError     it broke
 ├── UpstreamTimeoutError    no answer in time
 ├── UpstreamTooLargeError   more bytes or tools than we take
 └── UpstreamProtocolError   an answer that is not MCP, or an MCP error
@@ -12,6 +13,7 @@ UpstreamError
 """
 
 from registry.core.errors import ErrorKind, RegistryError
+from registry.core.json import JsonObject
 
 
 class UpstreamError(RegistryError):
@@ -28,6 +30,10 @@ class UnsafeAddressError(UpstreamError):
 
 class UpstreamConnectError(UpstreamError):
     """No connection could be made, or it broke."""
+
+
+class UpstreamBrokenError(UpstreamConnectError):
+    """A connection that was made broke."""
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -58,3 +64,18 @@ class UpstreamRefusedError(UpstreamProtocolError):
 
 class UpstreamOAuthError(UpstreamRefusedError):
     """It names OAuth metadata where credentials are missing or wrong (RFC 9728, 5.1)."""
+
+
+class JsonRpcError(Exception):
+    """The error that a server answered; what it means depends on what was asked.
+
+    Attributes:
+        refusal: What the status of the HTTP answer means, if that is an error too.
+    """
+
+    def __init__(self, error: JsonObject, refusal: UpstreamError | None = None) -> None:
+        message = error.get("message")
+        self.code = error.get("code")
+        self.message = message if isinstance(message, str) else "an error without a message"
+        self.refusal = refusal
+        super().__init__(self.message)

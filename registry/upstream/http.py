@@ -1,403 +1,391 @@
-"""The HTTP transport of discovery: every request goes to an address that the guard checked.
+"""Single HTTP/1.1 exchanges over connections that aiohttp makes.
 
-The connection is made to the checked address itself, with the name kept for `Host` and TLS, so
-that a second look-up cannot lead elsewhere. All answers together are bounded.
+`ClientSession.request` builds a request, a response, a cookie view, a writer task and several
+timers for each call: measured, more than half of its cost; and its pool and its reader cost a
+sixth of what remained. So names, address checks and TLS are aiohttp's own, and requests are
+written, answers read and connections kept for the next request here and in
+`registry.upstream.connection`. docs/decisions/0005-byte-pass-through.md says what that depends on.
 """
 
 import asyncio
-import contextlib
-import json
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from urllib.parse import SplitResult, urljoin, urlsplit
+from time import monotonic
+from typing import NamedTuple
+from weakref import WeakValueDictionary
 
-import httpx2
-from typing_extensions import override
+from aiohttp import ClientRequest, ClientSession, ClientTimeout, ServerDisconnectedError
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import BaseConnector
+from cachetools import LRUCache
+from multidict import CIMultiDict
+from yarl import URL
 
-from registry.core.json import load_text, members
-from registry.upstream.aiohttp_transport import AiohttpTransport
-from registry.upstream.errors import (
-    UpstreamError,
-    UpstreamProtocolError,
-    UpstreamTooLargeError,
+from registry.core.latency_watcher import LatencyWatcher
+from registry.upstream.connection import ResponseBody, UpstreamConnection
+from registry.upstream.pool import KEEP_ALIVE_SECONDS
+
+TARGETS = 4096
+"""Upstream addresses for which what never changes is remembered."""
+
+CONNECTIONS_TRIED = 3
+"""New connections that are made for one request, where the upstream closes each at once."""
+
+SWEEP_SECONDS = 1.0
+"""How often connections are looked for that nobody used for long."""
+
+
+GATEWAY_OWNED_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "last-event-id",
+        "mcp-method",
+        "mcp-name",
+        "mcp-protocol-version",
+        "mcp-session-id",
+        "transfer-encoding",
+        "via",
+    }
 )
-from registry.upstream.events import (
-    ENDPOINT,
-    MESSAGE,
-    SILENT,
-    EventParser,
-    ServerSentEvent,
-    written,
-)
-from registry.upstream.guard import DEFAULT_PORTS, UrlGuard
+"""Headers of the protocol itself; a stored header of that name is not sent."""
 
-LONG_MESSAGE_BYTES = 256 * 1024
-"""From here on a message is read beside the event loop, which others wait for meanwhile."""
-
-MAX_EVENTS = 50_000
-"""Events in all streams of one reading; its bytes would be enough for millions of empty ones."""
-
-ADDRESSES_TRIED = 8
-"""Of one name."""
-
-NEXT_ADDRESS_SECONDS = 2.0
-"""Longest wait for a connection to an address while there are others to try."""
-
-EVENTS_AT_ONCE = 500
-"""After so many others have their turn."""
-
-PLAIN = frozenset({"", "identity"})
-"""Content codings that leave a body as it is."""
-
-Rewriting = Callable[[bytes], bytes]
-RequestId = str | int
+USER_AGENT = "mcp-gateway-registry"
 
 
-@dataclass(slots=True)
-class ExchangeRecord:
-    """What happened on the wire, for telling why a reading failed.
+class HeaderLines(NamedTuple):
+    """Headers in their wire format.
 
     Attributes:
-        heeds_get: Whether answers to GET count, or only open streams beside the requests.
-        refusal: The first failure of ours, whatever the layers above made of it.
-        broken: How an answer broke off, whatever the layers above made of it.
-        on_failure: Called on the first of either, for whoever waits for what then never comes.
-        stream_url: Of a stream of the older transport, until it names its endpoint.
-        status: Of the last answer.
-        content_type: Of the last answer.
-        authenticate: `WWW-Authenticate` of the last 401.
-        asked: The ids of all requests, as text.
+        text: Each header ends with a line break.
+        lines: The number of headers. More line breaks than that mean that a value contains one.
+        names: In lower case.
     """
 
-    max_bytes: int
-    heeds_get: bool = True
-    taken: int = 0
-    events: int = 0
-    refusal: UpstreamError | None = None
-    broken: httpx2.TransportError | None = None
-    on_failure: Callable[[], None] | None = None
-    stream_url: str | None = None
-    status: int | None = None
-    content_type: str = ""
-    location: str | None = None
-    authenticate: str | None = None
-    statuses: list[int] = field(default_factory=list)
-    asked: set[str] = field(default_factory=set)
+    text: str
+    lines: int
+    names: frozenset[str]
 
-    def take(self, size: int) -> None:
-        """Count *size* bytes against the bound."""
-        self.taken += size
-        if self.taken > self.max_bytes:
-            raise self.refused(UpstreamTooLargeError(f"It sent more than {self.max_bytes} bytes."))
 
-    def take_event(self) -> int:
-        """Count an event of a stream against `MAX_EVENTS`; return how many there were."""
-        self.events += 1
-        if self.events > MAX_EVENTS:
-            raise self.refused(UpstreamTooLargeError(f"It sent more than {MAX_EVENTS} events."))
-        return self.events
+def header_lines(headers: Mapping[str, str]) -> HeaderLines:
+    """Return *headers* in their wire format."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    return HeaderLines("".join(lines), len(lines), frozenset(name.lower() for name in headers))
 
-    def refused(self, error: UpstreamError) -> UpstreamError:
-        """Remember *error* if it is the first, and return it."""
-        self.refusal = self.refusal or error
-        self._tell()
-        return error
 
-    def broke_off(self, error: httpx2.TransportError) -> None:
-        """Remember that an answer broke off."""
-        self.broken = error
-        self._tell()
+def upstream_headers(stored: Mapping[str, str], via: str | None = None) -> CIMultiDict[str]:
+    """Return the headers for every upstream request, without the protocol's own."""
+    headers = CIMultiDict({"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
+    if via is not None:
+        headers["Via"] = via
+    for name, value in stored.items():
+        if name.lower() not in GATEWAY_OWNED_HEADERS:
+            headers[name] = value
+    return headers
 
-    def endpoint_named(self, event: ServerSentEvent) -> bytes | None:
-        """Return the event that names the endpoint, as the SDK takes it; None of one before it.
 
-        Messages go to the origin that was registered, however the stream writes it, and to no
-        other.
-        """
-        stream_url, endpoint = self.stream_url, event.data
-        if stream_url is None or event.name != ENDPOINT or not endpoint:
-            return None
-        self.stream_url, own = None, urlsplit(stream_url)
-        try:
-            named = urlsplit(urljoin(stream_url, endpoint.decode(errors="replace")))
-            is_own = _origin(named) == _origin(own)
-        except ValueError:
-            raise self.refused(UpstreamProtocolError("Its endpoint is no URL.")) from None
-        if not is_own:
-            told = "It wants messages to be sent to another origin, which is not done."
-            raise self.refused(UpstreamProtocolError(told))
-        place = named._replace(scheme=own.scheme, netloc=own.netloc, fragment="")
-        return written(event._replace(data=place.geturl().encode()))
+class ConnectTimedOut(TimeoutError):  # noqa: N818 - as its base
+    """No connection was made in time: name, network, or handshake."""
 
-    def answered(self, message: bytes, request_id: RequestId | None) -> bytes:
-        """Return *message* as the SDK takes it; it would wait for ever for another answer.
+
+class AnswerTimedOut(TimeoutError):  # noqa: N818 - as its base
+    """The head of the answer did not come in time."""
+
+
+class ReadTimeout:
+    """Bounds how long an upstream may send nothing, from when a call is late until it ends."""
+
+    __slots__ = ("_connection", "_is_measured", "_latency_watcher", "_seconds")
+
+    def __init__(
+        self,
+        latency_watcher: LatencyWatcher,
+        connection: UpstreamConnection,
+        seconds: float | None,
+    ) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._is_measured = False
+        self._latency_watcher = latency_watcher
+        latency_watcher.begin(self)
+
+    def late(self) -> None:
+        """Start to measure; see `LatencyWatcher`."""
+        self._is_measured = True
+        self._connection.read_timeout = self._seconds
+        self._connection.start_timeout()
+
+    def allow(self, seconds: float | None) -> None:
+        """Measure by another limit from now on."""
+        self._seconds = seconds
+        if self._is_measured:
+            self.late()
+
+    def end(self) -> None:
+        """Measure no longer: the next call over this connection has a measure of its own."""
+        self._latency_watcher.end(self)
+        if self._is_measured:
+            self._is_measured = False
+            self._connection.read_timeout = None
+            self._connection.start_timeout()
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class IdleConnections:
+    """Connections to one place that wait for the next request, and since when they do."""
+
+    connections: deque[tuple[UpstreamConnection, float]] = field(default_factory=deque)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTarget:
+    """What never changes about one address.
+
+    Attributes:
+        template: Stands for all requests to it: aiohttp asks it only where to connect to.
+        line: Request target, version and `Host`, ending in a line break.
+        idle: Shared with all addresses of the same place.
+    """
+
+    template: ClientRequest
+    line: str
+    idle: IdleConnections
+
+
+class UpstreamAnswer:
+    """The head of an upstream's answer, and its body as a stream.
+
+    Attributes:
+        headers: Those that are read at all, by lower-case name.
+    """
+
+    __slots__ = ("_connection", "_idle", "_silence", "_wire", "body", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: ResponseBody,
+        wire: "UpstreamHttp",
+        connection: UpstreamConnection,
+        idle: IdleConnections,
+        silence: ReadTimeout,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self._wire = wire
+        self._connection = connection
+        self._idle = idle
+        self._silence = silence
+
+    @property
+    def max_bytes(self) -> int:
+        """Return the longest message that is put together in memory of it."""
+        return self._wire.max_response_bytes
+
+    def rest(self) -> None:
+        """Let the upstream be silent for as long as it likes from now on."""
+        self._silence.end()
+
+    def close(self) -> None:
+        """Give the connection back, or cut it when the answer was not read to its end."""
+        self._silence.end()
+        self._wire.give_back(self._connection, self._idle)
+
+
+class UpstreamHttp:
+    """Sends requests over the connections of *session*, and nothing else of it.
+
+    No cookies, no redirects, no proxies, no retries: callers of different people share it.
+
+    Args:
+        session: Makes the connections.
+        latency_watcher: Says when the time that an upstream is silent is worth measuring.
+        max_response_bytes: Longest message that is put together in memory of an answer.
+    """
+
+    def __init__(
+        self, session: ClientSession, latency_watcher: LatencyWatcher, *, max_response_bytes: int
+    ) -> None:
+        self._session = session
+        self.max_response_bytes = max_response_bytes
+        self._latency_watcher = latency_watcher
+        self._targets: LRUCache[URL, RequestTarget] = LRUCache(TARGETS)
+        self._last: tuple[URL, RequestTarget] | None = None
+        self._places: WeakValueDictionary[ConnectionKey, IdleConnections] = WeakValueDictionary()
+        self._filled: set[IdleConnections] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    async def request(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str] | HeaderLines,
+        body: bytes | bytearray,
+        *,
+        timeout: ClientTimeout,  # noqa: ASYNC109 - carries the pool's own waits, not ours
+        first_byte_seconds: float | None = None,
+    ) -> UpstreamAnswer:
+        """Send one request and return the head of the answer; the caller closes it.
 
         Args:
-            message: What came.
-            request_id: Of the request that it came for; None on a stream that belongs to none.
+            method: An HTTP method.
+            url: Where to.
+            headers: All headers but `Host` and `Content-Length`.
+            body: Sent as it is.
+            timeout: `connect`, `sock_connect` and `sock_read` count.
+            first_byte_seconds: Longest wait for the head, where it is not that of `sock_read`.
 
         Raises:
-            UpstreamProtocolError: It answers what was not asked.
+            ConnectTimedOut: No connection in time.
+            AnswerTimedOut: No head of an answer in time.
+            ClientError: No connection, or it broke.
+            HttpProcessingError: The answer is no HTTP.
+            ValueError: A header holds a line break.
         """
-        body = members(json.loads(message))
-        if "method" in body or not ("result" in body or "error" in body):
-            return message
-        # The SDK takes a number that came back as text.
-        is_known = str(body.get("id")) in self.asked
-        if not is_known and "error" in body and request_id is not None:
-            # Servers refuse what they did not read under no id, or one of their own
-            # ("server-error" in the Python SDK 1.x): it is of this request, for it came with it.
-            return json.dumps({**body, "id": request_id}, ensure_ascii=False).encode()
-        if not is_known:
-            told = "It answered under another id than that of the request."
-            raise self.refused(UpstreamProtocolError(told))
-        return message
-
-    def _tell(self) -> None:
-        on_failure, self.on_failure = self.on_failure, None
-        if on_failure is not None:
-            on_failure()
-
-
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
-
-
-class GuardedTransport(httpx2.AsyncBaseTransport):
-    """Checks, pins and counts."""
-
-    def __init__(
-        self,
-        guard: UrlGuard,
-        exchange: ExchangeRecord,
-        carrier: httpx2.AsyncBaseTransport,
-        rewrite: Rewriting | None,
-    ) -> None:
-        self._guard = guard
-        self._exchange = exchange
-        self._carrier = carrier
-        self._rewrite = rewrite
-        self._reached: str | None = None
-
-    @override
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send one request to a checked address."""
-        exchange = self._exchange
-        request_id = None if self._rewrite is None else _request_id(await request.aread())
-        if request_id is not None:
-            exchange.asked.add(str(request_id))
+        target = self._target(url)
+        length = len(body) if body or method == "POST" else None
+        lines = headers if isinstance(headers, HeaderLines) else header_lines(headers)
+        head = request_head(method, target.line, lines, length)
+        connection = self._take(target.idle)
+        if connection is None:
+            connection = await self._connect(target, timeout)
+        seconds = timeout.sock_read
+        silence = ReadTimeout(self._latency_watcher, connection, first_byte_seconds or seconds)
         try:
-            parts = self._guard.check_syntax(str(request.url))
-            host = parts.hostname or ""
-            port = parts.port or DEFAULT_PORTS[parts.scheme]
-            # All of them were judged.
-            addresses = [address.host for address in await self._guard.resolve(host, port)]
-        except UpstreamError as exc:
-            raise exchange.refused(exc) from None
-        response = await self._sent(request, host, addresses[:ADDRESSES_TRIED])
-        exchange.statuses.append(response.status_code)
-        if request.method == "GET" and not exchange.heeds_get:
-            # A stream beside the requests, which servers need not offer.
-            return await self._checked(response, None)
-        exchange.status = response.status_code
-        exchange.content_type = response.headers.get("content-type", "").partition(";")[0].strip()
-        exchange.location = response.headers.get("location")
-        if response.status_code == httpx2.codes.UNAUTHORIZED:
-            exchange.authenticate = response.headers.get("www-authenticate")
-        return await self._checked(response, request_id)
-
-    async def _sent(
-        self, request: httpx2.Request, host: str, addresses: list[str]
-    ) -> httpx2.Response:
-        """Send to the first of the addresses that takes a connection, in turn."""
-        # A stable sort: the one that took a connection before goes first.
-        addresses.sort(key=lambda address: address != self._reached)
-        usual = request.extensions.get("timeout", {})
-        for tried, address in enumerate(addresses, 1):
-            is_last = tried == len(addresses)
-            timeouts = usual
-            if not is_last and usual.get("connect") is not None:
-                timeouts = {**usual, "connect": min(usual["connect"], NEXT_ADDRESS_SECONDS)}
-            pinned = httpx2.Request(
-                request.method,
-                request.url.copy_with(host=address),
-                headers=request.headers,
-                stream=request.stream,
-                extensions={**request.extensions, "timeout": timeouts, "sni_hostname": host},
-            )
-            try:
-                response = await self._carrier.handle_async_request(pinned)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout):
-                # Nothing was sent yet.
-                if is_last:
-                    raise
-                continue
-            self._reached = address
-            return response
-        raise AssertionError("A name has at least one address.")
-
-    async def _checked(
-        self, response: httpx2.Response, request_id: RequestId | None
-    ) -> httpx2.Response:
-        exchange = self._exchange
-        if response.headers.get("content-encoding", "").strip().lower() not in PLAIN:
-            # We asked for none: what unpacks to a thousand times its size is not for us.
-            await response.aclose()
-            raise exchange.refused(UpstreamTooLargeError("It sent a compressed answer unasked."))
-        stream = response.stream
-        assert isinstance(stream, httpx2.AsyncByteStream)  # noqa: S101 - an async transport's own
-        stream = _CountedStream(stream, exchange)
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        # As bytes: what they hold beyond ASCII is no reason to refuse an answer. Of cookies it is,
-        # because they are sent back.
-        headers = [
-            (name, value)
-            for name, value in response.headers.raw
-            if value.isascii() or name.lower() != b"set-cookie"
-        ]
-        if self._rewrite is not None and kind in REWRITTEN:
-            stream = REWRITTEN[kind](stream, exchange, self._rewrite, request_id)
-            headers = [item for item in headers if item[0].lower() != b"content-length"]
-        return httpx2.Response(
-            response.status_code,
-            headers=headers,
-            stream=stream,
-            extensions=response.extensions,
-        )
-
-
-@asynccontextmanager
-async def carrying() -> AsyncIterator[AiohttpTransport]:
-    """Yield connections for one reading; they are closed after it."""
-    carrier = AiohttpTransport(_trusted())
-    try:
-        yield carrier
-    finally:
-        await carrier.aclose()
-
-
-@cache
-def _trusted() -> ssl.SSLContext:
-    """Return the authorities that are trusted.
-
-    Loading them takes 30 ms, in which nothing else is served, and would be done for each reading.
-    """
-    return httpx2.create_ssl_context(trust_env=False)
-
-
-class _CountedStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream, exchange: ExchangeRecord) -> None:
-        self._inner = inner
-        self._exchange = exchange
-
-    @override
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._inner:
-                self._exchange.take(len(chunk))
-                yield chunk
-        except httpx2.TransportError as exc:
-            self._exchange.broke_off(exc)
+            status, found, stream = await connection.ask(head + body if body else head)
+        except BaseException as exc:
+            silence.end()
+            connection.discard()
+            if isinstance(exc, TimeoutError):
+                raise AnswerTimedOut from exc
             raise
+        if first_byte_seconds is not None:
+            silence.allow(seconds)
+        return UpstreamAnswer(status, found, stream, self, connection, target.idle, silence)
 
-    @override
-    async def aclose(self) -> None:
-        with contextlib.suppress(httpx2.TransportError):
-            await self._inner.aclose()
+    def give_back(self, connection: UpstreamConnection, idle: IdleConnections) -> None:
+        """Keep a connection for the next request, if it can take one."""
+        if self._is_closed or not connection.is_settled():
+            connection.discard()
+            return
+        idle.connections.append((connection, monotonic()))
+        self._filled.add(idle)
+        if self._sweep is None:
+            self._sweep_later()
 
+    def close(self) -> None:
+        """Close what waits, and keep no connection any more."""
+        self._is_closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for idle in self._filled:
+            for connection, _ in idle.connections:
+                connection.discard()
+            idle.connections.clear()
+        self._filled.clear()
 
-class _RewrittenStream(httpx2.AsyncByteStream):
-    def __init__(
+    def _take(self, idle: IdleConnections) -> UpstreamConnection | None:
+        """Return the connection that was used last, if it can take another request."""
+        waiting = idle.connections
+        while waiting:
+            connection, since = waiting.pop()
+            # The sweep comes up to a second late, which is when servers close it from their side.
+            if monotonic() - since < KEEP_ALIVE_SECONDS and connection.is_fit():
+                return connection
+            # It sent something while nothing was asked of it, which would be taken for the answer
+            # to the next request, and that request's answer for the one after it; or it ended, or
+            # is about to.
+            connection.discard()
+        return None
+
+    async def _connect(
         self,
-        inner: httpx2.AsyncByteStream,
-        exchange: ExchangeRecord,
-        rewrite: Rewriting,
-        request_id: RequestId | None,
-    ) -> None:
-        self._inner = inner
-        self._exchange = exchange
-        self._rewrite = rewrite
-        self._request_id = request_id
+        target: RequestTarget,
+        timeout: ClientTimeout,  # noqa: ASYNC109 - see request
+    ) -> UpstreamConnection:
+        for _ in range(CONNECTIONS_TRIED):
+            try:
+                lease = await self._connector().connect(target.template, [], timeout)
+            except TimeoutError as exc:
+                raise ConnectTimedOut from exc
+            connection = lease.protocol
+            if not isinstance(connection, UpstreamConnection):
+                lease.close()
+                raise TypeError("The session is not one of create_upstream_session.")
+            connection.lease = lease
+            if connection.is_fit():
+                return connection
+            connection.discard()
+        raise ServerDisconnectedError
 
-    async def _rewritten(self, message: bytes) -> bytes:
-        if len(message) < LONG_MESSAGE_BYTES:
-            rewritten = self._rewrite(message)
-        else:
-            rewritten = await asyncio.to_thread(self._rewrite, message)
-        return self._exchange.answered(rewritten, self._request_id)
+    def _close_unused(self) -> None:
+        self._sweep = None
+        deadline = monotonic() - KEEP_ALIVE_SECONDS
+        for idle in [*self._filled]:
+            waiting = idle.connections
+            while waiting and waiting[0][1] < deadline:
+                waiting.popleft()[0].discard()
+            if not waiting:
+                self._filled.discard(idle)
+        if self._filled:
+            self._sweep_later()
 
-    @override
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(SWEEP_SECONDS, self._close_unused)
 
+    def _connector(self) -> BaseConnector:
+        connector = self._session.connector
+        if connector is None:
+            raise RuntimeError("The session is closed.")
+        return connector
 
-class _RewrittenBody(_RewrittenStream):
-    @override
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        body = b"".join([chunk async for chunk in self._inner])
-        if body:
-            yield await self._rewritten(body)
-
-
-class _RewrittenEvents(_RewrittenStream):
-    @override
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        events = EventParser(self._exchange.max_bytes)
-        async for chunk in self._inner:
-            for event in events.feed_all(chunk):
-                if self._exchange.take_event() % EVENTS_AT_ONCE == 0:
-                    await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop, not a time
-                if event is SILENT:
-                    # Whoever reads on would take as long again to find nothing in it.
-                    continue
-                if self._exchange.stream_url is not None:
-                    # Nothing before it is for anybody: there is no conversation yet.
-                    endpoint = self._exchange.endpoint_named(event)
-                    if endpoint is not None:
-                        yield endpoint
-                    continue
-                if event.name == MESSAGE and event.data:
-                    rewritten = await self._rewritten(event.data)
-                    yield written(event._replace(data=rewritten))
-                elif b"\n" not in event.data:
-                    yield written(event)
-
-
-def _request_id(body: bytes) -> RequestId | None:
-    """Return the id of the request in the body that the SDK sends; None of all else."""
-    message = members(load_text(body)) if body else {}
-    request_id = message.get("id")
-    if "method" in message and isinstance(request_id, str | int):
-        return request_id
-    return None
+    def _target(self, url: URL) -> RequestTarget:
+        last = self._last
+        if last is not None and last[0] is url:
+            return last[1]
+        found = self._targets.get(url)
+        if found is None:
+            loop = asyncio.get_running_loop()
+            template = ClientRequest("GET", url, loop=loop, session=self._session)
+            idle = self._places.setdefault(template.connection_key, IdleConnections())
+            line = f"{url.raw_path_qs} HTTP/1.1\r\nHost: {_host(url)}\r\n"
+            found = self._targets[url] = RequestTarget(template, line, idle)
+        self._last = (url, found)
+        return found
 
 
-REWRITTEN = {"application/json": _RewrittenBody, "text/event-stream": _RewrittenEvents}
-"""Bodies that hold messages, by their type."""
+def request_head(method: str, target: str, headers: HeaderLines, length: int | None) -> bytes:
+    """Return the head of a request.
 
+    Args:
+        method: An HTTP method.
+        target: Request target, version and `Host`, ending in a line break.
+        headers: The other headers.
+        length: Of the body, in bytes; None when there is none.
 
-def guarded_client(
-    guard: UrlGuard,
-    exchange: ExchangeRecord,
-    headers: dict[str, str],
-    carrier: httpx2.AsyncBaseTransport,
-    *,
-    connect_timeout_seconds: float,
-    read_timeout_seconds: float,
-    rewrite: Rewriting | None = None,
-) -> httpx2.AsyncClient:
-    """Return a client whose every request is checked. It follows no redirect by itself.
-
-    *carrier* outlives it.
-    *rewrite* makes of each JSON-RPC message what the client gets in its place.
+    Raises:
+        ValueError: A header holds a line break or NUL, which would make it several.
     """
-    return httpx2.AsyncClient(
-        transport=GuardedTransport(guard, exchange, carrier, rewrite),
-        headers={**headers, "Accept-Encoding": "identity"},
-        timeout=httpx2.Timeout(read_timeout_seconds, connect=connect_timeout_seconds),
-        follow_redirects=False,
-        trust_env=False,
-    )
+    text, breaks, _ = headers
+    if length is None:
+        head = f"{method} {target}{text}\r\n"
+        breaks += 3
+    else:
+        head = f"{method} {target}{text}Content-Length: {length}\r\n\r\n"
+        breaks += 4
+    if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
+        raise ValueError("A header holds a control character.")
+    return head.encode()
+
+
+def _host(url: URL) -> str:
+    return url.host_port_subcomponent or ""

@@ -1,8 +1,7 @@
-"""Read JSON-RPC messages so that one object of a list costs no other. Pure.
+"""Write JSON-RPC messages, and read them so that one object of a list costs no other. Pure.
 
-The SDK refuses a whole message for one string, one number or one depth that its parser does not
-take. So it gets each message without the objects of its lists, in JSON that it always takes; the
-objects are read here, each by itself when not all can be read at once.
+A parser refuses a whole message for one string, one number or one depth that it does not take. So
+the objects of lists are read each by itself when not all can be read at once.
 """
 
 import contextlib
@@ -11,10 +10,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from pydantic_core import SchemaValidator, core_schema
 
 from registry.core.definitions import MAX_DEPTH, NO_NUMBER, TOO_DEEP, Listed, UnreadableDefinition
-from registry.core.json import JsonObject, JsonValue, nesting
+from registry.core.json import JsonObject, JsonValue, dump_text, load_text, nesting
 
 RESULT = "result"
 LISTS = frozenset({"tools", "prompts", "resources", "resourceTemplates"})
@@ -26,9 +26,6 @@ TELLING = frozenset({"name", "uri", "uriTemplate"})
 MAX_STEPS = 100_000
 """Members that are read one by one in one message. Far more than messages have, and a bound for
 one that is made to keep us busy."""
-
-NO_MESSAGE = b"null"
-"""What the SDK gets for a body that is none; it refuses that, too."""
 
 Value = tuple[Any, int]
 """A value, and where its text ends."""
@@ -42,36 +39,52 @@ class NoMessageError(Exception):
     """A text is no JSON-RPC message."""
 
 
-class Kept:
-    """Lists of objects, by the numbers that stand for them in what the SDK gets.
+def request_text(
+    method: str, params: JsonObject | None, request_id: str | int, *, is_exact: bool
+) -> bytes:
+    """Return the text of a request.
 
-    Attributes:
-        most: Objects of one list that are read; of more, one is kept to show that there are.
+    Args:
+        method: JSON-RPC method.
+        params: None for none.
+        request_id: As the receiver will know it.
+        is_exact: Whether *params* were parsed by a parser that loses nothing of them with orjson.
     """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._lists: dict[int, list[Listed]] = {}
-        self._next = 0
-
-    def add(self, items: list[Listed]) -> int:
-        """Keep *items*, and return their number."""
-        number = self._next
-        self._next += 1
-        self._lists[number] = items
-        return number
-
-    def pop(self, stand_in: JsonValue) -> list[Listed] | None:
-        """Return what *stand_in* stands for; None when it is no list."""
-        match stand_in:
-            case [int(number)]:
-                return self._lists.pop(number)
-            case _:
-                return None
+    message: JsonObject = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    if params is not None:
+        message["params"] = params
+    return orjson.dumps(message) if is_exact else dump_text(message)
 
 
-def without_lists(raw: bytes, kept: Kept) -> bytes:
-    """Return the message *raw* without the objects of its lists, which go into *kept*."""
+def notification_text(method: str, params: JsonObject | None = None) -> bytes:
+    """Return the text of a notification."""
+    message: JsonObject = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        message["params"] = params
+    return orjson.dumps(message)
+
+
+def result_text(request_id: object, result: JsonObject) -> bytes:
+    """Return the text of a result."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def error_text(request_id: object, code: int, message: str) -> bytes:
+    """Return the text of an error answer."""
+    error = {"code": code, "message": message}
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
+
+
+def read_message(raw: bytes, most: int) -> JsonObject | None:
+    """Return the message *raw*; None when it is none.
+
+    Objects of its lists that cannot be read are `UnreadableDefinition`. Of all else, what cannot
+    be read or kept is None.
+
+    Args:
+        raw: Text of one message.
+        most: Objects of one list that are wanted; of more, one is read to show that there are.
+    """
     # What is no UTF-8 becomes halves of pairs: characters that nothing stores.
     text = raw.decode(errors="surrogateescape")
     try:
@@ -79,25 +92,31 @@ def without_lists(raw: bytes, kept: Kept) -> bytes:
         message = _STRICT.decode(text)
     except (ValueError, RepeatedMemberError):
         try:
-            message = _Careful(text, kept.most).message()
+            message = _Careful(text, most).message()
         except (ValueError, NoMessageError):
-            return NO_MESSAGE
+            return None
     if not isinstance(message, dict):
-        return NO_MESSAGE
+        return None
     result = message.get(RESULT)
-    if isinstance(result, dict):
-        for name in LISTS & result.keys():
-            if isinstance(result[name], list):
-                result[name] = [kept.add(result[name])]
-        message[RESULT] = _shallow(result)
-    return json.dumps(_shallow(message), ensure_ascii=False).encode(errors="replace")
+    if not isinstance(result, dict):
+        return _storable(message)
+    lists = {name: result[name] for name in LISTS if isinstance(result.get(name), list)}
+    del message[RESULT]
+    rest = {name: value for name, value in result.items() if name not in lists}
+    return {**_storable(message), RESULT: {**_storable(rest), **lists}}
 
 
-def _shallow(members: JsonObject) -> JsonObject:
-    return {
+def _storable(members: JsonObject) -> JsonObject:
+    shallow = {
         name: None if nesting(value, MAX_DEPTH) > MAX_DEPTH else value
         for name, value in members.items()
     }
+    text = json.dumps(shallow, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return load_text(text.encode(errors="replace"))
+    return shallow
 
 
 def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:

@@ -1,23 +1,23 @@
 """Find an upstream's protected resource metadata (RFC 9728)."""
 
 import asyncio
-import re
+import json
 from urllib.parse import urlsplit
 
-import httpx2
+from aiohttp import ClientTimeout
+from yarl import URL
 
 from registry.core.json import JsonObject
+from registry.upstream.client import FAILURES, OK, RESOURCE_METADATA, blocked, reading_http
 from registry.upstream.errors import (
     UpstreamConnectError,
-    UpstreamError,
     UpstreamTimeoutError,
 )
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import ExchangeRecord, carrying, guarded_client
+from registry.upstream.http import UpstreamHttp
 from registry.upstream.values import ReadingLimits, UpstreamTarget
 
 MAX_METADATA_BYTES = 64 * 1024
-RESOURCE_METADATA = re.compile(r'resource_metadata="([^"]+)"')
 TEXTS = ("resource", "resource_name", "resource_documentation", "jwks_uri")
 TEXT_LISTS = ("authorization_servers", "scopes_supported", "bearer_methods_supported")
 
@@ -33,31 +33,26 @@ async def read_oauth_metadata(
         UpstreamError: The upstream may not be contacted or cannot be reached.
     """
     guard.check_syntax(target.url)
-    exchange = ExchangeRecord(4 * MAX_METADATA_BYTES)
+    wait = ClientTimeout(
+        sock_connect=limits.connect_timeout_seconds, sock_read=limits.total_timeout_seconds
+    )
     try:
         async with (
             asyncio.timeout(limits.total_timeout_seconds),
-            carrying() as carrier,
-            guarded_client(
-                guard,
-                exchange,
-                {"Accept": "application/json"},
-                carrier,
-                connect_timeout_seconds=limits.connect_timeout_seconds,
-                read_timeout_seconds=limits.total_timeout_seconds,
-            ) as client,
+            reading_http(guard, limits) as http,
         ):
-            await client.get(target.url, headers={"Accept": "text/event-stream"})
-            for url in _candidates(target.url, exchange.authenticate):
-                document = await _document(client, guard, url)
+            headers = {"Accept": "text/event-stream"}
+            answer = await http.request("GET", URL(target.url), headers, b"", timeout=wait)
+            answer.close()
+            for url in _candidates(target.url, answer.headers.get("www-authenticate")):
+                guard.check_syntax(url)
+                document = await _document(http, url, wait)
                 if document is not None:
                     return document
-    except UpstreamError:
-        raise
-    except (TimeoutError, httpx2.TimeoutException):
+    except TimeoutError:
         raise UpstreamTimeoutError("The OAuth metadata did not arrive in time.") from None
-    except (httpx2.HTTPError, httpx2.InvalidURL):
-        raise exchange.refusal or UpstreamConnectError(
+    except FAILURES as exc:
+        raise blocked(exc) or UpstreamConnectError(
             "Could not connect to read the OAuth metadata."
         ) from None
     return None
@@ -74,19 +69,22 @@ def _candidates(url: str, challenge: str | None) -> list[str]:
     return [*candidates, well_known]
 
 
-async def _document(client: httpx2.AsyncClient, guard: UrlGuard, url: str) -> JsonObject | None:
+async def _document(http: UpstreamHttp, url: str, wait: ClientTimeout) -> JsonObject | None:
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    answer = await http.request("GET", URL(url), headers, b"", timeout=wait)
+    body = b""
     try:
-        guard.check_syntax(url)
-        async with client.stream("GET", url) as response:
-            if response.status_code != httpx2.codes.OK:
+        if answer.status != OK:
+            return None
+        async for piece in answer.body.iter_any():
+            body += piece
+            if len(body) > MAX_METADATA_BYTES:
                 return None
-            body = b""
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_METADATA_BYTES:
-                    return None
-        return _known_members(httpx2.Response(200, content=body).json())
-    except ValueError:
+    finally:
+        answer.close()
+    try:
+        return _known_members(json.loads(body))
+    except (ValueError, RecursionError):
         return None
 
 

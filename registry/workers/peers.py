@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 from yarl import URL
 
+from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.ports import PeerGone, Peers
-from registry.gateway.transport.call_watch import CallWatch, LatencyWatcher
+from registry.gateway.transport.call_watch import CallWatch
 from registry.workers.relay import (
     is_from_peer,
     relayed_headers,

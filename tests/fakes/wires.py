@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import ClientTimeout
 
-from registry.gateway.transport.call_watch import LatencyWatcher
-from registry.gateway.transport.wire import UpstreamHttp
+from registry.core.latency_watcher import LatencyWatcher
+from registry.upstream.http import UpstreamHttp
 
 TIMEOUT = ClientTimeout(connect=5, sock_connect=5, sock_read=5)
 

@@ -14,7 +14,7 @@ from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.transport.bulkhead import Permit
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.transport.forwarder import ClientChannel
-from registry.gateway.transport.wire import UpstreamAnswer
+from registry.upstream.http import UpstreamAnswer
 from registry.web.cycle import Cycle
 from tests.gateway.conftest import Gateway, head, request
 from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream

@@ -12,12 +12,12 @@ from multidict import CIMultiDict
 from registry.access.policy import ServerFacts, ServerScope
 from registry.core.json import JsonObject
 from registry.gateway.errors import HeaderMismatch
-from registry.gateway.protocol.headers import forwarded_lines, header_lines, read_headers
+from registry.gateway.protocol.headers import forwarded_lines, read_headers
 from registry.gateway.protocol.list_pages import CursorError, build_pages, page_members
 from registry.gateway.protocol.param_headers import mirrored_part
-from registry.gateway.transport.wire import request_head
-from registry.gateway.values import tool_entry, upstream_headers
+from registry.gateway.values import tool_entry
 from registry.servers.values import Era, Transport
+from registry.upstream.http import header_lines, request_head, upstream_headers
 from tests.gateway.fakes import make_route
 
 

@@ -5,7 +5,8 @@ import gc
 import weakref
 
 from registry.core.clock import SystemClock
-from registry.gateway.transport.call_watch import CallWatch, LatencyWatcher
+from registry.core.latency_watcher import LatencyWatcher
+from registry.gateway.transport.call_watch import CallWatch
 
 SECONDS = 0.02
 

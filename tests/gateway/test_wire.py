@@ -120,7 +120,7 @@ async def test_a_connection_that_waited_too_long_is_not_used_even_before_it_is_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("registry.gateway.transport.wire.monotonic", lambda: now)
+    monkeypatch.setattr("registry.upstream.http.monotonic", lambda: now)
     context = ssl.create_default_context(cafile=str(certificate))
     connector = GuardedConnector(UrlGuard(["127.0.0.0/8"]), ssl=context)
     async with aiohttp.ClientSession(connector=connector) as session, wire_over(session) as wire:

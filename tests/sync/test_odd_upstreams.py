@@ -3,7 +3,7 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from registry.core.settings import Settings
 from registry.servers.errors import DiscoveryFailedError
 from registry.servers.values import ConnectionSpec, Transport
 from registry.sync.discovery import DiscoveryService
+from registry.upstream.client import MAX_EVENTS
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import MAX_EVENTS
 from registry.upstream.loops import Instance
 from tests.fakes.certificates import certificate_file
 from tests.fakes.upstreams import TOOL
@@ -72,46 +72,65 @@ async def asked(reader: asyncio.StreamReader) -> tuple[str, bytes | None]:
     return method, json.dumps({"jsonrpc": "2.0", "id": message["id"], **told}).encode()
 
 
+Serving = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(serve: Serving, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Give the port at which each connection is served; leave when all of them are closed."""
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, OSError):
+            await serve(reader, writer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    async with asyncio.TaskGroup() as group:
+
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            group.create_task(closing(reader, writer))
+
+        server = await asyncio.start_server(begin, "127.0.0.1", 0, ssl=tls)
+        async with server:
+            yield int(server.sockets[0].getsockname()[1])
+
+
 @asynccontextmanager
 async def odd(answering: Answering, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Run an upstream of the older era whose answers are made by *answering*."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, OSError):
-            method, answer = await asked(reader)
-            if method == "get":
-                writer.write(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
-            else:
-                writer.write(TAKEN if answer is None else answering(answer))
-            await writer.drain()
-        writer.close()
+        method, answer = await asked(reader)
+        if method == "get":
+            writer.write(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
+        else:
+            writer.write(TAKEN if answer is None else answering(answer))
+        await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    async with server:
-        yield int(server.sockets[0].getsockname()[1])
+    async with listening(serve, tls) as port:
+        yield port
 
 
 @asynccontextmanager
 async def conversing(opening: str) -> AsyncIterator[int]:
     """Run an upstream of the older transport whose stream begins with *opening*."""
-    port, streams = 0, list[asyncio.StreamWriter]()
+    streams = list[asyncio.StreamWriter]()
+    at = list[int]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, OSError):
-            method, answer = await asked(reader)
-            if method == "get":
-                streams.append(writer)
-                writer.write(head(EVENTS) + opening.format(port=port).encode())
-                await reader.read()
-            else:
-                writer.write(TAKEN)
-                if answer is not None:
-                    streams[0].write(b"data: " + answer + b"\n\n")
-        writer.close()
+        method, answer = await asked(reader)
+        if method == "get":
+            streams.append(writer)
+            writer.write(head(EVENTS) + opening.format(port=at[0]).encode())
+            await reader.read()
+        else:
+            writer.write(TAKEN)
+            if answer is not None:
+                streams[0].write(b"data: " + answer + b"\n\n")
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        port = int(server.sockets[0].getsockname()[1])
+    async with listening(serve) as port:
+        at.append(port)
         yield port
 
 
@@ -120,17 +139,14 @@ async def old(events: bytes, *, breaks_off: bool = False) -> AsyncIterator[int]:
     """Serve a stream of the older transport that begins with *events*; give its port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, OSError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(head("Content-Type: text/event-stream\r\n", 1_000_000_000) + events)
-            await writer.drain()
-            if not breaks_off:
-                await reader.read()
-        writer.close()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head("Content-Type: text/event-stream\r\n", 1_000_000_000) + events)
+        await writer.drain()
+        if not breaks_off:
+            await reader.read()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield int(server.sockets[0].getsockname()[1])
+    async with listening(serve) as port:
+        yield port
 
 
 async def read(

@@ -1,4 +1,4 @@
-"""What the SDK gets of a message, and what is kept of its lists."""
+"""What is read of a message, and of the objects of its lists."""
 
 import json
 import time
@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mcp_types import jsonrpc_message_adapter
 
 from registry.core.definitions import TOO_DEEP, UnreadableDefinition
-from registry.upstream.messages import NO_MESSAGE, Kept, without_lists
+from registry.upstream.messages import read_message
 
 DEEP = b"[" * 5_000 + b"]" * 5_000
 MOST = 100
@@ -34,37 +33,20 @@ def tools(*objects: bytes) -> bytes:
     return answer(b'{"tools":[%s]}' % b",".join(objects))
 
 
-def read(raw: bytes, most: int = MOST) -> tuple[Any, Any]:
-    """Return what the SDK gets, and the tools."""
-    kept = Kept(most)
-    message = json.loads(without_lists(raw, kept))
-    listed = (message or {}).get("result", {}).get("tools")
-    return message, kept.pop(listed)
+def read(raw: bytes, most: int = MOST) -> Any:
+    """Return the result of a message."""
+    return (read_message(raw, most) or {})["result"]
 
 
-def test_a_list_is_a_number_to_the_sdk() -> None:
-    message, items = read(answer(b'{"tools":[{"name":"a"},7],"nextCursor":"n"}'))
+def test_a_message_is_read_as_it_is() -> None:
+    raw = answer(b'{"tools":[{"name":"a"},7],"nextCursor":"n"}')
 
-    assert message["result"] == {"tools": [0], "nextCursor": "n"}
-    assert items == [{"name": "a"}, 7]
+    assert read_message(raw, MOST) == json.loads(raw)
 
 
 @pytest.mark.parametrize("text", [b'{"tools":0}', b'{"tools":"x"}', b'{"tools":{"a":[0]}}'])
-def test_what_is_no_list_stands_for_none(text: bytes) -> None:
-    message, items = read(answer(text))
-
-    assert message["result"] == json.loads(text)
-    assert items is None
-
-
-def test_an_upstream_cannot_name_a_list_by_its_number() -> None:
-    kept = Kept(MOST)
-    without_lists(tools(b'"first"'), kept)
-
-    second = json.loads(without_lists(tools(b"0"), kept))
-
-    assert second["result"]["tools"] == [1]
-    assert kept.pop([1]) == [0]
+def test_what_is_no_list_is_read_as_any_value(text: bytes) -> None:
+    assert read(answer(text)) == json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +69,8 @@ def test_an_upstream_cannot_name_a_list_by_its_number() -> None:
         b"\xff\xfe{\x00}\x00",
     ],
 )
-def test_what_is_no_message_is_none_to_the_sdk(raw: bytes) -> None:
-    assert without_lists(raw, Kept(MOST)) == NO_MESSAGE
+def test_what_is_no_message_is_none(raw: bytes) -> None:
+    assert read_message(raw, MOST) is None
 
 
 @given(value=ANY_VALUE, beside=ANY_VALUE, spaces=st.sampled_from([None, 1]))
@@ -98,10 +80,10 @@ def test_what_can_be_read_is_the_same_beside_what_cannot(
     text = json.dumps(value, indent=spaces, ensure_ascii=bool(spaces)).encode()
     meta = json.dumps(beside).encode()
 
-    message, items = read(answer(b'{"_meta":%s,"tools":[%s , %s],"ttlMs":5}' % (meta, DEEP, text)))
+    result = read(answer(b'{"_meta":%s,"tools":[%s , %s],"ttlMs":5}' % (meta, DEEP, text)))
 
-    assert items == [UnreadableDefinition({}, TOO_DEEP), value]
-    assert message["result"] == {"_meta": beside, "tools": [0], "ttlMs": 5}
+    items = [UnreadableDefinition({}, TOO_DEEP), value]
+    assert result == {"_meta": beside, "tools": items, "ttlMs": 5}
 
 
 @pytest.mark.parametrize(
@@ -115,27 +97,23 @@ def test_what_can_be_read_is_the_same_beside_what_cannot(
         (b'{"a":1,"a":2}', {"a": 2}),
     ],
 )
-def test_what_the_sdk_cannot_read_beside_a_list_is_left_out(beside: bytes, left: object) -> None:
+def test_what_cannot_be_kept_beside_a_list_is_left_out(beside: bytes, left: object) -> None:
     raw = answer(b'{"instructions":%s,"tools":[1]}' % beside)
 
-    message, items = read(raw)
-
-    jsonrpc_message_adapter.validate_json(without_lists(raw, Kept(MOST)))
-    assert message["result"] == {"instructions": left, "tools": [0]}
-    assert items == [1]
+    assert read(raw) == {"instructions": left, "tools": [1]}
 
 
 @pytest.mark.parametrize(
     "first", [b"1", DEEP, b'"\\ud800"', b'{"a":1,"a":1}'], ids=["good", "deep", "half", "twice"]
 )
 def test_of_too_many_objects_one_more_than_allowed_is_kept(first: bytes) -> None:
-    _, items = read(tools(first, *[b"2"] * 50, DEEP, b'"]"', *[b"{}"] * 500_000))
+    items = read(tools(first, *[b"2"] * 50, DEEP, b'"]"', *[b"{}"] * 500_000))["tools"]
 
     assert len(items) > MOST
 
 
 def test_the_last_of_two_names_is_the_one() -> None:
-    _, items = read(tools(b'{"name":"a","x":%s,"name":"b","uri":"u","y":"z"}' % DEEP))
+    items = read(tools(b'{"name":"a","x":%s,"name":"b","uri":"u","y":"z"}' % DEEP))["tools"]
 
     assert items == [UnreadableDefinition({"name": "b", "uri": "u"}, TOO_DEEP)]
 
@@ -155,7 +133,7 @@ def test_the_last_of_two_names_is_the_one() -> None:
 def test_hostile_objects_are_passed_over_in_time(bad: bytes) -> None:
     began_at = time.perf_counter()
 
-    _, items = read(tools(b"1", bad, b"2"))
+    items = read(tools(b"1", bad, b"2"))["tools"]
 
     assert [items[0], items[-1], len(items)] == [1, 2, 3]
     assert time.perf_counter() - began_at < SECONDS

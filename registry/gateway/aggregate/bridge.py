@@ -26,6 +26,7 @@ from registry.auth.identity import UserContext
 from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, dump_text, members
+from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.aggregate.parked import Parked, ParkedConversations
 from registry.gateway.client.asks import Ask, Conversation
 from registry.gateway.client.connector import Connector
@@ -50,20 +51,14 @@ from registry.gateway.notifications.feed import LISTS_CHANGED, UPDATED, HeardLis
 from registry.gateway.ports import Peers
 from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import RequestId
-from registry.gateway.protocol.messages import (
-    INPUT_REQUIRED,
-    Message,
-    MessageKind,
-    notification_text,
-    request_text,
-    with_id,
-)
-from registry.gateway.transport.call_watch import CallWatch, LatencyWatcher
+from registry.gateway.protocol.messages import INPUT_REQUIRED, Message, MessageKind, with_id
+from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.failures import failure
 from registry.gateway.transport.forwarder import EDITED_BODY_BYTES
 from registry.gateway.transport.replay import Replay, Replays
 from registry.gateway.view.offering import RESOURCE_LINK, Offering, publish_links
 from registry.servers.values import Era
+from registry.upstream.messages import notification_text, request_text
 
 log = structlog.get_logger()
 

@@ -26,6 +26,7 @@ from multidict import CIMultiDict
 import registry
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, dump_text, load_text, members
+from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.aggregate.bridge import ClientBridge, Elsewhere
 from registry.gateway.client.asks import Ask
 from registry.gateway.client.connector import Connector
@@ -67,14 +68,14 @@ from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.protocol.headers import CONVERSATION_HEADER, TRACE_HEADERS
 from registry.gateway.protocol.list_pages import CursorError, marked, page_result
-from registry.gateway.protocol.messages import notification_text
-from registry.gateway.transport.call_watch import CallWatch, LatencyWatcher
+from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.forwarder import REPEATABLE
 from registry.gateway.transport.replay import worker_of
 from registry.gateway.values import Route, may_tell_of_resources
 from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, Offering, with_public_links
 from registry.servers.values import Era
+from registry.upstream.messages import notification_text
 
 log = structlog.get_logger()
 

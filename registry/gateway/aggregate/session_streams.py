@@ -17,9 +17,7 @@ from registry.core.clock import Clock
 from registry.core.json import members
 from registry.gateway.aggregate.bridge import ClientBridge
 from registry.gateway.client.answers import (
-    DEFAULT_RETRY_SECONDS,
     FAILURES,
-    MAX_RETRY_SECONDS,
     NOT_FOUND,
 )
 from registry.gateway.client.connector import Connector
@@ -34,14 +32,10 @@ from registry.gateway.notifications.feed import (
 from registry.gateway.notifications.stream_limits import StreamLimits
 from registry.gateway.notifications.streams import NotificationStreams
 from registry.gateway.protocol import era_translation
-from registry.gateway.protocol.messages import (
-    Message,
-    error_text,
-    read_events,
-    read_message,
-    result_text,
-)
-from registry.gateway.transport.wire import UpstreamAnswer
+from registry.gateway.protocol.messages import Message, read_events, read_message
+from registry.upstream.client import DEFAULT_RETRY_SECONDS, MAX_RETRY_SECONDS
+from registry.upstream.http import UpstreamAnswer
+from registry.upstream.messages import error_text, result_text
 
 log = structlog.get_logger()
 

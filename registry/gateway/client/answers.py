@@ -5,15 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from aiohttp import (
-    ClientError,
-)
-from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
-import registry
-from registry.core.json import JsonObject
 from registry.gateway.client.sessions import UpstreamSession
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.protocol.headers import (
@@ -22,13 +16,7 @@ from registry.gateway.protocol.headers import (
     CONTENT_TYPE,
     SESSION_HEADER,
 )
-from registry.gateway.protocol.messages import (
-    Message,
-    MessageKind,
-    read_events,
-    read_message,
-    request_text,
-)
+from registry.gateway.protocol.messages import Message, MessageKind, read_events, read_message
 from registry.gateway.transport.failures import failure
 from registry.gateway.transport.forwarder import (
     EVENT_STREAM,
@@ -38,35 +26,24 @@ from registry.gateway.transport.forwarder import (
     too_large,
     whole_body,
 )
-from registry.gateway.transport.wire import UpstreamAnswer
 from registry.gateway.values import Route
-from registry.upstream.events import EventTooLargeError, ServerSentEvent
-
-ACCEPT_BOTH = f"{JSON}, {EVENT_STREAM}"
-MAX_SHORT_ANSWER_BYTES = 16 * 1024
-"""Longest answer to a notification that is read; nothing in it is of interest."""
+from registry.upstream.client import FAILURES as HTTP_FAILURES
+from registry.upstream.client import endpoint_of, initialize_params
+from registry.upstream.errors import UpstreamProtocolError
+from registry.upstream.events import ENDPOINT, EventTooLargeError, ServerSentEvent
+from registry.upstream.http import UpstreamAnswer
+from registry.upstream.messages import request_text
 
 MAX_RESUMES = 100
 """How often in a row a server may end a stream to have it fetched again, saying nothing new."""
-
-DEFAULT_RETRY_SECONDS = 1.0
-MAX_RETRY_SECONDS = 30.0
 
 NOT_FOUND = 404
 BAD_REQUEST = 400
 BAD_GATEWAY = 502
 SSE_VERSION = "2024-11-05"
-GATEWAY_INFO: JsonObject = {"name": "mcp-gateway-registry", "version": registry.__version__}
 CANCELLED = "notifications/cancelled"
 
-FAILURES = (
-    TimeoutError,
-    ClientError,
-    HttpProcessingError,
-    OSError,
-    ValueError,
-    EventTooLargeError,
-)
+FAILURES = (*HTTP_FAILURES, EventTooLargeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +71,14 @@ def check_is_stream(answer: UpstreamAnswer, route: Route) -> None:
         raise broken(route, "did not open an event stream")
 
 
-async def endpoint_of(events: AsyncIterator[ServerSentEvent], route: Route) -> URL:
+async def named_endpoint(events: AsyncIterator[ServerSentEvent], route: Route) -> URL:
     """Return the address that a server of HTTP+SSE takes messages at, as its stream says."""
     async for event in events:
-        if event.name == "endpoint":
-            endpoint = route.target.join(URL(event.data.decode()))
-            if endpoint.origin() != route.target.origin():
-                # The credentials belong to the registered origin only.
-                raise broken(route, "names an endpoint of another origin")
-            return endpoint
+        if event.name == ENDPOINT and event.data:
+            try:
+                return endpoint_of(route.target, event.data)
+            except UpstreamProtocolError:
+                raise broken(route, "names an endpoint of another origin") from None
     raise broken(route, "named no endpoint")
 
 
@@ -129,11 +105,7 @@ def failed(route: Route, error: Exception) -> Refusal:
 
 def hello_text(request_id: str, version: str, capabilities: Mapping[str, Any]) -> bytes:
     """Return the request that begins a session."""
-    params: JsonObject = {
-        "protocolVersion": version,
-        "capabilities": dict(capabilities),
-        "clientInfo": GATEWAY_INFO,
-    }
+    params = initialize_params(version, capabilities)
     return request_text("initialize", params, request_id, is_exact=True)
 
 

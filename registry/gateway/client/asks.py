@@ -7,13 +7,13 @@ from typing import Any, Protocol
 from multidict import CIMultiDict
 
 from registry.core.json import JsonObject
-from registry.gateway.client.answers import GATEWAY_INFO
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.protocol.messages import (
     Message,
 )
 from registry.gateway.values import Route, ToolEntry
 from registry.servers.values import Era
+from registry.upstream.client import CLIENT_INFO
 
 NOBODY = SessionOwner("")
 """Owns no session: of what opens a stream of its own."""
@@ -47,7 +47,7 @@ class Ask:
     credentials: CIMultiDict[str] = field(repr=False)
     passed_on: Mapping[str, str]
     capabilities: Mapping[str, Any]
-    info: Mapping[str, Any] = field(default_factory=lambda: GATEWAY_INFO)
+    info: Mapping[str, Any] = field(default_factory=lambda: CLIENT_INFO)
     level: str | None = None
     tool: ToolEntry | None = None
     may_repeat: bool = False

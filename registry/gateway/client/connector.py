@@ -23,17 +23,15 @@ from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, members
 from registry.gateway.client.answers import (
-    ACCEPT_BOTH,
     BAD_GATEWAY,
     BAD_REQUEST,
     FAILURES,
-    MAX_SHORT_ANSWER_BYTES,
     NOT_FOUND,
     Channel,
     check_is_stream,
-    endpoint_of,
     failed,
     hello_text,
+    named_endpoint,
     only_answer,
     session_headers,
 )
@@ -47,17 +45,14 @@ from registry.gateway.edge.eras import is_of_another_era
 from registry.gateway.errors import Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.ports import Peers, RouteTable
 from registry.gateway.protocol.headers import CONTENT_LENGTH, CONTENT_TYPE, SESSION_HEADER
-from registry.gateway.protocol.messages import (
-    Message,
-    notification_text,
-    read_events,
-    request_text,
-)
+from registry.gateway.protocol.messages import Message, read_events
 from registry.gateway.transport.bulkhead import Bulkheads, Permit
 from registry.gateway.transport.forwarder import EVENT_STREAM, JSON, OK, SUCCESS, check_status
-from registry.gateway.transport.wire import UpstreamAnswer, UpstreamHttp
 from registry.gateway.values import Route
 from registry.servers.values import Era
+from registry.upstream.client import ACCEPT_BOTH, MAX_SHORT_ANSWER_BYTES
+from registry.upstream.http import UpstreamAnswer, UpstreamHttp
+from registry.upstream.messages import notification_text, request_text
 
 
 class Connector:
@@ -190,7 +185,7 @@ class Connector:
                 permit.answered(answer.status)
             check_is_stream(answer, route)
             events = read_events(answer.body, answer.max_bytes)
-            return Channel(answer, events, await endpoint_of(events, route))
+            return Channel(answer, events, await named_endpoint(events, route))
         except BaseException:
             answer.close()
             raise

@@ -33,14 +33,10 @@ from typing_extensions import override
 
 from registry.core.json import JsonObject, members
 from registry.gateway.client.answers import (
-    ACCEPT_BOTH,
     BAD_REQUEST,
     CANCELLED,
-    DEFAULT_RETRY_SECONDS,
     FAILURES,
     MAX_RESUMES,
-    MAX_RETRY_SECONDS,
-    MAX_SHORT_ANSWER_BYTES,
     NOT_FOUND,
     SSE_VERSION,
     broken,
@@ -57,14 +53,7 @@ from registry.gateway.edge.eras import NO_SUCH_PROTOCOL, is_of_another_era
 from registry.gateway.errors import NoJsonRpcAnswer, Refusal, UpstreamAnswered, UpstreamFailed
 from registry.gateway.protocol.era_translation import LOG_LEVELS
 from registry.gateway.protocol.headers import CONTENT_LENGTH, CONTENT_TYPE
-from registry.gateway.protocol.messages import (
-    Message,
-    MessageKind,
-    notification_text,
-    read_events,
-    read_message,
-    request_text,
-)
+from registry.gateway.protocol.messages import Message, MessageKind, read_events, read_message
 from registry.gateway.protocol.response_classification import (
     MAX_JUDGED_BYTES,
     Answer,
@@ -73,9 +62,16 @@ from registry.gateway.protocol.response_classification import (
 )
 from registry.gateway.transport.bulkhead import Permit
 from registry.gateway.transport.forwarder import EVENT_STREAM, JSON, OK, SUCCESS, check_status
-from registry.gateway.transport.wire import ConnectTimedOut, UpstreamAnswer
 from registry.servers.values import Era, Transport
+from registry.upstream.client import (
+    ACCEPT_BOTH,
+    DEFAULT_RETRY_SECONDS,
+    MAX_RETRY_SECONDS,
+    MAX_SHORT_ANSWER_BYTES,
+)
 from registry.upstream.events import ServerSentEvent
+from registry.upstream.http import ConnectTimedOut, UpstreamAnswer
+from registry.upstream.messages import notification_text, request_text
 
 MAX_INBOX = 1_000
 """What a server may say during a call on the session's stream while the client reads nothing."""

@@ -7,11 +7,12 @@ from starlette.types import Receive, Scope, Send
 
 from registry.auth.identity import UserContext
 from registry.core.asgi import body_of, declares_more
+from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.errors import BodyTooLarge, BodyTooSlow, CallOutcome, NotAcceptable, NotJson
 from registry.gateway.protocol.envelope import RequestId
 from registry.gateway.protocol.headers import Headers
 from registry.gateway.protocol.trace_context import TraceContext
-from registry.gateway.transport.call_watch import CallWatch, ClientGone, LatencyWatcher
+from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.transport.forwarder import ClientChannel, StreamTermination
 from registry.gateway.values import NO_SERVER, Route
 from registry.upstream.loops import Instance

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from registry.core.json import JsonObject
 from registry.gateway.edge.error_responses import result_body
 from registry.gateway.protocol.envelope import RequestId
-from registry.gateway.protocol.messages import event_text, notification_text
+from registry.gateway.protocol.messages import event_text
 from registry.gateway.view.differences import PROMPTS, RESOURCES, TOOLS
+from registry.upstream.messages import notification_text
 
 SUBSCRIPTION_ID_META_KEY = "io.modelcontextprotocol/subscriptionId"
 LIST_METHODS: Mapping[int, str] = {

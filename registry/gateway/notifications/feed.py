@@ -8,8 +8,9 @@ from multidict import CIMultiDict
 
 from registry.core.json import members
 from registry.gateway.client.sessions import SessionOwner
-from registry.gateway.protocol.messages import Message, error_text, result_text
+from registry.gateway.protocol.messages import Message
 from registry.gateway.values import Route
+from registry.upstream.messages import error_text, result_text
 
 UPDATED = "notifications/resources/updated"
 LISTS_CHANGED = frozenset(

@@ -29,6 +29,7 @@ from registry.core.clock import Clock
 from registry.core.drain import Drain
 from registry.core.errors import RegistryError
 from registry.core.json import JsonObject
+from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.client_sessions import ClientContext
@@ -54,7 +55,7 @@ from registry.gateway.notifications.stream_limits import ClientStreamLimit
 from registry.gateway.ports import Peers, RouteTable
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import CONVERSATION_HEADER
-from registry.gateway.transport.call_watch import CallWatch, ClientGone, LatencyWatcher
+from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.transport.forwarder import EVENT_STREAM
 from registry.gateway.values import Route, may_tell_of_lists, may_tell_of_resources
 from registry.gateway.view.catalogue import Catalogue

@@ -1,9 +1,9 @@
 """Headers: which are read, sent upstream and returned. All others are dropped."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from registry.gateway.errors import HeaderMismatch
+from registry.upstream.http import HeaderLines
 
 PARAM_PREFIX = b"mcp-param-"
 
@@ -73,26 +73,6 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
         else:
             raise HeaderMismatch(f"The header {name} appears more than once.")
     return found
-
-
-class HeaderLines(NamedTuple):
-    """Headers in their wire format.
-
-    Attributes:
-        text: Each header ends with a line break.
-        lines: The number of headers. More line breaks than that mean that a value contains one.
-        names: In lower case.
-    """
-
-    text: str
-    lines: int
-    names: frozenset[str]
-
-
-def header_lines(headers: Mapping[str, str]) -> HeaderLines:
-    """Return *headers* in their wire format."""
-    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    return HeaderLines("".join(lines), len(lines), frozenset(name.lower() for name in headers))
 
 
 def forwarded_lines(

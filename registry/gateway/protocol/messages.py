@@ -73,23 +73,6 @@ def read_message(raw: bytes, request_id: str) -> Message | None:
     return None
 
 
-def request_text(
-    method: str, params: JsonObject | None, request_id: str | int, *, is_exact: bool
-) -> bytes:
-    """Return the text of a request.
-
-    Args:
-        method: JSON-RPC method.
-        params: None for none.
-        request_id: The id for the receiver.
-        is_exact: Whether *params* came from a parser whose values orjson writes without loss.
-    """
-    message: JsonObject = {"jsonrpc": "2.0", "id": request_id, "method": method}
-    if params is not None:
-        message["params"] = params
-    return orjson.dumps(message) if is_exact else dump_text(message)
-
-
 def renamed(envelope: Envelope, member: str, name: str) -> bytes:
     """Return the text of a request with one parameter replaced."""
     if envelope.is_canonical:
@@ -98,14 +81,6 @@ def renamed(envelope: Envelope, member: str, name: str) -> bytes:
     body = load_text(envelope.raw)
     members(body["params"])[member] = name
     return dump_text(body)
-
-
-def notification_text(method: str, params: JsonObject | None = None) -> bytes:
-    """Return the text of a notification."""
-    message: JsonObject = {"jsonrpc": "2.0", "method": method}
-    if params is not None:
-        message["params"] = params
-    return orjson.dumps(message)
 
 
 def with_id(message: Message, ours: str, theirs: str | int | None) -> bytes:
@@ -128,17 +103,6 @@ def with_id(message: Message, ours: str, theirs: str | int | None) -> bytes:
         raise ValueError("The message is not a JSON-RPC response.")
     body["id"] = theirs
     return dump_text(body)
-
-
-def result_text(request_id: object, result: JsonObject) -> bytes:
-    """Return the text of a result."""
-    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
-
-
-def error_text(request_id: object, code: int, message: str) -> bytes:
-    """Return the text of an error answer."""
-    error = {"code": code, "message": message}
-    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
 
 
 async def read_events(body: ResponseBody, max_bytes: int) -> AsyncIterator[ServerSentEvent]:

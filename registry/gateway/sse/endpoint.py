@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from registry.auth.identity import UserContext
 from registry.core.background_tasks import BackgroundTasks
+from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.client.answers import FAILURES, failed
 from registry.gateway.client.connector import Connector
 from registry.gateway.edge.reply import STREAM_HEADERS
@@ -33,7 +34,7 @@ from registry.gateway.protocol.headers import Headers
 from registry.gateway.sse.relay import CredentialsOf, OwnAnswer, SseRelay
 from registry.gateway.sse.send_queue import SendQueue
 from registry.gateway.sse.session import SseSession
-from registry.gateway.transport.call_watch import CallWatch, ClientGone, LatencyWatcher
+from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.values import Route
 from registry.gateway.view.offering import COMBINED
 from registry.servers.values import Transport

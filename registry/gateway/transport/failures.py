@@ -26,9 +26,9 @@ from registry.gateway.errors import (
 )
 from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.transport.call_watch import TookTooLong
-from registry.gateway.transport.wire import AnswerTimedOut, ConnectTimedOut
 from registry.gateway.values import Route
 from registry.servers.values import Era
+from registry.upstream.http import AnswerTimedOut, ConnectTimedOut
 
 SERVER_ERROR = 500
 

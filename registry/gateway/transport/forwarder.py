@@ -19,6 +19,7 @@ from aiohttp import (
 from aiohttp.http_exceptions import HttpProcessingError
 from starlette.types import Message, Receive, Send
 
+from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.errors import (
     CredentialsRejected,
     NoJsonRpcAnswer,
@@ -35,7 +36,6 @@ from registry.gateway.protocol.headers import (
     CONTENT_LENGTH,
     CONTENT_TYPE,
     SESSION_HEADER,
-    HeaderLines,
     returned_headers,
 )
 from registry.gateway.protocol.messages import event_text, read_events
@@ -48,11 +48,11 @@ from registry.gateway.protocol.response_classification import (
     read_handshake,
 )
 from registry.gateway.transport.bulkhead import Bulkheads
-from registry.gateway.transport.call_watch import CallWatch, LatencyWatcher
+from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.failures import failure
 from registry.gateway.transport.replay import Replay
-from registry.gateway.transport.wire import UpstreamAnswer, UpstreamHttp
 from registry.gateway.values import Route
+from registry.upstream.http import HeaderLines, UpstreamAnswer, UpstreamHttp
 from registry.upstream.masking import has_secrets, masked
 
 WHOLE_BODY_BYTES = 256 * 1024
