@@ -1,21 +1,15 @@
 """docs/requirements.md tells the truth: tests prove each statement, or it says what is missing."""
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.requirements import lines, requirements
+
 ROOT = Path(__file__).parents[1]
-LINES = [
-    line
-    for line in (ROOT / "docs" / "requirements.md").read_text(encoding="utf-8").splitlines()
-    if line.startswith("- ")
-]
-STATEMENTS = [
-    re.fullmatch(r"- \*\*([RE]-\d+)\*\* (.+?\.)(?: \*Later:\* (.+\.))?", line) for line in LINES
-]
-IDS = [statement[1] for statement in STATEMENTS if statement]
-LATER = {statement[1] for statement in STATEMENTS if statement and statement[3]}
+LEDGER = requirements()
+IDS = [statement.id for statement in LEDGER]
+LATER = {statement.id for statement in LEDGER if statement.later}
 
 
 def markers() -> Iterator[tuple[str, ast.Call]]:
@@ -32,8 +26,7 @@ def markers() -> Iterator[tuple[str, ast.Call]]:
 
 
 def test_every_line_is_one_statement_with_an_id_of_its_own() -> None:
-    assert [line for line, found in zip(LINES, STATEMENTS, strict=True) if not found] == []
-    assert len(set(IDS)) == len(IDS)
+    assert len(LEDGER) == len(lines()) == len(set(IDS))
 
 
 def test_every_statement_is_proved_by_a_test_or_says_what_is_missing() -> None:
