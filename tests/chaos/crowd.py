@@ -282,7 +282,7 @@ class Crowd:
             if other.name in self._questions:
                 headers = _headers(person) | legacy | own
                 reply = {"jsonrpc": "2.0", "id": self._questions[other.name], "result": {}}
-                await self._refused("question", headers, "/mcp", reply, status=NOT_FOUND)
+                await self._refused("question", headers, "/mcp", reply, status=NOT_TAKEN)
             if other.name in self._states:
                 call, state = self._states[other.name]
                 headers = call.headers | _headers(person)
