@@ -386,7 +386,7 @@ async def test_a_body_of_too_many_values_stops_nobody(
         answer = await gateway.post(body)
 
     assert answer.status_code == 400
-    assert "more than 200000 values" in answer.json()["error"]["message"]
+    assert "more than 200000 JSON values" in answer.json()["error"]["message"]
     assert lag.longest_seconds < 0.25
     assert len(upstream.requests) == 1
 

@@ -146,7 +146,7 @@ async def test_a_child_that_hangs_at_its_start_is_killed_and_started_again(
         async with supervised(spec_of(HANG), clock):
             await asyncio.get_running_loop().create_future()
 
-    assert [entry["event"] for entry in logs] == ["worker_did_not_answer", "worker_crashed"] * 3
+    assert [entry["event"] for entry in logs] == ["worker_unresponsive", "worker_crashed"] * 3
 
 
 async def test_a_child_that_ignores_the_signal_is_killed(

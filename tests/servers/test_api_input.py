@@ -162,7 +162,7 @@ NAMES = ",".join(f'"m{number}":0' for number in range(50_000))
         ('{"serverName":"a","url":"http://a","title":"\\ud800"}', "is not valid JSON"),
         ('{"serverName":"a","url":"http://a","\\udfff":1}', "is not valid JSON"),
         ('{"a":[' + "[]," * 250_000 + "1]}", "more than 200000 values"),
-        ("{" + NAMES + "," + NAMES + "}", "says 'm0' twice"),
+        ("{" + NAMES + "," + NAMES + "}", "two members named 'm0'"),
         ("[" * 900 + "]" * 900, "valid dictionary"),
         ("[" * 100_000, "is not valid JSON"),
         ('{"a":' * 100_000, "is not valid JSON"),
