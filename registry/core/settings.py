@@ -141,8 +141,8 @@ class Settings(BaseSettings):
     )
     allowed_hosts: CommaSeparated = Field(
         default=(),
-        description="Further `Host` values answered besides PUBLIC_URL's and loopback, "
-        "with a port or, for any port, without.",
+        description="Further `Host` values answered besides PUBLIC_URL's and loopback at the "
+        "registry's own port, with a port or, for any port, without.",
     )
     allowed_origins: CommaSeparated = Field(
         default=(), description="Browser origins that may call the gateway."
