@@ -4,7 +4,7 @@
 PYTHON ?=
 # 1: uv; 0: venv and pip; empty: uv when it is installed.
 USE_UV ?=
-PYTEST_ARGS ?= -n 2 --dist loadscope
+PYTEST_ARGS ?= -n 3 --dist loadscope
 # What needs neither a database nor Node, nor looks at the whole repository.
 QUICK := -m "not wire and not node" --ignore=tests/clients --ignore=tests/repository \
 	--ignore=tests/scripts --ignore=tests/local
