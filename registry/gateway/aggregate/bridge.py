@@ -52,6 +52,7 @@ from registry.gateway.ports import Peers
 from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import RequestId
 from registry.gateway.protocol.messages import INPUT_REQUIRED, Message, MessageKind, with_id
+from registry.gateway.protocol.response_classification import GOOD, judge
 from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.failures import failure
 from registry.gateway.transport.forwarder import EDITED_BODY_BYTES
@@ -676,10 +677,14 @@ def _explained(call: _Call, message: Message) -> Message:
 
     The tool is in the list that was read with all capabilities that can be relayed.
     """
-    if call.ask.method != "tools/call" or len(message.raw) > UNKNOWN_TOOL_BYTES:
+    if (
+        call.ask.method != "tools/call"
+        or len(message.raw) > UNKNOWN_TOOL_BYTES
+        or judge(message.raw) == GOOD
+    ):
         return message
     lacking = era_translation.lacking_capabilities(call.caller.capabilities)
-    if not lacking or (b'"error"' not in message.raw and b'"isError"' not in message.raw):
+    if not lacking:
         return message
     body = message.editable()
     if not era_translation.explain_unknown_tool(body, str(call.ask.params.get("name")), lacking):
