@@ -6,7 +6,7 @@ from typing import Protocol
 THRESHOLD_SECONDS = 0.02
 
 
-class Watched(Protocol):
+class TimedWork(Protocol):
     """Something that should be over soon."""
 
     def late(self) -> None:
@@ -26,11 +26,11 @@ class LatencyWatcher:
     def __init__(self, seconds: float = THRESHOLD_SECONDS) -> None:
         self._seconds = seconds
         # Which began since the last tick, and which before it: nobody asks for the time.
-        self._young: dict[Watched, None] = {}
-        self._old: dict[Watched, None] = {}
+        self._young: dict[TimedWork, None] = {}
+        self._old: dict[TimedWork, None] = {}
         self._is_ticking = False
 
-    def begin(self, awaited: Watched) -> None:
+    def begin(self, awaited: TimedWork) -> None:
         """Call `late` of *awaited* unless `end` is called in time."""
         self._young[awaited] = None
         if not self._is_ticking:
@@ -38,7 +38,7 @@ class LatencyWatcher:
             loop = asyncio.get_running_loop()
             loop.call_later(self._seconds, self._tick, loop)
 
-    def end(self, awaited: Watched) -> None:
+    def end(self, awaited: TimedWork) -> None:
         """Note that *awaited* is over; doing so twice does nothing."""
         if self._young.pop(awaited, awaited) is awaited:
             self._old.pop(awaited, None)

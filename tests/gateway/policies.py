@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from registry.access.policies.values import EVERYONE, Effect, Policy, PolicyTarget, Subjects
 from registry.auth.identity import Role
 from registry.gateway.values import Route
-from registry.gateway.view.policy_filter import PolicyFilter
+from registry.gateway.view.policy_filter import RoutePolicies
 from tests.conftest import ALICE, BOB
 
 FOR_ALICE = Subjects(users=frozenset({ALICE.user_id}))
@@ -39,7 +39,7 @@ async def nothing() -> None:
 
 
 async def follow(
-    policing: PolicyFilter, routes: Iterable[Route], *policies: Policy
+    policing: RoutePolicies, routes: Iterable[Route], *policies: Policy
 ) -> list[Route]:
     """Let *policies* count, and return the routes with them."""
     found = list(routes)
@@ -49,7 +49,7 @@ async def follow(
 
 async def policed(route: Route, *policies: Policy) -> Route:
     """Return one route with policies."""
-    return (await follow(PolicyFilter(), [route], *policies))[0]
+    return (await follow(RoutePolicies(), [route], *policies))[0]
 
 
 def policed_now(route: Route, *policies: Policy) -> Route:

@@ -28,7 +28,7 @@ from registry.gateway.view.differences import (
     differences,
     seen_changes,
 )
-from registry.gateway.view.policy_filter import PolicyFilter
+from registry.gateway.view.policy_filter import RoutePolicies
 from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.fakes import make_route
 
@@ -77,7 +77,7 @@ def routes(draw: st.DrawFn) -> dict[str, Route]:
             resources=[feature("uri", f"{slug}://{name}", v) for name, v in resources],
             templates=[feature("uriTemplate", f"{slug}:{name}", v) for name, v in templates],
         )
-    policing = PolicyFilter()
+    policing = RoutePolicies()
     asyncio.run(policing.replace(draw(about_tools), found.values(), nothing))
     return {route.slug: route for route in policing.applied(found.values())}
 

@@ -15,7 +15,7 @@ from registry.gateway.protocol.list_pages import PAGE_SIZE
 from registry.gateway.values import Route, tool_entry
 from registry.gateway.view import policy_filter as limits
 from registry.gateway.view.catalogue import Catalogue
-from registry.gateway.view.policy_filter import PolicyFilter
+from registry.gateway.view.policy_filter import RoutePolicies
 from tests.conftest import ALICE, BOB, ROOT
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.fakes import ScriptedUpstream, make_route
@@ -187,7 +187,7 @@ async def test_policies_about_effects_follow_what_is_known_of_the_tool() -> None
 
 async def test_without_policies_about_it_a_route_is_the_one_that_it_was() -> None:
     one, other = make_route(), make_route(slug="other")
-    policing = PolicyFilter()
+    policing = RoutePolicies()
 
     bare = await follow(policing, [one, other])
     some = await follow(policing, [one, other], deny("echo", owner_id=other.server_id))
@@ -201,7 +201,7 @@ async def test_without_policies_about_it_a_route_is_the_one_that_it_was() -> Non
 async def test_what_no_change_is_about_stays_the_same_object() -> None:
     one, other = make_route(), make_route(slug="other")
     first, second = deny("echo", owner_id=one.server_id), deny("add", owner_id=other.server_id)
-    policing = PolicyFilter()
+    policing = RoutePolicies()
 
     before = await follow(policing, [one, other], first, second)
     again = policing.applied([one, other])
@@ -238,7 +238,7 @@ async def test_what_is_remembered_of_callers_stays_bounded(
         for number, (user, name) in enumerate(zip(users, names, strict=True))
     ]
     tools = [tool_entry(name, f'{{"name":"{name}"}}') for name in names]
-    policing = PolicyFilter()
+    policing = RoutePolicies()
     (route,) = await follow(policing, [make_route(tools=tools)], *own)
 
     found = [seen(route, user) for _ in range(5) for user in users]
@@ -284,7 +284,7 @@ async def test_a_session_hears_of_policies_that_change_what_its_caller_sees(
 ) -> None:
     bare = make_route(eras=frozenset())
     gateway: Gateway = await start_gateway(bare)
-    policing = PolicyFilter()
+    policing = RoutePolicies()
 
     async def follow_all(*policies: Policy) -> None:
         gateway.routes.replace(*await follow(policing, [bare], *policies))

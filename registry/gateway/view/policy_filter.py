@@ -142,7 +142,7 @@ class _Known:
     route: Route
 
 
-class PolicyFilter:
+class RoutePolicies:
     """Applies the current policies to routes."""
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ from registry.gateway.view.loading import (
     about_deleted,
 )
 from registry.gateway.view.pending import ChangeBatch, PendingChanges
-from registry.gateway.view.policy_filter import PolicyFilter
+from registry.gateway.view.policy_filter import RoutePolicies
 from registry.gateway.view.user_headers import UserHeaders
 from registry.servers.credentials import CredentialVault
 from registry.servers.storage.inventory import ListedServer
@@ -174,7 +174,7 @@ class Snapshot:
         self._routes: Mapping[str | None, Mapping[str, Route]] = {}
         self._catalogue = Catalogue({})
         self._policies: dict[str, Policy] = {}
-        self._policing = PolicyFilter()
+        self._policing = RoutePolicies()
         self._views: dict[str, ServerView] = {}
         self._next_expiry: datetime | None = None
         self._user_headers = UserHeaders(sources.plugin_auths, sources.servers, vault, clock)
