@@ -556,7 +556,7 @@ class GatewayEndpoint:
             # Too late for an error. An event stream may end anywhere; any other body is left
             # incomplete, so that the server cuts the connection: half must not look complete.
             if exchange.client.is_event_stream:
-                last = stream_termination(exchange.farewell, refusal, exchange.request_id)
+                last = stream_termination(exchange.termination, refusal, exchange.request_id)
                 if not last and exchange.client.sends_whole_events:
                     last = event_text(refusal_body(exchange, refusal))
                     if exchange.client.replay is not None:

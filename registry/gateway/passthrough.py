@@ -286,7 +286,7 @@ class PassThrough:
             return
 
         if exchange.method == "subscriptions/listen":
-            exchange.farewell = exchange.client.divert(StreamTermination)
+            exchange.termination = exchange.client.divert(StreamTermination)
         until = self._until(exchange, route)
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(

@@ -125,6 +125,25 @@ class ReadingRecord:
         return self.events
 
 
+@dataclass(frozen=True, slots=True)
+class ReadingContext:
+    """What one reading of a server works with.
+
+    Attributes:
+        target: The server.
+        http: Sends requests.
+        limits: Bounds of what the server may send.
+        record: Counts what it sends.
+        clock: Waits before a stream is fetched again.
+    """
+
+    target: UpstreamTarget
+    http: UpstreamHttp
+    limits: ReadingLimits
+    record: ReadingRecord
+    clock: Clock
+
+
 @contextlib.asynccontextmanager
 async def reading_http(guard: UrlGuard, limits: ReadingLimits) -> AsyncIterator[UpstreamHttp]:
     """Yield what sends the requests of one reading; its connections are closed after it."""
@@ -148,30 +167,20 @@ class McpClient(ABC):
     What the server asks is refused, for no user is there to answer; `ping` is answered.
 
     Args:
-        target: The server.
-        http: How requests are sent.
-        limits: Bounds of what it may send.
-        record: Counts what it sends.
-        clock: Waits before a stream is fetched again.
+        context: The server, and how it is read.
     """
 
-    def __init__(
-        self,
-        target: UpstreamTarget,
-        http: UpstreamHttp,
-        limits: ReadingLimits,
-        record: ReadingRecord,
-        clock: Clock,
-    ) -> None:
-        self._target = target
-        self._url = url_of(target)
-        self._http = http
-        self._limits = limits
-        self._record = record
-        self._clock = clock
-        self._origin = origin_of(target)
+    def __init__(self, context: ReadingContext) -> None:
+        self._target = context.target
+        self._url = url_of(context.target)
+        self._http = context.http
+        self._limits = context.limits
+        self._record = context.record
+        self._clock = context.clock
+        self._origin = origin_of(context.target)
         self._timeout = ClientTimeout(
-            sock_connect=limits.connect_timeout_seconds, sock_read=limits.total_timeout_seconds
+            sock_connect=context.limits.connect_timeout_seconds,
+            sock_read=context.limits.total_timeout_seconds,
         )
         self._ids = count(1)
         self._version: str | None = None
@@ -393,15 +402,8 @@ class McpClient(ABC):
 class StreamableHttpClient(McpClient):
     """Over Streamable HTTP: each request is a POST, answered with JSON or with an event stream."""
 
-    def __init__(
-        self,
-        target: UpstreamTarget,
-        http: UpstreamHttp,
-        limits: ReadingLimits,
-        record: ReadingRecord,
-        clock: Clock,
-    ) -> None:
-        super().__init__(target, http, limits, record, clock)
+    def __init__(self, context: ReadingContext) -> None:
+        super().__init__(context)
         self._listening = BackgroundTasks()
 
     @override
@@ -531,15 +533,8 @@ class StreamableHttpClient(McpClient):
 class SseClient(McpClient):
     """Over HTTP+SSE: messages go to the address that an event stream names; answers come on it."""
 
-    def __init__(
-        self,
-        target: UpstreamTarget,
-        http: UpstreamHttp,
-        limits: ReadingLimits,
-        record: ReadingRecord,
-        clock: Clock,
-    ) -> None:
-        super().__init__(target, http, limits, record, clock)
+    def __init__(self, context: ReadingContext) -> None:
+        super().__init__(context)
         self._endpoint = self._url
         self._answer: UpstreamAnswer | None = None
         self._stream: AsyncGenerator[ServerSentEvent, None] | None = None

@@ -7,7 +7,7 @@ large: import this module only where a server is read.
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mcp_types as types
@@ -28,6 +28,7 @@ from registry.upstream.client import (
     NO_HEADERS,
     VERSION_HEADER,
     McpClient,
+    ReadingContext,
     ReadingRecord,
     SseClient,
     StreamableHttpClient,
@@ -44,7 +45,6 @@ from registry.upstream.errors import (
     UpstreamTooLargeError,
 )
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import UpstreamHttp
 from registry.upstream.loops import LOOP_DETECTED
 from registry.upstream.values import ReadingLimits, SpokenEras, UpstreamReading, UpstreamTarget
 
@@ -171,7 +171,9 @@ async def read_upstream(
             asyncio.timeout(limits.total_timeout_seconds),
             reading_http(guard, limits) as http,
         ):
-            return await _Reader(target, http, limits, record, clock).read(progress)
+            return await _Reader(ReadingContext(target, http, limits, record, clock)).read(
+                progress
+            )
     except TimeoutError:
         raise timed_out(target, limits, record) from None
     finally:
@@ -193,45 +195,38 @@ async def read_eras(
             asyncio.timeout(limits.total_timeout_seconds),
             reading_http(guard, limits) as http,
         ):
-            return await _Reader(target, http, limits, record, clock).eras()
+            context = ReadingContext(target, http, limits, record, clock)
+            return await _Reader(context).eras()
     except TimeoutError:
         raise timed_out(target, limits, record) from None
+
+
+def _new_client(context: ReadingContext) -> McpClient:
+    return SseClient(context) if context.target.is_sse else StreamableHttpClient(context)
 
 
 class _Reader:
     """Reads one server once.
 
     Args:
-        record: Counts what it sends, but for the question whether it takes `initialize` too.
+        context: Its record does not count the question whether the server takes `initialize` too.
     """
 
-    def __init__(
-        self,
-        target: UpstreamTarget,
-        http: UpstreamHttp,
-        limits: ReadingLimits,
-        record: ReadingRecord,
-        clock: Clock,
-    ) -> None:
-        self._target = target
-        self._http = http
-        self._limits = limits
-        self._record = record
-        self._clock = clock
-        self._client = self._new_client(record)
+    def __init__(self, context: ReadingContext) -> None:
+        self._context = context
+        self._target = context.target
+        self._limits = context.limits
+        self._clock = context.clock
+        self._client = _new_client(context)
         self._headers: Mapping[str, str] = NO_HEADERS
         self._meta: JsonObject | None = None
-
-    def _new_client(self, record: ReadingRecord) -> McpClient:
-        kind = SseClient if self._target.is_sse else StreamableHttpClient
-        return kind(self._target, self._http, self._limits, record, self._clock)
 
     async def read(self, progress: Callable[[int], None] | None) -> UpstreamReading:
         """Return all that the server says of itself and lists."""
         began_at = self._clock.monotonic()
         features = FeatureLists()
         try:
-            handshake = await self._shake_hands()
+            handshake = await self._handshake()
             init_duration_ms = round((self._clock.monotonic() - began_at) * 1000)
             tools: tuple[Listed, ...] = ()
             if TOOLS.capability in handshake.capabilities:
@@ -264,13 +259,13 @@ class _Reader:
     async def eras(self) -> SpokenEras:
         """Return which eras the server speaks."""
         try:
-            handshake = await self._shake_hands()
+            handshake = await self._handshake()
         finally:
             await self._client.close()
         legacy = handshake.names_legacy or await self._takes_initialize()
         return SpokenEras(legacy, handshake.is_modern, handshake.version)
 
-    async def _shake_hands(self) -> Handshake:
+    async def _handshake(self) -> Handshake:
         """Begin in the newest era that the server speaks."""
         try:
             await self._client.open()
@@ -326,7 +321,8 @@ class _Reader:
 
     async def _takes_initialize(self) -> bool:
         """Whether a server of the stateless era takes `initialize` too."""
-        client = self._new_client(ReadingRecord(self._limits.max_bytes))
+        record = ReadingRecord(self._limits.max_bytes)
+        client = _new_client(replace(self._context, record=record))
         # A server of the newest version wants each message to say what it is.
         headers = {VERSION_HEADER: LATEST_HANDSHAKE_VERSION, "Mcp-Method": "initialize"}
         try:

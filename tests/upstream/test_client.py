@@ -15,6 +15,7 @@ from yarl import URL
 from registry.upstream.client import (
     MAX_EVENTS,
     McpClient,
+    ReadingContext,
     ReadingRecord,
     SseClient,
     StreamableHttpClient,
@@ -106,7 +107,8 @@ def client_of(http: Playbook, *, is_sse: bool = False) -> McpClient:
     """Return a client of the server that *http* plays."""
     target = UpstreamTarget(SERVER, is_sse, upstream_headers({"X-Key": "sentinel"}))
     kind = SseClient if is_sse else StreamableHttpClient
-    return kind(target, http, LIMITS, ReadingRecord(LIMITS.max_bytes), FakeClock())
+    record = ReadingRecord(LIMITS.max_bytes)
+    return kind(ReadingContext(target, http, LIMITS, record, FakeClock()))
 
 
 def message(request_id: object, **outcome: object) -> bytes:

@@ -89,7 +89,7 @@ class Connector:
         self.background_tasks = background_tasks
         self.sessions = UpstreamSessions(
             self._initialize,
-            self._say_goodbye,
+            self._end_session,
             background_tasks,
             clock,
             peers,
@@ -360,7 +360,7 @@ class Connector:
             await self.post_in(session, raw)
             session.level = level
 
-    async def _say_goodbye(self, session: UpstreamSession) -> None:
+    async def _end_session(self, session: UpstreamSession) -> None:
         if session.id is not None:
             await self.terminate(session.route, session_headers(session))
 

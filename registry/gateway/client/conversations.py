@@ -594,10 +594,10 @@ class SseConversation(_Talk):
         events = self._events = channel.events
         hello_id = self._connector.new_id()
         await self._post(hello_text(hello_id, SSE_VERSION, ask.capabilities))
-        await self._greeted(events, hello_id)
+        await self._initialized(events, hello_id)
         await self._post(notification_text("notifications/initialized"))
 
-    async def _greeted(self, events: AsyncIterator[ServerSentEvent], hello_id: str) -> None:
+    async def _initialized(self, events: AsyncIterator[ServerSentEvent], hello_id: str) -> None:
         async for event in events:
             if event.name == "message":
                 message = read_message(event.data, hello_id)

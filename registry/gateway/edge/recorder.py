@@ -15,6 +15,7 @@ from registry.core.series import Count, Timing
 from registry.gateway.edge.requests import CallSpans, GatewayRequest
 from registry.gateway.errors import CallOutcome
 from registry.gateway.ports import CallNotes
+from registry.gateway.protocol.envelope import METHODS
 from registry.gateway.protocol.response_classification import judge
 from registry.gateway.protocol.trace_context import settle
 from registry.gateway.values import NOT_PUBLIC
@@ -78,32 +79,7 @@ def _ms(seconds: float) -> float:
 
 
 OTHER = "other"
-METHODS = frozenset(
-    {
-        "completion/complete",
-        "initialize",
-        "logging/setLevel",
-        "notifications/cancelled",
-        "notifications/initialized",
-        "notifications/progress",
-        "notifications/roots/list_changed",
-        "ping",
-        "prompts/get",
-        "prompts/list",
-        "resources/list",
-        "resources/read",
-        "resources/subscribe",
-        "resources/templates/list",
-        "resources/unsubscribe",
-        "server/discover",
-        "subscriptions/listen",
-        "tools/call",
-        "tools/list",
-        "response",
-        "GET",
-        "DELETE",
-    }
-)
+LABELLED_METHODS = (METHODS - {""}) | {"response", "GET", "DELETE"}
 """Methods with a label of their own: clients choose the name, so the set must be closed."""
 
 STANDING_METHODS = frozenset({"GET", "subscriptions/listen"})
@@ -278,7 +254,7 @@ class Recorder:
         return outcome
 
     def _request_series(self, label: str, method: str, outcome: CallOutcome) -> Timing:
-        known = method if method in METHODS else OTHER
+        known = method if method in LABELLED_METHODS else OTHER
         key = (label if len(self._requests) < MAX_SERIES else OTHER, known, outcome)
         child = self._requests.get(key)
         if child is None:

@@ -45,7 +45,7 @@ class GatewayRequest:
         request_id: Repeated in a refusal.
         params: The parameters of the JSON-RPC message, as the client sent them.
         client: Receives the response.
-        farewell: Watches for the final message of a stream that ends on purpose.
+        termination: Watches for the final message of a stream that ends on purpose.
         user: The caller, once known, for records.
         route: The server, once the caller is known to have access, for records.
         target: Tool, prompt or resource as the client names it, for records.
@@ -67,7 +67,6 @@ class GatewayRequest:
         "client",
         "decided_at",
         "error_code",
-        "farewell",
         "headers",
         "is_answered_inside",
         "is_modern",
@@ -85,6 +84,7 @@ class GatewayRequest:
         "slug",
         "spans",
         "target",
+        "termination",
         "tool",
         "trace",
         "user",
@@ -104,7 +104,7 @@ class GatewayRequest:
         self.may_repeat = False
         self.lists_to: Instance | None = None
         self.outcome = CallOutcome.OK
-        self.farewell: StreamTermination | None = None
+        self.termination: StreamTermination | None = None
         self.params: Mapping[str, Any] = {}
         self.user: UserContext | None = None
         self.route: Route | None = None

@@ -25,7 +25,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 from registry.core.logs import without_secrets
-from registry.gateway.edge.recorder import METHODS, OTHER
+from registry.gateway.edge.recorder import LABELLED_METHODS, OTHER
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import CallOutcome
 from registry.gateway.protocol.trace_context import TRACEPARENT, TRACESTATE, TraceContext
@@ -51,7 +51,7 @@ class SpanTracing:
         # The SDK times spans with this clock; the monotonic clock has another origin.
         elapsed = exchange.client.monotonic() - exchange.began_at
         span = self._tracer.start_span(
-            exchange.method if exchange.method in METHODS else OTHER,
+            exchange.method if exchange.method in LABELLED_METHODS else OTHER,
             _context(exchange.trace),
             SpanKind.SERVER,
             start_time=time.time_ns() - round(elapsed * 1e9),
@@ -126,7 +126,7 @@ def _context(parent: TraceContext | None) -> Context:
 
 
 def _name(exchange: GatewayRequest) -> str:
-    method = exchange.method if exchange.method in METHODS else OTHER
+    method = exchange.method if exchange.method in LABELLED_METHODS else OTHER
     # Span names need low cardinality: clients may call tools of any name.
     return method if exchange.tool is None else f"{method} {exchange.tool}"
 

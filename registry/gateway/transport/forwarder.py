@@ -565,7 +565,7 @@ class StreamTermination:
 def stream_termination(
     stream: StreamTermination | None, refusal: Refusal, request_id: RequestId | None
 ) -> bytes:
-    """Return what a stream ends with: nothing, unless it is one that says goodbye."""
+    """Return what a stream ends with: nothing, unless its protocol ends it with a result."""
     if stream is None or not stream.is_between_events or not isinstance(refusal, ShuttingDown):
         return b""
     result = {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: request_id}}
