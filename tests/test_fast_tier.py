@@ -8,12 +8,12 @@ from beanie import PydanticObjectId
 
 from packages.database.client import Transaction
 from packages.database.encryption import Cipher
-from packages.models import DOCUMENTS, MCPServer
+from packages.models import MCPServer
 from registry.auth.repository import DirectoryRepository
 from registry.auth.values import DirectoryEntry
 from registry.tokens.repository import NewToken, TokenRepository
 from registry.tokens.values import StoredKey
-from tests.fakes.memory_database import MemoryDatabase, memory_database
+from tests.fakes.memory_database import MemoryDatabase
 
 ALICE = "a" * 24
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -22,12 +22,12 @@ NO_TX = cast("Transaction", None)
 
 
 @pytest.fixture
-async def memory() -> MemoryDatabase:
-    return await memory_database(DOCUMENTS)
+def memory() -> MemoryDatabase:
+    return MemoryDatabase()
 
 
-def server(name: str, author: str = ALICE) -> MCPServer:
-    document: MCPServer = MCPServer.model_validate(
+def server(memory: MemoryDatabase, name: str, author: str = ALICE) -> MCPServer:
+    document: MCPServer = memory.document(MCPServer).model_validate(
         {
             "serverName": name,
             "config": {"type": "streamable-http", "url": "http://127.0.0.1:1/mcp"},
@@ -39,7 +39,7 @@ def server(name: str, author: str = ALICE) -> MCPServer:
 
 
 async def test_a_document_is_stored_in_the_shared_spelling(memory: MemoryDatabase) -> None:
-    await server("weather").insert()
+    await server(memory, "weather").insert()
 
     row = await memory.collection("mcpservers").find_one({})
 
@@ -50,17 +50,20 @@ async def test_a_document_is_stored_in_the_shared_spelling(memory: MemoryDatabas
 
 @pytest.mark.requirement("R-317")
 async def test_documents_are_found_by_their_author(memory: MemoryDatabase) -> None:
-    await MCPServer.insert_many([server("a"), server("b"), server("c", "b" * 24)])
+    servers = memory.document(MCPServer)
+    await servers.insert_many(
+        [server(memory, "a"), server(memory, "b"), server(memory, "c", "b" * 24)]
+    )
 
-    found = await MCPServer.find({"author": PydanticObjectId(ALICE)}).sort("serverName").to_list()
+    found = await servers.find({"author": PydanticObjectId(ALICE)}).sort("serverName").to_list()
 
     assert [item.server_name for item in found] == ["a", "b"]
-    assert await MCPServer.find({}).count() == 3
+    assert await servers.find({}).count() == 3
 
 
 async def test_a_documents_unknown_fields_survive_a_change(memory: MemoryDatabase) -> None:
-    await server("weather").insert()
-    loaded = await MCPServer.find_one({"serverName": "weather"})
+    await server(memory, "weather").insert()
+    loaded = await memory.document(MCPServer).find_one({"serverName": "weather"})
     assert loaded is not None
 
     loaded.config.title = "Weather"
@@ -72,11 +75,15 @@ async def test_a_documents_unknown_fields_survive_a_change(memory: MemoryDatabas
 
 
 async def test_documents_are_grouped(memory: MemoryDatabase) -> None:
-    await MCPServer.insert_many([server("a"), server("b"), server("c", "b" * 24)])
+    await memory.document(MCPServer).insert_many(
+        [server(memory, "a"), server(memory, "b"), server(memory, "c", "b" * 24)]
+    )
 
-    groups = await MCPServer.aggregate(
-        [{"$group": {"_id": "$author", "n": {"$sum": 1}}}, {"$sort": {"n": 1}}]
-    ).to_list()
+    groups = (
+        await memory.document(MCPServer)
+        .aggregate([{"$group": {"_id": "$author", "n": {"$sum": 1}}}, {"$sort": {"n": 1}}])
+        .to_list()
+    )
 
     assert [group["n"] for group in groups] == [1, 2]
 

@@ -7,11 +7,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import pymongo
 import structlog
-from beanie import Document, init_beanie
+from beanie import Document
 from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
@@ -21,6 +21,7 @@ from pymongo.monitoring import CommandListener, ConnectionPoolListener
 from pymongo.read_concern import ReadConcern
 
 from packages.database.batch import Bulk, WriteBatch
+from packages.database.documents import D, bound
 from packages.database.errors import (
     DUPLICATE_KEY,
     LOGIN_CODES,
@@ -183,6 +184,14 @@ class Database:
         self.db: AsyncDatabase[Doc] = database
         self._is_standalone = False
         self._bulk = Bulk(client)
+        self._documents: dict[type[Document], type[Document]] = {}
+
+    def document(self, model: type[D]) -> type[D]:
+        """Return *model* bound to this database: reads, writes and instances go through it."""
+        found = self._documents.get(model)
+        if found is None:
+            found = self._documents[model] = bound(model, self.db)
+        return cast("type[D]", found)
 
     def collection(self, name: str) -> AsyncCollection[Doc]:
         """Return a collection of this database."""
@@ -259,11 +268,6 @@ class Database:
             server.is_server_type_known and server.max_wire_version < LEAST_WIRE_VERSION
             for server in servers
         )
-
-    async def bind(self, documents: Sequence[type[Document]]) -> None:
-        """Bind Beanie documents to this database. Creates no index: `ensure_indexes` does."""
-        async with translated():
-            await init_beanie(database=self.db, document_models=list(documents), skip_indexes=True)
 
     async def ensure_collection(self, name: str, validator: Mapping[str, object]) -> None:
         """Create one of our collections with its validator, or update the validator."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pymongo import IndexModel
 
 from packages.database.client import Database, IndexConflict
+from packages.database.documents import validator_of
 from packages.models import DOCUMENTS
 from packages.models.audit import (
     AUDIT_LOGS_VALIDATOR,
@@ -62,7 +63,7 @@ OWN_DOCUMENTS = (
     EndedSession,
     UsageLog,
 )
-OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
+HAND_WRITTEN: Mapping[str, Mapping[str, object]] = {
     RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
@@ -78,6 +79,11 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     RevokedToken.Settings.name: REVOKED_TOKENS_VALIDATOR,
     EndedSession.Settings.name: ENDED_SESSIONS_VALIDATOR,
     UsageLog.Settings.name: USAGE_RECORDS_VALIDATOR,
+}
+OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
+    vars(document)["Settings"].name: HAND_WRITTEN.get(vars(document)["Settings"].name)
+    or validator_of(document)
+    for document in OWN_DOCUMENTS
 }
 
 DECLARED_OTHERWISE = frozenset({("mcpservers", "serverName_1")})
@@ -99,7 +105,7 @@ WRITTEN_SHARED_COLLECTIONS = frozenset({"mcpservers", "tokens", "aclentries", "p
 async def prepare(
     database: Database, extra_indexes: Mapping[str, Sequence[IndexModel]]
 ) -> list[IndexConflict]:
-    """Bind the documents and create missing collections and indexes.
+    """Create missing collections and indexes.
 
     Args:
         database: Where to.
@@ -108,7 +114,6 @@ async def prepare(
     Returns:
         Indexes that exist with other options, which were left as they are.
     """
-    await database.bind([*DOCUMENTS, *OWN_DOCUMENTS])
     for name, validator in OWN_VALIDATORS.items():
         await database.ensure_collection(name, validator)
     conflicts: list[IndexConflict] = []

@@ -1,21 +1,21 @@
-"""Tolerant reading of shared documents: a value has the expected type, or is left out.
+"""Tolerant reading of stored documents: a value has the expected type, or is left out.
 
 The driver's decoding options are here: values that it would convert or refuse must not prevent
 other documents from being read. A stored value may have any BSON type; readers request the type
-that they expect.
+that they expect, with the functions here or with the field types of a `Projection`.
 """
 
 import math
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from bson import DatetimeMS, ObjectId
 from bson.code import Code
 from bson.codec_options import TypeCodec, TypeDecoder, TypeRegistry
 from bson.dbref import DBRef
-from pydantic import JsonValue
+from pydantic import AliasPath, BaseModel, ConfigDict, JsonValue, PlainValidator
 from typing_extensions import override
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
@@ -159,3 +159,57 @@ def _name(stored: object) -> str:
             return "Date"
         case _:
             return type(stored).__name__
+
+
+def _id_or_text(stored: object) -> str | None:
+    return stored if isinstance(stored, str) and ObjectId.is_valid(stored) else id_of(stored)
+
+
+DocumentId = Annotated[str, PlainValidator(str)]
+"""`_id`, as text."""
+StoredId = Annotated[str | None, PlainValidator(_id_or_text)]
+StoredText = Annotated[str | None, PlainValidator(text_of)]
+StoredTexts = Annotated[tuple[str, ...], PlainValidator(lambda stored: texts_of(_listed(stored)))]
+StoredTime = Annotated[datetime | None, PlainValidator(moment_of)]
+StoredWhole = Annotated[int | None, PlainValidator(whole_of)]
+StoredCounts = Annotated[dict[str, int], PlainValidator(counts_of)]
+
+
+def _listed(stored: object) -> object:
+    return list(stored) if isinstance(stored, tuple) else stored
+
+
+class _Settings:
+    """Where Beanie looks for a projection."""
+
+    projection: Mapping[str, int]
+
+
+class Projection(BaseModel):
+    """What is read of a document: the fields, each with the name that it is stored under.
+
+    `alias` names a member of the document, `validation_alias=AliasPath("config", "url")` a member
+    within one. The projection that is sent is derived from them.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    Settings: ClassVar[type[_Settings]] = _Settings
+
+    @classmethod
+    @override
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        paths = set()
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias or field.alias or name
+            path = alias.path if isinstance(alias, AliasPath) else [alias]
+            paths.add(".".join(str(part) for part in path))
+        # MongoDB refuses a path together with one within it.
+        kept = [path for path in sorted(paths) if not _has_parent(path, paths)]
+        projection = dict.fromkeys(kept, 1)
+        cls.Settings = type("Settings", (_Settings,), {"projection": projection})
+
+
+def _has_parent(path: str, paths: set[str]) -> bool:
+    return any(path.startswith(f"{other}.") for other in paths)

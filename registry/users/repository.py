@@ -5,7 +5,7 @@ unique: jarvis-api has one, and an index of ours could refuse what jarvis-api ma
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,8 @@ from pymongo import ReturnDocument
 
 from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translates_driver_errors
-from registry.auth.identity import Role, Tenants, tenant_of
+from packages.models import Group, User
+from registry.auth.identity import Role, Tenants
 from registry.auth.repository import of_tenants
 from registry.auth.values import DirectoryPrincipal
 from registry.core.paging import Page, PageRequest
@@ -31,9 +32,9 @@ FORMER_LOCAL_EMAIL = "admin@localhost"
 """The address that earlier releases stored."""
 
 ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
-USER_FIELDS: Doc = dict.fromkeys(
-    ("name", "username", "email", "role", "provider", "disabled", "idOnTheSource", "tenantId"), 1
-) | {"createdAt": 1, "updatedAt": 1}
+
+MONGOOSE: Mapping[str, Any] = {"__v": 0}
+"""Version key that jarvis-api's library adds to the documents that it inserts."""
 
 
 @translates_driver_errors
@@ -41,29 +42,31 @@ class UserRepository:
     """Users."""
 
     def __init__(self, database: Database) -> None:
-        self._users = database.collection("users")
+        self._users = database.document(User)
 
     async def list_page(
         self, text: str | None, tenants: Tenants, page: PageRequest
     ) -> Page[UserRecord]:
         """Return one page of users whose names or email contain *text*, by email."""
         query = {**of_tenants(tenants), **_holding(text, ("name", "username", "email"))}
-        total = await self._users.count_documents(query)
-        rows = self._users.find(query, USER_FIELDS, sort=[("email", 1), ("_id", 1)])
-        found = await rows.skip(page.offset).limit(page.per_page).to_list()
-        return Page(tuple(map(_user, found)), total, page)
+        found = self._users.find(query, projection_model=UserRecord)
+        total = await found.count()
+        rows = found.sort("email", "_id").skip(page.offset).limit(page.per_page)
+        return Page(tuple(await rows.to_list()), total, page)
 
     async def get(self, user_id: str, tx: Transaction | None = None) -> UserRecord | None:
         """Return a user."""
-        row = await self._users.find_one({"_id": ObjectId(user_id)}, USER_FIELDS, session=tx)
-        return None if row is None else _user(row)
+        return await self._users.find_one(
+            {"_id": ObjectId(user_id)}, projection_model=UserRecord, session=tx
+        )
 
     async def several(
         self, user_ids: Iterable[str], tx: Transaction | None = None
     ) -> list[UserRecord]:
         """Return those of *user_ids* that exist."""
         query = {"_id": {"$in": [ObjectId(one) for one in user_ids]}}
-        return [_user(row) async for row in self._users.find(query, USER_FIELDS, session=tx)]
+        found = self._users.find(query, projection_model=UserRecord, session=tx)
+        return await found.to_list()
 
     async def members(
         self, member_ids: Sequence[str], tenant_id: str | None
@@ -72,10 +75,10 @@ class UserRepository:
         by_source = {"idOnTheSource": {"$in": list(member_ids)}}
         ids = [ObjectId(one) for one in member_ids if ObjectId.is_valid(one)]
         found = [
-            *await self._users.find(by_source, USER_FIELDS).to_list(),
-            *await self._users.find({"_id": {"$in": ids}}, USER_FIELDS).to_list(),
+            *await self._users.find(by_source, projection_model=UserRecord).to_list(),
+            *await self._users.find({"_id": {"$in": ids}}, projection_model=UserRecord).to_list(),
         ]
-        users = {record.id: record for record in map(_user, found)}
+        users = {record.id: record for record in found}
         listed = set(member_ids)
         return sorted(
             (
@@ -101,8 +104,8 @@ class UserRepository:
             if not value:
                 continue
             query = {field: value, **of_tenants(Tenants(tenant_id))}
-            rows = self._users.find(query, {"_id": 1}, session=tx, limit=2)
-            if any(str(row["_id"]) != but for row in await rows.to_list()):
+            rows = self._users.find(query, projection_model=UserRecord, session=tx, limit=2)
+            if any(one.id != but for one in await rows.to_list()):
                 return field
         return None
 
@@ -118,19 +121,19 @@ class UserRepository:
         tx: Transaction,
     ) -> str:
         """Insert a user and return the id."""
-        document: Doc = {
-            "name": name,
-            "username": username,
-            "email": email,
-            "emailVerified": True,
-            "provider": PROVIDER,
-            "role": role.value.upper(),
-            **_tenant(tenant_id),
-            "createdAt": now,
-            "updatedAt": now,
-            "__v": 0,
-        }
-        return str((await self._users.insert_one(document, session=tx)).inserted_id)
+        user = self._users(
+            name=name,
+            username=username,
+            email=email,
+            email_verified=True,
+            provider=PROVIDER,
+            role=role.value.upper(),
+            tenant_id=tenant_id,
+            created_at=now,
+            updated_at=now,
+            **MONGOOSE,
+        )
+        return str((await user.insert(session=tx)).id)
 
     async def update(
         self, user_id: str, change: UserChange, now: datetime, tx: Transaction
@@ -147,15 +150,15 @@ class UserRepository:
             written["disabled"] = True
         elif change.is_disabled is not None:
             update["$unset"] = {"disabled": ""}
-        await self._users.update_one({"_id": ObjectId(user_id)}, update, session=tx)
+        await self._users.find_one({"_id": ObjectId(user_id)}).update(update, session=tx)
 
     async def ensure_local_administrator(self, now: datetime) -> str:
         """Create the administrator of local mode if there is none, and return the id."""
-        await self._users.update_one(
-            {"email": FORMER_LOCAL_EMAIL, "provider": "local", "username": "admin"},
-            {"$set": {"email": LOCAL_EMAIL, "updatedAt": now}},
+        former = {"email": FORMER_LOCAL_EMAIL, "provider": "local", "username": "admin"}
+        await self._users.find_one(former).update(
+            {"$set": {"email": LOCAL_EMAIL, "updatedAt": now}}
         )
-        user = await self._users.find_one_and_update(
+        user = await self._users.get_pymongo_collection().find_one_and_update(
             {"email": LOCAL_EMAIL},
             {
                 "$setOnInsert": {
@@ -189,11 +192,11 @@ class UserRepository:
             # Administrators without a tenant see all tenants.
             "tenantId": {"$in": list({None, "", tenant_id})},
         }
-        rows = await self._users.find(query, {"_id": 1}, session=tx).to_list()
-        ids = [row["_id"] for row in rows]
-        touch: Doc = {"$set": {"updatedAt": now}}
-        await self._users.update_many({"_id": {"$in": ids}}, touch, session=tx)
-        return [str(one) for one in ids]
+        found = await self._users.find(query, projection_model=UserRecord, session=tx).to_list()
+        ids = [one.id for one in found]
+        held = self._users.find({"_id": {"$in": [ObjectId(one) for one in ids]}})
+        await held.update({"$set": {"updatedAt": now}}, session=tx)
+        return ids
 
 
 @translates_driver_errors
@@ -201,22 +204,23 @@ class GroupRepository:
     """Groups."""
 
     def __init__(self, database: Database) -> None:
-        self._groups = database.collection("groups")
+        self._groups = database.document(Group)
 
     async def list_page(
         self, text: str | None, tenants: Tenants, page: PageRequest
     ) -> Page[GroupRecord]:
         """Return one page of groups whose names contain *text*, by name."""
         query = {**of_tenants(tenants), **_holding(text, ("name",))}
-        total = await self._groups.count_documents(query)
-        rows = self._groups.find(query, sort=[("name", 1), ("_id", 1)])
-        found = await rows.skip(page.offset).limit(page.per_page).to_list()
-        return Page(tuple(map(_group, found)), total, page)
+        found = self._groups.find(query, projection_model=GroupRecord)
+        total = await found.count()
+        rows = found.sort("name", "_id").skip(page.offset).limit(page.per_page)
+        return Page(tuple(await rows.to_list()), total, page)
 
     async def get(self, group_id: str, tx: Transaction | None = None) -> GroupRecord | None:
         """Return a group."""
-        row = await self._groups.find_one({"_id": ObjectId(group_id)}, session=tx)
-        return None if row is None else _group(row)
+        return await self._groups.find_one(
+            {"_id": ObjectId(group_id)}, projection_model=GroupRecord, session=tx
+        )
 
     async def find(self, reference: str) -> list[GroupRecord]:
         """Return the groups with that id, or else that name."""
@@ -224,15 +228,16 @@ class GroupRepository:
             found = await self.get(reference)
             if found is not None:
                 return [found]
-        return [_group(row) for row in await self._groups.find({"name": reference}).to_list()]
+        named = self._groups.find({"name": reference}, projection_model=GroupRecord)
+        return await named.to_list()
 
     async def is_named(
         self, name: str, tenant_id: str | None, but: str | None, tx: Transaction
     ) -> bool:
         """Whether another group of the tenant has that name."""
         query = {"name": name, **of_tenants(Tenants(tenant_id))}
-        rows = self._groups.find(query, {"_id": 1}, session=tx, limit=2)
-        return any(str(row["_id"]) != but for row in await rows.to_list())
+        rows = self._groups.find(query, projection_model=GroupRecord, session=tx, limit=2)
+        return any(one.id != but for one in await rows.to_list())
 
     async def insert(
         self,
@@ -244,19 +249,18 @@ class GroupRepository:
         tx: Transaction,
     ) -> str:
         """Insert a group and return the id."""
-        document: Doc = {
-            "name": name,
+        group = self._groups(
+            name=name,
+            description=description or None,
             # No idOnTheSource, not even null: jarvis-api's unique index allows null only once.
-            "source": "local",
-            "memberIds": list(member_ids),
-            **_tenant(tenant_id),
-            "createdAt": now,
-            "updatedAt": now,
-            "__v": 0,
-        }
-        if description:
-            document["description"] = description
-        return str((await self._groups.insert_one(document, session=tx)).inserted_id)
+            source="local",
+            member_ids=list(member_ids),
+            tenant_id=tenant_id,
+            created_at=now,
+            updated_at=now,
+            **MONGOOSE,
+        )
+        return str((await group.insert(session=tx)).id)
 
     async def update(
         self,
@@ -271,11 +275,8 @@ class GroupRepository:
         for name in ("name", "description"):
             if (value := getattr(change, name)) is not None:
                 written[name] = value
-        await self._groups.update_one({"_id": ObjectId(group_id)}, {"$set": written}, session=tx)
-
-
-def _tenant(tenant_id: str | None) -> Doc:
-    return {} if tenant_id is None else {"tenantId": tenant_id}
+        group = self._groups.find_one({"_id": ObjectId(group_id)})
+        await group.update({"$set": written}, session=tx)
 
 
 def _holding(text: str | None, names: Iterable[str]) -> Doc:
@@ -283,43 +284,3 @@ def _holding(text: str | None, names: Iterable[str]) -> Doc:
         return {}
     pattern = {"$regex": re.escape(text), "$options": "i"}
     return {"$or": [{name: pattern} for name in names]}
-
-
-def _user(row: dict[str, Any]) -> UserRecord:
-    return UserRecord(
-        id=str(row["_id"]),
-        name=_text(row.get("name")),
-        username=_text(row.get("username")),
-        email=_text(row.get("email")),
-        role=role if isinstance(role := row.get("role"), str) else None,
-        provider=_text(row.get("provider")),
-        is_disabled=row.get("disabled") not in (None, False),
-        source_id=_text(row.get("idOnTheSource")) or None,
-        tenant_id=tenant_of(row.get("tenantId")),
-        created_at=_moment(row.get("createdAt")),
-        updated_at=_moment(row.get("updatedAt")),
-    )
-
-
-def _group(row: dict[str, Any]) -> GroupRecord:
-    members = row.get("memberIds")
-    return GroupRecord(
-        id=str(row["_id"]),
-        name=_text(row.get("name")),
-        description=_text(row.get("description")),
-        source=_text(row.get("source")) or "local",
-        tenant_id=tenant_of(row.get("tenantId")),
-        member_ids=tuple(one for one in members if isinstance(one, str))
-        if isinstance(members, list)
-        else (),
-        created_at=_moment(row.get("createdAt")),
-        updated_at=_moment(row.get("updatedAt")),
-    )
-
-
-def _text(stored: object) -> str:
-    return stored if isinstance(stored, str) else ""
-
-
-def _moment(stored: object) -> datetime | None:
-    return stored if isinstance(stored, datetime) else None

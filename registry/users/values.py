@@ -1,14 +1,26 @@
 """Values of the users domain. Pure."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Annotated
 
-from registry.auth.identity import Role
+from pydantic import Field, PlainValidator
+
+from packages.database.stored import (
+    DocumentId,
+    Projection,
+    StoredText,
+    StoredTexts,
+    StoredTime,
+    text_of,
+)
+from registry.auth.identity import Role, tenant_of
 from registry.auth.values import DirectoryPrincipal
 
+Text = Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")]
+TenantId = Annotated[str | None, PlainValidator(tenant_of), Field(alias="tenantId")]
 
-@dataclass(frozen=True, slots=True)
-class UserRecord:
+
+class UserRecord(Projection):
     """A stored user.
 
     Attributes:
@@ -18,17 +30,19 @@ class UserRecord:
         tenant_id: The tenant that the user is of.
     """
 
-    id: str
-    name: str
-    username: str
-    email: str
-    role: str | None
-    provider: str
-    is_disabled: bool
-    source_id: str | None
-    tenant_id: str | None
-    created_at: datetime | None
-    updated_at: datetime | None
+    id: Annotated[DocumentId, Field(alias="_id")]
+    name: Text = ""
+    username: Text = ""
+    email: Text = ""
+    role: StoredText = None
+    provider: Text = ""
+    is_disabled: Annotated[
+        bool, PlainValidator(lambda stored: stored not in (None, False)), Field(alias="disabled")
+    ] = False
+    source_id: Annotated[StoredText, Field(alias="idOnTheSource")] = None
+    tenant_id: TenantId = None
+    created_at: Annotated[StoredTime, Field(alias="createdAt")] = None
+    updated_at: Annotated[StoredTime, Field(alias="updatedAt")] = None
 
     @property
     def effective_role(self) -> Role:
@@ -41,8 +55,7 @@ class UserRecord:
         return self.source_id or self.id
 
 
-@dataclass(frozen=True, slots=True)
-class GroupRecord:
+class GroupRecord(Projection):
     """A stored group.
 
     Attributes:
@@ -51,14 +64,14 @@ class GroupRecord:
         tenant_id: The tenant that the group is of.
     """
 
-    id: str
-    name: str
-    description: str
-    source: str
-    member_ids: tuple[str, ...]
-    tenant_id: str | None
-    created_at: datetime | None
-    updated_at: datetime | None
+    id: Annotated[DocumentId, Field(alias="_id")]
+    name: Text = ""
+    description: Text = ""
+    source: Annotated[str, PlainValidator(lambda stored: text_of(stored) or "local")] = "local"
+    tenant_id: TenantId = None
+    member_ids: Annotated[StoredTexts, Field(alias="memberIds")] = ()
+    created_at: Annotated[StoredTime, Field(alias="createdAt")] = None
+    updated_at: Annotated[StoredTime, Field(alias="updatedAt")] = None
 
 
 @dataclass(frozen=True, slots=True)

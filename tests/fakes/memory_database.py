@@ -7,7 +7,6 @@ no transactions, change streams or validators: what depends on those is tested o
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from beanie import Document, init_beanie
 from mongomock_motor import AsyncMongoMockClient
 from pymongo.asynchronous.database import AsyncDatabase
 
@@ -50,10 +49,4 @@ class MemoryDatabase(Database):
 
     def __init__(self) -> None:
         self.db = cast("AsyncDatabase[Doc]", MemoryStore(AsyncMongoMockClient(tz_aware=True)["m"]))
-
-
-async def memory_database(documents: Sequence[type[Document]]) -> MemoryDatabase:
-    """Return an empty database with *documents* bound to it."""
-    database = MemoryDatabase()
-    await init_beanie(database=database.db, document_models=list(documents), skip_indexes=True)
-    return database
+        self._documents = {}

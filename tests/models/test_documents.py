@@ -252,7 +252,7 @@ async def test_a_stored_server_is_the_same_after_load_and_save(
     shared: Database, document: dict[str, Any]
 ) -> None:
     await shared.db["mcpservers"].insert_one(dict(document))
-    server = await MCPServer.get(document["_id"])
+    server = await shared.document(MCPServer).get(document["_id"])
     assert server is not None
 
     await server.save()
@@ -269,7 +269,7 @@ async def test_a_stored_server_is_the_same_after_load_and_replace(
     shared: Database, document: dict[str, Any]
 ) -> None:
     await shared.db["mcpservers"].insert_one(dict(document))
-    server = await MCPServer.get(document["_id"])
+    server = await shared.document(MCPServer).get(document["_id"])
     assert server is not None
 
     await server.replace()
@@ -283,7 +283,7 @@ async def test_a_stored_server_is_the_same_after_load_and_replace(
 async def test_a_server_is_inserted_as_the_other_application_stores_it(
     shared: Database, document: dict[str, Any]
 ) -> None:
-    await MCPServer.model_validate(document).insert()
+    await shared.document(MCPServer).model_validate(document).insert()
 
     assert await stored(shared, "mcpservers") == document
 
@@ -293,7 +293,7 @@ async def test_a_server_is_inserted_as_the_other_application_stores_it(
 async def test_a_dump_by_alias_keeps_every_field(
     shared: Database, document: dict[str, Any]
 ) -> None:
-    server = MCPServer.model_validate(document)
+    server = shared.document(MCPServer).model_validate(document)
 
     dumped = server.model_dump(by_alias=True, exclude_none=True)
 
@@ -308,7 +308,7 @@ async def test_nulls_of_the_other_application_are_read_and_not_written_again(
     nulls = {"lastError": None, "errorMessage": None}
     config = {**TAVILY["config"], "oauthMetadata": None}  # type: ignore[dict-item]  # JSON
     await shared.db["mcpservers"].insert_one({**TAVILY, **nulls, "config": config})
-    server = await MCPServer.get(TAVILY["_id"])
+    server = await shared.document(MCPServer).get(TAVILY["_id"])
     assert server is not None
 
     await server.save()
@@ -321,7 +321,7 @@ async def test_a_server_built_here_has_no_null_anywhere(shared: Database) -> Non
     author = ObjectId("507f1f77bcf86cd799439011")
     config = MCPConfig(title="GitHub", type="stdio", command="npx", args=["-y", "server-github"])
 
-    await MCPServer(server_name="github", config=config, author=author).insert()
+    await shared.document(MCPServer)(server_name="github", config=config, author=author).insert()
 
     found = await stored(shared, "mcpservers")
     del found["_id"]
@@ -344,8 +344,12 @@ async def test_servers_are_found_by_author_and_by_a_field_of_the_config(shared: 
     starting = {**OAUTH, "config": {"type": "stdio", "startup": True}}
     await shared.db["mcpservers"].insert_many([dict(GITHUB), dict(TAVILY), starting])
 
-    by_author = await MCPServer.find({"author": author}).sort("serverName").to_list()
-    by_config = await MCPServer.find({"author": author, "config.startup": True}).to_list()
+    by_author = (
+        await shared.document(MCPServer).find({"author": author}).sort("serverName").to_list()
+    )
+    by_config = (
+        await shared.document(MCPServer).find({"author": author, "config.startup": True}).to_list()
+    )
 
     assert [server.server_name for server in by_author] == ["github", "github-copilot"]
     assert [server.server_name for server in by_config] == ["github-copilot"]
@@ -364,7 +368,7 @@ async def test_a_server_of_an_earlier_release_is_read_and_gains_nothing_by_savin
         "author": ObjectId("507f1f77bcf86cd799439011"),
     }
     await shared.db["mcpservers"].insert_one(dict(earlier))
-    server = await MCPServer.get(earlier["_id"])
+    server = await shared.document(MCPServer).get(earlier["_id"])
     assert server is not None
 
     await server.save()
@@ -392,7 +396,7 @@ async def test_the_metadata_of_a_token_is_open(shared: Database) -> None:
         "__v": 0,
     }
     await shared.db["tokens"].insert_one(dict(token))
-    found = await Token.get(token["_id"])
+    found = await shared.document(Token).get(token["_id"])
     assert found is not None
 
     await found.save()
@@ -421,7 +425,7 @@ async def test_the_principal_of_an_acl_entry_keeps_its_type(
         **principal,
     }
     await shared.db["aclentries"].insert_one(dict(entry))
-    found = await AclEntry.get(entry["_id"])
+    found = await shared.document(AclEntry).get(entry["_id"])
     assert found is not None
 
     await found.save()
@@ -431,7 +435,7 @@ async def test_the_principal_of_an_acl_entry_keeps_its_type(
 
 
 async def test_an_id_given_as_text_becomes_an_object_id(shared: Database) -> None:
-    entry = AclEntry(
+    entry = shared.document(AclEntry)(
         principal_type="user", principal_id="5" * 24, resource_type="mcpServer", resource_id=Id()
     )
 
@@ -439,7 +443,7 @@ async def test_an_id_given_as_text_becomes_an_object_id(shared: Database) -> Non
 
 
 async def test_an_acl_entry_without_bits_may_view(shared: Database) -> None:
-    entry = AclEntry.model_validate(
+    entry = shared.document(AclEntry).model_validate(
         {"principalType": "public", "resourceType": "mcpServer", "resourceId": "5" * 24}
     )
 
@@ -448,9 +452,15 @@ async def test_an_acl_entry_without_bits_may_view(shared: Database) -> None:
 
 
 async def test_users_and_groups_are_read_whatever_they_lack(shared: Database) -> None:
-    user = User.model_validate({"_id": ObjectId(), "role": "ADMIN", "openidId": "x"})
-    group = Group.model_validate({"_id": ObjectId(), "memberIds": ["a"], "source": "ldap"})
-    auth = PluginAuth.model_validate({"userId": "5" * 24, "authField": "KEY", "value": "00ff"})
+    user = shared.document(User).model_validate(
+        {"_id": ObjectId(), "role": "ADMIN", "openidId": "x"}
+    )
+    group = shared.document(Group).model_validate(
+        {"_id": ObjectId(), "memberIds": ["a"], "source": "ldap"}
+    )
+    auth = shared.document(PluginAuth).model_validate(
+        {"userId": "5" * 24, "authField": "KEY", "value": "00ff"}
+    )
 
     assert (user.role, user.email, user.model_extra) == ("ADMIN", None, {"openidId": "x"})
     assert (group.member_ids, group.source, group.name) == (["a"], "ldap", None)

@@ -7,6 +7,7 @@ from beanie import Document, PydanticObjectId
 from pydantic import BaseModel, ValidationError
 
 from packages import models
+from packages.database.client import Database
 from packages.models import (
     DOCUMENTS,
     AccessRole,
@@ -192,8 +193,8 @@ async def test_times_are_aware(shared: object) -> None:
         )
 
 
-async def test_a_token_is_created_now_in_whole_milliseconds(shared: object) -> None:
-    token = Token.model_validate(
+async def test_a_token_is_created_now_in_whole_milliseconds(shared: Database) -> None:
+    token = shared.document(Token).model_validate(
         {"userId": "5" * 24, "token": "00:ff", "expiresAt": "2026-01-01T00:00:00Z"}
     )
 

@@ -27,27 +27,15 @@ CHANGE_OF_KEYS = "registry.ciphertexts"
 
 
 COLLECTIONS = {
-    "MCPServer": "mcpservers",
-    "RegisteredTool": "mcp_tools",
-    "ToolVersion": "tool_versions",
-    "ServerFeature": "mcp_features",
-    "ServerVersion": "server_versions",
-    "AccessPolicy": "access_policies",
-    "AuditLog": "audit_logs",
-    "AuditSeal": "audit_seals",
-    "TokenFamily": "token_families",
-    "RevokedToken": "revoked_tokens",
-    "EndedSession": "ended_sessions",
-    "UsageLog": "usage_records",
-    "SyncState": "sync_states",
+    **{model.__name__: vars(model)["Settings"].name for model in (*DOCUMENTS, *OWN_DOCUMENTS)},
     "SyncJobDocument": "sync_jobs",
-    "SyncJobRun": "sync_job_runs",
-    "SyncDelivery": "sync_deliveries",
 }
 WRITES = {
     *("insert_one", "insert_many", "update_one", "update_many", "replace_one", "bulk_write"),
     *("delete_one", "delete_many", "drop", "rename"),
     *("find_one_and_update", "find_one_and_replace", "find_one_and_delete"),
+    # Of Beanie's documents and queries.
+    *("insert", "update", "upsert", "delete", "delete_all", "update_all", "save", "replace"),
 }
 WRITING_COMMANDS = {"insert", "update", "delete", "findAndModify"}
 
@@ -66,16 +54,16 @@ def named(argument: ast.expr) -> str | None:
 
 
 def opened(node: ast.AST) -> str | None:
-    """Return the collection of `….collection("name")`."""
+    """Return the collection of `….collection("name")` or `….document(Class)`."""
     match node:
-        case ast.Call(func=ast.Attribute(attr="collection"), args=[argument, *_]):
+        case ast.Call(func=ast.Attribute(attr="collection" | "document"), args=[argument, *_]):
             return named(argument)
         case _:
             return None
 
 
 def modules_by_collection() -> dict[str, set[str]]:
-    """Return the modules that name each collection in `….collection("name")`."""
+    """Return the modules that name each collection in `….collection` or `….document`."""
     found: dict[str, set[str]] = {}
     for module, tree in module_trees():
         for name in filter(None, map(opened, ast.walk(tree))):
@@ -83,16 +71,28 @@ def modules_by_collection() -> dict[str, set[str]]:
     return found
 
 
+def root_of(expression: ast.expr, variables: dict[str, str]) -> str | None:
+    """Return the collection that a chain such as `self._users.find(…).sort(…)` begins with."""
+    while (name := opened(expression) or variables.get(ast.unparse(expression))) is None:
+        match expression:
+            case ast.Call(func=inner) | ast.Attribute(value=inner) | ast.Await(value=inner):
+                expression = inner
+            case _:
+                return None
+    return name
+
+
 def written(tree: ast.Module) -> Iterator[str]:
     """Yield the collections on which a module calls a method or command that writes."""
     variables: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and (name := opened(node.value)):
+    # Twice: a document that is written may have been made from a class that was assigned before.
+    for node in [*ast.walk(tree), *ast.walk(tree)]:
+        if isinstance(node, ast.Assign) and (name := root_of(node.value, variables)):
             variables |= {ast.unparse(target): name for target in node.targets}
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(value=held, attr=method)) if method in WRITES:
-                if name := opened(held) or variables.get(ast.unparse(held)):
+                if name := root_of(held, variables):
                     yield name
             case ast.Call(
                 func=ast.Attribute(attr="command"), args=[ast.Constant(value=command), target, *_]

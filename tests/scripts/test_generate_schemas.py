@@ -775,10 +775,12 @@ def test_raw_documents_keep_none_of_the_driver_and_gain_their_annotations(
 async def test_a_stored_server_loads_into_raw_models(
     raw_models: ModuleType, database_uri: str
 ) -> None:
+    from beanie import init_beanie
+
     from packages.database.client import Database
 
     database = Database(database_uri, timeout_ms=5000)
-    await database.bind([raw_models.MCPServer])
+    await init_beanie(database.db, document_models=[raw_models.MCPServer], skip_indexes=True)
     stored = {
         "_id": ObjectId(),
         "serverName": "github",

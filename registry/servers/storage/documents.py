@@ -213,15 +213,16 @@ def _unknown(name: str, stored: object, choices: type[StrEnum], otherwise: str) 
     return f"{name} is {said}, none of {known}; it counts as {otherwise}"
 
 
-def new_document(fields: Doc, apart: Container[str]) -> Doc:
+def new_document(model: type[MCPServer], fields: Doc, apart: Container[str]) -> Doc:
     """Return the document of a new server.
 
     Args:
+        model: The class of servers, bound to the database.
         fields: Root fields in stored spelling, `author` as 24 hexadecimal characters.
         apart: Members of `registry` that are stored elsewhere.
     """
     ours = fields.get("registry") or {}
-    server = MCPServer(
+    server = model(
         **{
             **fields,
             "registry": {name: value for name, value in ours.items() if name not in apart},

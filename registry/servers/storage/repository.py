@@ -56,6 +56,7 @@ class ServerRepository:
 
     def __init__(self, database: Database) -> None:
         self._servers = database.collection(MCPServer.Settings.name)
+        self._document = database.document(MCPServer)
         self._states = SyncStateRepository(database)
 
     async def insert(self, fields: Doc, tx: Transaction) -> str:
@@ -71,7 +72,9 @@ class ServerRepository:
         """
         ours: Mapping[str, object] = fields.get("registry") or {}
         states = {name: value for name, value in ours.items() if OURS + name in SYNC_FIELDS}
-        document = new_document({**fields, "registry": {**ours, "path": fields["path"]}}, states)
+        document = new_document(
+            self._document, {**fields, "registry": {**ours, "path": fields["path"]}}, states
+        )
         try:
             # Not by Beanie's own insert: its binding is global, and ours is to this database.
             await self._servers.insert_one(document, session=tx)

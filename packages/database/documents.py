@@ -1,0 +1,160 @@
+"""Binds documents to a database, reads with projections, and derives validators.
+
+Beanie binds a document class to one database for the whole process. `bound` makes a subclass for
+each `Database` instead, so that several databases, or several clients of one, work side by side.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+import structlog
+from beanie import Document, PydanticObjectId
+from beanie.odm.queries.aggregation import AggregationQuery
+from beanie.odm.queries.find import FindMany
+from beanie.odm.utils.init import Initializer
+from pydantic import BaseModel, ValidationError
+from pymongo.asynchronous.cursor import AsyncCursor
+from pymongo.asynchronous.database import AsyncDatabase
+
+log = structlog.get_logger()
+
+D = TypeVar("D", bound=Document)
+R = TypeVar("R", bound=BaseModel)
+
+BSON_TYPES: Mapping[type, tuple[str, ...]] = {
+    str: ("string",),
+    bool: ("bool",),
+    int: ("int", "long"),
+    float: ("double", "int", "long"),
+    datetime: ("date",),
+    PydanticObjectId: ("objectId",),
+    list: ("array",),
+    dict: ("object",),
+}
+"""Python types of fields to the BSON types that they are stored as."""
+
+
+def bound(model: type[D], database: AsyncDatabase[dict[str, Any]]) -> type[D]:
+    """Return a subclass of *model* that reads and writes its collection in *database*.
+
+    Sends nothing: indexes are made by `packages.database.schema`.
+    """
+    settings = {"__module__": model.__module__, "__doc__": model.__doc__}
+    subclass: type[D] = type(model.__name__, (model,), settings)
+    initializer = Initializer(database=database, document_models=[subclass], skip_indexes=True)
+    # The class itself stays unbound, so that nothing can use it with another's database. Beanie
+    # would bind it too, as the parent of what it is given.
+    initializer.set_default_class_vars(model)
+    initializer.inited_classes.append(model)
+    steps = initializer.init_class(subclass)
+    try:
+        steps.send(None)
+    except StopIteration:
+        return subclass
+    steps.close()
+    raise TypeError(f"{model.__name__} cannot be bound without asking the database.")
+
+
+async def read_all(query: FindMany[R] | AggregationQuery[R]) -> list[R]:
+    """Return what a query finds, without documents that cannot be read, which are logged."""
+    cursor = cast("AsyncCursor[dict[str, Any]]", await query.get_cursor())
+    model = cast("type[R]", query.get_projection_model())
+    name = query.document_model.get_collection_name()
+    found = (parsed(model, row, name) for row in await cursor.to_list())
+    return [one for one in found if one is not None]
+
+
+def parsed(model: type[R], row: Mapping[str, Any], collection: str) -> R | None:
+    """Return a stored document as *model*; None if it cannot be read, which is logged."""
+    try:
+        return model.model_validate(row)
+    except ValidationError as exc:
+        fields = sorted({".".join(map(str, error["loc"])) for error in exc.errors()})
+        log.warning(
+            "document_unreadable", collection=collection, id=str(row.get("_id")), fields=fields
+        )
+        return None
+
+
+def validator_of(model: type[Document]) -> dict[str, Any]:
+    """Return the validator of one of our own collections, derived from the document's fields.
+
+    Fields without a default are required; fields that may be None may be absent or null. What a
+    field's type cannot say is in `Settings.rules`: further members of the `$jsonSchema`.
+    """
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for name, field in model.model_fields.items():
+        if name == "revision_id" or (name == "id" and field.annotation in OBJECT_ID):
+            continue
+        stored = field.alias or name
+        properties[stored] = _constraints(field.annotation, field.metadata)
+        if field.is_required():
+            required.append(stored)
+    schema: dict[str, Any] = {"bsonType": "object", "properties": properties}
+    if required:
+        schema["required"] = required
+    schema.update(getattr(vars(model)["Settings"], "rules", {}))
+    return {"$jsonSchema": schema}
+
+
+OBJECT_ID = (PydanticObjectId, PydanticObjectId | None)
+"""Types of `_id` that need no rule."""
+
+
+def _constraints(annotation: Any, metadata: Sequence[object]) -> dict[str, Any]:
+    """Return the JSON Schema of a field with MongoDB's `bsonType`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _constraints(arguments[0], [*arguments[1:], *metadata])
+    if origin in (Union, UnionType):
+        return _or_null([one for one in arguments if one is not NoneType], metadata)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    kind = origin or annotation
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {"enum": [member.value for member in kind]}
+    types = BSON_TYPES.get(kind, ("object",) if _is_model(kind) else ())
+    schema: dict[str, Any] = {}
+    if types:
+        schema = {"bsonType": types[0] if len(types) == 1 else list(types)}
+        schema.update(_limits(kind, metadata))
+    if kind is list and arguments and (items := _constraints(arguments[0], ())):
+        schema["items"] = items
+    return schema
+
+
+def _or_null(kinds: list[Any], metadata: Sequence[object]) -> dict[str, Any]:
+    if len(kinds) != 1:
+        return {}
+    schema = _constraints(kinds[0], metadata)
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+    if isinstance(types := schema.get("bsonType"), str):
+        types = [types]
+    if types:
+        schema["bsonType"] = [*types, "null"]
+    return schema
+
+
+def _limits(kind: type, metadata: Sequence[object]) -> Iterator[tuple[str, Any]]:
+    suffix = "Items" if kind is list else "Length"
+    names = {
+        "min_length": f"min{suffix}",
+        "max_length": f"max{suffix}",
+        "ge": "minimum",
+        "le": "maximum",
+    }
+    # Constraints of an item stand in a FieldInfo, those of a field beside each other.
+    flat = [inner for one in metadata for inner in getattr(one, "metadata", [one])]
+    for one in flat:
+        for attribute, name in names.items():
+            if (value := getattr(one, attribute, None)) is not None:
+                yield name, value
+
+
+def _is_model(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
