@@ -7,7 +7,7 @@ USE_UV ?=
 PYTEST_ARGS ?= -n 3 --dist loadscope
 # What needs neither a database nor Node, nor looks at the whole repository.
 QUICK := -m "not wire and not node" --ignore=tests/clients --ignore=tests/repository \
-	--ignore=tests/scripts --ignore=tests/local
+	--ignore=tests/scripts --ignore=tests/processes/local
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -29,10 +29,9 @@ from registry.core.settings import Settings
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
-from registry.indexes import EXTRA_INDEXES
 from registry.servers.credentials import CredentialVault
 from registry.servers.storage.store import ServerRepositories
-from registry.wiring.storage import build_repositories
+from registry.wiring.storage import EXTRA_INDEXES, build_repositories
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
 
@@ -52,9 +51,9 @@ LONGEST = (
     *("conformance/test_suite.py", "access/test_agreement.py"),
     *("clients/test_matrix.py", "gateway/test_whole_way.py"),
     *("clients/test_hard_cases.py", "access/policies/test_whole_way.py"),
-    *("test_serving.py", "sync/test_worker.py"),
-    *("local/test_instance.py", "gateway/test_following.py"),
-    *("local/test_daemon.py", "gateway/test_snapshot.py"),
+    *("processes/test_serving.py", "sync/test_worker.py"),
+    *("processes/local/test_instance.py", "gateway/test_following.py"),
+    *("processes/local/test_daemon.py", "gateway/test_snapshot.py"),
     *("test_cli_creds.py", "sync/test_command.py", "test_cli.py"),
 )
 """Modules that take longer than ten seconds, the longest first.

@@ -25,7 +25,7 @@ from registry.auth.jwt import TokenVerifier
 from registry.auth.keys import load_signing_keys
 from registry.cli import app
 from registry.core.settings import Settings
-from registry.local.home import LocalHome
+from registry.processes.local.home import LocalHome
 from scripts.seed_database import main as seed_main
 from tests.fakes.command import free_port, run_in_new_interpreter, run_registry
 from tests.fakes.fake_mongo import fake_mongo, release
@@ -547,7 +547,14 @@ def test_commands_that_read_make_nothing(database_uri: str) -> None:
     assert made == []
 
 
-SERVING = {"mcp", "aiohttp", "fastapi", "uvicorn", "registry.gateway.values", "registry.serving"}
+SERVING = {
+    "mcp",
+    "aiohttp",
+    "fastapi",
+    "uvicorn",
+    "registry.gateway.values",
+    "registry.processes.serving",
+}
 CHANGING = {"registry.servers.schemas", "registry.tokens.sessions", "registry.users.service"}
 LIBRARIES = {"pymongo", "beanie", "structlog", "cryptography", "pydantic_settings", "uvloop"}
 

@@ -18,7 +18,7 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from packages.database.encryption import Cipher, FieldRef
-from registry.local.home import LocalHome
+from registry.processes.local.home import LocalHome
 from tests.conftest import CREDS_IV, CREDS_KEY
 from tests.fakes.command import START, Command, RunningRegistry, run_registry
 from tests.fakes.plain_upstream import plain_upstream

@@ -13,8 +13,8 @@ from registry.cli.running import fail, progress, read_settings, run
 if TYPE_CHECKING:
     from packages.database.client import Database
     from packages.database.encryption import Cipher
-    from registry.local.home import LocalHome
-    from registry.rotation import Survey
+    from registry.operations.rotation import Survey
+    from registry.processes.local.home import LocalHome
 
 creds = typer.Typer(help="The key of stored credentials.", no_args_is_help=True)
 
@@ -27,7 +27,7 @@ def creds_check(*, as_json: AsJson = False) -> None:
     """
 
     async def work() -> None:
-        from registry.rotation import survey  # noqa: PLC0415 - heavy imports
+        from registry.operations.rotation import survey  # noqa: PLC0415 - heavy imports
 
         async with _stored() as (database, cipher):
             found = await survey(database, cipher)
@@ -53,7 +53,7 @@ def creds_rotate(
     """
 
     async def work() -> None:
-        from registry.rotation import rotate, survey  # noqa: PLC0415 - heavy imports
+        from registry.operations.rotation import rotate, survey  # noqa: PLC0415 - heavy imports
         from registry.wiring.audit import recorded_rotation  # noqa: PLC0415 - heavy imports
 
         async with _stored() as (database, cipher):
@@ -107,7 +107,7 @@ def creds_remove_old_keys() -> None:
     """Drop the former keys of the local registry in REGISTRY_HOME, once nothing needs them."""
 
     async def work() -> None:
-        from registry.rotation import survey  # noqa: PLC0415 - heavy imports
+        from registry.operations.rotation import survey  # noqa: PLC0415 - heavy imports
 
         home = _local_home()
         former = home.read_keys().creds_keys_readable
@@ -183,13 +183,13 @@ def _new_key_waits() -> bool:
     settings = read_settings()
     if not settings.registry_local:
         return False
-    from registry.local.home import LocalHome  # noqa: PLC0415 - heavy imports
+    from registry.processes.local.home import LocalHome  # noqa: PLC0415 - heavy imports
 
     return LocalHome(settings.registry_home).has_next_key()
 
 
 def _local_home() -> "LocalHome":
-    from registry.local.home import LocalHome, Location  # noqa: PLC0415 - heavy imports
+    from registry.processes.local.home import LocalHome, Location  # noqa: PLC0415 - heavy imports
 
     location = Location()
     if location.mongo_uri is not None:

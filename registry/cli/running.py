@@ -39,7 +39,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from registry.auth.keys import KeyPairError  # noqa: PLC0415
     from registry.core.errors import RegistryError  # noqa: PLC0415
     from registry.core.settings import SettingsError  # noqa: PLC0415
-    from registry.local.errors import LocalError  # noqa: PLC0415
+    from registry.processes.local.errors import LocalError  # noqa: PLC0415
 
     return (
         SettingsError,
@@ -116,8 +116,8 @@ def _sentence(error: BaseException) -> str:
     from packages.database.errors import DatabaseUnavailable, MongoLoginError  # noqa: PLC0415
 
     if isinstance(error, DatabaseUnavailable) and not isinstance(error, MongoLoginError):
-        from registry.local.errors import LOCAL_DATABASE_STOPPED  # noqa: PLC0415
-        from registry.local.home import Location  # noqa: PLC0415
+        from registry.processes.local.errors import LOCAL_DATABASE_STOPPED  # noqa: PLC0415
+        from registry.processes.local.home import Location  # noqa: PLC0415
 
         location = Location()
         if location.mongo_uri is None:
@@ -150,7 +150,7 @@ def read_settings() -> "Settings":
 
     Where there is nothing of either, the command ends and says how to start.
     """
-    from registry.local.home import found_settings, is_untouched  # noqa: PLC0415 - heavy imports
+    from registry.processes.local.home import found_settings, is_untouched  # noqa: PLC0415 - heavy imports
 
     if is_untouched():
         fail(NOT_STARTED)

@@ -30,8 +30,8 @@ def serve(
     async def work() -> None:
         if local and sys.stderr.isatty():
             typer.echo("Starting: database, demo server, API and gateway ...", err=True)
-        from registry.serving import serve_local, serve_settings  # noqa: PLC0415 - heavy imports
-        from registry.workers.supervisor import StartFailedError  # noqa: PLC0415
+        from registry.processes.serving import serve_local, serve_settings  # noqa: PLC0415 - heavy imports
+        from registry.processes.supervisor import StartFailedError  # noqa: PLC0415
 
         try:
             await (serve_local(workers) if local else serve_settings(workers))
@@ -46,7 +46,7 @@ def worker(orders: str) -> None:
     """Serve as one of several processes; `serve --workers` starts these."""
 
     async def work() -> None:
-        from registry.serving import serve_worker  # noqa: PLC0415 - heavy imports
+        from registry.processes.serving import serve_worker  # noqa: PLC0415 - heavy imports
 
         await serve_worker(orders)
 
@@ -69,8 +69,8 @@ def doctor(
     """
 
     async def work() -> None:
-        from registry.doctor import DoctorFinding, examine  # noqa: PLC0415 - heavy imports
-        from registry.local.home import is_untouched  # noqa: PLC0415
+        from registry.operations.doctor import DoctorFinding, examine  # noqa: PLC0415 - heavy imports
+        from registry.processes.local.home import is_untouched  # noqa: PLC0415
 
         if is_untouched():
             findings = [DoctorFinding("start", good=True, message=NOT_STARTED)]

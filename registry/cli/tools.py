@@ -194,7 +194,7 @@ def _arguments(said: str) -> dict[str, Any]:
 def _token(settings: "Settings", said: str | None) -> str:
     if said is not None:
         return given(said, "--token", is_secret=True).strip()
-    from registry.local.home import LocalHome  # noqa: PLC0415 - heavy imports
+    from registry.processes.local.home import LocalHome  # noqa: PLC0415 - heavy imports
 
     home = LocalHome(settings.registry_home)
     token = home.read_admin_token() if settings.registry_local else None

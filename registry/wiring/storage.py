@@ -16,20 +16,27 @@ from registry.ciphertexts import require_matching_keys
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.indexes import EXTRA_INDEXES
 from registry.prompts_and_resources.repository import FeatureRepository
+from registry.servers.storage.indexes import INDEXES as SERVER_INDEXES
 from registry.servers.storage.inventory import Inventory
 from registry.servers.storage.lookup import ServerLookup
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.storage.store import ServerRepositories
 from registry.servers.storage.version_repository import ServerVersionRepository
 from registry.servers.storage.visible import VisibleServers
-from registry.tokens.plugin_auths import PluginAuthRepository
-from registry.tokens.repository import TokenRepository
+from registry.tokens.plugin_auths import PLUGIN_AUTH_INDEXES, PluginAuthRepository
+from registry.tokens.repository import TOKEN_INDEXES, TokenRepository
 from registry.tools.repository import ToolRepository
 from registry.wiring.audit import build_audit_keys
 
 log = structlog.get_logger()
+
+EXTRA_INDEXES = {
+    "mcpservers": SERVER_INDEXES,
+    "tokens": TOKEN_INDEXES,
+    "pluginauths": PLUGIN_AUTH_INDEXES,
+}
+"""Our own indexes on shared collections, in addition to the published ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,8 +171,8 @@ def _status_mib(member: str) -> float:
 
 async def _inside() -> None:
     # Imported here: only the process under measurement pays for them.
-    from registry.local.home import found_settings  # noqa: PLC0415
     from registry.main import application  # noqa: PLC0415
+    from registry.processes.local.home import found_settings  # noqa: PLC0415
 
     bare = _status_mib("VmRSS")
     loop = asyncio.get_running_loop()

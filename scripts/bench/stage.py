@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.local.home import LocalHome
+from registry.processes.local.home import LocalHome
 from scripts.bench.load import Target
 from scripts.bench.process import cpu_seconds, free_port, running
 

@@ -7,7 +7,7 @@ from bson import ObjectId
 
 from packages.database.client import Database
 from packages.database.schema import prepare
-from registry.indexes import EXTRA_INDEXES
+from registry.wiring.storage import EXTRA_INDEXES
 from tests.crossapp.other_application import OtherApplication, OtherApplicationError
 
 pytestmark = pytest.mark.wire

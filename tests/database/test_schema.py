@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError, WriteError
 from packages.database.client import Database
 from packages.database.schema import prepare, wanted_indexes
 from packages.models.policies import FORMER_NAME_INDEX, NAME_INDEX, AccessPolicy
-from registry.indexes import EXTRA_INDEXES
+from registry.wiring.storage import EXTRA_INDEXES
 
 pytestmark = pytest.mark.wire
 

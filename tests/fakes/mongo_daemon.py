@@ -17,7 +17,7 @@ from typing import Self
 
 from pymongo import MongoClient
 
-from registry.local import tether
+from registry.processes.local import tether
 
 HOST = "127.0.0.1"
 READY_SECONDS = 30.0

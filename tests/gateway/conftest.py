@@ -24,7 +24,7 @@ from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
 from registry.gateway.endpoint import GatewayDependencies, GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
-from registry.serving import connection_limits
+from registry.processes.serving import connection_limits
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance
 from registry.upstream.pool import create_upstream_session

@@ -28,13 +28,12 @@ from registry.core.settings import Settings
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import MAX_DELETED, WATCHED, PendingChanges
 from registry.gateway.view.snapshot import Snapshot
-from registry.indexes import EXTRA_INDEXES
 from registry.prompts_and_resources.values import Feature, FeatureKind, FeatureSnapshot
 from registry.servers.credentials import CredentialVault
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from registry.servers.storage.repository import ServerRepository
-from registry.wiring.storage import build_repositories
+from registry.wiring.storage import EXTRA_INDEXES, build_repositories
 from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon

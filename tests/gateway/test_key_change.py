@@ -20,7 +20,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.settings import Settings
 from registry.main import application
-from registry.rotation import rotate, survey
+from registry.operations.rotation import rotate, survey
 from registry.wiring.components import Components
 from registry.wiring.keys import build_cipher
 from tests.conftest import CREDS_IV, CREDS_KEY

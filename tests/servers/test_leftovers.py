@@ -16,10 +16,10 @@ from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.doctor import examine
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
+from registry.operations.doctor import examine
 from registry.servers.credentials import CredentialVault
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService

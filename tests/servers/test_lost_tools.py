@@ -8,7 +8,7 @@ from bson import ObjectId
 from packages.database.client import Database
 from registry.auth.identity import UserContext
 from registry.core.settings import Settings
-from registry.doctor import DoctorFinding, examine
+from registry.operations.doctor import DoctorFinding, examine
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from tests.servers.test_leftovers import registered

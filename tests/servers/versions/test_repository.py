@@ -9,7 +9,7 @@ from pymongo.errors import DuplicateKeyError, WriteError
 
 from packages.database.client import Database, Transaction
 from packages.database.encryption import Cipher
-from registry.rotation import rotate, survey
+from registry.operations.rotation import rotate, survey
 from registry.servers.storage.version_repository import (
     ServerVersionOrigin,
     ServerVersionRepository,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from registry.core.clock import SystemClock
-from registry.local.orphans import end_orphan
+from registry.processes.local.orphans import end_orphan
 
 WAIT_SECONDS = 10
 MARKER = "--storage-path=/some where/data"

@@ -21,7 +21,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from registry.core.settings import Settings, default_home, load_settings
-from registry.local.errors import HomeInUseError, KeyWaitsError, LocalHomeError
+from registry.processes.local.errors import HomeInUseError, KeyWaitsError, LocalHomeError
 
 RSA_BITS = 2048
 RSA_EXPONENT = 65537

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.workers.parent_channel import READY, ParentEnd, WorkerEnd
+from registry.processes.parent_channel import READY, ParentEnd, WorkerEnd
 
 
 @pytest.fixture

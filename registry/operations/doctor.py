@@ -32,9 +32,8 @@ from registry.auth.repository import RevocationRepository
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.indexes import EXTRA_INDEXES
-from registry.local.errors import LOCAL_DATABASE_STOPPED
-from registry.rotation import survey
+from registry.operations.rotation import survey
+from registry.processes.local.errors import LOCAL_DATABASE_STOPPED
 from registry.servers.credentials import CredentialVault
 from registry.servers.storage.lookup import ServerLookup
 from registry.servers.storage.lost_tools import LostTools
@@ -44,7 +43,7 @@ from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
 from registry.wiring.database import build_database
 from registry.wiring.keys import build_cipher, build_keys
-from registry.wiring.storage import build_storage
+from registry.wiring.storage import EXTRA_INDEXES, build_storage
 
 LISTED = 20
 """Maximum number of unreadable values or documents that are listed."""

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from registry.workers.listeners import listening
+from registry.processes.listeners import listening
 
 HOST = "127.0.0.1"
 

@@ -13,7 +13,7 @@ from packages.database.client import Database, ServerVersionError, ShardedCluste
 from packages.database.encryption import Cipher
 from packages.database.errors import MongoLoginError
 from registry.core.settings import Settings
-from registry.doctor import LISTED, DoctorFinding, examine
+from registry.operations.doctor import LISTED, DoctorFinding, examine
 from tests.fakes.fake_mongo import fake_mongo, release
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon

@@ -16,11 +16,11 @@ from typing import Any
 import structlog
 
 from registry.core.clock import Clock
-from registry.workers.listeners import SPREADS
+from registry.processes.listeners import SPREADS
+from registry.processes.parent_channel import DRAINING, READY, ParentEnd
+from registry.processes.worker_config import WorkerConfig
 from registry.workers.metric_totals import record_stopped_worker
-from registry.workers.parent_channel import DRAINING, READY, ParentEnd
 from registry.workers.runtime_directory import new_worker_id
-from registry.workers.worker_config import WorkerConfig
 
 log = structlog.get_logger()
 

@@ -18,9 +18,9 @@ from typing import BinaryIO, Never
 import structlog
 
 from registry.core.clock import Clock
-from registry.local import tether
-from registry.local.errors import ChildFailedError
-from registry.local.home import write_private
+from registry.processes.local import tether
+from registry.processes.local.errors import ChildFailedError
+from registry.processes.local.home import write_private
 
 HOST = "127.0.0.1"
 READY_SECONDS = 30.0
@@ -50,7 +50,7 @@ class ChildSpec:
         folder: Folder to run in.
         port: Port on loopback that it listens on.
         log_file: Where its output goes.
-        pid_file: Where its process id is kept, for `registry.local.orphans`.
+        pid_file: Where its process id is kept, for `registry.processes.local.orphans`.
         answers: Whether it can be used now; asked once it accepts connections.
         quick_crashes: How many in a row are fatal; None to go on for ever.
     """

@@ -11,10 +11,10 @@ import uvloop
 from structlog.testing import capture_logs
 
 from registry.core.clock import SystemClock
-from registry.local import children
-from registry.local.children import ChildSpec, accepts, available_port, supervised
-from registry.local.errors import ChildFailedError
-from tests.local.waiting import until
+from registry.processes.local import children
+from registry.processes.local.children import ChildSpec, accepts, available_port, supervised
+from registry.processes.local.errors import ChildFailedError
+from tests.processes.local.waiting import until
 
 IMPORTS = "import os, signal, socket, sys, time\n"
 SERVE = """

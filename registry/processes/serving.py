@@ -21,14 +21,14 @@ from registry.auth.keys import KeyPairError, load_signing_keys
 from registry.core.clock import SystemClock
 from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError, load_settings
-from registry.local.home import KeyFiles, LocalHome, settings_overrides, write_private
+from registry.processes.listeners import listening
+from registry.processes.local.home import KeyFiles, LocalHome, settings_overrides, write_private
+from registry.processes.parent_channel import DRAINING, READY, WorkerEnd
+from registry.processes.supervisor import Supervisor
+from registry.processes.worker_config import WorkerConfig
 from registry.web.connection import ConnectionLimits
 from registry.web.server import Server
-from registry.workers.listeners import listening
-from registry.workers.parent_channel import DRAINING, READY, WorkerEnd
 from registry.workers.runtime_directory import runtime_directory
-from registry.workers.supervisor import Supervisor
-from registry.workers.worker_config import WorkerConfig
 
 if TYPE_CHECKING:
     from registry.wiring.components import Components
@@ -119,9 +119,9 @@ async def serve_local(workers: int | None = None) -> None:
     Raises:
         StartFailedError: As for `serve_settings`.
     """
-    from registry.local.bootstrap import bootstrap  # noqa: PLC0415 - see _serve_alone
-    from registry.local.instance import LocalInstance  # noqa: PLC0415
     from registry.main import application  # noqa: PLC0415
+    from registry.processes.local.bootstrap import bootstrap  # noqa: PLC0415 - see _serve_alone
+    from registry.processes.local.instance import LocalInstance  # noqa: PLC0415
     from registry.wiring.application import components  # noqa: PLC0415
 
     # Checked before the database is started: an incompatible release would leave it running.

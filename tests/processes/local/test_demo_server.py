@@ -7,9 +7,9 @@ import pytest
 from mcp import Client
 from mcp_types import TextContent
 
-from registry.local import demo_server
-from registry.local.children import accepts, available_port
-from tests.local.waiting import until_async
+from registry.processes.local import demo_server
+from registry.processes.local.children import accepts, available_port
+from tests.processes.local.waiting import until_async
 
 ROOT = Path(__file__).parents[2]
 ERAS = pytest.mark.parametrize("era", ["legacy", "auto", "2026-07-28"])
@@ -18,7 +18,7 @@ ERAS = pytest.mark.parametrize("era", ["legacy", "auto", "2026-07-28"])
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     port = available_port(None)
-    command = [sys.executable, "-m", "registry.local.demo_server", "--port", str(port)]
+    command = [sys.executable, "-m", "registry.processes.local.demo_server", "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT) as process:
         yield port
         process.terminate()

@@ -7,7 +7,7 @@ import structlog
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import ALL_SCOPES, OPERATOR, Role, UserContext
 from registry.core.errors import RegistryError
-from registry.local.home import LocalHome
+from registry.processes.local.home import LocalHome
 from registry.servers.errors import ServerExistsError
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.tokens.values import TokenOrder

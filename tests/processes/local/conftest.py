@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from registry.core.clock import SystemClock
-from registry.local.home import LocalHome
+from registry.processes.local.home import LocalHome
 
 
 @pytest.fixture

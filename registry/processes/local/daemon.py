@@ -25,16 +25,16 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from packages.database.client import DEFAULT_DATABASE
 from registry.core.clock import Clock
-from registry.local.children import (
+from registry.processes.local.children import (
     HOST,
     ChildSpec,
     SupervisedChild,
     available_port,
     supervised,
 )
-from registry.local.errors import LocalHomeError, MissingExtraError
-from registry.local.home import LocalHome
-from registry.local.orphans import end_orphan
+from registry.processes.local.errors import LocalHomeError, MissingExtraError
+from registry.processes.local.home import LocalHome
+from registry.processes.local.orphans import end_orphan
 
 PACKAGE = "secantus"
 DISTRIBUTION = "SecantusDB"

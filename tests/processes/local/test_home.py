@@ -9,8 +9,8 @@ import pytest
 
 from registry.auth.keys import load_signing_keys
 from registry.core.settings import load_settings
-from registry.local.errors import HomeInUseError, KeyWaitsError, LocalHomeError
-from registry.local.home import LocalHome, settings_overrides, write_private
+from registry.processes.local.errors import HomeInUseError, KeyWaitsError, LocalHomeError
+from registry.processes.local.home import LocalHome, settings_overrides, write_private
 
 CHILD_SECONDS = 10
 URI = "mongodb://registry:pw@127.0.0.1:40000/jarvis?authSource=admin"
@@ -173,7 +173,8 @@ def test_a_second_registry_in_the_folder_is_refused_with_the_first_ones_pid(
 
 def test_a_lock_ends_with_its_process(home: LocalHome) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from registry.local.home import LocalHome\n"
+        "import os, sys; from pathlib import Path\n"
+        "from registry.processes.local.home import LocalHome\n"
         "with LocalHome(Path(sys.argv[1])).locked(): os.kill(os.getpid(), 9)"
     )
     subprocess.run(

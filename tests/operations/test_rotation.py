@@ -16,11 +16,11 @@ from typing_extensions import override
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher, DecryptionError, FieldRef, StoredForm, stored_form
-from registry import rotation
 from registry.ciphertexts import StoredSecret, stored_secrets
 from registry.core.settings import Settings
-from registry.doctor import DoctorFinding, examine
-from registry.rotation import AMBIGUOUS, PASSES, REFUSED, Survey, rotate, survey
+from registry.operations import rotation
+from registry.operations.doctor import DoctorFinding, examine
+from registry.operations.rotation import AMBIGUOUS, PASSES, REFUSED, Survey, rotate, survey
 from tests.conftest import CREDS_IV, CREDS_KEY
 
 pytestmark = [pytest.mark.wire, pytest.mark.requirement("R-305")]

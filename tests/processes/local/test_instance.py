@@ -16,12 +16,12 @@ from pymongo import AsyncMongoClient
 
 from registry.core.clock import SystemClock
 from registry.core.settings import load_settings
-from registry.local import daemon
-from registry.local.children import accepts
-from registry.local.errors import ChildFailedError, HomeInUseError
-from registry.local.home import LocalHome, settings_overrides
-from registry.local.instance import LocalInstance
-from tests.local.waiting import until, until_async
+from registry.processes.local import daemon
+from registry.processes.local.children import accepts
+from registry.processes.local.errors import ChildFailedError, HomeInUseError
+from registry.processes.local.home import LocalHome, settings_overrides
+from registry.processes.local.instance import LocalInstance
+from tests.processes.local.waiting import until, until_async
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 20
@@ -31,7 +31,7 @@ import asyncio, sys
 from pathlib import Path
 from pymongo import AsyncMongoClient
 from registry.core.clock import SystemClock
-from registry.local.instance import LocalInstance
+from registry.processes.local.instance import LocalInstance
 
 async def main():
     async with LocalInstance(Path(sys.argv[1]), SystemClock()) as instance:

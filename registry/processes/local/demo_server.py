@@ -1,8 +1,8 @@
 """A small MCP server to try a fresh registry with.
 
-Run it as `python -m registry.local.demo_server --port N`. It serves both protocol eras by
-streamable HTTP on `/mcp` of the loopback address. It is a program of its own, like any server that
-one registers, so it imports nothing of the registry.
+Run it as `python -m registry.processes.local.demo_server --port N`. It serves both protocol eras
+by streamable HTTP on `/mcp` of the loopback address. It is a program of its own, like any server
+that one registers, so it imports nothing of the registry.
 """
 
 import argparse

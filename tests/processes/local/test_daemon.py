@@ -14,12 +14,12 @@ from pymongo.errors import OperationFailure, PyMongoError
 from typing_extensions import override
 
 from registry.core.clock import SystemClock
-from registry.local import daemon
-from registry.local.children import accepts
-from registry.local.daemon import EmbeddedDatabase, embedded_database
-from registry.local.errors import LocalHomeError, MissingExtraError
-from registry.local.home import LocalHome
-from tests.local.waiting import until, until_async
+from registry.processes.local import daemon
+from registry.processes.local.children import accepts
+from registry.processes.local.daemon import EmbeddedDatabase, embedded_database
+from registry.processes.local.errors import LocalHomeError, MissingExtraError
+from registry.processes.local.home import LocalHome
+from tests.processes.local.waiting import until, until_async
 
 Rows = AsyncCollection[dict[str, Any]]
 

@@ -11,11 +11,17 @@ from urllib.parse import urlsplit
 import structlog
 
 from registry.core.clock import Clock
-from registry.local.children import HOST, ChildSpec, SupervisedChild, available_port, supervised
-from registry.local.daemon import EmbeddedDatabase, embedded_database
-from registry.local.errors import ChildFailedError
-from registry.local.home import LocalHome, settings_overrides
-from registry.local.orphans import end_orphan
+from registry.processes.local.children import (
+    HOST,
+    ChildSpec,
+    SupervisedChild,
+    available_port,
+    supervised,
+)
+from registry.processes.local.daemon import EmbeddedDatabase, embedded_database
+from registry.processes.local.errors import ChildFailedError
+from registry.processes.local.home import LocalHome, settings_overrides
+from registry.processes.local.orphans import end_orphan
 
 log = structlog.get_logger(__name__)
 

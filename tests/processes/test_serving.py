@@ -21,7 +21,7 @@ from packages.database.client import ServerVersionError, TopologyError
 from packages.database.encryption import Cipher
 from packages.database.errors import MongoLoginError
 from registry.core.settings import Settings
-from registry.local.home import found_settings
+from registry.processes.local.home import found_settings
 from registry.wiring.application import components
 from tests.fakes.command import RunningRegistry, run_registry, wait_until_gone
 from tests.fakes.fake_mongo import fake_mongo, release
@@ -242,7 +242,7 @@ def test_keys_that_decrypt_none_of_several_credentials_stop_the_start(
 
 
 def test_a_process_that_only_supervises_others_loads_no_data_plane() -> None:
-    program = "import sys; import registry.serving; print(*sys.modules)"
+    program = "import sys; import registry.processes.serving; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()

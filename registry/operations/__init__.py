@@ -1,0 +1,1 @@
+"""Operator tools: checks of an installation, and the rotation of keys."""

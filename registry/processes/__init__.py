@@ -1,0 +1,1 @@
+"""Processes of an installation: the server, its workers, and local mode."""
