@@ -14,6 +14,7 @@ import structlog
 from beanie import Document, PydanticObjectId
 from beanie.odm.queries.aggregation import AggregationQuery
 from beanie.odm.queries.find import FindMany
+from beanie.odm.utils.dump import get_dict
 from beanie.odm.utils.init import Initializer
 from pydantic import BaseModel, ValidationError
 from pymongo.asynchronous.cursor import AsyncCursor
@@ -77,6 +78,14 @@ def parsed(model: type[R], row: Mapping[str, Any], collection: str) -> R | None:
             "document_unreadable", collection=collection, id=str(row.get("_id")), fields=fields
         )
         return None
+
+
+def as_stored(document: Document) -> dict[str, Any]:
+    """Return a document as `insert` stores it, for writes that Beanie has not, such as batches."""
+    stored: dict[str, Any] = get_dict(
+        document, to_db=True, keep_nulls=document.get_settings().keep_nulls
+    )
+    return stored
 
 
 def validator_of(model: type[Document]) -> dict[str, Any]:

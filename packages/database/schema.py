@@ -29,10 +29,6 @@ from packages.models.sessions import (
     TokenFamily,
 )
 from packages.models.syncing import (
-    SYNC_DELIVERIES_VALIDATOR,
-    SYNC_JOB_RUNS_VALIDATOR,
-    SYNC_JOBS_VALIDATOR,
-    SYNC_STATES_VALIDATOR,
     SyncDelivery,
     SyncJob,
     SyncJobRun,
@@ -69,10 +65,6 @@ HAND_WRITTEN: Mapping[str, Mapping[str, object]] = {
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
     AccessPolicy.Settings.name: ACCESS_POLICIES_VALIDATOR,
-    SyncState.Settings.name: SYNC_STATES_VALIDATOR,
-    SyncJob.Settings.name: SYNC_JOBS_VALIDATOR,
-    SyncJobRun.Settings.name: SYNC_JOB_RUNS_VALIDATOR,
-    SyncDelivery.Settings.name: SYNC_DELIVERIES_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,

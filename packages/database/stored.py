@@ -6,10 +6,10 @@ that they expect, with the functions here or with the field types of a `Projecti
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from bson import DatetimeMS, ObjectId
 from bson.code import Code
@@ -17,6 +17,8 @@ from bson.codec_options import TypeCodec, TypeDecoder, TypeRegistry
 from bson.dbref import DBRef
 from pydantic import AliasPath, BaseModel, ConfigDict, JsonValue, PlainValidator
 from typing_extensions import override
+
+R = TypeVar("R")
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(microsecond=999_000, tzinfo=UTC)
@@ -173,6 +175,22 @@ StoredTexts = Annotated[tuple[str, ...], PlainValidator(lambda stored: texts_of(
 StoredTime = Annotated[datetime | None, PlainValidator(moment_of)]
 StoredWhole = Annotated[int | None, PlainValidator(whole_of)]
 StoredCounts = Annotated[dict[str, int], PlainValidator(counts_of)]
+
+
+def _required(read: Callable[[object], R | None]) -> Callable[[object], R]:
+    def check(stored: object) -> R:
+        value = read(stored)
+        if value is None:
+            raise ValueError("has another type")
+        return value
+
+    return check
+
+
+RequiredId = Annotated[str, PlainValidator(_required(_id_or_text))]
+RequiredTime = Annotated[datetime, PlainValidator(_required(moment_of))]
+RequiredWhole = Annotated[int, PlainValidator(_required(whole_of))]
+"""A document without such a value cannot be read."""
 
 
 def _listed(stored: object) -> object:

@@ -4,17 +4,18 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from packages.database.errors import DatabaseUnavailable
+from packages.models.states import JobState, Trigger
 from registry.core.background_tasks import end_all
 from registry.core.clock import Clock
 from registry.servers.storage.lookup import ServerLookup
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.repository import UNREADABLE, JobRepository
 from registry.sync.runner import RENEWALS, SyncRunner
-from registry.sync.values import Ending, JobState, SyncJobRecord, SyncRequest, Trigger
+from registry.sync.values import Ending, SyncJobRecord, SyncRequest
 
 OPENED_AT_ONCE = 8
 """Jobs that are opened in one command. Other workers cannot take them while they wait here."""
@@ -178,7 +179,7 @@ class BulkSync:
         began_at = begun.job.started_at
         if began_at is None:
             return begun.job
-        return replace(begun.job, started_at=began_at + timedelta(seconds=waited))
+        return begun.job.model_copy(update={"started_at": began_at + timedelta(seconds=waited)})
 
     async def _await_other(self, server: ServerRecord, job: SyncJobRecord) -> BulkSyncResult:
         """Wait for a job that another process may hold, or run it if it is free."""

@@ -6,9 +6,10 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from packages.models.states import JobState
 from registry.core.json import JsonObject
 from registry.core.text import timestamp
-from registry.sync.values import JobState, SyncJobRecord, SyncRunRecord
+from registry.sync.values import SyncJobRecord, SyncRunRecord
 
 
 def present_job(job: SyncJobRecord) -> JsonObject:

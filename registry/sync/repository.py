@@ -5,49 +5,45 @@ agree on them.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 import structlog
 from bson import ObjectId
-from pymongo import DESCENDING, ReturnDocument
+from pydantic import PlainValidator, ValidationError
+from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc
+from packages.database.documents import as_stored, read_all
 from packages.database.errors import (
     DUPLICATE_KEY,
     LOGIN_CODES,
     is_unreachable,
     translates_driver_errors,
 )
-from packages.database.stored import counts_of, id_of, moment_of, text_of, whole_of
-from packages.models.syncing import SyncDelivery, SyncJobRun
-from packages.models.syncing import SyncJob as SyncJobDocument
+from packages.database.stored import Projection, RequiredTime, moment_of, text_of, whole_of
+from packages.models.states import JobState, RunOutcome, SourceType, Trigger
+from packages.models.syncing import SyncDelivery, SyncJob, SyncJobRun
 from registry.core.clock import Clock
-from registry.core.json import choice_of, members
+from registry.core.json import choice_of
 from registry.core.paging import Page, PageRequest
 from registry.sync.errors import JobsContendedError, LeaseLostError
 from registry.sync.values import (
     Ending,
     JobFilter,
-    JobState,
     Phase,
     Progress,
-    RunOutcome,
     SyncJobRecord,
     SyncRequest,
     SyncRunRecord,
-    Trigger,
+    request_of,
 )
-from registry.tools.values import ToolEditor
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-
-NEWEST_FIRST = [("_id", DESCENDING)]
 MAX_OPEN_ATTEMPTS = 10
 """How often opening is tried while other processes open or finish jobs of the same server."""
 
@@ -80,9 +76,12 @@ class JobRepository:
         self._clock = clock
         self._time = clock.now()
         self._time_asked_at = -math.inf
-        self._jobs = database.collection(SyncJobDocument.Settings.name)
-        self._runs = database.collection(SyncJobRun.Settings.name)
-        self._deliveries = database.collection(SyncDelivery.Settings.name)
+        self._jobs = database.document(SyncJob)
+        self._runs = database.document(SyncJobRun)
+        self._deliveries = database.document(SyncDelivery)
+        # Beanie has no update that returns a projection, no pipeline in an update with a filter of
+        # its own, and cannot encode every value that another program may have stored.
+        self._collection = self._jobs.get_pymongo_collection()
         self._retention = retention
 
     async def open(
@@ -95,19 +94,19 @@ class JobRepository:
         """
         owner = ObjectId(owner_id)
         for _ in range(MAX_OPEN_ATTEMPTS):
-            row = _new_row(owner, owner_name, asked, now)
+            job = self._new(owner, owner_name, asked, now)
             try:
-                await self._jobs.insert_one(row)
+                await job.insert()
             except DuplicateKeyError:
                 try:
                     joined = await self._join(owner, asked, now)
-                except JobUnreadableError:
+                except ValidationError:
                     await self._make_room(owner)
                     continue
                 if joined is not None:
                     return joined, True
             else:
-                return job_of(row), False
+                return _record_of(as_stored(job)), False
         raise JobsContendedError
 
     async def _join(
@@ -116,25 +115,25 @@ class JobRepository:
         running = {"open_owner_id": owner}
         if asked.trigger is not Trigger.SCHEDULE:
             waiting = {**running, "state": {"$ne": JobState.RUNNING.value}}
-            row = await self._jobs.find_one_and_update(
+            row = await self._collection.find_one_and_update(
                 waiting, {"$min": {"due_at": now}}, return_document=ReturnDocument.AFTER
             )
             if row is not None:
-                return job_of(row)
+                return _record_of(row)
         if asked.trigger in {Trigger.WEBHOOK, Trigger.NOTIFICATION}:
-            row = await self._jobs.find_one_and_update(
+            row = await self._collection.find_one_and_update(
                 running,
                 {"$set": {"repeat": _asked_fields(asked)}},
                 return_document=ReturnDocument.AFTER,
             )
         else:
-            row = await self._jobs.find_one(running)
-        return None if row is None else job_of(row)
+            row = await self._collection.find_one(running)
+        return None if row is None else _record_of(row)
 
     async def _make_room(self, owner: ObjectId) -> None:
         """Set a server's open job aside if it cannot be read."""
-        row = await self._jobs.find_one({"open_owner_id": owner})
-        if row is not None and not any(_readable([row], job_of)):
+        row = await self._collection.find_one({"open_owner_id": owner})
+        if row is not None and not _is_readable(row):
             await self._set_aside(row)
 
     async def retry(
@@ -158,14 +157,14 @@ class JobRepository:
         }
         gone = dict.fromkeys(("expires_at", "finished_at", "error"), "")
         try:
-            row = await self._jobs.find_one_and_update(
+            row = await self._collection.find_one_and_update(
                 finished,
                 {"$set": changes, "$unset": gone},
                 return_document=ReturnDocument.AFTER,
             )
         except DuplicateKeyError:
             return await self._join(owner, asked, now)
-        return None if row is None else job_of(row)
+        return None if row is None else _record_of(row)
 
     async def claim(
         self,
@@ -189,7 +188,7 @@ class JobRepository:
         if asked_for:
             due |= {"trigger": {"$in": ASKED_FOR}, "state": JobState.QUEUED.value}
         # Twice as many: other workers claim some of them concurrently.
-        candidates = self._jobs.find(due, sort=[("due_at", 1)], batch_size=most * 2)
+        candidates = self._collection.find(due, sort=[("due_at", 1)], batch_size=most * 2)
         taken: list[SyncJobRecord] = []
         async with candidates:
             async for candidate in candidates:
@@ -215,35 +214,37 @@ class JobRepository:
             The jobs, by server; none for a server that already has an open job.
         """
         now = await self._database_time()
-        held = {
-            "state": JobState.RUNNING.value,
-            "due_at": now + timedelta(seconds=lease_seconds),
-            "holder": worker,
-            "started_at": now,
-            "attempts": 1,
-        }
-        rows = [
-            {**_new_row(ObjectId(owner), name, asked, now), **held, "lease_id": ObjectId()}
+        jobs = [
+            self._new(ObjectId(owner), name, asked, now).model_copy(
+                update={
+                    "state": JobState.RUNNING,
+                    "due_at": now + timedelta(seconds=lease_seconds),
+                    "holder": worker,
+                    "started_at": now,
+                    "attempts": 1,
+                    "lease_id": ObjectId(),
+                }
+            )
             for owner, name in owners.items()
         ]
-        if not rows:
+        if not jobs:
             return {}
         others = set[int]()
         try:
-            await self._jobs.insert_many(rows, ordered=False)
+            await self._jobs.insert_many(jobs, ordered=False)
         except BulkWriteError as exc:
             refused = exc.details["writeErrors"]
             if any(one["code"] != DUPLICATE_KEY for one in refused):
                 raise
             others = {one["index"] for one in refused}
-        begun = (job_of(row) for index, row in enumerate(rows) if index not in others)
+        begun = (_record_of(as_stored(job)) for n, job in enumerate(jobs) if n not in others)
         return {job.owner_id: job for job in begun}
 
     async def claim_one(
         self, job_id: str, worker: str, lease_seconds: float
     ) -> SyncJobRecord | None:
         """Claim one job if it is due, or if its worker died."""
-        row = await self._jobs.find_one({"_id": ObjectId(job_id), **await self._due()})
+        row = await self._collection.find_one({"_id": ObjectId(job_id), **await self._due()})
         return None if row is None else await self._claim(row, worker, lease_seconds)
 
     async def _due(self) -> Doc:
@@ -285,8 +286,8 @@ class JobRepository:
             "progress": {"phase": Phase.READING.value, "tools_read": 0},
         }
         try:
-            _require_claimable(row)
-            before = await self._jobs.find_one_and_update(
+            _ClaimableJob.model_validate(row)
+            before = await self._collection.find_one_and_update(
                 {"_id": row["_id"], **await self._due()},
                 # This attempt also serves requests that arrived while the dead worker held it.
                 [{"$set": changes}, {"$unset": ["repeat"]}],
@@ -296,9 +297,9 @@ class JobRepository:
                 return None
             if before["state"] == JobState.RUNNING.value:
                 await self._note_lost(before)
-            taken = await self._jobs.find_one({"_id": row["_id"], "lease_id": lease})
-            return None if taken is None else job_of(taken)
-        except JobUnreadableError:
+            taken = {"_id": row["_id"], "lease_id": lease}
+            return await self._jobs.find_one(taken, projection_model=SyncJobRecord)
+        except ValidationError:
             await self._set_aside(row)
         except OperationFailure as exc:
             if is_unreachable(exc) or exc.code in LOGIN_CODES:
@@ -324,38 +325,36 @@ class JobRepository:
         gone = dict.fromkeys((*OF_AN_ATTEMPT, "due_at", "open_owner_id"), "")
         unchanged = {"_id": row["_id"], "state": {"$eq": row.get("state")}}
         try:
-            await self._jobs.update_one(unchanged, {"$set": changes, "$unset": gone})
+            await self._collection.update_one(unchanged, {"$set": changes, "$unset": gone})
         except OperationFailure as exc:
             if is_unreachable(exc) or exc.code in LOGIN_CODES:
                 raise
-            await self._jobs.delete_one(unchanged)
+            await self._collection.delete_one(unchanged)
 
     async def _note_lost(self, row: Doc) -> None:
         ended_at = moment_of(row["due_at"]) or self._clock.now()
-        await self._runs.insert_one(
-            {
-                "job_id": row["_id"],
-                "owner_id": row["owner_id"],
-                "attempt": row["attempts"],
-                "worker": text_of(row.get("holder")) or "",
-                "outcome": RunOutcome.LEASE_LOST.value,
-                "error": "The worker stopped without finishing the job.",
-                "started_at": moment_of(row.get("started_at")) or ended_at,
-                "finished_at": ended_at,
-                "expires_at": ended_at + self._retention,
-            }
+        run = self._runs(
+            job_id=row["_id"],
+            owner_id=row["owner_id"],
+            attempt=row["attempts"],
+            worker=text_of(row.get("holder")) or "",
+            outcome=RunOutcome.LEASE_LOST,
+            error="The worker stopped without finishing the job.",
+            started_at=moment_of(row.get("started_at")) or ended_at,
+            finished_at=ended_at,
+            expires_at=ended_at + self._retention,
         )
+        await run.insert()
 
     async def renew(self, job: SyncJobRecord, lease_seconds: float) -> bool:
         """Renew a lease; return False if another attempt has begun."""
         renewed = [{"$set": {"due_at": _after(lease_seconds)}}]
-        result = await self._jobs.update_one(_held(job), renewed)
-        return result.matched_count == 1
+        return await self._update_held(job, renewed)
 
     async def set_progress(self, job: SyncJobRecord, progress: Progress) -> None:
         """Store the progress of a running job."""
         stored = {"phase": progress.phase.value, "tools_read": progress.tools_read}
-        await self._jobs.update_one(_held(job), {"$set": {"progress": stored}})
+        await self._update_held(job, {"$set": {"progress": stored}})
 
     async def begin_writing(self, job: SyncJobRecord, seconds: float, tools_read: int) -> bool:
         """Extend a lease for a large write; return False if another attempt has begun.
@@ -367,17 +366,21 @@ class JobRepository:
             "due_at": _after(seconds),
             "progress": {"phase": Phase.WRITING.value, "tools_read": tools_read},
         }
-        result = await self._jobs.update_one(_held(job), [{"$set": changes}])
-        return result.matched_count == 1
+        return await self._update_held(job, [{"$set": changes}])
 
     async def release(self, job: SyncJobRecord) -> None:
         """Release an unfinished job, so that other workers can claim it at once."""
-        await self._jobs.update_one(_held(job), RELEASED)
+        await self._update_held(job, RELEASED)
+
+    async def _update_held(self, job: SyncJobRecord, update: Doc | list[Doc]) -> bool:
+        """Update a job; return False if another attempt has begun."""
+        result = await self._collection.update_one(_held(job), update)
+        return result.matched_count == 1
 
     async def release_held(self, worker: str) -> None:
         """Release all jobs that *worker* holds."""
         held = {"due_at": {"$exists": True}, "state": JobState.RUNNING.value, "holder": worker}
-        await self._jobs.update_many(held, RELEASED)
+        await self._collection.update_many(held, RELEASED)
 
     async def end(self, job: SyncJobRecord, ending: Ending, now: datetime) -> SyncRequest | None:
         """Store the result of an attempt.
@@ -389,12 +392,12 @@ class JobRepository:
             LeaseLostError: Another attempt has begun.
         """
         # Written first, so that a reader that sees the finished job also sees its last run.
-        run = _run_row(job, ending, now, self._retention)
-        await self._runs.insert_one(run)
+        run = self._new_run(job, ending, now)
+        await run.insert()
         ended = self._ended(job, ending, now)
-        before = await self._jobs.find_one_and_update(_held(job), ended)
+        before = await self._collection.find_one_and_update(_held(job), ended)
         if before is None:
-            await self._runs.delete_one({"_id": run["_id"]})
+            await run.delete()
             raise LeaseLostError
         return None if ending.state.is_open else _repeat_of(before)
 
@@ -425,15 +428,16 @@ class JobRepository:
         plain = held if ending.state.is_open else {**held, "repeat": {"$exists": False}}
 
         async def unmatched() -> None:
-            before = await self._jobs.find_one_and_update(held, ended, session=batch.tx)
+            before = await self._collection.find_one_and_update(held, ended, session=batch.tx)
             if before is None:
                 raise LeaseLostError
             asked = _repeat_of(before)
             if asked is not None:
                 repeated(asked)
 
-        batch.insert(SyncJobRun.Settings.name, _run_row(job, ending, now, self._retention))
-        batch.update(SyncJobDocument.Settings.name, plain, ended, unmatched=unmatched)
+        run = self._new_run(job, ending, now)
+        batch.insert(self._runs.get_collection_name(), as_stored(run))
+        batch.update(self._jobs.get_collection_name(), plain, ended, unmatched=unmatched)
 
     def _ended(self, job: SyncJobRecord, ending: Ending, now: datetime) -> Doc | list[Doc]:
         if ending.state.is_open:
@@ -457,15 +461,13 @@ class JobRepository:
 
     async def get(self, job_id: str) -> SyncJobRecord | None:
         """Return one job, without checking access."""
-        row = await self._jobs.find_one({"_id": ObjectId(job_id)})
-        return None if row is None else next(_readable([row], job_of), None)
+        found = self._jobs.find({"_id": ObjectId(job_id)}, projection_model=SyncJobRecord)
+        return next(iter(await read_all(found)), None)
 
     async def runs(self, job_id: str) -> list[SyncRunRecord]:
         """Return the latest attempts at a job, newest first."""
-        rows = self._runs.find(
-            {"job_id": ObjectId(job_id)}, sort=NEWEST_FIRST, limit=MAX_RUNS_SHOWN
-        )
-        return list(_readable(await rows.to_list(), _run))
+        found = self._runs.find({"job_id": ObjectId(job_id)}, projection_model=SyncRunRecord)
+        return await read_all(found.sort("-_id").limit(MAX_RUNS_SHOWN))
 
     async def page(self, job_filter: JobFilter, page: PageRequest) -> Page[SyncJobRecord]:
         """Return one page of jobs, newest first."""
@@ -477,24 +479,24 @@ class JobRepository:
             query["state"] = job_filter.state.value
         if job_filter.trigger is not None:
             query["trigger"] = job_filter.trigger.value
-        total = await self._jobs.count_documents(query)
-        rows = self._jobs.find(query, sort=NEWEST_FIRST, skip=page.offset, limit=-page.per_page)
-        return Page(tuple(_readable(await rows.to_list(), job_of)), total, page)
+        found = self._jobs.find(query, projection_model=SyncJobRecord)
+        total = await found.count()
+        rows = found.sort("-_id").skip(page.offset).limit(page.per_page)
+        return Page(tuple(await read_all(rows)), total, page)
 
     async def count_open(self) -> dict[JobState, int]:
         """Return the number of jobs in each open state."""
-        rows = self._jobs.find({"due_at": {"$exists": True}}, {"state": 1, "_id": 0})
+        found = self._jobs.find({"due_at": {"$exists": True}}, projection_model=_JobInState)
         counts = dict.fromkeys((state for state in JobState if state.is_open), 0)
-        async for row in rows:
-            state = choice_of(JobState, row.get("state"))
-            if state in counts:
-                counts[state] += 1
+        async for job in found:
+            if job.state in counts:
+                counts[job.state] += 1
         return counts
 
     async def delivered(self, owner_id: str, message_id: str) -> str | None:
         """Return the id of the job that a webhook call began; None if the call is new."""
-        row = await self._deliveries.find_one({"_id": f"{owner_id}/{message_id}"})
-        return None if row is None else str(row["job_id"])
+        found = await self._deliveries.get(f"{owner_id}/{message_id}")
+        return None if found is None else str(found.job_id)
 
     async def note_delivery(
         self, owner_id: str, message_id: str, job_id: str, now: datetime, keep: timedelta
@@ -503,17 +505,48 @@ class JobRepository:
 
         Of several concurrent calls, exactly one is the first.
         """
-        row = {
-            "_id": f"{owner_id}/{message_id}",
-            "job_id": ObjectId(job_id),
-            "received_at": now,
-            "expires_at": now + keep,
-        }
+        delivery = self._deliveries(
+            id=f"{owner_id}/{message_id}",
+            job_id=ObjectId(job_id),
+            received_at=now,
+            expires_at=now + keep,
+        )
         try:
-            await self._deliveries.insert_one(row)
+            await delivery.insert()
         except DuplicateKeyError:
             return False
         return True
+
+    def _new(self, owner: ObjectId, owner_name: str, asked: SyncRequest, now: datetime) -> SyncJob:
+        return self._jobs(
+            id=ObjectId(),
+            owner_id=owner,
+            owner_name=owner_name,
+            source_type=SourceType.MCP,
+            **_asked_fields(asked),
+            state=JobState.QUEUED,
+            due_at=now,
+            open_owner_id=owner,
+            attempts=0,
+            created_at=now,
+        )
+
+    def _new_run(self, job: SyncJobRecord, ending: Ending, now: datetime) -> SyncJobRun:
+        return self._runs(
+            id=ObjectId(),
+            job_id=ObjectId(job.id),
+            owner_id=ObjectId(job.owner_id),
+            attempt=job.attempts,
+            worker=job.holder or "",
+            outcome=ending.outcome,
+            error=ending.error,
+            note=ending.note,
+            counts=dict(ending.counts),
+            upstream_ms=ending.upstream_ms,
+            started_at=job.started_at or now,
+            finished_at=now,
+            expires_at=now + self._retention,
+        )
 
 
 RELEASED: list[Doc] = [
@@ -550,29 +583,13 @@ def _held(job: SyncJobRecord) -> Doc:
 
 
 def _repeat_of(row: Mapping[str, Any]) -> SyncRequest | None:
-    return _request_of(members(row.get("repeat")))
+    return _Repeat.model_validate(row).repeat
 
 
 def _lease(job: SyncJobRecord) -> ObjectId:
     if job.lease_id is None:
         raise LeaseLostError
     return ObjectId(job.lease_id)
-
-
-def _new_row(owner: ObjectId, owner_name: str, asked: SyncRequest, now: datetime) -> Doc:
-    return {
-        "_id": ObjectId(),
-        "owner_id": owner,
-        "owner_name": owner_name,
-        "source_type": "mcp",
-        **_asked_fields(asked),
-        "state": JobState.QUEUED.value,
-        "due_at": now,
-        "open_owner_id": owner,
-        "attempts": 0,
-        "counts": {},
-        "created_at": now,
-    }
 
 
 def _asked_fields(asked: SyncRequest) -> Doc:
@@ -582,110 +599,41 @@ def _asked_fields(asked: SyncRequest) -> Doc:
     return fields
 
 
-def _request_of(row: Mapping[str, Any]) -> SyncRequest | None:
-    trigger, person = choice_of(Trigger, row.get("trigger")), members(row.get("requested_by"))
-    if trigger is None:
-        return None
-    user_id = text_of(person.get("user_id"))
-    username = text_of(person.get("username")) or ""
-    return SyncRequest(trigger, None if user_id is None else ToolEditor(user_id, username))
+def _record_of(row: Mapping[str, Any]) -> SyncJobRecord:
+    return SyncJobRecord.model_validate(row)
 
 
-def _run_row(job: SyncJobRecord, ending: Ending, now: datetime, retention: timedelta) -> Doc:
-    fields: Doc = {
-        "_id": ObjectId(),
-        "job_id": ObjectId(job.id),
-        "owner_id": ObjectId(job.owner_id),
-        "attempt": job.attempts,
-        "worker": job.holder or "",
-        "outcome": ending.outcome.value,
-        "error": ending.error,
-        "note": ending.note,
-        "counts": dict(ending.counts),
-        "upstream_ms": ending.upstream_ms,
-        "started_at": job.started_at or now,
-        "finished_at": now,
-        "expires_at": now + retention,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+def _is_readable(row: Doc) -> bool:
+    try:
+        _record_of(row)
+    except ValidationError:
+        return False
+    return True
 
 
-class JobUnreadableError(ValueError):
-    """A stored job or attempt has no readable server or state."""
+def _countable(stored: object) -> int:
+    attempts = None if isinstance(stored, bool) else whole_of(stored)
+    if attempts is None:
+        raise ValueError("is not a number")
+    return attempts
 
 
-def job_of(row: Mapping[str, Any]) -> SyncJobRecord:
-    """Return a stored job as a value.
+class _ClaimableJob(SyncJobRecord):
+    """A job that is due, whose attempts can be counted."""
 
-    Raises:
-        JobUnreadableError: The document is malformed.
-    """
-    progress = members(row.get("progress"))
-    phase, tools_read = (
-        choice_of(Phase, progress.get("phase")),
-        whole_of(progress.get("tools_read")),
-    )
-    owner_id, state = id_of(row.get("owner_id")), choice_of(JobState, row.get("state"))
-    job_id, created_at = id_of(row["_id"]), moment_of(row.get("created_at"))
-    asked = _request_of(row)
-    if None in {owner_id, job_id} or state is None or created_at is None or asked is None:
-        raise JobUnreadableError
-    lease = row.get("lease_id")
-    return SyncJobRecord(
-        id=str(job_id),
-        owner_id=str(owner_id),
-        owner_name=text_of(row.get("owner_name")) or "",
-        source_type=text_of(row.get("source_type")) or "",
-        asked=asked,
-        state=state,
-        due_at=moment_of(row.get("due_at")),
-        attempts=whole_of(row.get("attempts")) or 0,
-        holder=text_of(row.get("holder")),
-        lease_id=None if lease is None else str(lease),
-        repeat=_request_of(members(row.get("repeat"))),
-        progress=None if phase is None else Progress(phase, tools_read or 0),
-        error=text_of(row.get("error")),
-        counts=counts_of(row.get("counts")),
-        created_at=created_at,
-        started_at=moment_of(row.get("started_at")),
-        finished_at=moment_of(row.get("finished_at")),
-    )
+    due_at: RequiredTime
+    attempts: Annotated[int, PlainValidator(_countable)]
 
 
-def _require_claimable(row: Doc) -> None:
-    """Find out whether a job that is due can be done.
+class _JobInState(Projection):
+    """The state of a job alone."""
 
-    Raises:
-        JobUnreadableError: It cannot be read, or its attempts cannot be counted.
-    """
-    attempts, due_at = row.get("attempts"), moment_of(row.get("due_at"))
-    if isinstance(attempts, bool) or whole_of(attempts) is None or due_at is None:
-        raise JobUnreadableError
-    job_of(row)
+    state: Annotated[
+        JobState | None, PlainValidator(lambda stored: choice_of(JobState, stored))
+    ] = None
 
 
-def _run(row: Mapping[str, Any]) -> SyncRunRecord:
-    outcome, attempt = choice_of(RunOutcome, row.get("outcome")), whole_of(row.get("attempt"))
-    started_at, finished_at = moment_of(row.get("started_at")), moment_of(row.get("finished_at"))
-    if outcome is None or attempt is None or started_at is None or finished_at is None:
-        raise JobUnreadableError
-    return SyncRunRecord(
-        attempt=attempt,
-        worker=text_of(row.get("worker")) or "",
-        outcome=outcome,
-        error=text_of(row.get("error")),
-        note=text_of(row.get("note")),
-        counts=counts_of(row.get("counts")),
-        upstream_ms=whole_of(row.get("upstream_ms")),
-        started_at=started_at,
-        finished_at=finished_at,
-    )
+class _Repeat(Projection):
+    """The request that arrived while a job ran."""
 
-
-def _readable(rows: Iterable[Doc], read: Callable[[Doc], T]) -> Iterator[T]:
-    """Yield *rows* as values; log malformed ones and leave them out."""
-    for row in rows:
-        try:
-            yield read(row)
-        except JobUnreadableError:
-            log.warning("sync_job_unreadable", document_id=str(row["_id"]))
+    repeat: Annotated[SyncRequest | None, PlainValidator(request_of)] = None

@@ -10,6 +10,7 @@ import structlog
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
+from packages.models.states import JobState, RunOutcome
 from registry.audit.values import AuditAction
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
 from registry.connections.tracker import ConnectionTracker
@@ -34,16 +35,7 @@ from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
 from registry.sync.schedule import RetryPolicy, failed
-from registry.sync.values import (
-    Ending,
-    JobState,
-    Phase,
-    Progress,
-    RunOutcome,
-    SyncJobRecord,
-    SyncRequest,
-    counts_of,
-)
+from registry.sync.values import Ending, Phase, Progress, SyncJobRecord, SyncRequest, counts_of
 
 log = structlog.get_logger()
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from registry.sync.values import Ending, JobState, RunOutcome
+from packages.models.states import JobState, RunOutcome
+from registry.sync.values import Ending
 
 JITTER = 0.1
 """Share of an interval by which it varies, so that servers are not all read at once."""

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from packages.models.states import JobState, RunOutcome, Trigger
 from registry.core.text import OBJECT_ID
-from registry.sync.values import JobFilter, JobState, Phase, RunOutcome, Trigger
+from registry.sync.values import JobFilter, Phase
 from registry.web.pages import Pagination
 
 ObjectIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]

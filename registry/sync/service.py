@@ -8,6 +8,7 @@ import structlog
 
 from packages.database.client import Database, Transaction
 from packages.database.encryption import Cipher, DecryptionError, FieldRef
+from packages.models.states import Trigger
 from registry.access.errors import AccessDeniedError
 from registry.access.rbac import validate_owner
 from registry.audit.values import AuditAction, AuditEvent, EntityType
@@ -26,7 +27,7 @@ from registry.sync.errors import (
     WebhookUnreadableError,
 )
 from registry.sync.repository import JobRepository
-from registry.sync.values import JobFilter, SyncJobRecord, SyncRequest, SyncRunRecord, Trigger
+from registry.sync.values import JobFilter, SyncJobRecord, SyncRequest, SyncRunRecord
 from registry.sync.webhooks import (
     REMEMBERED,
     SECRET_BYTES,

@@ -2,49 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
+from pydantic import Field, PlainValidator
+
+from packages.database.stored import (
+    Projection,
+    RequiredId,
+    RequiredTime,
+    RequiredWhole,
+    StoredCounts,
+    StoredText,
+    StoredTime,
+    StoredWhole,
+    text_of,
+    whole_of,
+)
+from packages.models.states import JobState, RunOutcome, Trigger
+from registry.core.json import choice_of, members
 from registry.tools.reconcile import Changes
 from registry.tools.values import RegistrationState, ToolEditor
-
-
-class Trigger(StrEnum):
-    """What asks for a synchronisation."""
-
-    MANUAL = "manual"
-    SCHEDULE = "schedule"
-    WEBHOOK = "webhook"
-    NOTIFICATION = "notification"
-    COMMAND = "command"
-
-
-class JobState(StrEnum):
-    """State of a job. A dead job failed too often and waits for a request to retry it."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    RETRYING = "retrying"
-    SUCCEEDED = "succeeded"
-    DEAD = "dead"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether work remains."""
-        return self in OPEN_STATES
-
-
-OPEN_STATES = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.RETRYING})
-
-
-class RunOutcome(StrEnum):
-    """How an attempt ended; `lost` means that its worker died."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    LEASE_LOST = "lease_lost"
-    CANCELLED = "cancelled"
 
 
 class Phase(StrEnum):
@@ -70,8 +48,29 @@ class Progress:
     tools_read: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SyncJobRecord:
+def _editor(stored: object) -> ToolEditor | None:
+    user_id = text_of(members(stored).get("user_id"))
+    username = text_of(members(stored).get("username")) or ""
+    return None if user_id is None else ToolEditor(user_id, username)
+
+
+def request_of(stored: object) -> SyncRequest | None:
+    """Read a stored request; None if it has no known trigger."""
+    trigger = choice_of(Trigger, members(stored).get("trigger"))
+    person = _editor(members(stored).get("requested_by"))
+    return None if trigger is None else SyncRequest(trigger, person)
+
+
+def _progress(stored: object) -> Progress | None:
+    phase = choice_of(Phase, members(stored).get("phase"))
+    tools_read = whole_of(members(stored).get("tools_read")) or 0
+    return None if phase is None else Progress(phase, tools_read)
+
+
+Text = Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")]
+
+
+class SyncJobRecord(Projection):
     """A job as it is stored.
 
     Attributes:
@@ -82,27 +81,32 @@ class SyncJobRecord:
         counts: Changes that the last attempt found, by kind.
     """
 
-    id: str
-    owner_id: str
-    owner_name: str
-    source_type: str
-    asked: SyncRequest
+    id: Annotated[RequiredId, Field(alias="_id")]
+    owner_id: RequiredId
+    owner_name: Text = ""
+    source_type: Text = ""
+    trigger: Trigger
+    requested_by: Annotated[ToolEditor | None, PlainValidator(_editor)] = None
     state: JobState
-    due_at: datetime | None
-    attempts: int
-    holder: str | None
-    lease_id: str | None
-    repeat: SyncRequest | None
-    progress: Progress | None
-    error: str | None
-    counts: Mapping[str, int]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    due_at: StoredTime = None
+    attempts: Annotated[int, PlainValidator(lambda stored: whole_of(stored) or 0)] = 0
+    holder: StoredText = None
+    lease_id: Annotated[str | None, PlainValidator(lambda stored: stored and str(stored))] = None
+    repeat: Annotated[SyncRequest | None, PlainValidator(request_of)] = None
+    progress: Annotated[Progress | None, PlainValidator(_progress)] = None
+    error: StoredText = None
+    counts: StoredCounts = Field(default_factory=dict)
+    created_at: RequiredTime
+    started_at: StoredTime = None
+    finished_at: StoredTime = None
+
+    @property
+    def asked(self) -> SyncRequest:
+        """Return the request that opened it."""
+        return SyncRequest(self.trigger, self.requested_by)
 
 
-@dataclass(frozen=True, slots=True)
-class SyncRunRecord:
+class SyncRunRecord(Projection):
     """One attempt.
 
     Attributes:
@@ -110,15 +114,15 @@ class SyncRunRecord:
         upstream_ms: Whole milliseconds that reading the upstream took.
     """
 
-    attempt: int
-    worker: str
+    attempt: RequiredWhole
+    worker: Text = ""
     outcome: RunOutcome
-    error: str | None
-    note: str | None
-    counts: Mapping[str, int]
-    upstream_ms: int | None
-    started_at: datetime
-    finished_at: datetime
+    error: StoredText = None
+    note: StoredText = None
+    counts: StoredCounts = Field(default_factory=dict)
+    upstream_ms: StoredWhole = None
+    started_at: RequiredTime
+    finished_at: RequiredTime
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from packages.database.errors import DatabaseUnavailable
+from packages.models.states import Trigger
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.servers.storage.lookup import ServerLookup
@@ -16,7 +17,7 @@ from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.sync.repository import JobRepository
 from registry.sync.runner import SyncRunner
 from registry.sync.schedule import next_round
-from registry.sync.values import SyncJobRecord, SyncRequest, Trigger
+from registry.sync.values import SyncJobRecord, SyncRequest
 
 log = structlog.get_logger()
 

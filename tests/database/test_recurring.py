@@ -18,12 +18,13 @@ from pymongo.monitoring import (
 from typing_extensions import override
 
 from packages.database.client import Database
+from packages.models.states import Trigger
 from registry.access.repository import AclRepository
 from registry.core.clock import SystemClock
 from registry.servers.storage.lookup import ServerLookup
 from registry.servers.storage.repository import ServerRepository
 from registry.sync.repository import JobRepository
-from registry.sync.values import SyncRequest, Trigger
+from registry.sync.values import SyncRequest
 from registry.tokens.families import FamilyRepository
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]

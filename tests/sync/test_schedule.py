@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packages.models.states import JobState, RunOutcome
 from registry.sync.schedule import RetryPolicy, failed, next_round, retry_seconds
-from registry.sync.values import JobState, RunOutcome
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PATIENCE = RetryPolicy(max_attempts=5, first_seconds=30, max_seconds=600)

@@ -18,6 +18,7 @@ from typing_extensions import override
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.errors import DatabaseUnavailable
+from packages.models.states import JobState, RunOutcome, Trigger
 from registry.auth.identity import UserContext
 from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
@@ -36,16 +37,7 @@ from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
 from registry.sync.runner import NOT_STORED, SyncRunner, SyncRunnerConfig
 from registry.sync.schedule import RetryPolicy
-from registry.sync.values import (
-    Ending,
-    JobFilter,
-    JobState,
-    Phase,
-    RunOutcome,
-    SyncJobRecord,
-    SyncRequest,
-    Trigger,
-)
+from registry.sync.values import Ending, JobFilter, Phase, SyncJobRecord, SyncRequest
 from registry.sync.worker import (
     MAX_READINGS,
     PAUSE_SECONDS,
