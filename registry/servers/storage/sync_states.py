@@ -7,14 +7,25 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from typing import Annotated
 
 from bson import ObjectId
-from pymongo import ASCENDING
+from pydantic import Field
+from pymongo.results import UpdateResult
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import read_all
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import NotJsonError, id_of, json_of, moment_of, text_of
+from packages.database.stored import (
+    NotJsonError,
+    Projection,
+    RequiredId,
+    StoredText,
+    json_of,
+    moment_of,
+)
+from packages.models.states import SourceType
 from packages.models.syncing import SyncState
 from registry.servers.values import OURS, SYNC_FIELDS, ServerRecord
 
@@ -26,7 +37,8 @@ class SyncStateRepository:
     """When servers were read, and when they are due."""
 
     def __init__(self, database: Database) -> None:
-        self._states = database.collection(SyncState.Settings.name)
+        self._states = database.document(SyncState)
+        self._name = self._states.get_collection_name()
 
     async def joined(
         self, servers: Iterable[ServerRecord], tx: Transaction | None = None
@@ -37,7 +49,9 @@ class SyncStateRepository:
             return servers
         keys = [ObjectId(server.id) for server in servers]
         query: Doc = {"_id": keys[0] if len(keys) == 1 else {"$in": keys}}
-        found = {str(row["_id"]): row async for row in self._states.find(query, session=tx)}
+        # As they are stored: a member of a server may have any value.
+        rows = self._states.get_pymongo_collection().find(query, session=tx)
+        found = {str(row["_id"]): row async for row in rows}
         return [with_state(server, found.get(server.id, {})) for server in servers]
 
     async def one(self, server: ServerRecord, tx: Transaction | None = None) -> ServerRecord:
@@ -46,8 +60,8 @@ class SyncStateRepository:
 
     async def insert(self, server_id: str, fields: Mapping[str, object], tx: Transaction) -> None:
         """Store the sync state of a new server, in names of this collection."""
-        row = {"_id": ObjectId(server_id), "source_type": "mcp", **fields}
-        await self._states.insert_one(row, session=tx)
+        state = self._states(id=ObjectId(server_id), source_type=SourceType.MCP, **fields)
+        await state.insert(session=tx)
 
     async def write(
         self,
@@ -70,9 +84,11 @@ class SyncStateRepository:
         query: Doc = {"_id": ObjectId(server_id)}
         if settled_as is not None:
             query["settled_digest"] = settled_as
-        operations = _operations(changes, removed)
-        result = await self._states.update_one(query, operations, session=tx)
-        return result.matched_count == 1
+        return await self._update(query, _operations(changes, removed), tx)
+
+    async def _update(self, query: Doc, operations: Doc, tx: Transaction | None = None) -> bool:
+        result = await self._states.find_one(query).update(operations, session=tx)
+        return isinstance(result, UpdateResult) and result.matched_count == 1
 
     def add(
         self,
@@ -87,19 +103,12 @@ class SyncStateRepository:
         is removed at the same time.
         """
         operations = _operations(changes, removed) | {"$setOnInsert": {"source_type": "mcp"}}
-        batch.update(
-            SyncState.Settings.name, {"_id": ObjectId(server_id)}, operations, upsert=True
-        )
+        batch.update(self._name, {"_id": ObjectId(server_id)}, operations, upsert=True)
 
     async def due(self, now: datetime, most: int) -> list[str]:
         """Return the ids of servers that are due, the longest due first."""
-        rows = self._states.find(
-            {"next_sync_at": {"$lte": now}},
-            {"_id": 1},
-            sort=[("next_sync_at", ASCENDING)],
-            limit=most,
-        )
-        return [one async for row in rows if (one := id_of(row["_id"])) is not None]
+        due = self._states.find({"next_sync_at": {"$lte": now}}, projection_model=_StateId)
+        return [state.id for state in await read_all(due.sort("next_sync_at").limit(most))]
 
     async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
         """Set or remove the time of the next sync; return False after a concurrent change."""
@@ -109,7 +118,7 @@ class SyncStateRepository:
             if due_at is None
             else {"$set": {"next_sync_at": due_at}}
         )
-        return (await self._states.update_one(held, change)).matched_count == 1
+        return await self._update(held, change)
 
     def unsettle(self, server_id: str, batch: WriteBatch) -> None:
         """Make the next discovery of a server compare all tools, because one was changed.
@@ -121,14 +130,14 @@ class SyncStateRepository:
             "$inc": {"decisions": 1},
             "$unset": {"settled_digest": "", "settled_at": ""},
         }
-        batch.update(SyncState.Settings.name, {"_id": ObjectId(server_id)}, change)
+        batch.update(self._name, {"_id": ObjectId(server_id)}, change)
 
     async def described_digest(self, server_id: str, tx: Transaction | None = None) -> str | None:
         """Return the digest of the tools that a server's rows were made from, if any."""
-        row = await self._states.find_one(
-            {"_id": ObjectId(server_id)}, {"described_digest": 1}, session=tx
+        state = await self._states.find_one(
+            {"_id": ObjectId(server_id)}, projection_model=_DescribedState, session=tx
         )
-        return text_of((row or {}).get("described_digest"))
+        return None if state is None else state.described_digest
 
     async def note_described(self, server_id: str, digest: str, tx: Transaction) -> None:
         """Store the digest of the described tools that a server's rows are made from."""
@@ -136,19 +145,31 @@ class SyncStateRepository:
             "$set": {"described_digest": digest},
             "$setOnInsert": {"source_type": "mcp"},
         }
-        await self._states.update_one(
-            {"_id": ObjectId(server_id)}, change, upsert=True, session=tx
+        await self._states.find_one({"_id": ObjectId(server_id)}).update(
+            change, upsert=True, session=tx
         )
 
     async def server_ids(self) -> set[str]:
         """Return the ids of all servers with a sync state."""
-        rows = self._states.find({}, {"_id": 1})
-        return {one async for row in rows if (one := id_of(row["_id"])) is not None}
+        states = await read_all(self._states.find({}, projection_model=_StateId))
+        return {state.id for state in states}
 
     async def delete_of(self, server_id: str, tx: Transaction) -> bool:
         """Remove a server's sync state; return whether there was one."""
-        result = await self._states.delete_one({"_id": ObjectId(server_id)}, session=tx)
-        return result.deleted_count == 1
+        result = await self._states.find_one({"_id": ObjectId(server_id)}).delete(session=tx)
+        return result is not None and result.deleted_count == 1
+
+
+class _StateId(Projection):
+    """The id of a server with a sync state."""
+
+    id: Annotated[RequiredId, Field(alias="_id")]
+
+
+class _DescribedState(Projection):
+    """The digest of the tools that the other application described."""
+
+    described_digest: StoredText = None
 
 
 def with_state(server: ServerRecord, row: Mapping[str, object]) -> ServerRecord:
