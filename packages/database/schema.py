@@ -18,7 +18,7 @@ from packages.models.audit import (
     AuditSeal,
 )
 from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
-from packages.models.policies import ACCESS_POLICIES_VALIDATOR, FORMER_NAME_INDEX, AccessPolicy
+from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
 from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
 from packages.models.sessions import (
     ENDED_SESSIONS_VALIDATOR,
@@ -64,7 +64,6 @@ HAND_WRITTEN: Mapping[str, Mapping[str, object]] = {
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
-    AccessPolicy.Settings.name: ACCESS_POLICIES_VALIDATOR,
     AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
     AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,

@@ -163,13 +163,9 @@ def _name(stored: object) -> str:
             return type(stored).__name__
 
 
-def _id_or_text(stored: object) -> str | None:
-    return stored if isinstance(stored, str) and ObjectId.is_valid(stored) else id_of(stored)
-
-
 DocumentId = Annotated[str, PlainValidator(str)]
-"""`_id`, as text."""
-StoredId = Annotated[str | None, PlainValidator(_id_or_text)]
+"""`_id` of any type, as text."""
+StoredId = Annotated[str | None, PlainValidator(id_of)]
 StoredText = Annotated[str | None, PlainValidator(text_of)]
 StoredTexts = Annotated[tuple[str, ...], PlainValidator(lambda stored: texts_of(_listed(stored)))]
 StoredTime = Annotated[datetime | None, PlainValidator(moment_of)]
@@ -187,7 +183,7 @@ def _required(read: Callable[[object], R | None]) -> Callable[[object], R]:
     return check
 
 
-RequiredId = Annotated[str, PlainValidator(_required(_id_or_text))]
+RequiredId = Annotated[str, PlainValidator(_required(id_of))]
 RequiredTime = Annotated[datetime, PlainValidator(_required(moment_of))]
 RequiredWhole = Annotated[int, PlainValidator(_required(whole_of))]
 """A document without such a value cannot be read."""

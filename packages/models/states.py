@@ -10,6 +10,13 @@ class SourceType(StrEnum):
     OPENAPI = "openapi"
 
 
+class Effect(StrEnum):
+    """The effect of a policy on the callers that it names."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
 class Trigger(StrEnum):
     """What asks for a synchronisation."""
 

@@ -5,14 +5,18 @@ Writers: this module and jarvis-api.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from bson import ObjectId
+from pydantic import Field
 from pymongo import UpdateMany
 
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import read_all
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import id_of, moment_of, text_of
+from packages.database.stored import Projection, RequiredId, id_of, moment_of
+from packages.models import AccessRole as AccessRoleDocument
+from packages.models import AclEntry
 from registry.access.policy import (
     ALL_BITS,
     NO_BITS,
@@ -32,8 +36,10 @@ class AclRepository:
     """Grants on servers."""
 
     def __init__(self, database: Database) -> None:
-        self._entries = database.collection("aclentries")
-        self._roles = database.collection("accessroles")
+        self._entries = database.document(AclEntry)
+        # Entries are read as they are stored: any value that is odd must grant nothing.
+        self._rows = self._entries.get_pymongo_collection()
+        self._roles = database.document(AccessRoleDocument)
 
     async def grants_of(
         self, server_ids: list[str] | None, now: datetime, tx: Transaction | None = None
@@ -43,7 +49,7 @@ class AclRepository:
         if server_ids is not None:
             query["resourceId"] = {"$in": [ObjectId(item) for item in server_ids]}
         grants: dict[str, list[Grant]] = {}
-        async for entry in self._entries.find(query, session=tx):
+        async for entry in self._rows.find(query, session=tx):
             grant = _grant(entry)
             if isinstance(entry.get("resourceId"), ObjectId) and not _has_expired(grant, now):
                 grants.setdefault(str(entry["resourceId"]), []).append(grant)
@@ -56,7 +62,7 @@ class AclRepository:
 
         Entries of another tenant are left out, as in `Grants.of`.
         """
-        rows = self._entries.find(_about(server_id), session=tx)
+        rows = self._rows.find(_about(server_id), session=tx)
         return [
             entry
             async for row in rows
@@ -89,7 +95,7 @@ class AclRepository:
                     {"principalId": {"$ne": ObjectId(author)}},
                 ]
             }
-            await self._entries.delete_many({**_about(server_id), **others}, session=tx)
+            await self._entries.find({**_about(server_id), **others}).delete(session=tx)
         if is_new or scope is ServerScope.PRIVATE_USER:
             entry = Entry(owner, ALL_BITS)
             await self.put(server_id, tenant_id, [entry], granted_by, now, tx)
@@ -116,13 +122,8 @@ class AclRepository:
             return
         names = [f"{RESOURCE_TYPE}_{role.value}" for role in AccessRole]
         query: Doc = {"accessRoleId": {"$in": names}}
-        roles = self._roles.find(query, {"accessRoleId": 1}, session=tx)
-        role_ids = {
-            name: role["_id"]
-            async for role in roles
-            if (name := text_of(role.get("accessRoleId"))) is not None
-            and isinstance(role["_id"], ObjectId)
-        }
+        roles = self._roles.find(query, projection_model=_StoredRole, session=tx)
+        role_ids = {role.name: ObjectId(role.id) for role in await read_all(roles)}
         by: Doc = {"grantedBy": ObjectId(granted_by), "grantedAt": now, "updatedAt": now}
         if tenant_id is not None:
             by["tenantId"] = tenant_id
@@ -133,22 +134,30 @@ class AclRepository:
             )
             for entry in entries
         ]
-        await self._entries.bulk_write(writes, session=tx)
+        await self._rows.bulk_write(writes, session=tx)
 
     async def remove(self, server_id: str, principal: Principal, tx: Transaction) -> None:
         """Remove the entries of a principal."""
-        await self._entries.delete_many(_key(server_id, principal), session=tx)
+        await self._entries.find(_key(server_id, principal)).delete(session=tx)
 
     async def delete_of(self, server_id: str, tx: Transaction) -> int:
         """Remove all entries about a server; return how many there were."""
-        return (await self._entries.delete_many(_about(server_id), session=tx)).deleted_count
+        result = await self._entries.find(_about(server_id)).delete(session=tx)
+        return 0 if result is None else result.deleted_count
+
+
+class _StoredRole(Projection):
+    """A role of jarvis-api that entries name."""
+
+    id: Annotated[RequiredId, Field(alias="_id")]
+    name: Annotated[str, Field(alias="accessRoleId", strict=True)]
 
 
 MAX_BITS = 31
 """All rights of jarvis-api: ours, and `VIEW_INSIGHTS`, which has no meaning here."""
 
-NOBODY = "nobody"
-"""Kind of principals that entries name in unknown ways."""
+UNKNOWN = "unknown"
+"""Kind of principals that entries name in unknown ways: no caller is one."""
 
 ENDED = datetime(1970, 1, 1, tzinfo=UTC)
 """Expiry of an entry whose stored expiry is not a time."""
@@ -237,7 +246,7 @@ def _has_expired(grant: Grant, now: datetime) -> bool:
 def _grant(entry: dict[str, Any]) -> Grant:
     principal = entry.get("principalId")
     return Grant(
-        principal_type=_kind(entry) or NOBODY,
+        principal_type=_kind(entry) or UNKNOWN,
         principal_id=None if principal is None else str(principal),
         permissions=Permission(_bits(entry.get("permBits"))),
         expires_at=_end(entry.get("expiredAt")),

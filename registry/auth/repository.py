@@ -3,14 +3,17 @@
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
 from bson import ObjectId
+from pydantic import Field, PlainValidator
 
 from packages.database.client import Database, Doc
+from packages.database.documents import read_all
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import LATEST, id_of, moment_of, text_of
+from packages.database.stored import LATEST, Projection, RequiredId, StoredText, moment_of, text_of
+from packages.models import Group, User
 from packages.models.sessions import RevokedToken
 from registry.auth.identity import Tenants, tenant_of
 from registry.auth.revocation import Revocation, RevocationKind
@@ -22,9 +25,6 @@ log = structlog.get_logger()
 USER, GROUP, ROLE = "user", "group", "role"
 BUILT_IN_ROLES = ("ADMIN", "USER")
 ADMIN_ROLES = ["ADMIN", "admin", "Admin"]
-USER_FIELDS = {"name": 1, "username": 1, "email": 1}
-GROUP_FIELDS = {"name": 1, "email": 1}
-ENTRY_FIELDS = {"role": 1, "username": 1, "idOnTheSource": 1, "disabled": 1, "tenantId": 1}
 
 
 def of_tenants(tenants: Tenants, field: str = "tenantId") -> Doc:
@@ -34,13 +34,54 @@ def of_tenants(tenants: Tenants, field: str = "tenantId") -> Doc:
     return {field: {"$in": [None, ""]} if tenants.one is None else tenants.one}
 
 
+def _is_set(stored: object) -> bool:
+    # Any value but false disables: an odd one must not grant access.
+    return stored is not None and stored is not False
+
+
+TenantId = Annotated[str | None, PlainValidator(tenant_of), Field(alias="tenantId")]
+
+
+class _StoredUser(Projection):
+    """A user, as far as authentication and searches need it."""
+
+    id: Annotated[RequiredId, Field(alias="_id")]
+    role: StoredText = None
+    name: StoredText = None
+    username: StoredText = None
+    email: StoredText = None
+    source_id: Annotated[StoredText, Field(alias="idOnTheSource")] = None
+    is_disabled: Annotated[bool, PlainValidator(_is_set), Field(alias="disabled")] = False
+    tenant_id: TenantId = None
+
+    @property
+    def principal(self) -> DirectoryPrincipal:
+        # Never the email address as the name: all callers see names.
+        name = self.name or self.username or self.id
+        return DirectoryPrincipal(USER, self.id, name, self.username or None, self.email or None)
+
+
+class _StoredGroup(Projection):
+    """A group, likewise."""
+
+    id: Annotated[RequiredId, Field(alias="_id")]
+    name: StoredText = None
+    email: StoredText = None
+    tenant_id: TenantId = None
+
+    @property
+    def principal(self) -> DirectoryPrincipal:
+        return DirectoryPrincipal(GROUP, self.id, self.name or self.id, None, self.email or None)
+
+
 @translates_driver_errors
 class DirectoryRepository:
     """Reads `users` and `groups`."""
 
     def __init__(self, database: Database) -> None:
-        self._users = database.collection("users")
-        self._groups = database.collection("groups")
+        self._users = database.document(User)
+        self._groups = database.document(Group)
+        # No schema of it is published.
         self._roles = database.collection("roles")
 
     async def get(self, user_id: str) -> DirectoryEntry | None:
@@ -50,28 +91,20 @@ class DirectoryRepository:
         An entry by the id of a user that has an `idOnTheSource` is not a membership; nor is one in
         a group of another tenant.
         """
-        user = await self._users.find_one({"_id": ObjectId(user_id)}, ENTRY_FIELDS)
+        user = await self._users.find_one({"_id": ObjectId(user_id)}, projection_model=_StoredUser)
         if user is None:
             return None
-        source_id = user.get("idOnTheSource")
-        member_id = source_id if isinstance(source_id, str) and source_id else user_id
-        tenant_id = tenant_of(user.get("tenantId"))
-        groups = self._groups.find({"memberIds": member_id}, {"_id": 1, "tenantId": 1})
-        stored_role, disabled = user.get("role"), user.get("disabled")
+        groups = self._groups.find(
+            {"memberIds": user.source_id or user_id}, projection_model=_StoredGroup
+        )
         return DirectoryEntry(
-            role=stored_role if isinstance(stored_role, str) else None,
-            username=text_of(user.get("username")) or "",
+            role=user.role,
+            username=user.username or "",
             groups=frozenset(
-                [
-                    str(group["_id"])
-                    async for group in groups
-                    if isinstance(group["_id"], ObjectId)
-                    and tenant_of(group.get("tenantId")) == tenant_id
-                ]
+                [group.id for group in await read_all(groups) if group.tenant_id == user.tenant_id]
             ),
-            # Any other stored value must not grant access.
-            is_disabled=disabled is not None and disabled is not False,
-            tenant_id=tenant_id,
+            is_disabled=user.is_disabled,
+            tenant_id=user.tenant_id,
         )
 
     async def known(
@@ -80,14 +113,10 @@ class DirectoryRepository:
         """Return those of *wanted* (kind and id) that exist in *tenants*."""
         asked = list(wanted)
         found: list[DirectoryPrincipal] = []
-        for kind, rows, fields in (
-            (USER, self._users, USER_FIELDS),
-            (GROUP, self._groups, GROUP_FIELDS),
-        ):
+        for kind, find in ((USER, self._found_users), (GROUP, self._found_groups)):
             ids = [ObjectId(key) for asked_kind, key in asked if asked_kind == kind]
             if ids:
-                cursor = rows.find({"_id": {"$in": ids}, **of_tenants(tenants)}, fields)
-                found += _people(kind, await cursor.to_list())
+                found += await find({"_id": {"$in": ids}, **of_tenants(tenants)})
         names = [key for kind, key in asked if kind == ROLE]
         if names:
             found += [role for role in await self._all_roles() if role.id in names]
@@ -96,21 +125,28 @@ class DirectoryRepository:
     async def find_users(self, reference: str) -> list[DirectoryPrincipal]:
         """Return the users with that id, or else that email or username, ignoring case."""
         if ObjectId.is_valid(reference):
-            row = await self._users.find_one({"_id": ObjectId(reference)}, USER_FIELDS)
-            if row is not None:
-                return _people(USER, [row])
+            people = await self._found_users({"_id": ObjectId(reference)})
+            if people:
+                return people
         folded = reference.strip().lower()
         for name in ("email", "username"):
             # Both applications store them in lower case.
-            rows = await self._users.find({name: folded}, USER_FIELDS).to_list()
-            if folded and rows:
-                return _people(USER, rows)
+            people = await self._found_users({name: folded})
+            if folded and people:
+                return people
         return []
 
     async def administrators(self) -> list[DirectoryPrincipal]:
         """Return the users whose stored role is administrator."""
-        rows = await self._users.find({"role": {"$in": ADMIN_ROLES}}, USER_FIELDS).to_list()
-        return _people(USER, rows)
+        return await self._found_users({"role": {"$in": ADMIN_ROLES}})
+
+    async def _found_users(self, query: Doc, limit: int = 0) -> list[DirectoryPrincipal]:
+        found = self._users.find(query, projection_model=_StoredUser, limit=limit)
+        return [user.principal for user in await read_all(found)]
+
+    async def _found_groups(self, query: Doc, limit: int = 0) -> list[DirectoryPrincipal]:
+        found = self._groups.find(query, projection_model=_StoredGroup, limit=limit)
+        return [group.principal for group in await read_all(found)]
 
     async def search(
         self, text: str, kinds: Iterable[str], limit: int, *, by_email: bool, tenants: Tenants
@@ -127,13 +163,11 @@ class DirectoryRepository:
         if USER in wanted:
             names = ("name", "username", *(("email",) if by_email else ()))
             query: Doc = {**tenant, "$or": [{name: pattern} for name in names]}
-            rows = self._users.find(query, USER_FIELDS, limit=limit)
-            found += _people(USER, await rows.to_list())
+            found += await self._found_users(query, limit)
         names = ("name", *(("email",) if by_email else ()))
         if GROUP in wanted:
             query = {**tenant, "$or": [{name: pattern} for name in names]}
-            rows = self._groups.find(query, GROUP_FIELDS, limit=limit)
-            found += _people(GROUP, await rows.to_list())
+            found += await self._found_groups(query, limit)
         folded = text.lower()
         if ROLE in wanted:
             found += [role for role in await self._all_roles() if folded in role.id.lower()]
@@ -159,7 +193,8 @@ class RevocationRepository:
     """Reads `revoked_tokens`, which `registry.tokens.families` writes."""
 
     def __init__(self, database: Database) -> None:
-        self._revoked = database.collection(RevokedToken.Settings.name)
+        # As they are stored: one that cannot be read must be reported.
+        self._revoked = database.document(RevokedToken).get_pymongo_collection()
 
     async def unexpired(self, now: datetime) -> list[Revocation]:
         """Return all revocations that have not expired."""
@@ -186,21 +221,6 @@ def _revocation(row: dict[str, Any]) -> Revocation | None:
         return None
     revoked_at = moment_of(row.get("revoked_at")) or LATEST
     return Revocation(kind, subject, revoked_at, moment_of(row.get("expires_at")) or LATEST)
-
-
-def _people(kind: str, rows: Iterable[dict[str, Any]]) -> list[DirectoryPrincipal]:
-    return [person for row in rows if (person := _person(kind, row)) is not None]
-
-
-def _person(kind: str, row: dict[str, Any]) -> DirectoryPrincipal | None:
-    """Return a stored user or group; None if its id is malformed."""
-    key = id_of(row["_id"])
-    if key is None:
-        return None
-    username, email = text_of(row.get("username")) or None, text_of(row.get("email")) or None
-    # Never the email address: all callers see names.
-    name = text_of(row.get("name")) or username or key
-    return DirectoryPrincipal(kind, key, name, username, email)
 
 
 def _begins_with(person: DirectoryPrincipal, text: str, *, by_email: bool) -> bool:

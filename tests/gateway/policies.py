@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Iterable
 
-from registry.access.policies.values import EVERYONE, Effect, Policy, PolicyTarget, Subjects
+from packages.models.states import Effect
+from registry.access.policies.values import EVERYONE, Policy, PolicyTarget, Subjects
 from registry.auth.identity import Role
 from registry.gateway.values import Route
 from registry.gateway.view.policy_filter import RoutePolicies

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.access.policies.values import Effect, Policy, PolicyTarget, Subjects
+from packages.models.states import Effect
+from registry.access.policies.values import Policy, PolicyTarget, Subjects
 from registry.access.policy import ServerFacts, ServerScope, decide_use
 from registry.auth.identity import UserContext
 from registry.gateway.edge.session_states import (

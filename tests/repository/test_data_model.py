@@ -28,7 +28,7 @@ CHANGE_OF_KEYS = "registry.ciphertexts"
 
 COLLECTIONS = {
     **{model.__name__: vars(model)["Settings"].name for model in (*DOCUMENTS, *OWN_DOCUMENTS)},
-    "SyncJobDocument": "sync_jobs",
+    "AccessRoleDocument": "accessroles",
 }
 WRITES = {
     *("insert_one", "insert_many", "update_one", "update_many", "replace_one", "bulk_write"),

@@ -11,15 +11,8 @@ Combinations are computed once for all callers: `rules_of` finds the policies fo
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from registry.access.policies.values import (
-    NOBODY,
-    Effect,
-    Policy,
-    PolicyDecision,
-    SourceType,
-    Subjects,
-    ToolFacts,
-)
+from packages.models.states import Effect, SourceType
+from registry.access.policies.values import NOBODY, Policy, PolicyDecision, Subjects, ToolFacts
 from registry.auth.identity import UserContext
 from registry.tools.metadata import facet
 

@@ -6,9 +6,10 @@ Makes no decisions: the steps are the gateway's, in its order.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from packages.models.states import Effect
 from registry.access.policies.decisions import ToolRule, decide, deciding, ways
 from registry.access.policies.ports import PolicyServer
-from registry.access.policies.values import Effect, Policy, PolicyDecision
+from registry.access.policies.values import Policy, PolicyDecision
 from registry.access.policy import VIEW_BIT, AccessDecision
 from registry.auth.identity import Scope, UserContext
 from registry.tools.exposure import is_served

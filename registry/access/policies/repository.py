@@ -8,22 +8,23 @@ from typing import Any, assert_never
 import structlog
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
+from pymongo.results import DeleteResult, UpdateResult
 
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import as_stored
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import text_of
 from packages.models.policies import AccessPolicy
+from packages.models.states import Effect, SourceType
 from registry.access.policies.decisions import is_named
 from registry.access.policies.errors import PolicyExistsError
 from registry.access.policies.values import (
     EVERYONE,
-    Effect,
     Policy,
     PolicyEditor,
     PolicyFilter,
     PolicyRecord,
     PolicyTarget,
-    SourceType,
     Subjects,
     SubjectType,
 )
@@ -47,26 +48,28 @@ class PolicyRepository:
     """Policies for single tools."""
 
     def __init__(self, database: Database) -> None:
-        self._policies = database.collection(AccessPolicy.Settings.name)
+        self._policies = database.document(AccessPolicy)
+        # Policies are read as they are stored: one that cannot be read must refuse, not be absent.
+        self._rows = self._policies.get_pymongo_collection()
 
     async def every(self) -> dict[str, Policy]:
         """Return all policies by their ids, for decisions.
 
         An unreadable one is included, and refuses everything that it may apply to.
         """
-        return _noted([policy_of(row) async for row in self._policies.find({})])
+        return _noted([policy_of(row) async for row in self._rows.find({})])
 
     async def some(self, policy_ids: Iterable[str]) -> dict[str, Policy]:
         """Return the existing policies of these ids, in the same form."""
         ids: list[object] = []
         for policy_id in policy_ids:
             ids += [policy_id, ObjectId(policy_id)] if ObjectId.is_valid(policy_id) else []
-        rows = self._policies.find({"_id": {"$in": ids}})
+        rows = self._rows.find({"_id": {"$in": ids}})
         return _noted([policy_of(row) async for row in rows])
 
     async def about(self, owner_id: str) -> list[Policy]:
         """Return the policies for a server, and those for all."""
-        return [policy_of(row) async for row in self._policies.find(_about(owner_id))]
+        return [policy_of(row) async for row in self._rows.find(_about(owner_id))]
 
     async def list_page(
         self, owners: Collection[str | None] | None, narrowed: PolicyFilter, page: PageRequest
@@ -81,24 +84,24 @@ class PolicyRepository:
         """
         query = _query(owners, narrowed)
         if narrowed.tool is not None:
-            rows = self._policies.find(query, {"tools": 1}, sort=SORT)
+            rows = self._rows.find(query, {"tools": 1}, sort=SORT)
             ids = [row["_id"] async for row in rows if _is_about(row, narrowed.tool)]
             chosen = ids[page.offset : page.offset + page.per_page]
-            found = self._policies.find({"_id": {"$in": chosen}}, sort=SORT)
+            found = self._rows.find({"_id": {"$in": chosen}}, sort=SORT)
             return Page(tuple([record_of(row) async for row in found]), len(ids), page)
-        total = await self._policies.count_documents(query)
-        cursor = self._policies.find(query, sort=SORT, skip=page.offset, limit=-page.per_page)
+        total = await self._policies.find(query).count()
+        cursor = self._rows.find(query, sort=SORT, skip=page.offset, limit=-page.per_page)
         return Page(tuple(record_of(row) for row in await cursor.to_list()), total, page)
 
     async def get(self, policy_id: str, tx: Transaction | None = None) -> PolicyRecord | None:
         """Return one policy. No access check."""
-        row = await self._policies.find_one({"_id": ObjectId(policy_id)}, session=tx)
+        row = await self._rows.find_one({"_id": ObjectId(policy_id)}, session=tx)
         return None if row is None else record_of(row)
 
     async def count_about(self, owner_id: str | None, tx: Transaction) -> int:
         """Return the number of policies for a server, or, for None, for all servers."""
         owner = None if owner_id is None else ObjectId(owner_id)
-        return await self._policies.count_documents({"owner_id": owner}, session=tx)
+        return await self._policies.find({"owner_id": owner}, session=tx).count()
 
     async def insert(self, record: PolicyRecord, tx: Transaction) -> None:
         """Store a new policy.
@@ -107,7 +110,7 @@ class PolicyRepository:
             PolicyExistsError: The name is taken.
         """
         try:
-            await self._policies.insert_one(_document(record), session=tx)
+            await self._document(record).insert(session=tx)
         except DuplicateKeyError as exc:
             raise PolicyExistsError(record.policy) from exc
 
@@ -117,27 +120,56 @@ class PolicyRepository:
         Raises:
             PolicyExistsError: The name is taken.
         """
-        document = _document(record)
+        document = as_stored(self._document(record))
         key = {"_id": document.pop("_id"), "revision": record.revision - 1}
         operations: Doc = {"$set": document}
         gone = [name for name in ("description", "owner_id") if name not in document]
         if gone:
             operations["$unset"] = dict.fromkeys(gone, "")
         try:
-            result = await self._policies.update_one(key, operations, session=tx)
+            result = await self._policies.find_one(key).update(operations, session=tx)
         except DuplicateKeyError as exc:
             raise PolicyExistsError(record.policy) from exc
-        return result.matched_count == 1
+        return isinstance(result, UpdateResult) and result.matched_count == 1
 
     async def delete(self, policy_id: str, tx: Transaction) -> bool:
         """Remove one policy; return whether there was one."""
-        result = await self._policies.delete_one({"_id": ObjectId(policy_id)}, session=tx)
-        return result.deleted_count == 1
+        found = self._policies.find_one({"_id": ObjectId(policy_id)})
+        return _deleted(await found.delete(session=tx)) == 1
 
     async def delete_of(self, owner_id: str, tx: Transaction) -> int:
         """Remove all policies for one server; return how many there were."""
-        result = await self._policies.delete_many({"owner_id": ObjectId(owner_id)}, session=tx)
-        return result.deleted_count
+        found = self._policies.find({"owner_id": ObjectId(owner_id)})
+        return _deleted(await found.delete(session=tx))
+
+    def _document(self, record: PolicyRecord) -> AccessPolicy:
+        policy = record.policy
+        target, subjects = policy.target, policy.subjects
+        return self._policies(
+            id=ObjectId(policy.id),
+            name=policy.name,
+            description=record.description,
+            effect=policy.effect,
+            is_enabled=policy.is_enabled,
+            source_type=target.source_type or SourceType.MCP,
+            owner_id=None if target.owner_id is None else ObjectId(target.owner_id),
+            tools=list(target.tools),
+            metadata=dict(target.metadata),
+            users=[ObjectId(user_id) for user_id in sorted(subjects.users)],
+            groups=[ObjectId(group_id) for group_id in sorted(subjects.groups)],
+            roles=sorted(role.value for role in subjects.roles),
+            scopes=sorted(subjects.scopes),
+            everyone=subjects.everyone,
+            revision=record.revision,
+            created_at=record.created_at,
+            created_by=_stored_person(record.created_by),
+            updated_at=record.updated_at,
+            updated_by=_stored_person(record.updated_by),
+        )
+
+
+def _deleted(result: DeleteResult | None) -> int:
+    return 0 if result is None else result.deleted_count
 
 
 def new_policy_id() -> str:
@@ -306,33 +338,5 @@ def _query(owners: Collection[str | None] | None, narrowed: PolicyFilter) -> Doc
     return query
 
 
-def _document(record: PolicyRecord) -> Doc:
-    policy = record.policy
-    target, subjects = policy.target, policy.subjects
-    source_type = target.source_type or SourceType.MCP
-    document: Doc = {
-        "_id": ObjectId(policy.id),
-        "name": policy.name,
-        "description": record.description,
-        "effect": policy.effect.value,
-        "is_enabled": policy.is_enabled,
-        "source_type": source_type.value,
-        "owner_id": None if target.owner_id is None else ObjectId(target.owner_id),
-        "tools": list(target.tools),
-        "metadata": dict(target.metadata),
-        "users": [ObjectId(user_id) for user_id in sorted(subjects.users)],
-        "groups": [ObjectId(group_id) for group_id in sorted(subjects.groups)],
-        "roles": sorted(role.value for role in subjects.roles),
-        "scopes": sorted(subjects.scopes),
-        "everyone": subjects.everyone,
-        "revision": record.revision,
-        "created_at": record.created_at,
-        "created_by": _stored_person(record.created_by),
-        "updated_at": record.updated_at,
-        "updated_by": _stored_person(record.updated_by),
-    }
-    return {name: value for name, value in document.items() if value is not None}
-
-
-def _stored_person(person: PolicyEditor | None) -> Doc | None:
+def _stored_person(person: PolicyEditor | None) -> dict[str, str] | None:
     return None if person is None else {"user_id": person.user_id, "username": person.username}

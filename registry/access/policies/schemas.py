@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic import model_validator as validator
 
+from packages.models.states import Effect, SourceType
 from registry.access.policies.values import (
-    Effect,
     PolicyChange,
     PolicyFilter,
     PolicyTarget,
-    SourceType,
     Subjects,
     SubjectType,
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from packages.database.client import Database, Transaction
+from packages.models.states import Effect
 from registry.access.policies.decisions import (
     NO_RULE,
     WILDCARD,
@@ -33,7 +34,6 @@ from registry.access.policies.presenter import present_content
 from registry.access.policies.repository import PolicyRepository, new_policy_id
 from registry.access.policies.values import (
     NOBODY,
-    Effect,
     Policy,
     PolicyChange,
     PolicyEditor,

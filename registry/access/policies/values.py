@@ -5,21 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from packages.models.states import Effect, SourceType
 from registry.auth.identity import Role, UserContext
-
-
-class Effect(StrEnum):
-    """The effect of a policy on the callers that it names."""
-
-    ALLOW = "allow"
-    DENY = "deny"
-
-
-class SourceType(StrEnum):
-    """Kinds of tools."""
-
-    MCP = "mcp"
-    OPENAPI = "openapi"
 
 
 class PolicyDecision(StrEnum):

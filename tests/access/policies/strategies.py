@@ -4,14 +4,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from registry.access.policies.values import (
-    Effect,
-    Policy,
-    PolicyTarget,
-    SourceType,
-    Subjects,
-    ToolFacts,
-)
+from packages.models.states import Effect, SourceType
+from registry.access.policies.values import Policy, PolicyTarget, Subjects, ToolFacts
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 
 OWNERS = ("1" * 24, "2" * 24)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packages.models.states import Effect, SourceType
 from registry.access.policies.decisions import (
     NO_RULE,
     PolicyIndex,
@@ -22,11 +23,9 @@ from registry.access.policies.decisions import (
 )
 from registry.access.policies.values import (
     EVERYONE,
-    Effect,
     Policy,
     PolicyDecision,
     PolicyTarget,
-    SourceType,
     Subjects,
     ToolFacts,
 )

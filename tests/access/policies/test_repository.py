@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 from pymongo.errors import WriteError
 
 from packages.database.client import Database
+from packages.models.states import Effect, SourceType
 from registry.access.policies.presenter import present_policy
 from registry.access.policies.repository import PolicyRepository, policy_of, record_of
-from registry.access.policies.values import (
-    EVERYONE,
-    Effect,
-    Policy,
-    PolicyTarget,
-    SourceType,
-    Subjects,
-)
+from registry.access.policies.values import EVERYONE, Policy, PolicyTarget, Subjects
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OWNER = ObjectId("1" * 24)
