@@ -34,6 +34,7 @@ BSON_TYPES: Mapping[type, tuple[str, ...]] = {
     PydanticObjectId: ("objectId",),
     list: ("array",),
     dict: ("object",),
+    bytes: ("binData",),
 }
 """Python types of fields to the BSON types that they are stored as."""
 
@@ -94,6 +95,11 @@ def validator_of(model: type[Document]) -> dict[str, Any]:
     Fields without a default are required; fields that may be None may be absent or null. What a
     field's type cannot say is in `Settings.rules`: further members of the `$jsonSchema`.
     """
+    rules: Mapping[str, Any] = getattr(vars(model)["Settings"], "rules", {})
+    return {"$jsonSchema": {**_object(model), **rules}}
+
+
+def _object(model: type[BaseModel]) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     required: list[str] = []
     for name, field in model.model_fields.items():
@@ -104,10 +110,7 @@ def validator_of(model: type[Document]) -> dict[str, Any]:
         if field.is_required():
             required.append(stored)
     schema: dict[str, Any] = {"bsonType": "object", "properties": properties}
-    if required:
-        schema["required"] = required
-    schema.update(getattr(vars(model)["Settings"], "rules", {}))
-    return {"$jsonSchema": schema}
+    return {**schema, "required": required} if required else schema
 
 
 OBJECT_ID = (PydanticObjectId, PydanticObjectId | None)
@@ -126,7 +129,9 @@ def _constraints(annotation: Any, metadata: Sequence[object]) -> dict[str, Any]:
     kind = origin or annotation
     if isinstance(kind, type) and issubclass(kind, Enum):
         return {"enum": [member.value for member in kind]}
-    types = BSON_TYPES.get(kind, ("object",) if _is_model(kind) else ())
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return _object(kind)
+    types = BSON_TYPES.get(kind, ())
     schema: dict[str, Any] = {}
     if types:
         schema = {"bsonType": types[0] if len(types) == 1 else list(types)}
@@ -137,16 +142,21 @@ def _constraints(annotation: Any, metadata: Sequence[object]) -> dict[str, Any]:
 
 
 def _or_null(kinds: list[Any], metadata: Sequence[object]) -> dict[str, Any]:
-    if len(kinds) != 1:
-        return {}
-    schema = _constraints(kinds[0], metadata)
+    """Return the rule for a field that may also be null, or of one of several simple types."""
+    schemas = [_constraints(kind, metadata) for kind in kinds]
+    if len(schemas) > 1:
+        types = [one for schema in schemas for one in _listed(schema.get("bsonType"))]
+        schemas = [{"bsonType": types}]
+    (schema,) = schemas
     if "enum" in schema:
         schema["enum"] = [*schema["enum"], None]
-    if isinstance(types := schema.get("bsonType"), str):
-        types = [types]
-    if types:
+    if types := _listed(schema.get("bsonType")):
         schema["bsonType"] = [*types, "null"]
     return schema
+
+
+def _listed(types: Any) -> list[str]:
+    return [types] if isinstance(types, str) else types or []
 
 
 def _limits(kind: type, metadata: Sequence[object]) -> Iterator[tuple[str, Any]]:
@@ -163,7 +173,3 @@ def _limits(kind: type, metadata: Sequence[object]) -> Iterator[tuple[str, Any]]
         for attribute, name in names.items():
             if (value := getattr(one, attribute, None)) is not None:
                 yield name, value
-
-
-def _is_model(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -12,8 +12,6 @@ from packages.database.client import Database, IndexConflict
 from packages.database.documents import validator_of
 from packages.models import DOCUMENTS
 from packages.models.audit import (
-    AUDIT_LOGS_VALIDATOR,
-    AUDIT_SEALS_VALIDATOR,
     AuditLog,
     AuditSeal,
 )
@@ -40,7 +38,7 @@ from packages.models.tools import (
     RegisteredTool,
     ToolVersion,
 )
-from packages.models.usage import USAGE_RECORDS_VALIDATOR, UsageLog
+from packages.models.usage import UsageLog
 
 OWN_DOCUMENTS = (
     RegisteredTool,
@@ -64,12 +62,9 @@ HAND_WRITTEN: Mapping[str, Mapping[str, object]] = {
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
-    AuditLog.Settings.name: AUDIT_LOGS_VALIDATOR,
-    AuditSeal.Settings.name: AUDIT_SEALS_VALIDATOR,
     TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,
     RevokedToken.Settings.name: REVOKED_TOKENS_VALIDATOR,
     EndedSession.Settings.name: ENDED_SESSIONS_VALIDATOR,
-    UsageLog.Settings.name: USAGE_RECORDS_VALIDATOR,
 }
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     vars(document)["Settings"].name: HAND_WRITTEN.get(vars(document)["Settings"].name)

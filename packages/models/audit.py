@@ -1,17 +1,17 @@
 """Documents `audit_logs` and `audit_seals`: audit records, and the chain that proves them.
 
-Only ours, so written by hand. Both are insert-only: this program never updates or deletes their
+The collections are this program's own, and insert-only: it never updates or deletes their
 documents.
 """
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from beanie import Document, PydanticObjectId
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-OUTCOMES = ("success", "denied", "failed")
+from packages.models.states import AuditOutcome
 
 
 class AuditLog(Document):
@@ -19,9 +19,9 @@ class AuditLog(Document):
 
     Attributes:
         entity_id: ObjectId of the document concerned, or a text id such as a token's `jti`.
-        server_id: The server that it is about, or whose tool or policy; absent of others.
-        user_id: Who did it.
-        tenant_id: The tenant that they were of; absent without one.
+        server_id: The server that it concerns, or to which the tool or policy belongs, if any.
+        user_id: The acting user.
+        tenant_id: The tenant of that user; absent without one.
         changes: `before` and `after` hold the members that changed, secrets as `***`; `secrets`
             names those that were replaced.
         kid: Id of the key that *mac* was made with.
@@ -31,8 +31,8 @@ class AuditLog(Document):
     model_config = ConfigDict(extra="allow")
 
     timestamp: datetime
-    action: str
-    entity_type: str
+    action: Annotated[str, Field(min_length=1)]
+    entity_type: Annotated[str, Field(min_length=1)]
     entity_id: PydanticObjectId | str | None = None
     server_id: PydanticObjectId | str | None = None
     user_id: PydanticObjectId
@@ -42,14 +42,14 @@ class AuditLog(Document):
     token_id: str | None = None
     request_id: str | None = None
     source_address: str | None = None
-    outcome: str
+    outcome: AuditOutcome
     reason: str | None = None
     changes: dict[str, Any] | None = None
     kid: str
     mac: str
 
     class Settings:
-        """Where Beanie keeps it."""
+        """The collection, and its indexes."""
 
         name = "audit_logs"
         keep_nulls = False
@@ -87,51 +87,8 @@ class AuditSeal(Document):
     mac: str
 
     class Settings:
-        """Where Beanie keeps it."""
+        """The collection, and its indexes."""
 
         name = "audit_seals"
         keep_nulls = False
         indexes: ClassVar[list[IndexModel]] = []
-
-
-AUDIT_LOGS_VALIDATOR: dict[str, object] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": [
-            "timestamp",
-            "action",
-            "entity_type",
-            "user_id",
-            "outcome",
-            "kid",
-            "mac",
-        ],
-        "properties": {
-            "timestamp": {"bsonType": "date"},
-            "action": {"bsonType": "string", "minLength": 1},
-            "entity_type": {"bsonType": "string", "minLength": 1},
-            "entity_id": {"bsonType": ["objectId", "string"]},
-            "user_id": {"bsonType": "objectId"},
-            "outcome": {"enum": list(OUTCOMES)},
-            "changes": {"bsonType": "object"},
-            "kid": {"bsonType": "string"},
-            "mac": {"bsonType": "string"},
-        },
-    }
-}
-AUDIT_SEALS_VALIDATOR: dict[str, object] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": ["_id", "previous", "sealed_at", "records", "hash", "kid", "mac"],
-        "properties": {
-            "_id": {"bsonType": ["int", "long"]},
-            "previous": {"bsonType": "string"},
-            "sealed_at": {"bsonType": "date"},
-            "records": {"bsonType": "array"},
-            "hash": {"bsonType": "string"},
-            "kid": {"bsonType": "string"},
-            "mac": {"bsonType": "string"},
-        },
-    }
-}
-"""Enforced by MongoDB itself."""

@@ -17,6 +17,14 @@ class Effect(StrEnum):
     DENY = "deny"
 
 
+class AuditOutcome(StrEnum):
+    """Whether the recorded action took place."""
+
+    SUCCESS = "success"
+    DENIED = "denied"
+    FAILED = "failed"
+
+
 class Trigger(StrEnum):
     """What asks for a synchronisation."""
 

@@ -1,17 +1,15 @@
-"""`usage_records`: what was called at the gateway, in batches. Ours alone, so written by hand.
+"""`usage_records`: calls at the gateway, in batches. The collection is this program's own.
 
 A document holds the records of one process from about a second: one write and one entry in each
 index for hundreds of calls, where a document for each would cost more than the calls themselves.
 """
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from beanie import Document, PydanticObjectId
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
-
-ERAS = ("legacy", "modern")
 
 
 class UsageFacts(BaseModel):
@@ -32,12 +30,12 @@ class UsageFacts(BaseModel):
     token_id: str | None = None
     server_id: PydanticObjectId | str | None = None
     server: str | None = None
-    method: str
+    method: Annotated[str, Field(min_length=1)]
     tool: str | None = None
-    era: str
-    outcome: str
+    era: Literal["legacy", "modern"]
+    outcome: Annotated[str, Field(min_length=1)]
     error_code: int | None = None
-    count: int
+    count: Annotated[int, Field(ge=1)]
 
 
 class UsageLog(Document):
@@ -64,13 +62,13 @@ class UsageLog(Document):
     worker: str
     first_at: datetime
     last_at: datetime
-    calls: list[UsageFacts]
+    calls: Annotated[list[UsageFacts], Field(min_length=1)]
     rows: bytes
     trace_ids: list[str] | None = None
     expires_at: datetime
 
     class Settings:
-        """Where Beanie keeps it."""
+        """The collection, and its indexes."""
 
         name = "usage_records"
         keep_nulls = False
@@ -84,35 +82,3 @@ class UsageLog(Document):
 
 PACKED = 1
 """How rows are packed today; readers leave out what is packed otherwise."""
-
-FACTS_SCHEMA: dict[str, Any] = {
-    "bsonType": "object",
-    "required": ["user_id", "method", "era", "outcome", "count"],
-    "properties": {
-        "user_id": {"bsonType": "objectId"},
-        "server_id": {"bsonType": ["objectId", "string"]},
-        "method": {"bsonType": "string", "minLength": 1},
-        "tool": {"bsonType": "string"},
-        "era": {"enum": list(ERAS)},
-        "outcome": {"bsonType": "string", "minLength": 1},
-        "error_code": {"bsonType": ["int", "long"]},
-        "count": {"bsonType": ["int", "long"], "minimum": 1},
-    },
-}
-
-USAGE_RECORDS_VALIDATOR: dict[str, object] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": ["packed", "first_at", "last_at", "calls", "rows", "expires_at"],
-        "properties": {
-            "packed": {"bsonType": ["int", "long"]},
-            "first_at": {"bsonType": "date"},
-            "last_at": {"bsonType": "date"},
-            "calls": {"bsonType": "array", "minItems": 1, "items": FACTS_SCHEMA},
-            "rows": {"bsonType": "binData"},
-            "trace_ids": {"bsonType": "array"},
-            "expires_at": {"bsonType": "date"},
-        },
-    }
-}
-"""Enforced by MongoDB itself: records without an expiry would stay for ever."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from starlette.requests import Request
 
+from packages.models.states import AuditOutcome
 from registry.audit.trail import AuditTrail
-from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
+from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
 from registry.core.errors import ErrorKind
 

@@ -5,7 +5,6 @@ It only inserts: nothing here updates or deletes.
 
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
-from typing import Any
 
 import structlog
 from bson import ObjectId
@@ -15,8 +14,8 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import parsed
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import id_of, json_members, moment_of, text_of
 from packages.models.audit import AuditLog, AuditSeal
 from registry.audit.chain import AuditKeys, Seal, read_seal, seal_number, sign_record
 from registry.audit.errors import AuditUnwritableError
@@ -41,8 +40,9 @@ class AuditRepository:
     """Stores records and the seals over them."""
 
     def __init__(self, database: Database, keys: AuditKeys) -> None:
-        self._logs = database.collection(AuditLog.Settings.name)
-        self._seals = database.collection(AuditSeal.Settings.name)
+        # Records and seals are signed as they are stored, so they are written and read as such.
+        self._logs = database.document(AuditLog).get_pymongo_collection()
+        self._seals = database.document(AuditSeal).get_pymongo_collection()
         self._keys = keys
 
     def document(
@@ -83,7 +83,7 @@ class AuditRepository:
 
     def add(self, document: Doc, batch: WriteBatch) -> None:
         """Add a record to a batch of its transaction's writes."""
-        batch.insert(AuditLog.Settings.name, document, refused=lambda _: AuditUnwritableError())
+        batch.insert(self._logs.name, document, refused=lambda _: AuditUnwritableError())
 
     async def insert_all(self, documents: Sequence[Doc], tx: Transaction) -> None:
         """Insert records in the transaction of their changes.
@@ -124,9 +124,8 @@ class AuditRepository:
         found: list[AuditRecord] = []
         async with self._logs.find(query, sort=NEWEST_FIRST, batch_size=limit + 1) as rows:
             async for row in rows:
-                record = _record(row)
+                record = parsed(AuditRecord, row, self._logs.name)
                 if record is None:
-                    log.warning("audit_record_unreadable", record_id=str(row["_id"]))
                     continue
                 found.append(record)
                 if len(found) >= limit:
@@ -251,27 +250,3 @@ def _shown(shown: AuditVisibility) -> Doc:
             },
         ]
     }
-
-
-def _record(row: dict[str, Any]) -> AuditRecord | None:
-    """Return a stored record; None if its id or time is malformed."""
-    record_id, timestamp = id_of(row["_id"]), moment_of(row.get("timestamp"))
-    if record_id is None or timestamp is None:
-        return None
-    entity_id = row.get("entity_id")
-    return AuditRecord(
-        id=record_id,
-        timestamp=timestamp,
-        action=text_of(row.get("action")) or "",
-        entity_type=text_of(row.get("entity_type")) or "",
-        entity_id=None if entity_id is None else text_of(entity_id) or id_of(entity_id),
-        outcome=text_of(row.get("outcome")) or "",
-        reason=text_of(row.get("reason")),
-        changes=json_members(row.get("changes")),
-        user_id=id_of(row.get("user_id")) or "",
-        username=text_of(row.get("username")) or "",
-        role=text_of(row.get("role")) or "",
-        token_id=text_of(row.get("token_id")),
-        request_id=text_of(row.get("request_id")),
-        source_address=text_of(row.get("source_address")),
-    )

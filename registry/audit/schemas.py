@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from registry.audit.values import AuditAction, AuditFilter, AuditOutcome, EntityType
+from packages.models.states import AuditOutcome
+from registry.audit.values import AuditAction, AuditFilter, EntityType
 from registry.core.cursor import in_utc
 from registry.core.text import OBJECT_ID
 

@@ -15,9 +15,10 @@ from cachetools import TTLCache
 from packages.database.batch import WriteBatch
 from packages.database.client import Doc, Transaction
 from packages.database.errors import DatabaseUnavailable
+from packages.models.states import AuditOutcome
 from registry.audit.errors import AuditUnwritableError
 from registry.audit.repository import AuditRepository
-from registry.audit.values import AuditEvent, AuditOutcome
+from registry.audit.values import AuditEvent
 from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics

@@ -4,7 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
+from pydantic import Field, PlainValidator
+
+from packages.database.stored import (
+    Projection,
+    RequiredId,
+    RequiredTime,
+    StoredText,
+    id_of,
+    json_members,
+    text_of,
+)
+from packages.models.states import AuditOutcome
 from registry.core.json import JsonObject
 
 
@@ -57,14 +70,6 @@ NO_SERVERS = frozenset(
     }
 )
 """Types whose records name no server. Those about stored tokens do."""
-
-
-class AuditOutcome(StrEnum):
-    """How it ended."""
-
-    SUCCESS = "success"
-    DENIED = "denied"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +127,34 @@ class AuditFilter:
     until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRecord:
+def _entity(stored: object) -> str | None:
+    return text_of(stored) or id_of(stored)
+
+
+Text = Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")]
+
+
+class AuditRecord(Projection):
     """A stored record.
 
     Attributes:
         action: As stored, like *entity_type* and *outcome*: other releases may know others.
     """
 
-    id: str
-    timestamp: datetime
-    action: str
-    entity_type: str
-    entity_id: str | None
-    outcome: str
-    reason: str | None
-    changes: JsonObject
-    user_id: str
-    username: str
-    role: str
-    token_id: str | None
-    request_id: str | None
-    source_address: str | None
+    id: Annotated[RequiredId, Field(alias="_id")]
+    timestamp: RequiredTime
+    action: Text = ""
+    entity_type: Text = ""
+    entity_id: Annotated[str | None, PlainValidator(_entity)] = None
+    outcome: Text = ""
+    reason: StoredText = None
+    changes: Annotated[JsonObject, PlainValidator(json_members)] = Field(default_factory=dict)
+    user_id: Annotated[str, PlainValidator(lambda stored: id_of(stored) or "")] = ""
+    username: Text = ""
+    role: Text = ""
+    token_id: StoredText = None
+    request_id: StoredText = None
+    source_address: StoredText = None
 
 
 def changes_of(

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from packages.models.states import AuditOutcome
 from registry.audit.repository import AuditRepository
-from registry.audit.values import AuditAction, AuditFilter, AuditOutcome, AuditRecord, EntityType
+from registry.audit.values import AuditAction, AuditFilter, AuditRecord, EntityType
 from registry.core.cursor import CursorPage, newest_page
 from registry.core.json import JsonObject, members
 from registry.governance.repository import GovernedTools

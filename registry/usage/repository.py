@@ -25,7 +25,8 @@ class UsageRepository:
 
     def __init__(self, database: Database) -> None:
         self._database = database.db
-        self._rows = database.collection(UsageLog.Settings.name)
+        # Batches are packed rows, which no model describes further.
+        self._rows = database.document(UsageLog).get_pymongo_collection()
 
     async def insert(self, batch: Doc) -> bool:
         """Insert a batch; return False if the database refuses it.
@@ -39,7 +40,7 @@ class UsageRepository:
             # Retries are the caller's, with the same id.
             answer = await self._database.command(
                 "insert",
-                UsageLog.Settings.name,
+                self._rows.name,
                 documents=[batch],
                 # A batch that is lost by a step-down of the primary matters less than the round
                 # trips of a majority write.

@@ -11,11 +11,12 @@ from structlog.testing import capture_logs
 
 from packages.database.client import Database
 from packages.database.encryption import Cipher
+from packages.models.states import AuditOutcome
 from registry.audit.chain import LATE, PURPOSE, AuditKeys
 from registry.audit.repository import AuditRepository
 from registry.audit.sealing import Sealer
 from registry.audit.trail import AuditTrail
-from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
+from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.audit.verification import AuditFinding, AuditVerifier
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock

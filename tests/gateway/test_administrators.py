@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from mcp.shared.exceptions import MCPError
 
+from packages.models.states import AuditOutcome
 from registry.access.policy import (
     AccessDecision,
     AccessRule,
@@ -18,7 +19,6 @@ from registry.access.policy import (
     ServerScope,
     decide_use,
 )
-from registry.audit.values import AuditOutcome
 from registry.core.settings import Settings
 from registry.gateway.values import Route
 from tests.conftest import ALICE, ROOT

@@ -8,8 +8,9 @@ import orjson
 import pytest
 
 from packages.database.errors import DatabaseUnavailable
+from packages.models.states import AuditOutcome
 from registry.access.policy import AccessRule, ServerFacts, ServerScope
-from registry.audit.values import AuditAction, AuditOutcome
+from registry.audit.values import AuditAction
 from registry.auth.errors import REALM
 from registry.servers.errors import UserKeyMissingError
 from tests.fakes.loop_lag import loop_lag

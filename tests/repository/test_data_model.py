@@ -96,7 +96,7 @@ def written(tree: ast.Module) -> Iterator[str]:
                     yield name
             case ast.Call(
                 func=ast.Attribute(attr="command"), args=[ast.Constant(value=command), target, *_]
-            ) if command in WRITING_COMMANDS and (name := named(target)):
+            ) if command in WRITING_COMMANDS and (name := root_of(target, variables)):
                 yield name
             case _:
                 pass

@@ -1,9 +1,10 @@
 """Admission: who calls, what the token allows, and which servers exist for the caller."""
 
+from packages.models.states import AuditOutcome
 from registry.access.policies.decisions import deciding
 from registry.access.policies.explaining import blocking
 from registry.access.policy import AccessDecision, AccessRule, decide_use
-from registry.audit.values import AuditAction, AuditEvent, AuditOutcome, EntityType
+from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.errors import InsufficientScopeError, UnauthorizedError
 from registry.auth.identity import Scope, UserContext
 from registry.core.json import JsonObject
