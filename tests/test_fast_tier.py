@@ -92,13 +92,13 @@ async def test_a_token_is_stored_and_read(memory: MemoryDatabase, cipher: Cipher
     tokens = TokenRepository(memory, cipher)
 
     written = NewToken("secret", NOW, NOW + timedelta(hours=1), {})
-    token_id = await tokens.store(ALICE, StoredKey("mcp_oauth", "mcp:weather"), written, NO_TX)
+    stored = await tokens.store(ALICE, StoredKey("mcp_oauth", "mcp:weather"), written, NO_TX)
 
-    token = await tokens.get(token_id, ALICE, NOW)
+    token = await tokens.get(stored.token_id, ALICE, NOW)
     assert token is not None
-    assert token.value == "secret"
-    await tokens.delete(token_id, ALICE, NO_TX)
-    assert await tokens.get(token_id, ALICE, NOW) is None
+    assert (token.key, token.value) == (stored.key, "secret")
+    await tokens.delete(stored.token_id, ALICE, NO_TX)
+    assert await tokens.get(stored.token_id, ALICE, NOW) is None
 
 
 async def test_a_user_is_looked_up_with_groups(memory: MemoryDatabase) -> None:

@@ -13,12 +13,15 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 import structlog
 from beanie import Document, PydanticObjectId
 from beanie.odm.queries.aggregation import AggregationQuery
+from beanie.odm.queries.delete import DeleteMany, DeleteOne
 from beanie.odm.queries.find import FindMany
+from beanie.odm.queries.update import UpdateMany, UpdateOne
 from beanie.odm.utils.dump import get_dict
 from beanie.odm.utils.init import Initializer
 from pydantic import BaseModel, ValidationError
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.results import DeleteResult, UpdateResult
 
 log = structlog.get_logger()
 
@@ -67,6 +70,23 @@ async def read_all(query: FindMany[R] | AggregationQuery[R]) -> list[R]:
     name = query.document_model.get_collection_name()
     found = (parsed(model, row, name) for row in await cursor.to_list())
     return [one for one in found if one is not None]
+
+
+async def read_one(query: FindMany[R]) -> R | None:
+    """Return the first document of a query; None if there is none, or it cannot be read."""
+    return next(iter(await read_all(query.limit(1))), None)
+
+
+async def matched(query: UpdateOne | UpdateMany) -> int:
+    """Run an update and return the number of documents that it matched."""
+    result = cast("UpdateResult", await query)
+    return result.matched_count
+
+
+async def deleted(query: DeleteOne | DeleteMany) -> int:
+    """Run a deletion and return the number of documents that it removed."""
+    result = cast("DeleteResult", await query)
+    return result.deleted_count
 
 
 def parsed(model: type[R], row: Mapping[str, Any], collection: str) -> R | None:

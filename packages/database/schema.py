@@ -18,14 +18,7 @@ from packages.models.audit import (
 from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
 from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
 from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
-from packages.models.sessions import (
-    ENDED_SESSIONS_VALIDATOR,
-    REVOKED_TOKENS_VALIDATOR,
-    TOKEN_FAMILIES_VALIDATOR,
-    EndedSession,
-    RevokedToken,
-    TokenFamily,
-)
+from packages.models.sessions import EndedSession, RevokedToken, TokenFamily
 from packages.models.syncing import (
     SyncDelivery,
     SyncJob,
@@ -62,9 +55,6 @@ HAND_WRITTEN: Mapping[str, Mapping[str, object]] = {
     ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
     ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
-    TokenFamily.Settings.name: TOKEN_FAMILIES_VALIDATOR,
-    RevokedToken.Settings.name: REVOKED_TOKENS_VALIDATOR,
-    EndedSession.Settings.name: ENDED_SESSIONS_VALIDATOR,
 }
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
     vars(document)["Settings"].name: HAND_WRITTEN.get(vars(document)["Settings"].name)

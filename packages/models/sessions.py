@@ -1,15 +1,34 @@
-"""`token_families` and `revoked_tokens`: issued tokens that can be renewed, and refused ones.
+"""Documents of `token_families`, `revoked_tokens` and `ended_sessions`, which are ours alone.
 
-Ours alone, so written by hand. No token is kept in either, only ids.
+They hold ids of tokens and sessions, never a token.
 """
 
 from datetime import datetime
-from typing import Any, ClassVar
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
 
 from beanie import Document, PydanticObjectId
+from pydantic import BaseModel, ConfigDict, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-REVOCATION_KINDS = ("token", "session", "user")
+NonEmptyText = Annotated[str, Field(min_length=1)]
+
+
+class RevocationKind(StrEnum):
+    """What is revoked."""
+
+    TOKEN = "token"  # noqa: S105 - the name of a kind
+    SESSION = "session"
+    USER = "user"
+
+
+class IssuedAccessToken(BaseModel):
+    """`jti` and expiry of an access token."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    expires_at: datetime
 
 
 class TokenFamily(Document):
@@ -24,22 +43,23 @@ class TokenFamily(Document):
         hours: Lifetime of its access tokens.
         refresh_token_id: `jti` of the one refresh token that can be exchanged; none if the family
             cannot be renewed.
-        access_tokens: `{id, expires_at}` of the latest access tokens.
+        access_tokens: The latest access tokens, the newest last.
         ancestors: `sid` or `jti` of the tokens it was generated with, the oldest first.
-        expires_at: When nothing of it is valid any more, however often it was renewed.
+        expires_at: When nothing of it is valid any more, however often it was renewed. Required,
+            because a family without it would be valid forever.
         tenant_id: The tenant that the user was of when it began; absent without one.
     """
 
-    id: str  # type: ignore[assignment]  # made by us, because the tokens carry it
+    id: NonEmptyText  # type: ignore[assignment]  # a text that we generate: the tokens contain it
     user_id: PydanticObjectId
     username: str
-    role: str
+    role: Literal["admin", "user"]
     is_known_user: bool
     scopes: list[str]
     hours: int
     description: str | None = None
-    refresh_token_id: str | None = None
-    access_tokens: list[dict[str, Any]]
+    refresh_token_id: NonEmptyText | None = None
+    access_tokens: list[IssuedAccessToken]
     ancestors: list[str]
     created_at: datetime
     exchanged_at: datetime | None = None
@@ -48,7 +68,7 @@ class TokenFamily(Document):
     tenant_id: str | None = None
 
     class Settings:
-        """Where Beanie keeps it."""
+        """Where it is stored."""
 
         name = "token_families"
         keep_nulls = False
@@ -62,23 +82,23 @@ class TokenFamily(Document):
 
 
 class RevokedToken(Document):
-    """One token, family or user whose tokens are refused. Its `_id` is `<kind>:<subject>`.
+    """A revoked token, family or user. Its `_id` is `<kind>:<subject>`.
 
     Attributes:
         subject: `jti` of a token, `sid` of a family, or id of a user.
         revoked_at: Of a user, tokens issued up to then are refused.
-        expires_at: When all that it refuses has expired by itself.
+        expires_at: When all tokens that it refuses have expired.
     """
 
-    id: str  # type: ignore[assignment]  # names what is revoked, so that nothing is twice
-    kind: str
-    subject: str
+    id: NonEmptyText  # type: ignore[assignment]  # names the subject: nothing is stored twice
+    kind: RevocationKind
+    subject: NonEmptyText
     revoked_at: datetime
     revoked_by: PydanticObjectId
     expires_at: datetime
 
     class Settings:
-        """Where Beanie keeps it."""
+        """Where it is stored."""
 
         name = "revoked_tokens"
         keep_nulls = False
@@ -88,81 +108,24 @@ class RevokedToken(Document):
 
 
 class EndedSession(Document):
-    """A session of a gateway's client that has ended before its time.
+    """A client's session that was ended before it expired.
 
-    Its `_id` is `<name>` or `<name>:<nonce>`: a digest of the session id, and what tells the
-    session apart where the gateway is its server.
+    Its `_id` is `<name>` or `<name>:<nonce>`: a digest of the session id, and the nonce that
+    identifies the session where the gateway is its server.
 
     Attributes:
-        expires_at: When the session would have expired by itself.
+        expires_at: When the session would have expired.
     """
 
-    id: str  # type: ignore[assignment]  # holds all that a replica needs to hear
+    id: NonEmptyText  # type: ignore[assignment]  # holds all that a replica needs to know
     ended_at: datetime
     expires_at: datetime
 
     class Settings:
-        """Where Beanie keeps it."""
+        """Where it is stored."""
 
         name = "ended_sessions"
         keep_nulls = False
         indexes: ClassVar[list[IndexModel]] = [
             IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
         ]
-
-
-TOKEN_FAMILIES_VALIDATOR: dict[str, object] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": [
-            "user_id",
-            "role",
-            "scopes",
-            "hours",
-            "access_tokens",
-            "ancestors",
-            "created_at",
-            "expires_at",
-        ],
-        "properties": {
-            "_id": {"bsonType": "string", "minLength": 1},
-            "user_id": {"bsonType": "objectId"},
-            "role": {"enum": ["admin", "user"]},
-            "is_known_user": {"bsonType": "bool"},
-            "scopes": {"bsonType": "array"},
-            "hours": {"bsonType": ["int", "long"]},
-            "refresh_token_id": {"bsonType": "string", "minLength": 1},
-            "access_tokens": {"bsonType": "array"},
-            "ancestors": {"bsonType": "array"},
-            "created_at": {"bsonType": "date"},
-            "revoked_at": {"bsonType": "date"},
-            "expires_at": {"bsonType": "date"},
-        },
-    }
-}
-REVOKED_TOKENS_VALIDATOR: dict[str, object] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": ["kind", "subject", "revoked_at", "expires_at"],
-        "properties": {
-            "_id": {"bsonType": "string", "minLength": 1},
-            "kind": {"enum": list(REVOCATION_KINDS)},
-            "subject": {"bsonType": "string", "minLength": 1},
-            "revoked_at": {"bsonType": "date"},
-            "revoked_by": {"bsonType": "objectId"},
-            "expires_at": {"bsonType": "date"},
-        },
-    }
-}
-ENDED_SESSIONS_VALIDATOR: dict[str, object] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": ["ended_at", "expires_at"],
-        "properties": {
-            "_id": {"bsonType": "string", "minLength": 1},
-            "ended_at": {"bsonType": "date"},
-            "expires_at": {"bsonType": "date"},
-        },
-    }
-}
-"""Enforced by MongoDB itself: a family without an expiry would be valid for ever."""

@@ -14,9 +14,9 @@ from packages.database.documents import read_all
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import LATEST, Projection, RequiredId, StoredText, moment_of, text_of
 from packages.models import Group, User
-from packages.models.sessions import RevokedToken
+from packages.models.sessions import RevocationKind, RevokedToken
 from registry.auth.identity import Tenants, tenant_of
-from registry.auth.revocation import Revocation, RevocationKind
+from registry.auth.revocation import Revocation
 from registry.auth.values import DirectoryEntry, DirectoryPrincipal
 from registry.core.json import choice_of
 

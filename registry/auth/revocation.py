@@ -7,19 +7,11 @@ collection changes; the replica that revokes adds to it at once.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Protocol
 
+from packages.models.sessions import RevocationKind
 from registry.auth.jwt import VerifiedToken
 from registry.core.clock import Clock
-
-
-class RevocationKind(StrEnum):
-    """What is revoked."""
-
-    TOKEN = "token"  # noqa: S105 - the name of a kind
-    SESSION = "session"
-    USER = "user"
 
 
 @dataclass(frozen=True, slots=True)

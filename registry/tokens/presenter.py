@@ -45,20 +45,18 @@ def present_summary(token: TokenRecord) -> JsonObject:
 
 def present_detail(token: StoredToken) -> JsonObject:
     """Return a token with its value."""
-    record = token.record
-    return {**present_summary(record), "user_id": record.user_id, "token": token.value}
+    return {**present_summary(token), "user_id": token.user_id, "token": token.value}
 
 
-def present_refreshed(token: StoredToken) -> JsonObject:
+def present_refreshed(token: TokenRecord, value: str) -> JsonObject:
     """Return a token that was refreshed, with its value."""
-    record = token.record
     return {
-        "id": record.token_id,
-        "type": record.key.kind.value,
-        "identifier": shown_identifier(record.key),
-        "token": token.value,
-        "expires_at": timestamp(record.expires_at),
-        "updated_at": timestamp(record.created_at),
+        "id": token.token_id,
+        "type": token.key.kind.value,
+        "identifier": shown_identifier(token.key),
+        "token": value,
+        "expires_at": timestamp(token.expires_at),
+        "updated_at": timestamp(token.created_at),
     }
 
 
@@ -94,9 +92,8 @@ def present_issued_for(order: TokenOrder, issued: IssuedToken) -> JsonObject:
 def present_family(listed: ListedFamily) -> JsonObject:
     """Return a token family for lists."""
     family = listed.family
-    token_id, expires_at = family.access_tokens[-1]
     return {
-        "jti": token_id,
+        "jti": family.access_token.id,
         "session_id": family.family_id,
         "user_id": family.user_id,
         "username": family.username,
@@ -106,7 +103,7 @@ def present_family(listed: ListedFamily) -> JsonObject:
         "generated_with": family.ancestors[-1] if family.ancestors else None,
         "created_at": timestamp(family.created_at),
         "renewed_at": None if family.exchanged_at is None else timestamp(family.exchanged_at),
-        "access_expires_at": timestamp(expires_at),
+        "access_expires_at": timestamp(family.access_token.expires_at),
         "is_renewable": family.refresh_token_id is not None,
         "expires_at": timestamp(family.expires_at),
         "revoked": listed.is_revoked,

@@ -6,22 +6,23 @@ its types.
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any
 
 from bson import ObjectId
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
-from pymongo.asynchronous.collection import AsyncCollection
+from pydantic import Field, PlainValidator, ValidationError
+from pymongo import ASCENDING, IndexModel, ReturnDocument
 
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import deleted, read_all, read_one
 from packages.database.encryption import Cipher, FieldRef
 from packages.database.errors import translates_driver_errors
-from packages.database.stored import NotJsonError, id_of, json_of, moment_of, text_of
+from packages.database.stored import Projection, id_of, text_of
+from packages.models import Token, User
 from registry.auth.identity import ALL_TENANTS, Tenants, tenant_of
 from registry.auth.repository import of_tenants
-from registry.core.json import JsonObject, members
+from registry.core.json import JsonObject
 from registry.core.paging import Page, PageRequest
 from registry.tokens.naming import (
     MCP_ACCESS,
@@ -60,11 +61,6 @@ TOKEN_INDEXES = [
 """In addition to the published TTL index. Only tokens that we inserted are unique: jarvis-api may
 write two tokens of one kind."""
 
-ENDED = datetime(1970, 1, 1, tzinfo=UTC)
-"""Expiry of a token whose stored expiry is not a date."""
-
-NEWEST_FIRST = [("createdAt", DESCENDING), ("_id", DESCENDING)]
-
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
@@ -76,13 +72,26 @@ class NewToken:
     metadata: JsonObject
 
 
+class Ownership(Projection):
+    """Whose document it is; of a user, the tenant that the user is of.
+
+    Attributes:
+        key: `_id` as stored: other programs use other types too.
+        user_id: As text, whatever its type is.
+    """
+
+    key: Annotated[Any, Field(alias="_id")]
+    user_id: Annotated[str, PlainValidator(str), Field(alias="userId")] = ""
+    tenant_id: Annotated[str | None, PlainValidator(tenant_of), Field(alias="tenantId")] = None
+
+
 @translates_driver_errors
 class TokenRepository:
     """Stores users' tokens. All methods but `delete_of_server` and `counts` concern one user."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
-        self._tokens = database.collection("tokens")
-        self._users = database.collection("users")
+        self._tokens = database.document(Token)
+        self._users = database.document(User)
         self._cipher = cipher
 
     async def get(self, token_id: str, user_id: str, now: datetime) -> StoredToken | None:
@@ -91,16 +100,12 @@ class TokenRepository:
         Raises:
             DecryptionError: The stored value cannot be read with the current keys.
         """
-        document = await self._tokens.find_one(
-            {**_owned(token_id, user_id), "expiresAt": {"$gt": now}}
-        )
-        record = None if document is None else _record(document)
-        if document is None or record is None:
+        query = {**_owned(token_id, user_id), "expiresAt": {"$gt": now}}
+        token = await read_one(self._tokens.find(query, projection_model=StoredToken))
+        if token is None:
             return None
-        reference = FieldRef("tokens", token_id, "token")
-        # Other programs write here too; a value that is not text is not ciphertext either.
-        value = self._cipher.decrypt(text_of(document.get("token")) or "", reference)
-        return StoredToken(record, value)
+        value = self._cipher.decrypt(token.value, FieldRef("tokens", token_id, "token"))
+        return token.model_copy(update={"value": value})
 
     async def list_page(
         self, user_id: str, token_filter: TokenFilter, now: datetime, page: PageRequest
@@ -112,85 +117,81 @@ class TokenRepository:
             "expiresAt": {"$gt": now},
         }
         if token_filter.identifier is not None:
-            query["$or"] = _called(token_filter.identifier)
-        total = await self._tokens.count_documents(query)
-        rows = self._tokens.find(
-            query, {"token": 0}, sort=NEWEST_FIRST, skip=page.offset, limit=page.per_page
-        )
-        records = [record async for row in rows if (record := _record(row)) is not None]
-        return Page(tuple(records), total, page)
+            query["$or"] = _with_identifier(token_filter.identifier)
+        found = self._tokens.find(query, projection_model=TokenRecord)
+        total = await found.count()
+        rows = found.sort("-createdAt", "-_id").skip(page.offset).limit(page.per_page)
+        return Page(tuple(await read_all(rows)), total, page)
 
     async def find(self, token_id: str, user_id: str, tx: Transaction) -> TokenRecord | None:
         """Return a token, expired or not."""
-        document = await self._tokens.find_one(_owned(token_id, user_id), session=tx)
-        return None if document is None else _record(document)
+        return await self._one(_owned(token_id, user_id), tx)
 
     async def find_key(self, user_id: str, key: StoredKey, tx: Transaction) -> TokenRecord | None:
         """Return the token with *key*, expired or not."""
-        document = await self._tokens.find_one(_at(user_id, key), session=tx)
-        return None if document is None else _record(document)
+        return await self._one(_at(user_id, key), tx)
 
     async def find_refresh_of(
         self, access_id: str, user_id: str, now: datetime, tx: Transaction
     ) -> TokenRecord | None:
         """Return the unexpired refresh token that is linked to an access token."""
-        document = await self._tokens.find_one(
-            {
-                "userId": ObjectId(user_id),
-                "type": {"$in": stored_types(TokenType.OAUTH_REFRESH)},
-                "metadata.access_token_id": access_id,
-                "expiresAt": {"$gt": now},
-            },
-            session=tx,
-        )
-        return None if document is None else _record(document)
+        query = {
+            "userId": ObjectId(user_id),
+            "type": {"$in": stored_types(TokenType.OAUTH_REFRESH)},
+            "metadata.access_token_id": access_id,
+            "expiresAt": {"$gt": now},
+        }
+        return await self._one(query, tx)
 
-    async def store(self, user_id: str, key: StoredKey, written: NewToken, tx: Transaction) -> str:
-        """Store a token, replacing the one with *key*; return its id.
+    async def _one(self, query: Doc, tx: Transaction) -> TokenRecord | None:
+        found = self._tokens.find(query, projection_model=TokenRecord, session=tx)
+        return await read_one(found)
+
+    async def store(
+        self, user_id: str, key: StoredKey, written: NewToken, tx: Transaction
+    ) -> TokenRecord:
+        """Store a token, replacing the one with *key*.
 
         Raises:
-            DuplicateKeyError: Somebody else stored it meanwhile; the transaction is over.
+            DuplicateKeyError: Another request stored it at the same time; the transaction is over.
         """
         values = self._values(written)
         if key.given_identifier is not None:
             values["registry.identifier"] = key.given_identifier
-        document = await self._tokens.find_one_and_update(
+        document = await self._tokens.get_pymongo_collection().find_one_and_update(
             _at(user_id, key),
             {
-                "$set": {**values, "metadata": written.metadata},
+                "$set": values,
                 "$unset": {"registry.access_token": ""},
                 "$setOnInsert": {"registry.place": _place(user_id, key)},
             },
-            projection={"_id": 1},
+            projection=TokenRecord.Settings.projection,
             upsert=True,
             return_document=ReturnDocument.AFTER,
             session=tx,
         )
-        assert document is not None  # noqa: S101 - an upsert leaves one
-        return str(document["_id"])
+        return TokenRecord.model_validate(document)
 
     async def restore(
         self, token_id: str, user_id: str, key: StoredKey, written: NewToken, tx: Transaction
-    ) -> None:
-        """Insert a swept token again under its former id."""
-        document: Doc = {
+    ) -> TokenRecord:
+        """Insert a removed token again under its former id."""
+        own = {"place": _place(user_id, key)}
+        if key.given_identifier is not None:
+            own["identifier"] = key.given_identifier
+        document = {
             "_id": ObjectId(token_id),
             **_at(user_id, key),
             **self._values(written),
-            "metadata": written.metadata,
+            "registry": own,
         }
-        document["registry"] = {"place": _place(user_id, key)}
-        if key.given_identifier is not None:
-            document["registry"]["identifier"] = key.given_identifier
-        await self._tokens.insert_one(document, session=tx)
+        await self._tokens.model_validate(document).insert(session=tx)
+        return TokenRecord.model_validate(document)
 
     async def renew(self, token_id: str, user_id: str, written: NewToken, tx: Transaction) -> None:
         """Replace a token's value, times and metadata."""
-        await self._tokens.update_one(
-            _owned(token_id, user_id),
-            {"$set": {**self._values(written), "metadata": written.metadata}},
-            session=tx,
-        )
+        token = self._tokens.find_one(_owned(token_id, user_id))
+        await token.update({"$set": self._values(written)}, session=tx)
 
     async def link(
         self, access: TokenRecord, refresh: TokenRecord, tx: Transaction
@@ -200,40 +201,19 @@ class TokenRepository:
         Returns:
             *access* with its new metadata.
         """
-        user = ObjectId(access.user_id)
-        await self._tokens.update_many(
-            {
-                "userId": user,
-                "_id": {"$ne": ObjectId(access.token_id)},
-                "type": {"$in": stored_types(TokenType.OAUTH_ACCESS)},
-                "metadata.refresh_token_id": refresh.token_id,
-            },
-            {"$unset": {"metadata.refresh_token_id": ""}},
-            session=tx,
-        )
-        await self._tokens.update_many(
-            {
-                "userId": user,
-                "_id": {"$ne": ObjectId(refresh.token_id)},
-                "type": {"$in": stored_types(TokenType.OAUTH_REFRESH)},
-                "metadata.access_token_id": access.token_id,
-            },
-            {"$unset": {"metadata.access_token_id": "", "registry.access_token": ""}},
-            session=tx,
-        )
-        linked = replace(
-            access, metadata={**access.metadata, "refresh_token_id": refresh.token_id}
-        )
+        await self._unlink_access(access.user_id, refresh.token_id, tx, except_id=access.token_id)
+        await self._unlink_refresh(access.user_id, access.token_id, tx, except_id=refresh.token_id)
+        metadata = {**access.metadata, "refresh_token_id": refresh.token_id}
+        linked = access.model_copy(update={"metadata": metadata})
         # Metadata is replaced as a whole: another program may have stored null there.
-        await self._tokens.update_one(
-            {"_id": ObjectId(access.token_id)}, {"$set": {"metadata": linked.metadata}}, session=tx
-        )
-        await self._tokens.update_one(
-            {"_id": ObjectId(refresh.token_id)},
+        stored = self._tokens.find_one({"_id": ObjectId(access.token_id)})
+        await stored.update({"$set": {"metadata": metadata}}, session=tx)
+        stored = self._tokens.find_one({"_id": ObjectId(refresh.token_id)})
+        await stored.update(
             {
                 "$set": {
                     "metadata": {**refresh.metadata, "access_token_id": access.token_id},
-                    "registry.access_token": _remembered(linked),
+                    "registry.access_token": _access_token_facts(linked),
                 }
             },
             session=tx,
@@ -242,29 +222,36 @@ class TokenRepository:
 
     async def unlink(self, token_id: str, user_id: str, tx: Transaction) -> None:
         """Remove the links that other tokens have to this one."""
-        user = ObjectId(user_id)
-        await self._tokens.update_many(
-            {
-                "userId": user,
-                "type": {"$in": stored_types(TokenType.OAUTH_ACCESS)},
-                "metadata.refresh_token_id": token_id,
-            },
-            {"$unset": {"metadata.refresh_token_id": ""}},
-            session=tx,
+        await self._unlink_access(user_id, token_id, tx)
+        await self._unlink_refresh(user_id, token_id, tx)
+
+    async def _unlink_access(
+        self, user_id: str, refresh_id: str, tx: Transaction, *, except_id: str | None = None
+    ) -> None:
+        """Remove the links of access tokens to a refresh token."""
+        query = {
+            **_others(user_id, TokenType.OAUTH_ACCESS, except_id),
+            "metadata.refresh_token_id": refresh_id,
+        }
+        await self._tokens.find(query).update(
+            {"$unset": {"metadata.refresh_token_id": ""}}, session=tx
         )
-        await self._tokens.update_many(
-            {
-                "userId": user,
-                "type": {"$in": stored_types(TokenType.OAUTH_REFRESH)},
-                "metadata.access_token_id": token_id,
-            },
-            {"$unset": {"metadata.access_token_id": "", "registry.access_token": ""}},
-            session=tx,
+
+    async def _unlink_refresh(
+        self, user_id: str, access_id: str, tx: Transaction, *, except_id: str | None = None
+    ) -> None:
+        """Remove the links of refresh tokens to an access token."""
+        query = {
+            **_others(user_id, TokenType.OAUTH_REFRESH, except_id),
+            "metadata.access_token_id": access_id,
+        }
+        await self._tokens.find(query).update(
+            {"$unset": {"metadata.access_token_id": "", "registry.access_token": ""}}, session=tx
         )
 
     async def delete(self, token_id: str, user_id: str, tx: Transaction) -> None:
         """Remove a token."""
-        await self._tokens.delete_one(_owned(token_id, user_id), session=tx)
+        await self._tokens.find_one(_owned(token_id, user_id)).delete(session=tx)
 
     async def delete_of_server(
         self, server_name: str, tenant_id: str | None, since: datetime | None, tx: Transaction
@@ -285,17 +272,17 @@ class TokenRepository:
             "type": {"$in": [*STORED_TYPES, "mcp_oauth_client"]},
             "identifier": {"$in": [prefix, refresh_identifier(server_name), f"{prefix}:client"]},
         }
-        rows = await self._tokens.find(query, OWNED, session=tx).to_list()
-        query["_id"] = {"$nin": await of_other_tenants(rows, tenant_id, self._users, tx)}
-        result = await self._tokens.delete_many(query, session=tx)
-        return result.deleted_count
+        rows = self._tokens.find(query, projection_model=Ownership, session=tx)
+        others = await of_other_tenants(await rows.to_list(), tenant_id, self._users, tx)
+        query["_id"] = {"$nin": others}
+        return await deleted(self._tokens.find(query).delete(session=tx))
 
     async def counts(self, now: datetime, tenants: Tenants = ALL_TENANTS) -> TokenCounts:
         """Count the tokens of known types, from one snapshot of the collection."""
         match: Doc = {"type": {"$in": stored_types()}}
         if not tenants.are_all:
-            people = self._users.find(of_tenants(tenants), {"_id": 1})
-            match["userId"] = {"$in": [user["_id"] for user in await people.to_list()]}
+            users = self._users.find(of_tenants(tenants), projection_model=Ownership)
+            match["userId"] = {"$in": [user.key for user in await users.to_list()]}
         pipeline: list[Doc] = [
             {"$match": match},
             {
@@ -313,8 +300,8 @@ class TokenRepository:
         by_type = dict.fromkeys(TokenType, 0)
         active_by_type = dict.fromkeys(TokenType, 0)
         expired = 0
-        users: set[str] = set()
-        async for group in await self._tokens.aggregate(pipeline):
+        active_users: set[str] = set()
+        async for group in self._tokens.aggregate(pipeline):
             count, key = int(group["count"]), group["_id"]
             kind = STORED_TYPES.get(text_of(key["type"]) or "")
             if kind is None:
@@ -324,22 +311,28 @@ class TokenRepository:
             if key["active"]:
                 active_by_type[kind] += count
                 # A token without a user is only counted.
-                users |= {user} if (user := id_of(key.get("user"))) is not None else set()
+                active_users |= {user} if (user := id_of(key.get("user"))) is not None else set()
             else:
                 expired += count
         active = sum(active_by_type.values())
-        return TokenCounts(active + expired, by_type, active, expired, len(users), active_by_type)
+        return TokenCounts(
+            active + expired, by_type, active, expired, len(active_users), active_by_type
+        )
 
     async def unreadable(self) -> list[str]:
         """Return the ids of malformed tokens of known types."""
-        rows = self._tokens.find({"type": {"$in": stored_types()}}, {"token": 0, "metadata": 0})
-        return [str(row["_id"]) async for row in rows if _record(row) is None]
+        # Through the driver, because `read_all` leaves these out.
+        rows = self._tokens.get_pymongo_collection().find(
+            {"type": {"$in": stored_types()}}, TokenRecord.Settings.projection
+        )
+        return [str(row["_id"]) async for row in rows if not _is_readable(row)]
 
     def _values(self, written: NewToken) -> Doc:
         return {
             "token": self._cipher.encrypt_shared(written.value),
             "createdAt": written.created_at,
             "expiresAt": written.expires_at,
+            "metadata": written.metadata,
         }
 
 
@@ -349,29 +342,28 @@ def since_filter(name: str, moment: datetime | None) -> Doc:
     return {} if moment is None else {"$or": [{name: {"$gte": moment}}, {name: None}]}
 
 
-OWNED: Doc = {"userId": 1, "tenantId": 1}
-
-
 async def of_other_tenants(
-    rows: Sequence[Doc], tenant_id: str | None, users: AsyncCollection[Doc], tx: Transaction | None
+    rows: Sequence[Ownership], tenant_id: str | None, users: type[User], tx: Transaction
 ) -> list[object]:
     """Return the ids of those of *rows* that belong to users of tenants other than *tenant_id*.
 
     If a row has no tenant, its user's tenant counts.
     """
-    unsaid = {str(row.get("userId")) for row in rows if tenant_of(row.get("tenantId")) is None}
-    ids = [ObjectId(one) for one in unsaid if ObjectId.is_valid(one)]
-    found = users.find({"_id": {"$in": ids}}, {"tenantId": 1}, session=tx) if ids else None
-    tenants = (
-        {str(user["_id"]): tenant_of(user.get("tenantId")) for user in await found.to_list()}
-        if found is not None
-        else {}
-    )
-    return [
-        row["_id"]
-        for row in rows
-        if (tenant_of(row.get("tenantId")) or tenants.get(str(row.get("userId")))) != tenant_id
-    ]
+    without_tenant = {row.user_id for row in rows if row.tenant_id is None}
+    ids = [ObjectId(one) for one in without_tenant if ObjectId.is_valid(one)]
+    tenants: dict[str, str | None] = {}
+    if ids:
+        found = users.find({"_id": {"$in": ids}}, projection_model=Ownership, session=tx)
+        tenants = {str(user.key): user.tenant_id for user in await found.to_list()}
+    return [row.key for row in rows if (row.tenant_id or tenants.get(row.user_id)) != tenant_id]
+
+
+def _is_readable(row: Doc) -> bool:
+    try:
+        TokenRecord.model_validate(row)
+    except ValidationError:
+        return False
+    return True
 
 
 def _owned(token_id: str, user_id: str) -> Doc:
@@ -380,6 +372,13 @@ def _owned(token_id: str, user_id: str) -> Doc:
         "userId": ObjectId(user_id),
         "type": {"$in": stored_types()},
     }
+
+
+def _others(user_id: str, kind: TokenType, except_id: str | None) -> Doc:
+    query: Doc = {"userId": ObjectId(user_id), "type": {"$in": stored_types(kind)}}
+    if except_id is not None:
+        query["_id"] = {"$ne": ObjectId(except_id)}
+    return query
 
 
 def _place(user_id: str, key: StoredKey) -> str:
@@ -396,7 +395,7 @@ def _at(user_id: str, key: StoredKey) -> Doc:
     }
 
 
-def _called(identifier: str) -> list[Doc]:
+def _with_identifier(identifier: str) -> list[Doc]:
     """Return the conditions for tokens that callers know as *identifier*."""
     unnamed: Doc = {"registry.identifier": {"$exists": False}}
     conditions: list[Doc] = [
@@ -411,51 +410,12 @@ def _called(identifier: str) -> list[Doc]:
     return conditions
 
 
-def _record(document: dict[str, Any]) -> TokenRecord | None:
-    """Return a stored token; None if it is malformed."""
-    token_id, user_id = id_of(document["_id"]), id_of(document.get("userId"))
-    stored_type = text_of(document.get("type"))
-    if token_id is None or user_id is None or stored_type is None:
-        return None
-    facts = members(document.get("registry"))
-    return TokenRecord(
-        token_id=token_id,
-        user_id=user_id,
-        key=_key(stored_type, document.get("identifier"), facts.get("identifier")),
-        created_at=moment_of(document.get("createdAt")) or document["_id"].generation_time,
-        expires_at=moment_of(document.get("expiresAt")) or ENDED,
-        metadata=_metadata(document.get("metadata")),
-        access_token=_recalled(members(facts.get("access_token"))),
-    )
-
-
-def _metadata(stored: object) -> JsonObject:
-    """Return stored metadata without members that JSON cannot represent."""
-    metadata: JsonObject = {}
-    for name, value in members(stored).items():
-        with suppress(NotJsonError):
-            metadata[name] = json_of(value)
-    return metadata
-
-
-def _key(stored_type: object, identifier: object, given: object) -> StoredKey:
-    return StoredKey(text_of(stored_type) or "", text_of(identifier) or "", text_of(given))
-
-
-def _remembered(access: TokenRecord) -> Doc:
+def _access_token_facts(access: TokenRecord) -> Doc:
     facts: Doc = {
-        "type": access.key.stored_type,
-        "identifier": access.key.identifier,
+        "type": access.stored_type,
+        "identifier": access.identifier,
         "metadata": access.metadata,
     }
-    if access.key.given_identifier is not None:
-        facts["given_identifier"] = access.key.given_identifier
+    if access.given_identifier is not None:
+        facts["given_identifier"] = access.given_identifier
     return facts
-
-
-def _recalled(facts: JsonObject) -> tuple[StoredKey, JsonObject] | None:
-    stored_type = facts.get("type")
-    if not isinstance(stored_type, str) or stored_type not in stored_types(TokenType.OAUTH_ACCESS):
-        return None
-    key = _key(stored_type, facts.get("identifier"), facts.get("given_identifier"))
-    return key, _metadata(facts.get("metadata"))

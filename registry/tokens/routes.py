@@ -201,7 +201,7 @@ async def refresh_token(
 ) -> Response:
     """Replace an access token, and the refresh token linked to it, atomically."""
     token = await _tokens(request).refresh(token_id.lower(), body, user)
-    return JsonAnswer(present_refreshed(token), headers=NO_STORE)
+    return JsonAnswer(present_refreshed(token, body.new_access_token), headers=NO_STORE)
 
 
 @router.delete("/{token_id}", status_code=204, operation_id="delete_token", responses=errors(404))

@@ -5,7 +5,6 @@ No caller, including administrators, can reach another user's tokens: every quer
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from packages.database.client import Database, Transaction
@@ -32,7 +31,7 @@ from registry.tokens.naming import (
     server_of,
     stored_key,
 )
-from registry.tokens.presenter import recorded, shown_metadata
+from registry.tokens.presenter import recorded
 from registry.tokens.repository import NewToken, TokenRepository
 from registry.tokens.schemas import TOKEN_ID, TokenCreate, TokenRefresh
 from registry.tokens.transactions import in_transaction
@@ -95,8 +94,7 @@ class TokenService:
 
             async def work(tx: Transaction) -> TokenRecord:
                 before = await self._repository.find_key(user.user_id, key, tx)
-                token_id = await self._repository.store(user.user_id, key, written, tx)
-                token = TokenRecord(token_id, user.user_id, key, now, expires_at, metadata)
+                token = await self._repository.store(user.user_id, key, written, tx)
                 await self._relink(token, now, tx)
                 action = AuditAction.CREATE if before is None else AuditAction.UPDATE
                 await self._record(user, action, before, token, tx)
@@ -124,7 +122,7 @@ class TokenService:
                 raise TokenGoneError
             event = AuditEvent(AuditAction.READ, EntityType.TOKEN, token_id)
             await self._audit.require(user, event)
-            return replace(token, record=_with_shown_metadata(token.record))
+            return token
 
     async def list_page(
         self, user: UserContext, token_filter: TokenFilter, page: PageRequest
@@ -137,7 +135,7 @@ class TokenService:
 
     async def refresh(
         self, token_id: str, request: TokenRefresh, user: UserContext
-    ) -> StoredToken:
+    ) -> TokenRecord:
         """Replace the values of an access token, and of its refresh token if a new one is given.
 
         An access token that has expired or was swept is restored under its id, as long as the
@@ -160,8 +158,7 @@ class TokenService:
                 refresh = await self._refresh_token_of(token_id, before, user, now, tx)
                 metadata = self._metadata_of(before, refresh)
                 written = NewToken(request.new_access_token, now, expires_at, metadata)
-                key = await self._renew(token_id, before, refresh, written, user, tx)
-                token = TokenRecord(token_id, user.user_id, key, now, expires_at, metadata)
+                token = await self._renew(token_id, before, refresh, written, user, tx)
                 if request.new_refresh_token is not None:
                     renewed = NewToken(
                         request.new_refresh_token,
@@ -175,8 +172,7 @@ class TokenService:
                 await self._record(user, AuditAction.REFRESH, before, token, tx, secrets)
                 return token
 
-            token = await in_transaction(self._database, work)
-            return StoredToken(token, request.new_access_token)
+            return await in_transaction(self._database, work)
 
     async def delete(self, token_id: str, user: UserContext) -> None:
         """Delete a token, and the link to it in its linked token.
@@ -290,18 +286,17 @@ class TokenService:
         written: NewToken,
         user: UserContext,
         tx: Transaction,
-    ) -> StoredKey:
-        """Write the access token, or restore it if it was swept, and return its key."""
+    ) -> TokenRecord:
+        """Write the access token, or restore it if it was swept."""
         if access is not None:
             await self._repository.renew(token_id, user.user_id, written, tx)
-            return access.key
+            return _renewed(access, written)
         assert refresh is not None  # noqa: S101 - one of the two is there
         key = access_key_of(refresh)
         if await self._repository.find_key(user.user_id, key, tx) is not None:
             # It was stored again since, under another id.
             raise TokenGoneError
-        await self._repository.restore(token_id, user.user_id, key, written, tx)
-        return key
+        return await self._repository.restore(token_id, user.user_id, key, written, tx)
 
     async def _store_refresh(
         self,
@@ -312,17 +307,9 @@ class TokenService:
     ) -> TokenRecord:
         if refresh is not None:
             await self._repository.renew(refresh.token_id, access.user_id, written, tx)
-            return replace(refresh, created_at=written.created_at, expires_at=written.expires_at)
+            return _renewed(refresh, written)
         key = refresh_key_of(access.key)
-        token_id = await self._repository.store(access.user_id, key, written, tx)
-        return TokenRecord(
-            token_id,
-            access.user_id,
-            key,
-            written.created_at,
-            written.expires_at,
-            written.metadata,
-        )
+        return await self._repository.store(access.user_id, key, written, tx)
 
     async def _record(
         self,
@@ -363,8 +350,14 @@ class TokenService:
         self._operations.labels(operation, "success").inc()
 
 
-def _with_shown_metadata(token: TokenRecord) -> TokenRecord:
-    return replace(token, metadata=shown_metadata(token))
+def _renewed(token: TokenRecord, written: NewToken) -> TokenRecord:
+    return token.model_copy(
+        update={
+            "created_at": written.created_at,
+            "expires_at": written.expires_at,
+            "metadata": written.metadata,
+        }
+    )
 
 
 def _without_links(token: TokenRecord) -> JsonObject:

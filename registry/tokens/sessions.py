@@ -9,10 +9,11 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from packages.database.client import Database, Transaction
+from packages.models.sessions import IssuedAccessToken, RevocationKind
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType, changes_of
 from registry.auth.bearer import Directory
@@ -28,7 +29,7 @@ from registry.auth.identity import (
     default_scopes,
 )
 from registry.auth.jwt import RefreshClaims, TokenIssuer, TokenVerifier
-from registry.auth.revocation import Revocation, RevocationKind, RevocationList
+from registry.auth.revocation import Revocation, RevocationList
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
@@ -48,7 +49,6 @@ from registry.tokens.schemas import TokenGenerate, TokenIssue, TokenRevoke
 from registry.tokens.transactions import in_transaction
 from registry.tokens.values import (
     IssuedFamily,
-    IssuedIds,
     IssuedPair,
     IssuedToken,
     ListedFamily,
@@ -157,6 +157,7 @@ class SessionService:
             if role is not user.role:
                 # The user was demoted after the caller's token was issued.
                 scopes = tuple(scope for scope in scopes if scope in default_scopes(role))
+            end = await self._end_of(user, now)
             family = IssuedFamily(
                 family_id=uuid.uuid4().hex,
                 user_id=user.user_id,
@@ -168,11 +169,13 @@ class SessionService:
                 description=request.description,
                 ancestors=ancestors,
                 created_at=now,
-                expires_at=await self._end_of(user, now),
+                expires_at=end,
+                refresh_token_id=uuid.uuid4().hex,
+                access_tokens=(_new_access_token(request.expires_in_hours, end, now),),
                 tenant_id=user.tenant_id,
             )
-            pair, ids = self._issue(family, now)
-            await self._insert(family, ids, user)
+            pair = self._sign_pair(family, now)
+            await self._insert(family, user)
             return pair
 
     async def issue(
@@ -201,6 +204,7 @@ class SessionService:
             if entry is not None and order.role.limited_to(Role.parse(entry.role)) != order.role:
                 raise RoleAboveStoredError(order.user_id, order.role.value, entry.role)
             now = self._clock.now()
+            end = now + order.lifetime
             family = IssuedFamily(
                 family_id=uuid.uuid4().hex,
                 user_id=order.user_id,
@@ -212,13 +216,13 @@ class SessionService:
                 description=order.description,
                 ancestors=order.ancestors,
                 created_at=now,
-                expires_at=now + order.lifetime,
+                expires_at=end,
+                access_tokens=(IssuedAccessToken(id=uuid.uuid4().hex, expires_at=end),),
                 tenant_id=None if entry is None else entry.tenant_id,
             )
-            ids = IssuedIds(uuid.uuid4().hex, family.expires_at)
-            await self._insert(family, ids, actor)
-            token = self._access_token(family, ids.access_id, order.lifetime)
-            return IssuedToken(ids.access_id, token, family.is_known_user)
+            await self._insert(family, actor)
+            token = self._sign_access_token(family, now)
+            return IssuedToken(family.access_token.id, token, family.is_known_user)
 
     async def issue_for(
         self, user_id: str, request: TokenIssue, actor: UserContext
@@ -312,28 +316,29 @@ class SessionService:
             if family.refresh_token_id != claims.token_id:
                 await self._end(family, claims, REUSED)
                 raise _refused()
-            family = await self._as_the_user_is_now(family, claims)
-            issuable = tuple(scope for scope in family.scopes if scope not in RESERVED_SCOPES)
-            family = replace(family, scopes=issuable)
-            pair, ids = self._issue(family, now)
+            limited = await self._limited_to_user(family, claims)
+            exchanged = limited.exchanged(
+                _new_access_token(family.hours, family.expires_at, now), uuid.uuid4().hex, now
+            )
+            pair = self._sign_pair(exchanged, now)
 
             async def work(tx: Transaction) -> None:
                 if await self._revocations.is_revoked(family, tx):
                     raise _refused()
-                if not await self._families.exchange(family, ids, now, tx):
+                if not await self._families.exchange(family, exchanged, now, tx):
                     raise _ReusedError
                 event = AuditEvent(
                     AuditAction.REFRESH,
                     EntityType.SESSION,
                     family.family_id,
-                    changes_of(None, _recorded(family, ids)),
+                    changes_of(None, _recorded(exchanged)),
                 )
-                await self._audit.record(_holder(family, claims), event, tx)
+                await self._audit.record(_holder(exchanged, claims), event, tx)
 
             try:
                 await self._database.transaction(work)
             except _ReusedError:
-                await self._end(family, claims, REUSED)
+                await self._end(limited, claims, REUSED)
                 raise _refused() from None
             return pair
 
@@ -430,41 +435,37 @@ class SessionService:
     async def _end(self, family: IssuedFamily, claims: RefreshClaims, reason: str) -> None:
         await self._revoke_family(family, _holder(family, claims), reason)
 
-    async def _as_the_user_is_now(
-        self, family: IssuedFamily, claims: RefreshClaims
-    ) -> IssuedFamily:
-        """Return *family*, limited to the present rights of its user.
+    async def _limited_to_user(self, family: IssuedFamily, claims: RefreshClaims) -> IssuedFamily:
+        """Return *family* with the role and scopes that its user still has.
 
         Raises:
-            UnauthorizedError: The user is gone or disabled; the family is revoked.
+            UnauthorizedError: The user does not exist or is disabled; the family is revoked.
         """
+        role = family.role
         entry = await self._directory.get(family.user_id)
-        if entry is None:
-            if family.is_known_user:
-                await self._end(family, claims, USER_GONE)
+        if entry is not None:
+            if entry.is_disabled:
+                await self._end(family, claims, USER_DISABLED)
                 raise _refused()
-            # A service account is not in `users`: the operator set its claims.
-            return family
-        if entry.is_disabled:
-            await self._end(family, claims, USER_DISABLED)
+            role = role.limited_to(Role.parse(entry.role))
+        elif family.is_known_user:
+            await self._end(family, claims, USER_GONE)
             raise _refused()
-        role = family.role.limited_to(Role.parse(entry.role))
-        if role is family.role:
-            return family
-        allowed = default_scopes(role)
-        scopes = tuple(scope for scope in family.scopes if scope in allowed)
-        return replace(family, role=role, scopes=scopes)
+        # A service account is not in `users`: the operator set its claims.
+        allowed = frozenset(family.scopes) if role is family.role else default_scopes(role)
+        scopes = [one for one in family.scopes if one in allowed and one not in RESERVED_SCOPES]
+        return family.model_copy(update={"role": role, "scopes": tuple(scopes)})
 
-    async def _insert(self, family: IssuedFamily, ids: IssuedIds, actor: UserContext) -> None:
+    async def _insert(self, family: IssuedFamily, actor: UserContext) -> None:
         event = AuditEvent(
             AuditAction.ISSUE,
             EntityType.SESSION,
             family.family_id,
-            changes_of(None, _recorded(family, ids)),
+            changes_of(None, _recorded(family)),
         )
 
         async def work(tx: Transaction) -> None:
-            await self._families.insert(family, ids, tx)
+            await self._families.insert(family, tx)
             await self._audit.record(actor, event, tx)
 
         await self._database.transaction(work)
@@ -480,36 +481,35 @@ class SessionService:
         # A token from the operator, like a login, does not limit the family.
         return end if parent.refresh_token_id is None else min(end, parent.expires_at)
 
-    def _issue(self, family: IssuedFamily, now: datetime) -> tuple[IssuedPair, IssuedIds]:
+    def _sign_pair(self, family: IssuedFamily, now: datetime) -> IssuedPair:
+        """Sign the latest access token of a family and its refresh token."""
+        assert family.refresh_token_id is not None  # noqa: S101 - the family can be renewed
+        access_lifetime = family.access_token.expires_at - now
         left = family.expires_at - now
-        access_lifetime = min(timedelta(hours=family.hours), left)
         refresh_lifetime = min(max(access_lifetime, MINIMUM_REFRESH_LIFETIME), left)
-        refresh_id = uuid.uuid4().hex
-        ids = IssuedIds(uuid.uuid4().hex, now + access_lifetime, refresh_id)
         refresh_token = self._issuer.issue_refresh(
             user_id=family.user_id,
             session_id=family.family_id,
-            token_id=refresh_id,
+            token_id=family.refresh_token_id,
             lifetime=refresh_lifetime,
         )
-        pair = IssuedPair(
-            ids.access_id,
-            self._access_token(family, ids.access_id, access_lifetime),
+        return IssuedPair(
+            family.access_token.id,
+            self._sign_access_token(family, now),
             refresh_token,
             int(access_lifetime.total_seconds()),
             int(refresh_lifetime.total_seconds()),
             family.scopes,
         )
-        return pair, ids
 
-    def _access_token(self, family: IssuedFamily, token_id: str, lifetime: timedelta) -> str:
+    def _sign_access_token(self, family: IssuedFamily, now: datetime) -> str:
         return self._issuer.issue(
             user_id=family.user_id,
             username=family.username,
             role=family.role,
             scopes=frozenset(family.scopes),
-            lifetime=lifetime,
-            token_id=token_id,
+            lifetime=family.access_token.expires_at - now,
+            token_id=family.access_token.id,
             session_id=family.family_id,
             ancestors=family.ancestors,
             is_service_account=not family.is_known_user,
@@ -540,6 +540,12 @@ class SessionService:
             self._operations.labels(operation, "failure").inc()
             raise
         self._operations.labels(operation, "success").inc()
+
+
+def _new_access_token(hours: int, end: datetime, now: datetime) -> IssuedAccessToken:
+    """Return a new access token that expires after *hours*, or at *end* if that is earlier."""
+    expires_at = min(now + timedelta(hours=hours), end)
+    return IssuedAccessToken(id=uuid.uuid4().hex, expires_at=expires_at)
 
 
 def _granted(requested: Sequence[str] | None, user: UserContext) -> tuple[str, ...]:
@@ -594,13 +600,13 @@ def _holder(family: IssuedFamily, claims: RefreshClaims) -> UserContext:
     )
 
 
-def _recorded(family: IssuedFamily, ids: IssuedIds) -> JsonObject:
+def _recorded(family: IssuedFamily) -> JsonObject:
     recorded: JsonObject = {
         "user_id": family.user_id,
         "role": family.role.value,
         "scope": " ".join(family.scopes),
-        "token_id": ids.access_id,
-        "token_expires_at": timestamp(ids.access_expires_at),
+        "token_id": family.access_token.id,
+        "token_expires_at": timestamp(family.access_token.expires_at),
         "expires_at": timestamp(family.expires_at),
     }
     if family.description is not None:

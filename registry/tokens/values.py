@@ -1,11 +1,43 @@
 """Values of the tokens domain."""
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Annotated, Self
 
-from registry.auth.identity import Role
-from registry.core.json import JsonObject
+from bson import ObjectId
+from pydantic import (
+    AliasPath,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    StrictStr,
+    ValidationInfo,
+)
+
+from packages.database.stored import (
+    LATEST,
+    Projection,
+    RequiredId,
+    RequiredTime,
+    StoredText,
+    StoredTexts,
+    StoredTime,
+    id_of,
+    json_members,
+    moment_of,
+    text_of,
+    whole_of,
+)
+from packages.models.sessions import IssuedAccessToken
+from registry.auth.identity import Role, tenant_of
+from registry.core.json import JsonObject, members
+
+ENDED = datetime(1970, 1, 1, tzinfo=UTC)
+"""Expiry of a token whose stored expiry is not a date."""
+
+RECENT_ACCESS_TOKENS = 50
+"""Access tokens of a family by whose id it can be found; older ones are dropped."""
 
 
 class TokenType(StrEnum):
@@ -52,34 +84,70 @@ class StoredKey:
         return STORED_TYPES[self.stored_type]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRecord:
+def _created(stored: object, info: ValidationInfo) -> datetime:
+    # Another program may store a token without this time; its id holds one too.
+    return moment_of(stored) or ObjectId(info.data.get("token_id")).generation_time
+
+
+def _access_token(stored: object) -> tuple[StoredKey, JsonObject] | None:
+    facts = members(stored)
+    stored_type = text_of(facts.get("type")) or ""
+    if STORED_TYPES.get(stored_type) is not TokenType.OAUTH_ACCESS:
+        return None
+    identifier = text_of(facts.get("identifier")) or ""
+    key = StoredKey(stored_type, identifier, text_of(facts.get("given_identifier")))
+    return key, json_members(facts.get("metadata"))
+
+
+class TokenRecord(Projection):
     """One token of a user, without its value.
 
     Attributes:
-        access_token: Of a refresh token: where its access token lies, and that one's metadata;
-            from this it is made again after it was swept.
+        access_token: Of a refresh token: key and metadata of its access token, from which that is
+            restored after the TTL index removed it.
     """
 
-    token_id: str
-    user_id: str
-    key: StoredKey
-    created_at: datetime
-    expires_at: datetime
-    metadata: JsonObject
-    access_token: tuple[StoredKey, JsonObject] | None = None
+    token_id: Annotated[RequiredId, Field(alias="_id")]
+    user_id: Annotated[RequiredId, Field(alias="userId")]
+    stored_type: Annotated[str, BeforeValidator(text_of), Field(alias="type")]
+    identifier: Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")] = ""
+    given_identifier: Annotated[
+        StoredText, Field(validation_alias=AliasPath("registry", "identifier"))
+    ] = None
+    created_at: Annotated[datetime, PlainValidator(_created)] = Field(
+        default=None, alias="createdAt", validate_default=True
+    )
+    expires_at: Annotated[
+        datetime,
+        PlainValidator(lambda stored: moment_of(stored) or ENDED),
+        Field(alias="expiresAt"),
+    ] = ENDED
+    metadata: Annotated[JsonObject, PlainValidator(json_members)] = Field(default_factory=dict)
+    access_token: Annotated[
+        tuple[StoredKey, JsonObject] | None,
+        PlainValidator(_access_token),
+        Field(validation_alias=AliasPath("registry", "access_token")),
+    ] = None
+
+    @property
+    def key(self) -> StoredKey:
+        """Return the key of the token."""
+        return StoredKey(self.stored_type, self.identifier, self.given_identifier)
 
     def is_live(self, now: datetime) -> bool:
         """Whether the token has not expired."""
         return self.expires_at > now
 
 
-@dataclass(frozen=True, slots=True)
-class StoredToken:
-    """One token of a user, decrypted."""
+class StoredToken(TokenRecord):
+    """One token of a user with its value, which is encrypted as long as only the model was read.
 
-    record: TokenRecord
-    value: str = field(repr=False)
+    A value that is not text is not ciphertext either: other programs write here too.
+    """
+
+    value: Annotated[
+        str, PlainValidator(lambda stored: text_of(stored) or ""), Field(alias="token", repr=False)
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +172,16 @@ class TokenCounts:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedFamily:
+def _access_tokens(stored: object) -> list[object]:
+    return [
+        one
+        for one in (stored if isinstance(stored, list | tuple) else ())
+        if isinstance(one, IssuedAccessToken)
+        or (text_of(members(one).get("id")) and moment_of(members(one).get("expires_at")))
+    ]
+
+
+class IssuedFamily(Projection):
     """Tokens that were issued together, and those they were exchanged for.
 
     Attributes:
@@ -113,43 +189,59 @@ class IssuedFamily:
         is_known_user: Whether the user was in `users` when it began.
         scopes: In the order in which they were asked for.
         hours: Lifetime of its access tokens.
-        ancestors: `sid` or `jti` of the tokens it was generated with, the oldest first.
+        ancestors: `sid` or `jti` of the tokens it was generated with, the oldest first. Without
+            the complete list it is unknown whether the family is revoked.
         expires_at: When nothing of it is valid any more.
         refresh_token_id: `jti` of the one refresh token that can be exchanged; None for tokens
             that cannot be renewed.
-        access_tokens: `jti` and expiry of the latest access tokens.
+        access_tokens: The latest access tokens, the newest last.
+        revoked_at: A stored value that is not a time counts as one.
         tenant_id: The tenant that the user was of when it began.
     """
 
-    family_id: str
-    user_id: str
-    username: str
-    role: Role
-    is_known_user: bool
-    scopes: tuple[str, ...]
-    hours: int
-    description: str | None
-    ancestors: tuple[str, ...]
-    created_at: datetime
-    expires_at: datetime
-    refresh_token_id: str | None = None
-    access_tokens: tuple[tuple[str, datetime], ...] = ()
-    exchanged_at: datetime | None = None
-    revoked_at: datetime | None = None
-    tenant_id: str | None = None
+    family_id: Annotated[StrictStr, Field(alias="_id")]
+    user_id: Annotated[StrictStr, BeforeValidator(lambda stored: id_of(stored) or stored)]
+    username: Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")] = ""
+    role: Annotated[Role, PlainValidator(lambda stored: Role.parse(text_of(stored)))] = Role.USER
+    is_known_user: Annotated[bool, PlainValidator(lambda stored: stored is not False)] = True
+    scopes: StoredTexts = ()
+    hours: Annotated[int, PlainValidator(lambda stored: max(1, whole_of(stored) or 1))] = 1
+    description: StoredText = None
+    ancestors: tuple[StrictStr, ...]
+    created_at: RequiredTime
+    expires_at: RequiredTime
+    refresh_token_id: StoredText = None
+    access_tokens: Annotated[
+        tuple[IssuedAccessToken, ...], BeforeValidator(_access_tokens), Field(min_length=1)
+    ]
+    exchanged_at: StoredTime = None
+    revoked_at: Annotated[
+        datetime | None,
+        PlainValidator(lambda stored: None if stored is None else moment_of(stored) or LATEST),
+    ] = None
+    tenant_id: Annotated[str | None, PlainValidator(tenant_of)] = None
+
+    @property
+    def access_token(self) -> IssuedAccessToken:
+        """Return the latest access token."""
+        return self.access_tokens[-1]
 
     def is_live(self, now: datetime) -> bool:
         """Whether its tokens are accepted, as far as the family itself knows."""
         return self.revoked_at is None and self.expires_at > now
 
-
-@dataclass(frozen=True, slots=True)
-class IssuedIds:
-    """Ids of tokens that were issued together. *refresh_id* is None without a refresh token."""
-
-    access_id: str
-    access_expires_at: datetime
-    refresh_id: str | None = None
+    def exchanged(
+        self, access_token: IssuedAccessToken, refresh_token_id: str, now: datetime
+    ) -> Self:
+        """Return the family with the tokens that its refresh token was exchanged for."""
+        unexpired = [one for one in self.access_tokens if one.expires_at > now]
+        return self.model_copy(
+            update={
+                "access_tokens": (*unexpired, access_token)[-RECENT_ACCESS_TOKENS:],
+                "refresh_token_id": refresh_token_id,
+                "exchanged_at": now,
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)

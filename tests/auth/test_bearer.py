@@ -18,12 +18,13 @@ from typing_extensions import override
 
 from packages.database.client import Database
 from packages.database.errors import DatabaseUnavailable
+from packages.models.sessions import RevocationKind
 from registry.auth.bearer import BearerAuthenticator
 from registry.auth.errors import UnauthorizedError
 from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, Scope, UserContext
 from registry.auth.jwt import TokenIssuer, TokenVerifier, VerifiedToken
 from registry.auth.repository import DirectoryRepository
-from registry.auth.revocation import Revocation, RevocationKind, RevocationList
+from registry.auth.revocation import Revocation, RevocationList
 from registry.auth.values import DirectoryEntry
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics

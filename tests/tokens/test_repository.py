@@ -17,7 +17,6 @@ from registry.tokens.values import (
     StoredKey,
     StoredToken,
     TokenCounts,
-    TokenRecord,
     TokenType,
 )
 
@@ -70,9 +69,10 @@ class Shelf:
         """Store a token and return its id."""
         key = StoredKey(stored_type, identifier)
         written = NewToken(value, NOW, expires_at, metadata or {})
-        return await in_transaction(
+        token = await in_transaction(
             self.database, lambda tx: self.tokens.store(user_id, key, written, tx)
         )
+        return token.token_id
 
     async def renew(self, token_id: str, user_id: str, written: NewToken) -> None:
         """Give a token new values."""
@@ -99,16 +99,17 @@ async def dump(database: Database, collection: str) -> str:
 async def test_a_token_comes_back_as_it_was_stored(tokens: TokenRepository, shelf: Shelf) -> None:
     token_id = await shelf.store(metadata=METADATA)
 
-    assert await tokens.get(token_id, ALICE, NOW) == StoredToken(
-        TokenRecord(
-            token_id=token_id,
-            user_id=ALICE,
-            key=StoredKey("mcp_oauth", "mcp:weather"),
-            created_at=NOW,
-            expires_at=LATER,
-            metadata=METADATA,
-        ),
-        SENTINEL,
+    assert await tokens.get(token_id, ALICE, NOW) == StoredToken.model_validate(
+        {
+            "_id": ObjectId(token_id),
+            "userId": ObjectId(ALICE),
+            "type": "mcp_oauth",
+            "identifier": "mcp:weather",
+            "createdAt": NOW,
+            "expiresAt": LATER,
+            "metadata": METADATA,
+            "token": SENTINEL,
+        }
     )
 
 
@@ -199,9 +200,9 @@ async def test_a_token_is_renewed_in_place(tokens: TokenRepository, shelf: Shelf
 
     token = await tokens.get(token_id, ALICE, LATER)
     assert token is not None
-    assert (token.value, token.record.expires_at) == ("new", later)
-    assert token.record.created_at == LATER
-    assert token.record.metadata == METADATA
+    assert (token.value, token.expires_at) == ("new", later)
+    assert token.created_at == LATER
+    assert token.metadata == METADATA
 
 
 @pytest.mark.requirement("R-091")

@@ -38,19 +38,17 @@ class EndedSessionRepository:
     """Writes and reads `ended_sessions`."""
 
     def __init__(self, database: Database) -> None:
-        self._ended = database.collection(EndedSession.Settings.name)
+        self._ended = database.document(EndedSession)
 
     async def write(self, key: str, ended_at: datetime, expires_at: datetime) -> None:
         """Store that a session has ended."""
-        await self._ended.update_one(
-            {"_id": key},
-            {"$setOnInsert": {"ended_at": ended_at, "expires_at": expires_at}},
-            upsert=True,
-        )
+        times = {"ended_at": ended_at, "expires_at": expires_at}
+        await self._ended.find_one({"_id": key}).update({"$setOnInsert": times}, upsert=True)
 
     async def latest(self, now: datetime, limit: int) -> list[str]:
         """Return the latest ended sessions that would not have expired."""
-        rows = self._ended.find(
+        # Through the driver, because there may be 50,000, of which only the ids are needed.
+        rows = self._ended.get_pymongo_collection().find(
             {"expires_at": {"$gt": now}}, {"_id": 1}, sort=[("expires_at", -1)], limit=limit
         )
         return [str(row["_id"]) async for row in rows]
