@@ -137,7 +137,7 @@ async def replace_secrets(database: Database, replacements: Sequence[Replacement
         replacements: Some of one collection.
 
     Raises:
-        DatabaseUnavailable: The database is away; some may have been made.
+        DatabaseUnavailable: The database is unreachable; some may have been made.
     """
     if not replacements:
         return Replaced(0, ())

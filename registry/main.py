@@ -50,7 +50,7 @@ class Application:
     Args:
         control: The REST application.
         gateway: The data plane.
-        hosts: Whoever asks for another host is answered by *misdirected*, on both planes.
+        hosts: Requests for other hosts are answered by *misdirected*, on both planes.
         misdirected: Refuses.
     """
 

@@ -71,14 +71,14 @@ class Watched:
         stamp: The field with the time of a document's last change.
         is_counted: Whether a reader must learn which of its documents, or of what they are about,
             are gone.
-        unheeded: Dotted names of fields that may change without the reader being told.
+        ignored: Dotted names of fields whose changes alone are not reported.
     """
 
     collection: str
     link: str | None = None
     stamp: str = "updatedAt"
     is_counted: bool = False
-    unheeded: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,9 @@ class ChangeStream:
     def __init__(self, database: Database, watched: Sequence[Watched]) -> None:
         self._database = database
         self._links = {item.collection: item.link for item in watched}
-        self._unheeded = {item.collection: item.unheeded for item in watched if item.unheeded}
+        self._ignored = {item.collection: item.ignored for item in watched if item.ignored}
         links = {item.link for item in watched if item.link is not None}
-        most_unheeded = max((len(item.unheeded) for item in watched), default=0)
+        max_ignored = max((len(item.ignored) for item in watched), default=0)
         self._pipeline: list[Mapping[str, Any]] = [
             # Events that end a stream have no collection.
             {"$match": {"ns.coll": {"$in": [*self._links, None]}}},
@@ -155,7 +155,7 @@ class ChangeStream:
                     "operationType": 1,
                     # Only names of fields, one more than may be ignored: an event with the whole
                     # document may exceed the server's limit, which ends the stream.
-                    "touched": {"$slice": [TOUCHED, most_unheeded + 1]},
+                    "touched": {"$slice": [TOUCHED, max_ignored + 1]},
                     **{f"fullDocument.{name}": 1 for name in sorted(links)},
                 }
             },
@@ -207,7 +207,7 @@ class ChangeStream:
             raise HistoryLost
         collection = event["ns"]["coll"]
         touched = event.get("touched")
-        if touched and self._unheeded.get(collection, NO_FIELDS).issuperset(touched):
+        if touched and self._ignored.get(collection, NO_FIELDS).issuperset(touched):
             return None
         name = self._links[collection]
         # None if the updated document was deleted since; the deletion follows.

@@ -402,8 +402,8 @@ class Database:
 
         Raises:
             ReplicaSetNeeded: `is_standalone` found that there are none.
-            DatabaseUnavailable: The database is away; nothing was written, or, when the answer to
-                the commit was lost, everything was.
+            DatabaseUnavailable: The database is unreachable; nothing was written, or, when the
+                answer to the commit was lost, everything was.
         """
         if self._is_standalone:
             raise ReplicaSetNeeded

@@ -266,7 +266,7 @@ class Cipher:
     def derive_keys(self, purpose: str) -> dict[str, bytes]:
         """Return 32 bytes for *purpose* alone for each readable key, by key id, the current first.
 
-        They are always the same for the same key. Knowing them tells nothing about the key or
+        They are always the same for the same key. Knowing them reveals nothing about the key or
         about other purposes (HKDF-SHA256, RFC 5869).
         """
         return {_key_id(key): _derived(key, purpose) for key in self._keys}

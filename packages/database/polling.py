@@ -49,7 +49,7 @@ class Polling:
     """Implements `ChangeFeed` by polling.
 
     Args:
-        now: Tells the time. Later times that documents say of themselves hide no others.
+        now: Returns the current time. Later times in documents are ignored.
         sleep: Waits a number of seconds.
         seconds: How long to wait between two rounds.
     """
@@ -99,7 +99,7 @@ class Polling:
     ) -> _Seen:
         """Return the current state of a collection, and add changes to *changes*."""
         collection = self._database.collection(item.collection)
-        told: list[ChangeEvent] = [] if changes is None else changes
+        reported: list[ChangeEvent] = [] if changes is None else changes
         count = await collection.estimated_document_count()
         latest = self._now() + OVERLAP
         newest = before.newest if before is not None else await self._newest(item, latest)
@@ -118,13 +118,13 @@ class Polling:
                 found.add(key)
             if before is not None and key not in before.recent:
                 about[_change_of(item, row)] = None
-        told += about
+        reported += about
         counts = before.counts if before is not None else {}
         if item.is_counted and (before is None or about or count != before.count):
             counts = await self._counts(item)
-            told += [_gone(item, key) for key in _fewer(before, counts)]
+            reported += [_gone(item, key) for key in _fewer(before, counts)]
         elif before is not None and count != before.count and not about:
-            told.append(ChangeEvent(item.collection, ""))
+            reported.append(ChangeEvent(item.collection, ""))
         if len(found) > RECENT:
             return _Seen(count, newest, newest, frozenset(), counts)
         floor = _later(_earlier(newest), floor)

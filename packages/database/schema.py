@@ -64,8 +64,8 @@ OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
 
 DECLARED_OTHERWISE = frozenset({("mcpservers", "serverName_1")})
 """Published indexes that later releases of jarvis-api declare with other options under the same
-name: unique once, plain since they have a unique one over name and tenant. Whoever made it first
-would stand in the other's way, so it is left to jarvis-api."""
+name: unique at first, plain since they have a unique one over name and tenant. The program that
+creates it first would prevent the other's index, so it is left to jarvis-api."""
 
 RETIRED_INDEXES: Mapping[str, Sequence[str]] = {
     AccessPolicy.Settings.name: (FORMER_NAME_INDEX,),

@@ -33,7 +33,7 @@ class ServerVersion(Document):
         sealed: The secrets, as JSON text, encrypted; absent when there are none.
         restored_from: The version that a rollback brought back.
         created_at: When it was recorded.
-        created_by: Who did it, `{user_id, username}`; absent when nobody knows.
+        created_by: Who did it, `{user_id, username}`; absent when it is unknown.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -200,9 +200,9 @@ class AccessDecision:
 
 ADMINISTRATOR = AccessRights(ALL_BITS, (Step(AccessRule.ADMINISTRATOR, ALL_BITS),))
 AUTHOR = AccessRights(ALL_BITS, (Step(AccessRule.AUTHOR, ALL_BITS),))
-STRANGER = AccessRights(NO_BITS, (Step(AccessRule.PRIVATE, NO_BITS),))
-FOREIGNER = AccessRights(NO_BITS, (Step(AccessRule.TENANT, NO_BITS),))
-NOBODY = AccessRights(NO_BITS, (Step(AccessRule.NO_GRANT, NO_BITS),))
+PRIVATE_TO_OTHERS = AccessRights(NO_BITS, (Step(AccessRule.PRIVATE, NO_BITS),))
+OTHER_TENANT = AccessRights(NO_BITS, (Step(AccessRule.TENANT, NO_BITS),))
+NOT_GRANTED = AccessRights(NO_BITS, (Step(AccessRule.NO_GRANT, NO_BITS),))
 ALL_TO_ADMINISTRATOR = AccessDecision(True, AccessRule.ADMINISTRATOR, ADMINISTRATOR)
 ALL_TO_AUTHOR = AccessDecision(True, AccessRule.AUTHOR, AUTHOR)
 SEEN_BY_AUTHOR = Step(AccessRule.AUTHOR, VIEW_BIT)
@@ -228,13 +228,13 @@ def decide_use(
 ) -> AccessDecision:
     """Decide whether *user* may use *server* through the gateway: list, call and subscribe.
 
-    Seeing is not using: a call carries the credentials that the owner stored. Nobody may use a
+    Seeing is not using: a call carries the credentials that the owner stored. No user may use a
     server of another tenant, even if they see it. Administrators use shared servers like all
     users; private servers of others, and servers of the other application whose entries do not
     name them, only with *admin_uses_private*, and such use is recorded.
     """
     if user.tenant_id != server.tenant_id and not user.is_of_all_tenants:
-        return _decision(FOREIGNER, VIEW_BIT)
+        return _decision(OTHER_TENANT, VIEW_BIT)
     if not user.is_admin:
         return _decision(_of_user(user, server), VIEW_BIT)
     if server.is_shared:
@@ -247,13 +247,13 @@ def _decision(verdict: AccessRights, wanted: int) -> AccessDecision:
     if verdict is AUTHOR:
         return ALL_TO_AUTHOR
     if verdict.bits & wanted == wanted:
-        given = next(
+        rule = next(
             (step.rule for step in verdict.trace if step.bits & wanted), AccessRule.NO_GRANT
         )
-        return AccessDecision(True, given, verdict)
-    if verdict is FOREIGNER:
+        return AccessDecision(True, rule, verdict)
+    if verdict is OTHER_TENANT:
         return AccessDecision(False, AccessRule.TENANT, verdict)
-    refused = AccessRule.PRIVATE if verdict is STRANGER else AccessRule.NO_GRANT
+    refused = AccessRule.PRIVATE if verdict is PRIVATE_TO_OTHERS else AccessRule.NO_GRANT
     return AccessDecision(False, refused, verdict)
 
 
@@ -262,7 +262,7 @@ def evaluate(
 ) -> AccessRights:
     """Return all that *user* may do with *server*: the rights of all rules combined."""
     if user.tenant_id != server.tenant_id and not user.sees_all_tenants:
-        return FOREIGNER
+        return OTHER_TENANT
     if user.is_admin and (
         admin_sees_private
         or server.author == user.user_id
@@ -277,7 +277,7 @@ def _of_user(user: UserContext, server: ServerFacts) -> AccessRights:
     is_author = server.author == user.user_id
     scope = server.scope
     if scope is ServerScope.PRIVATE_USER:
-        return AUTHOR if is_author else STRANGER
+        return AUTHOR if is_author else PRIVATE_TO_OTHERS
     # Entries define who has access; a document without any still belongs to its author.
     is_author = is_author and server.grants.are_none
     if is_author and scope is None:
@@ -288,7 +288,7 @@ def _of_user(user: UserContext, server: ServerFacts) -> AccessRights:
     if scope is ServerScope.SHARED_APP:
         steps.insert(0, SEEN_BY_ALL)
     if not steps:
-        return NOBODY
+        return NOT_GRANTED
     bits = NO_BITS
     for step in steps:
         bits |= step.bits

@@ -152,7 +152,7 @@ class PermissionService:
             )
             await self._resources.follow_sharing(resource, planned.scope, now, tx)
             changes = changes_of(
-                _told(entries, resource.scope), _told(planned.after, planned.scope)
+                _recorded(entries, resource.scope), _recorded(planned.after, planned.scope)
             )
             event = AuditEvent(AuditAction.SHARE, EntityType.PERMISSION, resource_id, changes)
             await self._audit.record(user, event, tx)
@@ -256,10 +256,10 @@ def _grant(entry: Entry) -> Grant:
     )
 
 
-def _told(entries: Iterable[Entry], scope: ServerScope | None) -> JsonObject:
-    told: JsonObject = {
+def _recorded(entries: Iterable[Entry], scope: ServerScope | None) -> JsonObject:
+    facts: JsonObject = {
         str(entry.principal): entry.role.value if entry.role else entry.bits for entry in entries
     }
     if scope is not None:
-        told["scope"] = scope.value
-    return told
+        facts["scope"] = scope.value
+    return facts

@@ -27,8 +27,8 @@ class AuditService:
 
         Raises:
             BadCursorError: *cursor* was not issued by this API.
-            ListsOutdatedError: Nobody heard of the database for a while, which says what *user*
-                may see.
+            ListsOutdatedError: The database has been unreachable for a while, so it is unknown
+                what *user* may see.
         """
         shown = self._shown(user)
 

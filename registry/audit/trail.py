@@ -87,8 +87,8 @@ class AuditTrail:
         """Record an event that may only happen if it is recorded, such as reading a secret.
 
         Raises:
-            DatabaseUnavailable: It cannot be written.
-            AuditUnwritableError: Likewise.
+            DatabaseUnavailable: The database is unreachable.
+            AuditUnwritableError: The record cannot be written.
         """
         await self._repository.insert_alone([self._document(actor, event)])
         self.written.set()

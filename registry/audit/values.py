@@ -104,8 +104,9 @@ class AuditVisibility:
     Attributes:
         user_id: It is their own doing.
         server_ids: It is about one of these servers.
-        tenant_id: It was done by somebody of this tenant, or of none, and
-        whole_tenant: this is so, or else it is about what is no server's, nor anybody's token.
+        tenant_id: The actor is of this tenant, or of none, and *whole_tenant* holds.
+        whole_tenant: All records of the tenant match, or else only those that concern neither a
+            server nor a user's token.
     """
 
     user_id: str

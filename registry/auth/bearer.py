@@ -136,7 +136,7 @@ class BearerAuthenticator:
         """Return the caller of a header as of the last lookup, if that is recent enough.
 
         Raises:
-            DatabaseUnavailable: Nobody knows.
+            DatabaseUnavailable: The caller is unknown, or the last lookup is too old.
         """
         entry = self._last_known.get(_digest(authorization))
         if entry is None:

@@ -54,7 +54,7 @@ class AdminRequiredError(RegistryError):
     """Only an administrator may do this.
 
     Args:
-        asked: What was asked for, as the subject of a sentence. It tells nothing of others.
+        asked: What was asked for, as the subject of a sentence. It reveals nothing about others.
     """
 
     kind = ErrorKind.FORBIDDEN

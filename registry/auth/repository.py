@@ -62,7 +62,7 @@ class _StoredUser(Projection):
 
 
 class _StoredGroup(Projection):
-    """A group, likewise."""
+    """A group, as it is shown to other users."""
 
     id: Annotated[RequiredId, Field(alias="_id")]
     name: StoredText = None

@@ -34,7 +34,7 @@ class ConnectionService:
         tracker: The connections of this process.
         directory: Reads the servers that callers may see.
         others: The other workers; None if there are none.
-        clock: Tells how long a connection was unused.
+        clock: Measures how long a connection was unused.
         idle_seconds: How long a connection may be unused and still count.
     """
 

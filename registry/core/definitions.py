@@ -28,7 +28,7 @@ class UnreadableDefinition:
     """An object in an upstream's list that could not be parsed.
 
     Attributes:
-        members: Those of its own members that could be read, for telling which one it is.
+        members: Those of its own members that could be read, which identify it.
         reason: Completes a sentence that begins with its name.
     """
 
@@ -51,12 +51,12 @@ class DecodeBudget:
         max_bytes: Of all together; None for any number.
 
     Attributes:
-        told: Why one is not taken; completes a sentence that begins with its name.
+        reason: Why one is not taken; completes a sentence that begins with its name.
     """
 
     def __init__(self, max_bytes: int | None) -> None:
         self._left = max_bytes
-        self.told = f"does not fit into the {max_bytes} bytes of all definitions of its server"
+        self.reason = f"does not fit into the {max_bytes} bytes of all definitions of its server"
 
     def take(self, definition: str | bytes) -> bool:
         """Take the bytes of *definition*; return False, and take nothing, if too few are left.

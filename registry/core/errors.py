@@ -51,7 +51,7 @@ class ValidationFailedError(RegistryError):
     """Input that parsed but breaks a rule.
 
     Attributes:
-        field: Path of the member, in any spelling: callers are told theirs.
+        field: Path of the member, in any spelling: callers get it in theirs.
     """
 
     kind = ErrorKind.INVALID

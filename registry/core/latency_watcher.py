@@ -25,7 +25,7 @@ class LatencyWatcher:
 
     def __init__(self, seconds: float = THRESHOLD_SECONDS) -> None:
         self._seconds = seconds
-        # Which began since the last tick, and which before it: nobody asks for the time.
+        # Work that began since the last tick, and before it: no clock is read for each.
         self._young: dict[TimedWork, None] = {}
         self._old: dict[TimedWork, None] = {}
         self._is_ticking = False

@@ -372,7 +372,7 @@ class Settings(BaseSettings):
     approvals: Literal["required", "advisory"] = Field(
         default="required",
         description="What `human_approval_required` does to a tool: `required` refuses its calls, "
-        "because there is nobody yet who could approve them; `advisory` lets them pass.",
+        "because approvals are not implemented yet; `advisory` lets them pass.",
     )
     call_log: Literal["off", "errors", "calls", "all"] = Field(
         default="errors",

@@ -175,10 +175,10 @@ def _shape(index: Any) -> tuple[Any, ...]:
 async def _documents(database: Database, cipher: Cipher) -> DoctorFinding:
     """Report documents that cannot be read."""
     problems: list[str] = []
-    async for key, told in ServerLookup(database).unreadable():
-        problems.append(f"mcpservers/{key} ({'; '.join(told)})")
-    async for key, told in ToolRepository(database, versions_kept=1).unreadable():
-        problems.append(f"mcp_tools/{key} ({'; '.join(told)})")
+    async for key, reasons in ServerLookup(database).unreadable():
+        problems.append(f"mcpservers/{key} ({'; '.join(reasons)})")
+    async for key, reasons in ToolRepository(database, versions_kept=1).unreadable():
+        problems.append(f"mcp_tools/{key} ({'; '.join(reasons)})")
     problems += [
         f"access_policies/{policy.id} ({policy.problem})"
         for policy in (await PolicyRepository(database).every()).values()

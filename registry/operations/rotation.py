@@ -89,10 +89,10 @@ class Rotation:
     """Result of a rotation.
 
     Attributes:
-        rewritten: How many values were encrypted anew, by collection.
+        rewritten: How many values were encrypted again, by collection.
         refused: Values whose replacement the database refused.
-        passes: How many times everything was looked at.
-        after: What the last pass found.
+        passes: How many times all values were read.
+        after: Result of the last pass.
     """
 
     rewritten: Counter[str]
@@ -130,7 +130,7 @@ async def rotate(
         seen: Called for each value of the first pass.
 
     Raises:
-        DatabaseUnavailable: The database went away; run it again to go on.
+        DatabaseUnavailable: The database became unreachable; run it again to continue.
     """
     rewritten: Counter[str] = Counter()
     number = 0

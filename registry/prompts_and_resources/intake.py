@@ -83,10 +83,10 @@ def _taken(
             problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", str(exc)))
             continue
         if feature.key in taken:
-            told = f"{name}/{_shown(raw, KEYS[kind])}"
-            problems.append(FeatureProblem(told, "is listed twice; the first entry is used"))
+            subject = f"{name}/{_shown(raw, KEYS[kind])}"
+            problems.append(FeatureProblem(subject, "is listed twice; the first entry is used"))
         elif not left.take(feature.definition):
-            problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", left.told))
+            problems.append(FeatureProblem(f"{name}/{_shown(raw, KEYS[kind])}", left.reason))
         else:
             taken[feature.key] = feature
     return tuple(taken.values())

@@ -38,12 +38,12 @@ class FeatureChanges:
 
     def names(self, kind: FeatureKind) -> dict[str, list[str]]:
         """Return the keys of one kind by the change, without empty lists."""
-        told = {
+        changes = {
             "added": [item.feature.key for item in self.added if item.feature.kind is kind],
             "changed": [item.feature.key for item in self.changed if item.feature.kind is kind],
             "removed": [key for its_kind, key in self.removed if its_kind is kind],
         }
-        return {what: keys for what, keys in told.items() if keys}
+        return {what: keys for what, keys in changes.items() if keys}
 
 
 NO_CHANGES = FeatureChanges()

@@ -137,8 +137,8 @@ class SessionService:
             InsufficientScopeError: The caller lacks some; names them.
             ValidationFailedError: The lifetime is too long, or a scope is unknown.
             TooManyGenerationsError: The caller's token has too many ancestors.
-            UnauthorizedError: The family of the caller's token has ended, or its user is gone or
-                disabled by now.
+            UnauthorizedError: The family of the caller's token has ended, or its user does not
+                exist or is disabled.
             DatabaseUnavailable: Nothing was issued.
         """
         async with self._counted("generate"):

@@ -21,7 +21,7 @@ async def in_transaction(database: Database, work: Callable[[Transaction], Await
     A duplicate key aborts a transaction, so an upsert cannot be retried inside it.
 
     Raises:
-        DatabaseUnavailable: The database is away, or others insert and delete all the time.
+        DatabaseUnavailable: The database is unreachable, or all attempts conflicted.
     """
     for _ in range(ATTEMPTS):
         with suppress(DuplicateKeyError):

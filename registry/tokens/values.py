@@ -267,7 +267,7 @@ class TokenOrder:
     Attributes:
         username: Shown in records; the stored user's where empty.
         scopes: Custom ones included.
-        ancestors: What the token of whoever has it issued was generated with, and that token.
+        ancestors: The token of the actor, preceded by that token's own ancestors.
     """
 
     user_id: str

@@ -75,7 +75,7 @@ def take(
         if tool.name in taken:
             rejected.append(RejectedTool(tool.name, LISTED_TWICE))
         elif not left.take(tool.definition):
-            rejected.append(RejectedTool(tool.name, left.told))
+            rejected.append(RejectedTool(tool.name, left.reason))
         else:
             taken[tool.name] = tool
     return ToolSnapshot(tuple(taken.values()), tuple(rejected))

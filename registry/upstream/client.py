@@ -220,7 +220,7 @@ class McpClient(ABC):
         return await self.request("initialize", initialize_params(version, capabilities), headers)
 
     async def initialized(self, version: str) -> None:
-        """Tell the server that the handshake is over.
+        """Notify the server that the handshake is complete.
 
         Args:
             version: Was negotiated; all further messages name it.
@@ -331,8 +331,8 @@ class McpClient(ABC):
         if message["method"] == "ping":
             outcome = {"result": {}}
         else:
-            told = "There is nobody to ask while the server is read."
-            outcome = {"error": {"code": INVALID_REQUEST, "message": told}}
+            message_text = "No client is connected while the registry reads the server."
+            outcome = {"error": {"code": INVALID_REQUEST, "message": message_text}}
         # What is wrong with the server shows in the request that it asked during.
         with contextlib.suppress(UpstreamError):
             await self._tell(dump_text({"jsonrpc": "2.0", "id": request_id, **outcome}))
@@ -367,14 +367,14 @@ class McpClient(ABC):
                     f"{origin} answered {status}: credentials are missing or wrong."
                 )
             case _ if REDIRECTION <= status < CLIENT_ERROR:
-                told = f"{origin} redirects elsewhere, which is not followed."
+                message_text = f"{origin} redirects elsewhere, which is not followed."
             case _ if status >= CLIENT_ERROR or kind.lower() in HTML:
-                told = f"{origin} answered {status}{self._hint(status, kind)}."
+                message_text = f"{origin} answered {status}{self._hint(status, kind)}."
             case 202:
-                told = f"{origin} answered a request with 202 and nothing else."
+                message_text = f"{origin} answered a request with 202 and nothing else."
             case _:
-                told = f"{origin} answered with {kind or 'no content type'}, not JSON."
-        return UpstreamProtocolError(told)
+                message_text = f"{origin} answered with {kind or 'no content type'}, not JSON."
+        return UpstreamProtocolError(message_text)
 
     def _hint(self, status: int, kind: str) -> str:
         is_elsewhere = not urlsplit(self._target.url).path.rstrip("/").endswith("/mcp")
@@ -434,7 +434,7 @@ class StreamableHttpClient(McpClient):
     async def initialized(self, version: str) -> None:
         self._version = version
         if self._session_id is not None:
-            # Before the server hears that the handshake is over: it may ask something at once.
+            # Before the server is notified: it may send a request at once.
             self._listening.soon(self._listen())
         # Some servers answer an error here and work all the same.
         with contextlib.suppress(UpstreamProtocolError):
@@ -610,8 +610,8 @@ def endpoint_of(stream: URL, named: bytes) -> URL:
     except ValueError:
         raise UpstreamProtocolError("Its endpoint is no URL.") from None
     if not is_own:
-        told = "It wants messages to be sent to another origin, which is not done."
-        raise UpstreamProtocolError(told)
+        message_text = "It wants messages to be sent to another origin, which is not done."
+        raise UpstreamProtocolError(message_text)
     return endpoint.with_user(None).with_fragment(None)
 
 
@@ -645,22 +645,24 @@ def failure(error: Exception, target: UpstreamTarget, limits: ReadingLimits) -> 
     match error:
         case ConnectTimedOut():
             kind = UpstreamTimeoutError
-            told = f"{origin} took no connection in {limits.connect_timeout_seconds:g} s."
+            message_text = f"{origin} took no connection in {limits.connect_timeout_seconds:g} s."
         case TimeoutError():
             return timed_out(target, limits)
         case ClientConnectorCertificateError():
-            told = f"The certificate of {origin} is not trusted, or is for another name."
+            message_text = f"The certificate of {origin} is not trusted, or is for another name."
         case ClientConnectorError():
-            told = f"Could not connect to {origin}."
+            message_text = f"Could not connect to {origin}."
         case UnknownEncodingError():
-            kind, told = UpstreamTooLargeError, COMPRESSED
+            kind, message_text = UpstreamTooLargeError, COMPRESSED
         case HttpProcessingError():
-            kind, told = UpstreamProtocolError, f"{origin} did not answer in HTTP."
+            kind, message_text = UpstreamProtocolError, f"{origin} did not answer in HTTP."
         case ValueError():
-            told = f"The request to {origin} cannot be sent: a header holds a control character."
+            message_text = (
+                f"The request to {origin} cannot be sent: a header holds a control character."
+            )
         case _:
-            kind, told = UpstreamBrokenError, f"The connection to {origin} broke."
-    return blocked(error) or kind(told)
+            kind, message_text = UpstreamBrokenError, f"The connection to {origin} broke."
+    return blocked(error) or kind(message_text)
 
 
 def blocked(error: Exception) -> UpstreamError | None:

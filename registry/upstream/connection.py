@@ -154,7 +154,7 @@ class ResponseBody:
         """Note that all of it has come."""
         self._is_complete = True
         if self._is_paused:
-            # Whoever takes the last piece need not know: the next answer comes this way too.
+            # The reader of the last piece need not resume it: the next answer comes this way too.
             self._is_paused = False
             self._connection.go_on()
         self._wake()
@@ -171,7 +171,7 @@ class ResponseBody:
 
 
 class InflatedResponseBody(ResponseBody):
-    """A body that was compressed although nobody asked for that, as it was before.
+    """The inflated body of a response that was compressed without being requested.
 
     It is inflated as it is read, so that little which becomes much is never in memory as a whole.
     """
@@ -355,14 +355,14 @@ class UpstreamConnection(ResponseHandler):
             # Not before: a head that comes in drops is no answer.
             self.start_timeout()
         if self._head is None and (self._body is None or self._body.is_complete):
-            # Nobody asked for it; it would be taken for the answer to the next request.
-            self._fail(HttpProcessingError(message="an answer that nobody asked for"))
+            # It would be taken for the response to the next request.
+            self._fail(HttpProcessingError(message="a response without a request"))
             return
         self._bytes_since_body += len(data)
         try:
             self._reads.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # Told as what it is; nothing of another protocol is read.
+            # The status is reported; nothing of another protocol is read.
             self._is_spoilt = True
         except httptools.HttpParserError as exc:
             cause = exc.__context__
@@ -370,7 +370,7 @@ class UpstreamConnection(ResponseHandler):
             self._fail(broken or HttpProcessingError(message="an answer that is no HTTP"))
             return
         if self._bytes_since_body > 2 * MAX_HEAD_BYTES:
-            # Of a header or a trailer that has no end, the parser tells nothing.
+            # The parser does not report a header or trailer without an end.
             self._fail(HttpProcessingError(message=TOO_LONG))
 
     @override
@@ -389,7 +389,7 @@ class UpstreamConnection(ResponseHandler):
             body.complete()
         self._is_spoilt = True
         self._end(ClientOSError(*exc.args) if isinstance(exc, OSError) else None)
-        # For whoever waits until it is closed.
+        # Wakes the tasks that wait until it is closed.
         super().connection_lost(exc)
 
     @override
@@ -404,7 +404,7 @@ class UpstreamConnection(ResponseHandler):
             HttpProcessingError: The one that was asked for came before it.
         """
         if self._head is None or self._head.done():
-            raise HttpProcessingError(message="an answer that nobody asked for")
+            raise HttpProcessingError(message="a response without a request")
         self._body = None
         self._head_bytes = 0
         self._has_body_until_end = False
@@ -447,7 +447,7 @@ class UpstreamConnection(ResponseHandler):
         elif encoding in INFLATABLE:
             body = InflatedResponseBody(self, encoding)
         else:
-            raise UnknownEncodingError(message="an answer in an encoding that nobody asked for")
+            raise UnknownEncodingError(message="a response in an encoding that was not requested")
         self._body = body
         self._has_body_until_end = not (
             "content-length" in fields
@@ -479,7 +479,7 @@ class UpstreamConnection(ResponseHandler):
             self.transport.close()
 
     def _end(self, error: BaseException | None) -> None:
-        """Tell whoever waits for the head or for more of the body that it will not come."""
+        """End the waits for the head, and for more of the body."""
         head, body = self._head, self._body
         if head is not None and not head.done():
             head.set_exception(error or ServerDisconnectedError())

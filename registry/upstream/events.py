@@ -73,7 +73,7 @@ class EventParser:
                 yield event
 
     def feed_all(self, piece: bytes) -> Iterator[ServerSentEvent]:
-        """Yield likewise, and `SILENT` for each that says nothing, for who counts those, too.
+        """Yield events, and `SILENT` for each that holds nothing, for callers that count all.
 
         Raises:
             EventTooLargeError: One has no end.

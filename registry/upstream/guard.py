@@ -57,7 +57,7 @@ NOT_PUBLIC = _networks(
     "198.18.0.0/15",
     "198.51.100.0/24",
     "203.0.113.0/24",
-    # https://www.iana.org/assignments/iana-ipv6-special-registry, likewise, within 2000::/3.
+    # https://www.iana.org/assignments/iana-ipv6-special-registry, within 2000::/3.
     "2001::/23",
     "2001:db8::/32",
     "2002::/16",
@@ -225,7 +225,7 @@ class UrlGuard:
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address is anybody's on the internet, as far as its form tells."""
+    """Whether an address is a public one, by its form."""
     if isinstance(address, ipaddress.IPv6Address) and address not in PUBLIC_IPV6:
         return False
     return not _is_in(address, NOT_PUBLIC) and not _is_in(address, NEVER_ALLOWED)

@@ -33,7 +33,7 @@ CONNECTIONS_TRIED = 3
 """New connections that are made for one request, where the upstream closes each at once."""
 
 SWEEP_SECONDS = 1.0
-"""How often connections are looked for that nobody used for long."""
+"""How often connections that were unused for long are closed."""
 
 
 GATEWAY_OWNED_HEADERS = frozenset(

@@ -34,7 +34,7 @@ def without_sent(text: str, headers: Iterable[tuple[str, str]], url: str) -> str
 
 
 def masked(answer: bytes, headers: Iterable[tuple[str, str]], url: str) -> bytes:
-    """Return an answer with a mask in place of what went upstream, which tells nothing of it.
+    """Return an answer with a mask in place of the secrets that were sent upstream.
 
     Found are values as they were sent, and in base64, in a URL and in JSON.
     """

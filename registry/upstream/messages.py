@@ -20,8 +20,8 @@ RESULT = "result"
 LISTS = frozenset({"tools", "prompts", "resources", "resourceTemplates"})
 """Members of results whose objects are kept apart."""
 
-TELLING = frozenset({"name", "uri", "uriTemplate"})
-"""Members that tell which object it is."""
+IDENTIFYING = frozenset({"name", "uri", "uriTemplate"})
+"""Members that identify an object."""
 
 MAX_STEPS = 100_000
 """Members that are read one by one in one message. Far more than messages have, and a bound for
@@ -160,8 +160,8 @@ class _Careful:
         """Return the message; what cannot be read of it is None.
 
         Raises:
-            NoMessageError: It is none.
-            ValueError: Likewise.
+            NoMessageError: The text is no JSON object.
+            ValueError: The text is malformed, or too deep.
         """
         message: JsonObject = {}
         end = self._members(self._past_space(0), message, self._of_message)
@@ -223,17 +223,17 @@ class _Careful:
         except ValueError:
             # Python reads no whole number of more than 4,300 digits.
             reason = NO_NUMBER
-        return UnreadableDefinition(self._telling(at), reason), end
+        return UnreadableDefinition(self._identity(at), reason), end
 
-    def _telling(self, at: int) -> JsonObject:
+    def _identity(self, at: int) -> JsonObject:
         members: JsonObject = {}
         # When it goes no further, what was found until there has to do.
         with contextlib.suppress(ValueError, NoMessageError):
             self._members(at, members, self._text_or_none)
-        return {name: members[name] for name in TELLING & members.keys()}
+        return {name: members[name] for name in IDENTIFYING & members.keys()}
 
     def _text_or_none(self, name: str, at: int) -> Value:
-        if name in TELLING and self._text.startswith('"', at):
+        if name in IDENTIFYING and self._text.startswith('"', at):
             return self._string(at)
         return None, self._extent(at)[0]
 

@@ -23,7 +23,7 @@ from registry.upstream.guard import AddressInfo, Lookup, UrlGuard
 KEEP_ALIVE_SECONDS = 4
 """Below the 5 s after which common servers close idle connections, which no call must meet."""
 DNS_CACHE_SECONDS = 10
-"""Short: a moved upstream must be found again soon, and its addresses judged anew."""
+"""Short: a moved upstream must be found again soon, and its addresses checked again."""
 
 LOOKUP_THREADS = 32
 """Lookups under way at a time, at most one for each name. They have threads of their own, and more

@@ -53,7 +53,7 @@ SHOWN_CHARACTERS = 200
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 SERVER_INFO_META_KEY = "io.modelcontextprotocol/serverInfo"
 MAX_INSTRUCTIONS_CHARACTERS = 32_768
-"""Of what a server tells models; the rest is cut off."""
+"""Longest instructions that are stored; the rest is cut off."""
 
 MAX_TITLE_CHARACTERS = 256
 DISCOVER_SECONDS = 10.0
@@ -158,8 +158,8 @@ async def read_upstream(
 ) -> UpstreamReading:
     """Connect to *target*, read everything a registration needs, and disconnect.
 
-    *progress* is told how many tools were read so far, after each page of them, and *taken* in the
-    end how many bytes were, whatever came of them.
+    *progress* is called after each page with the number of tools read so far, and *taken* at the
+    end with the number of bytes, also after a failure.
 
     Raises:
         UpstreamError: It may not be contacted, cannot be reached, or answers badly.
@@ -359,7 +359,7 @@ class _Reader:
         self, listing: Listing, progress: Callable[[int], None] | None = None
     ) -> tuple[Listed, ...]:
         """Return all objects of one kind, page by page."""
-        told = f"list of {listing.member}"
+        name = f"list of {listing.member}"
         items: list[Listed] = []
         seen: set[str] = set()
         params: JsonObject = {}
@@ -367,7 +367,7 @@ class _Reader:
             page = await self._request(listing.method, params)
             listed: Any = page.get(listing.member)
             if not isinstance(listed, list):
-                raise UpstreamProtocolError(f"Its {told} is no list.")
+                raise UpstreamProtocolError(f"Its {name} is no list.")
             items += listed
             if len(items) > self._limits.max_tools:
                 raise UpstreamTooLargeError(
@@ -380,10 +380,10 @@ class _Reader:
                 return tuple(items)
             cursor = str(following)
             if cursor in seen:
-                raise UpstreamProtocolError(f"Its {told} goes in circles.")
+                raise UpstreamProtocolError(f"Its {name} goes in circles.")
             seen.add(cursor)
             params = {"cursor": cursor}
-        raise UpstreamTooLargeError(f"Its {told} has more than {MAX_PAGES} pages.")
+        raise UpstreamTooLargeError(f"Its {name} has more than {MAX_PAGES} pages.")
 
     async def _request(self, method: str, params: JsonObject | None = None) -> JsonObject:
         """Send a request as the era wants it."""

@@ -48,8 +48,8 @@ class UpstreamReading:
         speaks_modern: Whether it takes requests of 2026-07-28.
         init_duration_ms: From opening the connection to the end of the handshake.
         title: What it calls itself, for people.
-        lists: Likewise its prompts, resources and resource templates, by the member of the result
-            that lists them.
+        lists: Its prompts, resources and resource templates, also unchecked, by the member of the
+            result that lists them.
         unread: Why others of these lists could not be read.
     """
 

@@ -28,8 +28,8 @@ class UsageService:
 
         Raises:
             BadCursorError: *cursor* was not issued by this API.
-            ListsOutdatedError: Nobody heard of the database for a while, which says what *user*
-                may see.
+            ListsOutdatedError: The database has been unreachable for a while, so it is unknown
+                what *user* may see.
         """
         if not (user.is_of_all_tenants or self._servers.sees_everything(user)):
             shown = UsageVisibility(user.user_id, frozenset(self._servers.rights(user)))

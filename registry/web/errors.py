@@ -94,11 +94,11 @@ def error_answers(meanings: Mapping[int, str]) -> ErrorAnswers:
     Args:
         meanings: By status, where they differ from the usual ones or are no usual ones.
     """
-    told = {**USUAL_ERRORS, **meanings}
+    descriptions = {**USUAL_ERRORS, **meanings}
 
     def entries(*codes: int) -> dict[int | str, dict[str, Any]]:
         return {
-            code: {"model": ErrorEnvelope, "description": told[code]}
+            code: {"model": ErrorEnvelope, "description": descriptions[code]}
             for code in sorted({*EVERY_ROUTE, *codes})
         }
 

@@ -55,8 +55,8 @@ class Server(uvicorn.Server):
 
     Args:
         app: What is served.
-        drain: Told of each step.
-        clock: Waits.
+        drain: Notified of each step.
+        clock: Used for delays.
         limits: What clients may take up.
         delay_seconds: How long it serves on, saying that it is not ready, before it drains.
         drain_seconds: Longest time for requests in flight to end; they are cancelled then.

@@ -65,8 +65,8 @@ async def recorded_rotation(
     repository = AuditRepository(database, keys)
     if outstanding:
         trail = AuditTrail(repository, clock=clock, metrics=Metrics())
-        told: JsonObject = {"key_id": key_id, **outstanding}
-        event = AuditEvent(AuditAction.ROTATE, EntityType.CREDENTIALS, changes={"after": told})
+        facts: JsonObject = {"key_id": key_id, **outstanding}
+        event = AuditEvent(AuditAction.ROTATE, EntityType.CREDENTIALS, changes={"after": facts})
         await trail.require(operator, event)
     yield
     await Sealer(repository, keys, clock=clock).seal_new(vouch=True)

@@ -104,7 +104,7 @@ async def test_the_present_position_is_known_before_anything_changes(database: D
 
 
 @pytest.mark.parametrize(
-    ("update", "is_told"),
+    ("update", "is_reported"),
     [
         ({"$set": {"seen": 2}}, False),
         ({"$set": {"seen": 2}, "$inc": {"ours.count": 1}}, False),
@@ -115,13 +115,13 @@ async def test_the_present_position_is_known_before_anything_changes(database: D
         ({"$set": {"seen": 2, "ours.count": 2, "other": 2}}, True),
     ],
 )
-async def test_an_update_of_unheeded_fields_alone_is_not_told(
-    database: Database, update: dict[str, Any], *, is_told: bool
+async def test_an_update_of_ignored_fields_alone_is_not_reported(
+    database: Database, update: dict[str, Any], *, is_reported: bool
 ) -> None:
     collection = database.collection("watched")
     await collection.insert_one({"_id": "a", "seen": 1, "other": 1, "ours": {"count": 1}})
-    unheeded = frozenset({"seen", "ours.count"})
-    feed = ChangeStream(database, [Watched("watched", unheeded=unheeded)])
+    ignored = frozenset({"seen", "ours.count"})
+    feed = ChangeStream(database, [Watched("watched", ignored=ignored)])
 
     async with aclosing(feed.changes(None)) as stream:
         await anext(stream)
@@ -129,7 +129,7 @@ async def test_an_update_of_unheeded_fields_alone_is_not_told(
         await collection.insert_one({"_id": "last"})
         first = await next_change(stream)
 
-    assert first == ChangeEvent("watched", "a" if is_told else "last")
+    assert first == ChangeEvent("watched", "a" if is_reported else "last")
 
 
 async def test_an_update_of_more_than_a_message_may_hold_is_told(database: Database) -> None:

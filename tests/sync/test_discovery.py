@@ -507,7 +507,7 @@ async def test_what_a_server_asks_while_it_is_read_is_refused_in_words(
         found = await service(settings).discover(spec(url))
 
     assert [tool.name for tool in found.snapshot.tools] == ["echo"]
-    assert refused == ["There is nobody to ask while the server is read."]
+    assert refused == ["No client is connected while the registry reads the server."]
 
 
 async def test_a_server_of_the_newest_version_is_asked_for_the_handshake_in_full(

@@ -39,7 +39,10 @@ LIMITS = ReadingLimits(
 )
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
-REFUSED = {"code": -32600, "message": "There is nobody to ask while the server is read."}
+REFUSED = {
+    "code": -32600,
+    "message": "No client is connected while the registry reads the server.",
+}
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Differences between two schema releases, in lines for the person who pins one.
 
 Compares the modules that two releases lead to, not their files: order, titles and the driver's
-internals make no difference there. What a release *requires* is told although the generated
+internals make no difference there. What a release *requires* is listed although the generated
 classes require less, since the other application refuses documents without it.
 """
 

@@ -224,7 +224,7 @@ def allowed_values(node: Schema) -> list[Any]:
 def tolerant(values: list[Any]) -> Schema:
     """Return a shape for *values* that takes others of their type too.
 
-    A later release of the other application may write values that this one has never heard of.
+    A later release of the other application may write values that this one does not know.
     """
     if all(isinstance(value, str) for value in values):
         known = {"type": "string", "enum": sorted(set(values), key=values.index)}

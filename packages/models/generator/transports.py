@@ -1,4 +1,4 @@
-"""The variants of a configuration: what they share, and what tells them apart."""
+"""The variants of a configuration: what they share, and what distinguishes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,7 @@ URL_PATTERNS: Mapping[str, str] = {
     "SSETransport": "^https?://",
     "StreamableHTTPTransport": "^https?://",
 }
-"""What a url must look like; raw files have lost it, and only it tells sse from websocket."""
+"""Form of a url, which raw files lack; nothing else distinguishes sse from websocket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def transports_of(file: str, schema: Schema) -> Transports:
     """Return the transports of a published configuration, clean or raw.
 
     Raises:
-        GenerationError: A transport is missing, or cannot be told from the others.
+        GenerationError: A transport is missing, or cannot be distinguished from the others.
     """
     shapes = Shapes(schema, keep_bounds=False)
     nodes = shapes.flattened(schema).get("anyOf")

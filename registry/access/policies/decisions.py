@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from packages.models.states import Effect, SourceType
-from registry.access.policies.values import NOBODY, Policy, PolicyDecision, Subjects, ToolFacts
+from registry.access.policies.values import (
+    NO_SUBJECTS,
+    Policy,
+    PolicyDecision,
+    Subjects,
+    ToolFacts,
+)
 from registry.auth.identity import UserContext
 from registry.tools.metadata import facet
 
@@ -35,12 +41,12 @@ class ToolRule:
 
     def __post_init__(self) -> None:
         """Combine policies."""
-        denied, allowed = NOBODY, None
+        denied, allowed = NO_SUBJECTS, None
         for policy in self.policies:
             if policy.effect is Effect.DENY:
                 denied = denied.merged(policy.subjects)
             else:
-                allowed = policy.subjects.merged(allowed or NOBODY)
+                allowed = policy.subjects.merged(allowed or NO_SUBJECTS)
         object.__setattr__(self, "denied", denied)
         object.__setattr__(self, "allowed", allowed)
 

@@ -63,8 +63,8 @@ def explain(
     rule: ToolRule,
     *,
     requires_approval: bool,
-    tells_states: bool,
-    tells_names: bool,
+    reveals_states: bool,
+    reveals_names: bool,
 ) -> Explanation:
     """Return whether *user* may use a tool of *owner*, and why.
 
@@ -75,22 +75,22 @@ def explain(
         state: The tool's states; None if there is no such tool.
         rule: The policies for the tool.
         requires_approval: Whether its calls are refused because a person must approve each.
-        tells_states: Whether the reader may know of tools that are not served.
-        tells_names: Whether the reader may know which policies there are.
+        reveals_states: Whether the reader may know of tools that are not served.
+        reveals_names: Whether the reader may know which policies there are.
     """
     reasons: tuple[Reason, ...] = (
         _of_server(owner),
-        _of_tool(state, tells_states=tells_states),
+        _of_tool(state, reveals_states=reveals_states),
         _of_access(access, is_admin=user.is_admin),
         _of_scope(user),
-        _of_policies(user, rule, tells_names=tells_names),
+        _of_policies(user, rule, reveals_names=reveals_names),
     )
     if requires_approval:
         reasons = (*reasons, APPROVAL_MISSING)
     refused = next((reason for reason in reasons if not reason.passed), None)
     is_known = state is not None and is_served(*state)
     # A tool that is not served is confidential, and so are the policies for it.
-    tells_policies = tells_states or is_known
+    reveals_policies = reveals_states or is_known
     return Explanation(
         allowed=refused is None,
         message=(
@@ -98,8 +98,8 @@ def explain(
             if refused is None
             else f"{user.username or user.user_id} may not use this tool: {refused.message}"
         ),
-        reasons=reasons if tells_policies else reasons[:2],
-        policies=_consulted(user, rule) if tells_policies and tells_names else (),
+        reasons=reasons if reveals_policies else reasons[:2],
+        policies=_consulted(user, rule) if reveals_policies and reveals_names else (),
     )
 
 
@@ -132,10 +132,10 @@ def _of_server(owner: PolicyServer) -> Reason:
     return Reason("server", True, f"The server is {owner.status} and served at {owner.path}.")
 
 
-def _of_tool(state: State | None, *, tells_states: bool) -> Reason:
+def _of_tool(state: State | None, *, reveals_states: bool) -> Reason:
     if state is not None and is_served(*state):
         return Reason("tool", True, "The tool is selected and active.")
-    if state is None or not tells_states:
+    if state is None or not reveals_states:
         return Reason("tool", False, "The server serves no tool of that name to any caller.")
     words = f"{state[0].value} and {state[1].value}"
     return Reason("tool", False, f"The tool is {words}; it must be selected and active.")
@@ -145,13 +145,13 @@ def _of_access(access: AccessDecision, *, is_admin: bool) -> Reason:
     steps = access.verdict.trace
     if access.allowed:
         # An administrator may use it without any rule that names them.
-        given = [step.rule.value for step in steps if step.bits & VIEW_BIT] or [access.rule.value]
-        return Reason("access", True, f"They may use the server: {'; '.join(given)}.")
-    said = "; ".join(step.rule.value for step in steps)
-    told = f"They may not use the server: {said}."
+        rules = [step.rule.value for step in steps if step.bits & VIEW_BIT] or [access.rule.value]
+        return Reason("access", True, f"They may use the server: {'; '.join(rules)}.")
+    rules = [step.rule.value for step in steps]
+    message = f"They may not use the server: {'; '.join(rules)}."
     if is_admin:
-        told += " Administrators may see it, but use it only if an ACL entry names them."
-    return Reason("access", False, told)
+        message += " Administrators may see it, but use it only if an ACL entry names them."
+    return Reason("access", False, message)
 
 
 def _of_scope(user: UserContext) -> Reason:
@@ -170,12 +170,13 @@ POLICY_MESSAGES: Mapping[PolicyDecision, str] = {
 }
 
 
-def _of_policies(user: UserContext, rule: ToolRule, *, tells_names: bool) -> Reason:
+def _of_policies(user: UserContext, rule: ToolRule, *, reveals_names: bool) -> Reason:
     decision = decide(user, rule)
-    named = deciding(user, rule)[:MAX_NAMED] if tells_names else ()
+    named = deciding(user, rule)[:MAX_NAMED] if reveals_names else ()
     names = ", ".join(f'"{policy.name}"' for policy in named)
-    told = POLICY_MESSAGES[decision]
-    message = f"{told[:-1]} ({names})." if names else told
+    message = POLICY_MESSAGES[decision]
+    if names:
+        message = f"{message[:-1]} ({names})."
     return Reason("policy", decision.is_allowed, message)
 
 

@@ -228,8 +228,8 @@ def policy_of(row: dict[str, Any]) -> Policy:
     policy_id, name = str(row["_id"]), row.get("name")
     name = name if isinstance(name, str) else policy_id
     if problems:
-        told = f"unreadable: {', '.join(problems)}"
-        return Policy(policy_id, name, Effect.DENY, target, EVERYONE, is_enabled, told)
+        problem = f"unreadable: {', '.join(problems)}"
+        return Policy(policy_id, name, Effect.DENY, target, EVERYONE, is_enabled, problem)
     return Policy(policy_id, name, effect, target, subjects, is_enabled)
 
 
@@ -267,8 +267,8 @@ def _metadata(value: object) -> dict[str, bool | str]:
     if value is None:
         return {}
     if isinstance(value, dict) and all(
-        isinstance(said, bool) if flag in FLAGS else flag == COST_TIER and isinstance(said, str)
-        for flag, said in value.items()
+        isinstance(fact, bool) if flag in FLAGS else flag == COST_TIER and isinstance(fact, str)
+        for flag, fact in value.items()
     ):
         return dict(value)
     raise _UnreadableError

@@ -141,16 +141,16 @@ async def explain_access(request: Request, user: Asker, body: ExplainRequest) ->
         scopes=None if body.scopes is None else frozenset(body.scopes),
     )
     explained = await _service(request).explain(asked, user)
-    told = explained.explanation
+    explanation = explained.explanation
     return JsonAnswer(
         {
-            "allowed": told.allowed,
-            "message": told.message,
+            "allowed": explanation.allowed,
+            "message": explanation.message,
             "server_id": explained.server_id,
             "tool": explained.tool,
             "reasons": [
                 {"step": reason.step, "passed": reason.passed, "message": reason.message}
-                for reason in told.reasons
+                for reason in explanation.reasons
             ],
             "policies": [
                 {
@@ -161,7 +161,7 @@ async def explain_access(request: Request, user: Asker, body: ExplainRequest) ->
                     "matched_by": list(item.matched_by),
                     "decisive": item.is_decisive,
                 }
-                for item in told.policies
+                for item in explanation.policies
             ],
         }
     )

@@ -121,11 +121,11 @@ class TargetBody(_Body):
     @field_validator("metadata")
     @classmethod
     def _is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, said in value.items():
-            if name in FLAGS and not isinstance(said, bool):
+        for name, fact in value.items():
+            if name in FLAGS and not isinstance(fact, bool):
                 raise ValueError(f"{name}: must be true or false")
             if name == COST_TIER and not (
-                isinstance(said, str) and 0 < len(said) <= MAX_TIER_CHARACTERS
+                isinstance(fact, str) and 0 < len(fact) <= MAX_TIER_CHARACTERS
             ):
                 raise ValueError(f"{name}: must be text of 1 to {MAX_TIER_CHARACTERS} characters")
             if name not in {*FLAGS, COST_TIER}:
@@ -259,9 +259,9 @@ class ExplainRequest(_Body):
 
     @property
     def is_about_the_caller(self) -> bool:
-        """Whether nobody else is asked about."""
+        """Whether the question concerns no other user."""
         about = (self.user_id, self.groups, self.roles, self.scopes)
-        return all(said is None for said in about)
+        return all(value is None for value in about)
 
 
 class PersonAnswer(BaseModel):

@@ -33,7 +33,7 @@ from registry.access.policies.ports import PolicyChanges, PolicyServer, PolicySe
 from registry.access.policies.presenter import present_content
 from registry.access.policies.repository import PolicyRepository, new_policy_id
 from registry.access.policies.values import (
-    NOBODY,
+    NO_SUBJECTS,
     Policy,
     PolicyChange,
     PolicyEditor,
@@ -76,7 +76,7 @@ MAX_PER_SERVER = 200
 MAX_WARNINGS = 10
 """Maximum number of tool names in a warning."""
 
-NOBODY_ID = "0" * 24
+ANONYMOUS_ID = "0" * 24
 
 NOT_LOOKED_UP = (
     "(Only for administrators are others' groups and role looked up; give them as `groups` and "
@@ -204,19 +204,19 @@ class PolicyService:
         now = self._clock.now()
         person = PolicyEditor(user.user_id, user.username)
         policy_id = new_policy_id()
-        blank = Policy(policy_id, "", Effect.ALLOW, PolicyTarget(), NOBODY)
+        blank = Policy(policy_id, "", Effect.ALLOW, PolicyTarget(), NO_SUBJECTS)
         record = _changed(PolicyRecord(blank, None, 0, now, person, now, person), change)
         owner_id = change.target.owner_id
-        await self._require_known(change.subjects, NOBODY, await self._named(owner_id, user))
+        await self._require_known(change.subjects, NO_SUBJECTS, await self._named(owner_id, user))
 
         async def write(tx: Transaction) -> None:
             await self._require_may_write(owner_id, user, tx)
             if await self._policies.count_about(owner_id, tx) >= MAX_PER_SERVER:
                 raise TooManyPoliciesError(MAX_PER_SERVER)
             await self._policies.insert(record, tx)
-            told = changes_of(None, present_content(record))
+            changes = changes_of(None, present_content(record))
             event = AuditEvent(
-                AuditAction.CREATE, EntityType.POLICY, policy_id, told, server_id=owner_id
+                AuditAction.CREATE, EntityType.POLICY, policy_id, changes, server_id=owner_id
             )
             await self._audit.record(user, event, tx)
 
@@ -267,9 +267,9 @@ class PolicyService:
             after = replace(after, updated_at=self._clock.now(), updated_by=person)
             if not await self._policies.update(after, tx):
                 raise PolicyModifiedError(before.etag, expected_etag)
-            told = changes_of(present_content(before), present_content(after))
+            changes = changes_of(present_content(before), present_content(after))
             event = AuditEvent(
-                AuditAction.UPDATE, EntityType.POLICY, policy_id, told, server_id=owner_id
+                AuditAction.UPDATE, EntityType.POLICY, policy_id, changes, server_id=owner_id
             )
             await self._audit.record(user, event, tx)
             return after, True
@@ -294,12 +294,12 @@ class PolicyService:
             _require_etag(record, expected_etag)
             if not await self._policies.delete(policy_id, tx):
                 raise PolicyNotFoundError
-            told = changes_of(present_content(record), None)
+            changes = changes_of(present_content(record), None)
             event = AuditEvent(
                 AuditAction.DELETE,
                 EntityType.POLICY,
                 policy_id,
-                told,
+                changes,
                 server_id=record.policy.target.owner_id,
             )
             await self._audit.record(user, event, tx)
@@ -337,8 +337,8 @@ class PolicyService:
             state,
             rule,
             requires_approval=self._enforces_approvals and requires_approval(facts.facets),
-            tells_states=bool(rights & Permission.EDIT),
-            tells_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
+            reveals_states=bool(rights & Permission.EDIT),
+            reveals_names=bool(rights & Permission.SHARE) and not user.lacks(Scope.WRITE_ACCESS),
         )
         if not asked.is_self and not knows_people and (asked.groups is None or asked.role is None):
             explanation = replace(explanation, message=f"{explanation.message} {NOT_LOOKED_UP}")
@@ -421,8 +421,8 @@ class PolicyService:
             groups = frozenset() if known is None else known.groups
         ours = frozenset(scope for scope in Scope if scope in scopes)
         return UserContext(
-            user_id=asked.user_id or NOBODY_ID,
-            username=entry.username if entry is not None else "somebody",
+            user_id=asked.user_id or ANONYMOUS_ID,
+            username=entry.username if entry is not None else "unknown",
             role=role,
             scopes=ours,
             groups=groups,

@@ -62,7 +62,7 @@ class Subjects:
         )
 
 
-NOBODY = Subjects()
+NO_SUBJECTS = Subjects()
 EVERYONE = Subjects(everyone=True)
 
 
@@ -187,4 +187,4 @@ class PolicyChange:
     effect: Effect = Effect.ALLOW
     is_enabled: bool = True
     target: PolicyTarget = field(default_factory=PolicyTarget)
-    subjects: Subjects = NOBODY
+    subjects: Subjects = NO_SUBJECTS

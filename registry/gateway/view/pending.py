@@ -16,7 +16,7 @@ USER_KEYS = "pluginauths"
 SERVERS = "mcpservers"
 POLICIES = "access_policies"
 
-UNHEEDED = frozenset(
+IGNORED = frozenset(
     {
         "lastConnected",
         "lastError",
@@ -34,7 +34,7 @@ UNHEEDED = frozenset(
 each would reload its server with all its tools in every process."""
 
 WATCHED = (
-    Watched(SERVERS, is_counted=True, unheeded=UNHEEDED),
+    Watched(SERVERS, is_counted=True, ignored=IGNORED),
     Watched("mcp_tools", "owner_id", "updated_at", is_counted=True),
     Watched("mcp_features", "owner_id", "last_synced_at", is_counted=True),
     Watched("aclentries", "resourceId", is_counted=True),

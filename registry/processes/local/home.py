@@ -335,10 +335,10 @@ def found_settings() -> Settings:
 
 def is_untouched() -> bool:
     """Whether nothing is configured: none of the required settings, and no local instance."""
-    told = {*KeyFiles().model_fields_set, *Secrets().model_fields_set}
+    configured = {*KeyFiles().model_fields_set, *Secrets().model_fields_set}
     location = Location()
     is_local = LocalHome(location.registry_home).mongo_uri_file.exists()
-    return not told and location.mongo_uri is None and not is_local
+    return not configured and location.mongo_uri is None and not is_local
 
 
 def write_private(path: Path, text: str) -> None:
