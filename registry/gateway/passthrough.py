@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import structlog
-from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value
 from multidict import CIMultiDict
 
 from registry.auth.identity import UserContext
@@ -55,6 +54,7 @@ from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, SingleOffering, blocked_tool
 from registry.servers.values import Era
 from registry.upstream.http import HeaderLines, header_lines, upstream_headers
+from registry.upstream.sdk import NAME_BEARING_METHODS, encode_header_value
 
 log = structlog.get_logger()
 

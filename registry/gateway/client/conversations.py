@@ -14,12 +14,6 @@ from aiohttp import (
     ClientError,
     ClientTimeout,
 )
-from mcp.shared.inbound import (
-    NAME_BEARING_METHODS,
-    encode_header_value,
-    mcp_param_headers,
-    x_mcp_header_map,
-)
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
@@ -72,6 +66,12 @@ from registry.upstream.client import (
 from registry.upstream.events import ServerSentEvent
 from registry.upstream.http import ConnectTimedOut, UpstreamAnswer
 from registry.upstream.messages import notification_text, request_text
+from registry.upstream.sdk import (
+    NAME_BEARING_METHODS,
+    encode_header_value,
+    mcp_param_headers,
+    x_mcp_header_map,
+)
 
 MAX_INBOX = 1_000
 """What a server may say during a call on the session's stream while the client reads nothing."""

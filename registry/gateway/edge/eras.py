@@ -4,12 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from mcp.shared.inbound import (
-    InboundLadderRejection,
-    classify_inbound_request,
-    unsupported_protocol_version_rejection,
-    validate_mcp_param_headers,
-)
 from mcp_types import PROTOCOL_VERSION_META_KEY
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
@@ -30,6 +24,12 @@ from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import Headers
 from registry.gateway.values import ToolEntry
 from registry.servers.values import Era
+from registry.upstream.sdk import (
+    InboundLadderRejection,
+    classify_inbound_request,
+    unsupported_protocol_version_rejection,
+    validate_mcp_param_headers,
+)
 
 HANDSHAKE_VERSIONS = frozenset(HANDSHAKE_PROTOCOL_VERSIONS)
 NO_SUCH_PROTOCOL = frozenset({400, 404, 405, 406})

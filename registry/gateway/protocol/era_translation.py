@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 from mcp_types import LOG_LEVEL_META_KEY, SERVER_INFO_META_KEY
 from mcp_types.jsonrpc import (
     HEADER_MISMATCH,
@@ -19,6 +18,7 @@ from mcp_types.jsonrpc import (
 
 from registry.core.json import JsonObject, JsonValue, members
 from registry.gateway.protocol.messages import INPUT_REQUIRED
+from registry.upstream.sdk import ERROR_CODE_HTTP_STATUS
 
 RESERVED_META = "io.modelcontextprotocol/"
 RESOURCE_NOT_FOUND = -32002

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from mcp.shared.inbound import find_invalid_x_mcp_header, x_mcp_header_map
-
 from registry.core.json import JsonObject, members
 from registry.tools.schema_bounds import MAX_MIRRORED
+from registry.upstream.sdk import find_invalid_x_mcp_header, x_mcp_header_map
 
 
 def mirrored_part(schema: object) -> JsonObject | None:

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import orjson
 from cachetools import LRUCache
-from mcp.shared.uri_template import UriTemplate
 
 from registry.access.policies.decisions import ToolRule
 from registry.access.policy import decide_use
@@ -27,6 +26,7 @@ from registry.gateway.protocol.list_pages import (
 )
 from registry.gateway.values import FeatureEntry, Route, ToolEntry, may_tell_of_resources
 from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
+from registry.upstream.sdk import UriTemplate
 
 URI_MARK = "mcp."
 """Begins a resource's URI that names its server: `mcp.<slug>+<uri>`."""
