@@ -15,7 +15,7 @@ from packages.models.audit import (
     AuditLog,
     AuditSeal,
 )
-from packages.models.features import MCP_FEATURES_VALIDATOR, ServerFeature
+from packages.models.features import ServerFeature
 from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
 from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
 from packages.models.sessions import EndedSession, RevokedToken, TokenFamily
@@ -26,8 +26,6 @@ from packages.models.syncing import (
     SyncState,
 )
 from packages.models.tools import (
-    MCP_TOOLS_VALIDATOR,
-    TOOL_VERSIONS_VALIDATOR,
     RegisteredTool,
     ToolVersion,
 )
@@ -51,9 +49,6 @@ OWN_DOCUMENTS = (
     UsageLog,
 )
 HAND_WRITTEN: Mapping[str, Mapping[str, object]] = {
-    RegisteredTool.Settings.name: MCP_TOOLS_VALIDATOR,
-    ToolVersion.Settings.name: TOOL_VERSIONS_VALIDATOR,
-    ServerFeature.Settings.name: MCP_FEATURES_VALIDATOR,
     ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
 }
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {

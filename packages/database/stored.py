@@ -167,6 +167,8 @@ DocumentId = Annotated[str, PlainValidator(str)]
 """`_id` of any type, as text."""
 StoredId = Annotated[str | None, PlainValidator(id_of)]
 StoredText = Annotated[str | None, PlainValidator(text_of)]
+TextOrEmpty = Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")]
+WholeOrZero = Annotated[int, PlainValidator(lambda stored: whole_of(stored) or 0)]
 StoredTexts = Annotated[tuple[str, ...], PlainValidator(lambda stored: texts_of(_listed(stored)))]
 StoredTime = Annotated[datetime | None, PlainValidator(moment_of)]
 StoredWhole = Annotated[int | None, PlainValidator(whole_of)]

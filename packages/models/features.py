@@ -1,20 +1,20 @@
 """Document `mcp_features`: prompts, resources and resource templates of MCP servers.
 
-Only ours, so written by hand. Definitions are JSON text, as for tools.
+The collection is this program's own. Definitions are JSON text, as for tools.
 """
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from beanie import Document, PydanticObjectId
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pymongo import ASCENDING, IndexModel
 
-FEATURE_KINDS = ("prompt", "resource", "resource_template")
+from packages.models.states import FeatureKind
 
 
 class ServerFeature(Document):
-    """One of them, as its upstream listed it.
+    """One prompt, resource or resource template, as its upstream listed it.
 
     Attributes:
         owner_id: The server (`mcpservers`) that offers it.
@@ -27,14 +27,14 @@ class ServerFeature(Document):
     model_config = ConfigDict(extra="allow")
 
     owner_id: PydanticObjectId
-    kind: str
-    key: str
+    kind: FeatureKind
+    key: Annotated[str, Field(min_length=1)]
     definition: str
-    position: int = 0
+    position: int
     last_synced_at: datetime
 
     class Settings:
-        """Where Beanie keeps it."""
+        """The collection, and its indexes."""
 
         name = "mcp_features"
         keep_nulls = False
@@ -43,20 +43,3 @@ class ServerFeature(Document):
                 [("owner_id", ASCENDING), ("kind", ASCENDING), ("key", ASCENDING)], unique=True
             ),
         ]
-
-
-MCP_FEATURES_VALIDATOR: dict[str, object] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": ["owner_id", "kind", "key", "definition", "position", "last_synced_at"],
-        "properties": {
-            "owner_id": {"bsonType": "objectId"},
-            "kind": {"enum": list(FEATURE_KINDS)},
-            "key": {"bsonType": "string", "minLength": 1},
-            "definition": {"bsonType": "string"},
-            "position": {"bsonType": ["int", "long"]},
-            "last_synced_at": {"bsonType": "date"},
-        },
-    }
-}
-"""Enforced by MongoDB itself, so that a raw write of a bad kind fails too."""

@@ -10,6 +10,47 @@ class SourceType(StrEnum):
     OPENAPI = "openapi"
 
 
+class RegistrationState(StrEnum):
+    """Whether a person chose the tool, and whether the upstream still offers it."""
+
+    SELECTED = "selected"
+    UNSELECTED = "unselected"
+    STALE = "stale"
+
+
+class ExposureState(StrEnum):
+    """Whether the tool may be served."""
+
+    DRAFT = "draft"
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    DELETED = "deleted"
+
+
+class VersionState(StrEnum):
+    """State of a version of a tool."""
+
+    SERVED = "served"
+    PENDING = "pending"
+    REJECTED = "rejected"
+    SUPERSEDED = "superseded"
+
+
+class VersionOrigin(StrEnum):
+    """When the upstream offered a version of a tool."""
+
+    DISCOVERY = "discovery"
+    SYNC = "sync"
+
+
+class FeatureKind(StrEnum):
+    """What a server offers besides tools."""
+
+    PROMPT = "prompt"
+    RESOURCE = "resource"
+    TEMPLATE = "resource_template"
+
+
 class Effect(StrEnum):
     """The effect of a policy on the callers that it names."""
 

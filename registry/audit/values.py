@@ -13,6 +13,7 @@ from packages.database.stored import (
     RequiredId,
     RequiredTime,
     StoredText,
+    TextOrEmpty,
     id_of,
     json_members,
     text_of,
@@ -132,9 +133,6 @@ def _entity(stored: object) -> str | None:
     return text_of(stored) or id_of(stored)
 
 
-Text = Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")]
-
-
 class AuditRecord(Projection):
     """A stored record.
 
@@ -144,15 +142,15 @@ class AuditRecord(Projection):
 
     id: Annotated[RequiredId, Field(alias="_id")]
     timestamp: RequiredTime
-    action: Text = ""
-    entity_type: Text = ""
+    action: TextOrEmpty = ""
+    entity_type: TextOrEmpty = ""
     entity_id: Annotated[str | None, PlainValidator(_entity)] = None
-    outcome: Text = ""
+    outcome: TextOrEmpty = ""
     reason: StoredText = None
     changes: Annotated[JsonObject, PlainValidator(json_members)] = Field(default_factory=dict)
     user_id: Annotated[str, PlainValidator(lambda stored: id_of(stored) or "")] = ""
-    username: Text = ""
-    role: Text = ""
+    username: TextOrEmpty = ""
+    role: TextOrEmpty = ""
     token_id: StoredText = None
     request_id: StoredText = None
     source_address: StoredText = None

@@ -178,7 +178,7 @@ async def _tools(built: CommandServices, server_id: str) -> dict[str, GovernedTo
 
 
 def _decided(tool: StoredTool) -> dict[str, Any]:
-    from registry.tools.values import RegistrationState  # noqa: PLC0415 - heavy imports
+    from packages.models.states import RegistrationState  # noqa: PLC0415 - heavy imports
 
     said: dict[str, Any] = {}
     is_new = tool.registration_state is RegistrationState.UNSELECTED and not tool.is_reviewed

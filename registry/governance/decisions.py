@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from packages.models.tools import MOST_TAGS
+from packages.models.states import ExposureState, RegistrationState, VersionState
+from packages.models.tools import MAX_TAGS
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, load_text
 from registry.governance.errors import NothingPendingError, ToolStateError, ToolSupersededError
@@ -19,8 +20,8 @@ from registry.tools.lifecycle import (
     after_all,
 )
 from registry.tools.presentation import Overrides
-from registry.tools.values import ExposureState, RegistrationState, StoredTool, ToolDefinition
-from registry.tools.versions import VersionMove, VersionState
+from registry.tools.values import StoredTool, ToolDefinition
+from registry.tools.versions import VersionMove
 
 TO_REGISTRATION = {
     RegistrationState.SELECTED: LifecycleEvent.SELECT,
@@ -312,8 +313,8 @@ def _tagged(before: Sequence[str], patch: ToolPatch) -> tuple[str, ...]:
     kept = patch.tags if "tags" in patch.given else before
     wanted = dict.fromkeys((*kept, *patch.add_tags))
     tags = tuple(tag for tag in wanted if tag not in patch.remove_tags)
-    if len(tags) > MOST_TAGS and len(tags) > len(before):
-        raise ValidationFailedError("add_tags", f"would leave more than {MOST_TAGS} tags")
+    if len(tags) > MAX_TAGS and len(tags) > len(before):
+        raise ValidationFailedError("add_tags", f"would leave more than {MAX_TAGS} tags")
     return tags
 
 

@@ -4,15 +4,22 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Seque
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from bson import ObjectId
+from pydantic import AliasPath, Field, PlainValidator
 from pymongo import DESCENDING
 
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import read_all
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.stored import (
+    DocumentId,
     NotJsonError,
+    Projection,
+    StoredText,
+    StoredTime,
+    WholeOrZero,
     id_of,
     json_of,
     moment_of,
@@ -21,6 +28,7 @@ from packages.database.stored import (
     whole_of,
 )
 from packages.models import MCPServer
+from packages.models.states import RegistrationState
 from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import JsonObject, members
@@ -39,24 +47,33 @@ from registry.tools.repository import (
     effect_fields,
 )
 from registry.tools.tool_events import ToolEvent
-from registry.tools.values import RegistrationState
 
 WITHOUT_EVENTS = {"sync_events": 0}
 ROWS_AT_ONCE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectedTools:
+def _names(stored: object) -> tuple[str, ...]:
+    listed = stored.split(",") if isinstance(stored, str) else []
+    return tuple(name.strip() for name in listed if name.strip())
+
+
+class ProjectedTools(Projection):
     """What the other application reads of a server's tools.
 
     Attributes:
         tools: Their names.
     """
 
-    id: str
-    name: str
-    tools: tuple[str, ...]
-    num_tools: int
+    id: Annotated[DocumentId, Field(alias="_id")]
+    name: Annotated[
+        str, PlainValidator(lambda stored: text_of(stored) or ""), Field(alias="serverName")
+    ] = ""
+    tools: Annotated[
+        tuple[str, ...],
+        PlainValidator(_names),
+        Field(validation_alias=AliasPath("config", "tools")),
+    ] = ()
+    num_tools: Annotated[WholeOrZero, Field(alias="numTools")] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +98,11 @@ class GovernedTools:
     """Tools as people see them and decide about them."""
 
     def __init__(self, database: Database) -> None:
-        self._tools = database.collection(RegisteredTool.Settings.name)
-        self._versions = database.collection(ToolVersion.Settings.name)
-        self._states = database.collection(SyncState.Settings.name)
-        self._owners = database.collection(MCPServer.Settings.name)
+        # Whole rows, and each field as far as it can be read: see registry.tools.documents.
+        self._tools = database.document(RegisteredTool).get_pymongo_collection()
+        self._versions = database.document(ToolVersion).get_pymongo_collection()
+        self._states = database.document(SyncState)
+        self._owners = database.document(MCPServer)
 
     async def some(self, tool_ids: Sequence[str]) -> list[GovernedTool]:
         """Return the existing ones of some tools, in that order. No access check."""
@@ -117,10 +135,13 @@ class GovernedTools:
     ) -> dict[str, ToolServer]:
         """Return the existing ones of these servers, as included in their tools."""
         wanted = {"_id": {"$in": [ObjectId(one) for one in owner_ids if one]}}
-        states = self._states.find(wanted, {"last_synced_at": 1}, session=tx)
-        read_at = {row["_id"]: moment_of(row.get("last_synced_at")) async for row in states}
-        rows = self._owners.find(wanted, {"serverName": 1, "path": 1}, session=tx)
-        return {str(row["_id"]): _owner(row, read_at.get(row["_id"])) async for row in rows}
+        states = self._states.find(wanted, projection_model=_SyncTime, session=tx)
+        read_at = {state.id: state.last_synced_at for state in await read_all(states)}
+        servers = self._owners.find(wanted, projection_model=_ServerPath, session=tx)
+        return {
+            server.id: ToolServer(server.name, server.slug, read_at.get(server.id))
+            for server in await read_all(servers)
+        }
 
     async def every(self) -> AsyncIterator[GovernedTool]:
         """Yield all tools, unordered.
@@ -138,17 +159,12 @@ class GovernedTools:
         Raises:
             DatabaseUnavailable: The database is unavailable.
         """
-        fields = {"serverName": 1, "numTools": 1, "config.tools": 1}
         async with translated():
-            async for row in self._owners.find({}, fields, batch_size=ROWS_AT_ONCE):
-                names = members(row.get("config")).get("tools")
-                listed = names.split(",") if isinstance(names, str) else []
-                yield ProjectedTools(
-                    str(row["_id"]),
-                    text_of(row.get("serverName")) or "",
-                    tuple(name.strip() for name in listed if name.strip()),
-                    whole_of(row.get("numTools")) or 0,
-                )
+            servers = self._owners.find(
+                {}, projection_model=ProjectedTools, batch_size=ROWS_AT_ONCE
+            )
+            async for server in servers:
+                yield server
 
     async def owners_of(self, tool_ids: Iterable[str]) -> dict[str, str]:
         """Return the server ids of the existing ones of the tools."""
@@ -186,10 +202,25 @@ class GovernedTools:
         return None if row is None else _version(row)
 
 
-def _owner(row: Doc, read_at: datetime | None) -> ToolServer:
-    name, path = str(row.get("serverName") or ""), row.get("path")
-    effective_path = path if isinstance(path, str) and path else default_path(name)
-    return ToolServer(name, slug_of(effective_path), read_at)
+class _SyncTime(Projection):
+    """When a server was last read."""
+
+    id: Annotated[DocumentId, Field(alias="_id")]
+    last_synced_at: StoredTime = None
+
+
+class _ServerPath(Projection):
+    """A server's name and gateway path."""
+
+    id: Annotated[DocumentId, Field(alias="_id")]
+    name: Annotated[
+        str, PlainValidator(lambda stored: str(stored or "")), Field(alias="serverName")
+    ] = ""
+    path: StoredText = None
+
+    @property
+    def slug(self) -> str | None:
+        return slug_of(self.path or default_path(self.name))
 
 
 def decided_change(tool: GovernedTool, decision: ToolDecisionEffects, now: datetime) -> RowChange:

@@ -12,14 +12,14 @@ from pydantic import (
     model_validator,
 )
 
-from packages.models.tools import MOST_TAGS
+from packages.models.states import ExposureState, RegistrationState
+from packages.models.tools import MAX_TAGS
 from registry.core import search
 from registry.core.text import OBJECT_ID
 from registry.governance.values import ToolFilter, ToolPatch
 from registry.servers.schemas import Tag
 from registry.tools.exposure import REVIEWS
 from registry.tools.metadata import COST_TIER, FLAGS
-from registry.tools.values import ExposureState, RegistrationState
 from registry.web.pages import Pagination
 
 MAX_PAGE = 1_000_000
@@ -31,7 +31,7 @@ MAX_METADATA_CHARACTERS = 16 * 1024
 MAX_TIER_CHARACTERS = 64
 MAX_METADATA = 64
 
-Tags = Annotated[list[Tag], Field(max_length=MOST_TAGS)]
+Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
 ToolIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
 Line = Annotated[
     str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True, min_length=1)
@@ -62,7 +62,7 @@ class ToolQuery(BaseModel):
         "with another definition than their server offers, because a person decided so.",
     )
     tag: list[Tag] = Field(
-        default_factory=list, max_length=MOST_TAGS, description="Only tools with all of them."
+        default_factory=list, max_length=MAX_TAGS, description="Only tools with all of them."
     )
     read_only: bool | None = None
     destructive: bool | None = None

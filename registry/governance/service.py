@@ -13,6 +13,7 @@ import structlog
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
+from packages.models.states import VersionOrigin, VersionState
 from registry.access.policy import NO_BITS, Permission
 from registry.audit.refusals import refusal
 from registry.audit.trail import AuditTrail
@@ -52,7 +53,6 @@ from registry.servers.storage.store import ServerRepositories
 from registry.tools.exposure import is_served
 from registry.tools.tool_events import ToolEvent
 from registry.tools.values import ToolEditor
-from registry.tools.versions import VersionOrigin, VersionState
 
 log = structlog.get_logger()
 

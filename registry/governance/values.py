@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from packages.models.states import ExposureState, RegistrationState
 from registry.core.json import JsonObject
 from registry.tools.lifecycle import State
-from registry.tools.values import ExposureState, RegistrationState, StoredTool
+from registry.tools.values import StoredTool
 
 
 @dataclass(frozen=True, slots=True)

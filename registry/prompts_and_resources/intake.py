@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
+from packages.models.states import FeatureKind
 from registry.core.definitions import (
     MAX_DEPTH,
     TOO_DEEP,
@@ -15,12 +16,7 @@ from registry.core.definitions import (
     definition_text,
 )
 from registry.core.json import JsonObject, members, nesting
-from registry.prompts_and_resources.values import (
-    Feature,
-    FeatureKind,
-    FeatureProblem,
-    FeatureSnapshot,
-)
+from registry.prompts_and_resources.values import Feature, FeatureProblem, FeatureSnapshot
 
 LISTS: Mapping[str, FeatureKind] = {
     "prompts": FeatureKind.PROMPT,

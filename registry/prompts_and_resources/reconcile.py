@@ -6,10 +6,10 @@ These are not governed one by one as tools are: what the upstream lists is what 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from packages.models.states import FeatureKind
 from registry.prompts_and_resources.values import (
     Feature,
     FeatureKey,
-    FeatureKind,
     FeatureSnapshot,
     StoredFeature,
 )

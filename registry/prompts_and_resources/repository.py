@@ -14,15 +14,10 @@ from packages.database.client import Database, Doc, Transaction
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.stored import id_of, text_of, whole_of
 from packages.models.features import ServerFeature
+from packages.models.states import FeatureKind
 from registry.core.json import choice_of
 from registry.prompts_and_resources.reconcile import FeatureChanges, PlacedFeature
-from registry.prompts_and_resources.values import (
-    Feature,
-    FeatureKey,
-    FeatureKind,
-    FeatureRow,
-    StoredFeature,
-)
+from registry.prompts_and_resources.values import Feature, FeatureKey, FeatureRow, StoredFeature
 
 log = structlog.get_logger()
 
@@ -32,13 +27,16 @@ class FeatureRepository:
     """Prompts, resources and resource templates of MCP servers."""
 
     def __init__(self, database: Database) -> None:
-        self._features = database.collection(ServerFeature.Settings.name)
+        self._features = database.document(ServerFeature)
+        # For what concerns everything of a server: models and encoders would take longer than the
+        # database.
+        self._rows = self._features.get_pymongo_collection()
 
     async def stored(
         self, owner_id: str, tx: Transaction | None = None
     ) -> dict[FeatureKey, StoredFeature]:
         """Return what reconciliation needs of everything stored of one server."""
-        rows = self._features.find(
+        rows = self._rows.find(
             {"owner_id": ObjectId(owner_id)},
             {"_id": 0, "kind": 1, "key": 1, "definition": 1, "position": 1},
             session=tx,
@@ -63,7 +61,7 @@ class FeatureRepository:
         query = {"owner_id": {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}}
         fields = {"owner_id": 1, "kind": 1, "key": 1, "definition": 1}
         async with translated():
-            rows = self._features.find(query, fields, sort=[("position", 1), ("_id", 1)])
+            rows = self._rows.find(query, fields, sort=[("position", 1), ("_id", 1)])
             async for row in rows:
                 feature, owner_id = _feature(row), id_of(row["owner_id"])
                 if feature is None or owner_id is None:
@@ -78,20 +76,21 @@ class FeatureRepository:
         owner = ObjectId(owner_id)
         if changes.added:
             rows = [_row(owner, placed, now) for placed in changes.added]
-            await self._features.insert_many(rows, session=tx)
+            await self._rows.insert_many(rows, session=tx)
         updates = [_update(owner, placed, now) for placed in (*changes.changed, *changes.moved)]
         if updates:
-            await self._features.bulk_write(updates, session=tx)
+            await self._rows.bulk_write(updates, session=tx)
         for kind in FeatureKind:
             gone = [key for its_kind, key in changes.removed if its_kind is kind]
             if gone:
                 query: Doc = {"owner_id": owner, "kind": kind.value, "key": {"$in": gone}}
-                await self._features.delete_many(query, session=tx)
+                await self._features.find(query).delete(session=tx)
 
     async def delete_of(self, owner_id: str, tx: Transaction) -> int:
         """Remove everything of one server; return the number of documents."""
-        query = {"owner_id": ObjectId(owner_id)}
-        return (await self._features.delete_many(query, session=tx)).deleted_count
+        owned = self._features.find({"owner_id": ObjectId(owner_id)})
+        removed = await owned.delete(session=tx)
+        return 0 if removed is None else removed.deleted_count
 
     async def owner_ids(self) -> set[str]:
         """Return the ids of all owners."""

@@ -2,17 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeAlias
 
-
-class FeatureKind(StrEnum):
-    """What a server offers besides tools."""
-
-    PROMPT = "prompt"
-    RESOURCE = "resource"
-    TEMPLATE = "resource_template"
+from packages.models.states import FeatureKind
 
 
 @dataclass(frozen=True, slots=True)

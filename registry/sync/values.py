@@ -16,13 +16,15 @@ from packages.database.stored import (
     StoredText,
     StoredTime,
     StoredWhole,
+    TextOrEmpty,
+    WholeOrZero,
     text_of,
     whole_of,
 )
-from packages.models.states import JobState, RunOutcome, Trigger
+from packages.models.states import JobState, RegistrationState, RunOutcome, Trigger
 from registry.core.json import choice_of, members
 from registry.tools.reconcile import Changes
-from registry.tools.values import RegistrationState, ToolEditor
+from registry.tools.values import ToolEditor
 
 
 class Phase(StrEnum):
@@ -67,9 +69,6 @@ def _progress(stored: object) -> Progress | None:
     return None if phase is None else Progress(phase, tools_read)
 
 
-Text = Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")]
-
-
 class SyncJobRecord(Projection):
     """A job as it is stored.
 
@@ -83,13 +82,13 @@ class SyncJobRecord(Projection):
 
     id: Annotated[RequiredId, Field(alias="_id")]
     owner_id: RequiredId
-    owner_name: Text = ""
-    source_type: Text = ""
+    owner_name: TextOrEmpty = ""
+    source_type: TextOrEmpty = ""
     trigger: Trigger
     requested_by: Annotated[ToolEditor | None, PlainValidator(_editor)] = None
     state: JobState
     due_at: StoredTime = None
-    attempts: Annotated[int, PlainValidator(lambda stored: whole_of(stored) or 0)] = 0
+    attempts: WholeOrZero = 0
     holder: StoredText = None
     lease_id: Annotated[str | None, PlainValidator(lambda stored: stored and str(stored))] = None
     repeat: Annotated[SyncRequest | None, PlainValidator(request_of)] = None
@@ -115,7 +114,7 @@ class SyncRunRecord(Projection):
     """
 
     attempt: RequiredWhole
-    worker: Text = ""
+    worker: TextOrEmpty = ""
     outcome: RunOutcome
     error: StoredText = None
     note: StoredText = None

@@ -5,8 +5,10 @@ program or a person may write. Values of an unexpected form are dropped, and a t
 served without them is not served.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import UnionType
+from typing import Any, TypeAlias, Union, get_args, get_origin
 
 import orjson
 
@@ -20,53 +22,17 @@ from packages.database.stored import (
     texts_of,
     whole_of,
 )
+from packages.models.states import ExposureState, RegistrationState
+from packages.models.tools import JSON_OBJECT, RegisteredTool, ToolVersion
 from registry.core.json import JsonObject, choice_of
 from registry.core.search import searchable
 from registry.tools.exposure import SERVED
 from registry.tools.lifecycle import State
 from registry.tools.metadata import TAG, effects_among, facet, facets_of, known, said_in
 from registry.tools.presentation import overrides_in
-from registry.tools.values import (
-    ExposureState,
-    ListedTool,
-    RegistrationState,
-    ServedTool,
-    StoredTool,
-    ToolRow,
-    ToolTraits,
-)
+from registry.tools.values import ListedTool, ServedTool, StoredTool, ToolRow, ToolTraits
 
-JSON_TEXTS = (
-    "annotations",
-    "definition",
-    "input_schema",
-    "output_schema",
-    "pending_definition",
-    "presented",
-    "seen_definition",
-)
-TEXTS = (
-    "description",
-    "description_override",
-    "discovery_hash",
-    "display_name",
-    "exposure_state",
-    "name",
-    "origin",
-    "pending_hash",
-    "registration_state",
-    "review",
-    "seen_hash",
-    "source_type",
-    "state",
-    "sync_error",
-    "title",
-    "weight",
-)
-NUMBERS = ("compared_with", "pending_version", "position", "served_version", "version", "versions")
-TIMES = ("created_at", "decided_at", "last_discovered_at", "last_synced_at", "updated_at")
-OBJECTS = ("created_by", "decided_by", "metadata", "metadata_sources", "tool_metadata")
-LISTS = ("facets", "rejected_hashes", "tags")
+Reader: TypeAlias = Callable[[object], object]
 
 NEEDED = ("name", "registration_state", "exposure_state", "definition", "discovery_hash")
 """Members without which a row is no tool."""
@@ -226,11 +192,29 @@ def _object(stored: object) -> JsonObject | None:
     return value if isinstance(value, dict) else None
 
 
-READERS = {
-    **dict.fromkeys(JSON_TEXTS, _json_text),
-    **dict.fromkeys(TEXTS, text_of),
-    **dict.fromkeys(NUMBERS, whole_of),
-    **dict.fromkeys(TIMES, moment_of),
-    **dict.fromkeys(OBJECTS, _object),
-    **dict.fromkeys(LISTS, _texts),
+def _reader_of(annotation: Any, metadata: Sequence[object]) -> Reader | None:
+    """Return how a stored field of this type is read; None for fields that are read elsewhere."""
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = get_args(annotation)[0]
+    kind, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if JSON_OBJECT in (*metadata, *arguments):
+        return _json_text
+    if kind is list:
+        return _texts if get_origin(arguments[0]) is not dict else None
+    return next((read for base, read in READERS_BY_TYPE if issubclass(kind, base)), None)
+
+
+READERS_BY_TYPE: Sequence[tuple[type, Reader | None]] = (
+    (bool, None),
+    (str, text_of),
+    (int, whole_of),
+    (datetime, moment_of),
+    (dict, _object),
+)
+READERS: Mapping[str, Reader] = {
+    name: reader
+    for model in (RegisteredTool, ToolVersion)
+    for name, field in model.model_fields.items()
+    if (reader := _reader_of(field.annotation, field.metadata)) is not None
 }
+"""How each field of a tool and of its versions is read, by the type that the document declares."""

@@ -2,10 +2,10 @@
 
 from enum import StrEnum
 
+from packages.models.states import ExposureState, RegistrationState
 from registry.core.json import JsonObject
 from registry.tools.lifecycle import EXPOSED, State
 from registry.tools.metadata import READ_ONLY, known
-from registry.tools.values import ExposureState, RegistrationState
 
 
 class AutoExpose(StrEnum):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from registry.tools.values import ExposureState, RegistrationState
+from packages.models.states import ExposureState, RegistrationState
 
 SELECTED, UNSELECTED, STALE = (
     RegistrationState.SELECTED,

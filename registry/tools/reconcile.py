@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from packages.models.states import ExposureState, RegistrationState
 from registry.core.json import load_text
 from registry.tools.differences import DefinitionDifference, Weight, difference
 from registry.tools.exposure import (
@@ -22,14 +23,7 @@ from registry.tools.exposure import (
     reads_only,
 )
 from registry.tools.lifecycle import LifecycleEvent, State, after
-from registry.tools.values import (
-    ExposureState,
-    RegistrationState,
-    RejectedTool,
-    StoredTool,
-    ToolDefinition,
-    ToolSnapshot,
-)
+from registry.tools.values import RejectedTool, StoredTool, ToolDefinition, ToolSnapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,19 @@ import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated
 
 import structlog
 from bson import ObjectId
+from pydantic import Field
 from pymongo import DeleteMany, InsertOne, UpdateOne
 
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import read_all
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
-from packages.database.stored import id_of, text_of
+from packages.database.stored import Projection, id_of
+from packages.models.states import ExposureState, RegistrationState, VersionState
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.tools.differences import DefinitionChange
 from registry.tools.documents import (
@@ -33,8 +37,6 @@ from registry.tools.presentation import NO_OVERRIDES, Overrides, presented
 from registry.tools.reconcile import Changes, ToolInsert, ToolRowUpdate
 from registry.tools.tool_events import happened
 from registry.tools.values import (
-    ExposureState,
-    RegistrationState,
     ServedTool,
     StoredTool,
     ToolDefinition,
@@ -42,7 +44,7 @@ from registry.tools.values import (
     ToolRow,
     ToolStanding,
 )
-from registry.tools.versions import NewVersion, VersionMove, VersionState, versions_of
+from registry.tools.versions import NewVersion, VersionMove, versions_of
 
 log = structlog.get_logger()
 
@@ -105,6 +107,12 @@ IN_ORDER = [("position", 1), ("name", 1)]
 CHECKED_AT_ONCE = 200
 
 
+class _ToolName(Projection):
+    """The name of a tool alone."""
+
+    name: Annotated[str, Field(strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class RowChange:
     """The writes for one tool.
@@ -130,12 +138,16 @@ class ToolRepository:
 
     def __init__(self, database: Database, *, versions_kept: int) -> None:
         self._versions_kept = versions_kept
-        self._tools = database.collection(RegisteredTool.Settings.name)
-        self._versions = database.collection(ToolVersion.Settings.name)
+        self._tools = database.document(RegisteredTool)
+        self._versions = database.document(ToolVersion)
+        # For what concerns all tools of a server: a model for each of a thousand rows, and an
+        # encoder over their definitions, would take longer than the database.
+        self._rows = self._tools.get_pymongo_collection()
+        self._version_rows = self._versions.get_pymongo_collection()
 
     async def stored(self, owner_id: str, tx: Transaction | None = None) -> dict[str, StoredTool]:
         """Return what reconciliation needs of all tools of one server, by name."""
-        rows = self._tools.find(
+        rows = self._rows.find(
             {"owner_id": ObjectId(owner_id)},
             STORED_FIELDS,
             session=tx,
@@ -155,7 +167,7 @@ class ToolRepository:
         key = {"source_type": "mcp", "owner_id": ObjectId(owner_id)}
         fields = {**STORED_FIELDS, **WHOLE_FIELDS}
         for some in slices(names):
-            rows = self._tools.find({**key, "name": {"$in": some}}, fields, session=tx)
+            rows = self._rows.find({**key, "name": {"$in": some}}, fields, session=tx)
             async for row in rows:
                 tool = stored_tool(row)
                 found[tool.name] = tool
@@ -163,7 +175,7 @@ class ToolRepository:
 
     async def served(self, owner_id: str, tx: Transaction | None = None) -> list[ServedTool]:
         """Return the tools of one server that clients get, in order."""
-        rows = self._tools.find(
+        rows = self._rows.find(
             {"owner_id": ObjectId(owner_id), **SERVED_QUERY},
             SERVED_FIELDS,
             sort=IN_ORDER,
@@ -182,7 +194,7 @@ class ToolRepository:
         query = {"owner_id": {"$in": list(owners)}}
         fields = dict.fromkeys(ROW_FIELDS, 1)
         async with translated():
-            async for row in self._tools.find(query, fields, batch_size=ROWS_AT_ONCE):
+            async for row in self._rows.find(query, fields, batch_size=ROWS_AT_ONCE):
                 key = row["owner_id"]
                 # An array that contains the id is found by it too.
                 owner_id = owners[key] if isinstance(key, ObjectId) else str(key)
@@ -194,7 +206,7 @@ class ToolRepository:
 
     async def standing(self, owner_id: str, name: str) -> ToolStanding | None:
         """Return what decides whether a tool of a server may be called, or None."""
-        row = await self._tools.find_one(
+        row = await self._rows.find_one(
             {"source_type": "mcp", "owner_id": ObjectId(owner_id), "name": name},
             {**STATE_FIELDS, "name": 1, "definition": 1, "facets": 1},
         )
@@ -211,8 +223,8 @@ class ToolRepository:
         query: Doc = {"source_type": "mcp", "name": {"$in": list(names)}}
         if owner_ids is not None:
             query["owner_id"] = {"$in": [ObjectId(owner_id) for owner_id in owner_ids]}
-        rows = self._tools.find(query, {"_id": 0, "name": 1})
-        return {name async for row in rows if (name := text_of(row["name"])) is not None}
+        found = await read_all(self._tools.find(query, projection_model=_ToolName))
+        return {tool.name for tool in found}
 
     async def apply(
         self,
@@ -239,18 +251,15 @@ class ToolRepository:
         """
         owner = ObjectId(owner_id)
         for some in slices(changes.inserts):
-            await self._tools.insert_many([_row(owner, one, now) for one in some], session=tx)
+            await self._rows.insert_many([_row(owner, one, now) for one in some], session=tx)
         for part in slices(changes.updates):
             writes = [_write(owner, update, now, seen_at, reader) for update in part]
-            await self._tools.bulk_write(writes, session=tx)
+            await self._rows.bulk_write(writes, session=tx)
             versions = [version for update in part for version in versions_of(update, now)]
             await self.write_versions(owner_id, versions, now, tx, person=reader)
         for names in slices(changes.mended):
-            await self._tools.update_many(
-                {"source_type": "mcp", "owner_id": owner, "name": {"$in": names}},
-                {"$unset": {"sync_error": ""}},
-                session=tx,
-            )
+            mended = {"source_type": "mcp", "owner_id": owner, "name": {"$in": names}}
+            await self._tools.find(mended).update({"$unset": {"sync_error": ""}}, session=tx)
         for broken in slices(changes.broken):
             told = [
                 UpdateOne(
@@ -259,7 +268,7 @@ class ToolRepository:
                 )
                 for tool in broken
             ]
-            await self._tools.bulk_write(told, session=tx)
+            await self._rows.bulk_write(told, session=tx)
 
     async def change(self, changes: Sequence[RowChange], tx: Transaction) -> None:
         """Set fields of tools, and remove others."""
@@ -268,7 +277,7 @@ class ToolRepository:
             operations = set_and_unset(change.fields)
             writes.append(UpdateOne({"_id": ObjectId(change.tool_id)}, operations))
         for some in slices(writes):
-            await self._tools.bulk_write(some, session=tx)
+            await self._rows.bulk_write(some, session=tx)
 
     async def write_versions(
         self,
@@ -287,7 +296,7 @@ class ToolRepository:
             for version in versions
         ]
         if writes:
-            await self._versions.bulk_write(writes, session=tx)
+            await self._version_rows.bulk_write(writes, session=tx)
         last = {
             ObjectId(version.tool_id): version.version - self._versions_kept
             for version in versions
@@ -303,14 +312,14 @@ class ToolRepository:
         to which a rollback would return.
         """
         needed: dict[ObjectId, set[int]] = {tool_id: set() for tool_id in last}
-        current = self._versions.find(
+        current = self._version_rows.find(
             {"tool_id": {"$in": list(last)}, "state": {"$in": list(CURRENT)}},
             {"_id": 0, "tool_id": 1, "version": 1, "compared_with": 1},
             session=tx,
         )
         async for row in current:
             needed[row["tool_id"]] |= {row["version"], row.get("compared_with", 0)}
-        await self._versions.bulk_write(
+        await self._version_rows.bulk_write(
             [
                 DeleteMany(
                     {
@@ -326,9 +335,11 @@ class ToolRepository:
     async def delete_of(self, owner_id: str, tx: Transaction) -> int:
         """Remove all tools of one server, with their versions; return the number of documents."""
         owned = {"owner_id": ObjectId(owner_id)}
-        versions = await self._versions.delete_many(owned, session=tx)
-        tools = await self._tools.delete_many(owned, session=tx)
-        return versions.deleted_count + tools.deleted_count
+        removed = [
+            await self._versions.find(owned).delete(session=tx),
+            await self._tools.find(owned).delete(session=tx),
+        ]
+        return sum(one.deleted_count for one in removed if one is not None)
 
     async def owner_ids(self) -> set[str]:
         """Return the ids of all owners of tools, or of versions of tools."""
@@ -341,7 +352,7 @@ class ToolRepository:
     async def has_rows(self, owner_id: str, tx: Transaction | None = None) -> bool:
         """Whether there are tools of a server, in any state."""
         query: Doc = {"source_type": "mcp", "owner_id": ObjectId(owner_id)}
-        return await self._tools.find_one(query, {"_id": 1}, session=tx) is not None
+        return await self._tools.find(query, session=tx).exists()
 
     async def unreadable(self) -> AsyncIterator[tuple[str, list[str]]]:
         """Yield the ids of the rows with unexpected forms, and the problems.
@@ -350,7 +361,7 @@ class ToolRepository:
             DatabaseUnavailable: The database is unavailable.
         """
         async with translated():
-            async for row in self._tools.find({}, batch_size=CHECKED_AT_ONCE):
+            async for row in self._rows.find({}, batch_size=CHECKED_AT_ONCE):
                 problems = problems_of(row)
                 if problems:
                     yield str(row["_id"]), problems

@@ -2,28 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import NamedTuple
 
+from packages.models.states import ExposureState, RegistrationState
 from registry.core.json import JsonObject
 from registry.tools.presentation import NO_OVERRIDES, Overrides
-
-
-class RegistrationState(StrEnum):
-    """Whether a person chose the tool, and whether the upstream still offers it."""
-
-    SELECTED = "selected"
-    UNSELECTED = "unselected"
-    STALE = "stale"
-
-
-class ExposureState(StrEnum):
-    """Whether the tool may be served."""
-
-    DRAFT = "draft"
-    ACTIVE = "active"
-    DISABLED = "disabled"
-    DELETED = "deleted"
 
 
 class ToolEditor(NamedTuple):

@@ -3,27 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
+from packages.models.states import VersionOrigin, VersionState
 from registry.tools.differences import DefinitionDifference
 from registry.tools.reconcile import ToolRowUpdate
 from registry.tools.values import StoredTool
-
-
-class VersionState(StrEnum):
-    """State of a version."""
-
-    SERVED = "served"
-    PENDING = "pending"
-    REJECTED = "rejected"
-    SUPERSEDED = "superseded"
-
-
-class VersionOrigin(StrEnum):
-    """When the upstream offered it."""
-
-    DISCOVERY = "discovery"
-    SYNC = "sync"
 
 
 @dataclass(frozen=True, slots=True)

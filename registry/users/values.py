@@ -11,12 +11,12 @@ from packages.database.stored import (
     StoredText,
     StoredTexts,
     StoredTime,
+    TextOrEmpty,
     text_of,
 )
 from registry.auth.identity import Role, tenant_of
 from registry.auth.values import DirectoryPrincipal
 
-Text = Annotated[str, PlainValidator(lambda stored: text_of(stored) or "")]
 TenantId = Annotated[str | None, PlainValidator(tenant_of), Field(alias="tenantId")]
 
 
@@ -31,11 +31,11 @@ class UserRecord(Projection):
     """
 
     id: Annotated[DocumentId, Field(alias="_id")]
-    name: Text = ""
-    username: Text = ""
-    email: Text = ""
+    name: TextOrEmpty = ""
+    username: TextOrEmpty = ""
+    email: TextOrEmpty = ""
     role: StoredText = None
-    provider: Text = ""
+    provider: TextOrEmpty = ""
     is_disabled: Annotated[
         bool, PlainValidator(lambda stored: stored not in (None, False)), Field(alias="disabled")
     ] = False
@@ -65,8 +65,8 @@ class GroupRecord(Projection):
     """
 
     id: Annotated[DocumentId, Field(alias="_id")]
-    name: Text = ""
-    description: Text = ""
+    name: TextOrEmpty = ""
+    description: TextOrEmpty = ""
     source: Annotated[str, PlainValidator(lambda stored: text_of(stored) or "local")] = "local"
     tenant_id: TenantId = None
     member_ids: Annotated[StoredTexts, Field(alias="memberIds")] = ()

@@ -17,6 +17,7 @@ from packages.database.changes import ChangeEvent, ChangeStream, FeedItem
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from packages.database.schema import prepare
+from packages.models.states import FeatureKind
 from registry.audit.chain import PURPOSE, AuditKeys
 from registry.audit.repository import AuditRepository
 from registry.audit.trail import AuditTrail
@@ -28,7 +29,7 @@ from registry.core.settings import Settings
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import MAX_DELETED, WATCHED, PendingChanges
 from registry.gateway.view.snapshot import Snapshot
-from registry.prompts_and_resources.values import Feature, FeatureKind, FeatureSnapshot
+from registry.prompts_and_resources.values import Feature, FeatureSnapshot
 from registry.servers.credentials import CredentialVault
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService

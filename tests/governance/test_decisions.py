@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
+from packages.models.states import ExposureState, RegistrationState
 from registry.core.errors import RegistryError
 from registry.governance.decisions import ToolDecisionEffects, accepted, rejected
 from registry.governance.errors import NothingPendingError, ToolStateError
 from registry.governance.repository import governed_tool
 from registry.governance.values import GovernedTool
-from registry.tools.values import ExposureState, RegistrationState
 
 DEFINITION = '{"name":"t","inputSchema":{"type":"object"}}'
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from packages.models.states import FeatureKind
 from registry.core.definitions import MAX_DEPTH
 from registry.prompts_and_resources.intake import MAX_DEFINITION_BYTES, take
-from registry.prompts_and_resources.values import Feature, FeatureKind, FeatureProblem
+from registry.prompts_and_resources.values import Feature, FeatureProblem
 
 
 def nested(levels: int) -> dict[str, Any]:

@@ -1,17 +1,13 @@
 """From what is stored to what an upstream lists."""
 
+from packages.models.states import FeatureKind
 from registry.prompts_and_resources.reconcile import (
     NO_CHANGES,
     FeatureChanges,
     PlacedFeature,
     reconcile,
 )
-from registry.prompts_and_resources.values import (
-    Feature,
-    FeatureKind,
-    FeatureSnapshot,
-    StoredFeature,
-)
+from registry.prompts_and_resources.values import Feature, FeatureSnapshot, StoredFeature
 
 PROMPT, RESOURCE = FeatureKind.PROMPT, FeatureKind.RESOURCE
 

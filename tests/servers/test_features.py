@@ -8,13 +8,9 @@ from bson import ObjectId
 from pymongo.errors import WriteError
 
 from packages.database.client import Database
+from packages.models.states import FeatureKind
 from registry.auth.identity import UserContext
-from registry.prompts_and_resources.values import (
-    Feature,
-    FeatureKind,
-    FeatureProblem,
-    FeatureSnapshot,
-)
+from registry.prompts_and_resources.values import Feature, FeatureProblem, FeatureSnapshot
 from registry.servers.presenter import present_detail
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService

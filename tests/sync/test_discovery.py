@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 from mcp.server.mcpserver import MCPServer
 
+from packages.models.states import FeatureKind
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.prompts_and_resources.values import FeatureKind
 from registry.servers.errors import (
     CredentialsRefusedError,
     DiscoveryFailedError,

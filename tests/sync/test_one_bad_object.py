@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from packages.models.states import FeatureKind
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.prompts_and_resources.values import FeatureKind
 from registry.servers.values import ConnectionSpec, Discovered, Transport
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard

@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from packages.models.states import ExposureState, RegistrationState
 from registry.tools.exposure import is_served
 from registry.tools.lifecycle import (
     EXPOSED,
@@ -19,7 +20,6 @@ from registry.tools.lifecycle import (
     after,
     after_all,
 )
-from registry.tools.values import ExposureState, RegistrationState
 
 SYNC = {event for event, (actor, _) in MEANINGS.items() if actor is Actor.SYNC}
 

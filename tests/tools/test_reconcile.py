@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from packages.models.states import ExposureState, RegistrationState
 from registry.core.json import load_text
 from registry.tools.differences import difference
 from registry.tools.exposure import AutoExpose, ToolOrigin, first_state, reads_only
@@ -17,14 +18,7 @@ from registry.tools.reconcile import (
     changed_names,
     reconcile,
 )
-from registry.tools.values import (
-    ExposureState,
-    RegistrationState,
-    RejectedTool,
-    StoredTool,
-    ToolDefinition,
-    ToolSnapshot,
-)
+from registry.tools.values import RejectedTool, StoredTool, ToolDefinition, ToolSnapshot
 
 SELECTED, UNSELECTED, STALE = RegistrationState
 ACTIVE, DRAFT, DISABLED = ExposureState.ACTIVE, ExposureState.DRAFT, ExposureState.DISABLED

@@ -13,6 +13,7 @@ import structlog
 
 from packages.database.changes import row_id
 from packages.database.errors import DatabaseUnavailable
+from packages.models.states import FeatureKind
 from registry.access.policies.repository import PolicyRepository
 from registry.access.policies.values import Policy
 from registry.access.policy import Grant, Grants, ServerFacts
@@ -29,7 +30,7 @@ from registry.gateway.values import (
     tool_entry,
 )
 from registry.prompts_and_resources.repository import FeatureRepository
-from registry.prompts_and_resources.values import FeatureKind, FeatureRow
+from registry.prompts_and_resources.values import FeatureRow
 from registry.servers.credentials import (
     CredentialVault,
     is_user_level,

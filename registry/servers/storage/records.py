@@ -5,10 +5,10 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from packages.models.states import FeatureKind
 from registry.audit.values import changes_of
 from registry.core.json import JsonObject
 from registry.prompts_and_resources.reconcile import NO_CHANGES, FeatureChanges
-from registry.prompts_and_resources.values import FeatureKind
 from registry.servers.credentials import replaced_secrets
 from registry.servers.presenter import present_detail
 from registry.servers.values import ServerRecord
