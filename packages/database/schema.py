@@ -17,7 +17,7 @@ from packages.models.audit import (
 )
 from packages.models.features import ServerFeature
 from packages.models.policies import FORMER_NAME_INDEX, AccessPolicy
-from packages.models.server_versions import SERVER_VERSIONS_VALIDATOR, ServerVersion
+from packages.models.server_versions import ServerVersion
 from packages.models.sessions import EndedSession, RevokedToken, TokenFamily
 from packages.models.syncing import (
     SyncDelivery,
@@ -48,13 +48,8 @@ OWN_DOCUMENTS = (
     EndedSession,
     UsageLog,
 )
-HAND_WRITTEN: Mapping[str, Mapping[str, object]] = {
-    ServerVersion.Settings.name: SERVER_VERSIONS_VALIDATOR,
-}
 OWN_VALIDATORS: Mapping[str, Mapping[str, object]] = {
-    vars(document)["Settings"].name: HAND_WRITTEN.get(vars(document)["Settings"].name)
-    or validator_of(document)
-    for document in OWN_DOCUMENTS
+    vars(document)["Settings"].name: validator_of(document) for document in OWN_DOCUMENTS
 }
 
 DECLARED_OTHERWISE = frozenset({("mcpservers", "serverName_1")})

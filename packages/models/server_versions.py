@@ -1,19 +1,18 @@
 """`server_versions`: how servers were reached, so that a former way can be brought back.
 
-Ours alone, so written by hand. Secrets are not in `transport_config`, which has `***` in their
-places, but in `sealed`, encrypted together and bound to the document.
+The collection is this program's own. Secrets are not in `transport_config`, which has `***` in
+their places, but in `sealed`, encrypted together and bound to the document.
 """
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from beanie import Document, PydanticObjectId
 from pydantic import ConfigDict, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-SERVER_VERSION_STATES = ("active", "former")
-SERVER_VERSION_ORIGINS = ("registration", "update", "rollback", "found")
-API_TYPES = ("mcp",)
+from packages.models.states import ServerVersionOrigin, ServerVersionState
+
 API_VERSION_CHARACTERS = 16
 
 
@@ -39,11 +38,11 @@ class ServerVersion(Document):
     model_config = ConfigDict(extra="allow")
 
     server_id: PydanticObjectId
-    version: int
-    api_version: str
-    api_type: str = "mcp"
-    state: str
-    origin: str
+    version: Annotated[int, Field(ge=1)]
+    api_version: Annotated[str, Field(min_length=1, max_length=API_VERSION_CHARACTERS)]
+    api_type: Literal["mcp"]
+    state: ServerVersionState
+    origin: ServerVersionOrigin
     transport_config: dict[str, Any]
     fingerprint: str
     secret_paths: list[list[str]] = Field(default_factory=list)
@@ -53,7 +52,7 @@ class ServerVersion(Document):
     created_by: dict[str, str] | None = None
 
     class Settings:
-        """Where Beanie keeps it."""
+        """The collection, and its indexes."""
 
         name = "server_versions"
         keep_nulls = False
@@ -66,38 +65,3 @@ class ServerVersion(Document):
                 partialFilterExpression={"state": "active"},
             ),
         ]
-
-
-SERVER_VERSIONS_VALIDATOR: dict[str, object] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": [
-            "server_id",
-            "version",
-            "api_version",
-            "api_type",
-            "state",
-            "origin",
-            "transport_config",
-            "fingerprint",
-            "created_at",
-        ],
-        "properties": {
-            "server_id": {"bsonType": "objectId"},
-            "version": {"bsonType": ["int", "long"], "minimum": 1},
-            "api_version": {
-                "bsonType": "string",
-                "minLength": 1,
-                "maxLength": API_VERSION_CHARACTERS,
-            },
-            "api_type": {"enum": list(API_TYPES)},
-            "state": {"enum": list(SERVER_VERSION_STATES)},
-            "origin": {"enum": list(SERVER_VERSION_ORIGINS)},
-            "transport_config": {"bsonType": "object"},
-            "fingerprint": {"bsonType": "string"},
-            "sealed": {"bsonType": "string"},
-            "created_at": {"bsonType": "date"},
-        },
-    }
-}
-"""Enforced by MongoDB itself, so that a raw write of a bad state fails too."""

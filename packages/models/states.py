@@ -109,3 +109,22 @@ class SyncStatus(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
+
+
+class ServerVersionState(StrEnum):
+    """Whether a version is how the server is reached now."""
+
+    ACTIVE = "active"
+    FORMER = "former"
+
+
+class ServerVersionOrigin(StrEnum):
+    """What made a version.
+
+    `found` was there when versions began to be kept, or was written by the other application.
+    """
+
+    REGISTRATION = "registration"
+    UPDATE = "update"
+    ROLLBACK = "rollback"
+    FOUND = "found"

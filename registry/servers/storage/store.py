@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
+from packages.models.states import ServerVersionOrigin
 from registry.access.policies.repository import PolicyRepository
 from registry.access.policy import ServerScope
 from registry.access.repository import AclRepository
@@ -47,7 +48,6 @@ from registry.servers.storage.registry_sync import (
 )
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.storage.version_repository import (
-    ServerVersionOrigin,
     ServerVersionRepository,
     VersionCause,
     VersionTakenError,

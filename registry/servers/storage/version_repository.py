@@ -5,58 +5,42 @@ another server, or changed, opens no more.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any
+from typing import Annotated
 
-import structlog
+from beanie import PydanticObjectId
 from bson import ObjectId
-from pymongo import DESCENDING
+from pydantic import Field, PlainValidator
 from pymongo.errors import DuplicateKeyError
 
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import read_all
 from packages.database.encryption import Cipher, DecryptionError, FieldRef
 from packages.database.errors import translates_driver_errors
 from packages.database.stored import (
+    DocumentId,
+    Projection,
+    RequiredWhole,
+    StoredText,
+    StoredTime,
+    StoredWhole,
+    TextOrEmpty,
     id_of,
     json_members,
-    moment_of,
     text_of,
     texts_of,
-    whole_of,
 )
 from packages.models.server_versions import ServerVersion
+from packages.models.states import ServerVersionOrigin, ServerVersionState
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
 from registry.servers.credentials import CredentialVault
-from registry.servers.transport import Secret, TransportConfig, taken, with_secrets_apart
+from registry.servers.transport import Path, Secret, TransportConfig, taken, with_secrets_apart
 from registry.tools.values import ToolEditor
 
 SEALED = "sealed"
-log = structlog.get_logger()
-
-NEWEST_FIRST = [("version", DESCENDING)]
-
-
-class ServerVersionState(StrEnum):
-    """Whether a server is reached so now."""
-
-    ACTIVE = "active"
-    FORMER = "former"
-
-
-class ServerVersionOrigin(StrEnum):
-    """What made a version.
-
-    `found` was there when versions began to be kept, or was written by the other application.
-    """
-
-    REGISTRATION = "registration"
-    UPDATE = "update"
-    ROLLBACK = "rollback"
-    FOUND = "found"
+IS_ACTIVE: Doc = {"state": ServerVersionState.ACTIVE.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +53,41 @@ class VersionCause:
     restored_from: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ServerVersionRecord:
+def _transport(stored: object) -> TransportConfig:
+    return stored if isinstance(stored, TransportConfig) else TransportConfig(json_members(stored))
+
+
+def _paths(stored: object) -> tuple[Path, ...]:
+    return tuple(texts_of(path) for path in stored) if isinstance(stored, list) else ()
+
+
+def _author(stored: object) -> dict[str, str] | None:
+    found = {name: text_of(value) for name, value in members(stored).items()}
+    return {name: text for name, text in found.items() if text is not None} or None
+
+
+class ServerVersionRecord(Projection):
     """A stored version.
 
     Attributes:
         id: ObjectId of its document; empty for one that is not stored.
         state: As stored, like *origin*: other releases may know others.
+        transport: How the server is reached; the repository adds the secrets.
         created_at: When it was recorded; None when nobody knows.
     """
 
-    id: str
-    server_id: str
-    version: int
-    state: str
-    origin: str
-    transport: TransportConfig
-    created_at: datetime | None
-    created_by: Mapping[str, str] | None = None
-    restored_from: int | None = None
+    id: Annotated[DocumentId, Field(alias="_id")] = ""
+    version: RequiredWhole
+    state: TextOrEmpty = ""
+    origin: TextOrEmpty = ""
+    transport: Annotated[
+        TransportConfig, PlainValidator(_transport), Field(alias="transport_config")
+    ] = TransportConfig({})
+    secret_paths: Annotated[tuple[Path, ...], PlainValidator(_paths)] = ()
+    sealed: StoredText = None
+    created_at: StoredTime = None
+    created_by: Annotated[dict[str, str] | None, PlainValidator(_author)] = None
+    restored_from: StoredWhole = None
 
 
 class VersionTakenError(Exception):
@@ -103,7 +103,7 @@ class ServerVersionRepository:
     """
 
     def __init__(self, database: Database, cipher: Cipher, *, kept: int) -> None:
-        self._versions = database.collection(ServerVersion.Settings.name)
+        self._versions = database.document(ServerVersion)
         self._cipher = cipher
         self._vault = CredentialVault(cipher)
         self._kept = kept
@@ -152,55 +152,46 @@ class ServerVersionRepository:
 
     async def page(self, server_id: str, page: PageRequest) -> Page[ServerVersionRecord]:
         """Return one page of a server's versions, newest first."""
-        query: Doc = {"server_id": ObjectId(server_id)}
-        total = await self._versions.count_documents(query)
-        rows = self._versions.find(
-            query, sort=NEWEST_FIRST, skip=page.offset, limit=-page.per_page
-        )
-        found = [self._record(row) async for row in rows]
-        return Page(tuple(one for one in found if one is not None), total, page)
+        found = self._versions.find(of_server(server_id), projection_model=ServerVersionRecord)
+        total = await found.count()
+        rows = await read_all(found.sort("-version").skip(page.offset).limit(page.per_page))
+        return Page(tuple(map(self._opened, rows)), total, page)
 
     async def get(self, server_id: str, version: int) -> ServerVersionRecord | None:
         """Return one version."""
-        query: Doc = {"server_id": ObjectId(server_id), "version": version}
-        row = await self._versions.find_one(query)
-        return None if row is None else self._record(row)
+        return await self._one({**of_server(server_id), "version": version})
 
-    async def active(self, server_id: str) -> ServerVersionRecord | None:
+    async def active(
+        self, server_id: str, tx: Transaction | None = None
+    ) -> ServerVersionRecord | None:
         """Return the version that is in use, as far as changes were made here."""
-        query: Doc = {
-            "server_id": ObjectId(server_id),
-            "state": ServerVersionState.ACTIVE.value,
-        }
-        row = await self._versions.find_one(query)
-        return None if row is None else self._record(row)
+        return await self._one({**of_server(server_id), **IS_ACTIVE}, tx)
 
     async def server_ids(self) -> set[str]:
         """Return the ids of all servers that have versions."""
-        rows = self._versions.find(
-            {"state": ServerVersionState.ACTIVE.value}, {"_id": 0, "server_id": 1}
-        )
+        rows = self._versions.get_pymongo_collection().find(IS_ACTIVE, {"_id": 0, "server_id": 1})
         return {one async for row in rows if (one := id_of(row.get("server_id"))) is not None}
 
     async def delete_of(self, server_id: str, tx: Transaction) -> int:
         """Remove all versions of one server; return how many there were."""
-        query = {"server_id": ObjectId(server_id)}
-        return (await self._versions.delete_many(query, session=tx)).deleted_count
+        result = await self._versions.find(of_server(server_id)).delete(session=tx)
+        return 0 if result is None else result.deleted_count
+
+    async def _one(self, query: Doc, tx: Transaction | None = None) -> ServerVersionRecord | None:
+        """Return the newest of the versions that a query finds."""
+        found = self._versions.find(query, projection_model=ServerVersionRecord, session=tx)
+        rows = await read_all(found.sort("-version").limit(1))
+        return self._opened(rows[0]) if rows else None
 
     async def _latest(
         self, server_id: str, tx: Transaction
     ) -> tuple[ServerVersionRecord | None, int]:
         """Return the active version and the number of the newest; 0 when there is none."""
-        query: Doc = {"server_id": ObjectId(server_id)}
-        numbered = {**query, "version": {"$gte": 1}}
-        newest = await self._versions.find_one(numbered, sort=NEWEST_FIRST, session=tx)
+        newest = await self._one({**of_server(server_id), "version": {"$gte": 1}}, tx)
         if newest is None:
             return None, 0
-        active: Doc | None = newest
-        if newest.get("state") != ServerVersionState.ACTIVE.value:
-            query["state"] = ServerVersionState.ACTIVE.value
-            active = await self._versions.find_one(query, session=tx)
-        return None if active is None else self._record(active), whole_of(newest["version"]) or 0
+        is_active = newest.state == ServerVersionState.ACTIVE
+        return newest if is_active else await self.active(server_id, tx), newest.version
 
     async def _insert(
         self,
@@ -214,31 +205,26 @@ class ServerVersionRepository:
         server = ObjectId(server_id)
         last = newest + len(made)
         if newest:
-            await self._versions.update_many(
-                {"server_id": server, "state": ServerVersionState.ACTIVE.value},
-                {"$set": {"state": ServerVersionState.FORMER.value}},
-                session=tx,
+            await self._versions.find({"server_id": server, **IS_ACTIVE}).update(
+                {"$set": {"state": ServerVersionState.FORMER.value}}, session=tx
             )
-        rows = [
-            self._row(server, number, transport, occasion, is_active=number == last)
-            for number, (transport, occasion) in enumerate(made, newest + 1)
-        ]
         try:
-            for row in rows:
-                await self._versions.insert_one(row, session=tx)
+            for number, (transport, occasion) in enumerate(made, newest + 1):
+                version = self._version(
+                    server, number, transport, occasion, is_active=number == last
+                )
+                await version.insert(session=tx)
         except DuplicateKeyError as exc:
             raise VersionTakenError from exc
         if last > self._kept:
-            await self._versions.delete_many(
-                {
-                    "server_id": server,
-                    "version": {"$lte": last - self._kept},
-                    "state": ServerVersionState.FORMER.value,
-                },
-                session=tx,
-            )
+            outdated = {
+                "server_id": server,
+                "version": {"$lte": last - self._kept},
+                "state": ServerVersionState.FORMER.value,
+            }
+            await self._versions.find(outdated).delete(session=tx)
 
-    def _row(
+    def _version(
         self,
         server: ObjectId,
         number: int,
@@ -246,26 +232,24 @@ class ServerVersionRepository:
         occasion: VersionCause,
         *,
         is_active: bool,
-    ) -> Doc:
-        key = ObjectId()
-        state = ServerVersionState.ACTIVE if is_active else ServerVersionState.FORMER
-        fields: Doc = {
-            "_id": key,
-            "server_id": server,
-            "version": number,
-            "api_version": str(number),
-            "api_type": "mcp",
-            "state": state.value,
-            "origin": occasion.origin.value,
-            "transport_config": transport.plain,
-            "fingerprint": transport.fingerprint,
-            "secret_paths": [list(path) for path in transport.secrets],
-            SEALED: self._sealed(key, transport),
-            "restored_from": occasion.restored_from,
-            "created_at": occasion.now,
-            "created_by": None if occasion.person is None else occasion.person._asdict(),
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+    ) -> ServerVersion:
+        key = PydanticObjectId()
+        return self._versions(
+            id=key,
+            server_id=PydanticObjectId(server),
+            version=number,
+            api_version=str(number),
+            api_type="mcp",
+            state=ServerVersionState.ACTIVE if is_active else ServerVersionState.FORMER,
+            origin=occasion.origin,
+            transport_config=transport.plain,
+            fingerprint=transport.fingerprint,
+            secret_paths=[list(path) for path in transport.secrets],
+            sealed=self._sealed(key, transport),
+            restored_from=occasion.restored_from,
+            created_at=occasion.now,
+            created_by=None if occasion.person is None else occasion.person._asdict(),
+        )
 
     def _sealed(self, key: ObjectId, transport: TransportConfig) -> str | None:
         if not transport.secrets:
@@ -274,39 +258,23 @@ class ServerVersionRepository:
         text = json.dumps(list(transport.secrets.values()), default=str)
         return self._cipher.seal(text, _ref(key))
 
-    def _record(self, row: dict[str, Any]) -> ServerVersionRecord | None:
-        """Return a stored version; None for one that has no number to name it by."""
-        version, server_id = whole_of(row.get("version")), id_of(row.get("server_id"))
-        if version is None or server_id is None:
-            log.warning("server_version_unreadable", document_id=str(row["_id"]))
-            return None
-        by = members(row.get("created_by"))
-        return ServerVersionRecord(
-            id=str(row["_id"]),
-            server_id=server_id,
-            version=version,
-            state=text_of(row.get("state")) or "",
-            origin=text_of(row.get("origin")) or "",
-            transport=self._opened(row),
-            created_at=moment_of(row.get("created_at")),
-            created_by={name: said for name, value in by.items() if (said := text_of(value))}
-            or None,
-            restored_from=whole_of(row.get("restored_from")),
-        )
-
-    def _opened(self, row: dict[str, Any]) -> TransportConfig:
-        plain = json_members(row.get("transport_config"))
-        named = row.get("secret_paths")
-        paths = [texts_of(path) for path in (named if isinstance(named, list) else ())]
+    def _opened(self, version: ServerVersionRecord) -> ServerVersionRecord:
+        """Return a stored version with its secrets."""
         try:
-            found = json.loads(self._cipher.unseal(str(row.get(SEALED)), _ref(row["_id"])))
+            found = json.loads(self._cipher.unseal(str(version.sealed), _ref(version.id)))
             secrets = [Secret(value, is_encrypted is True) for value, is_encrypted in found]
-            opened = dict(zip(paths, secrets, strict=True))
+            opened = dict(zip(version.secret_paths, secrets, strict=True))
         except (DecryptionError, ValueError, TypeError):
-            # What it says besides is of use all the same.
-            opened = {path: Secret(None, is_encrypted=True) for path in paths}
-        return with_secrets_apart(TransportConfig(plain, opened))
+            # The rest of the version can be shown all the same.
+            opened = {path: Secret(None, is_encrypted=True) for path in version.secret_paths}
+        transport = with_secrets_apart(TransportConfig(version.transport.plain, opened))
+        return version.model_copy(update={"transport": transport})
 
 
-def _ref(key: ObjectId) -> FieldRef:
+def of_server(server_id: str) -> Doc:
+    """Return the query for the versions of a server."""
+    return {"server_id": ObjectId(server_id)}
+
+
+def _ref(key: object) -> FieldRef:
     return FieldRef(ServerVersion.Settings.name, str(key), SEALED)

@@ -2,11 +2,12 @@
 
 from pydantic import JsonValue
 
+from packages.models.states import ServerVersionState
 from registry.core.json import JsonObject
 from registry.core.logs import MASK
 from registry.servers.credentials import masked_url
 from registry.servers.presenter import masked_credentials, timestamp
-from registry.servers.storage.version_repository import ServerVersionRecord, ServerVersionState
+from registry.servers.storage.version_repository import ServerVersionRecord
 from registry.servers.transport import ADDRESSES, CONNECTION_MEMBERS, HEADER_MEMBERS
 from registry.servers.versions.differences import MemberDifference
 

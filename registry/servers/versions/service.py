@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from packages.models.states import ServerVersionOrigin, ServerVersionState
 from registry.audit.values import AuditAction
 from registry.auth.identity import UserContext
 from registry.core.errors import ValidationFailedError
@@ -15,22 +16,20 @@ from registry.core.paging import Page, PageRequest
 from registry.servers.binding import users_keys_stay
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import CredentialVault
-from registry.servers.schemas import NAMES_ENVIRONMENT
-from registry.servers.service import ServerService
-from registry.servers.storage.version_repository import (
-    ServerVersionOrigin,
-    ServerVersionRecord,
-    ServerVersionRepository,
-    ServerVersionState,
-)
-from registry.servers.transport import connection_members, environment_places, given_back
-from registry.servers.values import NO_PRECONDITION, Precondition, ServerRecord
-from registry.servers.versions.differences import MemberDifference, differences
-from registry.servers.versions.errors import (
+from registry.servers.errors import (
     ServerVersionNotFoundError,
     VersionInUseError,
     VersionUnreadableError,
 )
+from registry.servers.schemas import NAMES_ENVIRONMENT
+from registry.servers.service import ServerService
+from registry.servers.storage.version_repository import (
+    ServerVersionRecord,
+    ServerVersionRepository,
+)
+from registry.servers.transport import connection_members, environment_places, given_back
+from registry.servers.values import NO_PRECONDITION, Precondition, ServerRecord
+from registry.servers.versions.differences import MemberDifference, differences
 
 log = structlog.get_logger()
 
@@ -190,11 +189,8 @@ class VersionService:
     def _only_version(self, server: ServerRecord) -> ServerVersionRecord:
         """Return the present state as the only version of a server without stored ones."""
         return ServerVersionRecord(
-            id="",
-            server_id=server.id,
             version=1,
             state=ServerVersionState.ACTIVE.value,
             origin=ServerVersionOrigin.FOUND.value,
             transport=self._versions.taken(server.id, server.config),
-            created_at=None,
         )

@@ -9,9 +9,9 @@ from pymongo.errors import DuplicateKeyError, WriteError
 
 from packages.database.client import Database, Transaction
 from packages.database.encryption import Cipher
+from packages.models.states import ServerVersionOrigin
 from registry.operations.rotation import rotate, survey
 from registry.servers.storage.version_repository import (
-    ServerVersionOrigin,
     ServerVersionRepository,
     VersionCause,
 )
