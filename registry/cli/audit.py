@@ -33,7 +33,9 @@ def audit_list(
     user: Annotated[str | None, typer.Option(help="Id, name or address of who did it.")] = None,
     outcome: Annotated[str | None, typer.Option(help="success, denied or failed.")] = None,
     since: Annotated[str | None, typer.Option(help="Time with a zone, 2030-01-31T18:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(help="Likewise; before then.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Before this time, such as 2030-01-31T18:00Z.")
+    ] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +46,7 @@ def audit_list(
         from registry.audit.schemas import AuditQuery  # noqa: PLC0415
 
         async with services() as built:
-            said = {
+            query = {
                 "action": action,
                 "entity_type": entity_type,
                 "entity_id": entity,
@@ -53,7 +55,7 @@ def audit_list(
                 "since": since,
                 "until": until,
             }
-            record_filter = validated(AuditQuery, said).record_filter()
+            record_filter = validated(AuditQuery, query).record_filter()
             found, has_more = await read_cursor(
                 lambda cursor, count: built.audit.page(OPERATOR, record_filter, cursor, count),
                 limit,

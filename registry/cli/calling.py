@@ -9,7 +9,7 @@ from mcp.client.streamable_http import streamable_http_client
 from registry.core.errors import ErrorKind, RegistryError
 
 CALL_SECONDS = 600
-"""As long as the gateway waits for one answer unless it is told otherwise."""
+"""As long as the gateway waits for one response by default."""
 
 
 class CallRefusedError(RegistryError):
@@ -38,8 +38,8 @@ async def call_tool(
     except* httpx2.HTTPStatusError as group:
         raise CallRefusedError(f"{address}: {_first(group)}") from None
     except* httpx2.TransportError:
-        told = f"{address} cannot be reached: is the registry running there?"
-        raise CallRefusedError(told) from None
+        problem = f"{address} cannot be reached: is the registry running there?"
+        raise CallRefusedError(problem) from None
     return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

@@ -72,7 +72,7 @@ def configuration(client: ClientKind, name: str, url: str, token: str) -> str:
             # .vscode/mcp.json
             return json.dumps({"servers": {name: entry}}, indent=2)
         case ClientKind.CURSOR:
-            # .cursor/mcp.json; the transport is told by the address.
+            # .cursor/mcp.json; the transport is recognized by the address.
             return json.dumps(
                 {"mcpServers": {name: {"url": url, "headers": entry["headers"]}}}, indent=2
             )

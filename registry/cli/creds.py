@@ -31,7 +31,7 @@ def creds_check(*, as_json: AsJson = False) -> None:
 
         async with _stored() as (database, cipher):
             found = await survey(database, cipher)
-        _tell(found, [], as_json=as_json)
+        _print_outcome(found, [], as_json=as_json)
         if not found.is_clean:
             raise typer.Exit(1)
 
@@ -46,10 +46,10 @@ def creds_rotate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Encrypt what is under a key of CREDS_KEYS_READABLE anew, under CREDS_KEY.
+    """Encrypt values under keys of CREDS_KEYS_READABLE again, with CREDS_KEY.
 
-    May run beside everything else, and again after it was interrupted. What no key opens is left
-    as it is and named; it ends with 1 then.
+    May run while the registry runs, and again after it was interrupted. Values that no key
+    decrypts are left unchanged and named; the exit code is then 1.
     """
 
     async def work() -> None:
@@ -62,7 +62,7 @@ def creds_rotate(
                 would = [
                     f"{name}: {count} would be rewritten" for name, count in found.older.items()
                 ]
-                _tell(found, would, as_json=as_json)
+                _print_outcome(found, would, as_json=as_json)
                 if found.unreadable or found.ambiguous:
                     raise typer.Exit(1)
                 return
@@ -73,7 +73,7 @@ def creds_rotate(
         lines += [f"{left.ref}: left as it is: {left.reason}" for left in done.refused]
         refused = [{"ref": str(left.ref), "reason": left.reason} for left in done.refused]
         facts = {"rewritten": dict(done.rewritten), "refused": refused}
-        _tell(done.after, lines, as_json=as_json, facts=facts)
+        _print_outcome(done.after, lines, as_json=as_json, facts=facts)
         if _new_key_waits():
             typer.echo(
                 "A new key waits for a restart of the registry; run this again then.", err=True
@@ -114,7 +114,7 @@ def creds_remove_old_keys() -> None:
         async with _stored() as (database, cipher):
             found = await survey(database, cipher)
         if found.needs_older_key:
-            _tell_survey(found)
+            _print_survey(found)
             fail("the former keys are still needed; run `registry creds rotate` first")
         home.forget_readable_keys(former)
         typer.echo(f"Former keys dropped: {len(former)}.")
@@ -122,7 +122,7 @@ def creds_remove_old_keys() -> None:
     run(work)
 
 
-def _tell(
+def _print_outcome(
     found: "Survey",
     lines: Iterable[str],
     *,
@@ -135,7 +135,7 @@ def _tell(
         return
     for line in lines:
         typer.echo(line)
-    _tell_survey(found)
+    _print_survey(found)
 
 
 def _survey_facts(found: "Survey") -> dict[str, object]:
@@ -149,7 +149,7 @@ def _survey_facts(found: "Survey") -> dict[str, object]:
     }
 
 
-def _tell_survey(found: "Survey") -> None:
+def _print_survey(found: "Survey") -> None:
     for collection, keys in found.by_key.items():
         for key_id, count in keys.items():
             which = "the current key" if key_id == found.key_id else "an older key"

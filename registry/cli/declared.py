@@ -1,8 +1,8 @@
 """Groups, sharing, tool decisions and policies in files of `registry export` and `apply`.
 
-Each is written as somebody would write it by hand, with people, groups and servers by their
-names, and applied by comparing what the file says with what is stored: what agrees is left alone.
-A member that the file has is replaced as a whole; one that it lacks stays as it is.
+Entries name people, groups and servers by their names, as a person would write them. They are
+applied by comparing them with what is stored. A member that the file has is replaced as a whole;
+one that it lacks stays unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PARTS = ("sharing", "tools")
 """Members of a server's entry beside those of its registration."""
 
-TOLD_CHARACTERS = 120
+MAX_VALUE_CHARACTERS = 120
 
 
 class Names:
@@ -81,7 +81,7 @@ class Names:
 
 
 async def exported_sharing(built: CommandServices, names: Names, server_id: str) -> Any:
-    """Return who has access; None where somebody has rights of no role, which no file can say."""
+    """Return who has access; None if a principal has rights of no role, which no file can hold."""
     from registry.core.text import timestamp  # noqa: PLC0415 - heavy imports
 
     sharing = await built.permissions.get(server_id, OPERATOR)
@@ -93,10 +93,14 @@ async def exported_sharing(built: CommandServices, names: Names, server_id: str)
         if entry.role is None:
             return None
         kind = entry.principal.type.value
-        said = {"type": kind, "name": await names.name_of(kind, key), "role": entry.role.value}
+        principal = {
+            "type": kind,
+            "name": await names.name_of(kind, key),
+            "role": entry.role.value,
+        }
         if entry.expires_at is not None:
-            said["expiresAt"] = timestamp(entry.expires_at)
-        principals.append(said)
+            principal["expiresAt"] = timestamp(entry.expires_at)
+        principals.append(principal)
     principals.sort(key=lambda one: (one["type"], one["name"]))
     return {"public": sharing.is_public, "principals": principals}
 
@@ -112,35 +116,35 @@ async def apply_sharing(
     """
     from registry.access.schemas import PermissionsUpdate  # noqa: PLC0415 - heavy imports
 
-    said = _members("sharing", wanted, {"public", "principals"})
+    content = _members("sharing", wanted, {"public", "principals"})
     body: dict[str, Any] = {}
-    if "public" in said:
-        body["public"] = said["public"]
-    if "principals" in said:
+    if "public" in content:
+        body["public"] = content["public"]
+    if "principals" in content:
         body["principals"] = [
-            await _entry(names, one) for one in _list("sharing.principals", said["principals"])
+            await _entry(names, one) for one in _list("sharing.principals", content["principals"])
         ]
     if not body:
         return []
     request = PermissionsUpdate.model_validate(body).request()
     sharing = await built.permissions.get(server_id, OPERATOR)
-    told: list[str] = []
+    changed: list[str] = []
     if request.public is not None and request.public is not sharing.is_public:
-        told.append(f"sharing: public: {sharing.is_public} -> {request.public}")
+        changed.append(f"sharing: public: {sharing.is_public} -> {request.public}")
     if request.principals is not None:
         before = {one.principal: one for one in sharing.entries if one.principal.id is not None}
         after = {one.principal: one for one in request.principals}
         for principal in sorted({*before, *after}, key=lambda one: (one.type.value, str(one.id))):
             old, new = _rights(before.get(principal)), _rights(after.get(principal))
             if old != new:
-                told.append(f"sharing: {await _named(names, principal)}: {old} -> {new}")
-    if told and not dry_run:
+                changed.append(f"sharing: {await _named(names, principal)}: {old} -> {new}")
+    if changed and not dry_run:
         await built.permissions.change(server_id, request, OPERATOR)
-    return told
+    return changed
 
 
-async def _entry(names: Names, said: Any) -> dict[str, Any]:
-    entry = _members("sharing.principals", said, {"type", "name", "role", "expiresAt"})
+async def _entry(names: Names, principal: Any) -> dict[str, Any]:
+    entry = _members("sharing.principals", principal, {"type", "name", "role", "expiresAt"})
     kind = entry.get("type")
     if kind not in {"user", "group", "role"}:
         raise ValueError("sharing.principals: type must be user, group or role")
@@ -180,14 +184,14 @@ async def _tools(built: CommandServices, server_id: str) -> dict[str, GovernedTo
 def _decided(tool: StoredTool) -> dict[str, Any]:
     from packages.models.states import RegistrationState  # noqa: PLC0415 - heavy imports
 
-    said: dict[str, Any] = {}
+    decided: dict[str, Any] = {}
     is_new = tool.registration_state is RegistrationState.UNSELECTED and not tool.is_reviewed
     if tool.registration_state is RegistrationState.STALE:
-        return said
+        return decided
     # What waits for a decision has none.
     if not is_new:
-        said["registration_state"] = tool.registration_state.value
-        said["exposure_state"] = tool.exposure_state.value
+        decided["registration_state"] = tool.registration_state.value
+        decided["exposure_state"] = tool.exposure_state.value
     overrides = tool.overrides
     changed: dict[str, Any] = {
         "display_name": overrides.display_name,
@@ -195,7 +199,7 @@ def _decided(tool: StoredTool) -> dict[str, Any]:
         "tags": list(overrides.tags),
         "tool_metadata": dict(overrides.metadata),
     }
-    return {**said, **{name: value for name, value in changed.items() if value}}
+    return {**decided, **{name: value for name, value in changed.items() if value}}
 
 
 async def apply_tools(
@@ -205,14 +209,14 @@ async def apply_tools(
     from registry.core.errors import RegistryError  # noqa: PLC0415 - heavy imports
 
     stored = await _tools(built, server_id)
-    told: list[str] = []
+    changed: list[str] = []
     problems: list[str] = []
-    for said in _list("tools", wanted):
-        name = said.get("name") if isinstance(said, dict) else None
+    for entry in _list("tools", wanted):
+        name = entry.get("name") if isinstance(entry, dict) else None
         try:
             if not isinstance(name, str) or name not in stored:
-                raise ValueError("the server has no such tool")  # noqa: TRY301 - told like others
-            decided = {member: value for member, value in said.items() if member != "name"}
+                raise ValueError("the server has no such tool")  # noqa: TRY301 - reported like others
+            decided = {member: value for member, value in entry.items() if member != "name"}
             changes = _tool_changes(decided, stored[name].stored)
             if changes and not dry_run:
                 await _decide(built, stored[name].id, changes)
@@ -220,18 +224,18 @@ async def apply_tools(
             problems.append(f"tool {name}: {_why(exc)}")
             continue
         before = _decided(stored[name].stored)
-        told += [
+        changed += [
             f"tool {name}: {member}: {short(before.get(member))} -> {short(decided[member])}"
             for member in sorted(changes)
         ]
-    return told, problems
+    return changed, problems
 
 
-def _tool_changes(said: dict[str, Any], stored: StoredTool) -> dict[str, Any]:
+def _tool_changes(decided: dict[str, Any], stored: StoredTool) -> dict[str, Any]:
     """Return what is to be sent of a tool, in the shape of `PATCH /registry/tools/{id}`."""
     from registry.governance.schemas import ToolUpdate  # noqa: PLC0415 - heavy imports
 
-    wanted = ToolUpdate.model_validate(said).model_dump(mode="json", exclude_unset=True)
+    wanted = ToolUpdate.model_validate(decided).model_dump(mode="json", exclude_unset=True)
     overrides = stored.overrides
     before: dict[str, Any] = {
         "display_name": overrides.display_name,
@@ -284,9 +288,11 @@ async def apply_group(
     from registry.users.schemas import GroupCreate  # noqa: PLC0415 - heavy imports
     from registry.users.values import GroupChange  # noqa: PLC0415
 
-    said = _members("group", entry, {"name", "description", "members"})
-    members = [await names.id_of("user", one) for one in _list("members", said.get("members", []))]
-    body = GroupCreate.model_validate({**said, "members": members})
+    content = _members("group", entry, {"name", "description", "members"})
+    members = [
+        await names.id_of("user", one) for one in _list("members", content.get("members", []))
+    ]
+    body = GroupCreate.model_validate({**content, "members": members})
     found = [
         one for one in await built.users.find_groups(body.name, OPERATOR) if one.name == body.name
     ]
@@ -299,20 +305,20 @@ async def apply_group(
     group = await built.users.get_group(found[0].id, OPERATOR)
     present = {person.id for person in group.members}
     added = set(members) - present
-    removed = present - set(members) if "members" in said else set()
-    told = [f"+ {await names.name_of('user', one)}" for one in sorted(added)]
-    told += [f"- {await names.name_of('user', one)}" for one in sorted(removed)]
-    description = said.get("description", group.record.description)
+    removed = present - set(members) if "members" in content else set()
+    changed = [f"+ {await names.name_of('user', one)}" for one in sorted(added)]
+    changed += [f"- {await names.name_of('user', one)}" for one in sorted(removed)]
+    description = content.get("description", group.record.description)
     if description != group.record.description:
-        told.append(f"description: {short(group.record.description)} -> {short(description)}")
-    if not told:
+        changed.append(f"description: {short(group.record.description)} -> {short(description)}")
+    if not changed:
         return {"outcome": "unchanged", "message": ""}
     if not dry_run:
         change = GroupChange(
             description=description, added=frozenset(added), removed=frozenset(removed)
         )
         await built.users.change_group(group.record.id, change, OPERATOR)
-    return {"outcome": "updated", "message": "", "changes": told}
+    return {"outcome": "updated", "message": "", "changes": changed}
 
 
 async def exported_policies(
@@ -364,14 +370,14 @@ async def apply_policy(
     """Make or change a policy as a file says; return what was done."""
     from registry.access.policies.schemas import PolicyCreate  # noqa: PLC0415 - heavy imports
 
-    said = _members(
+    content = _members(
         "policy", entry, {"name", "description", "effect", "is_enabled", "target", "subjects"}
     )
-    target = _members("target", said.get("target", {}), {"server", "tools", "metadata"})
+    target = _members("target", content.get("target", {}), {"server", "tools", "metadata"})
     server = target.pop("server", None)
     owner_id = None if server is None else await names.id_of("server", server)
     subjects = _members(
-        "subjects", said.get("subjects", {}), {"users", "groups", "roles", "scopes", "everyone"}
+        "subjects", content.get("subjects", {}), {"users", "groups", "roles", "scopes", "everyone"}
     )
     for kind in ("user", "group"):
         if f"{kind}s" in subjects:
@@ -380,7 +386,7 @@ async def apply_policy(
                 for one in _list(f"subjects.{kind}s", subjects[f"{kind}s"])
             ]
     body = PolicyCreate.model_validate(
-        {**said, "target": {**target, "owner_id": owner_id}, "subjects": subjects}
+        {**content, "target": {**target, "owner_id": owner_id}, "subjects": subjects}
     )
     change = body.change()
     found = [
@@ -401,8 +407,8 @@ async def apply_policy(
     if before == after:
         return {"outcome": "unchanged", "message": ""}
     shown = await _policy(names, record)
-    told = [
-        f"{name}: {short(shown[name])} -> {short(said.get(name))}"
+    changed = [
+        f"{name}: {short(shown[name])} -> {short(content.get(name))}"
         for name, old, new in zip(
             ("description", "effect", "is_enabled", "target", "subjects"),
             before,
@@ -413,22 +419,22 @@ async def apply_policy(
     ]
     if not dry_run:
         await built.policies.update(policy.id, change, OPERATOR)
-    return {"outcome": "updated", "message": "", "changes": told}
+    return {"outcome": "updated", "message": "", "changes": changed}
 
 
-def _members(place: str, said: Any, known: set[str]) -> dict[str, Any]:
-    if not isinstance(said, dict):
-        raise ValueError(f"{place}: is no JSON object")  # noqa: TRY004 - told like the others
-    unknown = sorted(map(str, said.keys() - known))
+def _members(place: str, value: Any, known: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: is no JSON object")  # noqa: TRY004 - reported like the others
+    unknown = sorted(map(str, value.keys() - known))
     if unknown:
         raise ValueError(f"{place}: has unknown members: {', '.join(unknown)}")
-    return dict(said)
+    return dict(value)
 
 
-def _list(place: str, said: Any) -> list[Any]:
-    if not isinstance(said, list):
-        raise ValueError(f"{place}: is no list")  # noqa: TRY004 - told like the others
-    return said
+def _list(place: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{place}: is no list")  # noqa: TRY004 - reported like the others
+    return value
 
 
 def _why(error: Exception) -> str:
@@ -442,4 +448,4 @@ def _why(error: Exception) -> str:
 def short(value: object) -> str:
     """Return a value as a line of a terminal has room for it."""
     text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= TOLD_CHARACTERS else f"{text[: TOLD_CHARACTERS - 3]}..."
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."

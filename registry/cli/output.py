@@ -1,7 +1,7 @@
 """Output of commands: a table with headers for people, or JSON for programs; never both.
 
-What is printed may come from servers that nobody here wrote, so control characters are taken out:
-a terminal obeys them.
+Output may contain text of registered servers, so control characters are removed: a terminal
+would interpret them.
 """
 
 import json
@@ -31,7 +31,7 @@ Limit = Annotated[int, typer.Option(min=0, help="Most rows printed; 0 for all.")
 MAX_ROWS = 1000
 PER_PAGE = 100
 FILE_WIDTH = 100_000
-"""Columns where nobody reads along: what is read by programs is never cut or wrapped."""
+"""Columns where output is no terminal: what programs read is never cut or wrapped."""
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -84,7 +84,7 @@ def show_rows(
         columns: What of them a table has.
         as_json: All of each row, as one JSON array.
         total: How many there are altogether, if not all of them are printed.
-        has_more: Whether there are more than these, where nobody counts how many.
+        has_more: Whether there are more than these, if they were not counted.
     """
     if as_json:
         show_json(list(rows))
@@ -132,7 +132,7 @@ def _print_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
 
 
 def confirmed(question: str) -> bool:
-    """Ask somebody at a terminal; nobody there is no."""
+    """Ask at the terminal; without a terminal the answer is no."""
     return sys.stdin.isatty() and typer.confirm(question)
 
 
@@ -181,8 +181,8 @@ def one_of(kind: type[E], value: str | None, option: str) -> E | None:
 M = TypeVar("M", bound="BaseModel")
 
 
-def validated(model: type[M], said: Mapping[str, Any]) -> M:
-    """Return what the options of a command say, those that were given.
+def validated(model: type[M], options: Mapping[str, Any]) -> M:
+    """Return the options of a command that were given.
 
     The command ends with a line for each that cannot take its value.
     """
@@ -191,6 +191,6 @@ def validated(model: type[M], said: Mapping[str, Any]) -> M:
     from registry.core.errors import problems_of  # noqa: PLC0415
 
     try:
-        return model.model_validate({k: v for k, v in said.items() if v is not None})
+        return model.model_validate({k: v for k, v in options.items() if v is not None})
     except ValidationError as exc:
         fail(*problems_of(exc))

@@ -94,7 +94,7 @@ def policies_add(file: File, *, as_json: AsJson = False) -> None:
         change = validated(PolicyCreate, _read(file)).change()
         async with services(changes=True) as built:
             record, warnings = await built.policies.create(change, OPERATOR)
-        _tell(present_policy(record), warnings, as_json=as_json)
+        _print_policy(present_policy(record), warnings, as_json=as_json)
 
     run(work)
 
@@ -111,7 +111,7 @@ def policies_update(policy: Policy, file: File, *, as_json: AsJson = False) -> N
         async with services(changes=True) as built:
             found = await _policy_of(built, policy)
             record, warnings = await built.policies.update(found.policy.id, change, OPERATOR)
-        _tell(present_policy(record), warnings, as_json=as_json)
+        _print_policy(present_policy(record), warnings, as_json=as_json)
 
     run(work)
 
@@ -174,5 +174,5 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _tell(presented: dict[str, Any], warnings: list[str], *, as_json: bool) -> None:
+def _print_policy(presented: dict[str, Any], warnings: list[str], *, as_json: bool) -> None:
     show_fields({**presented, "warnings": warnings}, as_json=as_json)

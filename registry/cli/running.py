@@ -1,6 +1,6 @@
 """Runs commands: provides settings and services, and reports failures with exit codes.
 
-Whoever may run commands on this machine with the settings at hand acts as an administrator.
+A user who can run commands with the registry's settings acts as an administrator.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ NOT_STARTED = (
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    """Return the failures that are told in a line; imported once there is one."""
+    """Return the failures that are reported in one line; imported when one occurs."""
     from packages.database.client import MongoAddressError, UnsupportedServerError  # noqa: PLC0415
     from packages.database.errors import DatabaseUnavailable  # noqa: PLC0415
     from packages.models.errors import (  # noqa: PLC0415
@@ -62,7 +62,7 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "error") 
 
     Raises:
         typer.Exit: 3 when something is not there, 4 when it is there already or was modified
-            meanwhile, 1 after any other failure, 130 after Ctrl-C, 143 after SIGTERM.
+            by another request, 1 after any other failure, 130 after Ctrl-C, 143 after SIGTERM.
     """
     import uvloop  # noqa: PLC0415 - not for `registry --help`
 
@@ -70,23 +70,23 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "error") 
 
     configure_logging(level, "console")
 
-    async def until_told() -> None:
+    async def until_terminated() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
-        def told() -> None:
+        def terminate() -> None:
             # The second one ends the process at once.
             loop.remove_signal_handler(signal.SIGTERM)
             if task is not None:
                 task.cancel()
 
-        # What is under way is given back and told about, as on Ctrl-C. Not in threads of tests.
+        # What is in progress is released and reported, as on Ctrl-C. Not in threads of tests.
         with suppress(ValueError, RuntimeError):
-            loop.add_signal_handler(signal.SIGTERM, told)
+            loop.add_signal_handler(signal.SIGTERM, terminate)
         await work()
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(until_told())
+            runner.run(until_terminated())
     except asyncio.CancelledError:
         raise typer.Exit(128 + signal.SIGTERM) from None
     except KeyboardInterrupt:
@@ -94,11 +94,11 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, level: str = "error") 
     except typer.Exit:
         raise
     except (Exception, BaseExceptionGroup) as exc:
-        _tell(exc)
+        _print_error(exc)
         raise
 
 
-def _tell(error: BaseException) -> None:
+def _print_error(error: BaseException) -> None:
     """End the command if *error*, or all in that group, is expected; else do nothing."""
     if isinstance(error, BaseExceptionGroup):
         from registry.core.errors import leaves  # noqa: PLC0415 - heavy imports

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.auth.identity import OPERATOR
-from registry.cli.given import answering, given, pairs
 from registry.cli.names import acting_for, group_of, owner_of, server_of, user_of
 from registry.cli.output import (
     MAX_ROWS,
@@ -22,6 +21,7 @@ from registry.cli.output import (
     text,
     validated,
 )
+from registry.cli.references import answering, pairs, resolve
 from registry.cli.running import FAILED, fail, run, services
 from registry.cli.setup import export
 
@@ -143,7 +143,7 @@ def servers_add(  # noqa: PLR0913 - options
         if as_json:
             show_json(present_detail(server))
         else:
-            _tell(server)
+            _print_state(server)
 
     run(work)
 
@@ -176,8 +176,8 @@ def servers_import(
     named and left out. Values that a file leaves open, ${input:key} or ${KEY}, are taken from
     --set, from the environment, or asked for.
 
-    What names no scope is private in the forms of clients and of registries, and for everybody
-    (shared_app) in our own. Where there is no administrator yet, what is imported is nobody's.
+    What names no scope is private in the forms of clients and of registries, and for everyone
+    (shared_app) in our own. Where there is no administrator yet, imported servers have no owner.
     """
     answer = answering(values)
 
@@ -220,7 +220,7 @@ def _api_key(
         return None
     described = {"source": "user" if is_users else "admin", "authorization_type": kind}
     if key is not None:
-        described["key"] = given(key, "--key", is_secret=True)
+        described["key"] = resolve(key, "--key", is_secret=True)
     if header is not None:
         described["custom_header"] = header
     return described
@@ -307,7 +307,7 @@ def servers_update(  # noqa: PLR0913 - options
         if as_json:
             show_json(present_detail(changed))
         else:
-            _tell(changed)
+            _print_state(changed)
 
     run(work)
 
@@ -359,7 +359,7 @@ def servers_toggle(
         if as_json:
             show_json(present_detail(changed))
         else:
-            _tell(changed)
+            _print_state(changed)
 
     run(work)
 
@@ -388,7 +388,7 @@ def servers_refresh(
             show_json({**detail, "failure": problem, "heldTools": held})
         elif problem is None:
             waiting = f"; {len(refreshed.held)} wait for review" if refreshed.held else ""
-            _tell(refreshed.server, waiting)
+            _print_state(refreshed.server, waiting)
         if problem is not None:
             fail(f"{found.server_name} cannot be read: {problem}")
 
@@ -411,9 +411,10 @@ def servers_share(
     user: Annotated[
         list[str] | None, typer.Option(help="NAME=viewer, editor or owner; repeat for several.")
     ] = None,
-    group: Annotated[list[str] | None, typer.Option(help="Likewise a group.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="NAME=ROLE of a group.")] = None,
     role: Annotated[
-        list[str] | None, typer.Option(help="Likewise a role: ADMIN, USER or one that is stored.")
+        list[str] | None,
+        typer.Option(help="NAME=ROLE of a role: ADMIN, USER or one that is stored."),
     ] = None,
     remove: Annotated[
         list[str] | None, typer.Option(help="user:NAME, group:NAME or role:NAME to take out.")
@@ -424,7 +425,7 @@ def servers_share(
     as_json: AsJson = False,
 ) -> None:
     """List who has access to a server; with options, change that first."""
-    given_to = [("user", user), ("group", group), ("role", role)]
+    principals = [("user", user), ("group", group), ("role", role)]
 
     async def work() -> None:
         from registry.access.presenter import present_sharing  # noqa: PLC0415 - heavy imports
@@ -434,7 +435,7 @@ def servers_share(
         async with services(changes=is_change) as built:
             found = await server_of(built, server)
             updated = []
-            for kind, texts in given_to:
+            for kind, texts in principals:
                 for text in texts or []:
                     name, _, wanted = text.rpartition("=")
                     principal = await _principal(built, kind, name)
@@ -444,8 +445,8 @@ def servers_share(
                 kind, _, name = text.partition(":")
                 removed.append(await _principal(built, kind, name))
             if is_change:
-                said = {"updated": updated, "removed": removed, "public": public}
-                request = validated(PermissionsUpdate, said).request()
+                change = {"updated": updated, "removed": removed, "public": public}
+                request = validated(PermissionsUpdate, change).request()
                 sharing = await built.permissions.change(found.id, request, OPERATOR)
             else:
                 sharing = await built.permissions.get(found.id, OPERATOR)
@@ -472,10 +473,10 @@ async def _principal(built: "CommandServices", kind: str, name: str) -> dict[str
     return {"type": kind, "id": name}
 
 
-def _tell(server: "ServerRecord", more: str = "") -> None:
+def _print_state(server: "ServerRecord", more: str = "") -> None:
     from registry.servers.presenter import present_summary  # noqa: PLC0415 - heavy imports
 
     row = present_summary(server)
     why = f": {server.error_message}" if server.error_message else ""
-    said = f"{row['serverName']} is {row['status']}{why}; {row['numTools']} tools"
-    typer.echo(text(f"{said} at {row['path']}{more}"))
+    state = f"{row['serverName']} is {row['status']}{why}; {row['numTools']} tools"
+    typer.echo(text(f"{state} at {row['path']}{more}"))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.auth.identity import ALL_TENANTS, OPERATOR
-from registry.cli.given import referenced
 from registry.cli.names import acting_for, owner_of, server_of
 from registry.cli.output import AsJson, read_pages, show_json, text
+from registry.cli.references import referenced
 from registry.cli.running import FAILED, fail, run, services
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def export(
                 entry: dict[str, Any] = exported(one, owners.get(one.author))
                 sharing = await exported_sharing(built, known_names, one.id)
                 if sharing is None:
-                    told = f"{one.server_name}: sharing is left out: it has rights of no role"
-                    typer.echo(f"registry: warning: {text(told)}", err=True)
+                    warning = f"{one.server_name}: sharing is left out: it has rights of no role"
+                    typer.echo(f"registry: warning: {text(warning)}", err=True)
                 else:
                     entry["sharing"] = sharing
                 if tools := await exported_tools(built, one.id):
@@ -138,7 +138,7 @@ def apply(
         def note(number: int, report: dict[str, Any]) -> None:
             reports.append({"entry": number, **report})
             if not as_json:
-                _tell(reports[-1], dry_run=dry_run)
+                _print_report(reports[-1], dry_run=dry_run)
 
         async with services(changes=not dry_run) as built:
             known = Names(built)
@@ -149,8 +149,8 @@ def apply(
             seen: set[str] = set()
             for number, entry in enumerate(content["servers"]):
                 has_parts = content["version"] > 1
-                given = _Given(entry, has_parts=has_parts, owner=owner, seen=seen)
-                note(number, await _applied(built, known, given, resolve, dry_run=dry_run))
+                server = _ServerEntry(entry, has_parts=has_parts, owner=owner, seen=seen)
+                note(number, await _applied(built, known, server, resolve, dry_run=dry_run))
             for number, entry in enumerate(content["policies"]):
                 done = partial(apply_policy, built, known, entry, dry_run=dry_run)
                 note(number, await _attempted("policy", entry, done))
@@ -186,8 +186,8 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
-    """One entry of a server.
+class _ServerEntry:
+    """One server in a file.
 
     Attributes:
         has_parts: Whether it may say who has access, and what is decided about tools.
@@ -224,12 +224,12 @@ async def _attempted(
 async def _applied(
     built: "CommandServices",
     known: "Names",
-    given: _Given,
+    server: _ServerEntry,
     resolve: Callable[[str, str], str | None],
     *,
     dry_run: bool,
 ) -> dict[str, Any]:
-    entry, seen = given.entry, given.seen
+    entry, seen = server.entry, server.seen
     named = str(entry.get("serverName") or "") if isinstance(entry, dict) else ""
 
     async def done() -> dict[str, Any]:
@@ -237,15 +237,15 @@ async def _applied(
         from registry.servers.files.declared import declared  # noqa: PLC0415
 
         if not isinstance(entry, dict):
-            raise ValueError("is no JSON object")  # noqa: TRY004 - told like the others
-        parts = {name: entry[name] for name in PARTS if name in entry and given.has_parts}
+            raise ValueError("is no JSON object")  # noqa: TRY004 - reported like the others
+        parts = {name: entry[name] for name in PARTS if name in entry and server.has_parts}
         wanted = declared({k: v for k, v in entry.items() if k not in parts}, resolve)
         if named in seen:
             raise ValueError("is in the file twice")
         seen.add(named)
         stored = await built.servers.find_by_name(named, OPERATOR)
         if stored is None:
-            report = await _registered(built, wanted, given.owner, dry_run=dry_run)
+            report = await _registered(built, wanted, server.owner, dry_run=dry_run)
         else:
             report = await _changed(built, wanted, stored, dry_run=dry_run)
         if dry_run and stored is None:
@@ -272,17 +272,17 @@ async def _with_parts(
     stored = await built.servers.find_by_name(name, OPERATOR)
     if stored is None or not parts:
         return report
-    told: list[str] = []
+    part_changes: list[str] = []
     problems: list[str] = []
 
     async def share() -> dict[str, Any]:
         found = await apply_sharing(built, known, stored.id, parts["sharing"], dry_run=dry_run)
-        told.extend(found)
+        part_changes.extend(found)
         return {"outcome": "unchanged"}
 
     async def decide() -> dict[str, Any]:
         found = await apply_tools(built, stored.id, parts["tools"], dry_run=dry_run)
-        told.extend(found[0])
+        part_changes.extend(found[0])
         problems.extend(found[1])
         return {"outcome": "unchanged"}
 
@@ -291,9 +291,9 @@ async def _with_parts(
             attempt = await _attempted(part, None, done)
             if attempt["outcome"] == "failed":
                 problems.append(f"{part}: {attempt['message'].removeprefix(f'{part}: ')}")
-    changes = [*report.get("changes", []), *told]
+    changes = [*report.get("changes", []), *part_changes]
     outcome, message = report["outcome"], report["message"]
-    if told and outcome == "unchanged":
+    if part_changes and outcome == "unchanged":
         outcome = "updated"
     if problems:
         outcome, message = "failed", "; ".join(filter(None, [*problems, message]))
@@ -331,7 +331,7 @@ async def _changed(
     from registry.servers.values import Precondition  # noqa: PLC0415
 
     found = difference(wanted, stored, built.secret_of(stored.id))
-    if not found.told:
+    if not found.lines:
         return {"outcome": "unchanged", "message": ""}
     request = ServerUpdate.model_validate(found.update)
     message = ""
@@ -339,10 +339,10 @@ async def _changed(
         seen = Precondition(updated_at=stored.updated_at)
         server = await built.servers.update(stored.id, request, OPERATOR, precondition=seen)
         message = server.error_message or ""
-    return {"outcome": "updated", "message": message, "changes": list(found.told)}
+    return {"outcome": "updated", "message": message, "changes": list(found.lines)}
 
 
-def _tell(report: dict[str, Any], *, dry_run: bool) -> None:
+def _print_report(report: dict[str, Any], *, dry_run: bool) -> None:
     outcome = report["outcome"]
     if dry_run and outcome in {"created", "updated"}:
         outcome = f"would be {outcome}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from registry.sync.bulk_sync import BulkSyncResult
     from registry.sync.report import BulkSyncReport
 
-sync = typer.Typer(help="Reading servers anew.", no_args_is_help=True)
+sync = typer.Typer(help="Read servers again.", no_args_is_help=True)
 
 
 @sync.command("run")
@@ -27,11 +27,11 @@ def sync_run(
     ] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read servers anew and store what changed; exit code 1 when one cannot be read.
+    """Read servers again and store what changed; exit code 1 when one cannot be read.
 
-    What was changed or is new waits for review where the server's settings say so. A server that
-    cannot be read keeps its tools, and is tried again later by `registry serve`. Interrupted, it
-    tells what came of the servers that it had read.
+    Changed and new tools wait for review where the server's settings say so. A server that
+    cannot be read keeps its tools, and is tried again later by `registry serve`. If interrupted,
+    it reports the servers that it has read.
     """
     if everything == bool(names):
         fail("say which servers, or --all")

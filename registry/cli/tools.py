@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.auth.identity import OPERATOR
-from registry.cli.given import given
 from registry.cli.names import server_of, tool_of
 from registry.cli.output import (
     CONTROL,
@@ -21,6 +20,7 @@ from registry.cli.output import (
     text,
     validated,
 )
+from registry.cli.references import resolve
 from registry.cli.running import FAILED, fail, read_settings, run, services
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ def tools_list(
         from registry.governance.schemas import ToolQuery  # noqa: PLC0415
 
         async with services(lists="tools") as built:
-            said = {
+            query_members = {
                 "owner_id": None if server is None else (await server_of(built, server)).id,
                 "query": query,
                 "review": review,
                 "include_stale": everything,
                 "include_disabled": everything,
             }
-            narrowed = validated(ToolQuery, said).narrowed()
+            narrowed = validated(ToolQuery, query_members).narrowed()
             found, total = await read_pages(
                 lambda page: built.tools.page(OPERATOR, narrowed, page), limit
             )
@@ -98,7 +98,7 @@ def tools_show(tool: Tool, *, as_json: AsJson = False) -> None:
 Hash = Annotated[
     str | None,
     typer.Option(
-        "--hash", help="Of what was looked at; refused when something else waits by now."
+        "--hash", help="Of the definition that was reviewed; refused when another one waits."
     ),
 ]
 
@@ -156,7 +156,7 @@ def tools_call(
     Policies, states and limits count, and the call is in the records. Exit code 1 when the tool
     fails.
     """
-    given_arguments = _arguments(arguments)
+    call_arguments = _arguments(arguments)
 
     async def work() -> None:
         from registry.cli.calling import call_tool  # noqa: PLC0415 - heavy imports
@@ -167,7 +167,7 @@ def tools_call(
             server = await server_of(built, found.owner_id)
         bearer = _token(settings, token)
         address = f"{(url or settings.base_url).rstrip('/')}{server.effective_path}"
-        result = await call_tool(address, bearer, found.stored.name, given_arguments)
+        result = await call_tool(address, bearer, found.stored.name, call_arguments)
         if as_json:
             show_json(result)
         else:
@@ -179,9 +179,9 @@ def tools_call(
     run(work)
 
 
-def _arguments(said: str) -> dict[str, Any]:
+def _arguments(text: str) -> dict[str, Any]:
     what = "the arguments"
-    read = given(f"file:{said[1:]}", what) if said.startswith("@") else said
+    read = resolve(f"file:{text[1:]}", what) if text.startswith("@") else text
     try:
         parsed = json.loads(read)
     except (ValueError, RecursionError):
@@ -191,9 +191,9 @@ def _arguments(said: str) -> dict[str, Any]:
     return parsed
 
 
-def _token(settings: "Settings", said: str | None) -> str:
-    if said is not None:
-        return given(said, "--token", is_secret=True).strip()
+def _token(settings: "Settings", reference: str | None) -> str:
+    if reference is not None:
+        return resolve(reference, "--token", is_secret=True).strip()
     from registry.processes.local.home import LocalHome  # noqa: PLC0415 - heavy imports
 
     home = LocalHome(settings.registry_home)
@@ -232,9 +232,9 @@ def tools_verify(*, as_json: AsJson = False) -> None:
             async for problem in verifier.problems():
                 count += 1
                 if as_json:
-                    problems.append({"subject": problem.subject, "problem": problem.told})
+                    problems.append({"subject": problem.subject, "problem": problem.reason})
                 else:
-                    typer.echo(f"{problem.subject} {problem.told}")
+                    typer.echo(f"{problem.subject} {problem.reason}")
         if as_json:
             counts = {"tools": verifier.tools, "servers": verifier.servers}
             show_json({**counts, "problems": problems})

@@ -27,7 +27,9 @@ def usage(
     tool: Annotated[str | None, typer.Option(help="Name of a tool or prompt.")] = None,
     outcome: Annotated[str | None, typer.Option(help="How it ended, such as ok.")] = None,
     since: Annotated[str | None, typer.Option(help="Time with a zone, 2030-01-31T18:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(help="Likewise; before then.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Before this time, such as 2030-01-31T18:00Z.")
+    ] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +40,7 @@ def usage(
         from registry.usage.schemas import UsageQuery  # noqa: PLC0415
 
         async with services() as built:
-            said = {
+            query = {
                 "server_id": None if server is None else (await server_of(built, server)).id,
                 "user_id": None if user is None else await user_id_of(built, user),
                 "tool": tool,
@@ -46,7 +48,7 @@ def usage(
                 "since": since,
                 "until": until,
             }
-            record_filter = validated(UsageQuery, said).record_filter()
+            record_filter = validated(UsageQuery, query).record_filter()
             found, has_more = await read_cursor(
                 lambda cursor, count: built.usage.page(OPERATOR, record_filter, cursor, count),
                 limit,

@@ -88,8 +88,8 @@ def users_add(
         from registry.users.presenter import present_user  # noqa: PLC0415 - heavy imports
         from registry.users.schemas import UserCreate  # noqa: PLC0415
 
-        said = {"email": email, "name": name, "username": username, "role": role}
-        request = validated(UserCreate, said)
+        members = {"email": email, "name": name, "username": username, "role": role}
+        request = validated(UserCreate, members)
         async with services(changes=True) as built:
             user = await built.users.add_user(request, OPERATOR)
         show_fields(present_user(user), as_json=as_json)
@@ -122,11 +122,11 @@ def users_enable(user: User, *, as_json: AsJson = False) -> None:
     _change(user, {"disabled": False}, as_json=as_json)
 
 
-def _change(reference: str, said: dict[str, Any], *, as_json: bool) -> None:
+def _change(reference: str, members: dict[str, Any], *, as_json: bool) -> None:
     async def work() -> None:
         from registry.users.presenter import present_user  # noqa: PLC0415 - heavy imports
 
-        change = _user_change(said)
+        change = _user_change(members)
         async with services(changes=True) as built:
             found = await user_of(built, reference)
             user = await built.users.change_user(found.id, change, OPERATOR)
@@ -135,11 +135,11 @@ def _change(reference: str, said: dict[str, Any], *, as_json: bool) -> None:
     run(work)
 
 
-def _user_change(said: dict[str, Any]) -> "UserChange":
+def _user_change(members: dict[str, Any]) -> "UserChange":
     from registry.users.schemas import UserUpdate  # noqa: PLC0415 - heavy imports
     from registry.users.values import UserChange  # noqa: PLC0415
 
-    body = validated(UserUpdate, said)
+    body = validated(UserUpdate, members)
     if not body.model_fields_set:
         fail("say what to change: --name, --username or --role")
     return UserChange(body.name, body.username, body.role, body.disabled)
@@ -180,8 +180,8 @@ def groups_add(
 
         async with services(changes=True) as built:
             members = [(await user_of(built, one)).id for one in member or []]
-            said = {"name": name, "description": description, "members": members}
-            group = await built.users.add_group(validated(GroupCreate, said), OPERATOR)
+            content = {"name": name, "description": description, "members": members}
+            group = await built.users.add_group(validated(GroupCreate, content), OPERATOR)
         presented = present_members(group)
         show_fields({**presented, "members": _names(presented)}, as_json=as_json)
 

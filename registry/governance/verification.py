@@ -18,10 +18,11 @@ class ToolInconsistency:
 
     Attributes:
         subject: Id of the tool, or of the server.
+        reason: Completes a sentence that begins with the subject.
     """
 
     subject: str
-    told: str
+    reason: str
 
 
 class ToolVerifier:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 
 async def problems(rest: Rest) -> list[str]:
     verifier = ToolVerifier(GovernedTools(rest.parts.database))
-    return [problem.told async for problem in verifier.problems()]
+    return [problem.reason async for problem in verifier.problems()]
 
 
 @pytest.mark.requirement("R-068")

@@ -58,11 +58,11 @@ class DeclarationDifference:
 
     Attributes:
         update: Members to send, complete; unchanged secrets are masked in it.
-        told: A line for each, without any secret.
+        lines: One for each change, without any secret.
     """
 
     update: JsonObject = field(repr=False)
-    told: tuple[str, ...]
+    lines: tuple[str, ...]
 
 
 def exported(server: ServerRecord, owner: str | None) -> JsonObject:
@@ -168,7 +168,7 @@ def difference(
         {place: named for place, named in wanted.missing.items() if place not in secrets}
     )
     update: JsonObject = {}
-    told: list[str] = []
+    lines: list[str] = []
     for name in sorted(wanted.given & full.keys() - {"serverName"}):
         after, before = full[name], shown.get(name)
         changed = _mask_unchanged(name, after, secrets, secret_of)
@@ -176,16 +176,16 @@ def difference(
         if masked == before and not changed:
             continue
         update[name] = after
-        told += [f"{place}: secret changed" for place in changed]
+        lines += [f"{place}: secret changed" for place in changed]
         if masked != before:
-            told.append(f"{name}: {_short(before)} -> {_short(masked)}")
+            lines.append(f"{name}: {_short(before)} -> {_short(masked)}")
     if wanted.status is not None and wanted.status is not stored.effective_status:
         # A server in error is on.
         is_off = stored.effective_status is ServerStatus.INACTIVE
         if is_off is not (wanted.status is ServerStatus.INACTIVE):
             update["status"] = wanted.status.value
-            told.append(f"status: {stored.effective_status.value} -> {wanted.status.value}")
-    return DeclarationDifference(update, tuple(told))
+            lines.append(f"status: {stored.effective_status.value} -> {wanted.status.value}")
+    return DeclarationDifference(update, tuple(lines))
 
 
 def require_values(missing: Mapping[str, str]) -> None:

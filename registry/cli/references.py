@@ -19,10 +19,10 @@ FROM_FILE = "file:"
 MAX_BYTES = 64 * 1024
 
 
-def given(reference: str, what: str, *, is_secret: bool = False) -> str:
-    """Return the value that is meant: `env:NAME`, `file:PATH`, `-` for a line of input, or itself.
+def resolve(reference: str, what: str, *, is_secret: bool = False) -> str:
+    """Return the value of `env:NAME`, `file:PATH`, `-` (a line of input), or *reference* itself.
 
-    A secret that stands on the command line itself is taken with a warning. The command ends where
+    A secret that is on the command line itself is accepted with a warning. The command ends if
     there is no value.
     """
     if reference == "-":
@@ -46,7 +46,7 @@ def given(reference: str, what: str, *, is_secret: bool = False) -> str:
 
 def _asked(what: str) -> str:
     if sys.stdin.isatty():
-        import getpass  # noqa: PLC0415 - only where somebody types
+        import getpass  # noqa: PLC0415 - only for typed values
 
         value = getpass.getpass(f"{what}: ")
     else:
@@ -70,7 +70,7 @@ def _read(path: Path, what: str) -> str:
 
 
 def pairs(texts: list[str] | None, what: str) -> dict[str, str]:
-    """Return what `NAME=VALUE` options say, each value as `given` reads it."""
+    """Return what `NAME=VALUE` options say, each value as `resolve` reads it."""
     from registry.core.logs import SECRET_KEYS  # noqa: PLC0415 - heavy imports
 
     found: dict[str, str] = {}
@@ -79,14 +79,14 @@ def pairs(texts: list[str] | None, what: str) -> dict[str, str]:
         if not separator or not name:
             fail(f"{what}: {name or one!r} has no value; write NAME=VALUE")
         is_secret = SECRET_KEYS.search(name) is not None
-        found[name.strip()] = given(value, f"{what} {name}", is_secret=is_secret)
+        found[name.strip()] = resolve(value, f"{what} {name}", is_secret=is_secret)
     return found
 
 
 def answering(texts: list[str] | None) -> "Callable[[Question], str | None]":
-    """Return what knows the values that files leave open: `--set`, the environment, or somebody.
+    """Return a source of values that files leave open: `--set`, the environment, or a prompt.
 
-    What is typed once counts for all files.
+    A value that was typed once counts for all files.
     """
     known = pairs(texts, "--set")
 
