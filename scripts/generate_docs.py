@@ -22,7 +22,7 @@ from registry.core.settings import Settings  # noqa: E402 - needs the path above
 from registry.tools.lifecycle import EXPOSED, FIRST, MEANINGS, STATES, TABLE, State  # noqa: E402
 from registry.tools.metadata import FLAGS, HEURISTICS, HINTS  # noqa: E402
 from registry.tools.repository import SYNC_EVENTS_KEPT  # noqa: E402
-from registry.tools.tool_events import MEANINGS as HAPPENINGS  # noqa: E402
+from registry.tools.tool_events import MEANINGS as EVENT_MEANINGS  # noqa: E402
 
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 LIFECYCLE_PAGE = ROOT / "docs" / "tool-lifecycle.md"
@@ -90,9 +90,9 @@ def lifecycle_page() -> str:
         diagram="".join(f"{line}\n" for line in lines),
         flags="".join(_flag_row(flag) for flag in FLAGS),
         kept=SYNC_EVENTS_KEPT,
-        happenings="".join(
-            f"| `{happening}` | {actor} | {told} |\n"
-            for happening, (actor, told) in HAPPENINGS.items()
+        recorded_events="".join(
+            f"| `{event}` | {actor} | {meaning} |\n"
+            for event, (actor, meaning) in EVENT_MEANINGS.items()
         ),
     )
 

@@ -13,14 +13,14 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 
 class UsageFacts(BaseModel):
-    """What some calls of a tool, or readings of a prompt or a resource, have in common.
+    """What several calls of a tool, or reads of a prompt or a resource, have in common.
 
     Attributes:
         server_id: Absent when there is no such server for the caller.
         server: The server's slug then.
         tool: Tool, prompt or resource as the client named it, cut and without control characters.
         error_code: Of the JSON-RPC error, the gateway's own or the upstream's.
-        count: How many they are.
+        count: Number of these calls.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -39,16 +39,16 @@ class UsageFacts(BaseModel):
 
 
 class UsageLog(Document):
-    """Some calls that one process served.
+    """A batch of calls that one process served.
 
     Attributes:
-        packed: How *rows* is made: 1.
-        worker: Host and process that served them.
-        last_at: When the latest of them began.
-        first_at: When the earliest did.
+        packed: Format of *rows*: 1.
+        worker: Host and process.
+        last_at: When the latest of them started.
+        first_at: When the earliest started.
         calls: What was called by whom, and how it ended.
         rows: Each call in the order in which they ended: JSON, compressed with zlib. A call is a
-            list: its place in *calls*; microseconds after *first_at*; bytes of the request and of
+            list: its index in *calls*; microseconds after *first_at*; bytes of the request and of
             the answer; trace id or null; then how many microseconds it took from its arrival
             until it was sent upstream, from there to the head of the answer, and from there to
             the end, or only how many in all if nothing was sent upstream.
@@ -81,4 +81,4 @@ class UsageLog(Document):
 
 
 PACKED = 1
-"""How rows are packed today; readers leave out what is packed otherwise."""
+"""Format of `UsageLog.rows`; readers skip documents with another one."""

@@ -41,7 +41,7 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
     """Store ten thousand servers with their grants, and list them for a user."""
     user_id = fill(stage.mongo_uri)
     token = user_token(signing_keys(stage.home), user_id)
-    # The registry follows what was written meanwhile.
+    # The registry applies the writes in the meantime.
     time.sleep(SETTLE_SECONDS)
     decisions: list[float] = []
     verifications: list[float] = []
@@ -71,7 +71,7 @@ class NoDatabase:
         self._asked = False
 
     async def get(self, _user_id: str) -> DirectoryEntry | None:
-        """Return somebody without groups, once."""
+        """Return a user without groups, once."""
         if self._asked:
             raise RuntimeError("a remembered token was looked up again")
         self._asked = True

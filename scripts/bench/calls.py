@@ -58,7 +58,7 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
         for _ in range(plan.rounds):
             for name, target in targets.items():
                 _round(figures, stage, name, target, plan.seconds)
-    stage.settle()
+    stage.await_records()
     written, spent = stage.metric(WRITTEN) - written, cpu_seconds(database) - spent
     report.section("tools/call echo, one worker: JWT, policy, metrics and records on")
     _report_cost(report, figures)

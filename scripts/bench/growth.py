@@ -1,6 +1,6 @@
-"""How much memory stays behind after many calls, and many sessions that nobody ends.
+"""Memory that remains after many calls, and after many sessions that are never terminated.
 
-Sessions are dropped the way clients drop them: the connection closes, and nothing is said. Half
+Sessions are dropped as clients drop them: the connection closes without a request. Half
 belong to the combined server, where each has also set a log level and opened its stream.
 """
 
@@ -29,13 +29,13 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
     if not plan.is_long:
         calls, sessions = calls // SHORTENED, sessions // SHORTENED
     errors = _make_calls(stage, WARM_UP_CALLS) + drop_sessions(stage, WARM_UP_SESSIONS)
-    stage.settle()
+    stage.await_records()
     before = resident_mib(stage.pid)
     errors += _make_calls(stage, calls)
-    stage.settle()
+    stage.await_records()
     called = resident_mib(stage.pid)
     errors += drop_sessions(stage, sessions)
-    stage.settle()
+    stage.await_records()
     after = resident_mib(stage.pid)
     report.section(f"{calls:,} calls, then {sessions:,} sessions opened and dropped")
     report.fact(f"resident before: {before:.1f} MiB")

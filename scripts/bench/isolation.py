@@ -1,7 +1,7 @@
 """Latency of one server's calls while another hangs.
 
-Both servers have the same number of callers; those of the
-one that hangs are told after a while, and call again.
+Both servers have the same number of callers; calls of the one that hangs fail after a while, and
+are made again.
 """
 
 import asyncio
@@ -153,7 +153,7 @@ async def _hanging_server() -> AsyncIterator[int]:
 
 
 async def _keep_calling(target: Target) -> None:
-    """Call again and again; what is refused at once is tried again after a second, as told."""
+    """Call again and again; a call that is refused at once is made again after a second."""
     while True:
         reader, writer = await asyncio.open_connection(target.host, target.port)
         try:

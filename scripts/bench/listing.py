@@ -69,14 +69,14 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
             bar = Bar(40 if servers <= SIZES[0][0] else 80)
             for query, label in SERVER_LISTS:
                 spent = _times(stage, token, f"/servers?{PER_PAGE}&{query}", plan)
-                told = f"{who}: {label} out of {servers:,}"
-                report.row(told, spent, "ms", None if query else bar)
+                figure = f"{who}: {label} out of {servers:,}"
+                report.row(figure, spent, "ms", None if query else bar)
             for query, label in TOOL_LISTS:
                 if who == "user" and query == REVIEWS:
                     continue
                 spent = _times(stage, token, f"/registry/tools?{PER_PAGE}&{query}", plan)
-                told = f"{who}: {label} out of {servers * tools_each:,}"
-                report.row(told, spent, "ms", None if query else Bar(60))
+                figure = f"{who}: {label} out of {servers * tools_each:,}"
+                report.row(figure, spent, "ms", None if query else Bar(60))
         for path, label in OTHER_LISTS:
             spent = _times(stage, tokens["administrator"], path, plan)
             report.row(f"administrator: {label}", spent, "ms")

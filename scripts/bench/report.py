@@ -32,7 +32,7 @@ class Bar:
     def _reaches(self, value: float, bound: float) -> bool:
         return value >= bound if self.is_least else value <= bound
 
-    def told(self, bound: float | None, unit: str) -> str:
+    def described(self, bound: float | None, unit: str) -> str:
         """Return a bound in words."""
         if bound is None:
             return ""
@@ -67,9 +67,9 @@ class Report:
         if bar is None:
             print(f"  {label}: {shown}", flush=True)
             return
-        limit, verdict = bar.told(bar.limit, unit), bar.verdict(middle)
+        limit, verdict = bar.described(bar.limit, unit), bar.verdict(middle)
         print(f"  {label} ({limit}): {shown}, {verdict}", flush=True)
-        aim = bar.told(bar.aim, unit)
+        aim = bar.described(bar.aim, unit)
         self._table.append(f"| {label} | {limit} | {aim} | {shown} | {verdict} |")
 
     def fact(self, text: str) -> None:

@@ -87,7 +87,7 @@ class Stage:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if _is_of(line, name))
 
-    def settle(self) -> None:
+    def await_records(self) -> None:
         """Wait until the records of all calls are in the database."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline and self.metric("usage_records_pending"):

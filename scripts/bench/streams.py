@@ -1,8 +1,8 @@
-"""What open streams cost on one worker, and when all of them have heard of a change.
+"""What open streams cost on one worker, and how fast a change is sent to all of them.
 
 Half are sessions of the handshake's era at `/mcp`, each with its GET stream; the others are
 `subscriptions/listen` of the stateless era. Measured are resident memory, CPU while nothing
-happens, and the time until all have heard of a change.
+happens, and the time until all were notified of a change.
 """
 
 import asyncio
@@ -59,8 +59,8 @@ class Streams:
         each: KiB that each of them added.
         opening: CPU milliseconds for each session and its stream.
         idle: CPU milliseconds in each second while nothing happens.
-        told: Seconds until all had heard of a change.
-        telling: CPU milliseconds of that.
+        notifying: Seconds until all were notified of a change.
+        notifying_cpu: CPU milliseconds of that.
         left: MiB more than before, once all are closed.
     """
 
@@ -68,8 +68,8 @@ class Streams:
     each: float
     opening: float
     idle: float
-    told: float
-    telling: float
+    notifying: float
+    notifying_cpu: float
     left: float
 
 
@@ -88,7 +88,7 @@ class _Stream:
 
 
 def section(report: Report, stage: Stage, plan: Plan) -> None:
-    """Open many streams, change what they tell of, and close them again."""
+    """Open many streams, change what they report, and close them again."""
     found = [asyncio.run(_measure(stage)) for _ in range(min(ROUNDS, plan.rounds))]
     report.section(f"{STREAMS} open streams on `/mcp`, one worker")
     bars = {"resident": Bar(300)}
@@ -97,8 +97,8 @@ def section(report: Report, stage: Stage, plan: Plan) -> None:
         ("each", "memory of each", "KiB"),
         ("opening", "CPU of opening each, with the session if it has one", "ms"),
         ("idle", "CPU while nothing happens", "ms/s"),
-        ("told", "all have heard of a change after", "s"),
-        ("telling", "CPU of that", "ms"),
+        ("notifying", "all are notified of a change after", "s"),
+        ("notifying_cpu", "CPU of that", "ms"),
         ("left", "memory that stays when all are closed", "MiB"),
     ):
         report.row(label, [getattr(one, name) for one in found], unit, bars.get(name))
@@ -119,7 +119,8 @@ async def _measure(stage: Stage) -> Streams:
     began_at, cpu = time.monotonic(), cpu_seconds(pid)
     changing = asyncio.ensure_future(asyncio.to_thread(stage.toggle, is_enabled=False))
     await asyncio.gather(*(stream.changed() for stream in opened))
-    told, telling = time.monotonic() - began_at, (cpu_seconds(pid) - cpu) * 1000
+    notifying = time.monotonic() - began_at
+    notifying_cpu = (cpu_seconds(pid) - cpu) * 1000
     await changing
     await _closed(opened)
     await asyncio.to_thread(stage.toggle, is_enabled=True)
@@ -128,8 +129,8 @@ async def _measure(stage: Stage) -> Streams:
         each=(resident - before) * 1024 / STREAMS,
         opening=opening,
         idle=idle,
-        told=told,
-        telling=telling,
+        notifying=notifying,
+        notifying_cpu=notifying_cpu,
         left=resident_mib(pid) - before,
     )
 

@@ -1,6 +1,6 @@
-"""Having servers read anew: one that did not change, and a thousand for the first time.
+"""Synchronization: one unchanged server, and a thousand servers for the first time.
 
-The upstream's own time is that of the same requests sent by a client that does nothing else.
+The upstream's own time is that of the same requests, sent by a client that does nothing else.
 """
 
 import json
@@ -60,7 +60,7 @@ def _unchanged(report: Report, stage: Stage, rounds: int) -> None:
         job_beyond.append(_job_ms(stage, server_id) - own)
         writes.append(between - before)
         job_writes.append(_writes(stage) - between)
-    report.section(f"a server with {TOOLS} tools is read anew and offers what it did")
+    report.section(f"a server with {TOOLS} tools is read again, unchanged")
     report.row("unchanged sync: beyond the upstream's own time", beyond, "ms", Bar(60))
     report.row("unchanged sync: writes", writes, "", Bar(2))
     report.row("the same as a job, from taken to done", job_beyond, "ms")
@@ -91,10 +91,10 @@ def _first(report: Report, stage: Stage, way: str) -> None:
     report.row(f"first sync, {way}: servers a second", [len(names) / seconds], "", bar)
     own = after.children_user + after.children_system
     own -= before.children_user + before.children_system
-    told = f"processor time of a server, {way}"
-    report.row(f"{told}: reading process", [own / len(names) * 1000], "ms")
+    label = f"processor time of a server, {way}"
+    report.row(f"{label}: reading process", [own / len(names) * 1000], "ms")
     database = cpu_seconds(stage.database()) - cpu
-    report.row(f"{told}: database", [database / len(names) * 1000], "ms")
+    report.row(f"{label}: database", [database / len(names) * 1000], "ms")
     report.errors(int(totals["failed"]) + abs(totals["tools added"] - SERVERS * TOOLS_EACH))
 
 
