@@ -5,14 +5,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from registry.auth.identity import UserContext
-from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject
 from registry.servers.credentials import (
     CredentialVault,
     caller_values,
-    is_user_level,
     names_caller,
     needs_user_key,
 )
@@ -26,7 +24,7 @@ from registry.servers.errors import (
     UserKeyMissingError,
 )
 from registry.servers.ports import Discovery, Progressing
-from registry.servers.values import ConnectionSpec, Discovered, Era, ServerRecord, Transport
+from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
 
 URL_WITH_PLACES = "holds {{...}}, which only jarvis-api fills in; use a header"
@@ -169,31 +167,3 @@ def _address(config: JsonObject) -> ConnectionSpec:
             else None
         ),
     )
-
-
-def note_reading(
-    connections: ConnectionTracker,
-    server: ServerRecord,
-    reading: DiscoveryResult | None,
-    user_id: str,
-    *,
-    is_recorded: bool,
-) -> None:
-    """Report the result of a stored discovery.
-
-    Args:
-        connections: Receives it.
-        server: The server as stored now.
-        reading: The result; None if there was no discovery.
-        user_id: The user whose credentials were used, if users bring their own.
-        is_recorded: Whether the server's document already contains the result.
-    """
-    if reading is None:
-        return
-    about = server.id, server.updated_at, user_id if is_user_level(server.config) else None
-    if reading.found is not None:
-        connections.read_succeeded(*about, is_recorded=is_recorded)
-    elif reading.failure is not None and reading.is_callers_own:
-        connections.refused(*about, reading.failure)
-    elif reading.failure is not None:
-        connections.read_failed(*about, reading.failure)

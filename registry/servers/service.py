@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -22,7 +22,7 @@ from registry.auth.identity import UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError, ValidationFailedError
-from registry.core.json import JsonObject, members
+from registry.core.json import members
 from registry.core.metrics import Metrics
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
@@ -39,7 +39,8 @@ from registry.servers.errors import (
 )
 from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
 from registry.servers.ports import Discovery, ServerChanges
-from registry.servers.reader import ServerReader, note_reading
+from registry.servers.read_and_store import ReadAndStore
+from registry.servers.reader import ServerReader
 from registry.servers.storage.documents import FUNCTIONS
 from registry.servers.storage.registry_sync import Synced
 from registry.servers.storage.store import Confirm, ServerRepositories, ServerStore
@@ -137,6 +138,7 @@ class ServerService:
         )
         self._vault = vault
         self._reader = ServerReader(vault, discovery, repositories.plugin_auths, clock)
+        self._upstreams = ReadAndStore(self._reader, self._store, changes, connections)
         self._changes = changes
         self._connections = connections
         self._clock = clock
@@ -301,15 +303,9 @@ class ServerService:
             current = await self._require_editable(server_id, user)
             if not precondition.holds(current.updated_at):
                 raise ServerModifiedError(self._moment(current), expected)
-            is_written, reading = await self._try_change(
-                current, await work_out(current), user, action
-            )
-            if is_written:
+            if await self._try_change(current, await work_out(current), user, action):
                 self._operations.labels(action.value, "success").inc()
-                await self._changes.server_changed(server_id)
-                server = await self.get(server_id, user)
-                note_reading(self._connections, server, reading, user.user_id, is_recorded=True)
-                return server
+                return await self.get(server_id, user)
             if expected is not None:
                 latest = await self.get(server_id, user)
                 raise ServerModifiedError(self._moment(latest), expected)
@@ -392,36 +388,16 @@ class ServerService:
             server = await self._require_editable(server_id, user, whole=False)
             if not precondition.holds(server.updated_at):
                 raise ServerModifiedError(self._moment(server), precondition.provided)
-            reading = await self._reader.read(
-                server.server_name,
-                server.id,
-                server.config,
-                user,
-                created_at=server.created_at,
-            )
+            reading = await self._upstreams.read(server, user)
             if not accept:
                 reading = with_confirmation(server, reading)
-            written = await self._store.write(
-                server,
-                reading,
-                FieldChanges(),
-                user,
-                accept=accept,
-                confirm=self._still(server, user, Permission.EDIT),
-                action=AuditAction.REFRESH,
+            may_edit = self._still(server, user, Permission.EDIT)
+            written = await self._upstreams.store(
+                server, reading, user, accept=accept, confirm=may_edit
             )
             if written is not None:
                 outcome = "error" if reading.failure else "success"
                 self._operations.labels("refresh", outcome).inc()
-                if written.is_recorded:
-                    await self._changes.server_changed(server_id)
-                note_reading(
-                    self._connections,
-                    written.server,
-                    reading,
-                    user.user_id,
-                    is_recorded=written.is_recorded,
-                )
                 waiting = await self._waiting(server_id, written.synced)
                 return Refreshed(written.server, reading.failure, reading.unread, waiting)
         raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
@@ -446,19 +422,13 @@ class ServerService:
         server = await self.get(server_id, user)
         try:
             async with asyncio.timeout(USER_KEY_CHECK_SECONDS):
-                reading = await self._reader.read(
-                    server.server_name,
-                    server.id,
-                    server.config,
-                    user,
-                    created_at=server.created_at,
-                )
+                reading = await self._upstreams.read(server, user)
         except TimeoutError:
             return UserKeyResult(None, "The server did not answer in time.")
         except RegistryError as exc:
             log.info("server_refresh_failed", server_id=server_id, error=exc.message)
             return UserKeyResult(None, exc.message)
-        note_reading(self._connections, server, reading, user.user_id, is_recorded=False)
+        self._upstreams.report(server, reading, user, is_recorded=False)
         if reading.found is None:
             told = reading.failure or reading.unread or ""
             return UserKeyResult(False if reading.is_callers_own else None, told)
@@ -525,7 +495,7 @@ class ServerService:
                     raise
                 continue
             server = await self.get(server_id, user)
-            note_reading(self._connections, server, reading, user.user_id, is_recorded=True)
+            self._upstreams.report(server, reading, user, is_recorded=True)
             return server
         raise PathTakenError(next(candidate_paths(request.server_name)))
 
@@ -537,32 +507,18 @@ class ServerService:
 
     async def _try_change(
         self, current: ServerRecord, changes: FieldChanges, user: UserContext, action: AuditAction
-    ) -> tuple[bool, DiscoveryResult | None]:
-        """Log whether the change was written, and the result of the discovery."""
+    ) -> bool:
+        """Write a change, with what its server offers then; return False if it was outdated."""
         if not changes.changes and not changes.removed and changes.user_key is None:
-            return True, None
+            return True
         reading: DiscoveryResult | None = None
         if changes.reconnects:
-            config = _changed_config(current.config, changes)
-            reading = await self._reader.read(
-                current.server_name,
-                current.id,
-                config,
-                user,
-                changes.user_key,
-                created_at=current.created_at,
-                use_stored_key=not changes.drops_user_keys,
-            )
-        written = await self._store.write(
-            current,
-            reading,
-            changes,
-            user,
-            accept=False,
-            confirm=self._still(current, user, Permission.EDIT),
-            action=action,
+            reading = await self._upstreams.read(current, user, changes)
+        may_edit = self._still(current, user, Permission.EDIT)
+        written = await self._upstreams.store(
+            current, reading, user, changes, confirm=may_edit, action=action
         )
-        return written is not None, reading
+        return written is not None
 
     def _check_update(
         self, request: ServerUpdate, current: ServerRecord, user: UserContext
@@ -635,13 +591,3 @@ class ServerService:
 
     def _moment(self, server: ServerRecord) -> datetime:
         return server.updated_at or self._clock.now()
-
-
-def _changed_config(config: JsonObject, changes: FieldChanges) -> JsonObject:
-    changed = dict(config)
-    for name, value in changes.changes.items():
-        if name.startswith("config."):
-            changed[name.removeprefix("config.")] = cast("JsonObject", value)
-    for name in changes.removed:
-        changed.pop(name.removeprefix("config."), None)
-    return changed

@@ -11,18 +11,17 @@ from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from packages.models.states import JobState, RunOutcome
-from registry.audit.values import AuditAction
 from registry.auth.identity import ALL_SCOPES, Role, UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.background_tasks import end
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.core.metrics import Metrics
-from registry.servers.changes import FieldChanges
 from registry.servers.discovery_changes import DiscoveryResult, needs_confirmation
 from registry.servers.errors import DiscoveryFailedError, ServerUnusableError
 from registry.servers.ports import ServerChanges
-from registry.servers.reader import ServerReader, note_reading
+from registry.servers.read_and_store import ReadAndStore
+from registry.servers.reader import ServerReader
 from registry.servers.storage.registry_sync import Synced
 from registry.servers.storage.store import (
     LARGE_SECONDS,
@@ -110,13 +109,11 @@ class SyncRunner:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._lookup = repositories.lookup
-        self._store = ServerStore(
+        store = ServerStore(
             database, repositories, clock, failures_until_error=config.failures_until_error
         )
-        self._connections = connections
+        self._upstreams = ReadAndStore(reader, store, changes, connections)
         self._jobs = jobs
-        self._reader = reader
-        self._changes = changes
         self._config = config
         self._clock = clock
         self._runs = metrics.sync_runs
@@ -229,15 +226,13 @@ class SyncRunner:
 
         try:
             async with self._writing:
-                written = await self._store.write(
+                written = await self._upstreams.store(
                     server,
                     reading,
-                    FieldChanges(),
                     _actor(job),
-                    accept=False,
+                    reader=_reader_of(job, server),
                     confirm=begin,
                     finish=finish,
-                    action=AuditAction.REFRESH,
                 )
         except RegistryError as exc:
             # Nothing was stored: the document lacks the parents of a field, or was refused.
@@ -254,12 +249,6 @@ class SyncRunner:
             attempt.is_ending = attempt.is_writing = False
             return None
         await self._open(job, repeat)
-        if written.is_recorded:
-            await self._changes.server_changed(server.id)
-        user_id = _reader_of(job, server).user_id
-        note_reading(
-            self._connections, written.server, reading, user_id, is_recorded=written.is_recorded
-        )
         return ending
 
     async def _read(self, attempt: _Attempt, server: ServerRecord) -> tuple[DiscoveryResult, bool]:
@@ -268,12 +257,9 @@ class SyncRunner:
         began_at = self._clock.monotonic()
         is_final = False
         try:
-            reading = await self._reader.read(
-                server.server_name,
-                server.id,
-                server.config,
+            reading = await self._upstreams.read(
+                server,
                 _reader_of(job, server),
-                created_at=server.created_at,
                 progress=attempt.read,
                 known_eras=server.eras,
             )

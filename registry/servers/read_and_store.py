@@ -1,0 +1,151 @@
+"""The operation "read this server and store what was found", for requests and jobs alike.
+
+Above it are the service and the sync runner, which decide when a server is read, and what happens
+if it was changed meanwhile. Below it are the reader, which contacts the upstream, and the store,
+which writes in one transaction.
+"""
+
+from typing import cast
+
+from registry.audit.values import AuditAction
+from registry.auth.identity import UserContext
+from registry.connections.tracker import ConnectionTracker
+from registry.core.json import JsonObject
+from registry.servers.changes import FieldChanges
+from registry.servers.credentials import is_user_level
+from registry.servers.discovery_changes import DiscoveryResult
+from registry.servers.ports import Progressing, ServerChanges
+from registry.servers.reader import ServerReader
+from registry.servers.storage.store import Confirm, Finish, ServerStore, ServerWriteResult
+from registry.servers.values import Era, ServerRecord
+
+NO_CHANGES = FieldChanges()
+
+
+class ReadAndStore:
+    """Reads servers, stores the results, and reports them to the gateway and the connections."""
+
+    def __init__(
+        self,
+        reader: ServerReader,
+        store: ServerStore,
+        changes: ServerChanges,
+        connections: ConnectionTracker,
+    ) -> None:
+        self._reader = reader
+        self._store = store
+        self._changes = changes
+        self._connections = connections
+
+    async def read(
+        self,
+        server: ServerRecord,
+        user: UserContext,
+        changes: FieldChanges = NO_CHANGES,
+        *,
+        progress: Progressing | None = None,
+        known_eras: frozenset[Era] = frozenset(),
+    ) -> DiscoveryResult:
+        """Read the upstream of a server as it will be after *changes*, on behalf of *user*.
+
+        A failure is part of the result.
+
+        Raises:
+            UnsafeUrlError: The URL may not be contacted.
+            CredentialUnreadableError: A stored secret cannot be decrypted.
+        """
+        return await self._reader.read(
+            server.server_name,
+            server.id,
+            _changed_config(server.config, changes),
+            user,
+            changes.user_key,
+            created_at=server.created_at,
+            use_stored_key=not changes.drops_user_keys,
+            progress=progress,
+            known_eras=known_eras,
+        )
+
+    async def store(
+        self,
+        server: ServerRecord,
+        reading: DiscoveryResult | None,
+        user: UserContext,
+        changes: FieldChanges = NO_CHANGES,
+        *,
+        reader: UserContext | None = None,
+        accept: bool = False,
+        confirm: Confirm | None = None,
+        finish: Finish | None = None,
+        action: AuditAction = AuditAction.REFRESH,
+    ) -> ServerWriteResult | None:
+        """Store *changes* and the result of a reading in one transaction, then report it.
+
+        Args:
+            server: The server that was read.
+            reading: The result; None if it was not read.
+            user: Who is recorded as the actor.
+            changes: Other changes of the server.
+            reader: Whose credentials were used, if not those of *user*.
+            accept: Serve new and changed tools at once.
+            confirm: Checks in the transaction whether *user* may still do this.
+            finish: Adds writes to the transaction.
+            action: What is recorded.
+
+        Returns:
+            What was written; None if *server* is outdated, in which case nothing is.
+        """
+        written = await self._store.write(
+            server,
+            reading,
+            changes,
+            user,
+            accept=accept,
+            confirm=confirm,
+            finish=finish,
+            action=action,
+        )
+        if written is None:
+            return None
+        if written.is_recorded:
+            await self._changes.server_changed(server.id)
+        is_recorded = written.is_recorded
+        self.report(written.server, reading, reader or user, is_recorded=is_recorded)
+        return written
+
+    def report(
+        self,
+        server: ServerRecord,
+        reading: DiscoveryResult | None,
+        user: UserContext,
+        *,
+        is_recorded: bool,
+    ) -> None:
+        """Report the result of a reading to the connection states.
+
+        Args:
+            server: The server as stored now.
+            reading: The result; None if it was not read.
+            user: Whose credentials were used, if users bring their own.
+            is_recorded: Whether the server's document already contains the result.
+        """
+        if reading is None:
+            return
+        user_id = user.user_id if is_user_level(server.config) else None
+        about = server.id, server.updated_at, user_id
+        if reading.found is not None:
+            self._connections.read_succeeded(*about, is_recorded=is_recorded)
+        elif reading.failure is not None and reading.is_callers_own:
+            self._connections.refused(*about, reading.failure)
+        elif reading.failure is not None:
+            self._connections.read_failed(*about, reading.failure)
+
+
+def _changed_config(config: JsonObject, changes: FieldChanges) -> JsonObject:
+    changed = dict(config)
+    for name, value in changes.changes.items():
+        if name.startswith("config."):
+            changed[name.removeprefix("config.")] = cast("JsonObject", value)
+    for name in changes.removed:
+        changed.pop(name.removeprefix("config."), None)
+    return changed
