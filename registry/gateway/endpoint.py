@@ -84,8 +84,8 @@ from registry.gateway.transport.call_watch import ClientGone
 from registry.gateway.transport.forwarder import Forwarder, stream_termination
 from registry.gateway.values import Route
 from registry.gateway.view.offering import COMBINED, PAGE_KINDS, CombinedOffering, SingleOffering
+from registry.http.client.exchange import UpstreamHttp
 from registry.servers.values import Era, Transport
-from registry.upstream.http import UpstreamHttp
 from registry.upstream.loops import Instance, is_gateway
 from registry.web.hosts import HostGuard
 

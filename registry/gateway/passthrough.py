@@ -52,8 +52,9 @@ from registry.gateway.transport.forwarder import (
 from registry.gateway.values import Route
 from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, SingleOffering, blocked_tool
+from registry.http.client.exchange import HeaderLines, header_lines
 from registry.servers.values import Era
-from registry.upstream.http import HeaderLines, header_lines, upstream_headers
+from registry.upstream.headers import upstream_headers
 from registry.upstream.sdk import NAME_BEARING_METHODS, encode_header_value
 
 log = structlog.get_logger()

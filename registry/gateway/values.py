@@ -16,8 +16,9 @@ from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, members
 from registry.gateway.protocol.list_pages import ToolPages, build_pages
 from registry.gateway.protocol.param_headers import mirrored_part
+from registry.http.client.exchange import HeaderLines, header_lines
 from registry.servers.values import Era, Transport
-from registry.upstream.http import HeaderLines, header_lines, upstream_headers
+from registry.upstream.headers import upstream_headers
 
 PARAM_HEADER_MARK = b'"x-mcp-header"'
 """Contained in a tool's text if some of its arguments are mirrored in `Mcp-Param-*` headers."""

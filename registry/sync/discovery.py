@@ -27,6 +27,7 @@ from registry.upstream.errors import (
     UpstreamRefusedError,
 )
 from registry.upstream.guard import UrlGuard
+from registry.upstream.headers import upstream_headers
 from registry.upstream.loops import Instance
 from registry.upstream.masking import without_sent
 from registry.upstream.values import ReadingLimits, UpstreamReading, UpstreamTarget
@@ -174,8 +175,6 @@ class DiscoveryService:
             raise DiscoveryFailedError(exc.message) from exc
 
     def _target(self, connection: ConnectionSpec) -> UpstreamTarget:
-        from registry.upstream.http import upstream_headers  # noqa: PLC0415 - loads aiohttp
-
         known = connection.known_eras
         return UpstreamTarget(
             url=connection.url,

@@ -1,9 +1,9 @@
 """An MCP client of one server, over Streamable HTTP or over HTTP+SSE (2024-11-05).
 
 Above it is what wants to know something of a server, such as `registry.upstream.reading`; below
-are HTTP exchanges (`registry.upstream.http`), event streams (`registry.upstream.events`) and
-JSON-RPC (`registry.upstream.messages`). It knows sessions, streams and answers, neither protocol
-eras nor what is asked for.
+are HTTP exchanges (`registry.http.client.exchange`), event streams (`registry.upstream.events`)
+and JSON-RPC (`registry.upstream.messages`). It knows sessions, streams and answers, neither
+protocol eras nor what is asked for.
 """
 
 import asyncio
@@ -22,7 +22,6 @@ from aiohttp import (
     ClientError,
     ClientTimeout,
 )
-from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 from typing_extensions import override
 from yarl import URL
@@ -32,7 +31,8 @@ from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, dump_text, members
 from registry.core.latency_watcher import LatencyWatcher
-from registry.upstream.connection import PLAIN, UnknownEncodingError
+from registry.http.client.connection import PLAIN, InvalidHttpError, UnknownEncodingError
+from registry.http.client.exchange import ConnectTimedOut, UpstreamAnswer, UpstreamHttp
 from registry.upstream.errors import (
     JsonRpcError,
     UpstreamBrokenError,
@@ -46,7 +46,6 @@ from registry.upstream.errors import (
 )
 from registry.upstream.events import ENDPOINT, MESSAGE, SILENT, EventParser, ServerSentEvent
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import ConnectTimedOut, UpstreamAnswer, UpstreamHttp
 from registry.upstream.messages import notification_text, read_message, request_text
 from registry.upstream.pool import create_upstream_session
 from registry.upstream.values import ReadingLimits, UpstreamTarget
@@ -86,7 +85,7 @@ NO_HEADERS: Mapping[str, str] = {}
 RESOURCE_METADATA = re.compile(r'resource_metadata="([^"]+)"')
 """How a challenge names OAuth metadata (RFC 9728, 5.1)."""
 
-FAILURES = (TimeoutError, ClientError, HttpProcessingError, OSError, ValueError)
+FAILURES = (TimeoutError, ClientError, InvalidHttpError, OSError, ValueError)
 """What an exchange with a server can end with."""
 
 
@@ -654,7 +653,7 @@ def failure(error: Exception, target: UpstreamTarget, limits: ReadingLimits) -> 
             message_text = f"Could not connect to {origin}."
         case UnknownEncodingError():
             kind, message_text = UpstreamTooLargeError, COMPRESSED
-        case HttpProcessingError():
+        case InvalidHttpError():
             kind, message_text = UpstreamProtocolError, f"{origin} did not answer in HTTP."
         case ValueError():
             message_text = (

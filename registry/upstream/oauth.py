@@ -8,13 +8,13 @@ from aiohttp import ClientTimeout
 from yarl import URL
 
 from registry.core.json import JsonObject
+from registry.http.client.exchange import UpstreamHttp
 from registry.upstream.client import FAILURES, OK, RESOURCE_METADATA, blocked, reading_http
 from registry.upstream.errors import (
     UpstreamConnectError,
     UpstreamTimeoutError,
 )
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import UpstreamHttp
 from registry.upstream.values import ReadingLimits, UpstreamTarget
 
 MAX_METADATA_BYTES = 64 * 1024

@@ -9,19 +9,17 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
 from typing_extensions import override
 
-from registry.upstream.connection import UpstreamConnection
+from registry.http.client.connector import CheckedConnector
+from registry.http.client.exchange import KEEP_ALIVE_SECONDS
 from registry.upstream.errors import UnsafeAddressError, UpstreamConnectError
 from registry.upstream.guard import AddressInfo, Lookup, UrlGuard
 
-KEEP_ALIVE_SECONDS = 4
-"""Below the 5 s after which common servers close idle connections, which no call must meet."""
 DNS_CACHE_SECONDS = 10
 """Short: a moved upstream must be found again soon, and its addresses checked again."""
 
@@ -79,32 +77,18 @@ class GuardedResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class GuardedConnector(aiohttp.TCPConnector):
-    """Judges literal addresses too, which never reach a resolver."""
+def guarded_connector(
+    guard: UrlGuard, lookup: Lookup | None = None, **options: Any
+) -> CheckedConnector:
+    """Return a connector that connects to what *guard* allows."""
 
-    def __init__(self, guard: UrlGuard, lookup: Lookup | None = None, **options: Any) -> None:
-        self._names = GuardedResolver(guard, lookup)
-        super().__init__(resolver=self._names, **options)
-        self._factory = cast(
-            "partial[ResponseHandler]", partial(UpstreamConnection, loop=self._loop)
-        )
-        self._guard = guard
-
-    @override
-    async def _resolve_host(
-        self, host: str, port: int, traces: Sequence[aiohttp.tracing.Trace] | None = None
-    ) -> list[ResolveResult]:
+    def check_host(host: str) -> None:
         try:
-            self._guard.judge_literal(host)
+            guard.judge_literal(host)
         except UnsafeAddressError as exc:
             raise BlockedAddressError(exc.message) from exc
-        return await super()._resolve_host(host, port, traces)
 
-    @override
-    async def close(self, *, abort_ssl: bool = False) -> None:
-        """Close all connections."""
-        await super().close(abort_ssl=abort_ssl)
-        await self._names.close()
+    return CheckedConnector(GuardedResolver(guard, lookup), check_host, **options)
 
 
 def create_upstream_session(
@@ -119,7 +103,7 @@ def create_upstream_session(
     It has no limit of its own, which could only be one for each address: servers that share one
     would share it. `registry.gateway.transport.bulkhead` bounds the calls to each server.
     """
-    connector = GuardedConnector(
+    connector = guarded_connector(
         guard,
         lookup,
         limit=0,

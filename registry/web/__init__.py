@@ -1,1 +1,1 @@
-"""HTTP layer: server, connections, middleware, error rendering, health."""
+"""HTTP layer: middleware, error rendering, health."""

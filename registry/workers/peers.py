@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
-from aiohttp.connector import UnixConnector
+from aiohttp import ClientError, ClientResponse
 from multidict import CIMultiDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
@@ -19,6 +18,7 @@ from yarl import URL
 from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.transport.call_watch import CallWatch
+from registry.http.client.connector import unix_socket_session
 from registry.workers.relay import (
     is_from_peer,
     relayed_headers,
@@ -97,7 +97,6 @@ REPLY_SECONDS = 2.0
 CONNECTIONS_SECONDS = 0.5
 """How long a worker may take to return its connections: a caller is waiting for the list."""
 
-MAX_HEADER_BYTES = 64 * 1024
 BASE = "http://worker"
 """A placeholder: the connection leads to one unix socket, whatever the host name."""
 
@@ -254,17 +253,9 @@ class WorkerPeers(Peers):
         # The id comes from the client and becomes part of a path.
         if worker == self.own or not is_worker_id(worker):
             raise PeerGone
-        async with ClientSession(
-            connector=UnixConnector(str(self.directory.socket_of(worker))),
-            cookie_jar=DummyCookieJar(),
-            auto_decompress=False,
-            timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            skip_auto_headers=("user-agent", "accept", "accept-encoding", "content-type"),
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
+        async with unix_socket_session(
+            self.directory.socket_of(worker), connect_timeout_seconds=CONNECT_SECONDS
         ) as session:
-            # It would send a GET or DELETE again when the other end dies.
-            session._retry_connection = False  # noqa: SLF001 - there is no public way; tested
             url = URL(BASE + path, encoded=True)
             try:
                 answer = await session.request(

@@ -7,7 +7,7 @@ import aiohttp
 from aiohttp import ClientTimeout
 
 from registry.core.latency_watcher import LatencyWatcher
-from registry.upstream.http import UpstreamHttp
+from registry.http.client.exchange import UpstreamHttp
 
 TIMEOUT = ClientTimeout(connect=5, sock_connect=5, sock_read=5)
 

@@ -24,11 +24,11 @@ from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
 from registry.gateway.endpoint import GatewayDependencies, GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
+from registry.http.server.connection import protocol_within
 from registry.processes.serving import connection_limits
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance
 from registry.upstream.pool import create_upstream_session
-from registry.web.connection import protocol_within
 from registry.workers.peers import SingleWorker
 from tests.conftest import ALICE, BOB, ROOT
 from tests.fakes.loopback import NO_CERTIFICATES

@@ -14,8 +14,8 @@ from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.transport.bulkhead import Permit
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.transport.forwarder import ClientChannel
-from registry.upstream.http import UpstreamAnswer
-from registry.web.cycle import Cycle
+from registry.http.client.exchange import UpstreamAnswer
+from registry.http.server.cycle import Cycle
 from tests.gateway.conftest import Gateway, head, request
 from tests.gateway.fakes import Behaviour, Request, ScriptedUpstream
 

@@ -16,8 +16,8 @@ from yarl import URL
 from registry.core.clock import SystemClock
 from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.values import tool_entry
+from registry.http.client.exchange import ConnectTimedOut, UpstreamHttp
 from registry.upstream.guard import UrlGuard
-from registry.upstream.http import ConnectTimedOut, UpstreamHttp
 from registry.upstream.pool import create_upstream_session
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.failing import error_of, outcome

@@ -16,8 +16,9 @@ from registry.gateway.protocol.headers import forwarded_lines, read_headers
 from registry.gateway.protocol.list_pages import CursorError, build_pages, page_members
 from registry.gateway.protocol.param_headers import mirrored_part
 from registry.gateway.values import tool_entry
+from registry.http.client.exchange import header_lines, request_head
 from registry.servers.values import Era, Transport
-from registry.upstream.http import header_lines, request_head, upstream_headers
+from registry.upstream.headers import upstream_headers
 from tests.gateway.fakes import make_route
 
 

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from yarl import URL
 
+from registry.http.client.exchange import KEEP_ALIVE_SECONDS
 from registry.upstream.guard import UrlGuard
-from registry.upstream.pool import KEEP_ALIVE_SECONDS, GuardedConnector, create_upstream_session
+from registry.upstream.pool import create_upstream_session, guarded_connector
 from tests.fakes.wires import TIMEOUT, wire_over
 
 ANSWER = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
@@ -90,7 +91,7 @@ async def secure_url(
 
 async def test_a_trusted_server_is_reached_over_tls(certificate: Path, secure_url: URL) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
-    connector = GuardedConnector(UrlGuard(["127.0.0.0/8"]), ssl=context)
+    connector = guarded_connector(UrlGuard(["127.0.0.0/8"]), ssl=context)
     async with aiohttp.ClientSession(connector=connector) as session, wire_over(session) as wire:
         answer = await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)
         body = await answer.body.read()
@@ -103,7 +104,7 @@ async def test_requests_share_a_connection_over_tls(
     certificate: Path, secure_url: URL, connections: list[asyncio.StreamWriter]
 ) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
-    connector = GuardedConnector(UrlGuard(["127.0.0.0/8"]), ssl=context)
+    connector = guarded_connector(UrlGuard(["127.0.0.0/8"]), ssl=context)
     async with aiohttp.ClientSession(connector=connector) as session, wire_over(session) as wire:
         for _ in range(3):
             answer = await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)
@@ -120,9 +121,9 @@ async def test_a_connection_that_waited_too_long_is_not_used_even_before_it_is_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("registry.upstream.http.monotonic", lambda: now)
+    monkeypatch.setattr("registry.http.client.exchange.monotonic", lambda: now)
     context = ssl.create_default_context(cafile=str(certificate))
-    connector = GuardedConnector(UrlGuard(["127.0.0.0/8"]), ssl=context)
+    connector = guarded_connector(UrlGuard(["127.0.0.0/8"]), ssl=context)
     async with aiohttp.ClientSession(connector=connector) as session, wire_over(session) as wire:
         for _ in range(2):
             answer = await wire.request("GET", secure_url, {}, b"", timeout=TIMEOUT)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.core.clock import SystemClock
 from registry.core.settings import Settings
-from registry.web.server import KEEP_ALIVE_SECONDS
+from registry.http.server.server import KEEP_ALIVE_SECONDS
 from tests.fakes.certificates import certificate_file
 from tests.fakes.command import free_port
 from tests.fakes.rest import rest_settings, running

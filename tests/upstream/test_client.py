@@ -12,6 +12,8 @@ from multidict import CIMultiDict
 from typing_extensions import override
 from yarl import URL
 
+from registry.http.client.connection import ResponseBody, UpstreamConnection
+from registry.http.client.exchange import HeaderLines, UpstreamAnswer, UpstreamHttp
 from registry.upstream.client import (
     MAX_EVENTS,
     McpClient,
@@ -21,7 +23,6 @@ from registry.upstream.client import (
     StreamableHttpClient,
     endpoint_of,
 )
-from registry.upstream.connection import ResponseBody, UpstreamConnection
 from registry.upstream.errors import (
     JsonRpcError,
     UpstreamBrokenError,
@@ -29,7 +30,7 @@ from registry.upstream.errors import (
     UpstreamProtocolError,
     UpstreamTooLargeError,
 )
-from registry.upstream.http import HeaderLines, UpstreamAnswer, UpstreamHttp, upstream_headers
+from registry.upstream.headers import upstream_headers
 from registry.upstream.values import ReadingLimits, UpstreamTarget
 from tests.fakes.clock import FakeClock
 

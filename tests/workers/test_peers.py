@@ -15,8 +15,8 @@ from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.gateway.ports import PeerGone
 from registry.gateway.transport.call_watch import ClientGone
-from registry.web.connection import ConnectionLimits
-from registry.web.server import Server
+from registry.http.server.connection import ConnectionLimits
+from registry.http.server.server import Server
 from registry.workers.peers import COUNTS, MESSAGES, SingleWorker, WorkerPeers
 from registry.workers.relay import RELAY_HEADER, is_from_peer
 from registry.workers.runtime_directory import RuntimeDirectory, runtime_directory

@@ -33,8 +33,8 @@ from registry.gateway.notifications.stream_limits import StreamLimits
 from registry.gateway.notifications.streams import NotificationStreams
 from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.messages import Message, read_events, read_message
+from registry.http.client.exchange import UpstreamAnswer
 from registry.upstream.client import DEFAULT_RETRY_SECONDS, MAX_RETRY_SECONDS
-from registry.upstream.http import UpstreamAnswer
 from registry.upstream.messages import error_text, result_text
 
 log = structlog.get_logger()

@@ -27,11 +27,11 @@ from registry.gateway.transport.forwarder import (
     whole_body,
 )
 from registry.gateway.values import Route
+from registry.http.client.exchange import UpstreamAnswer
 from registry.upstream.client import FAILURES as HTTP_FAILURES
 from registry.upstream.client import endpoint_of, initialize_params
 from registry.upstream.errors import UpstreamProtocolError
 from registry.upstream.events import ENDPOINT, EventTooLargeError, ServerSentEvent
-from registry.upstream.http import UpstreamAnswer
 from registry.upstream.messages import request_text
 
 MAX_RESUMES = 100

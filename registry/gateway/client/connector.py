@@ -49,9 +49,9 @@ from registry.gateway.protocol.messages import Message, read_events
 from registry.gateway.transport.bulkhead import Bulkheads, Permit
 from registry.gateway.transport.forwarder import EVENT_STREAM, JSON, OK, SUCCESS, check_status
 from registry.gateway.values import Route
+from registry.http.client.exchange import UpstreamAnswer, UpstreamHttp
 from registry.servers.values import Era
 from registry.upstream.client import ACCEPT_BOTH, MAX_SHORT_ANSWER_BYTES
-from registry.upstream.http import UpstreamAnswer, UpstreamHttp
 from registry.upstream.messages import notification_text, request_text
 
 

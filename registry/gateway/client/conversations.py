@@ -56,6 +56,7 @@ from registry.gateway.protocol.response_classification import (
 )
 from registry.gateway.transport.bulkhead import Permit
 from registry.gateway.transport.forwarder import EVENT_STREAM, JSON, OK, SUCCESS, check_status
+from registry.http.client.exchange import ConnectTimedOut, UpstreamAnswer
 from registry.servers.values import Era, Transport
 from registry.upstream.client import (
     ACCEPT_BOTH,
@@ -64,7 +65,6 @@ from registry.upstream.client import (
     MAX_SHORT_ANSWER_BYTES,
 )
 from registry.upstream.events import ServerSentEvent
-from registry.upstream.http import ConnectTimedOut, UpstreamAnswer
 from registry.upstream.messages import notification_text, request_text
 from registry.upstream.sdk import (
     NAME_BEARING_METHODS,

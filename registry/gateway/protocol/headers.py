@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from registry.gateway.errors import HeaderMismatch
-from registry.upstream.http import HeaderLines
+from registry.http.client.exchange import HeaderLines
 
 PARAM_PREFIX = b"mcp-param-"
 

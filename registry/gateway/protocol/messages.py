@@ -8,7 +8,7 @@ import orjson
 
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway.protocol.envelope import Envelope
-from registry.upstream.connection import ResponseBody
+from registry.http.client.connection import ResponseBody
 from registry.upstream.events import EventParser, ServerSentEvent
 
 INPUT_REQUIRED = "input_required"

@@ -6,7 +6,6 @@ from enum import Enum
 from typing import Any
 
 from aiohttp import ClientConnectorError, ClientError
-from aiohttp.http_exceptions import HttpProcessingError
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
     LATEST_HANDSHAKE_VERSION,
@@ -27,8 +26,9 @@ from registry.gateway.errors import (
 from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
 from registry.gateway.transport.call_watch import TookTooLong
 from registry.gateway.values import Route
+from registry.http.client.connection import InvalidHttpError
+from registry.http.client.exchange import AnswerTimedOut, ConnectTimedOut
 from registry.servers.values import Era
-from registry.upstream.http import AnswerTimedOut, ConnectTimedOut
 
 SERVER_ERROR = 500
 
@@ -114,7 +114,7 @@ def says_that_it_fails(error: BaseException) -> bool:
     """Whether an exchange that ended so shows that the server does not work."""
     if isinstance(error, OSError) and error.errno in OUR_OWN:
         return False
-    return isinstance(error, TimeoutError | ClientError | HttpProcessingError | OSError)
+    return isinstance(error, TimeoutError | ClientError | InvalidHttpError | OSError)
 
 
 def is_silence(error: BaseException) -> bool:
@@ -131,7 +131,7 @@ def failure(server_name: str, error: BaseException) -> Refusal:
             return NotServing("The gateway has no connection left; try again in a moment.")
         case ClientConnectorError():
             return UpstreamFailed(f"The server {server_name} cannot be reached.")
-        case HttpProcessingError():
+        case InvalidHttpError():
             return UpstreamFailed(f"The server {server_name} did not answer in HTTP.")
         case ValueError():
             return UpstreamFailed(f"The request to {server_name} cannot be sent.")

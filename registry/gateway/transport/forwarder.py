@@ -16,7 +16,6 @@ from aiohttp import (
     ClientTimeout,
     ServerDisconnectedError,
 )
-from aiohttp.http_exceptions import HttpProcessingError
 from starlette.types import Message, Receive, Send
 
 from registry.core.latency_watcher import LatencyWatcher
@@ -52,7 +51,8 @@ from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.failures import failure
 from registry.gateway.transport.replay import Replay
 from registry.gateway.values import Route
-from registry.upstream.http import HeaderLines, UpstreamAnswer, UpstreamHttp
+from registry.http.client.connection import InvalidHttpError
+from registry.http.client.exchange import HeaderLines, UpstreamAnswer, UpstreamHttp
 from registry.upstream.masking import has_secrets, masked
 
 WHOLE_BODY_BYTES = 256 * 1024
@@ -350,7 +350,7 @@ class Forwarder:
                     permit.end(exc)
                     raise
                 permit.end(None)
-        except (TimeoutError, ClientError, HttpProcessingError, OSError, ValueError) as exc:
+        except (TimeoutError, ClientError, InvalidHttpError, OSError, ValueError) as exc:
             raise failure(route.server_name, exc) from exc
 
     async def _relay(self, answer: UpstreamAnswer, route: Route, client: ClientChannel) -> Answer:

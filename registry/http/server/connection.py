@@ -29,8 +29,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from registry.core.asgi import clear_body, set_body
-from registry.web.cycle import Cycle
-from registry.web.transport import MAX_JOINED_BYTES, JoiningTransport
+from registry.http.server.cycle import Cycle
+from registry.http.server.transport import MAX_JOINED_BYTES, JoiningTransport
 
 log = structlog.get_logger()
 

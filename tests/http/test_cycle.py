@@ -12,7 +12,7 @@ from uvicorn.config import Config
 
 from registry.core.asgi import body_of
 from registry.core.clock import SystemClock
-from registry.web.connection import ConnectionLimits, JoiningProtocol, OpenConnections
+from registry.http.server.connection import ConnectionLimits, JoiningProtocol, OpenConnections
 from tests.gateway.serving import serve
 
 SECONDS = 5

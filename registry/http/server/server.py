@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from registry.core.clock import Clock
 from registry.core.drain import Drain
-from registry.web.connection import ConnectionLimits, JoiningProtocol, protocol_within
+from registry.http.server.connection import ConnectionLimits, JoiningProtocol, protocol_within
 
 log = structlog.get_logger()
 

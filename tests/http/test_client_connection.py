@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientError, ClientPayloadError, ServerDisconnectedError
-from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
 from registry.core.clock import SystemClock
-from registry.upstream.connection import (
+from registry.http.client.connection import (
     INFLATED_BYTES,
     MAX_BUFFERED_BYTES,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     Headers,
+    InvalidHttpError,
     ResponseBody,
     UpstreamConnection,
 )
@@ -30,7 +30,7 @@ WHOLE = OK + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 CHUNKED = OK + b'Transfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n3\r\na":\r\n2\r\n1}\r\n0\r\n\r\n'
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n"
 TICK_SECONDS = 0.05
-BROKEN = (ClientError, HttpProcessingError)
+BROKEN = (ClientError, InvalidHttpError)
 
 
 class Socket(asyncio.Transport):
@@ -193,7 +193,7 @@ async def test_pieces_that_came_before_the_end_are_read() -> None:
 async def test_what_is_no_http_is_refused_and_the_connection_closed(answer: bytes) -> None:
     connection, socket = connect()
 
-    with pytest.raises(HttpProcessingError):
+    with pytest.raises(InvalidHttpError):
         await ask(connection, answer)
 
     assert socket.is_closed
@@ -205,7 +205,7 @@ async def test_a_chunk_that_is_none_ends_the_body_with_an_error() -> None:
     _, _, body = await ask(connection, OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
     connection.data_received(b"zz\r\n")
 
-    with pytest.raises(HttpProcessingError):
+    with pytest.raises(InvalidHttpError):
         await body.read()
 
 
@@ -218,7 +218,7 @@ async def test_what_follows_a_body_without_end_ends_it_with_an_error(line: bytes
         connection.data_received((line if line.endswith(b"\n") else b"x") * MAX_HEAD_BYTES)
 
     assert socket.is_closed
-    with pytest.raises(HttpProcessingError):
+    with pytest.raises(InvalidHttpError):
         await body.read()
 
 

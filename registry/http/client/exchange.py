@@ -4,7 +4,8 @@
 timers for each call: measured, more than half of its cost; and its pool and its reader cost a
 sixth of what remained. So names, address checks and TLS are aiohttp's own, and requests are
 written, answers read and connections kept for the next request here and in
-`registry.upstream.connection`. docs/decisions/0005-byte-pass-through.md says what that depends on.
+`registry.http.client.connection`. docs/decisions/0005-byte-pass-through.md says what that depends
+on.
 """
 
 import asyncio
@@ -15,16 +16,22 @@ from time import monotonic
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from aiohttp import ClientRequest, ClientSession, ClientTimeout, ServerDisconnectedError
+from aiohttp import (
+    BaseConnector,
+    ClientRequest,
+    ClientSession,
+    ClientTimeout,
+    ServerDisconnectedError,
+)
 from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.connector import BaseConnector
 from cachetools import LRUCache
-from multidict import CIMultiDict
 from yarl import URL
 
 from registry.core.latency_watcher import LatencyWatcher
-from registry.upstream.connection import ResponseBody, UpstreamConnection
-from registry.upstream.pool import KEEP_ALIVE_SECONDS
+from registry.http.client.connection import ResponseBody, UpstreamConnection
+
+KEEP_ALIVE_SECONDS = 4
+"""Below the 5 s after which common servers close idle connections, which no call must meet."""
 
 TARGETS = 4096
 """Upstream addresses for which what never changes is remembered."""
@@ -34,28 +41,6 @@ CONNECTIONS_TRIED = 3
 
 SWEEP_SECONDS = 1.0
 """How often connections that were unused for long are closed."""
-
-
-GATEWAY_OWNED_HEADERS = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "content-type",
-        "host",
-        "last-event-id",
-        "mcp-method",
-        "mcp-name",
-        "mcp-protocol-version",
-        "mcp-session-id",
-        "transfer-encoding",
-        "via",
-    }
-)
-"""Headers of the protocol itself; a stored header of that name is not sent."""
-
-USER_AGENT = "mcp-gateway-registry"
 
 
 class HeaderLines(NamedTuple):
@@ -76,17 +61,6 @@ def header_lines(headers: Mapping[str, str]) -> HeaderLines:
     """Return *headers* in their wire format."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
     return HeaderLines("".join(lines), len(lines), frozenset(name.lower() for name in headers))
-
-
-def upstream_headers(stored: Mapping[str, str], via: str | None = None) -> CIMultiDict[str]:
-    """Return the headers for every upstream request, without the protocol's own."""
-    headers = CIMultiDict({"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
-    if via is not None:
-        headers["Via"] = via
-    for name, value in stored.items():
-        if name.lower() not in GATEWAY_OWNED_HEADERS:
-            headers[name] = value
-    return headers
 
 
 class ConnectTimedOut(TimeoutError):  # noqa: N818 - as its base
@@ -247,7 +221,7 @@ class UpstreamHttp:
             ConnectTimedOut: No connection in time.
             AnswerTimedOut: No head of an answer in time.
             ClientError: No connection, or it broke.
-            HttpProcessingError: The answer is no HTTP.
+            InvalidHttpError: The answer is no HTTP.
             ValueError: A header holds a line break.
         """
         target = self._target(url)

@@ -6,7 +6,7 @@ from typing import Any
 from typing_extensions import override
 
 from registry.core.clock import SystemClock
-from registry.web.transport import MAX_JOINED_BYTES, JoiningTransport
+from registry.http.server.transport import MAX_JOINED_BYTES, JoiningTransport
 
 
 class Written(asyncio.Transport):

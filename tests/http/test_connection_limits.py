@@ -10,7 +10,12 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from registry.core.clock import SystemClock
-from registry.web.connection import MAX_HEAD_BYTES, MAX_HEADERS, ConnectionLimits, protocol_within
+from registry.http.server.connection import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    ConnectionLimits,
+    protocol_within,
+)
 from tests.gateway.serving import serve
 
 SECONDS = 5

@@ -21,7 +21,6 @@ from aiohttp import (
 )
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 from typing_extensions import override
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -68,7 +67,11 @@ Headers = dict[str, str]
 """The headers that are read, by lower-case name."""
 
 
-class UnknownEncodingError(HttpProcessingError):
+class InvalidHttpError(Exception):
+    """What an upstream sent is no HTTP, or no answer to what was asked."""
+
+
+class UnknownEncodingError(InvalidHttpError):
     """An answer is compressed in a way that cannot be undone."""
 
 
@@ -78,7 +81,7 @@ class ResponseBody:
     Raises (on reading):
         ClientError: It broke off.
         TimeoutError: The upstream was silent for too long.
-        HttpProcessingError: What came is no HTTP.
+        InvalidHttpError: What came is no HTTP.
     """
 
     __slots__ = (
@@ -252,7 +255,7 @@ class UpstreamConnection(ResponseHandler):
         Raises:
             ClientError: The connection broke; `ServerDisconnectedError` when it was closed.
             TimeoutError: Nothing came in the time that was set.
-            HttpProcessingError: What came is no HTTP.
+            InvalidHttpError: What came is no HTTP.
         """
         transport = self.transport
         if transport is None:
@@ -356,7 +359,7 @@ class UpstreamConnection(ResponseHandler):
             self.start_timeout()
         if self._head is None and (self._body is None or self._body.is_complete):
             # It would be taken for the response to the next request.
-            self._fail(HttpProcessingError(message="a response without a request"))
+            self._fail(InvalidHttpError("a response without a request"))
             return
         self._bytes_since_body += len(data)
         try:
@@ -366,12 +369,12 @@ class UpstreamConnection(ResponseHandler):
             self._is_spoilt = True
         except httptools.HttpParserError as exc:
             cause = exc.__context__
-            broken = cause if isinstance(cause, HttpProcessingError) else None
-            self._fail(broken or HttpProcessingError(message="an answer that is no HTTP"))
+            broken = cause if isinstance(cause, InvalidHttpError) else None
+            self._fail(broken or InvalidHttpError("an answer that is no HTTP"))
             return
         if self._bytes_since_body > 2 * MAX_HEAD_BYTES:
             # The parser does not report a header or trailer without an end.
-            self._fail(HttpProcessingError(message=TOO_LONG))
+            self._fail(InvalidHttpError(TOO_LONG))
 
     @override
     def eof_received(self) -> None:
@@ -401,10 +404,10 @@ class UpstreamConnection(ResponseHandler):
         """Begin an answer; called by the parser, like all that follow.
 
         Raises:
-            HttpProcessingError: The one that was asked for came before it.
+            InvalidHttpError: The one that was asked for came before it.
         """
         if self._head is None or self._head.done():
-            raise HttpProcessingError(message="a response without a request")
+            raise InvalidHttpError("a response without a request")
         self._body = None
         self._head_bytes = 0
         self._has_body_until_end = False
@@ -415,14 +418,14 @@ class UpstreamConnection(ResponseHandler):
         """Take a header, or a trailer, which is none.
 
         Raises:
-            HttpProcessingError: There are too many, or they are too long.
+            InvalidHttpError: There are too many, or they are too long.
         """
         if self._body is not None:
             return
         self._field_count += 1
         self._head_bytes += len(name) + len(value)
         if self._field_count > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
-            raise HttpProcessingError(message=TOO_LONG)
+            raise InvalidHttpError(TOO_LONG)
         known = READ_HEADERS.get(name) or READ_HEADERS.get(name.lower())
         # Of several codings the last one is what frames the body.
         if known is not None and (known not in self._fields or known == TRANSFER_ENCODING):
@@ -447,7 +450,7 @@ class UpstreamConnection(ResponseHandler):
         elif encoding in INFLATABLE:
             body = InflatedResponseBody(self, encoding)
         else:
-            raise UnknownEncodingError(message="a response in an encoding that was not requested")
+            raise UnknownEncodingError("a response in an encoding that was not requested")
         self._body = body
         self._has_body_until_end = not (
             "content-length" in fields

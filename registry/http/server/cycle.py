@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from registry.web.transport import JoiningTransport
+from registry.http.server.transport import JoiningTransport
 
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """Characters that no header value may contain; as in uvicorn."""

@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
-from registry.web.connection import ConnectionLimits
+from registry.http.server.connection import ConnectionLimits
+from registry.http.server.server import Server
 from registry.web.middleware import RefuseWhileDraining
-from registry.web.server import Server
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""HTTP/1.1 to upstreams and other workers, over connections that aiohttp makes."""
