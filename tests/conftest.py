@@ -240,7 +240,7 @@ def view(
         ChangeStream(database, WATCHED),
         SnapshotSources(
             inventory=repositories.inventory,
-            servers=repositories.lookup,
+            servers=repositories.servers,
             tools=repositories.tools,
             features=repositories.features,
             acl=repositories.acl,

@@ -35,9 +35,9 @@ from registry.core.settings import Settings
 from registry.operations.rotation import survey
 from registry.processes.local.errors import LOCAL_DATABASE_STOPPED
 from registry.servers.credentials import CredentialVault
-from registry.servers.storage.lookup import ServerLookup
 from registry.servers.storage.lost_tools import LostTools
 from registry.servers.storage.orphaned_data import OrphanedServerData
+from registry.servers.storage.repository import ServerRepository
 from registry.servers.transport import environment_places, taken
 from registry.tokens.repository import TokenRepository
 from registry.tools.repository import ToolRepository
@@ -175,7 +175,7 @@ def _shape(index: Any) -> tuple[Any, ...]:
 async def _documents(database: Database, cipher: Cipher) -> DoctorFinding:
     """Report documents that cannot be read."""
     problems: list[str] = []
-    async for key, reasons in ServerLookup(database).unreadable():
+    async for key, reasons in ServerRepository(database).unreadable():
         problems.append(f"mcpservers/{key} ({'; '.join(reasons)})")
     async for key, reasons in ToolRepository(database, versions_kept=1).unreadable():
         problems.append(f"mcp_tools/{key} ({'; '.join(reasons)})")
@@ -257,7 +257,7 @@ async def _ciphertexts(database: Database, cipher: Cipher) -> DoctorFinding:
 async def _environment(database: Database, cipher: Cipher) -> DoctorFinding:
     """Report values into which jarvis-api would insert variables of its environment."""
     places: list[str] = []
-    vault, servers = CredentialVault(cipher), ServerLookup(database)
+    vault, servers = CredentialVault(cipher), ServerRepository(database)
     for ids in slices(await servers.ids_unchecked(), AT_ONCE):
         for server in await servers.by_ids_unchecked(ids):
             found = taken(server.config, partial(_text_of, vault, server.id))

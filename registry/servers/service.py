@@ -127,7 +127,7 @@ class ServerService:
         failures_until_error: int,
         admin_sees_private: bool,
     ) -> None:
-        self._lookup = repositories.lookup
+        self._servers = repositories.servers
         self._visible = repositories.visible
         self._inventory = repositories.inventory
         self._audit = repositories.audit
@@ -189,14 +189,14 @@ class ServerService:
 
     async def find_by_name(self, server_name: str, user: UserContext) -> ServerRecord | None:
         """Return the server of that name if *user* may see it."""
-        server = await self._lookup.by_name(server_name, user.tenants)
+        server = await self._servers.by_name(server_name, user.tenants)
         if server is None:
             return None
         return await self._visible.get(server.id, user, self._clock.now())
 
     async def find(self, reference: str, user: UserContext) -> ServerRecord | None:
         """Return the server of that id, name or gateway path if *user* may see it."""
-        found = await self._lookup.find(reference)
+        found = await self._servers.find(reference)
         if found is None:
             return None
         return await self._visible.get(found.id, user, self._clock.now())
@@ -474,9 +474,9 @@ class ServerService:
         if request.scope.is_shared:
             validate_admin(user, f"Registering a server with the scope {request.scope.value}")
         tenant_id = user.tenant_id
-        if await self._lookup.name_is_taken(request.server_name, tenant_id):
+        if await self._servers.name_is_taken(request.server_name, tenant_id):
             raise ServerExistsError("serverName", request.server_name)
-        if request.path is not None and await self._lookup.path_is_taken(request.path, tenant_id):
+        if request.path is not None and await self._servers.path_is_taken(request.path, tenant_id):
             raise PathTakenError(request.path)
         config, user_key = config_of(request, self._vault)
         # Values stored for a former server of this name are not for this one.
@@ -574,7 +574,7 @@ class ServerService:
         return confirm
 
     async def _require_deletable(self, server_id: str, user: UserContext) -> ServerRecord:
-        server = await self._lookup.get_unchecked(server_id)
+        server = await self._servers.get_unchecked(server_id)
         if server is None:
             raise ServerNotFoundError
         seen = await self._visible.get(server_id, user, self._clock.now())

@@ -11,7 +11,7 @@ from packages.database.errors import DatabaseUnavailable
 from packages.models.states import JobState, Trigger
 from registry.core.background_tasks import end_all
 from registry.core.clock import Clock
-from registry.servers.storage.lookup import ServerLookup
+from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.repository import UNREADABLE, JobRepository
 from registry.sync.runner import RENEWALS, SyncRunner
@@ -67,7 +67,7 @@ class BulkSync:
 
     def __init__(
         self,
-        servers: ServerLookup,
+        servers: ServerRepository,
         jobs: JobRepository,
         runner: SyncRunner,
         *,

@@ -75,18 +75,18 @@ class DescribedServers:
             DatabaseUnavailable: The database cannot be reached.
         """
         repositories = self._repositories
-        server = await repositories.lookup.get_unchecked(server_id)
+        server = await repositories.servers.get_unchecked(server_id)
         if server is None or not server.is_described_elsewhere:
             return NOTHING_CHANGED.tools
-        functions = await repositories.lookup.tool_functions(server_id)
+        functions = await repositories.servers.tool_functions(server_id)
         if await self._is_stored(server_id, _digest(server.server_name, functions)):
             return NOTHING_CHANGED.tools
 
         async def store(tx: Transaction) -> Changes:
-            server = await repositories.lookup.get_unchecked(server_id, tx)
+            server = await repositories.servers.get_unchecked(server_id, tx)
             if server is None or not server.is_described_elsewhere:
                 return NOTHING_CHANGED.tools
-            functions = await repositories.lookup.tool_functions(server_id, tx)
+            functions = await repositories.servers.tool_functions(server_id, tx)
             digest = _digest(server.server_name, functions)
             if await self._is_stored(server_id, digest, tx):
                 return NOTHING_CHANGED.tools

@@ -32,7 +32,7 @@ class EraProber:
         clock: Clock,
         failures_until_error: int,
     ) -> None:
-        self._lookup = repositories.lookup
+        self._servers = repositories.servers
         self._store = ServerStore(
             database, repositories, clock, failures_until_error=failures_until_error
         )
@@ -50,7 +50,7 @@ class EraProber:
             DiscoveryFailedError: The upstream cannot be reached or answered badly.
             DatabaseUnavailable: The result is not stored.
         """
-        server = await self._lookup.get_unchecked(server_id)
+        server = await self._servers.get_unchecked(server_id)
         if server is None or server.effective_status is ServerStatus.INACTIVE:
             return
         connection = self._reader.connection(server.id, server.config, {})

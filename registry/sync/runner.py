@@ -108,7 +108,7 @@ class SyncRunner:
         metrics: Metrics,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._lookup = repositories.lookup
+        self._servers = repositories.servers
         store = ServerStore(
             database, repositories, clock, failures_until_error=config.failures_until_error
         )
@@ -180,7 +180,7 @@ class SyncRunner:
             return await self._end(attempt, ending)
         for _ in range(WRITE_ATTEMPTS):
             server, attempt.server = attempt.server, None
-            server = server or await self._lookup.get_unchecked(job.owner_id)
+            server = server or await self._servers.get_unchecked(job.owner_id)
             gone = _cancel_reason(server)
             if server is None or gone is not None:
                 cancelled = Ending(JobState.CANCELLED, RunOutcome.CANCELLED, gone)

@@ -62,7 +62,6 @@ class SyncService:
     ) -> None:
         self._database = database
         self._servers = repositories.servers
-        self._lookup = repositories.lookup
         self._visible = repositories.visible
         self._audit = repositories.audit
         self._jobs = jobs
@@ -172,7 +171,7 @@ class SyncService:
         """
         call = delivery(headers, body)
         now = self._clock.now()
-        server = await self._lookup.get_unchecked(owner_id)
+        server = await self._servers.get_unchecked(owner_id)
         sealed = None if server is None else server.registry.get("webhook_secret")
         if server is None or not isinstance(sealed, str):
             require_genuine(call, DUMMY_SECRET, now)
@@ -233,7 +232,7 @@ class SyncService:
         return job
 
     async def _is_gone(self, job: SyncJobRecord) -> bool:
-        return await self._lookup.facts_unchecked(job.owner_id) is None
+        return await self._servers.facts_unchecked(job.owner_id) is None
 
     async def _require_editable(self, owner_id: str, user: UserContext) -> ServerRecord:
         server = await self._visible.get(owner_id, user, self._clock.now(), whole=False)

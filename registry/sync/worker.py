@@ -11,7 +11,6 @@ from packages.database.errors import DatabaseUnavailable
 from packages.models.states import Trigger
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
-from registry.servers.storage.lookup import ServerLookup
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.sync.repository import JobRepository
@@ -118,7 +117,6 @@ class SyncWorker:
         self,
         jobs: JobRepository,
         servers: ServerRepository,
-        lookup: ServerLookup,
         runner: SyncRunner,
         announcements: Announcements,
         config: SyncWorkerConfig,
@@ -129,7 +127,6 @@ class SyncWorker:
     ) -> None:
         self._jobs = jobs
         self._servers = servers
-        self._lookup = lookup
         self._runner = runner
         self._announcements = announcements
         self._config = config
@@ -167,7 +164,7 @@ class SyncWorker:
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
         await self._take_announcements()
-        for server in await self._lookup.due_for_sync(self._clock.now(), SCHEDULED_AT_ONCE):
+        for server in await self._servers.due_for_sync(self._clock.now(), SCHEDULED_AT_ONCE):
             try:
                 await self._schedule(server)
             except DatabaseUnavailable:
@@ -220,7 +217,7 @@ class SyncWorker:
                 log.exception("sync_not_scheduled", server_id=server_id)
 
     async def _announced(self, server_id: str) -> None:
-        server = await self._lookup.facts_unchecked(server_id)
+        server = await self._servers.facts_unchecked(server_id)
         if server is None or server.effective_status is ServerStatus.INACTIVE:
             return
         asked = SyncRequest(Trigger.NOTIFICATION)

@@ -51,7 +51,7 @@ async def sync_round(settings: Settings, concurrency: int) -> AsyncIterator[Bulk
             metrics=metrics,
         )
         yield BulkSync(
-            storage.repositories.lookup,
+            storage.repositories.servers,
             sync.jobs,
             sync.runner,
             name=process_name(),

@@ -206,7 +206,7 @@ async def command_services(
 async def _read_lists(repositories: ServerRepositories, clock: Clock, *, with_tools: bool) -> None:
     from registry.servers.storage.inventory import InventorySources  # noqa: PLC0415
 
-    sources = InventorySources(repositories.lookup, repositories.tools, repositories.acl)
+    sources = InventorySources(repositories.servers, repositories.tools, repositories.acl)
     began_at = clock.monotonic()
     servers = await sources.read(clock.now(), with_tools=with_tools)
     repositories.inventory.replace_all(servers)

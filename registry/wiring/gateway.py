@@ -88,7 +88,7 @@ def build_view(  # noqa: PLR0913 - collaborators
         feed,
         SnapshotSources(
             inventory=repositories.inventory,
-            servers=repositories.lookup,
+            servers=repositories.servers,
             tools=repositories.tools,
             features=repositories.features,
             acl=repositories.acl,

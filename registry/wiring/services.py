@@ -113,9 +113,7 @@ def build_policies(
         storage.database,
         PolicyStore(
             repositories.policies,
-            PolicyServerReader(
-                storage.database, repositories.lookup, repositories.visible, repositories.servers
-            ),
+            PolicyServerReader(repositories.servers, repositories.visible),
             repositories.tools,
             repositories.acl,
             directory,

@@ -17,9 +17,8 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.prompts_and_resources.repository import FeatureRepository
-from registry.servers.storage.indexes import INDEXES as SERVER_INDEXES
 from registry.servers.storage.inventory import Inventory
-from registry.servers.storage.lookup import ServerLookup
+from registry.servers.storage.repository import INDEXES as SERVER_INDEXES
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.storage.store import ServerRepositories
 from registry.servers.storage.version_repository import ServerVersionRepository
@@ -94,12 +93,12 @@ def build_repositories(
     acl = AclRepository(database)
     inventory = Inventory(clock, max_staleness_seconds=settings.gateway_max_staleness_seconds)
     tools = ToolRepository(database, versions_kept=settings.tool_versions_kept)
+    servers = ServerRepository(database)
     return ServerRepositories(
-        servers=ServerRepository(database),
-        lookup=ServerLookup(database),
+        servers=servers,
         inventory=inventory,
         visible=VisibleServers(
-            database, acl, inventory, tools, admin_sees_private=settings.admin_sees_private
+            servers, acl, inventory, tools, admin_sees_private=settings.admin_sees_private
         ),
         versions=ServerVersionRepository(database, cipher, kept=settings.server_versions_kept),
         tools=tools,

@@ -65,7 +65,6 @@ def build_sync(
     worker = SyncWorker(
         jobs,
         repositories.servers,
-        repositories.lookup,
         runner,
         announcements,
         SyncWorkerConfig(

@@ -201,7 +201,7 @@ async def test_a_list_shows_what_the_decision_allows_and_a_query_finds(
     await filled(database, chance, clock)
     acl = AclRepository(database)
     visible = VisibleServers(
-        database,
+        repositories.servers,
         acl,
         repositories.inventory,
         repositories.tools,

@@ -21,7 +21,6 @@ from packages.database.client import Database
 from packages.models.states import Trigger
 from registry.access.repository import AclRepository
 from registry.core.clock import SystemClock
-from registry.servers.storage.lookup import ServerLookup
 from registry.servers.storage.repository import ServerRepository
 from registry.sync.repository import JobRepository
 from registry.sync.values import SyncRequest
@@ -86,7 +85,7 @@ async def recur(database: Database, clock: SystemClock) -> None:
     await acl.grants_of([OWNER], now)
     server = {"_id": ObjectId(OWNER), "serverName": "sums", "status": "active"}
     await database.collection("mcpservers").insert_one(server)
-    await ServerLookup(database).due_for_sync(now, 10)
+    await ServerRepository(database).due_for_sync(now, 10)
     assert await ServerRepository(database).note_connected(OWNER, now, quiet_since=now)
     await FamilyRepository(database).find_by_token("some")
     assert claimed.id == job.id

@@ -103,7 +103,7 @@ def replicas(database: Database, settings: Settings, cipher: Cipher) -> Replicas
             ChangeStream(database, WATCHED),
             SnapshotSources(
                 inventory=repositories.inventory,
-                servers=repositories.lookup,
+                servers=repositories.servers,
                 tools=repositories.tools,
                 features=repositories.features,
                 acl=repositories.acl,

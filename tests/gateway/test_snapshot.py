@@ -118,7 +118,7 @@ def snapshot(
         ChangeStream(database, WATCHED),
         SnapshotSources(
             inventory=repositories.inventory,
-            servers=repositories.lookup,
+            servers=repositories.servers,
             tools=repositories.tools,
             features=repositories.features,
             acl=repositories.acl,

@@ -204,7 +204,7 @@ async def test_documents_that_are_no_servers_are_named_in_the_log(
     )
 
     with capture_logs() as logs:
-        await repositories.lookup.warn_of_odd_ids()
+        await repositories.servers.warn_of_odd_ids()
 
     assert sorted(entry["server_id"] for entry in logs) == ["Code('x', None)", "a text"]
-    assert await repositories.lookup.ids_unchecked() == [str(KEY)]
+    assert await repositories.servers.ids_unchecked() == [str(KEY)]

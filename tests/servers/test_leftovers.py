@@ -102,7 +102,7 @@ async def test_what_is_left_of_a_server_goes_when_its_deletion_is_heard_of(
     await servers.toggle(kept, alice, enabled=False)
     sources = SnapshotSources(
         repositories.inventory,
-        repositories.lookup,
+        repositories.servers,
         repositories.tools,
         repositories.features,
         repositories.acl,

@@ -155,7 +155,7 @@ async def test_whoever_reads_one_server_is_told_when_it_was_read(
     refreshed = (await servers.refresh(server.id, alice)).server
 
     alone = await servers.get(server.id, alice)
-    unchecked = await repositories.lookup.get_unchecked(server.id)
+    unchecked = await repositories.servers.get_unchecked(server.id)
 
     assert unchecked is not None
     assert alone.last_connected == unchecked.last_connected == refreshed.last_connected

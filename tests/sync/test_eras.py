@@ -95,7 +95,7 @@ class Parts:
 
     async def stored(self, server_id: str) -> tuple[object, object]:
         """Return the stored eras and version."""
-        server = await self.repositories.lookup.get_unchecked(server_id)
+        server = await self.repositories.servers.get_unchecked(server_id)
         assert server is not None
         return server.registry["eras"], server.registry["protocol_version"]
 

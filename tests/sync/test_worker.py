@@ -124,7 +124,6 @@ class Parts:
         return SyncWorker(
             self.jobs,
             self.repositories.servers,
-            self.repositories.lookup,
             self.runner(),
             self.announcements,
             SyncWorkerConfig(name, concurrency, 0.05, LEASE_SECONDS),
@@ -135,7 +134,7 @@ class Parts:
     def round(self, name: str, *, concurrency: int) -> BulkSync:
         """Return what has many servers read for a command."""
         return BulkSync(
-            self.repositories.lookup,
+            self.repositories.servers,
             self.jobs,
             self.runner(),
             name=name,
@@ -454,7 +453,7 @@ async def test_failures_are_tried_again_until_the_job_is_dead(parts: Parts) -> N
     dead = await parts.job(job.id, JobState.DEAD)
     await end(task)
 
-    server = await parts.repositories.lookup.get_unchecked(server_id)
+    server = await parts.repositories.servers.get_unchecked(server_id)
     assert server is not None
     assert (dead.attempts, dead.error, dead.due_at) == (3, "It is away.", None)
     assert [run.attempt for run in await parts.jobs.runs(job.id)] == [3, 2, 1]
@@ -610,7 +609,7 @@ async def test_that_all_tools_are_gone_is_believed_at_the_second_look(
         served.append(len(await parts.repositories.tools.served(server_id)))
         await parts.clock.sleep(0.01)
 
-    server = await parts.repositories.lookup.get_unchecked(server_id)
+    server = await parts.repositories.servers.get_unchecked(server_id)
 
     assert told == [JobState.RETRYING, JobState.SUCCEEDED]
     assert served == [1, 0]

@@ -45,7 +45,7 @@ from registry.servers.storage.inventory import (
     listed_tool,
     owner_words,
 )
-from registry.servers.storage.lookup import ServerLookup
+from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import Era, ServerRecord, ServerStatus, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tools.documents import is_object_text
@@ -82,7 +82,7 @@ class SnapshotSources:
     """
 
     inventory: Inventory
-    servers: ServerLookup
+    servers: ServerRepository
     tools: ToolRepository
     features: FeatureRepository
     acl: AclRepository

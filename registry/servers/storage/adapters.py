@@ -2,11 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bson import ObjectId
-
-from packages.database.client import Database, Transaction
-from packages.database.errors import translates_driver_errors
-from packages.models import MCPServer
+from packages.database.client import Transaction
 from registry.access.policies.ports import PolicyServer, ServerPath
 from registry.auth.identity import Tenants, UserContext
 from registry.connections.values import VisibleServer
@@ -14,43 +10,32 @@ from registry.core.clock import Clock
 from registry.core.json import JsonObject
 from registry.servers.errors import ServerNotFoundError
 from registry.servers.naming import slug_of
-from registry.servers.storage.documents import RECORD, record_of
 from registry.servers.storage.inventory import seen
-from registry.servers.storage.lookup import ServerLookup
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.storage.visible import VisibleServers
 from registry.servers.values import ServerRecord
 
 
-@translates_driver_errors
 class PolicyServerReader:
     """Implements `policies.ports.Owners`."""
 
-    def __init__(
-        self,
-        database: Database,
-        lookup: ServerLookup,
-        visible: VisibleServers,
-        repository: ServerRepository,
-    ) -> None:
-        self._servers = database.collection(MCPServer.Settings.name)
-        self._lookup = lookup
+    def __init__(self, servers: ServerRepository, visible: VisibleServers) -> None:
+        self._servers = servers
         self._visible = visible
-        self._repository = repository
 
     async def policy_owner(self, owner_id: str) -> PolicyServer | None:
         """Return the facts of a server for policies. No access check."""
-        found = await self._servers.find_one({"_id": ObjectId(owner_id)}, RECORD)
-        return None if found is None else _owner(record_of(found))
+        server = await self._servers.record_unchecked(owner_id)
+        return None if server is None else _owner(server)
 
     async def policy_owner_at(self, path: str, tenant_id: str | None) -> PolicyServer | None:
         """Return the facts of the server at a gateway path of a tenant. No access check."""
-        server = await self._lookup.at_path(path, Tenants(tenant_id))
+        server = await self._servers.at_path(path, Tenants(tenant_id))
         return None if server is None else _owner(server)
 
     async def held_policy_owner(self, owner_id: str, tx: Transaction) -> PolicyServer | None:
         """Return the facts of a server, locked against concurrent changes until *tx* ends."""
-        server = await self._repository.touch(owner_id, tx)
+        server = await self._servers.touch(owner_id, tx)
         return None if server is None else _owner(server)
 
     def sees_everything(self, user: UserContext) -> bool:
@@ -67,7 +52,7 @@ class PolicyServerReader:
 
     async def tool_functions(self, server_id: str) -> JsonObject:
         """Return the tools of a server as the other application describes them."""
-        return await self._lookup.tool_functions(server_id)
+        return await self._servers.tool_functions(server_id)
 
 
 def _owner(server: ServerRecord) -> PolicyServer:

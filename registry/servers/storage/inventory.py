@@ -23,7 +23,7 @@ from registry.core.search import joined, searchable
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import ListsOutdatedError
 from registry.servers.naming import slug_of
-from registry.servers.storage.lookup import ServerLookup
+from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import (
     UNKNOWN_SCOPE,
     ServerCounts,
@@ -165,7 +165,7 @@ def seen(server: ServerRecord) -> VisibleServer:
 class InventorySources:
     """Source of an inventory for a process that follows no changes."""
 
-    servers: ServerLookup
+    servers: ServerRepository
     tools: ToolRepository
     acl: AclRepository
 

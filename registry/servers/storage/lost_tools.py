@@ -41,8 +41,8 @@ class LostTools:
         """
         repositories = self._repositories
         found: list[str] = []
-        for ids in slices(await repositories.lookup.ids_unchecked(), SERVERS_AT_ONCE):
-            for server in await repositories.lookup.by_ids_unchecked(ids):
+        for ids in slices(await repositories.servers.ids_unchecked(), SERVERS_AT_ONCE):
+            for server in await repositories.servers.by_ids_unchecked(ids):
                 if not _names_tools(server) or await repositories.tools.has_rows(server.id):
                     continue
                 found.append(server.id)
@@ -67,7 +67,7 @@ class LostTools:
                 return 0
             if await repositories.tools.has_rows(server_id, tx):
                 return 0
-            functions = await repositories.lookup.tool_functions(server_id, tx)
+            functions = await repositories.servers.tool_functions(server_id, tx)
             snapshot = restore(functions, server.server_name)
             if not snapshot.tools:
                 return 0

@@ -72,7 +72,7 @@ class OrphanedServerData:
         if every:
             left |= await repositories.tools.owner_ids() | await repositories.features.owner_ids()
         # Read afterwards: servers that were registered since are found.
-        return sorted(left - set(await repositories.lookup.ids_unchecked()))
+        return sorted(left - set(await repositories.servers.ids_unchecked()))
 
     async def remove(self, server_id: str) -> bool:
         """Remove the orphaned data of a server, unless it exists; return whether there was any.
@@ -85,11 +85,11 @@ class OrphanedServerData:
         repositories = self._repositories
 
         # Checked without a transaction first: most notified servers are only turned off.
-        if await repositories.lookup.facts_unchecked(server_id) is not None:
+        if await repositories.servers.facts_unchecked(server_id) is not None:
             return False
 
         async def remove(tx: Transaction) -> bool:
-            if await repositories.lookup.facts_unchecked(server_id, tx) is not None:
+            if await repositories.servers.facts_unchecked(server_id, tx) is not None:
                 return False
             removed = [
                 await repositories.servers.forget_reading(server_id, tx),
@@ -126,7 +126,7 @@ class OrphanedServerData:
 
     async def _sweep(self) -> None:
         left = await self.find()
-        if len(left) > FEW and len(left) > len(await self._repositories.lookup.ids_unchecked()):
+        if len(left) > FEW and len(left) > len(await self._repositories.servers.ids_unchecked()):
             # It is more likely that a restored database is incomplete.
             log.warning("orphaned_data_removal_skipped", servers=len(left))
             return

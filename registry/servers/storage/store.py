@@ -37,7 +37,6 @@ from registry.servers.discovery_changes import (
 )
 from registry.servers.storage.documents import new_record
 from registry.servers.storage.inventory import Inventory
-from registry.servers.storage.lookup import ServerLookup
 from registry.servers.storage.records import server_changes
 from registry.servers.storage.registry_sync import (
     NOTHING_CHANGED,
@@ -69,14 +68,12 @@ class ServerRepositories:
     """The collections that an operation on a server uses.
 
     Attributes:
-        servers: Writes servers.
-        lookup: Reads them without an access check.
+        servers: Reads and writes servers, without an access check.
         inventory: Holds them in memory, as far as lists need them.
         visible: Reads what a caller may see of them.
     """
 
     servers: ServerRepository
-    lookup: ServerLookup
     inventory: Inventory
     visible: VisibleServers
     versions: ServerVersionRepository
@@ -179,7 +176,6 @@ class ServerStore:
         self._failures_until_error = failures_until_error
         self._database = database
         self._servers = repositories.servers
-        self._lookup = repositories.lookup
         self._versions = repositories.versions
         self._tools = repositories.tools
         self._features = repositories.features
@@ -443,7 +439,7 @@ class ServerStore:
             return True
         if "config.toolFunctions" not in writes:
             return False
-        return functions_differ(await self._lookup.tool_functions(server.id, tx), writes)
+        return functions_differ(await self._servers.tool_functions(server.id, tx), writes)
 
     async def _versioned(
         self,

@@ -8,11 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from bson import ObjectId
-
-from packages.database.client import Database, Doc, Transaction
-from packages.database.errors import translates_driver_errors
-from packages.models import MCPServer
+from packages.database.client import Transaction
 from registry.access.policy import (
     VIEW_BIT,
     Grants,
@@ -25,15 +21,9 @@ from registry.auth.identity import UserContext
 from registry.core.json import members
 from registry.core.paging import Page, PageRequest
 from registry.core.search import best_first, words_of
-from registry.servers.storage.documents import (
-    FUNCTIONS,
-    RECORD,
-    SEEN_FIELDS,
-    record_of,
-    records_of,
-)
+from registry.servers.storage.documents import FUNCTIONS
 from registry.servers.storage.inventory import Inventory, ListedServer
-from registry.servers.storage.sync_states import SyncStateRepository
+from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import (
     UNKNOWN_SCOPE,
     DescribedTools,
@@ -46,7 +36,6 @@ from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
 
 
-@translates_driver_errors
 class VisibleServers:
     """The servers that a caller may see, and the caller's rights on them.
 
@@ -56,15 +45,14 @@ class VisibleServers:
 
     def __init__(
         self,
-        database: Database,
+        servers: ServerRepository,
         acl: AclRepository,
         inventory: Inventory,
         tools: ToolRepository,
         *,
         admin_sees_private: bool,
     ) -> None:
-        self._servers = database.collection(MCPServer.Settings.name)
-        self._states = SyncStateRepository(database)
+        self._servers = servers
         self._acl = acl
         self._inventory = inventory
         self._tools = tools
@@ -82,9 +70,9 @@ class VisibleServers:
         """
         found = _narrowed(self.listed(user), narrowed)
         chosen = found[page.offset : page.offset + page.per_page]
-        query = {"_id": {"$in": [ObjectId(server.id) for server in chosen]}}
-        rows = await self._servers.find(query, RECORD).to_list() if chosen else []
-        records = {record.id: record for record in records_of(rows)}
+        ids = [server.id for server in chosen]
+        rows = await self._servers.by_ids_unchecked(ids) if ids else []
+        records = {record.id: record for record in rows}
         # Decided again: the server may have changed since, or been removed.
         seen = [
             self._judged(_described(records[server.id], server), user, server.facts.grants)
@@ -129,10 +117,11 @@ class VisibleServers:
             now: The current time, for entries that expire.
             whole: With its tool functions, which may be megabytes.
         """
-        server = await self._one(server_id, None if whole else RECORD, user, now)
+        found = await self._servers.record_unchecked(server_id, whole=whole)
+        server = await self._if_visible(found, user, now)
         if server is None:
             return None
-        server = await self._states.one(server)
+        server = await self._servers.with_state(server)
         return (
             await self._with_tools(server) if whole and server.is_described_elsewhere else server
         )
@@ -154,7 +143,7 @@ class VisibleServers:
 
     async def seen(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
         """Return a server that *user* may see, with only `SEEN_FIELDS`, or None."""
-        return await self._one(server_id, SEEN_FIELDS, user, now)
+        return await self._if_visible(await self._servers.facts_unchecked(server_id), user, now)
 
     async def bits(
         self, server: ServerRecord, user: UserContext, now: datetime, tx: Transaction
@@ -163,14 +152,12 @@ class VisibleServers:
         grants = (await self._acl.grants_of([server.id], now, tx)).get(server.id, [])
         return self._judged(server, user, Grants.of(grants, server.tenant_id)).bits
 
-    async def _one(
-        self, server_id: str, fields: Doc | None, user: UserContext, now: datetime
+    async def _if_visible(
+        self, record: ServerRecord | None, user: UserContext, now: datetime
     ) -> ServerRecord | None:
-        document = await self._servers.find_one({"_id": ObjectId(server_id)}, fields)
-        if document is None:
+        if record is None:
             return None
-        grants = (await self._acl.grants_of([server_id], now)).get(server_id, [])
-        record = record_of(document)
+        grants = (await self._acl.grants_of([record.id], now)).get(record.id, [])
         judged = self._judged(record, user, Grants.of(grants, record.tenant_id))
         return judged if judged.bits & VIEW_BIT else None
 
