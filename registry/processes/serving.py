@@ -23,11 +23,9 @@ from registry.core.logs import configure_logging
 from registry.core.settings import Settings, SettingsError, load_settings
 from registry.http.server.connection import ConnectionLimits
 from registry.http.server.server import Server
-from registry.processes.listeners import listening
 from registry.processes.local.home import KeyFiles, LocalHome, settings_overrides, write_private
 from registry.processes.parent_channel import DRAINING, READY, WorkerEnd
-from registry.processes.supervisor import Supervisor
-from registry.processes.worker_config import WorkerConfig
+from registry.processes.supervisor import Supervisor, WorkerConfig, listening
 from registry.workers.runtime_directory import runtime_directory
 
 if TYPE_CHECKING:

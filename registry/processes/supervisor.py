@@ -2,25 +2,27 @@
 
 It serves no requests itself. It holds the listening sockets, so that waiting connections survive a
 worker's death, and sends those connections to other workers until the worker is restarted.
+Each worker has a socket of its own on the port; the system spreads connections over them evenly,
+docs/decisions/0009-workers.md has the figures.
 """
 
 import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import orjson
 import structlog
 
 from registry.core.clock import Clock
-from registry.processes.listeners import SPREADS
 from registry.processes.parent_channel import DRAINING, READY, ParentEnd
-from registry.processes.worker_config import WorkerConfig
 from registry.workers.metric_totals import record_stopped_worker
-from registry.workers.runtime_directory import new_worker_id
+from registry.workers.runtime_directory import RuntimeDirectory, new_worker_id
 
 log = structlog.get_logger()
 
@@ -37,8 +39,54 @@ FORCED_EXIT_SECONDS = 3.0
 """The same after a second signal."""
 
 
+BACKLOG = 2048
+"""Connections that may wait to be accepted, also before a worker serves."""
+
+SPREADS = sys.platform == "linux"
+"""Whether the system spreads connections over sockets of one port. Elsewhere all share one."""
+
+
 class StartFailedError(Exception):
     """The first worker exited before it was ready. It has logged the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """One worker's configuration, passed on its command line. Holds no secret.
+
+    Attributes:
+        worker: Its id.
+        slot: Its number among the workers.
+        folder: The runtime directory of all workers.
+        listener: File descriptor of the socket it listens on.
+        channel: File descriptor of its end of the control channel.
+        port: The port it listens on; the setting may be 0.
+        workers: The number of workers.
+        local_home: The home folder, in local mode.
+    """
+
+    worker: str
+    slot: int
+    folder: str
+    listener: int
+    channel: int
+    port: int
+    workers: int
+    local_home: str | None
+
+    @property
+    def directory(self) -> RuntimeDirectory:
+        """Return this worker's view of the runtime directory."""
+        return RuntimeDirectory(Path(self.folder), self.worker, self.slot)
+
+    def text(self) -> str:
+        """Serialize to one command line argument."""
+        return orjson.dumps(asdict(self)).decode()
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Parse such an argument."""
+        return cls(**orjson.loads(text))
 
 
 class Slot:
@@ -251,3 +299,39 @@ async def _first(
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         process.send_signal(number)
+
+
+@contextmanager
+def listening(host: str, port: int, count: int) -> Iterator[list[socket.socket]]:
+    """Listen on a port, with as many sockets as there are workers.
+
+    Raises:
+        OSError: The port is taken, or there is no such address.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with ExitStack() as stack:
+        first = stack.enter_context(socket.socket(family, kind))
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Without SO_REUSEPORT, so that binding fails if another process listens on the port.
+        first.bind(address)
+        listeners = [first]
+        if count > 1 and SPREADS:
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listeners += [
+                stack.enter_context(_beside(family, kind, first.getsockname()))
+                for _ in range(count - 1)
+            ]
+        for listener in listeners:
+            # A port that is only bound can still be taken by another process that listens.
+            listener.listen(BACKLOG)
+        yield listeners if SPREADS else listeners * count
+
+
+def _beside(family: int, kind: int, address: object) -> socket.socket:
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)  # type: ignore[arg-type]  # as its kind of socket names it
+    return listener

@@ -11,11 +11,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from typing_extensions import override
 
 from registry.core.metrics import Metrics
-from registry.workers.metric_sums import GAUGES, Aggregation, MetricFamily, packed, total, unpacked
 from registry.workers.metric_totals import (
+    GAUGES,
+    Aggregation,
+    MetricFamily,
     MetricTotals,
+    packed,
     record_stopped_worker,
     stopped_worker_counts,
+    total,
+    unpacked,
 )
 from registry.workers.peers import WorkerPeers
 from registry.workers.runtime_directory import RuntimeDirectory, runtime_directory

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from registry.processes.listeners import listening
+from registry.processes.supervisor import listening
 
 HOST = "127.0.0.1"
 
