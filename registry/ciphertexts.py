@@ -21,9 +21,9 @@ from registry.servers.credentials import is_plaintext, is_secret_header, is_stor
 from registry.servers.storage.version_repository import SEALED
 from registry.tokens.values import STORED_TYPES
 
-LOOKED_AT = 20
-TELLING = 3
-"""Unreadable values, without a readable one, from which on the keys count as wrong."""
+MAX_CHECKED = 20
+MIN_UNREADABLE = 3
+"""If at least this many values are unreadable and none is readable, the keys count as wrong."""
 
 HEADERS = "config.headers"
 WEBHOOK_SECRET = "registry.webhook_secret"  # noqa: S105 - the name of a field
@@ -86,9 +86,9 @@ async def require_matching_keys(database: Database, cipher: Cipher) -> None:
                 unreadable += 1
             else:
                 return
-            if unreadable >= LOOKED_AT:
+            if unreadable >= MAX_CHECKED:
                 break
-    if unreadable >= TELLING:
+    if unreadable >= MIN_UNREADABLE:
         problem = f"none of {unreadable} stored credentials can be decrypted with these"
         raise SettingsError([f"CREDS_KEY, CREDS_IV: {problem}"])
 

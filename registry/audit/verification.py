@@ -91,7 +91,7 @@ class AuditVerifier:
             expected: Number and hash of a seal as noted elsewhere; it must still be there.
 
         Raises:
-            DatabaseUnavailable: Nothing can be said.
+            DatabaseUnavailable: The records cannot be read.
         """
         report = AuditReport()
         sealed, sealed_at = await self._verify_seals(report, expected)

@@ -21,8 +21,8 @@ def clear_body(scope: MutableMapping[str, Any]) -> None:
 
 def body_of(scope: MutableMapping[str, Any]) -> bytes | None:
     """Return the whole body of this request, if it arrived at once and the server is ours."""
-    given: tuple[int, bytes] | None = scope.get(_WHOLE_BODY)
-    return given[1] if given is not None and given[0] == id(scope) else None
+    whole: tuple[int, bytes] | None = scope.get(_WHOLE_BODY)
+    return whole[1] if whole is not None and whole[0] == id(scope) else None
 
 
 def declares_more(length: str, most: int) -> bool:

@@ -139,8 +139,8 @@ async def revoke_token(request: Request, user: Writer, body: TokenRevoke) -> Res
     Users revoke their own, administrators those of all users.
     """
     revoked = await _sessions(request).revoke(body, user)
-    given = body.model_dump(exclude_none=True, exclude={"unrecorded"})
-    return JsonAnswer({"revoked": True, "already_revoked": revoked.already, **given})
+    body_members = body.model_dump(exclude_none=True, exclude={"unrecorded"})
+    return JsonAnswer({"revoked": True, "already_revoked": revoked.already, **body_members})
 
 
 @router.post(

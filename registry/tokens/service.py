@@ -330,14 +330,14 @@ class TokenService:
         event = AuditEvent(action, EntityType.TOKEN, subject.token_id, changes)
         await self._audit.record(user, event, tx)
 
-    def _expiry(self, field: str, given: datetime | None, now: datetime) -> datetime:
-        if given is None:
+    def _expiry(self, field: str, requested: datetime | None, now: datetime) -> datetime:
+        if requested is None:
             return now + DEFAULT_LIFETIME
-        if given.year >= LATEST_YEAR:
+        if requested.year >= LATEST_YEAR:
             raise ValidationFailedError(field, f"must lie before the year {LATEST_YEAR}")
-        if given <= now:
+        if requested <= now:
             raise ValidationFailedError(field, "must lie in the future")
-        moment = given.astimezone(UTC)
+        moment = requested.astimezone(UTC)
         return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
     @asynccontextmanager

@@ -40,7 +40,7 @@ class ReadingLimits:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamReading:
-    """What an upstream said.
+    """What was read of an upstream.
 
     Attributes:
         tools: Tool objects as they came, in the upstream's order, unchecked.

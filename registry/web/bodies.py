@@ -159,9 +159,9 @@ def _may_repeat(annotation: object) -> bool:
     return any(_may_repeat(inner) for inner in get_args(annotation))
 
 
-def _refused(given: QueryParams, parameters: Mapping[str, bool]) -> list[dict[str, object]]:
+def _refused(query: QueryParams, parameters: Mapping[str, bool]) -> list[dict[str, object]]:
     """Return the problems of query parameter names, in the form of validation errors."""
-    times = Counter(name for name, _ in given.multi_items())
+    times = Counter(name for name, _ in query.multi_items())
     unknown = [_extra("query", name) for name in times if name not in parameters]
     twice: list[dict[str, object]] = [
         {"type": "value_error", "loc": ("query", name), "msg": "is given more than once"}

@@ -67,8 +67,8 @@ def document_module(published: Published, schema: Schema, baseline: Schema | Non
         properties = completed(properties, more)
         clocked |= clocks
     annotated = completing if completing is not None else schema
-    given = annotated.get("required", [])
-    defaulted = {name for name in given if "default" in properties.get(name, {})}
+    listed = annotated.get("required", [])
+    defaulted = {name for name in listed if "default" in properties.get(name, {})}
     # A document without the essential fields would be useless to both applications. A field that
     # is required and has a default is never null, yet may be missing.
     required = sorted(published.essential | defaulted)

@@ -272,12 +272,14 @@ def record_of(value_type: str, target: Schema) -> Schema:
 
     The tool writes records as closed and empty objects; what they hold is only in their name.
     """
-    given = target.get("additionalProperties")
+    additional = target.get("additionalProperties")
     if value_type in {"string", "boolean"}:
         return {"type": "object", "additionalProperties": {"type": value_type}}
     if value_type == "number":
         return {"type": "object", "additionalProperties": NUMBER}
-    return {**OPEN_OBJECT, "additionalProperties": given} if given is True else OPEN_OBJECT
+    return (
+        {**OPEN_OBJECT, "additionalProperties": additional} if additional is True else OPEN_OBJECT
+    )
 
 
 def description(node: Schema) -> str:

@@ -78,13 +78,13 @@ def _fetched(source: SchemaSource, report: Report) -> dict[str, bytes]:
     place = source.place
     is_folder = place is not None and "://" not in place
     if place is not None and is_folder:
-        given, offered = _from_folder(Path(place), source.version)
+        contents, offered = _from_folder(Path(place), source.version)
     else:
-        given, offered = _from_release(source)
-    sums = given.pop(pins.SUMS, None)
+        contents, offered = _from_release(source)
+    sums = contents.pop(pins.SUMS, None)
     if sums is not None:
         listed = pins.listed_sums(sums, source.version)
-        pins.require_sums(given, listed, source.version)
+        pins.require_sums(contents, listed, source.version)
         offered |= listed.keys()
     elif not is_folder:
         report(f"{source.version} has no {pins.SUMS}, so its files are checked by https alone")
@@ -95,8 +95,10 @@ def _fetched(source: SchemaSource, report: Report) -> dict[str, bytes]:
             "packages/models/generator/releases.py lists those that it does"
         )
     if is_folder and source.is_said:
-        return {name: labelled(name, content, source.version) for name, content in given.items()}
-    return given
+        return {
+            name: labelled(name, content, source.version) for name, content in contents.items()
+        }
+    return contents
 
 
 def _from_release(source: SchemaSource) -> tuple[dict[str, bytes], set[str]]:

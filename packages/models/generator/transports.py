@@ -113,8 +113,8 @@ def _variant(file: str, shapes: Shapes, node: object) -> Variant:
     own["type"] = {**kind, "default": kinds[0]} if len(kinds) == 1 else kind
     if name in URL_PATTERNS and "url" in own:
         own["url"] = {**own["url"], "pattern": URL_PATTERNS[name]}
-    given = flat.get("required", [])
-    required = frozenset(key for key in given if key in own) | {"type"}
+    listed = flat.get("required", [])
+    required = frozenset(key for key in listed if key in own) | {"type"}
     return Variant(name, kinds, own, required)
 
 

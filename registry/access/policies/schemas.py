@@ -184,9 +184,9 @@ class PolicyCreate(_Body):
     subjects: SubjectsBody
 
     def change(self) -> PolicyChange:
-        """Return what is said."""
+        """Return the requested change."""
         return PolicyChange(
-            given=frozenset(PolicyCreate.model_fields),
+            members=frozenset(PolicyCreate.model_fields),
             name=self.name,
             description=self.description,
             effect=self.effect,
@@ -217,9 +217,9 @@ class PolicyUpdate(_Body):
         return self
 
     def change(self) -> PolicyChange:
-        """Return what is said."""
+        """Return the requested change."""
         return PolicyChange(
-            given=frozenset(self.model_fields_set),
+            members=frozenset(self.model_fields_set),
             name=self.name,
             description=self.description,
             effect=self.effect,

@@ -244,9 +244,9 @@ class PolicyService:
             PolicyExistsError: The name is taken.
         """
         seen = await self._require(policy_id, user)
-        if "subjects" in change.given:
+        if "subjects" in change.members:
             # Subjects that it named before may stay, although they are gone.
-            target = change.target if "target" in change.given else seen.policy.target
+            target = change.target if "target" in change.members else seen.policy.target
             tenants = await self._named(target.owner_id, user)
             await self._require_known(change.subjects, seen.policy.subjects, tenants)
 
@@ -579,13 +579,13 @@ def _changed(record: PolicyRecord, change: PolicyChange) -> PolicyRecord:
     policy = record.policy
 
     def chosen(name: str, before: object) -> object:
-        return getattr(change, name) if name in change.given else before
+        return getattr(change, name) if name in change.members else before
 
     fields = {
         name: chosen(name, getattr(policy, name))
         for name in ("name", "effect", "is_enabled", "target", "subjects")
     }
-    description = change.description if "description" in change.given else record.description
+    description = change.description if "description" in change.members else record.description
     return replace(
         record,
         policy=replace(policy, **fields),  # type: ignore[arg-type]  # each of its own type

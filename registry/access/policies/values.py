@@ -178,10 +178,10 @@ class PolicyChange:
     """Changes to a policy by a person.
 
     Attributes:
-        given: Names of the given members; the others stay unchanged.
+        members: Names of the members to change; the others stay unchanged.
     """
 
-    given: frozenset[str]
+    members: frozenset[str]
     name: str = ""
     description: str | None = None
     effect: Effect = Effect.ALLOW
