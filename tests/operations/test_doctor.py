@@ -150,7 +150,8 @@ async def test_documents_that_cannot_be_read_are_named_with_what_is_wrong(
             "title": 5,
             "registration_state": "selected",
             "exposure_state": "active",
-        }
+        },
+        bypass_document_validation=True,
     )
 
     found = bad(await examine(settings))["documents"]

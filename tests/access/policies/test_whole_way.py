@@ -327,7 +327,11 @@ async def test_what_is_known_of_a_tool_that_another_program_stored_is_what_it_sa
     await make(whole, root, "deny", {"everyone": True}, metadata={"destructive": True})
     tools = whole.parts.database.collection("mcp_tools")
     await tools.update_one({"name": "wipe"}, {"$unset": {"facets": ""}})
-    await tools.update_one({"name": "add"}, {"$set": {"facets": [{"odd": 1}, 7]}})
+    await tools.update_one(
+        {"name": "add"},
+        {"$set": {"facets": [{"odd": 1}, 7]}},
+        bypass_document_validation=True,
+    )
     await whole.parts.snapshot.server_changed(server["id"])
 
     told = await ask(whole, root, "POST", "/access/explain", server_id=server["id"], tool="wipe")
