@@ -101,6 +101,21 @@ def test_paths_in_the_architecture_page_exist_unless_they_come_later() -> None:
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
+def test_the_places_where_things_happen_exist() -> None:
+    section = _section(ARCHITECTURE, "Where things happen")
+    rows = re.findall(r"^\| .+\? \| `([\w.]+)` \| `([\w/.]+)` \|", section, re.MULTILINE)
+
+    missing = [
+        (name, path)
+        for symbol, path in rows
+        for name in symbol.split(".")
+        if not re.search(rf"(?m)^ *(?:async )?(?:def|class) {name}\b|^{name}\b", _text(path))
+    ]
+
+    assert missing == []
+    assert len(rows) > 20
+
+
 def test_links_between_documents_lead_somewhere(texts: dict[str, str]) -> None:
     broken = [
         f"{name}: {target}"
@@ -140,6 +155,10 @@ def test_the_changelog_follows_its_format() -> None:
     order = ["Security", "Removed", "Deprecated", "Added", "Changed", "Fixed"]
 
     assert headings == [heading for heading in order if heading in headings]
+
+
+def _text(path: str) -> str:
+    return (ROOT / path).read_text()
 
 
 def _section(page: str, title: str) -> str:
