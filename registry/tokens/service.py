@@ -3,8 +3,6 @@
 No caller, including administrators, can reach another user's tokens: every query names the user.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from packages.database.client import Database, Transaction
@@ -23,6 +21,7 @@ from registry.tokens.errors import (
     TokenReadsDisabledError,
     TokenUnreadableError,
 )
+from registry.tokens.metrics import counted
 from registry.tokens.naming import (
     MCP_REFRESH,
     access_key_of,
@@ -85,7 +84,7 @@ class TokenService:
             ValidationFailedError: The expiry has passed.
             DatabaseUnavailable: Nothing was stored.
         """
-        async with self._counted("store"):
+        with counted(self._operations, "store"):
             now = self._clock.now()
             expires_at = self._expiry("expires_at", request.expires_at, now)
             metadata = request.metadata or {}
@@ -111,7 +110,7 @@ class TokenService:
             TokenUnreadableError: It was encrypted with another key.
             DatabaseUnavailable: It could not be read, or not be recorded.
         """
-        async with self._counted("read"):
+        with counted(self._operations, "read"):
             if not self._reads_enabled:
                 raise TokenReadsDisabledError
             try:
@@ -128,7 +127,7 @@ class TokenService:
         self, user: UserContext, token_filter: TokenFilter, page: PageRequest
     ) -> Page[TokenRecord]:
         """Return one page of the caller's live tokens, newest first."""
-        async with self._counted("list"):
+        with counted(self._operations, "list"):
             return await self._repository.list_page(
                 user.user_id, token_filter, self._clock.now(), page
             )
@@ -146,7 +145,7 @@ class TokenService:
             TokenGoneError: Neither it nor a refresh token linked to it is there.
             DatabaseUnavailable: Nothing was changed.
         """
-        async with self._counted("refresh"):
+        with counted(self._operations, "refresh"):
             now = self._clock.now()
             expires_at = self._expiry("new_expires_at", request.new_expires_at, now)
             refresh_expires_at = self._expiry(
@@ -181,7 +180,7 @@ class TokenService:
             TokenNotFoundError: Absent, expired or another's.
             DatabaseUnavailable: Nothing was removed.
         """
-        async with self._counted("delete"):
+        with counted(self._operations, "delete"):
             now = self._clock.now()
 
             async def work(tx: Transaction) -> None:
@@ -339,15 +338,6 @@ class TokenService:
             raise ValidationFailedError(field, "must lie in the future")
         moment = requested.astimezone(UTC)
         return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-    @asynccontextmanager
-    async def _counted(self, operation: str) -> AsyncIterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._operations.labels(operation, "failure").inc()
-            raise
-        self._operations.labels(operation, "success").inc()
 
 
 def _renewed(token: TokenRecord, written: NewToken) -> TokenRecord:

@@ -7,8 +7,7 @@ name the tokens that they were generated with, so that revoking an ancestor revo
 
 import math
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -44,6 +43,7 @@ from registry.tokens.errors import (
     UserUnknownError,
 )
 from registry.tokens.families import FamilyRepository, RevocationWriter
+from registry.tokens.metrics import counted
 from registry.tokens.presenter import timestamp
 from registry.tokens.schemas import TokenGenerate, TokenIssue, TokenRevoke
 from registry.tokens.transactions import in_transaction
@@ -141,7 +141,7 @@ class SessionService:
                 exist or is disabled.
             DatabaseUnavailable: Nothing was issued.
         """
-        async with self._counted("generate"):
+        with counted(self._operations, "generate"):
             longest = self._lifetimes.max_hours
             if request.expires_in_hours > longest:
                 raise ValidationFailedError("expires_in_hours", f"must not be over {longest}")
@@ -195,7 +195,7 @@ class SessionService:
             ValidationFailedError: The lifetime is too long, or a scope is beyond the role.
             DatabaseUnavailable: It cannot be recorded, so it was not issued.
         """
-        async with self._counted("issue"):
+        with counted(self._operations, "issue"):
             if not is_own:
                 self._require_within_bounds(order)
             entry = await self._directory.get(order.user_id)
@@ -304,7 +304,7 @@ class SessionService:
                 before, or its user is gone, its family is revoked besides.
             DatabaseUnavailable: It may be tried again.
         """
-        async with self._counted("exchange"):
+        with counted(self._operations, "exchange"):
             try:
                 claims = self._verifier.verify_refresh(refresh_token)
             except UnauthorizedError:
@@ -351,7 +351,7 @@ class SessionService:
                 it is to be refused all the same.
             DatabaseUnavailable: Nothing was revoked.
         """
-        async with self._counted("revoke"):
+        with counted(self._operations, "revoke"):
             if request.user_id is not None:
                 return await self._revoke_user(request.user_id.lower(), user)
             jti = str(request.jti)
@@ -531,15 +531,6 @@ class SessionService:
             reason=reason,
         )
         await self._audit.record(actor, event, tx)
-
-    @asynccontextmanager
-    async def _counted(self, operation: str) -> AsyncIterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._operations.labels(operation, "failure").inc()
-            raise
-        self._operations.labels(operation, "success").inc()
 
 
 def _new_access_token(hours: int, end: datetime, now: datetime) -> IssuedAccessToken:

@@ -25,7 +25,7 @@ from registry.servers.storage.orphaned_data import OrphanedServerData
 from registry.servers.user_keys.service import UserKeyService
 from registry.servers.versions.service import VersionService
 from registry.sync.described import DescribedServers
-from registry.tokens.gauges import TokenGauges
+from registry.tokens.metrics import TokenGauges
 from registry.upstream.pool import create_upstream_session
 from registry.usage.repository import UsageRepository
 from registry.usage.service import UsageService

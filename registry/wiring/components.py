@@ -26,7 +26,7 @@ from registry.servers.service import ServerService
 from registry.servers.user_keys.service import UserKeyService
 from registry.servers.versions.service import VersionService
 from registry.sync.service import SyncService
-from registry.tokens.gauges import TokenGauges
+from registry.tokens.metrics import TokenGauges
 from registry.tokens.service import TokenService
 from registry.tokens.sessions import SessionService
 from registry.usage.service import UsageService

@@ -1,8 +1,11 @@
-"""Gauges of stored tokens, counted when metrics are read, at a limited rate."""
+"""Metrics of tokens: counted operations, and gauges of stored tokens."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
+from prometheus_client import Counter
 
 from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
@@ -16,8 +19,19 @@ COUNT_SECONDS = 2.0
 """Longest wait for the database; the other metrics matter most when it is slow."""
 
 
+@contextmanager
+def counted(operations: Counter, operation: str) -> Iterator[None]:
+    """Count an operation as `success`, or as `failure` if it raises."""
+    try:
+        yield
+    except BaseException:
+        operations.labels(operation, "failure").inc()
+        raise
+    operations.labels(operation, "success").inc()
+
+
 class TokenGauges:
-    """Keeps the gauges of stored tokens."""
+    """Gauges of stored tokens, which are counted when metrics are read, at a limited rate."""
 
     def __init__(self, repository: TokenRepository, *, clock: Clock, metrics: Metrics) -> None:
         self._repository = repository
