@@ -70,7 +70,7 @@ MEANINGS: Mapping[LifecycleEvent, tuple[Actor, str]] = {
     ),
     LifecycleEvent.RETURN_CHANGED: (
         Actor.SYNC,
-        "the upstream offers it again, with another definition that nobody reviewed",
+        "the upstream offers it again, with another definition that was not reviewed",
     ),
 }
 
