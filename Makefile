@@ -5,9 +5,6 @@ PYTHON ?=
 # 1: uv; 0: venv and pip; empty: uv when it is installed.
 USE_UV ?=
 PYTEST_ARGS ?= -n 3 --dist loadscope
-# What needs neither a database nor Node, nor looks at the whole repository.
-QUICK := -m "not wire and not node" --ignore=tests/clients --ignore=tests/repository \
-	--ignore=tests/scripts --ignore=tests/processes/local
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,8 +34,8 @@ test: $(INSTALLED) $(MODELS) ## Run the tests (PYTEST_ARGS="..." replaces the op
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: test-quick
-test-quick: $(INSTALLED) $(MODELS) ## Run the tests that need no database, in a minute
-	$(BIN)/pytest $(PYTEST_ARGS) $(QUICK)
+test-quick: $(INSTALLED) $(MODELS) ## Run the tests that open no socket, in a minute
+	$(BIN)/pytest -n 2 --dist loadscope --quick
 
 .PHONY: test-conformance
 test-conformance: $(INSTALLED) $(MODELS) ## Run the official conformance suite and write its page

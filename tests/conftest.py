@@ -34,6 +34,7 @@ from registry.servers.storage.store import ServerRepositories
 from registry.wiring.storage import EXTRA_INDEXES, build_repositories
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon
+from tests.kit import tiers
 
 # How long an example takes, or is looked for, says more about the machine than about the code.
 hypothesis_settings.register_profile(
@@ -42,7 +43,9 @@ hypothesis_settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-hypothesis_settings.load_profile("patient")
+hypothesis_settings.register_profile(
+    "quick", parent=hypothesis_settings.get_profile("patient"), max_examples=10
+)
 
 
 LONGEST = (
@@ -63,13 +66,45 @@ modules at a time, and should not both start many.
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare what `make test-quick` sets."""
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="Run only the tests that open no socket and start no process.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples are tried, and watch what tests open."""
+    hypothesis_settings.load_profile("quick" if config.option.quick else "patient")
+    tiers.watch_sockets()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out folders of which the quick tier has nothing."""
+    return True if config.option.quick and collection_path in tiers.EXTERNAL else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest: at the end one core would wait for another's.
 
     `--no-loadscope-reorder` keeps pytest-xdist from beginning with what has most tests instead.
     """
+    tiers.mark_integration(items)
+    if config.option.quick:
+        left_out = [item for item in items if item.get_closest_marker("integration")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
     places = {config.rootpath / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Keep a test without the marker `integration` from opening anything."""
+    with tiers.watched(item):
+        return (yield)
 
 
 def pytest_collection_finish() -> None:
@@ -121,6 +156,7 @@ def no_connection_elsewhere() -> Iterator[None]:
     CONNECTED_ELSEWHERE.clear()
     yield
     assert CONNECTED_ELSEWHERE == []
+    assert tiers.opened == []
 
 
 class TestTarget(BaseSettings):

@@ -15,6 +15,8 @@ from registry.gateway.values import ToolEntry, tool_entry
 from tests.fakes.clock import FakeClock
 from tests.fakes.loop_lag import loop_lag
 
+pytestmark = pytest.mark.integration
+
 
 def tool(schema: dict[str, Any], name: str = "sum") -> ToolEntry:
     return tool_entry(name, json.dumps({"name": name, "inputSchema": schema}), is_behind=True)

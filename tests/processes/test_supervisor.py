@@ -7,6 +7,8 @@ import pytest
 
 from registry.processes.supervisor import listening
 
+pytestmark = pytest.mark.integration
+
 HOST = "127.0.0.1"
 
 

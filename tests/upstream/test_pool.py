@@ -11,6 +11,8 @@ from registry.upstream.pool import BlockedAddressError, create_upstream_session
 from tests.fakes.plain_upstream import plain_upstream
 from tests.fakes.wires import TIMEOUT, wire_over
 
+pytestmark = pytest.mark.integration
+
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 JSON = {"Content-Type": "application/json"}
 
