@@ -3,13 +3,11 @@
 Decisions are made on the parsed message; the original bytes are forwarded.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
-
 import structlog
-from multidict import CIMultiDict
 
 from registry.auth.identity import UserContext
+from registry.gateway.client.connector import Connector
+from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.arguments import ArgumentChecker
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.eras import (
@@ -26,11 +24,10 @@ from registry.gateway.edge.session_seal import SessionSeal
 from registry.gateway.errors import (
     InvalidParams,
     NoJsonRpcAnswer,
-    Refusal,
     UpstreamAnswered,
     UpstreamFailed,
 )
-from registry.gateway.notifications.stream_limits import StreamLimits
+from registry.gateway.notifications.stream_limits import StreamGuard, StreamLimits
 from registry.gateway.ports import RouteTable
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import forwarded_lines
@@ -42,7 +39,7 @@ from registry.gateway.protocol.list_pages import (
     page_result,
 )
 from registry.gateway.protocol.messages import renamed
-from registry.gateway.transport.failures import is_away, may_go_unheard, stand_in_result
+from registry.gateway.transport.failures import is_away, is_optional_notification, stand_in_result
 from registry.gateway.transport.forwarder import (
     REPEATABLE,
     Forwarder,
@@ -50,11 +47,10 @@ from registry.gateway.transport.forwarder import (
     StreamTermination,
 )
 from registry.gateway.values import Route
-from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry
+from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, SingleOffering, blocked_tool
 from registry.http.client.exchange import HeaderLines, header_lines
 from registry.servers.values import Era
-from registry.upstream.headers import upstream_headers
 from registry.upstream.sdk import NAME_BEARING_METHODS, encode_header_value
 
 log = structlog.get_logger()
@@ -65,52 +61,48 @@ ENDED = frozenset({200, 202, 204, 404})
 HANDSHAKES = frozenset({"initialize", "server/discover"})
 """Requests that begin a conversation; their answers are checked before they count."""
 
-Until: TypeAlias = Callable[[GatewayRequest, Route | None], Callable[[], Awaitable[Exception]]]
-"""Returns an awaitable that waits for a reason to end a long-lived stream."""
-
-UnknownTool: TypeAlias = Callable[[GatewayRequest, str, BlockedTool | None], Refusal]
-"""Returns the refusal of a tool, and records it if policies are the reason."""
-
 
 class PassThrough:
     """Forwards clients' requests to one server.
 
     Args:
-        routes: Supplies the credentials of users who bring their own.
+        routes: Notified of servers that no longer speak the known eras.
         forwarder: Sends the requests.
+        connector: Ends sessions on behalf of clients that cannot do so.
         seal: Seals and opens session ids.
         streams: Counts the long-lived streams.
+        stream_guard: Ends the long-lived streams.
         ended_sessions: Reports sessions that clients end to other workers and replicas.
         recorder: Notified when a request goes upstream.
         arguments: Checks arguments where the server offers another definition.
-        until: Ends long-lived streams.
-        unknown_tool: Returns the refusal of a tool that does not exist for the caller.
         retries_idempotent: Whether idempotent requests are retried when a server breaks off.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators
         self,
         routes: RouteTable,
+        admission: Admission,
         forwarder: Forwarder,
+        connector: Connector,
         seal: SessionSeal,
         streams: StreamLimits,
+        stream_guard: StreamGuard,
         ended_sessions: EndedSessions,
         recorder: Recorder,
         *,
         arguments: ArgumentChecker,
-        until: Until,
-        unknown_tool: UnknownTool,
         retries_idempotent: bool,
     ) -> None:
         self._routes = routes
+        self._admission = admission
+        self._connector = connector
+        self._stream_guard = stream_guard
         self._forwarder = forwarder
         self._seal = seal
         self._streams = streams
         self._ended_sessions = ended_sessions
         self._recorder = recorder
         self._arguments = arguments
-        self._until = until
-        self._unknown_tool = unknown_tool
         self._retries_idempotent = retries_idempotent
 
     async def post(
@@ -134,21 +126,23 @@ class PassThrough:
         try:
             await self._forward(exchange, route, user, session_id, envelope.raw)
             if exchange.client.status in NO_SUCH_PROTOCOL:
-                self._wonder(exchange, route, exchange.client.status, exchange.client.tail)
+                self._check_era(exchange, route, exchange.client.status, exchange.client.tail)
         except UpstreamFailed as failure:
             if isinstance(failure, UpstreamAnswered):
-                self._wonder(exchange, route, failure.http_status, b"")
+                self._check_era(exchange, route, failure.http_status, b"")
             is_unanswered = isinstance(failure, NoJsonRpcAnswer)
             if exchange.client.has_started or is_unanswered or not is_away(failure):
                 raise
             if not await self._stand_in(exchange, envelope, route, failure.message):
                 raise
 
-    def _wonder(self, exchange: GatewayRequest, route: Route, status: int, answer: bytes) -> None:
+    def _check_era(
+        self, exchange: GatewayRequest, route: Route, status: int, answer: bytes
+    ) -> None:
         """Queue an era re-probe of the server if its answer suggests one."""
         era = Era.MODERN if exchange.is_modern else Era.LEGACY
         if is_of_another_era(era, status, answer):
-            self._routes.suspect(route)
+            self._routes.probe_eras(route)
 
     async def get_or_delete(
         self, exchange: GatewayRequest, user: UserContext, route: Route
@@ -161,7 +155,7 @@ class PassThrough:
         if exchange.client.status in ENDED:
             # Lists are always answered here.
             name = self._seal.end(exchange.headers["mcp-session-id"])
-            await self._ended_sessions.tell(name)
+            await self._ended_sessions.report(name)
 
     async def own_answer(
         self, exchange: GatewayRequest, envelope: Envelope, route: Route
@@ -176,8 +170,8 @@ class PassThrough:
             await self._check_call(exchange, envelope, route)
         elif method in PAGE_KINDS:
             listed = _listed(exchange, envelope, route)
-            if listed is not None and exchange.lists_to is not None:
-                return marked(listed, PAGE_KINDS[method], exchange.lists_to)
+            if listed is not None and exchange.list_mark is not None:
+                return marked(listed, PAGE_KINDS[method], exchange.list_mark)
             return listed
         return None
 
@@ -210,20 +204,23 @@ class PassThrough:
             user_id=user.user_id if owned.route.is_user_level else None,
         )
 
-    async def credentials_of(self, route: Route, user: UserContext) -> CIMultiDict[str]:
-        """Return the stored headers for *user*; not to be modified."""
-        if route.credential_problem is not None:
-            raise UpstreamFailed(route.credential_problem)
-        if route.per_user:
-            own = await self._routes.user_headers(user, route)
-            return upstream_headers(own, route.headers.get("Via"))
-        return route.headers
+    async def end_session(self, user: UserContext, route: Route, sealed: str) -> None:
+        """End a session with the server on behalf of a client that cannot do so.
+
+        Raises:
+            SessionUnknown: It is not a session of this user with this server.
+        """
+        headers = (await self._admission.credentials(route, user)).copy()
+        headers["Mcp-Session-Id"] = self._seal.open(
+            sealed, principal=user.principal, server_id=route.server_id
+        )
+        await self._connector.terminate(route, headers)
 
     async def _stand_in(
         self, exchange: GatewayRequest, envelope: Envelope, route: Route, reason: str
     ) -> bool:
         """Answer in place of an unavailable server, if possible."""
-        if may_go_unheard(envelope):
+        if is_optional_notification(envelope):
             await exchange.answer_empty(202, [(b"content-length", b"0")])
             return True
         result = stand_in_result(envelope, route)
@@ -252,7 +249,7 @@ class PassThrough:
         tool = route.tools.get(name)
         if tool is None:
             blocked = blocked_tool(route, name)
-            raise self._unknown_tool(exchange, name, blocked)
+            raise self._admission.unknown_tool(exchange, name, blocked)
         exchange.tool = tool.name
         exchange.may_repeat = tool.may_repeat
         arguments = require_arguments(envelope.params, tool)
@@ -272,7 +269,7 @@ class PassThrough:
         headers = await self._headers_for(exchange, route, user, session_id=session_id)
         if not exchange.is_modern:
             exchange.client.seal = self._resealing(exchange, route, user, session_id)
-        http_method = exchange.scope["method"]
+        http_method = exchange.http_method
         user_id = user.user_id if route.is_user_level else None
         if exchange.method not in STANDING_METHODS:
             await self._forwarder.exchange(
@@ -288,7 +285,7 @@ class PassThrough:
 
         if exchange.method == "subscriptions/listen":
             exchange.termination = exchange.client.divert(StreamTermination)
-        until = self._until(exchange, route)
+        until = self._stream_guard.until_ended(exchange, route)
         with self._streams.hold(route.server_id):
             await self._forwarder.exchange(
                 http_method,
@@ -330,7 +327,7 @@ class PassThrough:
         called: str | None = None,
     ) -> HeaderLines:
         if route.per_user or route.credential_problem is not None:
-            stored = header_lines(await self.credentials_of(route, user))
+            stored = header_lines(await self._admission.credentials(route, user))
         else:
             stored = route.lines
         exchange.client.sent = (stored, route)

@@ -23,7 +23,7 @@ class RouteTable(Protocol):
     def catalogue(self) -> Catalogue:
         """The catalogue of the aggregate server."""
 
-    def suspect(self, route: Route) -> None:
+    def probe_eras(self, route: Route) -> None:
         """Queue an era re-probe: the server's answer contradicts its stored era. Cheap."""
 
     def is_fresh(self) -> bool:

@@ -10,14 +10,14 @@ from packages.models import check_schema_version
 from registry.audit.sealing import Sealer
 from registry.audit.service import AuditService
 from registry.connections.service import ConnectionService
-from registry.core.background_tasks import end
+from registry.core.background_tasks import BackgroundTasks, end
 from registry.core.clock import SystemClock
 from registry.core.drain import Drain
 from registry.core.memory import FreedMemory
 from registry.core.metrics import Metrics, watch_loop
 from registry.core.settings import Settings
+from registry.gateway.building import build_gateway
 from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSessions
-from registry.gateway.endpoint import GatewayDependencies, GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.servers.storage.adapters import VisibleServerDirectory
@@ -100,7 +100,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         )
         leftovers = OrphanedServerData(database, repositories, clock=clock)
         described = DescribedServers(database, repositories, clock=clock)
-        snapshot, suspicions = build_view(
+        snapshot, era_reprobe = build_view(
             settings,
             storage,
             feed,
@@ -138,23 +138,22 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             clock=clock,
             metrics=metrics,
         )
-        gateway = GatewayEndpoint(
-            GatewayDependencies(
-                routes=snapshot,
-                authenticate=known.authenticator,
-                session=upstream,
-                refusals=audit,
-                recorder=recorder,
-                bulkheads=Bulkheads(bulkhead_limits(settings), clock, metrics, tracker),
-                peers=peers,
-                ended_sessions=ended_sessions,
-                announced=sync.announcements.add,
-                drain=drain,
-                metrics=metrics,
-                instance=upstreams.instance,
-            ),
+        gateway = build_gateway(
+            settings,
+            routes=snapshot,
+            authenticate=known.authenticator,
+            session=upstream,
+            refusals=audit,
+            recorder=recorder,
+            bulkheads=Bulkheads(bulkhead_limits(settings), clock, metrics, tracker),
+            peers=peers,
+            ended_sessions=ended_sessions,
+            requires_sync=sync.announcements.add,
+            drain=drain,
+            background_tasks=BackgroundTasks(),
+            metrics=metrics,
+            instance=upstreams.instance,
             sealing_keys=list(cipher.derive_keys("gateway-session").values()),
-            settings=settings,
             clock=clock,
         )
         stack.push_async_callback(gateway.close)
@@ -168,7 +167,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         sealer = Sealer(storage.audit_repository, storage.audit_keys, clock=clock)
         work: list[Work] = [
             (snapshot.follow(), None),
-            (suspicions.follow(), None),
+            (era_reprobe.follow(), None),
             (connection_writer.follow(), connection_writer.close),
             (tracker.follow(), None),
             (sealer.follow(audit), audit.flush),

@@ -83,7 +83,7 @@ def build_view(  # noqa: PLR0913 - collaborators
         clock=clock,
         failures_until_error=settings.connection_failures_until_error,
     )
-    suspicions = EraReprobe(prober.probe, clock=clock)
+    era_reprobe = EraReprobe(prober.probe, clock=clock)
     snapshot = Snapshot(
         feed,
         SnapshotSources(
@@ -101,15 +101,15 @@ def build_view(  # noqa: PLR0913 - collaborators
         settings=settings,
         users_changed=known.authenticator.forget_users,
         revocations_changed=known.revocations.load,
-        sessions_ended=ended_sessions.heard,
-        era_reprobe=suspicions,
+        sessions_ended=ended_sessions.apply,
+        era_reprobe=era_reprobe,
         connections=tracker,
         servers_missing=leftovers.note,
         freed=freed,
         servers_described=described.note,
         via=upstreams.instance.via,
     )
-    return snapshot, suspicions
+    return snapshot, era_reprobe
 
 
 async def build_recorder(

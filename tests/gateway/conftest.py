@@ -15,13 +15,15 @@ from pydantic import SecretStr
 from registry.auth.identity import Role, UserContext
 from registry.auth.identity import Scope as TokenScope
 from registry.connections.tracker import ConnectionTracker
+from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock, SystemClock
 from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
+from registry.gateway.building import build_gateway
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
-from registry.gateway.endpoint import GatewayDependencies, GatewayEndpoint
+from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
 from registry.http.server.connection import protocol_within
@@ -77,6 +79,8 @@ class Gateway:
     endpoint: GatewayEndpoint = field(repr=False)
     refusals: RecordedRefusals
     notes: RecordedCalls
+    drain: Drain
+    background_tasks: BackgroundTasks
 
     async def post(
         self, message: Any, *, slug: str = "demo", user: str | None = "alice", **headers: str
@@ -164,26 +168,24 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         recorder = Recorder(metrics, clock, notes=notes, call_log=call_log, tracing=tracing)
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
         settings = make_settings(**changes)
-        endpoint = GatewayEndpoint(
-            GatewayDependencies(
-                routes=table,
-                authenticate=authenticate,
-                session=session,
-                refusals=refusals,
-                recorder=recorder,
-                bulkheads=Bulkheads(
-                    bulkhead_limits(settings), SystemClock(), metrics, connections
-                ),
-                announced=lambda _: None,
-                peers=peers,
-                ended_sessions=ended_sessions
-                or EndedSessions(peers, None, lifetime=timedelta(hours=1), clock=clock),
-                drain=drain or Drain(),
-                metrics=metrics,
-                instance=INSTANCE,
-            ),
+        drain, background_tasks = drain or Drain(), BackgroundTasks()
+        endpoint = build_gateway(
+            settings,
+            routes=table,
+            authenticate=authenticate,
+            session=session,
+            refusals=refusals,
+            recorder=recorder,
+            bulkheads=Bulkheads(bulkhead_limits(settings), SystemClock(), metrics, connections),
+            requires_sync=lambda _: None,
+            peers=peers,
+            ended_sessions=ended_sessions
+            or EndedSessions(peers, None, lifetime=timedelta(hours=1), clock=clock),
+            drain=drain,
+            background_tasks=background_tasks,
+            metrics=metrics,
+            instance=INSTANCE,
             sealing_keys=[b"k" * 32],
-            settings=settings,
             clock=clock,
         )
         protocol = protocol_within(connection_limits(settings))
@@ -192,7 +194,18 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         http = await stack.enter_async_context(
             httpx.AsyncClient(verify=NO_CERTIFICATES, base_url=url, timeout=10)
         )
-        return Gateway(url, table, authenticate, metrics, http, endpoint, refusals, notes)
+        return Gateway(
+            url,
+            table,
+            authenticate,
+            metrics,
+            http,
+            endpoint,
+            refusals,
+            notes,
+            drain,
+            background_tasks,
+        )
 
     return start
 

@@ -122,7 +122,7 @@ class FakeRoutes:
         self.catalogue = Catalogue(self.routes, self.catalogue)
         self.change.set()
 
-    def suspect(self, route: Route) -> None:
+    def probe_eras(self, route: Route) -> None:
         """Remember it."""
         self.suspected.append(route.slug)
 

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from registry.core.clock import SystemClock
-from registry.gateway.notifications.announced_lists import AnnouncedLists
+from registry.core.metrics import Metrics
+from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.values import tool_entry
 from registry.servers.values import Era, Transport
 from tests.fakes.own_stream import OwnStreamServer, Session
@@ -133,13 +134,13 @@ async def test_a_list_that_is_asked_for_after_an_announcement_is_the_new_one(
 
 async def test_a_list_that_does_not_change_is_waited_for_once_and_not_for_long() -> None:
     routes = FakeRoutes(make_route())
-    lists = AnnouncedLists(routes, SystemClock(), wait_seconds=0.05)
-    lists.heard(routes.routes["demo"])
+    lists = AnnouncedLists(routes, SystemClock(), Metrics(), lambda _: None, wait_seconds=0.05)
+    lists.add(routes.routes["demo"])
 
     async with asyncio.timeout(5):
-        first = await lists.settle("demo")
-        second = await lists.settle("demo")
-        other = await lists.settle("other")
+        first = await lists.wait("demo")
+        second = await lists.wait("demo")
+        other = await lists.wait("other")
 
     assert (first, second, other) == (False, False, False)
 

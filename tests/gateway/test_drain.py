@@ -26,7 +26,7 @@ META = {
 
 
 def begin(gateway: Gateway) -> None:
-    gateway.endpoint._drain.begin()
+    gateway.drain.begin()
 
 
 async def test_a_call_in_flight_is_answered(gateway: Gateway, upstream: ScriptedUpstream) -> None:

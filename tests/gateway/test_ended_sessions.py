@@ -65,7 +65,7 @@ async def test_a_session_that_ended_in_one_replica_is_unknown_to_another_that_he
     before = await other.http.post(path, json=LIST, headers=headers)
 
     await one.http.delete(path, headers=headers)
-    await ends[1].heard(written.keys)
+    await ends[1].apply(written.keys)
 
     after = await other.http.post(path, json=LIST, headers=headers)
     assert (before.status_code, after.status_code) == (200, 404)
@@ -91,12 +91,12 @@ async def test_a_replica_that_starts_reads_what_has_ended_and_would_not_have_exp
 ) -> None:
     repository = EndedSessionRepository(database)
     await repository.write("b" * 32, NOW, NOW - timedelta(days=365))
-    await of_replica("a", repository).tell(NAME, NONCE)
+    await of_replica("a", repository).report(NAME, NONCE)
     heard: list[tuple[str, str | None]] = []
     starting = of_replica("b", repository)
     starting.listen(lambda name, nonce: heard.append((name, nonce)))
 
-    await starting.heard({""})
+    await starting.apply({""})
 
     assert heard == [(NAME, NONCE)]
 
@@ -106,7 +106,7 @@ async def test_what_is_no_name_of_a_session_is_left_out() -> None:
     ends = of_replica("a", Written())
     ends.listen(lambda name, nonce: heard.append((name, nonce)))
 
-    await ends.heard(["5f", "g" * 32, NAME])
+    await ends.apply(["5f", "g" * 32, NAME])
 
     assert heard == [(NAME, None)]
 

@@ -16,6 +16,7 @@ from registry.gateway.sse.send_queue import MAX_WAITING_BYTES, SendQueue
 from registry.servers.values import Era
 from tests.gateway.conftest import Gateway, StartGateway, head, request
 from tests.gateway.fakes import Request, ScriptedUpstream, make_route
+from tests.gateway.listening import until
 from tests.gateway.meeting import Kind, Speech, connected, everything, route_to, text
 from tests.gateway.peers import FakeWorkers
 from tests.gateway.raw_old import WAIT_SECONDS, raw_old
@@ -113,7 +114,7 @@ async def test_a_client_that_hangs_up_cancels_what_it_asked_for(
 
     async with asyncio.timeout(WAIT_SECONDS):
         await running.state.cancelled.wait()
-    assert len(gateway.endpoint._sse_clients) == 0
+    await until(lambda: gateway.in_flight == 0)
 
 
 @pytest.mark.parametrize("kind", [Kind.LEGACY, Kind.OLD])

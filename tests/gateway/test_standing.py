@@ -275,7 +275,7 @@ async def test_a_client_that_leaves_leaves_nothing(gateway: Gateway) -> None:
         assert open_streams(gateway) == 2
 
     await until(lambda: open_streams(gateway) == 0)
-    await until(lambda: len(gateway.endpoint._background_tasks) == 0)
+    await until(lambda: len(gateway.background_tasks) == 0)
 
 
 async def test_one_users_streams_are_bounded(start_gateway: StartGateway) -> None:

@@ -214,7 +214,7 @@ async def test_a_feed_ends_when_nobody_listens(telling: Telling) -> None:
 
     await until(lambda: telling.server.open_streams == 0)
     await until(lambda: not telling.server.subscribed)
-    await until(lambda: len(telling.gateway.endpoint._background_tasks) == 0)
+    await until(lambda: len(telling.gateway.background_tasks) == 0)
     assert telling.feeds() == 0
 
 
@@ -310,11 +310,9 @@ async def test_a_stream_in_one_worker_follows_what_is_said_in_another(
     here, there = linked("worker01", "worker02")
     routes = telling.route(transport=transport)
     first: Gateway = await start_gateway(routes, peers=here)
-    second: Gateway = await start_gateway(routes, peers=there)
     session = await begin(first)
     await ask(first, session, "resources/subscribe", {"uri": NOTE})
-    # As if this worker had begun after that was said.
-    second.endpoint._aggregate._states._states.clear()
+    second: Gateway = await start_gateway(routes, peers=there)
     async with hearing(second, session) as stream:
         await until(lambda: telling.server.wanted == {NOTE})
         await ask(first, session, "resources/subscribe", {"uri": OTHER})

@@ -253,7 +253,7 @@ class Table:
 
     async def tell(self, message: bytes) -> bytes:
         """Take a message of another worker."""
-        return self.sessions.told(orjson.loads(message))
+        return self.sessions.receive(orjson.loads(message))
 
 
 def key_of(user: str, slug: str = "demo", session: str | None = None) -> SessionKey:

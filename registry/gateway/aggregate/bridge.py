@@ -47,17 +47,17 @@ from registry.gateway.errors import (
     StateUnknown,
     UpstreamFailed,
 )
-from registry.gateway.notifications.feed import LISTS_CHANGED, UPDATED, HeardListChanged
+from registry.gateway.notifications.feed import LISTS_CHANGED, UPDATED
 from registry.gateway.ports import Peers
 from registry.gateway.protocol import era_translation
-from registry.gateway.protocol.envelope import RequestId
+from registry.gateway.protocol.envelope import Envelope, RequestId
 from registry.gateway.protocol.messages import INPUT_REQUIRED, Message, MessageKind, with_id
 from registry.gateway.protocol.response_classification import GOOD, judge
+from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.failures import failure
-from registry.gateway.transport.forwarder import EDITED_BODY_BYTES
 from registry.gateway.transport.replay import Replay, Replays
-from registry.gateway.view.offering import RESOURCE_LINK, Offering, publish_links
+from registry.gateway.view.offering import MAX_EDITED_BYTES, RESOURCE_LINK, Offering, publish_links
 from registry.servers.values import Era
 from registry.upstream.messages import notification_text, request_text
 
@@ -97,7 +97,7 @@ STATES = "states"
 
 PARKED_KEY = "input"
 ELICITATION_COMPLETE = "notifications/elicitation/complete"
-TOLD_ELSEWHERE = LISTS_CHANGED | {UPDATED, "notifications/subscriptions/acknowledged"}
+OUTSIDE_CALLS = LISTS_CHANGED | {UPDATED, "notifications/subscriptions/acknowledged"}
 """Messages outside of calls; clients get them on their notification streams."""
 
 CallKey: TypeAlias = tuple[str, RequestId]
@@ -109,6 +109,23 @@ class Elsewhere(Exception):  # noqa: N818 - an event, not an error
     def __init__(self, worker: str) -> None:
         super().__init__(worker)
         self.worker = worker
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """One request of a client to the aggregate server.
+
+    Attributes:
+        exchange: What is known of the HTTP request.
+        envelope: Its message.
+        caller: Who sent it, in which era and session.
+        offering: What the caller finds at the path.
+    """
+
+    exchange: GatewayRequest
+    envelope: Envelope
+    caller: ClientContext
+    offering: Offering
 
 
 @dataclass(slots=True)
@@ -136,7 +153,7 @@ class ClientBridge:
         connector: Opens conversations with servers.
         seal: Seals the ids that clients return.
         total_timeout_seconds: Longest time for one request of a client.
-        heard_list_changed: Called when a server announces that one of its lists changed.
+        announced_lists: Notified when a server announces that one of its lists changed.
     """
 
     def __init__(
@@ -149,10 +166,10 @@ class ClientBridge:
         clock: Clock,
         *,
         total_timeout_seconds: float,
-        heard_list_changed: HeardListChanged,
+        announced_lists: AnnouncedLists,
     ) -> None:
         self._connector = connector
-        self._heard_list_changed = heard_list_changed
+        self._announced_lists = announced_lists
         self._latency_watcher = latency_watcher
         self._seal = seal
         self._peers = peers
@@ -168,9 +185,7 @@ class ClientBridge:
         # The conversation in which each request came, if it was in one.
         self._unanswered: dict[str, Conversation | None] = {}
 
-    async def ask(
-        self, exchange: GatewayRequest, caller: ClientContext, offering: Offering, ask: Ask
-    ) -> None:
+    async def ask(self, request: ClientRequest, ask: Ask) -> None:
         """Forward a client's request to a server, and answer the client.
 
         Raises:
@@ -178,7 +193,8 @@ class ClientBridge:
             ClientGone: The client disconnected.
             Elsewhere: Another worker must handle the request.
         """
-        call = _Call(exchange, caller, offering, ask, Reply(exchange))
+        exchange, caller = request.exchange, request.caller
+        call = _Call(exchange, caller, request.offering, ask, Reply(exchange))
         parked = self._resumed(call)
         may_resume = caller.session is not None and caller.session.version >= RESUMABLE_SINCE
         receive = exchange.client.receive
@@ -295,28 +311,28 @@ class ClientBridge:
             AnswerUnwanted: The worker does not exist here.
         """
         if worker == self._peers.own:
-            self.receive(token, key, body)
+            self._receive_answer(token, key, body)
             return
-        told = {"kind": "answer", "token": token, "key": key, "body": dict(body)}
-        if await self._peers.send(worker, orjson.dumps(told)) is None:
+        message = {"kind": "answer", "token": token, "key": key, "body": dict(body)}
+        if await self._peers.send(worker, orjson.dumps(message)) is None:
             # Accepted silently, it would leave a call of another replica waiting for nothing.
             raise AnswerUnwanted
 
-    def receive(self, token: str, key: str, body: Mapping[str, Any]) -> None:
+    def _receive_answer(self, token: str, key: str, body: Mapping[str, Any]) -> None:
         """Deliver a client's answer to the call in this worker that waits for it."""
         future = self._questions.get(token, {}).get(key)
         if future is not None and not future.done():
             future.set_result(dict(body))
 
-    def told(self, told: Mapping[str, Any]) -> bytes:
+    def receive(self, message: Mapping[str, Any]) -> bytes:
         """Handle another worker's message about a call, and reply."""
-        match told["kind"]:
+        match message["kind"]:
             case "answer":
-                self.receive(told["token"], told["key"], told["body"])
+                self._receive_answer(message["token"], message["key"], message["body"])
             case "claim":
-                return WANTED if self.take(told["token"]) else b""
+                return WANTED if self.take(message["token"]) else b""
             case _:
-                self.cancel_named(told["session"], told["id"])
+                self.cancel_named(message["session"], message["id"])
         return b""
 
     async def close(self) -> None:
@@ -330,7 +346,7 @@ class ClientBridge:
             match message.kind:
                 case MessageKind.NOTICE:
                     if message.body.get("method") in LISTS_CHANGED:
-                        self._heard_list_changed(call.ask.route)
+                        self._announced_lists.add(call.ask.route)
                     await _notice(call, message)
                 case MessageKind.REQUEST:
                     await self._asked(call, message)
@@ -394,8 +410,8 @@ class ClientBridge:
         """
         if worker == self._peers.own:
             return self.take(token)
-        told = orjson.dumps({"kind": "claim", "token": token})
-        reply = await self._peers.send(worker, told)
+        message = orjson.dumps({"kind": "claim", "token": token})
+        reply = await self._peers.send(worker, message)
         passed = self._clock.now().timestamp() - asked_at
         return passed < self._total_timeout_seconds if reply is None else reply == WANTED
 
@@ -629,7 +645,7 @@ def _with_elicitation_id(params: JsonObject) -> JsonObject:
 async def _notice(call: _Call, message: Message) -> None:
     """Relay the server's notifications during the call, if they are for this client."""
     method = message.body.get("method")
-    if method in TOLD_ELSEWHERE:
+    if method in OUTSIDE_CALLS:
         return
     if (
         method == "notifications/message"
@@ -696,7 +712,7 @@ def _names_resources(method: str, raw: bytes) -> bool:
     if method == "resources/read":
         return True
     # Longer answers pass unchanged: parsing them would delay all other requests.
-    return len(raw) <= EDITED_BODY_BYTES and RESOURCE_LINK in raw
+    return len(raw) <= MAX_EDITED_BYTES and RESOURCE_LINK in raw
 
 
 def _publish_uris(call: _Call, body: JsonObject) -> None:

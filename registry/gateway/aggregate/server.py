@@ -4,9 +4,8 @@ Lists, handshakes and discovery are answered from memory; calls go to the server
 prompt or resource.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -21,13 +20,12 @@ from mcp_types.version import (
     LATEST_HANDSHAKE_VERSION,
     MODERN_PROTOCOL_VERSIONS,
 )
-from multidict import CIMultiDict
 
 import registry
 from registry.auth.identity import UserContext
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.core.latency_watcher import LatencyWatcher
-from registry.gateway.aggregate.bridge import ClientBridge, Elsewhere
+from registry.gateway.aggregate.bridge import ClientBridge, ClientRequest, Elsewhere
 from registry.gateway.client.asks import Ask
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import SessionOwner
@@ -63,6 +61,7 @@ from registry.gateway.errors import (
     UpstreamFailed,
 )
 from registry.gateway.notifications.streams import SAID, NotificationStreams
+from registry.gateway.passthrough import PassThrough
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.envelope import NOTIFICATION_PREFIX, Envelope
@@ -71,7 +70,7 @@ from registry.gateway.protocol.list_pages import CursorError, marked, page_resul
 from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.forwarder import REPEATABLE
 from registry.gateway.transport.replay import worker_of
-from registry.gateway.values import Route, may_tell_of_resources
+from registry.gateway.values import may_tell_of_resources
 from registry.gateway.view.catalogue import CatalogueEntry
 from registry.gateway.view.offering import PAGE_KINDS, Offering, with_public_links
 from registry.servers.values import Era
@@ -85,48 +84,37 @@ NO_TASKS = "Tasks are not supported at this path; send tools/call without params
 ROOTS_CHANGED = "notifications/roots/list_changed"
 EMPTY: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
 
-CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
-"""Returns the stored headers for a caller; raises a Refusal if they cannot be used."""
-
-FastCall = Callable[[GatewayRequest, UserContext, CatalogueEntry, Envelope], Awaitable[None]]
-"""Forwards a request under the server's own name for its target; relays the bytes unchanged."""
-
-
-@dataclass(frozen=True, slots=True)
-class AggregateDependencies:
-    """The functions of the endpoint that the aggregate server uses."""
-
-    credentials_of: CredentialsOf
-    admission: Admission
-    fast_call: FastCall
-    arguments: ArgumentChecker
-    ended_sessions: EndedSessions
-
 
 class AggregateServer:
     """The MCP server at each path where no single server is passed through.
 
     Args:
+        admission: Decides which servers a caller may use.
+        passthrough: Forwards requests to servers that speak the client's era.
         bridge: Runs conversations with servers.
         sessions: Creates and reads the gateway's own session ids.
         states: What clients set in a session after its beginning.
         notification_streams: Serves the notification streams.
         peers: The other workers.
-        means: The functions of the endpoint.
+        ended_sessions: Reports sessions that clients end to other workers and replicas.
+        arguments: Checks arguments where the server offers another definition.
         recorder: Notified when a request goes upstream.
         latency_watcher: Sets the latency thresholds of waits.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators
         self,
+        admission: Admission,
+        passthrough: PassThrough,
         bridge: ClientBridge,
         connector: Connector,
         sessions: ClientSessions,
         states: SessionStates,
         notification_streams: NotificationStreams,
         peers: Peers,
+        ended_sessions: EndedSessions,
         *,
-        means: AggregateDependencies,
+        arguments: ArgumentChecker,
         recorder: Recorder,
         latency_watcher: LatencyWatcher,
     ) -> None:
@@ -137,13 +125,13 @@ class AggregateServer:
         self._states = states
         self._notification_streams = notification_streams
         self._peers = peers
-        self._credentials_of = means.credentials_of
-        self._admission = means.admission
-        self._ended_sessions = means.ended_sessions
-        self._fast_call = means.fast_call
-        self._arguments = means.arguments
+        self._admission = admission
+        self._passthrough = passthrough
+        self._ended_sessions = ended_sessions
+        self._arguments = arguments
         self._recorder = recorder
-        peers.listen(self.told)
+        peers.listen(self.receive)
+        ended_sessions.listen(self.session_ended)
 
     async def post(
         self,
@@ -151,7 +139,6 @@ class AggregateServer:
         envelope: Envelope,
         user: UserContext,
         offering: Offering,
-        raw: bytes | bytearray,
     ) -> None:
         """Answer one message.
 
@@ -165,17 +152,12 @@ class AggregateServer:
         else:
             caller = self._legacy_caller(exchange, envelope, user, offering)
         if not envelope.is_request:
-            await self._hear(exchange, envelope, caller, raw)
+            await self._accept(exchange, envelope, caller)
             return
         try:
-            await self._request(exchange, envelope, caller, offering)
+            await self._answer(ClientRequest(exchange, envelope, caller, offering))
         except Elsewhere as elsewhere:
-            scope, client = exchange.scope, exchange.client
-            try:
-                await self._peers.forward(
-                    elsewhere.worker, scope, raw, client.receive, client.pass_on
-                )
-            except PeerGone:
+            if not await self._forwarded(exchange, elsewhere.worker, envelope.raw):
                 raise StateUnknown from None
 
     async def get(self, exchange: GatewayRequest, user: UserContext, offering: Offering) -> None:
@@ -202,12 +184,7 @@ class AggregateServer:
         """Resume an answer after an event; return whether it is stored in any worker."""
         worker, client = worker_of(last_event_id), exchange.client
         if worker is not None and worker != self._peers.own:
-            with suppress(PeerGone):
-                await self._peers.forward(
-                    worker, exchange.scope, b"", client.receive, client.pass_on
-                )
-                return True
-            return False
+            return await self._forwarded(exchange, worker, b"")
         found = self._bridge.replays.find(last_event_id, session.nonce)
         if found is None:
             return False
@@ -220,6 +197,18 @@ class AggregateServer:
                 await client.send({"type": "http.response.body", "body": body, "more_body": True})
         await client.send({"type": "http.response.body", "body": b""})
         return True
+
+    async def _forwarded(
+        self, exchange: GatewayRequest, worker: str, raw: bytes | bytearray
+    ) -> bool:
+        """Have another worker answer the request; return whether it does."""
+        if exchange.is_relayed:
+            return False
+        scope, client = exchange.scope, exchange.client
+        with suppress(PeerGone):
+            await self._peers.forward(worker, scope, raw, client.receive, client.pass_on)
+            return True
+        return False
 
     async def delete(
         self, exchange: GatewayRequest, user: UserContext, offering: Offering
@@ -241,7 +230,7 @@ class AggregateServer:
     async def _end(self, session: ClientSession) -> None:
         name = self._sessions.end(session)
         self._ended(session.nonce)
-        await self._ended_sessions.tell(name, session.nonce)
+        await self._ended_sessions.report(name, session.nonce)
 
     def session_ended(self, name: str, nonce: str | None) -> None:
         """Apply the `end` of another worker or replica.
@@ -260,76 +249,66 @@ class AggregateServer:
         self._notification_streams.session_ended(nonce)
         self._connector.sessions.end_of(nonce)
 
-    async def told(self, message: bytes) -> bytes:
+    async def receive(self, message: bytes) -> bytes:
         """Handle another worker's message, and reply."""
-        told: dict[str, Any] = orjson.loads(message)
-        match told["kind"]:
+        received: dict[str, Any] = orjson.loads(message)
+        match received["kind"]:
             case "answer" | "claim" | "cancel":
-                return self._bridge.told(told)
+                return self._bridge.receive(received)
             case "ended":
-                self.session_ended(told["name"], told["session"])
+                self.session_ended(received["name"], received["session"])
             case "standing":
-                self._notification_streams.superseded(told["session"], told["opened_at"])
-                return orjson.dumps(self._states.known(told["session"]))
+                self._notification_streams.superseded(received["session"], received["opened_at"])
+                return orjson.dumps(self._states.known(received["session"]))
             case "state":
-                self._states.apply(told["session"], told["change"])
-                await self._notification_streams.session_changed(told["session"])
+                self._states.apply(received["session"], received["change"])
+                await self._notification_streams.session_changed(received["session"])
             case "upstream_session":
-                return self._connector.sessions.told(told)
+                return self._connector.sessions.receive(received)
             case "say":
                 is_said = self._notification_streams.say_here(
-                    told["session"], told["raw"].encode()
+                    received["session"], received["raw"].encode()
                 )
                 return SAID if is_said else b""
             case "roots":
-                await self._roots_changed(told["session"])
+                await self._roots_changed(received["session"])
             case "states":
-                return orjson.dumps(self._states.known(told["session"]))
+                return orjson.dumps(self._states.known(received["session"]))
             case _:
                 log.warning("worker_message_unknown")
         return b""
 
-    async def _request(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-    ) -> None:
+    async def _answer(self, request: ClientRequest) -> None:
+        envelope, offering = request.envelope, request.offering
         method = envelope.method
         match method:
             case "tools/call":
-                owned = await self._tool(exchange, envelope, offering)
-                await self._call(exchange, envelope, caller, offering, owned, "name")
+                owned = await self._tool(request)
+                await self._call(request, owned, "name")
             case "prompts/get":
                 name = _named(envelope, "name")
                 owned_prompt = offering.prompt(name)
                 if owned_prompt is None:
-                    self._note_hidden(exchange, offering, name)
+                    self._note_hidden(request, name)
                     raise PromptUnknown(name)
-                await self._call(exchange, envelope, caller, offering, owned_prompt, "name")
+                await self._call(request, owned_prompt, "name")
             case "resources/read":
-                owned = self._resource(exchange, envelope, offering)
-                await self._call(exchange, envelope, caller, offering, owned, "uri")
+                owned = self._resource(request)
+                await self._call(request, owned, "uri")
             case "completion/complete":
-                await self._complete(exchange, envelope, caller, offering)
+                await self._complete(request)
             case _ if method in PAGE_KINDS:
-                await self._list(exchange, envelope, caller, offering)
-            case _ if exchange.is_modern:
-                await self._modern_only(exchange, envelope, caller, offering)
+                await self._list(request)
+            case _ if request.exchange.is_modern:
+                await self._modern_only(request)
             case _:
-                await self._legacy_only(exchange, envelope, caller, offering)
+                await self._legacy_only(request)
 
-    async def _legacy_only(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-    ) -> None:
+    async def _legacy_only(self, request: ClientRequest) -> None:
+        exchange, envelope, caller = request.exchange, request.envelope, request.caller
         match envelope.method:
             case "initialize":
-                await self._initialize(exchange, envelope, caller, offering)
+                await self._initialize(request)
             case "ping":
                 await self._result(exchange, {})
             case "logging/setLevel":
@@ -339,7 +318,7 @@ class AggregateServer:
                 await self._change(caller, {"level": level})
                 await self._result(exchange, {})
             case "resources/subscribe" | "resources/unsubscribe":
-                owned = self._resource(exchange, envelope, offering)
+                owned = self._resource(request)
                 begins = envelope.method == "resources/subscribe"
                 if begins and not may_tell_of_resources(owned.route):
                     raise NotSubscribable(owned.route.server_name)
@@ -350,7 +329,7 @@ class AggregateServer:
                 await self._change(caller, {kind: envelope.params["uri"]})
                 await self._result(exchange, {})
             case _:
-                await self._unknown(exchange, envelope, caller, offering)
+                await self._unknown(request)
 
     def _check_room(self, caller: ClientContext, uri: str) -> None:
         if len(uri) > MAX_URI_CHARACTERS:
@@ -358,83 +337,65 @@ class AggregateServer:
         if caller.session is not None and self._states.is_full(caller.session.nonce):
             raise InvalidParams(f"A session has at most {MAX_SUBSCRIPTIONS} subscriptions.")
 
-    async def _modern_only(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-    ) -> None:
-        match envelope.method:
+    async def _modern_only(self, request: ClientRequest) -> None:
+        match request.envelope.method:
             case "server/discover":
-                await self._result(exchange, _discovery(offering))
+                await self._result(request.exchange, _discovery(request.offering))
             case "subscriptions/listen":
-                await self._notification_streams.listen(exchange, caller, offering, envelope)
+                await self._notification_streams.listen(
+                    request.exchange, request.caller, request.offering, request.envelope
+                )
             case "ping" | "initialize" | "logging/setLevel":
                 raise MethodUnknown
             case _:
-                await self._unknown(exchange, envelope, caller, offering)
+                await self._unknown(request)
 
-    async def _unknown(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-    ) -> None:
+    async def _unknown(self, request: ClientRequest) -> None:
         """Forward a request to the one server at the path, which may know its method."""
-        if offering.only is None:
+        if request.offering.only is None:
             raise MethodUnknown
-        owned = CatalogueEntry(offering.only, "")
-        await self._call(exchange, envelope, caller, offering, owned, None)
+        owned = CatalogueEntry(request.offering.only, "")
+        await self._call(request, owned, None)
 
-    async def _initialize(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-    ) -> None:
-        wanted = envelope.params.get("protocolVersion")
+    async def _initialize(self, request: ClientRequest) -> None:
+        wanted = request.envelope.params.get("protocolVersion")
         if not isinstance(wanted, str):
             raise InvalidParams("initialize needs the member params.protocolVersion, a string.")
         version = wanted if wanted in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
-        session = self._sessions.begin(caller.user, offering.scope_id, version, envelope.params)
+        session = self._sessions.begin(
+            request.caller.user, request.offering.scope_id, version, request.envelope.params
+        )
         result: dict[str, Any] = {
             "protocolVersion": version,
-            "capabilities": dict(offering.capabilities),
-            "serverInfo": _server_info(offering),
+            "capabilities": dict(request.offering.capabilities),
+            "serverInfo": _server_info(request.offering),
         }
-        if offering.instructions:
-            result["instructions"] = offering.instructions
-        await self._result(exchange, result, ((b"mcp-session-id", session.id.encode()),))
+        if request.offering.instructions:
+            result["instructions"] = request.offering.instructions
+        await self._result(request.exchange, result, ((b"mcp-session-id", session.id.encode()),))
 
-    async def _list(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-    ) -> None:
+    async def _list(self, request: ClientRequest) -> None:
+        exchange, envelope = request.exchange, request.envelope
         try:
-            page = offering.page(PAGE_KINDS[envelope.method], envelope.params.get("cursor"))
+            page = request.offering.page(
+                PAGE_KINDS[envelope.method], envelope.params.get("cursor")
+            )
         except CursorError:
             raise InvalidParams("The cursor is invalid: it was not issued here.") from None
         if page is None:
-            await self._unknown(exchange, envelope, caller, offering)
+            await self._unknown(request)
             return
         answer = page_result(page, exchange.request_id, is_modern=exchange.is_modern)
-        if exchange.lists_to is not None:
-            answer = marked(answer, PAGE_KINDS[envelope.method], exchange.lists_to)
+        if exchange.list_mark is not None:
+            answer = marked(answer, PAGE_KINDS[envelope.method], exchange.list_mark)
         await exchange.answer(200, answer)
 
-    async def _tool(
-        self, exchange: GatewayRequest, envelope: Envelope, offering: Offering
-    ) -> CatalogueEntry:
+    async def _tool(self, request: ClientRequest) -> CatalogueEntry:
+        exchange, envelope, offering = request.exchange, request.envelope, request.offering
         name = _named(envelope, "name")
         owned = offering.tool(name)
         if owned is None or owned.tool is None:
-            self._note_hidden(exchange, offering, name)
+            self._note_hidden(request, name)
             blocked = offering.blocked(name)
             raise self._admission.unknown_tool(exchange, name, blocked)
         if not exchange.is_modern and "task" in envelope.params:
@@ -449,27 +410,24 @@ class AggregateServer:
             check_param_headers(owned.tool.param_header_schema, arguments, exchange.headers)
         return owned
 
-    def _note_hidden(self, exchange: GatewayRequest, offering: Offering, name: str) -> None:
-        if offering.only is None and exchange.user is not None:
-            self._admission.note_hidden(exchange, exchange.user, name)
+    def _note_hidden(self, request: ClientRequest, name: str) -> None:
+        if request.offering.only is None and request.exchange.user is not None:
+            self._admission.note_hidden(request.exchange, request.exchange.user, name)
 
-    def _resource(
-        self, exchange: GatewayRequest, envelope: Envelope, offering: Offering
-    ) -> CatalogueEntry:
-        uri = _named(envelope, "uri")
-        owned = offering.resource(uri)
+    def _resource(self, request: ClientRequest) -> CatalogueEntry:
+        uri = _named(request.envelope, "uri")
+        owned = request.offering.resource(uri)
         if owned is None:
-            code = INVALID_PARAMS if exchange.is_modern else era_translation.RESOURCE_NOT_FOUND
+            code = (
+                INVALID_PARAMS
+                if request.exchange.is_modern
+                else era_translation.RESOURCE_NOT_FOUND
+            )
             raise ResourceUnknown(uri, code)
         return owned
 
-    async def _complete(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-    ) -> None:
+    async def _complete(self, request: ClientRequest) -> None:
+        envelope, offering = request.envelope, request.offering
         ref = members(envelope.params.get("ref"))
         owned, key = None, "name"
         match ref.get("type"), ref.get("name"), ref.get("uri"):
@@ -482,42 +440,32 @@ class AggregateServer:
         if owned is None:
             raise InvalidParams("Unknown completion reference.")
         params = {**envelope.params, "ref": {**ref, key: owned.key}}
-        await self._dispatch(exchange, envelope, caller, offering, owned, params)
+        await self._dispatch(request, owned, params)
 
     async def _call(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-        owned: CatalogueEntry,
-        named_by: str | None,
+        self, request: ClientRequest, owned: CatalogueEntry, named_by: str | None
     ) -> None:
+        exchange, envelope, caller = request.exchange, request.envelope, request.caller
         is_read_here = named_by == "uri" and envelope.params["uri"] != owned.key
         if caller.era is Era.MODERN and Era.MODERN in owned.route.eras and not is_read_here:
             self._admission.note_use(exchange, caller.user, owned.route)
             exchange.served_by(owned.route)
-            exchange.client.edit = with_public_links(offering, owned.route)
-            await self._fast_call(exchange, caller.user, owned, envelope)
+            exchange.client.edit = with_public_links(request.offering, owned.route)
+            await self._passthrough.forward_as(exchange, caller.user, owned, envelope)
             return
         params = dict(envelope.params)
         if named_by is not None:
             params[named_by] = owned.key
-        await self._dispatch(exchange, envelope, caller, offering, owned, params)
+        await self._dispatch(request, owned, params)
 
     async def _dispatch(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        offering: Offering,
-        owned: CatalogueEntry,
-        params: JsonObject,
+        self, request: ClientRequest, owned: CatalogueEntry, params: JsonObject
     ) -> None:
+        exchange, envelope, caller = request.exchange, request.envelope, request.caller
         route = owned.route
         self._admission.note_use(exchange, caller.user, route)
         exchange.served_by(route)
-        credentials = await self._credentials_of(route, caller.user)
+        credentials = await self._admission.credentials(route, caller.user)
         exchange.client.sent = (credentials, route)
         via = exchange.headers.get("via")
         if via is not None:
@@ -552,7 +500,7 @@ class AggregateServer:
             user_id=caller.user.user_id if route.is_user_level else None,
             owner=self._owner(exchange, caller),
         )
-        await self._bridge.ask(exchange, caller, offering, ask)
+        await self._bridge.ask(request, ask)
 
     def _owner(self, exchange: GatewayRequest, caller: ClientContext) -> SessionOwner:
         session = caller.session
@@ -562,27 +510,23 @@ class AggregateServer:
             exchange.headers.get(CONVERSATION_HEADER),
         )
 
-    async def _hear(
-        self,
-        exchange: GatewayRequest,
-        envelope: Envelope,
-        caller: ClientContext,
-        raw: bytes | bytearray,
+    async def _accept(
+        self, exchange: GatewayRequest, envelope: Envelope, caller: ClientContext
     ) -> None:
         """Handle a message without a response: a notification, or a response to a request."""
         if not envelope.method:
-            await self._replied(envelope, caller, raw)
+            await self._deliver(envelope, caller)
         elif envelope.method == "notifications/cancelled" and caller.session is not None:
             request_id = envelope.params.get("requestId")
             if isinstance(request_id, str | int) and not self._bridge.cancel(
                 caller.session, request_id
             ):
-                told = {"kind": "cancel", "session": caller.session.nonce, "id": request_id}
-                await self._peers.broadcast(orjson.dumps(told))
+                message = {"kind": "cancel", "session": caller.session.nonce, "id": request_id}
+                await self._peers.broadcast(orjson.dumps(message))
         elif envelope.method == ROOTS_CHANGED and caller.session is not None:
             await self._roots_changed(caller.session.nonce)
-            told = {"kind": "roots", "session": caller.session.nonce}
-            await self._peers.broadcast(orjson.dumps(told))
+            message = {"kind": "roots", "session": caller.session.nonce}
+            await self._peers.broadcast(orjson.dumps(message))
         elif not envelope.method.startswith(NOTIFICATION_PREFIX):
             raise InvalidRequest("The message is neither request nor notification.")
         await exchange.answer_empty(202, list(EMPTY))
@@ -593,9 +537,8 @@ class AggregateServer:
             with suppress(Refusal):
                 await self._connector.post_in(session, notification_text(ROOTS_CHANGED))
 
-    async def _replied(
-        self, envelope: Envelope, caller: ClientContext, raw: bytes | bytearray
-    ) -> None:
+    async def _deliver(self, envelope: Envelope, caller: ClientContext) -> None:
+        """Deliver a client's response to the server, or to the call that waits for it."""
         address = self._bridge.answer_address(caller.user, envelope.body.get("id"))
         if address[0] == "worker":
             _, worker, token, key = address
@@ -603,9 +546,9 @@ class AggregateServer:
             return
         _, worker, token, asked_at, slug, server_id, request_id, *reply_address = address
         route = self._admission.route_of(caller.user, slug, server_id)
-        body = load_text(raw)
+        body = load_text(envelope.raw)
         body["id"] = request_id
-        credentials = await self._credentials_of(route, caller.user)
+        credentials = await self._admission.credentials(route, caller.user)
         # Last, because an answer that could not be delivered must not count. An answer that no
         # call waits for any more is no error of the client: an error response would end its
         # session.
@@ -624,8 +567,8 @@ class AggregateServer:
         self._states.apply(nonce, change)
         if "level" not in change:
             await self._notification_streams.session_changed(nonce)
-        told = {"kind": "state", "session": nonce, "change": change}
-        await self._peers.broadcast(orjson.dumps(told))
+        message = {"kind": "state", "session": nonce, "change": change}
+        await self._peers.broadcast(orjson.dumps(message))
 
     async def _result(
         self,

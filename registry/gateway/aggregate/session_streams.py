@@ -27,12 +27,12 @@ from registry.gateway.notifications.feed import (
     LISTS_CHANGED,
     METHOD_NOT_FOUND,
     UPDATED,
-    HeardListChanged,
 )
 from registry.gateway.notifications.stream_limits import StreamLimits
 from registry.gateway.notifications.streams import NotificationStreams
 from registry.gateway.protocol import era_translation
 from registry.gateway.protocol.messages import Message, read_events, read_message
+from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.http.client.exchange import UpstreamAnswer
 from registry.upstream.client import DEFAULT_RETRY_SECONDS, MAX_RETRY_SECONDS
 from registry.upstream.messages import error_text, result_text
@@ -62,7 +62,7 @@ class SessionMessages:
 
     Args:
         streams: Limits the long-lived streams to one server.
-        heard_list_changed: Called when a server announces that one of its lists changed.
+        announced_lists: Notified when a server announces that one of its lists changed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SessionMessages:
         clock: Clock,
         *,
         streams: StreamLimits,
-        heard_list_changed: HeardListChanged,
+        announced_lists: AnnouncedLists,
     ) -> None:
         self._connector = connector
         self._bridge = bridge
@@ -82,7 +82,7 @@ class SessionMessages:
         self._background_tasks = background_tasks
         self._clock = clock
         self._streams = streams
-        self._heard_list_changed = heard_list_changed
+        self._announced_lists = announced_lists
 
     async def read(self, session: UpstreamSession) -> None:
         """Start reading the stream of *session*; return when it is open, or has failed to open."""
@@ -153,7 +153,7 @@ class SessionMessages:
             with suppress(Refusal):
                 await self._asked(session, message)
         elif method in LISTS_CHANGED:
-            self._heard_list_changed(session.route)
+            self._announced_lists.add(session.route)
         elif not await self._connector.sessions.heard(session, message) and method != UPDATED:
             await self._tell_client(session, message.raw)
 

@@ -15,8 +15,8 @@ from registry.gateway.values import Route, ToolEntry
 from registry.servers.values import Era
 from registry.upstream.client import CLIENT_INFO
 
-NOBODY = SessionOwner("")
-"""Owns no session: of what opens a stream of its own."""
+GATEWAY_OWNER = SessionOwner("")
+"""The gateway itself, for sessions that belong to no person."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Ask:
     may_repeat: bool = False
     is_standing: bool = False
     user_id: str | None = None
-    owner: SessionOwner = NOBODY
+    owner: SessionOwner = GATEWAY_OWNER
 
 
 class Conversation(Protocol):

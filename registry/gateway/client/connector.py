@@ -82,7 +82,7 @@ class Connector:
         routes: RouteTable,
     ) -> None:
         self.wire = wire
-        self.suspect = routes.suspect
+        self.probe_eras = routes.probe_eras
         self.bulkheads = bulkheads
         self._retries_idempotent = retries_idempotent
         self.clock = clock
@@ -345,7 +345,7 @@ class Connector:
         version = members(message.body.get("result")).get("protocolVersion")
         if not isinstance(version, str) or "error" in message.body:
             if is_of_another_era(Era.LEGACY, answer.status, message.raw):
-                self.suspect(route)
+                self.probe_eras(route)
             raise UpstreamFailed(f"The server {route.server_name} refused to initialize.")
         session.version = version
         # Before the server hears that all is set: it may ask for something at once.

@@ -188,7 +188,7 @@ class _Talk:
                 raise NoJsonRpcAnswer(self._route.server_name, status)
             return
         if status in NO_SUCH_PROTOCOL and is_of_another_era(self.era, status, whole):
-            self._connector.suspect(self._route)
+            self._connector.probe_eras(self._route)
         if len(whole) <= MAX_JUDGED_BYTES and read_handshake(whole) is Answer.INVALID:
             if status in SUCCESS:
                 raise NoJsonRpcAnswer(self._route.server_name, status)

@@ -218,7 +218,7 @@ class UpstreamSession:
         if reading is not None:
             reading.cancel()
 
-    def told(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         """Return what another worker needs to use the session."""
         return {
             "id": self.id,
@@ -229,11 +229,11 @@ class UpstreamSession:
             "is_heard": self.is_heard,
         }
 
-    def adopt(self, told: Mapping[str, Any]) -> None:
-        """Become the session that another worker told of."""
-        self.id, self.version, self.level = told["id"], told["version"], told["level"]
-        self.holder, self.opened_at = told["holder"], told["opened_at"]
-        self.is_heard = told["is_heard"]
+    def adopt(self, state: Mapping[str, Any]) -> None:
+        """Become the session that another worker reported."""
+        self.id, self.version, self.level = state["id"], state["version"], state["level"]
+        self.holder, self.opened_at = state["holder"], state["opened_at"]
+        self.is_heard = state["is_heard"]
         self.is_new = False
 
 
@@ -356,7 +356,7 @@ class UpstreamSessions:
     async def forget(self, session: UpstreamSession) -> None:
         """Drop a session that the server does not know any more, in all workers."""
         self._drop(session)
-        await self._tell_all("lost", session.key, id=session.id)
+        await self._broadcast("lost", session.key, id=session.id)
 
     def end_of(self, nonce: str) -> None:
         """End the sessions of a client session that has ended."""
@@ -379,43 +379,43 @@ class UpstreamSessions:
         is_taken = session.take(message)
         if is_taken and message.body.get("method") != RESOURCE_UPDATED:
             return True
-        told = {
+        report = {
             "kind": "upstream_session",
             "event": "heard",
             "digest": session.key.digest,
             "raw": message.raw.decode(),
         }
-        return TAKEN in await self._peers.broadcast(orjson.dumps(told)) or is_taken
+        return TAKEN in await self._peers.broadcast(orjson.dumps(report)) or is_taken
 
-    def told(self, told: Mapping[str, Any]) -> bytes:
-        """Act on what another worker says about a session, and reply."""
-        if told["event"] == "used":
-            return orjson.dumps([self._is_kept(digest) for digest in told["digests"]])
-        key = self._by_digest.get(told["digest"])
+    def receive(self, received: Mapping[str, Any]) -> bytes:
+        """Handle another worker's message about a session, and reply."""
+        if received["event"] == "used":
+            return orjson.dumps([self._is_kept(digest) for digest in received["digests"]])
+        key = self._by_digest.get(received["digest"])
         session = None if key is None else self._sessions.get(key)
         if session is None:
             return b""
-        match told["event"]:
+        match received["event"]:
             case "heard":
-                message = read_message(told["raw"].encode(), "")
+                message = read_message(received["raw"].encode(), "")
                 return TAKEN if message is not None and session.take(message) else b""
-            case "opened" if _is_older(told["session"], session.told()):
+            case "opened" if _is_older(received["session"], session.shared_state()):
                 # Opened in two workers at once: both keep the older one.
                 if session.holder == self._peers.own:
-                    self._replace(session, told["session"])
+                    self._replace(session, received["session"])
                 else:
-                    session.adopt(told["session"])
-            case "lost" if session.id == told["id"]:
+                    session.adopt(received["session"])
+            case "lost" if session.id == received["id"]:
                 self._drop(session)
                 return b""
             case _:
                 pass
-        return orjson.dumps(session.told())
+        return orjson.dumps(session.shared_state())
 
     async def _opened(self, session: UpstreamSession, capabilities: Mapping[str, Any]) -> None:
         key = session.key
         try:
-            found = await self._tell_all("find", key)
+            found = await self._broadcast("find", key)
             if found is not None:
                 session.adopt(found)
                 self._make_room_for_borrowed()
@@ -438,11 +438,11 @@ class UpstreamSessions:
 
     async def _settle(self, session: UpstreamSession) -> None:
         """Use the older one if another worker opened a session at the same time."""
-        older = await self._tell_all("opened", session.key, session=session.told())
+        older = await self._broadcast("opened", session.key, session=session.shared_state())
         if (
             older is not None
             and session.holder == self._peers.own
-            and _is_older(older, session.told())
+            and _is_older(older, session.shared_state())
         ):
             self._replace(session, older)
 
@@ -564,12 +564,12 @@ class UpstreamSessions:
 
     async def _say_used(self, holder: str, sessions: list[UpstreamSession]) -> None:
         """Keep what is borrowed from ending; hold it from now on if its holder is gone."""
-        told = {
+        message = {
             "kind": "upstream_session",
             "event": "used",
             "digests": [session.key.digest for session in sessions],
         }
-        reply = await self._peers.send(holder, orjson.dumps(told))
+        reply = await self._peers.send(holder, orjson.dumps(message))
         kept = [None] * len(sessions) if reply is None else orjson.loads(reply)
         for session, is_kept in zip(sessions, kept, strict=True):
             if self._sessions.get(session.key) is not session or session.holder != holder:
@@ -604,12 +604,12 @@ class UpstreamSessions:
         if self._drop(session) and session.holder == self._peers.own:
             self._background_tasks.soon(self._close(session))
 
-    async def _tell_all(
+    async def _broadcast(
         self, event: str, key: SessionKey, **facts: object
     ) -> Mapping[str, Any] | None:
         """Tell the other workers, and return the oldest session that they know of."""
-        told = {"kind": "upstream_session", "event": event, "digest": key.digest, **facts}
-        replies = await self._peers.broadcast(orjson.dumps(told))
+        message = {"kind": "upstream_session", "event": event, "digest": key.digest, **facts}
+        replies = await self._peers.broadcast(orjson.dumps(message))
         known: list[dict[str, Any]] = [orjson.loads(reply) for reply in replies if reply]
         return min(known, key=lambda one: (one["opened_at"], one["holder"]), default=None)
 

@@ -1,4 +1,6 @@
-"""Admission: who calls, what the token allows, and which servers exist for the caller."""
+"""Admission: who calls, what the token allows, which servers exist, and how to reach them."""
+
+from multidict import CIMultiDict
 
 from packages.models.states import AuditOutcome
 from registry.access.policies.decisions import deciding
@@ -11,12 +13,19 @@ from registry.core.json import JsonObject
 from registry.core.origin import UrlOrigin
 from registry.gateway.edge.error_responses import challenged
 from registry.gateway.edge.requests import GatewayRequest
-from registry.gateway.errors import NotServing, ServerUnknown, ToolDenied, ToolUnknown
+from registry.gateway.errors import (
+    NotServing,
+    ServerUnknown,
+    ToolDenied,
+    ToolUnknown,
+    UpstreamFailed,
+)
 from registry.gateway.ports import Authenticate, Refusals, RouteTable
 from registry.gateway.values import Route
 from registry.gateway.view.catalogue import BlockedTool, CatalogueView
 from registry.servers.values import Transport
 from registry.tools.public_names import SEPARATOR
+from registry.upstream.headers import upstream_headers
 
 RECORDED_CHARACTERS = 256
 RECORDED_POLICIES = 10
@@ -137,6 +146,20 @@ class Admission:
     def holds(self, authorization: str) -> bool:
         """Whether an admitted token has neither expired nor left the cache."""
         return self._authenticate.holds(authorization)
+
+    async def credentials(self, route: Route, user: UserContext) -> CIMultiDict[str]:
+        """Return the stored headers with which *user* reaches a server; not to be modified.
+
+        Raises:
+            UpstreamFailed: The server's credentials cannot be used.
+            RegistryError: The caller has stored no key for this server, or it is unreadable.
+        """
+        if route.credential_problem is not None:
+            raise UpstreamFailed(route.credential_problem)
+        if route.per_user:
+            own = await self._routes.user_headers(user, route)
+            return upstream_headers(own, route.headers.get("Via"))
+        return route.headers
 
     def view(self, user: UserContext) -> CatalogueView:
         """Return *user*'s view of the catalogue."""

@@ -81,13 +81,13 @@ class EndedSessions:
         """Call *listener* with each session that has ended in another replica."""
         self._listeners.append(listener)
 
-    async def tell(self, name: str, nonce: str | None = None) -> None:
+    async def report(self, name: str, nonce: str | None = None) -> None:
         """Report a session that has ended here to all workers and replicas.
 
         Without the database, other replicas serve it until it expires; that is logged.
         """
-        told = {"kind": "ended", "session": nonce, "name": name}
-        await self._peers.broadcast(orjson.dumps(told))
+        message = {"kind": "ended", "session": nonce, "name": name}
+        await self._peers.broadcast(orjson.dumps(message))
         if self._repository is None:
             return
         now = self._clock.now()
@@ -98,7 +98,7 @@ class EndedSessions:
         except (DatabaseUnavailable, TimeoutError) as exc:
             log.warning("session_end_write_failed", error=type(exc).__name__)
 
-    async def heard(self, keys: Collection[str]) -> None:
+    async def apply(self, keys: Collection[str]) -> None:
         """Apply stored ends; an empty key stands for an unknown one.
 
         Raises:

@@ -52,14 +52,16 @@ def status_of(exchange: GatewayRequest, refusal: Refusal) -> int:
     The Python SDK 1.x ends the whole session on an HTTP error. So requests of the handshake's era
     that were understood get status 200 and a JSON-RPC error; docs/decisions/0029-errors-inside.md.
     """
-    return 200 if exchange.is_answered_inside and not refusal.is_of_http else refusal.http_status
+    return (
+        200 if exchange.reports_errors_in_body and not refusal.is_of_http else refusal.http_status
+    )
 
 
 def refusal_body(exchange: GatewayRequest, refusal: Refusal) -> bytes:
     """Return the answer to a refused request: an error, or a tool's failed result."""
     request_id = exchange.request_id
     is_result = refusal.is_for_model and exchange.method == "tools/call"
-    if not exchange.is_answered_inside or not is_result or request_id is None:
+    if not exchange.reports_errors_in_body or not is_result or request_id is None:
         return error_body(refusal, request_id, exchange.trace_id)
     error = {"code": refusal.rpc_code, **_facts(refusal, exchange.trace_id)}
     told = {

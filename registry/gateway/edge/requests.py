@@ -56,9 +56,12 @@ class GatewayRequest:
         error_code: The code of the JSON-RPC error response; 0 without one.
         trace: The trace context that the client sent.
         spans: The spans, if tracing is on.
-        lists_to: Marks the entries of lists for another gateway; None for all other clients.
-        is_answered_inside: Whether a failure is reported in a JSON-RPC response with HTTP status
-            200: for requests of the handshake's era that were understood.
+        http_method: The HTTP method.
+        list_mark: Marks the entries of lists for another gateway; None for all other clients.
+        reports_errors_in_body: Whether a failure is reported in a JSON-RPC response with HTTP
+            status 200: for requests of the handshake's era that were understood.
+        is_relayed: Whether it carries a message of an HTTP+SSE client, whose stream is in this
+            worker, so that no other worker can answer it.
         may_repeat: Whether the called tool claims that a second call changes nothing.
     """
 
@@ -68,14 +71,16 @@ class GatewayRequest:
         "decided_at",
         "error_code",
         "headers",
-        "is_answered_inside",
+        "http_method",
         "is_modern",
+        "is_relayed",
         "label",
-        "lists_to",
+        "list_mark",
         "may_repeat",
         "method",
         "outcome",
         "params",
+        "reports_errors_in_body",
         "request_bytes",
         "request_id",
         "route",
@@ -97,12 +102,14 @@ class GatewayRequest:
         self.headers: Headers = {}
         self.server = NO_SERVER
         self.label = NO_SERVER
-        self.method: str = scope["method"]
+        self.http_method: str = scope["method"]
+        self.method = self.http_method
         self.request_id: RequestId | None = None
         self.is_modern = False
-        self.is_answered_inside = False
+        self.reports_errors_in_body = False
+        self.is_relayed = False
         self.may_repeat = False
-        self.lists_to: Instance | None = None
+        self.list_mark: Instance | None = None
         self.outcome = CallOutcome.OK
         self.termination: StreamTermination | None = None
         self.params: Mapping[str, Any] = {}
@@ -116,6 +123,23 @@ class GatewayRequest:
         self.error_code = 0
         self.trace: TraceContext | None = None
         self.spans: CallSpans | None = None
+
+    def relayed(
+        self, http_method: str, headers: Headers, receive: Receive, send: Send
+    ) -> "GatewayRequest":
+        """Return a request of the same client to the same path, with a channel of its own.
+
+        Args:
+            http_method: Its HTTP method.
+            headers: Its headers.
+            receive: Returns the client's disconnect.
+            send: Receives the response.
+        """
+        request = GatewayRequest(self.scope, receive, send)
+        request.http_method = request.method = http_method
+        request.headers = headers
+        request.is_relayed = True
+        return request
 
     @property
     def trace_id(self) -> str | None:

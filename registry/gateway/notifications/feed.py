@@ -9,6 +9,7 @@ from multidict import CIMultiDict
 from registry.core.json import members
 from registry.gateway.client.sessions import SessionOwner
 from registry.gateway.protocol.messages import Message
+from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.values import Route
 from registry.upstream.messages import error_text, result_text
 
@@ -22,7 +23,6 @@ LISTS_CHANGED = frozenset(
 )
 METHOD_NOT_FOUND = -32601
 
-HeardListChanged: TypeAlias = Callable[[Route], None]
 ReplyTo: TypeAlias = Callable[[bytes], Awaitable[object]]
 
 
@@ -39,7 +39,7 @@ class Feed:
     Args:
         owner: The owner of the session with the server, if the server keeps sessions.
         capabilities: Those of the client whose session it is.
-        heard_list_changed: Called when the server announces that one of its lists changed.
+        announced_lists: Notified when a server announces that one of its lists changed.
 
     Attributes:
         version: Incremented with each change of the subscriptions.
@@ -52,7 +52,7 @@ class Feed:
         credentials: CIMultiDict[str],
         owner: SessionOwner,
         capabilities: Mapping[str, Any],
-        heard_list_changed: HeardListChanged,
+        announced_lists: AnnouncedLists,
     ) -> None:
         self.route = route
         self.credentials = credentials
@@ -60,7 +60,7 @@ class Feed:
         self.capabilities = capabilities
         self.version = 0
         self.is_watched = False
-        self._heard_list_changed = heard_list_changed
+        self._announced_lists = announced_lists
         self._by_uri: dict[str, dict[Listener, None]] = {}
         self._tried = 0
         self._move = asyncio.Event()
@@ -130,7 +130,7 @@ class Feed:
             if isinstance(uri, str):
                 self.updated(uri)
         elif method in LISTS_CHANGED:
-            self._heard_list_changed(self.route)
+            self._announced_lists.add(self.route)
 
     def updated(self, uri: str) -> None:
         """Pass on that a resource changed."""

@@ -16,13 +16,14 @@ from registry.core.background_tasks import BackgroundTasks
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.gateway.client.answers import FAILURES
-from registry.gateway.client.asks import NOBODY
+from registry.gateway.client.asks import GATEWAY_OWNER
 from registry.gateway.client.connector import Connector
 from registry.gateway.client.sessions import SessionKey, SessionOwner, session_key
 from registry.gateway.errors import Refusal
-from registry.gateway.notifications.feed import Feed, HeardListChanged, Listener
+from registry.gateway.notifications.feed import Feed, Listener
 from registry.gateway.notifications.feed_sources import SOURCES, SourceKind, source_kind
 from registry.gateway.notifications.stream_limits import StreamLimits
+from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.values import Route
 
 log = structlog.get_logger()
@@ -52,14 +53,14 @@ class Feeds:
         metrics: Metrics,
         *,
         streams: StreamLimits,
-        heard_list_changed: HeardListChanged,
+        announced_lists: AnnouncedLists,
     ) -> None:
         self._connector = connector
         self._background_tasks = background_tasks
         self._clock = clock
         self._open_feeds = metrics.gateway_notification_feeds
         self._streams = streams
-        self._heard_list_changed = heard_list_changed
+        self._announced_lists = announced_lists
         self._feeds: dict[FeedKey, Feed] = {}
         self._tasks: dict[Feed, asyncio.Task[None]] = {}
         self._watched: dict[str, Feed] = {}
@@ -79,7 +80,7 @@ class Feeds:
         feed = self._feeds.get(key)
         if feed is None:
             feed = self._feeds[key] = Feed(
-                route, credentials, owner, capabilities, self._heard_list_changed
+                route, credentials, owner, capabilities, self._announced_lists
             )
         return feed
 
@@ -105,7 +106,9 @@ class Feeds:
                 self._close(feed)
         for server_id, route in routes.items():
             if server_id not in self._watched:
-                feed = self._watched[server_id] = self.feed(route, route.headers, NOBODY, {})
+                feed = self._watched[server_id] = self.feed(
+                    route, route.headers, GATEWAY_OWNER, {}
+                )
                 feed.is_watched = True
                 self._open(feed)
 

@@ -11,7 +11,7 @@ on one of them, and a client that opens another has usually lost the former.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,6 @@ from typing import Any
 
 import orjson
 import structlog
-from multidict import CIMultiDict
 
 from packages.database.errors import DatabaseUnavailable
 from registry.auth.identity import Scope, UserContext
@@ -103,9 +102,6 @@ LISTS: Mapping[str, int] = {
     "resourcesListChanged": RESOURCES,
 }
 RESOURCE_SUBSCRIPTIONS = "resourceSubscriptions"
-
-CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
-"""Returns the stored headers for a caller; raises a Refusal if they cannot be used."""
 
 SAID = b"said"
 
@@ -198,7 +194,7 @@ class NotificationStreams:
         feeds: Report changes of resources.
         room: Limits the number of streams.
         drain: Signals that all streams must end.
-        most_watched: Maximum number of servers that are listened to for list changes.
+        max_watched: Maximum number of servers that are listened to for list changes.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, by keyword
@@ -209,27 +205,25 @@ class NotificationStreams:
         feeds: Feeds,
         *,
         room: ClientStreamLimit,
-        credentials_of: CredentialsOf,
         latency_watcher: LatencyWatcher,
         peers: Peers,
         background_tasks: BackgroundTasks,
         clock: Clock,
         drain: Drain,
-        most_watched: int,
+        max_watched: int,
     ) -> None:
         self._admission = admission
         self._routes = routes
         self._states = states
         self._feeds = feeds
         self._room = room
-        self._credentials_of = credentials_of
         self._latency_watcher = latency_watcher
         self._peers = peers
         self._background_tasks = background_tasks
         self._clock = clock
         self._drain = drain
         self._clients: dict[str, _Client] = {}
-        self._most_watched = most_watched
+        self._max_watched = max_watched
         # Number of open streams by the server's id; None for the aggregate server.
         self._about: Counter[str | None] = Counter()
         self._sessions: dict[str, Stream] = {}
@@ -405,7 +399,7 @@ class NotificationStreams:
             for route in all_routes
             if (None in self._about or route.server_id in self._about) and _can_be_watched(route)
         )
-        self._feeds.watch({route.server_id: route for route in islice(may_be, self._most_watched)})
+        self._feeds.watch({route.server_id: route for route in islice(may_be, self._max_watched)})
 
     async def _take_over(self, stream: Stream, nonce: str) -> None:
         """Make other workers end an older stream, and merge their state of the session."""
@@ -477,7 +471,7 @@ class NotificationStreams:
         # There is no event when a user's own credentials for a server change.
         stream.may_attach_later = stream.may_attach_later or route.per_user
         try:
-            credentials = await self._credentials_of(route, user)
+            credentials = await self._admission.credentials(route, user)
         except (Refusal, RegistryError, DatabaseUnavailable):
             stream.may_attach_later = True
             return None

@@ -8,32 +8,33 @@ bound to the caller: whichever worker a message reaches can find the one with th
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote
 
 import orjson
 import structlog
-from starlette.types import ASGIApp
 
 from registry.auth.identity import UserContext
 from registry.core.background_tasks import BackgroundTasks
 from registry.core.latency_watcher import LatencyWatcher
 from registry.gateway.client.answers import FAILURES, failed
 from registry.gateway.client.connector import Connector
+from registry.gateway.dispatch import Dispatcher
+from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.reply import STREAM_HEADERS
 from registry.gateway.edge.requests import JSON, GatewayRequest
 from registry.gateway.edge.session_seal import SessionSeal
 from registry.gateway.errors import NotServing, Refusal, SessionUnknown
-from registry.gateway.notifications.feed import HeardListChanged
-from registry.gateway.notifications.stream_limits import StreamLimits
+from registry.gateway.notifications.stream_limits import StreamGuard, StreamLimits
+from registry.gateway.passthrough import PassThrough
 from registry.gateway.ports import PeerGone, Peers
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.headers import Headers
-from registry.gateway.sse.relay import CredentialsOf, OwnAnswer, SseRelay
+from registry.gateway.sse.relay import SseRelay
 from registry.gateway.sse.send_queue import SendQueue
 from registry.gateway.sse.session import SseSession
+from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.call_watch import CallWatch, ClientGone
 from registry.gateway.values import Route
 from registry.gateway.view.offering import COMBINED
@@ -59,12 +60,6 @@ MAX_STUCK_SECONDS = 60.0
 """How long a client may leave data unread."""
 
 EVENT_STREAM = "text/event-stream"
-
-Until = Callable[[GatewayRequest, Route | None], Callable[[], Awaitable[Exception]]]
-"""Returns an awaitable that waits for a reason to end a long-lived stream."""
-
-EndSession = Callable[[UserContext, Route | None, str], Awaitable[None]]
-"""Ends a session of a caller with one server, or with all; does not raise."""
 
 
 def is_sse_client(headers: Headers) -> bool:
@@ -106,9 +101,11 @@ class SseEndpoint:
     """The streams of HTTP+SSE clients in this worker.
 
     Args:
-        serve: The gateway, for messages that become loopback requests.
-        notification_streams: Counts the long-lived streams to each server.
-        heard_list_changed: Called when a server announces that one of its lists changed.
+        dispatcher: Answers the messages.
+        passthrough: Checks messages to servers that use this transport too.
+        streams: Counts the long-lived streams to each server.
+        stream_guard: Ends the clients' streams.
+        announced_lists: Notified when a server announces that one of its lists changed.
         base_path: The path prefix that clients see before the gateway's paths.
         max_response_bytes: Limit of a response that is collected in memory.
         max_seconds: Maximum lifetime of a stream, which is that of its sealed name.
@@ -116,35 +113,33 @@ class SseEndpoint:
 
     def __init__(  # noqa: PLR0913 - a collaborator each
         self,
-        serve: ASGIApp,
+        dispatcher: Dispatcher,
+        passthrough: PassThrough,
+        admission: Admission,
         connector: Connector,
         seal: SessionSeal,
-        notification_streams: StreamLimits,
+        streams: StreamLimits,
+        stream_guard: StreamGuard,
+        announced_lists: AnnouncedLists,
         peers: Peers,
+        *,
         background_tasks: BackgroundTasks,
         latency_watcher: LatencyWatcher,
-        *,
-        until: Until,
-        credentials_of: CredentialsOf,
-        own_answer: OwnAnswer,
-        heard_list_changed: HeardListChanged,
-        end_session: EndSession,
         base_path: str,
         max_response_bytes: int,
         max_seconds: float,
     ) -> None:
-        self._serve = serve
+        self._dispatcher = dispatcher
+        self._passthrough = passthrough
+        self._admission = admission
         self._connector = connector
         self._seal = seal
-        self._notification_streams = notification_streams
+        self._stream_limits = streams
+        self._stream_guard = stream_guard
+        self._announced_lists = announced_lists
         self._peers = peers
         self._background_tasks = background_tasks
         self._latency_watcher = latency_watcher
-        self._until = until
-        self._credentials_of = credentials_of
-        self._own_answer = own_answer
-        self._heard_list_changed = heard_list_changed
-        self._end_session = end_session
         self._base_path = base_path
         self._max_response_bytes = max_response_bytes
         self._max_seconds = max_seconds
@@ -227,7 +222,7 @@ class SseEndpoint:
     async def _serve_stream(
         self, exchange: GatewayRequest, stream: _Stream, token: str, route: Route | None
     ) -> None:
-        refused = self._until(exchange, route)
+        refused = self._stream_guard.until_ended(exchange, route)
 
         async def until() -> Exception:
             reason = await refused()
@@ -261,22 +256,19 @@ class SseEndpoint:
     ) -> None:
         user = stream.user
         if route is None or route.transport is not Transport.SSE:
-
-            async def end_session(session: str) -> None:
-                await self._end_session(user, route, session)
-
-            talk = stream.talk = SseSession(
-                self._serve,
-                exchange.scope,
+            session = stream.talk = SseSession(
+                self._dispatcher,
+                exchange,
+                user,
+                route,
                 stream.send_queue,
                 self._background_tasks,
-                end_session,
                 max_response_bytes=self._max_response_bytes,
             )
-            stream.closing.push_async_callback(talk.close)
+            stream.closing.push_async_callback(session.close)
             return
-        stream.closing.enter_context(self._notification_streams.hold(route.server_id))
-        credentials = await self._credentials_of(route, user)
+        stream.closing.enter_context(self._stream_limits.hold(route.server_id))
+        credentials = await self._admission.credentials(route, user)
         try:
             async with asyncio.timeout(route.idle_timeout_seconds):
                 channel = await self._connector.open_channel(route, credentials, {})
@@ -287,9 +279,9 @@ class SseEndpoint:
             channel,
             route,
             stream.send_queue,
-            self._credentials_of,
-            self._own_answer,
-            self._heard_list_changed,
+            self._admission,
+            self._passthrough,
+            self._announced_lists,
         )
         stream.closing.push_async_callback(passed.close)
         relaying = self._background_tasks.start(self._relayed(passed, stream))

@@ -4,28 +4,20 @@ Only the server's endpoint address is replaced, so that messages come to the gat
 decided on as on every path, and tools are listed from memory.
 """
 
-from collections.abc import Awaitable, Callable
-
-from multidict import CIMultiDict
-
 from registry.auth.identity import UserContext
 from registry.gateway.client.answers import FAILURES, Channel, failed
 from registry.gateway.client.connector import Connector
+from registry.gateway.edge.admission import Admission
 from registry.gateway.edge.error_responses import error_body
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import Refusal, ServerUnknown
-from registry.gateway.notifications.feed import HeardListChanged
+from registry.gateway.passthrough import PassThrough
 from registry.gateway.protocol.envelope import Envelope
 from registry.gateway.protocol.messages import event_text
 from registry.gateway.sse.send_queue import SendQueue
+from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.forwarder import ANNOUNCEMENT
 from registry.gateway.values import Route
-
-CredentialsOf = Callable[[Route, UserContext], Awaitable[CIMultiDict[str]]]
-
-OwnAnswer = Callable[[GatewayRequest, Envelope, Route], Awaitable[bytes | None]]
-"""Returns the gateway's own response; None if the server must respond. Raises a Refusal if the
-message must not be sent."""
 
 
 class SseRelay:
@@ -35,7 +27,9 @@ class SseRelay:
         channel: The server's stream.
         route: The server.
         send_queue: The client's stream.
-        heard_list_changed: Called when the server announces that one of its lists changed.
+        admission: Supplies the credentials of users who bring their own.
+        passthrough: Answers what the server must not get.
+        announced_lists: Notified when a server announces that one of its lists changed.
     """
 
     def __init__(
@@ -44,17 +38,17 @@ class SseRelay:
         channel: Channel,
         route: Route,
         send_queue: SendQueue,
-        credentials_of: CredentialsOf,
-        own_answer: OwnAnswer,
-        heard_list_changed: HeardListChanged,
+        admission: Admission,
+        passthrough: PassThrough,
+        announced_lists: AnnouncedLists,
     ) -> None:
         self._connector = connector
         self._channel = channel
         self._route = route
         self._send_queue = send_queue
-        self._credentials_of = credentials_of
-        self._own_answer = own_answer
-        self._heard_list_changed = heard_list_changed
+        self._admission = admission
+        self._passthrough = passthrough
+        self._announced_lists = announced_lists
 
     async def relay(self) -> None:
         """Pass on the server's messages until its stream ends; a failure ends it too."""
@@ -64,7 +58,7 @@ class SseRelay:
             async for event in self._channel.events:
                 if event.name == "message" and event.data:
                     if ANNOUNCEMENT in event.data:
-                        self._heard_list_changed(self._route)
+                        self._announced_lists.add(self._route)
                     await self._send_queue.put(event_text(event.data))
         except FAILURES as exc:
             raise failed(self._route, exc) from exc
@@ -80,7 +74,7 @@ class SseRelay:
             Refusal: A message other than a request was refused; refused requests get a response.
         """
         try:
-            own = await self._own_answer(exchange, envelope, route)
+            own = await self._passthrough.own_answer(exchange, envelope, route)
             if own is None:
                 await self._send(envelope, user, route)
                 return
@@ -95,7 +89,7 @@ class SseRelay:
         endpoint = self._channel.endpoint
         if endpoint.origin() != route.target.origin():
             raise ServerUnknown
-        credentials = await self._credentials_of(route, user)
+        credentials = await self._admission.credentials(route, user)
         await self._connector.post(route, endpoint, credentials.copy(), bytes(envelope.raw))
 
     async def idle(self) -> None:

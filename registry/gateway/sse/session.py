@@ -1,35 +1,39 @@
-"""Session of an HTTP+SSE client (2024-11-05): turns its messages into loopback requests.
+"""Session of an HTTP+SSE client (2024-11-05): dispatches its messages, each as a request.
 
-Each message becomes a streamable HTTP request to the same path, in the session that its
-`initialize` began, so all decisions and all kinds of servers work as for any request. The
-responses go to the client's one stream.
+Each message is answered like one of streamable HTTP at the same path, in the session that the
+client's `initialize` began, so all decisions and all kinds of servers work as for any request.
+The responses go to the client's one stream.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-import structlog
-from starlette.types import ASGIApp, Scope
-
+from registry.auth.identity import UserContext
 from registry.core.background_tasks import BackgroundTasks
 from registry.core.json import members
 from registry.gateway.client.answers import CANCELLED
+from registry.gateway.dispatch import Dispatcher
 from registry.gateway.edge.error_responses import error_body
 from registry.gateway.edge.requests import GatewayRequest
 from registry.gateway.errors import NotServing, UpstreamFailed
-from registry.gateway.protocol.envelope import Envelope, RequestId
+from registry.gateway.protocol.envelope import (
+    Envelope,
+    RequestId,
+    load_object,
+    read_envelope,
+    usable_id,
+)
 from registry.gateway.protocol.messages import event_text
-from registry.gateway.sse.loopback import LoopbackRequest
+from registry.gateway.sse.response import RelayedResponse, SendMessage
 from registry.gateway.sse.send_queue import SendQueue
 from registry.gateway.transport.forwarder import SUCCESS
+from registry.gateway.values import Route
+from registry.upstream.client import ACCEPT_BOTH
 
-log = structlog.get_logger()
-
-ACCEPT_BOTH = b"application/json, text/event-stream"
 DROPPED_HEADERS = frozenset(
-    {b"accept", b"content-length", b"last-event-id", b"mcp-protocol-version", b"mcp-session-id"}
+    {"accept", "content-length", "last-event-id", "mcp-protocol-version", "mcp-session-id"}
 )
 WITHOUT_VERSION_HEADER = frozenset({"2024-11-05", "2025-03-26"})
 """Protocol versions that are older than the header `MCP-Protocol-Version`."""
@@ -48,46 +52,49 @@ CLOSE_SECONDS = 5.0
 NOT_FOUND = 404
 FOR_A_MOMENT = frozenset({429, 502, 503, 504})
 
-EndSession = Callable[[str], Awaitable[None]]
-"""Ends a session by the id that the client would know; does not raise."""
+INITIALIZED_TEXT = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+INITIALIZED = read_envelope(INITIALIZED_TEXT, load_object(INITIALIZED_TEXT))
 
 
 class SseSession:
     """The session of one HTTP+SSE client.
 
     Args:
-        serve: The gateway.
-        scope: The head of the request that opened the client's stream.
+        dispatcher: Answers the messages.
+        opened_by: The request that opened the client's stream.
+        user: The client's user.
+        route: The one server behind the path; None for all.
         send_queue: The client's stream.
-        end_session: Called at the end, if a session was begun.
         max_response_bytes: Limit of a response that is collected in memory.
     """
 
     def __init__(
         self,
-        serve: ASGIApp,
-        scope: Scope,
+        dispatcher: Dispatcher,
+        opened_by: GatewayRequest,
+        user: UserContext,
+        route: Route | None,
         send_queue: SendQueue,
         background_tasks: BackgroundTasks,
-        end_session: EndSession,
         *,
         max_response_bytes: int,
     ) -> None:
-        self._serve = serve
-        self._stream_scope = scope
+        self._dispatcher = dispatcher
+        self._opened_by = opened_by
+        self._user = user
+        self._route = route
         self._send_queue = send_queue
         self._background_tasks = background_tasks
-        self._end_session = end_session
         self._max_response_bytes = max_response_bytes
         self._gone = asyncio.Event()
         self._asked: set[asyncio.Task[None]] = set()
-        self._under_way: set[RequestId | None] = set()
+        self._in_progress: set[RequestId | None] = set()
         self._cancelled: set[RequestId | None] = set()
         self._listening: asyncio.Task[None] | None = None
         self._renewing = asyncio.Lock()
-        self._hello: tuple[bytes, RequestId | None] | None = None
-        self._session: bytes | None = None
-        self._version: bytes | None = None
+        self._initialized_with: Envelope | None = None
+        self._session: str | None = None
+        self._version: str | None = None
 
     async def take(self, exchange: GatewayRequest, envelope: Envelope) -> None:
         """Accept a message; its response is sent on the stream.
@@ -95,25 +102,24 @@ class SseSession:
         Raises:
             NotServing: Too many are in progress.
         """
-        raw = bytes(envelope.raw)
-        # The loopback request is counted under the JSON-RPC method, so this one must not be.
+        # The relayed request is counted under the JSON-RPC method, so this one must not be.
         exchange.method = "message"
         if envelope.is_request:
             if len(self._asked) >= MAX_IN_PROGRESS:
                 raise NotServing("Too many requests are in progress; try again later.")
-            self._begin(self._ask(exchange.scope, raw, envelope, exchange.request_id))
+            self._begin(self._ask(exchange, envelope))
             return
         if envelope.method == CANCELLED:
             # Before the server gets it: its response may be an end of the stream without a
             # message.
             request_id = envelope.params.get("requestId")
-            if isinstance(request_id, str | int) and request_id in self._under_way:
+            if isinstance(request_id, str | int) and request_id in self._in_progress:
                 self._cancelled.add(request_id)
         # In order: a server may refuse requests before it has received
         # `notifications/initialized`.
-        inner = await self._exchange(exchange.scope, "POST", raw)
-        if inner.status not in SUCCESS:
-            await exchange.answer(inner.status, bytes(inner.body))
+        response = await self._post(exchange, envelope)
+        if response.status not in SUCCESS:
+            await exchange.answer(response.status, bytes(response.body))
         elif envelope.method == "notifications/initialized":
             self._listen()
 
@@ -129,155 +135,164 @@ class SseSession:
         if tasks:
             await asyncio.wait({task for task in tasks if task}, timeout=CLOSE_SECONDS)
         if self._session is not None:
-            await self._end_session(self._session.decode())
+            await self._dispatcher.end_session(self._user, self._route, self._session)
 
     def _begin(self, asking: Coroutine[Any, Any, None]) -> None:
         task = self._background_tasks.start(asking)
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
 
-    async def _ask(
-        self, scope: Scope, raw: bytes, envelope: Envelope, request_id: RequestId | None
-    ) -> None:
-        self._under_way.add(request_id)
+    async def _ask(self, exchange: GatewayRequest, envelope: Envelope) -> None:
+        request_id = exchange.request_id
+        self._in_progress.add(request_id)
         try:
-            await self._answered(scope, raw, envelope, request_id)
+            await self._answered(exchange, envelope)
         finally:
-            self._under_way.discard(request_id)
+            self._in_progress.discard(request_id)
             self._cancelled.discard(request_id)
 
-    async def _answered(
-        self, scope: Scope, raw: bytes, envelope: Envelope, request_id: RequestId | None
-    ) -> None:
+    async def _answered(self, exchange: GatewayRequest, envelope: Envelope) -> None:
         if envelope.method == "initialize":
-            await self._initialize(scope, raw, request_id)
+            await self._initialize(exchange, envelope)
             return
         session = self._session
-        inner = await self._exchange(scope, "POST", raw, request_id)
+        response = await self._post(exchange, envelope)
         if (
-            inner.status == NOT_FOUND
+            response.status == NOT_FOUND
             and session is not None
-            and await self._renewed(session, scope)
+            and await self._renewed(session, exchange)
         ):
             # A server that does not know the session has executed nothing in it.
-            inner = await self._exchange(scope, "POST", raw, request_id)
-        await self._respond(inner, scope, request_id)
+            response = await self._post(exchange, envelope)
+        await self._respond(response, exchange)
 
-    async def _respond(
-        self, inner: LoopbackRequest, scope: Scope, request_id: RequestId | None
-    ) -> None:
+    async def _respond(self, response: RelayedResponse, exchange: GatewayRequest) -> None:
         """Send the response to the client, in any case; resume its stream where necessary."""
-        vain = 0
-        while inner.answer is None and inner.last_event_id and vain < MAX_FAILED_TRIES:
+        request_id = exchange.request_id
+        failed_tries = 0
+        while (
+            response.answer is None and response.last_event_id and failed_tries < MAX_FAILED_TRIES
+        ):
             # The server ended the stream, and the rest is resumed later (2025-11-25).
-            vain = 0 if inner.has_messages else vain + 1
-            await self._pause(inner)
+            failed_tries = 0 if response.has_messages else failed_tries + 1
+            await self._pause(response)
             if self._gone.is_set():
                 return
-            last = inner.last_event_id
-            inner = await self._exchange(scope, "GET", b"", request_id, last)
-            inner.last_event_id = inner.last_event_id or last
-        if inner.is_stream and inner.answer is not None:
+            last = response.last_event_id
+            response = await self._get(exchange, request_id, last)
+            response.last_event_id = response.last_event_id or last
+        if response.is_stream and response.answer is not None:
             return
-        if inner.answer is None and request_id in self._cancelled:
+        if response.answer is None and request_id in self._cancelled:
             return
-        if inner.answer is None:
+        if response.answer is None:
             lost = UpstreamFailed("The response was lost; the request may have had effects.")
-            await self._tell(error_body(lost, request_id))
+            await self._send(error_body(lost, request_id))
         else:
-            await self._tell(bytes(inner.body))
+            await self._send(bytes(response.body))
 
-    async def _initialize(self, scope: Scope, raw: bytes, request_id: RequestId | None) -> None:
+    async def _initialize(self, exchange: GatewayRequest, envelope: Envelope) -> None:
         former, self._session, self._version = self._session, None, None
-        inner = await self._exchange(scope, "POST", raw, request_id)
-        self._hello = (raw, request_id)
-        self._note(inner)
-        await self._respond(inner, scope, request_id)
+        response = await self._post(exchange, envelope)
+        self._initialized_with = envelope
+        self._note(response)
+        await self._respond(response, exchange)
         if former is not None:
-            await self._end_session(former.decode())
+            await self._dispatcher.end_session(self._user, self._route, former)
 
-    async def _renewed(self, stale: bytes, scope: Scope) -> bool:
+    async def _renewed(self, stale: str, exchange: GatewayRequest) -> bool:
         """Begin another session in place of an unknown one."""
         async with self._renewing:
             if self._session is not stale:
                 return True
-            if self._hello is None:
+            if self._initialized_with is None:
                 return False
             self._session = self._version = None
-            raw, request_id = self._hello
-            inner = await self._exchange(scope, "POST", raw, request_id, quietly=True)
-            self._note(inner)
-            if inner.status not in SUCCESS or "error" in (inner.answer or {}):
+            response = await self._post(exchange, self._initialized_with, send=_discard)
+            self._note(response)
+            if response.status not in SUCCESS or "error" in (response.answer or {}):
                 return False
-            await self._exchange(
-                scope, "POST", b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
-            )
+            await self._post(exchange, INITIALIZED)
             self._listen()
             return True
 
-    def _note(self, inner: LoopbackRequest) -> None:
-        if inner.status in SUCCESS:
-            self._session = inner.headers.get(b"mcp-session-id")
-            version = members((inner.answer or {}).get("result")).get("protocolVersion")
+    def _note(self, response: RelayedResponse) -> None:
+        if response.status in SUCCESS:
+            session = response.headers.get(b"mcp-session-id")
+            self._session = None if session is None else session.decode()
+            version = members((response.answer or {}).get("result")).get("protocolVersion")
             if isinstance(version, str) and version not in WITHOUT_VERSION_HEADER:
-                self._version = version.encode()
+                self._version = version
 
     def _listen(self) -> None:
         if self._listening is None or self._listening.done():
-            self._listening = self._background_tasks.start(self._hear())
+            self._listening = self._background_tasks.start(self._read_stream())
 
-    async def _hear(self) -> None:
+    async def _read_stream(self) -> None:
         """Receive messages outside of requests, for as long as the server has a stream."""
         last: str | None = None
-        vain = 0
-        while not self._gone.is_set() and vain < MAX_FAILED_TRIES:
-            inner = await self._exchange(self._stream_scope, "GET", b"", None, last)
-            if not inner.is_stream and inner.status not in FOR_A_MOMENT:
+        failed_tries = 0
+        while not self._gone.is_set() and failed_tries < MAX_FAILED_TRIES:
+            response = await self._get(self._opened_by, None, last)
+            if not response.is_stream and response.status not in FOR_A_MOMENT:
                 return
-            vain = 0 if inner.has_messages else vain + 1
-            last = inner.last_event_id or last
-            await self._pause(inner)
+            failed_tries = 0 if response.has_messages else failed_tries + 1
+            last = response.last_event_id or last
+            await self._pause(response)
 
-    async def _pause(self, inner: LoopbackRequest) -> None:
-        seconds = RETRY_SECONDS if inner.retry_ms is None else inner.retry_ms / 1000
+    async def _pause(self, response: RelayedResponse) -> None:
+        seconds = RETRY_SECONDS if response.retry_ms is None else response.retry_ms / 1000
         with suppress(TimeoutError):
             async with asyncio.timeout(min(seconds, MAX_RETRY_SECONDS)):
                 await self._gone.wait()
 
-    async def _exchange(
-        self,
-        scope: Scope,
-        method: str,
-        raw: bytes,
-        request_id: RequestId | None = None,
-        last_event_id: str | None = None,
-        *,
-        quietly: bool = False,
-    ) -> LoopbackRequest:
-        headers = [pair for pair in scope["headers"] if pair[0] not in DROPPED_HEADERS]
-        headers.append((b"accept", ACCEPT_BOTH))
-        if self._session is not None:
-            headers.append((b"mcp-session-id", self._session))
-        if self._version is not None:
-            headers.append((b"mcp-protocol-version", self._version))
-        if last_event_id is not None:
-            headers.append((b"last-event-id", last_event_id.encode()))
-        inner_scope = {**scope, "method": method, "query_string": b"", "headers": headers}
-        tell = _forget if quietly else self._tell
-        inner = LoopbackRequest(
-            inner_scope,
-            raw,
-            self._gone,
-            tell,
-            request_id,
-            max_bytes=self._max_response_bytes,
-        )
-        await inner.run(self._serve)
-        return inner
+    async def _post(
+        self, exchange: GatewayRequest, envelope: Envelope, *, send: SendMessage | None = None
+    ) -> RelayedResponse:
+        """Have a message answered in the session.
 
-    async def _tell(self, message: bytes) -> None:
+        Args:
+            exchange: The client's request.
+            envelope: The message.
+            send: Receives the messages of an event stream in place of the client.
+        """
+        request_id = usable_id(envelope.body) if envelope.is_request else None
+        response = self._response(send or self._send, request_id)
+        relayed = self._relayed("POST", exchange, response)
+        relayed.request_bytes = len(envelope.raw)
+        await self._dispatcher.run(relayed, self._dispatcher.message(relayed, envelope))
+        return response
+
+    async def _get(
+        self, exchange: GatewayRequest, request_id: RequestId | None, last_event_id: str | None
+    ) -> RelayedResponse:
+        """Open the session's stream, or resume one, and read it to its end."""
+        response = self._response(self._send, request_id)
+        relayed = self._relayed("GET", exchange, response)
+        if last_event_id is not None:
+            relayed.headers["last-event-id"] = last_event_id
+        await self._dispatcher.run(relayed, self._dispatcher.stream(relayed))
+        return response
+
+    def _response(self, send: SendMessage, request_id: RequestId | None) -> RelayedResponse:
+        return RelayedResponse(self._gone, send, request_id, max_bytes=self._max_response_bytes)
+
+    def _relayed(
+        self, http_method: str, exchange: GatewayRequest, response: RelayedResponse
+    ) -> GatewayRequest:
+        headers = {
+            name: value for name, value in exchange.headers.items() if name not in DROPPED_HEADERS
+        }
+        headers["accept"] = ACCEPT_BOTH
+        if self._session is not None:
+            headers["mcp-session-id"] = self._session
+        if self._version is not None:
+            headers["mcp-protocol-version"] = self._version
+        return exchange.relayed(http_method, headers, response.receive, response.send)
+
+    async def _send(self, message: bytes) -> None:
         await self._send_queue.put(event_text(message))
 
 
-async def _forget(message: bytes) -> None:
+async def _discard(message: bytes) -> None:
     """Drop a message."""

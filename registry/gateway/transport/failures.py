@@ -40,7 +40,7 @@ def is_away(failure: UpstreamFailed) -> bool:
     return not (isinstance(failure, UpstreamAnswered) and failure.http_status < SERVER_ERROR)
 
 
-def may_go_unheard(envelope: Envelope) -> bool:
+def is_optional_notification(envelope: Envelope) -> bool:
     """Whether a message to a server that is away needs no answer."""
     return not envelope.is_request and envelope.method.startswith(NOTIFICATION_PREFIX)
 

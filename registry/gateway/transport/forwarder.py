@@ -46,11 +46,13 @@ from registry.gateway.protocol.response_classification import (
     may_be_answer,
     read_handshake,
 )
+from registry.gateway.transport.announced_lists import AnnouncedLists
 from registry.gateway.transport.bulkhead import Bulkheads
 from registry.gateway.transport.call_watch import CallWatch
 from registry.gateway.transport.failures import failure
 from registry.gateway.transport.replay import Replay
 from registry.gateway.values import Route
+from registry.gateway.view.offering import MAX_EDITED_BYTES
 from registry.http.client.connection import InvalidHttpError
 from registry.http.client.exchange import HeaderLines, UpstreamAnswer, UpstreamHttp
 from registry.upstream.masking import has_secrets, masked
@@ -58,9 +60,6 @@ from registry.upstream.masking import has_secrets, masked
 WHOLE_BODY_BYTES = 256 * 1024
 """Answers up to this size are read before the first byte is sent, so that an upstream that breaks
 off gives a clear error; larger ones and those of unknown length are streamed."""
-
-EDITED_BODY_BYTES = 1024 * 1024
-"""Longer answers pass as they are, even where something of them should be edited."""
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
@@ -259,7 +258,7 @@ class Forwarder:
         wire: How requests are sent.
         latency_watcher: Says which calls are worth watching.
         bulkheads: Bound what goes to each server.
-        heard_list_changed: Called when a server says that one of its lists changed.
+        announced_lists: Notified when a server announces that one of its lists changed.
         connect_timeout_seconds: Longest wait for a connection to be made.
         total_timeout_seconds: Longest time for an answer that is no standing stream.
     """
@@ -269,7 +268,7 @@ class Forwarder:
         wire: UpstreamHttp,
         latency_watcher: LatencyWatcher,
         bulkheads: Bulkheads,
-        heard_list_changed: Callable[[Route], None],
+        announced_lists: AnnouncedLists,
         *,
         connect_timeout_seconds: float,
         total_timeout_seconds: float,
@@ -277,7 +276,7 @@ class Forwarder:
         self._wire = wire
         self._latency_watcher = latency_watcher
         self._bulkheads = bulkheads
-        self._heard_list_changed = heard_list_changed
+        self._announced_lists = announced_lists
         self._connect_timeout_seconds = connect_timeout_seconds
         self._total_timeout_seconds = total_timeout_seconds
         self._call_timeouts: dict[float, ClientTimeout] = {}
@@ -367,7 +366,7 @@ class Forwarder:
         session_id = answer.headers.get(SESSION_HEADER)
         if session_id is not None and client.seal is not None:
             headers.append((b"mcp-session-id", client.seal(session_id).encode()))
-        longest = WHOLE_BODY_BYTES if client.edit is None else EDITED_BODY_BYTES
+        longest = WHOLE_BODY_BYTES if client.edit is None else MAX_EDITED_BYTES
         is_short = length is not None and length <= longest
         # What has another status of success is looked into whatever its length.
         is_odd = client.awaits_answer and status != OK and status in SUCCESS
@@ -400,7 +399,7 @@ class Forwarder:
             if client.is_handshake and len(whole) <= MAX_JUDGED_BYTES:
                 whole += piece
             if is_stream and announces(client.tail, piece):
-                self._heard_list_changed(route)
+                self._announced_lists.add(route)
             await client.send({"type": "http.response.body", "body": piece, "more_body": True})
         found = Answer.RESULT
         if client.is_handshake and len(whole) <= MAX_JUDGED_BYTES:

@@ -7,7 +7,6 @@ import orjson
 
 from registry.core.json import JsonObject, dump_text, load_text, members
 from registry.gateway.protocol.list_pages import page_members
-from registry.gateway.transport.forwarder import EDITED_BODY_BYTES
 from registry.gateway.values import FeatureEntry, Route
 from registry.gateway.view.catalogue import BlockedTool, CatalogueEntry, CatalogueView
 from registry.tools.public_names import SEPARATOR
@@ -16,6 +15,9 @@ COMBINED = "*"
 """Scope id of sessions with the aggregate server; no server has such an id."""
 
 RESOURCE_LINK = b'"resource_link"'
+
+MAX_EDITED_BYTES = 1024 * 1024
+"""Longer answers pass unchanged, even where a URI in them should be replaced."""
 
 PAGE_KINDS: Mapping[str, str] = {
     "tools/list": "tools",
@@ -231,7 +233,7 @@ def with_public_links(offering: Offering, route: Route) -> Callable[[bytes], byt
         return None
 
     def edited(raw: bytes) -> bytes:
-        if RESOURCE_LINK not in raw or len(raw) > EDITED_BODY_BYTES:
+        if RESOURCE_LINK not in raw or len(raw) > MAX_EDITED_BYTES:
             return raw
         try:
             body = load_text(raw)

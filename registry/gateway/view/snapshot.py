@@ -213,7 +213,7 @@ class Snapshot:
         age = self._inventory.age_seconds
         return SnapshotStatus(None if age == float("inf") else round(age, 3), self._feed.mode)
 
-    def suspect(self, route: Route) -> None:
+    def probe_eras(self, route: Route) -> None:
         """Queue an era re-probe: a server's answer contradicts its stored era. Cheap."""
         if self._era_reprobe is not None:
             self._era_reprobe.note(route.server_id)

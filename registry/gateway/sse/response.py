@@ -1,49 +1,46 @@
-"""Loopback requests: requests of the gateway to itself, on behalf of HTTP+SSE clients."""
+"""Response to one message of an HTTP+SSE client: sends its messages to the client's stream."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import Message
 
 from registry.gateway.protocol.envelope import RequestId
 from registry.gateway.transport.call_watch import ClientGone
 from registry.gateway.transport.forwarder import EVENT_STREAM
 from registry.upstream.events import EventParser, EventTooLargeError
 
-Tell = Callable[[bytes], Awaitable[None]]
-"""Receives a JSON-RPC message for the client."""
+SendMessage = Callable[[bytes], Awaitable[None]]
+"""Sends a JSON-RPC message to the client."""
 
 
-class LoopbackRequest:
-    """One request to this gateway, in this process, whose messages are passed on.
+class RelayedResponse:
+    """Receives the response to one request, in place of an HTTP client.
 
     Args:
-        scope: The request's head.
-        body: Its body.
         gone: Set when the response is no longer needed.
-        tell: Called with each message of an event stream, including the response itself.
+        send_message: Called with each message of an event stream, including the response itself.
         request_id: The id of the JSON-RPC request; None for other messages.
         max_bytes: Limit of a response that is collected in memory.
 
     Attributes:
         status: HTTP status; 0 until there is one.
-        headers: Of the answer.
+        headers: Those of the response.
         body: The body of a response that is not a stream.
         answer: The message that answers the request; None until it came.
+        has_messages: Whether an event stream carried any message.
         last_event_id: The event id from which the stream can be resumed.
+        retry_ms: How long the server wants the client to wait before that.
     """
 
     __slots__ = (
         "_gone",
-        "_is_read",
         "_max_bytes",
         "_parser",
-        "_request_body",
         "_request_id",
-        "_scope",
-        "_tell",
+        "_send_message",
         "answer",
         "body",
         "has_messages",
@@ -55,20 +52,15 @@ class LoopbackRequest:
 
     def __init__(
         self,
-        scope: Scope,
-        body: bytes,
         gone: asyncio.Event,
-        tell: Tell,
-        request_id: RequestId | None = None,
+        send_message: SendMessage,
+        request_id: RequestId | None,
         *,
         max_bytes: int,
     ) -> None:
-        self._scope = scope
-        self._request_body = body
         self._gone = gone
-        self._tell = tell
+        self._send_message = send_message
         self._request_id = request_id
-        self._is_read = False
         self._max_bytes = max_bytes
         self._parser: EventParser | None = None
         self.status = 0
@@ -79,25 +71,22 @@ class LoopbackRequest:
         self.last_event_id: str | None = None
         self.retry_ms: int | None = None
 
-    async def run(self, serve: ASGIApp) -> None:
-        """Process the request with *serve*."""
-        await serve(self._scope, self._receive, self._send)
-        if self._parser is None:
-            self.answer = self._as_answer(self.body)
-
     @property
     def is_stream(self) -> bool:
         """Whether the answer is an event stream."""
         return self._parser is not None
 
-    async def _receive(self) -> Message:
-        if not self._is_read:
-            self._is_read = True
-            return {"type": "http.request", "body": self._request_body, "more_body": False}
+    async def receive(self) -> Message:
+        """Return the client's disconnect, when the response is no longer needed."""
         await self._gone.wait()
         return {"type": "http.disconnect"}
 
-    async def _send(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
+        """Receive a part of the response.
+
+        Raises:
+            ClientGone: It is over the limit.
+        """
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = dict(message["headers"])
@@ -108,6 +97,8 @@ class LoopbackRequest:
             if len(self.body) > self._max_bytes:
                 self.body.clear()
                 raise ClientGone
+            if not message.get("more_body"):
+                self.answer = self._as_answer(self.body)
         else:
             try:
                 await self._read(self._parser, message.get("body", b""))
@@ -123,7 +114,7 @@ class LoopbackRequest:
             if event.name == "message" and event.data:
                 self.has_messages = True
                 self.answer = self.answer or self._as_answer(event.data)
-                await self._tell(event.data)
+                await self._send_message(event.data)
 
     def _as_answer(self, raw: bytes | bytearray) -> dict[str, Any] | None:
         if self._request_id is None:

@@ -5,13 +5,15 @@ when the gateway does not know it yet. So list requests wait for it, for a bound
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from registry.core.clock import Clock
+from registry.core.metrics import Metrics
 from registry.gateway.ports import RouteTable
 from registry.gateway.values import Route
 
-LONGEST_WAIT_SECONDS = 3.0
+MAX_WAIT_SECONDS = 3.0
 """Counted from the announcement; a sync takes one or two seconds, and may find nothing new."""
 
 
@@ -20,27 +22,39 @@ class AnnouncedLists:
 
     Args:
         routes: Returns another route once the server was read again and has changed.
+        metrics: Counts the announcements.
+        requires_sync: Called with the id of a server whose lists must be read again.
         wait_seconds: How long after an announcement list requests wait.
     """
 
     def __init__(
-        self, routes: RouteTable, clock: Clock, *, wait_seconds: float = LONGEST_WAIT_SECONDS
+        self,
+        routes: RouteTable,
+        clock: Clock,
+        metrics: Metrics,
+        requires_sync: Callable[[str], None],
+        *,
+        wait_seconds: float = MAX_WAIT_SECONDS,
     ) -> None:
         self._routes = routes
         self._clock = clock
+        self._count = metrics.upstream_list_changes
+        self._requires_sync = requires_sync
         self._wait_seconds = wait_seconds
         self._announced: dict[str, tuple[Route | None, float]] = {}
 
-    def heard(self, route: Route) -> None:
-        """Note that the server of *route* announced a list change."""
+    def add(self, route: Route) -> None:
+        """Note that the server of *route* announced a list change, and have its lists read."""
+        self._count.inc()
         now = self._clock.monotonic()
         for slug, (_, until) in tuple(self._announced.items()):
             if until <= now:
                 del self._announced[slug]
         self._announced[route.slug] = (self._routes.route(route.slug), now + self._wait_seconds)
+        self._requires_sync(route.server_id)
 
-    async def settle(self, slug: str) -> bool:
-        """Wait for the announced lists of a server; return whether they changed."""
+    async def wait(self, slug: str) -> bool:
+        """Wait until the announced lists of a server are read; return whether they changed."""
         announced = self._announced.get(slug)
         if announced is None:
             return False

@@ -1,0 +1,316 @@
+"""Dispatch of requests that have been read: admission, and the part that answers.
+
+Above it are the endpoint of streamable HTTP and the adapter for HTTP+SSE clients; both hand over a
+request whose channel receives the response. Below it are the aggregate server and the
+pass-through. It does not know how the request arrived.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+
+import structlog
+
+from registry.auth.identity import Scope as TokenScope
+from registry.auth.identity import UserContext
+from registry.core.drain import Drain
+from registry.gateway.aggregate.server import AggregateServer
+from registry.gateway.edge.admission import Admission
+from registry.gateway.edge.eras import header_era, message_era
+from registry.gateway.edge.error_responses import refusal_body, refusal_for, status_of
+from registry.gateway.edge.recorder import STANDING_METHODS, Recorder
+from registry.gateway.edge.reply import Reply
+from registry.gateway.edge.requests import GatewayRequest
+from registry.gateway.errors import (
+    CallOutcome,
+    InternalFailure,
+    LoopDetected,
+    MethodNotAllowed,
+    MethodUnknown,
+    Refusal,
+    RequestCancelled,
+    ShuttingDown,
+)
+from registry.gateway.passthrough import PassThrough
+from registry.gateway.protocol.envelope import METHODS, Envelope, usable_id
+from registry.gateway.protocol.messages import event_text
+from registry.gateway.transport.announced_lists import AnnouncedLists
+from registry.gateway.transport.call_watch import ClientGone
+from registry.gateway.transport.forwarder import stream_termination
+from registry.gateway.values import Route
+from registry.gateway.view.offering import COMBINED, PAGE_KINDS, CombinedOffering, SingleOffering
+from registry.servers.values import Era, Transport
+from registry.upstream.loops import Instance, is_gateway
+
+log = structlog.get_logger()
+
+SLOW_SECONDS = 10.0
+"""Latency threshold above which calls are logged; notification streams are exempt."""
+
+ALLOWED_POST = "POST"
+
+
+class Dispatcher:
+    """Admits requests and has them answered.
+
+    Args:
+        announced_lists: Delays list requests until an announced change was read.
+        passthrough: Answers where the server speaks the client's era.
+        aggregate: Answers everywhere else.
+        recorder: Records each request.
+        drain: Signals that no new work may begin.
+        instance: Identifies requests that come back to this deployment.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        announced_lists: AnnouncedLists,
+        passthrough: PassThrough,
+        aggregate: AggregateServer,
+        recorder: Recorder,
+        drain: Drain,
+        instance: Instance,
+    ) -> None:
+        self._admission = admission
+        self._announced_lists = announced_lists
+        self._passthrough = passthrough
+        self._aggregate = aggregate
+        self._recorder = recorder
+        self._drain = drain
+        self._instance = instance
+
+    async def run(self, exchange: GatewayRequest, steps: Awaitable[None]) -> None:
+        """Record a request, and answer it with an error if *steps* fail. Nothing is raised."""
+        self._recorder.started(exchange)
+        try:
+            await steps
+        except Refusal as refusal:
+            await _refuse(exchange, refusal)
+        except ClientGone:
+            exchange.outcome = CallOutcome.DISCONNECTED
+        except asyncio.CancelledError:
+            # Only the server's shutdown cancels a request. Its client gets an error.
+            log.warning("gateway_call_aborted", server=exchange.server, method=exchange.method)
+            await _refuse(exchange, ShuttingDown())
+        except Exception as exc:
+            translated = refusal_for(exc)
+            if isinstance(translated, InternalFailure):
+                log.exception(
+                    "gateway_request_failed", method=exchange.method, server=exchange.slug
+                )
+            await _refuse(exchange, translated)
+        finally:
+            seconds = self._recorder.ended(exchange)
+            if seconds > SLOW_SECONDS and exchange.method not in STANDING_METHODS:
+                log.info(
+                    "gateway_call_slow",
+                    server=exchange.server,
+                    method=exchange.method,
+                    seconds=round(seconds, 3),
+                )
+
+    def understood(
+        self, exchange: GatewayRequest, envelope: Envelope, *, is_for_stream: bool = False
+    ) -> None:
+        """Note what message a POST carries, and refuse what no part may answer.
+
+        Args:
+            exchange: The request.
+            envelope: Its message.
+            is_for_stream: Whether it is a message for an open stream of the HTTP+SSE transport.
+
+        Raises:
+            ShuttingDown: No new work may begin.
+            LoopDetected: This deployment sent the request.
+        """
+        exchange.method = envelope.method or "response"
+        self._recorder.understood(exchange, envelope.params)
+        exchange.params = envelope.params
+        exchange.is_modern = message_era(exchange.headers, envelope.params) is Era.MODERN
+        exchange.reports_errors_in_body = (
+            envelope.is_request and not is_for_stream and not exchange.is_modern
+        )
+        # Responses and notifications belong to calls that are in progress.
+        if self._drain.has_begun and envelope.is_request:
+            raise ShuttingDown
+        self.refuse_loop(exchange)
+
+    def refuse_loop(self, exchange: GatewayRequest) -> None:
+        """Refuse a request that came from this deployment; note one from another gateway.
+
+        A registry that is registered in itself, without a token for itself, gets the error about
+        the loop rather than the one about the token.
+        """
+        via = exchange.headers.get("via")
+        if via is None:
+            return
+        # Aggregating proxies hide the error of one of their servers. So tools are listed from
+        # memory, and marked: a discovery that reads them here recognises its own.
+        if self._instance.sent(via) and exchange.method != "tools/list":
+            raise LoopDetected
+        if is_gateway(via):
+            exchange.list_mark = self._instance
+
+    async def post(self, exchange: GatewayRequest, envelope: Envelope, user: UserContext) -> None:
+        """Answer one message.
+
+        Raises:
+            Refusal: The answer is an error.
+            ClientGone: The client disconnected.
+        """
+        if envelope.method not in METHODS:
+            await self._unknown_method(exchange, envelope, user)
+            return
+        route = await self.admit(exchange, envelope, user)
+        if route is None:
+            offering = CombinedOffering(self._admission.view(user))
+            await self._aggregate.post(exchange, envelope, user, offering)
+            return
+        era = Era.MODERN if exchange.is_modern else Era.LEGACY
+        if era not in route.eras or route.transport is Transport.SSE:
+            await self._aggregate.post(exchange, envelope, user, SingleOffering(route))
+            return
+        await self._passthrough.post(exchange, envelope, user, route)
+
+    async def admit(
+        self,
+        exchange: GatewayRequest,
+        envelope: Envelope,
+        user: UserContext,
+        *,
+        is_for_stream: bool = False,
+    ) -> Route | None:
+        """Return the one server behind the path, as the caller may use it; None for all.
+
+        Raises:
+            Refusal: The caller may not.
+        """
+        method = envelope.method
+        needed = TokenScope.INVOKE_TOOLS if method == "tools/call" else TokenScope.READ_TOOLS
+        if not exchange.slug:
+            self._admission.admit_caller(exchange, user, needed)
+            return None
+        route = self._admission.admit(exchange, user, needed, is_for_stream=is_for_stream)
+        if method in PAGE_KINDS and await self._announced_lists.wait(exchange.slug):
+            route = self._admission.admit(exchange, user, needed, is_for_stream=is_for_stream)
+        return route
+
+    async def _unknown_method(
+        self, exchange: GatewayRequest, envelope: Envelope, user: UserContext
+    ) -> None:
+        if exchange.slug:
+            self._admission.admit(exchange, user, TokenScope.READ_TOOLS)
+        else:
+            self._admission.admit_caller(exchange, user, TokenScope.READ_TOOLS)
+        if not envelope.is_request:
+            # A receiver that does not know a notification ignores it.
+            await exchange.answer_empty(202, [(b"content-length", b"0")])
+            return
+        raise MethodUnknown
+
+    async def message(self, exchange: GatewayRequest, envelope: Envelope) -> None:
+        """Authenticate the caller of a message that has been read, and answer it.
+
+        Raises:
+            Refusal: The answer is an error.
+            ClientGone: The client disconnected.
+        """
+        exchange.request_id = usable_id(envelope.body)
+        self.understood(exchange, envelope)
+        user = await self._admission.identify(exchange)
+        await self.post(exchange, envelope, user)
+
+    async def admit_without_message(
+        self, exchange: GatewayRequest
+    ) -> tuple[UserContext, Route | None]:
+        """Return the caller of a GET or DELETE, and the one server behind the path.
+
+        Raises:
+            Refusal: The caller may not use the path, or there is no such request.
+        """
+        if self._drain.has_begun:
+            raise ShuttingDown
+        self.refuse_loop(exchange)
+        self._recorder.understood(exchange, {})
+        user = await self._admission.identify(exchange)
+        route: Route | None = None
+        if exchange.slug:
+            route = self._admission.admit(exchange, user, TokenScope.READ_TOOLS)
+        else:
+            self._admission.admit_caller(exchange, user, TokenScope.READ_TOOLS)
+        if header_era(exchange.headers) is Era.MODERN:
+            raise MethodNotAllowed(ALLOWED_POST)
+        return user, route
+
+    async def get_or_delete(
+        self, exchange: GatewayRequest, user: UserContext, route: Route | None
+    ) -> None:
+        """Open the stream of a session, or end the session.
+
+        Raises:
+            Refusal: The answer is an error.
+            ClientGone: The client disconnected.
+        """
+        if route is not None and not _is_hosted(route):
+            await self._passthrough.get_or_delete(exchange, user, route)
+            return
+        serve = self._aggregate.get if exchange.method == "GET" else self._aggregate.delete
+        if route is None:
+            await serve(exchange, user, CombinedOffering(self._admission.view(user)))
+        else:
+            await serve(exchange, user, SingleOffering(route))
+
+    async def stream(self, exchange: GatewayRequest) -> None:
+        """Authenticate the caller of a GET, and open the stream of the session.
+
+        Raises:
+            Refusal: The answer is an error.
+            ClientGone: The client disconnected.
+        """
+        user, route = await self.admit_without_message(exchange)
+        await self.get_or_delete(exchange, user, route)
+
+    async def end_session(self, user: UserContext, route: Route | None, sealed: str) -> None:
+        """End a session on behalf of a client that cannot do so; no refusal is raised."""
+        with suppress(Refusal):
+            if route is None:
+                await self._aggregate.end(user, COMBINED, sealed)
+            elif _is_hosted(route):
+                await self._aggregate.end(user, route.server_id, sealed)
+            else:
+                await self._passthrough.end_session(user, route, sealed)
+
+
+def _is_hosted(route: Route) -> bool:
+    """Whether the gateway is the server for clients of the handshake's era at this path."""
+    return Era.LEGACY not in route.eras or route.transport is Transport.SSE
+
+
+async def _refuse(exchange: GatewayRequest, refusal: Refusal) -> None:
+    exchange.outcome = refusal.outcome
+    exchange.error_code = refusal.rpc_code
+    if isinstance(refusal, RequestCancelled):
+        # A cancelled request gets no answer: its stream ends without one.
+        await Reply(exchange).leave()
+        return
+    if refusal.outcome in {CallOutcome.UPSTREAM_ERROR, CallOutcome.TIMEOUT}:
+        log.warning(
+            "gateway_upstream_failed",
+            server=exchange.server,
+            method=exchange.method,
+            reason=refusal.message,
+        )
+    if exchange.client.has_started:
+        # Too late for an error. An event stream may end anywhere; any other body is left
+        # incomplete, so that the server cuts the connection: half must not look complete.
+        if exchange.client.is_event_stream:
+            last = stream_termination(exchange.termination, refusal, exchange.request_id)
+            if not last and exchange.client.sends_whole_events:
+                last = event_text(refusal_body(exchange, refusal))
+                if exchange.client.replay is not None:
+                    last = exchange.client.replay.add(last)
+            await exchange.client.send({"type": "http.response.body", "body": last})
+        return
+    body = refusal_body(exchange, refusal)
+    await exchange.answer(status_of(exchange, refusal), body, refusal.headers)
