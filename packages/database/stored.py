@@ -198,19 +198,24 @@ def _listed(stored: object) -> object:
 class _Settings:
     """Where Beanie looks for a projection."""
 
-    projection: Mapping[str, int]
+    projection: Mapping[str, object]
 
 
 class Projection(BaseModel):
     """What is read of a document: the fields, each with the name that it is stored under.
 
     `alias` names a member of the document, `validation_alias=AliasPath("config", "url")` a member
-    within one. The projection that is sent is derived from them.
+    within one. The projection that is sent is derived from them. Fields with `exclude=True` are
+    not stored.
+
+    Attributes:
+        computed: Expressions for fields that the database computes, by their stored names.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     Settings: ClassVar[type[_Settings]] = _Settings
+    computed: ClassVar[Mapping[str, object]] = {}
 
     @classmethod
     @override
@@ -218,12 +223,14 @@ class Projection(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         paths = set()
         for name, field in cls.model_fields.items():
+            if field.exclude:
+                continue
             alias = field.validation_alias or field.alias or name
             path = alias.path if isinstance(alias, AliasPath) else [alias]
             paths.add(".".join(str(part) for part in path))
         # MongoDB refuses a path together with one within it.
         kept = [path for path in sorted(paths) if not _has_parent(path, paths)]
-        projection = dict.fromkeys(kept, 1)
+        projection = {**dict.fromkeys(kept, 1), **cls.computed}
         cls.Settings = type("Settings", (_Settings,), {"projection": projection})
 
 

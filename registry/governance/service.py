@@ -398,7 +398,7 @@ class ToolService:
 
     async def _project(self, owner_id: str, now: datetime, batch: WriteBatch) -> None:
         """Write what the other application reads of the server's tools."""
-        server = await self._servers.facts_unchecked(owner_id, batch.tx)
+        server = await self._servers.record_unchecked(owner_id, batch.tx)
         if server is None:
             raise ToolNotFoundError
         served = await self._tools.served(owner_id, batch.tx)
@@ -411,7 +411,7 @@ class ToolService:
 
     async def _bits_in(self, owner_id: str, user: UserContext, tx: Transaction) -> int:
         """Return what *user* may do with a server, as a transaction sees it."""
-        server = await self._servers.facts_unchecked(owner_id, tx)
+        server = await self._servers.record_unchecked(owner_id, tx)
         if server is None:
             return NO_BITS
         return await self._visible.bits(server, user, self._clock.now(), tx)

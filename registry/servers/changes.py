@@ -13,8 +13,6 @@ from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, members
 from registry.servers.binding import require_secrets_again, users_keys_stay
 from registry.servers.credentials import (
-    FILLED_BY_THE_OTHER_APPLICATION,
-    VARIABLE,
     CredentialVault,
     masked_url,
     require_no_secret,
@@ -22,7 +20,7 @@ from registry.servers.credentials import (
     user_variables,
 )
 from registry.servers.presenter import present_detail
-from registry.servers.values import ServerRecord
+from registry.servers.values import FILLED_BY_THE_OTHER_APPLICATION, VARIABLE, ServerRecord
 
 if TYPE_CHECKING:
     from registry.servers.schemas import (

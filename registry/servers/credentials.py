@@ -27,6 +27,7 @@ from registry.servers.errors import (
     CredentialUnusableError,
     UserKeyMissingError,
 )
+from registry.servers.values import CALLER_VALUES, VARIABLE
 
 if TYPE_CHECKING:
     from registry.servers.schemas import ApiKeyInput, OAuthInput
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 COLLECTION = "mcpservers"
 PLACEHOLDER = "{{MCP_API_KEY}}"
 PLACE = re.compile(r"\{\{[^{}]*\}\}")
-VARIABLE = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
 """A header's value that is a value of the user's own."""
 
 DEFAULT_CUSTOM_HEADER = "X-Api-Key"
@@ -69,13 +69,6 @@ SECRET_MEMBER = re.compile(r"(?i)(secret|passw|private|assertion|(access|refresh
 
 SENDABLE = re.compile(r"[\x20-\x7e\t]*")
 """Characters that a header can contain."""
-
-CALLER_VALUES = ("LIBRECHAT_USER_ID", "LIBRECHAT_USER_USERNAME", "LIBRECHAT_USER_ROLE")
-"""jarvis-api's placeholders for facts about the caller that are supported here."""
-
-FILLED_BY_THE_OTHER_APPLICATION = "LIBRECHAT_"
-"""Prefixes of placeholders that jarvis-api fills in; headers with any except `CALLER_VALUES` are
-not sent here."""
 
 LONG_VALUE = 16
 """Minimum length from which on a URL parameter without a name counts as a secret."""
@@ -442,17 +435,6 @@ def caller_values(user: UserContext) -> dict[str, str]:
     told = (user.user_id, user.username, user.role_principal)
     values = zip(CALLER_VALUES, told, strict=True)
     return {name: value for name, value in values if SENDABLE.fullmatch(value)}
-
-
-def unsent_headers(config: JsonObject) -> dict[str, str]:
-    """Return the headers with placeholders that only jarvis-api supports, each with that name."""
-    known = {*CALLER_VALUES, *members(config.get("customUserVars"))}
-    return {
-        header: name
-        for header, value in members(config.get("headers")).items()
-        for name in VARIABLE.findall(str(value))
-        if name.startswith(FILLED_BY_THE_OTHER_APPLICATION) and name not in known
-    }
 
 
 def filled_in(text: str, values: Mapping[str, str], config: JsonObject) -> str | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import MAXYEAR, datetime, timedelta
 from typing import cast
 
@@ -338,7 +338,7 @@ def changed_record(
                 target[leaf] = value
         elif name in ROOT_FIELDS:
             attributes[ROOT_FIELDS[name]] = _read(name, value)
-    return replace(server, config=config, registry=ours, **attributes)  # type: ignore[arg-type]  # names and types as listed
+    return server.model_copy(update={"config": config, "registry": ours, **attributes})
 
 
 def _read(name: str, value: object) -> object:

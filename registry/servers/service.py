@@ -41,10 +41,10 @@ from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.read_and_store import ReadAndStore
 from registry.servers.reader import ServerReader
-from registry.servers.storage.documents import FUNCTIONS
 from registry.servers.storage.registry_sync import Synced
 from registry.servers.storage.store import Confirm, ServerRepositories, ServerStore
 from registry.servers.values import (
+    FUNCTIONS,
     NO_PRECONDITION,
     Discovered,
     Precondition,

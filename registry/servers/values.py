@@ -1,15 +1,34 @@
 """Values about servers, shared by several modules."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, ClassVar, cast
 
 import orjson
+from bson import ObjectId
+from pydantic import Field, JsonValue, PlainValidator, model_validator
 
+from packages.database.stored import (
+    NotJsonError,
+    Projection,
+    RequiredId,
+    StoredText,
+    StoredTexts,
+    StoredTime,
+    TextOrEmpty,
+    WholeOrZero,
+    id_of,
+    json_of,
+    moment_of,
+    text_of,
+)
 from registry.access.policy import ServerScope
+from registry.auth.identity import tenant_of
 from registry.core.definitions import MAX_DEPTH
-from registry.core.json import JsonObject, choice_of, nesting
+from registry.core.json import JsonObject, choice_of, members, nesting
 from registry.prompts_and_resources.values import NOTHING_READ, FeatureSnapshot
 from registry.servers.naming import default_path
 from registry.tools.values import RejectedTool, ToolSnapshot
@@ -50,6 +69,16 @@ class Transport(StrEnum):
 ENVIRONMENT = "${"
 """Prefix of names that jarvis-api replaces by its own environment variables, its keys included,
 when it connects to servers."""
+
+VARIABLE = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
+"""A placeholder in a header."""
+
+CALLER_VALUES = ("LIBRECHAT_USER_ID", "LIBRECHAT_USER_USERNAME", "LIBRECHAT_USER_ROLE")
+"""jarvis-api's placeholders for facts about the caller that are supported here."""
+
+FILLED_BY_THE_OTHER_APPLICATION = "LIBRECHAT_"
+"""Prefixes of placeholders that jarvis-api fills in; headers with any except `CALLER_VALUES` are
+not sent here."""
 
 STDIO_UNSUPPORTED = (
     "programs (stdio) are not started by the registry; serve it over HTTP with a bridge, "
@@ -149,13 +178,120 @@ def names_in(stored: object) -> tuple[str, ...]:
     return tuple(name for part in stored.split(",") if (name := part.strip()))
 
 
-@dataclass(frozen=True, slots=True)
-class ServerRecord:
-    """A stored server.
+FUNCTIONS = "toolFunctions"
+SYNC_MODE = "sync_mode"
+MAX_CHARACTERS = 40
+MAX_REPORTED = 20
+"""Maximum number of reported problems of one document."""
+
+CONFIG_WITHOUT_FUNCTIONS: Mapping[str, object] = {
+    "$arrayToObject": {
+        "$filter": {
+            "input": {"$objectToArray": "$config"},
+            "cond": {"$ne": ["$$this.k", FUNCTIONS]},
+        }
+    }
+}
+"""All members of `config` but its tools, which may be megabytes. The embedded database copies a
+whole document before it omits a field: 14 ms for 500 tools."""
+
+IDENTITY: tuple[tuple[str, type, str], ...] = (
+    ("serverName", str, "text"),
+    ("author", ObjectId, "ObjectId"),
+)
+"""Fields that a server must have to be served."""
+
+CHOICES: tuple[tuple[str, type[StrEnum], str], ...] = (
+    ("scope", ServerScope, ServerScope.PRIVATE_USER.value),
+    ("status", ServerStatus, ServerStatus.ACTIVE.value),
+)
+"""Fields with a closed set of values, and the value that an unknown one counts as."""
+
+
+def _scope(stored: object) -> ServerScope | None:
+    return None if stored is None else choice_of(ServerScope, stored) or UNKNOWN_SCOPE
+
+
+def _config(stored: object, problems: list[str]) -> JsonObject:
+    if stored is None:
+        return {}
+    if not isinstance(stored, dict):
+        problems.append("config is no object")
+        return {}
+    config: JsonObject = {}
+    for name, value in stored.items():
+        try:
+            if name == FUNCTIONS and isinstance(value, dict):
+                # Each separately: an invalid schema must not affect the other tools.
+                config[name] = cast("JsonValue", functions_of(value, problems))
+            else:
+                config[name] = json_of(value)
+        except NotJsonError as exc:
+            problems.append(f"config.{name} holds {exc}")
+    return config
+
+
+def functions_of(stored: object, problems: list[str]) -> JsonObject:
+    """Return stored tool functions as JSON, without those that JSON cannot express."""
+    functions: JsonObject = {}
+    for name, value in members(stored).items():
+        try:
+            functions[name] = json_of(value)
+        except NotJsonError as exc:
+            problems.append(f"config.{FUNCTIONS}.{name} holds {exc}")
+    return functions
+
+
+def _ours(stored: object, problems: list[str]) -> Mapping[str, object]:
+    if stored is None:
+        return {}
+    if not isinstance(stored, dict):
+        problems.append("registry is no object")
+        return {}
+    ours: dict[str, object] = {}
+    for name, value in stored.items():
+        try:
+            ours[name] = moment_of(value) or json_of(value)
+        except NotJsonError as exc:
+            problems.append(f"registry.{name} holds {exc}")
+    mode = stored.get(SYNC_MODE)
+    if mode is not None and choice_of(SyncMode, mode) is None:
+        problems.append(_unknown(f"registry.{SYNC_MODE}", mode, SyncMode, SyncMode.MANUAL.value))
+    return ours
+
+
+def _unknown(name: str, stored: object, choices: type[StrEnum], otherwise: str) -> str:
+    """Report an unknown stored value, and the value that it counts as."""
+    text = text_of(stored)
+    said = "no text" if text is None else f"{text[:MAX_CHARACTERS]!r}"
+    known = ", ".join(choice.value for choice in choices)
+    return f"{name} is {said}, none of {known}; it counts as {otherwise}"
+
+
+def unsent_headers(config: JsonObject) -> dict[str, str]:
+    """Return the headers with placeholders that only jarvis-api supports, each with that name."""
+    known = {*CALLER_VALUES, *members(config.get("customUserVars"))}
+    return {
+        header: name
+        for header, value in members(config.get("headers")).items()
+        for name in VARIABLE.findall(str(value))
+        if name.startswith(FILLED_BY_THE_OTHER_APPLICATION) and name not in known
+    }
+
+
+def _unchanged(value: object) -> object:
+    return value
+
+
+class ServerRecord(Projection):
+    """A stored server, whatever its document lacks or contains, without its tool functions.
+
+    Each member has its type, or the value for a missing one; what was dropped is listed in
+    `problems`. The members of `config` and `registry` are JSON, those of `registry` may be times.
 
     Attributes:
         author: ObjectId of the registering user, 24 hexadecimal characters.
-        scope: As stored; None when missing or unknown (written by the other application).
+        scope: None when missing; an unknown one counts as the author's alone.
         status: As stored; None when missing or unknown.
         path: Gateway path as stored; None when missing.
         config: The nested `config` as stored, ciphertexts included.
@@ -168,25 +304,68 @@ class ServerRecord:
             were not looked up.
     """
 
-    id: str
-    server_name: str
-    author: str
-    scope: ServerScope | None
-    status: ServerStatus | None
-    path: str | None
-    tags: tuple[str, ...]
-    num_stars: int
-    last_connected: datetime | None
-    last_error: datetime | None
-    error_message: str | None
-    created_at: datetime | None
-    updated_at: datetime | None
-    config: JsonObject = field(repr=False)
-    registry: Mapping[str, object]
-    bits: int = 0
-    problems: tuple[str, ...] = ()
-    tenant_id: str | None = None
-    described: DescribedTools | None = None
+    computed: ClassVar[Mapping[str, object]] = {
+        "config": {
+            "$cond": [
+                {"$eq": [{"$type": "$config"}, "object"]},
+                CONFIG_WITHOUT_FUNCTIONS,
+                "$config",
+            ]
+        }
+    }
+
+    id: Annotated[RequiredId, Field(alias="_id")]
+    server_name: Annotated[TextOrEmpty, Field(alias="serverName")] = ""
+    author: Annotated[str, PlainValidator(lambda stored: id_of(stored) or "")] = ""
+    scope: Annotated[ServerScope | None, PlainValidator(_scope)] = None
+    status: Annotated[
+        ServerStatus | None, PlainValidator(lambda stored: choice_of(ServerStatus, stored))
+    ] = None
+    path: Annotated[str | None, PlainValidator(lambda stored: text_of(stored) or None)] = None
+    tags: StoredTexts = ()
+    num_stars: Annotated[WholeOrZero, Field(alias="numStars")] = 0
+    last_connected: Annotated[StoredTime, Field(alias="lastConnected")] = None
+    last_error: Annotated[StoredTime, Field(alias="lastError")] = None
+    error_message: Annotated[StoredText, Field(alias="errorMessage")] = None
+    tenant_id: Annotated[str | None, PlainValidator(tenant_of), Field(alias="tenantId")] = None
+    created_at: Annotated[StoredTime, Field(alias="createdAt")] = None
+    updated_at: Annotated[StoredTime, Field(alias="updatedAt")] = None
+    config: Annotated[JsonObject, PlainValidator(_unchanged), Field(repr=False)] = Field(
+        default_factory=dict
+    )
+    registry: Annotated[Mapping[str, object], PlainValidator(_unchanged)] = Field(
+        default_factory=dict
+    )
+    bits: Annotated[int, Field(exclude=True)] = 0
+    problems: Annotated[tuple[str, ...], Field(exclude=True)] = ()
+    described: Annotated[DescribedTools | None, Field(exclude=True)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _readable(cls, document: Mapping[str, object]) -> dict[str, object]:
+        """Return the stored fields, `config` and `registry` as JSON, and the problems."""
+        problems: list[str] = []
+        for name, kind, called in IDENTITY:
+            # Not every query reads it: a missing field says nothing.
+            if name in document and not (document[name] and isinstance(document[name], kind)):
+                problems.append(f"{name} is no {called}")
+        for name, choices, otherwise in CHOICES:
+            stored = document.get(name)
+            if stored is not None and choice_of(choices, stored) is None:
+                problems.append(_unknown(name, stored, choices, otherwise))
+        config = _config(document.get("config"), problems)
+        if "{{" in (text_of(config.get("url")) or ""):
+            problems.append(
+                "config.url holds {{...}}, which only jarvis-api fills in; use a header"
+            )
+        for header, name in unsent_headers(config).items():
+            problems.append(
+                f"config.headers.{header} holds {{{{{name}}}}}, which is not supported here; "
+                "the header is not sent"
+            )
+        ours = _ours(document.get("registry"), problems)
+        read = {name: document[name] for name in cls.Settings.projection if name in document}
+        return {**read, "config": config, "registry": ours, "problems": problems[:MAX_REPORTED]}
 
     @property
     def is_described_elsewhere(self) -> bool:
@@ -257,6 +436,12 @@ class ServerRecord:
     def effective_path(self) -> str:
         """Return the gateway path, or the default if there is none."""
         return self.path or default_path(self.server_name)
+
+
+class WholeServerRecord(ServerRecord):
+    """A stored server with its tool functions."""
+
+    computed: ClassVar[Mapping[str, object]] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,7 @@ class SyncService:
         return job
 
     async def _is_gone(self, job: SyncJobRecord) -> bool:
-        return await self._servers.facts_unchecked(job.owner_id) is None
+        return await self._servers.record_unchecked(job.owner_id) is None
 
     async def _require_editable(self, owner_id: str, user: UserContext) -> ServerRecord:
         server = await self._visible.get(owner_id, user, self._clock.now(), whole=False)

@@ -217,7 +217,7 @@ class SyncWorker:
                 log.exception("sync_not_scheduled", server_id=server_id)
 
     async def _announced(self, server_id: str) -> None:
-        server = await self._servers.facts_unchecked(server_id)
+        server = await self._servers.record_unchecked(server_id)
         if server is None or server.effective_status is ServerStatus.INACTIVE:
             return
         asked = SyncRequest(Trigger.NOTIFICATION)

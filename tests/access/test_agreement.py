@@ -16,7 +16,6 @@ from registry.auth.identity import USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
 from registry.gateway.view.snapshot import Snapshot
-from registry.servers.storage.documents import records_of
 from registry.servers.storage.store import ServerRepositories
 from registry.servers.storage.visible import VisibleServers
 from registry.servers.values import ServerFilter, ServerRecord, ServerStatus
@@ -143,7 +142,7 @@ def in_words(narrowed: ServerFilter) -> Doc:
 async def queried(database: Database, narrowed: ServerFilter) -> list[ServerRecord]:
     """Return what a query finds, last changed first."""
     rows = await database.collection("mcpservers").find(in_words(narrowed)).to_list()
-    records = sorted(records_of(rows), key=lambda record: record.id)
+    records = sorted(map(ServerRecord.model_validate, rows), key=lambda record: record.id)
     records.sort(key=lambda record: record.updated_at or LONG_AGO, reverse=True)
     return records
 

@@ -1,5 +1,6 @@
 """Documents bound to databases, projections, and validators derived from fields."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -83,6 +84,16 @@ def test_a_projection_names_stored_members_and_paths() -> None:
         "title": 1,
         "where.room": 1,
     }
+
+
+def test_a_projection_has_expressions_and_leaves_out_what_is_not_stored() -> None:
+    class Counted(Projection):
+        computed: ClassVar[Mapping[str, object]] = {"labels": {"$size": "$labels"}}
+
+        labels: int = 0
+        rights: Annotated[int, Field(exclude=True)] = 0
+
+    assert Counted.Settings.projection == {"labels": {"$size": "$labels"}}
 
 
 def test_a_class_that_is_bound_nowhere_cannot_be_used(database: Database) -> None:

@@ -14,7 +14,6 @@ from registry.gateway.values import Route
 from registry.gateway.view.user_headers import UserHeaders
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import ServerMovedError, UserKeyMissingError
-from registry.servers.storage.documents import record_of
 from registry.servers.values import ServerRecord
 from tests.conftest import ALICE, BOB, CREDS_IV, CREDS_KEY
 from tests.fakes.clock import NOON, FakeClock
@@ -61,7 +60,7 @@ def made(stored: Stored, clock: FakeClock | None = None) -> UserHeaders:
 
 def server_of(route: Route) -> ServerRecord:
     """Return the configuration that *route* was made of."""
-    return record_of(
+    return ServerRecord.model_validate(
         {
             "_id": ObjectId("5" * 24),
             "serverName": route.server_name,

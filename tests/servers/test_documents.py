@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 from bson import Code, ObjectId, encode
 from hypothesis import given, strategies
+from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from packages.database.client import Database
 from packages.database.stored import EARLIEST, LATEST
 from registry.core.json import canonical_json
 from registry.servers.presenter import present_detail
-from registry.servers.storage.documents import NotAServerError, record_of, unchanged_since
+from registry.servers.storage.repository import unchanged_since
 from registry.servers.storage.store import ServerRepositories
-from registry.servers.values import ServerRecord, SyncMode
+from registry.servers.values import ServerRecord, SyncMode, WholeServerRecord
 from registry.tools.documents import problems_of, served_tool, stored_tool, tool_row
 from registry.tools.projection import restore
 from tests.fakes.odd_values import BSON_VALUES, ODD_VALUES, decoded
@@ -37,7 +38,7 @@ TOOL_FIELDS = (
 
 
 def server(**fields: object) -> ServerRecord:
-    return record_of(decoded(encode({"_id": KEY, **fields})))
+    return WholeServerRecord.model_validate(decoded(encode({"_id": KEY, **fields})))
 
 
 @pytest.mark.requirement("E-22")
@@ -116,8 +117,8 @@ def test_tools_are_counted_by_their_names_and_not_by_what_is_stored(
 
 @pytest.mark.parametrize("name", [name for name in ODD_VALUES if name != "an id"])
 def test_a_document_with_another_id_is_no_server(name: str) -> None:
-    with pytest.raises(NotAServerError):
-        record_of(decoded(encode({"_id": ODD_VALUES[name]})))
+    with pytest.raises(ValidationError):
+        ServerRecord.model_validate(decoded(encode({"_id": ODD_VALUES[name]})))
 
 
 def test_one_tool_that_json_cannot_say_costs_no_other_one() -> None:
@@ -184,7 +185,7 @@ async def test_whatever_its_time_of_change_a_server_is_found_unchanged_until_it_
     await servers.insert_one({"_id": KEY, "updatedAt": stored})
     read = await servers.find_one({"_id": KEY})
     assert read is not None
-    known = record_of(read).updated_at
+    known = ServerRecord.model_validate(read).updated_at
 
     found = await servers.count_documents({"_id": KEY, **unchanged_since(known)})
     await servers.update_one(

@@ -4,11 +4,11 @@ from bson import ObjectId
 
 from registry.access.policy import ServerFacts, ServerScope
 from registry.core.search import rank, words_of
-from registry.servers.storage.documents import record_of
 from registry.servers.storage.inventory import listed_server, listed_tool, owner_words
+from registry.servers.values import ServerRecord
 from registry.tools.documents import tool_row
 
-SERVER = record_of(
+SERVER = ServerRecord.model_validate(
     {
         "_id": ObjectId(),
         "serverName": "Weather",

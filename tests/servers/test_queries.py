@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 
 from registry.auth.identity import UserContext
-from registry.servers.storage.documents import RECORD, record_of
+from registry.servers.values import ServerRecord
 from tests.fakes.rest import Rest, rest_settings, running
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
@@ -53,11 +53,11 @@ async def test_a_server_is_read_as_it_is_stored_but_for_its_functions(rest: Rest
     servers = rest.parts.database.collection("mcpservers")
     await servers.insert_one(document)
 
-    read = await servers.find_one({"_id": document["_id"]}, RECORD)
+    read = await servers.find_one({"_id": document["_id"]}, ServerRecord.Settings.projection)
 
     assert read is not None
     config.pop("toolFunctions")
-    assert record_of(read) == record_of(document)
+    assert ServerRecord.model_validate(read) == ServerRecord.model_validate(document)
     assert list(read["config"]) == list(config)
     await servers.delete_one({"_id": document["_id"]})
 

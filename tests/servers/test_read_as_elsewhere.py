@@ -15,7 +15,7 @@ from registry.servers.credentials import CredentialVault, caller_values, is_user
 from registry.servers.errors import CredentialUnreadableError, CredentialUnusableError
 from registry.servers.naming import default_path
 from registry.servers.schemas import ServerCreate
-from registry.servers.storage.documents import record_of
+from registry.servers.values import ServerRecord
 from registry.tools.projection import restore
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY
 
@@ -98,7 +98,9 @@ def test_headers_tell_who_calls_and_others_are_left_out() -> None:
             "X-Mail": "{{LIBRECHAT_USER_EMAIL}}",
         }
     }
-    server = record_of({"_id": ObjectId(), "serverName": "one", "config": config})
+    server = ServerRecord.model_validate(
+        {"_id": ObjectId(), "serverName": "one", "config": config}
+    )
 
     assert is_user_level(config)
     assert VAULT.request_headers("1", config, caller_values(ALICE)) == {
@@ -114,7 +116,10 @@ def test_headers_tell_who_calls_and_others_are_left_out() -> None:
 def test_an_address_with_places_for_values_is_told_of() -> None:
     document = {"_id": ObjectId(), "serverName": "one", "config": {"url": "https://{{HOST}}/mcp"}}
 
-    assert any("config.url holds {{...}}" in told for told in record_of(document).problems)
+    assert any(
+        "config.url holds {{...}}" in told
+        for told in ServerRecord.model_validate(document).problems
+    )
 
 
 def test_names_of_other_scripts_have_paths_of_their_own() -> None:

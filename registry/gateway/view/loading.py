@@ -480,7 +480,7 @@ def _for_user_keys(server: ServerRecord) -> ServerRecord:
     config: JsonObject = {
         name: server.config[name] for name in USER_KEY_MEMBERS if name in server.config
     }
-    return replace(server, config=config, registry={})
+    return server.model_copy(update={"config": config, "registry": {}})
 
 
 def _transport(server: ServerRecord) -> Transport | None:

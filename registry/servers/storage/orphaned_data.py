@@ -85,11 +85,11 @@ class OrphanedServerData:
         repositories = self._repositories
 
         # Checked without a transaction first: most notified servers are only turned off.
-        if await repositories.servers.facts_unchecked(server_id) is not None:
+        if await repositories.servers.record_unchecked(server_id) is not None:
             return False
 
         async def remove(tx: Transaction) -> bool:
-            if await repositories.servers.facts_unchecked(server_id, tx) is not None:
+            if await repositories.servers.record_unchecked(server_id, tx) is not None:
                 return False
             removed = [
                 await repositories.servers.forget_reading(server_id, tx),

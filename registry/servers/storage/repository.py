@@ -7,21 +7,24 @@ discovery of a server is stored apart, in `sync_states`.
 Updates set single fields, so that fields of the other application stay unchanged.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import structlog
+from beanie import PydanticObjectId
 from bson import ObjectId
 from bson.errors import InvalidBSON
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
+from pymongo.results import UpdateResult
 
 from packages.database.batch import WriteBatch
 from packages.database.client import Database, Doc, Transaction
+from packages.database.documents import read_all
 from packages.database.errors import translated, translates_driver_errors
 from packages.database.slices import slices
-from packages.database.stored import id_of, moment_of, text_of
-from packages.models import MCPServer
+from packages.database.stored import EARLIEST, LATEST, id_of, moment_of, text_of
+from packages.models import MCPConfig, MCPServer
 from registry.access.policy import ServerScope
 from registry.access.ports import Resource
 from registry.auth.identity import ALL_TENANTS, Tenants
@@ -29,23 +32,23 @@ from registry.auth.repository import of_tenants
 from registry.core.json import JsonObject, members
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
 from registry.servers.naming import slug_of
-from registry.servers.storage.documents import (
-    FUNCTIONS,
-    RECORD,
-    SEEN_FIELDS,
-    WITHOUT_FUNCTIONS,
-    NotAServerError,
-    functions_of,
-    new_document,
-    record_of,
-    records_of,
-    unchanged_since,
-)
 from registry.servers.storage.sync_states import SyncStateRepository
-from registry.servers.values import OURS, SYNC_FIELDS, ServerRecord, ServerStatus, names_in
+from registry.servers.values import (
+    FUNCTIONS,
+    OURS,
+    SYNC_FIELDS,
+    ServerRecord,
+    ServerStatus,
+    WholeServerRecord,
+    functions_of,
+    names_in,
+)
+from registry.tools.naming import normalized_server_name
 from registry.tools.projection import restore
 
 log = structlog.get_logger()
+
+ODD_ID = "has an _id that is not an ObjectId"
 
 NAMES_AT_ONCE = 50
 """The embedded database compares each document that it finds with all names of a query."""
@@ -92,8 +95,8 @@ class ServerRepository:
     """Registered servers, without an access check."""
 
     def __init__(self, database: Database) -> None:
-        self._servers = database.collection(MCPServer.Settings.name)
-        self._document = database.document(MCPServer)
+        self._servers = database.document(MCPServer)
+        self._collection = self._servers.get_pymongo_collection()
         self._states = SyncStateRepository(database)
 
     async def get_unchecked(
@@ -113,37 +116,27 @@ class ServerRepository:
             tx: The transaction to read it in.
             whole: With its tool functions, which may be megabytes.
         """
-        document = await self._servers.find_one(
-            {"_id": ObjectId(server_id)}, None if whole else RECORD, session=tx
+        model = WholeServerRecord if whole else ServerRecord
+        return await self._servers.find_one(
+            {"_id": ObjectId(server_id)}, projection_model=model, session=tx
         )
-        return None if document is None else record_of(document)
-
-    async def facts_unchecked(
-        self, server_id: str, tx: Transaction | None = None
-    ) -> ServerRecord | None:
-        """Return a server with only `SEEN_FIELDS`. No access check."""
-        document = await self._servers.find_one(
-            {"_id": ObjectId(server_id)}, SEEN_FIELDS, session=tx
-        )
-        return None if document is None else record_of(document)
 
     async def url_unchecked(self, server_id: str) -> object:
         """Return the URL of a server as stored, or None. No access check."""
-        found = await self._servers.find_one({"_id": ObjectId(server_id)}, {"config.url": 1})
+        found = await self._collection.find_one({"_id": ObjectId(server_id)}, {"config.url": 1})
         return members((found or {}).get("config")).get("url")
 
     async def ids_unchecked(self) -> list[str]:
         """Return the ids of all servers; an id that is not an ObjectId belongs to none."""
-        cursor = self._servers.find({}, {"_id": 1}).sort("_id", ASCENDING)
+        cursor = self._collection.find({}, {"_id": 1}).sort("_id", ASCENDING)
         found = [id_of(row["_id"]) for row in await cursor.to_list()]
         return [server_id for server_id in found if server_id is not None]
 
     async def warn_of_odd_ids(self) -> None:
         """Log the documents that are no servers, because of their ids."""
         query: Doc = {"_id": {"$not": {"$type": "objectId"}}}
-        async for row in self._servers.find(query, {"_id": 1}):
-            reason = str(NotAServerError(row["_id"]))
-            log.warning("server_invalid", server_id=str(row["_id"]), reason=reason)
+        async for row in self._collection.find(query, {"_id": 1}):
+            log.warning("server_invalid", server_id=str(row["_id"]), reason=ODD_ID)
 
     async def by_ids_unchecked(self, server_ids: Iterable[str]) -> list[ServerRecord]:
         """Return servers without their tool functions and sync states.
@@ -151,8 +144,7 @@ class ServerRepository:
         Invalid ids are ignored.
         """
         ids = [ObjectId(server_id) for server_id in server_ids if ObjectId.is_valid(server_id)]
-        cursor = self._servers.find({"_id": {"$in": ids}}, RECORD)
-        return records_of(await cursor.to_list())
+        return await self._records({"_id": {"$in": ids}})
 
     async def with_state(self, server: ServerRecord) -> ServerRecord:
         """Return *server* with its sync state."""
@@ -164,8 +156,8 @@ class ServerRepository:
 
     async def tool_functions(self, server_id: str, tx: Transaction | None = None) -> JsonObject:
         """Return the projection of a server's tools, as the other application reads it."""
-        document = await self._servers.find_one(
-            {"_id": ObjectId(server_id)}, {"config.toolFunctions": 1}, session=tx
+        document = await self._collection.find_one(
+            {"_id": ObjectId(server_id)}, {f"config.{FUNCTIONS}": 1}, session=tx
         )
         return functions_of(members((document or {}).get("config")).get(FUNCTIONS), [])
 
@@ -174,22 +166,20 @@ class ServerRepository:
     ) -> ServerRecord | None:
         """Return the server of that name in *tenants*. No access check."""
         query = {"serverName": server_name, **of_tenants(tenants)}
-        documents = self._servers.find(query, RECORD)
-        return next(iter(records_of(await documents.to_list())), None)
+        return next(iter(await self._records(query)), None)
 
     async def name_is_taken(self, server_name: str, tenant_id: str | None) -> bool:
         """Whether a server of a tenant has that name."""
         query = {"serverName": server_name, **of_tenants(Tenants(tenant_id))}
-        return await self._servers.find_one(query, {"_id": 1}) is not None
+        return await self._servers.find(query).exists()
 
     async def at_path(self, path: str, tenants: Tenants = ALL_TENANTS) -> ServerRecord | None:
         """Return the server at a gateway path of *tenants*. No access check."""
         where = of_tenants(tenants)
-        found = records_of(await self._servers.find({"path": path, **where}, RECORD).to_list())
+        found = await self._records({"path": path, **where})
         if not found:
             # The other application stores no path: the default follows from the name.
-            named = {"serverName": slug_of(path) or "", **where}
-            found = records_of(await self._servers.find(named, RECORD).to_list())
+            found = await self._records({"serverName": slug_of(path) or "", **where})
         return next((server for server in found if server.effective_path == path), None)
 
     async def find(self, reference: str) -> ServerRecord | None:
@@ -206,7 +196,8 @@ class ServerRepository:
         found: dict[str, list[str]] = {}
         for some in slices(names, NAMES_AT_ONCE):
             query = {"serverName": {"$in": some}}
-            async for document in self._servers.find(query, {"serverName": 1}, sort=[("_id", 1)]):
+            rows = self._collection.find(query, {"serverName": 1}, sort=[("_id", ASCENDING)])
+            async for document in rows:
                 name, server_id = text_of(document["serverName"]), id_of(document["_id"])
                 if name is not None and server_id is not None:
                     found.setdefault(name, []).append(server_id)
@@ -215,7 +206,7 @@ class ServerRepository:
     async def path_is_taken(self, path: str, tenant_id: str | None) -> bool:
         """Whether a stored server of a tenant has that gateway path."""
         query = {"path": path, **of_tenants(Tenants(tenant_id))}
-        return await self._servers.find_one(query, {"_id": 1}) is not None
+        return await self._servers.find(query).exists()
 
     async def due_for_sync(self, now: datetime, most: int) -> list[ServerRecord]:
         """Return servers in mode `scheduled` that are due. No access check."""
@@ -229,7 +220,7 @@ class ServerRepository:
             DatabaseUnavailable: The database is unavailable.
         """
         async with translated():
-            ids = [row["_id"] async for row in self._servers.find({}, {"_id": 1})]
+            ids = [row["_id"] async for row in self._collection.find({}, {"_id": 1})]
             for server_id in ids:
                 # One at a time: a document may be megabytes, or impossible to decode.
                 try:
@@ -240,13 +231,12 @@ class ServerRepository:
                     yield str(server_id), problems
 
     async def _problems_of(self, server_id: object) -> list[str]:
-        document = await self._servers.find_one({"_id": server_id})
+        if not isinstance(server_id, ObjectId):
+            return [ODD_ID]
+        document = await self._collection.find_one({"_id": server_id})
         if document is None:
             return []
-        try:
-            server = record_of(document)
-        except NotAServerError as exc:
-            return [str(exc)]
+        server = WholeServerRecord.model_validate(document)
         problems = list(server.problems)
         if server.is_described_elsewhere:
             functions, named = (server.config.get(name) for name in (FUNCTIONS, "tools"))
@@ -268,11 +258,11 @@ class ServerRepository:
         ours: Mapping[str, object] = fields.get("registry") or {}
         states = {name: value for name, value in ours.items() if OURS + name in SYNC_FIELDS}
         document = new_document(
-            self._document, {**fields, "registry": {**ours, "path": fields["path"]}}, states
+            self._servers, {**fields, "registry": {**ours, "path": fields["path"]}}, states
         )
         try:
-            # Not by Beanie's own insert: its binding is global, and ours is to this database.
-            await self._servers.insert_one(document, session=tx)
+            # As it is: the document's own insert would leave out members that it does not know.
+            await self._collection.insert_one(document, session=tx)
         except DuplicateKeyError as exc:
             raise _taken(exc, fields["serverName"], fields["path"]) from exc
         server_id = str(document["_id"])
@@ -345,7 +335,7 @@ class ServerRepository:
         its tools are not known to agree with the content that has the digest *settled_as*.
         """
         query = {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}
-        if await self._servers.find_one(query, {"_id": 1}, session=tx) is None:
+        if not await self._servers.find(query, session=tx).exists():
             return False
         return await self._states.write(server_id, changes, removed, tx, settled_as=settled_as)
 
@@ -379,40 +369,36 @@ class ServerRepository:
         # Read first: as an alternative in the update's own query it would keep compatible
         # servers from finding the document by its id.
         key = {"_id": ObjectId(server_id)}
-        known = await self._servers.find_one(key, dict.fromkeys(("lastConnected", *TROUBLE), 1))
+        fields = dict.fromkeys(("lastConnected", *TROUBLE), 1)
+        known = await self._collection.find_one(key, fields)
         if known is None or not is_news(known, quiet_since):
             return False
-        result = await self._servers.update_one(
-            {
-                **key,
-                "status": {"$nin": [ServerStatus.INACTIVE.value, ServerStatus.ERROR.value]},
-                "lastError": {"$not": {"$gt": at}},
-            },
-            {"$max": {"lastConnected": at}, "$unset": dict.fromkeys(TROUBLE, "")},
-        )
-        return result.matched_count == 1
+        query = {
+            **key,
+            "status": {"$nin": [ServerStatus.INACTIVE.value, ServerStatus.ERROR.value]},
+            "lastError": {"$not": {"$gt": at}},
+        }
+        change = {"$max": {"lastConnected": at}, "$unset": dict.fromkeys(TROUBLE, "")}
+        return await self._change(query, change)
 
     async def is_in_error(self, server_id: str) -> bool:
         """Whether a server's status is `error`."""
         query = {"_id": ObjectId(server_id), "status": ServerStatus.ERROR.value}
-        return await self._servers.find_one(query, {"_id": 1}) is not None
+        return await self._servers.find(query).exists()
 
     async def recover(self, server_id: str, at: datetime, tx: Transaction) -> bool:
         """Make a server active that is in error, not since *at*; return whether it was changed."""
-        result = await self._servers.update_one(
-            {
-                "_id": ObjectId(server_id),
-                "status": ServerStatus.ERROR.value,
-                "lastError": {"$not": {"$gt": at}},
-            },
-            {
-                "$set": {"status": ServerStatus.ACTIVE.value},
-                "$max": {"lastConnected": at},
-                "$unset": dict.fromkeys(TROUBLE, ""),
-            },
-            session=tx,
-        )
-        return result.matched_count == 1
+        query = {
+            "_id": ObjectId(server_id),
+            "status": ServerStatus.ERROR.value,
+            "lastError": {"$not": {"$gt": at}},
+        }
+        change = {
+            "$set": {"status": ServerStatus.ACTIVE.value},
+            "$max": {"lastConnected": at},
+            "$unset": dict.fromkeys(TROUBLE, ""),
+        }
+        return await self._change(query, change, tx)
 
     async def note_failed(
         self, server_id: str, at: datetime, message: str, *, failures: int, is_after_success: bool
@@ -437,7 +423,7 @@ class ServerRepository:
         else:
             operations["$inc"] = {FAILURES: failures}
         try:
-            document = await self._servers.find_one_and_update(
+            document = await self._collection.find_one_and_update(
                 {
                     "_id": ObjectId(server_id),
                     "status": {"$ne": ServerStatus.INACTIVE.value},
@@ -455,16 +441,12 @@ class ServerRepository:
 
     async def give_up(self, server_id: str, failures: int, tx: Transaction) -> bool:
         """Set an active server with that many failures to error; return whether it was active."""
-        result = await self._servers.update_one(
-            {
-                "_id": ObjectId(server_id),
-                "status": {"$in": [ServerStatus.ACTIVE.value, None]},
-                FAILURES: {"$gte": failures},
-            },
-            {"$set": {"status": ServerStatus.ERROR.value}},
-            session=tx,
-        )
-        return result.matched_count == 1
+        query = {
+            "_id": ObjectId(server_id),
+            "status": {"$in": [ServerStatus.ACTIVE.value, None]},
+            FAILURES: {"$gte": failures},
+        }
+        return await self._change(query, {"$set": {"status": ServerStatus.ERROR.value}}, tx)
 
     async def schedule_next(self, server: ServerRecord, due_at: datetime | None) -> bool:
         """Set or remove the time of the next sync; return False after a concurrent change."""
@@ -476,19 +458,15 @@ class ServerRepository:
         """Store or remove the sealed secret of a webhook; return the server before the change."""
         name = "registry.webhook_secret"
         change = {"$unset": {name: ""}} if sealed is None else {"$set": {name: sealed}}
-        document = await self._servers.find_one_and_update(
-            {"_id": ObjectId(server_id)}, change, projection=WITHOUT_FUNCTIONS, session=tx
-        )
-        return None if document is None else record_of(document)
+        return await self._change_and_return(server_id, change, tx)
 
     async def delete(
         self, server_id: str, expected_updated_at: datetime | None, tx: Transaction
     ) -> bool:
         """Remove a server if it was not changed since; return whether it was removed."""
-        result = await self._servers.delete_one(
-            {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}, session=tx
-        )
-        if result.deleted_count != 1:
+        query = {"_id": ObjectId(server_id), **unchanged_since(expected_updated_at)}
+        result = await self._servers.find_one(query).delete(session=tx)
+        if result is None or result.deleted_count != 1:
             return False
         await self._states.delete_of(server_id, tx)
         return True
@@ -500,28 +478,19 @@ class ServerRepository:
             ServerUnusableError: The stored document has no place for the touched field.
         """
         try:
-            document = await self._servers.find_one_and_update(
-                {"_id": ObjectId(server_id)},
-                {"$inc": {"registry.access_version": 1}},
-                projection=WITHOUT_FUNCTIONS,
-                session=tx,
+            return await self._change_and_return(
+                server_id, {"$inc": {"registry.access_version": 1}}, tx
             )
         except OperationFailure as exc:
             if exc.code not in NO_PLACE:
                 raise
             raise ServerUnusableError from exc
-        return None if document is None else record_of(document)
 
     async def shared(self, resource_id: str, tx: Transaction | None = None) -> Resource | None:
         """Return the facts of a server for sharing, without an access check."""
-        document = await self._servers.find_one(
-            {"_id": ObjectId(resource_id)},
-            {"serverName": 1, "author": 1, "scope": 1, "tenantId": 1},
-            session=tx,
-        )
-        if document is None:
+        record = await self.record_unchecked(resource_id, tx)
+        if record is None:
             return None
-        record = record_of(document)
         return Resource(
             record.id, record.server_name, record.author, record.scope, record.tenant_id
         )
@@ -535,7 +504,27 @@ class ServerRepository:
             # Not before the stored time, which may be ahead of our clock.
             operations["$set"] = {"scope": scope.value}
             operations["$max"] = {"updatedAt": now}
-        await self._servers.update_one({"_id": ObjectId(resource.id)}, operations, session=tx)
+        await self._change({"_id": ObjectId(resource.id)}, operations, tx)
+
+    async def _records(self, query: Doc) -> list[ServerRecord]:
+        return await read_all(self._servers.find(query, projection_model=ServerRecord))
+
+    async def _change(self, query: Doc, change: Doc, tx: Transaction | None = None) -> bool:
+        """Change a server; return whether the query found one."""
+        result = await self._servers.find_one(query).update(change, session=tx)
+        return isinstance(result, UpdateResult) and result.matched_count == 1
+
+    async def _change_and_return(
+        self, server_id: str, change: Doc, tx: Transaction
+    ) -> ServerRecord | None:
+        """Change a server; return it as it was before."""
+        document = await self._collection.find_one_and_update(
+            {"_id": ObjectId(server_id)},
+            change,
+            projection={f"config.{FUNCTIONS}": 0},
+            session=tx,
+        )
+        return None if document is None else ServerRecord.model_validate(document)
 
 
 def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
@@ -544,3 +533,47 @@ def _taken(error: DuplicateKeyError, server_name: str, path: str) -> Exception:
     if OWN_PATH in pattern or PATH_INDEX in str(details.get("errmsg", "")):
         return PathTakenError(path)
     return ServerExistsError("serverName", server_name)
+
+
+def new_document(model: type[MCPServer], fields: Doc, apart: Container[str]) -> Doc:
+    """Return the document of a new server.
+
+    Args:
+        model: The class of servers, bound to the database.
+        fields: Root fields in stored spelling, `author` as 24 hexadecimal characters.
+        apart: Members of `registry` that are stored elsewhere.
+    """
+    ours = fields.get("registry") or {}
+    server = model(
+        **{
+            **fields,
+            "registry": {name: value for name, value in ours.items() if name not in apart},
+            "config": MCPConfig.model_validate(fields["config"]),
+            "author": PydanticObjectId(fields["author"]),
+        }
+    )
+    document: Doc = server.model_dump(by_alias=True, exclude_none=True)
+    document["_id"] = ObjectId()
+    # jarvis-api 0.0.71 queries it, and refuses servers without it.
+    document["normalizedServerName"] = normalized_server_name(server.server_name)
+    return document
+
+
+def new_record(server_id: str, fields: Doc) -> ServerRecord:
+    """Return the record of a new server, with *fields* as for `new_document`."""
+    key, author = ObjectId(server_id), ObjectId(fields["author"])
+    return ServerRecord.model_validate({**fields, "_id": key, "author": author})
+
+
+def unchanged_since(known: datetime | None) -> Doc:
+    """Return the query for a server whose `updatedAt` is unchanged since it was read.
+
+    A value that is not a date was read as None, and a date out of range as the earliest or latest
+    time: compared as it was read, such a server could never be changed again.
+    """
+    if known is None:
+        is_no_date: Doc = {"$not": {"$gte": EARLIEST}}
+        return {"$or": [{"updatedAt": is_no_date}, {"updatedAt": {"$type": "array"}}]}
+    if known >= LATEST:
+        return {"updatedAt": {"$gte": known}}
+    return {"updatedAt": {"$lte": known} if known <= EARLIEST else known}

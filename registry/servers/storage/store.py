@@ -35,7 +35,6 @@ from registry.servers.discovery_changes import (
     state_only_write,
     time_after,
 )
-from registry.servers.storage.documents import new_record
 from registry.servers.storage.inventory import Inventory
 from registry.servers.storage.records import server_changes
 from registry.servers.storage.registry_sync import (
@@ -45,7 +44,7 @@ from registry.servers.storage.registry_sync import (
     auto_expose_of,
     digest_of,
 )
-from registry.servers.storage.repository import ServerRepository
+from registry.servers.storage.repository import ServerRepository, new_record
 from registry.servers.storage.version_repository import (
     ServerVersionRepository,
     VersionCause,

@@ -5,7 +5,6 @@ All other modules see these members in a server's `registry`, like those of its 
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -187,7 +186,9 @@ def with_state(server: ServerRecord, row: Mapping[str, object]) -> ServerRecord:
         for moment in (server.last_connected, known.get("last_synced_at"))
         if isinstance(moment, datetime)
     ]
-    return replace(server, registry=ours, last_connected=max(connected, default=None))
+    return server.model_copy(
+        update={"registry": ours, "last_connected": max(connected, default=None)}
+    )
 
 
 def _operations(changes: Mapping[str, object], removed: Collection[str]) -> Doc:

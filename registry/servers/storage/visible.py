@@ -5,7 +5,6 @@ one page; a single server is read and decided from the database alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from packages.database.client import Transaction
@@ -21,10 +20,10 @@ from registry.auth.identity import UserContext
 from registry.core.json import members
 from registry.core.paging import Page, PageRequest
 from registry.core.search import best_first, words_of
-from registry.servers.storage.documents import FUNCTIONS
 from registry.servers.storage.inventory import Inventory, ListedServer
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import (
+    FUNCTIONS,
     UNKNOWN_SCOPE,
     DescribedTools,
     ServerFilter,
@@ -139,11 +138,11 @@ class VisibleServers:
                 if is_served(row.registration_state, row.exposure_state)
             }
         described = DescribedTools(server.in_stored_order(names), found.rejected)
-        return replace(server, described=described)
+        return server.model_copy(update={"described": described})
 
     async def seen(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
-        """Return a server that *user* may see, with only `SEEN_FIELDS`, or None."""
-        return await self._if_visible(await self._servers.facts_unchecked(server_id), user, now)
+        """Return a server that *user* may see, without its sync state, or None."""
+        return await self._if_visible(await self._servers.record_unchecked(server_id), user, now)
 
     async def bits(
         self, server: ServerRecord, user: UserContext, now: datetime, tx: Transaction
@@ -171,13 +170,13 @@ class VisibleServers:
     def _judged(self, record: ServerRecord, user: UserContext, grants: Grants) -> ServerRecord:
         facts = ServerFacts(record.author, record.scope, grants, tenant_id=record.tenant_id)
         verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
-        return replace(record, bits=verdict.bits)
+        return record.model_copy(update={"bits": verdict.bits})
 
 
 def _described(record: ServerRecord, listed: ListedServer) -> ServerRecord:
     if listed.described is None:
         return record
-    return replace(record, described=DescribedTools(listed.described))
+    return record.model_copy(update={"described": DescribedTools(listed.described)})
 
 
 def _narrowed(servers: Iterable[ListedServer], narrowed: ServerFilter) -> Sequence[ListedServer]:
