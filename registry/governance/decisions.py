@@ -216,7 +216,7 @@ def events_to(
     return events
 
 
-def told(tool: GovernedTool, decision: ToolDecisionEffects) -> JsonObject:
+def audit_changes(tool: GovernedTool, decision: ToolDecisionEffects) -> JsonObject:
     """Return the audit details of a decision: what differs, before and after."""
     before, later = _shown(tool), dict(_shown(tool))
     later |= {

@@ -84,10 +84,10 @@ def _drift(tool: GovernedTool) -> JsonObject | None:
 
     None if it is served, or waits for review.
     """
-    told = _difference(tool, tool.seen_definition, tool.stored.seen_hash)
-    if told is None:
+    drift = _difference(tool, tool.seen_definition, tool.stored.seen_hash)
+    if drift is None:
         return None
-    return {**told, "is_rejected": tool.stored.seen_hash in tool.stored.rejected_hashes}
+    return {**drift, "is_rejected": tool.stored.seen_hash in tool.stored.rejected_hashes}
 
 
 def _difference(tool: GovernedTool, offered: str | None, digest: str | None) -> JsonObject | None:
@@ -95,13 +95,13 @@ def _difference(tool: GovernedTool, offered: str | None, digest: str | None) -> 
     if offered is None:
         return None
     try:
-        told = difference(load_text(tool.stored.definition or "{}"), load_text(offered))
+        compared = difference(load_text(tool.stored.definition or "{}"), load_text(offered))
     except (ValueError, RecursionError):
         # Another program wrote it; the rest of the tool is shown all the same.
         return {"discovery_hash": digest, "weight": None, "changes": []}
     return {
         "discovery_hash": digest,
-        "weight": told.weight.name.lower(),
+        "weight": compared.weight.name.lower(),
         "changes": [
             {
                 "weight": change.weight.name.lower(),
@@ -110,7 +110,7 @@ def _difference(tool: GovernedTool, offered: str | None, digest: str | None) -> 
                 "before": change.before,
                 "after": change.after,
             }
-            for change in told.changes
+            for change in compared.changes
         ],
     }
 

@@ -119,7 +119,7 @@ def _unstorable(value: object, depth: int) -> str | None:
         if isinstance(value, dict) and not all(_is_name(name) for name in value):
             return "holds a name that is empty, begins with $ or holds ."
         inner = value.values() if isinstance(value, dict) else value
-        return next((told for item in inner if (told := _unstorable(item, depth - 1))), None)
+        return next((problem for item in inner if (problem := _unstorable(item, depth - 1))), None)
     if isinstance(value, int) and abs(value) >= 2**63:
         return "holds a number beyond 64 bits"
     return "holds a null character" if isinstance(value, str) and "\x00" in value else None

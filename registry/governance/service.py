@@ -26,10 +26,10 @@ from registry.core.paging import Page, PageRequest
 from registry.governance.decisions import (
     ToolDecisionEffects,
     accepted,
+    audit_changes,
     patched,
     rejected,
     rolled_back,
-    told,
 )
 from registry.governance.errors import (
     HiddenToolsForbiddenError,
@@ -385,7 +385,9 @@ class ToolService:
         person = ToolEditor(user.user_id, user.username)
         await self._tools.write_versions(owner_id, moves, now, tx, person=person)
         events = [
-            AuditEvent(action, EntityType.TOOL, tool.id, told(tool, decision), server_id=owner_id)
+            AuditEvent(
+                action, EntityType.TOOL, tool.id, audit_changes(tool, decision), server_id=owner_id
+            )
             for tool, decision in decided
         ]
         await self._audit.record_all(user, events, tx)

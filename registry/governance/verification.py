@@ -50,15 +50,15 @@ class ToolVerifier:
             names = served.setdefault(tool.owner_id, [])
             if is_served(*tool.state):
                 names.append(tool.stored.name)
-            for told in problems_of(tool):
-                yield ToolInconsistency(tool.id, f"{tool.stored.name}: {told}")
+            for problem in problems_of(tool):
+                yield ToolInconsistency(tool.id, f"{tool.stored.name}: {problem}")
         known = set()
         async for owner in self._governed.owners():
             self.servers += 1
             known.add(owner.id)
             if owner.id in served:
-                for told in _projection_problems(owner, served[owner.id]):
-                    yield ToolInconsistency(owner.id, f"{owner.name}: {told}")
+                for problem in _projection_problems(owner, served[owner.id]):
+                    yield ToolInconsistency(owner.id, f"{owner.name}: {problem}")
         for owner_id in served.keys() - known:
             yield ToolInconsistency(owner_id, "tools of a server that does not exist")
 

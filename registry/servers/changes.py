@@ -286,8 +286,8 @@ def _require_asked_for(config: JsonObject) -> None:
     for header, value in members(config.get("headers")).items():
         for name in VARIABLE.findall(str(value)):
             if name not in asked and not name.startswith(FILLED_BY_THE_OTHER_APPLICATION):
-                told = f"contains {{{{{name}}}}}, which customUserVars does not define"
-                raise ValidationFailedError(f"headers.{header}", told)
+                problem = f"contains {{{{{name}}}}}, which customUserVars does not define"
+                raise ValidationFailedError(f"headers.{header}", problem)
 
 
 def _require_title(title: object) -> None:
@@ -304,8 +304,8 @@ def _require_title(title: object) -> None:
 
 def _variables(given: Mapping[str, UserVariable]) -> JsonObject:
     return {
-        name: cast("JsonObject", told.model_dump(mode="json", exclude_none=True))
-        for name, told in given.items()
+        name: cast("JsonObject", variable.model_dump(mode="json", exclude_none=True))
+        for name, variable in given.items()
     }
 
 

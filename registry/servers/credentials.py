@@ -390,7 +390,9 @@ def user_variables() -> JsonObject:
 
 def user_variables_of(config: JsonObject) -> dict[str, JsonObject]:
     """Return the user variables of a server, by name."""
-    asked = {name: members(told) for name, told in members(config.get("customUserVars")).items()}
+    asked = {
+        name: members(variable) for name, variable in members(config.get("customUserVars")).items()
+    }
     if members(config.get("apiKey")).get("source") == "user":
         asked = {**cast("dict[str, JsonObject]", user_variables()), **asked}
     return asked
@@ -432,8 +434,8 @@ def caller_values(user: UserContext) -> dict[str, str]:
     """Return the values that identify a caller, as in jarvis-api; nothing from the registry."""
     if user.is_of_all_tenants:
         return {}
-    told = (user.user_id, user.username, user.role_principal)
-    values = zip(CALLER_VALUES, told, strict=True)
+    facts = (user.user_id, user.username, user.role_principal)
+    values = zip(CALLER_VALUES, facts, strict=True)
     return {name: value for name, value in values if SENDABLE.fullmatch(value)}
 
 

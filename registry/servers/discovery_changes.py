@@ -158,12 +158,12 @@ def discovery_changes(
         "registry.consecutive_failures",
         "registry.wants_oauth",
     ]
-    told: dict[str, object] = {
+    known_fields: dict[str, object] = {
         "registry.instructions": found.instructions,
         "registry.title": found.title,
         "registry.feature_problems": listed_problems(found.features.problems),
     }
-    for name, value in told.items():
+    for name, value in known_fields.items():
         if value:
             fields[name] = value
         else:

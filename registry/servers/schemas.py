@@ -186,7 +186,7 @@ class OAuthInput(BaseModel):
 
 
 class UserVariable(BaseModel):
-    """What users are told about a value that they are asked for."""
+    """The description of a value that users are asked for."""
 
     model_config = ConfigDict(extra="allow")
 

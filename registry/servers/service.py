@@ -430,8 +430,8 @@ class ServerService:
             return UserKeyResult(None, exc.message)
         self._upstreams.report(server, reading, user, is_recorded=False)
         if reading.found is None:
-            told = reading.failure or reading.unread or ""
-            return UserKeyResult(False if reading.is_callers_own else None, told)
+            message = reading.failure or reading.unread or ""
+            return UserKeyResult(False if reading.is_callers_own else None, message)
         if "last_synced_at" not in server.registry and server.bits & Permission.EDIT:
             await self._store_first(server_id, user)
         return UserKeyResult(accepted=True, message="The server was read with these values.")

@@ -184,9 +184,9 @@ def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolRowUpdat
     # A pending definition is served if the policy has changed to serve it.
     is_trusted_now = rules.on_change is OnChange.ACCEPT and tool.discovery_hash == row.pending_hash
     is_news = tool.discovery_hash != row.offered_hash or is_trusted_now
-    told = _difference(row, tool) if is_other else None
+    difference = _difference(row, tool) if is_other else None
     is_rejected = tool.discovery_hash in row.rejected_hashes and not rules.accept
-    trusts = _trusts(rules, told) and not is_rejected
+    trusts = _trusts(rules, difference) and not is_rejected
     state = before
     if row.registration_state is RegistrationState.STALE:
         is_trusted = not is_other or (is_news and trusts) or rules.accept
@@ -202,7 +202,7 @@ def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolRowUpdat
     if rules.accept or (is_news and (trusts or not is_served(*state))):
         if row.is_blocked and state == _BLOCKED:
             state = after(state, LifecycleEvent.RELEASE)
-        return ToolRowUpdate(row, *state, serve=tool, difference=told)
+        return ToolRowUpdate(row, *state, serve=tool, difference=difference)
     if not is_news:
         if state == before:
             return None
@@ -211,7 +211,7 @@ def _update(tool: ToolDefinition, row: StoredTool, rules: Rules) -> ToolRowUpdat
     if blocks:
         state = after(state, LifecycleEvent.BLOCK)
     blocked = blocks or (row.is_blocked and state == _BLOCKED)
-    return ToolRowUpdate(row, *state, hold=tool, blocked=blocked, difference=told)
+    return ToolRowUpdate(row, *state, hold=tool, blocked=blocked, difference=difference)
 
 
 def _as_served(row: StoredTool, before: State, state: State) -> ToolRowUpdate | None:
@@ -230,11 +230,11 @@ def _difference(row: StoredTool, tool: ToolDefinition) -> DefinitionDifference:
     return difference(load_text(row.definition), load_text(tool.definition))
 
 
-def _trusts(rules: Rules, told: DefinitionDifference | None) -> bool:
+def _trusts(rules: Rules, difference: DefinitionDifference | None) -> bool:
     """Whether a changed definition is served without a review."""
-    if rules.accept or rules.on_change is OnChange.ACCEPT or told is None:
+    if rules.accept or rules.on_change is OnChange.ACCEPT or difference is None:
         return True
-    return told.weight is Weight.COSMETIC
+    return difference.weight is Weight.COSMETIC
 
 
 def _accepted(tool: ToolDefinition, rules: Rules) -> State:

@@ -261,14 +261,14 @@ class ToolRepository:
             mended = {"source_type": "mcp", "owner_id": owner, "name": {"$in": names}}
             await self._tools.find(mended).update({"$unset": {"sync_error": ""}}, session=tx)
         for broken in slices(changes.broken):
-            told = [
+            writes = [
                 UpdateOne(
                     {"source_type": "mcp", "owner_id": owner, "name": tool.name},
                     {"$set": {"last_discovered_at": now, "sync_error": tool.reason}},
                 )
                 for tool in broken
             ]
-            await self._rows.bulk_write(told, session=tx)
+            await self._rows.bulk_write(writes, session=tx)
 
     async def change(self, changes: Sequence[RowChange], tx: Transaction) -> None:
         """Set fields of tools, and remove others."""
@@ -548,7 +548,7 @@ def _number(update: ToolRowUpdate) -> int:
 def _version_row(
     owner: ObjectId, version: NewVersion, person: ToolEditor | None
 ) -> InsertOne[Doc]:
-    told = version.difference
+    difference = version.difference
     fields: Doc = {
         "tool_id": ObjectId(version.tool_id),
         "owner_id": owner,
@@ -558,12 +558,14 @@ def _version_row(
         "discovery_hash": version.discovery_hash,
         "state": version.state.value,
         "origin": version.origin.value,
-        "weight": None if told is None else told.weight.name.lower(),
-        "changes": [] if told is None else [_change_row(change) for change in told.changes],
+        "weight": None if difference is None else difference.weight.name.lower(),
+        "changes": []
+        if difference is None
+        else [_change_row(change) for change in difference.changes],
         "compared_with": version.compared_with,
         "created_at": version.created_at,
         # For the first version, the user who started the sync is not known any more.
-        "created_by": None if told is None or person is None else person._asdict(),
+        "created_by": None if difference is None or person is None else person._asdict(),
     }
     return InsertOne({key: value for key, value in fields.items() if value is not None})
 

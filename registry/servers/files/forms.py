@@ -142,10 +142,10 @@ def _from_client(entry: Described, content: dict[str, Any], answer: Answer) -> d
 
     def ask(match: re.Match[str]) -> str:
         kind, name, default = match[1] or "env", match[2].strip(), match[3]
-        told = entry.inputs.get(name, {}) if kind == "input" else {}
-        is_secret = told.get("password") is not False
-        about = str(told.get("description") or "")
-        given = told.get("default") if default is None else default
+        described = entry.inputs.get(name, {}) if kind == "input" else {}
+        is_secret = described.get("password") is not False
+        about = str(described.get("description") or "")
+        given = described.get("default") if default is None else default
         return _answered(Question(name, kind, about, is_secret, _text(given)), answer)
 
     kind = str(content.get("type") or content.get("transport") or "")
@@ -205,18 +205,20 @@ def _filled(text: str, variables: object, answer: Answer) -> str:
     said = variables if isinstance(variables, dict) else {}
 
     def ask(match: re.Match[str]) -> str:
-        told = said.get(match[1])
-        if not isinstance(told, dict):
-            told = {}
-        return _answered(_question(match[1], told), answer)
+        described = said.get(match[1])
+        if not isinstance(described, dict):
+            described = {}
+        return _answered(_question(match[1], described), answer)
 
     return BRACES.sub(ask, text)
 
 
-def _question(name: str, told: Mapping[str, Any]) -> Question:
-    default = told.get("value") or told.get("default")
-    is_secret = told.get("isSecret", told.get("is_secret")) is not False
-    return Question(name, "input", str(told.get("description") or ""), is_secret, _text(default))
+def _question(name: str, described: Mapping[str, Any]) -> Question:
+    default = described.get("value") or described.get("default")
+    is_secret = described.get("isSecret", described.get("is_secret")) is not False
+    return Question(
+        name, "input", str(described.get("description") or ""), is_secret, _text(default)
+    )
 
 
 def _answered(question: Question, answer: Answer) -> str:

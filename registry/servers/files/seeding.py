@@ -131,8 +131,8 @@ async def import_servers(
             else:
                 server = await service.register(body, user, strict=False)
                 why = f" ({server.error_message})" if server.error_message else ""
-                told = f"{name} is {server.effective_status}{why}"
-                yield ImportReport(source, ImportOutcome.IMPORTED, told)
+                message = f"{name} is {server.effective_status}{why}"
+                yield ImportReport(source, ImportOutcome.IMPORTED, message)
         except ServerExistsError as exc:
             yield ImportReport(source, ImportOutcome.EXISTS, exc.message)
         except RegistryError as exc:

@@ -63,12 +63,18 @@ def server_changes(
     if with_user_key:
         secrets = (*secrets, USER_KEY)
     changes = changes_of(_shown(before), _shown(after), secrets)
-    told = _tool_changes(tools) if tools is not None else {}
-    if told:
-        changes["tools"] = cast("JsonValue", told)
+    tool_changes = _tool_changes(tools) if tools is not None else {}
+    if tool_changes:
+        changes["tools"] = cast("JsonValue", tool_changes)
     listed = _feature_changes(features or NO_CHANGES)
     changes.update(listed)
-    if before is not None and after is not None and not told and not listed and not secrets:
+    if (
+        before is not None
+        and after is not None
+        and not tool_changes
+        and not listed
+        and not secrets
+    ):
         return changes if changes.get("before") or changes.get("after") else {}
     return changes
 
@@ -87,26 +93,26 @@ def _shown(server: ServerRecord | None) -> JsonObject | None:
 
 
 def _tool_changes(changes: Changes) -> JsonObject:
-    told: JsonObject = {}
+    summary: JsonObject = {}
     added = [insert.definition.name for insert in changes.inserts]
     for name, names in (("added", added), ("changed", [item.name for item in changes.updates])):
         if names:
-            told[name] = _bounded(names)
-            told[f"{name}_count"] = len(names)
-    return told
+            summary[name] = _bounded(names)
+            summary[f"{name}_count"] = len(names)
+    return summary
 
 
 def _feature_changes(changes: FeatureChanges) -> JsonObject:
     """Return what changed by kind, under the names of MCP's lists."""
-    told: JsonObject = {}
+    summary: JsonObject = {}
     for name, kind in FEATURE_LISTS.items():
         of_kind: JsonObject = {}
         for what, keys in changes.names(kind).items():
             of_kind[what] = _bounded(keys)
             of_kind[f"{what}_count"] = len(keys)
         if of_kind:
-            told[name] = of_kind
-    return told
+            summary[name] = of_kind
+    return summary
 
 
 def _bounded(names: Sequence[str]) -> JsonValue:

@@ -230,8 +230,8 @@ def digest_of(server: ServerRecord, found: Discovered) -> str:
     ]
     rules = auto_expose_of(server).value, _on_change(server).value, server.effective_scope.value
     # A discovery also repairs what the other application reads of the tools.
-    told = json.dumps([offered, rejected, features, rules, server.config.get("tools")])
-    return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
+    text = json.dumps([offered, rejected, features, rules, server.config.get("tools")])
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def auto_expose_of(server: ServerRecord) -> AutoExpose:

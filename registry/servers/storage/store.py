@@ -506,8 +506,8 @@ class ServerStore:
             policies = await self._policies.delete_of(server.id, tx)
             tokens, user_keys = await self._drop_credentials(server, tx)
             counts: JsonObject = {"tokens": tokens, "user_keys": user_keys, "policies": policies}
-            told: JsonObject = {**gone, "removed": counts}
-            event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, told)
+            recorded: JsonObject = {**gone, "removed": counts}
+            event = AuditEvent(AuditAction.DELETE, EntityType.SERVER, server.id, recorded)
             await self._audit.record(user, event, tx)
             return True
 

@@ -94,19 +94,19 @@ async def _keys_answer(
     request: Request, user: UserContext, server_id: str, check: UserKeyResult | None = None
 ) -> Response:
     server, states = await _user_keys(request).states(server_id, user)
-    told: dict[str, object] = {}
+    extra: dict[str, object] = {}
     if check is not None:
-        told["check"] = {"accepted": check.accepted, "message": check.message}
+        extra["check"] = {"accepted": check.accepted, "message": check.message}
     return JsonAnswer(
         {
-            **told,
+            **extra,
             "id": server.id,
             "serverName": server.server_name,
             "variables": [
                 {
                     "name": state.name,
-                    "title": str(state.told.get("title") or state.name),
-                    "description": str(state.told.get("description") or ""),
+                    "title": str(state.variable.get("title") or state.name),
+                    "description": str(state.variable.get("description") or ""),
                     "isSet": state.is_set,
                     "updatedAt": timestamp(state.updated_at),
                 }

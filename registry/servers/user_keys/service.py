@@ -32,12 +32,12 @@ class UserKeyState:
     """One user variable of a server.
 
     Attributes:
-        told: Title and description, as stored in `config.customUserVars`.
+        variable: Title and description, as stored in `config.customUserVars`.
         is_set: Whether the caller has stored one.
     """
 
     name: str
-    told: JsonObject
+    variable: JsonObject
     is_set: bool
     updated_at: datetime | None
 
@@ -76,8 +76,8 @@ class UserKeyService:
             user.user_id, server.server_name, server.created_at
         )
         states = [
-            UserKeyState(name, told, name in stored, stored.get(name))
-            for name, told in user_variables_of(server.config).items()
+            UserKeyState(name, variable, name in stored, stored.get(name))
+            for name, variable in user_variables_of(server.config).items()
         ]
         return server, states
 
