@@ -13,8 +13,8 @@ DOCUMENTS_AT_ONCE = 500
 T = TypeVar("T")
 
 
-def slices(items: Iterable[T], most: int = DOCUMENTS_AT_ONCE) -> Iterator[list[T]]:
-    """Yield *items* in lists of at most *most* items."""
+def slices(items: Iterable[T], size: int = DOCUMENTS_AT_ONCE) -> Iterator[list[T]]:
+    """Yield *items* in lists of at most *size* items."""
     left = iter(items)
-    while part := list(islice(left, most)):
+    while part := list(islice(left, size)):
         yield part

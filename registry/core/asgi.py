@@ -25,12 +25,12 @@ def body_of(scope: MutableMapping[str, Any]) -> bytes | None:
     return whole[1] if whole is not None and whole[0] == id(scope) else None
 
 
-def declares_more(length: str, most: int) -> bool:
-    """Whether a `Content-Length` exceeds *most* bytes, or is not a number.
+def declares_more(length: str, max_bytes: int) -> bool:
+    """Whether a `Content-Length` exceeds *max_bytes*, or is not a number.
 
     Python does not parse a number of thousands of digits.
     """
     if not (length.isascii() and length.isdigit()):
         return True
     digits = length.lstrip("0") or "0"
-    return len(digits) > MAX_DIGITS or int(digits) > most
+    return len(digits) > MAX_DIGITS or int(digits) > max_bytes

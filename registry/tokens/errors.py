@@ -46,8 +46,8 @@ class TooManyGenerationsError(RegistryError):
 
     kind = ErrorKind.FORBIDDEN
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"A chain of generated tokens has at most {most} generations.")
+    def __init__(self, max_generations: int) -> None:
+        super().__init__(f"A chain of generated tokens has at most {max_generations} generations.")
 
 
 class UserUnknownError(RegistryError):

@@ -295,11 +295,11 @@ class McpClient(ABC):
         Raises:
             UpstreamProtocolError: It is none.
         """
-        most = self._limits.max_tools
+        max_items = self._limits.max_tools
         if len(raw) < LONG_MESSAGE_BYTES:
-            message = read_message(raw, most)
+            message = read_message(raw, max_items)
         else:
-            message = await asyncio.to_thread(read_message, raw, most)
+            message = await asyncio.to_thread(read_message, raw, max_items)
         if message is None:
             raise self._not_mcp()
         return message

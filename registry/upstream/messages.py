@@ -75,7 +75,7 @@ def error_text(request_id: object, code: int, message: str) -> bytes:
     return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
 
 
-def read_message(raw: bytes, most: int) -> JsonObject | None:
+def read_message(raw: bytes, max_items: int) -> JsonObject | None:
     """Return the message *raw*; None when it is none.
 
     Objects of its lists that cannot be read are `UnreadableDefinition`. Of all else, what cannot
@@ -83,7 +83,7 @@ def read_message(raw: bytes, most: int) -> JsonObject | None:
 
     Args:
         raw: Text of one message.
-        most: Objects of one list that are wanted; of more, one is read to show that there are.
+        max_items: Objects of one list that are read; of more, one is, to show that there are more.
     """
     # What is no UTF-8 becomes halves of pairs: characters that nothing stores.
     text = raw.decode(errors="surrogateescape")
@@ -92,7 +92,7 @@ def read_message(raw: bytes, most: int) -> JsonObject | None:
         message = _STRICT.decode(text)
     except (ValueError, RepeatedMemberError):
         try:
-            message = _Careful(text, most).message()
+            message = _Careful(text, max_items).message()
         except (ValueError, NoMessageError):
             return None
     if not isinstance(message, dict):
@@ -151,9 +151,9 @@ _SPACE = re.compile(r"[ \t\n\r]*+")
 class _Careful:
     """Reads a message step by step, down to the objects of its lists, and each of them alone."""
 
-    def __init__(self, text: str, most: int) -> None:
+    def __init__(self, text: str, max_items: int) -> None:
         self._text = text
-        self._most = most
+        self._max_items = max_items
         self._steps_left = MAX_STEPS
 
     def message(self) -> JsonObject:
@@ -201,7 +201,7 @@ class _Careful:
         at = self._past_space(at + 1)
         if self._text.startswith("]", at):
             return items, at + 1
-        while len(items) <= self._most:
+        while len(items) <= self._max_items:
             item, at = self._item(at)
             items.append(item)
             at = self._past_space(at)

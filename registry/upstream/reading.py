@@ -413,8 +413,8 @@ def _shown(error: JsonRpcError) -> str:
     return CONTROL_CHARACTERS.sub(" ", error.message)[:SHOWN_CHARACTERS]
 
 
-def _text(value: object, most: int) -> str | None:
+def _text(value: object, max_characters: int) -> str | None:
     if not isinstance(value, str):
         return None
     # Half a character of a pair cannot be stored.
-    return value[:most].encode(errors="replace").decode()
+    return value[:max_characters].encode(errors="replace").decode()

@@ -55,8 +55,8 @@ class TooManyMembersError(RegistryError):
 
     kind = ErrorKind.CONFLICT
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"A group has at most {most} members.")
+    def __init__(self, max_members: int) -> None:
+        super().__init__(f"A group has at most {max_members} members.")
 
 
 class LastAdministratorError(RegistryError):

@@ -92,5 +92,5 @@ class TooManyPoliciesError(RegistryError):
 
     kind = ErrorKind.CONFLICT
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"The limit of {most} policies for this target is reached.")
+    def __init__(self, max_policies: int) -> None:
+        super().__init__(f"The limit of {max_policies} policies for this target is reached.")
