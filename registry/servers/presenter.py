@@ -97,7 +97,7 @@ def present_detail(server: ServerRecord) -> JsonObject:
         answer["oauthMetadata"] = metadata
     problems = server.registry.get("tool_problems")
     if server.described is not None and server.is_described_elsewhere:
-        problems = listed_problems(server.described.rejected)
+        problems = listed_problems(server.rejected)
     if problems:
         answer["toolProblems"] = cast("JsonValue", problems)
     unlisted = server.registry.get("feature_problems")

@@ -25,7 +25,7 @@ from packages.database.stored import (
     moment_of,
     text_of,
 )
-from registry.access.policy import ServerScope
+from registry.access.policy import Grants, ServerFacts, ServerScope
 from registry.auth.identity import tenant_of
 from registry.core.definitions import MAX_DEPTH
 from registry.core.json import JsonObject, choice_of, members, nesting
@@ -158,19 +158,6 @@ READ_HERE = "auto_expose"
 """Member of `registry` that exists once this program has registered or read the server."""
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedTools:
-    """The tools of a server that only the other application has described.
-
-    Attributes:
-        served: Names of the tools that are served.
-        rejected: Tools that cannot be served, if that was checked.
-    """
-
-    served: tuple[str, ...]
-    rejected: tuple[RejectedTool, ...] = ()
-
-
 def names_in(stored: object) -> tuple[str, ...]:
     """Split a comma-joined list of names; spaces around commas are ignored."""
     if not isinstance(stored, str):
@@ -300,8 +287,9 @@ class ServerRecord(Projection):
             of one.
         problems: Stored values that cannot be read, one message each.
         tenant_id: Its tenant.
-        described: The tools of a server that we never read, served and rejected; None if they
-            were not looked up.
+        described: Names of the served tools of a server that we never read; None if they were
+            not looked up.
+        rejected: Its tools that cannot be served, if that was checked.
     """
 
     computed: ClassVar[Mapping[str, object]] = {
@@ -338,7 +326,8 @@ class ServerRecord(Projection):
     )
     bits: Annotated[int, Field(exclude=True)] = 0
     problems: Annotated[tuple[str, ...], Field(exclude=True)] = ()
-    described: Annotated[DescribedTools | None, Field(exclude=True)] = None
+    described: Annotated[tuple[str, ...] | None, Field(exclude=True)] = None
+    rejected: Annotated[tuple[RejectedTool, ...], Field(exclude=True)] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -367,6 +356,10 @@ class ServerRecord(Projection):
         read = {name: document[name] for name in cls.Settings.projection if name in document}
         return {**read, "config": config, "registry": ours, "problems": problems[:MAX_REPORTED]}
 
+    def facts(self, grants: Grants) -> ServerFacts:
+        """Return the input of the access decision."""
+        return ServerFacts(self.author, self.scope, grants, tenant_id=self.tenant_id)
+
     @property
     def is_described_elsewhere(self) -> bool:
         """Whether only the other application has described its tools: we never read it."""
@@ -385,7 +378,7 @@ class ServerRecord(Projection):
         may list tools there that it does not describe.
         """
         if self.described is not None and self.is_described_elsewhere:
-            return self.described.served
+            return self.described
         return names_in(self.config.get("tools"))
 
     @property

@@ -2,7 +2,7 @@
 
 from bson import ObjectId
 
-from registry.access.policy import ServerFacts, ServerScope
+from registry.access.policy import Grants
 from registry.core.search import rank, words_of
 from registry.servers.storage.inventory import listed_server, listed_tool, owner_words
 from registry.servers.values import ServerRecord
@@ -18,7 +18,6 @@ SERVER = ServerRecord.model_validate(
         "config": {"title": "Forecasts", "tools": "get_wind, get_rain"},
     }
 )
-FACTS = ServerFacts(SERVER.author, ServerScope.SHARED_APP)
 
 
 def found(text: str, query: str) -> bool:
@@ -43,8 +42,8 @@ def test_a_tool_is_found_by_its_server_and_by_its_name_at_the_combined_server() 
 
 
 def test_a_server_is_found_by_the_tools_that_it_serves() -> None:
-    server = listed_server(SERVER, FACTS, ())
-    described = listed_server(SERVER, FACTS, (), ["get_snow"])
+    server = listed_server(SERVER, Grants(), ())
+    described = listed_server(SERVER, Grants(), (), ["get_snow"])
 
     assert [found(server.text, query) for query in ("rain", "meteo__get_wind", "snow")] == [
         True,

@@ -211,9 +211,8 @@ class RouteReader:
 
     def _view(self, server: ServerRecord, rows: _Rows, before: ServerView | None) -> ServerView:
         grants = Grants.of(rows.grants, server.tenant_id)
-        facts = ServerFacts(server.author, server.scope, grants, tenant_id=server.tenant_id)
         described = rows.served if server.is_described_elsewhere else None
-        listed = listed_server(server, facts, rows.listed, described)
+        listed = listed_server(server, grants, rows.listed, described)
         if before is not None:
             if listed == before.listed:
                 listed = before.listed

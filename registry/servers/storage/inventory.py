@@ -103,7 +103,7 @@ def listed_tool(row: ToolRow, owner: OwnerWords) -> ListedTool:
 
 def listed_server(
     server: ServerRecord,
-    facts: ServerFacts,
+    grants: Grants,
     tools: Iterable[ListedTool],
     described: Collection[str] | None = None,
 ) -> ListedServer:
@@ -111,7 +111,7 @@ def listed_server(
 
     Args:
         server: The stored server.
-        facts: The input of the access decision.
+        grants: What its entries grant.
         tools: Its rows.
         described: Names of the tools that are served, if we never read it.
     """
@@ -122,7 +122,7 @@ def listed_server(
     combined = (f"{owner.prefix}{SEPARATOR}{public_suffix(owner.prefix, one)}" for one in served)
     return ListedServer(
         seen=seen(server),
-        facts=facts,
+        facts=server.facts(grants),
         status=server.effective_status,
         effective_path=server.effective_path,
         transport=transport_named(config.get("type")),
@@ -195,12 +195,9 @@ class InventorySources:
                     restored = restore(functions, server.server_name)
                     described[server.id] = [tool.name for tool in restored.tools]
                 entries = Grants.of(grants.get(server.id, ()), server.tenant_id)
-                facts = ServerFacts(
-                    server.author, server.scope, entries, tenant_id=server.tenant_id
-                )
                 found[server.id] = listed_server(
                     server,
-                    facts,
+                    entries,
                     tools.get(server.id, ()) if with_tools else (),
                     described.get(server.id),
                 )

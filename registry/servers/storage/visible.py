@@ -11,7 +11,6 @@ from packages.database.client import Transaction
 from registry.access.policy import (
     VIEW_BIT,
     Grants,
-    ServerFacts,
     evaluate,
     sees_everything,
 )
@@ -25,7 +24,6 @@ from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import (
     FUNCTIONS,
     UNKNOWN_SCOPE,
-    DescribedTools,
     ServerFilter,
     ServerRecord,
     names_in,
@@ -74,7 +72,11 @@ class VisibleServers:
         records = {record.id: record for record in rows}
         # Decided again: the server may have changed since, or been removed.
         seen = [
-            self._judged(_described(records[server.id], server), user, server.facts.grants)
+            self._judged(
+                records[server.id].model_copy(update={"described": server.described}),
+                user,
+                server.facts.grants,
+            )
             for server in chosen
             if server.id in records
         ]
@@ -137,8 +139,8 @@ class VisibleServers:
                 for name, row in rows.items()
                 if is_served(row.registration_state, row.exposure_state)
             }
-        described = DescribedTools(server.in_stored_order(names), found.rejected)
-        return server.model_copy(update={"described": described})
+        described = server.in_stored_order(names)
+        return server.model_copy(update={"described": described, "rejected": found.rejected})
 
     async def seen(self, server_id: str, user: UserContext, now: datetime) -> ServerRecord | None:
         """Return a server that *user* may see, without its sync state, or None."""
@@ -168,15 +170,9 @@ class VisibleServers:
                 yield server, bits
 
     def _judged(self, record: ServerRecord, user: UserContext, grants: Grants) -> ServerRecord:
-        facts = ServerFacts(record.author, record.scope, grants, tenant_id=record.tenant_id)
-        verdict = evaluate(user, facts, admin_sees_private=self._admin_sees_private)
+        sees_private = self._admin_sees_private
+        verdict = evaluate(user, record.facts(grants), admin_sees_private=sees_private)
         return record.model_copy(update={"bits": verdict.bits})
-
-
-def _described(record: ServerRecord, listed: ListedServer) -> ServerRecord:
-    if listed.described is None:
-        return record
-    return record.model_copy(update={"described": DescribedTools(listed.described)})
 
 
 def _narrowed(servers: Iterable[ListedServer], narrowed: ServerFilter) -> Sequence[ListedServer]:
