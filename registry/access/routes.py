@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, cast
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from registry.access.presenter import (
@@ -17,14 +17,12 @@ from registry.access.schemas import (
 from registry.access.service import PermissionService, Sharing
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
-from registry.core.text import OBJECT_ID
-from registry.web.bodies import StrictJsonRoute
+from registry.web.bodies import IfMatch, ServerId, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
 
 Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
 Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
 ResourceType = Literal["mcpServer"]
-ResourceId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 Kind = Literal["user", "group", "role"]
 
 _errors = error_answers(
@@ -84,10 +82,10 @@ async def get_permissions(
     request: Request,
     user: Reader,
     resource_type: ResourceType,  # noqa: ARG001 - there is one type so far
-    resource_id: ResourceId,
+    resource_id: ServerId,
 ) -> Response:
     """Return who has access to a server. For callers who may share it."""
-    return _answer(await _service(request).get(resource_id.lower(), user), user)
+    return _answer(await _service(request).get(resource_id, user), user)
 
 
 @router.put(
@@ -100,21 +98,15 @@ async def put_permissions(
     request: Request,
     user: Sharer,
     resource_type: ResourceType,  # noqa: ARG001 - there is one type so far
-    resource_id: ResourceId,
+    resource_id: ServerId,
     body: PermissionsUpdate,
-    if_match: Annotated[str | None, Header(description="The ETag that was read.")] = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """Share a server, or stop sharing it. Its `scope` follows: private, some, or all users."""
     sharing = await _service(request).change(
-        resource_id.lower(), body.request(), user, expected_etag=_tag(if_match)
+        resource_id, body.request(), user, expected_etag=etag_in(if_match)
     )
     return _answer(sharing, user)
-
-
-def _tag(header: str | None) -> str | None:
-    if header is None or header.strip() == "*":
-        return None
-    return header.strip().removeprefix("W/").strip('"')
 
 
 def _answer(sharing: Sharing, user: UserContext) -> Response:

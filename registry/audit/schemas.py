@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from packages.models.states import AuditOutcome
 from registry.audit.values import AuditAction, AuditFilter, EntityType
 from registry.core.cursor import in_utc
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 
 
 class AuditQuery(BaseModel):
@@ -20,7 +20,7 @@ class AuditQuery(BaseModel):
     entity_id: Annotated[str | None, StringConstraints(pattern=r"^[^\x00]*$", max_length=128)] = (
         None
     )
-    user_id: Annotated[str | None, StringConstraints(pattern=OBJECT_ID)] = None
+    user_id: ObjectIdText | None = None
     outcome: AuditOutcome | None = None
     since: AwareDatetime | None = Field(default=None, description="From then on.")
     until: AwareDatetime | None = Field(default=None, description="Before then.")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from registry.auth.dependencies import needs
@@ -10,12 +10,10 @@ from registry.auth.identity import Scope, UserContext
 from registry.connections.presenter import present_all, present_one
 from registry.connections.schemas import ServerConnectionAnswer, ServerConnectionsAnswer
 from registry.connections.service import ConnectionService
-from registry.core.text import OBJECT_ID
-from registry.web.bodies import StrictJsonRoute
+from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
 
 Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
-ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 
 errors = error_answers({404: "There is no such server."})
 

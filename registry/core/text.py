@@ -1,9 +1,17 @@
 """Patterns of text that several routes share, and their meaning in words."""
 
 from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
 
 OBJECT_ID = r"^[0-9a-fA-F]{24}$"
 """Pattern of an ObjectId."""
+
+ObjectIdText = Annotated[
+    str, StringConstraints(pattern=OBJECT_ID, to_lower=True), Field(description="ObjectId.")
+]
+"""An ObjectId as callers write it, in lower case as it is stored in texts."""
 
 EMAIL = r"^[!#-'*+\-./0-9=?A-Z^_`a-z{|}~]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]*\.)+[A-Za-z]{2,63}$"
 """Pattern of email addresses, narrower than the standard: jarvis-api accepts the same, which

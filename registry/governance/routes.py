@@ -8,7 +8,7 @@ from starlette.responses import Response
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.governance.presenter import (
     present_detail,
     present_event,
@@ -34,11 +34,11 @@ from registry.governance.service import BulkResult, ToolService
 from registry.governance.values import GovernedTool
 from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
-from registry.web.pages import pagination
+from registry.web.pages import pagination, present_page
 
 Reader = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_TOOLS)]
-ToolId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the tool.")]
+ToolId = Annotated[ObjectIdText, Path(description="ObjectId of the tool.")]
 
 errors = error_answers(
     {
@@ -65,12 +65,7 @@ async def list_tools(
     """List tools: all of servers that the caller may change, of others those that are served."""
     wanted = PageRequest(asked.page, asked.per_page)
     page = await _service(request).page(user, asked.narrowed(), wanted)
-    return JsonAnswer(
-        {
-            "tools": [present_summary(tool) for tool in page.items],
-            "pagination": pagination(page),
-        }
-    )
+    return JsonAnswer(present_page("tools", page, present_summary))
 
 
 @router.post(
@@ -78,7 +73,7 @@ async def list_tools(
 )
 async def update_tools(request: Request, user: Writer, body: ToolBulk) -> Response:
     """Select, expose or mark many tools; what fails for one changes nothing for the others."""
-    ids = list(dict.fromkeys(tool_id.lower() for tool_id in body.ids))
+    ids = list(dict.fromkeys(body.ids))
     result = await _service(request).patch_many(ids, body.patch(), user)
     return JsonAnswer(
         {

@@ -15,14 +15,13 @@ from pydantic import (
 from packages.models.states import ExposureState, RegistrationState
 from packages.models.tools import MAX_TAGS
 from registry.core import search
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.governance.values import ToolFilter, ToolPatch
 from registry.servers.schemas import Tag
 from registry.tools.exposure import REVIEWS
 from registry.tools.metadata import COST_TIER, FLAGS
-from registry.web.pages import Pagination
+from registry.web.pages import LargePerPage, PageNumber, Pagination, PerPage
 
-MAX_PAGE = 1_000_000
 MAX_AT_ONCE = 1_000
 MAX_DEPTH = 8
 """Nesting of what people say of a tool beside the flags."""
@@ -32,7 +31,6 @@ MAX_TIER_CHARACTERS = 64
 MAX_METADATA = 64
 
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
-ToolIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
 Line = Annotated[
     str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True, min_length=1)
 ]
@@ -51,7 +49,7 @@ class ToolQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    owner_id: ToolIdText | None = Field(default=None, description="Id of the server.")
+    owner_id: ObjectIdText | None = Field(default=None, description="Id of the server.")
     source_type: Literal["mcp", "openapi"] | None = None
     registration_state: RegistrationState | None = None
     exposure_state: ExposureState | None = None
@@ -80,14 +78,14 @@ class ToolQuery(BaseModel):
     include_disabled: bool = Field(
         default=False, description="Also what is disabled or deleted. Likewise."
     )
-    page: int = Field(default=1, ge=1, le=MAX_PAGE)
-    per_page: int = Field(default=50, ge=1, le=200)
+    page: PageNumber = 1
+    per_page: LargePerPage = 50
 
     def narrowed(self) -> ToolFilter:
         """Return the filter."""
         flags = {name: getattr(self, name) for name in (*FLAGS, COST_TIER)}
         return ToolFilter(
-            owner_id=None if self.owner_id is None else self.owner_id.lower(),
+            owner_id=self.owner_id,
             source_type=self.source_type,
             registration_state=self.registration_state,
             exposure_state=self.exposure_state,
@@ -221,7 +219,7 @@ class ToolUpdate(_Patch):
 class ToolBulk(_Patch):
     """What to change of many tools."""
 
-    ids: list[ToolIdText] = Field(min_length=1, max_length=MAX_AT_ONCE)
+    ids: list[ObjectIdText] = Field(min_length=1, max_length=MAX_AT_ONCE)
 
 
 class ToolDecision(BaseModel):
@@ -237,7 +235,7 @@ class ToolDecisionItem(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: ToolIdText
+    id: ObjectIdText
     hash: Hash
 
 
@@ -250,13 +248,13 @@ class ToolDecisions(BaseModel):
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        if len(self.seen()) < len({(tool.id.lower(), tool.hash) for tool in self.tools}):
+        if len(self.seen()) < len({(tool.id, tool.hash) for tool in self.tools}):
             raise ValueError("tools: names a tool with two hashes")
         return self
 
     def seen(self) -> dict[str, str]:
         """Return the hashes by the ids of their tools."""
-        return {tool.id.lower(): tool.hash for tool in self.tools}
+        return {tool.id: tool.hash for tool in self.tools}
 
 
 class ToolRollback(BaseModel):
@@ -397,8 +395,8 @@ class HistoryQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    page: int = Field(default=1, ge=1, le=MAX_PAGE)
-    per_page: int = Field(default=20, ge=1, le=100)
+    page: PageNumber = 1
+    per_page: PerPage = 20
     events_cursor: Annotated[str | None, StringConstraints(max_length=200)] = Field(
         default=None, description="`next_events_cursor` of the answer before."
     )

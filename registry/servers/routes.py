@@ -5,7 +5,7 @@ from email.utils import parsedate_to_datetime
 from typing import Annotated, cast
 
 import orjson
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from registry.access.policy import ServerScope
@@ -16,7 +16,7 @@ from registry.connections.service import ConnectionService
 from registry.core import search
 from registry.core.errors import ValidationFailedError
 from registry.core.paging import PageRequest
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.servers.errors import UnknownEtagError
 from registry.servers.presenter import (
     present_connection,
@@ -48,12 +48,9 @@ from registry.servers.values import (
     ServerStatus,
 )
 from registry.tools.values import ServedTool, ToolDefinition
-from registry.web.bodies import StrictJsonRoute
+from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
-from registry.web.pages import pagination
-
-MAX_PAGE = 1_000_000
-"""Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
+from registry.web.pages import PageNumber, PerPage, pagination
 
 Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_SERVERS)]
@@ -64,7 +61,6 @@ IfMatch = Annotated[
 IfUnmodifiedSince = Annotated[
     str | None, Header(description="An HTTP date; 409 when the server was modified after it.")
 ]
-ServerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
 
 server_errors = error_answers(
     {
@@ -96,15 +92,13 @@ async def list_servers(
     ] = None,
     scope: ServerScope | None = None,
     status: ServerStatus | None = None,
-    author: Annotated[
-        str | None, Query(pattern=OBJECT_ID, description="For administrators.")
-    ] = None,
-    page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
-    per_page: Annotated[int, Query(ge=1, le=100)] = 20,
+    author: Annotated[ObjectIdText | None, Query(description="For administrators.")] = None,
+    page: PageNumber = 1,
+    per_page: PerPage = 20,
 ) -> Response:
     """List the servers that the caller may see, last changed first."""
     service = _service(request)
-    narrowed = ServerFilter(query, scope, status, author.lower() if author else None)
+    narrowed = ServerFilter(query, scope, status, author)
     result = await service.list_page(user, narrowed, PageRequest(page, per_page))
     connections = _connections(request)
     views = await connections.views(user, [seen(server) for server in result.items])

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.sync.presenter import present_job, present_run
 from registry.sync.schemas import (
     DeliveryAnswer,
@@ -21,14 +21,13 @@ from registry.sync.schemas import (
     WebhookSecret,
 )
 from registry.sync.service import SyncService
-from registry.web.bodies import StrictJsonRoute, small_body
-from registry.web.errors import JsonAnswer, error_answers
-from registry.web.pages import pagination
+from registry.web.bodies import ServerId, StrictJsonRoute, small_body
+from registry.web.errors import NO_STORE, JsonAnswer, error_answers
+from registry.web.pages import present_page
 
 Reader = Annotated[UserContext, needs(Scope.READ_SERVERS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_SERVERS)]
-OwnerId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the server.")]
-JobId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the job.")]
+JobId = Annotated[ObjectIdText, Path(description="ObjectId of the job.")]
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 """Maximum body of a webhook call. The body is only verified against the signature."""
@@ -59,7 +58,7 @@ def sync_router(base_url: str) -> APIRouter:
         operation_id="sync_owner",
         responses=errors(404, 408, 409),
     )
-    async def sync_owner(request: Request, user: Writer, owner_id: OwnerId) -> Response:
+    async def sync_owner(request: Request, user: Writer, owner_id: ServerId) -> Response:
         """Read a server's tools again in the background; joins a job that is under way."""
         job, joined = await service(request).sync(owner_id, user)
         answer = {
@@ -77,12 +76,7 @@ def sync_router(base_url: str) -> APIRouter:
         """List jobs of servers that the caller may see, newest first."""
         wanted = PageRequest(asked.page, asked.per_page)
         page = await service(request).page(user, asked.job_filter(), wanted)
-        return JsonAnswer(
-            {
-                "jobs": [present_job(job) for job in page.items],
-                "pagination": pagination(page),
-            }
-        )
+        return JsonAnswer(present_page("jobs", page, present_job))
 
     @router.get(
         "/jobs/{job_id}",
@@ -114,14 +108,14 @@ def sync_router(base_url: str) -> APIRouter:
         operation_id="put_webhook",
         responses=errors(404, 408, 409),
     )
-    async def make_webhook(request: Request, user: Writer, owner_id: OwnerId) -> Response:
+    async def make_webhook(request: Request, user: Writer, owner_id: ServerId) -> Response:
         """Create a new secret for the server's webhook, and return it only this once.
 
         The former secret becomes invalid. Calls are accepted while `syncMode` is `webhook`.
         """
         secret = await service(request).make_webhook(owner_id, user)
-        url = f"{base_url}/api/v1/sync/webhooks/{owner_id.lower()}"
-        return JsonAnswer({"url": url, "secret": secret}, headers={"Cache-Control": "no-store"})
+        url = f"{base_url}/api/v1/sync/webhooks/{owner_id}"
+        return JsonAnswer({"url": url, "secret": secret}, headers=NO_STORE)
 
     @router.delete(
         "/owners/{owner_id}/webhook",
@@ -129,12 +123,12 @@ def sync_router(base_url: str) -> APIRouter:
         operation_id="delete_webhook",
         responses=errors(404),
     )
-    async def remove_webhook(request: Request, user: Writer, owner_id: OwnerId) -> Response:
+    async def remove_webhook(request: Request, user: Writer, owner_id: ServerId) -> Response:
         """Delete the secret of the server's webhook: further calls are refused."""
         await service(request).remove_webhook(owner_id, user)
         return Response(status_code=204)
 
-    async def receive_webhook(request: Request, owner_id: OwnerId) -> Response:
+    async def receive_webhook(request: Request, owner_id: ServerId) -> Response:
         """Receive a signed call that reports changed tools of a server.
 
         Signed as in Standard Webhooks: the headers `webhook-id`, `webhook-timestamp` (at most

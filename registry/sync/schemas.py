@@ -1,15 +1,11 @@
 """Wire schemas of the sync API: snake_case, as the records are stored."""
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from packages.models.states import JobState, RunOutcome, Trigger
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.sync.values import JobFilter, Phase
-from registry.web.pages import Pagination
-
-ObjectIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
+from registry.web.pages import PageNumber, Pagination, PerPage
 
 
 class JobQuery(BaseModel):
@@ -20,12 +16,12 @@ class JobQuery(BaseModel):
     owner_id: ObjectIdText | None = None
     state: JobState | None = None
     trigger: Trigger | None = None
-    page: int = Field(default=1, ge=1, le=1_000_000)
-    per_page: int = Field(default=20, ge=1, le=100)
+    page: PageNumber = 1
+    per_page: PerPage = 20
 
     def job_filter(self) -> JobFilter:
         """Return the filter."""
-        owner = None if self.owner_id is None else frozenset({self.owner_id.lower()})
+        owner = None if self.owner_id is None else frozenset({self.owner_id})
         return JobFilter(owner, self.state, self.trigger)
 
 

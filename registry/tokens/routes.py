@@ -8,7 +8,7 @@ from starlette.responses import Response
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.tokens.presenter import (
     present_created,
     present_detail,
@@ -37,18 +37,12 @@ from registry.tokens.service import TokenService
 from registry.tokens.sessions import SessionService
 from registry.tokens.values import TokenFilter, TokenType
 from registry.web.bodies import SmallJsonRoute, StrictJsonRoute
-from registry.web.errors import JsonAnswer, error_answers
-from registry.web.pages import pagination
-
-MAX_PAGE = 1_000_000
-"""Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
-
-NO_STORE = {"Cache-Control": "no-store"}
-"""On every answer that holds a secret."""
+from registry.web.errors import NO_STORE, JsonAnswer, error_answers
+from registry.web.pages import PageNumber, PerPage, present_page
 
 Reader = Annotated[UserContext, needs(Scope.READ_TOKENS)]
 Writer = Annotated[UserContext, needs(Scope.WRITE_TOKENS)]
-TokenId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the token.")]
+TokenId = Annotated[ObjectIdText, Path(description="ObjectId of the token.")]
 
 errors = error_answers(
     {
@@ -93,23 +87,17 @@ async def list_issued_tokens(
     request: Request,
     user: Reader,
     user_id: Annotated[
-        str | None, Query(pattern=OBJECT_ID, description="Whose; administrators alone ask others.")
+        ObjectIdText | None, Query(description="Whose; administrators alone ask others.")
     ] = None,
-    page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
-    per_page: Annotated[int, Query(ge=1, le=100)] = 50,
+    page: PageNumber = 1,
+    per_page: PerPage = 50,
 ) -> Response:
     """List tokens that were issued and have not expired, newest first, without their values.
 
     Users see their own, administrators all.
     """
-    wanted = None if user_id is None else user_id.lower()
-    found = await _sessions(request).list_page(user, wanted, PageRequest(page, per_page))
-    return JsonAnswer(
-        {
-            "tokens": [present_family(listed) for listed in found.items],
-            "pagination": pagination(found),
-        }
-    )
+    found = await _sessions(request).list_page(user, user_id, PageRequest(page, per_page))
+    return JsonAnswer(present_page("tokens", found, present_family))
 
 
 @exchanges.post(
@@ -163,19 +151,14 @@ async def list_tokens(
     identifier: Annotated[
         str | None, Query(max_length=MAX_IDENTIFIER_CHARACTERS + 8, pattern=ONE_LINE)
     ] = None,
-    page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
-    per_page: Annotated[int, Query(ge=1, le=100)] = 50,
+    page: PageNumber = 1,
+    per_page: PerPage = 50,
 ) -> Response:
     """List the caller's tokens that have not expired, newest first, without their values."""
     found = await _tokens(request).list_page(
         user, TokenFilter(kind, identifier), PageRequest(page, per_page)
     )
-    return JsonAnswer(
-        {
-            "tokens": [present_summary(token) for token in found.items],
-            "pagination": pagination(found),
-        }
-    )
+    return JsonAnswer(present_page("tokens", found, present_summary))
 
 
 @router.get(
@@ -186,7 +169,7 @@ async def list_tokens(
 )
 async def get_token(request: Request, user: Reader, token_id: TokenId) -> Response:
     """Return a token of the caller with its value. The read is recorded."""
-    token = await _tokens(request).read(token_id.lower(), user)
+    token = await _tokens(request).read(token_id, user)
     return JsonAnswer(present_detail(token), headers=NO_STORE)
 
 
@@ -200,12 +183,12 @@ async def refresh_token(
     request: Request, user: Writer, token_id: TokenId, body: TokenRefresh
 ) -> Response:
     """Replace an access token, and the refresh token linked to it, atomically."""
-    token = await _tokens(request).refresh(token_id.lower(), body, user)
+    token = await _tokens(request).refresh(token_id, body, user)
     return JsonAnswer(present_refreshed(token, body.new_access_token), headers=NO_STORE)
 
 
 @router.delete("/{token_id}", status_code=204, operation_id="delete_token", responses=errors(404))
 async def delete_token(request: Request, user: Writer, token_id: TokenId) -> Response:
     """Remove a token of the caller."""
-    await _tokens(request).delete(token_id.lower(), user)
+    await _tokens(request).delete(token_id, user)
     return Response(status_code=204)

@@ -5,10 +5,9 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from registry.core.cursor import in_utc
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.usage.values import UsageFilter
 
-ObjectIdText = Annotated[str, StringConstraints(pattern=OBJECT_ID)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=256)]
 
 

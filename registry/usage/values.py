@@ -62,7 +62,7 @@ Facts: TypeAlias = tuple[str, str, str | None, str | None, str, str, str | None,
 """A `CallFacts`, or a plain tuple of the same, which costs a third of one to make."""
 
 Measurements: TypeAlias = tuple[float, float, float, float, int, int, str | None]
-"""A `CallCourse`, or a plain tuple of the same."""
+"""A `CallMeasurements`, or a plain tuple of the same."""
 
 
 @dataclass(frozen=True, slots=True)

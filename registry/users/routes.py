@@ -8,7 +8,7 @@ from starlette.responses import Response
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.tokens.presenter import present_issued_for
 from registry.tokens.schemas import IssuedUserToken, TokenIssue
 from registry.tokens.sessions import SessionService
@@ -27,24 +27,16 @@ from registry.users.schemas import (
 from registry.users.service import UserService
 from registry.users.values import GroupChange, UserChange
 from registry.web.bodies import StrictJsonRoute
-from registry.web.errors import JsonAnswer, error_answers
-from registry.web.pages import pagination
-
-MAX_PAGE = 1_000_000
-"""Beyond it an offset would not fit the database's 32-bit skip with the largest page size."""
-
-NO_STORE = {"Cache-Control": "no-store"}
-"""For the answer that contains a secret."""
+from registry.web.errors import NO_STORE, JsonAnswer, error_answers
+from registry.web.pages import PageNumber, PerPage, present_page
 
 Admin = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
 TokenIssuing = Annotated[UserContext, needs(Scope.WRITE_ACCESS, Scope.WRITE_TOKENS)]
-UserId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the user.")]
-GroupId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the group.")]
+UserId = Annotated[ObjectIdText, Path(description="ObjectId of the user.")]
+GroupId = Annotated[ObjectIdText, Path(description="ObjectId of the group.")]
 Text = Annotated[
     str | None, Query(max_length=100, pattern=ONE_LINE, description="Part of a name or address.")
 ]
-PageNumber = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-PerPage = Annotated[int, Query(ge=1, le=100)]
 
 errors = error_answers(
     {
@@ -73,8 +65,7 @@ async def list_users(
 ) -> Response:
     """List users by email. For administrators."""
     found = await _service(request).list_users(query, PageRequest(page, per_page), actor)
-    users = [present_user(user) for user in found.items]
-    return JsonAnswer({"users": users, "pagination": pagination(found)})
+    return JsonAnswer(present_page("users", found, present_user))
 
 
 @users_router.post(
@@ -94,7 +85,7 @@ async def add_user(request: Request, actor: Admin, body: UserCreate) -> Response
 )
 async def get_user(request: Request, actor: Admin, user_id: UserId) -> Response:
     """Return a user. For administrators."""
-    return JsonAnswer(present_user(await _service(request).get_user(user_id.lower(), actor)))
+    return JsonAnswer(present_user(await _service(request).get_user(user_id, actor)))
 
 
 @users_router.patch(
@@ -108,7 +99,7 @@ async def update_user(
 ) -> Response:
     """Change the names or the role of a user, or disable them. For administrators."""
     change = UserChange(body.name, body.username, body.role, body.disabled)
-    user = await _service(request).change_user(user_id.lower(), change, actor)
+    user = await _service(request).change_user(user_id, change, actor)
     return JsonAnswer(present_user(user))
 
 
@@ -127,7 +118,7 @@ async def issue_user_token(
     For administrators.
     """
     sessions = cast("SessionService", request.app.state.sessions)
-    order, issued = await sessions.issue_for(user_id.lower(), body, actor)
+    order, issued = await sessions.issue_for(user_id, body, actor)
     return JsonAnswer(present_issued_for(order, issued), 201, NO_STORE)
 
 
@@ -141,8 +132,7 @@ async def list_groups(
 ) -> Response:
     """List groups by name. For administrators."""
     found = await _service(request).list_groups(query, PageRequest(page, per_page), actor)
-    groups = [present_group(group) for group in found.items]
-    return JsonAnswer({"groups": groups, "pagination": pagination(found)})
+    return JsonAnswer(present_page("groups", found, present_group))
 
 
 @groups_router.post(
@@ -162,7 +152,7 @@ async def add_group(request: Request, actor: Admin, body: GroupCreate) -> Respon
 )
 async def get_group(request: Request, actor: Admin, group_id: GroupId) -> Response:
     """Return a group with its members. For administrators."""
-    return JsonAnswer(present_members(await _service(request).get_group(group_id.lower(), actor)))
+    return JsonAnswer(present_members(await _service(request).get_group(group_id, actor)))
 
 
 @groups_router.patch(
@@ -178,5 +168,5 @@ async def update_group(
     change = GroupChange(
         body.name, body.description, frozenset(body.add_members), frozenset(body.remove_members)
     )
-    group = await _service(request).change_group(group_id.lower(), change, actor)
+    group = await _service(request).change_group(group_id, change, actor)
     return JsonAnswer(present_members(group))

@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from registry.auth.identity import SCOPE_NAME, Role
-from registry.core.text import EMAIL, OBJECT_ID, USERNAME
+from registry.core.text import EMAIL, USERNAME, ObjectIdText
 from registry.web.pages import Pagination
 
 ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
@@ -44,7 +44,7 @@ Username = Annotated[
 Email = Annotated[str, BeforeValidator(_lowered), StringConstraints(pattern=EMAIL, max_length=254)]
 Description = Annotated[str, StringConstraints(pattern=ONE_LINE, max_length=2000)]
 UserIds = Annotated[
-    list[Annotated[str, StringConstraints(pattern=OBJECT_ID, to_lower=True)]],
+    list[ObjectIdText],
     Field(max_length=MAX_MEMBERS_AT_ONCE),
 ]
 ScopeName = Annotated[str, StringConstraints(pattern=SCOPE_NAME)]

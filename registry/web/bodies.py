@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Annotated, Any, get_args, get_origin
 
 import orjson
-from fastapi import Header
+from fastapi import Header, Path
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -19,9 +19,12 @@ from starlette.types import Message
 from typing_extensions import override
 
 from registry.core.json import MAX_VALUES, holds_more_values, parsing
+from registry.core.text import ObjectIdText
 from registry.web.errors import PARSED_BODY
 
 SMALL_BODY_BYTES = 8 * 1024
+
+ServerId = Annotated[ObjectIdText, Path(description="ObjectId of the server.")]
 
 
 class StrictJsonRequest(Request):

@@ -105,6 +105,10 @@ def error_answers(meanings: Mapping[int, str]) -> ErrorAnswers:
     return entries
 
 
+NO_STORE = {"Cache-Control": "no-store"}
+"""Headers of every answer that holds a secret."""
+
+
 class JsonAnswer(Response):
     """A JSON body written by orjson, without validating our own data again."""
 

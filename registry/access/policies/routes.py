@@ -22,14 +22,14 @@ from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.json import JsonObject
 from registry.core.paging import PageRequest
-from registry.core.text import OBJECT_ID
+from registry.core.text import ObjectIdText
 from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
-from registry.web.pages import pagination
+from registry.web.pages import present_page
 
 Asker = Annotated[UserContext, needs(Scope.READ_TOOLS)]
 Sharer = Annotated[UserContext, needs(Scope.WRITE_ACCESS)]
-PolicyId = Annotated[str, Path(pattern=OBJECT_ID, description="ObjectId of the policy.")]
+PolicyId = Annotated[ObjectIdText, Path(description="ObjectId of the policy.")]
 
 errors = error_answers(
     {
@@ -55,12 +55,7 @@ async def list_policies(
     """List policies by name: all for administrators, for others those for their servers."""
     wanted = PageRequest(asked.page, asked.per_page)
     page = await _service(request).page(user, asked.narrowed(), wanted)
-    return JsonAnswer(
-        {
-            "policies": [present_policy(record) for record in page.items],
-            "pagination": pagination(page),
-        }
-    )
+    return JsonAnswer(present_page("policies", page, present_policy))
 
 
 @router.post(
@@ -84,7 +79,7 @@ async def create_policy(request: Request, user: Sharer, body: PolicyCreate) -> R
 )
 async def get_policy(request: Request, user: Sharer, policy_id: PolicyId) -> Response:
     """Return one policy."""
-    record = await _service(request).get(policy_id.lower(), user)
+    record = await _service(request).get(policy_id, user)
     return _answer(present_policy(record), record)
 
 
@@ -103,7 +98,7 @@ async def update_policy(
 ) -> Response:
     """Change the given members only."""
     record, warnings = await _service(request).update(
-        policy_id.lower(), body.change(), user, expected_etag=etag_in(if_match)
+        policy_id, body.change(), user, expected_etag=etag_in(if_match)
     )
     return _written(record, warnings)
 
@@ -118,7 +113,7 @@ async def delete_policy(
     request: Request, user: Sharer, policy_id: PolicyId, if_match: IfMatch = None
 ) -> Response:
     """Remove a policy."""
-    await _service(request).delete(policy_id.lower(), user, expected_etag=etag_in(if_match))
+    await _service(request).delete(policy_id, user, expected_etag=etag_in(if_match))
     return Response(status_code=204)
 
 

@@ -15,21 +15,17 @@ from registry.access.policies.values import (
     SubjectType,
 )
 from registry.auth.identity import SCOPE_NAME, Role
-from registry.core.text import OBJECT_ID
+from registry.core.text import OBJECT_ID, ObjectIdText
 from registry.tools.metadata import COST_TIER, FLAGS
 from registry.tools.public_names import SEPARATOR
-from registry.web.pages import Pagination
+from registry.web.pages import LargePerPage, PageNumber, Pagination
 
-MAX_PAGE = 1_000_000
 MAX_SUBJECTS = 1_000
 MAX_SCOPES = 64
 MAX_TOOLS = 100
 MAX_TOOL_CHARACTERS = 256
 MAX_TIER_CHARACTERS = 64
 
-ObjectIdText = Annotated[
-    str, StringConstraints(pattern=OBJECT_ID, to_lower=True), Field(description="ObjectId.")
-]
 Line = Annotated[
     str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True, min_length=1)
 ]
@@ -69,8 +65,8 @@ class PolicyQuery(BaseModel):
     query: Annotated[Line | None, Field(max_length=200)] = Field(
         default=None, description="Text to look for in names and descriptions."
     )
-    page: int = Field(default=1, ge=1, le=MAX_PAGE)
-    per_page: int = Field(default=50, ge=1, le=200)
+    page: PageNumber = 1
+    per_page: LargePerPage = 50
 
     @validator(mode="after")
     def _subject_fits(self) -> Self:

@@ -9,11 +9,11 @@ from registry.access.presenter import present_flags
 from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.servers.presenter import timestamp
-from registry.servers.routes import ServerId, server_errors
+from registry.servers.routes import server_errors
 from registry.servers.schemas import UserKeys, UserKeysInput
 from registry.servers.service import ServerService, UserKeyResult
 from registry.servers.user_keys.service import UserKeyService
-from registry.web.bodies import StrictJsonRoute
+from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import JsonAnswer
 
 KeyReader = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.READ_TOKENS)]

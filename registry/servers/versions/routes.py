@@ -10,11 +10,9 @@ from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
 from registry.servers.routes import (
-    MAX_PAGE,
     IfMatch,
     IfUnmodifiedSince,
     Reader,
-    ServerId,
     detail_answer,
     precondition_of,
 )
@@ -28,9 +26,9 @@ from registry.servers.versions.schemas import (
     VersionRollback,
 )
 from registry.servers.versions.service import VersionService
-from registry.web.bodies import StrictJsonRoute
+from registry.web.bodies import ServerId, StrictJsonRoute
 from registry.web.errors import JsonAnswer, error_answers
-from registry.web.pages import pagination
+from registry.web.pages import PageNumber, PerPage, pagination
 
 Writer = Annotated[UserContext, needs(Scope.READ_SERVERS, Scope.WRITE_SERVERS)]
 Number = Annotated[int, Path(ge=1, le=MAX_VERSION, description="Counts from 1.")]
@@ -61,8 +59,8 @@ async def list_server_versions(
     request: Request,
     user: Reader,
     server_id: ServerId,
-    page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
-    per_page: Annotated[int, Query(ge=1, le=100)] = 20,
+    page: PageNumber = 1,
+    per_page: PerPage = 20,
 ) -> Response:
     """List how a server was reached, newest first. For callers who may change it."""
     wanted = PageRequest(page, per_page)
