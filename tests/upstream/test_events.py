@@ -97,6 +97,18 @@ def test_ends_of_lines_and_marks_are_read_alike_however_they_are_cut(pieces: lis
     assert parsed(whole) == parsed(b"\n" + usual)
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"data: 1\r", b"data: 2\r\r"),
+        (b"data: 1\r", b"\ndata: 2\r\n\r", b"\n"),
+        (b"data: 1\r", b"", b"\n", b"data: 2\n", b"\r"),
+    ],
+)
+def test_a_return_at_the_end_of_a_read_ends_one_line(pieces: tuple[bytes, ...]) -> None:
+    assert parsed(*pieces) == [ServerSentEvent("message", b"1\n2")]
+
+
 def test_an_event_is_given_out_with_its_last_byte() -> None:
     parser = EventParser()
 
