@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from aiohttp import ClientSession
@@ -49,28 +51,11 @@ CLOSE_SECONDS = 2.0
 """Time limit at shutdown for ending background tasks, and the sessions with servers."""
 
 
-def build_gateway(  # noqa: PLR0913 - collaborators
-    settings: Settings,
-    *,
-    routes: RouteTable,
-    authenticate: Authenticate,
-    session: ClientSession,
-    refusals: Refusals,
-    recorder: Recorder,
-    bulkheads: Bulkheads,
-    peers: Peers,
-    ended_sessions: EndedSessions,
-    requires_sync: Callable[[str], None],
-    drain: Drain,
-    background_tasks: BackgroundTasks,
-    metrics: Metrics,
-    instance: Instance,
-    sealing_keys: Sequence[bytes],
-    clock: Clock,
-) -> GatewayEndpoint:
-    """Return the gateway; each part receives those of the layers below it.
+@dataclass(frozen=True, kw_only=True)
+class GatewayBuilder:
+    """Builds the gateway; each part is built once, from parts of the layers below it.
 
-    Args:
+    Attributes:
         settings: Limits and times.
         routes: The servers that can be called now.
         authenticate: Identifies the caller.
@@ -89,158 +74,251 @@ def build_gateway(  # noqa: PLR0913 - collaborators
             keys open them.
         clock: Limits sessions and waits.
     """
-    latency_watcher, states, arguments = LatencyWatcher(), SessionStates(), ArgumentChecker(clock)
-    announced_lists = AnnouncedLists(routes, clock, metrics, requires_sync)
-    wire = UpstreamHttp(
-        session, latency_watcher, max_response_bytes=settings.gateway_max_response_bytes
-    )
-    seal = SessionSeal(
-        sealing_keys, lifetime=timedelta(hours=settings.gateway_session_hours), clock=clock
-    )
-    admission = Admission(
-        routes,
-        authenticate,
-        refusals=refusals,
-        base_url=settings.base_url,
-        admin_uses_private=settings.admin_uses_private,
-    )
-    connector = Connector(
-        wire,
-        bulkheads,
-        background_tasks,
-        clock,
-        peers=peers,
-        session_limits=_session_limits(settings),
-        connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
-        retries_idempotent=settings.gateway_retry_idempotent,
-        routes=routes,
-    )
-    streams = StreamLimits(settings.gateway_streams_per_server)
-    stream_guard = StreamGuard(admission, routes, drain)
-    notification_streams = NotificationStreams(
-        admission,
-        routes,
-        states,
-        Feeds(
-            connector,
-            background_tasks,
-            clock,
-            metrics,
-            streams=streams,
-            announced_lists=announced_lists,
-        ),
-        room=ClientStreamLimit(
-            settings.gateway_streams_per_worker,
-            settings.gateway_streams_per_user,
-            metrics.gateway_streams,
-        ),
-        latency_watcher=latency_watcher,
-        peers=peers,
-        background_tasks=background_tasks,
-        clock=clock,
-        drain=drain,
-        max_watched=settings.gateway_watched_servers,
-    )
-    passthrough = PassThrough(
-        routes,
-        admission,
-        Forwarder(
-            wire,
-            latency_watcher,
-            bulkheads,
-            announced_lists,
+
+    settings: Settings
+    routes: RouteTable
+    authenticate: Authenticate
+    session: ClientSession
+    refusals: Refusals
+    recorder: Recorder
+    bulkheads: Bulkheads
+    peers: Peers
+    ended_sessions: EndedSessions
+    requires_sync: Callable[[str], None]
+    drain: Drain
+    background_tasks: BackgroundTasks
+    metrics: Metrics
+    instance: Instance
+    sealing_keys: Sequence[bytes] = field(repr=False)
+    clock: Clock
+    latency_watcher: LatencyWatcher = field(default_factory=LatencyWatcher)
+
+    @cached_property
+    def wire(self) -> UpstreamHttp:
+        """HTTP exchanges with servers."""
+        return UpstreamHttp(
+            self.session,
+            self.latency_watcher,
+            max_response_bytes=self.settings.gateway_max_response_bytes,
+        )
+
+    @cached_property
+    def announced_lists(self) -> AnnouncedLists:
+        """Servers that announced a list change."""
+        return AnnouncedLists(self.routes, self.clock, self.metrics, self.requires_sync)
+
+    @cached_property
+    def seal(self) -> SessionSeal:
+        """Seals session ids."""
+        lifetime = timedelta(hours=self.settings.gateway_session_hours)
+        return SessionSeal(self.sealing_keys, lifetime=lifetime, clock=self.clock)
+
+    @cached_property
+    def arguments(self) -> ArgumentChecker:
+        """Checks arguments of calls."""
+        return ArgumentChecker(self.clock)
+
+    @cached_property
+    def states(self) -> SessionStates:
+        """What clients set in their sessions."""
+        return SessionStates()
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Admits callers."""
+        return Admission(
+            self.routes,
+            self.authenticate,
+            refusals=self.refusals,
+            base_url=self.settings.base_url,
+            admin_uses_private=self.settings.admin_uses_private,
+        )
+
+    @cached_property
+    def connector(self) -> Connector:
+        """The client of servers that keeps sessions with them."""
+        settings = self.settings
+        return Connector(
+            self.wire,
+            self.bulkheads,
+            self.background_tasks,
+            self.clock,
+            peers=self.peers,
+            session_limits=SessionLimits(
+                total=settings.gateway_upstream_sessions,
+                per_server=settings.gateway_upstream_sessions_per_server,
+                per_user=settings.gateway_upstream_sessions_per_user,
+                idle_seconds=settings.gateway_upstream_session_idle_seconds,
+            ),
             connect_timeout_seconds=settings.upstream_connect_timeout_seconds,
-            total_timeout_seconds=settings.gateway_total_timeout_seconds,
-        ),
-        connector,
-        seal,
-        streams,
-        stream_guard,
-        ended_sessions,
-        recorder,
-        arguments=arguments,
-        retries_idempotent=settings.gateway_retry_idempotent,
-    )
-    bridge = ClientBridge(
-        connector,
-        latency_watcher,
-        seal,
-        peers,
-        background_tasks,
-        clock,
-        total_timeout_seconds=settings.gateway_total_timeout_seconds,
-        announced_lists=announced_lists,
-    )
-    messages = SessionMessages(
-        connector,
-        bridge,
-        notification_streams,
-        background_tasks,
-        clock,
-        streams=streams,
-        announced_lists=announced_lists,
-    )
-    connector.sessions.read_with(messages.read)
-    aggregate = AggregateServer(
-        admission,
-        passthrough,
-        bridge,
-        connector,
-        ClientSessions(seal),
-        states,
-        notification_streams,
-        peers,
-        ended_sessions,
-        arguments=arguments,
-        recorder=recorder,
-        latency_watcher=latency_watcher,
-    )
-    dispatcher = Dispatcher(
-        admission, announced_lists, passthrough, aggregate, recorder, drain, instance
-    )
-    sse = SseEndpoint(
-        dispatcher,
-        passthrough,
-        admission,
-        connector,
-        seal,
-        streams,
-        stream_guard,
-        announced_lists,
-        peers,
-        background_tasks=background_tasks,
-        latency_watcher=latency_watcher,
-        base_path=urlsplit(settings.base_url).path,
-        max_response_bytes=settings.gateway_max_response_bytes,
-        max_seconds=settings.gateway_session_hours * 3600,
-    )
-    resources = AsyncExitStack()
-    resources.callback(wire.close)
-    resources.push_async_callback(arguments.close)
-    resources.push_async_callback(_end_sessions, connector.sessions)
-    resources.push_async_callback(background_tasks.close, grace_seconds=CLOSE_SECONDS)
-    resources.callback(connector.sessions.stop_reading)
-    resources.push_async_callback(bridge.close)
-    return GatewayEndpoint(
-        dispatcher,
-        admission,
-        sse,
-        recorder,
-        HostGuard.from_settings(settings),
-        latency_watcher,
-        resources,
-        max_body_bytes=settings.gateway_max_body_bytes,
-        body_seconds=settings.request_body_timeout_seconds,
-    )
+            retries_idempotent=settings.gateway_retry_idempotent,
+            routes=self.routes,
+        )
 
+    @cached_property
+    def streams(self) -> StreamLimits:
+        """Counts the long-lived streams to each server."""
+        return StreamLimits(self.settings.gateway_streams_per_server)
 
-def _session_limits(settings: Settings) -> SessionLimits:
-    return SessionLimits(
-        total=settings.gateway_upstream_sessions,
-        per_server=settings.gateway_upstream_sessions_per_server,
-        per_user=settings.gateway_upstream_sessions_per_user,
-        idle_seconds=settings.gateway_upstream_session_idle_seconds,
-    )
+    @cached_property
+    def stream_guard(self) -> StreamGuard:
+        """Ends long-lived streams."""
+        return StreamGuard(self.admission, self.routes, self.drain)
+
+    @cached_property
+    def notification_streams(self) -> NotificationStreams:
+        """Streams to clients whose server is the gateway."""
+        feeds = Feeds(
+            self.connector,
+            self.background_tasks,
+            self.clock,
+            self.metrics,
+            streams=self.streams,
+            announced_lists=self.announced_lists,
+        )
+        return NotificationStreams(
+            self.admission,
+            self.routes,
+            self.states,
+            feeds,
+            room=ClientStreamLimit(
+                self.settings.gateway_streams_per_worker,
+                self.settings.gateway_streams_per_user,
+                self.metrics.gateway_streams,
+            ),
+            latency_watcher=self.latency_watcher,
+            peers=self.peers,
+            background_tasks=self.background_tasks,
+            clock=self.clock,
+            drain=self.drain,
+            max_watched=self.settings.gateway_watched_servers,
+        )
+
+    @cached_property
+    def passthrough(self) -> PassThrough:
+        """Forwards requests to one server."""
+        forwarder = Forwarder(
+            self.wire,
+            self.latency_watcher,
+            self.bulkheads,
+            self.announced_lists,
+            connect_timeout_seconds=self.settings.upstream_connect_timeout_seconds,
+            total_timeout_seconds=self.settings.gateway_total_timeout_seconds,
+        )
+        return PassThrough(
+            self.routes,
+            self.admission,
+            forwarder,
+            self.connector,
+            self.seal,
+            self.streams,
+            self.stream_guard,
+            self.ended_sessions,
+            self.recorder,
+            arguments=self.arguments,
+            retries_idempotent=self.settings.gateway_retry_idempotent,
+        )
+
+    @cached_property
+    def bridge(self) -> ClientBridge:
+        """Conversations between clients and servers."""
+        return ClientBridge(
+            self.connector,
+            self.latency_watcher,
+            self.seal,
+            self.peers,
+            self.background_tasks,
+            self.clock,
+            total_timeout_seconds=self.settings.gateway_total_timeout_seconds,
+            announced_lists=self.announced_lists,
+        )
+
+    @cached_property
+    def aggregate(self) -> AggregateServer:
+        """The gateway as a server; receives the messages of servers outside of calls."""
+        messages = SessionMessages(
+            self.connector,
+            self.bridge,
+            self.notification_streams,
+            self.background_tasks,
+            self.clock,
+            streams=self.streams,
+            announced_lists=self.announced_lists,
+        )
+        self.connector.sessions.read_with(messages.read)
+        return AggregateServer(
+            self.admission,
+            self.passthrough,
+            self.bridge,
+            self.connector,
+            ClientSessions(self.seal),
+            self.states,
+            self.notification_streams,
+            self.peers,
+            self.ended_sessions,
+            arguments=self.arguments,
+            recorder=self.recorder,
+            latency_watcher=self.latency_watcher,
+        )
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        """Has requests answered."""
+        return Dispatcher(
+            self.admission,
+            self.announced_lists,
+            self.passthrough,
+            self.aggregate,
+            self.recorder,
+            self.drain,
+            self.instance,
+        )
+
+    @cached_property
+    def sse(self) -> SseEndpoint:
+        """Adapter for HTTP+SSE clients."""
+        settings = self.settings
+        return SseEndpoint(
+            self.dispatcher,
+            self.passthrough,
+            self.admission,
+            self.connector,
+            self.seal,
+            self.streams,
+            self.stream_guard,
+            self.announced_lists,
+            self.peers,
+            background_tasks=self.background_tasks,
+            latency_watcher=self.latency_watcher,
+            base_path=urlsplit(settings.base_url).path,
+            max_response_bytes=settings.gateway_max_response_bytes,
+            max_seconds=settings.gateway_session_hours * 3600,
+        )
+
+    def build(self) -> GatewayEndpoint:
+        """Return the gateway; to be called once."""
+        return GatewayEndpoint(
+            self.dispatcher,
+            self.admission,
+            self.sse,
+            self.recorder,
+            HostGuard.from_settings(self.settings),
+            self.latency_watcher,
+            self._resources(),
+            max_body_bytes=self.settings.gateway_max_body_bytes,
+            body_seconds=self.settings.request_body_timeout_seconds,
+        )
+
+    def _resources(self) -> AsyncExitStack:
+        """Return what is to be closed at the end, the last first."""
+        resources = AsyncExitStack()
+        resources.callback(self.wire.close)
+        resources.push_async_callback(self.arguments.close)
+        resources.push_async_callback(_end_sessions, self.connector.sessions)
+        resources.push_async_callback(self.background_tasks.close, grace_seconds=CLOSE_SECONDS)
+        resources.callback(self.connector.sessions.stop_reading)
+        resources.push_async_callback(self.bridge.close)
+        return resources
 
 
 async def _end_sessions(sessions: UpstreamSessions) -> None:

@@ -16,7 +16,7 @@ from registry.core.drain import Drain
 from registry.core.memory import FreedMemory
 from registry.core.metrics import Metrics, watch_loop
 from registry.core.settings import Settings
-from registry.gateway.building import build_gateway
+from registry.gateway.building import GatewayBuilder
 from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSessions
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
@@ -138,8 +138,8 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             clock=clock,
             metrics=metrics,
         )
-        gateway = build_gateway(
-            settings,
+        gateway = GatewayBuilder(
+            settings=settings,
             routes=snapshot,
             authenticate=known.authenticator,
             session=upstream,
@@ -155,7 +155,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             instance=upstreams.instance,
             sealing_keys=list(cipher.derive_keys("gateway-session").values()),
             clock=clock,
-        )
+        ).build()
         stack.push_async_callback(gateway.close)
         token_gauges = TokenGauges(repositories.tokens, clock=clock, metrics=metrics)
         totals = (

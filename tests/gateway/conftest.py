@@ -20,7 +20,7 @@ from registry.core.clock import Clock, SystemClock
 from registry.core.drain import Drain
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.gateway.building import build_gateway
+from registry.gateway.building import GatewayBuilder
 from registry.gateway.edge.ended_sessions import EndedSessions
 from registry.gateway.edge.recorder import CallLog, Recorder, Tracing
 from registry.gateway.endpoint import GatewayEndpoint
@@ -169,8 +169,8 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
         authenticate = FakeAuthenticate(ALICE, BOB, ROOT, READER, NOBODY)
         settings = make_settings(**changes)
         drain, background_tasks = drain or Drain(), BackgroundTasks()
-        endpoint = build_gateway(
-            settings,
+        endpoint = GatewayBuilder(
+            settings=settings,
             routes=table,
             authenticate=authenticate,
             session=session,
@@ -187,7 +187,7 @@ def start_gateway(stack: AsyncExitStack) -> StartGateway:
             instance=INSTANCE,
             sealing_keys=[b"k" * 32],
             clock=clock,
-        )
+        ).build()
         protocol = protocol_within(connection_limits(settings))
         stack.push_async_callback(endpoint.close)
         url = await stack.enter_async_context(serve(endpoint, http=protocol))

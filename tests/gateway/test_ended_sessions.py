@@ -115,7 +115,7 @@ def test_of_more_than_are_remembered_the_latest_are_read() -> None:
     pending = PendingChanges()
 
     for number in range(MAX_ENDED_AT_ONCE + 5):
-        pending.hear(FeedItem(ChangeEvent("ended_sessions", str(number)), None), 0.0)
+        pending.add(FeedItem(ChangeEvent("ended_sessions", str(number)), None), 0.0)
 
     ended = pending.take_callers().ended_sessions
     assert len(ended) == MAX_ENDED_AT_ONCE + 1

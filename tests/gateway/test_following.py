@@ -268,7 +268,7 @@ def test_more_deleted_rows_than_are_remembered_make_everything_be_read() -> None
 
     pending = PendingChanges()
     for number in range(MAX_DELETED + 1):
-        pending.hear(FeedItem(ChangeEvent("mcp_tools", f"{number:024x}"), number), 1.0)
+        pending.add(FeedItem(ChangeEvent("mcp_tools", f"{number:024x}"), number), 1.0)
 
     taken = pending.take()
     assert taken.is_too_much

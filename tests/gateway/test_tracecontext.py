@@ -6,10 +6,10 @@ import pytest
 
 from registry.gateway.protocol.trace_context import (
     TraceContext,
+    clean_context,
     is_baggage,
     is_tracestate,
     parse_traceparent,
-    settle,
 )
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -116,7 +116,7 @@ def test_no_text_takes_long_to_judge() -> None:
 def test_malformed_headers_are_dropped_and_a_state_without_a_span_with_them() -> None:
     headers = {"traceparent": "nonsense", "tracestate": "a=1", "baggage": "=", "accept": "x"}
 
-    context = settle(headers, None)
+    context = clean_context(headers, None)
 
     assert context is None
     assert headers == {"accept": "x"}
@@ -125,7 +125,7 @@ def test_malformed_headers_are_dropped_and_a_state_without_a_span_with_them() ->
 def test_well_formed_headers_stay_as_they_are() -> None:
     headers = {"traceparent": PARENT, "tracestate": "a=1", "baggage": "k=v"}
 
-    context = settle(dict(headers), {"progressToken": 1})
+    context = clean_context(dict(headers), {"progressToken": 1})
 
     assert context == TraceContext(TRACE, SPAN, 1, "a=1")
 
@@ -133,14 +133,16 @@ def test_well_formed_headers_stay_as_they_are() -> None:
 def test_a_bad_state_costs_the_span_nothing() -> None:
     headers = {"traceparent": PARENT, "tracestate": "A=1"}
 
-    assert settle(headers, None) == TraceContext(TRACE, SPAN, 1)
+    assert clean_context(headers, None) == TraceContext(TRACE, SPAN, 1)
     assert headers == {"traceparent": PARENT}
 
 
 def test_what_only_the_body_says_goes_into_the_headers() -> None:
     headers: dict[str, str] = {}
 
-    context = settle(headers, {"traceparent": PARENT, "tracestate": "a=1", "baggage": "k=v"})
+    context = clean_context(
+        headers, {"traceparent": PARENT, "tracestate": "a=1", "baggage": "k=v"}
+    )
 
     assert context == TraceContext(TRACE, SPAN, 1, "a=1")
     assert headers == {"traceparent": PARENT, "tracestate": "a=1", "baggage": "k=v"}
@@ -149,7 +151,7 @@ def test_what_only_the_body_says_goes_into_the_headers() -> None:
 def test_the_body_counts_where_both_speak_and_the_headers_stay_their_own() -> None:
     headers = {"traceparent": OTHER}
 
-    context = settle(headers, {"traceparent": PARENT})
+    context = clean_context(headers, {"traceparent": PARENT})
 
     assert context == TraceContext(TRACE, SPAN, 1)
     assert headers == {"traceparent": OTHER}
@@ -159,5 +161,5 @@ def test_the_body_counts_where_both_speak_and_the_headers_stay_their_own() -> No
 def test_a_body_that_says_nothing_of_use_changes_nothing(meta: object) -> None:
     headers = {"traceparent": OTHER}
 
-    assert settle(headers, meta) == parse_traceparent(OTHER)
+    assert clean_context(headers, meta) == parse_traceparent(OTHER)
     assert headers == {"traceparent": OTHER}

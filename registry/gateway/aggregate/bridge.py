@@ -176,7 +176,7 @@ class ClientBridge:
         self._background_tasks = background_tasks
         self._clock = clock
         self._total_timeout_seconds = total_timeout_seconds
-        self._under_way: dict[CallKey, CallWatch] = {}
+        self._in_progress: dict[CallKey, CallWatch] = {}
         self._detached: Counter[str] = Counter()
         self.replays = Replays(peers.own, clock)
         # By the token of the call, and the server's address of the request.
@@ -209,7 +209,7 @@ class ClientBridge:
         )
         key = _call_key(caller.session, exchange.request_id)
         if key is not None:
-            self._under_way[key] = watch
+            self._in_progress[key] = watch
         try:
             with watch:
                 if parked is None:
@@ -230,7 +230,7 @@ class ClientBridge:
             if exchange.client.replay is not None:
                 self._background_tasks.soon(self._end_replay(exchange.client.replay))
             if key is not None:
-                self._under_way.pop(key, None)
+                self._in_progress.pop(key, None)
             self._drop_questions(call)
             if call.conversation is not None:
                 await self._connector.leave(call.conversation)
@@ -274,7 +274,7 @@ class ClientBridge:
 
     def end_of(self, nonce: str) -> None:
         """End what is in progress here in a session that has ended."""
-        for key, watch in tuple(self._under_way.items()):
+        for key, watch in tuple(self._in_progress.items()):
             if key[0] == nonce:
                 watch.end(RequestCancelled())
         self.replays.forget(nonce)
@@ -285,7 +285,7 @@ class ClientBridge:
 
     def cancel_named(self, nonce: str, request_id: RequestId) -> bool:
         """End a request of the session with *nonce*, if it is in progress in this worker."""
-        watch = self._under_way.get((nonce, request_id))
+        watch = self._in_progress.get((nonce, request_id))
         if watch is None:
             return False
         watch.end(RequestCancelled())

@@ -87,7 +87,7 @@ class SessionMessages:
     async def read(self, session: UpstreamSession) -> None:
         """Start reading the stream of *session*; return when it is open, or has failed to open."""
         is_open = asyncio.Event()
-        session.is_heard = True
+        session.has_stream = True
         reading = session.reading = self._background_tasks.start(self._read(session, is_open))
         reading.add_done_callback(lambda _: is_open.set())
         with suppress(TimeoutError):
@@ -104,7 +104,7 @@ class SessionMessages:
             # Whatever a server sends, its session must continue to serve calls.
             log.exception("upstream_session_stream_failed", server=session.route.slug)
         finally:
-            session.is_heard = False
+            session.has_stream = False
 
     async def _follow(self, session: UpstreamSession, is_open: asyncio.Event) -> None:
         """Read the stream, and resume it whenever it ends, as long as the server has one."""
@@ -114,7 +114,7 @@ class SessionMessages:
                 answer = await self._connector.fetch_stream(session, position.last_event_id)
                 is_open.set()
                 try:
-                    await self._hear_all(session, answer, position)
+                    await self._read_events(session, answer, position)
                 finally:
                     answer.close()
             except (Refusal, *FAILURES) as exc:
@@ -133,7 +133,7 @@ class SessionMessages:
             # Some servers always end the stream immediately.
             position.pause_seconds = min(position.pause_seconds * 2, MAX_RETRY_SECONDS)
 
-    async def _hear_all(
+    async def _read_events(
         self, session: UpstreamSession, answer: UpstreamAnswer, position: "_Position"
     ) -> None:
         async for event in read_events(answer.body, answer.max_bytes):
@@ -145,17 +145,17 @@ class SessionMessages:
             if event.name == "message" and event.data:
                 message = read_message(event.data, NO_ID)
                 if message is not None:
-                    await self._hear(session, message)
+                    await self._receive(session, message)
 
-    async def _hear(self, session: UpstreamSession, message: Message) -> None:
+    async def _receive(self, session: UpstreamSession, message: Message) -> None:
         method = message.body.get("method")
         if "id" in message.body:
             with suppress(Refusal):
                 await self._asked(session, message)
         elif method in LISTS_CHANGED:
             self._announced_lists.add(session.route)
-        elif not await self._connector.sessions.heard(session, message) and method != UPDATED:
-            await self._tell_client(session, message.raw)
+        elif not await self._connector.sessions.deliver(session, message) and method != UPDATED:
+            await self._send_to_client(session, message.raw)
 
     async def _asked(self, session: UpstreamSession, message: Message) -> None:
         body = message.body
@@ -163,16 +163,18 @@ class SessionMessages:
         if method == "ping":
             await self._connector.post_in(session, result_text(body["id"], {}))
             return
-        is_heard = era_translation.is_within(method, params, session.key.client_capabilities) and (
-            await self._connector.sessions.heard(session, message)
+        is_delivered = era_translation.is_within(
+            method, params, session.key.client_capabilities
+        ) and (
+            await self._connector.sessions.deliver(session, message)
             or session.keep(message)
-            or await self._tell_client(session, self._bridge.question_outside(session, message))
+            or await self._send_to_client(session, self._bridge.question_outside(session, message))
         )
-        if not is_heard:
+        if not is_delivered:
             refusal = error_text(body["id"], METHOD_NOT_FOUND, ASKED_OUTSIDE)
             await self._connector.post_in(session, refusal)
 
-    async def _tell_client(self, session: UpstreamSession, raw: bytes | None) -> bool:
+    async def _send_to_client(self, session: UpstreamSession, raw: bytes | None) -> bool:
         """Send a message on the stream that the client holds; return whether there is one."""
         nonce = session.key.owner.session
         return (

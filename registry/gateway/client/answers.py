@@ -93,7 +93,7 @@ def session_headers(session: UpstreamSession) -> CIMultiDict[str]:
 
 
 def failed(route: Route, error: Exception) -> Refusal:
-    """Return what the client is told of a failed conversation."""
+    """Return the error for the client of a failed conversation."""
     match error:
         case EventTooLargeError():
             return too_large(route)

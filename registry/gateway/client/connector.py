@@ -122,7 +122,7 @@ class Connector:
         return timeout
 
     async def leave(self, conversation: Conversation) -> None:
-        """Give a conversation up; a server that has not answered is told, in the background."""
+        """Abandon a conversation; one without an answer is cancelled in the background."""
         if conversation.is_open:
             self.background_tasks.soon(_abandoned(conversation))
         else:
@@ -167,7 +167,7 @@ class Connector:
             route: The server.
             credentials: The stored headers for this caller.
             passed_on: Headers of the client that go upstream.
-            permit: Is told how the server answers.
+            permit: Receives the status of the answer.
 
         Raises:
             Refusal: The server did not open one.
@@ -203,7 +203,7 @@ class Connector:
     async def reply(
         self, route: Route, credentials: CIMultiDict[str], address: list[str | None], raw: bytes
     ) -> None:
-        """Bring an answer to what a server asked in a conversation, whoever holds that.
+        """Send a client's answer to a request of a server, in whichever worker that came.
 
         Args:
             route: The server.

@@ -87,7 +87,7 @@ servers do as soon as the session has begun, and refuse every path before they k
 FIRST_ANSWER_SECONDS = 5.0
 """How long that call waits for the client's answer."""
 
-SETTLE_SECONDS = 0.05
+ANSWER_DELAY_SECONDS = 0.05
 """In which an answer that another request brings has reached the server."""
 
 
@@ -236,9 +236,9 @@ class _Talk:
 
     async def cancel(self, reason: str) -> None:
         """Tell the server that the answer is not wanted any more."""
-        told = notification_text(CANCELLED, {"requestId": self.request_id, "reason": reason})
+        message = notification_text(CANCELLED, {"requestId": self.request_id, "reason": reason})
         try:
-            await self.reply(told)
+            await self.reply(message)
         except Refusal:
             return
 
@@ -332,11 +332,11 @@ class SessionConversation(_Talk):
     async def start(self) -> None:
         """Send the request in a session; return when its answer begins or the server asks."""
         await self._acquire()
-        if self._is_heard and await self._is_asked_first():
+        if self._has_stream and await self._is_asked_first():
             self._coming = self._connector.background_tasks.start(self._send_once_answered())
-        elif self._is_heard:
+        elif self._has_stream:
             self._coming = self._connector.background_tasks.start(self._send())
-            await self._heard_or_come()
+            await self._wait_for_either()
             if not self._inbox:
                 self._come()
         else:
@@ -367,7 +367,7 @@ class SessionConversation(_Talk):
     @override
     def was_answered(self) -> None:
         """Let the first call go on; the answer itself is on its way."""
-        asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._answered_first.set)
+        asyncio.get_running_loop().call_later(ANSWER_DELAY_SECONDS, self._answered_first.set)
 
     @override
     async def reply(self, message: bytes) -> None:
@@ -378,10 +378,10 @@ class SessionConversation(_Talk):
     @override
     async def next(self) -> Message:
         """Return what comes next, on the request's own stream or on that of the session."""
-        if not self._is_heard and self._coming is None:
+        if not self._has_stream and self._coming is None:
             return await super().next()
         try:
-            return await self._next_heard()
+            return await self._next_of_both_streams()
         except FAILURES as exc:
             self.error = exc
             self.is_open &= _may_be_at_work(exc)
@@ -390,14 +390,14 @@ class SessionConversation(_Talk):
             self.error = exc
             raise
 
-    async def _next_heard(self) -> Message:
+    async def _next_of_both_streams(self) -> Message:
         while not self._inbox:
             answer, self._waiting_answer = self._waiting_answer, None
             if answer is not None:
                 return answer
             if self._coming is None:
                 self._coming = self._connector.background_tasks.start(super().next())
-            await self._heard_or_come()
+            await self._wait_for_either()
             if not self._inbox:
                 message = self._come()
                 if message is None:
@@ -412,9 +412,9 @@ class SessionConversation(_Talk):
     def _waits_for_reports(self) -> bool:
         return self._ask.level is not None and self._ask.owner.session is None
 
-    async def _heard_or_come(self) -> None:
+    async def _wait_for_either(self) -> None:
         """Wait until something is there: on the session's stream, or as the request's."""
-        assert self._coming is not None  # noqa: S101 - set by whoever waits
+        assert self._coming is not None  # noqa: S101 - set by the callers
         self._woken = asyncio.get_running_loop().create_future()
         if not self._inbox:
             await asyncio.wait((self._coming, self._woken), return_when=asyncio.FIRST_COMPLETED)
@@ -426,7 +426,7 @@ class SessionConversation(_Talk):
         assert coming is not None  # noqa: S101 - waited for
         return coming.result()
 
-    def hear(self, message: Message) -> bool:
+    def receive(self, message: Message) -> bool:
         """Take what the server said on the session's own stream."""
         is_over = self.is_answered and self._waiting_answer is None
         if is_over or len(self._inbox) >= MAX_INBOX:
@@ -440,8 +440,8 @@ class SessionConversation(_Talk):
         return True
 
     @property
-    def _is_heard(self) -> bool:
-        return self._session is not None and self._session.is_heard
+    def _has_stream(self) -> bool:
+        return self._session is not None and self._session.has_stream
 
     async def _acquire(self) -> UpstreamSession:
         """Enter a session."""
@@ -579,8 +579,8 @@ class SseConversation(_Talk):
             request_text(ask.method, ask.params, self.request_id, is_exact=ask.is_exact)
         )
 
-    async def tell(self, method: str, params: JsonObject) -> None:
-        """Send a request whose answer, on the stream, nobody waits for."""
+    async def send_request(self, method: str, params: JsonObject) -> None:
+        """Send a request whose answer on the stream is ignored."""
         request_id = self._connector.new_id()
         await self._post(request_text(method, params, request_id, is_exact=True))
 

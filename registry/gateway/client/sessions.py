@@ -5,7 +5,7 @@ client names a conversation, to that conversation of theirs. It is never shared 
 because servers keep state in it: what one remembers there, another must not read.
 
 Workers of one machine share a session of the same owner: the worker that opened it *holds* it,
-ends it when it is idle, and tells its id to the others, which *borrow* it. No request moves to
+ends it when it is idle, and reports its id to the others, which *borrow* it. No request moves to
 another worker for that. Replicas do not know of each other: each opens its own.
 docs/decisions/0024-sessions-of-one-owner.md has the reasons.
 """
@@ -107,12 +107,12 @@ class SessionLimits:
 class SessionCall(Protocol):
     """A call under way in a session."""
 
-    def hear(self, message: Message) -> bool:
-        """Take what the server said on the session's own stream; say whether it was taken."""
+    def receive(self, message: Message) -> bool:
+        """Receive a message of the session's own stream; return whether it was accepted."""
 
 
 class ResourceListener(Protocol):
-    """Hears of resources that were subscribed to in a session."""
+    """Receives changes of resources that were subscribed to in a session."""
 
     def updated(self, uri: str) -> None:
         """Note that a resource changed."""
@@ -128,8 +128,8 @@ class UpstreamSession:
         holder: The worker that opened it and ends it.
         opened_at: Monotonic time, the same in all workers of a machine.
         in_use: Calls of this worker that are using it.
-        was_used: Whether it was used since its holder was last told so.
-        is_heard: Whether the server's own stream (GET) is read, by the holder.
+        was_used: Whether it was used since that was last reported to its holder.
+        has_stream: Whether the server's own stream (GET) is read, by the holder.
         is_new: Whether it was opened here, and no call was made in it.
         reading: What reads it, where that is here.
         calls: Those under way here, the newest last.
@@ -140,10 +140,10 @@ class UpstreamSession:
     __slots__ = (
         "calls",
         "credentials",
+        "has_stream",
         "holder",
         "id",
         "in_use",
-        "is_heard",
         "is_new",
         "key",
         "last_used",
@@ -151,9 +151,9 @@ class UpstreamSession:
         "listeners",
         "lost",
         "opened_at",
+        "pending_questions",
         "reading",
         "route",
-        "unheard",
         "version",
         "was_used",
     )
@@ -172,33 +172,33 @@ class UpstreamSession:
         self.in_use = 0
         self.last_used = 0.0
         self.was_used = False
-        self.is_heard = False
+        self.has_stream = False
         self.is_new = True
         self.reading: asyncio.Task[None] | None = None
         self.calls: dict[SessionCall, None] = {}
         self.listeners: dict[ResourceListener, None] = {}
-        self.unheard: list[Message] = []
+        self.pending_questions: list[Message] = []
         self.lost = asyncio.Event()
 
     def begin_call(self, call: SessionCall) -> None:
-        """Let *call* hear what the server says from now on, and what nobody was there to hear."""
+        """Deliver the server's messages to *call* from now on, and those that are pending."""
         self.calls[call] = None
-        unheard, self.unheard = self.unheard, []
-        for message in unheard:
-            call.hear(message)
+        pending_questions, self.pending_questions = self.pending_questions, []
+        for message in pending_questions:
+            call.receive(message)
 
     def end_call(self, call: SessionCall) -> None:
-        """Let *call* hear nothing more."""
+        """Deliver no more messages to *call*."""
         self.calls.pop(call, None)
 
     def take(self, message: Message) -> bool:
-        """Hand what the server said to whom it concerns here; return whether there is anybody."""
+        """Deliver a server's message in this worker; return whether there is a receiver."""
         if message.body.get("method") == RESOURCE_UPDATED:
             uri = members(message.body.get("params")).get("uri")
             for listener in tuple(self.listeners):
                 listener.updated(str(uri))
             return bool(self.listeners)
-        return any(call.hear(message) for call in reversed(tuple(self.calls)))
+        return any(call.receive(message) for call in reversed(tuple(self.calls)))
 
     def keep(self, message: Message) -> bool:
         """Keep a question for the call that is about to begin; return whether that will be asked.
@@ -207,9 +207,9 @@ class UpstreamSession:
         need be asked for, can wait for its next call.
         """
         waits = message.body.get("method") == ROOTS and self.key.owner.session is None
-        if self.calls or not (self.in_use or waits) or len(self.unheard) >= MAX_UNREAD:
+        if self.calls or not (self.in_use or waits) or len(self.pending_questions) >= MAX_UNREAD:
             return False
-        self.unheard.append(message)
+        self.pending_questions.append(message)
         return True
 
     def stop_reading(self) -> None:
@@ -226,20 +226,19 @@ class UpstreamSession:
             "level": self.level,
             "holder": self.holder,
             "opened_at": self.opened_at,
-            "is_heard": self.is_heard,
+            "has_stream": self.has_stream,
         }
 
     def adopt(self, state: Mapping[str, Any]) -> None:
         """Become the session that another worker reported."""
         self.id, self.version, self.level = state["id"], state["version"], state["level"]
         self.holder, self.opened_at = state["holder"], state["opened_at"]
-        self.is_heard = state["is_heard"]
+        self.has_stream = state["has_stream"]
         self.is_new = False
 
 
 Opener: TypeAlias = Callable[[UpstreamSession, Mapping[str, Any]], Awaitable[None]]
-"""Shakes hands with the server, with these client capabilities, and notes the session's id and
-version in it."""
+"""Initializes the session with these client capabilities, and sets its id and version."""
 
 Closer: TypeAlias = Callable[[UpstreamSession], Coroutine[Any, Any, None]]
 Reader: TypeAlias = Callable[[UpstreamSession], Awaitable[None]]
@@ -325,7 +324,7 @@ class UpstreamSessions:
 
         Raises:
             NotServing: There are as many as may be, and all are in use.
-            Refusal: The server did not shake hands.
+            Refusal: The server refused to initialize.
         """
         session = self._sessions.get(key)
         if session is not None:
@@ -370,18 +369,18 @@ class UpstreamSessions:
         found = (self._sessions.get(key) for key in self._by_client.get(nonce, ()))
         return [one for one in found if one is not None and one.holder == self._peers.own]
 
-    async def heard(self, session: UpstreamSession, message: Message) -> bool:
-        """Hand what a server said to whom it concerns, in any worker.
+    async def deliver(self, session: UpstreamSession, message: Message) -> bool:
+        """Deliver a server's message to the call or the listeners it concerns, in any worker.
 
         Returns:
-            Whether there is anybody.
+            Whether there is a receiver.
         """
         is_taken = session.take(message)
         if is_taken and message.body.get("method") != RESOURCE_UPDATED:
             return True
         report = {
             "kind": "upstream_session",
-            "event": "heard",
+            "event": "message",
             "digest": session.key.digest,
             "raw": message.raw.decode(),
         }
@@ -396,7 +395,7 @@ class UpstreamSessions:
         if session is None:
             return b""
         match received["event"]:
-            case "heard":
+            case "message":
                 message = read_message(received["raw"].encode(), "")
                 return TAKEN if message is not None and session.take(message) else b""
             case "opened" if _is_older(received["session"], session.shared_state()):
@@ -431,12 +430,12 @@ class UpstreamSessions:
             session.last_used = self._clock.monotonic()
             self._enter(session)
             if found is None:
-                await self._settle(session)
+                await self._use_older(session)
         finally:
             self._opening.pop(key, None)
         self._sweep_later()
 
-    async def _settle(self, session: UpstreamSession) -> None:
+    async def _use_older(self, session: UpstreamSession) -> None:
         """Use the older one if another worker opened a session at the same time."""
         older = await self._broadcast("opened", session.key, session=session.shared_state())
         if (
@@ -578,7 +577,7 @@ class UpstreamSessions:
                 # Its holder died without a word, so that the server still knows the session.
                 session.holder = self._peers.own
                 self._count(session.key)
-                if self._reader is not None and session.is_heard:
+                if self._reader is not None and session.has_stream:
                     await self._reader(session)
             elif not is_kept and not session.in_use:
                 self._drop(session)
@@ -592,7 +591,7 @@ class UpstreamSessions:
         )
 
     def _is_kept(self, digest: str) -> bool:
-        """Note that another worker uses a session; return whether there is such a one."""
+        """Note that another worker uses a session; return whether it exists."""
         key = self._by_digest.get(digest)
         session = None if key is None else self._sessions.get(key)
         if session is None:
@@ -607,7 +606,7 @@ class UpstreamSessions:
     async def _broadcast(
         self, event: str, key: SessionKey, **facts: object
     ) -> Mapping[str, Any] | None:
-        """Tell the other workers, and return the oldest session that they know of."""
+        """Report to the other workers, and return the oldest session that they know of."""
         message = {"kind": "upstream_session", "event": event, "digest": key.digest, **facts}
         replies = await self._peers.broadcast(orjson.dumps(message))
         known: list[dict[str, Any]] = [orjson.loads(reply) for reply in replies if reply]

@@ -108,9 +108,9 @@ class ClientSessions:
         self._seal.end_named(name)
 
 
-def usable_capabilities(told: object) -> JsonObject:
+def usable_capabilities(sent: object) -> JsonObject:
     """Return those of a client's capabilities that servers may use."""
-    known = members(told)
+    known = members(sent)
     found: JsonObject = {
         name: members(known[name]) for name in CLIENT_FEATURES if isinstance(known.get(name), dict)
     }
@@ -119,8 +119,8 @@ def usable_capabilities(told: object) -> JsonObject:
     return found
 
 
-def _usable_info(told: object) -> JsonObject:
-    known = members(told)
+def _usable_info(sent: object) -> JsonObject:
+    known = members(sent)
     return {
         name: str(known[name])[:MAX_NAME_CHARACTERS]
         for name in ("name", "version")

@@ -64,12 +64,12 @@ def refusal_body(exchange: GatewayRequest, refusal: Refusal) -> bytes:
     if not exchange.reports_errors_in_body or not is_result or request_id is None:
         return error_body(refusal, request_id, exchange.trace_id)
     error = {"code": refusal.rpc_code, **_facts(refusal, exchange.trace_id)}
-    told = {
+    result = {
         "content": [{"type": "text", "text": refusal.message}],
         "isError": True,
         "_meta": {ERROR_META_KEY: error},
     }
-    return result_body(told, request_id)
+    return result_body(result, request_id)
 
 
 def error_body(

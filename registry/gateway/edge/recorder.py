@@ -17,7 +17,7 @@ from registry.gateway.errors import CallOutcome
 from registry.gateway.ports import CallNotes
 from registry.gateway.protocol.envelope import METHODS
 from registry.gateway.protocol.response_classification import judge
-from registry.gateway.protocol.trace_context import settle
+from registry.gateway.protocol.trace_context import clean_context
 from registry.gateway.values import NOT_PUBLIC
 from registry.usage.values import clean_name
 
@@ -163,7 +163,7 @@ class Recorder:
             target = params.get(named)
             if type(target) is str:
                 exchange.target = target
-        exchange.trace = settle(exchange.headers, params.get("_meta"))
+        exchange.trace = clean_context(exchange.headers, params.get("_meta"))
         if self._tracing is not None:
             exchange.spans = self._tracing.begin(exchange)
         trace_id = exchange.trace_id

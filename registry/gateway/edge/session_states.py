@@ -38,7 +38,7 @@ class SessionStates:
 
     def apply(self, nonce: str, change: Mapping[str, Any]) -> None:
         """Apply a change: `level`, or `subscribed` or `unsubscribed` with a resource's URI."""
-        state = self._heard(nonce)
+        state = self._used(nonce)
         if state is None:
             if len(self._states) >= REMEMBERED:
                 self._forget_one()
@@ -66,12 +66,12 @@ class SessionStates:
 
     def level(self, nonce: str) -> str | None:
         """Return the log level that was set, if one was."""
-        state = self._heard(nonce)
+        state = self._used(nonce)
         return state.level if state is not None else None
 
     def subscriptions(self, nonce: str) -> tuple[str, ...]:
         """Return the URIs of the resources that the session subscribed to."""
-        state = self._heard(nonce)
+        state = self._used(nonce)
         return () if state is None or state.subscriptions is None else tuple(state.subscriptions)
 
     def known(self, nonce: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class SessionStates:
         if state is not None:
             self._characters -= sum(map(_cost, state.subscriptions or ()))
 
-    def _heard(self, nonce: str) -> ClientSessionState | None:
+    def _used(self, nonce: str) -> ClientSessionState | None:
         """Return the state of a session, and mark it as just used."""
         state = self._states.pop(nonce, None)
         if state is not None:

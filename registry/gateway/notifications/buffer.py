@@ -2,7 +2,6 @@
 
 A pending notification is stored once, however often it occurs, so that a slow client costs no more
 than a fast one. Only messages that servers address to the client wait in a queue.
-words waits in a queue.
 """
 
 import asyncio

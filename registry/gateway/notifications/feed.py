@@ -100,7 +100,7 @@ class Feed:
         self._tried = max(self._tried, version)
         self._moved()
 
-    async def settled(self) -> None:
+    async def subscribed(self) -> None:
         """Wait until the current subscriptions were sent to the server, or could not be."""
         version = self.version
         while self._tried < version and self._by_uri:
@@ -115,7 +115,7 @@ class Feed:
         self._move.set()
         self._move = asyncio.Event()
 
-    async def hear(self, message: Message, reply: ReplyTo) -> None:
+    async def receive(self, message: Message, reply: ReplyTo) -> None:
         """Handle a message of the server."""
         body = message.body
         method = body.get("method")
@@ -123,8 +123,8 @@ class Feed:
             if method == "ping":
                 await reply(result_text(body["id"], {}))
             elif method is not None:
-                told = "The client cannot be asked outside of a call."
-                await reply(error_text(body["id"], METHOD_NOT_FOUND, told))
+                reason = "The client cannot be asked outside of a call."
+                await reply(error_text(body["id"], METHOD_NOT_FOUND, reason))
         elif method == UPDATED:
             uri = members(body.get("params")).get("uri")
             if isinstance(uri, str):

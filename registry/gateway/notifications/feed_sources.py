@@ -71,7 +71,7 @@ async def from_session(connector: Connector, feed: Feed) -> None:
         if method == "resources/subscribe" or feed.owner.session is not None:
             await _asked(connector, session, method, {"uri": uri})
 
-    async def sign_of_life() -> None:
+    async def send_ping() -> None:
         await _asked(connector, session, "ping", {})
 
     async def until_lost() -> None:
@@ -79,12 +79,12 @@ async def from_session(connector: Connector, feed: Feed) -> None:
         raise UpstreamFailed(f"The server {feed.route.server_name} ended the session.")
 
     try:
-        if not session.is_heard:
+        if not session.has_stream:
             raise UpstreamFailed(f"The server {feed.route.server_name} offers no stream.")
         session.listeners[feed] = None
         async with asyncio.TaskGroup() as group:
             group.create_task(until_lost())
-            group.create_task(_follow(feed, subscribe, sign_of_life))
+            group.create_task(_follow(feed, subscribe, send_ping))
     finally:
         session.listeners.pop(feed, None)
         connector.sessions.release(session)
@@ -120,26 +120,26 @@ async def from_events(connector: Connector, feed: Feed) -> None:
     Raises:
         ExceptionGroup: Contains a Refusal, or one of `connector.FAILURES`.
     """
-    talk = SseConversation(connector, _ask(feed, "ping", {}))
+    conversation = SseConversation(connector, _ask(feed, "ping", {}))
 
     async def subscribe(method: str, uri: str) -> None:
-        await talk.tell(method, {"uri": uri})
+        await conversation.send_request(method, {"uri": uri})
 
-    async def sign_of_life() -> None:
-        await talk.tell("ping", {})
+    async def send_ping() -> None:
+        await conversation.send_request("ping", {})
 
     async def read() -> None:
         while True:
-            await feed.hear(await talk.next(), talk.reply)
+            await feed.receive(await conversation.next(), conversation.reply)
 
     try:
-        await talk.initialize()
-        talk.rest()
+        await conversation.initialize()
+        conversation.rest()
         async with asyncio.TaskGroup() as group:
             group.create_task(read())
-            group.create_task(_follow(feed, subscribe, sign_of_life))
+            group.create_task(_follow(feed, subscribe, send_ping))
     finally:
-        await talk.close()
+        await conversation.close()
 
 
 SOURCES: Mapping[SourceKind, Source] = {
@@ -150,7 +150,7 @@ SOURCES: Mapping[SourceKind, Source] = {
 
 
 async def _follow(
-    feed: Feed, subscribe: Subscribe, sign_of_life: Callable[[], Awaitable[None]]
+    feed: Feed, subscribe: Subscribe, send_ping: Callable[[], Awaitable[None]]
 ) -> None:
     """Keep the server's subscriptions equal to the wanted ones."""
     asked: set[str] = set()
@@ -167,7 +167,7 @@ async def _follow(
             async with asyncio.timeout(SIGN_OF_LIFE_SECONDS):
                 await feed.changed(version)
         except TimeoutError:
-            await sign_of_life()
+            await send_ping()
 
 
 async def _asked(
@@ -206,7 +206,7 @@ async def _read_subscription(connector: Connector, feed: Feed, is_open: asyncio.
             if message.body.get("method") == ACKNOWLEDGED:
                 is_open.set()
             else:
-                await feed.hear(message, conversation.reply)
+                await feed.receive(message, conversation.reply)
     finally:
         await conversation.close()
 

@@ -83,7 +83,7 @@ QUIET_SECONDS = 14.0
 UNREAD_SECONDS = 30.0
 """How long a client may read nothing before its stream is closed."""
 
-SETTLE_SECONDS = 1.5
+SUBSCRIBE_SECONDS = 1.5
 """How long a subscription waits for the server; less than the wait for peers."""
 
 LARGEST_SHARE = 0.25
@@ -274,7 +274,7 @@ class NotificationStreams:
             if uris:
                 # Whatever is acknowledged is sent from then on.
                 stream.must_attach = False
-                await _settled(await self._attach(stream))
+                await _until_subscribed(await self._attach(stream))
             await self._send(stream, buffer.acknowledgement(honoured.members()))
             await self._speak(stream)
 
@@ -283,7 +283,7 @@ class NotificationStreams:
         stream = self._sessions.get(nonce)
         if stream is not None:
             stream.uris = self._states.subscriptions(nonce)
-            await _settled(await self._attach(stream))
+            await _until_subscribed(await self._attach(stream))
 
     async def say(self, nonce: str, raw: bytes) -> bool:
         """Send a server's message on the stream of a session, in whichever worker that is.
@@ -293,8 +293,8 @@ class NotificationStreams:
         """
         if self.say_here(nonce, raw):
             return True
-        told = {"kind": "say", "session": nonce, "raw": raw.decode()}
-        return SAID in await self._peers.broadcast(orjson.dumps(told))
+        message = {"kind": "say", "session": nonce, "raw": raw.decode()}
+        return SAID in await self._peers.broadcast(orjson.dumps(message))
 
     def say_here(self, nonce: str, raw: bytes) -> bool:
         """Send a server's message on the stream of a session, if the stream is in this worker."""
@@ -403,8 +403,8 @@ class NotificationStreams:
 
     async def _take_over(self, stream: Stream, nonce: str) -> None:
         """Make other workers end an older stream, and merge their state of the session."""
-        told = {"kind": "standing", "session": nonce, "opened_at": stream.opened_at}
-        for reply in await self._peers.broadcast(orjson.dumps(told)):
+        message = {"kind": "standing", "session": nonce, "opened_at": stream.opened_at}
+        for reply in await self._peers.broadcast(orjson.dumps(message)):
             self._states.merge(nonce, orjson.loads(reply))
         stream.uris = self._states.subscriptions(nonce)
         stream.attach_again()
@@ -617,10 +617,12 @@ class _Honoured:
 
     def members(self) -> JsonObject:
         """Return it in the form of the acknowledgement."""
-        told: JsonObject = {name: True for name, kind in LISTS.items() if kind & self.lists}
+        acknowledged: JsonObject = {
+            name: True for name, kind in LISTS.items() if kind & self.lists
+        }
         if self.uris:
-            told[RESOURCE_SUBSCRIPTIONS] = list(self.uris)
-        return told
+            acknowledged[RESOURCE_SUBSCRIPTIONS] = list(self.uris)
+        return acknowledged
 
 
 def _honoured(offering: Offering, asked: object) -> _Honoured:
@@ -663,9 +665,9 @@ def _key(stream: Stream) -> str:
     return stream.exchange.headers.get("authorization", "")
 
 
-async def _settled(feeds: Iterable[Feed]) -> None:
+async def _until_subscribed(feeds: Iterable[Feed]) -> None:
     """Wait, for a limited time, until the servers know the subscriptions."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(SETTLE_SECONDS):
+        async with asyncio.timeout(SUBSCRIBE_SECONDS):
             for feed in feeds:
-                await feed.settled()
+                await feed.subscribed()

@@ -188,8 +188,8 @@ def _repeated(raw: bytes | bytearray) -> str:
 
     if len(raw) <= NAMED_REPEAT_BYTES:
         json.loads(raw, object_pairs_hook=look, parse_int=str)
-    told = f"The member {names[-1][:64]}" if names else "A member of an object"
-    return f"{told} is repeated."
+    subject = f"The member {names[-1][:64]}" if names else "A member of an object"
+    return f"{subject} is repeated."
 
 
 def _refuse_lookalikes(members: Iterable[str], known: frozenset[str]) -> None:

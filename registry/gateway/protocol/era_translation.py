@@ -75,10 +75,10 @@ def explain_unknown_tool(answer: JsonObject, tool: str, lacking: Sequence[str]) 
     places = [(error, "message")]
     places += [(members(item), "text") for item in (content if isinstance(content, list) else [])]
     for holder, name in places:
-        told = holder.get(name)
-        if isinstance(told, str) and tool in told and UNKNOWN_TOOL.search(told):
+        text = holder.get(name)
+        if isinstance(text, str) and tool in text and UNKNOWN_TOOL.search(text):
             holder[name] = (
-                f"{told.rstrip('.')}. The server may offer this tool only to clients with "
+                f"{text.rstrip('.')}. The server may offer this tool only to clients with "
                 f"{' or '.join(lacking)}, which this client did not declare."
             )
             return True
@@ -99,8 +99,8 @@ def passes_level(message: Mapping[str, Any], level: str | None) -> bool:
     """Whether a client that set the log level *level* wants this log message."""
     if level not in LOG_LEVELS:
         return False
-    told = members(message.get("params")).get("level")
-    return told not in LOG_LEVELS or LOG_LEVELS.index(str(told)) >= LOG_LEVELS.index(level)
+    sent = members(message.get("params")).get("level")
+    return sent not in LOG_LEVELS or LOG_LEVELS.index(str(sent)) >= LOG_LEVELS.index(level)
 
 
 def to_modern_result(method: str, result: JsonValue) -> JsonObject:

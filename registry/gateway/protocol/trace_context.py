@@ -60,7 +60,7 @@ class TraceContext(NamedTuple):
         return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
 
-def settle(headers: Headers, meta: object) -> TraceContext | None:
+def clean_context(headers: Headers, meta: object) -> TraceContext | None:
     """Reduce *headers* to what may go upstream, and return the context of the call.
 
     A malformed header is removed; a missing one is taken from *meta*, if it is well
@@ -73,7 +73,7 @@ def settle(headers: Headers, meta: object) -> TraceContext | None:
     Returns:
         The context in *meta*, else that in the headers, else None.
     """
-    sent = _settled_headers(headers)
+    sent = _clean_headers(headers)
     if type(meta) is not dict or not (TRACEPARENT in meta or BAGGAGE in meta):
         return sent
     inner = _read(meta.get(TRACEPARENT), meta.get(TRACESTATE))
@@ -86,7 +86,7 @@ def settle(headers: Headers, meta: object) -> TraceContext | None:
     return inner or sent
 
 
-def _settled_headers(headers: Headers) -> TraceContext | None:
+def _clean_headers(headers: Headers) -> TraceContext | None:
     sent = None
     if TRACEPARENT in headers or TRACESTATE in headers:
         sent = _read(headers.get(TRACEPARENT), headers.get(TRACESTATE))

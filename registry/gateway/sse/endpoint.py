@@ -93,7 +93,7 @@ class _Stream:
     user: UserContext
     send_queue: SendQueue
     watch: CallWatch | None = None
-    talk: SseSession | SseRelay | None = None
+    session: SseSession | SseRelay | None = None
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
 
@@ -209,11 +209,11 @@ class SseEndpoint:
                 raise SessionUnknown from None
             return
         stream = self._streams.get(token)
-        match stream.talk if stream is not None else None:
-            case SseSession() as talk:
-                await talk.take(exchange, envelope)
-            case SseRelay() as talk if route is not None:
-                await talk.take(exchange, envelope, user, route)
+        match stream.session if stream is not None else None:
+            case SseSession() as session:
+                await session.take(exchange, envelope)
+            case SseRelay() as relay if route is not None:
+                await relay.take(exchange, envelope, user, route)
             case _:
                 raise SessionUnknown
         if not exchange.client.has_started:
@@ -226,9 +226,9 @@ class SseEndpoint:
 
         async def until() -> Exception:
             reason = await refused()
-            if isinstance(reason, NotServing) and stream.talk is not None:
+            if isinstance(reason, NotServing) and stream.session is not None:
                 # During shutdown, responses in progress still reach their clients.
-                await stream.talk.idle()
+                await stream.session.idle()
             return reason
 
         stream.watch = CallWatch(
@@ -237,7 +237,7 @@ class SseEndpoint:
         client = exchange.client
         try:
             with stream.watch:
-                await self._begin_talk(exchange, stream, route)
+                await self._begin(exchange, stream, route)
                 await client.start(200, list(STREAM_HEADERS), is_event_stream=True)
                 event: bytes | None = self._endpoint_event(exchange, stream.user, token, route)
                 while event is not None:
@@ -251,12 +251,10 @@ class SseEndpoint:
                 raise
         await client.send({"type": "http.response.body", "body": b""})
 
-    async def _begin_talk(
-        self, exchange: GatewayRequest, stream: _Stream, route: Route | None
-    ) -> None:
+    async def _begin(self, exchange: GatewayRequest, stream: _Stream, route: Route | None) -> None:
         user = stream.user
         if route is None or route.transport is not Transport.SSE:
-            session = stream.talk = SseSession(
+            session = stream.session = SseSession(
                 self._dispatcher,
                 exchange,
                 user,
@@ -274,7 +272,7 @@ class SseEndpoint:
                 channel = await self._connector.open_channel(route, credentials, {})
         except FAILURES as exc:
             raise failed(route, exc) from exc
-        passed = stream.talk = SseRelay(
+        relay = stream.session = SseRelay(
             self._connector,
             channel,
             route,
@@ -283,13 +281,13 @@ class SseEndpoint:
             self._passthrough,
             self._announced_lists,
         )
-        stream.closing.push_async_callback(passed.close)
-        relaying = self._background_tasks.start(self._relayed(passed, stream))
+        stream.closing.push_async_callback(relay.close)
+        relaying = self._background_tasks.start(self._relayed(relay, stream))
         stream.closing.callback(relaying.cancel)
 
-    async def _relayed(self, talk: SseRelay, stream: _Stream) -> None:
+    async def _relayed(self, relay: SseRelay, stream: _Stream) -> None:
         try:
-            await talk.relay()
+            await relay.relay()
         except Refusal as refusal:
             if stream.watch is not None:
                 stream.watch.end(refusal)

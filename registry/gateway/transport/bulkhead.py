@@ -42,7 +42,7 @@ FRONT_FAILURES = frozenset({502, 503, 504})
 BAD_REQUEST = 400
 
 MIN_IDLE_CHECK = 256
-"""So many gates are kept without looking for those that nobody needs any more."""
+"""Number of bulkheads above which unused ones are removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ class BulkheadLimits:
     """Limits of each server.
 
     Attributes:
-        most_calls: Calls under way at a time, each with a connection.
-        most_waiting: Calls that may wait for one of those to end.
+        max_calls: Calls under way at a time, each with a connection.
+        max_waiting: Calls that may wait for one of those to end.
         wait_seconds: How long they wait.
         rules: When a server that fails is left alone.
     """
 
-    most_calls: int
-    most_waiting: int
+    max_calls: int
+    max_waiting: int
     wait_seconds: float
     rules: CircuitBreakerRules
 
@@ -83,13 +83,13 @@ class Bulkhead:
         breaker: Whether the server is asked at all.
         busy: How many calls are under way.
         notification_streams: How many streams are open that stay so.
-        connections: Hears what becomes of calls; None where nobody wants to know.
+        connections: Receives the outcomes of calls; None for none.
     """
 
     __slots__ = (
         "_clock",
+        "_max",
         "_metrics",
-        "_most",
         "_waiters",
         "breaker",
         "busy",
@@ -113,14 +113,14 @@ class Bulkhead:
         self.breaker = CircuitBreaker(limits.rules)
         self.busy = 0
         self.notification_streams = 0
-        self._most = limits.most_calls
+        self._max = limits.max_calls
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._clock = clock
         self._metrics = metrics
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing would be lost if this gate were made anew."""
+        """Whether nothing would be lost if this bulkhead were created again."""
         used = self.busy or self.notification_streams or self._waiters
         return not used and self.breaker.state is BreakerState.CLOSED
 
@@ -152,7 +152,7 @@ class Bulkhead:
 
     def take(self, *, even_if_full: bool) -> bool:
         """Take a place for a call, if there is one."""
-        if self.busy < self._most or even_if_full:
+        if self.busy < self._max or even_if_full:
             self.busy += 1
             return True
         return False
@@ -162,10 +162,10 @@ class Bulkhead:
 
         Raises:
             UpstreamBusy: Too many wait already, or it took too long.
-            UpstreamPaused: The server began to fail meanwhile.
+            UpstreamPaused: The server began to fail during the wait.
         """
         waiters = self._waiters
-        if len(waiters) >= self.limits.most_waiting:
+        if len(waiters) >= self.limits.max_waiting:
             self._metrics.gateway_queue_refusals.labels(self.route.label).inc()
             raise UpstreamBusy(self.route.server_name)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -256,7 +256,7 @@ class Permit:
     Where each microsecond counts, `begin`, `wait` and `end` are called instead.
 
     A failure that says something of the server is noticed when it leaves the context; all others,
-    the client's going away among them, are nobody's fault.
+    the client's going away among them, are not failures of the server.
 
     Raises (on entering with `async with`):
         UpstreamPaused: The server is left alone for a while.
@@ -430,7 +430,7 @@ class Bulkheads:
     nothing of the new.
 
     Args:
-        connections: Hears what becomes of calls; None where nobody wants to know.
+        connections: Receives the outcomes of calls; None for none.
     """
 
     def __init__(

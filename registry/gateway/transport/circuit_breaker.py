@@ -40,11 +40,12 @@ class CircuitBreaker:
 
     Every admitted call belongs to an epoch, which ends whenever the state changes. Failures of an
     earlier epoch say nothing about the present one: sixty calls that hang when the breaker opens
-    fail one after the other, and must neither fail the probe nor open it anew after it closed. An
+    fail one after the other, and must neither fail the probe nor open it again after it closed. An
     answer, however, shows at any time that the server is back.
 
-    A call that got no answer in time may have asked for what takes long. It counts only if nothing
-    else got its answer meanwhile: a slow tool must not keep callers from a server that works.
+    A call that got no answer in time may have asked for what takes long. It counts only if no
+    other call got its answer during that time: a slow tool must not keep callers from a server
+    that works.
 
     Attributes:
         state: Read it before anything else: while it is closed, calls need not be admitted.

@@ -1,4 +1,4 @@
-"""What the end of an exchange with an upstream says of it, and what people are told. Pure."""
+"""Classification of failed exchanges with upstreams, and their messages. Pure."""
 
 import errno
 from collections.abc import Mapping
@@ -123,7 +123,7 @@ def is_silence(error: BaseException) -> bool:
 
 
 def failure(server_name: str, error: BaseException) -> Refusal:
-    """Return what the client is told of a failed exchange."""
+    """Return the error for the client of a failed exchange."""
     match error:
         case TimeoutError():
             return UpstreamTimedOut(server_name, WAITED_FOR.get(type(error), Wait.MORE))

@@ -311,7 +311,7 @@ class Forwarder:
 
         Raises:
             Refusal: Nothing was sent yet, and this should be; or the stream broke off.
-            ClientGone: There is nobody left to answer.
+            ClientGone: The client disconnected.
         """
         timeout, total_seconds = self._stream_timeout, None
         first_byte_seconds = None

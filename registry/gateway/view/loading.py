@@ -340,11 +340,11 @@ class RouteReader:
         transport = _transport(server)
         url = server.config.get("url")
         if server.problems:
-            told = "; ".join(server.problems)
+            reason = "; ".join(server.problems)
             if any(problem.startswith(STOPPING) for problem in server.problems):
-                log.warning("server_invalid", server_id=server.id, reason=told)
+                log.warning("server_invalid", server_id=server.id, reason=reason)
                 return None
-            log.warning("server_partly_invalid", server_id=server.id, reason=told)
+            log.warning("server_partly_invalid", server_id=server.id, reason=reason)
         if slug is None or transport is None or not isinstance(url, str):
             return None
         per_user = needs_user_key(server.config) or names_caller(server.config)

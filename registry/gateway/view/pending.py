@@ -30,8 +30,8 @@ IGNORED = frozenset(
         "registry.next_sync_at",
     }
 )
-"""Fields of a server that calls and discoveries without news write. If changes of them counted,
-each would reload its server with all its tools in every process."""
+"""Fields of a server that calls and unchanged discoveries write. If changes of them counted, each
+would reload its server with all its tools in every process."""
 
 WATCHED = (
     Watched(SERVERS, is_counted=True, ignored=IGNORED),
@@ -68,7 +68,7 @@ class ChangeBatch:
         user_keys: Whether users' own keys changed.
         is_too_much: Whether to reload everything.
         position: Where the feed resumes after this work; None if it reported no position.
-        heard_at: When the last of it was heard; monotonic seconds.
+        received_at: When the last of it was received; monotonic seconds.
     """
 
     servers: set[str] = field(default_factory=set)
@@ -80,7 +80,7 @@ class ChangeBatch:
     user_keys: bool = False
     is_too_much: bool = False
     position: Position | None = None
-    heard_at: float = 0.0
+    received_at: float = 0.0
 
     @property
     def is_quiet(self) -> bool:
@@ -102,33 +102,33 @@ class PendingChanges:
 
     def __init__(self) -> None:
         self._next = ChangeBatch()
-        self._heard = asyncio.Event()
+        self._arrived = asyncio.Event()
         self.is_over = False
 
-    def hear(self, heard: FeedItem, now: float) -> None:
+    def add(self, item: FeedItem, now: float) -> None:
         """Record a change or a sign of life, received at the monotonic time *now*."""
         pending = self._next
-        if heard.position is not None:
-            pending.position = heard.position
-        pending.heard_at = now
-        if heard.change is not None:
-            _note(pending, heard.change)
-        self._heard.set()
+        if item.position is not None:
+            pending.position = item.position
+        pending.received_at = now
+        if item.change is not None:
+            _note(pending, item.change)
+        self._arrived.set()
 
     def finish(self) -> None:
         """Signal that no more changes will come."""
         self.is_over = True
-        self._heard.set()
+        self._arrived.set()
 
     async def wait(self) -> bool:
         """Wait for the next event; return whether it was a change."""
-        await self._heard.wait()
-        self._heard.clear()
+        await self._arrived.wait()
+        self._arrived.clear()
         return not self._next.is_quiet
 
     def take(self) -> ChangeBatch:
         """Return the changes since the last call."""
-        taken, self._next = self._next, ChangeBatch(heard_at=self._next.heard_at)
+        taken, self._next = self._next, ChangeBatch(received_at=self._next.received_at)
         return taken
 
     def take_callers(self) -> ChangeBatch:

@@ -55,14 +55,14 @@ class FeedPacer:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._round_began_at = float("-inf")
-        self._heard_at = float("-inf")
+        self._received_at = float("-inf")
         self._together = 0
 
     async def keep(self) -> None:
         """Note that a change arrived, and return when the next one may be requested."""
         now = self._clock.monotonic()
-        came_with_former = now - self._heard_at <= GAP_SECONDS
-        self._heard_at = now
+        came_with_former = now - self._received_at <= GAP_SECONDS
+        self._received_at = now
         if came_with_former:
             self._together += 1
             return
@@ -74,8 +74,8 @@ class FeedPacer:
                 return
             await self._clock.sleep(rest)
             # The rest of its batch is still to be returned.
-            self._heard_at = self._clock.monotonic()
-        self._round_began_at = self._heard_at
+            self._received_at = self._clock.monotonic()
+        self._round_began_at = self._received_at
 
 
 log = structlog.get_logger()
@@ -333,17 +333,17 @@ class Snapshot:
         """Receive and apply concurrently: changes that arrive during a read need few bytes."""
         pending, pace = PendingChanges(), FeedPacer(self._clock)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._apply_heard(pending))
+            group.create_task(self._apply_changes(pending))
             try:
-                async for heard in feed:
-                    pending.hear(heard, self._clock.monotonic())
-                    if heard.change is not None:
+                async for item in feed:
+                    pending.add(item, self._clock.monotonic())
+                    if item.change is not None:
                         await pace.keep()
             finally:
                 # Closed as well as cancelled, because the driver can lose a cancellation.
                 pending.finish()
 
-    async def _apply_heard(self, pending: PendingChanges) -> None:
+    async def _apply_changes(self, pending: PendingChanges) -> None:
         took, applied_at = 0.0, -inf
         while not pending.is_over:
             if await pending.wait():
@@ -359,7 +359,7 @@ class Snapshot:
             await self._drop_expired_grants()
             if taken.position is not None:
                 self._position = taken.position
-            self._inventory.agrees(taken.heard_at)
+            self._inventory.agrees(taken.received_at)
 
     async def _drop_expired_grants(self) -> None:
         # An entry that expires is no change of its document, so no stream reports it.

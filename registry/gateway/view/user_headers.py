@@ -123,5 +123,5 @@ class UserHeaders:
 
 
 def _key(user: UserContext, route: Route) -> CacheKey:
-    told = (user.user_id, user.username, user.role_name)
-    return (told, route.server_id, route.url, route.modified_at)
+    values = (user.user_id, user.username, user.role_name)
+    return (values, route.server_id, route.url, route.modified_at)
