@@ -21,13 +21,13 @@ from registry.connections.routes import router as connections_router
 from registry.core.errors import RegistryError
 from registry.core.settings import Settings
 from registry.gateway.ports import Peers
-from registry.governance.routes import router as tools_router
 from registry.servers.routes import router as servers_router
 from registry.servers.user_keys.routes import router as user_keys_router
 from registry.servers.versions.routes import router as versions_router
 from registry.sync.routes import sync_router
 from registry.tokens.routes import exchanges as exchanges_router
 from registry.tokens.routes import router as tokens_router
+from registry.tools.governance.routes import router as tools_router
 from registry.usage.routes import router as usage_router
 from registry.users.routes import groups_router, users_router
 from registry.web.errors import install_error_handlers

@@ -17,7 +17,7 @@ from registry.cli.output import read_pages
 if TYPE_CHECKING:
     from registry.access.policies.values import PolicyRecord
     from registry.access.sharing import Entry, Principal
-    from registry.governance.values import GovernedTool
+    from registry.tools.governance.values import GovernedTool
     from registry.tools.values import StoredTool
     from registry.wiring.commands import CommandServices
 
@@ -174,7 +174,7 @@ async def exported_tools(built: CommandServices, server_id: str) -> list[dict[st
 
 
 async def _tools(built: CommandServices, server_id: str) -> dict[str, GovernedTool]:
-    from registry.governance.repository import GovernedTools  # noqa: PLC0415 - heavy imports
+    from registry.tools.governance.repository import GovernedTools  # noqa: PLC0415 - heavy imports
 
     rows = await built.storage.repositories.tools.stored(server_id)
     found = await GovernedTools(built.database).some([row.row_id for row in rows.values()])
@@ -233,7 +233,7 @@ async def apply_tools(
 
 def _tool_changes(decided: dict[str, Any], stored: StoredTool) -> dict[str, Any]:
     """Return what is to be sent of a tool, in the shape of `PATCH /registry/tools/{id}`."""
-    from registry.governance.schemas import ToolUpdate  # noqa: PLC0415 - heavy imports
+    from registry.tools.governance.schemas import ToolUpdate  # noqa: PLC0415 - heavy imports
 
     wanted = ToolUpdate.model_validate(decided).model_dump(mode="json", exclude_unset=True)
     overrides = stored.overrides
@@ -260,7 +260,7 @@ def _tool_changes(decided: dict[str, Any], stored: StoredTool) -> dict[str, Any]
 
 
 async def _decide(built: CommandServices, tool_id: str, changes: Mapping[str, Any]) -> None:
-    from registry.governance.schemas import ToolUpdate  # noqa: PLC0415 - heavy imports
+    from registry.tools.governance.schemas import ToolUpdate  # noqa: PLC0415 - heavy imports
 
     await built.tools.patch(tool_id, ToolUpdate.model_validate(changes).patch(), OPERATOR)
 

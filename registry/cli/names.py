@@ -9,8 +9,8 @@ from registry.tools.public_names import SEPARATOR, public_name
 
 if TYPE_CHECKING:
     from registry.auth.values import DirectoryPrincipal
-    from registry.governance.values import GovernedTool
     from registry.servers.values import ServerRecord
+    from registry.tools.governance.values import GovernedTool
     from registry.users.values import GroupRecord
     from registry.wiring.commands import CommandServices
 
@@ -45,7 +45,7 @@ async def tool_of(services: "CommandServices", reference: str) -> "GovernedTool"
     """Return the tool of that id, or of that name on a server; end the command where none is."""
     if is_id(reference):
         return await services.tools.get(reference.lower(), OPERATOR)
-    from registry.servers.naming import slug_of  # noqa: PLC0415 - heavy imports
+    from registry.tools.naming import slug_of  # noqa: PLC0415 - heavy imports
 
     server, separator, name = reference.rpartition("/")
     if not separator:

@@ -60,8 +60,8 @@ def tools_list(
     """List tools."""
 
     async def work() -> None:
-        from registry.governance.presenter import present_summary  # noqa: PLC0415 - heavy imports
-        from registry.governance.schemas import ToolQuery  # noqa: PLC0415
+        from registry.tools.governance.presenter import present_summary  # noqa: PLC0415 - heavy imports
+        from registry.tools.governance.schemas import ToolQuery  # noqa: PLC0415
 
         async with services(lists="tools") as built:
             query_members = {
@@ -86,7 +86,7 @@ def tools_show(tool: Tool, *, as_json: AsJson = False) -> None:
     """Show all that is known of a tool."""
 
     async def work() -> None:
-        from registry.governance.presenter import present_detail  # noqa: PLC0415 - heavy imports
+        from registry.tools.governance.presenter import present_detail  # noqa: PLC0415 - heavy imports
 
         async with services() as built:
             found = await tool_of(built, tool)
@@ -117,7 +117,7 @@ def tools_reject(tool: Tool, *, seen: Hash = None, as_json: AsJson = False) -> N
 
 def _decide(tool: str, seen: str | None, *, accept: bool, as_json: bool) -> None:
     async def work() -> None:
-        from registry.governance.presenter import present_detail  # noqa: PLC0415 - heavy imports
+        from registry.tools.governance.presenter import present_detail  # noqa: PLC0415 - heavy imports
 
         async with services(changes=True) as built:
             found = await tool_of(built, tool)

@@ -20,11 +20,20 @@ requires a dot after the @."""
 USERNAME = r"^[a-z0-9][a-z0-9._@+-]*$"
 """Pattern of usernames."""
 
+ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
+"""Pattern of text without line breaks and other control characters."""
+
+Tag = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=64),
+]
+"""A label that people give to a server or a tool."""
+
 PATTERN_WORDS = {
     OBJECT_ID: "must be an id: 24 hexadecimal characters",
     r"^[0-9a-f]{64}$": "must be a SHA-256 hash: 64 lower-case hexadecimal characters",
     r"^[0-9a-f]{32}$": "must be a trace id: 32 lower-case hexadecimal characters",
-    r"^[^\x00-\x1f\x7f]*$": "must be one line without control characters",
+    ONE_LINE: "must be one line without control characters",
     r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$": "must be text without control characters",
     r"^[^\x00]*$": "must not contain a null character",
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": (

@@ -1,7 +1,7 @@
 """Convert the result of a discovery to changes of stored fields. Pure."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import MAXYEAR, datetime, timedelta
 from typing import cast
@@ -208,7 +208,7 @@ def apply_to_new(fields: dict[str, object], outcome: DiscoveryChanges) -> None:
         target[leaf] = value
 
 
-def projection_fields(served: list[ServedTool], server_name: str) -> dict[str, object]:
+def projection_fields(served: Sequence[ServedTool], server_name: str) -> dict[str, object]:
     """Return the fields of `mcpservers` that repeat the served tools."""
     projection = project(served, server_name)
     return {

@@ -16,7 +16,7 @@ from registry.connections.service import ConnectionService
 from registry.core import search
 from registry.core.errors import ValidationFailedError
 from registry.core.paging import PageRequest
-from registry.core.text import ObjectIdText
+from registry.core.text import ONE_LINE, ObjectIdText
 from registry.servers.errors import UnknownEtagError
 from registry.servers.presenter import (
     present_connection,
@@ -25,7 +25,6 @@ from registry.servers.presenter import (
     timestamp,
 )
 from registry.servers.schemas import (
-    ONE_LINE,
     ConnectionAnswer,
     ConnectionTest,
     RefreshAnswer,

@@ -20,7 +20,7 @@ from registry.access.policy import ServerScope
 from registry.access.schemas import PermissionFlags
 from registry.connections.values import ConnectionState
 from registry.core.json import JsonObject
-from registry.servers.naming import RESERVED_SLUGS, SLUG_PATTERN
+from registry.core.text import ONE_LINE, Tag
 from registry.servers.values import (
     ENVIRONMENT,
     STDIO_UNSUPPORTED,
@@ -29,6 +29,7 @@ from registry.servers.values import (
     Transport,
 )
 from registry.tools.exposure import AutoExpose
+from registry.tools.naming import RESERVED_SLUGS, SLUG_PATTERN
 from registry.tools.reconcile import OnChange
 from registry.web.pages import Pagination
 
@@ -40,7 +41,6 @@ FORBIDDEN_HEADERS = re.compile(
 )
 """Headers that the gateway itself decides; a stored value would break or spoof the exchange."""
 
-ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
 """Text without control characters: they forge log lines and end strings of other programs."""
 
 TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
@@ -74,10 +74,6 @@ Url = Annotated[
     str,
     StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=2048),
     NoEnvironment,
-]
-Tag = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, pattern=ONE_LINE, min_length=1, max_length=64),
 ]
 Tags = Annotated[list[Tag], Field(max_length=50)]
 Path = Annotated[

@@ -37,7 +37,6 @@ from registry.servers.errors import (
     ServerModifiedError,
     ServerNotFoundError,
 )
-from registry.servers.naming import RESERVED_SLUGS, candidate_paths, slug_of
 from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.read_and_store import ReadAndStore
 from registry.servers.reader import ServerReader
@@ -54,6 +53,7 @@ from registry.servers.values import (
     ServerStatus,
 )
 from registry.tokens.values import TokenCounts
+from registry.tools.naming import RESERVED_SLUGS, candidate_paths, slug_of
 from registry.tools.projection import restore
 from registry.tools.values import ServedTool
 

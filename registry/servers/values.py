@@ -30,7 +30,7 @@ from registry.auth.identity import tenant_of
 from registry.core.definitions import MAX_DEPTH
 from registry.core.json import JsonObject, choice_of, members, nesting
 from registry.prompts_and_resources.values import NOTHING_READ, FeatureSnapshot
-from registry.servers.naming import default_path
+from registry.tools.naming import default_path
 from registry.tools.values import RejectedTool, ToolSnapshot
 
 

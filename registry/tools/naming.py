@@ -1,9 +1,18 @@
-"""Names derived from a tool's own name. Pure."""
+"""Names of functions, as jarvis-api builds them, and gateway paths of servers. Pure."""
 
 import re
+from collections.abc import Iterator
+from itertools import count
 
 DELIMITER = "_mcp_"
 """Between tool and server in names that jarvis-api builds and reads."""
+
+PATH_PREFIX = "/mcp/"
+SLUG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+RESERVED_SLUGS = frozenset({"toolsets", "connection", "oauth", "openapi", "health", "metrics"})
+"""Paths below `/mcp/` that are reserved, for now or for later."""
+
+MAX_SLUG_CHARACTERS = 128
 
 _UNCLEAN = re.compile(r"[^a-zA-Z0-9_.-]")
 
@@ -31,3 +40,25 @@ def _number(text: str) -> int:
     for low, high in zip(units[::2], units[1::2], strict=True):
         found = (found * 31 + low + (high << 8)) & 0xFFFFFFFF
     return 0x1_0000_0000 - found if found & 0x8000_0000 else found
+
+
+def default_path(server_name: str) -> str:
+    """Return the default gateway path of a server."""
+    slug = normalized_server_name(server_name).lstrip("._-") or "server"
+    return PATH_PREFIX + slug[:MAX_SLUG_CHARACTERS]
+
+
+def candidate_paths(server_name: str) -> Iterator[str]:
+    """Yield the default path, then the same with `-2`, `-3`, … for when it is taken."""
+    first = default_path(server_name)
+    yield first
+    for number in count(2):
+        yield f"{first}-{number}"
+
+
+def slug_of(path: str) -> str | None:
+    """Return the part of a gateway path after `/mcp/`, or None if it is no gateway path."""
+    slug = path.removeprefix(PATH_PREFIX).rstrip("/")
+    if slug == path.rstrip("/") or not slug or "/" in slug:
+        return None
+    return slug

@@ -17,9 +17,9 @@ from packages.models import check_schema_version
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.governance.repository import GovernedTools
-from registry.governance.verification import ToolVerifier
 from registry.servers.storage.store import ServerRepositories
+from registry.tools.governance.repository import GovernedTools
+from registry.tools.governance.verification import ToolVerifier
 from registry.wiring.database import connected
 from registry.wiring.keys import build_cipher
 from registry.wiring.services import (
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from registry.access.service import PermissionService
     from registry.audit.service import AuditService
     from registry.auth.repository import DirectoryRepository
-    from registry.governance.service import ToolService
     from registry.servers.service import ServerService
     from registry.tokens.sessions import SessionService
+    from registry.tools.governance.service import ToolService
     from registry.usage.service import UsageService
     from registry.users.service import UserService
 

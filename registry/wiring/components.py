@@ -21,7 +21,6 @@ from registry.core.settings import Settings
 from registry.gateway.endpoint import GatewayEndpoint
 from registry.gateway.ports import Peers
 from registry.gateway.view.snapshot import Snapshot
-from registry.governance.service import ToolService
 from registry.servers.service import ServerService
 from registry.servers.user_keys.service import UserKeyService
 from registry.servers.versions.service import VersionService
@@ -29,6 +28,7 @@ from registry.sync.service import SyncService
 from registry.tokens.metrics import TokenGauges
 from registry.tokens.service import TokenService
 from registry.tokens.sessions import SessionService
+from registry.tools.governance.service import ToolService
 from registry.usage.service import UsageService
 from registry.users.service import UserService
 from registry.workers.metric_totals import MetricTotals

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from registry.core.clock import Clock
     from registry.core.metrics import Metrics
     from registry.core.settings import Settings
-    from registry.governance.service import ToolService
     from registry.servers.ports import ServerChanges
     from registry.servers.service import ServerService
     from registry.tokens.service import TokenService
     from registry.tokens.sessions import SessionService
+    from registry.tools.governance.service import ToolService
     from registry.users.service import UserService
     from registry.wiring.storage import Storage
     from registry.wiring.upstreams import Upstreams
@@ -59,18 +59,22 @@ def build_servers(
 
 def build_tools(storage: Storage, changes: ServerChanges, clock: Clock) -> ToolService:
     """Return the tool service."""
-    from registry.governance.history import ToolHistoryReader  # noqa: PLC0415
-    from registry.governance.repository import GovernedTools  # noqa: PLC0415
-    from registry.governance.service import ToolService  # noqa: PLC0415
+    from registry.servers.storage.adapters import ServerOwners  # noqa: PLC0415
+    from registry.tools.governance.history import ToolHistoryReader  # noqa: PLC0415
+    from registry.tools.governance.repository import GovernedTools  # noqa: PLC0415
+    from registry.tools.governance.service import ToolService  # noqa: PLC0415
 
+    repositories = storage.repositories
     governed = GovernedTools(storage.database)
     return ToolService(
         storage.database,
-        storage.repositories,
+        repositories.tools,
         governed,
         ToolHistoryReader(governed, storage.audit_repository),
         storage.audit,
-        changes,
+        ServerOwners(
+            repositories.servers, repositories.visible, repositories.inventory, changes, clock
+        ),
         clock=clock,
     )
 

@@ -88,7 +88,7 @@ def test_a_route_that_imports_a_client_or_a_driver_breaks_a_contract(
     [
         ("registry.servers.service", "aiohttp", {"http-clients"}),
         ("registry.http.server.server", "httpx2", {"http-clients"}),
-        ("registry.governance.service", "registry.upstream.reading", {"live-access"}),
+        ("registry.tools.governance.service", "registry.upstream.reading", {"live-access"}),
         ("registry.tools.repository", "mcp", {"http-clients"}),
         ("registry.sync.discovery", "registry.upstream.reading", set()),
         ("registry.gateway.client.connector", "aiohttp", set()),

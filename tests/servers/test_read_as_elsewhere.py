@@ -13,9 +13,9 @@ from registry.core.json import JsonObject
 from registry.servers.changes import config_of
 from registry.servers.credentials import CredentialVault, caller_values, is_user_level
 from registry.servers.errors import CredentialUnreadableError, CredentialUnusableError
-from registry.servers.naming import default_path
 from registry.servers.schemas import ServerCreate
 from registry.servers.values import ServerRecord
+from registry.tools.naming import default_path
 from registry.tools.projection import restore
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY
 

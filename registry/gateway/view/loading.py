@@ -37,7 +37,6 @@ from registry.servers.credentials import (
     names_caller,
     needs_user_key,
 )
-from registry.servers.naming import slug_of
 from registry.servers.storage.inventory import (
     Inventory,
     ListedServer,
@@ -51,6 +50,7 @@ from registry.tokens.plugin_auths import PluginAuthRepository
 from registry.tools.documents import is_object_text
 from registry.tools.metadata import facets_of, requires_approval, said_in
 from registry.tools.metadata import known as knowledge
+from registry.tools.naming import slug_of
 from registry.tools.projection import restore
 from registry.tools.repository import ToolRepository
 from registry.tools.values import ListedTool, ToolDefinition, ToolTraits

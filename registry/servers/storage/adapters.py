@@ -1,19 +1,27 @@
-"""Adapters: what policies need to know of the servers that offer tools."""
+"""Adapters: what policies, decisions about tools and connections need of servers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 
+from packages.database.batch import WriteBatch
 from packages.database.client import Transaction
 from registry.access.policies.ports import PolicyServer, ServerPath
+from registry.access.policy import Permission
 from registry.auth.identity import Tenants, UserContext
 from registry.connections.values import VisibleServer
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
+from registry.servers.discovery_changes import projection_fields, time_after
 from registry.servers.errors import ServerNotFoundError
-from registry.servers.naming import slug_of
-from registry.servers.storage.inventory import seen
+from registry.servers.ports import ServerChanges
+from registry.servers.storage.inventory import Inventory, seen
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.storage.visible import VisibleServers
 from registry.servers.values import ServerRecord
+from registry.tools.governance.errors import ToolNotFoundError
+from registry.tools.naming import slug_of
+from registry.tools.ports import OwnerRights, OwnersSeen
+from registry.tools.values import ListedTool, ServedTool
 
 
 class PolicyServerReader:
@@ -73,6 +81,73 @@ def _owner(server: ServerRecord) -> PolicyServer:
         is_described_elsewhere=server.is_described_elsewhere,
         tenant_id=server.tenant_id,
     )
+
+
+class ServerOwners:
+    """Implements `tools.ports.ToolOwners`."""
+
+    def __init__(
+        self,
+        servers: ServerRepository,
+        visible: VisibleServers,
+        inventory: Inventory,
+        changes: ServerChanges,
+        clock: Clock,
+    ) -> None:
+        self._servers = servers
+        self._visible = visible
+        self._inventory = inventory
+        self._changes = changes
+        self._clock = clock
+
+    def seen(self, user: UserContext) -> OwnersSeen:
+        """Return the servers that *user* sees."""
+        rights = self._visible.rights(user)
+        editable = frozenset(one for one, bits in rights.items() if bits & Permission.EDIT)
+        return OwnersSeen(rights.keys(), editable, self._visible.sees_everything(user))
+
+    def tools(self, owner_ids: Collection[str]) -> Sequence[ListedTool]:
+        """Return the tools of some servers, oldest first."""
+        return self._inventory.tools(owner_ids)
+
+    async def rights(
+        self, owner_id: str, user: UserContext, tx: Transaction | None = None
+    ) -> OwnerRights:
+        """Return what *user* may do with a server, as *tx* sees it."""
+        server = await self._servers.record_unchecked(owner_id, tx)
+        if server is None:
+            return OwnerRights()
+        bits = await self._visible.bits(server, user, self._clock.now(), tx)
+        return OwnerRights(bool(bits & Permission.VIEW), bool(bits & Permission.EDIT))
+
+    async def write(
+        self,
+        owner_id: str,
+        served: Sequence[ServedTool] | None,
+        now: datetime,
+        batch: WriteBatch,
+    ) -> None:
+        """Add to a transaction what the document of a server repeats of its tools.
+
+        Raises:
+            ToolNotFoundError: The server does not exist, or a concurrent write came first.
+        """
+        self._servers.unsettle(owner_id, batch)
+        if served is None:
+            return
+        server = await self._servers.record_unchecked(owner_id, batch.tx)
+        if server is None:
+            raise ToolNotFoundError
+        writes = projection_fields(served, server.server_name)
+        writes["updatedAt"] = time_after(server.updated_at, now)
+        # Read in this transaction: a concurrent write aborts it, and it is started again.
+        self._servers.update(
+            owner_id, server.updated_at, writes, (), batch, outdated=ToolNotFoundError
+        )
+
+    async def changed(self, owner_id: str) -> None:
+        """Announce a committed change of a server's tools."""
+        await self._changes.server_changed(owner_id)
 
 
 class VisibleServerDirectory:

@@ -22,7 +22,6 @@ from registry.core.clock import Clock
 from registry.core.search import joined, searchable
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import ListsOutdatedError
-from registry.servers.naming import slug_of
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import (
     UNKNOWN_SCOPE,
@@ -31,6 +30,7 @@ from registry.servers.values import (
     ServerStatus,
     Transport,
 )
+from registry.tools.naming import slug_of
 from registry.tools.projection import restore
 from registry.tools.public_names import SEPARATOR, public_prefix, public_suffix
 from registry.tools.repository import ToolRepository

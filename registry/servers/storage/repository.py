@@ -31,7 +31,6 @@ from registry.auth.identity import ALL_TENANTS, Tenants
 from registry.auth.repository import of_tenants
 from registry.core.json import JsonObject, members
 from registry.servers.errors import PathTakenError, ServerExistsError, ServerUnusableError
-from registry.servers.naming import slug_of
 from registry.servers.storage.sync_states import SyncStateRepository
 from registry.servers.values import (
     FUNCTIONS,
@@ -43,7 +42,7 @@ from registry.servers.values import (
     functions_of,
     names_in,
 )
-from registry.tools.naming import normalized_server_name
+from registry.tools.naming import normalized_server_name, slug_of
 from registry.tools.projection import restore
 
 log = structlog.get_logger()

@@ -147,7 +147,11 @@ class VisibleServers:
         return await self._if_visible(await self._servers.record_unchecked(server_id), user, now)
 
     async def bits(
-        self, server: ServerRecord, user: UserContext, now: datetime, tx: Transaction
+        self,
+        server: ServerRecord,
+        user: UserContext,
+        now: datetime,
+        tx: Transaction | None = None,
     ) -> int:
         """Return what *user* may do with a server, by its entries as a transaction sees them."""
         grants = (await self._acl.grants_of([server.id], now, tx)).get(server.id, [])

@@ -9,14 +9,14 @@ from bson import ObjectId
 from pymongo.errors import WriteError
 
 from packages.database.client import Database
-from registry.governance.repository import GovernedTools
-from registry.governance.verification import ToolVerifier
+from registry.tools.governance.repository import GovernedTools
+from registry.tools.governance.verification import ToolVerifier
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
-from tests.governance.test_tools_api import OWNER, listed, offered, patch, refresh
 from tests.servers.conftest import module_rest as module_rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
+from tests.tools.governance.test_tools_api import OWNER, listed, offered, patch, refresh
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 

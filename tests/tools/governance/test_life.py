@@ -8,7 +8,10 @@ import pytest
 from registry.auth.identity import UserContext
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest
-from tests.governance.test_tools_api import (
+from tests.servers.conftest import module_rest as module_rest  # noqa: PLC0414 - a fixture
+from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
+from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
+from tests.tools.governance.test_tools_api import (
     OTHER,
     OWNER,
     ROOT,
@@ -19,9 +22,6 @@ from tests.governance.test_tools_api import (
     patch,
     refresh,
 )
-from tests.servers.conftest import module_rest as module_rest  # noqa: PLC0414 - a fixture
-from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
-from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 

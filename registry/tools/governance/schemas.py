@@ -15,10 +15,9 @@ from pydantic import (
 from packages.models.states import ExposureState, RegistrationState
 from packages.models.tools import MAX_TAGS
 from registry.core import search
-from registry.core.text import ObjectIdText
-from registry.governance.values import ToolFilter, ToolPatch
-from registry.servers.schemas import Tag
+from registry.core.text import ONE_LINE, ObjectIdText, Tag
 from registry.tools.exposure import REVIEWS
+from registry.tools.governance.values import ToolFilter, ToolPatch
 from registry.tools.metadata import COST_TIER, FLAGS
 from registry.web.pages import LargePerPage, PageNumber, Pagination, PerPage
 
@@ -31,9 +30,7 @@ MAX_TIER_CHARACTERS = 64
 MAX_METADATA = 64
 
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
-Line = Annotated[
-    str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True, min_length=1)
-]
+Line = Annotated[str, StringConstraints(pattern=ONE_LINE, strip_whitespace=True, min_length=1)]
 Text = Annotated[
     str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$", min_length=1)
 ]

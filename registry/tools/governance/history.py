@@ -14,8 +14,8 @@ from registry.audit.repository import AuditRepository
 from registry.audit.values import AuditAction, AuditFilter, AuditRecord, EntityType
 from registry.core.cursor import CursorPage, newest_page
 from registry.core.json import JsonObject, members
-from registry.governance.repository import GovernedTools
-from registry.governance.values import GovernedTool
+from registry.tools.governance.repository import GovernedTools
+from registry.tools.governance.values import GovernedTool
 from registry.tools.lifecycle import ACTIVE, DELETED, DISABLED, DRAFT, SELECTED, UNSELECTED, Actor
 from registry.tools.tool_events import ToolEvent, ToolEventType
 

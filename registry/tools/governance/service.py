@@ -5,16 +5,14 @@ server, and the audit record. The gateway follows by the change stream, as for a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
-from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
 from packages.models.states import VersionOrigin, VersionState
-from registry.access.policy import NO_BITS, Permission
 from registry.audit.refusals import refusal
 from registry.audit.trail import AuditTrail
 from registry.audit.values import AuditAction, AuditEvent, EntityType
@@ -23,7 +21,8 @@ from registry.core.clock import Clock
 from registry.core.cursor import CursorPage as EventPage
 from registry.core.errors import RegistryError
 from registry.core.paging import Page, PageRequest
-from registry.governance.decisions import (
+from registry.tools.exposure import is_served
+from registry.tools.governance.decisions import (
     ToolDecisionEffects,
     accepted,
     audit_changes,
@@ -31,26 +30,24 @@ from registry.governance.decisions import (
     rejected,
     rolled_back,
 )
-from registry.governance.errors import (
+from registry.tools.governance.errors import (
     HiddenToolsForbiddenError,
     ToolForbiddenError,
     ToolModifiedError,
     ToolNotFoundError,
     VersionNotFoundError,
 )
-from registry.governance.history import ToolHistoryReader
-from registry.governance.listing import listed
-from registry.governance.repository import GovernedTools, decided_change
-from registry.governance.values import (
+from registry.tools.governance.history import ToolHistoryReader
+from registry.tools.governance.listing import listed
+from registry.tools.governance.repository import GovernedTools, decided_change
+from registry.tools.governance.values import (
     GovernedTool,
     ToolFilter,
     ToolPatch,
     ToolVersionRecord,
 )
-from registry.servers.discovery_changes import projection_fields, time_after
-from registry.servers.ports import ServerChanges
-from registry.servers.storage.store import ServerRepositories
-from registry.tools.exposure import is_served
+from registry.tools.ports import OwnerRights, ToolOwners
+from registry.tools.repository import ToolRepository
 from registry.tools.tool_events import ToolEvent
 from registry.tools.values import ToolEditor
 
@@ -99,23 +96,20 @@ class ToolService:
     def __init__(
         self,
         database: Database,
-        repositories: ServerRepositories,
+        tools: ToolRepository,
         governed: GovernedTools,
         histories: ToolHistoryReader,
         audit: AuditTrail,
-        changes: ServerChanges,
+        owners: ToolOwners,
         *,
         clock: Clock,
     ) -> None:
         self._database = database
-        self._servers = repositories.servers
-        self._inventory = repositories.inventory
-        self._visible = repositories.visible
-        self._tools = repositories.tools
+        self._tools = tools
         self._governed = governed
         self._histories = histories
         self._audit = audit
-        self._changes = changes
+        self._owners = owners
         self._clock = clock
 
     async def page(
@@ -129,18 +123,17 @@ class ToolService:
             HiddenToolsForbiddenError: Stale or disabled tools were asked for without the right.
             ListsOutdatedError: The database has been unavailable for too long.
         """
-        rights = self._visible.rights(user)
-        governed = frozenset(one for one, bits in rights.items() if bits & Permission.EDIT)
+        seen = self._owners.seen(user)
+        governed = seen.editable
         wants_hidden = narrowed.with_stale or narrowed.with_disabled
-        governs = self._visible.sees_everything(user) or narrowed.owner_id in governed
-        if wants_hidden and not governs:
+        if wants_hidden and not (seen.is_everything or narrowed.owner_id in governed):
             raise HiddenToolsForbiddenError
-        owners: Collection[str] = rights
+        owners = seen.visible
         if narrowed.owner_id is not None:
-            owners = {narrowed.owner_id} & rights.keys()
+            owners = {narrowed.owner_id}.intersection(owners)
         elif narrowed.reviews:
             owners = governed
-        tools = self._inventory.tools(owners)
+        tools = self._owners.tools(owners)
         if len(tools) <= MAX_AT_ONCE:
             found = listed(tools, governed, narrowed)
         else:
@@ -162,17 +155,17 @@ class ToolService:
         Raises:
             ToolNotFoundError: The tool does not exist, or *user* may not see it.
         """
-        tool, bits = await self._seen(tool_id, user)
-        return tool if bits & Permission.EDIT else tool.as_viewed()
+        tool, rights = await self._seen(tool_id, user)
+        return tool if rights.may_edit else tool.as_viewed()
 
-    async def _seen(self, tool_id: str, user: UserContext) -> tuple[GovernedTool, int]:
+    async def _seen(self, tool_id: str, user: UserContext) -> tuple[GovernedTool, OwnerRights]:
         tool = await self._governed.get(tool_id)
         if tool is None:
             raise ToolNotFoundError
-        bits = await self._bits(tool, user)
-        if not bits & Permission.EDIT and not (bits & Permission.VIEW and is_served(*tool.state)):
+        rights = await self._owners.rights(tool.owner_id, user)
+        if not rights.may_edit and not (rights.may_view and is_served(*tool.state)):
             raise ToolNotFoundError
-        return tool, bits
+        return tool, rights
 
     async def history(
         self, tool_id: str, user: UserContext, page: PageRequest, events_cursor: str | None
@@ -184,8 +177,7 @@ class ToolService:
             ToolNotFoundError: The tool does not exist, or *user* may not see it.
             ToolForbiddenError: They may not change it, and so may not see what was never approved.
         """
-        found, bits = await self._seen(tool_id, user)
-        tool = _editable(found, bits)
+        tool = _editable(*await self._seen(tool_id, user))
         versions = await self._governed.versions(tool_id, page)
         if not versions.total:
             only = (_only_version(tool),) if page.page == 1 else ()
@@ -326,11 +318,11 @@ class ToolService:
             decided: list[Decided] = []
             unchanged: list[str] = []
             failed: list[tuple[str, RegistryError]] = []
-            bits = await self._bits_in(owner_id, user, tx)
+            rights = await self._owners.rights(owner_id, user, tx)
             found = await self._governed.several(tool_ids, tx)
             for tool_id in tool_ids:
                 try:
-                    tool = _editable(found.get(tool_id), bits)
+                    tool = _editable(found.get(tool_id), rights)
                     decision = decide(tool)
                 except RegistryError as exc:
                     failed.append((tool_id, exc))
@@ -345,7 +337,7 @@ class ToolService:
 
         result = await self._database.transaction(write)
         if result.changed:
-            await self._changes.server_changed(owner_id)
+            await self._owners.changed(owner_id)
         return result
 
     async def _decide(
@@ -356,7 +348,7 @@ class ToolService:
 
         async def write(tx: Transaction) -> GovernedTool:
             found = await self._governed.get(tool_id, tx)
-            tool = _editable(found, await self._bits_in(owner_id, user, tx))
+            tool = _editable(found, await self._owners.rights(owner_id, user, tx))
             decision = await decide(tool, tx)
             if not _changes_nothing(tool, decision):
                 await self._write(owner_id, [(tool, decision)], action, user, tx)
@@ -367,7 +359,7 @@ class ToolService:
 
         tool = await self._database.transaction(write)
         log.info("tool_updated", tool_id=tool_id, action=action.value, user_id=user.user_id)
-        await self._changes.server_changed(owner_id)
+        await self._owners.changed(owner_id)
         return tool
 
     async def _write(
@@ -393,46 +385,22 @@ class ToolService:
         await self._audit.record_all(user, events, tx)
         batch = self._database.batch(tx)
         if decided:
-            self._servers.unsettle(owner_id, batch)
-        if any(_is_seen(*each) for each in decided):
-            await self._project(owner_id, now, batch)
+            is_seen = any(_is_seen(*each) for each in decided)
+            served = await self._tools.served(owner_id, tx) if is_seen else None
+            await self._owners.write(owner_id, served, now, batch)
         await batch.send()
 
-    async def _project(self, owner_id: str, now: datetime, batch: WriteBatch) -> None:
-        """Write what the other application reads of the server's tools."""
-        server = await self._servers.record_unchecked(owner_id, batch.tx)
-        if server is None:
-            raise ToolNotFoundError
-        served = await self._tools.served(owner_id, batch.tx)
-        writes = projection_fields(served, server.server_name)
-        writes["updatedAt"] = time_after(server.updated_at, now)
-        # Read in this transaction: a concurrent write aborts it, and it is started again.
-        self._servers.update(
-            owner_id, server.updated_at, writes, (), batch, outdated=ToolNotFoundError
-        )
 
-    async def _bits_in(self, owner_id: str, user: UserContext, tx: Transaction) -> int:
-        """Return what *user* may do with a server, as a transaction sees it."""
-        server = await self._servers.record_unchecked(owner_id, tx)
-        if server is None:
-            return NO_BITS
-        return await self._visible.bits(server, user, self._clock.now(), tx)
-
-    async def _bits(self, tool: GovernedTool, user: UserContext) -> int:
-        server = await self._visible.seen(tool.owner_id, user, self._clock.now())
-        return NO_BITS if server is None else server.bits
-
-
-def _editable(tool: GovernedTool | None, bits: int) -> GovernedTool:
+def _editable(tool: GovernedTool | None, rights: OwnerRights) -> GovernedTool:
     """Return the tool for a caller who may change its server.
 
     Raises:
         ToolNotFoundError: The tool does not exist, or they may not see it.
         ToolForbiddenError: They may see it but not change it.
     """
-    if tool is not None and bits & Permission.EDIT:
+    if tool is not None and rights.may_edit:
         return tool
-    if tool is not None and bits & Permission.VIEW and is_served(*tool.state):
+    if tool is not None and rights.may_view and is_served(*tool.state):
         raise ToolForbiddenError
     raise ToolNotFoundError
 

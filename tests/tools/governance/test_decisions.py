@@ -8,10 +8,10 @@ from bson import ObjectId
 
 from packages.models.states import ExposureState, RegistrationState
 from registry.core.errors import RegistryError
-from registry.governance.decisions import ToolDecisionEffects, accepted, rejected
-from registry.governance.errors import NothingPendingError, ToolStateError
-from registry.governance.repository import governed_tool
-from registry.governance.values import GovernedTool
+from registry.tools.governance.decisions import ToolDecisionEffects, accepted, rejected
+from registry.tools.governance.errors import NothingPendingError, ToolStateError
+from registry.tools.governance.repository import governed_tool
+from registry.tools.governance.values import GovernedTool
 
 DEFINITION = '{"name":"t","inputSchema":{"type":"object"}}'
 

@@ -9,14 +9,14 @@ from registry.auth.dependencies import needs
 from registry.auth.identity import Scope, UserContext
 from registry.core.paging import PageRequest
 from registry.core.text import ObjectIdText
-from registry.governance.presenter import (
+from registry.tools.governance.presenter import (
     present_detail,
     present_event,
     present_summary,
     present_undecided,
     present_version,
 )
-from registry.governance.schemas import (
+from registry.tools.governance.schemas import (
     BulkAnswer,
     DecisionsAnswer,
     HistoryQuery,
@@ -30,8 +30,8 @@ from registry.governance.schemas import (
     ToolRollback,
     ToolUpdate,
 )
-from registry.governance.service import BulkResult, ToolService
-from registry.governance.values import GovernedTool
+from registry.tools.governance.service import BulkResult, ToolService
+from registry.tools.governance.values import GovernedTool
 from registry.web.bodies import IfMatch, StrictJsonRoute, etag_in
 from registry.web.errors import JsonAnswer, error_answers
 from registry.web.pages import pagination, present_page

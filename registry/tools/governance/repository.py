@@ -33,13 +33,13 @@ from packages.models.syncing import SyncState
 from packages.models.tools import RegisteredTool, ToolVersion
 from registry.core.json import JsonObject, members
 from registry.core.paging import Page, PageRequest
-from registry.governance.decisions import ToolDecisionEffects
-from registry.governance.values import GovernedTool, ToolVersionRecord
-from registry.servers.naming import default_path, slug_of
 from registry.tools.documents import fields_of, stored_tool
 from registry.tools.exposure import review_of
+from registry.tools.governance.decisions import ToolDecisionEffects
+from registry.tools.governance.values import GovernedTool, ToolVersionRecord
 from registry.tools.lifecycle import Actor
 from registry.tools.metadata import refiled
+from registry.tools.naming import default_path, slug_of
 from registry.tools.repository import (
     OPTIONAL_DEFINITION_FIELDS,
     RowChange,

@@ -17,15 +17,16 @@ from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
 from registry.gateway.view.snapshot import Snapshot
-from registry.governance.errors import HiddenToolsForbiddenError
-from registry.governance.history import ToolHistoryReader
-from registry.governance.repository import GovernedTools
-from registry.governance.service import ToolService
-from registry.governance.values import ToolFilter
 from registry.servers.errors import ListsOutdatedError
+from registry.servers.storage.adapters import ServerOwners
 from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ServerFilter
 from registry.tools.exposure import REVIEWS, review_of
+from registry.tools.governance.errors import HiddenToolsForbiddenError
+from registry.tools.governance.history import ToolHistoryReader
+from registry.tools.governance.repository import GovernedTools
+from registry.tools.governance.service import ToolService
+from registry.tools.governance.values import ToolFilter
 from registry.tools.lifecycle import ACTIVE, DELETED, DISABLED, DRAFT, SELECTED, STALE, UNSELECTED
 from registry.tools.metadata import facet
 
@@ -82,7 +83,10 @@ def tools(
     """Return the service under test."""
     governed = GovernedTools(database)
     history = ToolHistoryReader(governed, audit_repository)
-    return ToolService(database, repositories, governed, history, audit, view, clock=clock)
+    owners = ServerOwners(
+        repositories.servers, repositories.visible, repositories.inventory, view, clock
+    )
+    return ToolService(database, repositories.tools, governed, history, audit, owners, clock=clock)
 
 
 def row(chance: random.Random, owner: ObjectId, number: int) -> dict[str, Any]:

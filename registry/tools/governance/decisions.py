@@ -8,9 +8,13 @@ from packages.models.states import ExposureState, RegistrationState, VersionStat
 from packages.models.tools import MAX_TAGS
 from registry.core.errors import ValidationFailedError
 from registry.core.json import JsonObject, load_text
-from registry.governance.errors import NothingPendingError, ToolStateError, ToolSupersededError
-from registry.governance.values import GovernedTool, ToolPatch, ToolVersionRecord
 from registry.tools.exposure import WAITING
+from registry.tools.governance.errors import (
+    NothingPendingError,
+    ToolStateError,
+    ToolSupersededError,
+)
+from registry.tools.governance.values import GovernedTool, ToolPatch, ToolVersionRecord
 from registry.tools.intake import take
 from registry.tools.lifecycle import (
     ImpossibleEventError,

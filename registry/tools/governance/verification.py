@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from registry.core.json import canonical_json, load_text
-from registry.governance.repository import GovernedTools, ProjectedTools
-from registry.governance.values import GovernedTool
 from registry.tools.exposure import is_served
+from registry.tools.governance.repository import GovernedTools, ProjectedTools
+from registry.tools.governance.values import GovernedTool
 from registry.tools.lifecycle import STATES
 from registry.tools.presentation import presented
 

@@ -9,9 +9,17 @@ import pytest_asyncio
 
 from tests.fakes.plain_upstream import PlainUpstream
 from tests.fakes.rest import Rest, rest_settings, running
-from tests.governance.test_tools_api import ROOT, do, history, listed, offered, refresh, served
 from tests.servers.conftest import rest as rest  # noqa: PLC0414 - a fixture
 from tests.servers.conftest import upstream as upstream  # noqa: PLC0414 - a fixture
+from tests.tools.governance.test_tools_api import (
+    ROOT,
+    do,
+    history,
+    listed,
+    offered,
+    refresh,
+    served,
+)
 
 pytestmark = [pytest.mark.wire, pytest.mark.asyncio(loop_scope="module")]
 

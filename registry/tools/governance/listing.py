@@ -3,8 +3,8 @@
 from collections.abc import Container, Iterable, Iterator, Sequence
 
 from registry.core.search import best_first, words_of
-from registry.governance.values import ToolFilter
 from registry.tools.exposure import is_served
+from registry.tools.governance.values import ToolFilter
 from registry.tools.lifecycle import DELETED, DISABLED, STALE
 from registry.tools.metadata import REVIEW, TAG, facet
 from registry.tools.values import ListedTool, ToolTraits

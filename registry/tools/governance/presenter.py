@@ -8,10 +8,14 @@ from pydantic import JsonValue
 from registry.core.errors import RegistryError
 from registry.core.json import JsonObject, load_text
 from registry.core.text import timestamp
-from registry.governance.errors import NothingPendingError, ToolNotFoundError, ToolSupersededError
-from registry.governance.values import GovernedTool, ToolVersionRecord
 from registry.tools.differences import difference
 from registry.tools.exposure import is_served, review_of
+from registry.tools.governance.errors import (
+    NothingPendingError,
+    ToolNotFoundError,
+    ToolSupersededError,
+)
+from registry.tools.governance.values import GovernedTool, ToolVersionRecord
 from registry.tools.public_names import public_name
 from registry.tools.tool_events import ToolEvent
 
