@@ -25,7 +25,7 @@ delete a document to write it again."""
 FEW = 20
 """Up to this many missing servers are accepted at a start, whatever else is stored."""
 
-AWAY_SECONDS = 5.0
+DATABASE_RETRY_SECONDS = 5.0
 
 
 class OrphanedServerData:
@@ -47,15 +47,15 @@ class OrphanedServerData:
         self._repositories = repositories
         self._clock = clock
         self._settle_seconds = settle_seconds
-        self._heard: set[str] = set()
+        self._noted: set[str] = set()
         self._woken = asyncio.Event()
 
     def note(self, server_ids: Iterable[str]) -> None:
         """Queue servers that may be deleted. Cheap."""
-        before = len(self._heard)
+        before = len(self._noted)
         # Documents of other programs may have any id; none of our data belongs to those.
-        self._heard.update(one for one in server_ids if ObjectId.is_valid(one))
-        if len(self._heard) > before:
+        self._noted.update(one for one in server_ids if ObjectId.is_valid(one))
+        if len(self._noted) > before:
             self._woken.set()
 
     async def find(self, *, every: bool = False) -> list[str]:
@@ -116,11 +116,11 @@ class OrphanedServerData:
                     is_begun = True
                 await self._woken.wait()
                 await self._clock.sleep(self._settle_seconds)
-                await self._remove_heard()
+                await self._remove_noted()
             except DatabaseUnavailable:
-                await self._clock.sleep(AWAY_SECONDS)
+                await self._clock.sleep(DATABASE_RETRY_SECONDS)
             except Exception:
-                # A problem with one server must not stop the work on others.
+                # What is orphaned now is found again at the next start.
                 log.exception("orphaned_data_removal_failed")
                 is_begun = True
 
@@ -132,12 +132,15 @@ class OrphanedServerData:
             return
         self.note(left)
 
-    async def _remove_heard(self) -> None:
+    async def _remove_noted(self) -> None:
         self._woken.clear()
-        while self._heard:
-            server_id = self._heard.pop()
+        while self._noted:
+            server_id = self._noted.pop()
             try:
                 await self.remove(server_id)
             except DatabaseUnavailable:
                 self.note([server_id])
                 raise
+            except Exception:
+                # An error of one server must not stop the work on others.
+                log.exception("orphaned_data_removal_failed", server_id=server_id)
