@@ -30,7 +30,7 @@ from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
 from registry.servers.credentials import CredentialVault
-from registry.servers.storage.store import ServerRepositories
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.wiring.storage import EXTRA_INDEXES, build_repositories
 from tests.fakes.keys import write_key_pair
 from tests.fakes.mongo_daemon import start_daemon

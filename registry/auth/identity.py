@@ -171,3 +171,6 @@ def default_scopes(role: Role) -> frozenset[Scope]:
 
 OPERATOR = UserContext("0" * 24, "operator", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)
 """The acting user of commands on the server, and of the registry's own background work."""
+
+SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)
+"""The acting user of readings that no person requested."""

@@ -35,8 +35,8 @@ from registry.core.settings import Settings
 from registry.operations.rotation import survey
 from registry.processes.local.errors import LOCAL_DATABASE_STOPPED
 from registry.servers.credentials import CredentialVault
-from registry.servers.storage.lost_tools import LostTools
-from registry.servers.storage.orphaned_data import OrphanedServerData
+from registry.servers.reconciliation.lost_tools import LostTools
+from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.transport import environment_places, taken
 from registry.tokens.repository import TokenRepository

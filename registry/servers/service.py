@@ -27,7 +27,6 @@ from registry.core.metrics import Metrics
 from registry.core.paging import Page, PageRequest
 from registry.servers.changes import FieldChanges, config_of, update_of
 from registry.servers.credentials import CredentialVault, needs_user_key
-from registry.servers.discovery_changes import DiscoveryResult, with_confirmation
 from registry.servers.errors import (
     USER_VARIABLE,
     DiscoveryFailedError,
@@ -38,10 +37,11 @@ from registry.servers.errors import (
     ServerNotFoundError,
 )
 from registry.servers.ports import Discovery, ServerChanges
-from registry.servers.read_and_store import ReadAndStore
-from registry.servers.reader import ServerReader
-from registry.servers.storage.registry_sync import Synced
-from registry.servers.storage.store import Confirm, ServerRepositories, ServerStore
+from registry.servers.reconciliation.discovery_changes import DiscoveryResult, with_confirmation
+from registry.servers.reconciliation.read_and_store import ReadAndStore
+from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.reconciliation.registry_sync import Synced
+from registry.servers.reconciliation.store import Confirm, ServerRepositories, ServerStore
 from registry.servers.values import (
     FUNCTIONS,
     NO_PRECONDITION,

@@ -10,8 +10,8 @@ from registry.core.clock import Clock
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedError
-from registry.servers.reader import ServerReader
-from registry.servers.storage.store import ServerRepositories, ServerStore
+from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.reconciliation.store import ServerRepositories, ServerStore
 from registry.servers.values import ConnectionSpec, ServerRecord, ServerStatus, Transport
 from registry.sync.discovery import DiscoveryService, Eras
 

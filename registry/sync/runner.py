@@ -11,19 +11,19 @@ from packages.database.batch import WriteBatch
 from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from packages.models.states import JobState, RunOutcome
-from registry.auth.identity import ALL_SCOPES, Role, UserContext
+from registry.auth.identity import SYNCHRONISER, Role, UserContext
 from registry.connections.tracker import ConnectionTracker
 from registry.core.background_tasks import end
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.core.metrics import Metrics
-from registry.servers.discovery_changes import DiscoveryResult, needs_confirmation
 from registry.servers.errors import DiscoveryFailedError, ServerUnusableError
 from registry.servers.ports import ServerChanges
-from registry.servers.read_and_store import ReadAndStore
-from registry.servers.reader import ServerReader
-from registry.servers.storage.registry_sync import Synced
-from registry.servers.storage.store import (
+from registry.servers.reconciliation.discovery_changes import DiscoveryResult, needs_confirmation
+from registry.servers.reconciliation.read_and_store import ReadAndStore
+from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.reconciliation.registry_sync import Synced
+from registry.servers.reconciliation.store import (
     LARGE_SECONDS,
     ServerRepositories,
     ServerStore,
@@ -55,9 +55,6 @@ NOT_STORED = (
     "What it offers was not stored: the database was unavailable, or storing took longer than a "
     "transaction may."
 )
-
-SYNCHRONISER = UserContext("0" * 24, "sync", Role.ADMIN, ALL_SCOPES, is_of_all_tenants=True)
-"""The acting user of jobs that no person requested."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from registry.auth.identity import UserContext
 from registry.core.clock import Clock
 from registry.core.paging import Page, PageRequest
 from registry.servers.errors import ServerForbiddenError, ServerNotFoundError
-from registry.servers.storage.store import ServerRepositories
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.values import ServerRecord, ServerStatus, SyncMode
 from registry.sync.errors import (
     JobNotFailedError,

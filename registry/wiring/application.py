@@ -20,11 +20,11 @@ from registry.gateway.building import GatewayBuilder
 from registry.gateway.edge.ended_sessions import EndedSessionRepository, EndedSessions
 from registry.gateway.ports import Peers
 from registry.gateway.transport.bulkhead import Bulkheads, bulkhead_limits
-from registry.servers.storage.adapters import VisibleServerDirectory
-from registry.servers.storage.orphaned_data import OrphanedServerData
+from registry.servers.adapters import VisibleServerDirectory
+from registry.servers.reconciliation.described import DescribedServers
+from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.servers.user_keys.service import UserKeyService
 from registry.servers.versions.service import VersionService
-from registry.sync.described import DescribedServers
 from registry.tokens.metrics import TokenGauges
 from registry.upstream.pool import create_upstream_session
 from registry.usage.repository import UsageRepository

@@ -17,7 +17,7 @@ from packages.models import check_schema_version
 from registry.core.clock import Clock, SystemClock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
-from registry.servers.storage.store import ServerRepositories
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.tools.governance.repository import GovernedTools
 from registry.tools.governance.verification import ToolVerifier
 from registry.wiring.database import connected

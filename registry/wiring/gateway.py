@@ -20,8 +20,8 @@ from registry.gateway.view.era_probe import EraReprobe
 from registry.gateway.view.loading import SnapshotSources
 from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
-from registry.servers.storage.orphaned_data import OrphanedServerData
-from registry.sync.described import DescribedServers
+from registry.servers.reconciliation.described import DescribedServers
+from registry.servers.reconciliation.orphaned_data import OrphanedServerData
 from registry.sync.eras import EraProber
 from registry.telemetry import tracing
 from registry.usage.batches import BatchPacker

@@ -59,7 +59,7 @@ def build_servers(
 
 def build_tools(storage: Storage, changes: ServerChanges, clock: Clock) -> ToolService:
     """Return the tool service."""
-    from registry.servers.storage.adapters import ServerOwners  # noqa: PLC0415
+    from registry.servers.adapters import ServerOwners  # noqa: PLC0415
     from registry.tools.governance.history import ToolHistoryReader  # noqa: PLC0415
     from registry.tools.governance.repository import GovernedTools  # noqa: PLC0415
     from registry.tools.governance.service import ToolService  # noqa: PLC0415
@@ -110,7 +110,7 @@ def build_policies(
 ) -> PolicyService:
     """Return the policy service."""
     from registry.access.policies.service import PolicyService, PolicyStore  # noqa: PLC0415
-    from registry.servers.storage.adapters import PolicyServerReader  # noqa: PLC0415
+    from registry.servers.adapters import PolicyServerReader  # noqa: PLC0415
 
     repositories = storage.repositories
     return PolicyService(

@@ -17,10 +17,10 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.prompts_and_resources.repository import FeatureRepository
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.storage.inventory import Inventory
 from registry.servers.storage.repository import INDEXES as SERVER_INDEXES
 from registry.servers.storage.repository import ServerRepository
-from registry.servers.storage.store import ServerRepositories
 from registry.servers.storage.version_repository import ServerVersionRepository
 from registry.servers.storage.visible import VisibleServers
 from registry.tokens.plugin_auths import PLUGIN_AUTH_INDEXES, PluginAuthRepository

@@ -9,7 +9,7 @@ from registry.core.metrics import Metrics
 from registry.core.origin import process_name
 from registry.core.settings import Settings
 from registry.servers.ports import ServerChanges
-from registry.servers.reader import ServerReader
+from registry.servers.reconciliation.reader import ServerReader
 from registry.sync.repository import JobRepository
 from registry.sync.runner import SyncRunner, SyncRunnerConfig
 from registry.sync.schedule import RetryPolicy

@@ -7,7 +7,7 @@ from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.servers.credentials import CredentialVault
-from registry.servers.reader import ServerReader
+from registry.servers.reconciliation.reader import ServerReader
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance

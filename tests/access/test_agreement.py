@@ -16,7 +16,7 @@ from registry.auth.identity import USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
 from registry.gateway.view.snapshot import Snapshot
-from registry.servers.storage.store import ServerRepositories
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.storage.visible import VisibleServers
 from registry.servers.values import ServerFilter, ServerRecord, ServerStatus
 

@@ -15,9 +15,9 @@ from registry.connections.tracker import ConnectionTracker
 from registry.connections.writer import ConnectionWriter
 from registry.core.metrics import Metrics
 from registry.servers.errors import ServerUnusableError
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.storage.health import ServerHealth
 from registry.servers.storage.repository import ServerRepository
-from registry.servers.storage.store import ServerRepositories
 from tests.fakes.clock import NOON, FakeClock
 
 pytestmark = pytest.mark.wire

@@ -34,9 +34,9 @@ from registry.gateway.view.pending import WATCHED, ChangeBatch, PendingChanges
 from registry.gateway.view.snapshot import GATHER_SECONDS, ROUND_SECONDS, Snapshot, _gathering
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import UserKeyMissingError
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered
 from tests.fakes.clock import FakeClock
 from tests.fakes.connections import quiet_tracker

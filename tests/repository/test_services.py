@@ -110,7 +110,7 @@ def test_one_service_alone_reconciles() -> None:
         if module in RECONCILERS and imported == "reconcile"
     }
 
-    assert found == {"registry.servers.storage.registry_sync"}
+    assert found == {"registry.servers.reconciliation.registry_sync"}
 
 
 @pytest.mark.requirement("R-008")
@@ -125,7 +125,7 @@ def test_that_service_alone_writes_rows() -> None:
         and "tools" in ast.unparse(node.func.value)
     }
 
-    assert callers == {"registry.servers.storage.registry_sync"}
+    assert callers == {"registry.servers.reconciliation.registry_sync"}
 
 
 @pytest.mark.requirement("R-006")

@@ -11,8 +11,8 @@ from packages.database.encryption import Cipher
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.servers.credentials import CredentialVault
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.service import ServerService
-from registry.servers.storage.store import ServerRepositories
 from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream

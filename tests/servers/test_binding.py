@@ -9,9 +9,9 @@ from packages.database.client import Database, Transaction
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.errors import ValidationFailedError
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ServerRecord
 from tests.fakes.discovery import FakeDiscovery
 

@@ -10,9 +10,9 @@ from packages.database.client import Database
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.json import JsonObject
+from registry.servers.reconciliation.described import DescribedServers
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.service import ServerService
-from registry.servers.storage.store import ServerRepositories
-from registry.sync.described import DescribedServers
 from tests.fakes.discovery import FakeDiscovery, found, tool
 
 pytestmark = pytest.mark.wire

@@ -13,8 +13,8 @@ from packages.database.client import Database
 from packages.database.stored import EARLIEST, LATEST
 from registry.core.json import canonical_json
 from registry.servers.presenter import present_detail
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.storage.repository import unchanged_since
-from registry.servers.storage.store import ServerRepositories
 from registry.servers.values import ServerRecord, SyncMode, WholeServerRecord
 from registry.tools.documents import problems_of, served_tool, stored_tool, tool_row
 from registry.tools.projection import restore

@@ -21,10 +21,10 @@ from registry.gateway.view.pending import WATCHED
 from registry.gateway.view.snapshot import Snapshot
 from registry.operations.doctor import examine
 from registry.servers.credentials import CredentialVault
+from registry.servers.reconciliation.orphaned_data import FEW, OrphanedServerData
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
-from registry.servers.storage.orphaned_data import FEW, OrphanedServerData
-from registry.servers.storage.store import ServerRepositories
 
 pytestmark = pytest.mark.wire
 

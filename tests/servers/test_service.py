@@ -31,9 +31,9 @@ from registry.servers.errors import (
     ServerNotFoundError,
     UnsafeUrlError,
 )
+from registry.servers.reconciliation.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.storage.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.values import (
     ConnectionSpec,
     Discovered,

@@ -8,9 +8,9 @@ from bson import ObjectId
 from packages.database.client import Database, Transaction
 from registry.auth.identity import UserContext
 from registry.servers.errors import DiscoveryFailedError
+from registry.servers.reconciliation.store import SETTLED_FOR, ServerRepositories
 from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
-from registry.servers.storage.store import SETTLED_FOR, ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered, ServerRecord
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
 

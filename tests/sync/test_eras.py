@@ -13,10 +13,10 @@ from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import DiscoveryFailedError, UserKeyMissingError
-from registry.servers.reader import ServerReader
+from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
-from registry.servers.storage.store import ServerRepositories
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
 from registry.upstream.guard import UrlGuard

@@ -25,12 +25,12 @@ from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
 from registry.servers.credentials import CredentialVault
-from registry.servers.discovery_changes import MOVED_MEANWHILE, NOTHING_OFFERED
 from registry.servers.errors import DiscoveryFailedError
-from registry.servers.reader import ServerReader
+from registry.servers.reconciliation.discovery_changes import MOVED_MEANWHILE, NOTHING_OFFERED
+from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.reconciliation.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
-from registry.servers.storage.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.values import ConnectionSpec, Discovered
 from registry.sync.bulk_sync import BulkSync, BulkSyncResult
 from registry.sync.errors import LeaseLostError

@@ -1,1 +1,1 @@
-"""Storage of servers: repositories, and the transactions over them."""
+"""Storage of servers: repositories, and lists from memory."""

@@ -21,7 +21,7 @@ from registry.servers.errors import (
     UserKeyNotFoundError,
 )
 from registry.servers.ports import ServerChanges
-from registry.servers.storage.store import ServerRepositories
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.values import ServerRecord
 
 log = structlog.get_logger()

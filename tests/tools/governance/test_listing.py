@@ -17,9 +17,9 @@ from registry.auth.identity import ALL_SCOPES, USER_SCOPES, Role, UserContext
 from registry.core.clock import SystemClock
 from registry.core.paging import PageRequest
 from registry.gateway.view.snapshot import Snapshot
+from registry.servers.adapters import ServerOwners
 from registry.servers.errors import ListsOutdatedError
-from registry.servers.storage.adapters import ServerOwners
-from registry.servers.storage.store import ServerRepositories
+from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.values import ServerFilter
 from registry.tools.exposure import REVIEWS, review_of
 from registry.tools.governance.errors import HiddenToolsForbiddenError

@@ -15,7 +15,7 @@ from registry.core.json import JsonObject, choice_of
 from registry.prompts_and_resources.reconcile import NO_CHANGES, FeatureChanges
 from registry.prompts_and_resources.reconcile import reconcile as reconcile_features
 from registry.prompts_and_resources.repository import FeatureRepository
-from registry.servers.discovery_changes import projection_fields
+from registry.servers.reconciliation.discovery_changes import projection_fields
 from registry.servers.values import Discovered, ServerRecord, names_in
 from registry.tools.exposure import AutoExpose, ToolOrigin, is_served
 from registry.tools.naming import function_name

@@ -13,10 +13,10 @@ from registry.connections.tracker import ConnectionTracker
 from registry.core.json import JsonObject
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
-from registry.servers.discovery_changes import DiscoveryResult
 from registry.servers.ports import Progressing, ServerChanges
-from registry.servers.reader import ServerReader
-from registry.servers.storage.store import Confirm, Finish, ServerStore, ServerWriteResult
+from registry.servers.reconciliation.discovery_changes import DiscoveryResult
+from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.reconciliation.store import Confirm, Finish, ServerStore, ServerWriteResult
 from registry.servers.values import Era, ServerRecord
 
 NO_CHANGES = FieldChanges()

@@ -14,7 +14,6 @@ from registry.servers.credentials import (
     names_caller,
     needs_user_key,
 )
-from registry.servers.discovery_changes import OAUTH_MISSING, DiscoveryResult
 from registry.servers.errors import (
     USER_VARIABLE,
     CredentialsRefusedError,
@@ -24,6 +23,7 @@ from registry.servers.errors import (
     UserKeyMissingError,
 )
 from registry.servers.ports import Discovery, Progressing
+from registry.servers.reconciliation.discovery_changes import OAUTH_MISSING, DiscoveryResult
 from registry.servers.values import ConnectionSpec, Discovered, Era, Transport
 from registry.tokens.plugin_auths import PluginAuthRepository
 

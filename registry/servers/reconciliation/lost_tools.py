@@ -2,8 +2,8 @@
 
 This is the state of a database that was restored without `mcp_tools`. The rows are rebuilt from
 what jarvis-api reads of the tools, `config.toolFunctions`, which is written together with them.
-Rows of a server that we never read come back by themselves (`registry.sync.described`). Only an
-operator starts this: `registry doctor --repair`.
+Rows of a server that we never read come back by themselves (`described`). Only an operator starts
+this: `registry doctor --repair`.
 """
 
 from packages.database.client import Database, Transaction
@@ -11,9 +11,9 @@ from packages.database.slices import slices
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import OPERATOR
 from registry.core.clock import Clock
-from registry.servers.storage.records import server_changes
-from registry.servers.storage.registry_sync import RegistrySyncService
-from registry.servers.storage.store import LARGE_SECONDS, ServerRepositories
+from registry.servers.reconciliation.audit_records import server_changes
+from registry.servers.reconciliation.registry_sync import RegistrySyncService
+from registry.servers.reconciliation.store import LARGE_SECONDS, ServerRepositories
 from registry.servers.values import Discovered, ServerRecord
 from registry.tools.exposure import AutoExpose
 from registry.tools.projection import restore

@@ -24,7 +24,8 @@ from registry.core.clock import Clock
 from registry.core.json import JsonObject
 from registry.prompts_and_resources.repository import FeatureRepository
 from registry.servers.changes import FieldChanges
-from registry.servers.discovery_changes import (
+from registry.servers.reconciliation.audit_records import server_changes
+from registry.servers.reconciliation.discovery_changes import (
     DiscoveryResult,
     apply_to_new,
     changed_record,
@@ -35,15 +36,14 @@ from registry.servers.discovery_changes import (
     state_only_write,
     time_after,
 )
-from registry.servers.storage.inventory import Inventory
-from registry.servers.storage.records import server_changes
-from registry.servers.storage.registry_sync import (
+from registry.servers.reconciliation.registry_sync import (
     NOTHING_CHANGED,
     RegistrySyncService,
     Synced,
     auto_expose_of,
     digest_of,
 )
+from registry.servers.storage.inventory import Inventory
 from registry.servers.storage.repository import ServerRepository, new_record
 from registry.servers.storage.version_repository import (
     ServerVersionRepository,

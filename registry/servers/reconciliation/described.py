@@ -16,12 +16,12 @@ import structlog
 from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.audit.values import AuditAction, AuditEvent, EntityType
+from registry.auth.identity import SYNCHRONISER
 from registry.core.clock import Clock
 from registry.core.json import JsonObject, canonical_json
-from registry.servers.storage.records import server_changes
-from registry.servers.storage.registry_sync import NOTHING_CHANGED, RegistrySyncService
-from registry.servers.storage.store import LARGE_SECONDS, ServerRepositories
-from registry.sync.runner import SYNCHRONISER
+from registry.servers.reconciliation.audit_records import server_changes
+from registry.servers.reconciliation.registry_sync import NOTHING_CHANGED, RegistrySyncService
+from registry.servers.reconciliation.store import LARGE_SECONDS, ServerRepositories
 from registry.tools.projection import restore
 from registry.tools.reconcile import Changes
 from registry.tools.values import ToolEditor

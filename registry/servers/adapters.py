@@ -11,9 +11,9 @@ from registry.auth.identity import Tenants, UserContext
 from registry.connections.values import VisibleServer
 from registry.core.clock import Clock
 from registry.core.json import JsonObject
-from registry.servers.discovery_changes import projection_fields, time_after
 from registry.servers.errors import ServerNotFoundError
 from registry.servers.ports import ServerChanges
+from registry.servers.reconciliation.discovery_changes import projection_fields, time_after
 from registry.servers.storage.inventory import Inventory, seen
 from registry.servers.storage.repository import ServerRepository
 from registry.servers.storage.visible import VisibleServers

@@ -14,7 +14,7 @@ from bson import ObjectId
 from packages.database.client import Database, Transaction
 from packages.database.errors import DatabaseUnavailable
 from registry.core.clock import Clock
-from registry.servers.storage.store import ServerRepositories
+from registry.servers.reconciliation.store import ServerRepositories
 
 log = structlog.get_logger()
 
