@@ -1,6 +1,7 @@
 """A client of the gateway without a socket: the two ends of one ASGI exchange."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -16,11 +17,15 @@ class AsgiClient:
     Args:
         message: The JSON-RPC message that was sent.
         headers: Of the request, by lower-case name.
+
+    Attributes:
+        on_first_body: Awaited once the first part of the body has come.
     """
 
     def __init__(self, message: Any = None, **headers: str) -> None:
         self.message = message or {}
         self.sent: list[Message] = []
+        self.on_first_body: Callable[[], Awaitable[None]] | None = None
         self._gone = asyncio.Event()
         self._came = asyncio.Event()
         self.exchange = GatewayRequest(
@@ -43,6 +48,9 @@ class AsgiClient:
     async def _send(self, message: Message) -> None:
         self.sent.append(message)
         self._came.set()
+        if message.get("body") and self.on_first_body is not None:
+            hook, self.on_first_body = self.on_first_body, None
+            await hook()
 
     @property
     def status(self) -> int | None:
