@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
-from packages.database.client import Database, Transaction
+from packages.database.client import Transaction
 from registry.access.errors import AccessDeniedError
 from registry.access.policy import NO_BITS, Permission, ServerScope
 from registry.access.rbac import validate_admin, validate_owner
 from registry.audit.values import AuditAction, AuditEvent, EntityType
 from registry.auth.identity import UserContext
-from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError, ValidationFailedError
 from registry.core.json import members
@@ -29,19 +28,16 @@ from registry.servers.changes import FieldChanges, config_of, update_of
 from registry.servers.credentials import CredentialVault, needs_user_key
 from registry.servers.errors import (
     USER_VARIABLE,
-    DiscoveryFailedError,
     PathTakenError,
     ServerExistsError,
     ServerForbiddenError,
     ServerModifiedError,
     ServerNotFoundError,
 )
-from registry.servers.ports import Discovery, ServerChanges
 from registry.servers.reconciliation.discovery_changes import DiscoveryResult, with_confirmation
 from registry.servers.reconciliation.read_and_store import ReadAndStore
-from registry.servers.reconciliation.reader import ServerReader
 from registry.servers.reconciliation.registry_sync import Synced
-from registry.servers.reconciliation.store import Confirm, ServerRepositories, ServerStore
+from registry.servers.reconciliation.store import Confirm, ServerRepositories
 from registry.servers.values import (
     FUNCTIONS,
     NO_PRECONDITION,
@@ -107,24 +103,18 @@ class ServerService:
     """Operations on servers, each on behalf of a caller.
 
     Args:
-        changes: Notified of every committed change.
-        connections: Notified of the result of every discovery.
-        failures_until_error: Consecutive failures until an active server becomes one in error.
+        upstreams: Reads servers, and stores every change.
         admin_sees_private: Whether administrators see other users' private servers.
     """
 
-    def __init__(  # noqa: PLR0913 - collaborators
+    def __init__(
         self,
-        database: Database,
         repositories: ServerRepositories,
         vault: CredentialVault,
-        discovery: Discovery,
-        changes: ServerChanges,
-        connections: ConnectionTracker,
+        upstreams: ReadAndStore,
         *,
         clock: Clock,
         metrics: Metrics,
-        failures_until_error: int,
         admin_sees_private: bool,
     ) -> None:
         self._servers = repositories.servers
@@ -133,14 +123,8 @@ class ServerService:
         self._audit = repositories.audit
         self._tools = repositories.tools
         self._tokens = repositories.tokens
-        self._store = ServerStore(
-            database, repositories, clock, failures_until_error=failures_until_error
-        )
         self._vault = vault
-        self._reader = ServerReader(vault, discovery, repositories.plugin_auths, clock)
-        self._upstreams = ReadAndStore(self._reader, self._store, changes, connections)
-        self._changes = changes
-        self._connections = connections
+        self._upstreams = upstreams
         self._clock = clock
         self._operations = metrics.server_operations
         self._admin_sees_private = admin_sees_private
@@ -247,7 +231,6 @@ class ServerService:
             raise
         self._operations.labels("register", "success").inc()
         log.info("server_registered", server_id=server.id, status=server.status, **facts)
-        await self._changes.server_changed(server.id)
         return server
 
     async def update(
@@ -354,16 +337,13 @@ class ServerService:
             server = await self._require_deletable(server_id, user)
             if not precondition.holds(server.updated_at):
                 raise ServerModifiedError(self._moment(server), precondition.provided)
-            if await self._store.remove(
-                server, user, self._still(server, user, Permission.DELETE)
-            ):
+            may_delete = self._still(server, user, Permission.DELETE)
+            if await self._upstreams.remove(server, user, may_delete):
                 break
         else:
             raise ServerModifiedError(self._moment(await self.get(server_id, user)), None)
         self._operations.labels("delete", "success").inc()
         log.info("server_deleted", server_id=server_id, user_id=user.user_id)
-        await self._changes.server_changed(server_id)
-        self._connections.forget([server_id])
 
     async def refresh(
         self,
@@ -455,7 +435,7 @@ class ServerService:
         if user_key is None and needs_user_key(config):
             raise ValidationFailedError("apiKey.key", "is needed to try this server")
         values = {} if user_key is None else {USER_VARIABLE: user_key}
-        return await self._reader.discover("new", config, values)
+        return await self._upstreams.read_config(config, values)
 
     async def stats(self, user: UserContext) -> tuple[ServerCounts, TokenCounts]:
         """Count all servers and tokens of the tenants that *user* sees.
@@ -479,25 +459,10 @@ class ServerService:
         if request.path is not None and await self._servers.path_is_taken(request.path, tenant_id):
             raise PathTakenError(request.path)
         config, user_key = config_of(request, self._vault)
-        # Values stored for a former server of this name are not for this one.
-        reading = await self._reader.read(
-            request.server_name, "new", config, user, user_key, use_stored_key=False
+        server_id = await self._upstreams.register(
+            request, config, user_key, user, paths=self._paths(request), strict=strict
         )
-        if strict and reading.failure is not None:
-            raise DiscoveryFailedError(reading.failure)
-        for path in self._paths(request):
-            try:
-                server_id = await self._store.insert(
-                    request, user, path, config, reading, user_key
-                )
-            except PathTakenError:
-                if request.path is not None:
-                    raise
-                continue
-            server = await self.get(server_id, user)
-            self._upstreams.report(server, reading, user, is_recorded=True)
-            return server
-        raise PathTakenError(next(candidate_paths(request.server_name)))
+        return await self.get(server_id, user)
 
     def _paths(self, request: ServerCreate) -> list[str]:
         if request.path is not None:

@@ -2,16 +2,15 @@
 
 import structlog
 
-from packages.database.client import Database
 from registry.audit.values import AuditAction
 from registry.auth.identity import OPERATOR
 from registry.connections.tracker import ConnectionTracker
-from registry.core.clock import Clock
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
 from registry.servers.errors import CredentialsRefusedError, DiscoveryFailedError
 from registry.servers.reconciliation.reader import ServerReader
-from registry.servers.reconciliation.store import ServerRepositories, ServerStore
+from registry.servers.reconciliation.store import ServerStore
+from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import ConnectionSpec, ServerRecord, ServerStatus, Transport
 from registry.sync.discovery import DiscoveryService, Eras
 
@@ -23,19 +22,14 @@ class EraProber:
 
     def __init__(
         self,
-        database: Database,
-        repositories: ServerRepositories,
+        servers: ServerRepository,
+        store: ServerStore,
         reader: ServerReader,
         discovery: DiscoveryService,
         connections: ConnectionTracker,
-        *,
-        clock: Clock,
-        failures_until_error: int,
     ) -> None:
-        self._servers = repositories.servers
-        self._store = ServerStore(
-            database, repositories, clock, failures_until_error=failures_until_error
-        )
+        self._servers = servers
+        self._store = store
         self._connections = connections
         self._reader = reader
         self._discovery = discovery

@@ -8,28 +8,24 @@ from dataclasses import dataclass
 import structlog
 
 from packages.database.batch import WriteBatch
-from packages.database.client import Database, Transaction
+from packages.database.client import Transaction
 from packages.database.errors import DatabaseUnavailable
 from packages.models.states import JobState, RunOutcome
 from registry.auth.identity import SYNCHRONISER, Role, UserContext
-from registry.connections.tracker import ConnectionTracker
 from registry.core.background_tasks import end
 from registry.core.clock import Clock
 from registry.core.errors import RegistryError
 from registry.core.metrics import Metrics
 from registry.servers.errors import DiscoveryFailedError, ServerUnusableError
-from registry.servers.ports import ServerChanges
 from registry.servers.reconciliation.discovery_changes import DiscoveryResult, needs_confirmation
 from registry.servers.reconciliation.read_and_store import ReadAndStore
-from registry.servers.reconciliation.reader import ServerReader
 from registry.servers.reconciliation.registry_sync import Synced
 from registry.servers.reconciliation.store import (
     LARGE_SECONDS,
-    ServerRepositories,
-    ServerStore,
     ServerWriteResult,
     is_large,
 )
+from registry.servers.storage.repository import ServerRepository
 from registry.servers.values import ServerRecord, ServerStatus
 from registry.sync.errors import LeaseLostError
 from registry.sync.repository import JobRepository
@@ -63,12 +59,10 @@ class SyncRunnerConfig:
 
     Attributes:
         lease_seconds: Duration of a lease without a renewal.
-        failures_until_error: Failed attempts in a row after which an active server is in error.
     """
 
     retry_policy: RetryPolicy
     lease_seconds: float
-    failures_until_error: int
 
 
 @dataclass(slots=True)
@@ -91,26 +85,20 @@ class _Attempt:
 class SyncRunner:
     """Runs jobs that this process has claimed."""
 
-    def __init__(  # noqa: PLR0913 - collaborators
+    def __init__(
         self,
-        database: Database,
-        repositories: ServerRepositories,
+        servers: ServerRepository,
         jobs: JobRepository,
-        reader: ServerReader,
-        changes: ServerChanges,
-        connections: ConnectionTracker,
+        upstreams: ReadAndStore,
         config: SyncRunnerConfig,
         *,
         clock: Clock,
         metrics: Metrics,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._servers = repositories.servers
-        store = ServerStore(
-            database, repositories, clock, failures_until_error=config.failures_until_error
-        )
-        self._upstreams = ReadAndStore(reader, store, changes, connections)
+        self._servers = servers
         self._jobs = jobs
+        self._upstreams = upstreams
         self._config = config
         self._clock = clock
         self._runs = metrics.sync_runs

@@ -114,8 +114,9 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
             metrics=metrics,
             freed=memory.note,
         )
+        read_and_store = upstreams.reporting_to(snapshot, tracker)
         servers = build_servers(
-            settings, storage, upstreams, snapshot, tracker, clock=clock, metrics=metrics
+            settings, storage, upstreams.vault, read_and_store, clock=clock, metrics=metrics
         )
         issuer = build_issuer(settings, keys, clock)
         upstream = await stack.enter_async_context(
@@ -129,15 +130,7 @@ async def components(settings: Settings, peers: Peers | None = None) -> AsyncIte
         recorder, usage = await build_recorder(
             stack, settings, usage_repository, clock=clock, metrics=metrics
         )
-        sync = build_sync(
-            settings,
-            storage,
-            upstreams.reader,
-            snapshot,
-            connections=tracker,
-            clock=clock,
-            metrics=metrics,
-        )
+        sync = build_sync(settings, storage, read_and_store, clock=clock, metrics=metrics)
         gateway = GatewayBuilder(
             settings=settings,
             routes=snapshot,

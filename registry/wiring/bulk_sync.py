@@ -41,15 +41,8 @@ async def sync_round(settings: Settings, concurrency: int) -> AsyncIterator[Bulk
         upstreams = build_upstreams(settings, storage, clock=clock, metrics=metrics)
         # Readings store their results themselves; connection states are not needed here.
         _, tracker = build_connections(settings, storage, clock=clock, metrics=metrics)
-        sync = build_sync(
-            settings,
-            storage,
-            upstreams.reader,
-            NoGateway(),
-            connections=tracker,
-            clock=clock,
-            metrics=metrics,
-        )
+        read_and_store = upstreams.reporting_to(NoGateway(), tracker)
+        sync = build_sync(settings, storage, read_and_store, clock=clock, metrics=metrics)
         yield BulkSync(
             storage.repositories.servers,
             sync.jobs,

@@ -80,8 +80,9 @@ class CommandServices:
         upstreams = build_upstreams(settings, self.storage, clock=clock, metrics=metrics)
         # Readings store their results themselves; connection states are not needed here.
         _, tracker = build_connections(settings, self.storage, clock=clock, metrics=metrics)
+        read_and_store = upstreams.reporting_to(NoGateway(), tracker)
         return build_servers(
-            settings, self.storage, upstreams, NoGateway(), tracker, clock=clock, metrics=metrics
+            settings, self.storage, upstreams.vault, read_and_store, clock=clock, metrics=metrics
         )
 
     @cached_property

@@ -75,13 +75,7 @@ def build_view(  # noqa: PLR0913 - collaborators
     """Return the gateway's snapshot, still empty, and the era re-probe."""
     repositories = storage.repositories
     prober = EraProber(
-        storage.database,
-        repositories,
-        upstreams.reader,
-        upstreams.discovery,
-        tracker,
-        clock=clock,
-        failures_until_error=settings.connection_failures_until_error,
+        repositories.servers, upstreams.store, upstreams.reader, upstreams.discovery, tracker
     )
     era_reprobe = EraReprobe(prober.probe, clock=clock)
     snapshot = Snapshot(

@@ -16,26 +16,25 @@ if TYPE_CHECKING:
     from registry.auth.jwt import TokenIssuer, TokenVerifier
     from registry.auth.repository import DirectoryRepository
     from registry.auth.revocation import RevocationList
-    from registry.connections.tracker import ConnectionTracker
     from registry.core.clock import Clock
     from registry.core.metrics import Metrics
     from registry.core.settings import Settings
+    from registry.servers.credentials import CredentialVault
     from registry.servers.ports import ServerChanges
+    from registry.servers.reconciliation.read_and_store import ReadAndStore
     from registry.servers.service import ServerService
     from registry.tokens.service import TokenService
     from registry.tokens.sessions import SessionService
     from registry.tools.governance.service import ToolService
     from registry.users.service import UserService
     from registry.wiring.storage import Storage
-    from registry.wiring.upstreams import Upstreams
 
 
 def build_servers(
     settings: Settings,
     storage: Storage,
-    upstreams: Upstreams,
-    changes: ServerChanges,
-    tracker: ConnectionTracker,
+    vault: CredentialVault,
+    upstreams: ReadAndStore,
     *,
     clock: Clock,
     metrics: Metrics,
@@ -44,15 +43,11 @@ def build_servers(
     from registry.servers.service import ServerService  # noqa: PLC0415
 
     return ServerService(
-        storage.database,
         storage.repositories,
-        upstreams.vault,
-        upstreams.discovery,
-        changes,
-        tracker,
+        vault,
+        upstreams,
         clock=clock,
         metrics=metrics,
-        failures_until_error=settings.connection_failures_until_error,
         admin_sees_private=settings.admin_sees_private,
     )
 

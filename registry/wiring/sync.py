@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.origin import process_name
 from registry.core.settings import Settings
-from registry.servers.ports import ServerChanges
-from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.reconciliation.read_and_store import ReadAndStore
 from registry.sync.repository import JobRepository
 from registry.sync.runner import SyncRunner, SyncRunnerConfig
 from registry.sync.schedule import RetryPolicy
@@ -32,10 +30,8 @@ class Synchronisation:
 def build_sync(
     settings: Settings,
     storage: Storage,
-    reader: ServerReader,
-    changes: ServerChanges,
+    upstreams: ReadAndStore,
     *,
-    connections: ConnectionTracker,
     clock: Clock,
     metrics: Metrics,
 ) -> Synchronisation:
@@ -51,13 +47,10 @@ def build_sync(
     )
     lease_seconds = settings.sync_lease_seconds
     runner = SyncRunner(
-        database,
-        repositories,
+        repositories.servers,
         jobs,
-        reader,
-        changes,
-        connections,
-        SyncRunnerConfig(retry_policy, lease_seconds, settings.connection_failures_until_error),
+        upstreams,
+        SyncRunnerConfig(retry_policy, lease_seconds),
         clock=clock,
         metrics=metrics,
     )

@@ -1,13 +1,17 @@
-"""Builds the reader of upstream servers."""
+"""Builds what reads upstream servers, and what stores the results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from registry.connections.tracker import ConnectionTracker
 from registry.core.clock import Clock
 from registry.core.metrics import Metrics
 from registry.core.settings import Settings
 from registry.servers.credentials import CredentialVault
+from registry.servers.ports import ServerChanges
+from registry.servers.reconciliation.read_and_store import ReadAndStore
 from registry.servers.reconciliation.reader import ServerReader
+from registry.servers.reconciliation.store import ServerStore
 from registry.sync.discovery import DiscoveryService
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance
@@ -16,13 +20,14 @@ from registry.wiring.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
-    """The parts that read upstream servers.
+    """The parts that read upstream servers and store the results.
 
     Attributes:
         guard: Says which addresses may be contacted.
         vault: Opens the credentials they are read with.
         discovery: Asks one what it has.
         reader: Does so with the credentials that are stored for it.
+        store: Writes the results. One for the process, so that it writes one large set at a time.
         instance: Recognises what comes back to this deployment.
     """
 
@@ -30,7 +35,12 @@ class Upstreams:
     vault: CredentialVault
     discovery: DiscoveryService
     reader: ServerReader
+    store: ServerStore
     instance: Instance
+
+    def reporting_to(self, changes: ServerChanges, connections: ConnectionTracker) -> ReadAndStore:
+        """Return the operation that reads a server, stores the result and reports it."""
+        return ReadAndStore(self.reader, self.store, changes, connections)
 
 
 def build_upstreams(
@@ -41,7 +51,7 @@ def build_upstreams(
     metrics: Metrics,
     freed: Callable[[int], None] = lambda _: None,
 ) -> Upstreams:
-    """Return the parts that read upstream servers; nothing is contacted yet."""
+    """Return these parts; nothing is contacted yet."""
     vault = CredentialVault(storage.cipher)
     guard = UrlGuard(settings.upstream_allowed_networks)
     instance = Instance.of(list(storage.cipher.derive_keys("gateway-instance").values()))
@@ -49,4 +59,10 @@ def build_upstreams(
         guard, instance, settings=settings, clock=clock, metrics=metrics, freed=freed
     )
     reader = ServerReader(vault, discovery, storage.repositories.plugin_auths, clock)
-    return Upstreams(guard, vault, discovery, reader, instance)
+    store = ServerStore(
+        storage.database,
+        storage.repositories,
+        clock,
+        failures_until_error=settings.connection_failures_until_error,
+    )
+    return Upstreams(guard, vault, discovery, reader, store, instance)

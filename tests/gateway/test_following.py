@@ -35,9 +35,9 @@ from registry.servers.schemas import ServerCreate
 from registry.servers.service import ServerService
 from registry.servers.storage.repository import ServerRepository
 from registry.wiring.storage import EXTRA_INDEXES, build_repositories
-from tests.fakes.connections import quiet_tracker
-from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
+from tests.fakes.discovery import FakeDiscovery, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
+from tests.kit.servers import read_and_store, server_service
 
 pytestmark = pytest.mark.wire
 
@@ -86,17 +86,8 @@ def replicas(database: Database, settings: Settings, cipher: Cipher) -> Replicas
 
     return Replicas(
         database,
-        ServerService(
-            database,
-            repositories,
-            CredentialVault(cipher),
-            discovery,
-            RecordedChanges(),
-            quiet_tracker(),
-            failures_until_error=3,
-            clock=clock,
-            metrics=Metrics(),
-            admin_sees_private=True,
+        server_service(
+            repositories, cipher, read_and_store(database, repositories, cipher, discovery)
         ),
         discovery,
         Snapshot(

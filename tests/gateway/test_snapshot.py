@@ -39,9 +39,9 @@ from registry.servers.schemas import ServerCreate, ServerUpdate
 from registry.servers.service import ServerService
 from registry.servers.values import ConnectionSpec, Discovered
 from tests.fakes.clock import FakeClock
-from tests.fakes.connections import quiet_tracker
-from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
+from tests.fakes.discovery import FakeDiscovery, found, tool
 from tests.fakes.memory import GivenBack
+from tests.kit.servers import read_and_store, server_service
 
 pytestmark = pytest.mark.wire
 
@@ -58,18 +58,8 @@ def other_replica(
     offering: FakeDiscovery,
 ) -> ServerService:
     """Return a service whose changes reach the snapshot through the database alone."""
-    return ServerService(
-        database,
-        repositories,
-        CredentialVault(cipher),
-        offering,
-        RecordedChanges(),
-        quiet_tracker(),
-        failures_until_error=3,
-        clock=clock,
-        metrics=Metrics(),
-        admin_sees_private=True,
-    )
+    upstreams = read_and_store(database, repositories, cipher, offering, clock=clock)
+    return server_service(repositories, cipher, upstreams, clock=clock)
 
 
 @pytest.fixture

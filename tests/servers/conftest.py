@@ -9,14 +9,12 @@ import pytest_asyncio
 from packages.database.client import Database
 from packages.database.encryption import Cipher
 from registry.core.clock import SystemClock
-from registry.core.metrics import Metrics
-from registry.servers.credentials import CredentialVault
 from registry.servers.reconciliation.store import ServerRepositories
 from registry.servers.service import ServerService
-from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges
 from tests.fakes.plain_upstream import PlainUpstream, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
+from tests.kit.servers import read_and_store, server_service
 
 
 @pytest.fixture
@@ -41,18 +39,10 @@ def servers(
     clock: SystemClock,
 ) -> ServerService:
     """Return the service under test."""
-    return ServerService(
-        database,
-        repositories,
-        CredentialVault(cipher),
-        discovery,
-        changes,
-        quiet_tracker(),
-        failures_until_error=3,
-        clock=clock,
-        metrics=Metrics(),
-        admin_sees_private=True,
+    upstreams = read_and_store(
+        database, repositories, cipher, discovery, clock=clock, changes=changes
     )
+    return server_service(repositories, cipher, upstreams, clock=clock)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -17,10 +17,8 @@ from registry.auth.errors import AdminRequiredError
 from registry.auth.identity import UserContext
 from registry.core.clock import SystemClock
 from registry.core.errors import ValidationFailedError
-from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
 from registry.gateway.view.snapshot import Snapshot
-from registry.servers.credentials import CredentialVault
 from registry.servers.errors import (
     CredentialsRefusedError,
     DiscoveryFailedError,
@@ -43,8 +41,8 @@ from registry.servers.values import (
     ServerStatus,
 )
 from registry.tools.values import RejectedTool
-from tests.fakes.connections import quiet_tracker
 from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
+from tests.kit.servers import read_and_store, server_service
 
 pytestmark = pytest.mark.wire
 
@@ -651,18 +649,10 @@ async def test_how_many_failures_make_an_error_is_a_setting(
     clock: SystemClock,
     alice: UserContext,
 ) -> None:
-    servers = ServerService(
-        database,
-        repositories,
-        CredentialVault(cipher),
-        discovery,
-        RecordedChanges(),
-        quiet_tracker(),
-        clock=clock,
-        metrics=Metrics(),
-        failures_until_error=1,
-        admin_sees_private=True,
+    upstreams = read_and_store(
+        database, repositories, cipher, discovery, clock=clock, failures_until_error=1
     )
+    servers = server_service(repositories, cipher, upstreams, clock=clock)
     server = await registered(servers, alice)
     discovery.answer = unreachable
 

@@ -14,16 +14,15 @@ from registry.core.settings import Settings
 from registry.servers.credentials import CredentialVault
 from registry.servers.errors import DiscoveryFailedError, UserKeyMissingError
 from registry.servers.reconciliation.reader import ServerReader
-from registry.servers.reconciliation.store import ServerRepositories
+from registry.servers.reconciliation.store import ServerRepositories, ServerStore
 from registry.servers.schemas import ServerCreate
-from registry.servers.service import ServerService
 from registry.sync.discovery import DiscoveryService
 from registry.sync.eras import EraProber
 from registry.upstream.guard import UrlGuard
 from registry.upstream.loops import Instance
 from tests.fakes.connections import quiet_tracker
-from tests.fakes.discovery import RecordedChanges
 from tests.fakes.upstreams import TOOL, Handler, mcp, serve, tools, wants
+from tests.kit.servers import read_and_store, server_service
 
 pytestmark = pytest.mark.wire
 
@@ -54,7 +53,7 @@ class Parts:
         repositories: ServerRepositories,
         cipher: Cipher,
     ) -> None:
-        clock, metrics, vault = SystemClock(), Metrics(), CredentialVault(cipher)
+        clock, metrics = SystemClock(), Metrics()
         discovery = DiscoveryService(
             UrlGuard(("127.0.0.0/8",)),
             Instance.of([bytes(32)]),
@@ -62,30 +61,17 @@ class Parts:
             clock=clock,
             metrics=metrics,
         )
-        reader = ServerReader(vault, discovery, repositories.plugin_auths, SystemClock())
         self.database = database
         self.repositories = repositories
         self.prober = EraProber(
-            database,
-            repositories,
-            reader,
+            repositories.servers,
+            ServerStore(database, repositories, clock, failures_until_error=3),
+            ServerReader(CredentialVault(cipher), discovery, repositories.plugin_auths, clock),
             discovery,
             quiet_tracker(),
-            clock=clock,
-            failures_until_error=3,
         )
-        self.servers = ServerService(
-            database,
-            repositories,
-            vault,
-            discovery,
-            RecordedChanges(),
-            quiet_tracker(),
-            failures_until_error=3,
-            clock=clock,
-            metrics=metrics,
-            admin_sees_private=True,
-        )
+        upstreams = read_and_store(database, repositories, cipher, discovery)
+        self.servers = server_service(repositories, cipher, upstreams)
 
     async def register(self, url: str, user: UserContext, **fields: Any) -> str:
         """Register an upstream and return the server's id."""

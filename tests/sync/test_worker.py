@@ -24,13 +24,10 @@ from registry.core.background_tasks import end
 from registry.core.clock import SystemClock
 from registry.core.metrics import Metrics
 from registry.core.paging import PageRequest
-from registry.servers.credentials import CredentialVault
 from registry.servers.errors import DiscoveryFailedError
 from registry.servers.reconciliation.discovery_changes import MOVED_MEANWHILE, NOTHING_OFFERED
-from registry.servers.reconciliation.reader import ServerReader
 from registry.servers.reconciliation.store import LARGE_CHARACTERS, ServerRepositories
 from registry.servers.schemas import ServerCreate
-from registry.servers.service import ServerService
 from registry.servers.values import ConnectionSpec, Discovered
 from registry.sync.bulk_sync import BulkSync, BulkSyncResult
 from registry.sync.errors import LeaseLostError
@@ -51,12 +48,12 @@ from registry.tools.repository import ToolRepository
 from registry.tools.values import RejectedTool
 from tests.conftest import ALICE, CREDS_IV, CREDS_KEY, ROOT
 from tests.fakes.clock import FakeClock, SkewedClock
-from tests.fakes.connections import quiet_tracker
-from tests.fakes.discovery import FakeDiscovery, RecordedChanges, found, tool
+from tests.fakes.discovery import FakeDiscovery, found, tool
 from tests.fakes.mongo_daemon import RunningDaemon, start_daemon
 from tests.fakes.odd_values import ODD_VALUES, insert_odd
 from tests.fakes.plain_upstream import ECHO, plain_upstream
 from tests.fakes.rest import Rest, rest_settings, running
+from tests.kit.servers import read_and_store, server_service
 
 pytestmark = pytest.mark.wire
 
@@ -81,21 +78,9 @@ class Parts:
         self.repositories = repositories
         self.discovery = FakeDiscovery()
         self.jobs = JobRepository(database, retention=KEPT, clock=self.clock)
-        vault = CredentialVault(cipher)
-        self.reader = ServerReader(vault, self.discovery, repositories.plugin_auths, self.clock)
+        self.upstreams = read_and_store(database, repositories, cipher, self.discovery)
         self.announcements = Announcements(self.clock)
-        self.servers = ServerService(
-            database,
-            repositories,
-            vault,
-            self.discovery,
-            RecordedChanges(),
-            quiet_tracker(),
-            failures_until_error=3,
-            clock=self.clock,
-            metrics=Metrics(),
-            admin_sees_private=True,
-        )
+        self.servers = server_service(repositories, cipher, self.upstreams)
 
     def runner(
         self,
@@ -106,14 +91,11 @@ class Parts:
     ) -> SyncRunner:
         """Return what runs jobs, and tries again at once."""
         return SyncRunner(
-            self.database,
-            self.repositories,
+            self.repositories.servers,
             self.jobs,
-            self.reader,
-            RecordedChanges(),
-            quiet_tracker(),
+            self.upstreams,
             SyncRunnerConfig(
-                RetryPolicy(max_attempts, backoff_seconds, backoff_seconds), lease_seconds, 3
+                RetryPolicy(max_attempts, backoff_seconds, backoff_seconds), lease_seconds
             ),
             clock=self.clock,
             metrics=Metrics(),

@@ -5,7 +5,10 @@ if it was changed meanwhile. Below it are the reader, which contacts the upstrea
 which writes in one transaction.
 """
 
-from typing import cast
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 from registry.audit.values import AuditAction
 from registry.auth.identity import UserContext
@@ -13,11 +16,15 @@ from registry.connections.tracker import ConnectionTracker
 from registry.core.json import JsonObject
 from registry.servers.changes import FieldChanges
 from registry.servers.credentials import is_user_level
+from registry.servers.errors import DiscoveryFailedError, PathTakenError
 from registry.servers.ports import Progressing, ServerChanges
 from registry.servers.reconciliation.discovery_changes import DiscoveryResult
 from registry.servers.reconciliation.reader import ServerReader
 from registry.servers.reconciliation.store import Confirm, Finish, ServerStore, ServerWriteResult
-from registry.servers.values import Era, ServerRecord
+from registry.servers.values import Discovered, Era, ServerRecord
+
+if TYPE_CHECKING:
+    from registry.servers.schemas import ServerCreate
 
 NO_CHANGES = FieldChanges()
 
@@ -36,6 +43,57 @@ class ReadAndStore:
         self._store = store
         self._changes = changes
         self._connections = connections
+
+    async def read_config(self, config: JsonObject, user_values: Mapping[str, str]) -> Discovered:
+        """Read an upstream that is not registered.
+
+        Raises:
+            UnsafeUrlError: The URL may not be contacted.
+            DiscoveryFailedError: The discovery failed.
+        """
+        return await self._reader.discover("new", config, user_values)
+
+    async def register(
+        self,
+        request: ServerCreate,
+        config: JsonObject,
+        user_key: str | None,
+        user: UserContext,
+        *,
+        paths: Sequence[str],
+        strict: bool,
+    ) -> str:
+        """Read the upstream of a new server, store both, and report it; return the server's id.
+
+        Args:
+            request: The server.
+            config: Its config, as stored.
+            user_key: The key of *user*, if users bring their own.
+            user: Who registers it.
+            paths: Gateway paths, of which the first free one is used.
+            strict: Store nothing if the upstream cannot be read.
+
+        Raises:
+            ServerExistsError: The name is taken.
+            PathTakenError: All paths are taken.
+            UnsafeUrlError: The URL may not be contacted.
+            DiscoveryFailedError: *strict*, and the discovery failed.
+        """
+        # Values stored for a former server of this name are not for this one.
+        reading = await self._reader.read(
+            request.server_name, "new", config, user, user_key, use_stored_key=False
+        )
+        if strict and reading.failure is not None:
+            raise DiscoveryFailedError(reading.failure)
+        for path in paths:
+            try:
+                server = await self._store.insert(request, user, path, config, reading, user_key)
+            except PathTakenError:
+                continue
+            self.report(server, reading, user, is_recorded=True)
+            await self._changes.server_changed(server.id)
+            return server.id
+        raise PathTakenError(paths[0])
 
     async def read(
         self,
@@ -112,6 +170,14 @@ class ReadAndStore:
         is_recorded = written.is_recorded
         self.report(written.server, reading, reader or user, is_recorded=is_recorded)
         return written
+
+    async def remove(self, server: ServerRecord, user: UserContext, confirm: Confirm) -> bool:
+        """Remove a server, then report it; False if *server* is outdated."""
+        if not await self._store.remove(server, user, confirm):
+            return False
+        await self._changes.server_changed(server.id)
+        self._connections.forget([server.id])
+        return True
 
     def report(
         self,

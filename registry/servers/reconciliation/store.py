@@ -195,8 +195,8 @@ class ServerStore:
         config: JsonObject,
         reading: DiscoveryResult,
         user_key: str | None,
-    ) -> str:
-        """Store a new server with its tools and its author's ACL entry; return its id.
+    ) -> ServerRecord:
+        """Store a new server with its tools and its author's ACL entry; return it.
 
         Raises:
             ServerExistsError: The name is taken.
@@ -232,7 +232,7 @@ class ServerStore:
         )
         apply_to_new(fields, outcome)
 
-        async def store(tx: Transaction) -> str:
+        async def store(tx: Transaction) -> ServerRecord:
             server_id = await self._servers.insert(fields, tx)
             occasion = VersionCause(now, _person(user), ServerVersionOrigin.REGISTRATION)
             await self._versions.record(server_id, None, config, occasion, tx)
@@ -282,7 +282,7 @@ class ServerStore:
             event = AuditEvent(AuditAction.CREATE, EntityType.SERVER, server_id, changes)
             self._audit.add(user, event, batch)
             await batch.send()
-            return server_id
+            return stored
 
         return await self._transaction(store, None, reading)
 
