@@ -495,8 +495,9 @@ class JobRepository:
 
     async def delivered(self, owner_id: str, message_id: str) -> str | None:
         """Return the id of the job that a webhook call began; None if the call is new."""
-        found = await self._deliveries.get(f"{owner_id}/{message_id}")
-        return None if found is None else str(found.job_id)
+        named = {"_id": f"{owner_id}/{message_id}"}
+        found = await self._deliveries.find_one(named, projection_model=_DeliveredJob)
+        return None if found is None else found.job_id
 
     async def note_delivery(
         self, owner_id: str, message_id: str, job_id: str, now: datetime, keep: timedelta
@@ -631,6 +632,12 @@ class _JobInState(Projection):
     state: Annotated[
         JobState | None, PlainValidator(lambda stored: choice_of(JobState, stored))
     ] = None
+
+
+class _DeliveredJob(Projection):
+    """The job that a webhook call began."""
+
+    job_id: Annotated[str, PlainValidator(str)]
 
 
 class _Repeat(Projection):

@@ -1127,3 +1127,15 @@ async def completed(rest: Rest, server_id: str) -> None:
             path = f"/sync/jobs/{answer.json()['job_id']}"
             if (await rest.ask(ROOT, "GET", path)).json().get("state") == "succeeded":
                 return
+
+
+async def test_an_odd_webhook_call_is_known_by_its_job(parts: Parts) -> None:
+    deliveries = parts.database.collection("sync_deliveries")
+    server_id, job_id = str(ObjectId()), ObjectId()
+    await deliveries.insert_one(
+        {"_id": f"{server_id}/msg", "job_id": job_id, "received_at": 5},
+        bypass_document_validation=True,
+    )
+
+    assert await parts.jobs.delivered(server_id, "msg") == str(job_id)
+    assert await parts.jobs.delivered(server_id, "other") is None
